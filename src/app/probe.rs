@@ -1,0 +1,149 @@
+//! What HTTP answers: liveness by progress, readiness by assignment, status in full.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Shared;
+use crate::http::Probe;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::quantile::quantile;
+
+/// A loop that has not gone round for this long is not alive. A synchronous commit may take a minute.
+const SILENT: Duration = Duration::from_secs(90);
+
+/// The application as its probes see it.
+pub struct AppProbe {
+    metrics: Arc<Metrics>,
+    shared: Shared,
+    started: Instant,
+}
+
+impl AppProbe {
+    pub(super) fn new(metrics: Arc<Metrics>, shared: Shared) -> AppProbe {
+        AppProbe {
+            metrics,
+            shared,
+            started: Instant::now(),
+        }
+    }
+
+    fn stages(&self, pipeline: &str) -> Value {
+        let mut stages = serde_json::Map::new();
+        for family in self.metrics.gather() {
+            let name = family.name().trim_start_matches("messina_");
+            if !matches!(
+                name,
+                "stage_seconds" | "step_seconds" | "delivery_seconds" | "event_seconds"
+            ) {
+                continue;
+            }
+            for metric in family.get_metric() {
+                let label = |wanted: &str| {
+                    metric
+                        .get_label()
+                        .iter()
+                        .find(|l| l.name() == wanted)
+                        .map(|l| l.value().to_owned())
+                };
+                if label("pipeline").as_deref() != Some(pipeline) {
+                    continue;
+                }
+                let stage = match (name, label("stage"), label("step")) {
+                    ("stage_seconds", Some(stage), _) => stage,
+                    ("step_seconds", _, Some(step)) => format!("step:{step}"),
+                    (name, _, _) => name.trim_end_matches("_seconds").to_owned(),
+                };
+                let histogram = metric.get_histogram();
+                let micros = |q: f64| quantile(histogram, q).map(|s| (s * 1e7).round() / 10.0);
+                stages.insert(
+                    stage,
+                    json!({"count": histogram.get_sample_count(), "p50_us": micros(0.5), "p95_us": micros(0.95), "p99_us": micros(0.99)}),
+                );
+            }
+        }
+        Value::Object(stages)
+    }
+}
+
+impl Probe for AppProbe {
+    fn live(&self) -> Result<(), String> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        for (pipeline, loops) in &shared.pipelines {
+            for (number, state) in loops.iter().enumerate() {
+                let silent = state.silent_for();
+                let ended = matches!(state.get().state, "halted" | "stopped");
+                if silent > SILENT && !ended {
+                    return Err(format!(
+                        "loop {number} of pipeline {pipeline} has not gone round for {} s",
+                        silent.as_secs()
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), Vec<String>> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reasons = Vec::new();
+        if !shared.prepared {
+            reasons.push(shared.waiting_for.clone().unwrap_or_else(|| "starting".to_owned()));
+        }
+        for (pipeline, loops) in &shared.pipelines {
+            for (number, state) in loops.iter().enumerate() {
+                let status = state.get();
+                let about = |what: String| format!("pipeline {pipeline}, loop {number}: {what}");
+                match (&status.halted, status.state) {
+                    (Some(why), _) => reasons.push(about(format!("halted: {why}"))),
+                    (None, "running") => {}
+                    (None, state) => reasons.push(about(state.to_owned())),
+                }
+                let stalled = status.partitions.iter().filter(|p| p.stalled).count();
+                if stalled > 0 {
+                    reasons.push(about(format!("{stalled} partitions make no progress")));
+                }
+            }
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    fn status(&self) -> Value {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pipelines = serde_json::Map::new();
+        for (pipeline, loops) in &shared.pipelines {
+            let count = |outcome: &str| self.metrics.records_total.of([pipeline, outcome]).get();
+            let states: Vec<_> = loops.iter().map(|l| l.get()).collect();
+            let lag: i64 = states
+                .iter()
+                .flat_map(|s| &s.partitions)
+                .filter_map(|p| p.lag_records)
+                .sum();
+            pipelines.insert(
+                pipeline.clone(),
+                json!({
+                    "received": self.metrics.received_total.of([pipeline]).get(),
+                    "done": count("done"),
+                    "skipped": count("skipped"),
+                    "dead_lettered": count("dead_lettered"),
+                    "published": self.metrics.published_total.of([pipeline]).get(),
+                    "lag_records": lag,
+                    "stages": self.stages(pipeline),
+                    "loops": states,
+                }),
+            );
+        }
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs_f64(),
+            "ready": shared.prepared,
+            "waiting_for": shared.waiting_for,
+            "pipelines": pipelines,
+        })
+    }
+
+    fn metrics(&self) -> Vec<u8> {
+        self.metrics.render()
+    }
+}

@@ -1,0 +1,339 @@
+//! Schema and wanted positions to a [`Program`].
+//!
+//! The schema is walked once. Records become the operations of their fields, one after the other; a record that is
+//! recursive, or large and used often, is compiled once and called, so the program is never larger than a small multiple
+//! of the schema. Along wanted paths every use is compiled by itself, because it has marks of its own.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::fuse;
+use super::graph;
+use super::program::{KeyTarget, MAX_DEPTH, Op, Program, Target};
+use super::schema::{NodeId, Schema, Shape};
+use super::want::{Step, Want};
+
+/// Operations that a program may have: wanted paths without bound would make it as large as they like.
+const MAX_OPS: usize = 1 << 20;
+
+/// The program would be too large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooLarge;
+
+/// Compiles the program for data of `schema` that marks what is wanted. `marks` is the number of marks in `want`.
+pub(crate) fn compile(schema: &Schema, want: &Want, marks: u32) -> Result<Program, TooLarge> {
+    let program = Program {
+        marks,
+        ..Program::default()
+    };
+    let mut compiler = Compiler {
+        schema,
+        program,
+        barrier: 0,
+        routines: HashMap::new(),
+        queue: VecDeque::new(),
+        calls: vec![],
+        here: 0,
+        open: 0,
+        depths: vec![0],
+    };
+    compiler.value(schema.root(), Some(want))?;
+    compiler.emit(Op::End)?;
+    while let Some(id) = compiler.queue.pop_front() {
+        compiler.routine(id)?;
+    }
+    compiler.link();
+    compiler.program.depth = compiler.depth();
+    debug_assert!(compiler.program.verify());
+    Ok(compiler.program)
+}
+
+/// A call that is to be linked.
+struct Call {
+    at: usize,
+    callee: NodeId,
+    /// The routine that calls; 0 is the outermost.
+    caller: usize,
+    /// Frames open in the caller at the call.
+    open: usize,
+}
+
+pub(super) struct Compiler<'s> {
+    pub(super) schema: &'s Schema,
+    pub(super) program: Program,
+    /// The last operation that is a target: operations before it and after it must not become one.
+    barrier: usize,
+    /// Number and first operation of the records that are called.
+    routines: HashMap<NodeId, (usize, Target)>,
+    queue: VecDeque<NodeId>,
+    calls: Vec<Call>,
+    /// The routine that is being compiled, the frames open at this place in it, and the most that each routine opens.
+    here: usize,
+    open: usize,
+    depths: Vec<usize>,
+}
+
+impl Compiler<'_> {
+    pub(super) fn emit(&mut self, op: Op) -> Result<usize, TooLarge> {
+        if let (Op::Fixed { size }, true) = (op, self.program.ops.len() > self.barrier)
+            && let Some(Op::Fixed { size: before }) = self.program.ops.last_mut()
+            && let Some(sum) = before.checked_add(size)
+        {
+            *before = sum;
+            return Ok(self.program.ops.len() - 1);
+        }
+        if self.program.ops.len() >= MAX_OPS {
+            return Err(TooLarge);
+        }
+        self.program.ops.push(op);
+        Ok(self.program.ops.len() - 1)
+    }
+
+    /// Makes the next operation a target.
+    pub(super) fn label(&mut self) -> Target {
+        self.barrier = self.program.ops.len();
+        self.barrier as Target
+    }
+
+    /// Compiles a value, with the marks of its ends.
+    fn value(&mut self, id: NodeId, want: Option<&Want>) -> Result<(), TooLarge> {
+        if let Some(mark) = want.and_then(|want| want.start) {
+            self.emit(Op::Mark { mark })?;
+        }
+        self.node(id, want.filter(|want| !want.below.is_empty()))?;
+        if let Some(mark) = want.and_then(|want| want.end) {
+            self.emit(Op::Mark { mark })?;
+        }
+        Ok(())
+    }
+
+    /// Compiles a value of which something inside is wanted, or nothing is.
+    pub(super) fn node(&mut self, id: NodeId, want: Option<&Want>) -> Result<(), TooLarge> {
+        let facts = self.schema.facts(id);
+        if want.is_none() && facts.empty {
+            return Ok(());
+        }
+        if want.is_none() && facts.shared {
+            return self.call(id);
+        }
+        if want.is_none() && fuse::fused(self, id)? {
+            return Ok(());
+        }
+        match &self.schema.node(id).shape {
+            Shape::Record { fields, .. } => {
+                for (number, field) in fields.iter().enumerate() {
+                    self.value(field.node, want.and_then(|want| want.at(&Step::Field(number))))?;
+                }
+                Ok(())
+            }
+            Shape::Union(branches) => self.union(branches, want),
+            Shape::Array(items) => self.array(*items, want),
+            Shape::Map(values) => self.map(*values, want),
+            // A type without parts: nothing inside can be wanted.
+            _ => fuse::fused(self, id).map(|_| ()),
+        }
+    }
+
+    fn union(&mut self, branches: &[NodeId], want: Option<&Want>) -> Result<(), TooLarge> {
+        let below = |number| want.and_then(|want| want.at(&Step::Branch(number)));
+        if let Some((number, some)) = fuse::nullable(self.schema, branches) {
+            let small = if want.is_none() {
+                fuse::small_record(self.schema, branches[number])
+            } else {
+                None
+            };
+            let table = self.program.smalls.len();
+            if small.is_some() {
+                self.emit(Op::NullableSmall {
+                    some,
+                    table: table as u32,
+                })?;
+            }
+            self.program.smalls.extend(small);
+            let start = self.emit(Op::Nullable { some, null: 0 })?;
+            self.value(branches[number], below(number))?;
+            let end = self.label();
+            self.program.ops[start] = Op::Nullable { some, null: end };
+            if let Some(small) = self.program.smalls.get_mut(table) {
+                small.next = end;
+            }
+            return Ok(());
+        }
+        let table = self.program.jumps.len();
+        self.program.jumps.resize(table + branches.len(), 0);
+        let branch_count = u16::try_from(branches.len()).map_err(|_| TooLarge)?;
+        self.emit(Op::Union {
+            branches: branch_count,
+            table: table as u32,
+        })?;
+        let mut exits = Vec::new();
+        for (number, branch) in branches.iter().enumerate() {
+            self.program.jumps[table + number] = self.label();
+            self.value(*branch, below(number))?;
+            if number + 1 < branches.len() {
+                exits.push(self.emit(Op::Jump { target: 0 })?);
+            }
+        }
+        self.land(&exits);
+        Ok(())
+    }
+
+    /// Lets the jumps at `exits` lead to the next operation.
+    fn land(&mut self, exits: &[usize]) -> Target {
+        let target = self.label();
+        for exit in exits {
+            self.program.ops[*exit] = Op::Jump { target };
+        }
+        target
+    }
+
+    fn array(&mut self, items: NodeId, want: Option<&Want>) -> Result<(), TooLarge> {
+        let wanted = want.map(|want| want.below.iter()).into_iter().flatten();
+        let wanted: Vec<(u32, &Want)> = wanted
+            .filter_map(|(step, want)| match step {
+                Step::Item(number) => Some((*number, want)),
+                _ => None,
+            })
+            .collect();
+        if wanted.is_empty() {
+            return self.items(items, None, &[]).map(|_| ());
+        }
+        let table = self.program.picks.len();
+        self.program.picks.push(Vec::new());
+        let entries = wanted.iter().map(|(_, want)| *want).collect::<Vec<_>>();
+        let targets = self.items(items, Some(Op::Pick { table: table as u32 }), &entries)?;
+        self.program.picks[table] = wanted.iter().map(|(number, _)| *number).zip(targets).collect();
+        Ok(())
+    }
+
+    fn map(&mut self, values: NodeId, want: Option<&Want>) -> Result<(), TooLarge> {
+        let wanted = want.map(|want| want.below.iter()).into_iter().flatten();
+        let wanted: Vec<(&String, &Want)> = wanted
+            .filter_map(|(step, want)| match step {
+                Step::Key(key) => Some((key, want)),
+                _ => None,
+            })
+            .collect();
+        if wanted.is_empty() {
+            return self.items(values, Some(Op::String), &[]).map(|_| ());
+        }
+        let table = self.program.keys.len();
+        self.program.keys.push(Vec::new());
+        let entries = wanted.iter().map(|(_, want)| *want).collect::<Vec<_>>();
+        let targets = self.items(values, Some(Op::Key { table: table as u32 }), &entries)?;
+        let keys = wanted.iter().zip(targets);
+        let keys = keys.map(|((key, want), target)| KeyTarget {
+            key: (*key).clone(),
+            marks: want.marks.clone(),
+            target,
+        });
+        self.program.keys[table] = keys.collect();
+        Ok(())
+    }
+
+    /// Compiles the loop of an array or map: `head` at the start of every item, the common item behind it, then the items
+    /// that something is wanted of. Returns where these start.
+    fn items(&mut self, item: NodeId, head: Option<Op>, wanted: &[&Want]) -> Result<Vec<Target>, TooLarge> {
+        let start = self.emit(Op::Items { exit: 0 })?;
+        self.open += 1;
+        self.depths[self.here] = self.depths[self.here].max(self.open);
+        let body = self.label();
+        if let Some(head) = head {
+            self.emit(head)?;
+        }
+        self.value(item, None)?;
+        self.emit(Op::Next { body })?;
+        let (mut exits, mut targets) = (Vec::new(), Vec::new());
+        for want in wanted {
+            exits.push(self.emit(Op::Jump { target: 0 })?);
+            targets.push(self.label());
+            self.value(item, Some(want))?;
+            self.emit(Op::Next { body })?;
+        }
+        let exit = self.land(&exits);
+        self.open -= 1;
+        self.program.ops[start] = Op::Items { exit };
+        Ok(targets)
+    }
+
+    fn call(&mut self, id: NodeId) -> Result<(), TooLarge> {
+        let at = self.emit(Op::Call { target: 0 })?;
+        self.calls.push(Call {
+            at,
+            callee: id,
+            caller: self.here,
+            open: self.open,
+        });
+        if !self.routines.contains_key(&id) {
+            self.routines.insert(id, (self.depths.len(), 0));
+            self.depths.push(0);
+            self.queue.push_back(id);
+        }
+        Ok(())
+    }
+
+    fn routine(&mut self, id: NodeId) -> Result<(), TooLarge> {
+        let target = self.label();
+        if let Some(routine) = self.routines.get_mut(&id) {
+            routine.1 = target;
+            self.here = routine.0;
+        }
+        for field in self.schema.node(id).shape.children() {
+            self.value(field, None)?;
+        }
+        self.emit(Op::Return)?;
+        Ok(())
+    }
+
+    /// Gives the calls their targets. A call with nothing behind it but the return needs no place to return to.
+    fn link(&mut self) {
+        for call in &self.calls {
+            let Some((_, target)) = self.routines.get(&call.callee) else {
+                continue;
+            };
+            let tail = self.program.ops.get(call.at + 1) == Some(&Op::Return);
+            self.program.ops[call.at] = if tail {
+                Op::Jump { target: *target }
+            } else {
+                Op::Call { target: *target }
+            };
+        }
+    }
+
+    /// The most frames that can be open at once: the longest way through the routines, each call adding a frame, or
+    /// [`MAX_DEPTH`] when a way leads in a circle and adds one each time.
+    fn depth(&self) -> usize {
+        let mut edges = vec![Vec::new(); self.depths.len()];
+        let mut costs = Vec::new();
+        for call in &self.calls {
+            let Some((callee, _)) = self.routines.get(&call.callee) else {
+                continue;
+            };
+            let frame = usize::from(matches!(self.program.ops[call.at], Op::Call { .. }));
+            edges[call.caller].push(*callee);
+            costs.push((call.caller, *callee, call.open + frame));
+        }
+        let components = graph::components(&edges);
+        let mut by_caller = vec![Vec::new(); self.depths.len()];
+        for (caller, callee, cost) in costs {
+            if components.of[caller] == components.of[callee] && cost > 0 {
+                return MAX_DEPTH;
+            }
+            by_caller[caller].push((callee, cost));
+        }
+        let mut depth = self.depths.clone();
+        // Callees come first. Within a circle no call costs anything, so all have what the deepest of them has.
+        for members in &components.nodes {
+            let deepest = members.iter().flat_map(|caller| {
+                let below = by_caller[*caller].iter().map(|(callee, cost)| depth[*callee] + cost);
+                below.chain([depth[*caller]])
+            });
+            let deepest = deepest.max().unwrap_or(0);
+            members.iter().for_each(|member| depth[*member] = deepest);
+        }
+        depth[0].min(MAX_DEPTH)
+    }
+}
+
+#[cfg(test)]
+#[path = "compile_tests.rs"]
+mod tests;

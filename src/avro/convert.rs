@@ -1,0 +1,154 @@
+//! Which values are exactly values of another type: the conversions of [`encode`](super::encode), one by one.
+//!
+//! A result of `None` says that values of this kind never are; `Some(None)` that this one is not.
+
+use super::schema::{Logical, Node, Shape};
+use super::value::{Unit, Value};
+
+/// The number that a value is for an `int` or `long` with this logical type. A plain number is taken to be in the unit of
+/// the type that it is written as; a time is not taken for a plain number, because its unit would be lost.
+pub(crate) fn integer(logical: Option<Logical>, value: &Value<'_>) -> Option<Option<i64>> {
+    Some(match (logical, value) {
+        (_, Value::Int(number)) => Some((*number).into()),
+        (_, Value::Long(number)) => Some(*number),
+        (Some(Logical::Date), Value::Date(days)) => Some((*days).into()),
+        (Some(Logical::Time(to)), Value::Time(time, from)) => change_unit(*time, *from, to),
+        (Some(Logical::Timestamp(to)), Value::Timestamp(time, from)) => change_unit(*time, *from, to),
+        (Some(Logical::LocalTimestamp(to)), Value::LocalTimestamp(time, from)) => change_unit(*time, *from, to),
+        _ => return None,
+    })
+}
+
+/// A time in another unit, when it is exact.
+pub(crate) fn change_unit(time: i64, from: Unit, to: Unit) -> Option<i64> {
+    let per_second = |unit| match unit {
+        Unit::Millis => 1_000,
+        Unit::Micros => 1_000_000,
+        Unit::Nanos => 1_000_000_000,
+    };
+    let (from, to): (i64, i64) = (per_second(from), per_second(to));
+    if to >= from {
+        time.checked_mul(to / from)
+    } else {
+        let by = from / to;
+        (time % by == 0).then_some(time / by)
+    }
+}
+
+/// The number that a value is for a `float` or `double`.
+pub(crate) fn float(value: &Value<'_>) -> Option<Option<f64>> {
+    Some(match value {
+        Value::Float(number) => Some((*number).into()),
+        Value::Double(number) => Some(*number),
+        Value::Int(number) => Some((*number).into()),
+        // Compared as 128 bits: 2^63 as a double is one more than the largest long.
+        Value::Long(number) => Some(*number as f64).filter(|double| *double as i128 == i128::from(*number)),
+        _ => return None,
+    })
+}
+
+/// A double as a single, when it is exact. Not-a-number stays one.
+pub(crate) fn single(number: f64) -> Option<f32> {
+    let single = number as f32;
+    (f64::from(single) == number || number.is_nan()).then_some(single)
+}
+
+/// Whether a value is of the node's type as it is.
+pub(crate) fn natural(node: &Node, value: &Value<'_>) -> bool {
+    match (&node.shape, node.logical, value) {
+        (Shape::Int, Some(Logical::Date), Value::Date(_)) => true,
+        (Shape::Int | Shape::Long, Some(Logical::Time(to)), Value::Time(_, from)) => to == *from,
+        (Shape::Long, Some(Logical::Timestamp(to)), Value::Timestamp(_, from)) => to == *from,
+        (Shape::Long, Some(Logical::LocalTimestamp(to)), Value::LocalTimestamp(_, from)) => to == *from,
+        (_, Some(Logical::Decimal { .. }), Value::Decimal { .. }) => true,
+        (_, Some(Logical::Uuid), Value::Uuid(_)) => true,
+        (_, Some(Logical::Duration), Value::Duration { .. }) => true,
+        (Shape::Null, None, Value::Null) => true,
+        (Shape::Boolean, None, Value::Bool(_)) => true,
+        (Shape::Int, None, Value::Int(_)) => true,
+        (Shape::Long, None, Value::Long(_)) => true,
+        (Shape::Float, None, Value::Float(_)) => true,
+        (Shape::Double, None, Value::Double(_)) => true,
+        (Shape::String | Shape::Enum { .. }, None, Value::String(_)) => true,
+        (Shape::Bytes | Shape::Fixed { .. }, None, Value::Bytes(_)) => true,
+        (Shape::Array(_), None, Value::List(_)) => true,
+        (Shape::Map(_), None, Value::Map(_)) => true,
+        (Shape::Record { .. }, None, Value::Record(_)) => true,
+        _ => false,
+    }
+}
+
+/// The kind of a value, for messages.
+pub(crate) fn kind(value: &Value<'_>) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Int(_) => "an int",
+        Value::Long(_) => "a long",
+        Value::Float(_) => "a float",
+        Value::Double(_) => "a double",
+        Value::String(_) => "a string",
+        Value::Bytes(_) => "bytes",
+        Value::Date(_) => "a date",
+        Value::Time(..) => "a time",
+        Value::Timestamp(..) => "a timestamp",
+        Value::LocalTimestamp(..) => "a local timestamp",
+        Value::Decimal { .. } => "a decimal",
+        Value::Uuid(_) => "a UUID",
+        Value::Duration { .. } => "a duration",
+        Value::List(_) => "a list",
+        Value::Map(_) => "a map",
+        Value::Record(_) => "a record",
+    }
+}
+
+/// A value, for messages: numbers as they are, the rest by kind, because texts may be long or private.
+pub(crate) fn describe(value: &Value<'_>) -> String {
+    match value {
+        Value::Int(number) => number.to_string(),
+        Value::Long(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Double(number) => number.to_string(),
+        Value::Time(time, unit) | Value::Timestamp(time, unit) | Value::LocalTimestamp(time, unit) => {
+            format!("{} of {time} {unit}", kind(value))
+        }
+        Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
+        other => format!("this {}", kind(other).trim_start_matches("a ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_change_only_exactly() {
+        assert_eq!(change_unit(5, Unit::Millis, Unit::Micros), Some(5_000));
+        assert_eq!(change_unit(-5_000, Unit::Micros, Unit::Millis), Some(-5));
+        assert_eq!(change_unit(5_001, Unit::Micros, Unit::Millis), None);
+        assert_eq!(change_unit(i64::MAX, Unit::Millis, Unit::Nanos), None);
+    }
+
+    #[test]
+    fn numbers_are_not_rounded() {
+        assert_eq!(float(&Value::Long(1 << 53)), Some(Some(9_007_199_254_740_992.0)));
+        assert_eq!(float(&Value::Long((1 << 53) + 1)), Some(None));
+        assert_eq!(float(&Value::Long(i64::MAX)), Some(None));
+        assert_eq!(float(&Value::Long(i64::MIN)), Some(Some(i64::MIN as f64)));
+        assert_eq!(single(0.1), None);
+        assert_eq!(single(0.5), Some(0.5));
+        assert!(single(f64::NAN).unwrap().is_nan());
+        assert_eq!(single(1e300), None);
+        assert_eq!(single(f64::INFINITY), Some(f32::INFINITY));
+    }
+
+    #[test]
+    fn a_time_is_no_plain_number() {
+        assert_eq!(integer(None, &Value::Timestamp(1, Unit::Millis)), None);
+        assert_eq!(
+            integer(Some(Logical::Timestamp(Unit::Millis)), &Value::Long(1)),
+            Some(Some(1))
+        );
+        assert_eq!(integer(None, &Value::Double(1.0)), None);
+    }
+}

@@ -1,0 +1,201 @@
+//! Arithmetic on decimals of any size: change of scale, number of digits, text.
+//!
+//! A decimal is `unscaled × 10^-scale`, with `unscaled` in big-endian two's complement of any length, as Avro and CQL both
+//! write it. All of this is exact or refused; nothing is rounded.
+
+/// Digits beyond which a decimal is refused, so that a scale of a thousand million cannot exhaust the memory.
+const MAX_DIGITS: usize = 4096;
+
+/// A decimal as sign and decimal digits, the highest first, without leading zeros; zero has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Digits {
+    negative: bool,
+    digits: Vec<u8>,
+}
+
+impl Digits {
+    /// From big-endian two's complement. None beyond [`MAX_DIGITS`].
+    fn read(unscaled: &[u8]) -> Option<Digits> {
+        let negative = unscaled.first().is_some_and(|byte| byte & 0x80 != 0);
+        let mut magnitude = if negative { negate(unscaled) } else { unscaled.to_vec() };
+        // 10^4096 has some 1,701 bytes.
+        let zeros = magnitude.iter().take_while(|byte| **byte == 0).count();
+        magnitude.drain(..zeros);
+        if magnitude.len() > MAX_DIGITS / 2 {
+            return None;
+        }
+        let mut digits = Vec::new();
+        while !magnitude.is_empty() {
+            let mut rest = 0u32;
+            for byte in &mut magnitude {
+                let value = rest << 8 | u32::from(*byte);
+                *byte = (value / 10) as u8;
+                rest = value % 10;
+            }
+            digits.push(rest as u8);
+            let zeros = magnitude.iter().take_while(|byte| **byte == 0).count();
+            magnitude.drain(..zeros);
+        }
+        digits.reverse();
+        Some(Digits { negative, digits })
+    }
+
+    /// To big-endian two's complement, as short as it can be; zero has one byte.
+    fn write(&self) -> Vec<u8> {
+        let mut little: Vec<u8> = Vec::new();
+        for digit in &self.digits {
+            let mut carry = u32::from(*digit);
+            for byte in &mut little {
+                let value = u32::from(*byte) * 10 + carry;
+                *byte = value as u8;
+                carry = value >> 8;
+            }
+            if carry > 0 {
+                little.push(carry as u8);
+            }
+        }
+        little.push(0);
+        little.reverse();
+        let mut bytes = if self.negative { negate(&little) } else { little };
+        bytes.drain(..sign_bytes(&bytes));
+        bytes
+    }
+}
+
+/// Two's complement of the opposite sign, one byte longer.
+fn negate(bytes: &[u8]) -> Vec<u8> {
+    let sign = if bytes.first().is_some_and(|byte| byte & 0x80 != 0) {
+        0xff
+    } else {
+        0
+    };
+    let mut out: Vec<u8> = std::iter::once(&sign).chain(bytes).map(|byte| !byte).collect();
+    for byte in out.iter_mut().rev() {
+        let (sum, carry) = byte.overflowing_add(1);
+        *byte = sum;
+        if !carry {
+            break;
+        }
+    }
+    out
+}
+
+/// How many bytes at the start only repeat the sign.
+fn sign_bytes(bytes: &[u8]) -> usize {
+    let repeats = |pair: &[u8]| (pair[0] == 0 && pair[1] & 0x80 == 0) || (pair[0] == 0xff && pair[1] & 0x80 != 0);
+    bytes.windows(2).take_while(|pair| repeats(pair)).count()
+}
+
+/// The unscaled integer of the same decimal with another scale, as short as can be. None when digits would be lost.
+pub(crate) fn rescale(unscaled: &[u8], from: i32, to: i32) -> Option<Vec<u8>> {
+    let mut number = Digits::read(unscaled)?;
+    let more = i64::from(to) - i64::from(from);
+    if number.digits.is_empty() {
+        return Some(vec![0]);
+    }
+    if more >= 0 {
+        if more as usize + number.digits.len() > MAX_DIGITS {
+            return None;
+        }
+        number.digits.extend(std::iter::repeat_n(0, more as usize));
+    } else {
+        let keep = number.digits.len().checked_sub(usize::try_from(-more).ok()?)?;
+        if number.digits[keep..].iter().any(|digit| *digit != 0) {
+            return None;
+        }
+        number.digits.truncate(keep);
+    }
+    Some(number.write())
+}
+
+/// How many decimal digits the integer has; 0 for zero. None beyond any sensible size.
+pub(crate) fn digits(unscaled: &[u8]) -> Option<usize> {
+    Digits::read(unscaled).map(|number| number.digits.len())
+}
+
+/// The integer in `size` bytes, sign-extended. None when it does not fit.
+pub(crate) fn resize(unscaled: &[u8], size: usize) -> Option<Vec<u8>> {
+    let short = &unscaled[sign_bytes(unscaled)..];
+    let sign = if short.first().is_some_and(|byte| byte & 0x80 != 0) {
+        0xff
+    } else {
+        0
+    };
+    let mut out = vec![sign; size.checked_sub(short.len())?];
+    out.extend_from_slice(short);
+    Some(out)
+}
+
+/// The decimal as text: `-12.30`. None beyond any sensible size.
+pub fn text(unscaled: &[u8], scale: i32) -> Option<String> {
+    let number = Digits::read(unscaled)?;
+    let mut digits: String = number.digits.iter().map(|digit| char::from(b'0' + digit)).collect();
+    if scale > 0 {
+        let scale = usize::try_from(scale).ok().filter(|scale| *scale <= MAX_DIGITS)?;
+        while digits.len() <= scale {
+            digits.insert(0, '0');
+        }
+        digits.insert(digits.len() - scale, '.');
+    } else if digits.is_empty() {
+        digits.push('0');
+    } else {
+        let zeros = usize::try_from(-i64::from(scale))
+            .ok()
+            .filter(|zeros| *zeros <= MAX_DIGITS)?;
+        digits.extend(std::iter::repeat_n('0', zeros));
+    }
+    Some(if number.negative { format!("-{digits}") } else { digits })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn short(value: i128) -> Vec<u8> {
+        let bytes = value.to_be_bytes();
+        bytes[sign_bytes(&bytes)..].to_vec()
+    }
+
+    #[test]
+    fn text_has_its_point() {
+        assert_eq!(text(&short(-1230), 2).unwrap(), "-12.30");
+        assert_eq!(text(&short(5), 3).unwrap(), "0.005");
+        assert_eq!(text(&short(0), 2).unwrap(), "0.00");
+        assert_eq!(text(&[], 0).unwrap(), "0");
+        assert_eq!(text(&short(7), -3).unwrap(), "7000");
+        assert_eq!(text(&short(7), i32::MAX), None);
+        assert_eq!(text(&short(7), i32::MIN), None);
+    }
+
+    #[test]
+    fn digits_are_never_lost() {
+        assert_eq!(rescale(&short(1230), 2, 1), Some(short(123)));
+        assert_eq!(rescale(&short(1230), 2, 0), None);
+        assert_eq!(rescale(&short(1230), 2, 4), Some(short(123_000)));
+        assert_eq!(rescale(&[], 2, i32::MIN), Some(vec![0]));
+        assert_eq!(rescale(&short(1), 0, i32::MAX), None);
+        assert_eq!(rescale(&vec![0x7f; 100_000], 0, 1), None);
+        assert_eq!(resize(&short(-128), 1), Some(vec![0x80]));
+        assert_eq!(resize(&short(128), 1), None);
+        assert_eq!(resize(&[], 2), Some(vec![0, 0]));
+    }
+
+    proptest! {
+        #[test]
+        fn integers_survive(value in any::<i128>(), shift in 0..128u32) {
+            let value = value >> shift;
+            let bytes = value.to_be_bytes();
+            prop_assert_eq!(rescale(&bytes, 0, 0), Some(short(value)));
+            prop_assert_eq!(text(&bytes, 0), Some(value.to_string()));
+            prop_assert_eq!(digits(&bytes), Some(if value == 0 { 0 } else { value.unsigned_abs().to_string().len() }));
+            prop_assert_eq!(resize(&short(value), 16), Some(bytes.to_vec()));
+        }
+
+        #[test]
+        fn a_change_of_scale_can_be_undone(value in any::<i64>(), from in -20i32..20, more in 0i32..20) {
+            let wider = rescale(&value.to_be_bytes(), from, from + more).unwrap();
+            prop_assert_eq!(rescale(&wider, from + more, from), Some(short(value.into())));
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! A [`Value`] to the bytes of a schema's node.
+//!
+//! What a field is set to rarely has exactly the field's type: a database answers an `int` where the schema has a `long`,
+//! an expression computes 64 bits throughout. So every conversion that loses nothing is made, and checked on the value:
+//! numbers to any number type that holds them exactly, text to bytes and UTF-8 bytes to text, times to another unit
+//! when nothing is cut off, decimals to another scale when no digit is, and anything into the first branch of a union that
+//! takes it. Everything else is an error, never a rounded or cut value.
+//!
+//! What is written is the shortest form: one block for an array or map, without a size.
+
+use std::borrow::Cow;
+
+use super::convert;
+use super::decimal;
+use super::default;
+use super::error::DatumError;
+use super::schema::{Field, Logical, Node, NodeId, Schema, Shape};
+use super::types;
+use super::uuid;
+use super::value::Value;
+
+/// Levels that a value may be nested.
+const MAX_LEVELS: usize = 256;
+
+/// Why a value cannot be written as a type. Permanent: the same value fails again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", if .place.is_empty() { String::new() } else { format!("field \"{}\": ", .place.trim_start_matches('.')) })]
+pub struct EncodeError {
+    /// The field, as a path; empty for a whole datum.
+    pub place: String,
+    /// What is wrong.
+    pub problem: EncodeProblem,
+}
+
+/// What can be wrong with a value for a type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeProblem {
+    /// Values of this kind are never of that type.
+    #[error("{value} cannot be written as {ty}")]
+    Mismatch {
+        /// The kind of value.
+        value: &'static str,
+        /// The type.
+        ty: String,
+    },
+    /// This value would lose something.
+    #[error("{value} does not fit {ty}")]
+    DoesNotFit {
+        /// The value.
+        value: String,
+        /// The type.
+        ty: String,
+    },
+    /// A record without a field that has no default.
+    #[error("field \"{0}\" is missing and has no default")]
+    MissingField(String),
+    /// A record with a field that the type does not have.
+    #[error("{ty} has no field \"{field}\"")]
+    UnknownField {
+        /// The field.
+        field: String,
+        /// The record's name.
+        ty: String,
+    },
+    /// A default that is not of the field's type.
+    #[error("the default {default} is not of type {ty}")]
+    Default {
+        /// The default, as JSON.
+        default: String,
+        /// The type.
+        ty: String,
+    },
+    /// Nested too deeply.
+    #[error("nested too deeply")]
+    Depth,
+    /// A datum in one of the writer's types that no type of the output takes.
+    #[error("{value} of the input has no place in {ty}")]
+    NoPlace {
+        /// The writer's type, or symbol.
+        value: String,
+        /// The output's type.
+        ty: String,
+    },
+    /// The input could not be read.
+    #[error("{0}")]
+    Datum(DatumError),
+    /// The number of new values is not that of the new fields, or positions lie outside the buffer. A mistake of the
+    /// caller, not of the data.
+    #[error("values or marks that do not belong to the plan")]
+    Caller,
+}
+
+impl From<EncodeProblem> for EncodeError {
+    fn from(problem: EncodeProblem) -> EncodeError {
+        EncodeError {
+            place: String::new(),
+            problem,
+        }
+    }
+}
+
+impl From<DatumError> for EncodeError {
+    fn from(error: DatumError) -> EncodeError {
+        EncodeProblem::Datum(error).into()
+    }
+}
+
+impl EncodeError {
+    /// The error, one level further out.
+    pub(crate) fn within(mut self, part: &str) -> EncodeError {
+        self.place.insert_str(0, part);
+        self
+    }
+}
+
+impl Schema {
+    /// Appends the datum of a whole value to `out`, which is as before when the value does not fit.
+    pub fn encode(&self, value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        encode(self, self.root(), value, out)
+    }
+}
+
+/// Appends the datum of a value as a node's type to `out`, which is as before when the value does not fit.
+pub(crate) fn encode(schema: &Schema, id: NodeId, value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let length = out.len();
+    let result = Encoder { schema, out }.value(id, value, 0);
+    if result.is_err() {
+        out.truncate(length);
+    }
+    result
+}
+
+/// Appends a `long` (or `int`).
+#[inline]
+pub(crate) fn put_long(out: &mut Vec<u8>, value: i64) {
+    let mut raw = ((value << 1) ^ (value >> 63)) as u64;
+    while raw >= 0x80 {
+        out.push(raw as u8 | 0x80);
+        raw >>= 7;
+    }
+    out.push(raw as u8);
+}
+
+/// Appends bytes or text with their length.
+#[inline]
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_long(out, bytes.len() as i64);
+    out.extend_from_slice(bytes);
+}
+
+struct Encoder<'s, 'o> {
+    schema: &'s Schema,
+    out: &'o mut Vec<u8>,
+}
+
+impl Encoder<'_, '_> {
+    fn value(&mut self, id: NodeId, value: &Value<'_>, level: usize) -> Result<(), EncodeError> {
+        if level > MAX_LEVELS {
+            return Err(EncodeProblem::Depth.into());
+        }
+        let schema = self.schema;
+        let node = schema.node(id);
+        match (&node.shape, value) {
+            (Shape::Union(branches), value) => return self.union(id, branches, value, level),
+            (Shape::Null, Value::Null) => {}
+            (Shape::Boolean, Value::Bool(value)) => self.out.push(u8::from(*value)),
+            (Shape::Int | Shape::Long, _) => {
+                let number = convert::integer(node.logical, value).ok_or_else(|| self.mismatch(id, value))?;
+                let number = number.filter(|n| node.shape == Shape::Long || i32::try_from(*n).is_ok());
+                put_long(self.out, number.ok_or_else(|| self.unfit(id, value))?);
+            }
+            (Shape::Float | Shape::Double, _) => {
+                let number = convert::float(value).ok_or_else(|| self.mismatch(id, value))?;
+                let number = number.ok_or_else(|| self.unfit(id, value))?;
+                if node.shape == Shape::Double {
+                    self.out.extend_from_slice(&number.to_le_bytes());
+                } else {
+                    let single = convert::single(number).ok_or_else(|| self.unfit(id, value))?;
+                    self.out.extend_from_slice(&single.to_le_bytes());
+                }
+            }
+            (Shape::String, _) => self.text(id, node, value)?,
+            (Shape::Bytes | Shape::Fixed { .. }, Value::Decimal { .. } | Value::Int(_) | Value::Long(_)) => {
+                self.decimal(id, node, value)?;
+            }
+            (Shape::Bytes, Value::Bytes(bytes)) if node.logical.is_none() => put_bytes(self.out, bytes),
+            (Shape::Bytes, Value::String(text)) if node.logical.is_none() => put_bytes(self.out, text.as_bytes()),
+            (Shape::Fixed { size, .. }, _) => self.fixed(id, node, *size, value)?,
+            (Shape::Enum { symbols, .. }, Value::String(symbol)) => {
+                let index = symbols.iter().position(|known| known == symbol);
+                put_long(self.out, index.ok_or_else(|| self.unfit(id, value))? as i64);
+            }
+            (Shape::Array(items), Value::List(values)) => {
+                if !values.is_empty() {
+                    put_long(self.out, values.len() as i64);
+                }
+                for (number, value) in values.iter().enumerate() {
+                    self.value(*items, value, level + 1)
+                        .map_err(|error| error.within(&format!("[{number}]")))?;
+                }
+                self.out.push(0);
+            }
+            (Shape::Map(values), Value::Map(entries)) => {
+                let keys = entries.iter().map(|(key, value)| match key {
+                    Value::String(key) => Some((key.as_ref(), value)),
+                    _ => None,
+                });
+                let entries = keys
+                    .collect::<Option<Vec<_>>>()
+                    .ok_or_else(|| self.mismatch(id, value))?;
+                self.map(*values, &entries, level)?;
+            }
+            (Shape::Map(values), Value::Record(fields)) => {
+                let entries: Vec<_> = fields.iter().map(|(name, value)| (name.as_ref(), value)).collect();
+                self.map(*values, &entries, level)?;
+            }
+            (Shape::Record { fields, .. }, Value::Record(values)) => {
+                let values: Vec<_> = values.iter().map(|(name, value)| (name.as_ref(), value)).collect();
+                self.record(id, fields, &values, level)?;
+            }
+            (Shape::Record { fields, .. }, Value::Map(entries)) => {
+                let keys = entries.iter().map(|(key, value)| match key {
+                    Value::String(key) => Some((key.as_ref(), value)),
+                    _ => None,
+                });
+                let values = keys
+                    .collect::<Option<Vec<_>>>()
+                    .ok_or_else(|| self.mismatch(id, value))?;
+                self.record(id, fields, &values, level)?;
+            }
+            _ => return Err(self.mismatch(id, value)),
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, values: NodeId, entries: &[(&str, &Value<'_>)], level: usize) -> Result<(), EncodeError> {
+        if !entries.is_empty() {
+            put_long(self.out, entries.len() as i64);
+        }
+        for (key, value) in entries {
+            put_bytes(self.out, key.as_bytes());
+            self.value(values, value, level + 1)
+                .map_err(|error| error.within(&format!("['{key}']")))?;
+        }
+        self.out.push(0);
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        id: NodeId,
+        fields: &[Field],
+        values: &[(&str, &Value<'_>)],
+        level: usize,
+    ) -> Result<(), EncodeError> {
+        let is = |field: &Field, name: &str| field.name == name || field.aliases.iter().any(|alias| alias == name);
+        if let Some((unknown, _)) = values
+            .iter()
+            .find(|(name, _)| !fields.iter().any(|field| is(field, name)))
+        {
+            let ty = self.schema.node(id).shape.name().unwrap_or_default().to_owned();
+            return Err(EncodeProblem::UnknownField {
+                field: (*unknown).to_owned(),
+                ty,
+            }
+            .into());
+        }
+        for (number, field) in fields.iter().enumerate() {
+            // Mostly they stand in the same order.
+            let here = values.get(number).filter(|(name, _)| field.name == *name);
+            let found = here.or_else(|| values.iter().find(|(name, _)| is(field, name)));
+            match (found, &field.default) {
+                (Some((_, value)), _) => self
+                    .value(field.node, value, level + 1)
+                    .map_err(|error| error.within(&format!(".{}", field.name)))?,
+                (None, Some(default)) => default::encode(self.schema, field.node, default, self.out)
+                    .map_err(|error| error.within(&format!(".{}", field.name)))?,
+                (None, None) => return Err(EncodeProblem::MissingField(field.name.clone()).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The branch that the value is of without conversion, or the first that takes it.
+    fn union(&mut self, id: NodeId, branches: &[NodeId], value: &Value<'_>, level: usize) -> Result<(), EncodeError> {
+        let schema = self.schema;
+        let start = self.out.len();
+        let mut only = None;
+        for natural in [true, false] {
+            for (number, branch) in branches.iter().enumerate() {
+                let node = schema.node(*branch);
+                if value.is_null() != (node.shape == Shape::Null) || convert::natural(node, value) != natural {
+                    continue;
+                }
+                put_long(self.out, number as i64);
+                match self.value(*branch, value, level) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => {
+                        self.out.truncate(start);
+                        // Of several branches, none is to blame more than another.
+                        only = if only.is_none() { Some(Some(error)) } else { Some(None) };
+                    }
+                }
+            }
+        }
+        Err(only.flatten().unwrap_or_else(|| self.mismatch(id, value)))
+    }
+
+    fn text(&mut self, id: NodeId, node: &Node, value: &Value<'_>) -> Result<(), EncodeError> {
+        match value {
+            Value::Uuid(uuid) => put_bytes(self.out, &uuid::text(uuid)),
+            Value::String(text) if node.logical == Some(Logical::Uuid) && uuid::parse(text.as_bytes()).is_none() => {
+                return Err(self.unfit(id, value));
+            }
+            Value::String(text) => put_bytes(self.out, text.as_bytes()),
+            Value::Bytes(bytes) if node.logical.is_none() => {
+                simdutf8::basic::from_utf8(bytes).map_err(|_| self.unfit(id, value))?;
+                put_bytes(self.out, bytes);
+            }
+            _ => return Err(self.mismatch(id, value)),
+        }
+        Ok(())
+    }
+
+    fn fixed(&mut self, id: NodeId, node: &Node, size: usize, value: &Value<'_>) -> Result<(), EncodeError> {
+        match (node.logical, value) {
+            (None, Value::Bytes(bytes)) if bytes.len() == size => self.out.extend_from_slice(bytes),
+            (None, Value::Bytes(_)) => return Err(self.unfit(id, value)),
+            (Some(Logical::Uuid), Value::Uuid(uuid)) => self.out.extend_from_slice(uuid),
+            (Some(Logical::Uuid), Value::String(text)) => {
+                let uuid = uuid::parse(text.as_bytes()).ok_or_else(|| self.unfit(id, value))?;
+                self.out.extend_from_slice(&uuid);
+            }
+            (Some(Logical::Duration), Value::Duration { months, days, millis }) => {
+                [months, days, millis]
+                    .iter()
+                    .for_each(|amount| self.out.extend_from_slice(&amount.to_le_bytes()));
+            }
+            _ => return Err(self.mismatch(id, value)),
+        }
+        Ok(())
+    }
+
+    fn decimal(&mut self, id: NodeId, node: &Node, value: &Value<'_>) -> Result<(), EncodeError> {
+        let Some(Logical::Decimal { precision, scale }) = node.logical else {
+            return Err(self.mismatch(id, value));
+        };
+        let (unscaled, from) = match value {
+            Value::Decimal { unscaled, scale } => (Cow::Borrowed(unscaled.as_ref()), *scale),
+            Value::Int(number) => (Cow::Owned(number.to_be_bytes().to_vec()), 0),
+            Value::Long(number) => (Cow::Owned(number.to_be_bytes().to_vec()), 0),
+            _ => return Err(self.mismatch(id, value)),
+        };
+        let unscaled = decimal::rescale(&unscaled, from, scale as i32).ok_or_else(|| self.unfit(id, value))?;
+        if decimal::digits(&unscaled).is_none_or(|digits| digits > precision as usize) {
+            return Err(self.unfit(id, value));
+        }
+        match &node.shape {
+            Shape::Fixed { size, .. } => {
+                let bytes = decimal::resize(&unscaled, *size).ok_or_else(|| self.unfit(id, value))?;
+                self.out.extend_from_slice(&bytes);
+            }
+            _ => put_bytes(self.out, &unscaled),
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn mismatch(&self, id: NodeId, value: &Value<'_>) -> EncodeError {
+        let ty = types::type_of(self.schema, id).to_string();
+        EncodeProblem::Mismatch {
+            value: convert::kind(value),
+            ty,
+        }
+        .into()
+    }
+
+    #[cold]
+    fn unfit(&self, id: NodeId, value: &Value<'_>) -> EncodeError {
+        let ty = types::type_of(self.schema, id).to_string();
+        EncodeProblem::DoesNotFit {
+            value: convert::describe(value),
+            ty,
+        }
+        .into()
+    }
+}
+
+#[cfg(test)]
+#[path = "encode_tests.rs"]
+mod tests;

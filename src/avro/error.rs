@@ -1,0 +1,120 @@
+//! What can be wrong with a datum.
+//!
+//! Whether bytes are a datum of a schema has one answer, and this is the list of the reasons for "no". They are permanent:
+//! the record goes to dead letters. An error is a small `Copy` value, so that finding one costs nothing but the branch.
+//!
+//! Positions count bytes from the start of what was read: of the datum in [`Plan::run`](super::Plan::run) and
+//! [`Schema::decode`](super::Schema::decode), of the whole buffer in [`Plan::value`](super::Plan::value).
+
+/// Why bytes are not a datum of the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DatumError {
+    /// The bytes end inside a value.
+    #[error("truncated at byte {at}")]
+    Truncated {
+        /// Where the bytes end.
+        at: usize,
+    },
+    /// An `int`, enum index or union index of more than 32 bits or five bytes, or a `long` of more than 64 bits.
+    #[error("number of more than {bits} bits at byte {at}")]
+    VarintOverflow {
+        /// What the number may have: 32 or 64.
+        bits: u8,
+        /// Where the number starts.
+        at: usize,
+    },
+    /// A string or bytes with a negative length.
+    #[error("negative length at byte {at}")]
+    NegativeLength {
+        /// Where the length starts.
+        at: usize,
+    },
+    /// A union index that names no branch.
+    #[error("union index {index} of {branches} branches at byte {at}")]
+    UnionIndex {
+        /// The index found.
+        index: i32,
+        /// How many branches the union has.
+        branches: u32,
+        /// Where the index starts.
+        at: usize,
+    },
+    /// An enum index that names no symbol.
+    #[error("enum index {index} of {symbols} symbols at byte {at}")]
+    EnumIndex {
+        /// The index found.
+        index: i32,
+        /// How many symbols the enum has.
+        symbols: u32,
+        /// Where the index starts.
+        at: usize,
+    },
+    /// A boolean other than 0 and 1.
+    #[error("boolean {value} at byte {at}")]
+    Boolean {
+        /// The byte found.
+        value: u8,
+        /// Where it is.
+        at: usize,
+    },
+    /// A string that is not UTF-8.
+    #[error("string that is not UTF-8 at byte {at}")]
+    Utf8 {
+        /// Where the text starts (behind its length).
+        at: usize,
+    },
+    /// A block of an array or map that claims more items than bytes are left.
+    #[error("block of {count} items with {left} bytes left at byte {at}")]
+    BlockCount {
+        /// The items claimed.
+        count: u64,
+        /// The bytes that are left for them.
+        left: usize,
+        /// Where the block starts.
+        at: usize,
+    },
+    /// A block whose byte size is negative, reaches behind the datum, or differs from what its items take.
+    #[error("block whose size in bytes is wrong at byte {at}")]
+    BlockSize {
+        /// Where the size starts, or the items end.
+        at: usize,
+    },
+    /// Nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
+    #[error("nested too deeply at byte {at}")]
+    Depth {
+        /// Where the value starts that is too deep.
+        at: usize,
+    },
+    /// Bytes behind the datum.
+    #[error("{count} bytes behind the datum, which ends at byte {at}")]
+    Trailing {
+        /// How many.
+        count: usize,
+        /// Where the datum ends.
+        at: usize,
+    },
+    /// A text with the logical type `uuid` that is none. Only found when the value is asked for.
+    #[error("string that is not a UUID at byte {at}")]
+    Uuid {
+        /// Where the text starts.
+        at: usize,
+    },
+    /// More values without bytes (an array of nulls) than is sensible to build. Only found when the value is asked for.
+    #[error("{count} more values without bytes at byte {at}: too many")]
+    EmptyItems {
+        /// The items claimed.
+        count: u64,
+        /// Where the block starts.
+        at: usize,
+    },
+    /// Positions are 32 bits: a datum and what stands before it in the buffer must be shorter than 4 GiB.
+    #[error("buffer of {bytes} bytes: more than 4 GiB")]
+    TooLarge {
+        /// Bytes from the start of the buffer to the end of the datum.
+        bytes: usize,
+    },
+    /// The range of the datum lies outside the buffer, or there is less room for marks than the plan needs. A mistake
+    /// of the caller, not of the data.
+    #[error("datum outside its buffer, or too little room for marks")]
+    Caller,
+}

@@ -1,0 +1,144 @@
+//! The operations that stand for more than one type: what real schemas are mostly made of.
+//!
+//! Fusing is an optimization only: each of these does exactly what the operations of its parts would do.
+
+use super::compile::{Compiler, TooLarge};
+use super::program::{Check, Op, Scalar, Small};
+use super::schema::{NodeId, Schema, Shape};
+
+/// Branches that a union of types without parts may have to be fused: its index is then one byte.
+const MAX_SCALARS: usize = 64;
+
+/// Symbols that an enum may have for its index to be one byte.
+const MAX_BYTE_SYMBOLS: usize = 63;
+
+/// Compiles the type to one operation, if there is one for it.
+pub(super) fn fused(compiler: &mut Compiler<'_>, id: NodeId) -> Result<bool, TooLarge> {
+    let schema = compiler.schema;
+    let op = match &schema.node(id).shape {
+        Shape::Null => return Ok(true),
+        Shape::Union(branches) => match union(compiler, branches) {
+            Some(op) => op,
+            None => return Ok(false),
+        },
+        Shape::Array(items) if schema.facts(*items).empty => Op::EmptyItems,
+        Shape::Array(items) => match scalar(schema, *items) {
+            Some(Scalar::Int) => Op::Ints,
+            Some(Scalar::Long) => Op::Longs,
+            Some(Scalar::Fixed(size)) => Op::FixedItems { size },
+            Some(Scalar::Bytes) => Op::BytesItems,
+            Some(Scalar::String) => Op::Strings,
+            _ => return Ok(false),
+        },
+        Shape::Map(values) => match &schema.node(*values).shape {
+            Shape::Union(branches) => match scalars(compiler, branches) {
+                Some(table) => Op::ScalarMap { table },
+                None => return Ok(false),
+            },
+            _ => return Ok(false),
+        },
+        Shape::Record { .. } => return Ok(false),
+        _ => match scalar(schema, id) {
+            Some(Scalar::Fixed(size)) => Op::Fixed { size },
+            Some(Scalar::Boolean) => Op::Boolean,
+            Some(Scalar::Int) => Op::Int,
+            Some(Scalar::Long) => Op::Long,
+            Some(Scalar::Bytes) => Op::Bytes,
+            Some(Scalar::String) => Op::String,
+            Some(Scalar::Enum(symbols)) => Op::Enum { symbols },
+            None => return Ok(false),
+        },
+    };
+    compiler.emit(op)?;
+    Ok(true)
+}
+
+/// If the union is of null and one other type: that branch, and its index as it is written.
+pub(super) fn nullable(schema: &Schema, branches: &[NodeId]) -> Option<(usize, u8)> {
+    let null = |branch: usize| schema.node(branches[branch]).shape == Shape::Null;
+    match branches.len() {
+        2 if null(0) && !null(1) => Some((1, 2)),
+        2 if null(1) && !null(0) => Some((0, 0)),
+        _ => None,
+    }
+}
+
+fn union(compiler: &mut Compiler<'_>, branches: &[NodeId]) -> Option<Op> {
+    let Some((branch, some)) = nullable(compiler.schema, branches) else {
+        return scalars(compiler, branches).map(|table| Op::Scalars { table });
+    };
+    match scalar(compiler.schema, branches[branch])? {
+        Scalar::Int => Some(Op::NullableInt { some }),
+        Scalar::Long => Some(Op::NullableLong { some }),
+        Scalar::Fixed(size) => Some(Op::NullableFixed { some, size }),
+        Scalar::Bytes => Some(Op::NullableBytes { some }),
+        Scalar::String => Some(Op::NullableString { some }),
+        Scalar::Enum(symbols) => Some(Op::NullableEnum { some, symbols }),
+        Scalar::Boolean => None,
+    }
+}
+
+/// The record's layout, when its size is fixed and small: then its nullable union has a short way.
+pub(super) fn small_record(schema: &Schema, id: NodeId) -> Option<Small> {
+    let mut small = Small::default();
+    let record = matches!(schema.node(id).shape, Shape::Record { .. });
+    (record && measure(schema, id, &mut small)).then_some(small)
+}
+
+/// Adds a type of fixed size to a record of fixed size; whether it is one, and fits.
+fn measure(schema: &Schema, id: NodeId, small: &mut Small) -> bool {
+    if schema.facts(id).empty {
+        return true;
+    }
+    if schema.facts(id).recursive {
+        return false;
+    }
+    let byte = |limit, forbidden, small: &mut Small| {
+        small.checks.push(Check {
+            offset: small.size as u8,
+            limit,
+            forbidden,
+        });
+        small.size += 1;
+    };
+    match &schema.node(id).shape {
+        Shape::Boolean => byte(2, 0, small),
+        Shape::Enum { symbols, .. } if symbols.len() <= MAX_BYTE_SYMBOLS => byte(2 * symbols.len() as u8, 1, small),
+        Shape::Record { fields, .. } => return fields.iter().all(|field| measure(schema, field.node, small)),
+        _ => match scalar(schema, id) {
+            Some(Scalar::Fixed(size)) => small.size = small.size.saturating_add(size),
+            _ => return false,
+        },
+    }
+    small.size <= Small::MAX_SIZE
+}
+
+/// The table of a union of types without parts.
+fn scalars(compiler: &mut Compiler<'_>, branches: &[NodeId]) -> Option<u32> {
+    if branches.is_empty() || branches.len() > MAX_SCALARS {
+        return None;
+    }
+    let table = branches
+        .iter()
+        .map(|branch| scalar(compiler.schema, *branch))
+        .collect::<Option<Vec<_>>>()?;
+    compiler.program.scalars.push(table);
+    Some(compiler.program.scalars.len() as u32 - 1)
+}
+
+/// A type without parts.
+fn scalar(schema: &Schema, id: NodeId) -> Option<Scalar> {
+    Some(match &schema.node(id).shape {
+        Shape::Null => Scalar::Fixed(0),
+        Shape::Boolean => Scalar::Boolean,
+        Shape::Int => Scalar::Int,
+        Shape::Long => Scalar::Long,
+        Shape::Float => Scalar::Fixed(4),
+        Shape::Double => Scalar::Fixed(8),
+        Shape::Bytes => Scalar::Bytes,
+        Shape::String => Scalar::String,
+        Shape::Fixed { size, .. } => Scalar::Fixed(*size as u32),
+        Shape::Enum { symbols, .. } => Scalar::Enum(symbols.len() as u32),
+        _ => return None,
+    })
+}

@@ -1,0 +1,66 @@
+//! Avro, compiled: what a pipeline wants of a record is read, and what it adds is written, without building the record.
+//!
+//! ```text
+//!  schema JSON ─ parse ─► Schema ─ select (paths) ─► Want ─ compile ─► Program ─┐
+//!                            │                                                 ├─► Plan: run(datum) ► marks ► values
+//!                            └─ resolve (output schema) ─► pieces ─► Splice ◄───┘         │
+//!                                                                      └── build(datum, marks, new values) ► datum
+//! ```
+//!
+//! A [`Schema`] is an arena of nodes in which names are resolved. A [`Plan`] is compiled once per writer schema and list of
+//! paths: a flat program that checks all of a datum while it passes over it, and records where the wanted values start
+//! and end. A [`Splice`] is compiled once per writer schema and output schema: the runs of input bytes that pass unchanged,
+//! the fields that are converted, those that are new. Neither has state; what a run finds lies in a slice of the caller's.
+//!
+//! Data are hostile until they are checked: no datum makes any of this panic, read outside its bytes, exhaust the stack,
+//! take memory that the datum's length does not explain, or run for longer than it. That holds for schemas too.
+//!
+//! Differences from other libraries, all of them on the strict side (their data would not be read everywhere): `int`s and
+//! indexes longer than five bytes and `long`s with more than 64 bits are refused, and so are booleans other than 0 and 1,
+//! strings that are not UTF-8, blocks whose size does not agree with their items, and bytes behind the datum. Block counts
+//! and sizes may be written in any of the ways that the specification allows.
+
+mod compile;
+mod convert;
+mod decimal;
+mod decode;
+mod default;
+mod encode;
+mod error;
+mod facts;
+mod fuse;
+mod graph;
+mod inline;
+pub mod json;
+mod logical;
+mod names;
+pub mod output;
+mod parse;
+pub mod path;
+mod plan;
+mod program;
+mod relation;
+mod resolve;
+mod run;
+mod scan;
+pub mod schema;
+mod select;
+mod splice;
+mod transcode;
+mod types;
+pub mod uuid;
+pub mod value;
+mod want;
+
+pub use decimal::text as decimal_text;
+pub use encode::{EncodeError, EncodeProblem};
+pub use error::DatumError;
+pub use output::{NewField, OutputError, append_fields, avro_type};
+pub use parse::SchemaProblem;
+pub use path::{PathError, PathProblem};
+pub use plan::Plan;
+pub use program::MAX_DEPTH;
+pub use scan::PADDING;
+pub use schema::{Schema, SchemaError};
+pub use splice::{PlanError, Splice, SpliceError};
+pub use value::{Type, Unit, Value};

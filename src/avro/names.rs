@@ -1,0 +1,97 @@
+//! Avro names: what is one, how a name and a namespace make a full name, and which known name was probably meant.
+
+/// The primitive types, whose names cannot be taken by others.
+pub(crate) const PRIMITIVES: [&str; 8] = ["null", "boolean", "int", "long", "float", "double", "bytes", "string"];
+
+/// Whether `name` is one part of a name. The specification allows `[A-Za-z_][A-Za-z0-9_]*`; letters and digits of other
+/// scripts are let through, as Java's parser may be told to.
+pub(crate) fn is_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    chars.next().is_some_and(|c| c.is_alphabetic() || c == '_') && chars.all(|c| c.is_alphanumeric() || c == '_')
+}
+
+/// Whether `name` is what the specification calls a name, which is what Messina itself writes.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    is_name(name) && name.is_ascii()
+}
+
+/// Full name and namespace of a definition: a dotted name stands alone, another takes `namespace` or what encloses it.
+pub(crate) fn full_name(name: &str, namespace: Option<&str>, enclosing: &str) -> (String, String) {
+    match name.rfind('.') {
+        Some(dot) => (name.trim_start_matches('.').to_owned(), name[..dot].to_owned()),
+        None => {
+            let namespace = namespace.unwrap_or(enclosing);
+            let full = if namespace.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{namespace}.{name}")
+            };
+            (full, namespace.to_owned())
+        }
+    }
+}
+
+/// The part behind the last dot.
+pub(crate) fn short_name(full: &str) -> &str {
+    full.rsplit('.').next().unwrap_or(full)
+}
+
+/// Of `names`, the one nearest to `wanted` by edit distance, when it is near enough to be a slip.
+pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (wanted.chars().count() / 3).max(1);
+    names
+        .into_iter()
+        .map(|name| (distance(wanted, name), name))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's edit distance, without regard to case and underscores, which is how field names are usually mistaken.
+fn distance(a: &str, b: &str) -> usize {
+    let fold = |s: &str| {
+        s.chars()
+            .filter(|c| *c != '_')
+            .flat_map(char::to_lowercase)
+            .collect::<Vec<_>>()
+    };
+    let (a, b) = (fold(a), fold(b));
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, cb) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_names_follow_the_specification() {
+        assert_eq!(full_name("A", None, "x.y"), ("x.y.A".into(), "x.y".into()));
+        assert_eq!(full_name("A", Some("z"), "x.y"), ("z.A".into(), "z".into()));
+        assert_eq!(full_name("A", Some(""), "x.y"), ("A".into(), "".into()));
+        assert_eq!(full_name("p.q.A", Some("z"), "x.y"), ("p.q.A".into(), "p.q".into()));
+    }
+
+    #[test]
+    fn names_have_a_shape() {
+        assert!(is_name("a_1") && is_name("_") && is_name("größe"));
+        assert!(!is_name("") && !is_name("1a") && !is_name("a-b") && !is_name("a b"));
+        assert!(!is_plain_name("größe"));
+    }
+
+    #[test]
+    fn a_slip_finds_its_name() {
+        assert_eq!(nearest("userid", ["user_id", "kind"]), Some("user_id"));
+        assert_eq!(nearest("partnerId", ["partner_id", "kind"]), Some("partner_id"));
+        assert_eq!(nearest("amuont", ["amount", "kind"]), Some("amount"));
+        assert_eq!(nearest("zebra", ["amount", "kind"]), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! The output schema that a pipeline without one gets: the input schema with the new fields behind its own.
+//!
+//! Name, namespace, docs and everything else of the input schema stay. A new field that may be null is a union with null
+//! first and null for its default, so that the schema stays compatible both ways.
+
+use std::collections::HashSet;
+
+use serde_json::{Value as Json, json};
+
+use super::names;
+use super::schema::{Schema, SchemaError};
+use super::value::{Type, Unit};
+
+/// A field to append.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewField {
+    /// Its name, which the input must not have.
+    pub name: String,
+    /// Its type; nullable becomes `["null", T]` with null for default.
+    pub ty: Type,
+}
+
+/// Why an output schema cannot be derived.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OutputError {
+    /// Only records have fields.
+    #[error("the input schema is not a record: fields cannot be appended")]
+    NotARecord,
+    /// The name is taken.
+    #[error(
+        "new field \"{name}\": the input schema \"{record}\" has a field \"{taken}\" already; give the sink a schema or choose another name"
+    )]
+    Clash {
+        /// The new field.
+        name: String,
+        /// The field, or other new field, that has the name.
+        taken: String,
+        /// The input's record.
+        record: String,
+    },
+    /// Not an Avro name.
+    #[error("\"{0}\" is not a name that Avro allows (letters, digits and underscores)")]
+    Name(String),
+    /// A type that Avro lacks, or that is not known.
+    #[error("{ty} has no Avro type of its own: {hint}")]
+    NoType {
+        /// The type.
+        ty: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A new field of a type that Avro lacks.
+    #[error("new field \"{field}\": {error}")]
+    Field {
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        error: Box<OutputError>,
+    },
+    /// The result is not a schema, which happens when the input schema is at the limits of what is read.
+    #[error("derived schema: {0}")]
+    Schema(#[from] SchemaError),
+}
+
+/// The schema of `input`'s record with `fields` appended.
+///
+/// # Errors
+/// An input that is not a record; a name that is taken or is none; a type that Avro does not have.
+pub fn append_fields(input: &Schema, fields: &[NewField]) -> Result<Schema, OutputError> {
+    let own = input.fields().ok_or(OutputError::NotARecord)?;
+    let record = input.node(input.root()).shape.name().unwrap_or_default();
+    let mut json: Json = serde_json::from_str(input.json()).map_err(|error| SchemaError::Json(error.to_string()))?;
+    // A record may be wrapped: {"type": {"type": "record", …}}.
+    let mut object = &mut json;
+    while object.get("fields").is_none() {
+        object = object.get_mut("type").ok_or(OutputError::NotARecord)?;
+    }
+    let list = object
+        .get_mut("fields")
+        .and_then(Json::as_array_mut)
+        .ok_or(OutputError::NotARecord)?;
+    let known = input
+        .nodes
+        .iter()
+        .filter_map(|node| node.shape.name())
+        .map(names::short_name)
+        .map(str::to_owned);
+    let mut writer = TypeWriter { taken: known.collect() };
+    for (number, field) in fields.iter().enumerate() {
+        if !names::is_plain_name(&field.name) {
+            return Err(OutputError::Name(field.name.clone()));
+        }
+        let existing = own
+            .iter()
+            .map(|field| &field.name)
+            .chain(fields[..number].iter().map(|field| &field.name));
+        if let Some(taken) = existing.clone().find(|name| **name == field.name) {
+            return Err(OutputError::Clash {
+                name: field.name.clone(),
+                taken: taken.clone(),
+                record: record.to_owned(),
+            });
+        }
+        let hint = format!("{}_{}", names::short_name(record), field.name);
+        let ty = writer.write(&field.ty, &hint);
+        let ty = ty.map_err(|error| OutputError::Field {
+            field: field.name.clone(),
+            error: Box::new(error),
+        })?;
+        let mut json = json!({ "name": field.name, "type": ty });
+        if field.ty.is_nullable() {
+            json["default"] = Json::Null;
+        }
+        list.push(json);
+    }
+    Ok(Schema::parse(&json.to_string())?)
+}
+
+/// The Avro type of a type, as JSON.
+///
+/// What Avro must name (records, durations) is named after `Value`. Symbols of an enum become a string, and fixed bytes
+/// become bytes, because a second definition of a named type is worth less than a plain one.
+///
+/// # Errors
+/// Types that Avro lacks: a decimal of unbounded precision, a map whose keys are not strings, what is only known per record.
+pub fn avro_type(ty: &Type) -> Result<Json, OutputError> {
+    TypeWriter { taken: HashSet::new() }.write(ty, "Value")
+}
+
+struct TypeWriter {
+    /// Names of types that are taken.
+    taken: HashSet<String>,
+}
+
+impl TypeWriter {
+    /// A name that no other type has.
+    fn name(&mut self, hint: &str) -> String {
+        let mut name = hint.to_owned();
+        let mut number = 2;
+        while !self.taken.insert(name.clone()) {
+            name = format!("{hint}_{number}");
+            number += 1;
+        }
+        name
+    }
+
+    fn write(&mut self, ty: &Type, hint: &str) -> Result<Json, OutputError> {
+        let none = |hint| {
+            Err(OutputError::NoType {
+                ty: ty.to_string(),
+                hint,
+            })
+        };
+        let logical = |ty: &str, logical: String| json!({ "type": ty, "logicalType": logical });
+        Ok(match ty {
+            Type::Null => json!("null"),
+            Type::Bool => json!("boolean"),
+            Type::Int => json!("int"),
+            Type::Long => json!("long"),
+            Type::Float => json!("float"),
+            Type::Double => json!("double"),
+            Type::String | Type::Enum(_) => json!("string"),
+            Type::Bytes | Type::Fixed(_) => json!("bytes"),
+            Type::Date => logical("int", ty.to_string()),
+            Type::Time(Unit::Millis) => logical("int", ty.to_string()),
+            Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => logical("long", ty.to_string()),
+            Type::Decimal { precision: 0, .. } => {
+                return none("its precision is not known; give the sink a schema, or make it a string");
+            }
+            Type::Decimal { precision, scale } => {
+                json!({ "type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale })
+            }
+            Type::Uuid => logical("string", "uuid".to_owned()),
+            Type::Duration => {
+                let name = self.name(&format!("{hint}_duration"));
+                json!({ "type": "fixed", "name": name, "size": 12, "logicalType": "duration" })
+            }
+            Type::List(items) => json!({ "type": "array", "items": self.write(items, hint)? }),
+            Type::Map(key, values) if **key == Type::String => {
+                json!({ "type": "map", "values": self.write(values, hint)? })
+            }
+            Type::Map(..) => return none("the keys of Avro's maps are strings"),
+            Type::Record(fields) => {
+                let name = self.name(hint);
+                let mut list = Vec::with_capacity(fields.len());
+                for (field, ty) in fields {
+                    if !names::is_plain_name(field) {
+                        return Err(OutputError::Name(field.clone()));
+                    }
+                    let mut json = json!({ "name": field, "type": self.write(ty, &format!("{hint}_{field}"))? });
+                    if ty.is_nullable() {
+                        json["default"] = Json::Null;
+                    }
+                    list.push(json);
+                }
+                json!({ "type": "record", "name": name, "fields": list })
+            }
+            Type::Union(types) => Json::Array(self.union(types, hint)?),
+            Type::Nullable(inner) => {
+                let mut branches = vec![json!("null")];
+                match inner.as_ref() {
+                    Type::Union(types) => branches.extend(self.union(types, hint)?),
+                    other => branches.push(self.write(other, hint)?),
+                }
+                Json::Array(branches)
+            }
+            Type::Any => return none("it is only known when a record is there; give the sink a schema"),
+        })
+    }
+
+    /// The branches of a union, of which no two may be of one kind unless they have names.
+    fn union(&mut self, types: &[Type], hint: &str) -> Result<Vec<Json>, OutputError> {
+        let mut branches: Vec<Json> = Vec::with_capacity(types.len());
+        for ty in types {
+            let branch = self.write(ty, hint)?;
+            let kind = |json: &Json| json.get("type").unwrap_or(json).clone();
+            let named = |json: &Json| json.get("name").is_some();
+            if branches.contains(&branch) {
+                continue;
+            }
+            if !named(&branch)
+                && branches
+                    .iter()
+                    .any(|other| !named(other) && kind(other) == kind(&branch))
+            {
+                let ty = Type::Union(types.to_vec()).to_string();
+                return Err(OutputError::NoType {
+                    ty,
+                    hint: "a union has only one branch of each kind",
+                });
+            }
+            branches.push(branch);
+        }
+        Ok(branches)
+    }
+}
+
+#[cfg(test)]
+#[path = "output_tests.rs"]
+mod tests;

@@ -1,0 +1,385 @@
+//! JSON text to [`Schema`].
+//!
+//! Names are resolved here and nowhere else: full names with namespaces, types of referenced schemas, recursion. A schema
+//! that another library wrote is read as that library meant it where the specification leaves room: a name without
+//! namespace that its namespace does not know is looked for outside of any, as Java does, and attributes that mean
+//! nothing here are let be. Defaults are kept as they are and looked at when they are needed: a wrong default in a
+//! writer's schema does not make its data unreadable.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value as Json};
+
+use super::schema::{Field, Node, NodeId, Schema, Shape};
+use super::{facts, inline, logical, names};
+
+/// Why a text is not a schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// The text is not JSON.
+    #[error("schema is not JSON: {0}")]
+    Json(String),
+    /// Something in it is wrong; `place` says where, as names of records and fields.
+    #[error("{place}: {problem}")]
+    Invalid {
+        /// For example `com.acme.Event.user.geo` or `Event.items[]`.
+        place: String,
+        /// What is wrong there.
+        problem: SchemaProblem,
+    },
+}
+
+/// What can be wrong in a schema.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaProblem {
+    /// A type that is neither primitive nor defined before it is used.
+    #[error("unknown type \"{name}\"{}", hint(.nearest))]
+    UnknownType {
+        /// The name, as written.
+        name: String,
+        /// A known name that it resembles.
+        nearest: Option<String>,
+    },
+    /// An attribute that must be there.
+    #[error("\"{0}\" is missing or not of the right kind")]
+    Attribute(&'static str),
+    /// Neither a name, nor an object, nor a union.
+    #[error("a type must be a name, an object or an array of types")]
+    NotAType,
+    /// Not a name.
+    #[error("\"{0}\" is not a name")]
+    Name(String),
+    /// A second, different definition of one name.
+    #[error("\"{0}\" is defined twice, differently")]
+    Redefined(String),
+    /// Two fields of one name.
+    #[error("field \"{0}\" occurs twice")]
+    DuplicateField(String),
+    /// Two symbols of one name.
+    #[error("symbol \"{0}\" occurs twice")]
+    DuplicateSymbol(String),
+    /// An enum's default that is none of its symbols.
+    #[error("default \"{0}\" is none of the symbols")]
+    EnumDefault(String),
+    /// A union directly in a union.
+    #[error("a union cannot contain a union")]
+    NestedUnion,
+    /// Two branches that the data could not tell apart.
+    #[error("two branches are \"{0}\"")]
+    DuplicateBranch(String),
+    /// A record that contains itself with no way to end.
+    #[error("record \"{0}\" contains itself and never ends")]
+    Endless(String),
+    /// Nested deeper than [`MAX_NESTING`](super::schema::MAX_NESTING).
+    #[error("nested too deeply")]
+    TooDeep,
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest
+        .as_ref()
+        .map(|name| format!(" (did you mean \"{name}\"?)"))
+        .unwrap_or_default()
+}
+
+/// Parses a schema after the schemas that it refers to.
+pub(crate) fn parse(json: &str, references: &[&str]) -> Result<Schema, SchemaError> {
+    let read = |text: &str| serde_json::from_str::<Json>(text).map_err(|error| SchemaError::Json(error.to_string()));
+    let documents = references
+        .iter()
+        .map(|text| read(text))
+        .collect::<Result<Vec<Json>, _>>()?;
+    let document = read(json)?;
+    let mut parser = Parser::default();
+    for (number, reference) in documents.iter().enumerate() {
+        parser.place = vec![format!("reference {}: ", number + 1)];
+        parser.node(reference, "")?;
+    }
+    parser.place.clear();
+    let root = parser.node(&document, "")?;
+    let facts = facts::of(&parser.nodes).map_err(|problem| parser.error(problem))?;
+    let text = if references.is_empty() {
+        json.to_owned()
+    } else {
+        inline::inline(&document, |name| {
+            parser.names.get(name).map(|definition| definition.json)
+        })
+        .ok_or(parser.error(SchemaProblem::TooDeep))?
+        .to_string()
+    };
+    Ok(Schema {
+        nodes: parser.nodes,
+        facts,
+        root,
+        json: text,
+    })
+}
+
+/// A named type.
+struct Definition<'j> {
+    id: NodeId,
+    json: &'j Json,
+}
+
+#[derive(Default)]
+struct Parser<'j> {
+    nodes: Vec<Node>,
+    names: HashMap<String, Definition<'j>>,
+    place: Vec<String>,
+}
+
+impl<'j> Parser<'j> {
+    fn error(&self, problem: SchemaProblem) -> SchemaError {
+        let place = self.place.concat();
+        SchemaError::Invalid {
+            place: if place.is_empty() { "schema".to_owned() } else { place },
+            problem,
+        }
+    }
+
+    fn push(&mut self, shape: Shape) -> NodeId {
+        self.nodes.push(Node { shape, logical: None });
+        NodeId((self.nodes.len() - 1) as u32)
+    }
+
+    /// Parses a part of what is being defined, `place` being its name among the parts.
+    fn part(&mut self, json: &'j Json, namespace: &str, place: String) -> Result<NodeId, SchemaError> {
+        self.place.push(place);
+        let id = self.node(json, namespace)?;
+        self.place.pop();
+        Ok(id)
+    }
+
+    fn node(&mut self, json: &'j Json, namespace: &str) -> Result<NodeId, SchemaError> {
+        match json {
+            Json::String(name) => self.named(name, namespace),
+            Json::Array(branches) => self.union(branches, namespace),
+            Json::Object(object) => match object.get("type") {
+                Some(Json::String(name)) => self.object(name, json, object, namespace),
+                Some(nested) => self.node(nested, namespace),
+                None => Err(self.error(SchemaProblem::Attribute("type"))),
+            },
+            _ => Err(self.error(SchemaProblem::NotAType)),
+        }
+    }
+
+    /// A type that is mentioned by its name.
+    fn named(&mut self, name: &str, namespace: &str) -> Result<NodeId, SchemaError> {
+        if let Some(shape) = primitive(name) {
+            return Ok(self.push(shape));
+        }
+        let (full, _) = names::full_name(name, None, namespace);
+        match self.names.get(&full).or_else(|| self.names.get(name)) {
+            Some(definition) => Ok(definition.id),
+            None => {
+                let known = self.names.keys().map(String::as_str).chain(names::PRIMITIVES);
+                let nearest = names::nearest(name, known).map(str::to_owned);
+                Err(self.error(SchemaProblem::UnknownType {
+                    name: name.to_owned(),
+                    nearest,
+                }))
+            }
+        }
+    }
+
+    fn union(&mut self, branches: &'j [Json], namespace: &str) -> Result<NodeId, SchemaError> {
+        let mut ids = Vec::with_capacity(branches.len());
+        let mut seen = std::collections::HashSet::new();
+        for (number, branch) in branches.iter().enumerate() {
+            let id = self.part(branch, namespace, format!("[branch {number}]"))?;
+            let shape = &self.nodes[id.0 as usize].shape;
+            let name = shape.name().unwrap_or(shape.kind()).to_owned();
+            if matches!(shape, Shape::Union(_)) {
+                return Err(self.error(SchemaProblem::NestedUnion));
+            }
+            if !seen.insert(name.clone()) {
+                return Err(self.error(SchemaProblem::DuplicateBranch(name)));
+            }
+            ids.push(id);
+        }
+        Ok(self.push(Shape::Union(ids)))
+    }
+
+    fn object(
+        &mut self,
+        kind: &'j str,
+        json: &'j Json,
+        object: &'j Map<String, Json>,
+        namespace: &str,
+    ) -> Result<NodeId, SchemaError> {
+        let id = match kind {
+            "array" => {
+                let items = object
+                    .get("items")
+                    .ok_or_else(|| self.error(SchemaProblem::Attribute("items")))?;
+                let items = self.part(items, namespace, "[]".to_owned())?;
+                self.push(Shape::Array(items))
+            }
+            "map" => {
+                let values = object
+                    .get("values")
+                    .ok_or_else(|| self.error(SchemaProblem::Attribute("values")))?;
+                let values = self.part(values, namespace, "{}".to_owned())?;
+                self.push(Shape::Map(values))
+            }
+            "record" | "error" | "enum" | "fixed" => return self.definition(kind, json, object, namespace),
+            name => match primitive(name) {
+                Some(shape) => self.push(shape),
+                None => return self.named(name, namespace),
+            },
+        };
+        self.annotate(id, object);
+        Ok(id)
+    }
+
+    fn annotate(&mut self, id: NodeId, object: &Map<String, Json>) {
+        let node = &mut self.nodes[id.0 as usize];
+        node.logical = logical::of(&node.shape, object);
+    }
+
+    /// A record, enum or fixed.
+    fn definition(
+        &mut self,
+        kind: &str,
+        json: &'j Json,
+        object: &'j Map<String, Json>,
+        namespace: &str,
+    ) -> Result<NodeId, SchemaError> {
+        let name = object.get("name").and_then(Json::as_str);
+        let name = name.ok_or_else(|| self.error(SchemaProblem::Attribute("name")))?;
+        let own = object.get("namespace").and_then(Json::as_str);
+        let (full, space) = names::full_name(name, own, namespace);
+        if !full.split('.').all(names::is_name) || names::PRIMITIVES.contains(&full.as_str()) {
+            return Err(self.error(SchemaProblem::Name(full)));
+        }
+        if let Some(known) = self.names.get(&full) {
+            return if known.json == json {
+                Ok(known.id)
+            } else {
+                Err(self.error(SchemaProblem::Redefined(full)))
+            };
+        }
+        if self.place.last().is_none_or(|place| place.ends_with(' ')) {
+            self.place.push(full.clone());
+        }
+        let aliases = strings(object.get("aliases"));
+        let aliases = aliases
+            .iter()
+            .map(|alias| names::full_name(alias, None, &space).0)
+            .collect();
+        // The place in the arena comes first: fields may refer to it.
+        let id = self.push(Shape::Null);
+        self.names.insert(full.clone(), Definition { id, json });
+        let shape = match kind {
+            "enum" => self.enumeration(full, aliases, object)?,
+            "fixed" => {
+                let size = object
+                    .get("size")
+                    .and_then(Json::as_u64)
+                    .and_then(|size| i32::try_from(size).ok());
+                let size = size.ok_or_else(|| self.error(SchemaProblem::Attribute("size")))? as usize;
+                Shape::Fixed {
+                    name: full,
+                    aliases,
+                    size,
+                }
+            }
+            _ => self.record(full, aliases, object, &space)?,
+        };
+        self.nodes[id.0 as usize].shape = shape;
+        self.annotate(id, object);
+        Ok(id)
+    }
+
+    fn enumeration(
+        &mut self,
+        name: String,
+        aliases: Vec<String>,
+        object: &Map<String, Json>,
+    ) -> Result<Shape, SchemaError> {
+        let symbols = object.get("symbols").and_then(Json::as_array);
+        let symbols = symbols.ok_or_else(|| self.error(SchemaProblem::Attribute("symbols")))?;
+        let symbols = symbols
+            .iter()
+            .map(|symbol| symbol.as_str().map(str::to_owned))
+            .collect::<Option<Vec<_>>>();
+        let symbols = symbols.ok_or_else(|| self.error(SchemaProblem::Attribute("symbols")))?;
+        let mut seen = std::collections::HashSet::new();
+        if let Some(symbol) = symbols.iter().find(|symbol| !seen.insert(symbol.as_str())) {
+            return Err(self.error(SchemaProblem::DuplicateSymbol(symbol.clone())));
+        }
+        let default = match object.get("default").and_then(Json::as_str) {
+            None => None,
+            Some(default) => match symbols.iter().position(|symbol| symbol == default) {
+                None => return Err(self.error(SchemaProblem::EnumDefault(default.to_owned()))),
+                index => index,
+            },
+        };
+        Ok(Shape::Enum {
+            name,
+            aliases,
+            symbols,
+            default,
+        })
+    }
+
+    fn record(
+        &mut self,
+        name: String,
+        aliases: Vec<String>,
+        object: &'j Map<String, Json>,
+        namespace: &str,
+    ) -> Result<Shape, SchemaError> {
+        let list = object.get("fields").and_then(Json::as_array);
+        let list = list.ok_or_else(|| self.error(SchemaProblem::Attribute("fields")))?;
+        let mut fields: Vec<Field> = Vec::with_capacity(list.len());
+        let mut seen = std::collections::HashSet::new();
+        for field in list {
+            let name = field.get("name").and_then(Json::as_str);
+            let name = name.ok_or_else(|| self.error(SchemaProblem::Attribute("name")))?;
+            if !names::is_name(name) {
+                return Err(self.error(SchemaProblem::Name(name.to_owned())));
+            }
+            if !seen.insert(name) {
+                return Err(self.error(SchemaProblem::DuplicateField(name.to_owned())));
+            }
+            let ty = field
+                .get("type")
+                .ok_or_else(|| self.error(SchemaProblem::Attribute("type")))?;
+            let node = self.part(ty, namespace, format!(".{name}"))?;
+            let aliases = strings(field.get("aliases"));
+            fields.push(Field {
+                name: name.to_owned(),
+                aliases,
+                node,
+                default: field.get("default").cloned(),
+            });
+        }
+        Ok(Shape::Record { name, aliases, fields })
+    }
+}
+
+fn strings(json: Option<&Json>) -> Vec<String> {
+    let list = json.and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+    list.iter()
+        .filter_map(|item| item.as_str().map(str::to_owned))
+        .collect()
+}
+
+fn primitive(name: &str) -> Option<Shape> {
+    Some(match name {
+        "null" => Shape::Null,
+        "boolean" => Shape::Boolean,
+        "int" => Shape::Int,
+        "long" => Shape::Long,
+        "float" => Shape::Float,
+        "double" => Shape::Double,
+        "bytes" => Shape::Bytes,
+        "string" => Shape::String,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

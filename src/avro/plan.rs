@@ -1,0 +1,224 @@
+//! A plan: what to extract from the data of one writer schema, compiled.
+//!
+//! Compile it once per (schema, wanted paths); run it once per record; ask it for values as they are needed. It has no
+//! state: what a run finds is in the caller's `marks`, beside the record's bytes, so any number of threads can use one
+//! plan for any number of records in flight.
+
+use std::sync::Arc;
+
+use super::compile;
+use super::decode;
+use super::error::DatumError;
+use super::path::{PathError, PathProblem};
+use super::program::Program;
+use super::run::{self, UNSET};
+use super::scan::{PADDING, Window};
+use super::schema::{NodeId, Schema};
+use super::select;
+use super::splice::{Draft, PlanError, Splice};
+use super::value::{Type, Value};
+use super::want::{Edge, Mark, Step, Want};
+
+/// Data up to this length are padded on the stack when their buffer has no room behind them.
+const SMALL_DATUM: usize = 2048;
+
+/// A compiled extraction. Immutable; `Send` and `Sync`.
+#[derive(Debug)]
+pub struct Plan {
+    writer: Arc<Schema>,
+    program: Program,
+    slots: Vec<Slot>,
+}
+
+/// One wanted path.
+#[derive(Debug)]
+struct Slot {
+    ty: Type,
+    sources: Vec<Ends>,
+}
+
+/// One place where a slot's value may be.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    start: Mark,
+    end: Mark,
+    node: NodeId,
+}
+
+impl Plan {
+    /// Compiles the extraction of `paths` (without `event.`) from data of `writer`; slot *n* is path *n*.
+    ///
+    /// # Errors
+    /// A path that is not written as one or that the schema does not have; the error names what there is.
+    pub fn compile(writer: Arc<Schema>, paths: &[&str]) -> Result<Plan, PathError> {
+        Plan::compile_wanting(writer, paths, |_| Vec::new()).map(|(plan, _)| plan)
+    }
+
+    /// Compiles the extraction of `paths` and, with it, the building of data of `output` from the same data.
+    ///
+    /// `new_fields` are the fields of `output` whose values the pipeline supplies.
+    ///
+    /// # Errors
+    /// Those of [`Plan::compile`] and of [`Splice::compile`].
+    pub fn compile_with_output(
+        writer: Arc<Schema>,
+        paths: &[&str],
+        output: Arc<Schema>,
+        new_fields: &[&str],
+    ) -> Result<(Plan, Splice), PlanError> {
+        let draft = Draft::of(&writer, &output, new_fields)?;
+        let (plan, marks) = Plan::compile_wanting(writer, paths, |ask| draft.ask(ask))?;
+        let splice = draft.finish(&plan.writer, output, &marks)?;
+        Ok((plan, splice))
+    }
+
+    /// Compiles, with further marks that `ask` asks for.
+    fn compile_wanting(
+        writer: Arc<Schema>,
+        paths: &[&str],
+        ask: impl FnOnce(&mut Ask<'_>) -> Vec<Mark>,
+    ) -> Result<(Plan, Vec<Mark>), PathError> {
+        let (mut want, mut asked) = (Want::default(), 0);
+        let mut slots = Vec::with_capacity(paths.len());
+        for path in paths {
+            let selection = select::select(&writer, path)?;
+            let sources = selection.sources.iter().map(|source| Ends {
+                start: want.ask(&source.trail, Edge::Start, &mut asked),
+                end: want.ask(&source.trail, Edge::End, &mut asked),
+                node: source.node,
+            });
+            slots.push(Slot {
+                sources: sources.collect(),
+                ty: selection.ty,
+            });
+        }
+        let mut further = ask(&mut Ask {
+            want: &mut want,
+            asked: &mut asked,
+        });
+        let mut marks = vec![0; asked as usize];
+        let mut count = 0;
+        want.number(&mut count, &mut marks);
+        for source in slots.iter_mut().flat_map(|slot| &mut slot.sources) {
+            source.start = marks[source.start as usize];
+            source.end = marks[source.end as usize];
+        }
+        further.iter_mut().for_each(|mark| *mark = marks[*mark as usize]);
+        let too_large = |_| PathError {
+            path: paths.join("\", \""),
+            problem: PathProblem::TooLarge,
+        };
+        let program = compile::compile(&writer, &want, count).map_err(too_large)?;
+        Ok((Plan { writer, program, slots }, further))
+    }
+
+    /// The schema of the data.
+    pub fn writer(&self) -> &Arc<Schema> {
+        &self.writer
+    }
+
+    /// How many values can be asked for: as many as paths were given.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The type of a slot's values: nullable when a union on the way has null or another branch, or an index or key on
+    /// the way may be absent.
+    ///
+    /// # Panics
+    /// When there is no such slot, which is a mistake of the caller.
+    pub fn slot_type(&self, slot: usize) -> Type {
+        self.slots[slot].ty.clone()
+    }
+
+    /// How many positions a run records.
+    pub fn marks(&self) -> usize {
+        self.program.marks as usize
+    }
+
+    /// Checks the datum `buf[start..end]`, all of it, and records where the wanted values are.
+    ///
+    /// `marks` needs room for [`Plan::marks`] positions; they count from the start of `buf`. When `buf` has at least
+    /// [`PADDING`] bytes behind `end` nothing is copied.
+    ///
+    /// # Errors
+    /// The first thing that keeps the bytes from being a datum of the schema; positions count from `start`.
+    pub fn run(&self, buf: &[u8], start: usize, end: usize, marks: &mut [u32]) -> Result<(), DatumError> {
+        if end >= u32::MAX as usize {
+            return Err(DatumError::TooLarge { bytes: end });
+        }
+        let datum = buf.get(start..end).ok_or(DatumError::Caller)?;
+        match Window::new(&buf[start..], end - start) {
+            Some(window) => run::run(&self.program, window, start as u32, marks),
+            None => self.run_copy(datum, start as u32, marks),
+        }
+    }
+
+    /// Runs on a copy with padding.
+    #[cold]
+    fn run_copy(&self, datum: &[u8], base: u32, marks: &mut [u32]) -> Result<(), DatumError> {
+        let (mut small, mut large);
+        let padded: &mut [u8] = if datum.len() <= SMALL_DATUM {
+            small = [0; SMALL_DATUM + PADDING];
+            &mut small
+        } else {
+            large = vec![0; datum.len() + PADDING];
+            &mut large
+        };
+        padded[..datum.len()].copy_from_slice(datum);
+        let window = Window::new(padded, datum.len()).ok_or(DatumError::Caller)?;
+        run::run(&self.program, window, base, marks)
+    }
+
+    /// The value of a slot after a run, null when it is absent. Text, bytes and symbols are borrowed; records, arrays and
+    /// maps are built.
+    ///
+    /// # Errors
+    /// What a run does not look at: a string that should be a UUID and is none, nesting too deep to build, an array of
+    /// nulls too long to build. Also what comes of giving other bytes or marks than the run's.
+    pub fn value<'a>(&'a self, slot: usize, buf: &'a [u8], marks: &[u32]) -> Result<Value<'a>, DatumError> {
+        match self.find(slot, marks) {
+            None => Ok(Value::Null),
+            Some(source) => {
+                let (start, end) = (
+                    marks[source.start as usize] as usize,
+                    marks[source.end as usize] as usize,
+                );
+                decode::decode(&self.writer, source.node, buf, start, end)
+            }
+        }
+    }
+
+    /// The encoded bytes of a slot after a run (of a union with its index), None when it is absent.
+    pub fn raw<'a>(&self, slot: usize, buf: &'a [u8], marks: &[u32]) -> Option<&'a [u8]> {
+        let source = self.find(slot, marks)?;
+        buf.get(marks[source.start as usize] as usize..marks[source.end as usize] as usize)
+    }
+
+    /// The source of a slot that this datum has.
+    fn find(&self, slot: usize, marks: &[u32]) -> Option<&Ends> {
+        let set = |mark: Mark| marks.get(mark as usize).is_some_and(|position| *position != UNSET);
+        self.slots
+            .get(slot)?
+            .sources
+            .iter()
+            .find(|source| set(source.start) && set(source.end))
+    }
+}
+
+/// Where further marks can be asked for.
+pub(crate) struct Ask<'a> {
+    want: &'a mut Want,
+    asked: &'a mut u32,
+}
+
+impl Ask<'_> {
+    /// Asks for the start or end of the field at the end of `trail`.
+    pub fn ask(&mut self, trail: &[Step], edge: Edge) -> Mark {
+        self.want.ask(trail, edge, self.asked)
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,221 @@
+//! The flat program that a schema becomes: what [`run`](super::run) executes.
+//!
+//! One operation is eight bytes, and each is about one type, or about one of the combinations that real schemas are made
+//! of: a nullable string, a union of primitives, an array of ints. Operations that need more than eight bytes keep it in a
+//! table of the program.
+//!
+//! Invariants, checked by [`Program::verify`] when a program is compiled: every target is an operation of the program,
+//! every table index is one of its table, every mark is below `marks`, and no operation but an unconditional change of
+//! course is the last.
+
+use std::ops::Range;
+
+use super::want::Mark;
+
+/// Place of an operation in the program.
+pub(crate) type Target = u32;
+
+/// How deeply a datum may be nested in arrays, maps and recursive records, each counting one.
+///
+/// What needs no place to return to does not count: a linked list may be as long as the datum.
+pub const MAX_DEPTH: usize = 256;
+
+/// One operation. In the fused ones that begin with `Nullable`, `some` is the index of the branch that is not null, as it
+/// stands in the datum: 0 or 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// A boolean.
+    Boolean,
+    /// An int.
+    Int,
+    /// A long.
+    Long,
+    /// So many bytes.
+    Fixed { size: u32 },
+    /// Bytes with their length.
+    Bytes,
+    /// A string with its length.
+    String,
+    /// An enum of so many symbols.
+    Enum { symbols: u32 },
+    /// A union of null and int.
+    NullableInt { some: u8 },
+    /// A union of null and long.
+    NullableLong { some: u8 },
+    /// A union of null and so many bytes.
+    NullableFixed { some: u8, size: u32 },
+    /// A union of null and bytes.
+    NullableBytes { some: u8 },
+    /// A union of null and string.
+    NullableString { some: u8 },
+    /// A union of null and an enum of so many symbols.
+    NullableEnum { some: u8, symbols: u32 },
+    /// A union of null and a record of fixed size: `smalls[table]`.
+    NullableSmall { some: u8, table: u32 },
+    /// A union of null and what follows; on null, goes to `null`.
+    Nullable { some: u8, null: Target },
+    /// A union: goes to `jumps[table + index]`.
+    Union { branches: u16, table: u32 },
+    /// A union of types without parts: `scalars[table]`.
+    Scalars { table: u32 },
+    /// Starts an array or map; goes to `exit` when it has no items.
+    Items { exit: Target },
+    /// Ends an item: goes to `body` for the next one, or on when there is none.
+    Next { body: Target },
+    /// A whole array of int.
+    Ints,
+    /// A whole array of long.
+    Longs,
+    /// A whole array of so many bytes each, not 0.
+    FixedItems { size: u32 },
+    /// A whole array of bytes.
+    BytesItems,
+    /// A whole array of strings.
+    Strings,
+    /// A whole array of what has no bytes.
+    EmptyItems,
+    /// A whole map of a union of types without parts: `scalars[table]`.
+    ScalarMap { table: u32 },
+    /// At the start of an array's item: goes to the target that `picks[table]` has for its number, or on.
+    Pick { table: u32 },
+    /// The key of a map's entry: goes to the target that `keys[table]` has for it, or on.
+    Key { table: u32 },
+    /// Runs the operations at `target` up to their `Return`.
+    Call { target: Target },
+    /// Ends what was called.
+    Return,
+    /// Goes to `target`.
+    Jump { target: Target },
+    /// Records the position.
+    Mark { mark: Mark },
+    /// Ends the datum.
+    End,
+}
+
+/// One branch of a union of types without parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scalar {
+    /// So many bytes; null has none.
+    Fixed(u32),
+    /// A boolean.
+    Boolean,
+    /// An int.
+    Int,
+    /// A long.
+    Long,
+    /// Bytes with their length.
+    Bytes,
+    /// A string with its length.
+    String,
+    /// An enum of so many symbols.
+    Enum(u32),
+}
+
+/// A record of fixed size: at most [`Small::MAX_SIZE`] bytes, some of which have a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Small {
+    /// Bytes.
+    pub size: u32,
+    /// Where the record's fields are booleans and enums.
+    pub checks: Vec<Check>,
+    /// The operation behind the union: what follows `NullableSmall` is the same union again, for all that is unusual.
+    pub next: Target,
+}
+
+impl Small {
+    /// So that it lies within the bytes that may be read behind a datum's end.
+    pub const MAX_SIZE: u32 = 56;
+}
+
+/// A byte of limited value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Check {
+    /// Where in the record.
+    pub offset: u8,
+    /// The value is below this.
+    pub limit: u8,
+    /// Bits that it must not have: 1 for the index of an enum, which is never negative.
+    pub forbidden: u8,
+}
+
+/// What to do with the value of a wanted key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyTarget {
+    /// The key.
+    pub key: String,
+    /// Marks that an earlier entry of the same key may have left.
+    pub marks: Range<Mark>,
+    /// The operations for its value.
+    pub target: Target,
+}
+
+/// A compiled schema.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Program {
+    pub ops: Vec<Op>,
+    /// Targets of unions.
+    pub jumps: Vec<Target>,
+    pub scalars: Vec<Vec<Scalar>>,
+    pub smalls: Vec<Small>,
+    /// Sorted by number.
+    pub picks: Vec<Vec<(u32, Target)>>,
+    pub keys: Vec<Vec<KeyTarget>>,
+    /// Positions that a run records.
+    pub marks: u32,
+    /// Frames that a run can need at once, at most [`MAX_DEPTH`].
+    pub depth: usize,
+}
+
+impl Program {
+    /// Whether the invariants of this module hold.
+    pub fn verify(&self) -> bool {
+        let target = |target: &Target| (*target as usize) < self.ops.len();
+        let op = |op: &Op| match op {
+            Op::Nullable { null: t, .. } | Op::Items { exit: t } | Op::Next { body: t } => target(t),
+            Op::Call { target: t } | Op::Jump { target: t } => target(t),
+            Op::Union { branches, table } => (*table as usize) + (*branches as usize) <= self.jumps.len(),
+            Op::Scalars { table } | Op::ScalarMap { table } => (*table as usize) < self.scalars.len(),
+            Op::NullableSmall { table, .. } => (*table as usize) < self.smalls.len(),
+            Op::Pick { table } => (*table as usize) < self.picks.len(),
+            Op::Key { table } => (*table as usize) < self.keys.len(),
+            Op::Mark { mark } => *mark < self.marks,
+            Op::FixedItems { size } => *size > 0,
+            _ => true,
+        };
+        let small = |small: &Small| {
+            let inside = |check: &Check| u32::from(check.offset) < small.size;
+            small.size <= Small::MAX_SIZE && target(&small.next) && small.checks.iter().all(inside)
+        };
+        let key = |key: &KeyTarget| target(&key.target) && key.marks.end <= self.marks;
+        matches!(self.ops.last(), Some(Op::End | Op::Return | Op::Jump { .. }))
+            && self.depth <= MAX_DEPTH
+            && self.ops.iter().all(op)
+            && self.jumps.iter().all(target)
+            && self.smalls.iter().all(small)
+            && self.picks.iter().flatten().all(|(_, t)| target(t))
+            && self.keys.iter().flatten().all(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_is_eight_bytes() {
+        assert_eq!(size_of::<Op>(), 8);
+    }
+
+    #[test]
+    fn a_target_outside_is_found() {
+        let mut program = Program {
+            ops: vec![Op::Items { exit: 2 }, Op::Next { body: 1 }, Op::End],
+            ..Program::default()
+        };
+        assert!(program.verify());
+        program.ops[0] = Op::Items { exit: 3 };
+        assert!(!program.verify());
+        program.ops = vec![Op::Int];
+        assert!(!program.verify(), "runs off its end");
+    }
+}

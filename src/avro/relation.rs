@@ -1,0 +1,200 @@
+//! Two questions about a writer's type and an output's type: are the bytes the same, and is there a conversion at all?
+//!
+//! Types may be recursive, so both are questions about a graph: a pair that is asked about while it is being looked at is
+//! taken to hold, and if it turns out not to, what was concluded from it is forgotten.
+
+use std::collections::HashMap;
+
+use super::resolve::{same_name, source_of};
+use super::schema::{Field, Logical, Node, NodeId, Schema, Shape};
+
+/// Levels of types that are looked at; beyond, the answer is no.
+const MAX_LEVELS: usize = 512;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Question {
+    SameBytes,
+    Resolves,
+}
+
+type Pair = (Question, NodeId, NodeId);
+
+/// What is known of pairs of types of two schemas.
+pub(crate) struct Relation<'s> {
+    writer: &'s Schema,
+    output: &'s Schema,
+    known: HashMap<Pair, bool>,
+    /// Pairs in the order in which they were looked at.
+    order: Vec<Pair>,
+    level: usize,
+}
+
+impl<'s> Relation<'s> {
+    pub fn new(writer: &'s Schema, output: &'s Schema) -> Relation<'s> {
+        Relation {
+            writer,
+            output,
+            known: HashMap::new(),
+            order: Vec::new(),
+            level: 0,
+        }
+    }
+
+    /// Whether every datum of `from` is, byte for byte, the datum of `to` that it resolves to.
+    pub fn same_bytes(&mut self, from: NodeId, to: NodeId) -> bool {
+        self.ask(Question::SameBytes, from, to)
+    }
+
+    /// Whether data of `from` can be converted to data of `to`, though perhaps not every one.
+    pub fn resolves(&mut self, from: NodeId, to: NodeId) -> bool {
+        self.ask(Question::Resolves, from, to)
+    }
+
+    fn ask(&mut self, question: Question, from: NodeId, to: NodeId) -> bool {
+        let pair = (question, from, to);
+        if let Some(known) = self.known.get(&pair) {
+            return *known;
+        }
+        if self.level > MAX_LEVELS {
+            return false;
+        }
+        let begun = self.order.len();
+        self.order.push(pair);
+        self.known.insert(pair, true);
+        self.level += 1;
+        let holds = match question {
+            Question::SameBytes => self.look_same(from, to),
+            Question::Resolves => self.look_resolves(from, to),
+        };
+        self.level -= 1;
+        if !holds {
+            let forget: Vec<Pair> = self.order.drain(begun..).collect();
+            for pair in forget {
+                if self.known.get(&pair) == Some(&true) {
+                    self.known.remove(&pair);
+                }
+            }
+            self.known.insert(pair, false);
+        }
+        holds
+    }
+
+    fn look_same(&mut self, from: NodeId, to: NodeId) -> bool {
+        let (writer, output) = (self.writer, self.output);
+        let (a, b) = (writer.node(from), output.node(to));
+        match (&a.shape, &b.shape) {
+            (Shape::Record { fields: from, .. }, Shape::Record { fields: to, .. }) => {
+                from.len() == to.len()
+                    && to.iter().enumerate().all(|(number, field)| {
+                        source_of(field, from) == Some(number) && self.same_bytes(from[number].node, field.node)
+                    })
+            }
+            (Shape::Union(from), Shape::Union(to)) => {
+                from.len() <= to.len()
+                    && from.iter().enumerate().all(|(number, branch)| {
+                        self.same_bytes(*branch, to[number]) && self.choose(*branch, to) == Some(number)
+                    })
+            }
+            (Shape::Array(from), Shape::Array(to)) | (Shape::Map(from), Shape::Map(to)) => self.same_bytes(*from, *to),
+            (Shape::Enum { symbols: from, .. }, Shape::Enum { symbols: to, .. }) => to.starts_with(from),
+            _ => same_scalar(a, b),
+        }
+    }
+
+    fn look_resolves(&mut self, from: NodeId, to: NodeId) -> bool {
+        let (writer, output) = (self.writer, self.output);
+        let (a, b) = (writer.node(from), output.node(to));
+        match (&a.shape, &b.shape) {
+            (Shape::Union(branches), _) => branches.iter().any(|branch| self.resolves(*branch, to)),
+            (_, Shape::Union(branches)) => self.choose(from, branches).is_some(),
+            (Shape::Record { fields: from, .. }, Shape::Record { fields: to, .. }) => {
+                to.iter().all(|field: &Field| match source_of(field, from) {
+                    Some(number) => self.resolves(from[number].node, field.node),
+                    None => field.default.is_some(),
+                })
+            }
+            (Shape::Array(from), Shape::Array(to)) | (Shape::Map(from), Shape::Map(to)) => self.resolves(*from, *to),
+            (Shape::Enum { .. }, Shape::Enum { .. }) => true,
+            _ => same_scalar(a, b) || converts(a, b),
+        }
+    }
+
+    /// The branch of an output's union that data of `from`, which is no union, go to.
+    pub fn choose(&mut self, from: NodeId, branches: &[NodeId]) -> Option<usize> {
+        let (writer, output) = (self.writer, self.output);
+        let node = writer.node(from);
+        let exact = |branch: &NodeId| {
+            let to = output.node(*branch);
+            match (node.shape.name(), to.shape.name()) {
+                (Some(from), Some(to)) => from == to,
+                (None, None) => node.shape.kind() == to.shape.kind() && node.logical == to.logical,
+                _ => false,
+            }
+        };
+        let near = |branch: &NodeId| {
+            let to = &output.node(*branch).shape;
+            same_name(&node.shape, to) || (node.shape.name().is_none() && node.shape.kind() == to.kind())
+        };
+        let candidates = |suits: &dyn Fn(&NodeId) -> bool| -> Vec<usize> {
+            branches
+                .iter()
+                .enumerate()
+                .filter(|(_, branch)| suits(branch))
+                .map(|(number, _)| number)
+                .collect()
+        };
+        let order = [candidates(&exact), candidates(&near), candidates(&|_| true)].concat();
+        order.into_iter().find(|number| self.resolves(from, branches[*number]))
+    }
+}
+
+/// Whether the bytes of a type without parts mean the same as another.
+fn same_scalar(from: &Node, to: &Node) -> bool {
+    let shapes = match (&from.shape, &to.shape) {
+        (Shape::Int, Shape::Int | Shape::Long) | (Shape::Long, Shape::Long) => true,
+        (Shape::String, Shape::String | Shape::Bytes) | (Shape::Bytes, Shape::Bytes) => true,
+        (Shape::Fixed { size: from, .. }, Shape::Fixed { size: to, .. }) => from == to,
+        (Shape::Null | Shape::Boolean | Shape::Float | Shape::Double, to) => *to == from.shape,
+        _ => false,
+    };
+    let meaning = match (from.logical, to.logical) {
+        (_, None) => true,
+        // A text that is to be a UUID must be looked at; a number or bytes can be declared to be more than that.
+        (None, Some(Logical::Uuid)) => matches!(from.shape, Shape::Fixed { .. }),
+        (None, Some(_)) => true,
+        (
+            Some(Logical::Decimal {
+                precision: p1,
+                scale: s1,
+            }),
+            Some(Logical::Decimal {
+                precision: p2,
+                scale: s2,
+            }),
+        ) => s1 == s2 && p1 <= p2,
+        (Some(from), Some(to)) => from == to,
+    };
+    shapes && meaning
+}
+
+/// Whether values of a type without parts can be written as another, if need be only some of them.
+fn converts(from: &Node, to: &Node) -> bool {
+    use Shape::{Bytes, Double, Enum, Fixed, Float, Int, Long, String};
+    match (from.logical, to.logical) {
+        (None, None) => matches!(
+            (&from.shape, &to.shape),
+            (Int | Long | Float, Float | Double) | (Double, Double) | (Bytes, String) | (Enum { .. }, String)
+        ),
+        (Some(from), Some(to)) => matches!(
+            (from, to),
+            (Logical::Time(_), Logical::Time(_))
+                | (Logical::Timestamp(_), Logical::Timestamp(_))
+                | (Logical::LocalTimestamp(_), Logical::LocalTimestamp(_))
+                | (Logical::Decimal { .. }, Logical::Decimal { .. })
+                | (Logical::Uuid, Logical::Uuid)
+        ),
+        (None, Some(Logical::Uuid)) => matches!((&from.shape, &to.shape), (String, String | Fixed { .. })),
+        (Some(Logical::Uuid), None) => matches!((&from.shape, &to.shape), (Fixed { .. }, String)),
+        _ => false,
+    }
+}

@@ -1,0 +1,205 @@
+//! How data of a writer's type become data of an output's type: Avro's schema resolution, decided once per pair of types.
+//!
+//! The rules are the specification's ("Schema Resolution"): fields by name and alias, defaults for what the writer lacks,
+//! unions by the branch that suits, numbers to wider numbers, string to bytes and back, enum symbols by name. Beyond them,
+//! logical types are not ignored: a timestamp changes its unit, a decimal its scale, and what would lose something is an
+//! error of that record instead of a wrong value. Names of records need not agree outside of unions, because an output is
+//! a schema of its own.
+
+use std::collections::HashMap;
+
+use super::default;
+use super::encode::EncodeError;
+use super::names;
+use super::relation::Relation;
+use super::schema::{Field, NodeId, Schema, Shape};
+
+/// A conversion's number in its [`Resolution`].
+pub(crate) type ConversionId = usize;
+
+/// What to do with the data of one type.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Conversion {
+    /// The bytes are right as they are.
+    Copy,
+    /// Read the value and write it.
+    Value,
+    /// The output's index for every symbol, if it has one.
+    Symbols(Vec<Option<usize>>),
+    /// What to do with the datum of every branch, if there is something.
+    Branches(Vec<Option<ConversionId>>),
+    /// Write the index of a branch before the datum.
+    Wrap {
+        /// The index.
+        branch: usize,
+        /// What to do with the datum.
+        inner: ConversionId,
+    },
+    /// What to do with the items of an array.
+    Items(ConversionId),
+    /// What to do with the values of a map.
+    Entries(ConversionId),
+    /// Where each of the output's fields comes from.
+    Fields(Vec<Source>),
+    /// Nothing can be done.
+    Impossible,
+}
+
+/// Where a field of an output comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Source {
+    /// A field of the input.
+    Input {
+        /// Its number.
+        field: usize,
+        /// What to do with it.
+        conversion: ConversionId,
+    },
+    /// These bytes.
+    Default(Vec<u8>),
+}
+
+/// A conversion, and the types that it is between.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Step {
+    pub writer: NodeId,
+    pub output: NodeId,
+    pub conversion: Conversion,
+}
+
+/// The conversions between two schemas that something needs.
+#[derive(Debug, Default)]
+pub(crate) struct Resolution {
+    pub steps: Vec<Step>,
+}
+
+/// Decides conversions between two schemas.
+pub(crate) struct Resolver<'s> {
+    pub writer: &'s Schema,
+    pub output: &'s Schema,
+    pub relation: Relation<'s>,
+    pub resolution: Resolution,
+    known: HashMap<(NodeId, NodeId), ConversionId>,
+}
+
+impl<'s> Resolver<'s> {
+    pub fn new(writer: &'s Schema, output: &'s Schema) -> Resolver<'s> {
+        let relation = Relation::new(writer, output);
+        Resolver {
+            writer,
+            output,
+            relation,
+            resolution: Resolution::default(),
+            known: HashMap::new(),
+        }
+    }
+
+    /// The conversion of data of `from` to data of `to`.
+    ///
+    /// # Errors
+    /// A default that is not of its field's type.
+    pub fn convert(&mut self, from: NodeId, to: NodeId) -> Result<ConversionId, EncodeError> {
+        if let Some(id) = self.known.get(&(from, to)) {
+            return Ok(*id);
+        }
+        let id = self.resolution.steps.len();
+        self.known.insert((from, to), id);
+        self.resolution.steps.push(Step {
+            writer: from,
+            output: to,
+            conversion: Conversion::Impossible,
+        });
+        self.resolution.steps[id].conversion = self.decide(from, to)?;
+        Ok(id)
+    }
+
+    fn decide(&mut self, from: NodeId, to: NodeId) -> Result<Conversion, EncodeError> {
+        if self.relation.same_bytes(from, to) {
+            return Ok(Conversion::Copy);
+        }
+        if !self.relation.resolves(from, to) {
+            return Ok(Conversion::Impossible);
+        }
+        let (writer, output) = (self.writer, self.output);
+        Ok(match (&writer.node(from).shape, &output.node(to).shape) {
+            (Shape::Union(branches), _) => {
+                let mut conversions = Vec::with_capacity(branches.len());
+                for branch in branches {
+                    let resolves = self.relation.resolves(*branch, to);
+                    conversions.push(if resolves {
+                        Some(self.convert(*branch, to)?)
+                    } else {
+                        None
+                    });
+                }
+                Conversion::Branches(conversions)
+            }
+            (_, Shape::Union(branches)) => match self.relation.choose(from, branches) {
+                Some(branch) => Conversion::Wrap {
+                    branch,
+                    inner: self.convert(from, branches[branch])?,
+                },
+                None => Conversion::Impossible,
+            },
+            (Shape::Record { fields: from, .. }, Shape::Record { fields: to, .. }) => {
+                Conversion::Fields(self.fields(from, to)?)
+            }
+            (Shape::Array(from), Shape::Array(to)) => Conversion::Items(self.convert(*from, *to)?),
+            (Shape::Map(from), Shape::Map(to)) => Conversion::Entries(self.convert(*from, *to)?),
+            (
+                Shape::Enum { symbols: from, .. },
+                Shape::Enum {
+                    symbols: to, default, ..
+                },
+            ) => {
+                let place = |symbol| to.iter().position(|known| known == symbol).or(*default);
+                Conversion::Symbols(from.iter().map(place).collect())
+            }
+            _ => Conversion::Value,
+        })
+    }
+
+    fn fields(&mut self, from: &[Field], to: &[Field]) -> Result<Vec<Source>, EncodeError> {
+        let mut sources = Vec::with_capacity(to.len());
+        for field in to {
+            let source = match (source_of(field, from), &field.default) {
+                (Some(number), _) => {
+                    let conversion = self.convert(from[number].node, field.node);
+                    let conversion = conversion.map_err(|error| error.within(&format!(".{}", field.name)))?;
+                    Source::Input {
+                        field: number,
+                        conversion,
+                    }
+                }
+                (None, Some(json)) => {
+                    let mut bytes = Vec::new();
+                    default::encode(self.output, field.node, json, &mut bytes)
+                        .map_err(|error| error.within(&format!(".{}", field.name)))?;
+                    Source::Default(bytes)
+                }
+                // `resolves` has said that every field has a source.
+                (None, None) => Source::Default(Vec::new()),
+            };
+            sources.push(source);
+        }
+        Ok(sources)
+    }
+}
+
+/// The number of the writer's field that an output's field takes: of its name, or of one of its aliases.
+pub(crate) fn source_of(field: &Field, from: &[Field]) -> Option<usize> {
+    let named = |name: &str| from.iter().position(|candidate| candidate.name == name);
+    named(&field.name).or_else(|| field.aliases.iter().find_map(|alias| named(alias)))
+}
+
+/// Whether two named types go by one name: the same, an alias, or the same but for the namespace.
+pub(crate) fn same_name(from: &Shape, to: &Shape) -> bool {
+    match (from.name(), to.name()) {
+        (Some(from), Some(name)) => {
+            from == name
+                || to.aliases().iter().any(|alias| alias == from)
+                || names::short_name(from) == names::short_name(name)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,241 @@
+//! A schema: its types as an arena of nodes, in which a name has become a number.
+//!
+//! Everything that reads or writes Avro here works on this arena. It is built once per schema id by [`parse`](super::parse),
+//! and never changes, so it is shared freely between threads.
+//!
+//! Invariants: every [`NodeId`] in a schema is one of its nodes; no datum is endless (a record never contains itself
+//! without a union, array or map between); nesting, where it is not recursion by name, is at most [`MAX_NESTING`].
+
+use super::value::{Type, Unit};
+use super::{parse, types};
+
+/// How deeply types may be nested, not counting recursion.
+pub const MAX_NESTING: usize = 128;
+
+/// A type's number in its schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) u32);
+
+/// One type: how it is written, and what it means beyond that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// How its data are written.
+    pub shape: Shape,
+    /// Its logical type, when it has one that is known and valid. Others are ignored, as the specification says.
+    pub logical: Option<Logical>,
+}
+
+/// How data of a type are written.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shape {
+    /// No bytes.
+    Null,
+    /// One byte, 0 or 1.
+    Boolean,
+    /// Zigzag varint of 32 bits.
+    Int,
+    /// Zigzag varint of 64 bits.
+    Long,
+    /// Four bytes, little-endian IEEE 754.
+    Float,
+    /// Eight bytes, little-endian IEEE 754.
+    Double,
+    /// A `long` length, and that many bytes.
+    Bytes,
+    /// The same, in UTF-8.
+    String,
+    /// `size` bytes.
+    Fixed {
+        /// Full name.
+        name: String,
+        /// Full names that it also goes by.
+        aliases: Vec<String>,
+        /// Bytes.
+        size: usize,
+    },
+    /// The index of a symbol, as an `int`.
+    Enum {
+        /// Full name.
+        name: String,
+        /// Full names that it also goes by.
+        aliases: Vec<String>,
+        /// Symbols, in order.
+        symbols: Vec<String>,
+        /// Index of the symbol that a reader takes for one that it does not know.
+        default: Option<usize>,
+    },
+    /// Blocks of items, closed by an empty one.
+    Array(NodeId),
+    /// Blocks of string keys and values, closed by an empty one.
+    Map(NodeId),
+    /// The index of a branch, and its datum.
+    Union(Vec<NodeId>),
+    /// Fields, one after the other.
+    Record {
+        /// Full name.
+        name: String,
+        /// Full names that it also goes by.
+        aliases: Vec<String>,
+        /// Fields, in order.
+        fields: Vec<Field>,
+    },
+}
+
+/// A field of a record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// Names that it also goes by.
+    pub aliases: Vec<String>,
+    /// Its type.
+    pub node: NodeId,
+    /// What a reader takes where the writer has no such field.
+    pub default: Option<serde_json::Value>,
+}
+
+/// What a value means beyond its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logical {
+    /// `date` on `int`.
+    Date,
+    /// `time-millis` on `int`, `time-micros` on `long`; also `time-nanos` on `long`, which is Messina's own (CQL's `time`).
+    Time(Unit),
+    /// `timestamp-millis`, `-micros`, `-nanos` on `long`.
+    Timestamp(Unit),
+    /// `local-timestamp-millis`, `-micros`, `-nanos` on `long`.
+    LocalTimestamp(Unit),
+    /// `decimal` on `bytes` and `fixed`.
+    Decimal {
+        /// Digits in all.
+        precision: u32,
+        /// Digits behind the point.
+        scale: u32,
+    },
+    /// `uuid` on `string` and `fixed(16)`.
+    Uuid,
+    /// `duration` on `fixed(12)`.
+    Duration,
+}
+
+/// A parsed schema. Immutable; `Send` and `Sync`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schema {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) facts: Vec<Facts>,
+    pub(crate) root: NodeId,
+    pub(crate) json: String,
+}
+
+/// What is worth knowing of a node before a datum is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Facts {
+    /// A datum of it may contain another datum of it.
+    pub recursive: bool,
+    /// Its data have no bytes: null, and what is made of nulls.
+    pub empty: bool,
+    /// It is a record that is worth one copy in a program, not one per use.
+    pub shared: bool,
+}
+
+pub use parse::SchemaError;
+
+impl Schema {
+    /// Parses a schema that refers to no other.
+    pub fn parse(json: &str) -> Result<Schema, SchemaError> {
+        parse::parse(json, &[])
+    }
+
+    /// Parses a schema with the schemas that it refers to, each after those that it refers to itself (the order in which
+    /// the registry's references are resolved). A type that is defined twice in the same words is one type.
+    pub fn parse_with_references(json: &str, references: &[&str]) -> Result<Schema, SchemaError> {
+        parse::parse(json, references)
+    }
+
+    /// The type of a whole datum.
+    pub fn root_type(&self) -> Type {
+        types::type_of(self, self.root)
+    }
+
+    /// The schema's text, self-contained: types of referenced schemas stand where they are first used.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// The outermost type.
+    pub fn root(&self) -> NodeId {
+        self.root
+    }
+
+    /// One type.
+    pub fn node(&self, id: NodeId) -> &Node {
+        // In range: the invariant of this module.
+        &self.nodes[id.0 as usize]
+    }
+
+    pub(crate) fn facts(&self, id: NodeId) -> Facts {
+        self.facts[id.0 as usize]
+    }
+
+    /// The fields of the outermost record, when the outermost type is one.
+    pub fn fields(&self) -> Option<&[Field]> {
+        match &self.node(self.root).shape {
+            Shape::Record { fields, .. } => Some(fields),
+            _ => None,
+        }
+    }
+
+    /// The type of one of the outermost record's fields.
+    pub fn field_type(&self, name: &str) -> Option<Type> {
+        let field = self.fields()?.iter().find(|field| field.name == name)?;
+        Some(types::type_of(self, field.node))
+    }
+}
+
+impl Shape {
+    /// The full name of a named type.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Shape::Fixed { name, .. } | Shape::Enum { name, .. } | Shape::Record { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The full names that a named type also goes by.
+    pub fn aliases(&self) -> &[String] {
+        match self {
+            Shape::Fixed { aliases, .. } | Shape::Enum { aliases, .. } | Shape::Record { aliases, .. } => aliases,
+            _ => &[],
+        }
+    }
+
+    /// The word of the specification for it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Shape::Null => "null",
+            Shape::Boolean => "boolean",
+            Shape::Int => "int",
+            Shape::Long => "long",
+            Shape::Float => "float",
+            Shape::Double => "double",
+            Shape::Bytes => "bytes",
+            Shape::String => "string",
+            Shape::Fixed { .. } => "fixed",
+            Shape::Enum { .. } => "enum",
+            Shape::Array(_) => "array",
+            Shape::Map(_) => "map",
+            Shape::Union(_) => "union",
+            Shape::Record { .. } => "record",
+        }
+    }
+
+    /// The types that a datum of this one is made of.
+    pub(crate) fn children(&self) -> Vec<NodeId> {
+        match self {
+            Shape::Array(items) | Shape::Map(items) => vec![*items],
+            Shape::Union(branches) => branches.clone(),
+            Shape::Record { fields, .. } => fields.iter().map(|field| field.node).collect(),
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The type of a node's values, in the vocabulary that checks compare with.
+//!
+//! A [`Type`] is a tree, and a schema may be a graph without end: recursion is cut off as [`Type::Any`], and so is what is
+//! larger than anyone would read.
+
+use super::schema::{Logical, NodeId, Schema, Shape};
+use super::value::Type;
+
+/// Parts that a type may have before the rest is `any`.
+const MAX_PARTS: usize = 10_000;
+/// Levels that a type may have before the rest is `any`.
+const MAX_LEVELS: usize = 64;
+
+/// The type of the values of a node.
+pub(crate) fn type_of(schema: &Schema, id: NodeId) -> Type {
+    Builder {
+        schema,
+        open: Vec::new(),
+        parts: 0,
+    }
+    .node(id)
+}
+
+/// One type for values that may be of any of `types`: the same, or a union without doubles, nullable where one is.
+pub(crate) fn either(types: Vec<Type>) -> Type {
+    let nullable = types.iter().any(|t| matches!(t, Type::Nullable(_) | Type::Null));
+    let mut distinct: Vec<Type> = Vec::new();
+    for ty in types {
+        let parts = match ty.non_null().clone() {
+            Type::Null => continue,
+            Type::Union(parts) => parts,
+            part => vec![part],
+        };
+        for part in parts {
+            if !distinct.contains(&part) {
+                distinct.push(part);
+            }
+        }
+    }
+    let ty = match distinct.len() {
+        0 => return Type::Null,
+        1 => distinct.swap_remove(0),
+        _ => Type::Union(distinct),
+    };
+    if nullable { ty.nullable() } else { ty }
+}
+
+struct Builder<'s> {
+    schema: &'s Schema,
+    /// The records that are being built.
+    open: Vec<NodeId>,
+    parts: usize,
+}
+
+impl Builder<'_> {
+    fn node(&mut self, id: NodeId) -> Type {
+        self.parts += 1;
+        if self.parts > MAX_PARTS || self.open.len() > MAX_LEVELS || self.open.contains(&id) {
+            return Type::Any;
+        }
+        let node = self.schema.node(id);
+        if let Some(logical) = node.logical {
+            return logical_type(logical);
+        }
+        match &node.shape {
+            Shape::Null => Type::Null,
+            Shape::Boolean => Type::Bool,
+            Shape::Int => Type::Int,
+            Shape::Long => Type::Long,
+            Shape::Float => Type::Float,
+            Shape::Double => Type::Double,
+            Shape::Bytes => Type::Bytes,
+            Shape::String => Type::String,
+            Shape::Fixed { size, .. } => Type::Fixed(*size),
+            Shape::Enum { symbols, .. } => Type::Enum(symbols.clone()),
+            Shape::Array(items) => Type::List(Box::new(self.node(*items))),
+            Shape::Map(values) => Type::Map(Box::new(Type::String), Box::new(self.node(*values))),
+            Shape::Union(branches) => either(branches.iter().map(|branch| self.node(*branch)).collect()),
+            Shape::Record { fields, .. } => {
+                self.open.push(id);
+                let fields = fields
+                    .iter()
+                    .map(|field| (field.name.clone(), self.node(field.node)))
+                    .collect();
+                self.open.pop();
+                Type::Record(fields)
+            }
+        }
+    }
+}
+
+fn logical_type(logical: Logical) -> Type {
+    match logical {
+        Logical::Date => Type::Date,
+        Logical::Time(unit) => Type::Time(unit),
+        Logical::Timestamp(unit) => Type::Timestamp(unit),
+        Logical::LocalTimestamp(unit) => Type::LocalTimestamp(unit),
+        Logical::Decimal { precision, scale } => Type::Decimal { precision, scale },
+        Logical::Uuid => Type::Uuid,
+        Logical::Duration => Type::Duration,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::avro::value::Unit;
+
+    fn ty(json: &str) -> Type {
+        Schema::parse(json).unwrap().root_type()
+    }
+
+    #[test]
+    fn unions_lose_their_null() {
+        assert_eq!(ty(r#"["null","long"]"#), Type::Long.nullable());
+        assert_eq!(ty(r#"["null"]"#), Type::Null);
+        assert_eq!(ty(r#"["int","string"]"#), Type::Union(vec![Type::Int, Type::String]));
+        assert_eq!(
+            ty(r#"["int","null","string"]"#),
+            Type::Union(vec![Type::Int, Type::String]).nullable()
+        );
+    }
+
+    #[test]
+    fn logical_types_say_what_they_are() {
+        assert_eq!(
+            ty(r#"{"type":"long","logicalType":"timestamp-micros"}"#),
+            Type::Timestamp(Unit::Micros)
+        );
+        assert_eq!(ty(r#"{"type":"string","logicalType":"uuid"}"#), Type::Uuid);
+        assert_eq!(
+            ty(r#"{"type":"string","logicalType":"date"}"#),
+            Type::String,
+            "date is not for strings"
+        );
+        assert_eq!(ty(r#"{"type":"long","logicalType":"beats"}"#), Type::Long);
+    }
+
+    #[test]
+    fn recursion_ends_in_any() {
+        let t = ty(r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}"#);
+        assert_eq!(t, Type::Record(vec![("next".into(), Type::Any)]));
+    }
+
+    #[test]
+    fn a_type_that_doubles_at_each_level_stays_small() {
+        let mut json = r#"{"type":"record","name":"R0","fields":[{"name":"x","type":"int"}]}"#.to_owned();
+        for i in 1..25 {
+            let p = i - 1;
+            json = format!(
+                r#"{{"type":"record","name":"R{i}","fields":[{{"name":"a","type":{json}}},{{"name":"b","type":"R{p}"}}]}}"#
+            );
+        }
+        let _ = ty(&json);
+    }
+}

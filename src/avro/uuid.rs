@@ -1,0 +1,92 @@
+//! UUIDs as text.
+//!
+//! Producers write them in more ways than RFC 9562 has, so reading is lenient: with or without hyphens (where they
+//! belong), upper or lower case, in braces, or behind `urn:uuid:`. Writing is the RFC's lower-case form.
+
+/// The 16 bytes of a UUID in one of its text forms.
+pub fn parse(text: &[u8]) -> Option<[u8; 16]> {
+    let text = text.strip_prefix(b"urn:uuid:").unwrap_or(text);
+    let text = text
+        .strip_prefix(b"{")
+        .and_then(|text| text.strip_suffix(b"}"))
+        .unwrap_or(text);
+    let mut out = [0; 16];
+    let mut digits = 0;
+    for (at, byte) in text.iter().enumerate() {
+        let hyphen = text.len() == 36 && matches!(at, 8 | 13 | 18 | 23);
+        if hyphen {
+            if *byte != b'-' {
+                return None;
+            }
+            continue;
+        }
+        let digit = (*byte as char).to_digit(16)? as u8;
+        let place = out.get_mut(digits / 2)?;
+        *place = *place << 4 | digit;
+        digits += 1;
+    }
+    (digits == 32 && matches!(text.len(), 32 | 36)).then_some(out)
+}
+
+/// The text of a UUID: 36 characters, lower case.
+pub fn text(uuid: &[u8; 16]) -> [u8; 36] {
+    let mut out = [b'-'; 36];
+    let mut at = 0;
+    for byte in uuid {
+        if matches!(at, 8 | 13 | 18 | 23) {
+            at += 1;
+        }
+        for digit in [byte >> 4, byte & 15] {
+            out[at] = b"0123456789abcdef"[digit as usize];
+            at += 1;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_usual_form_is_read() {
+        let uuid: [u8; 16] = std::array::from_fn(|i| i as u8 * 17);
+        for form in [
+            "00112233-4455-6677-8899-aabbccddeeff",
+            "00112233-4455-6677-8899-AABBCCDDEEFF",
+            "00112233445566778899aabbccddeeff",
+            "{00112233-4455-6677-8899-aabbccddeeff}",
+            "urn:uuid:00112233-4455-6677-8899-aabbccddeeff",
+        ] {
+            assert_eq!(parse(form.as_bytes()), Some(uuid), "{form}");
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for form in [
+            "",
+            "00112233-4455-6677-8899-aabbccddeef",
+            "00112233-4455-6677-8899-aabbccddeeffa",
+            "0011223-34455-6677-8899-aabbccddeeff",
+            "g0112233-4455-6677-8899-aabbccddeeff",
+            "{00112233-4455-6677-8899-aabbccddeeff",
+            "001122334455-6677-8899-aabbccddeeff",
+        ] {
+            assert_eq!(parse(form.as_bytes()), None, "{form}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_is_read_back(uuid in any::<[u8; 16]>()) {
+            prop_assert_eq!(parse(&text(&uuid)), Some(uuid));
+        }
+
+        #[test]
+        fn no_bytes_are_a_crash(bytes in proptest::collection::vec(any::<u8>(), 0..50)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

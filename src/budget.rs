@@ -1,0 +1,199 @@
+//! Admission: how many records, and how many bytes of them, may be in flight at once.
+//!
+//! A partition that is over the budget is paused and polled on. Pausing and resuming are not free (librdkafka throws away what
+//! it has prefetched), so there is hysteresis: full at the limit, free again at 80 % of it.
+//!
+//! Invariants:
+//! - through [`Budget::try_admit`], at most `max_records` records are in flight, and at most `max_bytes` bytes unless one larger
+//!   record is in flight alone;
+//! - an empty budget is never full, so no record waits for ever.
+
+/// What is in flight against what may be. Units: records, and bytes as the caller counts them (the same at both ends).
+#[derive(Debug, Clone)]
+pub struct Budget {
+    max_records: usize,
+    max_bytes: usize,
+    records: usize,
+    bytes: usize,
+    full: bool,
+    /// Bytes of the largest record refused since the budget became full: room for it is part of being free again.
+    waiting: usize,
+}
+
+impl Budget {
+    /// A budget of `max_records` records (at least one is always allowed) and `max_bytes` bytes.
+    pub fn new(max_records: usize, max_bytes: usize) -> Budget {
+        Budget {
+            max_records: max_records.max(1),
+            max_bytes,
+            records: 0,
+            bytes: 0,
+            full: false,
+            waiting: 0,
+        }
+    }
+
+    /// Takes in a record of `bytes` bytes, whatever the limits say. Full from the limit on.
+    pub fn admit(&mut self, bytes: usize) {
+        self.records = self.records.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.full |= self.records >= self.max_records || self.bytes >= self.max_bytes;
+    }
+
+    /// Takes in a record of `bytes` bytes if the budget is not full and has room for it, or if nothing else is in flight.
+    ///
+    /// When it says no, the caller keeps the record and the budget is full until there is room for it.
+    #[must_use = "a record that was refused must be kept and offered again"]
+    pub fn try_admit(&mut self, bytes: usize) -> bool {
+        let fits = self.records == 0 || (!self.full && self.bytes.saturating_add(bytes) <= self.max_bytes);
+        if fits {
+            self.admit(bytes);
+        } else {
+            self.full = true;
+            self.waiting = self.waiting.max(bytes);
+        }
+        fits
+    }
+
+    /// Gives back a record of `bytes` bytes. Giving back more than was taken leaves the budget empty.
+    pub fn release(&mut self, bytes: usize) {
+        self.records = self.records.saturating_sub(1);
+        self.bytes = if self.records == 0 {
+            0
+        } else {
+            self.bytes.saturating_sub(bytes)
+        };
+        let low = self.records <= low_water(self.max_records) && self.bytes <= low_water(self.max_bytes);
+        let room = self.bytes.saturating_add(self.waiting) <= self.max_bytes;
+        if self.records == 0 || (low && room) {
+            self.full = false;
+            self.waiting = 0;
+        }
+    }
+
+    /// Whether intake must rest: true from the limit on, until both counts are at or below 80 % of it (and a record that was
+    /// refused has room).
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Records in flight.
+    pub fn records(&self) -> usize {
+        self.records
+    }
+
+    /// Bytes in flight.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The share of the budget in use, by whichever of the two is nearer its limit; 1 at the limit.
+    pub fn load(&self) -> f64 {
+        let records = self.records as f64 / self.max_records as f64;
+        let bytes = self.bytes as f64 / self.max_bytes.max(1) as f64;
+        records.max(bytes)
+    }
+}
+
+/// 80 % of `limit`, rounded down.
+fn low_water(limit: usize) -> usize {
+    limit - limit.div_ceil(5)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn counts_like_a_list_and_keeps_its_limits(
+            max_records in 0..12usize,
+            max_bytes in 0..1000usize,
+            steps in prop::collection::vec((any::<bool>(), 0..1200usize), 0..200),
+        ) {
+            let mut budget = Budget::new(max_records, max_bytes);
+            let mut held: Vec<usize> = Vec::new();
+            let mut paused = false;
+            for (take, n) in steps {
+                if take {
+                    let before = budget.is_full();
+                    let alone = held.is_empty();
+                    let admitted = budget.try_admit(n);
+                    prop_assert!(admitted || !alone, "a record alone is always admitted");
+                    prop_assert!(!(admitted && before), "nothing is admitted while full");
+                    if admitted {
+                        held.push(n);
+                    } else {
+                        prop_assert!(budget.is_full());
+                    }
+                } else if !held.is_empty() {
+                    budget.release(held.swap_remove(n % held.len()));
+                }
+                let bytes: usize = held.iter().sum();
+                prop_assert_eq!((budget.records(), budget.bytes()), (held.len(), bytes));
+                prop_assert!(held.len() <= max_records.max(1));
+                prop_assert!(bytes <= max_bytes || held.len() == 1);
+                if held.len() >= max_records.max(1) || (bytes >= max_bytes && !held.is_empty()) {
+                    prop_assert!(budget.is_full());
+                }
+                if paused && !budget.is_full() {
+                    prop_assert!(held.is_empty() || (held.len() * 5 <= max_records.max(1) * 4 && bytes * 5 <= max_bytes * 4));
+                }
+                prop_assert!(!(held.is_empty() && budget.is_full()), "an empty budget is free");
+                paused = budget.is_full();
+            }
+        }
+
+        #[test]
+        fn a_refused_record_is_admitted_as_soon_as_the_budget_is_free(
+            sizes in prop::collection::vec(0..100usize, 1..20),
+            refused in 0..300usize,
+        ) {
+            let mut budget = Budget::new(1000, 200);
+            let mut held: Vec<usize> = sizes.into_iter().filter(|size| budget.try_admit(*size)).collect();
+            let mut admitted = budget.try_admit(refused);
+            while !admitted {
+                budget.release(held.pop().unwrap());
+                if !budget.is_full() {
+                    admitted = budget.try_admit(refused);
+                    prop_assert!(admitted, "free, and refused again");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn full_at_the_limit_and_free_at_four_fifths() {
+        let mut budget = Budget::new(10, usize::MAX);
+        (0..10).for_each(|_| budget.admit(1));
+        assert!(budget.is_full());
+        budget.release(1);
+        assert!(budget.is_full());
+        budget.release(1);
+        assert!(!budget.is_full());
+        assert_eq!((budget.records(), budget.bytes()), (8, 8));
+    }
+
+    #[test]
+    fn a_record_larger_than_the_budget_goes_alone() {
+        let mut budget = Budget::new(10, 100);
+        assert!(budget.try_admit(1));
+        assert!(!budget.try_admit(500));
+        assert!(!budget.try_admit(1), "the large one is not overtaken for ever");
+        budget.release(1);
+        assert!(budget.try_admit(500));
+        assert!(budget.load() > 1.0);
+        assert!(!budget.try_admit(1));
+        budget.release(500);
+        assert!(!budget.is_full());
+    }
+
+    #[test]
+    fn giving_back_too_much_leaves_it_empty() {
+        let mut budget = Budget::new(2, 10);
+        budget.release(7);
+        assert_eq!((budget.records(), budget.bytes(), budget.is_full()), (0, 0, false));
+    }
+}

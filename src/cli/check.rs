@@ -1,0 +1,71 @@
+//! `messina check`: everything that is wrong with a configuration, at once.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::{ConfigFiles, print};
+use crate::app;
+use crate::config::Diagnostics;
+use crate::shutdown::Exit;
+
+/// Checks a configuration and says everything that is wrong with it. Exit 0, or 78 and all findings.
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    #[command(flatten)]
+    config: ConfigFiles,
+    /// Ask brokers, registry and database too: topics, statements, types. Changes nothing there.
+    #[arg(long)]
+    online: bool,
+    /// How findings are printed.
+    #[arg(long, value_enum, default_value_t = Form::Human)]
+    format: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// For people, to stderr.
+    Human,
+    /// One JSON array, to stdout.
+    Json,
+}
+
+/// Runs the check.
+pub fn run(args: Check) -> anyhow::Result<ExitCode> {
+    let findings = match args.config.load() {
+        Err(findings) => findings,
+        Ok((_, _, warnings)) if !args.online => warnings,
+        Ok((config, sources, warnings)) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?;
+            match runtime.block_on(app::check_online(&config, &sources)) {
+                Ok(online) => Diagnostics::new(warnings.iter().chain(online.iter()).cloned().collect()),
+                Err(unavailable) => {
+                    eprintln!("error: cannot check online: {unavailable}");
+                    return Ok(Exit::Unavailable.into());
+                }
+            }
+        }
+    };
+    match args.format {
+        Form::Human => print(&findings),
+        Form::Json => println!("{}", findings.json().context("findings as JSON")?),
+    }
+    if findings.has_errors() {
+        return Ok(Exit::Config.into());
+    }
+    if args.format == Form::Human {
+        eprintln!(
+            "the configuration is sound{}",
+            if args.online {
+                ", and fits the live services"
+            } else {
+                ""
+            }
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

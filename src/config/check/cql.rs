@@ -1,0 +1,231 @@
+//! Scans a CQL statement for its words and markers, without understanding it; SQLite's statements have the same shape.
+//!
+//! CQL's lexical rules: <https://cassandra.apache.org/doc/latest/cassandra/developing/cql/definitions.html>.
+
+use std::ops::Range;
+
+/// A part of a statement outside of comments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token<'a> {
+    /// A keyword or an unquoted name.
+    Word(&'a str),
+    /// `:name`
+    Marker(&'a str),
+    /// `?`
+    Positional,
+    /// A string, a quoted name, or a number.
+    Literal,
+    /// Any other character.
+    Symbol(char),
+}
+
+impl Token<'_> {
+    /// Whether this is the keyword, in any case.
+    pub(super) fn is(self, keyword: &str) -> bool {
+        matches!(self, Self::Word(word) if word.eq_ignore_ascii_case(keyword))
+    }
+}
+
+/// The tokens of a statement, with their bytes.
+pub(super) fn tokens(text: &str) -> Vec<(Token<'_>, Range<usize>)> {
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while let Some(first) = text[at..].chars().next() {
+        let rest = &text[at..];
+        let (token, length) = if first.is_ascii_digit() {
+            (
+                Some(Token::Literal),
+                rest.find(|c: char| !(c.is_alphanumeric() || c == '.'))
+                    .unwrap_or(rest.len()),
+            )
+        } else if first.is_alphabetic() || first == '_' {
+            let word = word(rest);
+            (Some(Token::Word(&rest[..word])), word)
+        } else if first == ':' && word(&rest[1..]) > 0 {
+            let word = word(&rest[1..]);
+            (Some(Token::Marker(&rest[1..=word])), word + 1)
+        } else if matches!(first, '\'' | '"') {
+            (Some(Token::Literal), quoted(rest, first))
+        } else if let Some(body) = rest.strip_prefix("$$") {
+            (Some(Token::Literal), body.find("$$").map_or(rest.len(), |end| end + 4))
+        } else if rest.starts_with("--") || rest.starts_with("//") {
+            (None, rest.find('\n').unwrap_or(rest.len()))
+        } else if rest.starts_with("/*") {
+            (None, rest.find("*/").map_or(rest.len(), |end| end + 2))
+        } else if first == '?' {
+            (Some(Token::Positional), 1)
+        } else {
+            (
+                (!first.is_whitespace()).then_some(Token::Symbol(first)),
+                first.len_utf8(),
+            )
+        };
+        if let Some(token) = token {
+            tokens.push((token, at..at + length));
+        }
+        at += length;
+    }
+    tokens
+}
+
+fn word(text: &str) -> usize {
+    text.find(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .unwrap_or(text.len())
+}
+
+/// The length of a string or quoted name; its quote doubled stands for itself.
+fn quoted(text: &str, quote: char) -> usize {
+    let mut at = 1;
+    while let Some(end) = text[at..].find(quote) {
+        at += end + 1;
+        if !text[at..].starts_with(quote) {
+            return at;
+        }
+        at += 1;
+    }
+    text.len()
+}
+
+/// Why a write gives another row when it is repeated, and where that can be seen.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unrepeatable {
+    pub(super) reason: &'static str,
+    pub(super) range: Range<usize>,
+    /// A repeated `x = x + :x` is harmless on a set or a map, which only the table's schema tells.
+    pub(super) certain: bool,
+}
+
+/// Functions that give another value each time.
+const VOLATILE: [&str; 9] = [
+    "now",
+    "uuid",
+    "currenttimestamp",
+    "currentdate",
+    "currenttime",
+    "currenttimeuuid",
+    "current_timestamp",
+    "current_date",
+    "current_time",
+];
+
+/// What keeps a write from being repeated: a condition, a counter or list operation, a function of the moment.
+pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrepeatable> {
+    let at = |index: usize| tokens.get(index).map(|(token, _)| *token);
+    let insert = at(0).is_some_and(|token| token.is("insert"));
+    for (index, (token, range)) in tokens.iter().enumerate() {
+        let found = |reason, last: usize, certain| {
+            let end = tokens.get(last).map_or(range.end, |(_, range)| range.end);
+            Some(Unrepeatable {
+                reason,
+                range: range.start..end,
+                certain,
+            })
+        };
+        if token.is("if") {
+            return found(
+                "a condition (`IF`) is a lightweight transaction, whose answer changes once it has been applied",
+                index,
+                true,
+            );
+        }
+        if let (Token::Word(function), Some(Token::Symbol('('))) = (*token, at(index + 1))
+            && VOLATILE.iter().any(|volatile| volatile.eq_ignore_ascii_case(function))
+        {
+            return found("this function gives another value each time", index, true);
+        }
+        if insert {
+            continue;
+        }
+        // `x = x + …` and `x = … + x`: a counter, or an append or prepend to a list.
+        let (Token::Word(column), Some(Token::Symbol('='))) = (*token, at(index + 1)) else {
+            continue;
+        };
+        let own =
+            |token: Option<Token<'_>>| matches!(token, Some(Token::Word(word)) if word.eq_ignore_ascii_case(column));
+        let operand = match (at(index + 2), at(index + 3), at(index + 4)) {
+            (first, Some(Token::Symbol('+' | '-')), Some(operand)) if own(first) => operand,
+            (Some(operand), Some(Token::Symbol('+')), last) if own(last) => operand,
+            // A list literal of any length before `+ x`: only its beginning matters.
+            (Some(Token::Symbol('[')), ..) if prepends(&tokens[index + 2..], column) => Token::Symbol('['),
+            _ => continue,
+        };
+        match operand {
+            Token::Symbol('{') => {}
+            Token::Marker(_) | Token::Positional => {
+                return found(
+                    "a repeated `x = x + …` counts twice on a counter or a list",
+                    index + 4,
+                    false,
+                );
+            }
+            _ => {
+                return found(
+                    "a counter update or a list append takes effect each time",
+                    index + 4,
+                    true,
+                );
+            }
+        }
+    }
+    None
+}
+
+/// Whether the list literal that `tokens` begins with is followed by `+ column`.
+fn prepends(tokens: &[(Token<'_>, Range<usize>)], column: &str) -> bool {
+    let close = tokens.iter().position(|(token, _)| *token == Token::Symbol(']'));
+    let Some([(plus, _), (word, _)]) = close.and_then(|close| tokens.get(close + 1..close + 3)) else {
+        return false;
+    };
+    *plus == Token::Symbol('+') && word.is(column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certain(cql: &str) -> Option<bool> {
+        unrepeatable(&tokens(cql)).map(|found| found.certain)
+    }
+
+    #[test]
+    fn conditions_counters_and_lists_are_not_repeatable() {
+        assert_eq!(certain("UPDATE t SET n = n + 1 WHERE id = :id"), Some(true));
+        assert_eq!(certain("update t set n=n-:d where id=:id"), Some(false));
+        assert_eq!(certain("UPDATE t SET l = l + ['a'] WHERE id = :id"), Some(true));
+        assert_eq!(certain("UPDATE t SET l = ['a', 'b'] + l WHERE id = :id"), Some(true));
+        assert_eq!(certain("UPDATE t SET l = :x + l WHERE id = :id"), Some(false));
+        assert_eq!(certain("INSERT INTO t (a) VALUES (:a) IF NOT EXISTS"), Some(true));
+        assert_eq!(certain("INSERT INTO t (a, b) VALUES (:a, uuid())"), Some(true));
+    }
+
+    #[test]
+    fn plain_writes_and_sets_are_repeatable() {
+        assert_eq!(certain("INSERT INTO t (a) VALUES (:a)"), None);
+        assert_eq!(certain("UPDATE t SET s = s + {'a'} WHERE id = :id"), None);
+        assert_eq!(certain("UPDATE t SET a = 'x = x + 1 IF' WHERE id = :id -- IF"), None);
+        assert_eq!(certain("DELETE FROM \"IF\" WHERE id = $$IF$$ /* IF */"), None);
+    }
+
+    #[test]
+    fn markers_are_found_outside_of_strings() {
+        let markers: Vec<_> = tokens("SELECT a FROM t WHERE b = :b AND c = ':c' AND d={'k': :d}")
+            .into_iter()
+            .filter_map(|(token, _)| {
+                if let Token::Marker(name) = token {
+                    Some(name)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        assert_eq!(markers, ["b", "d"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_breaks_the_scan(text in "\\PC*", code in "[a-zI=+:?'\"$/*\\[\\] -]*") {
+            unrepeatable(&tokens(&text));
+            unrepeatable(&tokens(&code));
+        }
+    }
+}

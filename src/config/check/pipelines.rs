@@ -1,0 +1,164 @@
+//! What pipelines need, and what they must not do to themselves and to one another.
+
+use super::super::{Config, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
+use super::Report;
+use crate::config::Diagnostic;
+
+pub(super) fn check(config: &Config, report: &mut Report<'_>) {
+    if config.pipelines.is_empty() {
+        let finding = Diagnostic::error(codes::NO_PIPELINE, "there is no pipeline");
+        report
+            .findings
+            .push(finding.help("add a section [pipelines.NAME] with a [pipelines.NAME.source]"));
+    }
+    for pipeline in config.pipelines.values() {
+        name(pipeline, report);
+        topics(pipeline, report);
+        dead_letters(pipeline, report);
+        effects(pipeline, report);
+        store(config, pipeline, report);
+    }
+    shared_groups(config, report);
+}
+
+fn name(pipeline: &Pipeline, report: &mut Report<'_>) {
+    let name = pipeline.name.as_str();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if name.is_empty() || !name.chars().all(plain) {
+        let message = format!("a pipeline cannot be named `{name}`");
+        let help = "metrics, logs and environment variables carry the name";
+        report.error(
+            codes::BAD_NAME,
+            message,
+            pipeline.name.span,
+            "letters, digits, `-` and `_` only",
+            help,
+        );
+    }
+}
+
+fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
+    let source = |topic: &Spanned<String>| pipeline.source.topics.iter().find(|other| other.value == topic.value);
+    if let Some(sink) = &pipeline.sink
+        && let Some(consumed) = source(&sink.topic)
+    {
+        let message = format!("`{}` publishes to the topic that it consumes", pipeline.name.value);
+        report.findings.push(
+            Diagnostic::error(codes::TOPIC_LOOP, message)
+                .at(report.sources, sink.topic.span, "published here")
+                .with(report.sources, consumed.span, "consumed here")
+                .help("choose another output topic: this would go round for ever"),
+        );
+    }
+    let Some(dead_letter) = &pipeline.dead_letter else {
+        return;
+    };
+    let sink = pipeline
+        .sink
+        .as_ref()
+        .map(|sink| &sink.topic)
+        .filter(|topic| topic.value == dead_letter.topic.value);
+    if let Some(other) = source(&dead_letter.topic).or(sink) {
+        let message = format!(
+            "dead letters of `{}` go to a topic that it uses otherwise",
+            pipeline.name.value
+        );
+        report.findings.push(
+            Diagnostic::error(codes::DEAD_LETTER_TOPIC, message)
+                .at(report.sources, dead_letter.topic.span, "dead letters")
+                .with(report.sources, other.span, "the same topic")
+                .help("give dead letters a topic of their own"),
+        );
+    }
+}
+
+fn dead_letters(pipeline: &Pipeline, report: &mut Report<'_>) {
+    if pipeline.dead_letter.is_some() {
+        return;
+    }
+    let mut missing = |what: &str, label: &str, span| {
+        let message = format!(
+            "{what} as a dead letter, and `{}` has no [dead_letter]",
+            pipeline.name.value
+        );
+        let help = format!(
+            "add [pipelines.{}.dead_letter] with a topic, or choose another way",
+            pipeline.name.value
+        );
+        report.error(codes::NO_DEAD_LETTER, message, span, label, help);
+    };
+    if pipeline.source.on_tombstone == OnTombstone::DeadLetter {
+        missing(
+            "a null value is to end",
+            "on_tombstone = \"dead_letter\"",
+            pipeline.source.span,
+        );
+    }
+    for step in &pipeline.steps {
+        let on_missing = match &step.kind {
+            StepKind::Lookup(lookup) => lookup.on_missing,
+            StepKind::Reference(reference) => reference.on_missing,
+            StepKind::Write(_) | StepKind::Filter(_) | StepKind::Set(_) => continue,
+        };
+        if on_missing == OnMissing::DeadLetter {
+            missing(
+                "an event without a row is to end",
+                "on_missing = \"dead_letter\"",
+                step.name.span,
+            );
+        }
+    }
+}
+
+fn effects(pipeline: &Pipeline, report: &mut Report<'_>) {
+    let writes = pipeline
+        .steps
+        .iter()
+        .any(|step| matches!(step.kind, StepKind::Write(_)));
+    if pipeline.sink.is_none() && !writes {
+        let message = format!("`{}` neither publishes nor writes", pipeline.name.value);
+        let help = format!(
+            "add [pipelines.{name}.sink], or a step with `write`",
+            name = pipeline.name.value
+        );
+        report.warning(codes::NO_EFFECT, message, pipeline.name.span, "has no effect", help);
+    }
+}
+
+fn store(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
+    if config.scylla.is_some() || config.store.is_some() {
+        return;
+    }
+    let needs = |kind: &StepKind| matches!(kind, StepKind::Lookup(_) | StepKind::Write(_));
+    if let Some(step) = pipeline.steps.iter().find(|step| needs(&step.kind)) {
+        let message = format!("step `{}` needs a database, and there is none", step.name.value);
+        let help = "add a section [scylla] with `nodes`, or store = \"sqlite:PATH\" at the top of the file";
+        report.error(codes::NO_STORE, message, step.name.span, "looks up or writes", help);
+    }
+}
+
+fn shared_groups(config: &Config, report: &mut Report<'_>) {
+    let pipelines: Vec<&Pipeline> = config.pipelines.values().collect();
+    for (index, pipeline) in pipelines.iter().enumerate() {
+        let clash = pipelines[..index].iter().find_map(|other| {
+            let topic = pipeline
+                .source
+                .topics
+                .iter()
+                .find(|topic| other.source.topics.iter().any(|t| t.value == topic.value))?;
+            (pipeline.source.group.value == other.source.group.value).then_some((other, topic))
+        });
+        let Some((other, topic)) = clash else { continue };
+        let (one, two) = (&other.name.value, &pipeline.name.value);
+        let message = format!(
+            "`{one}` and `{two}` consume `{}` in one group, so each sees only a part of it",
+            topic.value
+        );
+        report.findings.push(
+            Diagnostic::error(codes::SHARED_GROUP, message)
+                .at(report.sources, pipeline.source.group.span, "the same group")
+                .with(report.sources, other.source.group.span, "as here")
+                .help("give each pipeline a group of its own"),
+        );
+    }
+}

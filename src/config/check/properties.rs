@@ -1,0 +1,141 @@
+//! librdkafka properties that Messina sets itself, or that would break what it promises.
+//!
+//! Names: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
+
+use super::super::{Config, Property, PropertyValue, codes};
+use super::Report;
+
+/// Properties that have a key of Messina's own, or no say at all: name, reason, remedy.
+const OWNED: [(&str, &str, &str); 15] = [
+    (
+        "bootstrap.servers",
+        "it has a key of its own",
+        "use `brokers` in [kafka]",
+    ),
+    (
+        "metadata.broker.list",
+        "it has a key of its own",
+        "use `brokers` in [kafka]",
+    ),
+    (
+        "group.id",
+        "it has a key of its own",
+        "use `group` in the pipeline's [source]",
+    ),
+    (
+        "group.instance.id",
+        "it has a key of its own",
+        "use `instance_id` in the pipeline's [source]",
+    ),
+    (
+        "group.protocol",
+        "it has a key of its own",
+        "use `group_protocol` in the pipeline's [source]",
+    ),
+    (
+        "partition.assignment.strategy",
+        "it has a key of its own",
+        "use `assignor` in the pipeline's [source]",
+    ),
+    (
+        "auto.offset.reset",
+        "it has a key of its own",
+        "use `offset_reset` in the pipeline's [source]",
+    ),
+    (
+        "enable.auto.commit",
+        "an offset is committed when all effects of its record are acknowledged",
+        "remove it",
+    ),
+    (
+        "auto.commit.enable",
+        "an offset is committed when all effects of its record are acknowledged",
+        "remove it",
+    ),
+    (
+        "auto.commit.interval.ms",
+        "an offset is committed when all effects of its record are acknowledged",
+        "remove it",
+    ),
+    (
+        "enable.auto.offset.store",
+        "an offset is stored when all effects of its record are acknowledged",
+        "remove it",
+    ),
+    (
+        "transactional.id",
+        "transactions are not yet supported in this version",
+        "remove it",
+    ),
+    (
+        "statistics.interval.ms",
+        "metrics are made from the statistics",
+        "remove it",
+    ),
+    ("delivery.report.only.error", "each delivery is awaited", "remove it"),
+    (
+        "enable.partition.eof",
+        "the end of a partition is no record",
+        "remove it",
+    ),
+];
+
+/// Properties whose value must be one of these: name, values, reason.
+const BOUND: [(&str, &[&str], &str); 3] = [
+    (
+        "acks",
+        &["all", "-1"],
+        "an offset is committed when the output is safe, on all in-sync replicas",
+    ),
+    (
+        "request.required.acks",
+        &["all", "-1"],
+        "an offset is committed when the output is safe, on all in-sync replicas",
+    ),
+    (
+        "enable.idempotence",
+        &["true"],
+        "retries inside librdkafka would reorder and duplicate records",
+    ),
+];
+
+pub(super) fn check(config: &Config, report: &mut Report<'_>) {
+    let kafka = &config.kafka;
+    let shared = [
+        &kafka.properties,
+        &kafka.consumer_properties,
+        &kafka.producer_properties,
+    ]
+    .into_iter()
+    .flatten();
+    let sources = config
+        .pipelines
+        .values()
+        .flat_map(|pipeline| &pipeline.source.properties);
+    let sinks = config
+        .pipelines
+        .values()
+        .filter_map(|pipeline| pipeline.sink.as_ref())
+        .flat_map(|sink| &sink.properties);
+    for property in shared.chain(sources).chain(sinks) {
+        judge(property, report);
+    }
+}
+
+fn judge(property: &Property, report: &mut Report<'_>) {
+    let name = property.name.as_str();
+    if let Some((_, reason, remedy)) = OWNED.iter().find(|(owned, ..)| *owned == name) {
+        let message = format!("`{name}` is set by Messina");
+        report.error(codes::OWNED_PROPERTY, message, property.name.span, *reason, *remedy);
+    }
+    let PropertyValue::Plain(value) = &property.value else {
+        return;
+    };
+    if let Some((_, values, reason)) = BOUND.iter().find(|(bound, ..)| *bound == name)
+        && !values.contains(&value.as_str())
+    {
+        let message = format!("`{name}` cannot be `{value}`");
+        let help = format!("remove it, or set it to `{}`", values[0]);
+        report.error(codes::OWNED_PROPERTY, message, property.name.span, *reason, help);
+    }
+}

@@ -1,0 +1,128 @@
+//! The statements of look-ups and writes: their kind, their markers, and whether they can be repeated.
+
+use super::super::suggest::{list, nearest};
+use super::super::{Binding, Pipeline, Spanned, StepKind, Write, codes};
+use super::Report;
+use super::cql::{Token, tokens, unrepeatable};
+
+pub(super) fn check(pipeline: &Pipeline, report: &mut Report<'_>) {
+    for step in &pipeline.steps {
+        match &step.kind {
+            StepKind::Lookup(lookup) => {
+                statement_kind(&lookup.cql, "lookup", &["SELECT", "WITH"], report);
+                markers(&lookup.cql, &lookup.bind, report);
+            }
+            StepKind::Write(write) => {
+                statement_kind(&write.cql, "write", &["INSERT", "UPDATE", "DELETE", "REPLACE"], report);
+                markers(&write.cql, &write.bind, report);
+                repeatable(write, report);
+                using(&write.cql, report);
+            }
+            StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) => {}
+        }
+    }
+}
+
+fn statement_kind(cql: &Spanned<String>, step: &str, verbs: &[&str], report: &mut Report<'_>) {
+    let tokens = tokens(cql);
+    let Some((first, range)) = tokens.first() else { return };
+    if verbs.iter().any(|verb| first.is(verb)) {
+        return;
+    }
+    let span = report.sources.part(cql, range.clone());
+    let message = format!("a `{step}` cannot run this statement");
+    let help = match step {
+        "lookup" => "a look-up reads; a statement that changes rows belongs in a `write`",
+        _ => "a write changes rows; a SELECT belongs in a `lookup`, and tables are made outside of Messina",
+    };
+    report.error(
+        codes::WRONG_STATEMENT,
+        message,
+        span,
+        format!("expected {}", list(verbs)),
+        help,
+    );
+}
+
+fn markers(cql: &Spanned<String>, bind: &[Binding], report: &mut Report<'_>) {
+    let tokens = tokens(cql);
+    if let Some((_, range)) = tokens.iter().find(|(token, _)| *token == Token::Positional) {
+        let span = report.sources.part(cql, range.clone());
+        let message = "positional markers cannot be bound by name".to_owned();
+        let help = "write :name, and name it in `bind` or after a field of the event";
+        report.error(codes::POSITIONAL_MARKER, message, span, "expected `:name`", help);
+        return;
+    }
+    let named = |token: &Token<'_>| {
+        if let Token::Marker(name) = token {
+            Some(name.to_string())
+        } else {
+            None
+        }
+    };
+    let names: Vec<String> = tokens.iter().filter_map(|(token, _)| named(token)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for binding in bind {
+        let name = binding.name.as_str();
+        // Unquoted markers are case-insensitive in CQL.
+        if names.iter().any(|marker| marker.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        let near = nearest(name, names.iter().copied());
+        let label = near.map_or("no such marker".to_owned(), |near| format!("did you mean `{near}`?"));
+        let help = match names[..] {
+            [] => "the statement has no markers: write :name where the value belongs".to_owned(),
+            _ => format!("the statement has {}", list(&names)),
+        };
+        let message = format!("the statement has no marker `:{name}`");
+        report.error(codes::UNUSED_BIND, message, binding.name.span, label, help);
+    }
+}
+
+fn repeatable(write: &Write, report: &mut Report<'_>) {
+    if !write.idempotent() {
+        return;
+    }
+    let Some(found) = unrepeatable(&tokens(&write.cql)) else {
+        return;
+    };
+    if !found.certain && write.idempotent_stated.is_some() {
+        return; // The user has said that it is a set or a map.
+    }
+    let span = report.sources.part(&write.cql, found.range);
+    let message = "this write does not converge when it is repeated after a crash".to_owned();
+    let help = match found.certain {
+        true => {
+            "make it repeatable, with values of the event alone; or say `idempotent = false`: it is then never retried blindly"
+        }
+        false => {
+            "say `idempotent = true` if the column is a set or a map, and `idempotent = false` if it is a counter or a list"
+        }
+    };
+    report.error(codes::NOT_REPEATABLE, message, span, found.reason, help);
+}
+
+fn using(cql: &Spanned<String>, report: &mut Report<'_>) {
+    let tokens = tokens(cql);
+    let clause = |word: &str| {
+        let found = tokens
+            .windows(2)
+            .find(|pair| pair[0].0.is("using") && pair[1].0.is(word))?;
+        Some(found[0].1.start..found[1].1.end)
+    };
+    for (word, help) in [
+        (
+            "timestamp",
+            "remove the clause: the timestamp is made from the record's own, so that a replay converges",
+        ),
+        (
+            "ttl",
+            "remove the clause, and give the step a key such as ttl = \"30d\"",
+        ),
+    ] {
+        let Some(range) = clause(word) else { continue };
+        let span = report.sources.part(cql, range);
+        let message = format!("`USING {}` is set by Messina", word.to_ascii_uppercase());
+        report.error(codes::USING, message, span, "not here", help);
+    }
+}

@@ -1,0 +1,165 @@
+//! What the configuration says about the world around: files, secrets, addresses, memory.
+
+use super::super::{
+    Config, Property, PropertyValue, RegistryAuth, Secret, SinkSchema, Size, Spanned, StepKind, Tls, codes,
+};
+use super::Report;
+use crate::config::Diagnostic;
+use std::path::PathBuf;
+
+/// Below this the queues of one consumer and one producer alone do not fit.
+const LEAST_MEMORY: Size = Size(16 << 20);
+
+pub(super) fn check(config: &Config, report: &mut Report<'_>) {
+    if let (Some(store), Some(scylla)) = (&config.store, &config.scylla) {
+        let finding = Diagnostic::error(codes::CONFLICT, "both `store` and `[scylla]` are given");
+        report.findings.push(
+            finding
+                .at(report.sources, store.span, "the embedded store")
+                .with(report.sources, scylla.span, "the database")
+                .help("keep one of them"),
+        );
+    }
+    if let Some(scylla) = &config.scylla
+        && scylla.username.is_some() != scylla.password.is_some()
+    {
+        let message = "`username` and `password` come together in `scylla`".to_owned();
+        report.error(
+            codes::CONFLICT,
+            message,
+            scylla.span,
+            "one of them is absent",
+            "add the other, or remove both",
+        );
+    }
+    for tls in config
+        .registry
+        .tls
+        .iter()
+        .chain(config.scylla.iter().filter_map(|scylla| scylla.tls.as_ref()))
+    {
+        tls_files(tls, report);
+    }
+    for sink in config.pipelines.values().filter_map(|pipeline| pipeline.sink.as_ref()) {
+        if let Some(SinkSchema::File(path)) = &sink.schema {
+            file(path, report);
+        }
+    }
+    for secret in secrets(config) {
+        if let Err(error) = secret.reveal() {
+            let help = "make it available to this process, or point to where it is";
+            report.error(
+                codes::SECRET,
+                format!("a secret cannot be read: {error}"),
+                secret.span(),
+                "",
+                help,
+            );
+        }
+    }
+    config.registry.urls.iter().for_each(|url| registry_url(url, report));
+    memory(config, report);
+}
+
+fn tls_files(tls: &Tls, report: &mut Report<'_>) {
+    if tls.cert.is_some() != tls.key.is_some() {
+        let message = "`cert` and `key` come together".to_owned();
+        report.error(
+            codes::CONFLICT,
+            message,
+            tls.span,
+            "one of them is absent",
+            "add the other, or remove both",
+        );
+    }
+    for path in [&tls.ca, &tls.cert, &tls.key].into_iter().flatten() {
+        file(path, report);
+    }
+}
+
+fn file(path: &Spanned<PathBuf>, report: &mut Report<'_>) {
+    if let Err(error) = std::fs::File::open(&path.value) {
+        let message = format!("cannot read `{}`: {error}", path.value.display());
+        let help = "check the path; one that is not absolute counts from the working directory";
+        report.error(codes::MISSING_FILE, message, path.span, "", help);
+    }
+}
+
+/// Every secret of the configuration, written out or referred to.
+fn secrets(config: &Config) -> Vec<&Secret> {
+    fn of(properties: &[Property]) -> impl Iterator<Item = &Secret> {
+        properties.iter().filter_map(|property| match &property.value {
+            PropertyValue::Secret(secret) => Some(secret),
+            PropertyValue::Plain(_) => None,
+        })
+    }
+    let kafka = &config.kafka;
+    let mut secrets: Vec<&Secret> = of(&kafka.properties).collect();
+    secrets.extend(of(&kafka.consumer_properties).chain(of(&kafka.producer_properties)));
+    secrets.extend(match &config.registry.auth {
+        Some(RegistryAuth::Basic { password: secret, .. } | RegistryAuth::Bearer(secret)) => Some(secret),
+        None => None,
+    });
+    secrets.extend(config.scylla.as_ref().and_then(|scylla| scylla.password.as_ref()));
+    secrets.extend(config.sentry.as_ref().map(|sentry| &sentry.dsn));
+    for pipeline in config.pipelines.values() {
+        secrets.extend(of(&pipeline.source.properties));
+        secrets.extend(pipeline.sink.iter().flat_map(|sink| of(&sink.properties)));
+    }
+    secrets
+}
+
+fn registry_url(url: &Spanned<String>, report: &mut Report<'_>) {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let authority = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    match authority {
+        None | Some("") => {
+            let message = "the registry's URL is not one".to_owned();
+            let help = "write url = \"http://registry:8081\"";
+            report.error(
+                codes::URL,
+                message,
+                url.span,
+                "expected http:// or https:// and a host",
+                help,
+            );
+        }
+        Some(authority) if authority.contains('@') => {
+            let message = "the registry's URL carries a password".to_owned();
+            let help = "use `username` and `password`, which are never printed";
+            report.error(codes::URL, message, url.span, "user information", help);
+        }
+        Some(_) => {}
+    }
+}
+
+fn memory(config: &Config, report: &mut Report<'_>) {
+    let memory = config.limits.memory;
+    if memory.value < LEAST_MEMORY {
+        let message = format!("a budget of {} cannot hold one consumer and one producer", memory.value);
+        report.error(
+            codes::MEMORY,
+            message,
+            memory.span,
+            format!("expected {LEAST_MEMORY} or more"),
+            "256MiB is the default",
+        );
+    }
+    let steps = config.pipelines.values().flat_map(|pipeline| &pipeline.steps);
+    let caches = steps.filter_map(|step| match &step.kind {
+        StepKind::Lookup(lookup) => lookup.cache.as_ref().map(|cache| cache.max_bytes),
+        _ => None,
+    });
+    let mut total = Size(0);
+    for size in caches {
+        let before = total;
+        total = Size(total.0.saturating_add(size.0));
+        // Reported once, at the cache that no longer fits.
+        if before < memory.value && total >= memory.value {
+            let message = format!("caches of {total} leave nothing of the budget of {}", memory.value);
+            let help =
+                "make the caches smaller, or `memory` in [limits] larger: it also holds queues and events in flight";
+            report.error(codes::MEMORY, message, size.span, "no longer fits", help);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Every code that a finding can have, in one place: a code is stable once it has been released, so that it can be searched for.
+//!
+//! MES00xx reading, MES01xx keys and values, MES02xx pipelines, MES03xx CQL, MES04xx the world around, MES05xx what expressions, schemas and
+//! live services say.
+
+use serde::{Serialize, Serializer};
+
+/// A stable code and what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code {
+    /// `MES0001` and so on.
+    pub id: &'static str,
+    /// One line.
+    pub meaning: &'static str,
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.id)
+    }
+}
+
+macro_rules! codes {
+    ($($name:ident = $id:literal, $meaning:literal;)*) => {
+        $(#[doc = $meaning] pub const $name: Code = Code { id: $id, meaning: $meaning };)*
+
+        /// All codes, in order.
+        pub const ALL: &[Code] = &[$($name),*];
+    };
+}
+
+codes! {
+    UNREADABLE_FILE = "MES0001", "A configuration file cannot be read as UTF-8 text.";
+    SYNTAX = "MES0002", "The text is not TOML.";
+    ENV_NAME = "MES0003", "The name of an environment variable is not a path of keys joined by double underscores.";
+
+    UNKNOWN_KEY = "MES0101", "A key that Messina does not know.";
+    MISSING_KEY = "MES0102", "A key or section that must be there is absent.";
+    WRONG_TYPE = "MES0103", "A value of another type than the key takes.";
+    UNKNOWN_CHOICE = "MES0104", "A word that is not among those the key takes.";
+    MALFORMED = "MES0105", "A value that cannot be read as a duration, size, address, number or name.";
+    NOT_SUPPORTED = "MES0106", "Something that this version of Messina does not do yet.";
+    STEP_KIND = "MES0107", "A step that does nothing, or more than one thing.";
+    CONFLICT = "MES0108", "Keys that exclude one another, or that only make sense together.";
+
+    NO_PIPELINE = "MES0201", "There is no pipeline to run.";
+    DUPLICATE_STEP = "MES0202", "Two steps of a pipeline have one name.";
+    BAD_NAME = "MES0203", "A name that is reserved, or that cannot be used in an expression, a metric or a schema.";
+    UNKNOWN_NAME = "MES0204", "An expression uses a name that is neither the event's, the record's nor an earlier step's.";
+    LATER_STEP = "MES0205", "An expression uses a step that has not run by then.";
+    STEP_WITHOUT_VALUES = "MES0206", "An expression uses a step that gives no values, or a value that the step does not give.";
+    TOPIC_LOOP = "MES0207", "A pipeline publishes to a topic that it consumes.";
+    DEAD_LETTER_TOPIC = "MES0208", "Dead letters go to a topic that the pipeline also consumes or publishes to.";
+    SHARED_GROUP = "MES0209", "Two pipelines consume one topic in one group, so each sees only a part of it.";
+    NO_STORE = "MES0210", "Look-ups or writes without a database.";
+    NO_DEAD_LETTER = "MES0211", "Something is to end as a dead letter in a pipeline without a dead-letter topic.";
+    NO_EFFECT = "MES0212", "A pipeline that neither publishes nor writes.";
+
+    WRONG_STATEMENT = "MES0301", "A statement that does not belong in this kind of step.";
+    POSITIONAL_MARKER = "MES0302", "A positional marker where a named one is needed.";
+    NOT_REPEATABLE = "MES0303", "A write that does not give the same row when it is repeated.";
+    USING = "MES0304", "A clause that Messina sets itself.";
+    UNUSED_BIND = "MES0305", "A bind for a marker that the statement does not have.";
+
+    OWNED_PROPERTY = "MES0401", "A librdkafka property that Messina sets itself, or a value of one that would break its promises.";
+    MISSING_FILE = "MES0402", "A file that the configuration names is not there.";
+    SECRET = "MES0403", "A secret that cannot be read.";
+    MEMORY = "MES0404", "A budget that cannot hold.";
+    URL = "MES0405", "A URL that cannot be used, or that carries a password.";
+
+    EXPRESSION = "MES0501", "A value or condition that is neither a path, a literal nor a CEL expression.";
+    TYPES = "MES0502", "The pipeline does not fit the schemas, statements or topics of the live services.";
+}

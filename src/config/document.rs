@@ -1,0 +1,205 @@
+//! The document: TOML as a tree in which every key and value keeps its place, and the merge of several such trees.
+//!
+//! serde would lose places and stop at the first error; the tree is walked by [`super::reader`] instead.
+//! Depth is bounded by the TOML parser's own limit on nesting.
+
+use std::collections::HashSet;
+
+use toml::de::{DeTable, DeValue};
+
+use super::codes;
+use super::diagnostic::Diagnostic;
+use super::{FileId, Sources, Span, Spanned};
+
+/// A value and its place.
+pub(super) type Node = Spanned<Value>;
+
+/// A TOML value.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    String(String),
+    /// Absent where the number does not fit 64 bits.
+    Integer(Option<i64>),
+    Float(f64),
+    Boolean(bool),
+    Datetime,
+    Array(Vec<Node>),
+    Table(Table),
+}
+
+impl Value {
+    /// What it is, with its article, for `expected …, found …`.
+    pub(super) fn describe(&self) -> &'static str {
+        match self {
+            Self::String(_) => "a string",
+            Self::Integer(_) => "an integer",
+            Self::Float(_) => "a float",
+            Self::Boolean(_) => "a boolean",
+            Self::Datetime => "a date or time",
+            Self::Array(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+/// Keys and values in the order in which they were written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table {
+    pub(super) entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) key: Spanned<String>,
+    pub(super) node: Node,
+}
+
+impl Table {
+    pub(super) fn get(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| *entry.key == key)
+    }
+
+    /// Lays `over` onto this table: tables are merged key by key, everything else is replaced.
+    pub(super) fn merge(&mut self, over: Table) {
+        for entry in over.entries {
+            match self.entries.iter_mut().find(|mine| *mine.key == *entry.key) {
+                None => self.entries.push(entry),
+                Some(mine) => match (&mut mine.node.value, entry.node.value) {
+                    (Value::Table(base), Value::Table(over)) if !over.is_reference() => base.merge(over),
+                    (_, value) => {
+                        mine.key = entry.key;
+                        mine.node = Spanned::new(value, entry.node.span);
+                    }
+                },
+            }
+        }
+    }
+
+    /// `{ env = … }`, `{ file = … }`, `{ subject = … }`: one way out of several, so a later one replaces an earlier one.
+    fn is_reference(&self) -> bool {
+        matches!(&self.entries[..], [only] if matches!(only.key.as_str(), "env" | "file" | "subject"))
+    }
+}
+
+/// Parses a file. What can be read of it is returned even where there are syntax errors.
+pub(super) fn parse(sources: &Sources, file: FileId, text: &str, findings: &mut Vec<Diagnostic>) -> Node {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let mut lines = HashSet::new();
+    for error in errors {
+        let range = error.span().unwrap_or(0..0);
+        let before = text.as_bytes().get(..range.start).unwrap_or_default();
+        if !lines.insert(before.iter().filter(|byte| **byte == b'\n').count()) {
+            continue; // The parser stumbles on; one error for a line is enough.
+        }
+        let span = Span {
+            file,
+            start: range.start,
+            end: range.end,
+        };
+        let (message, label) = match error.message().split_once(", expected ") {
+            Some((what, expected)) => (what, format!("expected {expected}")),
+            None => (error.message(), String::new()),
+        };
+        let mut finding = Diagnostic::error(codes::SYNTAX, format!("not TOML: {message}")).at(sources, span, label);
+        if let Some(help) = remedy(message) {
+            finding = finding.help(help);
+        }
+        findings.push(finding);
+    }
+    Spanned::new(
+        Value::Table(table(file, 0, root.get_ref())),
+        Span { file, start: 0, end: 0 },
+    )
+}
+
+/// Parses the value of an environment variable, which begins at `offset` of its source: TOML if it is, else a string.
+pub(super) fn parse_value(file: FileId, offset: usize, text: &str) -> Node {
+    match DeValue::parse(text) {
+        Ok(value) => node(file, offset, value.span(), value.get_ref()),
+        Err(_) => Spanned::new(
+            Value::String(text.to_owned()),
+            Span {
+                file,
+                start: offset,
+                end: offset + text.len(),
+            },
+        ),
+    }
+}
+
+/// What usually helps against a syntax error of the TOML parser.
+fn remedy(message: &str) -> Option<&'static str> {
+    let remedies = [
+        (
+            "basic string",
+            "a quote that opens is closed on its line; text over several lines stands in three quotes",
+        ),
+        (
+            "duplicate",
+            "a key or section is written once: remove one of them, or join them",
+        ),
+        ("string", "text stands in quotes: key = \"value\""),
+        ("array", "a list is written [\"a\", \"b\"], and ends with `]`"),
+        (
+            "inline table",
+            "a table on one line is written { key = \"value\", other = 1 }",
+        ),
+        (
+            "table",
+            "a section begins with its name in brackets on a line of its own: [kafka]",
+        ),
+        (
+            "key",
+            "a line is `key = value`; a key with dots or spaces in its name stands in quotes",
+        ),
+        ("value", "text stands in quotes: key = \"value\""),
+    ];
+    remedies
+        .iter()
+        .find(|(word, _)| message.contains(word))
+        .map(|(_, help)| *help)
+}
+
+fn table(file: FileId, offset: usize, table: &DeTable<'_>) -> Table {
+    let mut entries: Vec<Entry> = table
+        .iter()
+        .map(|(key, value)| {
+            let range = key.span();
+            let span = Span {
+                file,
+                start: offset + range.start,
+                end: offset + range.end,
+            };
+            let node = node(file, offset, value.span(), value.get_ref());
+            Entry {
+                key: Spanned::new(key.get_ref().to_string(), span),
+                node,
+            }
+        })
+        .collect();
+    entries.sort_by_key(|entry| entry.key.span.start);
+    Table { entries }
+}
+
+fn node(file: FileId, offset: usize, range: std::ops::Range<usize>, value: &DeValue<'_>) -> Node {
+    let span = Span {
+        file,
+        start: offset + range.start,
+        end: offset + range.end,
+    };
+    let value = match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Integer(number) => Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()),
+        DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(boolean) => Value::Boolean(*boolean),
+        DeValue::Datetime(_) => Value::Datetime,
+        DeValue::Array(array) => Value::Array(
+            array
+                .iter()
+                .map(|item| node(file, offset, item.span(), item.get_ref()))
+                .collect(),
+        ),
+        DeValue::Table(inner) => Value::Table(table(file, offset, inner)),
+    };
+    Spanned::new(value, span)
+}

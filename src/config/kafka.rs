@@ -1,0 +1,147 @@
+//! `[kafka]`: the cluster, and librdkafka's properties.
+
+use super::document::{Entry, Table, Value};
+use super::reader::{Field, Section, all};
+use super::redact::is_secret_name;
+use super::values::text;
+use super::{Secret, SecretError, Span, Spanned};
+
+/// The cluster that records come from and go to.
+#[derive(Clone, Debug)]
+pub struct Kafka {
+    /// Bootstrap servers, `host:port` separated by commas.
+    pub brokers: Spanned<String>,
+    /// librdkafka properties of every client.
+    pub properties: Vec<Property>,
+    /// librdkafka properties of consumers only; they win over `properties`.
+    pub consumer_properties: Vec<Property>,
+    /// librdkafka properties of producers only; they win over `properties`.
+    pub producer_properties: Vec<Property>,
+}
+
+/// One librdkafka property, by librdkafka's own name (`security.protocol`).
+#[derive(Clone, Debug)]
+pub struct Property {
+    /// The name, lower case with dots.
+    pub name: Spanned<String>,
+    /// The value as librdkafka takes it; numbers and booleans are written out as text.
+    pub value: PropertyValue,
+}
+
+/// The value of a property: plain, or a secret (by reference, or because of the property's name).
+#[derive(Clone, Debug)]
+pub enum PropertyValue {
+    /// May be printed.
+    Plain(String),
+    /// May not.
+    Secret(Secret),
+}
+
+impl PropertyValue {
+    /// The text to hand to librdkafka.
+    ///
+    /// # Errors
+    /// If the environment variable or the file of a secret cannot be read.
+    pub fn reveal(&self) -> Result<String, SecretError> {
+        match self {
+            Self::Plain(text) => Ok(text.clone()),
+            Self::Secret(secret) => secret.reveal(),
+        }
+    }
+}
+
+/// Properties whose last part is `file`, which would read as a secret's `{ file = … }`.
+const FILE_PROPERTIES: [&str; 2] = [
+    "sasl.oauthbearer.assertion.private.key",
+    "sasl.oauthbearer.assertion.jwt.template",
+];
+
+impl Kafka {
+    pub(super) fn read(field: Field<'_>) -> Option<Self> {
+        let mut section = field.section()?;
+        let brokers = section.required("brokers", "brokers = \"kafka-1:9092,kafka-2:9092\"", brokers);
+        let properties = section.or("properties", vec![], Property::read_all);
+        let consumer_properties = section.or("consumer_properties", vec![], Property::read_all);
+        let producer_properties = section.or("producer_properties", vec![], Property::read_all);
+        section.finish();
+        Some(Self {
+            brokers: brokers?,
+            properties: properties?,
+            consumer_properties: consumer_properties?,
+            producer_properties: producer_properties?,
+        })
+    }
+}
+
+/// Brokers as one text with commas, or as a list.
+fn brokers(field: Field<'_>) -> Option<Spanned<String>> {
+    let span = field.span();
+    let brokers = super::values::texts(field)?;
+    let brokers: Vec<String> = brokers.into_iter().map(|broker| broker.value).collect();
+    Some(Spanned::new(brokers.join(","), span))
+}
+
+impl Property {
+    /// A table of properties. `"a.b" = 1` and `a.b = 1` are the same property, though TOML nests the latter.
+    pub(super) fn read_all(field: Field<'_>) -> Option<Vec<Self>> {
+        let section = field.section()?;
+        let mut properties = Vec::new();
+        let read = collect(&section, section.table, "", &mut properties);
+        let properties = all(properties)?;
+        read.then_some(properties)
+    }
+}
+
+/// Reads the properties below `prefix`; false if one of them is wrong.
+fn collect<'a>(section: &Section<'a>, table: &'a Table, prefix: &str, out: &mut Vec<Option<Property>>) -> bool {
+    let mut right = true;
+    for Entry { key, node } in &table.entries {
+        let name = format!("{prefix}{}", key.value);
+        let field = Field {
+            cx: section.cx,
+            path: format!("{}.{name}", section.path),
+            node,
+        };
+        match &node.value {
+            Value::Table(inner) if inner.entries.is_empty() => right = field.wrong_type::<()>("a string").is_some(),
+            Value::Table(inner) if !is_secret_reference(&name, inner) => {
+                right &= collect(section, inner, &format!("{name}."), out);
+            }
+            _ => {
+                // `a.b.c = 1` is underlined whole, though TOML gives the place of `c` alone.
+                let whole = Span {
+                    start: key.span.end.saturating_sub(name.len()),
+                    ..key.span
+                };
+                let span = if section.cx.sources.written(whole) == name {
+                    whole
+                } else {
+                    key.span
+                };
+                let value = value(&name, field);
+                out.push(value.map(|value| Property {
+                    name: Spanned::new(name, span),
+                    value,
+                }));
+            }
+        }
+    }
+    right
+}
+
+fn is_secret_reference(name: &str, table: &Table) -> bool {
+    matches!(&table.entries[..], [only] if matches!(only.key.as_str(), "env" | "file"))
+        && !FILE_PROPERTIES.contains(&name)
+}
+
+fn value(name: &str, field: Field<'_>) -> Option<PropertyValue> {
+    match &field.node.value {
+        Value::Table(_) => Secret::read(field).map(PropertyValue::Secret),
+        Value::Integer(Some(number)) => Some(PropertyValue::Plain(number.to_string())),
+        Value::Float(_) => Some(PropertyValue::Plain(field.cx.sources.written(field.span()).to_owned())),
+        Value::Boolean(boolean) => Some(PropertyValue::Plain(boolean.to_string())),
+        Value::String(_) if is_secret_name(name) => Secret::read(field).map(PropertyValue::Secret),
+        Value::String(_) => text(field).map(|text| PropertyValue::Plain(text.value)),
+        Value::Integer(None) | Value::Datetime | Value::Array(_) => field.wrong_type("a string, a number or a boolean"),
+    }
+}

@@ -1,0 +1,168 @@
+//! Files and environment to a typed [`Config`], or to everything that is wrong with them.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::codes;
+use super::diagnostic::{Diagnostic, Diagnostics, Place};
+use super::document::{self, Table, Value};
+use super::reader::{Context, Field, Section, all};
+use super::values::{positive_duration, text};
+use super::{
+    Config, FileId, Http, Kafka, Limits, Log, Mongo, Pipeline, Reference, Registry, Scylla, Sentry, Sources, Span,
+    environment,
+};
+
+/// Reads the files in their order, later over earlier, then the variables of `env` that begin with `MESSINA__`.
+///
+/// # Errors
+/// Everything that is wrong, at once: files that cannot be read, syntax, unknown and missing keys, wrong values.
+pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<(Config, Sources), Diagnostics> {
+    let mut unreadable = Vec::new();
+    let mut texts = Vec::new();
+    for path in files {
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => texts.push((name, text)),
+            Err(error) => unreadable.push(
+                Diagnostic::error(codes::UNREADABLE_FILE, format!("cannot read `{name}`: {error}"))
+                    .help("check the path given by --config, and that the file is UTF-8 text that this user may read"),
+            ),
+        }
+    }
+    load_texts(texts, env, unreadable)
+}
+
+/// The same for texts that are already in memory, each with the name that findings give it.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_str(
+    texts: Vec<(String, String)>,
+    env: impl Iterator<Item = (String, String)>,
+) -> Result<(Config, Sources), Diagnostics> {
+    load_texts(texts, env, vec![])
+}
+
+fn load_texts(
+    texts: Vec<(String, String)>,
+    env: impl Iterator<Item = (String, String)>,
+    mut findings: Vec<Diagnostic>,
+) -> Result<(Config, Sources), Diagnostics> {
+    let mut sources = Sources::default();
+    let mut root = Table::default();
+    let mut broken = !findings.is_empty();
+    for (name, text) in texts {
+        let file = sources.add_file(name, text.clone());
+        let before = findings.len();
+        if let Value::Table(table) = document::parse(&sources, file, &text, &mut findings).value {
+            root.merge(table);
+        }
+        broken |= findings.len() > before;
+    }
+    environment::overlay(&mut root, env, &mut sources, &mut findings);
+    let before = findings.len();
+    let context = Context {
+        sources: &sources,
+        findings: RefCell::new(findings),
+        broken,
+    };
+    let config = read(&context, &root);
+    let mut findings = context.findings.into_inner();
+    drop_echoes(&mut findings, before);
+    match config {
+        Some(config) if findings.is_empty() => Ok((config, sources)),
+        _ => Err(Diagnostics::new(findings)),
+    }
+}
+
+/// Drops findings that only echo one of the first `syntax` findings: those on the same line.
+fn drop_echoes(findings: &mut Vec<Diagnostic>, syntax: usize) {
+    let line = |place: &Place| (place.file.clone(), place.line);
+    let wrong: Vec<_> = findings[..syntax]
+        .iter()
+        .filter_map(|d| d.place.as_ref().map(line))
+        .collect();
+    let mut index = 0;
+    findings.retain(|finding| {
+        index += 1;
+        index <= syntax || finding.place.as_ref().is_none_or(|place| !wrong.contains(&line(place)))
+    });
+}
+
+fn read(cx: &Context<'_>, root: &Table) -> Option<Config> {
+    let nowhere = Span {
+        file: FileId::FIRST,
+        start: 0,
+        end: 0,
+    };
+    let mut section = Section::new(cx, String::new(), root, nowhere);
+    let kafka = section.required(
+        "kafka",
+        "a section [kafka] with brokers = \"kafka-1:9092\"",
+        Kafka::read,
+    );
+    let registry = section.required(
+        "registry",
+        "a section [registry] with url = \"http://registry:8081\"",
+        Registry::read,
+    );
+    let scylla = section.optional("scylla", Scylla::read);
+    let store = section.optional("store", |field| {
+        let store = text(field.clone())?;
+        match store.strip_prefix("sqlite:") {
+            Some(path) if !path.is_empty() => Some(store),
+            _ => field.malformed(
+                "an embedded store",
+                "write store = \"sqlite:PATH\", or remove it and write a section [scylla]",
+            ),
+        }
+    });
+    let mongo = section.optional("mongo", Mongo::read);
+    let references = section.or("references", BTreeMap::new(), |field| {
+        let references = named(field, Reference::read)?;
+        Some(
+            references
+                .into_iter()
+                .map(|reference| (reference.name.value.clone(), reference))
+                .collect(),
+        )
+    });
+    let http = section.or("http", Http::default(), Http::read);
+    let log = section.or("log", Log::default_at(nowhere), Log::read);
+    let sentry = section.optional("sentry", Sentry::read);
+    let limits = section.or("limits", Limits::default_at(nowhere), Limits::read);
+    let shutdown_timeout = section.or("shutdown_timeout", Duration::from_secs(30), positive_duration);
+    let pipelines = section.or("pipelines", BTreeMap::new(), |field| {
+        let pipelines = named(field, Pipeline::read)?;
+        Some(
+            pipelines
+                .into_iter()
+                .map(|pipeline| (pipeline.name.value.clone(), pipeline))
+                .collect(),
+        )
+    });
+    section.finish();
+    Some(Config {
+        kafka: kafka?,
+        registry: registry?,
+        scylla: scylla?,
+        store: store?,
+        mongo: mongo?,
+        references: references?,
+        http: http?,
+        log: log?,
+        sentry: sentry?,
+        limits: limits?,
+        shutdown_timeout: shutdown_timeout?,
+        pipelines: pipelines?,
+    })
+}
+
+/// A table whose keys are names: each of its tables is read by `read`.
+fn named<'a, T>(field: Field<'a>, read: impl Fn(&Section<'a>, &'a document::Entry) -> Option<T>) -> Option<Vec<T>> {
+    let section = field.section()?;
+    all(section.table.entries.iter().map(|entry| read(&section, entry)))
+}

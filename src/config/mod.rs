@@ -1,0 +1,89 @@
+//! The configuration: TOML files, then environment variables, read into typed sections in which every value keeps its place.
+//!
+//! It exists so that an operator learns of every mistake at once, before a record is consumed, with the line and a remedy.
+//! Two steps: [`load`] reads and types (all files, all errors), [`check`] judges what can be known offline. What needs schemas
+//! or a database is checked by the pipeline's plan, which reports at the same places through [`Sources`].
+//!
+//! Invariants: a [`Config`] exists only if every key was known and every value had its type; a secret is printed nowhere;
+//! nothing here touches the network.
+
+mod check;
+pub mod codes;
+pub mod diagnostic;
+mod document;
+mod environment;
+mod kafka;
+mod load;
+mod mongo;
+mod pipeline;
+mod process;
+mod reader;
+mod redact;
+mod registry;
+mod scylla;
+mod secret;
+mod sink;
+mod size;
+mod source;
+mod span;
+mod step;
+mod suggest;
+mod tls;
+mod values;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use check::check;
+pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use kafka::{Kafka, Property, PropertyValue};
+pub use load::{load, load_str};
+pub use mongo::{Mongo, Reference};
+pub use pipeline::{Delivery, Order, Pipeline};
+pub use process::{Http, Limits, Log, LogFormat, Sentry};
+pub use registry::{Registry, RegistryAuth};
+pub use scylla::{Compression, Consistency, Scylla, SerialConsistency};
+pub use secret::{Secret, SecretError};
+pub use sink::{DeadLetter, Sink, SinkSchema, StopAbove};
+pub use size::Size;
+pub use source::{Assignor, GroupProtocol, OffsetReset, OnTombstone, Source};
+pub use span::{FileId, Sources, Span, Spanned};
+pub use step::{Binding, Cache, Filter, Lookup, OnMissing, ReferenceStep, Step, StepKind, Write};
+pub use tls::Tls;
+
+/// The whole configuration: what every process needs, and its pipelines.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[kafka]`: the cluster that records come from and go to.
+    pub kafka: Kafka,
+    /// `[registry]`: where schemas are fetched from and registered.
+    pub registry: Registry,
+    /// `[scylla]`: the CQL database that look-ups and writes go to.
+    pub scylla: Option<Scylla>,
+    /// `store = "sqlite:PATH"`: the embedded store, in place of `[scylla]`. The whole string, prefix included; `check` has
+    /// made sure of the prefix, [`Config::sqlite_path`] takes it off.
+    pub store: Option<Spanned<String>>,
+    /// `[mongo]`: parsed, and refused by `check` in this version.
+    pub mongo: Option<Mongo>,
+    /// `[references.NAME]`: parsed, and refused by `check` in this version.
+    pub references: BTreeMap<String, Reference>,
+    /// `[http]`: metrics, probes and status.
+    pub http: Http,
+    /// `[log]`: what is logged, and in which form.
+    pub log: Log,
+    /// `[sentry]`: where errors are reported, if anywhere.
+    pub sentry: Option<Sentry>,
+    /// `[limits]`: the process's memory budget.
+    pub limits: Limits,
+    /// `shutdown_timeout`: how long a stop may take before in-flight work is abandoned uncommitted. Default 30 s.
+    pub shutdown_timeout: Duration,
+    /// `[pipelines.NAME]`, by name.
+    pub pipelines: BTreeMap<String, Pipeline>,
+}
+
+impl Config {
+    /// The path of the embedded store, if `store` names one: what follows `sqlite:`.
+    pub fn sqlite_path(&self) -> Option<&str> {
+        self.store.as_ref().and_then(|store| store.strip_prefix("sqlite:"))
+    }
+}

@@ -1,0 +1,307 @@
+//! Reads a table key by key and collects every error, instead of stopping at the first as serde does.
+//!
+//! A section asks for each key that it knows ([`Section::required`], [`Section::optional`], [`Section::or`]) and ends with
+//! [`Section::finish`], which reports the keys that nobody asked for. A value that cannot be read is reported where it is
+//! written and gives `None`; the section is then `None` too, but only after all of its keys have been looked at.
+
+use std::cell::RefCell;
+
+use super::codes;
+use super::diagnostic::Diagnostic;
+use super::document::{Entry, Node, Table, Value};
+use super::suggest::{list, nearest};
+use super::{Sources, Span, Spanned};
+
+/// Keys that stand before the first section; a user who writes one below a section has put it into that section.
+const ROOT_KEYS: [&str; 2] = ["store", "shutdown_timeout"];
+
+/// What all sections of one document share.
+pub(super) struct Context<'a> {
+    pub(super) sources: &'a Sources,
+    pub(super) findings: RefCell<Vec<Diagnostic>>,
+    /// The document had syntax errors, so that what is absent may have been written, and is not reported.
+    pub(super) broken: bool,
+}
+
+impl Context<'_> {
+    pub(super) fn report(&self, finding: Diagnostic) {
+        self.findings.borrow_mut().push(finding);
+    }
+}
+
+/// A table that is being read.
+pub(super) struct Section<'a> {
+    pub(super) cx: &'a Context<'a>,
+    /// Its place in the document, for messages: `pipelines.navigation.source`; empty for the root.
+    pub(super) path: String,
+    pub(super) table: &'a Table,
+    pub(super) span: Span,
+    known: Vec<&'static str>,
+    /// Keys that are absent and must not be: name, and an example.
+    missing: Vec<(&'static str, String)>,
+}
+
+/// A value that is being read, and the key that it is under.
+#[derive(Clone)]
+pub(super) struct Field<'a> {
+    pub(super) cx: &'a Context<'a>,
+    pub(super) path: String,
+    pub(super) node: &'a Node,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn new(cx: &'a Context<'a>, path: String, table: &'a Table, span: Span) -> Self {
+        Self {
+            cx,
+            path,
+            table,
+            span,
+            known: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
+
+    /// The entry of a key, which is known from now on.
+    pub(super) fn entry(&mut self, key: &'static str) -> Option<&'a Entry> {
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
+        self.table.get(key)
+    }
+
+    /// The value of a key that may be absent.
+    pub(super) fn field(&mut self, key: &'static str) -> Option<Field<'a>> {
+        let entry = self.entry(key)?;
+        Some(self.field_of(entry))
+    }
+
+    pub(super) fn field_of(&self, entry: &'a Entry) -> Field<'a> {
+        Field {
+            cx: self.cx,
+            path: join(&self.path, &entry.key),
+            node: &entry.node,
+        }
+    }
+
+    /// A key that may be absent: `Some(None)` if it is, `None` if its value is wrong.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(Field<'a>) -> Option<T>,
+    ) -> Option<Option<T>> {
+        match self.field(key) {
+            None => Some(None),
+            Some(field) => read(field).map(Some),
+        }
+    }
+
+    /// A key with a default.
+    pub(super) fn or<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        read: impl FnOnce(Field<'a>) -> Option<T>,
+    ) -> Option<T> {
+        Some(self.optional(key, read)?.unwrap_or(default))
+    }
+
+    /// A key that must be there; `example` is a line that shows how it is written.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+        read: impl FnOnce(Field<'a>) -> Option<T>,
+    ) -> Option<T> {
+        match self.field(key) {
+            Some(field) => read(field),
+            None => {
+                self.missing.push((key, example.to_owned()));
+                None
+            }
+        }
+    }
+
+    /// Reports keys that are absent, unless one that is there was probably meant to be it.
+    pub(super) fn report_missing(&self) {
+        for (key, example) in &self.missing {
+            let unknown = self
+                .table
+                .entries
+                .iter()
+                .filter(|entry| !self.known.contains(&entry.key.as_str()));
+            let misspelt = unknown.filter_map(|entry| nearest(&entry.key, self.known.iter().copied()));
+            if self.cx.broken || misspelt.into_iter().any(|near| near == *key) {
+                continue;
+            }
+            let message = match self.path.as_str() {
+                "" => format!("`{key}` is missing"),
+                path => format!("`{key}` is missing in `{path}`"),
+            };
+            let finding = Diagnostic::error(codes::MISSING_KEY, message).help(format!("add {example}"));
+            self.cx.report(match self.path.as_str() {
+                "" => finding,
+                _ => finding.at(self.cx.sources, self.span, format!("`{key}` belongs here")),
+            });
+        }
+    }
+
+    /// Reports keys that are absent, and keys that were not asked for.
+    pub(super) fn finish(self) {
+        self.report_missing();
+        for entry in &self.table.entries {
+            let key = entry.key.as_str();
+            if self.known.contains(&key) {
+                continue;
+            }
+            let message = match self.path.as_str() {
+                "" => format!("unknown key `{key}`"),
+                path => format!("unknown key `{key}` in `{path}`"),
+            };
+            let near = nearest(key, self.known.iter().copied());
+            let label = near.map_or("not a key of this section".to_owned(), |near| {
+                format!("did you mean `{near}`?")
+            });
+            let mut finding = Diagnostic::error(codes::UNKNOWN_KEY, message).at(self.cx.sources, entry.key.span, label);
+            if ROOT_KEYS.contains(&key) {
+                finding = finding.help(format!(
+                    "`{key}` stands at the top of the file, before the first [section]"
+                ));
+            } else if near.is_none() {
+                finding = finding.help(format!("known here: {}", self.known.join(", ")));
+            }
+            self.cx.report(finding);
+        }
+    }
+}
+
+impl<'a> Field<'a> {
+    pub(super) fn span(&self) -> Span {
+        self.node.span
+    }
+
+    /// Reports that the value is of another type.
+    pub(super) fn wrong_type<T>(&self, expected: &str) -> Option<T> {
+        let message = format!("`{}` must be {expected}", self.path);
+        let label = format!("expected {expected}, found {}", self.node.describe());
+        let mut finding = Diagnostic::error(codes::WRONG_TYPE, message).at(self.cx.sources, self.span(), label);
+        if let Some(remedy) = type_remedy(expected, &self.node.value) {
+            finding = finding.help(remedy);
+        }
+        self.cx.report(finding);
+        None
+    }
+
+    /// Reports that the value is of the right type, and cannot be used.
+    pub(super) fn malformed<T>(&self, what: &str, remedy: &str) -> Option<T> {
+        let message = format!("`{}` is not {what}", self.path);
+        let finding =
+            Diagnostic::error(codes::MALFORMED, message).at(self.cx.sources, self.span(), format!("expected {what}"));
+        self.cx.report(finding.help(remedy));
+        None
+    }
+
+    /// Reports something that is planned and absent.
+    pub(super) fn not_supported<T>(&self, what: &str, remedy: &str) -> Option<T> {
+        let message = format!("{what} is not yet supported in this version");
+        let finding = Diagnostic::error(codes::NOT_SUPPORTED, message).at(self.cx.sources, self.span(), "");
+        self.cx.report(finding.help(remedy));
+        None
+    }
+
+    /// The value as a table.
+    pub(super) fn section(&self) -> Option<Section<'a>> {
+        match &self.node.value {
+            Value::Table(table) => Some(Section::new(self.cx, self.path.clone(), table, self.span())),
+            _ => self.wrong_type("a table"),
+        }
+    }
+
+    /// The elements of a list.
+    pub(super) fn items(&self) -> Option<Vec<Field<'a>>> {
+        let Value::Array(items) = &self.node.value else {
+            return self.wrong_type("a list");
+        };
+        Some(self.fields(items))
+    }
+
+    pub(super) fn fields(&self, items: &'a [Node]) -> Vec<Field<'a>> {
+        let field = |(index, node)| Field {
+            cx: self.cx,
+            path: format!("{}[{index}]", self.path),
+            node,
+        };
+        items.iter().enumerate().map(field).collect()
+    }
+
+    /// One of several words.
+    pub(super) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Option<T> {
+        let text = super::values::text(self.clone())?;
+        if let Some((_, value)) = choices.iter().find(|(word, _)| *word == *text) {
+            return Some(*value);
+        }
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let label = match nearest(&text, words.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("expected {}", list(&words)),
+        };
+        let message = format!("`{}` cannot be `{}`", self.path, text.value);
+        let finding = Diagnostic::error(codes::UNKNOWN_CHOICE, message).at(self.cx.sources, self.span(), label);
+        let help = if words.len() == 1 {
+            "it can only be"
+        } else {
+            "it is one of"
+        };
+        self.cx.report(finding.help(format!("{help} {}", list(&words))));
+        None
+    }
+}
+
+/// What usually helps against a value of the wrong type.
+fn type_remedy(expected: &str, found: &Value) -> Option<&'static str> {
+    let remedies = [
+        ("a string", "put the value in quotes"),
+        ("a list", "write [\"a\", \"b\"]"),
+        (
+            "a table",
+            "write { key = value }, or a section with its name in brackets",
+        ),
+        ("`true`", "write it without quotes"),
+        ("a whole number", "write digits, without quotes"),
+        ("a number", "one per cent is 0.01"),
+        (
+            "a duration",
+            "a number and a unit: \"250ms\", \"30s\", \"5m\", \"2h\" or \"30d\"",
+        ),
+        (
+            "a size",
+            "a number and a unit: \"512KiB\", \"64MiB\", \"1GB\"; a plain number counts bytes",
+        ),
+    ];
+    match found {
+        Value::Array(_) if expected.starts_with("a string") => Some("write one value in quotes, without brackets"),
+        Value::Table(_) if expected.starts_with("a string") => Some("write one value in quotes, without braces"),
+        _ => remedies
+            .iter()
+            .find(|(start, _)| expected.starts_with(start))
+            .map(|(_, remedy)| *remedy),
+    }
+}
+
+/// All values, or none if one of them is wrong; each has been looked at by then.
+pub(super) fn all<T>(values: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let values: Vec<Option<T>> = values.into_iter().collect();
+    values.into_iter().collect()
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{path}.{key}")
+    }
+}
+
+/// A value that was written, or a default that has the place of its section.
+pub(super) fn spanned_or<T>(value: Option<Spanned<T>>, default: T, section: Span) -> Spanned<T> {
+    value.unwrap_or(Spanned::new(default, section))
+}

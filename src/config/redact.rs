@@ -1,0 +1,155 @@
+//! Which parts of a text are secrets, so that a finding can show a line without showing a password.
+//!
+//! It judges by names and not by the parsed document, because it must also hold where the text is not TOML. Masking too much is
+//! harmless, masking too little is not.
+
+use std::ops::Range;
+
+/// A key with one of these in it holds a secret.
+const WORDS: [&str; 4] = ["password", "passphrase", "secret", "credential"];
+/// A key with one of these among its parts holds a secret.
+const PARTS: [&str; 4] = ["token", "dsn", "uri", "pem"];
+/// Keys that say where a secret is.
+const REFERENCES: [&str; 2] = ["env", "file"];
+
+/// Whether a key by this name holds a secret.
+pub(super) fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    WORDS.iter().any(|word| name.contains(word)) || name.split(['.', '_', '-']).any(|part| PARTS.contains(&part))
+}
+
+/// The ranges of `text` that must not be shown: values of secret keys, and user information in URLs. In an environment variable
+/// (`NAME=value`) the value has no quotes that could end it, so all of it is masked.
+pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    let mut in_secret_section = false;
+    let mut line_start = 0;
+    for line in text.split_inclusive('\n') {
+        if let Some(header) = line.trim().strip_prefix('[') {
+            let name = header.split(']').next().unwrap_or_default();
+            in_secret_section = is_secret_name(name.rsplit('.').next().unwrap_or_default());
+        }
+        for (equals, _) in line.match_indices('=') {
+            let key = key_before(&line[..equals]);
+            if !is_secret_name(key) && (!in_secret_section || REFERENCES.contains(&key)) {
+                continue;
+            }
+            let start = line_start + equals + 1;
+            let start = start + text[start..].len() - text[start..].trim_start_matches([' ', '\t']).len();
+            let value = &text[start..];
+            // `token = :token` is CQL.
+            if environment {
+                ranges.push(start..text.len());
+            } else if !is_reference(value) && !value.starts_with(':') {
+                ranges.push(start..start + value_length(value));
+            }
+        }
+        line_start += line.len();
+    }
+    for (scheme, separator) in text.match_indices("://") {
+        let start = scheme + separator.len();
+        let authority = text[start..].find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\''));
+        let authority = &text[start..start + authority.unwrap_or(text.len() - start)];
+        if let Some(at) = authority.rfind('@') {
+            ranges.push(start..start + at);
+        }
+    }
+    ranges
+}
+
+/// The key that ends `text`, without its quotes.
+fn key_before(text: &str) -> &str {
+    let text = text.trim_end().trim_end_matches(['"', '\'']);
+    let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    &text[text.trim_end_matches(is_key).len()..]
+}
+
+/// Whether a value is `{ env = "NAME" }` or the like, which says where the secret is, and is none.
+fn is_reference(value: &str) -> bool {
+    let Some((body, _)) = value.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
+        return false;
+    };
+    let reference = |part: &str| {
+        part.split_once('=')
+            .is_some_and(|(key, _)| REFERENCES.contains(&key_before(key)))
+    };
+    body.split(',').all(reference)
+}
+
+/// The length of a value as it is written, its quotes included; to the end of the line where a quote is not closed.
+fn value_length(value: &str) -> usize {
+    let line = value.find('\n').unwrap_or(value.len());
+    for quote in ["\"\"\"", "'''"] {
+        if let Some(rest) = value.strip_prefix(quote) {
+            return rest.find(quote).map_or(value.len(), |end| end + 2 * quote.len());
+        }
+    }
+    if let Some(rest) = value.strip_prefix('\'') {
+        return rest.find('\'').map_or(line, |end| end + 2).min(line);
+    }
+    if let Some(rest) = value.strip_prefix('"') {
+        let mut escaped = false;
+        let end = rest.find(|c: char| {
+            let closes = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            closes
+        });
+        return end.map_or(line, |end| end + 2).min(line);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str, environment: bool) -> String {
+        let mut text = text.to_owned();
+        let mut ranges = secret_ranges(&text, environment);
+        ranges.sort_by_key(|range| std::cmp::Reverse(range.start));
+        for range in ranges {
+            text.replace_range(range, "***");
+        }
+        text
+    }
+
+    #[test]
+    fn secrets_are_masked_however_they_are_written() {
+        assert_eq!(
+            shown(r#"a = { "sasl.password" = "x\"y", b = 1 }"#, false),
+            r#"a = { "sasl.password" = ***, b = 1 }"#
+        );
+        assert_eq!(
+            shown("bearer_token = 'x'\nurl = \"http://me:x@host/\"", false),
+            "bearer_token = ***\nurl = \"http://***@host/\""
+        );
+        assert_eq!(
+            shown("password = \"\"\"\nx\ny\"\"\" # end", false),
+            "password = *** # end"
+        );
+        assert_eq!(shown("password = [\"x\", \"y\"]", false), "password = ***");
+        assert_eq!(
+            shown("password = { env = \"P\", value = \"x\" }", false),
+            "password = ***"
+        );
+        assert_eq!(
+            shown("[scylla.password]\nvalue = \"x\"\nfile = \"f\"", false),
+            "[scylla.password]\nvalue = ***\nfile = \"f\""
+        );
+        assert_eq!(
+            shown("MESSINA__REGISTRY__PASSWORD=x, y", true),
+            "MESSINA__REGISTRY__PASSWORD=***"
+        );
+    }
+
+    #[test]
+    fn what_is_no_secret_is_shown() {
+        for text in [
+            "security.protocol = \"ssl\"",
+            "password = { env = \"P\" }",
+            "write = \"SET token = :token\"",
+        ] {
+            assert_eq!(shown(text, false), text);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Secrets: passwords, tokens and connection strings, which are never printed.
+//!
+//! A secret is resolved when it is used and not before: a file that is rotated is read again with the next connection.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::document::Value;
+use super::reader::Field;
+use super::values::{path, plain_text, text};
+use super::{Span, Spanned};
+
+/// A value that is never printed: written in the file, or read from the environment or a file when it is needed.
+#[derive(Clone)]
+pub struct Secret(Spanned<Origin>);
+
+#[derive(Clone)]
+enum Origin {
+    Literal(String),
+    Env(String),
+    File(PathBuf),
+}
+
+/// Why a secret cannot be read. It names the place, never the value.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The environment variable is not set, or is not UTF-8.
+    #[error("environment variable `{0}` is not set")]
+    Env(String),
+    /// The file cannot be read as UTF-8 text.
+    #[error("cannot read `{path}`: {error}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+impl Secret {
+    /// The value, read now. A file loses its last line break.
+    ///
+    /// # Errors
+    /// If the environment variable is not set, or the file cannot be read.
+    pub fn reveal(&self) -> Result<String, SecretError> {
+        match &self.0.value {
+            Origin::Literal(value) => Ok(value.clone()),
+            Origin::Env(name) => std::env::var(name).map_err(|_| SecretError::Env(name.clone())),
+            Origin::File(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| SecretError::File {
+                    path: path.clone(),
+                    error,
+                })?;
+                Ok(text
+                    .strip_suffix('\n')
+                    .map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t))
+                    .to_owned())
+            }
+        }
+    }
+
+    /// Where the secret is written, or where it says that it is to be found.
+    pub fn span(&self) -> Span {
+        self.0.span
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("***")
+    }
+}
+
+impl Secret {
+    /// `"literal"`, `{ env = "NAME" }` or `{ file = "PATH" }`.
+    pub(super) fn read(field: Field<'_>) -> Option<Self> {
+        let span = field.span();
+        if !matches!(field.node.value, Value::Table(_)) {
+            return text(field).map(|text| Self(Spanned::new(Origin::Literal(text.value), span)));
+        }
+        let mut section = field.section()?;
+        let env = section.optional("env", plain_text);
+        let file = section.optional("file", path);
+        section.finish();
+        let origin = match (env?, file?) {
+            (Some(name), None) => Origin::Env(name),
+            (None, Some(path)) => Origin::File(path.value),
+            _ => {
+                const REMEDY: &str = "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }";
+                return field.malformed("a reference to a secret, with one of `env` and `file`", REMEDY);
+            }
+        };
+        Some(Self(Spanned::new(origin, span)))
+    }
+}

@@ -1,0 +1,112 @@
+//! `[pipelines.NAME.source]`: the topics and the consumer group.
+
+use super::reader::Field;
+use super::values::{text, texts};
+use super::{Property, Span, Spanned};
+
+/// The topics that a pipeline consumes, and how it takes part in its group.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Place of the section.
+    pub span: Span,
+    /// Topics, at least one.
+    pub topics: Vec<Spanned<String>>,
+    /// Consumer group.
+    pub group: Spanned<String>,
+    /// librdkafka properties of this pipeline's consumers; they win over `[kafka]`.
+    pub properties: Vec<Property>,
+    /// Default [`GroupProtocol::Classic`].
+    pub group_protocol: GroupProtocol,
+    /// `group.instance.id` for static membership. With several `consumers` each appends its number.
+    pub instance_id: Option<Spanned<String>>,
+    /// How partitions are shared under the classic protocol. Default [`Assignor::CooperativeSticky`].
+    pub assignor: Assignor,
+    /// Where a group without committed offsets begins. Default [`OffsetReset::Earliest`].
+    pub offset_reset: OffsetReset,
+    /// What a null value ends as. Default [`OnTombstone::Skip`].
+    pub on_tombstone: OnTombstone,
+}
+
+/// The group's rebalance protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// `classic`: assignment by the group's leader.
+    Classic,
+    /// `consumer`: assignment by the broker (KIP-848).
+    Consumer,
+}
+
+/// Partition assignors of the classic protocol, in librdkafka's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assignor {
+    /// `cooperative-sticky`
+    CooperativeSticky,
+    /// `range`
+    Range,
+    /// `roundrobin`
+    RoundRobin,
+}
+
+/// Where a group without committed offsets begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// `earliest`
+    Earliest,
+    /// `latest`
+    Latest,
+}
+
+/// What a record without a value (a tombstone) ends as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTombstone {
+    /// `skip`
+    Skip,
+    /// `dead_letter`
+    DeadLetter,
+}
+
+const GROUP_PROTOCOL: [(&str, GroupProtocol); 2] = [
+    ("classic", GroupProtocol::Classic),
+    ("consumer", GroupProtocol::Consumer),
+];
+
+const ASSIGNOR: [(&str, Assignor); 3] = [
+    ("cooperative-sticky", Assignor::CooperativeSticky),
+    ("range", Assignor::Range),
+    ("roundrobin", Assignor::RoundRobin),
+];
+
+const OFFSET_RESET: [(&str, OffsetReset); 2] = [("earliest", OffsetReset::Earliest), ("latest", OffsetReset::Latest)];
+
+const ON_TOMBSTONE: [(&str, OnTombstone); 2] = [("skip", OnTombstone::Skip), ("dead_letter", OnTombstone::DeadLetter)];
+
+impl Source {
+    pub(super) fn read(field: Field<'_>) -> Option<Self> {
+        let mut section = field.section()?;
+        let topics = section.required("topics", "topics = [\"navigation\"]", texts);
+        let group = section.required("group", "group = \"navigation-enrichment\"", text);
+        let properties = section.or("properties", vec![], Property::read_all);
+        let group_protocol = section.or("group_protocol", GroupProtocol::Classic, |field| {
+            field.choice(&GROUP_PROTOCOL)
+        });
+        let instance_id = section.optional("instance_id", text);
+        let assignor = section.or("assignor", Assignor::CooperativeSticky, |field| field.choice(&ASSIGNOR));
+        let offset_reset = section.or("offset_reset", OffsetReset::Earliest, |field| {
+            field.choice(&OFFSET_RESET)
+        });
+        let on_tombstone = section.or("on_tombstone", OnTombstone::Skip, |field| field.choice(&ON_TOMBSTONE));
+        let span = section.span;
+        section.finish();
+        Some(Self {
+            span,
+            topics: topics?,
+            group: group?,
+            properties: properties?,
+            group_protocol: group_protocol?,
+            instance_id: instance_id?,
+            assignor: assignor?,
+            offset_reset: offset_reset?,
+            on_tombstone: on_tombstone?,
+        })
+    }
+}

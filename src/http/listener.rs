@@ -1,0 +1,130 @@
+//! Connections: accepted, bounded, timed, and ended.
+//!
+//! A server for operators must stay reachable when a client misbehaves and cost little when nobody looks. So the number
+//! of connections is bounded, a request's header must come within a time, and no connection lives longer than a minute:
+//! one whose client reads nothing cannot hold a place for ever. Scrapers simply connect again.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// Most connections at a time; further ones wait to be accepted.
+const CONNECTIONS: usize = 64;
+/// From the connection, or the last answer, to the end of the next request's header.
+const HEADER: Duration = Duration::from_secs(10);
+/// After this a connection is closed when its current answer is out.
+const LIFE: Duration = Duration::from_secs(60);
+/// After this, from being asked to end, it is cut off.
+const GRACE: Duration = Duration::from_secs(2);
+/// Pause after an error of `accept`, such as too many open files, lest it be repeated at full speed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for HTTP: {error}")]
+pub struct BindError {
+    /// The configured address.
+    pub address: SocketAddr,
+    /// What the system says, such as "Address already in use".
+    pub error: io::Error,
+}
+
+/// A bound address, not yet served.
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Binds; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the address is in use, is none of this machine, or its port is not allowed.
+    pub async fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        let failed = |error| BindError { address, error };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+
+    /// The address that is bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers requests with `handler` until `shutdown` is ready; then gives connections a short while to end.
+    pub async fn serve<H, F>(self, handler: H, shutdown: impl Future<Output = ()>)
+    where
+        H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        let (handler, places) = (Arc::new(handler), Arc::new(Semaphore::new(CONNECTIONS)));
+        // Its sender's drop tells the connections to end.
+        let (end, ended) = watch::channel(());
+        let mut connections = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            // The semaphore is never closed.
+            let accepted = async {
+                let place = Arc::clone(&places).acquire_owned().await.ok();
+                (place, self.listener.accept().await)
+            };
+            let (place, stream) = tokio::select! {
+                () = &mut shutdown => break,
+                (place, accepted) = accepted => match accepted {
+                    Ok((stream, _)) => (place, stream),
+                    Err(_) => {
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            let (handler, ended) = (Arc::clone(&handler), ended.clone());
+            connections.spawn(async move {
+                connection(stream, handler, ended).await;
+                drop(place);
+            });
+            while connections.try_join_next().is_some() {}
+        }
+        drop((self.listener, end));
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+async fn connection<H, F>(stream: TcpStream, handler: Arc<H>, mut ended: watch::Receiver<()>)
+where
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // An error is the client's: it went away, or sent no HTTP. Nobody here can act on it.
+        _ = connection.as_mut() => return,
+        _ = ended.changed() => {}
+        () = tokio::time::sleep(LIFE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(GRACE, connection).await;
+}

@@ -1,0 +1,136 @@
+//! What the process tells over HTTP: metrics, probes, status. Read-only: nothing here changes the process.
+//!
+//! | path | answer |
+//! | --- | --- |
+//! | `/metrics` | Prometheus text format |
+//! | `/livez` | 200 while the loops make progress; else 503 and why. A slow database never fails it |
+//! | `/readyz` | 200 when assigned, connected, checked and not stalled; else 503 and all reasons |
+//! | `/status` | JSON: pipelines, partitions, lag, rates, last errors |
+//! | `/` | the same as a page that keeps itself current |
+//!
+//! Only GET and HEAD are answered. What is told comes from a [`Probe`], so this module knows nothing of pipelines.
+
+mod listener;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+pub use listener::{BindError, Listener};
+
+use crate::telemetry::Metrics;
+
+/// The page, whole in itself: it loads nothing but `/status`.
+const PAGE: &str = include_str!("page.html");
+
+/// The page may run its own script and ask this server, and nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const PATHS: &[&str] = &["/", "/livez", "/metrics", "/readyz", "/status"];
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What the server asks the process. The answers are made anew for each request and must not block.
+pub trait Probe: Send + Sync {
+    /// Whether the loops make progress.
+    ///
+    /// # Errors
+    /// Why the process should be killed and started again.
+    fn live(&self) -> Result<(), String>;
+
+    /// Whether the process does its work.
+    ///
+    /// # Errors
+    /// All reasons why not.
+    fn ready(&self) -> Result<(), Vec<String>>;
+
+    /// All that `/status` tells.
+    fn status(&self) -> serde_json::Value;
+
+    /// The Prometheus text format, as [`Metrics::render`] makes it.
+    fn metrics(&self) -> Vec<u8>;
+}
+
+/// Binds `listen`; serving begins with [`Server::serve`], so that a bad address is known before anything starts.
+///
+/// # Errors
+/// See [`Listener::bind`].
+pub async fn bind(listen: SocketAddr) -> Result<Server, BindError> {
+    Listener::bind(listen).await.map(Server)
+}
+
+/// A bound server.
+pub struct Server(Listener);
+
+impl Server {
+    /// Where it listens: the real port if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.0.address()
+    }
+
+    /// Answers until `shutdown` is ready, and some seconds longer at most.
+    pub async fn serve(self, probe: Arc<dyn Probe>, shutdown: impl Future<Output = ()>) {
+        let handler = move |request: Request<Incoming>| {
+            let probe = Arc::clone(&probe);
+            async move { answer(request.method(), request.uri().path(), &*probe) }
+        };
+        self.0.serve(handler, shutdown).await;
+    }
+}
+
+/// The answer to one request. The server leaves out the body where HEAD was asked.
+fn answer(method: &Method, path: &str, probe: &dyn Probe) -> Response<Full<Bytes>> {
+    if !PATHS.contains(&path) {
+        let known = PATHS.join("\n");
+        return response(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            format!("there is no {path} here; there are:\n{known}\n"),
+        );
+    }
+    if method != Method::GET && method != Method::HEAD {
+        let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
+        refused
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match path {
+        "/metrics" => response(StatusCode::OK, Metrics::CONTENT_TYPE, probe.metrics()),
+        "/livez" => verdict(probe.live().map_err(|reason| vec![reason])),
+        "/readyz" => verdict(probe.ready()),
+        "/status" => response(StatusCode::OK, "application/json", format!("{:#}\n", probe.status())),
+        _ => {
+            let mut page = response(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+            page.headers_mut()
+                .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+            page
+        }
+    }
+}
+
+fn verdict(verdict: Result<(), Vec<String>>) -> Response<Full<Bytes>> {
+    match verdict {
+        Ok(()) => response(StatusCode::OK, TEXT, "ok\n"),
+        Err(reasons) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, reasons.join("\n") + "\n"),
+    }
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    const NOSNIFF: HeaderName = HeaderName::from_static("x-content-type-options");
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(NOSNIFF, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! The server over real connections.
+
+use super::*;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+struct Fake {
+    live: Result<(), String>,
+    ready: Result<(), Vec<String>>,
+}
+
+impl Probe for Fake {
+    fn live(&self) -> Result<(), String> {
+        self.live.clone()
+    }
+    fn ready(&self) -> Result<(), Vec<String>> {
+        self.ready.clone()
+    }
+    fn status(&self) -> serde_json::Value {
+        serde_json::json!({ "pipelines": { "navigation": { "in_flight": 3 } } })
+    }
+    fn metrics(&self) -> Vec<u8> {
+        b"messina_build_info 1\n".to_vec()
+    }
+}
+
+async fn started(probe: Fake) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    let server = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let (address, (stop, stopped)) = (server.address(), oneshot::channel());
+    let task = tokio::spawn(server.serve(Arc::new(probe), async {
+        let _ = stopped.await;
+    }));
+    (address, stop, task)
+}
+
+async fn ask(address: SocketAddr, method: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: messina\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn each_path_answers_in_its_type() {
+    let (address, _stop, _task) = started(Fake {
+        live: Ok(()),
+        ready: Ok(()),
+    })
+    .await;
+    for (path, content_type, part) in [
+        ("/metrics", "text/plain; version=0.0.4", "messina_build_info 1"),
+        ("/livez", "text/plain", "ok"),
+        ("/readyz?verbose", "text/plain", "ok"),
+        ("/status", "application/json", "\"in_flight\": 3"),
+        ("/", "text/html", "<title>Messina</title>"),
+    ] {
+        let answer = ask(address, "GET", path).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {answer}");
+        assert!(
+            answer.contains(&format!("content-type: {content_type}")),
+            "{path}: {answer}"
+        );
+        assert!(answer.contains(part), "{path}: {answer}");
+        let head = ask(address, "HEAD", path).await;
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"),
+            "{path}: {head}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn failing_probes_say_why() {
+    let ready = Err(vec![
+        "navigation: not assigned".to_owned(),
+        "store: not connected".to_owned(),
+    ]);
+    let (address, _stop, _task) = started(Fake {
+        live: Err("consumer 0 stands still".into()),
+        ready,
+    })
+    .await;
+    let live = ask(address, "GET", "/livez").await;
+    assert!(
+        live.starts_with("HTTP/1.1 503") && live.ends_with("\r\n\r\nconsumer 0 stands still\n"),
+        "{live}"
+    );
+    let ready = ask(address, "GET", "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    assert!(
+        ready.ends_with("\r\n\r\nnavigation: not assigned\nstore: not connected\n"),
+        "{ready}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_else_is_answered() {
+    let (address, _stop, _task) = started(Fake {
+        live: Ok(()),
+        ready: Ok(()),
+    })
+    .await;
+    let unknown = ask(address, "GET", "/health").await;
+    assert!(
+        unknown.starts_with("HTTP/1.1 404") && unknown.contains("/readyz"),
+        "{unknown}"
+    );
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let refused = ask(address, method, "/status").await;
+        assert!(
+            refused.starts_with("HTTP/1.1 405") && refused.contains("allow: GET, HEAD"),
+            "{refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_taken_address_is_named() {
+    let (address, _stop, _task) = started(Fake {
+        live: Ok(()),
+        ready: Ok(()),
+    })
+    .await;
+    let error = bind(address).await.err().unwrap().to_string();
+    assert!(
+        error.contains(&address.to_string()) && error.contains("in use"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn it_stops_though_a_client_is_silent() {
+    let (address, stop, task) = started(Fake {
+        live: Ok(()),
+        ready: Ok(()),
+    })
+    .await;
+    let _silent = TcpStream::connect(address).await.unwrap();
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"GET /status HTTP/1.1\r\nHo").await.unwrap();
+    assert!(ask(address, "GET", "/livez").await.contains("200 OK"));
+    let start = Instant::now();
+    stop.send(()).unwrap();
+    tokio::time::timeout(Duration::from_secs(5), task)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(start.elapsed() < Duration::from_secs(4));
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn more_clients_than_places_are_served_in_turn() {
+    let (address, _stop, _task) = started(Fake {
+        live: Ok(()),
+        ready: Ok(()),
+    })
+    .await;
+    let asks = (0..300).map(|_| tokio::spawn(async move { ask(address, "GET", "/livez").await }));
+    for answer in futures_util::future::join_all(asks).await {
+        assert!(answer.unwrap().starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[test]
+fn the_page_asks_nobody_else() {
+    for outside in ["http://", "https://", "//cdn", "@import", "src="] {
+        assert!(!PAGE.contains(outside), "{outside}");
+    }
+}

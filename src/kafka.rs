@@ -1,0 +1,172 @@
+//! What the consumer and the producer share towards librdkafka: properties, error classes, log lines.
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::config::{Assignor, GroupProtocol, Kafka, OffsetReset, Pipeline, Property, SecretError};
+use crate::retry::Class;
+
+/// What policy an error of librdkafka calls for.
+pub fn classify(error: &KafkaError) -> Class {
+    match error.rdkafka_error_code() {
+        Some(code) => classify_code(code),
+        // Errors of the binding itself: a property or a string that librdkafka refuses, a client that cannot be made.
+        None => Class::Fatal,
+    }
+}
+
+fn classify_code(code: Code) -> Class {
+    match code {
+        // The record itself is refused.
+        Code::MessageSizeTooLarge
+        | Code::InvalidMessage
+        | Code::InvalidMessageSize
+        | Code::InvalidRecord
+        | Code::InvalidTimestamp => Class::Permanent,
+        // The client cannot go on.
+        Code::Fatal
+        | Code::Fenced
+        | Code::ProducerFenced
+        | Code::InvalidProducerEpoch
+        | Code::TransactionalIdAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::UnsupportedVersion
+        | Code::UnsupportedForMessageFormat
+        | Code::InvalidArgument => Class::Fatal,
+        // Brokers, leaders, topics and permissions come back; so does room in the queue.
+        _ => Class::Transient,
+    }
+}
+
+/// Properties that every client has, in the order in which later ones win.
+pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result<ClientConfig, SecretError> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", kafka.brokers.as_str());
+    config.set("client.id", "messina");
+    config.set("statistics.interval.ms", "1000");
+    config.set("log.connection.close", "false");
+    for property in kafka.properties.iter().chain(kind).chain(pipeline) {
+        config.set(property.name.as_str(), property.value.reveal()?);
+    }
+    config.set_log_level(RDKafkaLogLevel::Info);
+    Ok(config)
+}
+
+/// The consumer of a pipeline. `queue_bytes` bounds what librdkafka prefetches.
+pub fn consumer(
+    kafka: &Kafka,
+    pipeline: &Pipeline,
+    number: usize,
+    queue_bytes: usize,
+) -> Result<ClientConfig, SecretError> {
+    let source = &pipeline.source;
+    let mut config = client(kafka, &kafka.consumer_properties, &source.properties)?;
+    let mut default = |name: &str, value: &str| {
+        if config.get(name).is_none() {
+            config.set(name, value);
+        }
+    };
+    default("queued.max.messages.kbytes", &(queue_bytes / 1024).max(1).to_string());
+    default("queued.min.messages", "20000");
+    default(
+        "fetch.message.max.bytes",
+        &(queue_bytes / 4).clamp(64 * 1024, 1024 * 1024).to_string(),
+    );
+    default("fetch.wait.max.ms", "100");
+    default("enable.partition.eof", "false");
+    config.set("group.id", source.group.as_str());
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set(
+        "auto.offset.reset",
+        match source.offset_reset {
+            OffsetReset::Earliest => "earliest",
+            OffsetReset::Latest => "latest",
+        },
+    );
+    match source.group_protocol {
+        GroupProtocol::Classic => {
+            config.set("group.protocol", "classic");
+            config.set(
+                "partition.assignment.strategy",
+                match source.assignor {
+                    Assignor::CooperativeSticky => "cooperative-sticky",
+                    Assignor::Range => "range",
+                    Assignor::RoundRobin => "roundrobin",
+                },
+            );
+        }
+        GroupProtocol::Consumer => {
+            config.set("group.protocol", "consumer");
+        }
+    }
+    if let Some(id) = &source.instance_id {
+        let several = *pipeline.consumers > 1;
+        config.set(
+            "group.instance.id",
+            if several {
+                format!("{}-{number}", id.value)
+            } else {
+                id.value.clone()
+            },
+        );
+    }
+    Ok(config)
+}
+
+/// The producer of a pipeline. `queue_bytes` bounds what librdkafka holds undelivered.
+pub fn producer(kafka: &Kafka, pipeline: &[Property], queue_bytes: usize) -> Result<ClientConfig, SecretError> {
+    let mut config = client(kafka, &kafka.producer_properties, pipeline)?;
+    let mut default = |name: &str, value: &str| {
+        if config.get(name).is_none() {
+            config.set(name, value);
+        }
+    };
+    default("enable.idempotence", "true");
+    default("acks", "all");
+    default("compression.type", "lz4");
+    default("linger.ms", "5");
+    // Java's partitioner, so that Java and Messina send a key to the same partition.
+    default("partitioner", "murmur2_random");
+    // What can be retried is retried for as long as it takes: 0 is for ever.
+    default("message.timeout.ms", "0");
+    // The brokers decide what is too large.
+    default("message.max.bytes", "104857600");
+    default("queue.buffering.max.kbytes", &(queue_bytes / 1024).max(1).to_string());
+    default("sticky.partitioning.linger.ms", "10");
+    Ok(config)
+}
+
+/// A line of librdkafka's own log.
+pub fn log(pipeline: &str, level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::error!(pipeline, facility, "librdkafka: {message}");
+        }
+        RDKafkaLogLevel::Warning => tracing::warn!(pipeline, facility, "librdkafka: {message}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(pipeline, facility, "librdkafka: {message}"),
+        RDKafkaLogLevel::Debug => tracing::debug!(pipeline, facility, "librdkafka: {message}"),
+    }
+}
+
+/// An error that librdkafka reports outside of any call: a broker that went away, mostly. It reconnects by itself.
+pub fn log_error(pipeline: &str, error: &KafkaError, reason: &str) {
+    match classify(error) {
+        Class::Fatal => tracing::error!(pipeline, "librdkafka: {error}: {reason}"),
+        _ => tracing::warn!(pipeline, "librdkafka: {error}: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_classes() {
+        assert_eq!(classify_code(Code::MessageSizeTooLarge), Class::Permanent);
+        assert_eq!(classify_code(Code::BrokerTransportFailure), Class::Transient);
+        assert_eq!(classify_code(Code::QueueFull), Class::Transient);
+        assert_eq!(classify_code(Code::Fenced), Class::Fatal);
+        assert_eq!(classify(&KafkaError::Canceled), Class::Fatal);
+    }
+}

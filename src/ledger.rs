@@ -1,0 +1,271 @@
+//! The ledger of one partition: which records are in flight, and which offset may be committed.
+//!
+//! Records of a partition finish in any order, but Kafka keeps only one number per partition. That number must never pass a
+//! record whose effects are not all acknowledged, or a crash loses it. The ledger therefore keeps every record from the first
+//! unfinished one on, and offers that record's offset for commit.
+//!
+//! It also keeps the partition's write clock. Every CQL write carries a timestamp in microseconds, made from the record's own
+//! timestamp, and two records of one millisecond must not share one. What the clock must remember rides in the metadata of the
+//! commit, so that a replay hands out the same timestamps again (as long as the log still holds the same records).
+//!
+//! Invariants:
+//! - the committable offset is never above an unfinished one, and never goes back;
+//! - write timestamps strictly increase, are never negative, and are the same when replayed from any [`Position`];
+//! - the front of the ring is unfinished, so finished records cost memory only behind an unfinished one ([`Ledger::span`]).
+
+use std::collections::VecDeque;
+
+/// Latest record timestamp that is believed: 9999-12-31T23:59:59.999Z, in milliseconds since the Unix epoch.
+///
+/// A record beyond it is taken for one without a timestamp; otherwise a single broken producer could use up the clock.
+pub const MAX_RECORD_TIMESTAMP_MS: i64 = 253_402_300_799_999;
+
+/// Prefix of the commit metadata; the digit is the version of what follows.
+const CLOCK_PREFIX: &str = "messina1:";
+
+/// A place in a partition from which work can be taken up again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The offset to commit: the next one to consume after a restart.
+    pub offset: i64,
+    /// The last write timestamp, in µs, handed out below `offset`; `i64::MIN` if there was none. Commit it by [`encode_clock`].
+    pub clock: i64,
+}
+
+/// Why the ledger refused a call. The ledger is unchanged after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// The offset was already passed: it is below the committed offset or not above the last admitted one.
+    #[error("offset {offset} came although {expected} or a later one was due")]
+    Behind {
+        /// The offset that came.
+        offset: i64,
+        /// The lowest offset that would have been in order.
+        expected: i64,
+    },
+    /// The offset was never admitted here, or is finished already.
+    #[error("offset {offset} is not in flight")]
+    NotInFlight {
+        /// The offset to be finished.
+        offset: i64,
+    },
+    /// The clock, taken from commit metadata, is at the end of its range.
+    #[error("no write timestamp is left after {clock} µs")]
+    ClockExhausted {
+        /// The last write timestamp handed out.
+        clock: i64,
+    },
+}
+
+/// What is in flight in one partition during one assignment. See the module's page for the invariants.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    /// Admitted records from the first unfinished one on; offsets strictly increase.
+    ring: VecDeque<Entry>,
+    /// The clock as it was before the front of the ring, or the latest one when the ring is empty.
+    clock_before: i64,
+    /// The last write timestamp handed out.
+    clock: i64,
+    /// The lowest offset that may come next, once any is known.
+    next: Option<i64>,
+    last_admitted: Option<i64>,
+    committed: Option<i64>,
+    in_flight: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    offset: i64,
+    timestamp: i64,
+    finished: bool,
+}
+
+impl Ledger {
+    /// A ledger that starts at `committed`, the group's committed offset (`None`: the group has none, any offset may come first).
+    ///
+    /// `clock` is the last write timestamp in µs that was handed out below that offset, `i64::MIN` if there is none.
+    pub fn new(committed: Option<i64>, clock: i64) -> Ledger {
+        Ledger {
+            ring: VecDeque::new(),
+            clock_before: clock,
+            clock,
+            next: committed,
+            last_admitted: None,
+            committed,
+            in_flight: 0,
+        }
+    }
+
+    /// Takes in the record at `offset` and returns its write timestamp in µs:
+    /// `max(record_timestamp_ms * 1000, previous + 1)`, where a timestamp that is absent, negative or above
+    /// [`MAX_RECORD_TIMESTAMP_MS`] counts as 0.
+    ///
+    /// Offsets strictly increase. Gaps are legal: compaction and transaction markers leave them.
+    ///
+    /// # Errors
+    /// [`LedgerError::Behind`] for an offset already passed, [`LedgerError::ClockExhausted`] at the end of the clock.
+    pub fn admit(&mut self, offset: i64, record_timestamp_ms: Option<i64>) -> Result<i64, LedgerError> {
+        let expected = self.next.unwrap_or(0);
+        if offset < expected {
+            return Err(LedgerError::Behind { offset, expected });
+        }
+        let own = record_timestamp_ms
+            .filter(|ms| (0..=MAX_RECORD_TIMESTAMP_MS).contains(ms))
+            .unwrap_or(0)
+            * 1000;
+        let after = self
+            .clock
+            .checked_add(1)
+            .ok_or(LedgerError::ClockExhausted { clock: self.clock })?;
+        let timestamp = own.max(after);
+        self.ring.push_back(Entry {
+            offset,
+            timestamp,
+            finished: false,
+        });
+        self.clock = timestamp;
+        self.next = Some(offset.saturating_add(1));
+        self.last_admitted = Some(offset);
+        self.in_flight += 1;
+        Ok(timestamp)
+    }
+
+    /// Notes that every effect of the record at `offset` is acknowledged.
+    ///
+    /// Constant time, amortised, where offsets are dense; logarithmic in the number of offsets missing from the ring else.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotInFlight`] for an offset that was never admitted or is finished already.
+    pub fn finish(&mut self, offset: i64) -> Result<(), LedgerError> {
+        let unknown = LedgerError::NotInFlight { offset };
+        let index = self.index_of(offset).ok_or(unknown)?;
+        let entry = self
+            .ring
+            .get_mut(index)
+            .filter(|entry| !entry.finished)
+            .ok_or(unknown)?;
+        entry.finished = true;
+        self.in_flight -= 1;
+        while let Some(front) = self.ring.front().filter(|front| front.finished) {
+            self.clock_before = front.timestamp;
+            self.ring.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Notes that the consumer stands at `offset`: no record below it is still to come.
+    ///
+    /// A partition may end in transaction markers or compacted records, which are never delivered. Told of the end of the
+    /// partition, the ledger can commit past them, and lag goes down to zero. An offset already passed changes nothing.
+    pub fn advance(&mut self, offset: i64) {
+        if self.next.is_none_or(|next| next < offset) {
+            self.next = Some(offset);
+        }
+    }
+
+    /// The position to commit: the first unfinished offset, or the next expected one. `None` when nothing is new.
+    ///
+    /// For a group without a committed offset, the place where the first record appeared is itself new: committed at once, it
+    /// keeps a crash from starting over at another place (`auto.offset.reset = latest` would skip what was in flight).
+    pub fn committable(&self) -> Option<Position> {
+        self.position()
+            .filter(|position| self.committed.is_none_or(|committed| committed < position.offset))
+    }
+
+    /// The first unfinished offset or the next expected one, committed or not; `None` as long as no offset is known.
+    pub fn position(&self) -> Option<Position> {
+        let offset = self.first_unfinished().or(self.next)?;
+        Some(Position {
+            offset,
+            clock: self.clock_before,
+        })
+    }
+
+    /// Notes that the broker acknowledged the commit of `offset`. Acknowledgements may come late and out of order.
+    pub fn committed(&mut self, offset: i64) {
+        self.committed = self.committed.max(Some(offset));
+    }
+
+    /// Records admitted and not finished.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Records held, the finished ones behind an unfinished one included: what this ledger costs (24 bytes each), and what a
+    /// crash at this moment repeats. The loop bounds it, for one stuck record does not keep the others from finishing.
+    pub fn span(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// The lowest offset in flight.
+    pub fn first_unfinished(&self) -> Option<i64> {
+        self.ring.front().map(|entry| entry.offset)
+    }
+
+    /// The highest offset admitted in this assignment.
+    pub fn last_admitted(&self) -> Option<i64> {
+        self.last_admitted
+    }
+
+    /// The last write timestamp handed out, in µs; `i64::MIN` if there is none.
+    pub fn clock(&self) -> i64 {
+        self.clock
+    }
+
+    /// Where `offset` lies in the ring. Offsets strictly increase, so the distance to either end bounds the index from both
+    /// sides; where no offset is missing the bounds meet and nothing is searched.
+    fn index_of(&self, offset: i64) -> Option<usize> {
+        let (front, back) = (self.ring.front()?.offset, self.ring.back()?.offset);
+        if !(front..=back).contains(&offset) {
+            return None;
+        }
+        let last = self.ring.len() - 1;
+        let mut high = last.min(distance(front, offset));
+        let mut low = last.saturating_sub(distance(offset, back));
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.ring.get(middle)?.offset < offset {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        self.ring
+            .get(low)
+            .is_some_and(|entry| entry.offset == offset)
+            .then_some(low)
+    }
+}
+
+/// How far `to` is above `from`, as far as a ring can be long.
+fn distance(from: i64, to: i64) -> usize {
+    usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX)
+}
+
+/// The commit metadata that carries `clock`: `messina1:` and the number in base 36.
+pub fn encode_clock(clock: i64) -> String {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut digits = Vec::with_capacity(13); // 36^13 > 2^64
+    let mut rest = clock.unsigned_abs();
+    loop {
+        digits.push(char::from(DIGITS[(rest % 36) as usize]));
+        rest /= 36;
+        if rest == 0 {
+            break;
+        }
+    }
+    let sign = if clock < 0 { "-" } else { "" };
+    let mut metadata = String::with_capacity(CLOCK_PREFIX.len() + sign.len() + digits.len());
+    metadata.push_str(CLOCK_PREFIX);
+    metadata.push_str(sign);
+    metadata.extend(digits.iter().rev());
+    metadata
+}
+
+/// Reads what [`encode_clock`] wrote. Metadata of others, or of a version not known, is `None`: the clock then starts anew.
+pub fn decode_clock(metadata: &str) -> Option<i64> {
+    i64::from_str_radix(metadata.strip_prefix(CLOCK_PREFIX)?, 36).ok()
+}
+
+#[cfg(test)]
+mod tests;

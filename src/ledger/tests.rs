@@ -1,0 +1,275 @@
+//! The ledger against a map of everything that ever happened to it.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Admit the offset this far above the last one.
+    Admit { gap: i64, timestamp_ms: Option<i64> },
+    /// Finish one of the records in flight (the n-th, modulo how many there are).
+    Finish(usize),
+    /// Finish any offset, known or not.
+    FinishAny(i64),
+    /// Admit any offset, in order or not.
+    AdmitAny(i64),
+    /// The consumer stands this far above the last offset.
+    Advance(i64),
+    /// Commit what may be committed.
+    Commit,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let timestamp = prop_oneof![
+        4 => (0..5i64).prop_map(|ms| Some(1_700_000_000_000 + ms)),
+        1 => Just(None),
+        1 => any::<i64>().prop_map(Some),
+    ];
+    prop_oneof![
+        8 => (prop_oneof![4 => Just(1i64), 1 => 1..50i64], timestamp)
+            .prop_map(|(gap, timestamp_ms)| Step::Admit { gap, timestamp_ms }),
+        7 => any::<usize>().prop_map(Step::Finish),
+        1 => (-5..300i64).prop_map(Step::FinishAny),
+        1 => (-5..300i64).prop_map(Step::AdmitAny),
+        1 => (0..4i64).prop_map(Step::Advance),
+        2 => Just(Step::Commit),
+    ]
+}
+
+/// One admitted record, as the model remembers it.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    timestamp_ms: Option<i64>,
+    timestamp: i64,
+    finished: bool,
+}
+
+/// Every record is remembered for ever; every question is answered by looking at all of them.
+#[derive(Default)]
+struct Model {
+    records: BTreeMap<i64, Known>,
+    next: Option<i64>,
+    committed: Option<i64>,
+}
+
+impl Model {
+    fn position(&self) -> Option<i64> {
+        self.records
+            .iter()
+            .find(|(_, known)| !known.finished)
+            .map(|(offset, _)| *offset)
+            .or(self.next)
+    }
+
+    fn clock_below(&self, offset: i64, start: i64) -> i64 {
+        self.records
+            .range(..offset)
+            .next_back()
+            .map_or(start, |(_, known)| known.timestamp)
+    }
+
+    fn unfinished(&self) -> Vec<i64> {
+        self.records
+            .iter()
+            .filter(|(_, known)| !known.finished)
+            .map(|(offset, _)| *offset)
+            .collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn behaves_like_the_model(
+        start in prop::option::of(0..100i64),
+        clock in prop_oneof![Just(i64::MIN), Just(1_700_000_000_000_500i64), 0..10i64],
+        steps in prop::collection::vec(step(), 0..250),
+    ) {
+        let mut ledger = Ledger::new(start, clock);
+        let mut model = Model { next: start, committed: start, ..Model::default() };
+        let mut positions = Vec::new();
+        for step in steps {
+            match step {
+                Step::Admit { gap, timestamp_ms } => {
+                    let offset = model.next.map_or(gap - 1, |next| next - 1 + gap);
+                    let timestamp = ledger.admit(offset, timestamp_ms).unwrap();
+                    let previous = model.clock_below(i64::MAX, clock);
+                    prop_assert!(timestamp > previous && timestamp >= 0);
+                    if let Some(ms) = timestamp_ms.filter(|ms| (0..=MAX_RECORD_TIMESTAMP_MS).contains(ms)) {
+                        prop_assert_eq!(timestamp, (ms * 1000).max(previous + 1));
+                    }
+                    model.records.insert(offset, Known { timestamp_ms, timestamp, finished: false });
+                    model.next = Some(offset + 1);
+                }
+                Step::AdmitAny(offset) => {
+                    let expected = model.next.unwrap_or(0);
+                    match ledger.admit(offset, None) {
+                        Ok(timestamp) => {
+                            prop_assert!(offset >= expected);
+                            model.records.insert(offset, Known { timestamp_ms: None, timestamp, finished: false });
+                            model.next = Some(offset + 1);
+                        }
+                        Err(error) => {
+                            prop_assert!(offset < expected);
+                            prop_assert_eq!(error, LedgerError::Behind { offset, expected });
+                        }
+                    }
+                }
+                Step::Finish(n) => {
+                    let unfinished = model.unfinished();
+                    if !unfinished.is_empty() {
+                        let offset = unfinished[n % unfinished.len()];
+                        ledger.finish(offset).unwrap();
+                        model.records.get_mut(&offset).unwrap().finished = true;
+                    }
+                }
+                Step::FinishAny(offset) => {
+                    let known = model.records.get_mut(&offset).filter(|known| !known.finished);
+                    let expected = if known.is_some() { Ok(()) } else { Err(LedgerError::NotInFlight { offset }) };
+                    prop_assert_eq!(ledger.finish(offset), expected);
+                    if let Some(known) = known {
+                        known.finished = true;
+                    }
+                }
+                Step::Advance(by) => {
+                    if let Some(next) = model.next {
+                        ledger.advance(next + by);
+                        ledger.advance(next); // a stand behind changes nothing
+                        model.next = Some(next + by);
+                    }
+                }
+                Step::Commit => {
+                    if let Some(position) = ledger.committable() {
+                        ledger.committed(position.offset);
+                        ledger.committed(position.offset - 1); // a late acknowledgement changes nothing
+                        model.committed = Some(position.offset);
+                        prop_assert_eq!(ledger.committable(), None);
+                    }
+                }
+            }
+            let unfinished = model.unfinished();
+            prop_assert_eq!(ledger.in_flight(), unfinished.len());
+            prop_assert_eq!(ledger.first_unfinished(), unfinished.first().copied());
+            prop_assert_eq!(ledger.last_admitted(), model.records.keys().next_back().copied());
+            let held = unfinished.first().map_or(0, |first| model.records.range(first..).count());
+            prop_assert_eq!(ledger.span(), held);
+            prop_assert_eq!(ledger.position().map(|position| position.offset), model.position());
+            match ledger.committable() {
+                Some(position) => {
+                    prop_assert!(unfinished.iter().all(|offset| position.offset <= *offset));
+                    prop_assert_eq!(Some(position.offset), model.position());
+                    prop_assert_eq!(position.clock, model.clock_below(position.offset, clock));
+                    prop_assert!(model.committed.is_none_or(|committed| committed < position.offset));
+                    positions.push(position);
+                }
+                None => prop_assert!(model.position().is_none() || model.position() <= model.committed),
+            }
+        }
+        for position in positions {
+            let metadata = encode_clock(position.clock);
+            let mut replay = Ledger::new(Some(position.offset), decode_clock(&metadata).unwrap());
+            for (offset, known) in model.records.range(position.offset..) {
+                prop_assert_eq!(replay.admit(*offset, known.timestamp_ms), Ok(known.timestamp));
+            }
+        }
+    }
+
+    #[test]
+    fn clock_survives_the_commit_metadata(clock in any::<i64>()) {
+        prop_assert_eq!(decode_clock(&encode_clock(clock)), Some(clock));
+    }
+
+    #[test]
+    fn any_metadata_is_tolerated(metadata in ".{0,40}") {
+        if !metadata.starts_with("messina1:") {
+            prop_assert_eq!(decode_clock(&metadata), None);
+        }
+    }
+}
+
+#[test]
+fn metadata_is_stable_and_foreign_metadata_is_none() {
+    assert_eq!(encode_clock(1_700_000_000_000_000), "messina1:gqll7vatq8");
+    assert_eq!(encode_clock(0), "messina1:0");
+    assert_eq!(decode_clock(&encode_clock(i64::MIN)), Some(i64::MIN));
+    for foreign in [
+        "",
+        "messina1:",
+        "messina2:10",
+        "messina1:10 ",
+        "messina1:é",
+        "leader-epoch=4",
+        "messina1:zzzzzzzzzzzzzzz",
+    ] {
+        assert_eq!(decode_clock(foreign), None, "{foreign}");
+    }
+}
+
+#[test]
+fn the_first_place_of_a_new_group_is_committed_before_its_records_finish() {
+    let mut ledger = Ledger::new(None, i64::MIN);
+    assert_eq!(ledger.committable(), None);
+    ledger.admit(41, Some(7)).unwrap();
+    assert_eq!(
+        ledger.committable(),
+        Some(Position {
+            offset: 41,
+            clock: i64::MIN
+        })
+    );
+    ledger.finish(41).unwrap();
+    assert_eq!(
+        ledger.committable(),
+        Some(Position {
+            offset: 42,
+            clock: 7000
+        })
+    );
+}
+
+#[test]
+fn the_end_of_a_partition_behind_markers_is_committed() {
+    let mut ledger = Ledger::new(Some(10), 5);
+    ledger.advance(10);
+    assert_eq!(ledger.committable(), None);
+    ledger.admit(10, None).unwrap();
+    ledger.advance(12);
+    assert_eq!(ledger.committable(), None);
+    ledger.finish(10).unwrap();
+    assert_eq!(ledger.committable(), Some(Position { offset: 12, clock: 6 }));
+    assert_eq!(
+        ledger.admit(11, None),
+        Err(LedgerError::Behind {
+            offset: 11,
+            expected: 12
+        })
+    );
+}
+
+#[test]
+fn a_clock_at_its_end_is_an_error() {
+    let mut ledger = Ledger::new(Some(0), i64::MAX);
+    assert_eq!(
+        ledger.admit(0, Some(1)),
+        Err(LedgerError::ClockExhausted { clock: i64::MAX })
+    );
+    assert_eq!((ledger.in_flight(), ledger.committable()), (0, None));
+}
+
+#[test]
+fn offsets_at_the_end_of_the_range_do_not_overflow() {
+    let mut ledger = Ledger::new(None, i64::MIN);
+    ledger.admit(0, None).unwrap();
+    ledger.admit(i64::MAX, None).unwrap();
+    ledger.finish(i64::MAX).unwrap();
+    assert_eq!(
+        ledger.finish(i64::MAX - 1),
+        Err(LedgerError::NotInFlight { offset: i64::MAX - 1 })
+    );
+    ledger.finish(0).unwrap();
+    assert_eq!(ledger.committable().map(|position| position.offset), Some(i64::MAX));
+}

@@ -1,0 +1,46 @@
+//! Messina consumes Confluent-framed Avro from Kafka, enriches every record by look-ups in ScyllaDB (or any CQL database),
+//! writes rows back, publishes enriched Avro to Kafka, and commits an offset only when everything that the record was to
+//! cause has happened.
+//!
+//! ```text
+//!  Kafka ──► consumer loop (a thread and a current-thread runtime of its own, one per consumer)
+//!              │  poll ► frame ► registry (cached) ► Avro extract            CPU: inline, never deferred
+//!              │  admit: ledger and budget; over it, stop taking records and go on polling
+//!              ▼
+//!            lanes ──► tasks on the shared runtime, bounded by max_in_flight  I/O: green threads
+//!              │  steps: look-ups at the same time; then writes
+//!              │  encode: the input's bytes and the new fields, spliced
+//!              ▼
+//!            sink ──► producer, delivery report ──► outcome ──► ledger ──► commit the first unfinished offset
+//!                                                     └─► dead-letter topic ──► ledger
+//! ```
+//!
+//! The modules follow that way. `DESIGN.md` says where to change what.
+
+pub mod cli;
+
+pub mod app;
+pub mod config;
+pub mod shutdown;
+
+pub mod kafka;
+pub mod source;
+
+pub mod avro;
+pub mod registry;
+
+pub mod budget;
+pub mod lanes;
+pub mod ledger;
+pub mod outcome;
+pub mod progress;
+pub mod retry;
+
+pub mod pipeline;
+pub mod store;
+
+pub mod sink;
+
+pub mod demo;
+pub mod http;
+pub mod telemetry;

@@ -1,0 +1,46 @@
+//! How an event ended. Every consumed record ends in exactly one of these ways, so the three counts add up to what was consumed.
+//!
+//! A retry is not an end, and neither is a fatal error: the offset of such an event stays unfinished and is never committed past.
+
+/// The end of an event. In each case all effects of the event are acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Every step ran; rows are written, and the output record, if there is a sink, is delivered.
+    Done,
+    /// A filter, or `on_missing = "skip"`, left it out.
+    Skipped,
+    /// It can never succeed; it is delivered to the dead-letter topic with the reason.
+    DeadLettered,
+}
+
+impl Outcome {
+    /// All outcomes, in the order of [`Outcome::index`].
+    pub const ALL: [Outcome; 3] = [Outcome::Done, Outcome::Skipped, Outcome::DeadLettered];
+
+    /// The value of the `outcome` label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Done => "done",
+            Outcome::Skipped => "skipped",
+            Outcome::DeadLettered => "dead_lettered",
+        }
+    }
+
+    /// The place of this outcome in [`Outcome::ALL`], for counters kept in an array.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn index_is_the_place_in_all() {
+        for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome.index(), place);
+        }
+        assert_eq!(Outcome::ALL.map(Outcome::as_str), ["done", "skipped", "dead_lettered"]);
+    }
+}

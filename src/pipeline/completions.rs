@@ -1,0 +1,105 @@
+//! The way back: events that have ended, from tasks and from the producer's delivery reports to their consumer loop.
+//!
+//! One lock and at most one wake-up per batch: whoever pushes onto an empty list wakes the loop, and the loop takes the
+//! whole list at once. No channel and no allocation per record.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::event::{Event, Origin};
+use super::failure::Failure;
+use crate::lanes::LaneId;
+use crate::outcome::Outcome;
+
+/// How an event came back.
+#[derive(Debug)]
+pub enum How {
+    /// Everything that it was to cause has happened.
+    Finished(Outcome),
+    /// Its output or dead letter was handed to the producer and refused; the event still holds both.
+    Undelivered(Failure),
+    /// It cannot go on, and its pipeline must not commit past it.
+    Fatal(Failure),
+    /// Its partition has left; another owner will process it.
+    Abandoned,
+}
+
+/// An event that has come back.
+#[derive(Debug)]
+pub struct Completion {
+    /// The event.
+    pub event: Box<Event>,
+    /// How it ended.
+    pub how: How,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    completions: Vec<Completion>,
+    lane_releases: Vec<LaneId>,
+    vanished: Vec<Origin>,
+}
+
+/// The list that a consumer loop takes its ended events from.
+#[derive(Debug, Default)]
+pub struct Completions {
+    inbox: Mutex<Inbox>,
+    notify: Notify,
+}
+
+impl Completions {
+    fn with<T>(&self, add: impl FnOnce(&mut Inbox) -> T) -> T {
+        // A poisoned lock means a panic while pushing onto a vector; the vector itself is whole.
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_empty = inbox.completions.is_empty() && inbox.lane_releases.is_empty() && inbox.vanished.is_empty();
+        let result = add(&mut inbox);
+        drop(inbox);
+        if was_empty {
+            self.notify.notify_one();
+        }
+        result
+    }
+
+    /// Adds an event that has ended.
+    pub fn push(&self, completion: Completion) {
+        self.with(|inbox| inbox.completions.push(completion));
+    }
+
+    /// Frees a lane before its event ends: its output is in the producer's queue, whose order is kept.
+    pub fn release_lane(&self, lane: LaneId) {
+        self.with(|inbox| inbox.lane_releases.push(lane));
+    }
+
+    /// Notes an event that was dropped without an end: a bug, which stops its pipeline.
+    pub fn vanished(&self, origin: Origin) {
+        self.with(|inbox| inbox.vanished.push(origin));
+    }
+
+    /// Waits until there is something to take.
+    pub async fn ready(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Takes everything; the buffers given are emptied and used again.
+    pub fn take(&self, batch: &mut Batch) {
+        batch.completions.clear();
+        batch.lane_releases.clear();
+        batch.vanished.clear();
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut inbox.completions, &mut batch.completions);
+        std::mem::swap(&mut inbox.lane_releases, &mut batch.lane_releases);
+        std::mem::swap(&mut inbox.vanished, &mut batch.vanished);
+    }
+}
+
+/// What one [`Completions::take`] brought.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Events that ended.
+    pub completions: Vec<Completion>,
+    /// Lanes to free.
+    pub lane_releases: Vec<LaneId>,
+    /// Events that were dropped without an end.
+    pub vanished: Vec<Origin>,
+}

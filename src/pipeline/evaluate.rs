@@ -1,0 +1,96 @@
+//! Values at run time: a source and an event give a value, borrowed wherever it can be.
+
+use std::borrow::Cow;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::event::Event;
+use super::expression::{RecordField, uuid_text};
+use super::failure::Failure;
+use super::program::{Program, Source};
+use crate::avro::value::{Unit, Value};
+
+/// The value of `source` for `event`.
+pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> Result<Value<'e>, Failure> {
+    Ok(match source {
+        Source::Event(slot) => {
+            let Some(plan) = &event.plan else {
+                return Err(Failure::fatal("internal", "a step ran before the schema was known"));
+            };
+            plan.plan
+                .value(*slot, event.padded(), &event.marks)
+                .map_err(|e| Failure::permanent("avro", format!("event.{}: {e}", program.paths[*slot].0)))?
+        }
+        Source::Record(field) => record_field(field, event),
+        Source::Column { step, column } => match event.rows.get(*step).and_then(Option::as_ref).map(|hit| &**hit) {
+            Some(Some(row)) => row[*column].borrowed(),
+            _ => Value::Null,
+        },
+        Source::Named(index) => event.named.get(*index).map_or(Value::Null, Value::borrowed),
+        Source::Constant(constant) => constant.borrowed(),
+        Source::Now => Value::Timestamp(now_micros(), Unit::Micros),
+        Source::Computed(computed) => {
+            let mut inputs = Vec::with_capacity(computed.inputs.len());
+            for input in &computed.inputs {
+                inputs.push(value(program, input, event)?);
+            }
+            computed
+                .expression
+                .evaluate(&program.interpreter, &inputs)
+                .map_err(|e| Failure::permanent("expression", e))?
+        }
+    })
+}
+
+/// Whether a condition holds. Null is false, as in a SQL `WHERE`.
+pub fn holds(program: &Program, source: &Source, event: &Event) -> Result<bool, Failure> {
+    match value(program, source, event)? {
+        Value::Bool(b) => Ok(b),
+        Value::Null => Ok(false),
+        _ => Err(Failure::permanent(
+            "expression",
+            "a condition gave neither true nor false",
+        )),
+    }
+}
+
+fn record_field<'e>(field: &RecordField, event: &'e Event) -> Value<'e> {
+    match field {
+        RecordField::Key => event.key().map_or(Value::Null, |k| Value::Bytes(Cow::Borrowed(k))),
+        RecordField::Topic => Value::String(Cow::Borrowed(&event.origin.topic)),
+        RecordField::Partition => Value::Int(event.origin.partition),
+        RecordField::Offset => Value::Long(event.origin.offset),
+        RecordField::Timestamp => event
+            .origin
+            .timestamp_ms
+            .map_or(Value::Null, |ms| Value::Timestamp(ms, Unit::Millis)),
+        RecordField::Datum => Value::Bytes(Cow::Borrowed(event.datum())),
+    }
+}
+
+/// Microseconds since 1970; 0 where the clock is before it.
+pub fn now_micros() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The bytes of an output key: text and UUIDs as UTF-8, bytes as they are, numbers in decimal; none for null.
+pub fn key_bytes(value: &Value<'_>) -> Result<Option<Vec<u8>>, Failure> {
+    Ok(Some(match value {
+        Value::Null => return Ok(None),
+        Value::String(s) => s.as_bytes().to_vec(),
+        Value::Bytes(b) => b.to_vec(),
+        Value::Uuid(u) => uuid_text(u).into_bytes(),
+        Value::Bool(b) => b.to_string().into_bytes(),
+        Value::Int(i) | Value::Date(i) => i.to_string().into_bytes(),
+        Value::Long(i) | Value::Time(i, _) | Value::Timestamp(i, _) | Value::LocalTimestamp(i, _) => {
+            i.to_string().into_bytes()
+        }
+        _ => {
+            return Err(Failure::permanent(
+                "encode",
+                "a key is text, bytes, a UUID or a whole number",
+            ));
+        }
+    }))
+}

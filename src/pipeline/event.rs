@@ -1,0 +1,235 @@
+//! One record on its way: its bytes, what was read out of it, and whose it is.
+//!
+//! An event is made by the consumer loop, belongs to exactly one place at a time (a lane, a task, the producer's queue) and
+//! comes back to the loop as a [`Completion`]. Dropping it anywhere else — a panic in a task — is noticed: `Drop` reports it,
+//! so that no offset is ever committed past a record that simply vanished.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use rdkafka::message::OwnedHeaders;
+
+use super::completions::{Completion, Completions, How};
+use super::failure::Failure;
+use super::plan::SchemaPlan;
+use crate::avro::PADDING;
+use crate::avro::value::Value;
+use crate::lanes::LaneId;
+use crate::outcome::Outcome;
+use crate::source::assignment::Ticket;
+use crate::store::cache::Hit;
+
+/// Where an event came from, and what the ledger and the lanes know it by.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The assignment of the partition that the record was read under.
+    pub ticket: Ticket,
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Kafka's number of the partition.
+    pub partition: i32,
+    /// Offset in the partition.
+    pub offset: i64,
+    /// The record's timestamp, milliseconds since 1970; none where the record has none.
+    pub timestamp_ms: Option<i64>,
+    /// The timestamp of every row that the record writes, microseconds since 1970 (promise 2).
+    pub write_timestamp_us: i64,
+}
+
+/// One record on its way.
+#[derive(Debug)]
+pub struct Event {
+    /// Where it came from.
+    pub origin: Origin,
+    /// The lane that it holds, none while it waits for its schema.
+    pub lane: Option<LaneId>,
+    /// Value, padding, key.
+    bytes: Vec<u8>,
+    value_length: usize,
+    key: Option<(usize, usize)>,
+    has_value: bool,
+    /// Where the Avro datum begins in the value.
+    pub datum_start: usize,
+    /// Schema id of the Confluent framing, once read.
+    pub schema_id: Option<u32>,
+    /// The record's headers.
+    pub headers: Option<OwnedHeaders>,
+    /// What reads this record's schema; none until it is known.
+    pub plan: Option<Arc<SchemaPlan>>,
+    /// Positions that the plan recorded.
+    pub marks: Vec<u32>,
+    /// Answers of the look-ups, by step; none where a step did not run or found nothing.
+    pub rows: Vec<Option<Hit>>,
+    /// Values of the `set` steps, by their index in the program.
+    pub named: Vec<Value<'static>>,
+    /// The output record's value, kept until it is delivered.
+    pub output: Vec<u8>,
+    /// The output record's key, where the sink declares one.
+    pub output_key: Option<Vec<u8>>,
+    /// How the event ends once what it waits for is acknowledged.
+    pub pending: Outcome,
+    /// Attempts to deliver it, after the first.
+    pub attempts: u32,
+    /// Why it is a dead letter, once it is one.
+    pub failure: Option<Failure>,
+    /// When the loop admitted it.
+    pub admitted: Instant,
+    /// When its output was handed to the producer.
+    pub produced: Option<Instant>,
+    /// Set when its partition has left: what still runs may give up.
+    pub abandoned: Arc<AtomicBool>,
+    completions: Option<Arc<Completions>>,
+}
+
+/// What an event is made of, apart from its origin.
+pub struct Content<'a> {
+    /// The record's value; none for a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// The record's key.
+    pub key: Option<&'a [u8]>,
+    /// The record's headers.
+    pub headers: Option<OwnedHeaders>,
+}
+
+impl Event {
+    /// Copies the record out of the consumer's memory. `spare` is an event that has ended, whose memory is used again.
+    pub fn new(
+        spare: Option<Box<Event>>,
+        origin: Origin,
+        content: Content<'_>,
+        abandoned: Arc<AtomicBool>,
+        completions: Arc<Completions>,
+        admitted: Instant,
+    ) -> Box<Event> {
+        let mut event = spare.unwrap_or_else(|| {
+            Box::new(Event {
+                origin: origin.clone(),
+                lane: None,
+                bytes: Vec::new(),
+                value_length: 0,
+                key: None,
+                has_value: false,
+                datum_start: 0,
+                schema_id: None,
+                headers: None,
+                plan: None,
+                marks: Vec::new(),
+                rows: Vec::new(),
+                named: Vec::new(),
+                output: Vec::new(),
+                output_key: None,
+                pending: Outcome::Done,
+                attempts: 0,
+                failure: None,
+                admitted,
+                produced: None,
+                abandoned: abandoned.clone(),
+                completions: None,
+            })
+        });
+        let value = content.value.unwrap_or_default();
+        event.bytes.clear();
+        event
+            .bytes
+            .reserve(value.len() + PADDING + content.key.map_or(0, <[u8]>::len));
+        event.bytes.extend_from_slice(value);
+        event.bytes.resize(value.len() + PADDING, 0);
+        event.key = content.key.map(|key| {
+            let start = event.bytes.len();
+            event.bytes.extend_from_slice(key);
+            (start, event.bytes.len())
+        });
+        event.origin = origin;
+        event.value_length = value.len();
+        event.has_value = content.value.is_some();
+        event.headers = content.headers;
+        event.abandoned = abandoned;
+        event.completions = Some(completions);
+        event.admitted = admitted;
+        event
+    }
+
+    /// The record's value; none for a tombstone.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.has_value.then(|| &self.bytes[..self.value_length])
+    }
+
+    /// The record's key.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.map(|(start, end)| &self.bytes[start..end])
+    }
+
+    /// The value with readable padding behind it, for the plan; the datum is at `datum_start..value_length`.
+    pub fn padded(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The end of the datum in [`Event::padded`].
+    pub fn datum_end(&self) -> usize {
+        self.value_length
+    }
+
+    /// The Avro datum, without the framing.
+    pub fn datum(&self) -> &[u8] {
+        &self.bytes[self.datum_start..self.value_length]
+    }
+
+    /// What the event weighs in the budget, in bytes: value, key and output are of one order of size.
+    pub fn weight(value: usize, key: usize) -> usize {
+        2 * value + key + std::mem::size_of::<Event>()
+    }
+
+    /// The weight of this event.
+    pub fn own_weight(&self) -> usize {
+        Event::weight(self.value_length, self.key.map_or(0, |(s, e)| e - s))
+    }
+
+    /// The list that the event comes back by.
+    pub fn completions(&self) -> Option<Arc<Completions>> {
+        self.completions.clone()
+    }
+
+    /// Sends an event that came back on its way again.
+    pub fn restore_completions(&mut self, completions: Arc<Completions>) {
+        self.completions = Some(completions);
+    }
+
+    /// Whether its partition has left this process.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
+    }
+
+    /// Hands the event back to its loop.
+    pub fn complete(mut self: Box<Event>, how: How) {
+        if let Some(completions) = self.completions.take() {
+            completions.push(Completion { event: self, how });
+        }
+    }
+
+    /// Empties the event for reuse; its memory stays.
+    pub fn recycle(mut self: Box<Event>) -> Box<Event> {
+        self.lane = None;
+        self.schema_id = None;
+        self.datum_start = 0;
+        self.headers = None;
+        self.plan = None;
+        self.rows.clear();
+        self.named.clear();
+        self.output.clear();
+        self.output_key = None;
+        self.pending = Outcome::Done;
+        self.attempts = 0;
+        self.failure = None;
+        self.produced = None;
+        self
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if let Some(completions) = self.completions.take() {
+            completions.vanished(self.origin.clone());
+        }
+    }
+}

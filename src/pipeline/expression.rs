@@ -1,0 +1,644 @@
+//! Values and conditions as the configuration writes them: paths, literals, `now()`, and CEL for the rest.
+//!
+//! A plain path (`event.user.id`, `profile.score`) becomes a [`Reference`] and never reaches the interpreter. In a general
+//! expression every maximal path is cut out of the syntax tree and replaced by a variable, so that the interpreter is given
+//! exactly the scalars that the expression needs and no tree of the event is built.
+//!
+//! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
+//! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double`, records and
+//! maps as `map`, arrays as `list`, an absent value as `null`.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cel::common::ast::{Expr, LiteralValue, operators};
+use cel::{Context, Env, IdedExpr, Program};
+
+use crate::avro::value::{Type, Unit, Value};
+
+/// What a path points at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// A field of the event, as a path below `event`; empty for the event itself.
+    Event(String),
+    /// A property of the Kafka record.
+    Record(RecordField),
+    /// A column that a look-up answers, or a name that a `set` step gives.
+    Step {
+        /// Name of the step.
+        step: String,
+        /// Name of the column.
+        column: String,
+    },
+}
+
+/// The properties of a record that expressions can name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordField {
+    /// `record.key`: bytes, or null.
+    Key,
+    /// `record.topic`.
+    Topic,
+    /// `record.partition`.
+    Partition,
+    /// `record.offset`.
+    Offset,
+    /// `record.timestamp`: milliseconds, or null where the record has none.
+    Timestamp,
+    /// `record.datum`: the value's Avro bytes, without the Confluent framing.
+    Datum,
+}
+
+impl RecordField {
+    /// The type of the property.
+    pub fn value_type(&self) -> Type {
+        match self {
+            RecordField::Key => Type::Bytes.nullable(),
+            RecordField::Topic => Type::String,
+            RecordField::Partition => Type::Int,
+            RecordField::Offset => Type::Long,
+            RecordField::Timestamp => Type::Timestamp(Unit::Millis).nullable(),
+            RecordField::Datum => Type::Bytes,
+        }
+    }
+}
+
+/// A parsed value or condition.
+#[derive(Debug, Clone)]
+pub enum Expression {
+    /// A plain path.
+    Path(Reference),
+    /// A literal.
+    Constant(Value<'static>),
+    /// The wall clock when the record is processed.
+    Now,
+    /// Anything else: CEL over the inputs.
+    Computed(Computed),
+}
+
+/// A general expression: CEL whose variables `v0`, `v1`, … stand for `inputs`.
+#[derive(Debug, Clone)]
+pub struct Computed {
+    tree: Arc<IdedExpr>,
+    /// What the variables stand for, in order.
+    pub inputs: Vec<Reference>,
+    names: Arc<[String]>,
+}
+
+/// What is wrong with an expression.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExpressionError {
+    /// Not CEL.
+    #[error("this is not an expression: {0}")]
+    Syntax(String),
+    /// A path that starts with an unknown name.
+    #[error("there is no '{name}' here; known are event, record{}", .steps.iter().map(|s| format!(", {s}")).collect::<String>())]
+    UnknownName {
+        /// The name.
+        name: String,
+        /// The steps before this one.
+        steps: Vec<String>,
+    },
+    /// `record.x` for an unknown x.
+    #[error("a record has no '{0}'; it has key, topic, partition, offset, timestamp and datum")]
+    UnknownRecordField(String),
+    /// A step's name without a column.
+    #[error("'{0}' is a step; name one of its columns, as in {0}.column")]
+    WholeStep(String),
+}
+
+/// Parses an expression; `steps` are the names of the steps that come before it.
+pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> {
+    let trimmed = text.trim();
+    if trimmed == "now()" {
+        return Ok(Expression::Now);
+    }
+    let program = Program::compile(trimmed).map_err(|e| {
+        let text = e.to_string();
+        ExpressionError::Syntax(
+            text.lines()
+                .map(str::trim)
+                .filter(|l| !l.is_empty())
+                .collect::<Vec<_>>()
+                .join("; "),
+        )
+    })?;
+    let mut tree = program.expression().clone();
+    if let Some(constant) = literal(&tree.expr) {
+        return Ok(Expression::Constant(constant));
+    }
+    if let Some(reference) = path_of(&tree.expr, steps)? {
+        return Ok(Expression::Path(reference));
+    }
+    let mut inputs = Vec::new();
+    let mut bound = Vec::new();
+    cut_paths(&mut tree, steps, &mut inputs, &mut bound)?;
+    let names = (0..inputs.len()).map(|i| format!("v{i}")).collect();
+    Ok(Expression::Computed(Computed {
+        tree: Arc::new(tree),
+        inputs,
+        names,
+    }))
+}
+
+fn literal(expr: &Expr) -> Option<Value<'static>> {
+    match expr {
+        Expr::Literal(l) => Some(match l {
+            LiteralValue::Boolean(v) => Value::Bool(*v.inner()),
+            LiteralValue::Bytes(v) => Value::Bytes(Cow::Owned(v.inner().to_vec())),
+            LiteralValue::Double(v) => Value::Double(*v.inner()),
+            LiteralValue::Int(v) => Value::Long(*v.inner()),
+            LiteralValue::UInt(v) => Value::Long(i64::try_from(*v.inner()).ok()?),
+            LiteralValue::String(v) => Value::String(Cow::Owned(v.inner().to_string())),
+            LiteralValue::Null => Value::Null,
+        }),
+        Expr::Call(call) if call.func_name == operators::NEGATE && call.args.len() == 1 => {
+            match literal(&call.args[0].expr)? {
+                Value::Long(v) => v.checked_neg().map(Value::Long),
+                Value::Double(v) => Some(Value::Double(-v)),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+enum Part<'a> {
+    Field(&'a str),
+    Index(i64),
+    Key(&'a str),
+}
+
+/// The head and the parts of `head.a[0]['k']`, or none where the expression is anything else.
+fn chain(expr: &Expr) -> Option<(&str, Vec<Part<'_>>)> {
+    match expr {
+        Expr::Ident(name) => Some((name, Vec::new())),
+        Expr::Select(select) if !select.test => {
+            let (head, mut parts) = chain(&select.operand.expr)?;
+            parts.push(Part::Field(&select.field));
+            Some((head, parts))
+        }
+        Expr::Call(call) if call.func_name == operators::INDEX && call.args.len() == 2 => {
+            let (head, mut parts) = chain(&call.args[0].expr)?;
+            parts.push(match &call.args[1].expr {
+                Expr::Literal(LiteralValue::Int(i)) if *i.inner() >= 0 => Part::Index(*i.inner()),
+                Expr::Literal(LiteralValue::String(s)) => Part::Key(s.inner()),
+                _ => return None,
+            });
+            Some((head, parts))
+        }
+        _ => None,
+    }
+}
+
+fn path_of(expr: &Expr, steps: &[&str]) -> Result<Option<Reference>, ExpressionError> {
+    let Some((head, parts)) = chain(expr) else {
+        return Ok(None);
+    };
+    let reference = match head {
+        "event" => {
+            let mut path = String::new();
+            for part in &parts {
+                match part {
+                    Part::Field(name) if path.is_empty() => path.push_str(name),
+                    Part::Field(name) => {
+                        path.push('.');
+                        path.push_str(name);
+                    }
+                    Part::Index(i) => path.push_str(&format!("[{i}]")),
+                    Part::Key(k) => path.push_str(&format!("['{k}']")),
+                }
+            }
+            Reference::Event(path)
+        }
+        "record" => Reference::Record(match parts.as_slice() {
+            [Part::Field("key")] => RecordField::Key,
+            [Part::Field("topic")] => RecordField::Topic,
+            [Part::Field("partition")] => RecordField::Partition,
+            [Part::Field("offset")] => RecordField::Offset,
+            [Part::Field("timestamp")] => RecordField::Timestamp,
+            [Part::Field("datum")] => RecordField::Datum,
+            [Part::Field(other), ..] => return Err(ExpressionError::UnknownRecordField((*other).to_owned())),
+            _ => return Err(ExpressionError::UnknownRecordField(String::new())),
+        }),
+        step if steps.contains(&step) => match parts.as_slice() {
+            [Part::Field(column)] => Reference::Step {
+                step: step.to_owned(),
+                column: (*column).to_owned(),
+            },
+            [] => return Err(ExpressionError::WholeStep(step.to_owned())),
+            _ => return Ok(None),
+        },
+        other => {
+            return Err(ExpressionError::UnknownName {
+                name: other.to_owned(),
+                steps: steps.iter().map(|s| (*s).to_owned()).collect(),
+            });
+        }
+    };
+    Ok(Some(reference))
+}
+
+/// Replaces every path by a variable. `bound` are the variables of the comprehensions around.
+fn cut_paths(
+    node: &mut IdedExpr,
+    steps: &[&str],
+    inputs: &mut Vec<Reference>,
+    bound: &mut Vec<String>,
+) -> Result<(), ExpressionError> {
+    let head_is_bound = chain(&node.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
+    if !head_is_bound && let Some(reference) = path_of(&node.expr, steps)? {
+        node.expr = Expr::Ident(variable(reference, inputs));
+        return Ok(());
+    }
+    match &mut node.expr {
+        Expr::Select(select) if select.test => {
+            // has(event.a): whether the value is there.
+            let operand = Expr::Select(cel::common::ast::SelectExpr {
+                test: false,
+                ..select.clone()
+            });
+            let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
+            if !bound_head && let Some(reference) = path_of(&operand, steps)? {
+                let id = node.id;
+                let ident = IdedExpr {
+                    id,
+                    expr: Expr::Ident(variable(reference, inputs)),
+                };
+                let null = IdedExpr {
+                    id,
+                    expr: Expr::Literal(LiteralValue::Null),
+                };
+                node.expr = Expr::Call(cel::common::ast::CallExpr {
+                    func_name: operators::NOT_EQUALS.to_owned(),
+                    target: None,
+                    args: vec![ident, null],
+                });
+                return Ok(());
+            }
+            cut_paths(&mut select.operand, steps, inputs, bound)
+        }
+        Expr::Select(select) => cut_paths(&mut select.operand, steps, inputs, bound),
+        Expr::Call(call) => {
+            if let Some(target) = &mut call.target {
+                cut_paths(target, steps, inputs, bound)?;
+            }
+            call.args
+                .iter_mut()
+                .try_for_each(|a| cut_paths(a, steps, inputs, bound))
+        }
+        Expr::List(list) => list
+            .elements
+            .iter_mut()
+            .try_for_each(|e| cut_paths(e, steps, inputs, bound)),
+        Expr::Map(map) => map.entries.iter_mut().try_for_each(|e| match &mut e.expr {
+            cel::common::ast::EntryExpr::MapEntry(m) => {
+                cut_paths(&mut m.key, steps, inputs, bound)?;
+                cut_paths(&mut m.value, steps, inputs, bound)
+            }
+            cel::common::ast::EntryExpr::StructField(f) => cut_paths(&mut f.value, steps, inputs, bound),
+        }),
+        Expr::Struct(s) => s.entries.iter_mut().try_for_each(|e| match &mut e.expr {
+            cel::common::ast::EntryExpr::MapEntry(m) => {
+                cut_paths(&mut m.key, steps, inputs, bound)?;
+                cut_paths(&mut m.value, steps, inputs, bound)
+            }
+            cel::common::ast::EntryExpr::StructField(f) => cut_paths(&mut f.value, steps, inputs, bound),
+        }),
+        Expr::Comprehension(c) => {
+            cut_paths(&mut c.iter_range, steps, inputs, bound)?;
+            cut_paths(&mut c.accu_init, steps, inputs, bound)?;
+            let depth = bound.len();
+            bound.extend([c.iter_var.clone(), c.accu_var.clone()]);
+            bound.extend(c.iter_var2.clone());
+            for part in [&mut c.loop_cond, &mut c.loop_step, &mut c.result] {
+                cut_paths(part, steps, inputs, bound)?;
+            }
+            bound.truncate(depth);
+            Ok(())
+        }
+        Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Ok(()),
+    }
+}
+
+fn variable(reference: Reference, inputs: &mut Vec<Reference>) -> String {
+    let index = inputs.iter().position(|r| *r == reference).unwrap_or_else(|| {
+        inputs.push(reference);
+        inputs.len() - 1
+    });
+    format!("v{index}")
+}
+
+/// The interpreter's functions and operators, made once per pipeline.
+#[derive(Clone)]
+pub struct Interpreter(Arc<Env>);
+
+impl Default for Interpreter {
+    fn default() -> Self {
+        Interpreter(Arc::new(Env::stdlib()))
+    }
+}
+
+impl std::fmt::Debug for Interpreter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interpreter")
+    }
+}
+
+impl Computed {
+    /// Evaluates over the values of `inputs`, in their order. The error is CEL's own, in words.
+    pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
+        let mut context = Context::with_env(interpreter.0.clone());
+        for (name, value) in self.names.iter().zip(inputs) {
+            context.add_variable_from_value(name.as_str(), to_cel(value));
+        }
+        let result = cel::Value::resolve(&self.tree, &context).map_err(|e| e.to_string())?;
+        from_cel(result)
+    }
+
+    /// The type of the result, where it follows from the shape of the expression and the types of its inputs.
+    pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
+        infer(&self.tree.expr, inputs)
+    }
+}
+
+fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
+    match expr {
+        Expr::Ident(name) => {
+            let input = inputs.get(name.strip_prefix('v')?.parse::<usize>().ok()?)?;
+            Some(match input.non_null() {
+                Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {
+                    rewrap(Type::Long, input)
+                }
+                Type::Float | Type::Double | Type::Decimal { .. } => rewrap(Type::Double, input),
+                Type::String | Type::Enum(_) | Type::Uuid => rewrap(Type::String, input),
+                Type::Bytes | Type::Fixed(_) => rewrap(Type::Bytes, input),
+                Type::Bool => rewrap(Type::Bool, input),
+                _ => return None,
+            })
+        }
+        Expr::Literal(_) => match literal(expr)? {
+            Value::Bool(_) => Some(Type::Bool),
+            Value::Long(_) => Some(Type::Long),
+            Value::Double(_) => Some(Type::Double),
+            Value::String(_) => Some(Type::String),
+            Value::Bytes(_) => Some(Type::Bytes),
+            Value::Null => Some(Type::Null),
+            _ => None,
+        },
+        Expr::Call(call) => {
+            let arg = |i: usize| call.args.get(i).and_then(|a| infer(&a.expr, inputs));
+            match call.func_name.as_str() {
+                operators::EQUALS
+                | operators::NOT_EQUALS
+                | operators::LESS
+                | operators::LESS_EQUALS
+                | operators::GREATER
+                | operators::GREATER_EQUALS
+                | operators::LOGICAL_AND
+                | operators::LOGICAL_OR
+                | operators::LOGICAL_NOT
+                | operators::IN
+                | "bool"
+                | "startsWith"
+                | "endsWith"
+                | "contains"
+                | "matches" => Some(Type::Bool),
+                "string" => Some(Type::String),
+                "int" | "size" => Some(Type::Long),
+                "double" => Some(Type::Double),
+                "bytes" => Some(Type::Bytes),
+                operators::CONDITIONAL => match (arg(1)?, arg(2)?) {
+                    (Type::Null, t) | (t, Type::Null) => Some(t.nullable()),
+                    (a, b) if a.non_null() == b.non_null() => Some(if a.is_nullable() || b.is_nullable() {
+                        a.nullable()
+                    } else {
+                        a
+                    }),
+                    _ => None,
+                },
+                operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO => {
+                    let (a, b) = (arg(0)?, arg(1)?);
+                    (a.non_null() == b.non_null()).then(|| a.non_null().clone())
+                }
+                operators::NEGATE => arg(0),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn rewrap(t: Type, like: &Type) -> Type {
+    if like.is_nullable() { t.nullable() } else { t }
+}
+
+fn to_cel(value: &Value<'_>) -> cel::Value {
+    use cel::objects::{Key, Map};
+    match value {
+        Value::Null => cel::Value::Null,
+        Value::Bool(v) => cel::Value::Bool(*v),
+        Value::Int(v) | Value::Date(v) => cel::Value::Int(i64::from(*v)),
+        Value::Long(v) | Value::Time(v, _) | Value::Timestamp(v, _) | Value::LocalTimestamp(v, _) => {
+            cel::Value::Int(*v)
+        }
+        Value::Float(v) => cel::Value::Float(f64::from(*v)),
+        Value::Double(v) => cel::Value::Float(*v),
+        Value::String(v) => cel::Value::String(Arc::new(v.to_string())),
+        Value::Bytes(v) => cel::Value::Bytes(Arc::new(v.to_vec())),
+        Value::Decimal { unscaled, scale } => cel::Value::Float(decimal_to_f64(unscaled, *scale)),
+        Value::Uuid(v) => cel::Value::String(Arc::new(uuid_text(v))),
+        Value::Duration { months, days, millis } => cel::Value::List(Arc::new(
+            [*months, *days, *millis]
+                .iter()
+                .map(|v| cel::Value::Int(i64::from(*v)))
+                .collect(),
+        )),
+        Value::List(v) => cel::Value::List(Arc::new(v.iter().map(to_cel).collect())),
+        Value::Map(v) => cel::Value::Map(Map {
+            map: Arc::new(
+                v.iter()
+                    .map(|(k, v)| {
+                        let key = match k {
+                            Value::Int(i) => Key::Int(i64::from(*i)),
+                            Value::Long(i) => Key::Int(*i),
+                            Value::Bool(b) => Key::Bool(*b),
+                            Value::String(s) => Key::String(Arc::new(s.to_string())),
+                            Value::Uuid(u) => Key::String(Arc::new(uuid_text(u))),
+                            other => Key::String(Arc::new(format!("{other:?}"))),
+                        };
+                        (key, to_cel(v))
+                    })
+                    .collect::<HashMap<_, _>>(),
+            ),
+        }),
+        Value::Record(v) => cel::Value::Map(Map {
+            map: Arc::new(
+                v.iter()
+                    .map(|(k, v)| (Key::String(Arc::new(k.to_string())), to_cel(v)))
+                    .collect::<HashMap<_, _>>(),
+            ),
+        }),
+    }
+}
+
+fn from_cel(value: cel::Value) -> Result<Value<'static>, String> {
+    Ok(match value {
+        cel::Value::Null => Value::Null,
+        cel::Value::Bool(v) => Value::Bool(v),
+        cel::Value::Int(v) => Value::Long(v),
+        cel::Value::UInt(v) => Value::Long(i64::try_from(v).map_err(|_| format!("{v} is larger than a long holds"))?),
+        cel::Value::Float(v) => Value::Double(v),
+        cel::Value::String(v) => Value::String(Cow::Owned(Arc::unwrap_or_clone(v))),
+        cel::Value::Bytes(v) => Value::Bytes(Cow::Owned(Arc::unwrap_or_clone(v))),
+        cel::Value::List(v) => Value::List(v.iter().cloned().map(from_cel).collect::<Result<_, _>>()?),
+        other => return Err(format!("an expression cannot end in a {:?}", other.type_of())),
+    })
+}
+
+/// `unscaled × 10^-scale` as the nearest double (lossy beyond 53 bits).
+fn decimal_to_f64(unscaled: &[u8], scale: i32) -> f64 {
+    let negative = unscaled.first().is_some_and(|b| b & 0x80 != 0);
+    let mut magnitude = 0.0f64;
+    for byte in unscaled {
+        let byte = if negative { !byte } else { *byte };
+        magnitude = magnitude * 256.0 + f64::from(byte);
+    }
+    let signed = if negative { -(magnitude + 1.0) } else { magnitude };
+    signed / 10f64.powi(scale)
+}
+
+/// The usual 8-4-4-4-12 form of a UUID.
+pub fn uuid_text(bytes: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (i, byte) in bytes.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn computed(text: &str, steps: &[&str]) -> Computed {
+        match parse(text, steps).unwrap() {
+            Expression::Computed(c) => c,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn plain_paths_never_reach_the_interpreter() {
+        let path = |t: &str| match parse(t, &["profile"]).unwrap() {
+            Expression::Path(r) => r,
+            other => panic!("{t}: {other:?}"),
+        };
+        assert_eq!(path("event.user.id"), Reference::Event("user.id".into()));
+        assert_eq!(path("event.items[0].sku"), Reference::Event("items[0].sku".into()));
+        assert_eq!(path("event.tags['x y']"), Reference::Event("tags['x y']".into()));
+        assert_eq!(path("record.offset"), Reference::Record(RecordField::Offset));
+        assert_eq!(
+            path("profile.score"),
+            Reference::Step {
+                step: "profile".into(),
+                column: "score".into()
+            }
+        );
+        assert!(matches!(parse(" now() ", &[]).unwrap(), Expression::Now));
+        assert!(matches!(parse("'a'", &[]).unwrap(), Expression::Constant(Value::String(s)) if s == "a"));
+        assert!(matches!(
+            parse("-3", &[]).unwrap(),
+            Expression::Constant(Value::Long(-3))
+        ));
+    }
+
+    #[test]
+    fn paths_inside_an_expression_become_variables_once() {
+        let c = computed("event.kind != 'heartbeat' && (event.n > 3 || event.kind == 'x')", &[]);
+        assert_eq!(
+            c.inputs,
+            [Reference::Event("kind".into()), Reference::Event("n".into())]
+        );
+        let run = |kind: &str, n| {
+            c.evaluate(
+                &Interpreter::default(),
+                &[Value::String(Cow::Borrowed(kind)), Value::Int(n)],
+            )
+            .unwrap()
+        };
+        assert_eq!(run("heartbeat", 9), Value::Bool(false));
+        assert_eq!(run("click", 2), Value::Bool(false));
+        assert_eq!(run("x", 2), Value::Bool(true));
+        assert_eq!(c.result_type(&[Type::String, Type::Int]), Some(Type::Bool));
+    }
+
+    #[test]
+    fn comprehensions_keep_their_variables() {
+        let c = computed("event.items.exists(i, i.qty > event.least)", &[]);
+        assert_eq!(
+            c.inputs,
+            [Reference::Event("items".into()), Reference::Event("least".into())]
+        );
+        let item = |q| Value::Record(vec![(Cow::Borrowed("qty"), Value::Int(q))]);
+        let items = Value::List(vec![item(1), item(5)]);
+        let run = |least| {
+            c.evaluate(&Interpreter::default(), &[items.borrowed(), Value::Int(least)])
+                .unwrap()
+        };
+        assert_eq!(run(4), Value::Bool(true));
+        assert_eq!(run(5), Value::Bool(false));
+    }
+
+    #[test]
+    fn has_asks_for_presence() {
+        let c = computed("has(event.user.email)", &[]);
+        assert_eq!(
+            c.evaluate(&Interpreter::default(), &[Value::Null]).unwrap(),
+            Value::Bool(false)
+        );
+        assert_eq!(
+            c.evaluate(&Interpreter::default(), &[Value::Int(1)]).unwrap(),
+            Value::Bool(true)
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        assert!(
+            matches!(parse("evnt.a", &["profile"]), Err(ExpressionError::UnknownName { name, .. }) if name == "evnt")
+        );
+        assert!(matches!(parse("record.ofset == 1", &[]), Err(ExpressionError::UnknownRecordField(f)) if f == "ofset"));
+        assert!(matches!(
+            parse("profile == 1", &["profile"]),
+            Err(ExpressionError::WholeStep(_))
+        ));
+        assert!(matches!(parse("1 +", &[]), Err(ExpressionError::Syntax(_))));
+    }
+
+    #[test]
+    fn types_follow_from_shapes() {
+        let t = |text: &str, inputs: &[Type]| computed(text, &["p"]).result_type(inputs);
+        assert_eq!(
+            t("p.a == null ? 'none' : p.a", &[Type::String.nullable()]),
+            Some(Type::String.nullable())
+        );
+        assert_eq!(t("p.a * 2.0", &[Type::Double]), Some(Type::Double));
+        assert_eq!(t("string(p.a)", &[Type::Int]), Some(Type::String));
+        assert_eq!(t("p.a.map(x, x)", &[Type::List(Box::new(Type::Int))]), None);
+    }
+
+    #[test]
+    fn decimals_and_uuids() {
+        assert_eq!(decimal_to_f64(&[0x30, 0x39], 2), 123.45);
+        assert_eq!(decimal_to_f64(&[0xff], 0), -1.0);
+        assert_eq!(decimal_to_f64(&[], 3), 0.0);
+        assert_eq!(uuid_text(&[0x12; 16]), "12121212-1212-1212-1212-121212121212");
+    }
+}

@@ -1,0 +1,57 @@
+//! Why an event could not go on: what the dead letter, the log line and the counter say of it.
+
+use std::sync::Arc;
+
+use crate::retry::Class;
+
+/// A failure of one event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What policy follows.
+    pub class: Class,
+    /// A short word for metrics and headers: `framing`, `schema`, `avro`, `expression`, `missing`, `encode`, or the store's.
+    pub reason: &'static str,
+    /// The step it happened in; none outside of steps.
+    pub step: Option<Arc<str>>,
+    /// In words, without the record's content.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure that repeating cannot mend.
+    pub fn permanent(reason: &'static str, message: impl Into<String>) -> Failure {
+        Failure {
+            class: Class::Permanent,
+            reason,
+            step: None,
+            message: message.into(),
+        }
+    }
+
+    /// A failure that may pass.
+    pub fn transient(reason: &'static str, message: impl Into<String>) -> Failure {
+        Failure {
+            class: Class::Transient,
+            reason,
+            step: None,
+            message: message.into(),
+        }
+    }
+
+    /// A failure that the pipeline cannot go on from.
+    pub fn fatal(reason: &'static str, message: impl Into<String>) -> Failure {
+        Failure {
+            class: Class::Fatal,
+            reason,
+            step: None,
+            message: message.into(),
+        }
+    }
+
+    /// The same, in a step.
+    pub fn in_step(mut self, step: &Arc<str>) -> Failure {
+        self.step = Some(step.clone());
+        self
+    }
+}

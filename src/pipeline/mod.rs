@@ -1,0 +1,19 @@
+//! What a pipeline is and how an event goes through it.
+//!
+//! ```text
+//! config ──parse──► Parsed ──prepare (store)──► Program ──compile (writer schema)──► SchemaPlan
+//!                                                  │                                    │
+//!                              Event ──run_steps───┴──encode────────────────────────────┘──► sink
+//! ```
+
+pub mod completions;
+pub mod evaluate;
+pub mod event;
+pub mod expression;
+pub mod failure;
+pub mod finding;
+pub mod plan;
+pub mod prepare;
+pub mod program;
+pub mod runner;
+pub mod schemas;

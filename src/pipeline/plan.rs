@@ -1,0 +1,207 @@
+//! A pipeline and one writer schema: every path found, every type compared, the output's splice compiled.
+//!
+//! Pure: schemas come in parsed, and the id of the output schema is filled in by whoever registers it. The findings name
+//! both sides of a mismatch and where each comes from.
+
+use std::sync::Arc;
+
+use super::finding::Finding;
+use super::program::{Action, NOW, Place, Program, Source, constant_type, mismatch};
+use crate::avro::value::Type;
+use crate::avro::{NewField, Plan, Schema, Splice, append_fields};
+use crate::store::types::{bindable, result_type};
+
+/// What reads and rewrites the records of one writer schema.
+#[derive(Debug)]
+pub struct SchemaPlan {
+    /// Validates a datum and finds the fields that the program asks for.
+    pub plan: Plan,
+    /// Makes the output; none for a pipeline without a sink.
+    pub output: Option<Output>,
+}
+
+/// What makes the output record of one writer schema.
+#[derive(Debug)]
+pub struct Output {
+    /// Input bytes and new fields to output bytes.
+    pub splice: Splice,
+    /// The registry's id of the output schema.
+    pub schema_id: u32,
+}
+
+/// The output schema of a pipeline, as declared.
+#[derive(Debug, Clone)]
+pub enum OutputSchema {
+    /// The input schema with the fields of `set` appended.
+    Appended,
+    /// One schema for all inputs.
+    Fixed(Arc<Schema>),
+}
+
+/// A plan whose output schema has no id yet.
+#[derive(Debug)]
+pub struct Compiled {
+    /// See [`SchemaPlan::plan`].
+    pub plan: Plan,
+    /// The splice, and the schema that it makes records of.
+    pub output: Option<(Splice, Arc<Schema>)>,
+}
+
+/// Compiles `program` for records of `writer`; `output` is none for a pipeline without a sink.
+pub fn compile(
+    program: &Program,
+    writer: Arc<Schema>,
+    output: Option<&OutputSchema>,
+) -> Result<Compiled, Vec<Finding>> {
+    let mut findings = Vec::new();
+    let mut paths = Vec::new();
+    for (path, span) in &program.paths {
+        // One path at a time first, so that every wrong one is reported and not only the first.
+        if let Err(error) = Plan::compile(writer.clone(), &[path.as_str()]) {
+            findings.push(
+                Finding::new(*span, error.to_string()).help("see the fields of the input schema in the registry"),
+            );
+        }
+        paths.push(path.as_str());
+    }
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    let names: Vec<&str> = program.outputs.iter().map(|(name, _)| name.as_str()).collect();
+    let whole = program
+        .paths
+        .first()
+        .map(|(_, span)| *span)
+        .or(program.outputs.first().map(|(n, _)| n.span));
+    let plain = Plan::compile(writer.clone(), &paths).map_err(|e| in_place(whole, e.to_string()))?;
+    let types = Types { program, plan: &plain };
+    types.check(&mut findings);
+    let new_fields = types.new_fields(&mut findings);
+    if !findings.is_empty() {
+        return Err(findings);
+    }
+    let Some(output) = output else {
+        return Ok(Compiled {
+            plan: plain,
+            output: None,
+        });
+    };
+    let place = program.outputs.first().map(|(name, _)| name.span).or(whole);
+    match output {
+        OutputSchema::Appended => {
+            let schema = append_fields(&writer, &new_fields).map_err(|e| in_place(place, e.to_string()))?;
+            let schema = Arc::new(schema);
+            let splice = Splice::compile(&plain, schema.clone(), &names).map_err(|e| in_place(place, e.to_string()))?;
+            Ok(Compiled {
+                plan: plain,
+                output: Some((splice, schema)),
+            })
+        }
+        OutputSchema::Fixed(schema) => {
+            let (plan, splice) = Plan::compile_with_output(writer, &paths, schema.clone(), &names)
+                .map_err(|e| in_place(place, e.to_string()))?;
+            Ok(Compiled {
+                plan,
+                output: Some((splice, schema.clone())),
+            })
+        }
+    }
+}
+
+fn in_place(span: Option<crate::config::Span>, message: String) -> Vec<Finding> {
+    span.map(|span| Finding::new(span, message)).into_iter().collect()
+}
+
+/// The types of all sources, for one writer schema.
+struct Types<'a> {
+    program: &'a Program,
+    plan: &'a Plan,
+}
+
+impl Types<'_> {
+    fn of(&self, source: &Source) -> Option<Type> {
+        Some(match source {
+            Source::Event(slot) => self.plan.slot_type(*slot),
+            Source::Record(field) => field.value_type(),
+            Source::Column { step, column } => match &self.program.steps.get(*step)?.action {
+                Action::Lookup(lookup) => result_type(&lookup.statement.columns().get(*column)?.ty).nullable(),
+                _ => return None,
+            },
+            Source::Named(index) => self.program.steps.iter().find_map(|step| match &step.action {
+                Action::Set { first, values } => {
+                    values
+                        .get(index.checked_sub(*first)?)
+                        .and_then(|(_, place)| self.of(&place.source))
+                        .map(|ty| {
+                            // A step that did not run leaves its names null.
+                            if step.when.is_some() { ty.nullable() } else { ty }
+                        })
+                }
+                _ => None,
+            })?,
+            Source::Constant(value) => constant_type(value)?,
+            Source::Now => NOW,
+            Source::Computed(c) => {
+                let inputs: Vec<Type> = c.inputs.iter().map(|i| self.of(i).unwrap_or(Type::Any)).collect();
+                c.expression.result_type(&inputs)?
+            }
+        })
+    }
+
+    fn check(&self, findings: &mut Vec<Finding>) {
+        for step in &self.program.steps {
+            if let Some(when) = &step.when {
+                self.condition(when, findings);
+            }
+            match &step.action {
+                Action::Lookup(l) => self.markers(&l.statement, &l.binds, findings),
+                Action::Write(w) => self.markers(&w.statement, &w.binds, findings),
+                Action::Filter(condition) => self.condition(condition, findings),
+                Action::Set { .. } => {}
+            }
+        }
+    }
+
+    fn markers(&self, statement: &crate::store::Statement, binds: &[Place], findings: &mut Vec<Finding>) {
+        for (marker, place) in statement.markers().iter().zip(binds) {
+            if let Some(ty) = self.of(&place.source)
+                && let Err(why) = bindable(&ty, &marker.ty)
+            {
+                findings.push(mismatch(place.span, &marker.name, &why));
+            }
+        }
+    }
+
+    fn condition(&self, place: &Place, findings: &mut Vec<Finding>) {
+        if let Some(ty) = self.of(&place.source)
+            && *ty.non_null() != Type::Bool
+        {
+            findings.push(
+                Finding::new(place.span, format!("a condition is true or false, and this is {ty}"))
+                    .help("compare it with something, as in event.kind == 'click'"),
+            );
+        }
+    }
+
+    fn new_fields(&self, findings: &mut Vec<Finding>) -> Vec<NewField> {
+        let mut fields = Vec::new();
+        for (name, place) in &self.program.outputs {
+            match self.of(&place.source) {
+                Some(ty) if ty != Type::Any && ty != Type::Null => {
+                    fields.push(NewField {
+                        name: name.value.clone(),
+                        ty,
+                    });
+                }
+                _ => findings.push(
+                    Finding::new(
+                        place.span,
+                        format!("the type of '{}' does not follow from this expression", name.value),
+                    )
+                    .help("say it with a conversion: string(...), int(...), double(...) or bool(...)"),
+                ),
+            }
+        }
+        fields
+    }
+}

@@ -1,0 +1,162 @@
+//! The type check of a pipeline against live services: statements prepared, schemas of all versions compiled.
+//!
+//! The same work serves `check --online` and every start; only a start registers output schemas.
+
+use std::sync::Arc;
+
+use super::failure::Failure;
+use super::finding::Finding;
+use super::plan::OutputSchema;
+use super::program::{Program, parse};
+use super::schemas::{OutputSubject, Registering, Schemas, Unusable};
+use crate::avro::Schema;
+use crate::config::{Pipeline, SinkSchema, Span};
+use crate::registry::Registry;
+use crate::retry::Class;
+use crate::store::AnyStore;
+
+/// A pipeline that may run.
+pub struct Prepared {
+    /// What is run.
+    pub program: Arc<Program>,
+    /// Its plans; those of the live schemas are there already.
+    pub schemas: Arc<Schemas>,
+    /// What an operator should know, although the pipeline may run.
+    pub warnings: Vec<Finding>,
+}
+
+/// Why a pipeline cannot run.
+#[derive(Debug)]
+pub enum NotPrepared {
+    /// Something is wrong with it.
+    Findings(Vec<Finding>),
+    /// A service does not answer; another attempt may succeed.
+    Unavailable(Failure),
+}
+
+/// Prepares a pipeline and checks it against all live versions of its topics' schemas.
+pub async fn prepare(
+    config: &Pipeline,
+    store: Option<&AnyStore>,
+    registry: &Arc<Registry>,
+    registering: Registering,
+) -> Result<Prepared, NotPrepared> {
+    let parsed = parse(config).map_err(NotPrepared::Findings)?;
+    let program = Arc::new(parsed.prepare(store).await?);
+    let output = match &config.sink {
+        None => None,
+        Some(sink) => Some(OutputSubject {
+            schema: output_schema(sink.schema.as_ref(), registry).await?,
+            subject: format!("{}-value", sink.topic.value),
+            registering,
+        }),
+    };
+    let schemas = Arc::new(Schemas::new(program.clone(), registry.clone(), output));
+    let mut findings = Vec::new();
+    let mut warnings = Vec::new();
+    for topic in &config.source.topics {
+        let subject = format!("{}-value", topic.value);
+        let versions = registry
+            .versions(&subject)
+            .await
+            .map_err(|e| registry_failure(&subject, topic.span, e))?;
+        if versions.is_empty() {
+            warnings.push(
+                Finding::new(
+                    topic.span,
+                    format!("subject {subject} has no schema yet: the pipeline's types are not checked"),
+                )
+                .help("register the topic's schema before its first record"),
+            );
+        }
+        for fetched in &versions {
+            match schemas.learn(fetched).await {
+                Ok(()) => {}
+                Err(Unusable::Findings(found)) => findings.extend(found.into_iter().map(|mut finding| {
+                    finding.message = format!("{} (schema {} of {subject})", finding.message, fetched.id);
+                    finding
+                })),
+                Err(Unusable::Failure(failure)) if failure.class == Class::Transient => {
+                    return Err(NotPrepared::Unavailable(failure));
+                }
+                Err(Unusable::Failure(failure)) => findings.push(Finding::new(topic.span, failure.message)),
+            }
+        }
+    }
+    findings.dedup();
+    if findings.is_empty() {
+        Ok(Prepared {
+            program,
+            schemas,
+            warnings,
+        })
+    } else {
+        Err(NotPrepared::Findings(findings))
+    }
+}
+
+impl From<PrepareError> for NotPrepared {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::Findings(findings) => NotPrepared::Findings(findings),
+            PrepareError::Unavailable(failure) => NotPrepared::Unavailable(failure),
+        }
+    }
+}
+
+/// Why the statements of a pipeline could not be prepared.
+#[derive(Debug)]
+pub enum PrepareError {
+    /// The database refuses them, or the expressions do not fit.
+    Findings(Vec<Finding>),
+    /// The database does not answer.
+    Unavailable(Failure),
+}
+
+async fn output_schema(declared: Option<&SinkSchema>, registry: &Registry) -> Result<OutputSchema, NotPrepared> {
+    let (json, references, span) = match declared {
+        None => return Ok(OutputSchema::Appended),
+        Some(SinkSchema::Inline(json)) => (json.value.clone(), Vec::new(), json.span),
+        Some(SinkSchema::File(path)) => {
+            let text = std::fs::read_to_string(&path.value).map_err(|e| {
+                NotPrepared::Findings(vec![Finding::new(
+                    path.span,
+                    format!("cannot read {}: {e}", path.value.display()),
+                )])
+            })?;
+            (text, Vec::new(), path.span)
+        }
+        Some(SinkSchema::Subject(subject)) => {
+            let versions = registry
+                .versions(&subject.value)
+                .await
+                .map_err(|e| registry_failure(&subject.value, subject.span, e))?;
+            let Some(latest) = versions.last() else {
+                return Err(NotPrepared::Findings(vec![
+                    Finding::new(subject.span, format!("the registry has no subject {}", subject.value))
+                        .help("register the output schema first, or leave `schema` out to append to the input schema"),
+                ]));
+            };
+            (latest.schema.clone(), latest.references.clone(), subject.span)
+        }
+    };
+    let references: Vec<&str> = references.iter().map(String::as_str).collect();
+    match Schema::parse_with_references(&json, &references) {
+        Ok(schema) => Ok(OutputSchema::Fixed(Arc::new(schema))),
+        Err(error) => Err(NotPrepared::Findings(vec![Finding::new(
+            span,
+            format!("the output schema: {error}"),
+        )])),
+    }
+}
+
+fn registry_failure(subject: &str, span: Span, error: crate::registry::RegistryError) -> NotPrepared {
+    match error.class() {
+        Class::Transient => {
+            NotPrepared::Unavailable(Failure::transient("registry", format!("subject {subject}: {error}")))
+        }
+        Class::Permanent | Class::Fatal => {
+            NotPrepared::Findings(vec![Finding::new(span, format!("subject {subject}: {error}"))])
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! From a schema id to a plan: fetched, compiled, the output schema registered, once per id.
+//!
+//! Kept for ever: a plan, and the verdict that a schema breaks the pipeline (schemas are immutable, so both stay true).
+//! Never kept: a failure that may pass. The registry client remembers unknown ids, shortly.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::failure::Failure;
+use super::finding::Finding;
+use super::plan::{Output, OutputSchema, SchemaPlan, compile};
+use super::program::Program;
+use crate::avro::Schema;
+use crate::registry::{Fetched, Registry};
+
+/// Where output schemas go.
+#[derive(Debug, Clone)]
+pub struct OutputSubject {
+    /// How the output schema is made.
+    pub schema: OutputSchema,
+    /// The subject that it is registered under: the sink's topic and `-value`.
+    pub subject: String,
+    /// How the schema gets its id.
+    pub registering: Registering,
+}
+
+/// What happens to an output schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registering {
+    /// It is registered.
+    Register,
+    /// It must be there.
+    MustExist,
+    /// Nothing: a check without effects.
+    Skip,
+}
+
+/// The plans of one pipeline, by schema id.
+pub struct Schemas {
+    program: Arc<Program>,
+    registry: Arc<Registry>,
+    output: Option<OutputSubject>,
+    plans: Mutex<HashMap<u32, Result<Arc<SchemaPlan>, Failure>>>,
+}
+
+/// Why a schema cannot be used now, or ever.
+#[derive(Debug)]
+pub enum Unusable {
+    /// The pipeline's types do not fit it.
+    Findings(Vec<Finding>),
+    /// It could not be fetched, parsed or registered.
+    Failure(Failure),
+}
+
+impl Schemas {
+    /// An empty set of plans.
+    pub fn new(program: Arc<Program>, registry: Arc<Registry>, output: Option<OutputSubject>) -> Schemas {
+        Schemas {
+            program,
+            registry,
+            output,
+            plans: Mutex::default(),
+        }
+    }
+
+    /// The plan of `id`, if it was resolved before.
+    pub fn known(&self, id: u32) -> Option<Result<Arc<SchemaPlan>, Failure>> {
+        self.plans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
+    }
+
+    /// Fetches and compiles `id`. The failure is transient where another attempt may succeed.
+    pub async fn resolve(&self, id: u32) -> Result<Arc<SchemaPlan>, Failure> {
+        if let Some(known) = self.known(id) {
+            return known;
+        }
+        let fetched = self.registry.schema(id).await.map_err(|e| Failure {
+            class: e.class(),
+            reason: "registry",
+            step: None,
+            message: format!("schema {id}: {e}"),
+        })?;
+        let result = match self.plan(&fetched).await {
+            Ok(plan) => Ok(plan),
+            Err(Unusable::Findings(findings)) => Err(Failure::permanent(
+                "schema",
+                format!(
+                    "schema {id} breaks the pipeline: {}",
+                    findings
+                        .iter()
+                        .map(|f| f.message.as_str())
+                        .collect::<Vec<_>>()
+                        .join("; ")
+                ),
+            )),
+            Err(Unusable::Failure(failure)) => Err(failure),
+        };
+        let keep = match &result {
+            Ok(_) => true,
+            Err(failure) => failure.class == crate::retry::Class::Permanent,
+        };
+        if keep {
+            self.plans
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(id, result.clone());
+        }
+        result
+    }
+
+    /// Compiles a schema that was fetched already, and keeps the plan. Serves the type check.
+    pub async fn learn(&self, fetched: &Fetched) -> Result<(), Unusable> {
+        let plan = self.plan(fetched).await?;
+        self.plans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(fetched.id, Ok(plan));
+        Ok(())
+    }
+
+    /// Compiles one fetched schema, and makes sure that its output schema is registered.
+    async fn plan(&self, fetched: &Fetched) -> Result<Arc<SchemaPlan>, Unusable> {
+        let references: Vec<&str> = fetched.references.iter().map(String::as_str).collect();
+        let writer = Schema::parse_with_references(&fetched.schema, &references).map_err(|e| {
+            Unusable::Failure(Failure::permanent(
+                "schema",
+                format!("schema {} cannot be parsed: {e}", fetched.id),
+            ))
+        })?;
+        let output_schema = self.output.as_ref().map(|o| &o.schema);
+        let compiled = compile(&self.program, Arc::new(writer), output_schema).map_err(Unusable::Findings)?;
+        let output = match (compiled.output, &self.output) {
+            (Some((splice, schema)), Some(subject)) => {
+                let schema_id = self.register(&schema, subject).await.map_err(Unusable::Failure)?;
+                Some(Output { splice, schema_id })
+            }
+            _ => None,
+        };
+        Ok(Arc::new(SchemaPlan {
+            plan: compiled.plan,
+            output,
+        }))
+    }
+
+    async fn register(&self, schema: &Schema, to: &OutputSubject) -> Result<u32, Failure> {
+        let in_words = |e: crate::registry::RegistryError| Failure {
+            class: e.class(),
+            reason: "registry",
+            step: None,
+            message: format!("output schema under {}: {e}", to.subject),
+        };
+        match to.registering {
+            Registering::Register => {
+                return self
+                    .registry
+                    .register(&to.subject, schema.json())
+                    .await
+                    .map_err(in_words);
+            }
+            Registering::Skip => return Ok(0),
+            Registering::MustExist => {}
+        }
+        match self
+            .registry
+            .lookup(&to.subject, schema.json())
+            .await
+            .map_err(in_words)?
+        {
+            Some(id) => Ok(id),
+            None => Err(Failure::permanent(
+                "schema",
+                format!(
+                    "the output schema is not registered under {}: register it, or set [registry] register = true",
+                    to.subject
+                ),
+            )),
+        }
+    }
+}

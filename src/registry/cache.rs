@@ -1,0 +1,258 @@
+//! Schemas by id: asked for once, kept for ever.
+//!
+//! An id never changes its meaning, so what was found is kept as long as the process lives. Many records with a new id
+//! arrive at once: the first asks and the others wait for its answer (single flight). What failed is another matter:
+//! - a failure that may pass is not kept at all: those who waited share it, and the next caller asks again;
+//! - an unknown id is kept shortly, so that a flood of bad records is not a flood of requests, and a schema that was
+//!   registered a moment later is found soon. The time is jittered by a fifth, lest all processes ask together.
+//!
+//! Invariants: at most one request per id is under way. Failures are bounded in number, since ids come from the records
+//! and anybody may send any. No lock is held across an await.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::time::Instant;
+
+use super::error::RegistryError;
+use super::{Fetched, RegistryStats};
+use crate::retry::Class;
+
+/// Most failures kept at once.
+const FAILURES: usize = 10_000;
+
+type Answer = Result<Arc<Fetched>, RegistryError>;
+
+enum Slot {
+    Known(Arc<Fetched>),
+    Failed { error: RegistryError, until: Instant },
+    Asking(Shared<BoxFuture<'static, Answer>>),
+}
+
+/// The cache. It is shared by `Arc`, since a request outlives a caller that gives up.
+pub(super) struct Cache {
+    slots: RwLock<HashMap<u32, Slot>>,
+    unknown_ttl: Duration,
+    random: RandomState,
+    stats: Arc<RegistryStats>,
+}
+
+impl Cache {
+    pub(super) fn new(unknown_ttl: Duration, stats: Arc<RegistryStats>) -> Arc<Self> {
+        Arc::new(Self {
+            slots: RwLock::default(),
+            unknown_ttl,
+            random: RandomState::new(),
+            stats,
+        })
+    }
+
+    /// What is known about `id` without asking.
+    pub(super) fn known(&self, id: u32) -> Option<Arc<Fetched>> {
+        match self.slots.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            Some(Slot::Known(fetched)) => Some(Arc::clone(fetched)),
+            _ => None,
+        }
+    }
+
+    /// The schema of `id`; `fetch` makes the request where one is needed.
+    pub(super) async fn get<F, R>(self: &Arc<Self>, id: u32, fetch: F) -> Answer
+    where
+        F: FnOnce() -> R,
+        R: Future<Output = Result<Fetched, RegistryError>> + Send + 'static,
+    {
+        if let Some(fetched) = self.known(id) {
+            return Ok(fetched);
+        }
+        let request = {
+            let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+            match slots.get(&id) {
+                Some(Slot::Known(fetched)) => return Ok(Arc::clone(fetched)),
+                Some(Slot::Failed { error, until }) if Instant::now() < *until => return Err(error.clone()),
+                Some(Slot::Asking(request)) => request.clone(),
+                Some(Slot::Failed { .. }) | None => {
+                    let (cache, answer) = (Arc::clone(self), fetch());
+                    let request = async move { cache.keep(id, answer.await) }.boxed().shared();
+                    slots.insert(id, Slot::Asking(request.clone()));
+                    request
+                }
+            }
+        };
+        request.await
+    }
+
+    /// Puts in a schema that was learnt otherwise, for instance from the versions of a subject.
+    pub(super) fn insert(&self, fetched: Arc<Fetched>) {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        slots.insert(fetched.id, Slot::Known(fetched));
+        self.count(&slots);
+    }
+
+    fn keep(&self, id: u32, answer: Result<Fetched, RegistryError>) -> Answer {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        // It may have been learnt otherwise in the meantime.
+        if let Some(Slot::Known(fetched)) = slots.get(&id) {
+            return Ok(Arc::clone(fetched));
+        }
+        let answer = answer.map(Arc::new);
+        match &answer {
+            Ok(fetched) => {
+                slots.insert(id, Slot::Known(Arc::clone(fetched)));
+                self.count(&slots);
+            }
+            Err(error) if error.class() == Class::Permanent => {
+                let now = Instant::now();
+                make_room(&mut slots, now);
+                let until = now + self.unknown_ttl.mul_f64(0.8 + 0.4 * self.fraction(id, now));
+                slots.insert(
+                    id,
+                    Slot::Failed {
+                        error: error.clone(),
+                        until,
+                    },
+                );
+            }
+            Err(_) => {
+                slots.remove(&id);
+            }
+        }
+        answer
+    }
+
+    fn count(&self, slots: &HashMap<u32, Slot>) {
+        let known = slots.values().filter(|slot| matches!(slot, Slot::Known(_))).count();
+        self.stats
+            .schemas
+            .store(known as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// A number from 0 to 1 that differs between processes, ids and times: a keyed hash is random enough for jitter.
+    fn fraction(&self, id: u32, now: Instant) -> f64 {
+        self.random.hash_one((id, now.into_std())) as f64 / u64::MAX as f64
+    }
+}
+
+/// Forgets failures whose time is over when there are too many, and all of them when that is not enough.
+fn make_room(slots: &mut HashMap<u32, Slot>, now: Instant) {
+    let failures = |slots: &HashMap<u32, Slot>| slots.values().filter(|s| matches!(s, Slot::Failed { .. })).count();
+    if slots.len() < FAILURES || failures(slots) < FAILURES {
+        return;
+    }
+    slots.retain(|_, slot| !matches!(slot, Slot::Failed { until, .. } if *until <= now));
+    if failures(slots) >= FAILURES {
+        slots.retain(|_, slot| !matches!(slot, Slot::Failed { .. }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn cache() -> Arc<Cache> {
+        Cache::new(Duration::from_secs(10), Arc::default())
+    }
+
+    fn fetched(id: u32) -> Fetched {
+        Fetched {
+            id,
+            schema: "\"string\"".into(),
+            references: Vec::new(),
+        }
+    }
+
+    fn broken() -> RegistryError {
+        RegistryError::Unreachable {
+            url: "http://registry".into(),
+            reason: "timed out".into(),
+        }
+    }
+
+    /// An answer that is given when all tasks have come to a stop.
+    async fn later(answer: Result<Fetched, RegistryError>) -> Result<Fetched, RegistryError> {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_thousand_callers_make_one_request() {
+        let (cache, requests) = (cache(), Arc::new(AtomicUsize::new(0)));
+        let callers: Vec<_> = (0..1000)
+            .map(|_| {
+                let (cache, requests) = (Arc::clone(&cache), Arc::clone(&requests));
+                tokio::spawn(async move {
+                    let fetch = || async move {
+                        requests.fetch_add(1, Ordering::SeqCst);
+                        later(Ok(fetched(7))).await
+                    };
+                    cache.get(7, fetch).await
+                })
+            })
+            .collect();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap().unwrap().id, 7);
+        }
+        assert_eq!(requests.load(Ordering::SeqCst), 1);
+        assert_eq!(cache.stats.schemas.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_may_pass_is_shared_and_not_kept() {
+        let cache = cache();
+        let first = cache.get(7, || later(Err(broken())));
+        let second = cache.get(7, || async { panic!("a second request") });
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!((first.unwrap_err(), second.unwrap_err()), (broken(), broken()));
+        assert_eq!(cache.get(7, || async { Ok(fetched(7)) }).await.unwrap().id, 7);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_id_is_kept_shortly() {
+        let cache = Cache::new(Duration::from_millis(500), Arc::default());
+        let start = Instant::now();
+        assert!(
+            cache
+                .get(7, || async { Err(RegistryError::Unknown { id: 7 }) })
+                .await
+                .is_err()
+        );
+        let again = cache.get(7, || async { Ok(fetched(7)) }).await;
+        assert!(
+            again.is_err() || start.elapsed() >= Duration::from_millis(400),
+            "asked again too early"
+        );
+        tokio::time::sleep(Duration::from_millis(620)).await;
+        assert!(cache.get(7, || async { Ok(fetched(7)) }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_gives_up_leaves_the_others_their_answer() {
+        let cache = cache();
+        let mut first = Box::pin(cache.get(7, || later(Ok(fetched(7)))));
+        assert!((&mut first).now_or_never().is_none());
+        drop(first);
+        assert!(cache.get(7, || async { panic!("a second request") }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn ids_that_anybody_may_send_do_not_fill_the_memory() {
+        let cache = cache();
+        assert!(cache.get(1, || async { Ok(fetched(1)) }).await.is_ok());
+        for id in 2..FAILURES as u32 + 100 {
+            assert!(
+                cache
+                    .get(id, || async move { Err(RegistryError::Unknown { id }) })
+                    .await
+                    .is_err()
+            );
+        }
+        assert!(cache.slots.read().unwrap().len() <= FAILURES + 1);
+        assert!(cache.known(1).is_some());
+    }
+}

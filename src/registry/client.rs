@@ -1,0 +1,236 @@
+//! The requests of Confluent's Schema Registry API that Messina needs.
+//!
+//! API: "Schema Registry API Reference" in Confluent's documentation; error codes are theirs (40401 unknown subject, 40402
+//! unknown version, 40403 unknown schema). References are resolved here, depth first, so that whoever parses the schema
+//! gets each name before it is used.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use reqwest::Method;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::error::RegistryError;
+use super::transport::{Answer, Transport};
+use super::{Fetched, RegistryOptions, RegistryStats};
+
+/// Most references of one schema, those of its references included.
+const REFERENCES: usize = 256;
+
+const UNKNOWN_SUBJECT: u32 = 40401;
+const UNKNOWN_VERSION: u32 = 40402;
+const UNKNOWN_SCHEMA: u32 = 40403;
+
+pub(super) struct Client {
+    transport: Transport,
+}
+
+/// A schema in an answer, as far as it is used. Answers by id lack `id`; one without a type is Avro.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Schema {
+    id: Option<u32>,
+    schema: String,
+    schema_type: Option<String>,
+    #[serde(default)]
+    references: Option<Vec<Reference>>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    subject: String,
+    version: i32,
+}
+
+#[derive(Serialize)]
+struct Submitted<'a> {
+    schema: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Id {
+    id: u32,
+}
+
+/// Whether a schema could become a subject's next version.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Compatibility {
+    /// By the rule configured for the subject.
+    #[serde(rename = "is_compatible")]
+    pub compatible: bool,
+    /// Why not, in the registry's words; not every registry says.
+    #[serde(default)]
+    pub messages: Vec<String>,
+}
+
+impl Client {
+    pub(super) fn new(options: &RegistryOptions, stats: Arc<RegistryStats>) -> Result<Self, RegistryError> {
+        Ok(Self {
+            transport: Transport::new(options, stats)?,
+        })
+    }
+
+    pub(super) async fn by_id(&self, id: u32) -> Result<Fetched, RegistryError> {
+        let answer = self
+            .transport
+            .ask(Method::GET, &["schemas", "ids", &id.to_string()], &[], None)
+            .await?;
+        match answer.code() {
+            Some(UNKNOWN_SCHEMA) => Err(RegistryError::Unknown { id }),
+            _ => self.resolved(id, &format!("id {id}"), parsed(&answer)?).await,
+        }
+    }
+
+    pub(super) async fn versions(&self, subject: &str) -> Result<Vec<i32>, RegistryError> {
+        let answer = self
+            .transport
+            .ask(Method::GET, &["subjects", subject, "versions"], &[], None)
+            .await?;
+        match answer.code() {
+            Some(UNKNOWN_SUBJECT) => Ok(Vec::new()),
+            _ => parsed(&answer),
+        }
+    }
+
+    /// `None` for a version that is not there (any more).
+    pub(super) async fn version(&self, subject: &str, version: i32) -> Result<Option<Fetched>, RegistryError> {
+        let name = format!("{subject} version {version}");
+        let Some(schema) = self.stored(subject, version, false).await? else {
+            return Ok(None);
+        };
+        let Some(id) = schema.id else {
+            return Err(RegistryError::Reference {
+                name,
+                reason: "the registry gives no id for it".into(),
+            });
+        };
+        self.resolved(id, &name, schema).await.map(Some)
+    }
+
+    pub(super) async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
+        let answer = self.submit(&["subjects", subject, "versions"], &[], schema).await?;
+        accepted(subject, &answer)?;
+        Ok(parsed::<Id>(&answer)?.id)
+    }
+
+    pub(super) async fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
+        let answer = self.submit(&["subjects", subject], &[], schema).await?;
+        if let Some(UNKNOWN_SUBJECT | UNKNOWN_SCHEMA) = answer.code() {
+            return Ok(None);
+        }
+        accepted(subject, &answer)?;
+        Ok(Some(parsed::<Id>(&answer)?.id))
+    }
+
+    pub(super) async fn compatible(&self, subject: &str, schema: &str) -> Result<Compatibility, RegistryError> {
+        let path = ["compatibility", "subjects", subject, "versions"];
+        let answer = self.submit(&path, &[("verbose", "true")], schema).await?;
+        if let Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION) = answer.code() {
+            return Ok(Compatibility {
+                compatible: true,
+                messages: Vec::new(),
+            });
+        }
+        accepted(subject, &answer)?;
+        parsed(&answer)
+    }
+
+    async fn submit(&self, path: &[&str], query: &[(&str, &str)], schema: &str) -> Result<Answer, RegistryError> {
+        // A struct of one string always has a JSON form.
+        let body = serde_json::to_vec(&Submitted { schema }).unwrap_or_default();
+        self.transport.ask(Method::POST, path, query, Some(body)).await
+    }
+
+    /// A version as it is stored. What was deleted is still there for those that refer to it, if `deleted`.
+    async fn stored(&self, subject: &str, version: i32, deleted: bool) -> Result<Option<Schema>, RegistryError> {
+        let query: &[(&str, &str)] = if deleted { &[("deleted", "true")] } else { &[] };
+        let path = ["subjects", subject, "versions", &version.to_string()];
+        let answer = self.transport.ask(Method::GET, &path, query, None).await?;
+        match answer.code() {
+            Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION) => Ok(None),
+            _ => parsed(&answer).map(Some),
+        }
+    }
+
+    async fn resolved(&self, id: u32, name: &str, schema: Schema) -> Result<Fetched, RegistryError> {
+        avro_only(name, &schema)?;
+        let (mut seen, mut references) = (HashSet::new(), Vec::new());
+        for reference in schema.references.into_iter().flatten() {
+            self.collect(name, reference, &mut seen, &mut references).await?;
+        }
+        Ok(Fetched {
+            id,
+            schema: schema.schema,
+            references,
+        })
+    }
+
+    /// Appends what `reference` needs, and then itself. What was seen already is not asked again, so a circle ends.
+    fn collect<'a>(
+        &'a self,
+        name: &'a str,
+        reference: Reference,
+        seen: &'a mut HashSet<(String, i32)>,
+        into: &'a mut Vec<String>,
+    ) -> BoxFuture<'a, Result<(), RegistryError>> {
+        async move {
+            let Reference { subject, version } = reference;
+            if !seen.insert((subject.clone(), version)) {
+                return Ok(());
+            }
+            if seen.len() > REFERENCES {
+                let reason = format!("it refers to more than {REFERENCES} schemas");
+                return Err(RegistryError::Reference {
+                    name: name.to_owned(),
+                    reason,
+                });
+            }
+            let Some(schema) = self.stored(&subject, version, true).await? else {
+                let reason = format!("it refers to {subject} version {version}, which the registry does not have");
+                return Err(RegistryError::Reference {
+                    name: name.to_owned(),
+                    reason,
+                });
+            };
+            avro_only(&format!("{subject} version {version}"), &schema)?;
+            for inner in schema.references.into_iter().flatten() {
+                self.collect(name, inner, seen, into).await?;
+            }
+            into.push(schema.schema);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+fn avro_only(name: &str, schema: &Schema) -> Result<(), RegistryError> {
+    match schema.schema_type.as_deref() {
+        None | Some("AVRO") => Ok(()),
+        Some(kind) => Err(RegistryError::Unsupported {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+        }),
+    }
+}
+
+/// 409 is incompatible; 422 (400 in some registries) with a code is invalid. Without a code it may be a proxy's.
+fn accepted(subject: &str, answer: &Answer) -> Result<(), RegistryError> {
+    match (answer.status, answer.code()) {
+        (409, _) | (400 | 422, Some(_)) => Err(RegistryError::Rejected {
+            subject: subject.to_owned(),
+            message: answer.message(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The body of a successful answer. One that cannot be read comes from something that is no registry: it may pass.
+fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, RegistryError> {
+    if !(200..300).contains(&answer.status) {
+        return Err(answer.refused(answer.message()));
+    }
+    serde_json::from_slice(&answer.body).map_err(|error| answer.refused(format!("not a registry's answer: {error}")))
+}

@@ -1,0 +1,86 @@
+//! What can go wrong with a registry, and whether it may pass.
+//!
+//! The distinction decides between waiting and a dead letter, so it errs on the side of waiting: only an answer that the
+//! registry itself gave about the schema is permanent. A refused login, a proxy's 404 or a page of HTML says nothing about
+//! the schema, and throwing records away for it would lose them.
+
+use crate::retry::Class;
+
+/// An error of the registry. It can be shared by all who waited for one answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// No answer: refused, broken off, timed out, or TLS failed.
+    #[error("schema registry {url} gives no answer: {reason}")]
+    Unreachable {
+        /// Its address, without a login.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// An answer that says nothing about the schema: overloaded, login refused, not a registry.
+    #[error("schema registry {url} answers {status}: {message}")]
+    Refused {
+        /// Its address, without a login.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// The beginning of what it says.
+        message: String,
+    },
+    /// The registry does not know this id.
+    #[error("schema id {id} is unknown to the registry")]
+    Unknown {
+        /// The id.
+        id: u32,
+    },
+    /// Not Avro.
+    #[error("schema {name} is {kind}: only AVRO is supported")]
+    Unsupported {
+        /// Its id, or subject and version.
+        name: String,
+        /// `JSON`, `PROTOBUF`, or what else the registry says.
+        kind: String,
+    },
+    /// A reference leads nowhere, or there are too many.
+    #[error("schema {name}: {reason}")]
+    Reference {
+        /// The schema that refers.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An answer longer than is read.
+    #[error("schema registry {url} answers with more than {limit} bytes")]
+    TooLarge {
+        /// Its address, without a login.
+        url: String,
+        /// Bytes.
+        limit: usize,
+    },
+    /// The registry does not take the schema: invalid, or incompatible with earlier versions.
+    #[error("the registry does not take the schema for {subject}: {message}")]
+    Rejected {
+        /// The subject.
+        subject: String,
+        /// What it says.
+        message: String,
+    },
+    /// An option cannot be used: an address, a certificate, a key.
+    #[error("schema registry: {0}")]
+    Options(String),
+}
+
+impl RegistryError {
+    /// Whether it may pass by itself.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Unreachable { .. } | Self::Refused { .. } => Class::Transient,
+            Self::Unknown { .. }
+            | Self::Unsupported { .. }
+            | Self::Reference { .. }
+            | Self::TooLarge { .. }
+            | Self::Rejected { .. } => Class::Permanent,
+            Self::Options(_) => Class::Fatal,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Schemas from a registry that speaks Confluent's HTTP API.
+//!
+//! A record says only the id of its schema ([`framing`]); the registry gives the schema, with all that it refers to.
+//! The client asks several addresses in turn, and the cache sees to it that each id is asked for once.
+//!
+//! The crate `schema_registry_converter` offers a client too. It is not used because it hands out a deep copy of the
+//! schema at each call, and keeps an error of the network as if the schema itself were bad, until the process ends.
+//! Here a failure that may pass is never kept, and an unknown id only for some seconds.
+
+mod cache;
+mod client;
+mod error;
+pub mod framing;
+pub(crate) mod percent;
+mod transport;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use cache::Cache;
+use client::Client;
+pub use client::Compatibility;
+pub use error::RegistryError;
+
+/// Versions of a subject fetched at the same time.
+const AT_ONCE: usize = 8;
+
+/// Where the registry is and how to log in.
+#[derive(Clone)]
+pub struct RegistryOptions {
+    /// Base addresses, in the order of preference: `http://registry:8081`, or with a path. All serve the same schemas.
+    pub urls: Vec<String>,
+    /// User of basic authentication. A login in an address (`http://user:password@…`) serves where this is absent.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+    /// Token of bearer authentication; wins over the user.
+    pub bearer: Option<String>,
+    /// PEM file of the authorities that vouch for the server; when given, no other is trusted.
+    pub ca: Option<PathBuf>,
+    /// PEM file of the client's certificate and the chain above it.
+    pub cert: Option<PathBuf>,
+    /// PEM file of its private key.
+    pub key: Option<PathBuf>,
+    /// For one request to one address, connecting included.
+    pub timeout: Duration,
+    /// How long an unknown id is not asked for again.
+    pub unknown_ttl: Duration,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            username: None,
+            password: None,
+            bearer: None,
+            ca: None,
+            cert: None,
+            key: None,
+            timeout: Duration::from_secs(5),
+            unknown_ttl: Duration::from_secs(10),
+        }
+    }
+}
+
+impl fmt::Debug for RegistryOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryOptions")
+            .field("addresses", &self.urls.len())
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+/// A schema as the registry holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The registry's id.
+    pub id: u32,
+    /// The schema, as JSON text.
+    pub schema: String,
+    /// The schemas that it refers to, as JSON texts: each stands after those that it needs itself.
+    pub references: Vec<String>,
+}
+
+/// Counts of what was asked and how it ended.
+#[derive(Debug, Default)]
+pub struct RegistryStats {
+    /// Requests answered.
+    pub ok: AtomicU64,
+    /// Requests answered with "not found".
+    pub unknown: AtomicU64,
+    /// Requests answered with an error.
+    pub refused: AtomicU64,
+    /// Requests without an answer.
+    pub failed: AtomicU64,
+    /// Schemas held by id.
+    pub schemas: AtomicU64,
+}
+
+/// A registry, its cache included. Share it by `Arc`.
+pub struct Registry {
+    client: Arc<Client>,
+    cache: Arc<Cache>,
+    stats: Arc<RegistryStats>,
+}
+
+impl Registry {
+    /// Prepares the client; nothing is asked yet.
+    ///
+    /// # Errors
+    /// [`RegistryError::Options`] for an address that is none, and certificates or keys that cannot be read.
+    pub fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
+        let stats = Arc::<RegistryStats>::default();
+        let cache = Cache::new(options.unknown_ttl, Arc::clone(&stats));
+        let client = Arc::new(Client::new(&options, Arc::clone(&stats))?);
+        Ok(Self { client, cache, stats })
+    }
+
+    /// The schema of an id, if it is held already.
+    pub fn cached(&self, id: u32) -> Option<Arc<Fetched>> {
+        self.cache.known(id)
+    }
+
+    /// The schema of an id. All who ask for one id at the same time share one request.
+    ///
+    /// # Errors
+    /// See [`RegistryError::class`]: a transient one is worth asking again, a permanent one is the record's fault.
+    pub async fn schema(&self, id: u32) -> Result<Arc<Fetched>, RegistryError> {
+        self.cache
+            .get(id, || {
+                let client = Arc::clone(&self.client);
+                async move { client.by_id(id).await }
+            })
+            .await
+    }
+
+    /// All live versions of a subject, oldest first; none for an unknown subject. They are held by id from then on.
+    ///
+    /// # Errors
+    /// As [`Registry::schema`]; one version that cannot be had fails the whole.
+    pub async fn versions(&self, subject: &str) -> Result<Vec<Arc<Fetched>>, RegistryError> {
+        let versions = self.client.versions(subject).await?;
+        let fetched: Vec<Option<Arc<Fetched>>> = stream::iter(versions)
+            .map(|version| async move { self.client.version(subject, version).await })
+            .buffered(AT_ONCE)
+            .map_ok(|fetched| fetched.map(Arc::new))
+            .try_collect()
+            .await?;
+        // A version deleted since the list was made is not live.
+        let live: Vec<_> = fetched.into_iter().flatten().collect();
+        live.iter().for_each(|fetched| self.cache.insert(Arc::clone(fetched)));
+        Ok(live)
+    }
+
+    /// Registers an Avro schema under a subject and returns its id: the old id if it is there already.
+    ///
+    /// # Errors
+    /// [`RegistryError::Rejected`] if it is invalid or incompatible; else as [`Registry::schema`].
+    pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
+        self.client.register(subject, schema).await
+    }
+
+    /// The id of an Avro schema under a subject; `None` if it is not registered there.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub async fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
+        self.client.lookup(subject, schema).await
+    }
+
+    /// Whether an Avro schema could become the next version of a subject, by the subject's own rule.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub async fn compatible(&self, subject: &str, schema: &str) -> Result<Compatibility, RegistryError> {
+        self.client.compatible(subject, schema).await
+    }
+
+    /// What was asked so far.
+    pub fn stats(&self) -> &Arc<RegistryStats> {
+        &self.stats
+    }
+}

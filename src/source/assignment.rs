@@ -1,0 +1,437 @@
+//! Which partitions this consumer has, and what may still be done with each: a state machine without I/O.
+//!
+//! ```text
+//!               assigned              started                  revoked              drained or deadline
+//!  unassigned ───────────► starting ───────────► running ───────────────► draining ─────────────────────► unassigned
+//!                             │                     │                        │
+//!                             └─────────────────────┴──────── lost ──────────┴──────► unassigned, nothing committed
+//! ```
+//!
+//! It exists because a rebalance is where consumers lose records: a partition that leaves while its records are in flight, a commit
+//! for a partition that another member owns by now, a completion that is counted for the wrong assignment. So librdkafka's
+//! callback is deferred: the loop hands the list in, goes on polling and finishing, and calls `(incremental_)unassign` only
+//! when [`Action::Unassign`] says so. After each call the loop carries out what [`Assignment::next_action`] returns, in order.
+//!
+//! Invariants:
+//! - each revocation is answered by one `Unassign`, once all its partitions are drained or its deadline has passed;
+//! - a lost partition has no ledger any more, so it can not be committed;
+//! - a [`Ticket`] of an older assignment changes nothing;
+//! - a record that was refused while its partition was starting is fetched again: `Start` names its offset.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::ledger::{Ledger, LedgerError, Position};
+
+pub use interface::{Action, Completion, Held, Intake, Partition, Phase, Ticket};
+
+mod interface;
+
+#[derive(Debug)]
+enum State {
+    Unassigned,
+    /// `floor` is the lowest offset that was returned and is not finished: fetching must not start above it.
+    Starting {
+        floor: Option<i64>,
+    },
+    Running(Ledger),
+    Draining(Ledger),
+}
+
+/// A partition that is, or once was, assigned.
+#[derive(Debug)]
+struct Place {
+    partition: Partition,
+    epoch: u32,
+    state: State,
+}
+
+/// A revocation that waits for its partitions. Those that were never assigned have no ticket, and are not waited for.
+#[derive(Debug)]
+struct Revocation {
+    members: Vec<(Partition, Option<Ticket>)>,
+    deadline: Instant,
+}
+
+/// The partitions of one consumer. See the module's page for the states and the invariants.
+#[derive(Debug, Default)]
+pub struct Assignment {
+    /// One for each partition ever assigned, at its slot.
+    places: Vec<Place>,
+    /// Slots by topic and partition number.
+    slots: Vec<Vec<Option<u32>>>,
+    revocations: Vec<Revocation>,
+    actions: VecDeque<Action>,
+    /// The epoch given out last. One for each partition assigned: it does not wrap within the life of a process.
+    epoch: u32,
+}
+
+impl Assignment {
+    /// No partition at all.
+    pub fn new() -> Assignment {
+        Assignment::default()
+    }
+
+    /// The group gave these partitions to this consumer; the loop has assigned them to librdkafka and paused them.
+    ///
+    /// A partition that was still held starts anew; its former assignment is forgotten without a commit.
+    pub fn assigned(&mut self, partitions: &[Partition]) {
+        let mut starting = Vec::with_capacity(partitions.len());
+        for &partition in partitions {
+            let Some(slot) = self.slot_or_new(partition) else {
+                continue;
+            };
+            let floor = match &self.places[slot as usize].state {
+                State::Unassigned => None,
+                State::Starting { floor } => *floor,
+                State::Running(ledger) | State::Draining(ledger) => ledger.position().map(|position| position.offset),
+            };
+            self.end(slot);
+            starting.push((partition, self.begin(slot, State::Starting { floor })));
+        }
+        if !starting.is_empty() {
+            self.actions.push_back(Action::FetchCommitted(starting));
+        }
+        self.settle(None); // a revocation may have waited for what is now assigned anew
+    }
+
+    /// The group's committed offset of a starting partition is known (`None`: there is none), with the clock from its metadata
+    /// (`i64::MIN` if that held none). The partition runs from now on. Answers for an assignment that is over change nothing.
+    pub fn started(&mut self, ticket: Ticket, committed: Option<i64>, clock: i64) {
+        let Some(place) = self.current(ticket) else { return };
+        let State::Starting { floor } = place.state else { return };
+        place.state = State::Running(Ledger::new(committed, clock));
+        let partition = place.partition;
+        self.actions.push_back(Action::Start {
+            partition,
+            ticket,
+            from: committed.or(floor),
+        });
+    }
+
+    /// The group takes these partitions back, and waits for `Unassign`. What is in flight may finish until `deadline`.
+    ///
+    /// The list may be empty or hold partitions that were never assigned: librdkafka waits for an answer in any case.
+    pub fn revoked(&mut self, partitions: &[Partition], deadline: Instant) {
+        let members = partitions
+            .iter()
+            .map(|&partition| (partition, self.ticket(partition)))
+            .collect();
+        for &partition in partitions {
+            let Some(slot) = self.slot(partition) else { continue };
+            if matches!(self.places[slot as usize].state, State::Starting { .. }) {
+                self.end(slot); // nothing is in flight and nothing to commit
+            }
+            let state = &mut self.places[slot as usize].state;
+            *state = match std::mem::replace(state, State::Unassigned) {
+                State::Running(ledger) | State::Draining(ledger) => State::Draining(ledger),
+                State::Unassigned | State::Starting { .. } => State::Unassigned,
+            };
+        }
+        self.revocations.push(Revocation { members, deadline });
+        self.settle(None);
+    }
+
+    /// The group has already given these partitions to others. Nothing is committed; `Unassign` follows at once.
+    pub fn lost(&mut self, partitions: &[Partition]) {
+        for &partition in partitions {
+            if let Some(slot) = self.slot(partition) {
+                self.end(slot);
+            }
+        }
+        self.settle(None); // an older revocation may have waited for one of these
+        self.actions.push_back(Action::Unassign(partitions.to_vec()));
+    }
+
+    /// The membership ended while revocations were pending (fenced, or the assignment was lost during the drain): everything held
+    /// is lost. Pending revocations are answered at once, without a commit.
+    pub fn lost_all(&mut self) {
+        for slot in 0..self.places.len() as u32 {
+            self.end(slot);
+        }
+        self.settle(None);
+    }
+
+    /// Answers the revocations whose deadline has passed. Call it by [`Assignment::next_deadline`].
+    pub fn tick(&mut self, now: Instant) {
+        self.settle(Some(now));
+    }
+
+    /// When `tick` is due at the latest; `None` when no revocation is pending.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.revocations.iter().map(|revocation| revocation.deadline).min()
+    }
+
+    /// The next thing to do, if any. To be asked after each call that changes the assignment, until it is `None`.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Whether a record of this partition would be taken in.
+    pub fn accepts(&self, partition: Partition) -> bool {
+        self.place(partition)
+            .is_some_and(|place| matches!(place.state, State::Running(_)))
+    }
+
+    /// Takes in a record that the consumer returned. `record_timestamp_ms` as in [`Ledger::admit`].
+    ///
+    /// # Errors
+    /// Those of [`Ledger::admit`]. On [`LedgerError::Behind`] the record is to be dropped, and [`Assignment::rewind`] called.
+    pub fn admit(
+        &mut self,
+        partition: Partition,
+        offset: i64,
+        record_timestamp_ms: Option<i64>,
+    ) -> Result<Intake, LedgerError> {
+        let Some(slot) = self.slot(partition) else {
+            return Ok(Intake::Refused);
+        };
+        let place = &mut self.places[slot as usize];
+        match &mut place.state {
+            State::Running(ledger) => {
+                let timestamp = ledger.admit(offset, record_timestamp_ms)?;
+                Ok(Intake::Admitted {
+                    ticket: Ticket {
+                        slot,
+                        epoch: place.epoch,
+                    },
+                    timestamp,
+                })
+            }
+            State::Starting { floor } => {
+                *floor = Some(floor.map_or(offset, |floor| floor.min(offset)));
+                Ok(Intake::Refused)
+            }
+            State::Unassigned | State::Draining(_) => Ok(Intake::Refused),
+        }
+    }
+
+    /// Counts a record as finished: all its effects are acknowledged.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotInFlight`] if this assignment is current, but the record is not in flight.
+    pub fn finished(&mut self, ticket: Ticket, offset: i64) -> Result<Completion, LedgerError> {
+        let Some(place) = self.current(ticket) else {
+            return Ok(Completion::Stale);
+        };
+        match &mut place.state {
+            State::Running(ledger) => ledger.finish(offset)?,
+            State::Draining(ledger) => {
+                ledger.finish(offset)?;
+                if ledger.in_flight() == 0 {
+                    self.settle(None);
+                }
+            }
+            State::Unassigned | State::Starting { .. } => return Err(LedgerError::NotInFlight { offset }),
+        }
+        Ok(Completion::Counted)
+    }
+
+    /// The consumer stands at the end of a partition, at `offset`; see [`Ledger::advance`].
+    pub fn reached_end(&mut self, partition: Partition, offset: i64) {
+        if let Some(Place {
+            state: State::Running(ledger),
+            ..
+        }) = self.place_mut(partition)
+        {
+            ledger.advance(offset);
+        }
+    }
+
+    /// The consumer returned `offset` although a later one was due.
+    ///
+    /// At or above the first unfinished offset it is a repetition of a record that the ledger holds: nothing changes, and the
+    /// answer is false. Below, the log itself went back (the topic was made anew, or truncated): the partition gets a new
+    /// assignment, which starts at `offset` and whose write clock goes on from the old one, and the answer is true. The `Start` that
+    /// follows seeks, so that every record from `offset` on comes again, those that were in flight included.
+    pub fn rewind(&mut self, partition: Partition, offset: i64) -> bool {
+        let Some(slot) = self.slot(partition) else { return false };
+        let State::Running(ledger) = &self.places[slot as usize].state else {
+            return false;
+        };
+        if ledger.position().is_none_or(|position| position.offset <= offset) {
+            return false;
+        }
+        let ledger = Ledger::new(None, ledger.clock());
+        self.end(slot);
+        let ticket = self.begin(slot, State::Running(ledger));
+        self.actions.push_back(Action::Start {
+            partition,
+            ticket,
+            from: Some(offset),
+        });
+        true
+    }
+
+    /// What may be committed now, of running and draining partitions. Report acknowledgements by [`Assignment::committed`].
+    pub fn committable(&self) -> impl Iterator<Item = (Partition, Ticket, Position)> {
+        self.held()
+            .filter_map(|held| Some((held.partition, held.ticket, held.ledger?.committable()?)))
+    }
+
+    /// The broker acknowledged the commit of `offset`. For an assignment that is over it changes nothing.
+    pub fn committed(&mut self, ticket: Ticket, offset: i64) {
+        if let Some(Place {
+            state: State::Running(ledger) | State::Draining(ledger),
+            ..
+        }) = self.current(ticket)
+        {
+            ledger.committed(offset);
+        }
+    }
+
+    /// All partitions held, in the order of their first assignment. To stop, [`Assignment::revoked`] takes them all.
+    pub fn held(&self) -> impl Iterator<Item = Held<'_>> {
+        self.places.iter().zip(0..).filter_map(|(place, slot)| {
+            let (phase, ledger) = match &place.state {
+                State::Unassigned => return None,
+                State::Starting { .. } => (Phase::Starting, None),
+                State::Running(ledger) => (Phase::Running, Some(ledger)),
+                State::Draining(ledger) => (Phase::Draining, Some(ledger)),
+            };
+            Some(Held {
+                partition: place.partition,
+                ticket: Ticket {
+                    slot,
+                    epoch: place.epoch,
+                },
+                phase,
+                ledger,
+            })
+        })
+    }
+
+    /// Answers each revocation that has nothing to wait for any more, or whose deadline is not after `now`.
+    fn settle(&mut self, now: Option<Instant>) {
+        let ready = |this: &Assignment, revocation: &Revocation| {
+            now.is_some_and(|now| revocation.deadline <= now)
+                || !revocation
+                    .members
+                    .iter()
+                    .any(|&(_, ticket)| ticket.is_some_and(|ticket| this.is_busy(ticket)))
+        };
+        // From the start again after each: the end of one may be what another one, for the same partition, waits for.
+        while let Some(at) = self.revocations.iter().position(|revocation| ready(self, revocation)) {
+            let revocation = self.revocations.remove(at);
+            self.answer(&revocation);
+        }
+    }
+
+    fn answer(&mut self, revocation: &Revocation) {
+        let mut positions = Vec::new();
+        for &(partition, ticket) in &revocation.members {
+            let Some(ticket) = ticket else { continue };
+            if let Some(Place {
+                state: State::Draining(ledger),
+                ..
+            }) = self.current(ticket)
+            {
+                positions.extend(ledger.committable().map(|position| (partition, position)));
+                self.end(ticket.slot);
+            }
+        }
+        if !positions.is_empty() {
+            self.actions.push_back(Action::Commit(positions));
+        }
+        // What was assigned again meanwhile is no part of this revocation any more.
+        let partitions = revocation.members.iter().map(|&(partition, _)| partition);
+        let gone = partitions
+            .filter(|&partition| self.ticket(partition).is_none())
+            .collect();
+        self.actions.push_back(Action::Unassign(gone));
+    }
+
+    /// Whether this assignment is current, draining, and not drained.
+    fn is_busy(&self, ticket: Ticket) -> bool {
+        self.places
+            .get(ticket.slot as usize)
+            .is_some_and(|place| match &place.state {
+                State::Draining(ledger) => place.epoch == ticket.epoch && ledger.in_flight() > 0,
+                State::Unassigned | State::Starting { .. } | State::Running(_) => false,
+            })
+    }
+
+    /// Begins a new assignment of the partition at `slot`.
+    fn begin(&mut self, slot: u32, state: State) -> Ticket {
+        self.epoch = self.epoch.wrapping_add(1);
+        let place = &mut self.places[slot as usize];
+        place.epoch = self.epoch;
+        place.state = state;
+        Ticket {
+            slot,
+            epoch: self.epoch,
+        }
+    }
+
+    /// Ends the assignment of the partition at `slot`, if there is one.
+    fn end(&mut self, slot: u32) {
+        let place = &mut self.places[slot as usize];
+        if !matches!(place.state, State::Unassigned) {
+            place.state = State::Unassigned;
+            let ticket = Ticket {
+                slot,
+                epoch: place.epoch,
+            };
+            self.actions.push_back(Action::Forget {
+                partition: place.partition,
+                ticket,
+            });
+        }
+    }
+
+    /// The ticket of the partition's assignment, if it is held.
+    fn ticket(&self, partition: Partition) -> Option<Ticket> {
+        let slot = self.slot(partition)?;
+        let place = &self.places[slot as usize];
+        (!matches!(place.state, State::Unassigned)).then_some(Ticket {
+            slot,
+            epoch: place.epoch,
+        })
+    }
+
+    /// The place of an assignment that is not over.
+    fn current(&mut self, ticket: Ticket) -> Option<&mut Place> {
+        let place = self.places.get_mut(ticket.slot as usize)?;
+        (place.epoch == ticket.epoch && !matches!(place.state, State::Unassigned)).then_some(place)
+    }
+
+    fn place(&self, partition: Partition) -> Option<&Place> {
+        self.places.get(self.slot(partition)? as usize)
+    }
+
+    fn place_mut(&mut self, partition: Partition) -> Option<&mut Place> {
+        let slot = self.slot(partition)?;
+        self.places.get_mut(slot as usize)
+    }
+
+    fn slot(&self, partition: Partition) -> Option<u32> {
+        let index = usize::try_from(partition.index).ok()?;
+        *self.slots.get(usize::from(partition.topic))?.get(index)?
+    }
+
+    /// The slot of a partition, new if it was never assigned. None for a negative number, which Kafka does not give out.
+    fn slot_or_new(&mut self, partition: Partition) -> Option<u32> {
+        if let Some(slot) = self.slot(partition) {
+            return Some(slot);
+        }
+        let (topic, index) = (usize::from(partition.topic), usize::try_from(partition.index).ok()?);
+        if self.slots.len() <= topic {
+            self.slots.resize_with(topic + 1, Vec::new);
+        }
+        let of_topic = &mut self.slots[topic];
+        if of_topic.len() <= index {
+            of_topic.resize(index + 1, None);
+        }
+        let slot = self.places.len() as u32; // Kafka knows far fewer than four billion partitions
+        of_topic[index] = Some(slot);
+        self.places.push(Place {
+            partition,
+            epoch: 0,
+            state: State::Unassigned,
+        });
+        Some(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,305 @@
+//! One consumer: polls, decodes, admits, hands out, takes back, commits. The heart of Messina.
+//!
+//! Each round: what librdkafka's callbacks said; what has ended; new records while the budget has room; what is due (commits,
+//! deadlines, the status); then sleep until any of these has something. Over the budget the loop stops taking records at once;
+//! if that lasts it pauses the partitions and goes on polling, so that the group never takes it for dead. It does not pause at
+//! once because a pause throws away what librdkafka has prefetched.
+//!
+//! Invariants: an offset is committed only as the ledger allows; every admitted event comes back exactly once; after a fatal
+//! failure nothing is taken in, and what is in flight may still finish and be committed.
+
+mod commit;
+mod ended;
+mod intake;
+mod membership;
+mod report;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt, StreamExt};
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::assignment::{Assignment, Partition, Ticket};
+use super::context::SourceContext;
+use super::read::Plans;
+use super::status::LoopState;
+use crate::budget::Budget;
+use crate::config::OnTombstone;
+use crate::lanes::{Lanes, Order};
+use crate::pipeline::completions::{Batch, Completions};
+use crate::pipeline::event::Event;
+use crate::pipeline::failure::Failure;
+use crate::pipeline::plan::SchemaPlan;
+use crate::pipeline::runner::Runtime;
+use crate::pipeline::schemas::Schemas;
+use crate::progress::Progress;
+use crate::retry::Jitter;
+use crate::sink::limits::Limits;
+use crate::telemetry::handles::{LocalPipeline, PartitionMetrics};
+
+/// Records taken in one round before what has ended is looked at again.
+const ROUND: usize = 256;
+/// How long intake is refused before the partitions are paused.
+const PAUSE_AFTER: Duration = Duration::from_millis(500);
+/// Between commits.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// Between status updates.
+const STATUS_EVERY: Duration = Duration::from_millis(250);
+
+/// What a loop is made of.
+pub struct Parts {
+    /// The consumer; subscribed by the loop.
+    pub consumer: Arc<StreamConsumer<SourceContext>>,
+    /// The topics.
+    pub topics: Vec<String>,
+    /// What null values end as.
+    pub tombstone: OnTombstone,
+    /// The order of events.
+    pub order: Order,
+    /// The share of the pipeline's budget that this loop has.
+    pub budget: Budget,
+    /// When dead letters are an outage; shared by no other loop.
+    pub limits: Option<Limits>,
+    /// Plans by schema.
+    pub schemas: Arc<Schemas>,
+    /// What runs events.
+    pub runtime: Arc<Runtime>,
+    /// Where tasks run.
+    pub io: Handle,
+    /// What the loop says of itself.
+    pub state: Arc<LoopState>,
+    /// How long a drain may take, before a rebalance and at the end.
+    pub drain_timeout: Duration,
+    /// How long lag without progress is no stall yet.
+    pub stall_after: Duration,
+    /// True once the process stops.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// How a loop ended.
+#[derive(Debug)]
+pub enum End {
+    /// Everything in flight finished and was committed.
+    Drained,
+    /// The deadline came first; so many records will be processed again.
+    Abandoned(usize),
+    /// It could not go on.
+    Halted(Failure),
+}
+
+/// What the loop keeps for a partition beside its ledger.
+struct Held {
+    ticket: Ticket,
+    abandoned: Arc<AtomicBool>,
+    parked: VecDeque<Box<Event>>,
+    last_timestamp_ms: Option<i64>,
+    last_committed: Option<i64>,
+    progress: Progress,
+    stalled: bool,
+    metrics: PartitionMetrics,
+}
+
+type Resolved = (u32, Result<Arc<SchemaPlan>, Failure>);
+type Fetched = Vec<(Ticket, Option<i64>, i64)>;
+
+struct Loop {
+    parts: Parts,
+    topics: Vec<Arc<str>>,
+    assignment: Assignment,
+    held: HashMap<Partition, Held>,
+    /// Assigned by the group, and not yet by us to librdkafka: offsets are being fetched.
+    unanswered: HashSet<Partition>,
+    cooperative: bool,
+    lanes: Lanes<Box<Event>>,
+    completions: Arc<Completions>,
+    plans: Plans,
+    resolving: HashSet<u32>,
+    resolved: (mpsc::UnboundedSender<Resolved>, mpsc::UnboundedReceiver<Resolved>),
+    fetched: (mpsc::UnboundedSender<Fetched>, mpsc::UnboundedReceiver<Fetched>),
+    pool: Vec<Box<Event>>,
+    pool_limit: usize,
+    metrics: LocalPipeline,
+    full_since: Option<Instant>,
+    paused: bool,
+    stopping: Option<Instant>,
+    halted: Option<Failure>,
+    stopped_by_limit: bool,
+    /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
+    ledger_full: bool,
+    joined: bool,
+    last_errors: VecDeque<String>,
+    jitter: Jitter,
+}
+
+/// Runs one consumer until it is told to stop or cannot go on.
+pub async fn run(parts: Parts) -> End {
+    let topics: Vec<&str> = parts.topics.iter().map(String::as_str).collect();
+    if let Err(error) = parts.consumer.subscribe(&topics) {
+        return End::Halted(Failure::fatal(
+            "subscribe",
+            format!("cannot subscribe to {}: {error}", topics.join(", ")),
+        ));
+    }
+    let consumer = parts.consumer.clone();
+    let mut this = Loop::new(parts);
+    let end = this.turn(&consumer).await;
+    this.consumer_closes();
+    this.publish_status(match &end {
+        End::Halted(_) => "halted",
+        End::Drained | End::Abandoned(_) => "stopped",
+    });
+    end
+}
+
+impl Loop {
+    fn new(parts: Parts) -> Loop {
+        let metrics = parts.runtime.metrics.local();
+        Loop {
+            topics: parts.topics.iter().map(|t| Arc::from(t.as_str())).collect(),
+            assignment: Assignment::new(),
+            held: HashMap::new(),
+            unanswered: HashSet::new(),
+            cooperative: true,
+            lanes: Lanes::new(parts.order),
+            completions: Arc::default(),
+            plans: Plans::default(),
+            resolving: HashSet::new(),
+            resolved: mpsc::unbounded_channel(),
+            fetched: mpsc::unbounded_channel(),
+            pool: Vec::new(),
+            pool_limit: 4096,
+            metrics,
+            full_since: None,
+            paused: false,
+            stopping: None,
+            halted: None,
+            stopped_by_limit: false,
+            ledger_full: false,
+            joined: false,
+            last_errors: VecDeque::new(),
+            jitter: Jitter::new(u64::from(std::process::id())),
+            parts,
+        }
+    }
+
+    async fn turn(&mut self, consumer: &StreamConsumer<SourceContext>) -> End {
+        let mut stream = consumer.stream();
+        let mut batch = Batch::default();
+        let mut next_commit = Instant::now() + COMMIT_EVERY;
+        let mut next_status = Instant::now();
+        loop {
+            self.parts.state.beat();
+            self.take_notices();
+            self.act();
+            self.take_ended(&mut batch);
+            self.take_resolved();
+
+            if self.takes_records() {
+                for _ in 0..ROUND {
+                    match stream.next().now_or_never() {
+                        Some(Some(message)) => self.take(message),
+                        _ => break,
+                    }
+                    if self.parts.budget.is_full() {
+                        break;
+                    }
+                }
+            }
+            self.regulate();
+
+            let now = Instant::now();
+            if now >= next_commit {
+                self.commit();
+                next_commit = now + COMMIT_EVERY;
+            }
+            if now >= next_status {
+                self.metrics.flush();
+                self.publish_status(self.phase());
+                next_status = now + STATUS_EVERY;
+            }
+            self.assignment.tick(now);
+            if let Some(end) = self.end(now) {
+                return end;
+            }
+
+            let wake = next_commit.min(next_status).into();
+            let polls = self.takes_records() || self.paused || self.stopping.is_some() || self.halted.is_some();
+            tokio::select! {
+                () = self.completions.ready() => {}
+                message = stream.next(), if polls => {
+                    if let Some(message) = message {
+                        self.take(message);
+                    }
+                }
+                Some((id, plan)) = self.resolved.1.recv() => self.schema_known(id, plan),
+                Some(fetched) = self.fetched.1.recv() => {
+                    for (ticket, committed, clock) in fetched {
+                        self.assignment.started(ticket, committed, clock);
+                    }
+                }
+                () = tokio::time::sleep_until(wake) => {}
+                _ = self.parts.stop.changed(), if self.stopping.is_none() => self.stop(),
+            }
+        }
+    }
+
+    fn phase(&self) -> &'static str {
+        if self.halted.is_some() || self.stopped_by_limit {
+            "halted"
+        } else if self.stopping.is_some() {
+            "stopping"
+        } else if !self.joined {
+            "joining"
+        } else {
+            "running"
+        }
+    }
+
+    fn takes_records(&self) -> bool {
+        !self.parts.budget.is_full()
+            && !self.ledger_full
+            && self.stopping.is_none()
+            && self.halted.is_none()
+            && !self.stopped_by_limit
+    }
+
+    /// Pauses the partitions when the budget has been full for a while, and resumes them when there is room.
+    fn regulate(&mut self) {
+        let full = !self.takes_records();
+        match (full, self.full_since) {
+            (false, _) => self.full_since = None,
+            (true, None) => self.full_since = Some(Instant::now()),
+            (true, Some(_)) => {}
+        }
+        let long = self.full_since.is_some_and(|since| since.elapsed() >= PAUSE_AFTER);
+        if long && !self.paused {
+            self.pause(true);
+        } else if !full && self.paused {
+            self.pause(false);
+        }
+    }
+
+    fn pause(&mut self, pause: bool) {
+        let done = self.parts.consumer.assignment().and_then(|list| {
+            if pause {
+                self.parts.consumer.pause(&list)
+            } else {
+                self.parts.consumer.resume(&list)
+            }
+        });
+        match done {
+            Ok(()) => {
+                self.paused = pause;
+                if pause {
+                    self.parts.runtime.metrics.pauses.inc();
+                }
+            }
+            Err(error) => self.note_error(format!("{}: {error}", if pause { "pause" } else { "resume" })),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Commits, and the end: what may be committed is, with the write clock in the metadata.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{End, Loop};
+use crate::ledger::encode_clock;
+use crate::pipeline::failure::Failure;
+use crate::source::assignment::Partition;
+
+impl Loop {
+    pub(super) fn commit(&mut self) {
+        let positions: Vec<_> = self
+            .assignment
+            .committable()
+            .map(|(p, _, position)| (p, position.offset, position.clock))
+            .collect();
+        if positions.is_empty() {
+            return;
+        }
+        let list = self.commit_list(positions.into_iter());
+        if let Err(error) = self.parts.consumer.commit(&list, CommitMode::Async) {
+            self.commit_failed(&error);
+        }
+    }
+
+    pub(super) fn commit_list(&self, positions: impl Iterator<Item = (Partition, i64, i64)>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset, clock) in positions {
+            let mut element = list.add_partition(self.topic(partition), partition.index);
+            element.set_metadata(encode_clock(clock));
+            if let Err(error) = element.set_offset(Offset::Offset(offset)) {
+                tracing::error!(pipeline = %self.name(), offset, "not committed: {error}");
+            }
+        }
+        list
+    }
+
+    pub(super) fn committed(&mut self, answers: Vec<(String, i32, Result<i64, KafkaError>)>) {
+        let mut failed = None;
+        for (topic, index, answer) in answers {
+            let Some(partition) = self.partition(&topic, index) else {
+                continue;
+            };
+            match (answer, self.held.get_mut(&partition)) {
+                (Ok(offset), Some(held)) => {
+                    held.last_committed = Some(offset);
+                    held.metrics.committed_offset.set(offset);
+                    self.assignment.committed(held.ticket, offset);
+                }
+                (Ok(_), None) => {}
+                (Err(error), _) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) => self.commit_failed(&error),
+            None => self.parts.runtime.metrics.commits.inc(),
+        }
+    }
+
+    /// A commit that failed is made again with the next; only records behind it would be processed twice.
+    pub(super) fn commit_failed(&mut self, error: &KafkaError) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::NoOffset) {
+            return;
+        }
+        self.parts.runtime.metrics.commit_failures.inc();
+        if let Some(suppressed) = self.parts.runtime.told("commit") {
+            tracing::warn!(pipeline = %self.name(), suppressed, "commit: {error}");
+        }
+        self.note_error(format!("commit: {error}"));
+    }
+
+    pub(super) fn stop(&mut self) {
+        if self.stopping.is_none() {
+            self.stopping = Some(Instant::now() + self.parts.drain_timeout);
+            tracing::info!(pipeline = %self.name(), in_flight = self.parts.budget.records(), "draining");
+        }
+    }
+
+    pub(super) fn halt(&mut self, failure: Failure) {
+        if self.halted.is_none() {
+            tracing::error!(pipeline = %self.name(), reason = failure.reason, "pipeline halted: {failure}");
+            self.note_error(failure.to_string());
+            self.halted = Some(failure);
+            self.stop();
+        }
+    }
+
+    /// Whether the loop is over: everything back, or the deadline passed. Then the last commit is made.
+    pub(super) fn end(&mut self, now: Instant) -> Option<End> {
+        let deadline = self.stopping?;
+        // Queued behind a lane or a schema: never started, and not waited for.
+        let waiting = self.lanes.queued() + self.held.values().map(|h| h.parked.len()).sum::<usize>();
+        let left = self.parts.budget.records();
+        let running = left.saturating_sub(waiting);
+        if running > 0 && now < deadline {
+            return None;
+        }
+        self.commit_and_wait();
+        Some(match self.halted.take() {
+            Some(failure) => End::Halted(failure),
+            None if left == 0 => End::Drained,
+            None => End::Abandoned(left),
+        })
+    }
+
+    pub(super) fn commit_and_wait(&mut self) {
+        let positions: Vec<_> = self
+            .assignment
+            .committable()
+            .map(|(p, _, position)| (p, position.offset, position.clock))
+            .collect();
+        if positions.is_empty() {
+            return;
+        }
+        let list = self.commit_list(positions.into_iter());
+        match self.parts.consumer.commit(&list, CommitMode::Sync) {
+            Ok(()) => self.parts.runtime.metrics.commits.inc(),
+            Err(error) => self.commit_failed(&error),
+        }
+    }
+
+    pub(super) fn consumer_closes(&mut self) {
+        for held in self.held.values() {
+            held.abandoned.store(true, Ordering::Relaxed);
+        }
+        self.parts.consumer.context().close();
+        self.metrics.flush();
+    }
+}

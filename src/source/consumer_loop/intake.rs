@@ -1,0 +1,180 @@
+//! Records in: admitted to ledger and budget, read, and handed to a lane; or parked until their schema is known.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
+
+use super::Loop;
+use crate::lanes::{Entered, LaneId};
+use crate::pipeline::completions::How;
+use crate::pipeline::event::{Content, Event, Origin};
+use crate::pipeline::failure::Failure;
+use crate::pipeline::plan::SchemaPlan;
+use crate::retry::{Class, Jitter};
+use crate::source::assignment::{Intake, Partition};
+use crate::source::read::{Read, read};
+
+impl Loop {
+    pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
+        match message {
+            Ok(message) => self.admit(&message),
+            Err(KafkaError::PartitionEOF(_)) => {}
+            Err(KafkaError::MessageConsumptionFatal(code)) => self.halt(Failure::fatal("kafka", code.to_string())),
+            Err(error) => {
+                // Brokers that went away come back; a topic that is not there may be made.
+                self.parts.runtime.metrics.failed("consume", "transient", "warn");
+                if let Some(suppressed) = self.parts.runtime.told("consume") {
+                    tracing::warn!(pipeline = %self.name(), suppressed, "consumer: {error}");
+                }
+                self.note_error(format!("consumer: {error}"));
+            }
+        }
+    }
+
+    pub(super) fn admit(&mut self, message: &BorrowedMessage<'_>) {
+        let started = Instant::now();
+        let Some(partition) = self.partition(message.topic(), message.partition()) else {
+            return;
+        };
+        let offset = message.offset();
+        let timestamp_ms = message.timestamp().to_millis();
+        let (ticket, write_timestamp_us) = match self.assignment.admit(partition, offset, timestamp_ms) {
+            Ok(Intake::Admitted { ticket, timestamp }) => (ticket, timestamp),
+            Ok(Intake::Refused) => return,
+            Err(error) => {
+                tracing::warn!(pipeline = %self.name(), topic = message.topic(), partition = partition.index, "{error}");
+                self.assignment.rewind(partition, offset);
+                return;
+            }
+        };
+        let Some(held) = self.held.get_mut(&partition) else {
+            return;
+        };
+        held.last_timestamp_ms = timestamp_ms;
+        let (value, key) = (message.payload(), message.key());
+        let value_length = value.map_or(0, <[u8]>::len);
+        let key_length = key.map_or(0, <[u8]>::len);
+        self.parts.budget.admit(Event::weight(value_length, key_length));
+        self.metrics.received.inc();
+        self.metrics.record_bytes.inc_by((value_length + key_length) as u64);
+        let origin = Origin {
+            ticket,
+            topic: self.topics[usize::from(partition.topic)].clone(),
+            partition: partition.index,
+            offset,
+            timestamp_ms,
+            write_timestamp_us,
+        };
+        let headers = message.headers().map(BorrowedHeaders::detach);
+        let content = Content { value, key, headers };
+        let event = Event::new(
+            self.pool.pop(),
+            origin,
+            content,
+            held.abandoned.clone(),
+            self.completions.clone(),
+            started,
+        );
+        if held.parked.is_empty() {
+            self.read(partition, event, started);
+        } else {
+            held.parked.push_back(event);
+        }
+    }
+
+    /// Reads an event and lets it run; parks it where its schema is not known yet.
+    pub(super) fn read(&mut self, partition: Partition, event: Box<Event>, now: Instant) -> bool {
+        match read(event, &mut self.plans, self.parts.tombstone, now) {
+            Read::Ready(event) => {
+                self.metrics.decode.observe(now.elapsed().as_secs_f64());
+                self.enter(event);
+            }
+            Read::Ends(outcome, event) => event.complete(How::Finished(outcome)),
+            Read::Fails(failure, event) => {
+                let runtime = self.parts.runtime.clone();
+                self.parts.io.spawn(async move { runtime.fail(event, failure).await });
+            }
+            Read::Waits(id, event) => {
+                self.resolve(id);
+                match self.held.get_mut(&partition) {
+                    Some(held) => held.parked.push_front(event),
+                    None => self.pool(event),
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) fn enter(&mut self, event: Box<Event>) {
+        let lane = self.lanes.lane_of(event.origin.ticket.slot(), event.key());
+        if let Entered::Run(lane, event) = self.lanes.enter_lane(lane, event) {
+            self.start(lane, event);
+        }
+    }
+
+    pub(super) fn start(&mut self, lane: LaneId, mut event: Box<Event>) {
+        event.lane = Some(lane);
+        let runtime = self.parts.runtime.clone();
+        self.parts.io.spawn(async move { runtime.process(event).await });
+    }
+
+    pub(super) fn resolve(&mut self, id: u32) {
+        if !self.resolving.insert(id) {
+            return;
+        }
+        let (schemas, answer) = (self.parts.schemas.clone(), self.resolved.0.clone());
+        let runtime = self.parts.runtime.clone();
+        let mut jitter = Jitter::new(self.jitter.next_u64());
+        self.parts.io.spawn(async move {
+            let mut attempt = 0;
+            let result = loop {
+                match schemas.resolve(id).await {
+                    Err(failure) if failure.class == Class::Transient && !answer.is_closed() => {
+                        runtime.metrics.failed("schema", "transient", "warn");
+                        if let Some(suppressed) = runtime.told("registry") {
+                            tracing::warn!(pipeline = %runtime.program.name, suppressed, "{failure}; trying again");
+                        }
+                        tokio::time::sleep(runtime.backoff.delay(attempt, jitter.next_u64())).await;
+                        attempt += 1;
+                    }
+                    result => break result,
+                }
+            };
+            // The loop may have ended meanwhile.
+            let _ = answer.send((id, result));
+        });
+    }
+
+    pub(super) fn take_resolved(&mut self) {
+        while let Ok((id, plan)) = self.resolved.1.try_recv() {
+            self.schema_known(id, plan);
+        }
+    }
+
+    /// Lets the records go on that waited for a schema, in order, up to the next that waits.
+    pub(super) fn schema_known(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>) {
+        self.resolving.remove(&id);
+        if let Err(failure) = &plan {
+            tracing::error!(pipeline = %self.name(), schema = id, "{failure}");
+            self.note_error(failure.to_string());
+        }
+        let now = Instant::now();
+        self.plans.learn(id, plan, now);
+        let waiting: Vec<Partition> = self
+            .held
+            .iter()
+            .filter(|(_, held)| !held.parked.is_empty())
+            .map(|(partition, _)| *partition)
+            .collect();
+        for partition in waiting {
+            while let Some(event) = self.held.get_mut(&partition).and_then(|held| held.parked.pop_front()) {
+                if !self.read(partition, event, now) {
+                    break;
+                }
+            }
+        }
+    }
+}

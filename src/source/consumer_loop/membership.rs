@@ -1,0 +1,274 @@
+//! The loop's part in its group: what the callbacks said, and what the assignment wants done about it.
+//!
+//! Blocking calls to the group (committed offsets) are made beside the loop, which goes on polling meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{Held, Loop};
+use crate::ledger::decode_clock;
+use crate::pipeline::failure::Failure;
+use crate::progress::Progress;
+use crate::source::assignment::{Action, Partition, Ticket};
+use crate::source::context::Notice;
+
+/// How long the group is asked for its committed offsets before it is asked again.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Loop {
+    pub(super) fn take_notices(&mut self) {
+        for notice in self.parts.consumer.context().take() {
+            match notice {
+                Notice::Assigned {
+                    partitions,
+                    cooperative,
+                } => {
+                    self.cooperative = cooperative;
+                    self.joined = true;
+                    let partitions = self.known(&partitions);
+                    tracing::info!(pipeline = %self.name(), partitions = partitions.len(), "partitions assigned");
+                    self.parts.runtime.metrics.rebalanced("assigned");
+                    self.unanswered.extend(&partitions);
+                    if partitions.is_empty() {
+                        self.assign(&[]);
+                    }
+                    self.assignment.assigned(&partitions);
+                }
+                Notice::Revoked {
+                    partitions,
+                    cooperative,
+                    lost,
+                } => {
+                    self.cooperative = cooperative;
+                    let partitions = self.known(&partitions);
+                    tracing::info!(pipeline = %self.name(), partitions = partitions.len(), lost, "partitions revoked");
+                    self.parts
+                        .runtime
+                        .metrics
+                        .rebalanced(if lost { "lost" } else { "revoked" });
+                    if lost {
+                        self.assignment.lost(&partitions);
+                        // Drains that were pending have nothing to wait for any more.
+                        self.assignment.lost_all();
+                    } else {
+                        self.assignment
+                            .revoked(&partitions, Instant::now() + self.parts.drain_timeout);
+                    }
+                }
+                Notice::RebalanceFailed(error) => {
+                    self.parts.runtime.metrics.rebalanced("error");
+                    self.note_error(format!("rebalance: {error}"));
+                }
+                Notice::Committed(answers) => self.committed(answers),
+                Notice::Fatal(error, reason) => self.halt(Failure::fatal("kafka", format!("{error}: {reason}"))),
+            }
+        }
+    }
+
+    pub(super) fn known(&self, partitions: &[(String, i32)]) -> Vec<Partition> {
+        partitions
+            .iter()
+            .filter_map(|(topic, index)| self.partition(topic, *index))
+            .collect()
+    }
+
+    pub(super) fn partition(&self, topic: &str, index: i32) -> Option<Partition> {
+        let topic = self.topics.iter().position(|t| **t == *topic)?;
+        Some(Partition {
+            topic: u16::try_from(topic).ok()?,
+            index,
+        })
+    }
+
+    pub(super) fn topic(&self, partition: Partition) -> &Arc<str> {
+        &self.topics[usize::from(partition.topic)]
+    }
+
+    pub(super) fn name(&self) -> Arc<str> {
+        self.parts.runtime.program.name.clone()
+    }
+
+    /// Carries out what the assignment asks for.
+    pub(super) fn act(&mut self) {
+        let mut starts = Vec::new();
+        while let Some(action) = self.assignment.next_action() {
+            match action {
+                Action::FetchCommitted(partitions) => self.fetch_committed(partitions),
+                Action::Start {
+                    partition,
+                    ticket,
+                    from,
+                } => {
+                    self.hold(partition, ticket, from);
+                    if self.unanswered.remove(&partition) {
+                        starts.push((partition, from));
+                    } else if let Some(from) = from {
+                        self.seek(partition, from);
+                    }
+                }
+                Action::Forget { partition, ticket } => self.forget(partition, ticket),
+                Action::Commit(positions) => {
+                    let list = self.commit_list(
+                        positions
+                            .iter()
+                            .map(|(p, position)| (*p, position.offset, position.clock)),
+                    );
+                    if let Err(error) = self.parts.consumer.commit(&list, CommitMode::Sync) {
+                        self.commit_failed(&error);
+                    } else {
+                        self.parts.runtime.metrics.commits.inc();
+                    }
+                }
+                Action::Unassign(partitions) => self.unassign(&partitions),
+            }
+        }
+        if !starts.is_empty() {
+            self.assign(&starts);
+        }
+    }
+
+    pub(super) fn hold(&mut self, partition: Partition, ticket: Ticket, from: Option<i64>) {
+        let metrics = self
+            .parts
+            .runtime
+            .metrics
+            .partition(self.topic(partition), partition.index);
+        let held = Held {
+            ticket,
+            abandoned: Arc::default(),
+            parked: VecDeque::new(),
+            last_timestamp_ms: None,
+            last_committed: from,
+            progress: Progress::new(self.parts.stall_after),
+            stalled: false,
+            metrics,
+        };
+        self.held.insert(partition, held);
+    }
+
+    /// The group's offsets, fetched beside the loop until it answers.
+    pub(super) fn fetch_committed(&mut self, partitions: Vec<(Partition, Ticket)>) {
+        let consumer = self.parts.consumer.clone();
+        let named: Vec<_> = partitions
+            .iter()
+            .map(|(p, ticket)| (self.topic(*p).to_string(), p.index, *ticket))
+            .collect();
+        let answer = self.fetched.0.clone();
+        let backoff = self.parts.runtime.backoff;
+        let random = self.jitter.next_u64();
+        let pipeline = self.name();
+        self.parts.io.spawn_blocking(move || {
+            let mut list = TopicPartitionList::with_capacity(named.len());
+            for (topic, partition, _) in &named {
+                list.add_partition(topic, *partition);
+            }
+            let mut attempt = 0;
+            let offsets = loop {
+                match consumer.committed_offsets(list.clone(), FETCH_TIMEOUT) {
+                    Ok(offsets) => break offsets,
+                    Err(error) => {
+                        tracing::warn!(pipeline = %pipeline, "cannot fetch committed offsets: {error}; trying again");
+                        std::thread::sleep(backoff.delay(attempt, random.rotate_left(attempt)));
+                        attempt += 1;
+                    }
+                }
+                if answer.is_closed() {
+                    return;
+                }
+            };
+            let fetched = named
+                .iter()
+                .map(|(topic, partition, ticket)| {
+                    let element = offsets.find_partition(topic, *partition);
+                    let committed = element.as_ref().and_then(|e| match e.offset() {
+                        Offset::Offset(offset) => Some(offset),
+                        _ => None,
+                    });
+                    let clock = element
+                        .as_ref()
+                        .and_then(|e| decode_clock(e.metadata()))
+                        .unwrap_or(i64::MIN);
+                    (*ticket, committed, clock)
+                })
+                .collect();
+            // The loop may have ended meanwhile.
+            let _ = answer.send(fetched);
+        });
+    }
+
+    pub(super) fn assign(&mut self, starts: &[(Partition, Option<i64>)]) {
+        let mut list = TopicPartitionList::with_capacity(starts.len());
+        for (partition, from) in starts {
+            let offset = from.map_or(Offset::Invalid, Offset::Offset);
+            if let Err(error) = list.add_partition_offset(self.topic(*partition), partition.index, offset) {
+                self.halt(Failure::fatal("assign", error.to_string()));
+            }
+        }
+        let assigned = if self.cooperative {
+            self.parts.consumer.incremental_assign(&list)
+        } else {
+            self.parts.consumer.assign(&list)
+        };
+        if let Err(error) = assigned {
+            self.note_error(format!("assign: {error}"));
+        }
+        self.paused = false;
+    }
+
+    pub(super) fn unassign(&mut self, partitions: &[Partition]) {
+        let result = if self.cooperative {
+            let mut list = TopicPartitionList::with_capacity(partitions.len());
+            for partition in partitions {
+                if !self.unanswered.remove(partition) {
+                    list.add_partition(self.topic(*partition), partition.index);
+                }
+            }
+            self.parts.consumer.incremental_unassign(&list)
+        } else {
+            self.unanswered.clear();
+            self.parts.consumer.unassign()
+        };
+        if let Err(error) = result {
+            self.note_error(format!("unassign: {error}"));
+        }
+    }
+
+    pub(super) fn seek(&mut self, partition: Partition, from: i64) {
+        let topic = self.topic(partition).clone();
+        if let Err(error) = self
+            .parts
+            .consumer
+            .seek(&topic, partition.index, Offset::Offset(from), FETCH_TIMEOUT)
+        {
+            self.halt(Failure::fatal(
+                "seek",
+                format!("{topic}/{} to {from}: {error}", partition.index),
+            ));
+        }
+    }
+
+    /// An assignment is over: what waits is dropped, what runs may give up.
+    pub(super) fn forget(&mut self, partition: Partition, ticket: Ticket) {
+        let Some(held) = self.held.remove(&partition) else {
+            return;
+        };
+        if held.ticket != ticket {
+            self.held.insert(partition, held);
+            return;
+        }
+        held.abandoned.store(true, Ordering::Relaxed);
+        for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {
+            self.parts.budget.release(event.own_weight());
+            self.pool(event);
+        }
+        self.parts
+            .runtime
+            .metrics
+            .forget_partition(self.topic(partition), partition.index);
+    }
+}

@@ -1,0 +1,191 @@
+//! librdkafka's callbacks, which come inside a poll on the loop's own thread, turned into a list that the loop reads.
+//!
+//! Nothing is done inside a callback. A rebalance above all: the answer (`assign`, `unassign`) is given later by the loop, when
+//! the committed offsets are known or the partitions are drained. Only while the consumer closes, when there is no loop any
+//! more, is it given at once.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::kafka;
+use crate::telemetry::kafka::KafkaMetrics;
+
+/// What a callback said.
+#[derive(Debug)]
+pub enum Notice {
+    /// The group gives these partitions.
+    Assigned {
+        /// Topic and partition.
+        partitions: Vec<(String, i32)>,
+        /// Whether the rest of the assignment stays.
+        cooperative: bool,
+    },
+    /// The group takes these partitions.
+    Revoked {
+        /// Topic and partition.
+        partitions: Vec<(String, i32)>,
+        /// Whether the rest of the assignment stays.
+        cooperative: bool,
+        /// Whether they have gone already.
+        lost: bool,
+    },
+    /// The group could not rebalance.
+    RebalanceFailed(KafkaError),
+    /// A commit was answered: offsets per partition, each with its own error.
+    Committed(Vec<(String, i32, Result<i64, KafkaError>)>),
+    /// The consumer cannot go on.
+    Fatal(KafkaError, String),
+}
+
+/// The ends of partitions, from librdkafka's statistics.
+pub type Ends = HashMap<(String, i32), i64>;
+
+/// The context of one consumer.
+pub struct SourceContext {
+    pipeline: String,
+    statistics: KafkaMetrics,
+    notices: Mutex<Vec<Notice>>,
+    ends: Mutex<Ends>,
+    closing: AtomicBool,
+}
+
+impl SourceContext {
+    /// A context without notices.
+    pub fn new(pipeline: &str, statistics: KafkaMetrics) -> SourceContext {
+        SourceContext {
+            pipeline: pipeline.to_owned(),
+            statistics,
+            notices: Mutex::default(),
+            ends: Mutex::default(),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    fn notice(&self, notice: Notice) {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).push(notice);
+    }
+
+    /// Takes what the callbacks said since the last time.
+    pub fn take(&self) -> Vec<Notice> {
+        std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The end of a partition as of the last statistics.
+    pub fn end(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.ends
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(topic.to_owned(), partition))
+            .copied()
+    }
+
+    /// From now on rebalances are answered at once: the loop has ended.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+}
+
+fn partitions(list: &TopicPartitionList) -> Vec<(String, i32)> {
+    list.elements()
+        .iter()
+        .map(|e| (e.topic().to_owned(), e.partition()))
+        .collect()
+}
+
+impl ClientContext for SourceContext {
+    fn stats(&self, statistics: Statistics) {
+        self.statistics.observe(&statistics);
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        for topic in statistics.topics.values() {
+            for partition in topic.partitions.values() {
+                // -1001 stands for unknown; the end of committed transactions is what a consumer can reach.
+                let end = if partition.ls_offset >= 0 {
+                    partition.ls_offset
+                } else {
+                    partition.hi_offset
+                };
+                if partition.partition >= 0 && end >= 0 {
+                    ends.insert((topic.topic.clone(), partition.partition), end);
+                }
+            }
+        }
+    }
+
+    fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+        kafka::log(&self.pipeline, level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        kafka::log_error(&self.pipeline, &error, reason);
+        if kafka::classify(&error) == crate::retry::Class::Fatal {
+            self.notice(Notice::Fatal(error, reason.to_owned()));
+        }
+    }
+}
+
+impl ConsumerContext for SourceContext {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let assigned = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if self.closing.load(Ordering::Acquire) {
+            let answered = match (assigned, cooperative) {
+                (true, true) => consumer.incremental_assign(&TopicPartitionList::new()),
+                (false, true) => consumer.incremental_unassign(list),
+                (_, false) => consumer.unassign(),
+            };
+            if let Err(error) = answered {
+                tracing::debug!(pipeline = self.pipeline, "while closing: {error}");
+            }
+            return;
+        }
+        self.notice(if assigned {
+            Notice::Assigned {
+                partitions: partitions(list),
+                cooperative,
+            }
+        } else if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS {
+            Notice::Revoked {
+                partitions: partitions(list),
+                cooperative,
+                lost: consumer.assignment_lost(),
+            }
+        } else {
+            Notice::RebalanceFailed(KafkaError::Rebalance(error.into()))
+        });
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let answers = offsets
+            .elements()
+            .iter()
+            .filter_map(|e| {
+                let Offset::Offset(offset) = e.offset() else {
+                    return None;
+                };
+                let answer = match (&result, e.error()) {
+                    (_, Err(error)) => Err(error),
+                    (Err(error), _) => Err(error.clone()),
+                    (Ok(()), Ok(())) => Ok(offset),
+                };
+                Some((e.topic().to_owned(), e.partition(), answer))
+            })
+            .collect();
+        self.notice(Notice::Committed(answers));
+    }
+}
+
+/// Creates the consumer.
+pub fn consumer(
+    config: &ClientConfig,
+    context: SourceContext,
+) -> KafkaResult<rdkafka::consumer::StreamConsumer<SourceContext>> {
+    rdkafka::config::ClientConfig::create_with_context(config, context)
+}

@@ -1,0 +1,95 @@
+//! Reads a record as far as the consumer loop does: framing, schema, and the fields that the pipeline asks for.
+//!
+//! All of it is CPU work of well under a microsecond and is done in the loop, never deferred. The only thing that can be missing
+//! is the plan of a schema that was not seen before; then the record waits, and those of its partition behind it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::OnTombstone;
+use crate::outcome::Outcome;
+use crate::pipeline::event::Event;
+use crate::pipeline::failure::Failure;
+use crate::pipeline::plan::SchemaPlan;
+use crate::registry::framing;
+use crate::retry::Class;
+
+/// How long a schema id that cannot be used is remembered before it is asked for again.
+const UNUSABLE_FOR: Duration = Duration::from_secs(10);
+
+/// What became of a record.
+#[derive(Debug)]
+pub enum Read {
+    /// Its fields are found; it may run.
+    Ready(Box<Event>),
+    /// The schema of this id has to be fetched first.
+    Waits(u32, Box<Event>),
+    /// It ends here, without a step.
+    Ends(Outcome, Box<Event>),
+    /// It can never succeed.
+    Fails(Failure, Box<Event>),
+}
+
+/// The plans that a loop knows, without a lock.
+#[derive(Debug, Default)]
+pub struct Plans {
+    plans: HashMap<u32, (Result<Arc<SchemaPlan>, Failure>, Instant)>,
+}
+
+impl Plans {
+    /// Notes the answer for `id`. An error is forgotten after ten seconds.
+    pub fn learn(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>, now: Instant) {
+        self.plans.insert(id, (plan, now));
+    }
+
+    fn get(&mut self, id: u32, now: Instant) -> Option<&Result<Arc<SchemaPlan>, Failure>> {
+        let expired = self
+            .plans
+            .get(&id)
+            .is_some_and(|(plan, at)| plan.is_err() && now.duration_since(*at) > UNUSABLE_FOR);
+        if expired {
+            self.plans.remove(&id);
+        }
+        self.plans.get(&id).map(|(plan, _)| plan)
+    }
+}
+
+/// Reads one record. `now` is the loop's clock, for the memory of unusable schemas only.
+pub fn read(mut event: Box<Event>, plans: &mut Plans, tombstone: OnTombstone, now: Instant) -> Read {
+    let Some(value) = event.value() else {
+        return match tombstone {
+            OnTombstone::Skip => Read::Ends(Outcome::Skipped, event),
+            OnTombstone::DeadLetter => Read::Fails(Failure::permanent("tombstone", "the record has no value"), event),
+        };
+    };
+    let (id, start) = match framing::parse(value) {
+        Ok(parsed) => parsed,
+        Err(error) => return Read::Fails(Failure::permanent("framing", error.to_string()), event),
+    };
+    event.schema_id = Some(id);
+    event.datum_start = start;
+    let plan = match plans.get(id, now) {
+        Some(Ok(plan)) => plan.clone(),
+        Some(Err(failure)) => {
+            let failure = Failure {
+                class: Class::Permanent,
+                ..failure.clone()
+            };
+            return Read::Fails(failure, event);
+        }
+        None => return Read::Waits(id, event),
+    };
+    let mut marks = std::mem::take(&mut event.marks);
+    marks.resize(plan.plan.marks(), 0);
+    let end = event.datum_end();
+    let run = plan.plan.run(event.padded(), start, end, &mut marks);
+    event.marks = marks;
+    match run {
+        Ok(()) => {
+            event.plan = Some(plan);
+            Read::Ready(event)
+        }
+        Err(error) => Read::Fails(Failure::permanent("avro", error.to_string()), event),
+    }
+}

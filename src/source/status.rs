@@ -1,0 +1,101 @@
+//! What a consumer loop says of itself: written by the loop a few times a second, read by probes, metrics and the page.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// Where a partition stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct PartitionStatus {
+    /// Topic.
+    pub topic: String,
+    /// Number in the topic.
+    pub partition: i32,
+    /// `starting`, `running` or `draining`.
+    pub phase: &'static str,
+    /// Offset of the next record to take.
+    pub position: Option<i64>,
+    /// First offset that is not finished: what a commit would say.
+    pub unfinished: Option<i64>,
+    /// End of the partition, as far as it is known.
+    pub end: Option<i64>,
+    /// Records between the first unfinished one and the end.
+    pub lag_records: Option<i64>,
+    /// Age of the record taken last, while there is lag; 0 otherwise. Seconds.
+    pub lag_seconds: f64,
+    /// Records in flight.
+    pub in_flight: usize,
+    /// Whether it has lag and makes no progress.
+    pub stalled: bool,
+}
+
+/// Where a loop stands.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct LoopStatus {
+    /// `joining`, `running`, `stopping`, `stopped` or `halted`.
+    pub state: &'static str,
+    /// Records in flight.
+    pub in_flight_records: usize,
+    /// Their bytes.
+    pub in_flight_bytes: usize,
+    /// Whether intake waits for room.
+    pub full: bool,
+    /// Whether partitions are paused.
+    pub paused: bool,
+    /// Records that wait for a schema.
+    pub waiting_for_schema: usize,
+    /// Why the loop does not go on, if it does not.
+    pub halted: Option<String>,
+    /// The partitions assigned.
+    pub partitions: Vec<PartitionStatus>,
+    /// The last failures, newest last.
+    pub last_errors: Vec<String>,
+}
+
+/// Shared between a loop and those who ask.
+#[derive(Debug)]
+pub struct LoopState {
+    started: Instant,
+    beat_ms: AtomicU64,
+    status: Mutex<LoopStatus>,
+}
+
+impl Default for LoopState {
+    fn default() -> Self {
+        LoopState {
+            started: Instant::now(),
+            beat_ms: AtomicU64::new(0),
+            status: Mutex::new(LoopStatus {
+                state: "joining",
+                ..LoopStatus::default()
+            }),
+        }
+    }
+}
+
+impl LoopState {
+    /// The loop has gone round once more.
+    pub fn beat(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beat_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Time since the loop went round.
+    pub fn silent_for(&self) -> Duration {
+        self.started
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.beat_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Replaces the status.
+    pub fn set(&self, status: LoopStatus) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    /// A copy of the status.
+    pub fn get(&self) -> LoopStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,696 @@
+//! A cache of look-ups: byte-weighed, with a life for rows and another for misses, and one query for many askers.
+//!
+//! Why our own: the hit path needs no task and no allocation, misses must be shared without caching errors, and the
+//! weight must include the cache's own tables to keep the memory promise. Each shard is a slab under CLOCK (second
+//! chance) with an index by 64-bit hash; a shard's lock is held for a look, never across a query.
+//!
+//! Invariants:
+//! - an entry is never answered at or after its end of life;
+//! - `bytes` counts keys, rows and tables as allocated, and stays at or below `max_bytes` after every insertion;
+//! - at most one load per key runs at a time; a load that is dropped hands over to the next asker; an error is given to
+//!   all who waited for that load and is not kept.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::mem::size_of;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::{Row, StoreError};
+use crate::avro::value::{Unit, Value};
+
+/// An answer: a row, or the knowledge that there is none.
+pub type Hit = Arc<Option<Row>>;
+
+/// How much to keep, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheOptions {
+    /// Life of a row; zero keeps none.
+    pub ttl: Duration,
+    /// Life of a miss; zero keeps none.
+    pub missing_ttl: Duration,
+    /// Memory for entries and tables, in bytes; zero keeps nothing, and identical look-ups still share one query.
+    pub max_bytes: usize,
+}
+
+/// What has happened since the start, and what is held now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Answers from memory.
+    pub hits: u64,
+    /// Look-ups that ran a query.
+    pub misses: u64,
+    /// Look-ups that shared another's query.
+    pub coalesced: u64,
+    /// Entries dropped for room.
+    pub evictions: u64,
+    /// Entries dropped, or found, past their life.
+    pub expired: u64,
+    /// Entries held.
+    pub entries: u64,
+    /// Bytes held.
+    pub bytes: u64,
+}
+
+/// How [`Cache::get_or_load`] came by its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From memory.
+    Cached,
+    /// By this call's query.
+    Loaded,
+    /// By a query of another call that was under way.
+    Shared,
+}
+
+/// See the module's page. One per step.
+#[derive(Debug)]
+pub struct Cache {
+    options: CacheOptions,
+    hasher: RandomState,
+    shards: Box<[Mutex<Shard>]>,
+    max_shard_bytes: usize,
+    missing: Hit,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    coalesced: AtomicU64,
+    evictions: AtomicU64,
+    expired: AtomicU64,
+    entries: AtomicU64,
+    bytes: AtomicU64,
+}
+
+type Outcome = Option<Result<Hit, StoreError>>;
+
+#[derive(Debug, Default)]
+struct Shard {
+    /// Hash of the key to its slot. Two keys of one 64-bit hash share a slot: the later one replaces the other.
+    index: HashMap<u64, u32, Hashed>,
+    slots: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    hand: usize,
+    entry_bytes: usize,
+    /// What `bytes` of the counters knows of this shard.
+    reported: usize,
+    flights: HashMap<Box<[u8]>, watch::Receiver<Outcome>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    hash: u64,
+    key: Box<[u8]>,
+    value: Hit,
+    end: Instant,
+    bytes: u32,
+    used: bool,
+}
+
+/// Passes a hash through.
+#[derive(Debug, Default, Clone, Copy)]
+struct Hashed(u64);
+
+impl BuildHasher for Hashed {
+    type Hasher = Hashed;
+
+    fn build_hasher(&self) -> Hashed {
+        Hashed(0)
+    }
+}
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash << 8 | u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+impl Cache {
+    /// An empty cache.
+    pub fn new(options: CacheOptions) -> Self {
+        // Small caches have few shards, so that each still holds many entries.
+        let shards = (options.max_bytes / (256 << 10)).clamp(1, 16).next_power_of_two();
+        Cache {
+            options,
+            hasher: RandomState::new(),
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            max_shard_bytes: options.max_bytes / shards,
+            missing: Arc::new(None),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The answer in memory, if there is one: no task, no allocation. Counts a hit, and nothing otherwise.
+    pub fn get(&self, key: &[u8], now: Instant) -> Option<Hit> {
+        let (hash, mut shard) = self.shard(key);
+        let found = self.find(&mut shard, hash, key, now);
+        if found.is_some() {
+            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// The answer in memory, or that of the query under way for the same key, or that of `load`.
+    ///
+    /// `now` is when the caller asks; a row's life counts from there, so a slow query gives no longer one.
+    pub async fn get_or_load<F, L>(&self, key: &[u8], now: Instant, load: F) -> Result<(Hit, Origin), StoreError>
+    where
+        F: FnOnce() -> L,
+        L: Future<Output = Result<Option<Row>, StoreError>>,
+    {
+        loop {
+            let mut waiting = match self.join(key, now) {
+                Joined::Hit(hit) => return Ok((hit, Origin::Cached)),
+                Joined::Leader(flight) => return flight.run(now, load).await.map(|hit| (hit, Origin::Loaded)),
+                Joined::Follower(waiting) => waiting,
+            };
+            // An error here is a leader that was dropped: the next one takes over.
+            if let Ok(outcome) = waiting.wait_for(Option::is_some).await
+                && let Some(outcome) = outcome.clone()
+            {
+                self.counters.coalesced.fetch_add(1, Ordering::Relaxed);
+                return outcome.map(|hit| (hit, Origin::Shared));
+            }
+        }
+    }
+
+    /// Counters since the start, and what is held now.
+    pub fn stats(&self) -> CacheStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CacheStats {
+            hits: read(&self.counters.hits),
+            misses: read(&self.counters.misses),
+            coalesced: read(&self.counters.coalesced),
+            evictions: read(&self.counters.evictions),
+            expired: read(&self.counters.expired),
+            entries: read(&self.counters.entries),
+            bytes: read(&self.counters.bytes),
+        }
+    }
+
+    fn shard(&self, key: &[u8]) -> (u64, MutexGuard<'_, Shard>) {
+        let hash = self.hasher.hash_one(key);
+        // The index uses the low and the topmost bits; the shard is chosen by others.
+        let shard = &self.shards[(hash >> 40) as usize & (self.shards.len() - 1)];
+        // Nothing panics under the lock, and a shard is sound between any two of its operations.
+        (hash, shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn find(&self, shard: &mut Shard, hash: u64, key: &[u8], now: Instant) -> Option<Hit> {
+        let slot = *shard.index.get(&hash)?;
+        let entry = shard.slots.get_mut(slot as usize)?.as_mut()?;
+        if *entry.key != *key {
+            return None;
+        }
+        if entry.end <= now {
+            self.counters.expired.fetch_add(1, Ordering::Relaxed);
+            self.remove(shard, slot);
+            self.report(shard);
+            return None;
+        }
+        entry.used = true;
+        Some(entry.value.clone())
+    }
+
+    /// Finds the answer, or the flight under way, or starts one: all under one lock, so no two start.
+    fn join<'k>(&self, key: &'k [u8], now: Instant) -> Joined<'_, 'k> {
+        let (hash, mut shard) = self.shard(key);
+        if let Some(hit) = self.find(&mut shard, hash, key, now) {
+            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+            return Joined::Hit(hit);
+        }
+        if let Some(flight) = shard.flights.get(key) {
+            return Joined::Follower(flight.clone());
+        }
+        self.counters.misses.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = watch::channel(None);
+        shard.flights.insert(key.into(), receiver);
+        Joined::Leader(Flight {
+            cache: self,
+            key,
+            sender,
+        })
+    }
+
+    fn insert(&self, shard: &mut Shard, hash: u64, key: &[u8], value: &Hit, now: Instant) {
+        let ttl = if value.is_some() {
+            self.options.ttl
+        } else {
+            self.options.missing_ttl
+        };
+        let bytes = allocated(key.len()) + row_bytes(value);
+        let Some(end) = now
+            .checked_add(ttl)
+            .filter(|_| !ttl.is_zero() && bytes < self.max_shard_bytes / 2)
+        else {
+            return;
+        };
+        if let Some(slot) = shard.index.get(&hash).copied() {
+            self.remove(shard, slot);
+        }
+        let entry = Entry {
+            hash,
+            key: key.into(),
+            value: value.clone(),
+            end,
+            bytes: bytes as u32,
+            used: false,
+        };
+        let slot = shard.free.pop().unwrap_or_else(|| {
+            if shard.slots.len() == shard.slots.capacity() {
+                // By an eighth, not twofold: what is reserved counts.
+                shard.slots.reserve_exact((shard.slots.len() / 8).max(16));
+            }
+            shard.slots.push(None);
+            (shard.slots.len() - 1) as u32
+        });
+        shard.slots[slot as usize] = Some(entry);
+        shard.index.insert(hash, slot);
+        shard.entry_bytes += bytes;
+        self.counters.entries.fetch_add(1, Ordering::Relaxed);
+        while shard.bytes() > self.max_shard_bytes && self.evict(shard, slot, now) {}
+        self.report(shard);
+    }
+
+    /// Drops one entry other than `keep`: the first behind the hand that has not been used since the hand passed it.
+    fn evict(&self, shard: &mut Shard, keep: u32, now: Instant) -> bool {
+        // Two rounds meet every entry once with its mark cleared.
+        for _ in 0..2 * shard.slots.len() {
+            let slot = shard.hand;
+            shard.hand = (shard.hand + 1) % shard.slots.len();
+            match &mut shard.slots[slot] {
+                Some(entry) if slot as u32 != keep && (!entry.used || entry.end <= now) => {
+                    let counter = if entry.end <= now {
+                        &self.counters.expired
+                    } else {
+                        &self.counters.evictions
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    self.remove(shard, slot as u32);
+                    return true;
+                }
+                Some(entry) => entry.used = false,
+                None => {}
+            }
+        }
+        false
+    }
+
+    fn remove(&self, shard: &mut Shard, slot: u32) {
+        if let Some(entry) = shard.slots.get_mut(slot as usize).and_then(Option::take) {
+            shard.index.remove(&entry.hash);
+            shard.free.push(slot);
+            shard.entry_bytes -= entry.bytes as usize;
+            self.counters.entries.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn report(&self, shard: &mut Shard) {
+        let bytes = shard.bytes();
+        // Wraps as two's complement does: the sum over all shards is right.
+        self.counters
+            .bytes
+            .fetch_add((bytes as u64).wrapping_sub(shard.reported as u64), Ordering::Relaxed);
+        shard.reported = bytes;
+    }
+}
+
+impl Shard {
+    /// Entries and tables, as allocated. Flights in progress are the records' own memory, not the cache's.
+    fn bytes(&self) -> usize {
+        // The hash map keeps a power of two of buckets, at most 7/8 of them full, and a control byte for each.
+        let buckets = match self.index.capacity() {
+            0 => 0,
+            small @ 1..8 => (small + 1).next_power_of_two(),
+            capacity => (capacity * 8 / 7).next_power_of_two(),
+        };
+        self.entry_bytes
+            + allocated(self.slots.capacity() * size_of::<Option<Entry>>())
+            + allocated(self.free.capacity() * size_of::<u32>())
+            + allocated(buckets * (size_of::<(u64, u32)>() + 1) + 16)
+    }
+}
+
+enum Joined<'c, 'k> {
+    Hit(Hit),
+    Leader(Flight<'c, 'k>),
+    Follower(watch::Receiver<Outcome>),
+}
+
+/// The right to load one key; dropped without an outcome, it passes to the next asker.
+struct Flight<'c, 'k> {
+    cache: &'c Cache,
+    key: &'k [u8],
+    sender: watch::Sender<Outcome>,
+}
+
+impl Flight<'_, '_> {
+    async fn run<F, L>(self, now: Instant, load: F) -> Result<Hit, StoreError>
+    where
+        F: FnOnce() -> L,
+        L: Future<Output = Result<Option<Row>, StoreError>>,
+    {
+        let outcome = load().await.map(|row| {
+            if row.is_some() {
+                Arc::new(row)
+            } else {
+                self.cache.missing.clone()
+            }
+        });
+        if let Ok(hit) = &outcome {
+            // Before the flight ends: whoever comes next finds the one or the other.
+            let (hash, mut shard) = self.cache.shard(self.key);
+            self.cache.insert(&mut shard, hash, self.key, hit, now);
+        }
+        self.sender.send_replace(Some(outcome.clone()));
+        outcome
+    }
+}
+
+impl Drop for Flight<'_, '_> {
+    fn drop(&mut self) {
+        let (_, mut shard) = self.cache.shard(self.key);
+        shard.flights.remove(self.key);
+        if shard.flights.is_empty() {
+            shard.flights.shrink_to(64);
+        }
+    }
+}
+
+/// What an allocator sets aside for `n` bytes: the usual ones round to 16.
+fn allocated(n: usize) -> usize {
+    n.next_multiple_of(16)
+}
+
+fn row_bytes(value: &Hit) -> usize {
+    match value.as_ref() {
+        // All misses share one.
+        None => 0,
+        Some(row) => {
+            allocated(size_of::<Option<Row>>() + 2 * size_of::<usize>())
+                + allocated(row.len() * size_of::<Value<'static>>())
+                + row.iter().map(heap_bytes).sum::<usize>()
+        }
+    }
+}
+
+/// What a value holds beside itself.
+fn heap_bytes(value: &Value<'static>) -> usize {
+    match value {
+        Value::Null
+        | Value::Bool(_)
+        | Value::Int(_)
+        | Value::Long(_)
+        | Value::Float(_)
+        | Value::Double(_)
+        | Value::Date(_)
+        | Value::Time(..)
+        | Value::Timestamp(..)
+        | Value::LocalTimestamp(..)
+        | Value::Uuid(_)
+        | Value::Duration { .. } => 0,
+        Value::String(s) => allocated(s.len()),
+        Value::Bytes(b) => allocated(b.len()),
+        Value::Decimal { unscaled, .. } => allocated(unscaled.len()),
+        Value::List(items) => {
+            allocated(items.capacity() * size_of::<Value<'static>>()) + items.iter().map(heap_bytes).sum::<usize>()
+        }
+        Value::Map(pairs) => {
+            allocated(pairs.capacity() * 2 * size_of::<Value<'static>>())
+                + pairs.iter().map(|(k, v)| heap_bytes(k) + heap_bytes(v)).sum::<usize>()
+        }
+        Value::Record(fields) => {
+            allocated(fields.capacity() * (size_of::<std::borrow::Cow<'static, str>>() + size_of::<Value<'static>>()))
+                + fields
+                    .iter()
+                    .map(|(name, v)| allocated(name.len()) + heap_bytes(v))
+                    .sum::<usize>()
+        }
+    }
+}
+
+/// Appends the key of a look-up: its bound values, each behind a tag and, where needed, its length, so that no two
+/// lists of values have one key.
+pub fn append_key(values: &[Value<'_>], key: &mut Vec<u8>) {
+    for value in values {
+        append_value(value, key);
+    }
+}
+
+fn append_value(value: &Value<'_>, key: &mut Vec<u8>) {
+    let unit_tag = |unit: &Unit| match unit {
+        Unit::Millis => 0,
+        Unit::Micros => 1,
+        Unit::Nanos => 2,
+    };
+    let sized = |key: &mut Vec<u8>, tag: u8, bytes: &[u8]| {
+        key.push(tag);
+        key.extend_from_slice(&(bytes.len() as u64).to_le_bytes()[..5]);
+        key.extend_from_slice(bytes);
+    };
+    let plain = |key: &mut Vec<u8>, tag: u8, bytes: &[u8]| {
+        key.push(tag);
+        key.extend_from_slice(bytes);
+    };
+    match value {
+        Value::Null => key.push(0),
+        Value::Bool(v) => plain(key, 1, &[u8::from(*v)]),
+        Value::Int(v) => plain(key, 2, &v.to_le_bytes()),
+        Value::Long(v) => plain(key, 3, &v.to_le_bytes()),
+        Value::Float(v) => plain(key, 4, &v.to_bits().to_le_bytes()),
+        Value::Double(v) => plain(key, 5, &v.to_bits().to_le_bytes()),
+        Value::String(v) => sized(key, 6, v.as_bytes()),
+        Value::Bytes(v) => sized(key, 7, v),
+        Value::Date(v) => plain(key, 8, &v.to_le_bytes()),
+        Value::Time(v, unit) => plain(key, 9 + unit_tag(unit), &v.to_le_bytes()),
+        Value::Timestamp(v, unit) => plain(key, 12 + unit_tag(unit), &v.to_le_bytes()),
+        Value::LocalTimestamp(v, unit) => plain(key, 15 + unit_tag(unit), &v.to_le_bytes()),
+        Value::Decimal { unscaled, scale } => {
+            sized(key, 18, unscaled);
+            key.extend_from_slice(&scale.to_le_bytes());
+        }
+        Value::Uuid(v) => plain(key, 19, v),
+        Value::Duration { months, days, millis } => {
+            key.push(20);
+            for part in [months, days, millis] {
+                key.extend_from_slice(&part.to_le_bytes());
+            }
+        }
+        Value::List(items) => {
+            plain(key, 21, &(items.len() as u64).to_le_bytes());
+            append_key(items, key);
+        }
+        Value::Map(pairs) => {
+            plain(key, 22, &(pairs.len() as u64).to_le_bytes());
+            for (k, v) in pairs {
+                append_value(k, key);
+                append_value(v, key);
+            }
+        }
+        Value::Record(fields) => {
+            plain(key, 23, &(fields.len() as u64).to_le_bytes());
+            for (name, v) in fields {
+                append_value(&Value::String(std::borrow::Cow::Borrowed(name)), key);
+                append_value(v, key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::atomic::AtomicUsize;
+    use tokio::time::sleep;
+
+    fn cache(max_bytes: usize) -> Cache {
+        Cache::new(CacheOptions {
+            ttl: Duration::from_secs(30),
+            missing_ttl: Duration::from_secs(5),
+            max_bytes,
+        })
+    }
+
+    fn row(i: i64) -> Option<Row> {
+        Some(Box::new([Value::Long(i), Value::String("x".repeat(50).into())]))
+    }
+
+    #[tokio::test]
+    async fn many_askers_of_one_key_share_one_query() {
+        let (cache, now) = (Arc::new(cache(1 << 20)), Instant::now());
+        let loads = Arc::new(AtomicUsize::new(0));
+        let asks: Vec<_> = (0..10_000)
+            .map(|_| {
+                let (cache, loads) = (cache.clone(), loads.clone());
+                tokio::spawn(async move {
+                    let load = || async {
+                        loads.fetch_add(1, Ordering::Relaxed);
+                        sleep(Duration::from_millis(20)).await;
+                        Ok(None)
+                    };
+                    cache.get_or_load(b"absent", now, load).await.unwrap().0
+                })
+            })
+            .collect();
+        for ask in asks {
+            assert_eq!(*ask.await.unwrap(), None);
+        }
+        assert_eq!(loads.load(Ordering::Relaxed), 1);
+        let stats = cache.stats();
+        assert_eq!((stats.misses, stats.coalesced), (1, 9_999));
+        assert!(cache.get(b"absent", now).is_some(), "a miss is kept");
+        assert!(
+            cache.get(b"absent", now + Duration::from_secs(5)).is_none(),
+            "for its own life"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_row_is_answered_until_its_end_and_not_at_it() {
+        let (cache, now) = (cache(1 << 20), Instant::now());
+        let (hit, origin) = cache.get_or_load(b"k", now, || async { Ok(row(7)) }).await.unwrap();
+        assert_eq!(
+            (hit.as_ref().as_ref().unwrap()[0].clone(), origin),
+            (Value::Long(7), Origin::Loaded)
+        );
+        assert!(cache.get(b"k", now + Duration::from_millis(29_999)).is_some());
+        assert!(cache.get(b"k", now + Duration::from_secs(30)).is_none());
+        assert_eq!(cache.stats().entries, 0);
+    }
+
+    #[tokio::test]
+    async fn an_error_reaches_all_who_waited_and_is_not_kept() {
+        let (cache, now) = (Arc::new(cache(1 << 20)), Instant::now());
+        let fail = || async {
+            sleep(Duration::from_millis(10)).await;
+            Err(StoreError::transient("timeout", "late"))
+        };
+        let (a, b) = tokio::join!(cache.get_or_load(b"k", now, fail), cache.get_or_load(b"k", now, fail));
+        assert!(a.is_err() && b.is_err());
+        assert_eq!(cache.stats().misses, 1);
+        let (_, origin) = cache.get_or_load(b"k", now, || async { Ok(row(1)) }).await.unwrap();
+        assert_eq!(origin, Origin::Loaded);
+    }
+
+    #[tokio::test]
+    async fn a_load_that_is_dropped_hands_over() {
+        let (cache, now) = (Arc::new(cache(1 << 20)), Instant::now());
+        let leader = {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.get_or_load(b"k", now, std::future::pending).await })
+        };
+        tokio::task::yield_now().await;
+        let follower = {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.get_or_load(b"k", now, || async { Ok(row(2)) }).await })
+        };
+        tokio::task::yield_now().await;
+        leader.abort();
+        let (_, origin) = follower.await.unwrap().unwrap();
+        assert_eq!(origin, Origin::Loaded);
+    }
+
+    #[tokio::test]
+    async fn bytes_stay_within_the_bound_and_near_it() {
+        for max in [64 << 10, 1 << 20, 8 << 20] {
+            let (cache, now) = (cache(max), Instant::now());
+            for i in 0..(max / 100) as i64 {
+                cache
+                    .get_or_load(&i.to_be_bytes(), now, || async move { Ok(row(i)) })
+                    .await
+                    .unwrap();
+                assert!(cache.stats().bytes <= max as u64);
+            }
+            let stats = cache.stats();
+            assert!(stats.bytes as f64 > max as f64 * 0.95, "{} of {max} used", stats.bytes);
+            assert!(stats.evictions > 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_used_outlives_what_is_not() {
+        let (cache, now) = (cache(64 << 10), Instant::now());
+        cache.get_or_load(b"hot", now, || async { Ok(row(0)) }).await.unwrap();
+        for i in 0..2_000i64 {
+            cache
+                .get_or_load(&i.to_be_bytes(), now, || async move { Ok(row(i)) })
+                .await
+                .unwrap();
+            assert!(cache.get(b"hot", now).is_some(), "after {i} others");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_room_queries_are_still_shared() {
+        let (cache, now) = (cache(0), Instant::now());
+        let load = || async {
+            sleep(Duration::from_millis(1)).await;
+            Ok(row(1))
+        };
+        let (a, b) = tokio::join!(cache.get_or_load(b"k", now, load), cache.get_or_load(b"k", now, load));
+        assert_eq!((a.unwrap().1, b.unwrap().1), (Origin::Loaded, Origin::Shared));
+        assert_eq!((cache.stats().entries, cache.stats().misses), (0, 1));
+    }
+
+    #[test]
+    fn keys_tell_values_apart() {
+        let key = |values: &[Value<'_>]| {
+            let mut key = Vec::new();
+            append_key(values, &mut key);
+            key
+        };
+        let text = |s: &'static str| Value::String(s.into());
+        assert_ne!(key(&[text("ab"), text("c")]), key(&[text("a"), text("bc")]));
+        assert_ne!(key(&[Value::Int(1)]), key(&[Value::Date(1)]));
+        assert_ne!(
+            key(&[Value::List(vec![Value::Null]), Value::Null]),
+            key(&[Value::List(vec![Value::Null, Value::Null])])
+        );
+        assert_eq!(key(&[text("a")]), key(&[text("a")]));
+    }
+
+    /// One operation of the model test: a key, and how many milliseconds pass before it is asked for.
+    type Ask = (u8, u16);
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Against a map that forgets nothing but by time: what the cache answers is never stale and never another's.
+        #[test]
+        fn answers_are_the_last_loaded_and_alive(asks in prop::collection::vec(any::<Ask>(), 1..200)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (cache, mut now) = (cache(16 << 10), Instant::now());
+                let mut model: HashMap<u8, (i64, Instant)> = HashMap::new();
+                for (i, (key, pause)) in asks.into_iter().enumerate() {
+                    now += Duration::from_millis(u64::from(pause));
+                    let (hit, origin) = cache.get_or_load(&[key], now, || async { Ok(row(i as i64)) }).await.unwrap();
+                    let Some([Value::Long(got), _]) = hit.as_ref().as_deref() else { panic!("a row") };
+                    if origin == Origin::Cached {
+                        let (wanted, since) = model[&key];
+                        assert_eq!(*got, wanted);
+                        assert!(now - since < Duration::from_secs(30));
+                    } else {
+                        model.insert(key, (i as i64, now));
+                    }
+                }
+            });
+        }
+    }
+}

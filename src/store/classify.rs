@@ -1,0 +1,296 @@
+//! What each failure of a database means: one exhaustive function per library.
+//!
+//! Why: retry, dead letter or stop is decided by class alone, so the class must be right, in one place, for every
+//! variant. Invariants: labels are a bounded set; what is unknown is transient, since waiting loses nothing while a dead
+//! letter could be wrong for every record that follows.
+
+use ::scylla::errors::{
+    BadQuery, BrokenConnectionError, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError,
+    ExecutionError, MetadataError, MetadataFetchErrorKind, NewSessionError, PrepareError, RequestAttemptError,
+    UseKeyspaceError,
+};
+use rusqlite::ErrorCode;
+
+use super::StoreError;
+use crate::retry::Class;
+
+/// A class and its word for metrics.
+pub type Verdict = (Class, &'static str);
+
+use Class::{Fatal, Permanent, Transient};
+
+/// An execution that failed for good inside the driver.
+pub fn execution(error: &ExecutionError) -> StoreError {
+    let (class, label) = match error {
+        ExecutionError::BadQuery(e) => bad_query(e),
+        ExecutionError::EmptyPlan => (Transient, "no_node"),
+        ExecutionError::PrepareError(e) => prepare_verdict(e),
+        ExecutionError::ConnectionPoolError(e) => pool(e),
+        ExecutionError::LastAttemptError(e) => attempt(e),
+        ExecutionError::RequestTimeout(_) => (Transient, "timeout"),
+        ExecutionError::UseKeyspaceError(e) => use_keyspace(e),
+        ExecutionError::SchemaAgreementError(_) | ExecutionError::MetadataError(_) => (Transient, "metadata"),
+        _ => (Transient, "unknown"),
+    };
+    StoreError {
+        class,
+        label,
+        message: error.to_string(),
+    }
+}
+
+/// A statement that could not be prepared.
+pub fn prepare(error: &PrepareError) -> StoreError {
+    let (class, label) = prepare_verdict(error);
+    StoreError {
+        class,
+        label,
+        message: error.to_string(),
+    }
+}
+
+/// A session that could not be opened.
+pub fn session(error: &NewSessionError) -> StoreError {
+    let (class, label) = match error {
+        NewSessionError::FailedToResolveAnyHostname(_) => (Transient, "unresolved"),
+        NewSessionError::EmptyKnownNodesList | NewSessionError::IllegalConfig(_) => (Fatal, "config"),
+        NewSessionError::MetadataError(e) => metadata(e),
+        NewSessionError::UseKeyspaceError(e) => use_keyspace(e),
+        _ => (Transient, "unknown"),
+    };
+    StoreError {
+        class,
+        label,
+        message: error.to_string(),
+    }
+}
+
+/// Values that the driver could not put on the wire carry our own reason inside; it is shown instead of the wrapping.
+fn bad_query(error: &BadQuery) -> Verdict {
+    match error {
+        BadQuery::PartitionKeyExtraction | BadQuery::ValuesTooLongForKey(..) => (Permanent, "partition_key"),
+        BadQuery::SerializationError(_) => (Permanent, "value"),
+        BadQuery::TooManyQueriesInBatchStatement(_) => (Permanent, "invalid"),
+        _ => (Permanent, "invalid"),
+    }
+}
+
+fn prepare_verdict(error: &PrepareError) -> Verdict {
+    match error {
+        PrepareError::ConnectionPoolError(e) => pool(e),
+        PrepareError::AllAttemptsFailed { first_attempt } => attempt(first_attempt),
+        PrepareError::PreparedStatementIdsMismatch => (Transient, "schema_changing"),
+        _ => (Transient, "unknown"),
+    }
+}
+
+fn pool(error: &ConnectionPoolError) -> Verdict {
+    match error {
+        ConnectionPoolError::Broken { last_connection_error } => connection(last_connection_error),
+        ConnectionPoolError::Initializing => (Transient, "connecting"),
+        ConnectionPoolError::NodeDisabledByHostFilter => (Fatal, "config"),
+        _ => (Transient, "connection"),
+    }
+}
+
+fn connection(error: &ConnectionError) -> Verdict {
+    match error {
+        ConnectionError::ConnectTimeout => (Transient, "timeout"),
+        ConnectionError::IoError(_)
+        | ConnectionError::NoSourcePortForShard(_)
+        | ConnectionError::TranslationError(_)
+        | ConnectionError::BrokenConnection(_) => (Transient, "connection"),
+        ConnectionError::ConnectionSetupRequestError(e) => setup(&e.error),
+        ConnectionError::UseKeyspaceError(e) => use_keyspace(e),
+        _ => (Transient, "connection"),
+    }
+}
+
+fn setup(error: &ConnectionSetupRequestErrorKind) -> Verdict {
+    use ConnectionSetupRequestErrorKind as E;
+    match error {
+        E::DbError(e, _) => database(e),
+        E::StartAuthSessionError(_)
+        | E::AuthChallengeEvaluationError(_)
+        | E::AuthFinishError(_)
+        | E::MissingAuthentication => (Fatal, "authentication"),
+        E::UnableToAllocStreamId | E::BrokenConnection(_) => (Transient, "connection"),
+        E::CqlRequestSerialization(_)
+        | E::BodyExtensionsParseError(_)
+        | E::UnexpectedResponse(_)
+        | E::CqlSupportedParseError(_)
+        | E::CqlAuthenticateParseError(_)
+        | E::CqlAuthSuccessParseError(_)
+        | E::CqlAuthChallengeParseError(_)
+        | E::CqlErrorParseError(_) => (Transient, "protocol"),
+        _ => (Transient, "connection"),
+    }
+}
+
+fn metadata(error: &MetadataError) -> Verdict {
+    match error {
+        MetadataError::ConnectionPoolError(e) => pool(e),
+        MetadataError::FetchError(e) => match &e.error {
+            MetadataFetchErrorKind::PrepareError(e) => attempt(e),
+            _ => (Transient, "metadata"),
+        },
+        _ => (Transient, "metadata"),
+    }
+}
+
+fn use_keyspace(error: &UseKeyspaceError) -> Verdict {
+    match error {
+        UseKeyspaceError::BadKeyspaceName(_) | UseKeyspaceError::KeyspaceNameMismatch { .. } => (Fatal, "keyspace"),
+        // The server's word for a keyspace that is not there, or not for this user.
+        UseKeyspaceError::RequestError(RequestAttemptError::DbError(DbError::Invalid | DbError::Unauthorized, _)) => {
+            (Fatal, "keyspace")
+        }
+        UseKeyspaceError::RequestError(e) => attempt(e),
+        UseKeyspaceError::RequestTimeout(_) => (Transient, "timeout"),
+        _ => (Transient, "unknown"),
+    }
+}
+
+fn attempt(error: &RequestAttemptError) -> Verdict {
+    match error {
+        RequestAttemptError::SerializationError(_) => (Permanent, "value"),
+        RequestAttemptError::CqlRequestSerialization(_) => (Permanent, "too_large"),
+        RequestAttemptError::UnableToAllocStreamId => (Transient, "overloaded"),
+        RequestAttemptError::BrokenConnectionError(e) => broken(e),
+        RequestAttemptError::DbError(e, _) => database(e),
+        RequestAttemptError::BodyExtensionsParseError(_)
+        | RequestAttemptError::CqlResultParseError(_)
+        | RequestAttemptError::CqlErrorParseError(_)
+        | RequestAttemptError::UnexpectedResponse(_)
+        | RequestAttemptError::NonfinishedPagingState => (Transient, "protocol"),
+        RequestAttemptError::RepreparedIdChanged { .. } | RequestAttemptError::RepreparedIdMissingInBatch => {
+            (Transient, "schema_changing")
+        }
+        _ => (Transient, "unknown"),
+    }
+}
+
+fn broken(_: &BrokenConnectionError) -> Verdict {
+    (Transient, "connection")
+}
+
+/// What the server answered.
+pub fn database(error: &DbError) -> Verdict {
+    match error {
+        DbError::SyntaxError => (Permanent, "syntax"),
+        DbError::Invalid => (Permanent, "invalid"),
+        DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
+        DbError::FunctionFailure { .. } => (Permanent, "function"),
+        DbError::AuthenticationError => (Fatal, "authentication"),
+        // Not about this record: every other would fail the same way until somebody grants the right.
+        DbError::Unauthorized => (Fatal, "unauthorized"),
+        DbError::Unavailable { .. } => (Transient, "unavailable"),
+        DbError::Overloaded => (Transient, "overloaded"),
+        DbError::IsBootstrapping => (Transient, "bootstrapping"),
+        DbError::TruncateError => (Transient, "truncate"),
+        DbError::ReadTimeout { .. } => (Transient, "read_timeout"),
+        DbError::WriteTimeout { .. } => (Transient, "write_timeout"),
+        DbError::ReadFailure { .. } => (Transient, "read_failure"),
+        DbError::WriteFailure { .. } => (Transient, "write_failure"),
+        DbError::Unprepared { .. } => (Transient, "unprepared"),
+        DbError::ServerError => (Transient, "server_error"),
+        DbError::ProtocolError => (Transient, "protocol"),
+        DbError::RateLimitReached { .. } => (Transient, "rate_limit"),
+        DbError::Other(_) => (Transient, "unknown"),
+        _ => (Transient, "unknown"),
+    }
+}
+
+/// SQLite, by its primary result code.
+pub fn sqlite(error: &rusqlite::Error) -> StoreError {
+    use rusqlite::Error as E;
+    let (class, label) = match error {
+        E::SqliteFailure(e, _) | E::SqlInputError { error: e, .. } => sqlite_code(e.code),
+        E::SqliteSingleThreadedMode | E::InvalidPath(_) => (Fatal, "config"),
+        E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) | E::Utf8Error(..) | E::NulError(_) => {
+            (Permanent, "value")
+        }
+        E::InvalidColumnType(..) | E::ToSqlConversionFailure(_) => (Permanent, "value"),
+        E::InvalidParameterName(_)
+        | E::ExecuteReturnedResults
+        | E::QueryReturnedNoRows
+        | E::QueryReturnedMoreThanOneRow
+        | E::InvalidColumnIndex(_)
+        | E::InvalidColumnName(_)
+        | E::StatementChangedRows(_)
+        | E::InvalidQuery
+        | E::MultipleStatement
+        | E::InvalidParameterCount(..) => (Permanent, "invalid"),
+        _ => (Transient, "unknown"),
+    };
+    StoreError {
+        class,
+        label,
+        message: format!("SQLite: {error}"),
+    }
+}
+
+fn sqlite_code(code: ErrorCode) -> Verdict {
+    match code {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed => {
+            (Transient, "busy")
+        }
+        ErrorCode::SystemIoFailure => (Transient, "io"),
+        ErrorCode::DiskFull => (Transient, "disk_full"),
+        ErrorCode::OutOfMemory => (Transient, "out_of_memory"),
+        ErrorCode::OperationInterrupted | ErrorCode::OperationAborted => (Transient, "interrupted"),
+        ErrorCode::SchemaChanged => (Transient, "schema_changing"),
+        ErrorCode::ConstraintViolation => (Permanent, "constraint"),
+        ErrorCode::TypeMismatch => (Permanent, "value"),
+        ErrorCode::TooBig => (Permanent, "too_large"),
+        // SQLite's code for everything wrong with a statement: syntax, no such table, no such column.
+        ErrorCode::Unknown => (Permanent, "invalid"),
+        ErrorCode::ApiMisuse | ErrorCode::ParameterOutOfRange | ErrorCode::NotFound => (Permanent, "invalid"),
+        ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => (Fatal, "corrupt"),
+        ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied => {
+            (Fatal, "read_only")
+        }
+        ErrorCode::CannotOpen | ErrorCode::NoLargeFileSupport => (Fatal, "cannot_open"),
+        ErrorCode::InternalMalfunction => (Fatal, "internal"),
+        _ => (Transient, "unknown"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_may_pass_is_retried_and_what_cannot_is_not() {
+        let answered = |e: DbError| {
+            execution(&ExecutionError::LastAttemptError(RequestAttemptError::DbError(
+                e,
+                "why".into(),
+            )))
+        };
+        assert_eq!(answered(DbError::Overloaded).class, Transient);
+        assert_eq!(answered(DbError::Invalid).class, Permanent);
+        assert_eq!(answered(DbError::Other(0x7777)).class, Transient);
+        let timeout = execution(&ExecutionError::RequestTimeout(Duration::from_secs(1)));
+        assert_eq!((timeout.class, timeout.label), (Transient, "timeout"));
+        assert!(
+            answered(DbError::SyntaxError).message.contains("why"),
+            "the server's words are kept"
+        );
+    }
+
+    #[test]
+    fn a_login_refused_is_fatal() {
+        let missing = ConnectionSetupRequestErrorKind::MissingAuthentication;
+        assert_eq!(setup(&missing), (Fatal, "authentication"));
+        assert_eq!(database(&DbError::AuthenticationError).0, Fatal);
+    }
+
+    #[test]
+    fn sqlite_codes_are_told_apart() {
+        assert_eq!(sqlite_code(ErrorCode::DatabaseBusy).0, Transient);
+        assert_eq!(sqlite_code(ErrorCode::ConstraintViolation).0, Permanent);
+        assert_eq!(sqlite_code(ErrorCode::NotADatabase).0, Fatal);
+    }
+}

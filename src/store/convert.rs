@@ -1,0 +1,445 @@
+//! From a pipeline's value to what a column takes, and back, without knowing any database.
+//!
+//! Why: CQL and SQLite bind the same values; the rules (ranges, units, forms) are decided once, here, as the table of
+//! [`super::types`] says them. Invariant: nothing is changed silently except what the table names (flooring to the
+//! column's unit, rounding of a double into a `float`). Nulls are the caller's: no function here takes one.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use super::decimal;
+use super::types::ColumnType;
+use crate::avro::value::{Unit, Value};
+
+/// A value that its column does not take, or that has no form as Avro.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConvertError {
+    /// Another type.
+    #[error("a value of type {from} does not go into {to}")]
+    Mismatch {
+        /// Avro's word for the value's type.
+        from: &'static str,
+        /// The column's type.
+        to: String,
+    },
+    /// The right type, and too large, too small or too precise.
+    #[error("{value} is out of range for {to}")]
+    Range {
+        /// The value, shortened.
+        value: String,
+        /// The column's type.
+        to: String,
+    },
+    /// The right type, and not of the right form.
+    #[error("{value:?} is not a valid {to}")]
+    Form {
+        /// The value, shortened.
+        value: String,
+        /// The column's type.
+        to: String,
+    },
+    /// A null where the column has no room for one.
+    #[error("null inside {0}")]
+    Null(String),
+}
+
+/// Result of a conversion.
+pub type Converted<T> = Result<T, ConvertError>;
+
+const NANOS_PER_DAY: i64 = 86_400_000_000_000;
+
+/// Avro's word for the type of a value.
+pub fn type_name(value: &Value<'_>) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Int(_) => "int",
+        Value::Long(_) => "long",
+        Value::Float(_) => "float",
+        Value::Double(_) => "double",
+        Value::String(_) => "string",
+        Value::Bytes(_) => "bytes",
+        Value::Date(_) => "date",
+        Value::Time(..) => "time",
+        Value::Timestamp(..) => "timestamp",
+        Value::LocalTimestamp(..) => "local-timestamp",
+        Value::Decimal { .. } => "decimal",
+        Value::Uuid(_) => "uuid",
+        Value::Duration { .. } => "duration",
+        Value::List(_) => "array",
+        Value::Map(_) => "map",
+        Value::Record(_) => "record",
+    }
+}
+
+/// The error of a value of another type than the column's.
+pub fn mismatch(value: &Value<'_>, to: &ColumnType) -> ConvertError {
+    ConvertError::Mismatch {
+        from: type_name(value),
+        to: to.to_string(),
+    }
+}
+
+fn range(value: impl ToString, to: &ColumnType) -> ConvertError {
+    ConvertError::Range {
+        value: shorten(&value.to_string()),
+        to: to.to_string(),
+    }
+}
+
+/// The error of a text that is not what the column holds.
+pub fn form(value: &str, to: &ColumnType) -> ConvertError {
+    ConvertError::Form {
+        value: shorten(value),
+        to: to.to_string(),
+    }
+}
+
+/// Errors go to logs and headers: they show at most 64 characters of a value.
+fn shorten(value: &str) -> String {
+    match value.char_indices().nth(64) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_owned(),
+    }
+}
+
+/// `text` and `ascii`.
+pub fn text<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<Cow<'v, str>> {
+    let text = match value {
+        Value::String(s) => Cow::Borrowed(s.as_ref()),
+        Value::Uuid(bytes) => Cow::Owned(uuid_text(bytes)),
+        _ => return Err(mismatch(value, to)),
+    };
+    if *to == ColumnType::Ascii && !text.is_ascii() {
+        return Err(form(&text, to));
+    }
+    Ok(text)
+}
+
+/// `bigint` and `counter`.
+pub fn long(value: &Value<'_>, to: &ColumnType) -> Converted<i64> {
+    match value {
+        Value::Int(v) => Ok(i64::from(*v)),
+        Value::Long(v) => Ok(*v),
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// `int`, `smallint`, `tinyint`.
+pub fn integer<T: TryFrom<i64>>(value: &Value<'_>, to: &ColumnType) -> Converted<T> {
+    let v = long(value, to)?;
+    T::try_from(v).map_err(|_| range(v, to))
+}
+
+/// `float`.
+pub fn float(value: &Value<'_>, to: &ColumnType) -> Converted<f32> {
+    match value {
+        Value::Float(v) => Ok(*v),
+        Value::Double(v) => {
+            let narrow = *v as f32;
+            if v.is_finite() && narrow.is_infinite() {
+                Err(range(v, to))
+            } else {
+                Ok(narrow)
+            }
+        }
+        Value::Int(v) if v.unsigned_abs() <= 1 << 24 => Ok(*v as f32),
+        Value::Int(v) => Err(range(v, to)),
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// `double`.
+pub fn double(value: &Value<'_>, to: &ColumnType) -> Converted<f64> {
+    match value {
+        Value::Float(v) => Ok(f64::from(*v)),
+        Value::Double(v) => Ok(*v),
+        Value::Int(v) => Ok(f64::from(*v)),
+        Value::Long(v) if v.unsigned_abs() <= 1 << 53 => Ok(*v as f64),
+        Value::Long(v) => Err(range(v, to)),
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// `boolean`.
+pub fn boolean(value: &Value<'_>, to: &ColumnType) -> Converted<bool> {
+    match value {
+        Value::Bool(v) => Ok(*v),
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// `blob`.
+pub fn blob<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<&'v [u8]> {
+    match value {
+        Value::Bytes(v) => Ok(v),
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// `timestamp`: milliseconds since 1970, floored (an instant before 1970 moves away from it, as time does).
+pub fn timestamp_millis(value: &Value<'_>, to: &ColumnType) -> Converted<i64> {
+    match value {
+        Value::Timestamp(v, unit) | Value::LocalTimestamp(v, unit) => Ok(match unit {
+            Unit::Millis => *v,
+            Unit::Micros => v.div_euclid(1_000),
+            Unit::Nanos => v.div_euclid(1_000_000),
+        }),
+        Value::Long(v) => Ok(*v),
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// `date`: days since 1970.
+pub fn date_days(value: &Value<'_>, to: &ColumnType) -> Converted<i32> {
+    match value {
+        Value::Date(days) => Ok(*days),
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// `time`: nanoseconds since midnight, below a day.
+pub fn time_nanos(value: &Value<'_>, to: &ColumnType) -> Converted<i64> {
+    let Value::Time(v, unit) = value else {
+        return Err(mismatch(value, to));
+    };
+    let factor = match unit {
+        Unit::Millis => 1_000_000,
+        Unit::Micros => 1_000,
+        Unit::Nanos => 1,
+    };
+    v.checked_mul(factor)
+        .filter(|nanos| (0..NANOS_PER_DAY).contains(nanos))
+        .ok_or_else(|| range(v, to))
+}
+
+/// `uuid`, and `timeuuid`, which must be of version 1.
+pub fn uuid(value: &Value<'_>, to: &ColumnType) -> Converted<[u8; 16]> {
+    let bytes = match value {
+        Value::Uuid(bytes) => *bytes,
+        Value::String(s) => parse_uuid(s).ok_or_else(|| form(s, to))?,
+        Value::Bytes(b) => <[u8; 16]>::try_from(b.as_ref()).map_err(|_| range(format!("{} bytes", b.len()), to))?,
+        _ => return Err(mismatch(value, to)),
+    };
+    if *to == ColumnType::TimeUuid && bytes[6] >> 4 != 1 {
+        return Err(form(&uuid_text(&bytes), to));
+    }
+    Ok(bytes)
+}
+
+/// Reads 32 hexadecimal digits with hyphens in the usual places, or with none.
+pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let bytes = text.as_bytes();
+    let hyphens = match bytes.len() {
+        36 => true,
+        32 => false,
+        _ => return None,
+    };
+    let mut out = [0u8; 16];
+    let mut at = 0;
+    for (i, byte) in out.iter_mut().enumerate() {
+        if hyphens && matches!(i, 4 | 6 | 8 | 10) {
+            if bytes[at] != b'-' {
+                return None;
+            }
+            at += 1;
+        }
+        let high = char::from(bytes[at]).to_digit(16)?;
+        let low = char::from(bytes[at + 1]).to_digit(16)?;
+        *byte = (high << 4 | low) as u8;
+        at += 2;
+    }
+    Some(out)
+}
+
+/// The canonical form, in lower case.
+pub fn uuid_text(bytes: &[u8; 16]) -> String {
+    let mut out = String::with_capacity(36);
+    for (i, byte) in bytes.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            out.push('-');
+        }
+        push_hex(&mut out, *byte);
+    }
+    out
+}
+
+/// Two lower-case hexadecimal digits.
+pub fn push_hex(out: &mut String, byte: u8) {
+    for nibble in [byte >> 4, byte & 15] {
+        out.push(char::from(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }));
+    }
+}
+
+/// `decimal`: unscaled number and scale.
+pub fn decimal<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<(Cow<'v, [u8]>, i32)> {
+    match value {
+        Value::Decimal { unscaled, scale } if unscaled.is_empty() => Ok((Cow::Borrowed(&[0]), *scale)),
+        Value::Decimal { unscaled, scale } => Ok((Cow::Borrowed(unscaled.as_ref()), *scale)),
+        Value::Int(v) => Ok((Cow::Owned(decimal::from_i64(i64::from(*v))), 0)),
+        Value::Long(v) => Ok((Cow::Owned(decimal::from_i64(*v)), 0)),
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// `varint`: big-endian two's complement.
+pub fn varint<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<Cow<'v, [u8]>> {
+    match decimal(value, to)? {
+        (unscaled, 0) => Ok(unscaled),
+        (unscaled, scale) => Err(range(decimal::to_text(&unscaled, scale), to)),
+    }
+}
+
+/// `inet`.
+pub fn inet(value: &Value<'_>, to: &ColumnType) -> Converted<IpAddr> {
+    match value {
+        Value::String(s) => s.parse().map_err(|_| form(s, to)),
+        Value::Bytes(b) => match b.len() {
+            4 => Ok(IpAddr::from(
+                <[u8; 4]>::try_from(b.as_ref()).map_err(|_| mismatch(value, to))?,
+            )),
+            16 => Ok(IpAddr::from(
+                <[u8; 16]>::try_from(b.as_ref()).map_err(|_| mismatch(value, to))?,
+            )),
+            n => Err(range(format!("{n} bytes"), to)),
+        },
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// `duration`: months, days, nanoseconds.
+pub fn duration(value: &Value<'_>, to: &ColumnType) -> Converted<(i32, i32, i64)> {
+    let Value::Duration { months, days, millis } = value else {
+        return Err(mismatch(value, to));
+    };
+    let amount = |v: u32| i32::try_from(v).map_err(|_| range(v, to));
+    Ok((amount(*months)?, amount(*days)?, i64::from(*millis) * 1_000_000))
+}
+
+/// Avro's duration of a CQL one; fails for what Avro cannot say: negative amounts, and parts of a millisecond.
+pub fn duration_value(months: i32, days: i32, nanos: i64) -> Converted<Value<'static>> {
+    let whole = u32::try_from(nanos / 1_000_000).ok().filter(|_| nanos % 1_000_000 == 0);
+    match (u32::try_from(months), u32::try_from(days), whole) {
+        (Ok(months), Ok(days), Some(millis)) => Ok(Value::Duration { months, days, millis }),
+        _ => Err(range(format!("{months}mo{days}d{nanos}ns"), &ColumnType::Duration)),
+    }
+}
+
+/// The value of a field that a UDT names: in a record, or in a map with string keys (as expressions make them).
+pub fn field<'v, 'a>(value: &'v Value<'a>, name: &str, to: &ColumnType) -> Converted<Option<&'v Value<'a>>> {
+    match value {
+        Value::Record(fields) => Ok(fields.iter().find(|(field, _)| field == name).map(|(_, v)| v)),
+        Value::Map(pairs) => Ok(pairs
+            .iter()
+            .find(|(key, _)| matches!(key, Value::String(k) if k == name))
+            .map(|(_, v)| v)),
+        _ => Err(mismatch(value, to)),
+    }
+}
+
+/// The items of a list, a set, or a vector of as many items as it must have.
+pub fn items<'v, 'a>(value: &'v Value<'a>, to: &ColumnType) -> Converted<&'v [Value<'a>]> {
+    let Value::List(items) = value else {
+        return Err(mismatch(value, to));
+    };
+    if let ColumnType::Vector(_, n) = to
+        && items.len() != *n
+    {
+        return Err(range(format!("a list of {} items", items.len()), to));
+    }
+    match items.iter().any(Value::is_null) {
+        true => Err(ConvertError::Null(to.to_string())),
+        false => Ok(items),
+    }
+}
+
+/// The pairs of a map.
+pub fn pairs<'v, 'a>(value: &'v Value<'a>, to: &ColumnType) -> Converted<&'v [(Value<'a>, Value<'a>)]> {
+    let Value::Map(pairs) = value else {
+        return Err(mismatch(value, to));
+    };
+    match pairs.iter().any(|(k, v)| k.is_null() || v.is_null()) {
+        true => Err(ConvertError::Null(to.to_string())),
+        false => Ok(pairs),
+    }
+}
+
+/// The values of a tuple's items: a record's fields, or a list.
+pub fn tuple_items<'v, 'a>(value: &'v Value<'a>, arity: usize, to: &ColumnType) -> Converted<Vec<&'v Value<'a>>> {
+    let items: Vec<_> = match value {
+        Value::Record(fields) => fields.iter().map(|(_, v)| v).collect(),
+        Value::List(items) => items.iter().collect(),
+        _ => return Err(mismatch(value, to)),
+    };
+    if items.len() == arity {
+        Ok(items)
+    } else {
+        Err(range(format!("{} items", items.len()), to))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ranges_are_checked() {
+        assert_eq!(integer::<i8>(&Value::Int(-128), &ColumnType::TinyInt), Ok(-128));
+        let error = integer::<i16>(&Value::Long(40_000), &ColumnType::SmallInt).unwrap_err();
+        assert_eq!(error.to_string(), "40000 is out of range for smallint");
+        assert!(double(&Value::Long((1 << 53) + 1), &ColumnType::Double).is_err());
+        assert!(float(&Value::Double(1e300), &ColumnType::Float).is_err());
+        assert!(time_nanos(&Value::Time(86_400_000, Unit::Millis), &ColumnType::Time).is_err());
+        assert!(time_nanos(&Value::Time(i64::MAX, Unit::Millis), &ColumnType::Time).is_err());
+        let half = Value::Decimal {
+            unscaled: vec![5].into(),
+            scale: 1,
+        };
+        assert_eq!(
+            varint(&half, &ColumnType::Varint).unwrap_err().to_string(),
+            "0.5 is out of range for varint"
+        );
+    }
+
+    #[test]
+    fn timestamps_are_floored_to_milliseconds() {
+        let millis = |v, unit| timestamp_millis(&Value::Timestamp(v, unit), &ColumnType::Timestamp);
+        assert_eq!(millis(1_999, Unit::Micros), Ok(1));
+        assert_eq!(millis(-1, Unit::Micros), Ok(-1));
+        assert_eq!(millis(-1_000_001, Unit::Nanos), Ok(-2));
+    }
+
+    #[test]
+    fn forms_are_checked() {
+        let good = Value::String("7d444840-9dc0-11d1-b245-5ffdce74fad2".into());
+        assert!(uuid(&good, &ColumnType::TimeUuid).is_ok());
+        let version_4 = Value::String("7d444840-9dc0-41d1-b245-5ffdce74fad2".into());
+        assert!(uuid(&version_4, &ColumnType::Uuid).is_ok());
+        assert!(uuid(&version_4, &ColumnType::TimeUuid).is_err());
+        for bad in [
+            "",
+            "7d444840",
+            "7d444840-9dc0-11d1-b2455-ffdce74fad2",
+            "ré444840-9dc0-11d1-b245-5ffdce74fad",
+            "zd444840-9dc0-11d1-b245-5ffdce74fad2",
+        ] {
+            assert!(uuid(&Value::String(bad.into()), &ColumnType::Uuid).is_err(), "{bad}");
+        }
+        assert!(text(&Value::String("é".into()), &ColumnType::Ascii).is_err());
+        assert!(inet(&Value::String("::1".into()), &ColumnType::Inet).is_ok());
+        assert!(inet(&Value::String("localhost".into()), &ColumnType::Inet).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn uuids_read_as_they_are_written(bytes: [u8; 16]) {
+            prop_assert_eq!(parse_uuid(&uuid_text(&bytes)), Some(bytes));
+        }
+
+        #[test]
+        fn any_text_is_a_uuid_or_is_not(text in "\\PC{0,40}") {
+            let _ = parse_uuid(&text);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! A scanner for statements: words, names, markers and literals, outside comments and strings.
+//!
+//! Why: the database parses CQL, not Messina. Three things are still needed from the text: a declared TTL goes into it,
+//! statements that cannot be repeated are recognised, and SQLite is given its own dialect (see `sqlite::adapt`).
+//! Invariant: never looks inside a string, a quoted name or a comment, and never changes what it does not understand.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::{ColumnType, Marker};
+
+/// Cassandra's and ScyllaDB's limit: 20 years.
+const MAX_TTL: u64 = 20 * 365 * 24 * 60 * 60;
+
+/// What a token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// Keyword or bare name.
+    Word,
+    /// `"name"`.
+    QuotedName,
+    /// `'text'` or `$$text$$`.
+    Text,
+    /// A number, a UUID or a blob constant.
+    Constant,
+    /// `:name`, the colon included.
+    Marker,
+    /// `?`
+    Positional,
+    /// Any other character.
+    Symbol(char),
+}
+
+/// A token and where it stands, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// What it is.
+    pub kind: TokenKind,
+    /// Where it stands.
+    pub span: Range<usize>,
+}
+
+/// A statement and its tokens.
+#[derive(Debug, Clone)]
+pub struct Scanned<'t> {
+    /// The whole text.
+    pub text: &'t str,
+    /// Its tokens in order; comments and white space are none.
+    pub tokens: Vec<Token>,
+}
+
+/// Splits a statement into tokens. Anything unterminated runs to the end: the database will complain.
+pub fn scan(text: &str) -> Scanned<'_> {
+    let bytes = text.as_bytes();
+    let until = |from: usize, end: &str| text[from..].find(end).map_or(text.len(), |i| from + i + end.len());
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b >= 0x80;
+    let name_end = |from: usize| {
+        bytes[from..]
+            .iter()
+            .position(|b| !is_name(*b))
+            .map_or(text.len(), |i| from + i)
+    };
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let start = at;
+        let next = bytes.get(at + 1).copied();
+        let kind = match bytes[at] {
+            b if b.is_ascii_whitespace() => {
+                at += 1;
+                continue;
+            }
+            b'-' | b'/' if next == Some(bytes[at]) => {
+                at = until(at, "\n");
+                continue;
+            }
+            b'/' if next == Some(b'*') => {
+                at = until(at + 2, "*/");
+                continue;
+            }
+            b'$' if next == Some(b'$') => {
+                at = until(at + 2, "$$");
+                TokenKind::Text
+            }
+            // A doubled quote inside closes and opens again: two tokens in a row, which harms nobody.
+            b'\'' => {
+                at = until(at + 1, "'");
+                TokenKind::Text
+            }
+            b'"' => {
+                at = until(at + 1, "\"");
+                TokenKind::QuotedName
+            }
+            b':' if next.is_some_and(is_name) => {
+                at = name_end(at + 1);
+                TokenKind::Marker
+            }
+            b'?' => {
+                at += 1;
+                TokenKind::Positional
+            }
+            b if b.is_ascii_digit() => {
+                let more = |b: u8| is_name(b) || b == b'.';
+                at = bytes[at..]
+                    .iter()
+                    .position(|b| !more(*b))
+                    .map_or(text.len(), |i| at + i);
+                TokenKind::Constant
+            }
+            b if is_name(b) => {
+                at = name_end(at);
+                TokenKind::Word
+            }
+            _ => {
+                at += 1;
+                TokenKind::Symbol(char::from(bytes[start]))
+            }
+        };
+        tokens.push(Token { kind, span: start..at });
+    }
+    Scanned { text, tokens }
+}
+
+impl<'t> Scanned<'t> {
+    /// The text of token `i`.
+    pub fn str(&self, i: usize) -> &'t str {
+        self.tokens.get(i).map_or("", |t| &self.text[t.span.clone()])
+    }
+
+    /// Whether token `i` is this keyword.
+    pub fn is_word(&self, i: usize, word: &str) -> bool {
+        self.tokens.get(i).is_some_and(|t| t.kind == TokenKind::Word) && self.str(i).eq_ignore_ascii_case(word)
+    }
+
+    /// Whether token `i` is this character.
+    pub fn is_symbol(&self, i: usize, symbol: char) -> bool {
+        self.tokens.get(i).is_some_and(|t| t.kind == TokenKind::Symbol(symbol))
+    }
+
+    /// The first place of a keyword outside all parentheses.
+    pub fn find_word(&self, word: &str) -> Option<usize> {
+        let mut depth = 0i32;
+        (0..self.tokens.len()).find(|i| {
+            match self.tokens[*i].kind {
+                TokenKind::Symbol('(') => depth += 1,
+                TokenKind::Symbol(')') => depth -= 1,
+                _ => {}
+            }
+            depth == 0 && self.is_word(*i, word)
+        })
+    }
+
+    /// Whether a function is called, or a tuple opened, in the select list.
+    pub fn selects_function(&self) -> bool {
+        let from = self.find_word("from").unwrap_or(self.tokens.len());
+        (0..from).any(|i| self.is_symbol(i, '('))
+    }
+}
+
+/// The statement with `USING TTL`. Refuses what has no TTL: look-ups, deletes, batches, and a second TTL.
+pub fn with_ttl(cql: &str, ttl: Duration) -> Result<String, String> {
+    let seconds = ttl.as_secs();
+    if seconds == 0 || ttl.subsec_nanos() != 0 || seconds > MAX_TTL {
+        return Err(format!("a ttl is in whole seconds, from 1 s to 20 years; got {ttl:?}"));
+    }
+    let scanned = scan(cql);
+    let insert = scanned.is_word(0, "insert");
+    if !insert && !scanned.is_word(0, "update") {
+        return Err(format!(
+            "a ttl is for INSERT and UPDATE, not for {}",
+            scanned.str(0).to_uppercase()
+        ));
+    }
+    let set = scanned.find_word("set").filter(|_| !insert);
+    let using = scanned.find_word("using").filter(|i| set.is_none_or(|set| *i < set));
+    if let Some(using) = using {
+        let end = set.unwrap_or(scanned.tokens.len());
+        if (using..end).any(|i| scanned.is_word(i, "ttl")) {
+            return Err("the statement has a TTL of its own beside the step's ttl".into());
+        }
+        let at = scanned.tokens[using].span.end;
+        return Ok(format!("{} TTL {seconds} AND{}", &cql[..at], &cql[at..]));
+    }
+    if let Some(set) = set {
+        let at = scanned.tokens[set].span.start;
+        return Ok(format!("{}USING TTL {seconds} {}", &cql[..at], &cql[at..]));
+    }
+    let last = scanned.tokens.iter().rposition(|t| t.kind != TokenKind::Symbol(';'));
+    let at = last.map_or(cql.len(), |i| scanned.tokens[i].span.end);
+    Ok(format!("{} USING TTL {seconds}{}", &cql[..at], &cql[at..]))
+}
+
+/// Why a write cannot be repeated, if the text and the markers' types show it: conditions, counters, appends to lists,
+/// and values that the server makes anew each time.
+pub fn unrepeatable(cql: &str, markers: &[Marker]) -> Option<String> {
+    let scanned = scan(cql);
+    if scanned.find_word("if").is_some() {
+        return Some("it is conditional (IF), a lightweight transaction".into());
+    }
+    if let Some(counter) = markers.iter().find(|m| m.ty == ColumnType::Counter) {
+        return Some(format!("it changes the counter bound by :{}", counter.name));
+    }
+    for i in 0..scanned.tokens.len() {
+        let made_anew = [
+            "now",
+            "uuid",
+            "currenttimestamp",
+            "currenttimeuuid",
+            "currentdate",
+            "currenttime",
+        ];
+        let word = scanned.str(i).to_ascii_lowercase();
+        let bare = word.replace('_', "");
+        if made_anew.contains(&bare.as_str()) && scanned.is_symbol(i + 1, '(') && scanned.is_symbol(i + 2, ')') {
+            return Some(format!("{word}() gives another value each time"));
+        }
+        if let Some(reason) = appends(&scanned, i, markers) {
+            return Some(reason);
+        }
+    }
+    None
+}
+
+/// Recognises `a = a + x`, `a = x + a` and `a = a - x` at the equals sign, unless x is bound and is a set or a map.
+fn appends(scanned: &Scanned<'_>, equals: usize, markers: &[Marker]) -> Option<String> {
+    if equals == 0 || !scanned.is_symbol(equals, '=') {
+        return None;
+    }
+    let column = scanned.str(equals - 1);
+    let set = scanned.find_word("set")?;
+    let end = scanned.find_word("where").unwrap_or(scanned.tokens.len());
+    if equals < set || equals > end {
+        return None;
+    }
+    // The assignment runs to a comma outside brackets.
+    let mut depth = 0i32;
+    let stop = (equals + 1..end).find(|i| {
+        match scanned.tokens[*i].kind {
+            TokenKind::Symbol('(' | '[' | '{') => depth += 1,
+            TokenKind::Symbol(')' | ']' | '}') => depth -= 1,
+            _ => {}
+        }
+        depth == 0 && scanned.is_symbol(*i, ',')
+    });
+    let range = equals + 1..stop.unwrap_or(end);
+    let itself = range.clone().any(|i| {
+        matches!(scanned.tokens[i].kind, TokenKind::Word | TokenKind::QuotedName)
+            && scanned.str(i).eq_ignore_ascii_case(column)
+    });
+    let operator = range
+        .clone()
+        .any(|i| scanned.is_symbol(i, '+') || scanned.is_symbol(i, '-'));
+    if !itself || !operator {
+        return None;
+    }
+    let repeatable = range.clone().any(|i| scanned.is_symbol(i, '{'))
+        || range.clone().any(|i| {
+            scanned.tokens[i].kind == TokenKind::Marker
+                && markers
+                    .iter()
+                    .any(|m| m.name == scanned.str(i)[1..] && matches!(m.ty, ColumnType::Set(_) | ColumnType::Map(..)))
+        });
+    (!repeatable).then(|| format!("it adds to {column}, which is a counter or a list"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn ttl_goes_where_the_grammar_wants_it() {
+        let cases = [
+            (
+                "INSERT INTO t (a) VALUES (:a)",
+                "INSERT INTO t (a) VALUES (:a) USING TTL 3600",
+            ),
+            (
+                "insert into t (a) values (:a) ; -- using",
+                "insert into t (a) values (:a) USING TTL 3600 ; -- using",
+            ),
+            (
+                "INSERT INTO t (a) VALUES ('using ttl')",
+                "INSERT INTO t (a) VALUES ('using ttl') USING TTL 3600",
+            ),
+            (
+                "INSERT INTO t (a) VALUES (:a) USING TIMESTAMP :t",
+                "INSERT INTO t (a) VALUES (:a) USING TTL 3600 AND TIMESTAMP :t",
+            ),
+            (
+                "INSERT INTO t (\"ttl\") VALUES (:ttl)",
+                "INSERT INTO t (\"ttl\") VALUES (:ttl) USING TTL 3600",
+            ),
+            (
+                "UPDATE t SET a = :a WHERE k = :k",
+                "UPDATE t USING TTL 3600 SET a = :a WHERE k = :k",
+            ),
+            (
+                "UPDATE t USING TIMESTAMP 1 SET a = :a WHERE k = :k",
+                "UPDATE t USING TTL 3600 AND TIMESTAMP 1 SET a = :a WHERE k = :k",
+            ),
+            (
+                "UPDATE /* set */ t SET a = $$;$$ WHERE k = 1",
+                "UPDATE /* set */ t USING TTL 3600 SET a = $$;$$ WHERE k = 1",
+            ),
+        ];
+        for (cql, wanted) in cases {
+            assert_eq!(with_ttl(cql, HOUR).as_deref(), Ok(wanted));
+        }
+    }
+
+    #[test]
+    fn ttl_is_refused_where_it_has_no_meaning() {
+        for cql in [
+            "DELETE FROM t WHERE k = 1",
+            "SELECT a FROM t",
+            "INSERT INTO t (a) VALUES (1) USING TTL 5",
+            "",
+        ] {
+            assert!(with_ttl(cql, HOUR).is_err(), "{cql}");
+        }
+        for ttl in [
+            Duration::ZERO,
+            Duration::from_millis(1500),
+            Duration::from_secs(MAX_TTL + 1),
+        ] {
+            assert!(with_ttl("INSERT INTO t (a) VALUES (1)", ttl).is_err(), "{ttl:?}");
+        }
+    }
+
+    #[test]
+    fn statements_that_cannot_be_repeated_are_known() {
+        let of = |ty: ColumnType| vec![Marker { name: "x".into(), ty }];
+        let list = of(ColumnType::List(Box::new(ColumnType::Int)));
+        let set = of(ColumnType::Set(Box::new(ColumnType::Int)));
+        for (cql, markers) in [
+            ("INSERT INTO t (k) VALUES (:x) IF NOT EXISTS", &set),
+            ("UPDATE t SET n = n + :x WHERE k = 1", &of(ColumnType::Counter)),
+            ("UPDATE t SET l = l + :x WHERE k = 1", &list),
+            ("UPDATE t SET l = :x + l WHERE k = 1", &list),
+            ("UPDATE t SET a = 1, n = n - 1 WHERE k = :x", &set),
+            ("INSERT INTO t (k, at) VALUES (:x, now())", &set),
+            ("INSERT INTO t (k, at) VALUES (:x, toTimestamp(now()))", &set),
+        ] {
+            assert!(unrepeatable(cql, markers).is_some(), "{cql}");
+        }
+        for cql in [
+            "UPDATE t SET s = s + :x WHERE k = 1",
+            "UPDATE t SET s = s + {1}, b = 2 WHERE k = :x",
+            "INSERT INTO t (k, v) VALUES (:x, 'if now()')",
+            "UPDATE t SET v = :x WHERE k = 1 -- if",
+            "UPDATE t SET v = -1 WHERE k = :x",
+        ] {
+            assert_eq!(unrepeatable(cql, &set), None, "{cql}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_lie_in_order_and_inside(text in "\\PC{0,60}") {
+            let mut end = 0;
+            for token in scan(&text).tokens {
+                prop_assert!(token.span.start >= end && token.span.end > token.span.start);
+                end = token.span.end;
+                prop_assert!(text.get(token.span).is_some(), "on a character boundary");
+            }
+            prop_assert!(end <= text.len());
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A store of canned answers: for `messina test`, whose cases say what look-ups find, and for tests of other modules.
+//!
+//! Why: a pipeline's logic is checked without a server, and failures and delays can be had at will. Invariants: a
+//! statement has the markers and columns it was registered with; every write is kept in order; it behaves like the
+//! others towards nulls.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::cache::append_key;
+use super::types::ColumnType;
+use super::{Column, Kind, Marker, Prepared, Row, Statement, StatementOptions, Store, StoreError, cql};
+use crate::avro::value::Value;
+
+/// See the module's page. Clones share one state.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    statements: Vec<(String, Vec<Marker>, Vec<Column>)>,
+    rows: Vec<(String, Vec<u8>, Row)>,
+    writes: Vec<Written>,
+    failures: VecDeque<StoreError>,
+    latency: Duration,
+    calls: u64,
+}
+
+/// A write as it arrived.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// The statement.
+    pub cql: String,
+    /// Marker names and the values bound to them.
+    pub values: Vec<(String, Value<'static>)>,
+    /// Microseconds since 1970.
+    pub timestamp_us: i64,
+}
+
+/// What [`Statement`] holds for this store: nothing.
+#[derive(Debug)]
+pub struct MemoryStatement;
+
+impl MemoryStore {
+    /// An empty store: statements that are not declared have markers and columns of any type.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares the types of a statement.
+    pub fn declare(&self, cql: &str, markers: &[(&str, ColumnType)], columns: &[(&str, ColumnType)]) {
+        let markers = markers
+            .iter()
+            .map(|(name, ty)| Marker {
+                name: (*name).to_owned(),
+                ty: ty.clone(),
+            })
+            .collect();
+        let columns = columns
+            .iter()
+            .map(|(name, ty)| Column {
+                name: (*name).to_owned(),
+                ty: ty.clone(),
+            })
+            .collect();
+        self.state().statements.push((cql.to_owned(), markers, columns));
+    }
+
+    /// Adds the row that a look-up by these values finds.
+    pub fn answer(&self, cql: &str, values: &[Value<'_>], row: Row) {
+        let mut key = Vec::new();
+        append_key(values, &mut key);
+        self.state().rows.push((cql.to_owned(), key, row));
+    }
+
+    /// The next look-up or write fails like this; several calls queue up.
+    pub fn fail_next(&self, error: StoreError) {
+        self.state().failures.push_back(error);
+    }
+
+    /// Every look-up and write takes this long.
+    pub fn set_latency(&self, latency: Duration) {
+        self.state().latency = latency;
+    }
+
+    /// All writes so far.
+    pub fn writes(&self) -> Vec<Written> {
+        self.state().writes.clone()
+    }
+
+    /// Look-ups and writes so far, failed ones included.
+    pub fn calls(&self) -> u64 {
+        self.state().calls
+    }
+
+    async fn pass(&self) -> Result<(), StoreError> {
+        let (latency, failure) = {
+            let mut state = self.state();
+            state.calls += 1;
+            (state.latency, state.failures.pop_front())
+        };
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Store for MemoryStore {
+    async fn prepare(&self, text: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
+        let declared = self.state().statements.iter().find(|(cql, ..)| cql == text).cloned();
+        let (markers, columns) = match declared {
+            Some((_, markers, columns)) => (markers, columns),
+            None => undeclared(text),
+        };
+        Ok(Statement {
+            markers: markers.into(),
+            columns: columns.into(),
+            partition_key: Box::default(),
+            cql: text.into(),
+            kind: options.kind,
+            inner: Prepared::Memory(MemoryStatement),
+        })
+    }
+
+    async fn lookup(&self, statement: &Statement, values: &[Value<'_>]) -> Result<Option<Row>, StoreError> {
+        statement.expect(Kind::Lookup, values)?;
+        if values.iter().any(Value::is_null) {
+            return Ok(None);
+        }
+        self.pass().await?;
+        let mut wanted = Vec::new();
+        append_key(values, &mut wanted);
+        let state = self.state();
+        let found = state
+            .rows
+            .iter()
+            .find(|(cql, key, _)| *cql == *statement.cql && *key == wanted);
+        Ok(found.map(|(.., row)| row.clone()))
+    }
+
+    async fn write(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Result<(), StoreError> {
+        statement.expect(Kind::Write, values)?;
+        self.pass().await?;
+        let named = statement.markers.iter().zip(values);
+        let values = named
+            .map(|(marker, value)| (marker.name.clone(), value.clone().into_owned()))
+            .collect();
+        self.state().writes.push(Written {
+            cql: statement.cql.to_string(),
+            values,
+            timestamp_us,
+        });
+        Ok(())
+    }
+}
+
+/// Markers by name and, for a look-up, the bare names of the select list.
+fn undeclared(text: &str) -> (Vec<Marker>, Vec<Column>) {
+    let scanned = cql::scan(text);
+    let markers = (0..scanned.tokens.len())
+        .filter(|i| scanned.tokens[*i].kind == cql::TokenKind::Marker)
+        .map(|i| Marker {
+            name: scanned.str(i)[1..].to_owned(),
+            ty: ColumnType::Any,
+        })
+        .collect();
+    let list = if scanned.is_word(0, "select") {
+        scanned.find_word("from").unwrap_or(0)
+    } else {
+        0
+    };
+    let columns = (1..list)
+        .filter(|i| *i + 1 == list || scanned.is_symbol(*i + 1, ','))
+        .map(|i| Column {
+            name: scanned.str(i).trim_matches('"').to_owned(),
+            ty: ColumnType::Any,
+        })
+        .collect();
+    (markers, columns)
+}

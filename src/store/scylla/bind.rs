@@ -1,0 +1,297 @@
+//! Values onto the wire: each straight into the request's buffer, in the form that its marker's type has.
+//!
+//! Form: CQL binary protocol v4, section 6. Invariant: what is written is what the table of [`crate::store::types`]
+//! says, by the conversions of [`crate::store::convert`]; nothing is allocated for scalars.
+
+use ::scylla::serialize::SerializationError;
+use ::scylla::serialize::row::{RowSerializationContext, SerializeRow};
+use ::scylla::serialize::writers::{CellOverflowError, CellValueBuilder, CellWriter, RowWriter, WrittenCellProof};
+use std::net::IpAddr;
+
+use crate::avro::value::Value;
+use crate::store::Marker;
+use crate::store::convert::{self, ConvertError, Converted};
+use crate::store::types::ColumnType;
+
+/// What a null among the values is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nulls {
+    /// UNSET: leave what is stored.
+    Unset,
+    /// An error: look-ups answer nulls without asking.
+    Refused,
+}
+
+/// The values of one execution.
+pub(super) struct Bind<'b, 'v> {
+    pub(super) values: &'b [Value<'v>],
+    pub(super) markers: &'b [Marker],
+    pub(super) nulls: Nulls,
+}
+
+/// A value that could not be bound, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("marker :{marker}: {error}")]
+struct BindError {
+    marker: String,
+    error: ConvertError,
+}
+
+impl SerializeRow for Bind<'_, '_> {
+    fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter) -> Result<(), SerializationError> {
+        for (value, marker) in self.values.iter().zip(self.markers) {
+            let cell = writer.make_cell_writer();
+            let written = match (value, self.nulls) {
+                (Value::Null, Nulls::Unset) => Ok(cell.set_unset()),
+                (Value::Null, Nulls::Refused) => Err(ConvertError::Null(marker.ty.to_string())),
+                (value, _) => write(value, &marker.ty, cell),
+            };
+            if let Err(error) = written {
+                return Err(SerializationError::new(BindError {
+                    marker: marker.name.clone(),
+                    error,
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+}
+
+type Written<'b> = Converted<WrittenCellProof<'b>>;
+
+fn write<'b>(value: &Value<'_>, ty: &ColumnType, cell: CellWriter<'b>) -> Written<'b> {
+    let too_long = |_: CellOverflowError| ConvertError::Range {
+        value: "a value of 2 GiB".into(),
+        to: ty.to_string(),
+    };
+    let written = match ty {
+        ColumnType::Text | ColumnType::Ascii => cell.set_value(convert::text(value, ty)?.as_bytes()),
+        ColumnType::Int => cell.set_value(&convert::integer::<i32>(value, ty)?.to_be_bytes()),
+        ColumnType::SmallInt => cell.set_value(&convert::integer::<i16>(value, ty)?.to_be_bytes()),
+        ColumnType::TinyInt => cell.set_value(&convert::integer::<i8>(value, ty)?.to_be_bytes()),
+        ColumnType::BigInt | ColumnType::Counter => cell.set_value(&convert::long(value, ty)?.to_be_bytes()),
+        ColumnType::Float => cell.set_value(&convert::float(value, ty)?.to_be_bytes()),
+        ColumnType::Double => cell.set_value(&convert::double(value, ty)?.to_be_bytes()),
+        ColumnType::Boolean => cell.set_value(&[u8::from(convert::boolean(value, ty)?)]),
+        ColumnType::Blob => cell.set_value(convert::blob(value, ty)?),
+        ColumnType::Timestamp => cell.set_value(&convert::timestamp_millis(value, ty)?.to_be_bytes()),
+        // Days as an unsigned number with 1970-01-01 in the middle.
+        ColumnType::Date => cell.set_value(&(convert::date_days(value, ty)? as u32 ^ 1 << 31).to_be_bytes()),
+        ColumnType::Time => cell.set_value(&convert::time_nanos(value, ty)?.to_be_bytes()),
+        ColumnType::Uuid | ColumnType::TimeUuid => cell.set_value(&convert::uuid(value, ty)?),
+        ColumnType::Varint => cell.set_value(&convert::varint(value, ty)?),
+        ColumnType::Decimal => {
+            let (unscaled, scale) = convert::decimal(value, ty)?;
+            let mut builder = cell.into_value_builder();
+            builder.append_bytes(&scale.to_be_bytes());
+            builder.append_bytes(&unscaled);
+            builder.finish()
+        }
+        ColumnType::Inet => match convert::inet(value, ty)? {
+            IpAddr::V4(ip) => cell.set_value(&ip.octets()),
+            IpAddr::V6(ip) => cell.set_value(&ip.octets()),
+        },
+        ColumnType::Duration => {
+            let (months, days, nanos) = convert::duration(value, ty)?;
+            let mut builder = cell.into_value_builder();
+            for part in [i64::from(months), i64::from(days), nanos] {
+                append_vint(&mut builder, part);
+            }
+            builder.finish()
+        }
+        ColumnType::List(item) | ColumnType::Set(item) => {
+            let items = convert::items(value, ty)?;
+            let mut builder = cell.into_value_builder();
+            append_count(&mut builder, items.len(), ty)?;
+            for value in items {
+                write(value, item, builder.make_sub_writer())?;
+            }
+            builder.finish()
+        }
+        ColumnType::Map(key, item) => {
+            let pairs = convert::pairs(value, ty)?;
+            let mut builder = cell.into_value_builder();
+            append_count(&mut builder, pairs.len(), ty)?;
+            for (k, v) in pairs {
+                write(k, key, builder.make_sub_writer())?;
+                write(v, item, builder.make_sub_writer())?;
+            }
+            builder.finish()
+        }
+        ColumnType::Tuple(types) => {
+            let items = convert::tuple_items(value, types.len(), ty)?;
+            let mut builder = cell.into_value_builder();
+            for (value, ty) in items.into_iter().zip(types) {
+                write_nullable(Some(value), ty, builder.make_sub_writer())?;
+            }
+            builder.finish()
+        }
+        ColumnType::Udt { fields, .. } => {
+            let mut builder = cell.into_value_builder();
+            for (name, field) in fields {
+                write_nullable(convert::field(value, name, ty)?, field, builder.make_sub_writer())?;
+            }
+            builder.finish()
+        }
+        ColumnType::Vector(item, _) => {
+            let items = convert::items(value, ty)?;
+            let mut builder = cell.into_value_builder();
+            for value in items {
+                write_vector_item(value, item, &mut builder)?;
+            }
+            builder.finish()
+        }
+        ColumnType::Any => return Err(convert::mismatch(value, ty)),
+    };
+    written.map_err(too_long)
+}
+
+fn write_nullable<'b>(value: Option<&Value<'_>>, ty: &ColumnType, cell: CellWriter<'b>) -> Written<'b> {
+    match value {
+        None | Some(Value::Null) => Ok(cell.set_null()),
+        Some(value) => write(value, ty, cell),
+    }
+}
+
+fn append_count(builder: &mut CellValueBuilder<'_>, count: usize, ty: &ColumnType) -> Converted<()> {
+    let count = i32::try_from(count).map_err(|_| ConvertError::Range {
+        value: format!("{count} items"),
+        to: ty.to_string(),
+    })?;
+    builder.append_bytes(&count.to_be_bytes());
+    Ok(())
+}
+
+/// Items of a fixed size stand bare; others behind their size as an unsigned vint.
+fn write_vector_item(value: &Value<'_>, item: &ColumnType, builder: &mut CellValueBuilder<'_>) -> Converted<()> {
+    if fixed_in_vector(item) {
+        write(value, item, builder.make_sub_writer_without_size())?;
+        return Ok(());
+    }
+    let mut bytes = Vec::new();
+    write(value, item, CellWriter::new(&mut bytes))?;
+    let body = bytes.get(4..).unwrap_or_default();
+    append_unsigned_vint(builder, body.len() as u64);
+    builder.append_bytes(body);
+    Ok(())
+}
+
+/// The types whose items have no size in a vector (Cassandra's `valueLengthIfFixed`).
+pub(super) fn fixed_in_vector(ty: &ColumnType) -> bool {
+    match ty {
+        ColumnType::Boolean
+        | ColumnType::Float
+        | ColumnType::Double
+        | ColumnType::Int
+        | ColumnType::BigInt
+        | ColumnType::Timestamp
+        | ColumnType::Uuid
+        | ColumnType::TimeUuid => true,
+        ColumnType::Vector(item, _) => fixed_in_vector(item),
+        _ => false,
+    }
+}
+
+fn append_vint(builder: &mut CellValueBuilder<'_>, value: i64) {
+    append_unsigned_vint(builder, (value << 1 ^ value >> 63) as u64);
+}
+
+/// The protocol's vint: as many leading ones in the first byte as bytes follow.
+fn append_unsigned_vint(builder: &mut CellValueBuilder<'_>, value: u64) {
+    let bits = 64 - (value | 1).leading_zeros() as usize;
+    let extra = bits.saturating_sub(1) / 7;
+    if extra >= 8 {
+        builder.append_bytes(&[0xff]);
+        return builder.append_bytes(&value.to_be_bytes());
+    }
+    let marked = value | u64::from(!(0xffu8 >> extra)) << (8 * extra);
+    builder.append_bytes(&marked.to_be_bytes()[7 - extra..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::avro::value::Unit;
+    use ::scylla::frame::response::result::{CollectionType, ColumnType as Driver, NativeType};
+    use ::scylla::serialize::value::SerializeValue;
+    use ::scylla::value::{CqlDate, CqlDecimal, CqlDuration, CqlTime, CqlTimestamp, CqlVarint};
+    use proptest::prelude::*;
+
+    fn ours(value: &Value<'_>, ty: &ColumnType) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write(value, ty, CellWriter::new(&mut bytes)).expect("binds");
+        bytes
+    }
+
+    fn theirs(value: &impl SerializeValue, ty: NativeType) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        value
+            .serialize(&Driver::Native(ty), CellWriter::new(&mut bytes))
+            .expect("binds");
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn scalars_are_written_as_the_driver_writes_them(long: i64, int: i32, double: f64, s in "\\PC*") {
+            prop_assert_eq!(ours(&Value::Long(long), &ColumnType::BigInt), theirs(&long, NativeType::BigInt));
+            prop_assert_eq!(ours(&Value::Int(int), &ColumnType::Int), theirs(&int, NativeType::Int));
+            prop_assert_eq!(ours(&Value::Double(double), &ColumnType::Double), theirs(&double, NativeType::Double));
+            prop_assert_eq!(ours(&Value::String(s.as_str().into()), &ColumnType::Text), theirs(&s, NativeType::Text));
+            let date = CqlDate((i64::from(int) + (1 << 31)) as u32);
+            prop_assert_eq!(ours(&Value::Date(int), &ColumnType::Date), theirs(&date, NativeType::Date));
+            let at = Value::Timestamp(long, Unit::Millis);
+            prop_assert_eq!(ours(&at, &ColumnType::Timestamp), theirs(&CqlTimestamp(long), NativeType::Timestamp));
+            let nanos = long.rem_euclid(86_400_000_000_000);
+            prop_assert_eq!(ours(&Value::Time(nanos, Unit::Nanos), &ColumnType::Time), theirs(&CqlTime(nanos), NativeType::Time));
+            let unscaled = long.to_be_bytes().to_vec();
+            let decimal = Value::Decimal { unscaled: unscaled.clone().into(), scale: int };
+            let driver = CqlDecimal::from_signed_be_bytes_and_exponent(unscaled, int);
+            prop_assert_eq!(ours(&decimal, &ColumnType::Decimal), theirs(&driver, NativeType::Decimal));
+            let varint = CqlVarint::from_signed_bytes_be_slice(&crate::store::decimal::from_i64(long));
+            prop_assert_eq!(ours(&Value::Long(long), &ColumnType::Varint), theirs(&varint, NativeType::Varint));
+        }
+
+        #[test]
+        fn durations_are_written_as_the_driver_writes_them(months in 0..=i32::MAX, days in 0..=i32::MAX, millis: u32) {
+            let value = Value::Duration { months: months as u32, days: days as u32, millis };
+            let driver = CqlDuration { months, days, nanoseconds: i64::from(millis) * 1_000_000 };
+            prop_assert_eq!(ours(&value, &ColumnType::Duration), theirs(&driver, NativeType::Duration));
+        }
+
+        #[test]
+        fn lists_are_written_as_the_driver_writes_them(items: Vec<i32>) {
+            let ty = Driver::Collection { frozen: false, typ: CollectionType::List(Box::new(Driver::Native(NativeType::Int))) };
+            let mut wanted = Vec::new();
+            SerializeValue::serialize(&items, &ty, CellWriter::new(&mut wanted)).expect("binds");
+            let value = Value::List(items.into_iter().map(Value::Int).collect());
+            prop_assert_eq!(ours(&value, &ColumnType::List(Box::new(ColumnType::Int))), wanted);
+        }
+
+        #[test]
+        fn vectors_are_written_as_the_driver_writes_them(items in prop::collection::vec("\\PC{0,200}", 3)) {
+            let ty = Driver::Vector { typ: Box::new(Driver::Native(NativeType::Text)), dimensions: 3 };
+            let mut wanted = Vec::new();
+            SerializeValue::serialize(&items, &ty, CellWriter::new(&mut wanted)).expect("binds");
+            let value = Value::List(items.into_iter().map(|s| Value::String(s.into())).collect());
+            prop_assert_eq!(ours(&value, &ColumnType::Vector(Box::new(ColumnType::Text), 3)), wanted);
+        }
+    }
+
+    #[test]
+    fn a_null_inside_a_list_is_refused() {
+        let value = Value::List(vec![Value::Null]);
+        let mut bytes = Vec::new();
+        let error = write(
+            &value,
+            &ColumnType::List(Box::new(ColumnType::Int)),
+            CellWriter::new(&mut bytes),
+        )
+        .unwrap_err();
+        assert_eq!(error.to_string(), "null inside list<int>");
+    }
+}

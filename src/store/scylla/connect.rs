@@ -1,0 +1,235 @@
+//! Opening a session: contact points, datacenters, TLS, login, time-outs.
+//!
+//! Why the defaults: a frozen node holds requests until a keepalive fails, so that is asked every second (with the
+//! driver's 30 s + 30 s, requests failed for 8 s; with 1 s + 1 s for half a second); compression costs more than it
+//! saves for small rows. Invariants: no secret is held in readable form longer than a login takes; another datacenter
+//! is used only when `failover` says so; the configuration stays out of the server's tables.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::scylla::authentication::{AuthError, AuthenticatorProvider, AuthenticatorSession};
+use ::scylla::client::execution_profile::ExecutionProfile;
+use ::scylla::client::session::Session;
+use ::scylla::client::session_builder::SessionBuilder;
+use ::scylla::client::{Compression, PoolSize};
+use ::scylla::policies::load_balancing::DefaultPolicy;
+use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode};
+
+use crate::store::{Consistency, SerialConsistency, StoreError, classify};
+
+/// Reads a secret when it is needed; the error says why it cannot be read, without the secret.
+pub type Secret = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
+/// How to reach the cluster.
+#[derive(Clone)]
+pub struct ScyllaOptions {
+    /// Contact points, `host:port`; the port is 9042 where it is left out.
+    pub nodes: Vec<String>,
+    /// The keyspace of unqualified tables.
+    pub keyspace: Option<String>,
+    /// The preferred datacenter; without one, all nodes are alike.
+    pub datacenter: Option<String>,
+    /// The preferred rack in it.
+    pub rack: Option<String>,
+    /// Whether other datacenters are used while the preferred one is away. LOCAL levels then mean theirs.
+    pub failover: bool,
+    /// The level of every statement that names none.
+    pub consistency: Consistency,
+    /// The level of the Paxos phase of every statement that names none.
+    pub serial_consistency: SerialConsistency,
+    /// User, with `password`.
+    pub username: Option<String>,
+    /// Asked for at each new connection, so that a changed file is seen.
+    pub password: Option<Secret>,
+    /// Encrypts, and checks the nodes' certificates, when given.
+    pub tls: Option<TlsOptions>,
+    /// `lz4`, `snappy` or none.
+    pub compression: Option<Compression>,
+    /// Longest wait for an answer, all attempts together.
+    pub request_timeout: Duration,
+    /// Longest wait for a new connection.
+    pub connect_timeout: Duration,
+    /// How often an idle connection is asked whether it lives, and how long it may take to answer.
+    pub keepalive: Duration,
+}
+
+/// Certificates, as PEM files.
+#[derive(Debug, Clone, Default)]
+pub struct TlsOptions {
+    /// Authorities that sign the nodes' certificates; without it, the system's.
+    pub ca: Option<PathBuf>,
+    /// Our certificate chain, for servers that ask for one.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// Accepts any certificate: for tests of a network, never for data.
+    pub insecure: bool,
+}
+
+impl Default for ScyllaOptions {
+    fn default() -> Self {
+        ScyllaOptions {
+            nodes: Vec::new(),
+            keyspace: None,
+            datacenter: None,
+            rack: None,
+            failover: false,
+            consistency: Consistency::LocalQuorum,
+            serial_consistency: SerialConsistency::LocalSerial,
+            username: None,
+            password: None,
+            tls: None,
+            compression: None,
+            request_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            keepalive: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Opens the session and checks what the driver would find out only later: that the datacenter exists.
+pub(super) async fn connect(options: &ScyllaOptions) -> Result<Session, StoreError> {
+    let mut policy = DefaultPolicy::builder()
+        .token_aware(true)
+        .permit_dc_failover(options.failover);
+    policy = match (&options.datacenter, &options.rack) {
+        (Some(datacenter), Some(rack)) => policy.prefer_datacenter_and_rack(datacenter.clone(), rack.clone()),
+        (Some(datacenter), None) => policy.prefer_datacenter(datacenter.clone()),
+        (None, Some(_)) => return Err(StoreError::fatal("config", "a rack needs its datacenter")),
+        (None, None) => policy.prefer_no_datacenter(),
+    };
+    let profile = ExecutionProfile::builder()
+        .load_balancing_policy(policy.build())
+        .consistency(options.consistency.into())
+        .serial_consistency(Some(options.serial_consistency.into()))
+        .request_timeout(Some(options.request_timeout))
+        .build();
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&options.nodes)
+        .default_execution_profile_handle(profile.into_handle())
+        .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
+        .compression(options.compression)
+        .connection_timeout(options.connect_timeout)
+        .keepalive_interval(options.keepalive)
+        .keepalive_timeout(options.keepalive)
+        .tcp_nodelay(true)
+        .tcp_keepalive_interval(Duration::from_secs(10))
+        .driver_config_reporting(false);
+    if let Some(keyspace) = &options.keyspace {
+        // As CQL has it: a quoted name keeps its case.
+        let quoted = keyspace.strip_prefix('"').and_then(|k| k.strip_suffix('"'));
+        builder = builder.use_keyspace(quoted.unwrap_or(keyspace), quoted.is_some());
+    }
+    if let Some(username) = &options.username {
+        let password = options.password.clone();
+        builder = builder.authenticator_provider(Arc::new(Login {
+            username: username.clone(),
+            password,
+        }));
+    }
+    if let Some(tls) = &options.tls {
+        builder = builder.tls_context(Some(tls_context(tls)?));
+    }
+    let session = builder.build().await.map_err(|e| classify::session(&e))?;
+    check_datacenter(&session, options.datacenter.as_deref())?;
+    Ok(session)
+}
+
+fn check_datacenter(session: &Session, wanted: Option<&str>) -> Result<(), StoreError> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let state = session.get_cluster_state();
+    let mut known: Vec<&str> = state
+        .get_nodes_info()
+        .iter()
+        .filter_map(|node| node.datacenter.as_deref())
+        .collect();
+    if known.contains(&wanted) {
+        return Ok(());
+    }
+    known.sort_unstable();
+    known.dedup();
+    let known = known.join(", ");
+    Err(StoreError::fatal(
+        "config",
+        format!("no datacenter {wanted:?} in the cluster, which has {known}"),
+    ))
+}
+
+fn tls_context(tls: &TlsOptions) -> Result<SslConnectorBuilder, StoreError> {
+    let problem = |what: &str, path: &PathBuf, e: openssl::error::ErrorStack| {
+        StoreError::fatal("tls", format!("{what} {}: {e}", path.display()))
+    };
+    let mut builder = SslConnector::builder(SslMethod::tls_client())
+        .map_err(|e| StoreError::fatal("tls", format!("OpenSSL: {e}")))?;
+    if let Some(ca) = &tls.ca {
+        builder.set_ca_file(ca).map_err(|e| problem("CA file", ca, e))?;
+    }
+    if let Some(cert) = &tls.cert {
+        builder
+            .set_certificate_chain_file(cert)
+            .map_err(|e| problem("certificate", cert, e))?;
+    }
+    if let Some(key) = &tls.key {
+        builder
+            .set_private_key_file(key, SslFiletype::PEM)
+            .map_err(|e| problem("private key", key, e))?;
+    }
+    if tls.insecure {
+        builder.set_verify(SslVerifyMode::NONE);
+    }
+    Ok(builder)
+}
+
+/// User and password by SASL PLAIN (RFC 4616), the password read anew for each connection.
+struct Login {
+    username: String,
+    password: Option<Secret>,
+}
+
+/// A server that asks for more than PLAIN gives is not one of ours.
+struct PlainSession;
+
+type Boxed<'f, T> = Pin<Box<dyn Future<Output = Result<T, AuthError>> + Send + 'f>>;
+
+// The driver's traits are made by `async_trait`; these are the signatures that it makes.
+impl AuthenticatorProvider for Login {
+    fn start_authentication_session<'s, 'n, 'f>(
+        &'s self,
+        _authenticator: &'n str,
+    ) -> Boxed<'f, (Option<Vec<u8>>, Box<dyn AuthenticatorSession>)>
+    where
+        's: 'f,
+        'n: 'f,
+        Self: 'f,
+    {
+        Box::pin(async move {
+            let password = self.password.as_ref().map_or(Ok(String::new()), |read| read())?;
+            let response = format!("\0{}\0{password}", self.username).into_bytes();
+            Ok((Some(response), Box::new(PlainSession) as Box<dyn AuthenticatorSession>))
+        })
+    }
+}
+
+impl AuthenticatorSession for PlainSession {
+    fn evaluate_challenge<'s, 't, 'f>(&'s mut self, _token: Option<&'t [u8]>) -> Boxed<'f, Option<Vec<u8>>>
+    where
+        's: 'f,
+        't: 'f,
+        Self: 'f,
+    {
+        Box::pin(async { Err("the server asks for more than user and password".to_owned()) })
+    }
+
+    fn success<'s, 't, 'f>(&'s mut self, _token: Option<&'t [u8]>) -> Boxed<'f, ()>
+    where
+        's: 'f,
+        't: 'f,
+        Self: 'f,
+    {
+        Box::pin(async { Ok(()) })
+    }
+}

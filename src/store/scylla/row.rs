@@ -1,0 +1,283 @@
+//! Rows off the wire: each column straight from the answer's buffer into a [`Value`].
+//!
+//! Form: CQL binary protocol v4, section 6. Invariants: the result is what the table of [`crate::store::types`] says; a
+//! malformed or foreign value is an error of this row, never a panic; the empty value that some types have beside null
+//! reads as null.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use ::scylla::deserialize::row::ColumnIterator;
+use ::scylla::frame::response::result::{CollectionType, ColumnType as Driver, NativeType};
+use ::scylla::response::query_result::QueryResult;
+
+use super::bind::fixed_in_vector;
+use crate::avro::value::{Unit, Value};
+use crate::store::convert::{self, ConvertError};
+use crate::store::types::{ColumnType, tuple_field};
+use crate::store::{Column, Row, StoreError};
+
+/// Why a column could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum ReadError {
+    #[error("{0} bytes are not a value of type {1}")]
+    Length(usize, String),
+    #[error("a text that is not UTF-8")]
+    NotUtf8,
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+}
+
+/// The first row of an answer.
+pub(super) fn first(result: QueryResult, columns: &[Column]) -> Result<Option<Row>, StoreError> {
+    let unreadable = |what: String| StoreError::permanent("value", what);
+    let rows = result.into_rows_result().map_err(|e| unreadable(e.to_string()))?;
+    let Some(row) = rows
+        .maybe_first_row::<ColumnIterator<'_, '_>>()
+        .map_err(|e| unreadable(e.to_string()))?
+    else {
+        return Ok(None);
+    };
+    let mut values = Vec::with_capacity(columns.len());
+    for (raw, column) in row.zip(columns) {
+        let raw = raw.map_err(|e| unreadable(e.to_string()))?;
+        let value = match raw.slice {
+            None => Value::Null,
+            Some(slice) => read(slice.as_slice(), &column.ty)
+                .map_err(|e| unreadable(format!("result column {}: {e}", column.name)))?,
+        };
+        values.push(value);
+    }
+    Ok(Some(values.into_boxed_slice()))
+}
+
+fn read(bytes: &[u8], ty: &ColumnType) -> Result<Value<'static>, ReadError> {
+    if bytes.is_empty() && !matches!(ty, ColumnType::Text | ColumnType::Ascii | ColumnType::Blob) {
+        return Ok(Value::Null);
+    }
+    Ok(match ty {
+        ColumnType::Text | ColumnType::Ascii => {
+            let text = simdutf8::basic::from_utf8(bytes).map_err(|_| ReadError::NotUtf8)?;
+            Value::String(Cow::Owned(text.to_owned()))
+        }
+        ColumnType::Blob => Value::Bytes(Cow::Owned(bytes.to_vec())),
+        ColumnType::Int => Value::Int(i32::from_be_bytes(fixed(bytes, ty)?)),
+        ColumnType::SmallInt => Value::Int(i32::from(i16::from_be_bytes(fixed(bytes, ty)?))),
+        ColumnType::TinyInt => Value::Int(i32::from(i8::from_be_bytes(fixed(bytes, ty)?))),
+        ColumnType::BigInt | ColumnType::Counter => Value::Long(i64::from_be_bytes(fixed(bytes, ty)?)),
+        ColumnType::Float => Value::Float(f32::from_be_bytes(fixed(bytes, ty)?)),
+        ColumnType::Double => Value::Double(f64::from_be_bytes(fixed(bytes, ty)?)),
+        ColumnType::Boolean => Value::Bool(fixed::<1>(bytes, ty)? != [0]),
+        ColumnType::Timestamp => Value::Timestamp(i64::from_be_bytes(fixed(bytes, ty)?), Unit::Millis),
+        ColumnType::Date => Value::Date((u32::from_be_bytes(fixed(bytes, ty)?) ^ 1 << 31) as i32),
+        ColumnType::Time => Value::Time(i64::from_be_bytes(fixed(bytes, ty)?).div_euclid(1_000), Unit::Micros),
+        ColumnType::Uuid | ColumnType::TimeUuid => Value::Uuid(fixed(bytes, ty)?),
+        ColumnType::Varint => Value::Decimal {
+            unscaled: Cow::Owned(bytes.to_vec()),
+            scale: 0,
+        },
+        ColumnType::Decimal => {
+            let mut rest = bytes;
+            let scale = i32::from_be_bytes(fixed(take(&mut rest, 4, ty)?, ty)?);
+            Value::Decimal {
+                unscaled: Cow::Owned(rest.to_vec()),
+                scale,
+            }
+        }
+        ColumnType::Inet => Value::String(Cow::Owned(match bytes.len() {
+            4 => IpAddr::from(fixed::<4>(bytes, ty)?).to_string(),
+            _ => IpAddr::from(fixed::<16>(bytes, ty)?).to_string(),
+        })),
+        ColumnType::Duration => {
+            let mut rest = bytes;
+            let wrong = |_| length(bytes, ty);
+            let months = i32::try_from(vint(&mut rest, ty)?).map_err(wrong)?;
+            let days = i32::try_from(vint(&mut rest, ty)?).map_err(wrong)?;
+            convert::duration_value(months, days, vint(&mut rest, ty)?)?
+        }
+        ColumnType::List(item) | ColumnType::Set(item) => {
+            let mut rest = bytes;
+            let count = count(&mut rest, ty)?;
+            let mut items = Vec::with_capacity(count.min(rest.len() / 4));
+            for _ in 0..count {
+                items.push(read_nullable(cell(&mut rest, ty)?, item)?);
+            }
+            Value::List(items)
+        }
+        ColumnType::Map(key, item) => {
+            let mut rest = bytes;
+            let count = count(&mut rest, ty)?;
+            let mut pairs = Vec::with_capacity(count.min(rest.len() / 8));
+            for _ in 0..count {
+                let key = read_nullable(cell(&mut rest, ty)?, key)?;
+                pairs.push((key, read_nullable(cell(&mut rest, ty)?, item)?));
+            }
+            Value::Map(pairs)
+        }
+        ColumnType::Vector(item, n) => {
+            let mut rest = bytes;
+            let mut items = Vec::with_capacity((*n).min(bytes.len()));
+            for left in (1..=*n).rev() {
+                let size = if fixed_in_vector(item) {
+                    rest.len() / left
+                } else {
+                    usize::try_from(unsigned_vint(&mut rest, ty)?).map_err(|_| length(bytes, ty))?
+                };
+                items.push(read(take(&mut rest, size, ty)?, item)?);
+            }
+            Value::List(items)
+        }
+        ColumnType::Tuple(types) => {
+            let mut rest = bytes;
+            let mut fields = Vec::with_capacity(types.len());
+            for (i, ty) in types.iter().enumerate() {
+                fields.push((Cow::Owned(tuple_field(i)), read_field(&mut rest, ty)?));
+            }
+            Value::Record(fields)
+        }
+        ColumnType::Udt { fields: types, .. } => {
+            let mut rest = bytes;
+            let mut fields = Vec::with_capacity(types.len());
+            for (name, ty) in types {
+                fields.push((Cow::Owned(name.clone()), read_field(&mut rest, ty)?));
+            }
+            Value::Record(fields)
+        }
+        ColumnType::Any => Value::Bytes(Cow::Owned(bytes.to_vec())),
+    })
+}
+
+fn read_nullable(bytes: Option<&[u8]>, ty: &ColumnType) -> Result<Value<'static>, ReadError> {
+    bytes.map_or(Ok(Value::Null), |bytes| read(bytes, ty))
+}
+
+/// Fields that were added to a type after the row was written are missing at its end.
+fn read_field(rest: &mut &[u8], ty: &ColumnType) -> Result<Value<'static>, ReadError> {
+    if rest.is_empty() {
+        Ok(Value::Null)
+    } else {
+        read_nullable(cell(rest, ty)?, ty)
+    }
+}
+
+fn length(bytes: &[u8], ty: &ColumnType) -> ReadError {
+    ReadError::Length(bytes.len(), ty.to_string())
+}
+
+fn fixed<const N: usize>(bytes: &[u8], ty: &ColumnType) -> Result<[u8; N], ReadError> {
+    bytes.try_into().map_err(|_| length(bytes, ty))
+}
+
+fn take<'b>(rest: &mut &'b [u8], n: usize, ty: &ColumnType) -> Result<&'b [u8], ReadError> {
+    let (head, tail) = rest.split_at_checked(n).ok_or_else(|| length(rest, ty))?;
+    *rest = tail;
+    Ok(head)
+}
+
+/// A value behind its size; a negative size is null.
+fn cell<'b>(rest: &mut &'b [u8], ty: &ColumnType) -> Result<Option<&'b [u8]>, ReadError> {
+    let size = i32::from_be_bytes(fixed(take(rest, 4, ty)?, ty)?);
+    usize::try_from(size).ok().map(|n| take(rest, n, ty)).transpose()
+}
+
+fn count(rest: &mut &[u8], ty: &ColumnType) -> Result<usize, ReadError> {
+    let count = i32::from_be_bytes(fixed(take(rest, 4, ty)?, ty)?);
+    usize::try_from(count).map_err(|_| length(rest, ty))
+}
+
+fn unsigned_vint(rest: &mut &[u8], ty: &ColumnType) -> Result<u64, ReadError> {
+    let first = take(rest, 1, ty)?[0];
+    let extra = first.leading_ones() as usize;
+    let start = if extra >= 8 {
+        0
+    } else {
+        u64::from(first & (0xff >> extra))
+    };
+    Ok(take(rest, extra, ty)?
+        .iter()
+        .fold(start, |value, byte| value << 8 | u64::from(*byte)))
+}
+
+fn vint(rest: &mut &[u8], ty: &ColumnType) -> Result<i64, ReadError> {
+    let value = unsigned_vint(rest, ty)?;
+    Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+}
+
+impl From<&Driver<'_>> for ColumnType {
+    fn from(ty: &Driver<'_>) -> Self {
+        let boxed = |ty: &Driver<'_>| Box::new(ColumnType::from(ty));
+        match ty {
+            Driver::Native(native) => match native {
+                NativeType::Ascii => ColumnType::Ascii,
+                NativeType::Boolean => ColumnType::Boolean,
+                NativeType::Blob => ColumnType::Blob,
+                NativeType::Counter => ColumnType::Counter,
+                NativeType::Date => ColumnType::Date,
+                NativeType::Decimal => ColumnType::Decimal,
+                NativeType::Double => ColumnType::Double,
+                NativeType::Duration => ColumnType::Duration,
+                NativeType::Float => ColumnType::Float,
+                NativeType::Int => ColumnType::Int,
+                NativeType::BigInt => ColumnType::BigInt,
+                NativeType::Text => ColumnType::Text,
+                NativeType::Timestamp => ColumnType::Timestamp,
+                NativeType::Inet => ColumnType::Inet,
+                NativeType::SmallInt => ColumnType::SmallInt,
+                NativeType::TinyInt => ColumnType::TinyInt,
+                NativeType::Time => ColumnType::Time,
+                NativeType::Timeuuid => ColumnType::TimeUuid,
+                NativeType::Uuid => ColumnType::Uuid,
+                NativeType::Varint => ColumnType::Varint,
+                _ => ColumnType::Any,
+            },
+            Driver::Collection { typ, .. } => match typ {
+                CollectionType::List(item) => ColumnType::List(boxed(item)),
+                CollectionType::Set(item) => ColumnType::Set(boxed(item)),
+                CollectionType::Map(key, value) => ColumnType::Map(boxed(key), boxed(value)),
+                _ => ColumnType::Any,
+            },
+            Driver::Vector { typ, dimensions } => ColumnType::Vector(boxed(typ), usize::from(*dimensions)),
+            Driver::UserDefinedType { definition, .. } => ColumnType::Udt {
+                name: definition.name.to_string(),
+                fields: definition
+                    .field_types
+                    .iter()
+                    .map(|(name, ty)| (name.to_string(), ty.into()))
+                    .collect(),
+            },
+            Driver::Tuple(items) => ColumnType::Tuple(items.iter().map(ColumnType::from).collect()),
+            _ => ColumnType::Any,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_malformed_is_an_error() {
+        assert!(read(&[0; 3], &ColumnType::Int).is_err());
+        assert!(read(&[0xff], &ColumnType::Text).is_err());
+        let list = ColumnType::List(Box::new(ColumnType::Int));
+        assert!(
+            read(&[0x7f, 0xff, 0xff, 0xff], &list).is_err(),
+            "a count beyond the bytes"
+        );
+        assert_eq!(read(&[], &ColumnType::Int), Ok(Value::Null));
+        assert_eq!(read(&[], &ColumnType::Text), Ok(Value::String("".into())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_read_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            for ty in [
+                "int", "bigint", "decimal", "duration", "inet", "text", "date", "time", "list<text>",
+                "map<int, list<duration>>", "tuple<int, text>", "vector<float, 3>", "vector<text, 3>",
+            ] {
+                let _ = read(&bytes, &ColumnType::parse(ty).unwrap());
+            }
+        }
+    }
+}

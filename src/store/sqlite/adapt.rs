@@ -1,0 +1,618 @@
+//! CQL's statements in SQLite's dialect: what a statement says, found by its tokens, and said again.
+//!
+//! Why: a pipeline's statements are written once. Only the shapes that both dialects share are taken; anything else is
+//! refused in words, never guessed at. A look-up keeps its text but for the table, in whose place stands the part of it
+//! that has not expired; a change is made anew as an upsert, or as a delete, that older timestamps lose.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::table::Table;
+use crate::store::cql::{Scanned, TokenKind, scan};
+use crate::store::{ColumnType, Marker};
+
+/// The column that holds the timestamp of the write that won, in microseconds.
+pub(super) const TIMESTAMP: &str = "messina_timestamp";
+/// The column that holds the end of a row's life in milliseconds since 1970, or null.
+pub(super) const EXPIRES: &str = "messina_expires";
+
+/// A look-up.
+#[derive(Debug)]
+pub struct Select {
+    text: String,
+    /// The table's name, without its keyspace.
+    pub table: String,
+    /// Where the table is named, keyspace included.
+    table_span: Range<usize>,
+    /// Parts of CQL that SQLite has not.
+    dropped: Vec<Range<usize>>,
+    /// Result columns that are a bare column, by position; `None` if the list has a `*`.
+    items: Option<Vec<Option<String>>>,
+    /// Markers in order of their first place, and the column each is compared with; `LIMIT` has none.
+    markers: Vec<(String, Option<String>, Compared)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    Equal,
+    Otherwise,
+    Limit,
+}
+
+/// What an assignment or a comparison has on its right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Term {
+    /// A marker's name.
+    Marker(String),
+    /// Anything else, as written.
+    Literal(String),
+}
+
+/// An `INSERT`, `UPDATE` or `DELETE`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The table's name, without its keyspace.
+    pub table: String,
+    /// Columns and what goes into them; for a delete, what they are compared with.
+    pub columns: Vec<(String, Term)>,
+    /// Whether the row goes.
+    pub delete: bool,
+    /// The life of what is written.
+    pub ttl: Option<Duration>,
+}
+
+type Refused<T> = Result<T, String>;
+
+/// Understands a `SELECT`.
+pub fn select(cql: &str) -> Refused<Select> {
+    let s = scan(cql);
+    if !s.is_word(0, "select") {
+        return Err("a lookup is a SELECT".into());
+    }
+    refuse_positional(&s)?;
+    let from = s.find_word("from").ok_or("a SELECT without FROM")?;
+    let (table, after) = table_name(&s, from + 1)?;
+    let table_span = s.tokens[from + 1].span.start..s.tokens[after - 1].span.end;
+    let mut dropped = Vec::new();
+    if let Some(i) = s.find_word("allow").filter(|i| s.is_word(i + 1, "filtering")) {
+        dropped.push(s.tokens[i].span.start..s.tokens[i + 1].span.end);
+    }
+    if let Some(i) = s.find_word("per").filter(|i| s.is_word(i + 1, "partition")) {
+        return Err(format!("{} PARTITION LIMIT is not for SQLite", s.str(i)));
+    }
+    let items = split(&s, 1..from);
+    let items = (!items.iter().any(|item| s.is_symbol(item.start, '*')))
+        .then(|| items.iter().map(|item| bare_column(&s, item)).collect());
+    let mut markers: Vec<(String, Option<String>, Compared)> = Vec::new();
+    for i in (0..s.tokens.len()).filter(|i| s.tokens[*i].kind == TokenKind::Marker) {
+        let name = s.str(i)[1..].to_owned();
+        if !markers.iter().any(|(known, ..)| *known == name) {
+            let (column, compared) = compared_with(&s, i);
+            markers.push((name, column, compared));
+        }
+    }
+    Ok(Select {
+        text: cql.to_owned(),
+        table,
+        table_span,
+        dropped,
+        items,
+        markers,
+    })
+}
+
+impl Select {
+    /// The look-up in SQLite's dialect. A table with Messina's columns is seen without them and without expired rows;
+    /// the time is then one more parameter, the last.
+    pub(super) fn sql(&self, table: &Table) -> String {
+        let mut sql = self.text.clone();
+        // From the end, so that the spans before stay true.
+        for span in self.dropped.iter().rev() {
+            sql.replace_range(span.clone(), "");
+        }
+        let name = quoted(&self.table);
+        let source = if table.has(EXPIRES) {
+            let columns: Vec<String> = table.visible().map(quoted).collect();
+            let now = self.markers.len() + 1;
+            format!(
+                "(SELECT {} FROM {name} WHERE {EXPIRES} IS NULL OR {EXPIRES} > ?{now}) AS {name}",
+                columns.join(", ")
+            )
+        } else {
+            name
+        };
+        sql.replace_range(self.table_span.clone(), &source);
+        // A named parameter's number is by first appearance, and the time, written with its number, comes before those
+        // of WHERE: so all are given theirs.
+        let scanned = scan(&sql);
+        let mut numbered = sql.clone();
+        for token in scanned.tokens.iter().rev().filter(|t| t.kind == TokenKind::Marker) {
+            let marker = &sql[token.span.start + 1..token.span.end];
+            if let Some(i) = self.markers.iter().position(|(name, ..)| name == marker) {
+                numbered.replace_range(token.span.clone(), &format!("?{}", i + 1));
+            }
+        }
+        numbered
+    }
+
+    /// The markers, typed by the columns that they are compared with.
+    pub(super) fn markers(&self, table: &Table) -> Box<[Marker]> {
+        let ty = |column: &Option<String>, compared: &Compared| match (column, compared) {
+            (Some(column), _) => table.type_of(column),
+            (None, Compared::Limit) => ColumnType::Int,
+            (None, _) => ColumnType::Any,
+        };
+        self.markers
+            .iter()
+            .map(|(name, column, c)| Marker {
+                name: name.clone(),
+                ty: ty(column, c),
+            })
+            .collect()
+    }
+
+    /// Columns that must equal a marker, and the marker's index.
+    pub(super) fn equalities(&self) -> Vec<(String, usize)> {
+        let equal = |(i, (_, column, compared)): (usize, &(String, Option<String>, Compared))| {
+            column
+                .clone()
+                .filter(|_| *compared == Compared::Equal)
+                .map(|column| (column, i))
+        };
+        self.markers.iter().enumerate().filter_map(equal).collect()
+    }
+
+    /// The type of result column `i`, which SQLite calls `name`.
+    pub(super) fn result_type(&self, i: usize, name: &str, table: &Table) -> ColumnType {
+        match &self.items {
+            None => table.type_of(name),
+            Some(items) => items
+                .get(i)
+                .and_then(Option::as_ref)
+                .map_or(ColumnType::Any, |c| table.type_of(c)),
+        }
+    }
+}
+
+/// Understands an `INSERT`, `UPDATE` or `DELETE`.
+pub fn change(cql: &str) -> Refused<Change> {
+    let s = scan(cql);
+    refuse_positional(&s)?;
+    if s.find_word("if").is_some() {
+        return Err("a condition (IF) is not for SQLite, where a write is an upsert".into());
+    }
+    let end = s
+        .tokens
+        .iter()
+        .rposition(|t| t.kind != TokenKind::Symbol(';'))
+        .map_or(0, |i| i + 1);
+    let (using, change) = match s.str(0).to_ascii_lowercase().as_str() {
+        "insert" => insert(&s, end)?,
+        "update" => update(&s, end)?,
+        "delete" => delete(&s, end)?,
+        other => {
+            return Err(format!(
+                "a write is an INSERT, UPDATE or DELETE, not {}",
+                other.to_uppercase()
+            ));
+        }
+    };
+    Ok(Change {
+        ttl: using_ttl(&s, using)?,
+        ..change
+    })
+}
+
+/// `INSERT INTO t (a, b) VALUES (:a, 1) [USING TTL n]`
+fn insert(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
+    const SHAPE: &str = "for SQLite an INSERT is INSERT INTO table (columns) VALUES (values)";
+    if !s.is_word(1, "into") {
+        return Err(SHAPE.into());
+    }
+    let (table, open) = table_name(s, 2)?;
+    let close = closing(s, open).ok_or(SHAPE)?;
+    if !s.is_word(close + 1, "values") {
+        return Err(SHAPE.into());
+    }
+    let values_end = closing(s, close + 2).ok_or(SHAPE)?;
+    let names = split(s, open + 1..close);
+    let terms = split(s, close + 3..values_end);
+    if names.len() != terms.len() {
+        return Err(format!("{} columns and {} values", names.len(), terms.len()));
+    }
+    let columns = names
+        .iter()
+        .zip(&terms)
+        .map(|(name, value)| Ok((column_name(s, name.clone())?, term(s, value)?)));
+    let columns = columns.collect::<Refused<_>>()?;
+    Ok((
+        values_end + 1..end,
+        Change {
+            table,
+            columns,
+            delete: false,
+            ttl: None,
+        },
+    ))
+}
+
+/// `UPDATE t [USING TTL n] SET a = :a, b = 1 WHERE k = :k AND c = :c`
+fn update(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
+    let (table, after) = table_name(s, 1)?;
+    let set = s.find_word("set").ok_or("an UPDATE without SET")?;
+    let place = s.find_word("where").ok_or("an UPDATE without WHERE")?;
+    let mut columns = Vec::new();
+    for assignment in split(s, set + 1..place) {
+        columns.push(equality(s, assignment)?);
+    }
+    columns.extend(conditions(s, place + 1..end)?);
+    Ok((
+        after..set,
+        Change {
+            table,
+            columns,
+            delete: false,
+            ttl: None,
+        },
+    ))
+}
+
+/// `DELETE FROM t WHERE k = :k AND c = :c`
+fn delete(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
+    if !s.is_word(1, "from") {
+        return Err("for SQLite a DELETE is of whole rows: DELETE FROM table WHERE …".into());
+    }
+    let (table, after) = table_name(s, 2)?;
+    let place = s.find_word("where").ok_or("a DELETE without WHERE")?;
+    let columns = conditions(s, place + 1..end)?;
+    Ok((
+        after..place,
+        Change {
+            table,
+            columns,
+            delete: true,
+            ttl: None,
+        },
+    ))
+}
+
+/// Comparisons by `=`, joined by AND.
+fn conditions(s: &Scanned<'_>, range: Range<usize>) -> Refused<Vec<(String, Term)>> {
+    let mut found = Vec::new();
+    let mut start = range.start;
+    for i in range.clone().chain([range.end]) {
+        if i == range.end || s.is_word(i, "and") {
+            found.push(equality(s, start..i)?);
+            start = i + 1;
+        }
+    }
+    Ok(found)
+}
+
+/// `column = term`
+fn equality(s: &Scanned<'_>, range: Range<usize>) -> Refused<(String, Term)> {
+    if range.len() < 3 || !s.is_symbol(range.start + 1, '=') {
+        let text = s
+            .tokens
+            .get(range.clone())
+            .and_then(|t| Some(&s.text[t.first()?.span.start..t.last()?.span.end]));
+        return Err(format!(
+            "for SQLite only column = value is taken, not {}",
+            text.unwrap_or("nothing")
+        ));
+    }
+    let column = column_name(s, range.start..range.start + 1)?;
+    let value = term(s, &(range.start + 2..range.end))?;
+    if let Term::Literal(text) = &value
+        && scan(text)
+            .tokens
+            .iter()
+            .any(|t| t.kind == TokenKind::Marker || unquoted(&text[t.span.clone()]) == column)
+    {
+        return Err(format!("for SQLite a value is a marker or a literal, not {text}"));
+    }
+    Ok((column, value))
+}
+
+fn term(s: &Scanned<'_>, range: &Range<usize>) -> Refused<Term> {
+    match s.tokens.get(range.clone()) {
+        Some([token]) if token.kind == TokenKind::Marker => Ok(Term::Marker(s.str(range.start)[1..].to_owned())),
+        Some([first, .., last]) => Ok(Term::Literal(s.text[first.span.start..last.span.end].to_owned())),
+        Some([only]) => Ok(Term::Literal(s.text[only.span.clone()].to_owned())),
+        _ => Err("a value is missing".into()),
+    }
+}
+
+/// What stands between the table (or the values) and the rest: nothing, or a TTL.
+fn using_ttl(s: &Scanned<'_>, range: Range<usize>) -> Refused<Option<Duration>> {
+    match range.len() {
+        0 => Ok(None),
+        3 if s.is_word(range.start, "using") && s.is_word(range.start + 1, "ttl") => {
+            let seconds: u64 = s
+                .str(range.start + 2)
+                .parse()
+                .map_err(|_| "for SQLite a TTL is a number of seconds")?;
+            Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
+        }
+        _ => Err(format!(
+            "{} is not for SQLite; the timestamp is Messina's",
+            s.str(range.start).to_uppercase()
+        )),
+    }
+}
+
+/// `[keyspace.]table` at token `i`, and the token after it.
+fn table_name(s: &Scanned<'_>, i: usize) -> Refused<(String, usize)> {
+    if s.is_symbol(i + 1, '.') {
+        return Ok((column_name(s, i + 2..i + 3)?, i + 3));
+    }
+    Ok((column_name(s, i..i + 1)?, i + 1))
+}
+
+fn column_name(s: &Scanned<'_>, range: Range<usize>) -> Refused<String> {
+    match s.tokens.get(range.clone()) {
+        Some([token]) if matches!(token.kind, TokenKind::Word | TokenKind::QuotedName) => {
+            Ok(unquoted(s.str(range.start)))
+        }
+        _ => Err(format!("a name was expected, not {:?}", s.str(range.start))),
+    }
+}
+
+/// The column that `a`, `t.a` or `a AS b` shows.
+fn bare_column(s: &Scanned<'_>, item: &Range<usize>) -> Option<String> {
+    let len = if item.len() >= 2 && s.is_word(item.end - 2, "as") {
+        item.len() - 2
+    } else {
+        item.len()
+    };
+    let name = match len {
+        1 => item.start,
+        3 if s.is_symbol(item.start + 1, '.') => item.start + 2,
+        _ => return None,
+    };
+    column_name(s, name..name + 1).ok()
+}
+
+/// The column before a marker's operator, if it stands alone: `column = :m`, `column IN (…, :m, …)`, `LIMIT :m`.
+fn compared_with(s: &Scanned<'_>, marker: usize) -> (Option<String>, Compared) {
+    let at = |i: Option<usize>| i.and_then(|i| column_name(s, i..i + 1).ok());
+    if marker > 0 && s.is_word(marker - 1, "limit") {
+        return (None, Compared::Limit);
+    }
+    let operator = |i: usize| ['=', '<', '>', '!'].iter().any(|c| s.is_symbol(i, *c));
+    let mut i = marker;
+    while i > 0 && operator(i - 1) {
+        i -= 1;
+    }
+    if i < marker {
+        let equal = marker - i == 1 && s.is_symbol(i, '=');
+        return (
+            at(i.checked_sub(1)),
+            if equal { Compared::Equal } else { Compared::Otherwise },
+        );
+    }
+    // Back over the list to its parenthesis.
+    while i > 0
+        && (s.is_symbol(i - 1, ',')
+            || matches!(
+                s.tokens[i - 1].kind,
+                TokenKind::Marker | TokenKind::Constant | TokenKind::Text
+            ))
+    {
+        i -= 1;
+    }
+    let list = i >= 2 && s.is_symbol(i - 1, '(') && s.is_word(i - 2, "in");
+    (if list { at(i.checked_sub(3)) } else { None }, Compared::Otherwise)
+}
+
+/// Ranges of tokens between commas outside brackets.
+fn split(s: &Scanned<'_>, range: Range<usize>) -> Vec<Range<usize>> {
+    let (mut parts, mut depth, mut start) = (Vec::new(), 0i32, range.start);
+    for i in range.clone() {
+        match s.tokens[i].kind {
+            TokenKind::Symbol('(' | '[' | '{') => depth += 1,
+            TokenKind::Symbol(')' | ']' | '}') => depth -= 1,
+            TokenKind::Symbol(',') if depth == 0 => {
+                parts.push(start..i);
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(start..range.end);
+    parts
+}
+
+/// The parenthesis that closes the one at token `open`.
+fn closing(s: &Scanned<'_>, open: usize) -> Option<usize> {
+    if !s.is_symbol(open, '(') {
+        return None;
+    }
+    let mut depth = 0i32;
+    (open..s.tokens.len()).find(|i| {
+        depth += i32::from(s.is_symbol(*i, '(')) - i32::from(s.is_symbol(*i, ')'));
+        depth == 0
+    })
+}
+
+fn refuse_positional(s: &Scanned<'_>) -> Refused<()> {
+    match s.tokens.iter().any(|t| t.kind == TokenKind::Positional) {
+        true => Err("markers have names: :name rather than ?".into()),
+        false => Ok(()),
+    }
+}
+
+/// A name as CQL means it: in lower case unless quoted.
+fn unquoted(name: &str) -> String {
+    match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
+        Some(inner) => inner.to_owned(),
+        None => name.to_ascii_lowercase(),
+    }
+}
+
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+impl Change {
+    /// Marker names in order of their first place.
+    pub(super) fn marker_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for (_, term) in &self.columns {
+            if let Term::Marker(name) = term
+                && !names.contains(&name.as_str())
+            {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// The change as SQL. Parameters are the markers by number, then timestamp and, unless it is a delete, end of life
+    /// (or null) and time.
+    pub(super) fn sql(&self, table: &Table) -> Refused<String> {
+        let names = self.marker_names();
+        let (timestamp, expires, now) = (names.len() + 1, names.len() + 2, names.len() + 3);
+        for (column, _) in &self.columns {
+            if !table.has(column) {
+                return Err(format!("{} has no column {column}", self.table));
+            }
+        }
+        let missing: Vec<&str> = table
+            .key()
+            .filter(|key| !self.columns.iter().any(|(column, _)| column == key))
+            .collect();
+        if !missing.is_empty() || table.key().next().is_none() {
+            return Err(match missing.first() {
+                None => format!(
+                    "{} has no primary key, by which SQLite finds the row to write",
+                    self.table
+                ),
+                Some(_) => format!(
+                    "the primary key of {} is not given in full: {}",
+                    self.table,
+                    missing.join(", ")
+                ),
+            });
+        }
+        let value = |term: &Term| match term {
+            Term::Marker(name) => format!("?{}", names.iter().position(|n| n == name).map_or(0, |i| i + 1)),
+            Term::Literal(text) => text.clone(),
+        };
+        let t = quoted(&self.table);
+        let mut sql = String::new();
+        if self.delete {
+            let keys: Vec<_> = self
+                .columns
+                .iter()
+                .map(|(column, term)| format!("{} = {}", quoted(column), value(term)))
+                .collect();
+            if keys.len() > table.key().count() {
+                return Err("for SQLite a DELETE is by the primary key alone".into());
+            }
+            let _ = write!(
+                sql,
+                "DELETE FROM {t} WHERE {} AND coalesce({TIMESTAMP}, ?{timestamp}) <= ?{timestamp}",
+                keys.join(" AND ")
+            );
+            return Ok(sql);
+        }
+        let columns: Vec<_> = self.columns.iter().map(|(column, _)| quoted(column)).collect();
+        let values: Vec<_> = self.columns.iter().map(|(_, term)| value(term)).collect();
+        let keys: Vec<_> = table.key().map(quoted).collect();
+        let _ = write!(
+            sql,
+            "INSERT INTO {t} ({}, {TIMESTAMP}, {EXPIRES}) VALUES ({}, ?{timestamp}, ?{expires}) ON CONFLICT ({}) DO UPDATE SET ",
+            columns.join(", "),
+            values.join(", "),
+            keys.join(", ")
+        );
+        // An expired row counts as none: what is not written anew is null in its place.
+        let expired = format!("{t}.{EXPIRES} <= ?{now}");
+        for column in table.visible().filter(|column| !table.key().any(|key| key == *column)) {
+            let c = quoted(column);
+            let written = self.columns.iter().any(|(name, _)| name == column);
+            let new = if written {
+                format!("excluded.{c}")
+            } else {
+                "NULL".to_owned()
+            };
+            let merged = if written {
+                format!("coalesce(excluded.{c}, {t}.{c})")
+            } else {
+                format!("{t}.{c}")
+            };
+            let _ = write!(sql, "{c} = CASE WHEN {expired} THEN {new} ELSE {merged} END, ");
+        }
+        let _ = write!(
+            sql,
+            "{TIMESTAMP} = excluded.{TIMESTAMP}, {EXPIRES} = excluded.{EXPIRES} \
+             WHERE {t}.{TIMESTAMP} IS NULL OR {t}.{TIMESTAMP} <= excluded.{TIMESTAMP} OR {expired}"
+        );
+        Ok(sql)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_up_is_understood() {
+        let s = select("SELECT a, b AS c, count(*) FROM ks.t WHERE K = :k AND x >= :x AND y IN (:y, 2, :z) LIMIT :n ALLOW FILTERING")
+            .unwrap();
+        assert_eq!(s.table, "t");
+        assert_eq!(s.items, Some(vec![Some("a".into()), Some("b".into()), None]));
+        let of = |name: &str| {
+            s.markers
+                .iter()
+                .find(|(n, ..)| n == name)
+                .map(|(_, c, e)| (c.as_deref(), *e))
+        };
+        assert_eq!(of("k"), Some((Some("k"), Compared::Equal)));
+        assert_eq!(of("x"), Some((Some("x"), Compared::Otherwise)));
+        assert_eq!(of("z"), Some((Some("y"), Compared::Otherwise)));
+        assert_eq!(of("n"), Some((None, Compared::Limit)));
+    }
+
+    #[test]
+    fn changes_are_understood() {
+        let given = |name: &str| Term::Marker(name.into());
+        let insert = change("INSERT INTO ks.t (k, \"V\", w) VALUES (:k, :v, 'a,b') USING TTL 60;").unwrap();
+        assert_eq!(
+            insert.columns,
+            [
+                ("k".into(), given("k")),
+                ("V".into(), given("v")),
+                ("w".into(), Term::Literal("'a,b'".into()))
+            ]
+        );
+        assert_eq!(insert.ttl, Some(Duration::from_secs(60)));
+        let update = change("UPDATE t USING TTL 5 SET v = :v, w = -1 WHERE k = :k AND c = 2").unwrap();
+        assert_eq!(update.columns.len(), 4);
+        assert_eq!(update.columns[1], ("w".into(), Term::Literal("-1".into())));
+        let delete = change("DELETE FROM t WHERE k = :k").unwrap();
+        assert!(delete.delete);
+        assert_eq!(delete.columns, [("k".into(), given("k"))]);
+    }
+
+    #[test]
+    fn what_sqlite_cannot_do_is_refused_in_words() {
+        for (cql, word) in [
+            ("INSERT INTO t (k) VALUES (:k) IF NOT EXISTS", "IF"),
+            ("INSERT INTO t (k) VALUES (?)", ":name"),
+            ("INSERT INTO t (k, v) VALUES (:k)", "2 columns and 1 values"),
+            ("INSERT INTO t JSON :j", "INSERT INTO table"),
+            ("INSERT INTO t (k) VALUES (:k) USING TIMESTAMP 5", "timestamp"),
+            ("UPDATE t SET n = n + :n WHERE k = :k", "n + :n"),
+            ("UPDATE t SET n = :n WHERE k > :k", "column = value"),
+            ("DELETE v FROM t WHERE k = :k", "whole rows"),
+            ("TRUNCATE t", "TRUNCATE"),
+            ("", "INSERT"),
+        ] {
+            let refused = change(cql).unwrap_err();
+            assert!(refused.contains(word), "{cql}: {refused}");
+        }
+    }
+}

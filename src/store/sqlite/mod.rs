@@ -1,0 +1,327 @@
+//! The embedded store: the same statements and the same promises on one file, without a server.
+//!
+//! How: one thread writes, in transactions that it shares among all who are waiting (up to 500 writes or 5 ms); a write
+//! is acknowledged after the commit. Look-ups run on the caller's thread by one of a few read connections: a row read
+//! from the page cache takes less time than waking another thread, and in WAL mode neither waits for the writer.
+//!
+//! Promise: a committed write survives `kill -9` of the process. With [`Synchronous::Normal`] a power failure may take
+//! the last commits (never the file's soundness); [`Synchronous::Full`] syncs each commit to the disk first.
+//!
+//! What differs from CQL, on purpose and for good: a write is an upsert by primary key, and the newest timestamp wins
+//! for the whole row rather than for each cell, by a column `messina_timestamp` that is added to a table when a
+//! statement that writes it is prepared; a TTL is a column `messina_expires` beside it, which look-ups heed and a sweep
+//! every minute clears; a delete leaves no mark, so an older write that arrives after it brings the row back.
+
+pub mod adapt;
+mod table;
+mod value;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use self::adapt::Select;
+use self::table::Table;
+use super::{
+    Column, ColumnType, Kind, Marker, Prepared, Row, Statement, StatementOptions, Store, StoreError, classify,
+    foreign_statement,
+};
+use crate::avro::value::Value;
+
+/// What a commit waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Synchronous {
+    /// The operating system: safe against the end of the process, not against that of the power.
+    #[default]
+    Normal,
+    /// The disk.
+    Full,
+}
+
+/// Where the file is, and how it is used.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// The database file; made if it is not there.
+    pub path: PathBuf,
+    /// What a commit waits for.
+    pub synchronous: Synchronous,
+    /// Connections for look-ups, which is how many run at once.
+    pub readers: usize,
+}
+
+impl SqliteOptions {
+    /// The defaults, for this file.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        SqliteOptions {
+            path: path.into(),
+            synchronous: Synchronous::default(),
+            readers: 4,
+        }
+    }
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: writer::Handle,
+    readers: Box<[Mutex<Connection>]>,
+    next_reader: AtomicUsize,
+    /// Counts changes that Messina makes to tables, so that look-ups are adapted anew.
+    generation: Arc<AtomicU64>,
+}
+
+/// What [`Statement`] holds for this store.
+#[derive(Debug)]
+pub(super) enum SqliteStatement {
+    Lookup(Lookup),
+    Write(WriteStatement),
+}
+
+/// A change, shared with the jobs that carry it to the writer.
+#[derive(Debug)]
+pub(super) struct WriteStatement(Arc<writer::Write>);
+
+/// A look-up, and its SQL as of a generation of the tables.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    select: Select,
+    sql: Mutex<(u64, Arc<str>)>,
+}
+
+impl SqliteStore {
+    /// Opens or makes the file, and starts the writer's thread.
+    pub fn open(options: &SqliteOptions) -> Result<Self, StoreError> {
+        let writer = connection(options)?;
+        let mut readers = Vec::new();
+        for _ in 0..options.readers.max(1) {
+            let reader = connection(options)?;
+            reader
+                .pragma_update(None, "query_only", true)
+                .map_err(|e| classify::sqlite(&e))?;
+            readers.push(Mutex::new(reader));
+        }
+        let generation = Arc::new(AtomicU64::new(0));
+        Ok(SqliteStore {
+            writer: writer::Handle::start(writer, generation.clone())?,
+            readers: readers.into(),
+            next_reader: AtomicUsize::new(0),
+            generation,
+        })
+    }
+
+    /// Runs statements that are no part of a pipeline, such as those that make the demo's tables; SQLite's dialect.
+    pub async fn execute_script(&self, sql: &str) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.writer
+            .send(writer::Job::Script {
+                sql: sql.to_owned(),
+                reply,
+            })
+            .await?;
+        writer::answered(answer.await)
+    }
+
+    /// A free read connection, or the next one when all are busy.
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        let first = self.next_reader.fetch_add(1, Ordering::Relaxed);
+        for i in 0..self.readers.len() {
+            match self.readers[(first + i) % self.readers.len()].try_lock() {
+                Ok(connection) => return connection,
+                Err(TryLockError::Poisoned(e)) => return e.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        // A statement that panicked was dropped, and with it reset: the connection is sound.
+        self.readers[first % self.readers.len()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The SQL of a look-up, adapted anew when a table may have got Messina's columns since.
+    fn sql(&self, lookup: &Lookup, connection: &Connection) -> Result<Arc<str>, StoreError> {
+        let now = self.generation.load(Ordering::Acquire);
+        let mut cached = lookup.sql.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.0 != now {
+            let table = Table::read(connection, &lookup.select.table)?;
+            *cached = (now, lookup.select.sql(&table).into());
+        }
+        Ok(cached.1.clone())
+    }
+
+    fn prepare_lookup(&self, cql: &str) -> Result<Statement, StoreError> {
+        let select = adapt::select(cql).map_err(invalid)?;
+        let connection = self.reader();
+        let generation = self.generation.load(Ordering::Acquire);
+        let table = Table::read(&connection, &select.table)?;
+        let sql: Arc<str> = select.sql(&table).into();
+        let prepared = connection.prepare_cached(&sql).map_err(|e| classify::sqlite(&e))?;
+        let markers: Box<[Marker]> = select.markers(&table);
+        let columns: Box<[Column]> = prepared
+            .column_names()
+            .enumerate()
+            .map(|(i, name)| Column {
+                name: name.to_owned(),
+                ty: select.result_type(i, name, &table),
+            })
+            .collect();
+        let lookup = Lookup {
+            select,
+            sql: Mutex::new((generation, sql.clone())),
+        };
+        Ok(Statement {
+            partition_key: table.partition_key(&lookup.select.equalities()),
+            markers,
+            columns,
+            cql: cql.into(),
+            kind: Kind::Lookup,
+            inner: Prepared::Sqlite(SqliteStatement::Lookup(lookup)),
+        })
+    }
+}
+
+impl Store for SqliteStore {
+    async fn prepare(&self, cql: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
+        if options.kind == Kind::Lookup {
+            return self.prepare_lookup(cql);
+        }
+        let mut change = adapt::change(cql).map_err(invalid)?;
+        if let Some(ttl) = options.ttl {
+            // The same rules as for CQL, whose text is not needed here.
+            super::cql::with_ttl(cql, ttl).map_err(invalid)?;
+            change.ttl = Some(ttl);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.writer.send(writer::Job::Prepare { change, reply }).await?;
+        let (write, table) = writer::answered(answer.await)?;
+        let markers: Box<[Marker]> = write.markers.clone();
+        if options.idempotent
+            && let Some(why) = super::cql::unrepeatable(cql, &markers)
+        {
+            return Err(invalid(format!("the statement cannot be repeated: {why}")));
+        }
+        Ok(Statement {
+            partition_key: table.partition_key(&write.key_markers),
+            markers,
+            columns: Box::default(),
+            cql: cql.into(),
+            kind: Kind::Write,
+            inner: Prepared::Sqlite(SqliteStatement::Write(WriteStatement(Arc::new(write)))),
+        })
+    }
+
+    async fn lookup(&self, statement: &Statement, values: &[Value<'_>]) -> Result<Option<Row>, StoreError> {
+        let Prepared::Sqlite(SqliteStatement::Lookup(lookup)) = &statement.inner else {
+            return Err(foreign_statement());
+        };
+        statement.expect(Kind::Lookup, values)?;
+        if values.iter().any(Value::is_null) {
+            return Ok(None);
+        }
+        let connection = self.reader();
+        let sql = self.sql(lookup, &connection)?;
+        let mut prepared = connection.prepare_cached(&sql).map_err(|e| classify::sqlite(&e))?;
+        for (i, (value, marker)) in values.iter().zip(&statement.markers).enumerate() {
+            let bound = value::bind(value, &marker.ty).map_err(|e| at_marker(&marker.name, e))?;
+            prepared
+                .raw_bind_parameter(i + 1, bound)
+                .map_err(|e| classify::sqlite(&e))?;
+        }
+        if prepared.parameter_count() > values.len() {
+            prepared
+                .raw_bind_parameter(values.len() + 1, now_millis())
+                .map_err(|e| classify::sqlite(&e))?;
+        }
+        let mut rows = prepared.raw_query();
+        let Some(row) = rows.next().map_err(|e| classify::sqlite(&e))? else {
+            return Ok(None);
+        };
+        let mut read = Vec::with_capacity(statement.columns.len());
+        for (i, column) in statement.columns.iter().enumerate() {
+            let raw = row.get_ref(i).map_err(|e| classify::sqlite(&e))?;
+            read.push(
+                value::read(raw, &column.ty)
+                    .map_err(|e| StoreError::permanent("value", format!("result column {}: {e}", column.name)))?,
+            );
+        }
+        Ok(Some(read.into()))
+    }
+
+    async fn write(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Result<(), StoreError> {
+        let Prepared::Sqlite(SqliteStatement::Write(WriteStatement(write))) = &statement.inner else {
+            return Err(foreign_statement());
+        };
+        statement.expect(Kind::Write, values)?;
+        let mut bound = Vec::with_capacity(values.len());
+        for (value, marker) in values.iter().zip(&statement.markers) {
+            bound.push(value::bind(value, &marker.ty).map_err(|e| at_marker(&marker.name, e))?);
+        }
+        if let Some(i) = write.key_markers.iter().map(|(_, i)| *i).find(|i| values[*i].is_null()) {
+            let name = &statement.markers[i].name;
+            return Err(StoreError::permanent(
+                "null_key",
+                format!("marker :{name} of the primary key is null"),
+            ));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.writer
+            .send(writer::Job::Write {
+                write: write.clone(),
+                values: bound,
+                timestamp_us,
+                reply,
+            })
+            .await?;
+        writer::answered(answer.await)
+    }
+}
+
+fn at_marker(name: &str, error: super::convert::ConvertError) -> StoreError {
+    StoreError::permanent("value", format!("marker :{name}: {error}"))
+}
+
+fn invalid(message: String) -> StoreError {
+    StoreError::permanent("invalid", message)
+}
+
+fn connection(options: &SqliteOptions) -> Result<Connection, StoreError> {
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open(&options.path)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        let synchronous = match options.synchronous {
+            Synchronous::Normal => "normal",
+            Synchronous::Full => "full",
+        };
+        connection.pragma_update(None, "synchronous", synchronous)?;
+        connection.set_prepared_statement_cache_capacity(128);
+        Ok(connection)
+    };
+    open().map_err(|e| classify::sqlite(&e)).map_err(|mut e| {
+        e.message = format!("{}: {}", options.path.display(), e.message);
+        e
+    })
+}
+
+/// Milliseconds since 1970: when a TTL counts from, and whether it is over.
+fn now_millis() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as i64)
+}
+
+/// A column type that SQLite can hold unharmed, as declared.
+fn declared_type(table: &str, column: &str, declared: &str) -> Result<ColumnType, StoreError> {
+    match ColumnType::parse(declared) {
+        Some(ColumnType::Ascii) => Err(invalid(format!(
+            "column {column} of {table} is declared ascii, in which SQLite turns digits into numbers: declare it text"
+        ))),
+        Some(ColumnType::Counter) => Err(invalid(format!("column {column} of {table}: SQLite has no counters"))),
+        Some(ty) => Ok(ty),
+        None => Ok(ColumnType::Any),
+    }
+}

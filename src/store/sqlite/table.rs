@@ -1,0 +1,76 @@
+//! What SQLite says of a table: columns, declared types, primary key.
+//!
+//! Why: markers and result columns get their types from here. Invariant: Messina's own two columns are never shown.
+
+use rusqlite::Connection;
+
+use super::adapt::{EXPIRES, TIMESTAMP, quoted};
+use super::{declared_type, invalid};
+use crate::store::{ColumnType, StoreError, classify};
+
+/// A table as it is declared.
+#[derive(Debug)]
+pub(super) struct Table {
+    columns: Vec<(String, ColumnType)>,
+    key: Vec<String>,
+}
+
+impl Table {
+    /// Asks for a table, which must be there.
+    pub(super) fn read(connection: &Connection, name: &str) -> Result<Table, StoreError> {
+        let mut table = Table {
+            columns: Vec::new(),
+            key: Vec::new(),
+        };
+        let mut key: Vec<(i64, String)> = Vec::new();
+        let sql = format!("PRAGMA table_info({})", quoted(name));
+        let mut statement = connection.prepare(&sql).map_err(|e| classify::sqlite(&e))?;
+        let mut rows = statement.query([]).map_err(|e| classify::sqlite(&e))?;
+        while let Some(row) = rows.next().map_err(|e| classify::sqlite(&e))? {
+            let get = || -> rusqlite::Result<(String, String, i64)> { Ok((row.get(1)?, row.get(2)?, row.get(5)?)) };
+            let (column, declared, place) = get().map_err(|e| classify::sqlite(&e))?;
+            let ty = declared_type(name, &column, &declared)?;
+            if place > 0 {
+                key.push((place, column.clone()));
+            }
+            table.columns.push((column, ty));
+        }
+        if table.columns.is_empty() {
+            return Err(invalid(format!("SQLite has no table {name}")));
+        }
+        key.sort();
+        table.key = key.into_iter().map(|(_, column)| column).collect();
+        Ok(table)
+    }
+
+    /// Whether it has this column, Messina's included. SQLite's names are the same in either case.
+    pub(super) fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|(name, _)| name.eq_ignore_ascii_case(column))
+    }
+
+    /// The declared type of a column.
+    pub(super) fn type_of(&self, column: &str) -> ColumnType {
+        let found = self.columns.iter().find(|(name, _)| name.eq_ignore_ascii_case(column));
+        found.map_or(ColumnType::Any, |(_, ty)| ty.clone())
+    }
+
+    /// The primary key's columns in order.
+    pub(super) fn key(&self) -> impl Iterator<Item = &str> {
+        self.key.iter().map(String::as_str)
+    }
+
+    /// Its columns without Messina's.
+    pub(super) fn visible(&self) -> impl Iterator<Item = &str> {
+        self.columns
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| *name != TIMESTAMP && *name != EXPIRES)
+    }
+
+    /// The marker that binds the first column of the primary key.
+    pub(super) fn partition_key(&self, markers: &[(String, usize)]) -> Box<[usize]> {
+        let first = self.key.first();
+        let bound = first.and_then(|key| markers.iter().find(|(column, _)| column.eq_ignore_ascii_case(key)));
+        bound.map(|(_, marker)| *marker).into_iter().collect()
+    }
+}

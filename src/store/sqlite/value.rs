@@ -1,0 +1,401 @@
+//! Values to and from SQLite's five storage classes, as the table of [`crate::store::types`] says.
+//!
+//! Invariants: what is bound for a type reads back as the same value; collections are JSON text, whose object keys are
+//! text as JSON's are.
+
+use std::borrow::Cow;
+
+use rusqlite::types::{Value as Bound, ValueRef};
+use serde_json::{Map, Number, Value as Json};
+
+use crate::avro::value::{Unit, Value};
+use crate::store::convert::{self, ConvertError, Converted};
+use crate::store::decimal;
+use crate::store::types::{ColumnType, tuple_field};
+
+/// What is bound for a value.
+pub(super) fn bind(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
+    if value.is_null() {
+        return Ok(Bound::Null);
+    }
+    Ok(match ty {
+        ColumnType::Text | ColumnType::Ascii => Bound::Text(convert::text(value, ty)?.into_owned()),
+        ColumnType::Int => Bound::Integer(convert::integer::<i32>(value, ty)?.into()),
+        ColumnType::SmallInt => Bound::Integer(convert::integer::<i16>(value, ty)?.into()),
+        ColumnType::TinyInt => Bound::Integer(convert::integer::<i8>(value, ty)?.into()),
+        ColumnType::BigInt | ColumnType::Counter => Bound::Integer(convert::long(value, ty)?),
+        ColumnType::Float => Bound::Real(convert::float(value, ty)?.into()),
+        ColumnType::Double => Bound::Real(convert::double(value, ty)?),
+        ColumnType::Boolean => Bound::Integer(convert::boolean(value, ty)?.into()),
+        ColumnType::Blob => Bound::Blob(convert::blob(value, ty)?.to_vec()),
+        ColumnType::Timestamp => Bound::Integer(convert::timestamp_millis(value, ty)?),
+        ColumnType::Date => Bound::Integer(convert::date_days(value, ty)?.into()),
+        ColumnType::Time => Bound::Integer(convert::time_nanos(value, ty)?),
+        ColumnType::Uuid | ColumnType::TimeUuid => Bound::Text(convert::uuid_text(&convert::uuid(value, ty)?)),
+        ColumnType::Decimal => {
+            let (unscaled, scale) = convert::decimal(value, ty)?;
+            // A blob, since the column's NUMERIC affinity would make a rounded number of text.
+            Bound::Blob(decimal::to_text(&unscaled, scale).into_bytes())
+        }
+        ColumnType::Varint => {
+            let unscaled = convert::varint(value, ty)?;
+            match decimal::to_i64(&unscaled) {
+                Some(small) => Bound::Integer(small),
+                None => Bound::Blob(decimal::to_text(&unscaled, 0).into_bytes()),
+            }
+        }
+        ColumnType::Inet => Bound::Text(convert::inet(value, ty)?.to_string()),
+        ColumnType::Duration => Bound::Text(duration_text(value, ty)?),
+        ColumnType::List(_)
+        | ColumnType::Set(_)
+        | ColumnType::Map(..)
+        | ColumnType::Tuple(_)
+        | ColumnType::Udt { .. }
+        | ColumnType::Vector(..) => Bound::Text(to_json(value, ty)?.to_string()),
+        ColumnType::Any => bind_untyped(value)?,
+    })
+}
+
+/// Where no type is declared, a value is stored as its own type would be.
+fn bind_untyped(value: &Value<'_>) -> Converted<Bound> {
+    match value {
+        Value::List(_) | Value::Map(_) | Value::Record(_) => {
+            Ok(Bound::Text(to_json(value, &ColumnType::Any)?.to_string()))
+        }
+        _ => bind(value, &natural_type(value)),
+    }
+}
+
+fn natural_type(value: &Value<'_>) -> ColumnType {
+    match value {
+        Value::Bool(_) => ColumnType::Boolean,
+        Value::Int(_) | Value::Long(_) => ColumnType::BigInt,
+        Value::Float(_) | Value::Double(_) => ColumnType::Double,
+        Value::Bytes(_) => ColumnType::Blob,
+        Value::Date(_) => ColumnType::Date,
+        Value::Time(..) => ColumnType::Time,
+        Value::Timestamp(..) | Value::LocalTimestamp(..) => ColumnType::Timestamp,
+        Value::Decimal { .. } => ColumnType::Decimal,
+        Value::Uuid(_) => ColumnType::Uuid,
+        Value::Duration { .. } => ColumnType::Duration,
+        Value::Null | Value::String(_) | Value::List(_) | Value::Map(_) | Value::Record(_) => ColumnType::Text,
+    }
+}
+
+/// ISO 8601: `P1M2DT3.5S`.
+fn duration_text(value: &Value<'_>, ty: &ColumnType) -> Converted<String> {
+    let (months, days, nanos) = convert::duration(value, ty)?;
+    let millis = nanos / 1_000_000;
+    Ok(format!("P{months}M{days}DT{}.{:03}S", millis / 1_000, millis % 1_000))
+}
+
+fn parse_duration(text: &str) -> Option<Value<'static>> {
+    let (months, rest) = text.strip_prefix('P')?.split_once('M')?;
+    let (days, rest) = rest.split_once("DT")?;
+    let (seconds, fraction) = rest.strip_suffix('S')?.split_once('.')?;
+    let millis = seconds
+        .parse::<u32>()
+        .ok()?
+        .checked_mul(1_000)?
+        .checked_add(fraction.parse().ok()?)?;
+    Some(Value::Duration {
+        months: months.parse().ok()?,
+        days: days.parse().ok()?,
+        millis,
+    })
+}
+
+fn to_json(value: &Value<'_>, ty: &ColumnType) -> Converted<Json> {
+    if value.is_null() {
+        return Ok(Json::Null);
+    }
+    Ok(match ty {
+        ColumnType::List(item) | ColumnType::Set(item) | ColumnType::Vector(item, _) => Json::Array(
+            convert::items(value, ty)?
+                .iter()
+                .map(|v| to_json(v, item))
+                .collect::<Converted<_>>()?,
+        ),
+        ColumnType::Map(key, item) => {
+            let mut object = Map::new();
+            for (k, v) in convert::pairs(value, ty)? {
+                let key = match to_json(k, key)? {
+                    Json::String(text) => text,
+                    other => other.to_string(),
+                };
+                object.insert(key, to_json(v, item)?);
+            }
+            Json::Object(object)
+        }
+        ColumnType::Tuple(types) => {
+            let items = convert::tuple_items(value, types.len(), ty)?;
+            Json::Array(
+                items
+                    .iter()
+                    .zip(types)
+                    .map(|(v, ty)| to_json(v, ty))
+                    .collect::<Converted<_>>()?,
+            )
+        }
+        ColumnType::Udt { fields, .. } => {
+            let mut object = Map::new();
+            for (name, field) in fields {
+                let given = convert::field(value, name, ty)?;
+                object.insert(name.clone(), given.map_or(Ok(Json::Null), |v| to_json(v, field))?);
+            }
+            Json::Object(object)
+        }
+        ColumnType::Boolean => Json::Bool(convert::boolean(value, ty)?),
+        ColumnType::Any => match value {
+            Value::List(items) => Json::Array(items.iter().map(|v| to_json(v, ty)).collect::<Converted<_>>()?),
+            Value::Map(pairs) => {
+                let pair = |(k, v): &(Value<'_>, Value<'_>)| Ok((json_key(k)?, to_json(v, ty)?));
+                Json::Object(pairs.iter().map(pair).collect::<Converted<_>>()?)
+            }
+            Value::Record(fields) => {
+                let pair = |(k, v): &(Cow<'_, str>, Value<'_>)| Ok((k.to_string(), to_json(v, ty)?));
+                Json::Object(fields.iter().map(pair).collect::<Converted<_>>()?)
+            }
+            _ => to_json(value, &natural_type(value))?,
+        },
+        scalar => match bind(value, scalar)? {
+            Bound::Null => Json::Null,
+            Bound::Integer(v) => v.into(),
+            // JSON has no NaN and no infinity: their names, as text.
+            Bound::Real(v) => Number::from_f64(v).map_or_else(|| Json::String(v.to_string()), Json::Number),
+            Bound::Text(text) => Json::String(text),
+            Bound::Blob(bytes) if *scalar == ColumnType::Blob => Json::String(hex(&bytes)),
+            Bound::Blob(digits) => Json::String(String::from_utf8_lossy(&digits).into_owned()),
+        },
+    })
+}
+
+fn json_key(value: &Value<'_>) -> Converted<String> {
+    Ok(match to_json(value, &ColumnType::Any)? {
+        Json::String(text) => text,
+        other => other.to_string(),
+    })
+}
+
+/// A blob in JSON, as CQL writes it.
+fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(2 + 2 * bytes.len());
+    out.push_str("0x");
+    bytes.iter().for_each(|byte| convert::push_hex(&mut out, *byte));
+    out
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix("0x")?.as_bytes();
+    let nibble = |b: u8| char::from(b).to_digit(16).map(|n| n as u8);
+    digits.len().is_multiple_of(2).then_some(())?;
+    digits
+        .chunks_exact(2)
+        .map(|pair| Some(nibble(pair[0])? << 4 | nibble(pair[1])?))
+        .collect()
+}
+
+/// The value of a stored one, whoever stored it: what is not of the declared type's form is an error.
+pub(super) fn read(raw: ValueRef<'_>, ty: &ColumnType) -> Converted<Value<'static>> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| convert::form("bytes", ty));
+    let wrong = |shown: &str| convert::form(shown, ty);
+    match raw {
+        ValueRef::Null => Ok(Value::Null),
+        ValueRef::Integer(v) => read_integer(v, ty),
+        ValueRef::Real(v) => match ty {
+            ColumnType::Double | ColumnType::Any => Ok(Value::Double(v)),
+            ColumnType::Float => Ok(Value::Float(v as f32)),
+            ColumnType::Decimal | ColumnType::Varint => parse_decimal(&v.to_string(), ty),
+            ColumnType::Text => Ok(Value::String(Cow::Owned(v.to_string()))),
+            _ => Err(wrong(&v.to_string())),
+        },
+        ValueRef::Text(bytes) if *ty == ColumnType::Blob => Ok(Value::Bytes(Cow::Owned(bytes.to_vec()))),
+        ValueRef::Blob(bytes) if matches!(ty, ColumnType::Blob | ColumnType::Any) => {
+            Ok(Value::Bytes(Cow::Owned(bytes.to_vec())))
+        }
+        ValueRef::Blob(bytes) if matches!(ty, ColumnType::Uuid | ColumnType::TimeUuid) && bytes.len() == 16 => {
+            convert::uuid(&Value::Bytes(Cow::Borrowed(bytes)), ty).map(Value::Uuid)
+        }
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => read_text(text(bytes)?, ty),
+    }
+}
+
+fn read_integer(v: i64, ty: &ColumnType) -> Converted<Value<'static>> {
+    let long = Value::Long(v);
+    Ok(match ty {
+        ColumnType::Int | ColumnType::SmallInt | ColumnType::TinyInt => Value::Int(convert::integer::<i32>(&long, ty)?),
+        ColumnType::BigInt | ColumnType::Counter | ColumnType::Any => long,
+        ColumnType::Boolean => Value::Bool(v != 0),
+        ColumnType::Timestamp => Value::Timestamp(v, Unit::Millis),
+        ColumnType::Date => Value::Date(convert::integer::<i32>(&long, ty)?),
+        ColumnType::Time => Value::Time(v.div_euclid(1_000), Unit::Micros),
+        ColumnType::Decimal | ColumnType::Varint => Value::Decimal {
+            unscaled: Cow::Owned(decimal::from_i64(v)),
+            scale: 0,
+        },
+        ColumnType::Double => Value::Double(v as f64),
+        ColumnType::Float => Value::Float(v as f32),
+        ColumnType::Text => Value::String(Cow::Owned(v.to_string())),
+        _ => return Err(convert::form(&v.to_string(), ty)),
+    })
+}
+
+fn parse_decimal(text: &str, ty: &ColumnType) -> Converted<Value<'static>> {
+    match decimal::parse(text) {
+        Some((unscaled, scale)) if *ty == ColumnType::Decimal || scale == 0 => Ok(Value::Decimal {
+            unscaled: Cow::Owned(unscaled),
+            scale,
+        }),
+        _ => Err(convert::form(text, ty)),
+    }
+}
+
+fn read_text(text: String, ty: &ColumnType) -> Converted<Value<'static>> {
+    match ty {
+        ColumnType::Text | ColumnType::Ascii | ColumnType::Inet | ColumnType::Any => {
+            Ok(Value::String(Cow::Owned(text)))
+        }
+        ColumnType::Uuid | ColumnType::TimeUuid => convert::parse_uuid(&text)
+            .map(Value::Uuid)
+            .ok_or_else(|| convert::form(&text, ty)),
+        ColumnType::Decimal | ColumnType::Varint => parse_decimal(&text, ty),
+        ColumnType::Duration => parse_duration(&text).ok_or_else(|| convert::form(&text, ty)),
+        ColumnType::List(_)
+        | ColumnType::Set(_)
+        | ColumnType::Map(..)
+        | ColumnType::Tuple(_)
+        | ColumnType::Udt { .. }
+        | ColumnType::Vector(..) => {
+            let json: Json = serde_json::from_str(&text).map_err(|_| convert::form(&text, ty))?;
+            from_json(&json, ty)
+        }
+        _ => Err(convert::form(&text, ty)),
+    }
+}
+
+fn from_json(json: &Json, ty: &ColumnType) -> Converted<Value<'static>> {
+    let wrong = || convert::form(&json.to_string(), ty);
+    Ok(match (ty, json) {
+        (_, Json::Null) => Value::Null,
+        (ColumnType::List(item) | ColumnType::Set(item) | ColumnType::Vector(item, _), Json::Array(items)) => {
+            Value::List(items.iter().map(|v| from_json(v, item)).collect::<Converted<_>>()?)
+        }
+        (ColumnType::Map(key, item), Json::Object(object)) => {
+            let pair = |(k, v): (&String, &Json)| Ok((from_json_key(k, key)?, from_json(v, item)?));
+            Value::Map(object.iter().map(pair).collect::<Converted<_>>()?)
+        }
+        (ColumnType::Tuple(types), Json::Array(items)) if items.len() == types.len() => {
+            let field =
+                |(i, (v, ty)): (usize, (&Json, &ColumnType))| Ok((Cow::Owned(tuple_field(i)), from_json(v, ty)?));
+            Value::Record(
+                items
+                    .iter()
+                    .zip(types)
+                    .enumerate()
+                    .map(field)
+                    .collect::<Converted<_>>()?,
+            )
+        }
+        (ColumnType::Udt { fields, .. }, Json::Object(object)) => {
+            let field = |(name, ty): &(String, ColumnType)| {
+                let value = object.get(name).map_or(Ok(Value::Null), |v| from_json(v, ty))?;
+                Ok((Cow::Owned(name.clone()), value))
+            };
+            Value::Record(fields.iter().map(field).collect::<Converted<_>>()?)
+        }
+        (ColumnType::Boolean, Json::Bool(v)) => Value::Bool(*v),
+        (ColumnType::Blob, Json::String(text)) => Value::Bytes(Cow::Owned(unhex(text).ok_or_else(wrong)?)),
+        (ColumnType::Float | ColumnType::Double, Json::String(text)) => {
+            read(ValueRef::Real(text.parse().map_err(|_| wrong())?), ty)?
+        }
+        (_, Json::String(text)) => read_text(text.clone(), ty)?,
+        (_, Json::Number(number)) => match number.as_i64() {
+            Some(v) => read_integer(v, ty)?,
+            None => read(ValueRef::Real(number.as_f64().ok_or_else(wrong)?), ty)?,
+        },
+        _ => return Err(wrong()),
+    })
+}
+
+/// A key that is no text is its JSON as text.
+fn from_json_key(key: &str, ty: &ColumnType) -> Converted<Value<'static>> {
+    let as_text = from_json(&Json::String(key.to_owned()), ty);
+    as_text.or_else(|error: ConvertError| match serde_json::from_str(key) {
+        Ok(json) => from_json(&json, ty),
+        Err(_) => Err(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn through(value: Value<'static>, ty: &str) -> Value<'static> {
+        let ty = ColumnType::parse(ty).unwrap();
+        let bound = bind(&value, &ty).unwrap();
+        read(ValueRef::from(&bound), &ty).unwrap()
+    }
+
+    #[test]
+    fn what_is_bound_reads_back() {
+        let text = |s: &'static str| Value::String(s.into());
+        for (value, ty) in [
+            (Value::Int(-5), "int"),
+            (Value::Bool(true), "boolean"),
+            (Value::Timestamp(-1, Unit::Millis), "timestamp"),
+            (
+                Value::Decimal {
+                    unscaled: vec![0x04, 0xe2].into(),
+                    scale: 2,
+                },
+                "decimal",
+            ),
+            (
+                Value::Decimal {
+                    unscaled: vec![0x7f; 20].into(),
+                    scale: 0,
+                },
+                "varint",
+            ),
+            (Value::Uuid([7; 16]), "uuid"),
+            (
+                Value::Duration {
+                    months: 1,
+                    days: 2,
+                    millis: 3_004,
+                },
+                "duration",
+            ),
+            (
+                Value::List(vec![Value::Double(1.5), Value::Double(f64::INFINITY)]),
+                "list<double>",
+            ),
+            (
+                Value::Map(vec![(Value::Int(1), Value::Bytes(vec![0, 255].into()))]),
+                "map<int, blob>",
+            ),
+            (Value::Map(vec![(text("1"), Value::Bool(false))]), "map<text, boolean>"),
+            (
+                Value::Record(vec![("field_0".into(), Value::Null), ("field_1".into(), text("x"))]),
+                "tuple<int, text>",
+            ),
+        ] {
+            assert_eq!(through(value.clone(), ty), value, "{ty}");
+        }
+    }
+
+    #[test]
+    fn what_others_stored_is_read_or_refused() {
+        assert_eq!(
+            read(ValueRef::Real(12.5), &ColumnType::Decimal),
+            Ok(Value::Decimal {
+                unscaled: vec![125].into(),
+                scale: 1
+            })
+        );
+        assert_eq!(read(ValueRef::Integer(1), &ColumnType::Double), Ok(Value::Double(1.0)));
+        assert!(read(ValueRef::Integer(1 << 40), &ColumnType::Int).is_err());
+        assert!(read(ValueRef::Text(b"soon"), &ColumnType::Timestamp).is_err());
+        assert!(read(ValueRef::Text(b"{"), &ColumnType::List(Box::new(ColumnType::Int))).is_err());
+    }
+}

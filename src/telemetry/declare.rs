@@ -1,0 +1,133 @@
+//! The `metrics!` macro: a struct of typed fields becomes a set of Prometheus metrics.
+//!
+//! It exists so that a metric is declared once: the field's name is its name, the doc comment its help text, and the
+//! labels beside it fix at compile time how many values a caller must give. What `/metrics` exports and what
+//! `docs/metrics.md` says are both made from that one declaration, so they cannot disagree.
+//!
+//! Invariant: `Family::of` takes exactly as many values as labels were declared, so it cannot fail.
+
+use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts};
+
+/// The prefix of every metric's name.
+pub const PREFIX: &str = "messina";
+
+/// A kind of labelled metric of the `prometheus` crate, built from one declaration.
+pub trait Vector: Sized + Clone + prometheus::core::Collector + 'static {
+    /// One series of it.
+    type Series;
+    /// The Prometheus type, as the text format spells it.
+    const KIND: &'static str;
+    /// Builds it; `buckets` are upper bounds in seconds, and only histograms use them.
+    fn build(opts: Opts, labels: &[&str], buckets: &[f64]) -> Result<Self, prometheus::Error>;
+    /// The series of these label values, created at zero if it is new. Panics where the number of values is wrong,
+    /// which [`Family`] rules out.
+    fn series(&self, values: &[&str]) -> Self::Series;
+    /// Forgets the series of these label values; false if there was none.
+    fn remove(&self, values: &[&str]) -> bool;
+}
+
+macro_rules! vector {
+    ($ty:ident, $series:ident, $kind:literal, $opts:ident, $buckets:ident => $build:expr) => {
+        impl Vector for $ty {
+            type Series = prometheus::$series;
+            const KIND: &'static str = $kind;
+            fn build($opts: Opts, labels: &[&str], $buckets: &[f64]) -> Result<Self, prometheus::Error> {
+                $ty::new($build, labels)
+            }
+            fn series(&self, values: &[&str]) -> Self::Series {
+                self.with_label_values(values)
+            }
+            fn remove(&self, values: &[&str]) -> bool {
+                self.remove_label_values(values).is_ok()
+            }
+        }
+    };
+}
+
+vector!(IntCounterVec, IntCounter, "counter", opts, _buckets => opts);
+vector!(CounterVec, Counter, "counter", opts, _buckets => opts);
+vector!(IntGaugeVec, IntGauge, "gauge", opts, _buckets => opts);
+vector!(GaugeVec, Gauge, "gauge", opts, _buckets => opts);
+vector!(HistogramVec, Histogram, "histogram", opts, buckets => HistogramOpts::from(opts).buckets(buckets.to_vec()));
+
+/// One declared metric: all its series, told apart by `N` labels.
+#[derive(Clone)]
+pub struct Family<V, const N: usize>(pub(super) V);
+
+impl<V: Vector, const N: usize> Family<V, N> {
+    /// The series of these label values, in the order of the declaration; created at zero if it is new. It looks the
+    /// labels up in a locked map: keep what it returns, and do not call it for every record.
+    pub fn of(&self, values: [&str; N]) -> V::Series {
+        self.0.series(&values)
+    }
+
+    /// Forgets a series, for instance that of a partition that was revoked, so that no stale value is exported.
+    pub fn forget(&self, values: [&str; N]) {
+        self.0.remove(&values);
+    }
+}
+
+/// What a declaration says, for the generated reference.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// Full name, prefix included.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Label names, in the order that [`Family::of`] takes them.
+    pub labels: &'static [&'static str],
+    /// One sentence or more, from the doc comment.
+    pub help: String,
+    /// Upper bounds of a histogram's buckets, in seconds; empty for all else.
+    pub buckets: Vec<f64>,
+}
+
+/// Joins the lines of a doc comment into one help text.
+pub(super) fn help(doc: &str) -> String {
+    doc.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Declares the struct of all metrics, its constructor and its description.
+macro_rules! metrics {
+    (
+        $(#[$attr:meta])*
+        $vis:vis struct $name:ident {
+            $( $(#[doc = $doc:literal])+ $field:ident: $ty:ident [$($label:literal),*] $(within $buckets:expr)?, )+
+        }
+    ) => {
+        $(#[$attr])*
+        $vis struct $name {
+            $( $(#[doc = $doc])+ pub $field: Family<$ty, { <[&str]>::len(&[$($label),*]) }>, )+
+        }
+
+        impl $name {
+            /// Builds all metrics and registers them.
+            pub(super) fn declare(registry: &prometheus::Registry) -> Result<Self, prometheus::Error> {
+                Ok(Self {
+                    $( $field: {
+                        #[allow(unused_mut, unused_assignments, reason = "only histograms have buckets")]
+                        let mut buckets: Vec<f64> = Vec::new();
+                        $( buckets = seconds($buckets); )?
+                        let opts = prometheus::Opts::new(stringify!($field), help(concat!($($doc, "\n"),+))).namespace(PREFIX);
+                        let vector = <$ty as Vector>::build(opts, &[$($label),*], &buckets)?;
+                        registry.register(Box::new(vector.clone()))?;
+                        Family(vector)
+                    }, )+
+                })
+            }
+
+            /// All declarations, in the order of the source.
+            pub(super) fn declarations() -> Vec<Declared> {
+                vec![$( Declared {
+                    name: format!("{PREFIX}_{}", stringify!($field)),
+                    kind: <$ty as Vector>::KIND,
+                    labels: &[$($label),*],
+                    help: help(concat!($($doc, "\n"),+)),
+                    #[allow(unused_mut, unused_assignments, reason = "only histograms have buckets")]
+                    buckets: { let mut buckets = Vec::new(); $( buckets = seconds($buckets); )? buckets },
+                }, )+]
+            }
+        }
+    };
+}
+pub(super) use metrics;

@@ -1,0 +1,193 @@
+//! librdkafka's own figures, taken from its statistics.
+//!
+//! librdkafka reports totals since the client was made; Prometheus counters only grow. A client that is made anew
+//! starts at zero again, so each total is remembered and its growth is added. Meaning of the fields: librdkafka's
+//! `STATISTICS.md`.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::{IntCounter, IntGauge};
+use rdkafka::Statistics;
+
+use super::metrics::Metrics;
+
+/// The series of one client. [`KafkaMetrics::observe`] is for its statistics callback.
+pub struct KafkaMetrics {
+    metrics: Arc<Metrics>,
+    pipeline: String,
+    client: String,
+    fetch_queue_records: IntGauge,
+    fetch_queue_bytes: IntGauge,
+    producer_queue_records: IntGauge,
+    producer_queue_bytes: IntGauge,
+    brokers_up: IntGauge,
+    counted: Mutex<Counted>,
+}
+
+struct Counted {
+    transmitted: Total,
+    received: Total,
+    requests: Total,
+    failures: Total,
+    disconnects: Total,
+    brokers: HashSet<String>,
+}
+
+/// A counter that follows a total kept elsewhere.
+struct Total {
+    counter: IntCounter,
+    last: u64,
+}
+
+impl Total {
+    fn new(counter: IntCounter) -> Self {
+        Self { counter, last: 0 }
+    }
+
+    fn follow(&mut self, total: u64) {
+        self.counter.inc_by(total.checked_sub(self.last).unwrap_or(total));
+        self.last = total;
+    }
+}
+
+impl KafkaMetrics {
+    /// Resolves the series of one client of a pipeline: `producer`, or `consumer-N`.
+    pub fn new(metrics: &Arc<Metrics>, pipeline: &str, client: &str) -> Self {
+        let (m, labels) = (metrics, [pipeline, client]);
+        Self {
+            fetch_queue_records: m.kafka_fetch_queue_records.of(labels),
+            fetch_queue_bytes: m.kafka_fetch_queue_bytes.of(labels),
+            producer_queue_records: m.kafka_producer_queue_records.of(labels),
+            producer_queue_bytes: m.kafka_producer_queue_bytes.of(labels),
+            brokers_up: m.kafka_brokers_up.of(labels),
+            counted: Mutex::new(Counted {
+                transmitted: Total::new(m.kafka_transmitted_bytes_total.of(labels)),
+                received: Total::new(m.kafka_received_bytes_total.of(labels)),
+                requests: Total::new(m.kafka_requests_total.of(labels)),
+                failures: Total::new(m.kafka_request_failures_total.of(labels)),
+                disconnects: Total::new(m.kafka_disconnects_total.of(labels)),
+                brokers: HashSet::new(),
+            }),
+            metrics: Arc::clone(metrics),
+            pipeline: pipeline.to_owned(),
+            client: client.to_owned(),
+        }
+    }
+
+    /// Takes one report, as `statistics.interval.ms` brings it.
+    pub fn observe(&self, statistics: &Statistics) {
+        let partitions = || statistics.topics.values().flat_map(|t| t.partitions.values());
+        self.fetch_queue_records.set(partitions().map(|p| p.fetchq_cnt).sum());
+        self.fetch_queue_bytes
+            .set(partitions().map(|p| clamp(p.fetchq_size)).sum());
+        self.producer_queue_records.set(clamp(statistics.msg_cnt));
+        self.producer_queue_bytes.set(clamp(statistics.msg_size));
+
+        // A broker known only by its bootstrap address has the id -1; it is the same server under another name.
+        let brokers = || statistics.brokers.values();
+        self.brokers_up
+            .set(brokers().filter(|b| b.nodeid >= 0 && b.state == "UP").count() as i64);
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.transmitted.follow(statistics.tx_bytes.max(0).unsigned_abs());
+        counted.received.follow(statistics.rx_bytes.max(0).unsigned_abs());
+        counted.requests.follow(statistics.tx.max(0).unsigned_abs());
+        counted
+            .failures
+            .follow(brokers().map(|b| b.txerrs + b.req_timeouts).sum());
+        counted.disconnects.follow(
+            brokers()
+                .map(|b| b.disconnects.unwrap_or(0).max(0).unsigned_abs())
+                .sum(),
+        );
+
+        let mut seen = HashSet::new();
+        for broker in brokers().filter(|b| b.nodeid >= 0) {
+            let Some(rtt) = broker.rtt.as_ref().filter(|rtt| rtt.cnt > 0) else {
+                continue;
+            };
+            let id = broker.nodeid.to_string();
+            let labels = [&*self.pipeline, &*self.client, &*id];
+            self.metrics
+                .kafka_broker_rtt_mean_seconds
+                .of(labels)
+                .set(rtt.avg as f64 / 1e6);
+            self.metrics
+                .kafka_broker_rtt_p99_seconds
+                .of(labels)
+                .set(rtt.p99 as f64 / 1e6);
+            seen.insert(id);
+        }
+        // A broker without a round trip in this interval has no figure, rather than its old one.
+        for gone in counted.brokers.difference(&seen) {
+            let labels = [&*self.pipeline, &*self.client, &**gone];
+            self.metrics.kafka_broker_rtt_mean_seconds.forget(labels);
+            self.metrics.kafka_broker_rtt_p99_seconds.forget(labels);
+        }
+        counted.brokers = seen;
+    }
+}
+
+fn clamp(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::statistics::{Broker, Window};
+
+    fn report(tx_bytes: i64, rtt: Option<i64>) -> Statistics {
+        let rtt = rtt.map(|micros| Window {
+            avg: micros,
+            p99: 2 * micros,
+            cnt: 5,
+            ..Window::default()
+        });
+        let broker = Broker {
+            nodeid: 3,
+            state: "UP".into(),
+            txerrs: 1,
+            req_timeouts: 1,
+            rtt,
+            ..Broker::default()
+        };
+        let bootstrap = Broker {
+            nodeid: -1,
+            state: "UP".into(),
+            ..Broker::default()
+        };
+        let brokers = [
+            ("a:9092/3".to_owned(), broker),
+            ("a:9092/bootstrap".to_owned(), bootstrap),
+        ];
+        Statistics {
+            tx_bytes,
+            msg_cnt: 7,
+            brokers: brokers.into(),
+            ..Statistics::default()
+        }
+    }
+
+    #[test]
+    fn totals_grow_through_a_new_client_and_old_round_trips_go() {
+        let metrics = Metrics::new().unwrap();
+        let kafka = KafkaMetrics::new(&metrics, "p", "producer");
+        kafka.observe(&report(100, Some(1500)));
+        kafka.observe(&report(150, Some(1500)));
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(
+            text.contains(r#"messina_kafka_transmitted_bytes_total{client="producer",pipeline="p"} 150"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"messina_kafka_broker_rtt_p99_seconds{broker="3",client="producer",pipeline="p"} 0.003"#)
+        );
+        assert!(text.contains(r#"messina_kafka_brokers_up{client="producer",pipeline="p"} 1"#));
+        assert!(text.contains(r#"messina_kafka_request_failures_total{client="producer",pipeline="p"} 2"#));
+        kafka.observe(&report(30, None));
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(text.contains(r#"messina_kafka_transmitted_bytes_total{client="producer",pipeline="p"} 180"#));
+        assert!(!text.contains("messina_kafka_broker_rtt_p99_seconds{"));
+    }
+}

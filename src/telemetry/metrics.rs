@@ -1,0 +1,479 @@
+//! Every metric that Messina exports, declared here and nowhere else.
+//!
+//! They live on a registry of their own (no global), so that a test or a second instance in one process sees only its
+//! own figures. Names are in base units (seconds, bytes); a counter ends in `_total`. Labels are bounded by the
+//! configuration and the number of partitions: never a key, an id or a message.
+//!
+//! Invariants: a timer is observed on success and dropped on failure, the failure being counted by class and level.
+//! Code on the way of a record holds resolved series (`handles`), and looks no label up.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::{
+    CounterVec, Encoder, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry, TEXT_FORMAT, TextEncoder,
+};
+
+use super::declare::{Declared, Family, PREFIX, Vector, help, metrics};
+use super::process::Sampler;
+use crate::registry::RegistryStats;
+
+/// Bounds for work of the CPU alone, in nanoseconds: 100 ns to 1 s, six a decade as far as 1 ms, three above.
+const CPU: &[u64] = &[
+    100,
+    150,
+    200,
+    300,
+    500,
+    700,
+    1_000,
+    1_500,
+    2_000,
+    3_000,
+    5_000,
+    7_000,
+    10_000,
+    15_000,
+    20_000,
+    30_000,
+    50_000,
+    70_000,
+    100_000,
+    150_000,
+    200_000,
+    300_000,
+    500_000,
+    700_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+];
+
+/// Bounds for one request to a server, in nanoseconds: 3 µs (an embedded store) to 15 s, six a decade.
+const IO: &[u64] = &[
+    3_000,
+    5_000,
+    7_000,
+    10_000,
+    15_000,
+    20_000,
+    30_000,
+    50_000,
+    70_000,
+    100_000,
+    150_000,
+    200_000,
+    300_000,
+    500_000,
+    700_000,
+    1_000_000,
+    1_500_000,
+    2_000_000,
+    3_000_000,
+    5_000_000,
+    7_000_000,
+    10_000_000,
+    15_000_000,
+    20_000_000,
+    30_000_000,
+    50_000_000,
+    70_000_000,
+    100_000_000,
+    150_000_000,
+    200_000_000,
+    300_000_000,
+    500_000_000,
+    700_000_000,
+    1_000_000_000,
+    1_500_000_000,
+    2_000_000_000,
+    3_000_000_000,
+    5_000_000_000,
+    7_000_000_000,
+    10_000_000_000,
+    15_000_000_000,
+];
+
+/// Bounds for the whole way of an event, which may wait through an outage, in nanoseconds: 15 µs to 15 min.
+const EVENT: &[u64] = &[
+    15_000,
+    20_000,
+    30_000,
+    50_000,
+    70_000,
+    100_000,
+    150_000,
+    200_000,
+    300_000,
+    500_000,
+    700_000,
+    1_000_000,
+    1_500_000,
+    2_000_000,
+    3_000_000,
+    5_000_000,
+    7_000_000,
+    10_000_000,
+    15_000_000,
+    20_000_000,
+    30_000_000,
+    50_000_000,
+    70_000_000,
+    100_000_000,
+    150_000_000,
+    200_000_000,
+    300_000_000,
+    500_000_000,
+    700_000_000,
+    1_000_000_000,
+    1_500_000_000,
+    2_000_000_000,
+    3_000_000_000,
+    5_000_000_000,
+    7_000_000_000,
+    10_000_000_000,
+    15_000_000_000,
+    30_000_000_000,
+    60_000_000_000,
+    150_000_000_000,
+    300_000_000_000,
+    900_000_000_000,
+];
+
+/// Nanoseconds as seconds. Dividing two exact numbers rounds once, so a bound prints as it is written (`0.000015`).
+fn seconds(nanos: &[u64]) -> Vec<f64> {
+    nanos.iter().map(|n| *n as f64 / 1e9).collect()
+}
+
+metrics! {
+    /// The declared metrics, by field. `metrics.records_total.of(["navigation", "done"])` is one series.
+    pub struct Families {
+        // The way of a record
+        /// Records taken from Kafka, whatever becomes of them.
+        received_total: IntCounterVec ["pipeline"],
+        /// Records finished, by how they ended: done, skipped or dead_lettered.
+        records_total: IntCounterVec ["pipeline", "outcome"],
+        /// Bytes of the keys and values taken from Kafka.
+        record_bytes_total: IntCounterVec ["pipeline"],
+        /// Records published to the output topic and acknowledged by the brokers.
+        published_total: IntCounterVec ["pipeline"],
+        /// Rows written to the store and acknowledged.
+        rows_written_total: IntCounterVec ["pipeline", "step"],
+        /// Time that a stage on the CPU took for one record: decode or encode.
+        stage_seconds: HistogramVec ["pipeline", "stage"] within CPU,
+        /// Time that a step's request took until its answer. Answers from a cache and failures are not in it.
+        step_seconds: HistogramVec ["pipeline", "step"] within IO,
+        /// Time from handing a record to the producer until the brokers acknowledged it.
+        delivery_seconds: HistogramVec ["pipeline"] within IO,
+        /// Time from the admission of an event until it was finished, retries included.
+        event_seconds: HistogramVec ["pipeline"] within EVENT,
+
+        // Failures
+        /// Failed attempts, by class (transient, permanent, fatal) and level (warn: it will be tried again;
+        /// error: the record is given up; fatal: the pipeline stops).
+        failures_total: IntCounterVec ["pipeline", "step", "class", "level"],
+        /// Attempts that repeat a failed one.
+        retries_total: IntCounterVec ["pipeline", "step"],
+        /// Records published to the dead-letter topic and acknowledged, by the class of the reason.
+        dead_letters_total: IntCounterVec ["pipeline", "class"],
+        /// 1 while the pipeline is stopped because more of its records became dead letters than its limit allows.
+        dead_letter_stop: IntGaugeVec ["pipeline"],
+
+        // Load
+        /// Records admitted and not yet finished.
+        in_flight_records: IntGaugeVec ["pipeline"],
+        /// Bytes of the records admitted and not yet finished.
+        in_flight_bytes: IntGaugeVec ["pipeline"],
+        /// Configured bound of the events worked on at the same time.
+        max_in_flight: IntGaugeVec ["pipeline"],
+        /// Events being worked on over max_in_flight: 1 means that the concurrency is used up.
+        concurrency_load_ratio: GaugeVec ["pipeline"],
+        /// Bytes that the process may hold for records, caches and queues together.
+        budget_limit_bytes: IntGaugeVec [],
+        /// Bytes of the budget in use, by part: fetch_queue, in_flight, cache, producer_queue.
+        budget_used_bytes: IntGaugeVec ["part"],
+        /// Partitions paused now because the budget is used up.
+        paused_partitions: IntGaugeVec ["pipeline"],
+        /// Times that the partitions of a pipeline were paused over the budget.
+        pauses_total: IntCounterVec ["pipeline"],
+
+        // Partitions
+        /// Records between the first unfinished record and the end of the partition.
+        lag_records: IntGaugeVec ["pipeline", "topic", "partition"],
+        /// Age of the first unfinished record; 0 when there is none.
+        lag_seconds: GaugeVec ["pipeline", "topic", "partition"],
+        /// Offset of the next record to take.
+        position: IntGaugeVec ["pipeline", "topic", "partition"],
+        /// Offset committed last.
+        committed_offset: IntGaugeVec ["pipeline", "topic", "partition"],
+        /// Partitions assigned to this process.
+        assigned_partitions: IntGaugeVec ["pipeline"],
+        /// Partitions with lag that make no progress.
+        stalled_partitions: IntGaugeVec ["pipeline"],
+        /// Rebalances, by kind: assigned, revoked, lost or error.
+        rebalances_total: IntCounterVec ["pipeline", "kind"],
+        /// Commits acknowledged by the brokers.
+        commits_total: IntCounterVec ["pipeline"],
+        /// Commits that failed.
+        commit_failures_total: IntCounterVec ["pipeline"],
+
+        // Caches of look-ups
+        /// Look-ups answered by the cache, remembered absences among them.
+        cache_hits_total: IntCounterVec ["pipeline", "step"],
+        /// Look-ups that had to ask the store.
+        cache_misses_total: IntCounterVec ["pipeline", "step"],
+        /// Look-ups that waited for the answer to another one of the same key.
+        cache_coalesced_total: IntCounterVec ["pipeline", "step"],
+        /// Entries given up before their time, to keep within the cache's bytes.
+        cache_evictions_total: IntCounterVec ["pipeline", "step"],
+        /// Entries held.
+        cache_entries: IntGaugeVec ["pipeline", "step"],
+        /// Bytes held.
+        cache_bytes: IntGaugeVec ["pipeline", "step"],
+
+        // Schema registry
+        /// Requests to the schema registry, by outcome: ok, unknown, refused, failed.
+        registry_requests_total: IntCounterVec ["outcome"],
+        /// Schemas held, by id.
+        registry_schemas: IntGaugeVec [],
+
+        // librdkafka, from its statistics; client is "producer" or "consumer-N"
+        /// Records waiting in the client's local fetch queues.
+        kafka_fetch_queue_records: IntGaugeVec ["pipeline", "client"],
+        /// Bytes waiting in the client's local fetch queues.
+        kafka_fetch_queue_bytes: IntGaugeVec ["pipeline", "client"],
+        /// Records in the producer's queues, in flight to the brokers included.
+        kafka_producer_queue_records: IntGaugeVec ["pipeline", "client"],
+        /// Bytes in the producer's queues, in flight to the brokers included.
+        kafka_producer_queue_bytes: IntGaugeVec ["pipeline", "client"],
+        /// Bytes sent to the brokers.
+        kafka_transmitted_bytes_total: IntCounterVec ["pipeline", "client"],
+        /// Bytes received from the brokers.
+        kafka_received_bytes_total: IntCounterVec ["pipeline", "client"],
+        /// Requests sent to the brokers.
+        kafka_requests_total: IntCounterVec ["pipeline", "client"],
+        /// Requests that could not be sent or timed out.
+        kafka_request_failures_total: IntCounterVec ["pipeline", "client"],
+        /// Connections to brokers that are up.
+        kafka_brokers_up: IntGaugeVec ["pipeline", "client"],
+        /// Connections to brokers that were lost.
+        kafka_disconnects_total: IntCounterVec ["pipeline", "client"],
+        /// Mean round trip to a broker in the last interval of statistics.
+        kafka_broker_rtt_mean_seconds: GaugeVec ["pipeline", "client", "broker"],
+        /// 99th percentile of the round trip to a broker in the last interval of statistics.
+        kafka_broker_rtt_p99_seconds: GaugeVec ["pipeline", "client", "broker"],
+
+        // Process
+        /// CPU time used, user and system.
+        process_cpu_seconds_total: CounterVec [],
+        /// Resident memory.
+        process_resident_memory_bytes: IntGaugeVec [],
+        /// Highest resident memory so far.
+        process_peak_resident_memory_bytes: IntGaugeVec [],
+        /// Open file descriptors.
+        process_open_fds: IntGaugeVec [],
+        /// Limit of open file descriptors.
+        process_max_fds: IntGaugeVec [],
+        /// Threads.
+        process_threads: IntGaugeVec [],
+        /// Start of the process, in seconds since 1970-01-01T00:00:00Z.
+        process_start_time_seconds: GaugeVec [],
+
+        // Tokio; runtime is "shared" or that of one consumer loop
+        /// Worker threads of the runtime.
+        runtime_workers: IntGaugeVec ["runtime"],
+        /// Time that the runtime's workers spent working; its rate over runtime_workers is how busy they are.
+        runtime_busy_seconds_total: CounterVec ["runtime"],
+        /// Tasks that are alive.
+        runtime_tasks: IntGaugeVec ["runtime"],
+        /// Tasks that wait in the runtime's global queue.
+        runtime_queue_depth: IntGaugeVec ["runtime"],
+
+        // Messina itself
+        /// Events for Sentry, by outcome: sent, suppressed (too many of one kind) or dropped (its queue was full).
+        sentry_events_total: IntCounterVec ["outcome"],
+        /// Always 1; the label is the version that runs.
+        build_info: IntGaugeVec ["version"],
+        /// Counts the configurations taken since the start, the first being 1.
+        config_generation: IntGaugeVec [],
+    }
+}
+
+/// All metrics and the registry that exports them. The declared ones are reached as fields: `metrics.lag_records`.
+pub struct Metrics {
+    families: Families,
+    registry: Registry,
+    sampler: Mutex<Sampler>,
+}
+
+impl std::ops::Deref for Metrics {
+    type Target = Families;
+    fn deref(&self) -> &Families {
+        &self.families
+    }
+}
+
+impl Metrics {
+    /// Builds and registers everything.
+    ///
+    /// # Errors
+    /// Only if a declaration is wrong (a name twice, an invalid label), which a test of this module rules out.
+    pub fn new() -> Result<Arc<Self>, prometheus::Error> {
+        let registry = Registry::new();
+        let families = Families::declare(&registry)?;
+        families.build_info.of([env!("CARGO_PKG_VERSION")]).set(1);
+        let sampler = Mutex::new(Sampler::new(&families));
+        Ok(Arc::new(Self {
+            families,
+            registry,
+            sampler,
+        }))
+    }
+
+    /// Exports this runtime's workers, tasks and busy time under `name` from now on.
+    pub fn watch_runtime(&self, name: &str, runtime: tokio::runtime::Handle) {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.watch(&self.families, name, runtime);
+    }
+
+    /// Exports what is asked of the schema registry from now on; there is one registry in a process.
+    pub fn watch_registry(&self, stats: &Arc<RegistryStats>) {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.watch_registry(&self.families, Arc::clone(stats));
+    }
+
+    /// The Prometheus text format, version 0.0.4 ([`Metrics::CONTENT_TYPE`]). What is not counted as it happens
+    /// (process, runtimes, registry) is read now. A family that cannot be encoded is left out, and the others are there.
+    pub fn render(&self) -> Vec<u8> {
+        self.sampler.lock().unwrap_or_else(PoisonError::into_inner).sample();
+        let encoder = TextEncoder::new();
+        let mut text = Vec::with_capacity(64 * 1024);
+        for family in self.registry.gather() {
+            let before = text.len();
+            if encoder.encode(std::slice::from_ref(&family), &mut text).is_err() {
+                text.truncate(before);
+            }
+        }
+        text
+    }
+
+    /// All families as they are now, for the status page; see [`Metrics::render`].
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
+    }
+
+    /// The `Content-Type` of [`Metrics::render`].
+    pub const CONTENT_TYPE: &str = TEXT_FORMAT;
+}
+
+/// What every metric is called and means, in the order of this file.
+pub fn declared() -> Vec<Declared> {
+    Families::declarations()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn declarations_follow_the_conventions() {
+        const LABELS: &[&str] = &[
+            "pipeline",
+            "step",
+            "stage",
+            "topic",
+            "partition",
+            "outcome",
+            "class",
+            "level",
+            "kind",
+            "part",
+            "client",
+            "broker",
+            "runtime",
+            "version",
+        ];
+        for metric in declared() {
+            let name = &metric.name;
+            assert!(
+                !metric.help.is_empty() && metric.help.ends_with('.'),
+                "{name}: {}",
+                metric.help
+            );
+            assert_eq!(
+                metric.kind == "counter",
+                name.ends_with("_total"),
+                "{name} is a {}",
+                metric.kind
+            );
+            assert!(
+                !name.ends_with("_ms") && !name.ends_with("_kb"),
+                "{name} is not in base units"
+            );
+            assert!(
+                metric.labels.iter().all(|l| LABELS.contains(l)),
+                "{name} has an unbounded label"
+            );
+            assert_eq!(metric.kind == "histogram", !metric.buckets.is_empty(), "{name}");
+            assert!(
+                metric.buckets.windows(2).all(|w| w[0] < w[1]),
+                "{name}: bounds are not in order"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_counted_is_rendered() {
+        let metrics = Metrics::new().unwrap();
+        metrics.records_total.of(["navigation", "done"]).inc_by(3);
+        metrics.step_seconds.of(["navigation", "profile"]).observe(0.000_014);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        metrics.watch_runtime("shared", runtime.handle().clone());
+        let stats = Arc::<RegistryStats>::default();
+        metrics.watch_registry(&stats);
+        stats.ok.store(2, Ordering::Relaxed);
+        metrics.render();
+        stats.ok.store(5, Ordering::Relaxed);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        for line in [
+            r#"messina_registry_requests_total{outcome="ok"} 5"#,
+            "# HELP messina_records_total Records finished, by how they ended: done, skipped or dead_lettered.",
+            "# TYPE messina_records_total counter",
+            r#"messina_records_total{outcome="done",pipeline="navigation"} 3"#,
+            r#"messina_step_seconds_bucket{pipeline="navigation",step="profile",le="0.00001"} 0"#,
+            r#"messina_step_seconds_bucket{pipeline="navigation",step="profile",le="0.000015"} 1"#,
+            concat!("messina_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            r#"messina_runtime_workers{runtime="shared"} 1"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "no line {line} in\n{text}");
+        }
+        for name in [
+            "process_resident_memory_bytes",
+            "process_start_time_seconds",
+            "process_open_fds",
+            "process_threads",
+        ] {
+            let line = text
+                .lines()
+                .find(|l| l.starts_with(&format!("messina_{name} ")))
+                .unwrap();
+            assert!(line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() > 0.0, "{line}");
+        }
+    }
+
+    #[test]
+    fn two_instances_share_nothing_and_a_forgotten_series_is_gone() {
+        let (a, b) = (Metrics::new().unwrap(), Metrics::new().unwrap());
+        a.lag_records.of(["p", "t", "0"]).set(7);
+        assert!(!String::from_utf8(b.render()).unwrap().contains("messina_lag_records{"));
+        a.lag_records.forget(["p", "t", "0"]);
+        assert!(!String::from_utf8(a.render()).unwrap().contains("messina_lag_records{"));
+    }
+}

@@ -1,0 +1,22 @@
+//! What an operator sees of the process: metrics, logs, and errors sent to Sentry.
+//!
+//! Metrics are declared once in [`metrics`] and reached through resolved [`handles`]; `/metrics` and the reference in
+//! `docs/metrics.md` come from the same declaration.
+
+mod declare;
+pub mod handles;
+pub mod kafka;
+pub mod limit;
+pub mod logging;
+pub mod metrics;
+mod process;
+pub mod quantile;
+pub mod reference;
+pub mod scrub;
+pub mod sentry;
+
+pub use declare::{Declared, Family};
+pub use handles::{CacheMetrics, LocalPipeline, PartitionMetrics, PipelineMetrics, StepMetrics};
+pub use kafka::KafkaMetrics;
+pub use metrics::Metrics;
+pub use quantile::quantile;

@@ -1,0 +1,234 @@
+//! Figures that are counted elsewhere: the process, read from `/proc`, the Tokio runtimes, and the schema registry.
+//!
+//! They are read when metrics are rendered, so they cost nothing in between. Only `/proc/self` is read; where it does
+//! not exist (not Linux), the figures stay at zero. Format: proc(5), `stat`, `status` and `limits`.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus::{Counter, Gauge, IntCounter, IntGauge};
+use tokio::runtime::{Handle, RuntimeMetrics};
+
+use super::metrics::Families;
+use crate::registry::RegistryStats;
+
+/// Reads the figures and puts them into their metrics.
+pub(super) struct Sampler {
+    cpu_seconds: Counter,
+    resident: IntGauge,
+    peak: IntGauge,
+    open_fds: IntGauge,
+    max_fds: IntGauge,
+    threads: IntGauge,
+    start_time: Gauge,
+    ticks_per_second: f64,
+    boot_time: Option<f64>,
+    runtimes: Vec<Watched>,
+    registry: Option<WatchedRegistry>,
+}
+
+struct WatchedRegistry {
+    stats: Arc<RegistryStats>,
+    ok: IntCounter,
+    unknown: IntCounter,
+    refused: IntCounter,
+    failed: IntCounter,
+    schemas: IntGauge,
+}
+
+struct Watched {
+    runtime: RuntimeMetrics,
+    workers: IntGauge,
+    busy_seconds: Counter,
+    tasks: IntGauge,
+    queue_depth: IntGauge,
+}
+
+impl Sampler {
+    pub(super) fn new(families: &Families) -> Self {
+        // SAFETY: sysconf reads a constant of the system and touches no memory of ours.
+        let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        Self {
+            cpu_seconds: families.process_cpu_seconds_total.of([]),
+            resident: families.process_resident_memory_bytes.of([]),
+            peak: families.process_peak_resident_memory_bytes.of([]),
+            open_fds: families.process_open_fds.of([]),
+            max_fds: families.process_max_fds.of([]),
+            threads: families.process_threads.of([]),
+            start_time: families.process_start_time_seconds.of([]),
+            ticks_per_second: if ticks > 0 { ticks as f64 } else { 100.0 },
+            boot_time: fs::read_to_string("/proc/stat").ok().and_then(|s| boot_time(&s)),
+            runtimes: Vec::new(),
+            registry: None,
+        }
+    }
+
+    pub(super) fn watch(&mut self, families: &Families, name: &str, runtime: Handle) {
+        self.runtimes.push(Watched {
+            runtime: runtime.metrics(),
+            workers: families.runtime_workers.of([name]),
+            busy_seconds: families.runtime_busy_seconds_total.of([name]),
+            tasks: families.runtime_tasks.of([name]),
+            queue_depth: families.runtime_queue_depth.of([name]),
+        });
+    }
+
+    pub(super) fn watch_registry(&mut self, families: &Families, stats: Arc<RegistryStats>) {
+        self.registry = Some(WatchedRegistry {
+            stats,
+            ok: families.registry_requests_total.of(["ok"]),
+            unknown: families.registry_requests_total.of(["unknown"]),
+            refused: families.registry_requests_total.of(["refused"]),
+            failed: families.registry_requests_total.of(["failed"]),
+            schemas: families.registry_schemas.of([]),
+        });
+    }
+
+    pub(super) fn sample(&mut self) {
+        if let Some(stat) = fs::read_to_string("/proc/self/stat")
+            .ok()
+            .as_deref()
+            .and_then(Stat::parse)
+        {
+            raise(&self.cpu_seconds, stat.cpu_ticks as f64 / self.ticks_per_second);
+            self.threads.set(stat.threads);
+            if let Some(boot) = self.boot_time {
+                self.start_time
+                    .set(boot + stat.start_ticks as f64 / self.ticks_per_second);
+            }
+        }
+        if let Ok(status) = fs::read_to_string("/proc/self/status") {
+            self.resident.set(kibibytes(&status, "VmRSS:").unwrap_or_default());
+            self.peak.set(kibibytes(&status, "VmHWM:").unwrap_or_default());
+        }
+        if let Ok(entries) = fs::read_dir("/proc/self/fd") {
+            // One of them is the directory being read.
+            self.open_fds.set(entries.count().saturating_sub(1) as i64);
+        }
+        if let Some(limit) = fs::read_to_string("/proc/self/limits")
+            .ok()
+            .as_deref()
+            .and_then(max_open_files)
+        {
+            self.max_fds.set(limit);
+        }
+        for watched in &self.runtimes {
+            let workers = watched.runtime.num_workers();
+            let busy = (0..workers)
+                .map(|w| watched.runtime.worker_total_busy_duration(w).as_secs_f64())
+                .sum();
+            watched.workers.set(workers as i64);
+            raise(&watched.busy_seconds, busy);
+            watched.tasks.set(watched.runtime.num_alive_tasks() as i64);
+            watched.queue_depth.set(watched.runtime.global_queue_depth() as i64);
+        }
+        if let Some(watched) = &self.registry {
+            let follow = |counter: &IntCounter, total: &AtomicU64| {
+                counter.inc_by(total.load(Ordering::Relaxed).saturating_sub(counter.get()));
+            };
+            follow(&watched.ok, &watched.stats.ok);
+            follow(&watched.unknown, &watched.stats.unknown);
+            follow(&watched.refused, &watched.stats.refused);
+            follow(&watched.failed, &watched.stats.failed);
+            watched
+                .schemas
+                .set(i64::try_from(watched.stats.schemas.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Brings a counter up to a total that is counted elsewhere.
+fn raise(counter: &Counter, total: f64) {
+    let more = total - counter.get();
+    if more > 0.0 {
+        counter.inc_by(more);
+    }
+}
+
+/// The fields of `/proc/self/stat` that are exported.
+#[derive(Debug, PartialEq)]
+struct Stat {
+    cpu_ticks: u64,
+    threads: i64,
+    start_ticks: u64,
+}
+
+impl Stat {
+    /// The second field, the program's name, is in parentheses and may hold anything: fields are counted behind it.
+    fn parse(stat: &str) -> Option<Self> {
+        let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        Some(Self {
+            cpu_ticks: number(14)? + number(15)?,
+            threads: i64::try_from(number(20)?).ok()?,
+            start_ticks: number(22)?,
+        })
+    }
+}
+
+/// Seconds since the epoch at which the system started, from `/proc/stat`.
+fn boot_time(stat: &str) -> Option<f64> {
+    stat.lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// A figure of `/proc/self/status`, in bytes.
+fn kibibytes(status: &str, name: &str) -> Option<i64> {
+    let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<i64>()
+        .ok()
+        .map(|k| k * 1024)
+}
+
+/// The soft limit of open files; none if unlimited.
+fn max_open_files(limits: &str) -> Option<i64> {
+    let rest = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    rest.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_behind_any_program_name() {
+        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 2103 0 1 0 250 50 0 0 20 0 7 0 123456 3000000 500 1844";
+        assert_eq!(
+            Stat::parse(stat),
+            Some(Stat {
+                cpu_ticks: 300,
+                threads: 7,
+                start_ticks: 123_456
+            })
+        );
+        assert_eq!(Stat::parse("42 (short) S 1"), None);
+        assert_eq!(Stat::parse(""), None);
+    }
+
+    #[test]
+    fn the_other_files_are_read() {
+        assert_eq!(
+            boot_time("cpu 1 2\nbtime 1700000000\nprocesses 3\n"),
+            Some(1_700_000_000.0)
+        );
+        assert_eq!(
+            kibibytes("VmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n", "VmRSS:"),
+            Some(1_048_576)
+        );
+        assert_eq!(
+            max_open_files("Max open files            1024                 524288               files\n"),
+            Some(1024)
+        );
+        assert_eq!(
+            max_open_files("Max open files            unlimited            unlimited            files\n"),
+            None
+        );
+    }
+}

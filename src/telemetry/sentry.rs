@@ -1,0 +1,370 @@
+//! Errors sent to Sentry, where a DSN is configured.
+//!
+//! One fault of a dependency must become one issue, not a million events, and a Sentry server that is slow or gone must
+//! cost the stream nothing. So a failure is reported explicitly, not by a layer over all logs: it passes a rate limit
+//! per kind (pipeline, step, class), then a bounded queue, and a thread of its own makes the event. A full queue drops
+//! the report and counts it. The kind is also the fingerprint by which Sentry groups.
+//!
+//! Invariants: [`Sentry::report`] never blocks and never fails. An event carries the kind, topic and scrubbed words
+//! of the error, and no payload, key or secret ([`scrub`]). A panic is reported by Sentry's own hook, scrubbed too.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounter;
+use sentry::protocol::{Event, Level};
+use sentry::{ClientOptions, Hub};
+
+use super::limit::Limiter;
+use super::metrics::Metrics;
+use super::scrub::scrub;
+
+/// Reports that wait for the thread.
+const QUEUE: usize = 64;
+
+/// What the configuration says about Sentry.
+#[derive(Clone)]
+pub struct SentryOptions {
+    /// Where to send: a secret.
+    pub dsn: String,
+    /// For instance `production`.
+    pub environment: Option<String>,
+    /// Part of the events to send, 0 to 1.
+    pub sample_rate: f32,
+    /// At most one event of a kind in this time.
+    pub every: Duration,
+    /// How long to wait for the last events at the end.
+    pub flush: Duration,
+}
+
+/// Why Sentry could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SentryError {
+    /// The DSN cannot be read. It is not shown, being a secret.
+    #[error("the Sentry DSN is not one: {0} (it looks like https://KEY@HOST/PROJECT)")]
+    Dsn(String),
+    /// The thread could not be started.
+    #[error("cannot start the thread that sends to Sentry: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A failure worth an issue.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The pipeline.
+    pub pipeline: Arc<str>,
+    /// The step or stage that failed.
+    pub step: Arc<str>,
+    /// The error's class, as in the metrics: a word of a bounded set.
+    pub class: &'static str,
+    /// Whether it stops the pipeline, gives up the record, or will be tried again.
+    pub level: Level,
+    /// The topic it came from, if any.
+    pub topic: Option<Arc<str>>,
+    /// The error in words; scrubbed before it is sent.
+    pub error: String,
+}
+
+/// The way to Sentry. Dropping it sends what waits, for as long as `flush` says.
+pub struct Sentry {
+    queue: Option<SyncSender<(Report, u64)>>,
+    thread: Option<JoinHandle<()>>,
+    limiter: Limiter<(Arc<str>, Arc<str>, &'static str)>,
+    suppressed: IntCounter,
+    dropped: IntCounter,
+    _client: Option<sentry::ClientInitGuard>,
+}
+
+impl Sentry {
+    /// Connects the process. To be called once, on the main thread and before others start, so that panics of all
+    /// threads are reported.
+    ///
+    /// # Errors
+    /// When the DSN cannot be read or no thread can be started. An unreachable server is no error.
+    pub fn init(options: SentryOptions, metrics: &Metrics) -> Result<Self, SentryError> {
+        let client = client_options(&options)?;
+        let guard = sentry::init(client);
+        let mut sentry = Self::with_hub(Hub::current(), options.every, metrics)?;
+        sentry._client = Some(guard);
+        Ok(sentry)
+    }
+
+    fn with_hub(hub: Arc<Hub>, every: Duration, metrics: &Metrics) -> Result<Self, SentryError> {
+        let (queue, reports) = sync_channel(QUEUE);
+        let sent = metrics.sentry_events_total.of(["sent"]);
+        let thread = std::thread::Builder::new()
+            .name("messina-sentry".into())
+            .spawn(move || send(&hub, &reports, &sent))?;
+        Ok(Self {
+            queue: Some(queue),
+            thread: Some(thread),
+            limiter: Limiter::new(every),
+            suppressed: metrics.sentry_events_total.of(["suppressed"]),
+            dropped: metrics.sentry_events_total.of(["dropped"]),
+            _client: None,
+        })
+    }
+
+    /// Reports a failure, unless one of its kind was reported lately or too much waits.
+    pub fn report(&self, report: Report) {
+        let kind = (Arc::clone(&report.pipeline), Arc::clone(&report.step), report.class);
+        let Some(suppressed) = self.limiter.admit(kind, Instant::now()) else {
+            self.suppressed.inc();
+            return;
+        };
+        if self
+            .queue
+            .as_ref()
+            .is_none_or(|queue| queue.try_send((report, suppressed)).is_err())
+        {
+            self.dropped.inc();
+        }
+    }
+}
+
+impl Drop for Sentry {
+    fn drop(&mut self) {
+        // The thread ends when the queue's sender is gone and what waits is handed over, which waits for no network;
+        // then the client's guard sends it, within its time.
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn send(hub: &Hub, reports: &Receiver<(Report, u64)>, sent: &IntCounter) {
+    for (report, suppressed) in reports {
+        hub.capture_event(event(report, suppressed));
+        sent.inc();
+    }
+}
+
+fn client_options(options: &SentryOptions) -> Result<ClientOptions, SentryError> {
+    let mut client = ClientOptions::new()
+        .release(concat!("messina@", env!("CARGO_PKG_VERSION")))
+        .sample_rate(options.sample_rate.clamp(0.0, 1.0))
+        .shutdown_timeout(options.flush)
+        .max_breadcrumbs(0)
+        .send_default_pii(false)
+        .before_send(|event| Some(scrubbed(event)));
+    client.dsn = Some(
+        options
+            .dsn
+            .parse()
+            .map_err(|e: sentry::types::ParseDsnError| SentryError::Dsn(e.to_string()))?,
+    );
+    client.environment = options.environment.clone().map(Cow::Owned);
+    Ok(client)
+}
+
+fn event(report: Report, suppressed: u64) -> Event<'static> {
+    let Report {
+        pipeline,
+        step,
+        class,
+        level,
+        topic,
+        error,
+    } = report;
+    let mut event = Event {
+        level,
+        message: Some(format!("{pipeline}/{step}: {class}: {error}")),
+        fingerprint: Cow::Owned(
+            [&*pipeline, &*step, class]
+                .map(|part| Cow::Owned(part.to_owned()))
+                .to_vec(),
+        ),
+        ..Event::default()
+    };
+    let tags = [
+        ("pipeline", Some(&*pipeline)),
+        ("step", Some(&*step)),
+        ("class", Some(class)),
+        ("topic", topic.as_deref()),
+    ];
+    event.tags.extend(
+        tags.into_iter()
+            .filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))),
+    );
+    event.extra.insert("suppressed".into(), suppressed.into());
+    event
+}
+
+/// The last gate, for events that others make too (panics): texts are scrubbed, and what only a web server would know
+/// is taken out.
+fn scrubbed(mut event: Event<'static>) -> Event<'static> {
+    event.message = event.message.map(|text| scrub(&text));
+    event.logentry = None;
+    event.user = None;
+    event.request = None;
+    event.breadcrumbs = Vec::new().into();
+    for exception in &mut event.exception.values {
+        exception.value = exception.value.take().map(|text| scrub(&text));
+    }
+    event
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sentry::{Client, Envelope, Scope, Transport};
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+
+    const DSN: &str = "http://public@127.0.0.1:9/1";
+
+    fn options() -> SentryOptions {
+        let every = Duration::from_secs(60);
+        let environment = Some("test".to_owned());
+        SentryOptions {
+            dsn: DSN.into(),
+            environment,
+            sample_rate: 1.0,
+            every,
+            flush: Duration::from_millis(200),
+        }
+    }
+
+    fn report(step: &str) -> Report {
+        Report {
+            pipeline: "navigation".into(),
+            step: step.into(),
+            class: "permanent",
+            level: Level::Error,
+            topic: Some("clicks".into()),
+            error: "bad value \"bob@example.org\" near 123456789".into(),
+        }
+    }
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<Event<'static>>>);
+
+    impl Transport for Kept {
+        fn send_envelope(&self, envelope: Envelope) {
+            self.0.lock().unwrap().push(envelope.event().unwrap().clone());
+        }
+    }
+
+    fn connected<T: Transport>(transport: Arc<T>) -> (Sentry, Arc<Metrics>) {
+        let metrics = Metrics::new().unwrap();
+        let client: ClientOptions = client_options(&options()).unwrap().transport(transport);
+        let hub = Hub::new(Some(Arc::new(Client::from(client))), Arc::new(Scope::default()));
+        (
+            Sentry::with_hub(Arc::new(hub), options().every, &metrics).unwrap(),
+            metrics,
+        )
+    }
+
+    #[test]
+    fn a_flood_of_one_kind_is_one_scrubbed_event() {
+        let kept = Arc::new(Kept::default());
+        let (sentry, metrics) = connected(Arc::clone(&kept));
+        (0..10_000).for_each(|_| sentry.report(report("profile")));
+        sentry.report(report("history"));
+        drop(sentry);
+        let events = kept.0.lock().unwrap();
+        assert_eq!(events.len(), 2);
+        let event = &events[0];
+        assert_eq!(
+            event.message.as_deref(),
+            Some("navigation/profile: permanent: bad value \"…\" near #")
+        );
+        assert_eq!(&*event.fingerprint, ["navigation", "profile", "permanent"]);
+        assert_eq!(
+            (event.tags["pipeline"].as_str(), event.tags["step"].as_str()),
+            ("navigation", "profile")
+        );
+        assert_eq!(
+            (event.tags["class"].as_str(), event.tags["topic"].as_str()),
+            ("permanent", "clicks")
+        );
+        assert_eq!(
+            event.release.as_deref(),
+            Some(concat!("messina@", env!("CARGO_PKG_VERSION")))
+        );
+        assert_eq!(event.environment.as_deref(), Some("test"));
+        assert!(!serde_json::to_string(event).unwrap().contains("bob@example.org"));
+        assert_eq!(metrics.sentry_events_total.of(["suppressed"]).get(), 9_999);
+        assert_eq!(metrics.sentry_events_total.of(["sent"]).get(), 2);
+    }
+
+    #[test]
+    fn a_stuck_transport_costs_reports_and_no_time() {
+        struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>);
+        impl Transport for Stuck {
+            fn send_envelope(&self, _: Envelope) {
+                let _ = self.0.lock().unwrap().recv();
+            }
+        }
+        let (release, stuck) = channel();
+        let (sentry, metrics) = connected(Arc::new(Stuck(Mutex::new(stuck))));
+        let start = Instant::now();
+        (0..1000).for_each(|n| sentry.report(report(&n.to_string())));
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "report waited for the transport"
+        );
+        assert!(metrics.sentry_events_total.of(["dropped"]).get() >= 1000 - QUEUE as u64 - 1);
+        drop(release);
+    }
+
+    #[test]
+    fn a_bad_dsn_is_an_error_that_does_not_show_it() {
+        let bad = SentryOptions {
+            dsn: "https://secret-key@".into(),
+            ..options()
+        };
+        let error = client_options(&bad).err().unwrap().to_string();
+        assert!(error.contains("DSN") && !error.contains("secret-key"), "{error}");
+    }
+
+    #[test]
+    fn an_event_reaches_a_server_and_a_dead_server_delays_the_end_briefly() {
+        use std::io::{Read, Write};
+        let metrics = Metrics::new().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let dsn = format!("http://public@{}/1", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let (mut request, mut part) = (String::new(), [0; 4096]);
+            while !request.contains("suppressed") {
+                let read = stream.read(&mut part).unwrap();
+                assert!(read > 0, "cut off: {request}");
+                request.push_str(&String::from_utf8_lossy(&part[..read]));
+            }
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+                .unwrap();
+            request
+        });
+        let sentry = Sentry::init(
+            SentryOptions {
+                dsn,
+                flush: Duration::from_secs(5),
+                ..options()
+            },
+            &metrics,
+        )
+        .unwrap();
+        sentry.report(report("profile"));
+        drop(sentry);
+        let request = server.join().unwrap();
+        assert!(request.starts_with("POST /api/1/envelope/ "), "{request}");
+        assert!(
+            request.contains(r#""fingerprint":["navigation","profile","permanent"]"#),
+            "{request}"
+        );
+        assert!(!request.contains("bob@example.org"), "{request}");
+
+        let start = Instant::now();
+        let sentry = Sentry::init(options(), &metrics).unwrap();
+        sentry.report(report("profile"));
+        drop(sentry);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    }
+}

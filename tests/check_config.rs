@@ -1,0 +1,456 @@
+//! The configuration's promise: every mistake is found at once, at its place, with a remedy, and secrets stay secret.
+//!
+//! One broken configuration per file in `tests/config/broken`, one snapshot of its findings each.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use messina::config::{self, Config, Diagnostics, PropertyValue, Severity, Sources, StepKind};
+use proptest::prelude::*;
+
+const BASE: &str = r#"
+[kafka]
+brokers = "kafka-1:9092"
+properties = { "security.protocol" = "sasl_ssl", "fetch.min.bytes" = 1000 }
+
+[registry]
+url = "http://registry:8081"
+
+[scylla]
+nodes = ["scylla-1:9042", "scylla-2:9042"]
+password = { file = "/run/secrets/scylla" }
+
+[pipelines.user-events.source]
+topics = ["navigation"]
+group = "navigation-enrichment"
+
+[pipelines.user-events.sink]
+topic = "navigation-enriched"
+"#;
+
+fn load(texts: &[&str], env: &[(&str, &str)]) -> Result<(Config, Sources), Diagnostics> {
+    let texts = texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| (format!("{index}.toml"), text.to_string()))
+        .collect();
+    config::load_str(
+        texts,
+        env.iter().map(|(name, value)| (name.to_string(), value.to_string())),
+    )
+}
+
+fn loaded(texts: &[&str], env: &[(&str, &str)]) -> Config {
+    load(texts, env).unwrap_or_else(|findings| panic!("{findings}")).0
+}
+
+fn refused(texts: &[&str], env: &[(&str, &str)]) -> Diagnostics {
+    load(texts, env).expect_err("the configuration should be refused")
+}
+
+/// All that `check` says about a file, of either phase.
+fn findings(path: &Path) -> Diagnostics {
+    match config::load(&[path.to_path_buf()], std::iter::empty()) {
+        Ok((config, sources)) => config::check(&config, &sources).into(),
+        Err(findings) => findings,
+    }
+}
+
+fn broken() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("tests/config/broken").expect("the folder is there");
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn broken_configs_are_explained() {
+    let paths = broken();
+    assert!(paths.len() >= 20);
+    for path in paths {
+        let name = path.file_stem().expect("a file").to_string_lossy().into_owned();
+        insta::assert_snapshot!(name, findings(&path).human(false));
+    }
+}
+
+#[test]
+fn every_finding_has_a_place_and_a_remedy() {
+    for path in broken() {
+        let findings = findings(&path);
+        assert!(!findings.is_empty(), "{}", path.display());
+        for finding in findings.iter() {
+            let said = !finding.help.is_empty()
+                || finding
+                    .place
+                    .iter()
+                    .any(|place| place.label.starts_with("did you mean"));
+            assert!(said, "{}: nothing is proposed: {finding:?}", path.display());
+            // What is absent altogether has no place.
+            let absent = matches!(finding.code.id, "MES0102" | "MES0201");
+            let Some(place) = &finding.place else {
+                assert!(absent, "{}: no place: {finding:?}", path.display());
+                continue;
+            };
+            let text = std::fs::read_to_string(&path).expect("readable");
+            let line = text.lines().nth(place.line - 1).expect("the line is there");
+            assert!(place.column <= line.chars().count() + 1);
+            assert!(
+                line.starts_with(place.text.split("***").next().expect("a part")),
+                "{line} is not {}",
+                place.text
+            );
+        }
+    }
+}
+
+#[test]
+fn no_finding_shows_a_secret() {
+    for path in broken() {
+        let findings = findings(&path);
+        for text in [
+            findings.human(true),
+            findings.json().expect("serialisable"),
+            format!("{findings:?}"),
+        ] {
+            for secret in ["hunter2", "271828", "314159"] {
+                assert!(!text.contains(secret), "{}: {text}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn codes_are_unique_and_in_order() {
+    let ids: Vec<&str> = config::codes::ALL.iter().map(|code| code.id).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+}
+
+#[test]
+fn json_holds_what_the_human_form_says() {
+    let findings = refused(&["[kafka]\nbroker = 1\n"], &[]);
+    let json: serde_json::Value = serde_json::from_str(&findings.json().expect("serialisable")).expect("JSON");
+    assert_eq!(json[0]["code"], "MES0101");
+    assert_eq!(json[0]["severity"], "error");
+    assert_eq!(json[0]["place"]["line"], 2);
+    assert_eq!(json[0]["place"]["column"], 1);
+    assert_eq!(json[0]["place"]["text"], "broker = 1");
+    assert_eq!(json[1]["code"], "MES0102");
+    assert_eq!(json[1]["place"], serde_json::Value::Null);
+}
+
+#[test]
+fn colour_only_when_asked() {
+    let findings = refused(&["[kafka]\nbroker = 1\n"], &[]);
+    assert!(!findings.human(false).contains('\x1b'));
+    assert!(findings.human(true).contains('\x1b'));
+}
+
+#[test]
+fn the_example_loads() {
+    let (config, sources) = config::load(&["config/example.toml".into()], std::iter::empty()).expect("it loads");
+    let pipeline = &config.pipelines["navigation"];
+    assert_eq!(pipeline.max_in_flight.value, 1024);
+    let StepKind::Lookup(lookup) = &pipeline.steps[0].kind else {
+        panic!("a look-up comes first")
+    };
+    let cache = lookup.cache.as_ref().expect("a cache");
+    assert_eq!(cache.ttl, Duration::from_secs(30));
+    assert_eq!(cache.max_bytes.bytes(), 64 << 20);
+    let StepKind::Write(write) = &pipeline.steps[1].kind else {
+        panic!("a write comes second")
+    };
+    assert_eq!(write.ttl, Some(Duration::from_secs(30 * 86_400)));
+    assert!(write.idempotent());
+    let set: Vec<&str> = pipeline
+        .sink
+        .as_ref()
+        .expect("a sink")
+        .set
+        .iter()
+        .map(|b| b.name.as_str())
+        .collect();
+    assert_eq!(set, ["segment", "score", "processed_at"], "fields keep their order");
+    // Only the files of another machine are missing here.
+    for finding in config::check(&config, &sources) {
+        assert!(matches!(finding.code.id, "MES0402" | "MES0403"), "{finding:?}");
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_docs() {
+    let config = loaded(&[BASE], &[]);
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:9090");
+    assert_eq!(config.limits.memory.to_string(), "256MiB");
+    assert_eq!(config.shutdown_timeout, Duration::from_secs(30));
+    assert_eq!(config.pipelines["user-events"].consumers.value, 1);
+}
+
+#[test]
+fn later_files_win() {
+    let over = r#"
+        kafka.properties."security.protocol" = "plaintext"
+        [scylla]
+        nodes = ["other:9042"]
+        password = { env = "SCYLLA_PASSWORD" }
+        [pipelines.second.source]
+        topics = "orders"
+        group = "orders"
+    "#;
+    let config = loaded(&[BASE, over], &[]);
+    let properties: Vec<(String, String)> = config.kafka.properties.iter().map(property).collect();
+    assert_eq!(
+        properties,
+        [
+            ("security.protocol".into(), "plaintext".into()),
+            ("fetch.min.bytes".to_owned(), "1000".to_owned())
+        ]
+    );
+    let scylla = config.scylla.expect("it is there");
+    assert_eq!(scylla.nodes.len(), 1, "lists are replaced");
+    assert_eq!(*scylla.nodes[0], "other:9042");
+    assert_eq!(config.pipelines.len(), 2, "tables are merged");
+    let error = scylla.password.expect("it is there").reveal().expect_err("not set");
+    assert!(
+        error.to_string().contains("SCYLLA_PASSWORD"),
+        "a reference is replaced whole: {error}"
+    );
+}
+
+fn property(property: &config::Property) -> (String, String) {
+    (property.name.value.clone(), property.value.reveal().expect("readable"))
+}
+
+#[test]
+fn the_environment_wins_over_files() {
+    let config = loaded(
+        &[BASE],
+        &[
+            ("MESSINA__KAFKA__BROKERS", "other:9092"),
+            ("MESSINA__KAFKA__PROPERTIES__SASL__PASSWORD", "12345"),
+            ("MESSINA__PIPELINES__USER_EVENTS__MAX_IN_FLIGHT", "7"),
+            ("MESSINA__SCYLLA__NODES", "[\"a:1\", \"b:2\", \"c:3\"]"),
+            ("MESSINA__SCYLLA__USERNAME", "2026"),
+            ("MESSINA__SHUTDOWN_TIMEOUT", "5s"),
+            ("MESSINA__LOG", "{ format = \"json\" }"),
+            ("MESSINA_OTHER", "not ours"),
+            ("PATH", "/bin"),
+        ],
+    );
+    assert_eq!(*config.kafka.brokers, "other:9092");
+    assert_eq!(
+        property(config.kafka.properties.last().expect("one")),
+        ("sasl.password".into(), "12345".into())
+    );
+    assert_eq!(config.pipelines["user-events"].max_in_flight.value, 7);
+    let scylla = config.scylla.expect("it is there");
+    assert_eq!(scylla.nodes.len(), 3);
+    assert_eq!(
+        scylla.username.as_deref(),
+        Some("2026"),
+        "a number is text where text is wanted"
+    );
+    assert_eq!(config.shutdown_timeout, Duration::from_secs(5));
+    assert_eq!(config.log.format, config::LogFormat::Json);
+}
+
+#[test]
+fn mistakes_in_the_environment_name_the_variable() {
+    let variables = [
+        ("MESSINA__KAFKA__BORKERS", "kafka-1:9092"),
+        ("MESSINA__HTTP__LISTEN", "nowhere"),
+        ("MESSINA__KAFKA____BROKERS", "kafka-1:9092"),
+        ("MESSINA__PIPELINES__USER_EVENTS__SOURCE__TOPICS__0", "navigation"),
+        ("MESSINA__SCYLLA__PASSWORD", "[\"hunter2\"]"),
+    ];
+    let human = refused(&[BASE], &variables).human(false);
+    assert!(!human.contains("hunter2"));
+    for (name, _) in variables {
+        assert!(human.contains(name), "{name} is not in:\n{human}");
+    }
+    insta::assert_snapshot!("environment", human);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_finding() {
+    let findings = config::load(&["tests/config/absent.toml".into()], std::iter::empty()).expect_err("refused");
+    assert_eq!(findings.iter().next().expect("one").code.id, "MES0001");
+    assert_eq!(
+        findings.iter().count(),
+        1,
+        "what is absent may be in the other file: {findings}"
+    );
+}
+
+#[test]
+fn mistakes_of_all_files_come_at_once() {
+    let findings = refused(&["[kafka]\nbrokers = 1\n", "[registry]\nurl = 2\n[htpt]\n"], &[]);
+    let places: Vec<String> = findings
+        .iter()
+        .filter_map(|d| d.place.as_ref())
+        .map(|p| format!("{}:{}", p.file, p.line))
+        .collect();
+    assert_eq!(places, ["0.toml:2", "1.toml:2", "1.toml:3"]);
+}
+
+#[test]
+fn properties_are_written_in_either_way() {
+    let text = r#"
+        [kafka]
+        brokers = ["a:1", "b:2"]
+        [kafka.properties]
+        security.protocol = "ssl"
+        "ssl.key.password" = "hunter2"
+        sasl.oauthbearer.assertion.private.key.file = "/run/key"
+        enable.ssl.certificate.verification = false
+        linger = 0.5
+        [registry]
+        url = ["http://a", "http://b"]
+    "#;
+    let config = loaded(&[text], &[]);
+    assert_eq!(*config.kafka.brokers, "a:1,b:2");
+    assert_eq!(config.registry.urls.len(), 2);
+    let properties: Vec<String> = config
+        .kafka
+        .properties
+        .iter()
+        .map(property)
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    assert_eq!(
+        properties,
+        [
+            "security.protocol=ssl",
+            "ssl.key.password=hunter2",
+            "sasl.oauthbearer.assertion.private.key.file=/run/key",
+            "enable.ssl.certificate.verification=false",
+            "linger=0.5",
+        ]
+    );
+    assert!(matches!(config.kafka.properties[1].value, PropertyValue::Secret(_)));
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_secret_file_is_read_again_each_time() {
+    let path = std::env::temp_dir().join(format!("messina-secret-{}", std::process::id()));
+    std::fs::write(&path, "first\r\n").expect("writable");
+    let text = format!("{BASE}\n[sentry]\ndsn = {{ file = '{}' }}\n", path.display());
+    let config = loaded(&[&text], &[]);
+    let dsn = config.sentry.expect("it is there").dsn;
+    assert_eq!(dsn.reveal().expect("readable"), "first");
+    std::fs::write(&path, "second").expect("writable");
+    assert_eq!(dsn.reveal().expect("readable"), "second");
+    std::fs::remove_file(&path).expect("removable");
+    assert!(dsn.reveal().is_err());
+    assert_eq!(format!("{dsn} {dsn:?}"), "*** ***");
+}
+
+#[test]
+fn a_place_inside_an_expression_is_found() {
+    let text = format!("{BASE}key = 'event.user.id'\n");
+    let (config, sources) = load(&[&text], &[]).expect("it loads");
+    let key = config.pipelines["user-events"]
+        .sink
+        .as_ref()
+        .and_then(|sink| sink.key.clone())
+        .expect("a key");
+    let place = sources.place(sources.part(&key, 6..10), "here".into());
+    assert_eq!((place.column, place.underline_length), (14, 4));
+    assert_eq!(place.text, "key = 'event.user.id'");
+}
+
+#[test]
+fn warnings_alone_are_not_errors() {
+    let text = "[kafka]\nbrokers='a:1'\n[registry]\nurl='http://a'\n[pipelines.p.source]\ntopics='t'\ngroup='g'\n";
+    let (config, sources) = load(&[text], &[]).expect("it loads");
+    let findings = Diagnostics::new(config::check(&config, &sources));
+    assert_eq!(
+        findings.iter().map(|d| d.severity).collect::<Vec<_>>(),
+        [Severity::Warning]
+    );
+    assert!(!findings.has_errors());
+}
+
+/// Pieces of TOML and of Messina's own keys, so that random text is nearly a configuration.
+fn piece() -> impl Strategy<Value = String> {
+    let words = [
+        "[kafka]",
+        "[registry]",
+        "[scylla]",
+        "[pipelines.a.source]",
+        "[[pipelines.a.steps]]",
+        "[pipelines.a.sink]",
+        "brokers",
+        "url",
+        "topics",
+        "group",
+        "name",
+        "lookup",
+        "write",
+        "set",
+        "bind",
+        "cache",
+        "ttl",
+        "password",
+        "properties",
+        "=",
+        "=",
+        "=",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ".",
+        "\"",
+        "'",
+        "\"\"\"",
+        "'''",
+        "\"30s\"",
+        "\"event.a\"",
+        "1",
+        "-1",
+        "1.5",
+        "true",
+        "1979-05-27",
+        "env",
+        "file",
+        "\n",
+        "\n",
+        "\n",
+        "\r\n",
+        "#",
+        "\\",
+        "é",
+        "\u{0}",
+        "\"SELECT a FROM t WHERE b = :b\"",
+    ];
+    prop_oneof![9 => proptest::sample::select(words.to_vec()).prop_map(str::to_owned), 1 => "\\PC{0,6}"]
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_loader_panic(pieces in prop::collection::vec(piece(), 0..60), value in "\\PC{0,20}") {
+        let text = pieces.concat();
+        let spaced = pieces.join(" ");
+        for text in [&text, &spaced] {
+            let env = [("MESSINA__SCYLLA__PASSWORD", value.as_str()), ("MESSINA__PIPELINES__A__STEPS", value.as_str())];
+            match load(&[text], &env) {
+                Ok((config, sources)) => { Diagnostics::new(config::check(&config, &sources)).human(true); }
+                Err(findings) => { findings.human(true); }
+            }
+        }
+    }
+
+    #[test]
+    fn no_mutation_of_a_config_makes_it_panic(at in 0..BASE.len(), length in 0usize..20, with in "\\PC{0,4}") {
+        let end = (at + length).min(BASE.len());
+        let text = format!("{}{with}{}", &BASE[..at], &BASE[end..]);
+        match load(&[&text], &[]) {
+            Ok((config, sources)) => { Diagnostics::new(config::check(&config, &sources)).human(false); }
+            Err(findings) => { findings.human(false); }
+        }
+    }
+}

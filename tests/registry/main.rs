@@ -1,0 +1,284 @@
+//! The registry's client against registries: the one in memory, whose faults can be commanded, and a real one.
+//!
+//! The real one is at `REGISTRY_URL` (Confluent's API, no login). Without it those tests say so and pass, except under CI.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+mod tls;
+
+use std::env;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use messina::demo::registry::{DemoRegistry, Fault};
+use messina::registry::{Registry, RegistryError, RegistryOptions};
+use messina::retry::Class;
+use serde_json::{Value, json};
+
+const V1: &str = r#"{"type":"record","name":"Click","fields":[{"name":"id","type":"long"}]}"#;
+const V2: &str = r#"{"type":"record","name":"Click","fields":[{"name":"id","type":"long"},{"name":"by","type":["null","string"],"default":null}]}"#;
+
+fn registry(urls: &[String]) -> Registry {
+    let options = RegistryOptions {
+        urls: urls.to_vec(),
+        timeout: Duration::from_secs(5),
+        unknown_ttl: Duration::from_millis(500),
+        ..RegistryOptions::default()
+    };
+    Registry::new(options).unwrap()
+}
+
+/// Registers what the client itself cannot: other types, and references.
+async fn post(url: &str, subject: &str, body: Value) -> Value {
+    let subject = subject.replace('/', "%2F");
+    let request = reqwest::Client::new()
+        .post(format!("{url}/subjects/{subject}/versions"))
+        .json(&body);
+    request.send().await.unwrap().json().await.unwrap()
+}
+
+/// The same text, whatever the registry did to its spaces.
+fn same(a: &str, b: &str) -> bool {
+    serde_json::from_str::<Value>(a).unwrap() == serde_json::from_str::<Value>(b).unwrap()
+}
+
+/// What every registry must do. Subjects begin with `prefix`, so that a registry can be used again.
+async fn suite(url: &str, prefix: &str) {
+    let client = registry(&[url.to_owned()]);
+    let subject = format!("{prefix}/clicks of ü-value");
+
+    assert_eq!(client.versions(&subject).await.unwrap(), []);
+    assert_eq!(client.lookup(&subject, V1).await.unwrap(), None);
+    assert!(client.compatible(&subject, V1).await.unwrap().compatible);
+    let first = client.register(&subject, V1).await.unwrap();
+    assert_eq!(client.register(&subject, V1).await.unwrap(), first);
+    assert_eq!(client.lookup(&subject, V1).await.unwrap(), Some(first));
+    assert_eq!(client.lookup(&subject, V2).await.unwrap(), None);
+    assert!(client.compatible(&subject, V2).await.unwrap().compatible);
+    let second = client.register(&subject, V2).await.unwrap();
+    assert_ne!(first, second);
+
+    let versions = client.versions(&subject).await.unwrap();
+    assert_eq!(versions.iter().map(|v| v.id).collect::<Vec<_>>(), [first, second]);
+    assert!(same(&versions[0].schema, V1) && same(&versions[1].schema, V2));
+    assert!(
+        Arc::ptr_eq(&versions[1], &client.schema(second).await.unwrap()),
+        "not held by id"
+    );
+    let other = registry(&[url.to_owned()]);
+    assert!(other.cached(first).is_none());
+    assert!(same(&other.schema(first).await.unwrap().schema, V1));
+    assert!(other.cached(first).is_some());
+
+    let missing = client.schema(2_000_000_000).await.unwrap_err();
+    assert_eq!(
+        (missing.class(), &missing),
+        (Class::Permanent, &RegistryError::Unknown { id: 2_000_000_000 })
+    );
+    let invalid = client.register(&subject, r#"{"type":"no such"#).await.unwrap_err();
+    assert!(matches!(invalid, RegistryError::Rejected { .. }), "{invalid}");
+    assert_eq!(invalid.class(), Class::Permanent);
+    references(url, prefix).await;
+    other_types(url, prefix).await;
+}
+
+/// Click refers to User and Page, and Page to User: each comes once, and before those that need it.
+async fn references(url: &str, prefix: &str) {
+    let user = r#"{"type":"record","name":"User","namespace":"m","fields":[{"name":"id","type":"long"}]}"#;
+    let page = r#"{"type":"record","name":"Page","namespace":"m","fields":[{"name":"owner","type":"m.User"}]}"#;
+    let click = r#"{"type":"record","name":"Click","namespace":"m","fields":[{"name":"page","type":"m.Page"},{"name":"user","type":"m.User"}]}"#;
+    let to = |name: &str| json!({ "name": format!("m.{name}"), "subject": format!("{prefix}-{name}"), "version": 1 });
+    post(url, &format!("{prefix}-User"), json!({ "schema": user })).await;
+    post(
+        url,
+        &format!("{prefix}-Page"),
+        json!({ "schema": page, "references": [to("User")] }),
+    )
+    .await;
+    let references = [to("Page"), to("User")];
+    let answer = post(
+        url,
+        &format!("{prefix}-Click"),
+        json!({ "schema": click, "references": references }),
+    )
+    .await;
+    let id = u32::try_from(answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"))).unwrap();
+    let fetched = registry(&[url.to_owned()]).schema(id).await.unwrap();
+    assert!(same(&fetched.schema, click));
+    assert_eq!(fetched.references.len(), 2);
+    assert!(same(&fetched.references[0], user) && same(&fetched.references[1], page));
+}
+
+async fn other_types(url: &str, prefix: &str) {
+    for (kind, schema) in [
+        (
+            "JSON",
+            r#"{"$schema":"http://json-schema.org/draft-07/schema#","type":"object"}"#,
+        ),
+        ("PROTOBUF", "syntax = \"proto3\"; message M { int32 a = 1; }"),
+    ] {
+        let subject = format!("{prefix}-{kind}");
+        let answer = post(url, &subject, json!({ "schema": schema, "schemaType": kind })).await;
+        let id = u32::try_from(answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"))).unwrap();
+        let error = registry(&[url.to_owned()]).schema(id).await.unwrap_err();
+        assert!(
+            matches!(&error, RegistryError::Unsupported { kind: found, .. } if found == kind),
+            "{error}"
+        );
+        assert_eq!(error.class(), Class::Permanent);
+    }
+}
+
+#[tokio::test]
+async fn the_registry_in_memory_does_what_a_registry_must() {
+    let demo = DemoRegistry::start().await.unwrap();
+    suite(&demo.url(), "demo").await;
+    demo.stop().await;
+}
+
+#[tokio::test]
+async fn a_real_registry_does_what_a_registry_must() {
+    let Ok(url) = env::var("REGISTRY_URL") else {
+        assert!(env::var_os("CI").is_none(), "REGISTRY_URL is not set");
+        eprintln!("skipped: REGISTRY_URL is not set, so there is no real registry to ask");
+        return;
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    suite(&url, &format!("messina-{now}")).await;
+    // Only a real one has rules: the default, BACKWARD, forbids a new field without a default.
+    let (client, subject) = (registry(&[url]), format!("messina-{now}-rules"));
+    client.register(&subject, V1).await.unwrap();
+    let worse = V1.replace("]}", r#",{"name":"more","type":"int"}]}"#);
+    assert!(!client.compatible(&subject, &worse).await.unwrap().compatible);
+    let error = client.register(&subject, &worse).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Rejected { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_thousand_at_once_make_one_request() {
+    let demo = DemoRegistry::start().await.unwrap();
+    let id = registry(&[demo.url()]).register("clicks", V1).await.unwrap();
+    demo.on_request(|_, _| Fault::Delay(Duration::from_millis(100)));
+    let (client, before) = (Arc::new(registry(&[demo.url()])), demo.requests());
+    let asks = (0..1000).map(|_| {
+        let client = Arc::clone(&client);
+        tokio::spawn(async move { client.schema(id).await })
+    });
+    for asked in asks.collect::<Vec<_>>() {
+        assert_eq!(asked.await.unwrap().unwrap().id, id);
+    }
+    assert_eq!(demo.requests() - before, 1);
+    assert_eq!(client.stats().ok.load(Ordering::Relaxed), 1);
+    assert_eq!(client.stats().schemas.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn what_may_pass_is_asked_again() {
+    let demo = DemoRegistry::start().await.unwrap();
+    let client = registry(&[demo.url()]);
+    let id = client.register("clicks", V1).await.unwrap();
+    for status in [500, 503, 429, 401, 403, 404] {
+        demo.on_request(move |_, _| Fault::Status(status));
+        let error = client.schema(id).await.unwrap_err();
+        assert_eq!(error.class(), Class::Transient, "{status}: {error}");
+        assert!(error.to_string().contains(&status.to_string()), "{error}");
+    }
+    demo.on_request(|_, _| Fault::None);
+    assert_eq!(client.schema(id).await.unwrap().id, id);
+}
+
+#[tokio::test]
+async fn an_unknown_id_is_asked_for_again_soon_but_not_at_once() {
+    let demo = DemoRegistry::start().await.unwrap();
+    let client = registry(&[demo.url()]);
+    for _ in 0..100 {
+        assert_eq!(client.schema(1).await.unwrap_err(), RegistryError::Unknown { id: 1 });
+    }
+    assert_eq!(demo.requests(), 1);
+    assert_eq!(client.register("clicks", V1).await.unwrap(), 1);
+    tokio::time::sleep(Duration::from_millis(620)).await;
+    assert_eq!(client.schema(1).await.unwrap().id, 1);
+}
+
+#[tokio::test]
+async fn another_address_answers_for_one_that_does_not() {
+    let (a, b) = (
+        DemoRegistry::start().await.unwrap(),
+        DemoRegistry::start().await.unwrap(),
+    );
+    let client = registry(&[a.url(), b.url()]);
+    let id = registry(&[b.url()]).register("clicks", V1).await.unwrap();
+    // A follower that has not heard of it yet is no proof that it is unknown.
+    assert_eq!(client.schema(id).await.unwrap().id, id);
+
+    // From now on b is asked first; when it fails, a is, which has learnt it in the meantime.
+    assert_eq!(registry(&[a.url()]).register("clicks", V1).await.unwrap(), id);
+    b.on_request(|_, _| Fault::Status(503));
+    assert_eq!(client.lookup("clicks", V1).await.unwrap(), Some(id));
+    let asked = b.requests();
+    assert_eq!(client.lookup("clicks", V1).await.unwrap(), Some(id));
+    assert_eq!(b.requests(), asked, "the one that failed is asked first again");
+
+    let gone = a.url();
+    a.stop().await;
+    b.on_request(|_, _| Fault::None);
+    assert_eq!(client.lookup("clicks", V1).await.unwrap(), Some(id));
+    b.stop().await;
+    let error = client.lookup("clicks", V1).await.unwrap_err();
+    assert_eq!(error.class(), Class::Transient);
+    assert!(
+        error.to_string().contains("127.0.0.1") || error.to_string().contains(&gone),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_registry_that_hangs_is_given_up_in_time() {
+    let demo = DemoRegistry::start().await.unwrap();
+    demo.on_request(|_, _| Fault::Delay(Duration::from_secs(30)));
+    let options = RegistryOptions {
+        urls: vec![demo.url()],
+        timeout: Duration::from_millis(200),
+        ..Default::default()
+    };
+    let client = Registry::new(options).unwrap();
+    let start = Instant::now();
+    let error = client.schema(1).await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(error.class(), Class::Transient);
+    assert!(error.to_string().contains("timed out"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_registry_costs_no_record() {
+    let demo = DemoRegistry::start().await.unwrap();
+    let client = registry(&[format!("{}/wrong/path", demo.url())]);
+    assert_eq!(client.schema(1).await.unwrap_err().class(), Class::Transient);
+    assert_eq!(client.versions("clicks").await.unwrap_err().class(), Class::Transient);
+}
+
+#[tokio::test]
+async fn a_reference_that_leads_nowhere_is_told() {
+    let (a, b) = (
+        DemoRegistry::start().await.unwrap(),
+        DemoRegistry::start().await.unwrap(),
+    );
+    post(&a.url(), "user", json!({ "schema": V1 })).await;
+    let reference = json!({ "name": "Click", "subject": "user", "version": 1 });
+    let answer = post(&a.url(), "page", json!({ "schema": V2, "references": [reference] })).await;
+    let id = u32::try_from(answer["id"].as_u64().unwrap()).unwrap();
+    // The first loses the subject's versions, and the second never had them.
+    a.on_request(|_, path| {
+        if path.starts_with("/subjects") {
+            Fault::Status(503)
+        } else {
+            Fault::None
+        }
+    });
+    let error = registry(&[a.url()]).schema(id).await.unwrap_err();
+    assert_eq!(error.class(), Class::Transient, "{error}");
+    let error = registry(&[a.url(), b.url()]).schema(id).await.unwrap_err();
+    assert!(error.to_string().contains("refers to user version 1"), "{error}");
+    assert_eq!(error.class(), Class::Permanent);
+}
