@@ -173,11 +173,11 @@ impl<'a> Reader<'a> {
 
     /// Reads all items of an array or map with `item`, which reads one. Items without bytes may be claimed in any number:
     /// with `empty`, their number is limited.
-    pub fn items<T>(
+    pub fn items<T, E: From<DatumError>>(
         &mut self,
         empty: bool,
-        mut item: impl FnMut(&mut Self) -> Result<T, DatumError>,
-    ) -> Result<Vec<T>, DatumError> {
+        mut item: impl FnMut(&mut Self) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
         let mut items = Vec::new();
         loop {
             let at = self.at;
@@ -194,21 +194,22 @@ impl<'a> Reader<'a> {
             }
             let (count, left) = (count.unsigned_abs(), end.map_or(self.left(), |end| end - self.at));
             if empty && count > self.empties {
-                return Err(DatumError::EmptyItems { count, at });
+                return Err(DatumError::EmptyItems { count, at }.into());
             }
             if !empty && count > left as u64 {
                 return Err(DatumError::BlockCount {
                     count,
                     left: self.left(),
                     at,
-                });
+                }
+                .into());
             }
             items.reserve(count.min(MAX_RESERVE) as usize);
             for _ in 0..count {
                 items.push(item(self)?);
             }
             if end.is_some_and(|end| end != self.at) {
-                return Err(DatumError::BlockSize { at: self.at });
+                return Err(DatumError::BlockSize { at: self.at }.into());
             }
         }
     }
@@ -257,7 +258,7 @@ impl<'a> Reader<'a> {
             }
             Shape::Map(values) => Value::Map(self.items(false, |reader| {
                 let key = Value::String(Cow::Borrowed(reader.string()?));
-                Ok((key, reader.value(schema, *values, level + 1)?))
+                Ok::<_, DatumError>((key, reader.value(schema, *values, level + 1)?))
             })?),
             Shape::Record { fields, .. } => {
                 let mut values = Vec::with_capacity(fields.len());

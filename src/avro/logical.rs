@@ -52,19 +52,6 @@ pub(crate) fn digits_of(size: usize) -> u32 {
     }
 }
 
-/// The word of the specification for a logical type.
-pub(crate) fn name(logical: Logical) -> String {
-    match logical {
-        Logical::Date => "date".to_owned(),
-        Logical::Time(unit) => format!("time-{unit}"),
-        Logical::Timestamp(unit) => format!("timestamp-{unit}"),
-        Logical::LocalTimestamp(unit) => format!("local-timestamp-{unit}"),
-        Logical::Decimal { precision, scale } => format!("decimal({precision}, {scale})"),
-        Logical::Uuid => "uuid".to_owned(),
-        Logical::Duration => "duration".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

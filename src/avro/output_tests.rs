@@ -1,1 +1,126 @@
-//! Tests.
+//! Tests of derived schemas.
+
+use super::*;
+
+fn field(name: &str, ty: Type) -> NewField {
+    NewField { name: name.into(), ty }
+}
+
+const INPUT: &str = r#"{"type":"record","name":"Event","namespace":"a.b","doc":"kept","fields":[
+    {"name":"id","type":"string","doc":"kept too"},
+    {"name":"geo","type":{"type":"record","name":"Event_place","fields":[]}}]}"#;
+
+#[test]
+fn fields_are_appended_and_the_rest_stays() {
+    let input = Schema::parse(INPUT).unwrap();
+    let fields = [
+        field("score", Type::Double.nullable()),
+        field("seen", Type::Timestamp(Unit::Millis)),
+        field("tags", Type::List(Box::new(Type::String.nullable()))),
+        field(
+            "place",
+            Type::Record(vec![("x".into(), Type::Int.nullable())]).nullable(),
+        ),
+        field("wait", Type::Duration),
+    ];
+    let output = append_fields(&input, &fields).unwrap();
+    let json: Json = serde_json::from_str(output.json()).unwrap();
+    assert_eq!(
+        (&json["name"], &json["namespace"], &json["doc"]),
+        (&json!("Event"), &json!("a.b"), &json!("kept"))
+    );
+    assert_eq!(json["fields"][0]["doc"], "kept too");
+    assert_eq!(
+        json["fields"][2],
+        json!({"name": "score", "type": ["null", "double"], "default": null})
+    );
+    let seen = json!({"name": "seen", "type": {"type": "long", "logicalType": "timestamp-millis"}});
+    assert_eq!(json["fields"][3], seen);
+    assert_eq!(
+        json["fields"][5]["type"][1]["name"], "Event_place_2",
+        "the first name is taken"
+    );
+    for new in &fields {
+        assert_eq!(output.field_type(&new.name), Some(new.ty.clone()), "{}", new.name);
+    }
+}
+
+#[test]
+fn clashes_name_both() {
+    let input = Schema::parse(INPUT).unwrap();
+    let error = append_fields(&input, &[field("id", Type::Int)])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("new field \"id\"") && error.contains("\"a.b.Event\" has a field \"id\""),
+        "{error}"
+    );
+    assert!(append_fields(&input, &[field("n", Type::Int), field("n", Type::Int)]).is_err());
+    assert_eq!(
+        append_fields(&input, &[field("a-b", Type::Int)]),
+        Err(OutputError::Name("a-b".into()))
+    );
+    let array = Schema::parse(r#"{"type":"array","items":"int"}"#).unwrap();
+    assert_eq!(append_fields(&array, &[]), Err(OutputError::NotARecord));
+}
+
+#[test]
+fn types_that_avro_lacks_say_what_to_do() {
+    let input = Schema::parse(INPUT).unwrap();
+    let error = |ty| append_fields(&input, &[field("x", ty)]).unwrap_err().to_string();
+    assert!(error(Type::Decimal { precision: 0, scale: 0 }).contains("new field \"x\": decimal has no Avro type"));
+    assert!(error(Type::Any).contains("give the sink a schema"));
+    assert!(error(Type::Map(Box::new(Type::Int), Box::new(Type::Int))).contains("keys of Avro's maps are strings"));
+    assert!(error(Type::Union(vec![Type::Long, Type::Timestamp(Unit::Millis)])).contains("only one branch"));
+}
+
+#[test]
+fn every_type_that_has_one_is_read_back() {
+    let units = [Unit::Millis, Unit::Micros, Unit::Nanos];
+    let mut types = vec![
+        Type::Null,
+        Type::Bool,
+        Type::Int,
+        Type::Long,
+        Type::Float,
+        Type::Double,
+        Type::String,
+    ];
+    types.extend([
+        Type::Bytes,
+        Type::Date,
+        Type::Uuid,
+        Type::Duration,
+        Type::Decimal { precision: 9, scale: 2 },
+    ]);
+    types.extend(units.map(Type::Time));
+    types.extend(units.map(Type::Timestamp));
+    types.extend(units.map(Type::LocalTimestamp));
+    types.push(Type::Map(
+        Box::new(Type::String),
+        Box::new(Type::List(Box::new(Type::Date))),
+    ));
+    types.push(Type::Union(vec![Type::Int, Type::String]).nullable());
+    for ty in types {
+        let json = avro_type(&ty).unwrap();
+        assert_eq!(Schema::parse(&json.to_string()).unwrap().root_type(), ty);
+    }
+    assert_eq!(avro_type(&Type::Enum(vec!["A".into()])), Ok(json!("string")));
+    assert_eq!(avro_type(&Type::Fixed(3)), Ok(json!("bytes")));
+    // Two of one type in a union are one branch.
+    assert_eq!(
+        avro_type(&Type::Union(vec![Type::Enum(vec![]), Type::String])),
+        Ok(json!(["string"]))
+    );
+}
+
+#[test]
+fn a_wrapped_record_is_found() {
+    let input = Schema::parse(&format!(r#"{{"type":{INPUT}}}"#)).unwrap();
+    assert!(
+        append_fields(&input, &[field("x", Type::Int)])
+            .unwrap()
+            .field_type("x")
+            .is_some()
+    );
+}

@@ -78,8 +78,8 @@ enum Piece<P> {
     Copy { from: P, to: P },
     /// Always the same.
     Literal(Vec<u8>),
-    /// A value that is supplied, to be written as a type.
-    New { value: usize, node: NodeId },
+    /// A value that is supplied, to be written as the type of a field.
+    New { value: usize, node: NodeId, field: String },
     /// Input, converted. The field is for messages.
     Convert {
         from: P,
@@ -174,8 +174,9 @@ impl Splice {
                     out.extend_from_slice(range.ok_or_else(caller)?);
                 }
                 Piece::Literal(bytes) => out.extend_from_slice(bytes),
-                Piece::New { value, node } => {
-                    encode::encode(&self.output, *node, &new[*value], out).map_err(|error| self.name(*value, error))?;
+                Piece::New { value, node, field } => {
+                    let done = encode::encode(&self.output, *node, &new[*value], out);
+                    done.map_err(|error| error.within(&format!(".{field}")))?;
                 }
                 Piece::Convert {
                     from,
@@ -196,21 +197,6 @@ impl Splice {
             }
         }
         Ok(())
-    }
-
-    /// The error of a new value, with the field's name.
-    #[cold]
-    fn name(&self, value: usize, error: EncodeError) -> EncodeError {
-        let is = |piece: &&Piece<Place>| matches!(piece, Piece::New { value: number, .. } if *number == value);
-        let node = self.pieces.iter().find(is).and_then(|piece| match piece {
-            Piece::New { node, .. } => Some(*node),
-            _ => None,
-        });
-        let fields = self.output.fields().unwrap_or_default();
-        match fields.iter().find(|field| Some(field.node) == node) {
-            Some(field) => error.within(&format!(".{}", field.name)),
-            None => error,
-        }
     }
 }
 
@@ -276,9 +262,10 @@ impl Draft {
                     to: place(to)?,
                 },
                 Piece::Literal(bytes) => Piece::Literal(bytes.clone()),
-                Piece::New { value, node } => Piece::New {
+                Piece::New { value, node, field } => Piece::New {
                     value: *value,
                     node: *node,
+                    field: field.clone(),
                 },
                 Piece::Convert {
                     from,
@@ -338,6 +325,7 @@ impl Drafter<'_> {
                 self.pieces.push(Piece::New {
                     value,
                     node: field.node,
+                    field: path,
                 });
                 continue;
             }

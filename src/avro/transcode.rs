@@ -112,25 +112,9 @@ impl<'a> Transcoder<'a> {
         if count > 0 {
             put_long(out, count as i64);
         }
-        // An item may fail for reasons of the output's, which reading does not know.
-        let mut failed = None;
-        let read = reader.items(empty, |reader| {
-            if failed.is_none() {
-                failed = item(reader, out).err();
-            }
-            match &failed {
-                None => Ok(()),
-                Some(_) => Err(super::error::DatumError::Caller),
-            }
-        });
-        match (failed, read) {
-            (Some(error), _) => Err(error),
-            (None, Err(error)) => Err(error.into()),
-            (None, Ok(_)) => {
-                out.push(0);
-                Ok(())
-            }
-        }
+        reader.items(empty, |reader| item(reader, out))?;
+        out.push(0);
+        Ok(())
     }
 
     fn fields(

@@ -497,3 +497,6 @@ fn random(event: &Event, attempt: u32) -> u64 {
     (event.origin.offset.cast_unsigned() ^ now.rotate_left(17) ^ (u64::from(attempt) << 48))
         .wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! What the demo stands on: librdkafka's mock cluster, a directory that goes away, a client's configuration.
+//!
+//! The mock cluster keeps at most 5 MiB per partition and drops the oldest batches beyond that, read or not. See
+//! [`Flow`](super::flow::Flow) for how the demo stays below it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaResult;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+/// Partitions of each input topic.
+pub const INPUT_PARTITIONS: i32 = 8;
+/// Partitions of each output topic.
+pub const OUTPUT_PARTITIONS: i32 = 4;
+/// Partitions of each dead-letter topic.
+pub const DEAD_LETTER_PARTITIONS: i32 = 1;
+
+/// The topics of one pipeline.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    /// What it consumes.
+    pub input: String,
+    /// What it publishes.
+    pub output: String,
+    /// Where its dead letters go.
+    pub dead_letters: String,
+}
+
+impl Topics {
+    /// The topics of the pipeline of this name.
+    pub fn of(pipeline: &str) -> Topics {
+        Topics {
+            input: pipeline.to_owned(),
+            output: format!("{pipeline}-enriched"),
+            dead_letters: format!("{pipeline}-dead-letters"),
+        }
+    }
+}
+
+/// An embedded Kafka cluster of one broker, with the topics of all pipelines.
+pub fn start(topics: &[Topics]) -> KafkaResult<MockCluster<'static, DefaultProducerContext>> {
+    let cluster = MockCluster::new(1)?;
+    for t in topics {
+        cluster.create_topic(&t.input, INPUT_PARTITIONS, 1)?;
+        cluster.create_topic(&t.output, OUTPUT_PARTITIONS, 1)?;
+        cluster.create_topic(&t.dead_letters, DEAD_LETTER_PARTITIONS, 1)?;
+    }
+    Ok(cluster)
+}
+
+/// What the demo's own clients have in common.
+pub fn client(brokers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("client.id", "messina-demo");
+    config
+}
+
+/// A directory for the database; it goes away with this value.
+#[derive(Debug)]
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes one of its own in the system's directory for temporary files.
+    pub fn new() -> std::io::Result<Scratch> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("messina-demo-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(Scratch(path))
+    }
+
+    /// Where the database is.
+    pub fn database(&self) -> PathBuf {
+        Path::join(&self.0, "demo.db")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is left to the system, which clears its temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

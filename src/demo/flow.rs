@@ -1,0 +1,133 @@
+//! How far each stream has come, shared by the generator, the verifier and the display; and how far it may go.
+//!
+//! The mock cluster forgets what a partition holds beyond 5 MiB, whether it was read or not. So no more than
+//! [`WINDOW_BYTES`] of a stream are ever between the generator and the verifier: even if all of them lay in one partition, of the
+//! input or of the output, each would still be there when it is read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use prometheus::IntCounter;
+
+use crate::telemetry::metrics::Metrics;
+
+/// Bytes, uncompressed, that may be on their way. What is left of the 5 MiB is for the batch that is half read, which the
+/// cluster holds or drops as a whole.
+const WINDOW_BYTES: usize = 4_000_000;
+/// What output and dead letters have beyond the input: new fields, headers.
+const ADDED_BYTES: usize = 500;
+
+/// The counts of one stream.
+#[derive(Debug)]
+pub struct Flow {
+    /// Records to make in all.
+    pub planned: u64,
+    /// Records that may be on their way.
+    window: u64,
+    made: AtomicU64,
+    published: AtomicU64,
+    dead_lettered: AtomicU64,
+    skipped: IntCounter,
+}
+
+impl Flow {
+    /// For `planned` records of up to `largest` bytes of the pipeline `name`.
+    pub fn new(planned: u64, largest: usize, name: &str, metrics: &Metrics) -> Arc<Flow> {
+        Arc::new(Flow {
+            planned,
+            window: (WINDOW_BYTES / (largest + ADDED_BYTES)) as u64,
+            made: AtomicU64::new(0),
+            published: AtomicU64::new(0),
+            dead_lettered: AtomicU64::new(0),
+            skipped: metrics.records_total.of([name, "skipped"]),
+        })
+    }
+
+    /// Records made so far.
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::Acquire)
+    }
+
+    /// Notes that one more record was made.
+    pub fn make(&self) {
+        self.made.fetch_add(1, Ordering::Release);
+    }
+
+    /// Notes that a record was seen in the output topic for the first time.
+    pub fn publish(&self) {
+        self.published.fetch_add(1, Ordering::Release);
+    }
+
+    /// Notes that a record was seen in the dead-letter topic for the first time.
+    pub fn dead_letter(&self) {
+        self.dead_lettered.fetch_add(1, Ordering::Release);
+    }
+
+    /// Records seen in the output topic.
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Records seen in the dead-letter topic.
+    pub fn dead_lettered(&self) -> u64 {
+        self.dead_lettered.load(Ordering::Acquire)
+    }
+
+    /// Records that the pipeline says it skipped.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.get()
+    }
+
+    /// Records whose end is known.
+    pub fn settled(&self) -> u64 {
+        self.published() + self.dead_lettered() + self.skipped()
+    }
+
+    /// Whether another record may be made.
+    pub fn has_room(&self) -> bool {
+        let made = self.made();
+        made < self.planned && made.saturating_sub(self.settled()) < self.window
+    }
+}
+
+/// Told to threads: whether to go on.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    /// From now on they end.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether to end.
+    pub fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_the_window_is_on_its_way() {
+        let metrics = Metrics::new().expect("metrics");
+        let flow = Flow::new(20_000, 1500, "orders", &metrics);
+        let fill = || {
+            let before = flow.made();
+            while flow.has_room() {
+                flow.make();
+            }
+            flow.made() - before
+        };
+        assert_eq!(fill(), 2000);
+        (0..30).for_each(|_| flow.publish());
+        (0..5).for_each(|_| flow.dead_letter());
+        metrics.records_total.of(["orders", "skipped"]).inc_by(65);
+        assert_eq!((flow.settled(), fill()), (100, 100));
+        metrics.records_total.of(["orders", "skipped"]).inc_by(50_000);
+        fill();
+        assert_eq!(flow.made(), 20_000);
+    }
+}

@@ -1,0 +1,124 @@
+//! The generator: makes the records of all streams and sends them, as fast as the flows have room, on a thread of its own.
+//!
+//! The streams take turns in proportion to what is left of each, so that all end at about the same time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use super::cluster;
+use super::flow::{Flow, Stop};
+use super::streams::{Message, SEQUENCE_HEADER, Stream};
+
+/// Name of its thread.
+pub const THREAD: &str = "demo-generator";
+/// Records of a stream in a row.
+const TURN: usize = 16;
+/// How long it waits where no stream has room.
+const PAUSE: Duration = Duration::from_millis(2);
+/// How long the last records may take to be delivered.
+const FLUSH: Duration = Duration::from_secs(30);
+
+/// Counts deliveries that failed.
+#[derive(Default)]
+pub struct Deliveries {
+    failed: AtomicU64,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if result.is_err() {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The generator's client.
+pub fn producer(brokers: &str) -> KafkaResult<BaseProducer<Deliveries>> {
+    cluster::client(brokers)
+        .set("enable.idempotence", "true")
+        .set("compression.type", "lz4")
+        .set("linger.ms", "10")
+        .set("batch.size", "131072")
+        .set("partitioner", "murmur2_random")
+        .set("queue.buffering.max.kbytes", "32768")
+        .create_with_context(Deliveries::default())
+}
+
+/// Makes and sends everything that the flows plan, or what they can until `stop`.
+///
+/// # Errors
+/// In words: a record that could not be sent.
+pub fn run(
+    producer: &BaseProducer<Deliveries>,
+    streams: &[Stream],
+    flows: &[Arc<Flow>],
+    stop: &Stop,
+) -> Result<(), String> {
+    let mut message = Message::default();
+    let left = |flow: &Flow| flow.planned - flow.made();
+    while !stop.is_stopped() && flows.iter().any(|flow| left(flow) > 0) {
+        // The stream that is furthest behind its share, of those that have room.
+        let turn = streams
+            .iter()
+            .zip(flows)
+            .filter(|(_, flow)| flow.has_room())
+            .max_by(|(_, a), (_, b)| (left(a) * b.planned).cmp(&(left(b) * a.planned)));
+        let Some((stream, flow)) = turn else {
+            producer.poll(PAUSE);
+            continue;
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        for _ in 0..TURN {
+            if !flow.has_room() {
+                break;
+            }
+            send(producer, stream, flow.made(), now, &mut message)?;
+            flow.make();
+        }
+        producer.poll(Duration::ZERO);
+    }
+    producer.flush(FLUSH).map_err(|e| format!("the generator's last records were not delivered: {e}"))?;
+    match producer.context().failed.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        failed => Err(format!("{failed} of the generator's records were not delivered")),
+    }
+}
+
+fn send(
+    producer: &BaseProducer<Deliveries>,
+    stream: &Stream,
+    sequence: u64,
+    now_ms: i64,
+    message: &mut Message,
+) -> Result<(), String> {
+    let draw = stream.draw(sequence);
+    stream.write(&draw, now_ms, message);
+    let mut record = BaseRecord::to(stream.job.name()).key(&message.key).timestamp(now_ms);
+    if message.has_value {
+        record = record.payload(&message.value.0);
+    }
+    if draw.defect.is_some() {
+        let value = sequence.to_string();
+        record = record.headers(OwnedHeaders::new().insert(Header { key: SEQUENCE_HEADER, value: Some(&value) }));
+    }
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                producer.poll(PAUSE);
+                record = back;
+            }
+            Err((error, _)) => return Err(format!("the generator cannot send to {}: {error}", stream.job.name())),
+        }
+    }
+}

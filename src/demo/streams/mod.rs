@@ -1,0 +1,277 @@
+//! The demo's records: what is in each, and what must become of it.
+//!
+//! A record follows from its stream and its number alone. The generator makes it from them; the verifier makes it again, and
+//! with it the exact bytes that Messina must publish, the rows that it must write and the end that it must come to. Nothing
+//! is remembered per record.
+//!
+//! Most of a datum is copied from one of [`BODIES`] bodies that are encoded once; what differs from record to record (number,
+//! time, user) comes first in every schema.
+
+pub mod navigation;
+pub mod orders;
+pub mod reactions;
+
+use std::sync::Arc;
+
+use super::datum::Datum;
+use super::random::{Random, Zipf};
+use super::world::{USERS, World};
+
+/// Different bodies per stream.
+pub const BODIES: usize = 128;
+/// A schema id that no registry has given.
+pub const UNKNOWN_SCHEMA: u32 = 999_999;
+/// The header that numbers a defective record, whose value may not say it.
+pub const SEQUENCE_HEADER: &str = "sequence";
+
+/// One in so many records has each of the defects: 0.5 % in all.
+const DEFECT_ONCE_IN: u64 = 1200;
+/// One in so many records comes hours after its event.
+const LATE_ONCE_IN: u64 = 100;
+const HOUR_MS: i64 = 3_600_000;
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// The first byte is not Confluent's.
+    WrongMagic,
+    /// JSON in place of Avro.
+    NotAvro,
+    /// The datum breaks off.
+    Truncated,
+    /// Bytes follow the datum.
+    Trailing,
+    /// The registry does not know the schema's id.
+    UnknownSchema,
+    /// No value at all.
+    Tombstone,
+}
+
+const DEFECTS: [Defect; 6] = [
+    Defect::WrongMagic,
+    Defect::NotAvro,
+    Defect::Truncated,
+    Defect::Trailing,
+    Defect::UnknownSchema,
+    Defect::Tombstone,
+];
+
+/// What must become of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Enriched, in the output topic.
+    Published,
+    /// Nowhere.
+    Skipped,
+    /// In the dead-letter topic, with this reason.
+    DeadLettered(&'static str),
+}
+
+/// What chance says about a record.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    /// Number of the record in its stream, from 0.
+    pub sequence: u64,
+    /// Whose record it is.
+    pub user: usize,
+    /// Which body it has.
+    pub body: usize,
+    /// Seed of what only one stream draws.
+    pub other: u64,
+    /// How long before its Kafka timestamp the event happened.
+    pub lateness_ms: i64,
+    /// What is wrong with it.
+    pub defect: Option<Defect>,
+}
+
+impl Draw {
+    /// Whether the pipelines must call it late: more than an hour.
+    pub fn is_late(&self) -> bool {
+        self.lateness_ms > HOUR_MS
+    }
+}
+
+/// A table that a pipeline writes to, as the verifier reads it back.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    /// Its name.
+    pub name: &'static str,
+    /// The columns to read; the first is the record's number.
+    pub columns: &'static str,
+    /// Whether a later record of the same user replaces the row.
+    pub last_of_user: bool,
+}
+
+/// What one pipeline consumes and must do with it.
+pub trait Job: Send + Sync {
+    /// The pipeline, and its input topic.
+    fn name(&self) -> &'static str;
+    /// What becomes of a record without defects.
+    fn fate(&self, draw: &Draw) -> Fate;
+    /// What becomes of a record without a value.
+    fn tombstone(&self) -> Fate;
+    /// Appends the datum of a record whose event happened at `time_ms`.
+    fn datum(&self, draw: &Draw, time_ms: i64, datum: &mut Datum);
+    /// Appends the fields that the sink adds, all but the last, `processed_at`.
+    fn enrichment(&self, draw: &Draw, datum: &mut Datum);
+    /// Appends the key of the output record.
+    fn output_key(&self, draw: &Draw, key: &mut Vec<u8>);
+    /// Whether the outputs of one user come in the order of their records.
+    fn is_ordered(&self) -> bool;
+    /// The most bytes of a datum.
+    fn largest(&self) -> usize;
+    /// The tables that it writes.
+    fn tables(&self) -> &'static [Table];
+    /// Whether a record that comes to the writes leaves a row in this table.
+    fn writes(&self, table: usize, draw: &Draw) -> bool;
+    /// Whether a row of this table says what the record says.
+    fn row_is_right(&self, table: usize, draw: &Draw, row: &rusqlite::Row<'_>) -> rusqlite::Result<bool>;
+}
+
+/// A record as it goes to Kafka; its memory is used again.
+#[derive(Debug, Default)]
+pub struct Message {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value; not looked at when `has_value` is false.
+    pub value: Datum,
+    /// False for a tombstone.
+    pub has_value: bool,
+}
+
+/// A job with its chances.
+pub struct Stream {
+    /// What is consumed, and what must be done with it.
+    pub job: Box<dyn Job>,
+    family: u64,
+    header: [u8; 5],
+    world: Arc<World>,
+    users: Arc<Zipf>,
+}
+
+impl Stream {
+    /// The three streams, whose schemas have these ids: navigation, orders, reactions.
+    pub fn all(schema_ids: [u32; 3]) -> Vec<Stream> {
+        let world = Arc::<World>::default();
+        let users = Arc::new(Zipf::new(USERS));
+        let jobs: [Box<dyn Job>; 3] = [
+            Box::new(navigation::Navigation::new(world.clone())),
+            Box::new(orders::Orders::new(world.clone())),
+            Box::new(reactions::Reactions::new(world.clone())),
+        ];
+        let numbered = jobs.into_iter().zip(schema_ids).zip(1..);
+        numbered
+            .map(|((job, id), family)| Stream {
+                job,
+                family,
+                header: crate::registry::framing::header(id),
+                world: world.clone(),
+                users: users.clone(),
+            })
+            .collect()
+    }
+
+    /// What chance says about record `sequence`.
+    pub fn draw(&self, sequence: u64) -> Draw {
+        let mut random = Random::new(self.family, sequence);
+        let user = self.users.draw(&mut random);
+        let body = random.below(BODIES as u64) as usize;
+        let late = random.once_in(LATE_ONCE_IN);
+        let seconds = random.below(if late { 72 * 3600 } else { 30 }) as i64;
+        let defect = DEFECTS.get(random.below(DEFECT_ONCE_IN) as usize).copied();
+        let lateness_ms = 1000 * seconds + if late { HOUR_MS + 1 } else { 0 };
+        Draw { sequence, user, body, other: random.bits(), lateness_ms, defect }
+    }
+
+    /// What must become of it.
+    pub fn fate(&self, draw: &Draw) -> Fate {
+        match draw.defect {
+            None => self.job.fate(draw),
+            Some(Defect::WrongMagic | Defect::NotAvro) => Fate::DeadLettered("framing"),
+            Some(Defect::Truncated | Defect::Trailing) => Fate::DeadLettered("avro"),
+            Some(Defect::UnknownSchema) => Fate::DeadLettered("registry"),
+            Some(Defect::Tombstone) => self.job.tombstone(),
+        }
+    }
+
+    /// Makes the record of this Kafka timestamp.
+    pub fn write(&self, draw: &Draw, timestamp_ms: i64, message: &mut Message) {
+        message.key.clear();
+        message.key.extend_from_slice(self.world.user_id(draw.user).as_bytes());
+        message.value.0.clear();
+        message.value.fixed(&self.header);
+        self.job.datum(draw, timestamp_ms - draw.lateness_ms, &mut message.value);
+        message.has_value = draw.defect != Some(Defect::Tombstone);
+        if let Some(defect) = draw.defect {
+            spoil(&mut message.value.0, defect, draw.sequence);
+        }
+    }
+
+    /// Whether its row must be in this table, earlier rows of the same user included.
+    pub fn writes(&self, table: usize, draw: &Draw) -> bool {
+        self.fate(draw) == Fate::Published && self.job.writes(table, draw)
+    }
+}
+
+fn spoil(value: &mut Vec<u8>, defect: Defect, sequence: u64) {
+    match defect {
+        Defect::WrongMagic => value[0] = 1,
+        Defect::NotAvro => {
+            value.clear();
+            value.extend_from_slice(format!("{{\"sequence\": {sequence}, \"kind\": \"test\"}}").as_bytes());
+        }
+        Defect::Truncated => value.truncate(value.len() * 3 / 4),
+        Defect::Trailing => value.extend_from_slice(&[0, 0, 0]),
+        Defect::UnknownSchema => value[1..5].copy_from_slice(&UNKNOWN_SCHEMA.to_be_bytes()),
+        Defect::Tombstone => {}
+    }
+}
+
+/// An amount of cents as the embedded store keeps a decimal: its digits, in bytes.
+fn stored_decimal(cents: i64) -> Vec<u8> {
+    format!("{}.{:02}", cents / 100, cents % 100).into_bytes()
+}
+
+/// The parts of bodies that more than one stream has.
+mod parts {
+    use super::super::datum::Datum;
+    use super::super::random::Random;
+    use super::super::world::COUNTRIES;
+
+    const CITIES: [&str; 6] = ["Messina", "Lyon", "Malmö", "Łódź", "Gent", "Porto"];
+
+    pub fn geo(datum: &mut Datum, random: &mut Random) {
+        datum.text(random.one_of(&COUNTRIES).0);
+        datum.option((!random.once_in(3)).then_some("region"), |d, region| {
+            d.text(&format!("{region}-{}", random.below(20)));
+        });
+        datum.option((!random.once_in(4)).then(|| random.one_of(&CITIES)), |d, city| {
+            d.text(city);
+        });
+        let point = random.once_in(2).then(|| (random.below(180), random.below(360)));
+        datum.option(point, |d, (latitude, longitude)| {
+            d.double(latitude as f64 - 90.0).double(longitude as f64 - 180.0);
+        });
+    }
+
+    pub fn money(datum: &mut Datum, cents: i64, currency: i64) {
+        datum.decimal(cents).long(currency);
+    }
+
+    pub fn words(random: &mut Random, number: u64) -> String {
+        const WORDS: [&str; 12] = [
+            "strait", "harbour", "lantern", "ferry", "citrus", "marble", "anchor", "fennel", "island", "current", "swordfish",
+            "sirocco",
+        ];
+        let words: Vec<&str> = (0..number).map(|_| random.one_of(&WORDS)).collect();
+        words.join(" ")
+    }
+
+    pub fn uuid(random: &mut Random) -> String {
+        let (a, b) = (random.bits(), random.bits());
+        format!("{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}", a >> 32, (a >> 16) & 0xFFFF, a & 0xFFF, b >> 52, b & 0xFFFF_FFFF_FFFF)
+    }
+}
+
+#[cfg(test)]
+mod tests;
