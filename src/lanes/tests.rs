@@ -120,11 +120,11 @@ proptest! {
 fn keys_that_share_a_hash_share_a_lane() {
     let mut lanes = Lanes::new(Order::Key);
     let key = LaneKey { partition: 0, hash: 7 };
-    let Entered::Run(id, "first") = lanes.enter_lane(key, "first") else {
+    let Entered::Run(id, "first") = lanes.enter_lane(lane(key), "first") else {
         panic!("an empty lane is free")
     };
-    assert_eq!(lanes.enter_lane(key, "second"), Entered::Queued);
-    let Entered::Run(other, "third") = lanes.enter_lane(LaneKey { partition: 1, hash: 7 }, "third") else {
+    assert_eq!(lanes.enter_lane(lane(key), "second"), Entered::Queued);
+    let Entered::Run(other, "third") = lanes.enter_lane(lane(LaneKey { partition: 1, hash: 7 }), "third") else {
         panic!("another partition is another lane")
     };
     let (id, second) = lanes.leave(id).unwrap();
@@ -162,4 +162,8 @@ fn the_slab_is_used_again() {
     }
     assert_eq!(lanes.leave(id), None);
     assert_eq!(lanes.places.len(), 2);
+}
+
+fn lane(key: LaneKey) -> Lane {
+    Lane(LaneId { key, ordered: true })
 }

@@ -6,7 +6,8 @@
 //!
 //! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
 //! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double`, records and
-//! maps as `map`, arrays as `list`, an absent value as `null`.
+//! maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null input (`null > 1`)
+//! gives null, and a condition that is null does not hold, as in SQL.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -357,9 +358,11 @@ impl Computed {
         from_cel(result)
     }
 
-    /// The type of the result, where it follows from the shape of the expression and the types of its inputs.
+    /// The type of the result, where it follows from the shape of the expression and the types of its inputs. It may be null
+    /// wherever an input may be.
     pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
-        infer(&self.tree.expr, inputs)
+        let result = infer(&self.tree.expr, inputs)?;
+        Some(if inputs.iter().any(Type::is_nullable) { result.nullable() } else { result })
     }
 }
 
