@@ -130,9 +130,11 @@ pub fn producer(kafka: &Kafka, pipeline: &[Property], queue_bytes: usize) -> Res
     default("partitioner", "murmur2_random");
     // What can be retried is retried for as long as it takes: 0 is for ever.
     default("message.timeout.ms", "0");
-    // The brokers decide what is too large.
-    default("message.max.bytes", "104857600");
-    default("queue.buffering.max.kbytes", &(queue_bytes / 1024).max(1).to_string());
+    // The brokers decide what is too large, and the budget does.
+    let largest = queue_bytes.clamp(1 << 20, 100 << 20);
+    default("message.max.bytes", &largest.to_string());
+    // A record that can never fit into the queue would be tried for ever.
+    default("queue.buffering.max.kbytes", &(queue_bytes.max(largest) / 1024 + 1).to_string());
     default("sticky.partitioning.linger.ms", "10");
     Ok(config)
 }

@@ -373,7 +373,8 @@ fn build(
         let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
         let client = kafka::producer(&config.kafka, properties, share / 4).map_err(|e| in_words(&e))?;
         let statistics = KafkaMetrics::new(metrics, &name, "producer");
-        producer = Some(sink::producer(&client, pipeline_metrics.clone(), statistics).map_err(|e| in_words(&e))?);
+        let ordered = pipeline.order != config::Order::None;
+        producer = Some(sink::producer(&client, pipeline_metrics.clone(), statistics, ordered).map_err(|e| in_words(&e))?);
     }
     let output = pipeline
         .sink
@@ -446,6 +447,7 @@ fn build(
             tombstone,
             order,
             budget,
+            pool: max_in_flight.min(4096),
             limits,
             schemas,
             runtime,
@@ -489,5 +491,16 @@ pub(super) async fn sample(caches: Vec<(Arc<Cache>, CacheMetrics)>, metrics: Arc
             *last = now;
         }
         metrics.budget_used_bytes.of(["cache"]).set(bytes);
+        let parts = [
+            ("messina_in_flight_bytes", "in_flight"),
+            ("messina_kafka_fetch_queue_bytes", "fetch_queue"),
+            ("messina_kafka_producer_queue_bytes", "producer_queue"),
+        ];
+        for family in metrics.gather() {
+            if let Some((_, part)) = parts.iter().find(|(name, _)| *name == family.name()) {
+                let used: f64 = family.get_metric().iter().map(|m| m.get_gauge().get_value()).sum();
+                metrics.budget_used_bytes.of([part]).set(used as i64);
+            }
+        }
     }
 }

@@ -10,8 +10,9 @@ use crate::http::Probe;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::quantile::quantile;
 
-/// A loop that has not gone round for this long is not alive. A synchronous commit may take a minute.
-const SILENT: Duration = Duration::from_secs(90);
+/// A loop that has not gone round for this long is not alive. While the brokers are away, the commit before a rebalance may wait
+/// for a session time-out and a request time-out.
+const SILENT: Duration = Duration::from_secs(150);
 
 /// The application as its probes see it.
 pub struct AppProbe {

@@ -10,7 +10,10 @@ pub struct Bitmap {
 impl Bitmap {
     /// An empty set of numbers below `length`.
     pub fn new(length: u64) -> Bitmap {
-        Bitmap { words: vec![0; length.div_ceil(64) as usize], length }
+        Bitmap {
+            words: vec![0; length.div_ceil(64) as usize],
+            length,
+        }
     }
 
     /// Adds a number: whether it is new; none where it is not below the length.
@@ -36,7 +39,11 @@ impl Bitmap {
 
     /// How many numbers are in this set and not in `other`, which has the same length.
     pub fn without(&self, other: &Bitmap) -> u64 {
-        self.words.iter().zip(&other.words).map(|(a, b)| u64::from((a & !b).count_ones())).sum()
+        self.words
+            .iter()
+            .zip(&other.words)
+            .map(|(a, b)| u64::from((a & !b).count_ones()))
+            .sum()
     }
 }
 

@@ -54,7 +54,9 @@ pub fn start(topics: &[Topics]) -> KafkaResult<MockCluster<'static, DefaultProdu
 /// What the demo's own clients have in common.
 pub fn client(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers).set("client.id", "messina-demo");
+    config
+        .set("bootstrap.servers", brokers)
+        .set("client.id", "messina-demo");
     config
 }
 

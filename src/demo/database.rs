@@ -54,7 +54,9 @@ pub fn create(path: &Path, world: &World) -> rusqlite::Result<()> {
             vat.execute((country, rate))?;
         }
         let mut campaign = rows.prepare("INSERT INTO campaigns VALUES (?1, ?2, ?3)")?;
-        for (id, c) in (0..CAMPAIGNS).filter_map(|n| Some((super::streams::reactions::campaign_id(n), world.campaign(n)?))) {
+        for (id, c) in
+            (0..CAMPAIGNS).filter_map(|n| Some((super::streams::reactions::campaign_id(n), world.campaign(n)?)))
+        {
             campaign.execute((id, &c.name, c.brand))?;
         }
     }
@@ -97,7 +99,14 @@ pub fn verify(path: &Path, stream: &Stream, records: u64) -> rusqlite::Result<Ro
 /// The records of which this table must hold a row.
 fn expected(stream: &Stream, table: usize, records: u64) -> Bitmap {
     let mut expected = Bitmap::new(records);
-    let mut last_of_user = vec![None; if stream.job.tables()[table].last_of_user { USERS } else { 0 }];
+    let mut last_of_user = vec![
+        None;
+        if stream.job.tables()[table].last_of_user {
+            USERS
+        } else {
+            0
+        }
+    ];
     for sequence in 0..records {
         let draw = stream.draw(sequence);
         if !stream.writes(table, &draw) {
@@ -132,13 +141,27 @@ mod tests {
         let [last, clicks] = [0, 1].map(|table| expected(stream, table, records));
         assert!(last.count() > 100 && clicks.count() > 100);
         let empty = verify(&path, stream, records).expect("rows");
-        assert_eq!(empty, Rows { found: 0, lost: last.count() + clicks.count(), wrong: 0 });
+        assert_eq!(
+            empty,
+            Rows {
+                found: 0,
+                lost: last.count() + clicks.count(),
+                wrong: 0
+            }
+        );
 
         let connection = Connection::open(&path).expect("a database");
         let insert = "INSERT INTO last_reactions (user_id, kind, at, sequence) VALUES ('nobody', 'CLICK', 0, ?1)";
         let sequence = (0..records).find(|n| last.has(*n)).expect("one");
         connection.execute(insert, [sequence.cast_signed()]).expect("a row");
         let one = verify(&path, stream, records).expect("rows");
-        assert_eq!(one, Rows { found: 1, lost: last.count() - 1 + clicks.count(), wrong: 1 });
+        assert_eq!(
+            one,
+            Rows {
+                found: 1,
+                lost: last.count() - 1 + clicks.count(),
+                wrong: 1
+            }
+        );
     }
 }

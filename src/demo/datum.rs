@@ -72,7 +72,11 @@ impl Datum {
     }
 
     /// `array` and `map` in one block; for a map, `write` writes key and value.
-    pub fn list<T>(&mut self, items: impl ExactSizeIterator<Item = T>, mut write: impl FnMut(&mut Self, T)) -> &mut Self {
+    pub fn list<T>(
+        &mut self,
+        items: impl ExactSizeIterator<Item = T>,
+        mut write: impl FnMut(&mut Self, T),
+    ) -> &mut Self {
         if items.len() > 0 {
             self.long(items.len() as i64);
             items.for_each(|item| write(self, item));
@@ -101,7 +105,13 @@ mod tests {
 
     #[test]
     fn the_specification_s_examples() {
-        for (value, bytes) in [(0, vec![0]), (-1, vec![1]), (1, vec![2]), (-64, vec![0x7F]), (64, vec![0x80, 1])] {
+        for (value, bytes) in [
+            (0, vec![0]),
+            (-1, vec![1]),
+            (1, vec![2]),
+            (-64, vec![0x7F]),
+            (64, vec![0x80, 1]),
+        ] {
             let mut datum = Datum::default();
             datum.long(value);
             assert_eq!(datum.0, bytes);

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus::IntCounter;
 
@@ -90,19 +91,40 @@ impl Flow {
     }
 }
 
-/// Told to threads: whether to go on.
+/// Told to a thread: whether to go on.
 #[derive(Debug, Default)]
-pub struct Stop(AtomicBool);
+pub struct Stop {
+    interrupted: AtomicBool,
+    stopped: AtomicBool,
+}
 
 impl Stop {
-    /// From now on they end.
+    /// Nothing new is begun from now on.
+    pub fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::Release);
+    }
+
+    /// The thread ends.
     pub fn stop(&self) {
-        self.0.store(true, Ordering::Release);
+        self.interrupt();
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// Whether to begin nothing new.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
     }
 
     /// Whether to end.
     pub fn is_stopped(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Sleeps until it is time to end.
+    pub fn wait(&self) {
+        while !self.is_stopped() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

@@ -54,7 +54,8 @@ pub fn producer(brokers: &str) -> KafkaResult<BaseProducer<Deliveries>> {
         .create_with_context(Deliveries::default())
 }
 
-/// Makes and sends everything that the flows plan, or what they can until `stop`.
+/// Makes and sends everything that the flows plan, or what is made until an interrupt; then waits for `stop`, because the
+/// kernel forgets the CPU time of a thread that has ended.
 ///
 /// # Errors
 /// In words: a record that could not be sent.
@@ -66,7 +67,7 @@ pub fn run(
 ) -> Result<(), String> {
     let mut message = Message::default();
     let left = |flow: &Flow| flow.planned - flow.made();
-    while !stop.is_stopped() && flows.iter().any(|flow| left(flow) > 0) {
+    while !stop.is_interrupted() && flows.iter().any(|flow| left(flow) > 0) {
         // The stream that is furthest behind its share, of those that have room.
         let turn = streams
             .iter()
@@ -77,7 +78,9 @@ pub fn run(
             producer.poll(PAUSE);
             continue;
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis() as i64);
         for _ in 0..TURN {
             if !flow.has_room() {
                 break;
@@ -87,11 +90,14 @@ pub fn run(
         }
         producer.poll(Duration::ZERO);
     }
-    producer.flush(FLUSH).map_err(|e| format!("the generator's last records were not delivered: {e}"))?;
+    producer
+        .flush(FLUSH)
+        .map_err(|e| format!("the generator's last records were not delivered: {e}"))?;
     match producer.context().failed.load(Ordering::Relaxed) {
-        0 => Ok(()),
-        failed => Err(format!("{failed} of the generator's records were not delivered")),
+        0 => stop.wait(),
+        failed => return Err(format!("{failed} of the generator's records were not delivered")),
     }
+    Ok(())
 }
 
 fn send(
@@ -109,7 +115,10 @@ fn send(
     }
     if draw.defect.is_some() {
         let value = sequence.to_string();
-        record = record.headers(OwnedHeaders::new().insert(Header { key: SEQUENCE_HEADER, value: Some(&value) }));
+        record = record.headers(OwnedHeaders::new().insert(Header {
+            key: SEQUENCE_HEADER,
+            value: Some(&value),
+        }));
     }
     loop {
         match producer.send(record) {

@@ -70,7 +70,9 @@ impl Zipf {
     pub fn draw(&self, random: &mut Random) -> usize {
         let number = (random.bits() >> 32) as u32;
         // Rounding may leave the last bound a little below the greatest number.
-        self.upto.partition_point(|upto| *upto < number).min(self.upto.len() - 1)
+        self.upto
+            .partition_point(|upto| *upto < number)
+            .min(self.upto.len() - 1)
     }
 }
 
@@ -106,7 +108,10 @@ mod tests {
         // The harmonic number of 1000 is 7.485.
         for (rank, share) in [(0, 1.0 / 7.485), (1, 0.5 / 7.485), (9, 0.1 / 7.485)] {
             let seen = f64::from(counts[rank]) / 200_000.0;
-            assert!((seen / share - 1.0).abs() < 0.08, "rank {rank}: {seen} instead of {share}");
+            assert!(
+                (seen / share - 1.0).abs() < 0.08,
+                "rank {rank}: {seen} instead of {share}"
+            );
         }
         assert_eq!(Zipf::new(1).draw(&mut random), 0);
     }

@@ -27,8 +27,10 @@ pub async fn register(url: &str) -> Result<[u32; 3], String> {
     }
     let mut ids = [0; 3];
     for (id, (topic, schema)) in ids.iter_mut().zip(VALUES) {
-        let used: Vec<&str> =
-            [GEO_NAME, MONEY_NAME].into_iter().filter(|name| schema.contains(&format!("\"{name}\""))).collect();
+        let used: Vec<&str> = [GEO_NAME, MONEY_NAME]
+            .into_iter()
+            .filter(|name| schema.contains(&format!("\"{name}\"")))
+            .collect();
         *id = post(&client, url, &format!("{topic}-value"), schema, &used).await?;
     }
     Ok(ids)
@@ -41,8 +43,10 @@ async fn post(
     schema: &str,
     references: &[&str],
 ) -> Result<u32, String> {
-    let references: Vec<_> =
-        references.iter().map(|name| json!({"name": name, "subject": name, "version": 1})).collect();
+    let references: Vec<_> = references
+        .iter()
+        .map(|name| json!({"name": name, "subject": name, "version": 1}))
+        .collect();
     let body = json!({"schema": schema, "references": references});
     let wrong = |what: String| format!("schema of {subject}: {what}");
     let request = client.post(format!("{url}/subjects/{subject}/versions")).json(&body);

@@ -20,6 +20,9 @@ use crate::outcome::Outcome;
 use crate::source::assignment::Ticket;
 use crate::store::cache::Hit;
 
+/// The most memory that a buffer of an ended event keeps, in bytes.
+const KEPT: usize = 16 * 1024;
+
 /// Where an event came from, and what the ledger and the lanes know it by.
 #[derive(Debug, Clone)]
 pub struct Origin {
@@ -209,6 +212,7 @@ impl Event {
 
     /// Empties the event for reuse; its memory stays.
     pub fn recycle(mut self: Box<Event>) -> Box<Event> {
+        self.completions = None;
         self.lane = None;
         self.schema_id = None;
         self.datum_start = 0;
@@ -218,6 +222,13 @@ impl Event {
         self.named.clear();
         self.output.clear();
         self.output_key = None;
+        // One phase of large values must not be paid for ever.
+        if self.bytes.capacity() > KEPT {
+            self.bytes = Vec::new();
+        }
+        if self.output.capacity() > KEPT {
+            self.output = Vec::new();
+        }
         self.pending = Outcome::Done;
         self.attempts = 0;
         self.failure = None;

@@ -83,8 +83,10 @@ impl Schemas {
             step: None,
             message: format!("schema {id}: {e}"),
         })?;
+        // Kept is what stays true: a plan, and types that do not fit. An output schema that is missing may be registered.
         let result = match self.plan(&fetched).await {
             Ok(plan) => Ok(plan),
+            Err(Unusable::Failure(failure)) => return Err(failure),
             Err(Unusable::Findings(findings)) => Err(Failure::permanent(
                 "schema",
                 format!(
@@ -96,18 +98,8 @@ impl Schemas {
                         .join("; ")
                 ),
             )),
-            Err(Unusable::Failure(failure)) => Err(failure),
         };
-        let keep = match &result {
-            Ok(_) => true,
-            Err(failure) => failure.class == crate::retry::Class::Permanent,
-        };
-        if keep {
-            self.plans
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(id, result.clone());
-        }
+        self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(id, result.clone());
         result
     }
 

@@ -34,9 +34,10 @@ impl DeadLetters {
     }
 
     /// Hands an event that has a failure to the producer. On refusal the event comes back.
-    pub fn send(&self, mut event: Box<Event>) -> Result<(), (Failure, Box<Event>)> {
+    pub fn send(&self, event: Box<Event>) -> Result<(), (Failure, Box<Event>)> {
         let headers = self.headers(&event);
-        let original = event.headers.take();
+        // The originals stay with the event, for another attempt.
+        let original = event.headers.clone();
         let key = event.key().map(<[u8]>::to_vec);
         let value = event.value().map(<[u8]>::to_vec);
         send(&self.producer, &self.topic, event, key, Some(headers), value.as_deref()).map_err(

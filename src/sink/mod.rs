@@ -34,6 +34,7 @@ pub type Producer = ThreadedProducer<SinkContext>;
 pub struct SinkContext {
     metrics: PipelineMetrics,
     statistics: KafkaMetrics,
+    ordered: bool,
 }
 
 /// The output topic of a pipeline.
@@ -43,14 +44,15 @@ pub struct Sink {
     topic: Arc<str>,
 }
 
-/// Creates the producer of one pipeline.
+/// Creates the producer of one pipeline; `ordered` is whether the order of its events matters.
 pub fn producer(
     config: &ClientConfig,
     metrics: PipelineMetrics,
     statistics: KafkaMetrics,
+    ordered: bool,
 ) -> Result<Arc<Producer>, KafkaError> {
     config
-        .create_with_context(SinkContext { metrics, statistics })
+        .create_with_context(SinkContext { metrics, statistics, ordered })
         .map(Arc::new)
 }
 
@@ -167,6 +169,11 @@ impl ProducerContext for SinkContext {
                     return;
                 }
                 if event.pending != Outcome::DeadLettered {
+                    if self.ordered && failure.class == Class::Transient {
+                        // Records of its key may be in the topic already that came after it. Sending it now would put it behind
+                        // them; starting again from the last commit does not.
+                        failure.class = Class::Fatal;
+                    }
                     event.output.clear();
                     event.output.extend_from_slice(message.payload().unwrap_or_default());
                     event.headers = message.headers().map(rdkafka::message::BorrowedHeaders::detach);

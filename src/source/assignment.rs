@@ -72,7 +72,7 @@ impl Assignment {
         Assignment::default()
     }
 
-    /// The group gave these partitions to this consumer; the loop has assigned them to librdkafka and paused them.
+    /// The group gave these partitions to this consumer; librdkafka is told so once their committed offsets are known.
     ///
     /// A partition that was still held starts anew; its former assignment is forgotten without a commit.
     pub fn assigned(&mut self, partitions: &[Partition]) {

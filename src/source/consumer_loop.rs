@@ -63,6 +63,8 @@ pub struct Parts {
     pub order: Order,
     /// The share of the pipeline's budget that this loop has.
     pub budget: Budget,
+    /// How many ended events are kept for reuse: as many as may be in flight.
+    pub pool: usize,
     /// When dead letters are an outage; shared by no other loop.
     pub limits: Option<Limits>,
     /// Plans by schema.
@@ -127,6 +129,7 @@ struct Loop {
     full_since: Option<Instant>,
     paused: bool,
     stopping: Option<Instant>,
+    last_commit: Option<Instant>,
     halted: Option<Failure>,
     stopped_by_limit: bool,
     /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
@@ -156,6 +159,13 @@ pub async fn run(parts: Parts) -> End {
     end
 }
 
+/// Whatever ends the loop, a panic included: from here on the group is answered at once, or the consumer could not close.
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.parts.consumer.context().close();
+    }
+}
+
 impl Loop {
     fn new(parts: Parts) -> Loop {
         let metrics = parts.runtime.metrics.local();
@@ -172,11 +182,12 @@ impl Loop {
             resolved: mpsc::unbounded_channel(),
             fetched: mpsc::unbounded_channel(),
             pool: Vec::new(),
-            pool_limit: 4096,
+            pool_limit: parts.pool,
             metrics,
             full_since: None,
             paused: false,
             stopping: None,
+            last_commit: None,
             halted: None,
             stopped_by_limit: false,
             ledger_full: false,
@@ -232,7 +243,8 @@ impl Loop {
             tokio::select! {
                 () = self.completions.ready() => {}
                 message = stream.next(), if polls => {
-                    if let Some(message) = message {
+                    // A loop that ends takes nothing in; what is not admitted is not committed past.
+                    if let Some(message) = message && self.stopping.is_none() {
                         self.take(message);
                     }
                 }

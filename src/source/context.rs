@@ -45,15 +45,23 @@ pub enum Notice {
     Fatal(KafkaError, String),
 }
 
-/// The ends of partitions, from librdkafka's statistics.
-pub type Ends = HashMap<(String, i32), i64>;
+/// Where a partition ends and how far librdkafka has fetched it, from its statistics.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// The offset behind the last record that can be read.
+    pub end: i64,
+    /// Everything up to the end has been fetched and taken, markers of transactions included, which are never delivered.
+    pub exhausted: bool,
+}
+
+type Extents = HashMap<(String, i32), Extent>;
 
 /// The context of one consumer.
 pub struct SourceContext {
     pipeline: String,
     statistics: KafkaMetrics,
     notices: Mutex<Vec<Notice>>,
-    ends: Mutex<Ends>,
+    extents: Mutex<Extents>,
     closing: AtomicBool,
 }
 
@@ -64,7 +72,7 @@ impl SourceContext {
             pipeline: pipeline.to_owned(),
             statistics,
             notices: Mutex::default(),
-            ends: Mutex::default(),
+            extents: Mutex::default(),
             closing: AtomicBool::new(false),
         }
     }
@@ -78,13 +86,10 @@ impl SourceContext {
         std::mem::take(&mut *self.notices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The end of a partition as of the last statistics.
-    pub fn end(&self, topic: &str, partition: i32) -> Option<i64> {
-        self.ends
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&(topic.to_owned(), partition))
-            .copied()
+    /// The extent of a partition as of the last statistics.
+    pub fn extent(&self, topic: &str, partition: i32) -> Option<Extent> {
+        let extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
+        extents.get(&(topic.to_owned(), partition)).copied()
     }
 
     /// From now on rebalances are answered at once: the loop has ended.
@@ -103,17 +108,14 @@ fn partitions(list: &TopicPartitionList) -> Vec<(String, i32)> {
 impl ClientContext for SourceContext {
     fn stats(&self, statistics: Statistics) {
         self.statistics.observe(&statistics);
-        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
         for topic in statistics.topics.values() {
             for partition in topic.partitions.values() {
                 // -1001 stands for unknown; the end of committed transactions is what a consumer can reach.
-                let end = if partition.ls_offset >= 0 {
-                    partition.ls_offset
-                } else {
-                    partition.hi_offset
-                };
+                let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
                 if partition.partition >= 0 && end >= 0 {
-                    ends.insert((topic.topic.clone(), partition.partition), end);
+                    let exhausted = partition.next_offset >= end && partition.fetchq_cnt == 0;
+                    extents.insert((topic.topic.clone(), partition.partition), Extent { end, exhausted });
                 }
             }
         }

@@ -206,7 +206,7 @@ metrics! {
         // Partitions
         /// Records between the first unfinished record and the end of the partition.
         lag_records: IntGaugeVec ["pipeline", "topic", "partition"],
-        /// Age of the first unfinished record; 0 when there is none.
+        /// Age of the record taken last, by its timestamp, while there is lag; 0 without lag.
         lag_seconds: GaugeVec ["pipeline", "topic", "partition"],
         /// Offset of the next record to take.
         position: IntGaugeVec ["pipeline", "topic", "partition"],

@@ -122,6 +122,8 @@ pub trait Job: Send + Sync {
     fn largest(&self) -> usize;
     /// The tables that it writes.
     fn tables(&self) -> &'static [Table];
+    /// The steps that write them.
+    fn write_steps(&self) -> &'static [&'static str];
     /// Whether a record that comes to the writes leaves a row in this table.
     fn writes(&self, table: usize, draw: &Draw) -> bool;
     /// Whether a row of this table says what the record says.
@@ -180,7 +182,14 @@ impl Stream {
         let seconds = random.below(if late { 72 * 3600 } else { 30 }) as i64;
         let defect = DEFECTS.get(random.below(DEFECT_ONCE_IN) as usize).copied();
         let lateness_ms = 1000 * seconds + if late { HOUR_MS + 1 } else { 0 };
-        Draw { sequence, user, body, other: random.bits(), lateness_ms, defect }
+        Draw {
+            sequence,
+            user,
+            body,
+            other: random.bits(),
+            lateness_ms,
+            defect,
+        }
     }
 
     /// What must become of it.
@@ -200,7 +209,8 @@ impl Stream {
         message.key.extend_from_slice(self.world.user_id(draw.user).as_bytes());
         message.value.0.clear();
         message.value.fixed(&self.header);
-        self.job.datum(draw, timestamp_ms - draw.lateness_ms, &mut message.value);
+        self.job
+            .datum(draw, timestamp_ms - draw.lateness_ms, &mut message.value);
         message.has_value = draw.defect != Some(Defect::Tombstone);
         if let Some(defect) = draw.defect {
             spoil(&mut message.value.0, defect, draw.sequence);
@@ -260,7 +270,17 @@ mod parts {
 
     pub fn words(random: &mut Random, number: u64) -> String {
         const WORDS: [&str; 12] = [
-            "strait", "harbour", "lantern", "ferry", "citrus", "marble", "anchor", "fennel", "island", "current", "swordfish",
+            "strait",
+            "harbour",
+            "lantern",
+            "ferry",
+            "citrus",
+            "marble",
+            "anchor",
+            "fennel",
+            "island",
+            "current",
+            "swordfish",
             "sirocco",
         ];
         let words: Vec<&str> = (0..number).map(|_| random.one_of(&WORDS)).collect();
@@ -269,7 +289,14 @@ mod parts {
 
     pub fn uuid(random: &mut Random) -> String {
         let (a, b) = (random.bits(), random.bits());
-        format!("{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}", a >> 32, (a >> 16) & 0xFFFF, a & 0xFFF, b >> 52, b & 0xFFFF_FFFF_FFFF)
+        format!(
+            "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
+            a >> 32,
+            (a >> 16) & 0xFFFF,
+            a & 0xFFF,
+            b >> 52,
+            b & 0xFFFF_FFFF_FFFF
+        )
     }
 }
 

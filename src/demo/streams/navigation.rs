@@ -33,7 +33,10 @@ pub struct Navigation {
 impl Navigation {
     /// Encodes the bodies.
     pub fn new(world: Arc<World>) -> Navigation {
-        Navigation { world, bodies: (0..BODIES as u64).map(body).collect() }
+        Navigation {
+            world,
+            bodies: (0..BODIES as u64).map(body).collect(),
+        }
     }
 }
 
@@ -44,13 +47,16 @@ fn body(number: u64) -> Body {
     let consent = (!random.once_in(4)).then(|| !random.once_in(5));
     datum.text(&uuid(random));
     datum.option(consent, |d, analytics| {
-        d.boolean(analytics).list(0..1 + random.below(5) as usize, |d, purpose| {
-            d.long(purpose as i64);
-        });
+        d.boolean(analytics)
+            .list(0..1 + random.below(5) as usize, |d, purpose| {
+                d.long(purpose as i64);
+            });
     });
     let place = (!random.once_in(3)).then_some(());
     datum.option(place, |d, ()| geo(d, random));
-    datum.long(random.below(4) as i64).text(&format!("Mozilla/5.0 ({}) Gecko/20100101", words(random, 3)));
+    datum
+        .long(random.below(4) as i64)
+        .text(&format!("Mozilla/5.0 ({}) Gecko/20100101", words(random, 3)));
     datum.option((!random.once_in(5)).then(|| 320 + random.below(2000)), |d, width| {
         d.long(width as i64).long(width as i64 * 9 / 16).float(2.0);
     });
@@ -58,7 +64,10 @@ fn body(number: u64) -> Body {
     let kind = random.below(KINDS.len() as u64) as usize;
     datum.boolean(bot).long(kind as i64);
 
-    let url = format!("https://shop.example.com/{}/{number}", words(random, 2).replace(' ', "/"));
+    let url = format!(
+        "https://shop.example.com/{}/{number}",
+        words(random, 2).replace(' ', "/")
+    );
     datum.text(&url);
     datum.option((!random.once_in(6)).then(|| words(random, 5)), |d, title| {
         d.text(&title);
@@ -90,10 +99,19 @@ fn body(number: u64) -> Body {
     datum.list(0..random.below(3) as usize, |d, _| {
         d.text(&words(random, 1)).text("control");
     });
-    datum.fixed(&random.bits().to_be_bytes()).fixed(&random.bits().to_be_bytes());
+    datum
+        .fixed(&random.bits().to_be_bytes())
+        .fixed(&random.bits().to_be_bytes());
     datum.long(20_000 + random.below(30) as i64);
     let bytes = std::mem::take(&mut datum.0);
-    Body { bytes, kind, bot, analytics: consent == Some(true), url, total }
+    Body {
+        bytes,
+        kind,
+        bot,
+        analytics: consent == Some(true),
+        url,
+        total,
+    }
 }
 
 impl Job for Navigation {
@@ -103,7 +121,11 @@ impl Job for Navigation {
 
     fn fate(&self, draw: &Draw) -> Fate {
         let body = &self.bodies[draw.body];
-        if body.bot || body.kind == HEARTBEAT { Fate::Skipped } else { Fate::Published }
+        if body.bot || body.kind == HEARTBEAT {
+            Fate::Skipped
+        } else {
+            Fate::Published
+        }
     }
 
     fn tombstone(&self) -> Fate {
@@ -111,7 +133,10 @@ impl Job for Navigation {
     }
 
     fn datum(&self, draw: &Draw, time_ms: i64, datum: &mut Datum) {
-        datum.long(draw.sequence.cast_signed()).long(time_ms).text(self.world.user_id(draw.user));
+        datum
+            .long(draw.sequence.cast_signed())
+            .long(time_ms)
+            .text(self.world.user_id(draw.user));
         datum.fixed(&self.bodies[draw.body].bytes);
     }
 
@@ -142,7 +167,15 @@ impl Job for Navigation {
     }
 
     fn tables(&self) -> &'static [Table] {
-        &[Table { name: "events_by_user", columns: "id, user_id, kind, url, total", last_of_user: false }]
+        &[Table {
+            name: "events_by_user",
+            columns: "id, user_id, kind, url, total",
+            last_of_user: false,
+        }]
+    }
+
+    fn write_steps(&self) -> &'static [&'static str] {
+        &["history"]
     }
 
     fn writes(&self, _table: usize, draw: &Draw) -> bool {

@@ -35,7 +35,10 @@ pub struct Orders {
 impl Orders {
     /// Encodes the bodies.
     pub fn new(world: Arc<World>) -> Orders {
-        Orders { world, bodies: (0..BODIES as u64).map(body).collect() }
+        Orders {
+            world,
+            bodies: (0..BODIES as u64).map(body).collect(),
+        }
     }
 }
 
@@ -54,7 +57,9 @@ fn body(number: u64) -> Body {
     let currency = random.below(CURRENCIES.len() as u64) as usize;
     datum.text(&partner_id(partner)).long(status as i64);
 
-    let prices: Vec<i64> = (0..1 + random.below(4)).map(|_| 199 + random.below(15_000) as i64).collect();
+    let prices: Vec<i64> = (0..1 + random.below(4))
+        .map(|_| 199 + random.below(15_000) as i64)
+        .collect();
     let total = prices.iter().sum();
     money(datum, total, currency as i64);
     datum.list(prices.iter(), |d, price| {
@@ -70,9 +75,15 @@ fn body(number: u64) -> Body {
     match random.below(3) {
         0 => datum.long(0).fixed(b"4242").long(20_700),
         1 => datum.long(1).text("FR7630006000011234567890189"),
-        _ => datum.long(2).text(&words(random, 1)).decimal(5_000).long(currency as i64),
+        _ => datum
+            .long(2)
+            .text(&words(random, 1))
+            .decimal(5_000)
+            .long(currency as i64),
     };
-    let coupons: Vec<String> = (0..random.below(3)).map(|n| format!("{}{n}", words(random, 1))).collect();
+    let coupons: Vec<String> = (0..random.below(3))
+        .map(|n| format!("{}{n}", words(random, 1)))
+        .collect();
     datum.list(coupons.iter(), |d, coupon| {
         d.text(coupon);
     });
@@ -87,7 +98,14 @@ fn body(number: u64) -> Body {
         d.text(&note);
     });
     let bytes_after_customer = std::mem::take(&mut datum.0);
-    Body { bytes_after_customer, partner, status, total, currency, coupons }
+    Body {
+        bytes_after_customer,
+        partner,
+        status,
+        total,
+        currency,
+        coupons,
+    }
 }
 
 impl Job for Orders {
@@ -107,7 +125,10 @@ impl Job for Orders {
     }
 
     fn datum(&self, draw: &Draw, time_ms: i64, datum: &mut Datum) {
-        datum.long(draw.sequence.cast_signed()).long(time_ms * 1000).text(self.world.user_id(draw.user));
+        datum
+            .long(draw.sequence.cast_signed())
+            .long(time_ms * 1000)
+            .text(self.world.user_id(draw.user));
         datum.fixed(&self.bodies[draw.body].bytes_after_customer);
     }
 
@@ -139,7 +160,12 @@ impl Job for Orders {
     }
 
     fn largest(&self) -> usize {
-        64 + self.bodies.iter().map(|body| body.bytes_after_customer.len()).max().unwrap_or(0)
+        64 + self
+            .bodies
+            .iter()
+            .map(|body| body.bytes_after_customer.len())
+            .max()
+            .unwrap_or(0)
     }
 
     fn tables(&self) -> &'static [Table] {
@@ -149,8 +175,16 @@ impl Job for Orders {
                 columns: "order_id, customer_id, status, total, currency, coupons",
                 last_of_user: false,
             },
-            Table { name: "large_orders", columns: "order_id, customer_id, total", last_of_user: false },
+            Table {
+                name: "large_orders",
+                columns: "order_id, customer_id, total",
+                last_of_user: false,
+            },
         ]
+    }
+
+    fn write_steps(&self) -> &'static [&'static str] {
+        &["order", "large"]
     }
 
     fn writes(&self, table: usize, draw: &Draw) -> bool {

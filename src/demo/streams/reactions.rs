@@ -39,7 +39,11 @@ impl Reactions {
     /// Encodes the bodies.
     pub fn new(world: Arc<World>) -> Reactions {
         let campaigns = Zipf::new(CAMPAIGNS + UNKNOWN_CAMPAIGNS);
-        Reactions { world, campaigns, bodies: (0..BODIES as u64).map(body).collect() }
+        Reactions {
+            world,
+            campaigns,
+            bodies: (0..BODIES as u64).map(body).collect(),
+        }
     }
 
     fn campaign(&self, draw: &Draw) -> usize {
@@ -78,7 +82,9 @@ fn body(number: u64) -> Body {
     datum.option((kind == BOUNCE).then_some("mailbox full"), |d, reason| {
         d.long(452).text(reason).boolean(false);
     });
-    datum.option((kind == 3).then(|| 500 + random.below(30_000) as i64), |d, cents| money(d, cents, 0));
+    datum.option((kind == 3).then(|| 500 + random.below(30_000) as i64), |d, cents| {
+        money(d, cents, 0)
+    });
     datum.list(0..random.below(6) as usize, |d, _| {
         d.long(1 + random.below(5000) as i64).long(random.below(3) as i64);
     });
@@ -100,7 +106,11 @@ impl Job for Reactions {
     fn fate(&self, draw: &Draw) -> Fate {
         let engaged = !matches!(self.bodies[draw.body].kind, SENT | BOUNCE);
         let known = self.world.campaign(self.campaign(draw)).is_some();
-        if engaged && known { Fate::Published } else { Fate::Skipped }
+        if engaged && known {
+            Fate::Published
+        } else {
+            Fate::Skipped
+        }
     }
 
     fn tombstone(&self) -> Fate {
@@ -108,8 +118,13 @@ impl Job for Reactions {
     }
 
     fn datum(&self, draw: &Draw, time_ms: i64, datum: &mut Datum) {
-        datum.long(draw.sequence.cast_signed()).long(time_ms).text(self.world.user_id(draw.user));
-        datum.long(campaign_id(self.campaign(draw))).fixed(&self.bodies[draw.body].bytes);
+        datum
+            .long(draw.sequence.cast_signed())
+            .long(time_ms)
+            .text(self.world.user_id(draw.user));
+        datum
+            .long(campaign_id(self.campaign(draw)))
+            .fixed(&self.bodies[draw.body].bytes);
     }
 
     fn enrichment(&self, draw: &Draw, datum: &mut Datum) {
@@ -140,9 +155,21 @@ impl Job for Reactions {
 
     fn tables(&self) -> &'static [Table] {
         &[
-            Table { name: "last_reactions", columns: "sequence, user_id, kind", last_of_user: true },
-            Table { name: "clicks", columns: "sequence, user_id, campaign_id, url", last_of_user: false },
+            Table {
+                name: "last_reactions",
+                columns: "sequence, user_id, kind",
+                last_of_user: true,
+            },
+            Table {
+                name: "clicks",
+                columns: "sequence, user_id, campaign_id, url",
+                last_of_user: false,
+            },
         ]
+    }
+
+    fn write_steps(&self) -> &'static [&'static str] {
+        &["last", "click"]
     }
 
     fn writes(&self, table: usize, draw: &Draw) -> bool {

@@ -12,7 +12,11 @@ fn streams() -> Vec<Stream> {
 /// Decodes by an independent implementation; the record's fields by name.
 fn decode(name: &str, datum: &[u8]) -> Vec<(String, Value)> {
     let [geo, money] = [schemas::GEO, schemas::MONEY].map(|text| Schema::parse_str(text).expect("a schema"));
-    let text = schemas::VALUES.iter().find(|(stream, _)| *stream == name).expect("a stream").1;
+    let text = schemas::VALUES
+        .iter()
+        .find(|(stream, _)| *stream == name)
+        .expect("a stream")
+        .1;
     let (schema, _) = Schema::parse_str_with_list(text, [schemas::GEO, schemas::MONEY]).expect("a schema");
     let mut rest = datum;
     let value = apache_avro::from_avro_datum_schemata(&schema, vec![&geo, &money], &mut rest, None).expect("a datum");
@@ -61,14 +65,20 @@ fn fates_come_in_the_shares_that_are_told() {
         let name = stream.job.name();
         assert!((200..300).contains(&defects), "{name}: {defects}");
         assert!((400..600).contains(&late), "{name}: {late}");
-        assert!(fates[0] > 25_000 && fates[2] > 150 && fates[2] < 500, "{name}: {fates:?}");
+        assert!(
+            fates[0] > 25_000 && fates[2] > 150 && fates[2] < 500,
+            "{name}: {fates:?}"
+        );
     }
 }
 
 #[test]
 fn every_defect_spoils_the_value_in_its_way() {
     let stream = &streams()[1];
-    let draw = |defect| Draw { defect, ..stream.draw(7) };
+    let draw = |defect| Draw {
+        defect,
+        ..stream.draw(7)
+    };
     let bytes = |defect| {
         let mut message = Message::default();
         stream.write(&draw(defect), 1_700_000_000_000, &mut message);
@@ -86,7 +96,10 @@ fn every_defect_spoils_the_value_in_its_way() {
     assert!(foreign[1..5] == UNKNOWN_SCHEMA.to_be_bytes() && foreign[5..] == good[5..]);
     assert!(bytes(Some(Defect::NotAvro)).1.starts_with(b"{\"sequence\": 7"));
     assert!(!bytes(Some(Defect::Tombstone)).0);
-    assert_eq!(stream.fate(&draw(Some(Defect::Tombstone))), Fate::DeadLettered("tombstone"));
+    assert_eq!(
+        stream.fate(&draw(Some(Defect::Tombstone))),
+        Fate::DeadLettered("tombstone")
+    );
 }
 
 proptest! {

@@ -1,7 +1,7 @@
 //! Commits, and the end: what may be committed is, with the write clock in the metadata.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -11,6 +11,9 @@ use super::{End, Loop};
 use crate::ledger::encode_clock;
 use crate::pipeline::failure::Failure;
 use crate::source::assignment::Partition;
+
+/// How long the last commit is waited for. Without it records are processed again, and nothing is lost.
+const LAST_COMMIT: Duration = Duration::from_secs(10);
 
 impl Loop {
     pub(super) fn commit(&mut self) {
@@ -77,6 +80,7 @@ impl Loop {
     pub(super) fn stop(&mut self) {
         if self.stopping.is_none() {
             self.stopping = Some(Instant::now() + self.parts.drain_timeout);
+            self.pause(true);
             tracing::info!(pipeline = %self.name(), in_flight = self.parts.budget.records(), "draining");
         }
     }
@@ -93,14 +97,16 @@ impl Loop {
     /// Whether the loop is over: everything back, or the deadline passed. Then the last commit is made.
     pub(super) fn end(&mut self, now: Instant) -> Option<End> {
         let deadline = self.stopping?;
-        // Queued behind a lane or a schema: never started, and not waited for.
+        // What waits for a schema, or behind a lane that was not given on, is not waited for.
         let waiting = self.lanes.queued() + self.held.values().map(|h| h.parked.len()).sum::<usize>();
         let left = self.parts.budget.records();
         let running = left.saturating_sub(waiting);
         if running > 0 && now < deadline {
             return None;
         }
-        self.commit_and_wait();
+        if !self.last_commit_is_over(now) {
+            return None;
+        }
         Some(match self.halted.take() {
             Some(failure) => End::Halted(failure),
             None if left == 0 => End::Drained,
@@ -108,20 +114,22 @@ impl Loop {
         })
     }
 
-    pub(super) fn commit_and_wait(&mut self) {
-        let positions: Vec<_> = self
-            .assignment
-            .committable()
-            .map(|(p, _, position)| (p, position.offset, position.clock))
-            .collect();
-        if positions.is_empty() {
-            return;
-        }
-        let list = self.commit_list(positions.into_iter());
-        match self.parts.consumer.commit(&list, CommitMode::Sync) {
-            Ok(()) => self.parts.runtime.metrics.commits.inc(),
-            Err(error) => self.commit_failed(&error),
-        }
+    /// Answers what the group still waits for, commits a last time, and says whether that is over: acknowledged, or given up.
+    fn last_commit_is_over(&mut self, now: Instant) -> bool {
+        let Some(deadline) = self.last_commit else {
+            self.take_notices();
+            // Drains that were pending end now, as if their deadlines had passed.
+            self.assignment.tick(now + Duration::from_secs(365 * 86_400));
+            self.act();
+            if !self.unanswered.is_empty() {
+                self.unanswered.clear();
+                self.assign(&[]);
+            }
+            self.last_commit = Some(now + LAST_COMMIT);
+            self.commit();
+            return self.assignment.committable().next().is_none();
+        };
+        self.assignment.committable().next().is_none() || now >= deadline
     }
 
     pub(super) fn consumer_closes(&mut self) {

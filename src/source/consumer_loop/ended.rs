@@ -62,7 +62,11 @@ impl Loop {
                 };
                 return;
             }
-            How::Fatal(failure) => self.halt(failure),
+            How::Fatal(failure) => {
+                // Its lane is not given on: what waits behind it must not overtake it.
+                event.lane = None;
+                self.halt(failure);
+            }
         }
         if let Some(lane) = event.lane.take() {
             self.leave(lane);

@@ -45,7 +45,10 @@ impl Loop {
             Ok(Intake::Refused) => return,
             Err(error) => {
                 tracing::warn!(pipeline = %self.name(), topic = message.topic(), partition = partition.index, "{error}");
-                self.assignment.rewind(partition, offset);
+                if self.assignment.rewind(partition, offset) {
+                    // Seek before the next record is looked at: what is queued belongs to the old log.
+                    self.act();
+                }
                 return;
             }
         };

@@ -98,6 +98,8 @@ impl Loop {
         let mut starts = Vec::new();
         while let Some(action) = self.assignment.next_action() {
             match action {
+                // A loop that ends takes nothing new; the answer to the group is given at the end.
+                Action::FetchCommitted(_) if self.stopping.is_some() => {}
                 Action::FetchCommitted(partitions) => self.fetch_committed(partitions),
                 Action::Start {
                     partition,
@@ -124,7 +126,13 @@ impl Loop {
                         self.parts.runtime.metrics.commits.inc();
                     }
                 }
-                Action::Unassign(partitions) => self.unassign(&partitions),
+                Action::Unassign(partitions) => {
+                    // In the order in which they were asked for.
+                    if !starts.is_empty() {
+                        self.assign(&std::mem::take(&mut starts));
+                    }
+                    self.unassign(&partitions);
+                }
             }
         }
         if !starts.is_empty() {
@@ -170,8 +178,13 @@ impl Loop {
             let mut attempt = 0;
             let offsets = loop {
                 match consumer.committed_offsets(list.clone(), FETCH_TIMEOUT) {
-                    Ok(offsets) => break offsets,
-                    Err(error) => {
+                    Ok(offsets) if offsets.elements().iter().all(|e| e.error().is_ok()) => break offsets,
+                    answer => {
+                        let error = match answer {
+                            Err(error) => error.to_string(),
+                            // An error of one partition must not pass for "no offset": its write clock would start anew.
+                            Ok(offsets) => offsets.elements().iter().find_map(|e| e.error().err()).map_or_else(String::new, |e| e.to_string()),
+                        };
                         tracing::warn!(pipeline = %pipeline, "cannot fetch committed offsets: {error}; trying again");
                         std::thread::sleep(backoff.delay(attempt, random.rotate_left(attempt)));
                         attempt += 1;
@@ -209,15 +222,23 @@ impl Loop {
                 self.halt(Failure::fatal("assign", error.to_string()));
             }
         }
+        // librdkafka keeps the pause of an earlier assignment of the same partition; nothing else would lift it.
+        if let Err(error) = self.parts.consumer.resume(&list) {
+            self.note_error(format!("resume: {error}"));
+        }
         let assigned = if self.cooperative {
             self.parts.consumer.incremental_assign(&list)
         } else {
             self.parts.consumer.assign(&list)
         };
         if let Err(error) = assigned {
-            self.note_error(format!("assign: {error}"));
+            // Without an answer librdkafka would wait for ever.
+            self.halt(Failure::fatal("assign", error.to_string()));
         }
-        self.paused = false;
+        if self.paused {
+            // New partitions join the pause.
+            self.pause(true);
+        }
     }
 
     pub(super) fn unassign(&mut self, partitions: &[Partition]) {
@@ -234,7 +255,7 @@ impl Loop {
             self.parts.consumer.unassign()
         };
         if let Err(error) = result {
-            self.note_error(format!("unassign: {error}"));
+            self.halt(Failure::fatal("unassign", error.to_string()));
         }
     }
 

@@ -37,9 +37,11 @@ impl Loop {
             let topic = &self.topics[usize::from(at.partition.topic)];
             let position = at.ledger.and_then(|l| l.last_admitted()).map(|o| o + 1);
             let unfinished = at.ledger.and_then(|l| l.position()).map(|p| p.offset);
-            let end = self.parts.consumer.context().end(topic, at.partition.index);
-            let lag = match (unfinished, end) {
-                (Some(unfinished), Some(end)) => Some((end - unfinished).max(0)),
+            let extent = self.parts.consumer.context().extent(topic, at.partition.index);
+            let in_flight = at.ledger.map_or(0, |l| l.in_flight());
+            let lag = match (unfinished, extent) {
+                (Some(_), Some(extent)) if extent.exhausted && in_flight == 0 => Some(0),
+                (Some(unfinished), Some(extent)) => Some((extent.end - unfinished).max(0)),
                 _ => None,
             };
             let mut lag_seconds = 0.0;
@@ -78,10 +80,10 @@ impl Loop {
                 },
                 position,
                 unfinished,
-                end,
+                end: extent.map(|e| e.end),
                 lag_records: lag,
                 lag_seconds,
-                in_flight: at.ledger.map_or(0, |l| l.in_flight()),
+                in_flight,
                 stalled: is_stalled,
             });
         }

@@ -1,0 +1,237 @@
+//! Kafka from the outside: topics, what they hold, and what groups have committed.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{Bench, LONG, until};
+
+/// How long one request may take.
+const REQUEST: Duration = Duration::from_secs(20);
+/// Silence while a topic is read that means that something is wrong.
+const SILENCE: Duration = Duration::from_secs(60);
+/// What one record may weigh, in bytes: a value of 10 MB with room around it.
+pub const BIGGEST: &str = "16777216";
+
+/// The broker.
+pub struct Kafka {
+    /// Bootstrap servers.
+    pub brokers: String,
+    admin: AdminClient<DefaultClientContext>,
+    /// One consumer per group, which never subscribes: it asks for offsets.
+    groups: Mutex<HashMap<String, BaseConsumer>>,
+}
+
+/// A record, copied out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value; none for a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// Its headers, in order.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Record {
+    /// A header's value as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// The key as text.
+    pub fn key_text(&self) -> &str {
+        self.key.as_deref().map_or("", |key| std::str::from_utf8(key).unwrap())
+    }
+}
+
+impl Kafka {
+    /// Connects on the first use.
+    pub fn new(brokers: &str) -> Kafka {
+        let admin = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+        Kafka {
+            brokers: brokers.to_owned(),
+            admin,
+            groups: Mutex::default(),
+        }
+    }
+
+    /// A producer that keeps order and takes large values.
+    pub fn producer(&self) -> BaseProducer {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("enable.idempotence", "true")
+            .set("message.max.bytes", BIGGEST);
+        config
+            .set("queue.buffering.max.messages", "200000")
+            .set("linger.ms", "5")
+            .set("compression.type", "lz4");
+        config.create().unwrap()
+    }
+
+    /// Sends one record and waits until it is there.
+    pub fn send(&self, record: BaseRecord<'_, [u8], [u8]>) {
+        let producer = self.producer();
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(REQUEST).unwrap();
+    }
+
+    /// Makes topics of this many partitions, which take large records, and waits until they have leaders.
+    pub fn create(&self, bench: &Bench, topics: &[&str], partitions: i32) {
+        let new: Vec<_> = topics
+            .iter()
+            .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", BIGGEST))
+            .collect();
+        for result in bench
+            .wait(self.admin.create_topics(&new, &AdminOptions::new()))
+            .unwrap()
+        {
+            result.unwrap();
+        }
+        until("the leaders of new topics", LONG, &[], || {
+            topics.iter().all(|t| self.partitions(t) == partitions).then_some(())
+        });
+    }
+
+    /// Sets one property of a topic; the others return to their defaults.
+    pub fn configure(&self, bench: &Bench, topic: &str, name: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+        for result in bench
+            .wait(self.admin.alter_configs([&change], &AdminOptions::new()))
+            .unwrap()
+        {
+            result.unwrap();
+        }
+    }
+
+    /// Deletes the topics whose names begin so.
+    pub fn delete_all(&self, bench: &Bench, prefix: &str) {
+        let metadata = self.admin.inner().fetch_metadata(None, REQUEST).unwrap();
+        let topics: Vec<&str> = metadata
+            .topics()
+            .iter()
+            .map(|t| t.name())
+            .filter(|name| name.starts_with(prefix))
+            .collect();
+        // What stays is in nobody's way: names are unique.
+        let _ = bench.wait(self.admin.delete_topics(&topics, &AdminOptions::new()));
+    }
+
+    /// Partitions that have a leader.
+    fn partitions(&self, topic: &str) -> i32 {
+        let metadata = self.admin.inner().fetch_metadata(Some(topic), REQUEST).unwrap();
+        let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
+        partitions.filter(|p| p.leader() >= 0).count() as i32
+    }
+
+    fn with_group<T>(&self, group: &str, ask: impl FnOnce(&BaseConsumer) -> T) -> T {
+        let mut groups = self.groups.lock().unwrap();
+        let consumer = groups.entry(group.to_owned()).or_insert_with(|| {
+            let mut config = ClientConfig::new();
+            config
+                .set("bootstrap.servers", &self.brokers)
+                .set("group.id", group)
+                .set("enable.auto.commit", "false");
+            config.create().unwrap()
+        });
+        ask(consumer)
+    }
+
+    /// First offset and end of each partition.
+    pub fn ends(&self, topic: &str) -> Vec<(i64, i64)> {
+        let partitions = self.partitions(topic);
+        self.with_group("test-tools", |c| {
+            (0..partitions)
+                .map(|p| c.fetch_watermarks(topic, p, REQUEST).unwrap())
+                .collect()
+        })
+    }
+
+    /// What the group has committed of each partition; 0 where nothing.
+    pub fn committed(&self, group: &str, topic: &str) -> Vec<i64> {
+        let partitions = self.partitions(topic);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(topic, 0, partitions - 1);
+        let list = self.with_group(group, |c| c.committed_offsets(list, REQUEST).unwrap());
+        let offset = |p| match list.find_partition(topic, p).unwrap().offset() {
+            Offset::Offset(offset) => offset,
+            _ => 0,
+        };
+        (0..partitions).map(offset).collect()
+    }
+
+    /// Records committed by the group, and records there are. Partitions must begin at 0.
+    pub fn progress(&self, group: &str, topic: &str) -> (u64, u64) {
+        let committed: i64 = self.committed(group, topic).iter().sum();
+        let there: i64 = self.ends(topic).iter().map(|(_, end)| end).sum();
+        (committed as u64, there as u64)
+    }
+
+    /// All records of a topic, up to where it ends now, partition by partition in order.
+    pub fn read(&self, topic: &str) -> Vec<Record> {
+        let ends = self.ends(topic);
+        let mut list = TopicPartitionList::new();
+        let mut open = HashMap::new();
+        for (partition, (low, high)) in (0..).zip(ends).filter(|(_, (low, high))| low < high) {
+            list.add_partition_offset(topic, partition, Offset::Offset(low))
+                .unwrap();
+            open.insert(partition, high);
+        }
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", "test-tools")
+            .set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config.create().unwrap();
+        consumer.assign(&list).unwrap();
+        let mut records = Vec::new();
+        let mut heard = Instant::now();
+        while !open.is_empty() {
+            assert!(
+                heard.elapsed() < SILENCE,
+                "{topic}: {} partitions are not read to their end",
+                open.len()
+            );
+            let Some(message) = consumer.poll(Duration::from_millis(200)) else {
+                continue;
+            };
+            let message = message.unwrap();
+            heard = Instant::now();
+            if open
+                .get(&message.partition())
+                .is_some_and(|end| message.offset() + 1 >= *end)
+            {
+                open.remove(&message.partition());
+            }
+            let headers = message.headers().into_iter().flat_map(|h| h.iter());
+            records.push(Record {
+                partition: message.partition(),
+                offset: message.offset(),
+                timestamp: message.timestamp().to_millis().unwrap(),
+                key: message.key().map(<[u8]>::to_vec),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers: headers
+                    .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
+                    .collect(),
+            });
+        }
+        records.sort_by_key(|r| (r.partition, r.offset));
+        records
+    }
+}

@@ -1,0 +1,155 @@
+//! What the end-to-end tests share: the real services, the real binary, and waits that have a deadline.
+//!
+//! Why: each test drives `messina` as an operator would, as a process with a configuration file, and judges it by what Kafka
+//! and the database hold afterwards. Invariants: names (topics, groups, keyspaces) are unique to one test run; every process
+//! that is started ends with its owner; every wait says what it waits for and ends with the process's last log lines.
+
+pub mod database;
+pub mod kafka;
+pub mod numbers;
+pub mod process;
+pub mod python;
+pub mod registry;
+pub mod three;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use kafka::Kafka;
+use process::Messina;
+use registry::Registry;
+
+/// Nothing in these tests takes this long unless it hangs.
+pub const LONG: Duration = Duration::from_secs(300);
+/// Between two looks at a condition.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The tests share two cores and one broker: load of one would be a disturbance of another.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The real services, a folder and a prefix that nobody else has.
+pub struct Bench {
+    /// The broker.
+    pub kafka: Kafka,
+    /// The schema registry.
+    pub registry: Registry,
+    /// Contact points of the database, `host:port`.
+    pub nodes: Vec<String>,
+    /// A Python that has `tests/tools/requirements.txt`.
+    pub python: PathBuf,
+    /// Begins the names of topics, subjects and groups; ends with a hyphen.
+    pub prefix: String,
+    /// A keyspace of the test's own.
+    pub keyspace: String,
+    /// For configuration files.
+    pub folder: PathBuf,
+    runtime: tokio::runtime::Runtime,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Bench {
+    /// The services as the environment names them. None, after saying why, where they are absent; a failure where `CI=true`.
+    pub fn find(test: &str) -> Option<Bench> {
+        let wanted = ["KAFKA_BROKERS", "REGISTRY_URL", "SCYLLA_NODES", "MESSINA_TEST_PYTHON"];
+        let missing: Vec<&str> = wanted.into_iter().filter(|name| std::env::var(name).is_err()).collect();
+        if !missing.is_empty() {
+            skip(test, &format!("{} not set", missing.join(", ")));
+            return None;
+        }
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let [brokers, registry, nodes, python] = wanted.map(|name| std::env::var(name).unwrap());
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let unique = format!("{:x}{:04x}", since.as_millis(), std::process::id() & 0xffff);
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{unique}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        Some(Bench {
+            kafka: Kafka::new(&brokers),
+            registry: Registry::new(&registry),
+            nodes: nodes.split(',').map(str::to_owned).collect(),
+            python: python.into(),
+            prefix: format!("t{unique}-"),
+            keyspace: format!("t{unique}"),
+            folder,
+            runtime: tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap(),
+            _alone: alone,
+        })
+    }
+
+    /// Waits for a future.
+    pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// A topic, group or subject of this test.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Writes a file into the test's folder.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Removes what the test made in the services. A test that failed leaves it for whoever looks into it.
+    pub fn clean(self) {
+        self.kafka.delete_all(&self, &self.prefix);
+        self.drop_keyspaces();
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
+
+/// Says that a test did not run: printed, and noted in the file that `./test` counts.
+fn skip(test: &str, why: &str) {
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{test}: {why}, and CI=true allows no skipping"
+    );
+    println!("skipped: {why}");
+    if let Ok(path) = std::env::var("MESSINA_TEST_SKIPPED") {
+        let mut file = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .unwrap();
+        writeln!(file, "{test}: {why}").unwrap();
+    }
+}
+
+/// Whether the long forms were asked for.
+pub fn is_long() -> bool {
+    std::env::var("MESSINA_TEST_LONG").is_ok_and(|value| !value.is_empty())
+}
+
+/// Looks until `probe` has an answer. A deadline that passes, or a process that has ended, is a failure with its last lines.
+pub fn until<T>(what: &str, limit: Duration, processes: &[&Messina], mut probe: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        let ended = processes.iter().find_map(|p| Some((p, p.ended()?)));
+        if let Some(found) = probe() {
+            return found;
+        }
+        let logs = || processes.iter().map(|p| p.tail()).collect::<Vec<_>>().join("\n");
+        if let Some((process, status)) = ended {
+            panic!(
+                "{} ended ({status}) while the test waited for {what}\n{}",
+                process.name,
+                logs()
+            );
+        }
+        assert!(
+            began.elapsed() < limit,
+            "waited {} s in vain for {what}\n{}",
+            limit.as_secs(),
+            logs()
+        );
+        std::thread::sleep(LOOK);
+    }
+}

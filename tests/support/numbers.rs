@@ -1,0 +1,312 @@
+//! A stream of small numbered records, for tests that look at order, duplicates and offsets record by record.
+//!
+//! Record `seq` belongs to one of few keys, so that many records of a key are in flight at once. Input is encoded here, byte by
+//! byte; output is decoded by apache-avro with the schema that the registry has. The output says which input record it came
+//! from, so that what was published can be held against what was committed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use apache_avro::Schema;
+use apache_avro::types::Value;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::Bench;
+use super::kafka::Record;
+
+const SCHEMA: &str = r#"{"type": "record", "name": "Number", "namespace": "com.acme.test", "fields": [
+    {"name": "seq", "type": "long"}, {"name": "who", "type": "string"}]}"#;
+/// Tables of the pipelines here: every second key has a row in `people`.
+const TABLES: [(&str, &str); 2] = [
+    ("people", "who text PRIMARY KEY, number bigint"),
+    ("numbers", "seq bigint PRIMARY KEY, who text, place bigint"),
+];
+/// Distinct keys.
+const KEYS: u64 = 64;
+
+/// A pipeline over the numbers.
+pub struct Pipeline<'a> {
+    /// Its name; its group, output and dead-letter topics are named after it.
+    pub name: &'a str,
+    /// `order`.
+    pub order: &'a str,
+    /// `cache` of the look-up, in TOML.
+    pub cache: Option<&'a str>,
+    /// Whether it writes a row for each record.
+    pub writes: bool,
+}
+
+/// The stream of one test: its topic is `numbers`.
+pub struct Numbers<'b> {
+    bench: &'b Bench,
+    /// The input topic.
+    pub topic: String,
+    schema_id: u32,
+}
+
+/// An output record, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// The input's number.
+    pub seq: i64,
+    /// The input's key.
+    pub who: String,
+    /// What the look-up found.
+    pub number: Option<i64>,
+    /// Partition and offset of the input.
+    pub place: (i32, i64),
+    /// Partition and offset of the output.
+    pub at: (i32, i64),
+}
+
+/// The key of a record.
+pub fn who(seq: i64) -> String {
+    format!("k{:02}", key_number(seq))
+}
+
+/// Unrelated keys for neighbouring records (multiplication by 2^64 divided by the golden ratio).
+fn key_number(seq: i64) -> u64 {
+    (seq.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) % KEYS
+}
+
+/// What the look-up must find for a record.
+pub fn number(seq: i64) -> Option<i64> {
+    let key = key_number(seq);
+    key.is_multiple_of(2).then_some(key as i64 * 10)
+}
+
+impl<'b> Numbers<'b> {
+    /// Makes topics, tables and the schema.
+    pub fn new(bench: &'b Bench, partitions: i32, pipelines: &[Pipeline<'_>]) -> Numbers<'b> {
+        let topic = bench.name("numbers");
+        let outputs = pipelines
+            .iter()
+            .flat_map(|p| ["enriched", "dead-letters"].map(|s| bench.name(&format!("{}-{s}", p.name))));
+        let topics: Vec<String> = std::iter::once(topic.clone()).chain(outputs).collect();
+        bench.kafka.create(
+            bench,
+            &topics.iter().map(String::as_str).collect::<Vec<_>>(),
+            partitions,
+        );
+        let database = bench.database();
+        bench.create_tables(&database, &bench.keyspace, &TABLES);
+        for key in (0..KEYS).step_by(2) {
+            database.run(
+                bench,
+                &format!(
+                    "INSERT INTO {}.people (who, number) VALUES ('k{key:02}', {})",
+                    bench.keyspace,
+                    key * 10
+                ),
+            );
+        }
+        let schema_id = bench.registry.register(bench, &format!("{topic}-value"), SCHEMA);
+        Numbers {
+            bench,
+            topic,
+            schema_id,
+        }
+    }
+
+    /// The consumer group of a pipeline.
+    pub fn group(&self, pipeline: &str) -> String {
+        self.bench.name(&format!("{pipeline}-group"))
+    }
+
+    /// The configuration of these pipelines in one process.
+    pub fn config(&self, shutdown_timeout: Duration, pipelines: &[Pipeline<'_>]) -> [PathBuf; 2] {
+        let mut text = format!(
+            "shutdown_timeout = \"{}s\"\n[registry]\nregister = true\n",
+            shutdown_timeout.as_secs()
+        );
+        text += "[scylla]\ndatacenter = \"dc1\"\n";
+        for Pipeline {
+            name,
+            order,
+            cache,
+            writes,
+        } in pipelines
+        {
+            let cache = cache.map_or(String::new(), |cache| format!("cache = {cache}\n"));
+            let write = "[[pipelines.NAME.steps]]\nname = \"row\"\n\
+                 write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = { place = \"record.offset\" }\n";
+            let pipeline = "[pipelines.NAME]\norder = \"ORDER\"\nmax_in_flight = 512\n\
+                 [pipelines.NAME.source]\ntopics = [\"TOPIC\"]\ngroup = \"GROUP\"\n\
+                 [[pipelines.NAME.steps]]\nname = \"person\"\nlookup = \"SELECT number FROM people WHERE who = :who\"\nCACHE\
+                 WRITE[pipelines.NAME.sink]\ntopic = \"PREFIXNAME-enriched\"\n\
+                 set = { number = \"person.number\", source_partition = \"record.partition\", source_offset = \"record.offset\" }\n\
+                 [pipelines.NAME.dead_letter]\ntopic = \"PREFIXNAME-dead-letters\"\n"
+                .replace("WRITE", if *writes { write } else { "" })
+                .replace("CACHE", &cache)
+                .replace("GROUP", &self.group(name))
+                .replace("TOPIC", &self.topic)
+                .replace("PREFIX", &self.bench.prefix)
+                .replace("ORDER", order)
+                .replace("NAME", name);
+            text += &pipeline;
+        }
+        let local = super::three::local(self.bench, &self.bench.keyspace);
+        [("numbers.toml", text), ("local.toml", local)].map(|(name, text)| self.bench.file(name, &text))
+    }
+
+    /// Begins to write records, `rate` a second, up to `count` of them.
+    pub fn load(&self, rate: i64, count: i64) -> Load {
+        let (producer, topic, schema_id) = (self.bench.kafka.producer(), self.topic.clone(), self.schema_id);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let began = Instant::now();
+            let mut sent = 0;
+            while sent < count && !stopped.load(Ordering::Relaxed) {
+                let due = (began.elapsed().as_secs_f64() * rate as f64) as i64;
+                while sent < due.min(count) {
+                    send(&producer, &topic, schema_id, sent);
+                    sent += 1;
+                }
+                producer.poll(Duration::from_millis(2));
+            }
+            producer.flush(Duration::from_secs(60)).unwrap();
+            sent
+        });
+        Load {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Writes records as fast as they go.
+    pub fn fill(&self, count: i64) {
+        assert_eq!(self.load(1_000_000, count).wait(), count);
+    }
+
+    /// The output of a pipeline, decoded.
+    pub fn outputs(&self, pipeline: &str) -> Vec<Output> {
+        let mut schemas = HashMap::new();
+        let records = self.bench.kafka.read(&self.bench.name(&format!("{pipeline}-enriched")));
+        records.iter().map(|record| self.decode(record, &mut schemas)).collect()
+    }
+
+    fn decode(&self, record: &Record, schemas: &mut HashMap<u32, Schema>) -> Output {
+        let (header, mut datum) = record.value.as_deref().unwrap().split_at(5);
+        assert_eq!(header[0], 0, "the magic byte");
+        let id = u32::from_be_bytes(header[1..].try_into().unwrap());
+        let schema = schemas
+            .entry(id)
+            .or_insert_with(|| Schema::parse_str(&self.bench.registry.schema(self.bench, id)).unwrap());
+        let Value::Record(fields) = apache_avro::from_avro_datum(schema, &mut datum, None).unwrap() else {
+            panic!("the output is no record");
+        };
+        assert!(datum.is_empty(), "{} bytes behind the datum", datum.len());
+        let fields: HashMap<String, Value> = fields.into_iter().collect();
+        let long = |name: &str| long(&fields[name]);
+        let Value::String(who) = &fields["who"] else {
+            panic!("`who` is no string")
+        };
+        let output = Output {
+            seq: long("seq").unwrap(),
+            who: who.clone(),
+            number: long("number"),
+            place: (
+                i32::try_from(long("source_partition").unwrap()).unwrap(),
+                long("source_offset").unwrap(),
+            ),
+            at: (record.partition, record.offset),
+        };
+        assert_eq!(record.key_text(), output.who, "the output keeps the input's key");
+        output
+    }
+}
+
+fn long(value: &Value) -> Option<i64> {
+    match value {
+        Value::Union(_, inner) => long(inner),
+        Value::Null => None,
+        Value::Long(number) => Some(*number),
+        Value::Int(number) => Some(i64::from(*number)),
+        other => panic!("{other:?} is no whole number"),
+    }
+}
+
+/// Avro's zigzag varint.
+fn put_long(number: i64, into: &mut Vec<u8>) {
+    let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
+    while rest >= 0x80 {
+        into.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    into.push(rest as u8);
+}
+
+fn send(producer: &BaseProducer, topic: &str, schema_id: u32, seq: i64) {
+    let key = who(seq);
+    let mut value = vec![0];
+    value.extend_from_slice(&schema_id.to_be_bytes());
+    put_long(seq, &mut value);
+    put_long(key.len() as i64, &mut value);
+    value.extend_from_slice(key.as_bytes());
+    let mut record = BaseRecord::to(topic).key(&key).payload(&value);
+    while let Err((error, refused)) = producer.send(record) {
+        assert!(error.to_string().contains("Queue full"), "{error}");
+        record = refused;
+        producer.poll(Duration::from_millis(10));
+    }
+}
+
+/// Records on their way into the topic.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<i64>>,
+}
+
+impl Load {
+    /// Stops; how many records there are.
+    pub fn stop(self) -> i64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wait()
+    }
+
+    /// Waits until all are written; how many there are.
+    pub fn wait(mut self) -> i64 {
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Fails where a record of `0..sent` is missing or wrong in the outputs; how many come more than once.
+pub fn duplicates(outputs: &[Output], sent: i64) -> usize {
+    let mut times = BTreeMap::new();
+    for output in outputs {
+        *times.entry(output.seq).or_insert(0) += 1;
+        assert_eq!(
+            (&*output.who, output.number),
+            (&*who(output.seq), number(output.seq)),
+            "{output:?}"
+        );
+    }
+    let missing: Vec<i64> = (0..sent).filter(|seq| !times.contains_key(seq)).collect();
+    assert!(
+        missing.is_empty(),
+        "{} records have no output, for example {:?}",
+        missing.len(),
+        &missing[..missing.len().min(5)]
+    );
+    assert_eq!(
+        times.len() as i64,
+        sent,
+        "there are outputs of records that were never sent"
+    );
+    outputs.len() - times.len()
+}

@@ -1,0 +1,245 @@
+//! The real binary as a child process: its log lines, its status page, signals, and its end.
+//!
+//! Invariant: a process never outlives its [`Messina`]; it is ended by its own id and waited for.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{LONG, until};
+
+/// Log lines that are kept, and those that a failure shows.
+const KEPT: usize = 2000;
+const SHOWN: usize = 25;
+
+#[derive(Default)]
+struct Log {
+    lines: VecDeque<String>,
+    http: Option<SocketAddr>,
+}
+
+/// A `messina run` that runs.
+pub struct Messina {
+    /// What failures call it.
+    pub name: String,
+    child: Mutex<Child>,
+    log: Arc<Mutex<Log>>,
+}
+
+/// What a finished command left.
+pub struct Finished {
+    /// Exit code; none after a signal.
+    pub code: Option<i32>,
+    /// Its stderr.
+    pub stderr: String,
+}
+
+/// The binary under test.
+fn binary() -> PathBuf {
+    std::env::var_os("MESSINA_BIN").map_or_else(|| env!("CARGO_BIN_EXE_messina").into(), PathBuf::from)
+}
+
+fn command(arguments: &[&str], configs: &[&Path]) -> Command {
+    let mut command = Command::new(binary());
+    command
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    for config in configs {
+        command.arg("-c").arg(config);
+    }
+    command
+}
+
+/// Runs a command that ends by itself, and waits for it.
+pub fn finish(arguments: &[&str], configs: &[&Path]) -> Finished {
+    let mut child = command(arguments, configs).spawn().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).unwrap();
+        text
+    });
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if began.elapsed() > LONG {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!(
+                "messina {} did not end within {} s:\n{}",
+                arguments.join(" "),
+                LONG.as_secs(),
+                reader.join().unwrap()
+            );
+        }
+        std::thread::sleep(super::LOOK);
+    };
+    Finished {
+        code: status.code(),
+        stderr: reader.join().unwrap(),
+    }
+}
+
+impl Messina {
+    /// Starts `messina run` with these files.
+    pub fn start(name: &str, configs: &[&Path]) -> Messina {
+        let mut child = command(&["run"], configs).spawn().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let log = Arc::new(Mutex::new(Log::default()));
+        let into = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = into.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Ok(fields) = serde_json::from_str::<Value>(&line)
+                    && fields["message"] == "running"
+                {
+                    log.http = fields["http"].as_str().and_then(|address| address.parse().ok());
+                }
+                if log.lines.len() == KEPT {
+                    log.lines.pop_front();
+                }
+                log.lines.push_back(line);
+            }
+        });
+        Messina {
+            name: name.to_owned(),
+            child: Mutex::new(child),
+            log,
+        }
+    }
+
+    /// The status page, once the process has one; none while it does not answer.
+    pub fn status(&self) -> Option<Value> {
+        let address = self.log.lock().unwrap_or_else(PoisonError::into_inner).http?;
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        write!(
+            stream,
+            "GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        )
+        .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        assert!(
+            head.starts_with("HTTP/1.1 200"),
+            "{}: /status answers {head}",
+            self.name
+        );
+        // A body in chunks has their lengths around it.
+        serde_json::from_str(&body[body.find('{')?..=body.rfind('}')?]).ok()
+    }
+
+    /// Records that have ended, in all pipelines, since the process began.
+    pub fn ended_records(&self) -> u64 {
+        let Some(status) = self.status() else { return 0 };
+        let pipelines = status["pipelines"].as_object().into_iter().flatten();
+        let count = |p: &Value| {
+            ["done", "skipped", "dead_lettered"]
+                .iter()
+                .map(|k| p[k].as_u64().unwrap_or(0))
+                .sum::<u64>()
+        };
+        pipelines.map(|(_, p)| count(p)).sum()
+    }
+
+    /// Partitions that it holds, in all pipelines.
+    pub fn partitions(&self) -> usize {
+        let Some(status) = self.status() else { return 0 };
+        let pipelines = status["pipelines"].as_object().into_iter().flatten();
+        let loops = pipelines.filter_map(|(_, p)| p["loops"].as_array()).flatten();
+        loops.filter_map(|l| l["partitions"].as_array()).map(Vec::len).sum()
+    }
+
+    /// How it ended; none while it runs.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.child
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .try_wait()
+            .unwrap()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM; waits for the end, and gives the exit code and how long it took.
+    pub fn terminate(&self, limit: Duration) -> (Option<i32>, Duration) {
+        let id = self.child.lock().unwrap_or_else(PoisonError::into_inner).id();
+        let began = Instant::now();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id.to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let status = loop {
+            match self.ended() {
+                Some(status) => break status,
+                None if began.elapsed() > limit => {
+                    panic!(
+                        "{} did not stop within {} s of SIGTERM\n{}",
+                        self.name,
+                        limit.as_secs(),
+                        self.tail()
+                    )
+                }
+                None => std::thread::sleep(super::LOOK),
+            }
+        };
+        (status.code(), began.elapsed())
+    }
+
+    /// Stops it as an operator would; anything but a clean stop is a failure.
+    pub fn stop(&self) {
+        let (code, _) = self.terminate(LONG);
+        assert_eq!(code, Some(0), "{} stopped with {code:?}\n{}", self.name, self.tail());
+    }
+
+    /// Waits until it answers its status page.
+    pub fn ready(&self) {
+        until(&format!("{} to run", self.name), LONG, &[self], || self.status());
+    }
+
+    /// The lines that contain `text`.
+    pub fn lines(&self, text: &str) -> Vec<String> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.lines.iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+
+    /// The last log lines.
+    pub fn tail(&self) -> String {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines: Vec<&str> = log.lines.iter().map(String::as_str).collect();
+        format!(
+            "--- last lines of {}\n{}\n---",
+            self.name,
+            lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+        )
+    }
+}
+
+impl Drop for Messina {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // An error means that it has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}

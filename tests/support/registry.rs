@@ -1,0 +1,64 @@
+//! The schema registry from the outside.
+
+use serde_json::{Value, json};
+
+use super::Bench;
+
+/// The registry's base URL.
+pub struct Registry {
+    /// As `[registry] url` takes it.
+    pub url: String,
+    client: reqwest::Client,
+}
+
+impl Registry {
+    /// Talks to the registry at `url`.
+    pub fn new(url: &str) -> Registry {
+        Registry {
+            url: url.trim_end_matches('/').to_owned(),
+            client: reqwest::Client::new(),
+        }
+    }
+
+    /// Registers a schema; its id.
+    pub fn register(&self, bench: &Bench, subject: &str, schema: &str) -> u32 {
+        let request = self
+            .client
+            .post(format!("{}/subjects/{subject}/versions", self.url))
+            .json(&json!({"schema": schema}));
+        let answer: Value = bench.wait(async {
+            request
+                .send()
+                .await
+                .unwrap()
+                .error_for_status()
+                .unwrap()
+                .json()
+                .await
+                .unwrap()
+        });
+        u32::try_from(answer["id"].as_u64().unwrap()).unwrap()
+    }
+
+    /// The schema of an id.
+    pub fn schema(&self, bench: &Bench, id: u32) -> String {
+        let answer = bench.wait(self.get(&format!("/schemas/ids/{id}"))).unwrap();
+        answer["schema"].as_str().unwrap().to_owned()
+    }
+
+    /// Whether the subject has any version.
+    pub fn has(&self, bench: &Bench, subject: &str) -> bool {
+        bench
+            .wait(self.get(&format!("/subjects/{subject}/versions")))
+            .is_some_and(|v| v != json!([]))
+    }
+
+    /// The answer to a GET; none where it is 404.
+    async fn get(&self, path: &str) -> Option<Value> {
+        let answer = self.client.get(format!("{}{path}", self.url)).send().await.unwrap();
+        if answer.status() == reqwest::StatusCode::NOT_FOUND {
+            return None;
+        }
+        Some(answer.error_for_status().unwrap().json().await.unwrap())
+    }
+}

@@ -1,0 +1,130 @@
+//! The three pipelines of `tests/e2e/three.toml` under names of a test's own, with the Python tools around them.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::process::Messina;
+use super::{Bench, LONG, until};
+
+/// The pipelines, by the names of their topics.
+pub const PIPELINES: [&str; 3] = ["navigation", "orders", "reactions"];
+/// A member that was killed leaves its group after this long, in milliseconds: the least that brokers allow.
+const SESSION_TIMEOUT_MS: u32 = 6000;
+
+/// The stream of one test.
+pub struct Three<'b> {
+    bench: &'b Bench,
+    options: Vec<String>,
+    config: PathBuf,
+    local: PathBuf,
+}
+
+impl<'b> Three<'b> {
+    /// `records` of all pipelines together, and `bad` ones of each kind in each topic.
+    pub fn new(bench: &'b Bench, records: u64, bad: u32, pool: u32) -> Three<'b> {
+        let mut options = vec![
+            format!("--prefix={}", bench.prefix),
+            format!("--keyspace={}", bench.keyspace),
+        ];
+        options.extend([
+            format!("--records={records}"),
+            format!("--bad={bad}"),
+            format!("--pool={pool}"),
+        ]);
+        let config = bench.file("three.toml", &text(bench));
+        let local = bench.file("local.toml", &local(bench, &bench.keyspace));
+        Three {
+            bench,
+            options,
+            config,
+            local,
+        }
+    }
+
+    /// The configuration files, in their order.
+    pub fn configs(&self) -> [&Path; 2] {
+        [&self.config, &self.local]
+    }
+
+    /// Makes the keyspace and its tables, with the profiles of all users.
+    pub fn load(&self, keyspace: &str) {
+        let (ok, answer) = self.bench.tool("load", &[format!("--keyspace={keyspace}")]);
+        assert!(ok, "{answer}");
+    }
+
+    /// Makes topics and registers schemas; writes the stream unless `extra` says otherwise. The tool's answer.
+    pub fn produce(&self, extra: &[&str]) -> Value {
+        let (ok, answer) = self.bench.tool("produce", &self.with(extra));
+        assert!(ok, "{answer}");
+        answer
+    }
+
+    /// Output, tables and dead letters against what must be there. Anything missing, unknown or wrong is a failure.
+    pub fn verify(&self, extra: &[&str]) -> Value {
+        let (ok, answer) = self.bench.tool("verify", &self.with(extra));
+        assert!(ok && answer["ok"] == true, "wrong: {}\n{answer:#}", answer["failed"]);
+        answer
+    }
+
+    fn with(&self, extra: &[&str]) -> Vec<String> {
+        self.options
+            .iter()
+            .cloned()
+            .chain(extra.iter().map(|&e| e.to_owned()))
+            .collect()
+    }
+
+    /// Records that the groups have committed, and records there are.
+    pub fn progress(&self) -> (u64, u64) {
+        let ask = |p: &str| {
+            self.bench
+                .kafka
+                .progress(&self.bench.name(&format!("{p}-enrichment")), &self.bench.name(p))
+        };
+        PIPELINES
+            .iter()
+            .map(|p| ask(p))
+            .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    }
+
+    /// Waits until every record is committed.
+    pub fn wait_for_end(&self, messina: &Messina) {
+        let limit = if super::is_long() { LONG * 6 } else { LONG };
+        until("every input record to be committed", limit, &[messina], || {
+            let (done, there) = self.progress();
+            (done == there).then_some(())
+        });
+    }
+
+    /// A configuration that runs one of the pipelines again from the start, in a group and into a keyspace of its own.
+    pub fn replay_of(&self, pipeline: &str, keyspace: &str) -> [PathBuf; 2] {
+        let mut config: toml::Table = text(self.bench).parse().unwrap();
+        let pipelines = config["pipelines"].as_table_mut().unwrap();
+        pipelines.retain(|name, _| name == pipeline);
+        let source = pipelines[pipeline]["source"].as_table_mut().unwrap();
+        source.insert("group".to_owned(), self.bench.name("replay").into());
+        let files = [
+            ("replay.toml", config.to_string()),
+            ("replay-local.toml", local(self.bench, keyspace)),
+        ];
+        files.map(|(name, text)| self.bench.file(name, &text))
+    }
+}
+
+/// `three.toml` with this test's names.
+pub fn text(bench: &Bench) -> String {
+    let path = format!("{}/tests/e2e/three.toml", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(path)
+        .unwrap()
+        .replace("\"e2e-", &format!("\"{}", bench.prefix))
+}
+
+/// What lies over it: addresses, the keyspace, and a session time-out that a test can wait for.
+pub fn local(bench: &Bench, keyspace: &str) -> String {
+    format!(
+        "[kafka]\nbrokers = \"{}\"\nconsumer_properties = {{ \"session.timeout.ms\" = {SESSION_TIMEOUT_MS}, \"heartbeat.interval.ms\" = 1000 }}\n\
+         [registry]\nurl = \"{}\"\n[scylla]\nnodes = {:?}\nkeyspace = \"{keyspace}\"\n[http]\nlisten = \"127.0.0.1:0\"\n",
+        bench.kafka.brokers, bench.registry.url, bench.nodes,
+    )
+}
