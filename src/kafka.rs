@@ -134,7 +134,10 @@ pub fn producer(kafka: &Kafka, pipeline: &[Property], queue_bytes: usize) -> Res
     let largest = queue_bytes.clamp(1 << 20, 100 << 20);
     default("message.max.bytes", &largest.to_string());
     // A record that can never fit into the queue would be tried for ever.
-    default("queue.buffering.max.kbytes", &(queue_bytes.max(largest) / 1024 + 1).to_string());
+    default(
+        "queue.buffering.max.kbytes",
+        &(queue_bytes.max(largest) / 1024 + 1).to_string(),
+    );
     default("sticky.partitioning.linger.ms", "10");
     Ok(config)
 }

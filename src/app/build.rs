@@ -337,9 +337,18 @@ pub(super) async fn pipelines(
     let share = memory.saturating_sub(caches).max(1 << 20) / prepared.len().max(1);
     let mut built = Vec::new();
     for (pipeline, prepared) in prepared {
-        built.push(build(
-            config, pipeline, prepared, services, metrics, shared, sentry, share,
-        )?);
+        let this = build(config, pipeline, prepared, services, metrics, shared, sentry, share)?;
+        if let Some(producer) = &this.producer {
+            let topics = pipeline
+                .sink
+                .iter()
+                .map(|s| &s.topic)
+                .chain(pipeline.dead_letter.iter().map(|d| &d.topic));
+            for topic in topics {
+                wait_for_topic(producer, &topic.value, shared, &mut jitter).await;
+            }
+        }
+        built.push(this);
     }
     Ok(built)
 }
@@ -374,7 +383,8 @@ fn build(
         let client = kafka::producer(&config.kafka, properties, share / 4).map_err(|e| in_words(&e))?;
         let statistics = KafkaMetrics::new(metrics, &name, "producer");
         let ordered = pipeline.order != config::Order::None;
-        producer = Some(sink::producer(&client, pipeline_metrics.clone(), statistics, ordered).map_err(|e| in_words(&e))?);
+        producer =
+            Some(sink::producer(&client, pipeline_metrics.clone(), statistics, ordered).map_err(|e| in_words(&e))?);
     }
     let output = pipeline
         .sink
@@ -469,6 +479,22 @@ fn build(
         parts,
         cache_metrics,
     })
+}
+
+/// Waits until a topic that is published to is there; brokers that make topics by themselves make it now.
+async fn wait_for_topic(producer: &Arc<sink::Producer>, topic: &str, shared: &Shared, jitter: &mut Jitter) {
+    let mut attempt = 0;
+    loop {
+        let (asked, name) = (producer.clone(), topic.to_owned());
+        let answer = tokio::task::spawn_blocking(move || sink::topic_exists(&asked, &name)).await;
+        let reason = match answer {
+            Ok(Ok(true)) => return,
+            Ok(Ok(false)) => format!("the brokers have no topic '{topic}'"),
+            Ok(Err(error)) => format!("topic '{topic}': {error}"),
+            Err(error) => format!("topic '{topic}': {error}"),
+        };
+        wait(shared, &reason, &mut attempt, jitter).await;
+    }
 }
 
 /// Brings the figures of the caches into the metrics, once a second, for as long as the application runs.

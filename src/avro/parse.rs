@@ -268,7 +268,11 @@ impl<'j> Parser<'j> {
             .map(|alias| names::full_name(alias, None, &space).0)
             .collect();
         // The place in the arena comes first, under its name: fields may refer to it.
-        let id = self.push(Shape::Record { name: full.clone(), aliases: Vec::new(), fields: Vec::new() });
+        let id = self.push(Shape::Record {
+            name: full.clone(),
+            aliases: Vec::new(),
+            fields: Vec::new(),
+        });
         self.names.insert(full.clone(), Definition { id, json });
         let shape = match kind {
             "enum" => self.enumeration(full, aliases, object)?,

@@ -362,7 +362,11 @@ impl Computed {
     /// wherever an input may be.
     pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
         let result = infer(&self.tree.expr, inputs)?;
-        Some(if inputs.iter().any(Type::is_nullable) { result.nullable() } else { result })
+        Some(if inputs.iter().any(Type::is_nullable) {
+            result.nullable()
+        } else {
+            result
+        })
     }
 }
 

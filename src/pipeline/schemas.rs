@@ -99,7 +99,10 @@ impl Schemas {
                 ),
             )),
         };
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(id, result.clone());
+        self.plans
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, result.clone());
         result
     }
 

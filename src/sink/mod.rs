@@ -52,7 +52,11 @@ pub fn producer(
     ordered: bool,
 ) -> Result<Arc<Producer>, KafkaError> {
     config
-        .create_with_context(SinkContext { metrics, statistics, ordered })
+        .create_with_context(SinkContext {
+            metrics,
+            statistics,
+            ordered,
+        })
         .map(Arc::new)
 }
 
@@ -61,6 +65,15 @@ pub fn flush(producer: &Producer, timeout: Duration) -> i32 {
     // A time-out is told by the count.
     let _ = producer.flush(timeout);
     producer.in_flight_count()
+}
+
+/// Asks the brokers for a topic; they may make it for that.
+pub fn topic_exists(producer: &Producer, topic: &str) -> Result<bool, KafkaError> {
+    let metadata = producer.client().fetch_metadata(Some(topic), Duration::from_secs(10))?;
+    Ok(metadata
+        .topics()
+        .iter()
+        .any(|t| t.name() == topic && t.error().is_none() && !t.partitions().is_empty()))
 }
 
 impl Sink {

@@ -112,7 +112,11 @@ impl ClientContext for SourceContext {
         for topic in statistics.topics.values() {
             for partition in topic.partitions.values() {
                 // -1001 stands for unknown; the end of committed transactions is what a consumer can reach.
-                let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
+                let end = if partition.ls_offset >= 0 {
+                    partition.ls_offset
+                } else {
+                    partition.hi_offset
+                };
                 if partition.partition >= 0 && end >= 0 {
                     let exhausted = partition.next_offset >= end && partition.fetchq_cnt == 0;
                     extents.insert((topic.topic.clone(), partition.partition), Extent { end, exhausted });

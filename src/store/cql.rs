@@ -1,7 +1,7 @@
 //! A scanner for statements: words, names, markers and literals, outside comments and strings.
 //!
 //! Why: the database parses CQL, not Messina. Three things are still needed from the text: a declared TTL goes into it,
-//! statements that cannot be repeated are recognised, and SQLite is given its own dialect (see `sqlite::adapt`).
+//! statements that cannot be repeated are recognised, and SQLite is given its own dialect (see `sqlite::parse`).
 //! Invariant: never looks inside a string, a quoted name or a comment, and never changes what it does not understand.
 
 use std::ops::Range;

@@ -9,7 +9,7 @@
 //!   after the commit of its transaction;
 //! - the value [`Value::Null`] never overwrites: a write binds it as UNSET, and a look-up by it finds nothing;
 //! - every write carries the timestamp that the caller made from its record, so a replay converges;
-//! - every failure has a [`Class`](crate::retry::Class), made in [`classify`] and nowhere else.
+//! - every failure has a [`Class`], made in [`classify`] and nowhere else.
 
 pub mod cache;
 pub mod classify;

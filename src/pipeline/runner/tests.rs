@@ -41,8 +41,16 @@ async fn bench(steps: &str) -> Bench {
     let (config, _) = config::load_str(vec![("t.toml".into(), toml(steps))], std::iter::empty()).unwrap();
     let pipeline = &config.pipelines["p"];
     let store = MemoryStore::new();
-    store.declare(LOOKUP, &[("id", ColumnType::BigInt)], &[("name", ColumnType::Text), ("score", ColumnType::Double)]);
-    let write = [("id", ColumnType::BigInt), ("kind", ColumnType::Text), ("score", ColumnType::Double)];
+    store.declare(
+        LOOKUP,
+        &[("id", ColumnType::BigInt)],
+        &[("name", ColumnType::Text), ("score", ColumnType::Double)],
+    );
+    let write = [
+        ("id", ColumnType::BigInt),
+        ("kind", ColumnType::Text),
+        ("score", ColumnType::Double),
+    ];
     store.declare(WRITE, &write, &[]);
     let any = Arc::new(AnyStore::Memory(store.clone()));
     let program = Arc::new(program::parse(pipeline).unwrap().prepare(Some(&any)).await.unwrap());
@@ -52,7 +60,10 @@ async fn bench(steps: &str) -> Bench {
     let steps = program
         .steps
         .iter()
-        .map(|s| StepHandles { step: metrics.step(&s.name), rows: Some(metrics.rows_written(&s.name)) })
+        .map(|s| StepHandles {
+            step: metrics.step(&s.name),
+            rows: Some(metrics.rows_written(&s.name)),
+        })
         .collect();
     let runtime = Arc::new(Runtime {
         program,
@@ -69,11 +80,22 @@ async fn bench(steps: &str) -> Bench {
     assignment.assigned(&[Partition { topic: 0, index: 0 }]);
     while let Some(action) = assignment.next_action() {
         if let Action::FetchCommitted(partitions) = action {
-            partitions.iter().for_each(|(_, ticket)| assignment.started(*ticket, Some(0), i64::MIN));
+            partitions
+                .iter()
+                .for_each(|(_, ticket)| assignment.started(*ticket, Some(0), i64::MIN));
         }
     }
-    let plan = Arc::new(SchemaPlan { plan: compiled.plan, output: None });
-    Bench { runtime, plan, store, completions: Arc::default(), assignment }
+    let plan = Arc::new(SchemaPlan {
+        plan: compiled.plan,
+        output: None,
+    });
+    Bench {
+        runtime,
+        plan,
+        store,
+        completions: Arc::default(),
+        assignment,
+    }
 }
 
 fn datum(id: i64, kind: &str) -> Vec<u8> {
@@ -103,13 +125,27 @@ impl Bench {
             write_timestamp_us: timestamp,
         };
         let value = datum(id, kind);
-        let content = Content { value: Some(&value), key: Some(b"k"), headers: None };
+        let content = Content {
+            value: Some(&value),
+            key: Some(b"k"),
+            headers: None,
+        };
         let abandoned = Arc::new(AtomicBool::new(abandoned));
-        let mut event = Event::new(None, origin, content, abandoned, self.completions.clone(), Instant::now());
+        let mut event = Event::new(
+            None,
+            origin,
+            content,
+            abandoned,
+            self.completions.clone(),
+            Instant::now(),
+        );
         event.datum_start = 5;
         event.marks = vec![0; self.plan.plan.marks()];
         let mut marks = std::mem::take(&mut event.marks);
-        self.plan.plan.run(event.padded(), 5, event.datum_end(), &mut marks).unwrap();
+        self.plan
+            .plan
+            .run(event.padded(), 5, event.datum_end(), &mut marks)
+            .unwrap();
         event.marks = marks;
         event.plan = Some(self.plan.clone());
         event
@@ -156,11 +192,21 @@ async fn rows_of_a_look_up_reach_the_write_with_the_records_timestamp() {
     assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
     assert!(matches!(bench.run(1, 1, "click").await, How::Finished(Outcome::Done)));
     let writes = bench.store.writes();
-    let values: Vec<_> = writes[0].values.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    let values: Vec<_> = writes[0]
+        .values
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.clone()))
+        .collect();
     let kind = Value::String(Cow::Borrowed("click"));
-    assert_eq!(values, [("id", Value::Long(1)), ("kind", kind), ("score", Value::Double(2.5))]);
+    assert_eq!(
+        values,
+        [("id", Value::Long(1)), ("kind", kind), ("score", Value::Double(2.5))]
+    );
     assert_eq!(writes[0].timestamp_us, 1_000_000);
-    assert_eq!(writes[1].timestamp_us, 1_000_001, "two records of one millisecond have different timestamps");
+    assert_eq!(
+        writes[1].timestamp_us, 1_000_001,
+        "two records of one millisecond have different timestamps"
+    );
 }
 
 #[tokio::test]
@@ -170,7 +216,10 @@ async fn filters_skip_and_conditions_pass_by() {
     assert!(matches!(bench.run(0, 1, "bot").await, How::Finished(Outcome::Skipped)));
     assert_eq!(bench.store.calls(), 0, "nothing is asked for a record that is skipped");
     assert!(matches!(bench.run(1, 1, "click").await, How::Finished(Outcome::Done)));
-    assert!(matches!(bench.run(2, 404, "click").await, How::Finished(Outcome::Done)), "a missing row is null");
+    assert!(
+        matches!(bench.run(2, 404, "click").await, How::Finished(Outcome::Done)),
+        "a missing row is null"
+    );
     assert!(bench.store.writes().is_empty());
 }
 
@@ -199,7 +248,9 @@ async fn an_event_whose_partition_has_left_gives_up() {
 #[tokio::test]
 async fn without_a_dead_letter_topic_a_permanent_failure_stops_the_pipeline() {
     let mut bench = bench(STEPS).await;
-    bench.store.fail_next(StoreError::permanent("invalid", "no such column"));
+    bench
+        .store
+        .fail_next(StoreError::permanent("invalid", "no such column"));
     match bench.run(0, 1, "click").await {
         How::Fatal(failure) => {
             assert_eq!(failure.step.as_deref(), Some("user"));
@@ -238,7 +289,10 @@ async fn a_write_that_is_not_idempotent_is_never_repeated() {
 async fn missing_rows_end_as_the_step_says() {
     let skip = STEPS.replace("WHERE id = :id\"\n", "WHERE id = :id\"\non_missing = \"skip\"\n");
     let mut bench = bench(&skip).await;
-    assert!(matches!(bench.run(0, 404, "click").await, How::Finished(Outcome::Skipped)));
+    assert!(matches!(
+        bench.run(0, 404, "click").await,
+        How::Finished(Outcome::Skipped)
+    ));
 }
 
 #[tokio::test]
@@ -247,7 +301,10 @@ async fn a_cached_row_is_asked_for_once() {
     let mut bench = bench(&cached).await;
     bench.user(1, "ann", 0.5);
     for offset in 0..10 {
-        assert!(matches!(bench.run(offset, 1, "click").await, How::Finished(Outcome::Done)));
+        assert!(matches!(
+            bench.run(offset, 1, "click").await,
+            How::Finished(Outcome::Done)
+        ));
     }
     assert_eq!(bench.store.calls(), 1);
 }
@@ -280,4 +337,3 @@ async fn an_event_that_is_dropped_is_noticed() {
     assert_eq!(batch.vanished.len(), 1);
     assert_eq!(batch.vanished[0].offset, 3);
 }
-

@@ -183,7 +183,11 @@ impl Loop {
                         let error = match answer {
                             Err(error) => error.to_string(),
                             // An error of one partition must not pass for "no offset": its write clock would start anew.
-                            Ok(offsets) => offsets.elements().iter().find_map(|e| e.error().err()).map_or_else(String::new, |e| e.to_string()),
+                            Ok(offsets) => offsets
+                                .elements()
+                                .iter()
+                                .find_map(|e| e.error().err())
+                                .map_or_else(String::new, |e| e.to_string()),
                         };
                         tracing::warn!(pipeline = %pipeline, "cannot fetch committed offsets: {error}; trying again");
                         std::thread::sleep(backoff.delay(attempt, random.rotate_left(attempt)));

@@ -53,8 +53,10 @@ pub struct ScyllaOptions {
     pub request_timeout: Duration,
     /// Longest wait for a new connection.
     pub connect_timeout: Duration,
-    /// How often an idle connection is asked whether it lives, and how long it may take to answer.
-    pub keepalive: Duration,
+    /// How often a connection is asked whether it lives.
+    pub keepalive_interval: Duration,
+    /// How long it may take to answer before it is given up, with all that waits on it.
+    pub keepalive_timeout: Duration,
 }
 
 /// Certificates, as PEM files.
@@ -86,7 +88,8 @@ impl Default for ScyllaOptions {
             compression: None,
             request_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
-            keepalive: Duration::from_secs(1),
+            keepalive_interval: Duration::from_secs(1),
+            keepalive_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -114,8 +117,8 @@ pub(super) async fn connect(options: &ScyllaOptions) -> Result<Session, StoreErr
         .pool_size(PoolSize::PerShard(std::num::NonZeroUsize::MIN))
         .compression(options.compression)
         .connection_timeout(options.connect_timeout)
-        .keepalive_interval(options.keepalive)
-        .keepalive_timeout(options.keepalive)
+        .keepalive_interval(options.keepalive_interval)
+        .keepalive_timeout(options.keepalive_timeout)
         .tcp_nodelay(true)
         .tcp_keepalive_interval(Duration::from_secs(10))
         .driver_config_reporting(false);

@@ -12,7 +12,8 @@
 //! statement that writes it is prepared; a TTL is a column `messina_expires` beside it, which look-ups heed and a sweep
 //! every minute clears; a delete leaves no mark, so an older write that arrives after it brings the row back.
 
-pub mod adapt;
+mod parse;
+mod sql;
 mod table;
 mod value;
 mod writer;
@@ -25,7 +26,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use self::adapt::Select;
+use self::parse::Select;
 use self::table::Table;
 use super::{
     Column, ColumnType, Kind, Marker, Prepared, Row, Statement, StatementOptions, Store, StoreError, classify,
@@ -154,7 +155,7 @@ impl SqliteStore {
     }
 
     fn prepare_lookup(&self, cql: &str) -> Result<Statement, StoreError> {
-        let select = adapt::select(cql).map_err(invalid)?;
+        let select = parse::select(cql).map_err(invalid)?;
         let connection = self.reader();
         let generation = self.generation.load(Ordering::Acquire);
         let table = Table::read(&connection, &select.table)?;
@@ -189,7 +190,7 @@ impl Store for SqliteStore {
         if options.kind == Kind::Lookup {
             return self.prepare_lookup(cql);
         }
-        let mut change = adapt::change(cql).map_err(invalid)?;
+        let mut change = parse::change(cql).map_err(invalid)?;
         if let Some(ttl) = options.ttl {
             // The same rules as for CQL, whose text is not needed here.
             super::cql::with_ttl(cql, ttl).map_err(invalid)?;

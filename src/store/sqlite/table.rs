@@ -4,7 +4,7 @@
 
 use rusqlite::Connection;
 
-use super::adapt::{EXPIRES, TIMESTAMP, quoted};
+use super::sql::{EXPIRES, TIMESTAMP, quoted};
 use super::{declared_type, invalid};
 use crate::store::{ColumnType, StoreError, classify};
 

@@ -16,7 +16,8 @@ use rusqlite::Connection;
 use rusqlite::types::Value as Bound;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::adapt::{Change, EXPIRES, TIMESTAMP, Term, quoted};
+use super::parse::{Change, Term};
+use super::sql::{EXPIRES, TIMESTAMP, quoted};
 use super::table::Table;
 use super::{invalid, now_millis};
 use crate::store::{Marker, StoreError, classify};
@@ -106,7 +107,7 @@ pub(super) fn answered<T>(answer: Result<Result<T, StoreError>, oneshot::error::
 struct Writer {
     connection: Connection,
     generation: Arc<AtomicU64>,
-    /// Tables that may have rows with an end.
+    /// Tables that a statement with a TTL writes; they have an index for the sweep.
     expiring: Vec<String>,
     swept: Instant,
 }
@@ -229,9 +230,9 @@ impl Writer {
             run(&format!(
                 "CREATE INDEX IF NOT EXISTS {index} ON {name} ({EXPIRES}) WHERE {EXPIRES} IS NOT NULL"
             ))?;
-        }
-        if !self.expiring.contains(&change.table) {
-            self.expiring.push(change.table.clone());
+            if !self.expiring.contains(&change.table) {
+                self.expiring.push(change.table.clone());
+            }
         }
         table = Table::read(&self.connection, &change.table)?;
         self.generation.fetch_add(1, Ordering::Release);

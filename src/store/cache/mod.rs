@@ -10,6 +10,9 @@
 //! - at most one load per key runs at a time; a load that is dropped hands over to the next asker; an error is given to
 //!   all who waited for that load and is not kept.
 
+mod key;
+mod weight;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -20,8 +23,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use self::weight::{allocated, row_bytes};
 use super::{Row, StoreError};
-use crate::avro::value::{Unit, Value};
+pub use key::append_key;
 
 /// An answer: a row, or the knowledge that there is none.
 pub type Hit = Arc<Option<Row>>;
@@ -392,129 +396,10 @@ impl Drop for Flight<'_, '_> {
     }
 }
 
-/// What an allocator sets aside for `n` bytes: the usual ones round to 16.
-fn allocated(n: usize) -> usize {
-    n.next_multiple_of(16)
-}
-
-fn row_bytes(value: &Hit) -> usize {
-    match value.as_ref() {
-        // All misses share one.
-        None => 0,
-        Some(row) => {
-            allocated(size_of::<Option<Row>>() + 2 * size_of::<usize>())
-                + allocated(row.len() * size_of::<Value<'static>>())
-                + row.iter().map(heap_bytes).sum::<usize>()
-        }
-    }
-}
-
-/// What a value holds beside itself.
-fn heap_bytes(value: &Value<'static>) -> usize {
-    match value {
-        Value::Null
-        | Value::Bool(_)
-        | Value::Int(_)
-        | Value::Long(_)
-        | Value::Float(_)
-        | Value::Double(_)
-        | Value::Date(_)
-        | Value::Time(..)
-        | Value::Timestamp(..)
-        | Value::LocalTimestamp(..)
-        | Value::Uuid(_)
-        | Value::Duration { .. } => 0,
-        Value::String(s) => allocated(s.len()),
-        Value::Bytes(b) => allocated(b.len()),
-        Value::Decimal { unscaled, .. } => allocated(unscaled.len()),
-        Value::List(items) => {
-            allocated(items.capacity() * size_of::<Value<'static>>()) + items.iter().map(heap_bytes).sum::<usize>()
-        }
-        Value::Map(pairs) => {
-            allocated(pairs.capacity() * 2 * size_of::<Value<'static>>())
-                + pairs.iter().map(|(k, v)| heap_bytes(k) + heap_bytes(v)).sum::<usize>()
-        }
-        Value::Record(fields) => {
-            allocated(fields.capacity() * (size_of::<std::borrow::Cow<'static, str>>() + size_of::<Value<'static>>()))
-                + fields
-                    .iter()
-                    .map(|(name, v)| allocated(name.len()) + heap_bytes(v))
-                    .sum::<usize>()
-        }
-    }
-}
-
-/// Appends the key of a look-up: its bound values, each behind a tag and, where needed, its length, so that no two
-/// lists of values have one key.
-pub fn append_key(values: &[Value<'_>], key: &mut Vec<u8>) {
-    for value in values {
-        append_value(value, key);
-    }
-}
-
-fn append_value(value: &Value<'_>, key: &mut Vec<u8>) {
-    let unit_tag = |unit: &Unit| match unit {
-        Unit::Millis => 0,
-        Unit::Micros => 1,
-        Unit::Nanos => 2,
-    };
-    let sized = |key: &mut Vec<u8>, tag: u8, bytes: &[u8]| {
-        key.push(tag);
-        key.extend_from_slice(&(bytes.len() as u64).to_le_bytes()[..5]);
-        key.extend_from_slice(bytes);
-    };
-    let plain = |key: &mut Vec<u8>, tag: u8, bytes: &[u8]| {
-        key.push(tag);
-        key.extend_from_slice(bytes);
-    };
-    match value {
-        Value::Null => key.push(0),
-        Value::Bool(v) => plain(key, 1, &[u8::from(*v)]),
-        Value::Int(v) => plain(key, 2, &v.to_le_bytes()),
-        Value::Long(v) => plain(key, 3, &v.to_le_bytes()),
-        Value::Float(v) => plain(key, 4, &v.to_bits().to_le_bytes()),
-        Value::Double(v) => plain(key, 5, &v.to_bits().to_le_bytes()),
-        Value::String(v) => sized(key, 6, v.as_bytes()),
-        Value::Bytes(v) => sized(key, 7, v),
-        Value::Date(v) => plain(key, 8, &v.to_le_bytes()),
-        Value::Time(v, unit) => plain(key, 9 + unit_tag(unit), &v.to_le_bytes()),
-        Value::Timestamp(v, unit) => plain(key, 12 + unit_tag(unit), &v.to_le_bytes()),
-        Value::LocalTimestamp(v, unit) => plain(key, 15 + unit_tag(unit), &v.to_le_bytes()),
-        Value::Decimal { unscaled, scale } => {
-            sized(key, 18, unscaled);
-            key.extend_from_slice(&scale.to_le_bytes());
-        }
-        Value::Uuid(v) => plain(key, 19, v),
-        Value::Duration { months, days, millis } => {
-            key.push(20);
-            for part in [months, days, millis] {
-                key.extend_from_slice(&part.to_le_bytes());
-            }
-        }
-        Value::List(items) => {
-            plain(key, 21, &(items.len() as u64).to_le_bytes());
-            append_key(items, key);
-        }
-        Value::Map(pairs) => {
-            plain(key, 22, &(pairs.len() as u64).to_le_bytes());
-            for (k, v) in pairs {
-                append_value(k, key);
-                append_value(v, key);
-            }
-        }
-        Value::Record(fields) => {
-            plain(key, 23, &(fields.len() as u64).to_le_bytes());
-            for (name, v) in fields {
-                append_value(&Value::String(std::borrow::Cow::Borrowed(name)), key);
-                append_value(v, key);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::avro::value::Value;
     use proptest::prelude::*;
     use std::sync::atomic::AtomicUsize;
     use tokio::time::sleep;
@@ -646,23 +531,6 @@ mod tests {
         let (a, b) = tokio::join!(cache.get_or_load(b"k", now, load), cache.get_or_load(b"k", now, load));
         assert_eq!((a.unwrap().1, b.unwrap().1), (Origin::Loaded, Origin::Shared));
         assert_eq!((cache.stats().entries, cache.stats().misses), (0, 1));
-    }
-
-    #[test]
-    fn keys_tell_values_apart() {
-        let key = |values: &[Value<'_>]| {
-            let mut key = Vec::new();
-            append_key(values, &mut key);
-            key
-        };
-        let text = |s: &'static str| Value::String(s.into());
-        assert_ne!(key(&[text("ab"), text("c")]), key(&[text("a"), text("bc")]));
-        assert_ne!(key(&[Value::Int(1)]), key(&[Value::Date(1)]));
-        assert_ne!(
-            key(&[Value::List(vec![Value::Null]), Value::Null]),
-            key(&[Value::List(vec![Value::Null, Value::Null])])
-        );
-        assert_eq!(key(&[text("a")]), key(&[text("a")]));
     }
 
     /// One operation of the model test: a key, and how many milliseconds pass before it is asked for.

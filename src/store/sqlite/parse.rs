@@ -1,48 +1,43 @@
-//! CQL's statements in SQLite's dialect: what a statement says, found by its tokens, and said again.
+//! What a statement of CQL says, for SQLite: found by its tokens.
 //!
 //! Why: a pipeline's statements are written once. Only the shapes that both dialects share are taken; anything else is
-//! refused in words, never guessed at. A look-up keeps its text but for the table, in whose place stands the part of it
-//! that has not expired; a change is made anew as an upsert, or as a delete, that older timestamps lose.
+//! refused in words, never guessed at. [`super::sql`] says the same again in SQLite's dialect.
 
-use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::table::Table;
 use crate::store::cql::{Scanned, TokenKind, scan};
-use crate::store::{ColumnType, Marker};
-
-/// The column that holds the timestamp of the write that won, in microseconds.
-pub(super) const TIMESTAMP: &str = "messina_timestamp";
-/// The column that holds the end of a row's life in milliseconds since 1970, or null.
-pub(super) const EXPIRES: &str = "messina_expires";
 
 /// A look-up.
 #[derive(Debug)]
-pub struct Select {
-    text: String,
+pub(super) struct Select {
+    pub(super) text: String,
     /// The table's name, without its keyspace.
     pub table: String,
     /// Where the table is named, keyspace included.
-    table_span: Range<usize>,
+    pub(super) table_span: Range<usize>,
     /// Parts of CQL that SQLite has not.
-    dropped: Vec<Range<usize>>,
+    pub(super) dropped: Vec<Range<usize>>,
     /// Result columns that are a bare column, by position; `None` if the list has a `*`.
-    items: Option<Vec<Option<String>>>,
+    pub(super) items: Option<Vec<Option<String>>>,
     /// Markers in order of their first place, and the column each is compared with; `LIMIT` has none.
-    markers: Vec<(String, Option<String>, Compared)>,
+    pub(super) markers: Vec<(String, Option<String>, Compared)>,
 }
 
+/// How a marker is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compared {
+pub(super) enum Compared {
+    /// `column = :m`
     Equal,
+    /// By another operator, or elsewhere.
     Otherwise,
+    /// `LIMIT :m`
     Limit,
 }
 
 /// What an assignment or a comparison has on its right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Term {
+pub(super) enum Term {
     /// A marker's name.
     Marker(String),
     /// Anything else, as written.
@@ -51,7 +46,7 @@ pub enum Term {
 
 /// An `INSERT`, `UPDATE` or `DELETE`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Change {
+pub(super) struct Change {
     /// The table's name, without its keyspace.
     pub table: String,
     /// Columns and what goes into them; for a delete, what they are compared with.
@@ -62,10 +57,11 @@ pub struct Change {
     pub ttl: Option<Duration>,
 }
 
-type Refused<T> = Result<T, String>;
+/// Understood, or refused with the reason.
+pub(super) type Refused<T> = Result<T, String>;
 
 /// Understands a `SELECT`.
-pub fn select(cql: &str) -> Refused<Select> {
+pub(super) fn select(cql: &str) -> Refused<Select> {
     let s = scan(cql);
     if !s.is_word(0, "select") {
         return Err("a lookup is a SELECT".into());
@@ -102,81 +98,8 @@ pub fn select(cql: &str) -> Refused<Select> {
     })
 }
 
-impl Select {
-    /// The look-up in SQLite's dialect. A table with Messina's columns is seen without them and without expired rows;
-    /// the time is then one more parameter, the last.
-    pub(super) fn sql(&self, table: &Table) -> String {
-        let mut sql = self.text.clone();
-        // From the end, so that the spans before stay true.
-        for span in self.dropped.iter().rev() {
-            sql.replace_range(span.clone(), "");
-        }
-        let name = quoted(&self.table);
-        let source = if table.has(EXPIRES) {
-            let columns: Vec<String> = table.visible().map(quoted).collect();
-            let now = self.markers.len() + 1;
-            format!(
-                "(SELECT {} FROM {name} WHERE {EXPIRES} IS NULL OR {EXPIRES} > ?{now}) AS {name}",
-                columns.join(", ")
-            )
-        } else {
-            name
-        };
-        sql.replace_range(self.table_span.clone(), &source);
-        // A named parameter's number is by first appearance, and the time, written with its number, comes before those
-        // of WHERE: so all are given theirs.
-        let scanned = scan(&sql);
-        let mut numbered = sql.clone();
-        for token in scanned.tokens.iter().rev().filter(|t| t.kind == TokenKind::Marker) {
-            let marker = &sql[token.span.start + 1..token.span.end];
-            if let Some(i) = self.markers.iter().position(|(name, ..)| name == marker) {
-                numbered.replace_range(token.span.clone(), &format!("?{}", i + 1));
-            }
-        }
-        numbered
-    }
-
-    /// The markers, typed by the columns that they are compared with.
-    pub(super) fn markers(&self, table: &Table) -> Box<[Marker]> {
-        let ty = |column: &Option<String>, compared: &Compared| match (column, compared) {
-            (Some(column), _) => table.type_of(column),
-            (None, Compared::Limit) => ColumnType::Int,
-            (None, _) => ColumnType::Any,
-        };
-        self.markers
-            .iter()
-            .map(|(name, column, c)| Marker {
-                name: name.clone(),
-                ty: ty(column, c),
-            })
-            .collect()
-    }
-
-    /// Columns that must equal a marker, and the marker's index.
-    pub(super) fn equalities(&self) -> Vec<(String, usize)> {
-        let equal = |(i, (_, column, compared)): (usize, &(String, Option<String>, Compared))| {
-            column
-                .clone()
-                .filter(|_| *compared == Compared::Equal)
-                .map(|column| (column, i))
-        };
-        self.markers.iter().enumerate().filter_map(equal).collect()
-    }
-
-    /// The type of result column `i`, which SQLite calls `name`.
-    pub(super) fn result_type(&self, i: usize, name: &str, table: &Table) -> ColumnType {
-        match &self.items {
-            None => table.type_of(name),
-            Some(items) => items
-                .get(i)
-                .and_then(Option::as_ref)
-                .map_or(ColumnType::Any, |c| table.type_of(c)),
-        }
-    }
-}
-
 /// Understands an `INSERT`, `UPDATE` or `DELETE`.
-pub fn change(cql: &str) -> Refused<Change> {
+pub(super) fn change(cql: &str) -> Refused<Change> {
     let s = scan(cql);
     refuse_positional(&s)?;
     if s.find_word("if").is_some() {
@@ -448,109 +371,6 @@ fn unquoted(name: &str) -> String {
     match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
         Some(inner) => inner.to_owned(),
         None => name.to_ascii_lowercase(),
-    }
-}
-
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-impl Change {
-    /// Marker names in order of their first place.
-    pub(super) fn marker_names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = Vec::new();
-        for (_, term) in &self.columns {
-            if let Term::Marker(name) = term
-                && !names.contains(&name.as_str())
-            {
-                names.push(name);
-            }
-        }
-        names
-    }
-
-    /// The change as SQL. Parameters are the markers by number, then timestamp and, unless it is a delete, end of life
-    /// (or null) and time.
-    pub(super) fn sql(&self, table: &Table) -> Refused<String> {
-        let names = self.marker_names();
-        let (timestamp, expires, now) = (names.len() + 1, names.len() + 2, names.len() + 3);
-        for (column, _) in &self.columns {
-            if !table.has(column) {
-                return Err(format!("{} has no column {column}", self.table));
-            }
-        }
-        let missing: Vec<&str> = table
-            .key()
-            .filter(|key| !self.columns.iter().any(|(column, _)| column == key))
-            .collect();
-        if !missing.is_empty() || table.key().next().is_none() {
-            return Err(match missing.first() {
-                None => format!(
-                    "{} has no primary key, by which SQLite finds the row to write",
-                    self.table
-                ),
-                Some(_) => format!(
-                    "the primary key of {} is not given in full: {}",
-                    self.table,
-                    missing.join(", ")
-                ),
-            });
-        }
-        let value = |term: &Term| match term {
-            Term::Marker(name) => format!("?{}", names.iter().position(|n| n == name).map_or(0, |i| i + 1)),
-            Term::Literal(text) => text.clone(),
-        };
-        let t = quoted(&self.table);
-        let mut sql = String::new();
-        if self.delete {
-            let keys: Vec<_> = self
-                .columns
-                .iter()
-                .map(|(column, term)| format!("{} = {}", quoted(column), value(term)))
-                .collect();
-            if keys.len() > table.key().count() {
-                return Err("for SQLite a DELETE is by the primary key alone".into());
-            }
-            let _ = write!(
-                sql,
-                "DELETE FROM {t} WHERE {} AND coalesce({TIMESTAMP}, ?{timestamp}) <= ?{timestamp}",
-                keys.join(" AND ")
-            );
-            return Ok(sql);
-        }
-        let columns: Vec<_> = self.columns.iter().map(|(column, _)| quoted(column)).collect();
-        let values: Vec<_> = self.columns.iter().map(|(_, term)| value(term)).collect();
-        let keys: Vec<_> = table.key().map(quoted).collect();
-        let _ = write!(
-            sql,
-            "INSERT INTO {t} ({}, {TIMESTAMP}, {EXPIRES}) VALUES ({}, ?{timestamp}, ?{expires}) ON CONFLICT ({}) DO UPDATE SET ",
-            columns.join(", "),
-            values.join(", "),
-            keys.join(", ")
-        );
-        // An expired row counts as none: what is not written anew is null in its place.
-        let expired = format!("{t}.{EXPIRES} <= ?{now}");
-        for column in table.visible().filter(|column| !table.key().any(|key| key == *column)) {
-            let c = quoted(column);
-            let written = self.columns.iter().any(|(name, _)| name == column);
-            let new = if written {
-                format!("excluded.{c}")
-            } else {
-                "NULL".to_owned()
-            };
-            let merged = if written {
-                format!("coalesce(excluded.{c}, {t}.{c})")
-            } else {
-                format!("{t}.{c}")
-            };
-            let _ = write!(sql, "{c} = CASE WHEN {expired} THEN {new} ELSE {merged} END, ");
-        }
-        let _ = write!(
-            sql,
-            "{TIMESTAMP} = excluded.{TIMESTAMP}, {EXPIRES} = excluded.{EXPIRES} \
-             WHERE {t}.{TIMESTAMP} IS NULL OR {t}.{TIMESTAMP} <= excluded.{TIMESTAMP} OR {expired}"
-        );
-        Ok(sql)
     }
 }
 
