@@ -13,14 +13,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, Diagnostics, Sources};
+use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
 use crate::sink;
 use crate::source::consumer_loop::{self, End};
 use crate::source::status::LoopState;
+use crate::store::AnyStore;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::{Sentry, SentryOptions};
 
-use build::{Built, Services};
+use build::{Built, LoopContext, Services};
 pub use build::{check_online, findings_to_diagnostics};
 use probe::AppProbe;
 
@@ -166,22 +168,16 @@ pub async fn start(config: Config, sources: Sources, telemetry: Telemetry) -> Re
         let mut loops = Vec::new();
         caches.extend(cache_metrics);
         for (number, make) in parts.into_iter().enumerate() {
-            let parts = make(stopped.clone());
+            let stop = stopped.clone();
             let (ended, pipeline) = (ended_sender.clone(), name.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("loop-{name}-{number}"))
-                .spawn(move || {
-                    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                        Ok(runtime) => runtime,
-                        Err(error) => {
-                            return End::Halted(crate::pipeline::failure::Failure::fatal("runtime", error.to_string()));
-                        }
-                    };
-                    let end = runtime.block_on(consumer_loop::run(parts));
-                    // Whoever waits for it may have gone.
-                    let _ = ended.send(pipeline);
-                    end
-                });
+            let (config, store, metrics) = (config.clone(), services.store.clone(), metrics.clone());
+            let thread_name = format!("loop-{name}-{number}");
+            let thread = std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
+                let end = run_loop(&config, store, make, stop, &metrics, &thread_name);
+                // Whoever waits for it may have gone.
+                let _ = ended.send(pipeline);
+                end
+            });
             loops.push(thread.map_err(|e| StartError::Process(format!("cannot start a thread: {e}")))?);
         }
         pipelines.push(RunningPipeline { name, producer, loops });
@@ -201,6 +197,33 @@ pub async fn start(config: Config, sources: Sources, telemetry: Telemetry) -> Re
         shutdown_timeout: config.shutdown_timeout,
         _sampler: sampler,
     })
+}
+
+/// The life of one consumer's thread: a runtime and a session of its own, then the loop.
+fn run_loop(
+    config: &Config,
+    store: Option<Arc<AnyStore>>,
+    make: build::MakeParts,
+    stop: watch::Receiver<bool>,
+    metrics: &Metrics,
+    thread_name: &str,
+) -> End {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return End::Halted(Failure::fatal("runtime", error.to_string())),
+    };
+    let end = runtime.block_on(async {
+        let store = match build::store_of_loop(config, store, stop.clone()).await {
+            Ok(store) => store,
+            Err(end) => return end,
+        };
+        let io = tokio::runtime::Handle::current();
+        metrics.watch_runtime(thread_name, io.clone());
+        consumer_loop::run(make(LoopContext { stop, io, store })).await
+    });
+    // Calls to brokers may still wait for an answer that nobody needs any more.
+    runtime.shutdown_background();
+    end
 }
 
 impl Running {
@@ -255,12 +278,9 @@ impl Running {
                         .loops
                         .into_iter()
                         .map(|thread| {
-                            thread.join().unwrap_or_else(|_| {
-                                End::Halted(crate::pipeline::failure::Failure::fatal(
-                                    "internal",
-                                    "the loop panicked",
-                                ))
-                            })
+                            thread
+                                .join()
+                                .unwrap_or_else(|_| End::Halted(Failure::fatal("internal", "the loop panicked")))
                         })
                         .collect();
                     let left = deadline.saturating_duration_since(Instant::now());

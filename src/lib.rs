@@ -7,7 +7,7 @@
 //!              │  poll ► frame ► registry (cached) ► Avro extract            CPU: inline, never deferred
 //!              │  admit: ledger and budget; over it, stop taking records and go on polling
 //!              ▼
-//!            lanes ──► tasks on the shared runtime, bounded by max_in_flight  I/O: green threads
+//!            lanes ──► tasks on the loop's runtime, bounded by max_in_flight   I/O: green threads
 //!              │  steps: look-ups at the same time; then writes
 //!              │  encode: the input's bytes and the new fields, spliced
 //!              ▼

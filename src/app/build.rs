@@ -14,6 +14,7 @@ use crate::budget::Budget;
 use crate::config::{self, Config, Diagnostic, Diagnostics, Sources, codes};
 use crate::kafka;
 use crate::lanes::Order;
+use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::{NotPrepared, Prepared, prepare};
 use crate::pipeline::program::Action;
@@ -24,7 +25,7 @@ use crate::retry::{Backoff, Class, Jitter};
 use crate::sink::dead_letters::DeadLetters;
 use crate::sink::limits::{Limits, StopAbove, Window};
 use crate::sink::{self, Sink};
-use crate::source::consumer_loop::Parts;
+use crate::source::consumer_loop::{End, Parts};
 use crate::source::context::{self, SourceContext};
 use crate::source::status::LoopState;
 use crate::store::cache::{Cache, CacheStats};
@@ -162,9 +163,10 @@ async fn store(config: &Config) -> Result<Option<AnyStore>, NotPrepared> {
     };
     match ScyllaStore::connect(&options).await {
         Ok(scylla) => Ok(Some(AnyStore::Scylla(scylla))),
-        Err(error) if error.class == Class::Transient => Err(NotPrepared::Unavailable(
-            crate::pipeline::failure::Failure::transient(error.label, format!("the database: {error}")),
-        )),
+        Err(error) if error.class == Class::Transient => Err(NotPrepared::Unavailable(Failure::transient(
+            error.label,
+            format!("the database: {error}"),
+        ))),
         Err(error) => Err(NotPrepared::Findings(
             place
                 .map(|span| Finding::new(span, format!("the database: {error}")))
@@ -279,8 +281,49 @@ pub fn findings_to_diagnostics(findings: Vec<Finding>, sources: &Sources) -> Dia
     Diagnostics::new(findings.into_iter().map(|f| diagnostic(f, sources, false)).collect())
 }
 
-/// Makes the parts of one loop, once it is known how it is told to stop.
-pub(super) type MakeParts = Box<dyn FnOnce(watch::Receiver<bool>) -> Parts + Send>;
+/// What a loop's own thread adds to its parts.
+pub(super) struct LoopContext {
+    /// How it is told to stop.
+    pub(super) stop: watch::Receiver<bool>,
+    /// Its runtime.
+    pub(super) io: Handle,
+    /// Its session with the database.
+    pub(super) store: Option<Arc<AnyStore>>,
+}
+
+/// Makes the parts of one loop, on its thread.
+pub(super) type MakeParts = Box<dyn FnOnce(LoopContext) -> Parts + Send>;
+
+/// The database as a loop uses it: a session on the loop's own runtime, so that no answer has to wake another thread (measured:
+/// 20 µs of CPU a record with one shared runtime, 12 with this). The embedded store has threads of its own and is shared.
+pub(super) async fn store_of_loop(
+    config: &Config,
+    prepared_by: Option<Arc<AnyStore>>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Option<Arc<AnyStore>>, End> {
+    if !matches!(prepared_by.as_deref(), Some(AnyStore::Scylla(_))) {
+        return Ok(prepared_by);
+    }
+    let mut attempt = 0;
+    let mut jitter = Jitter::new(u64::from(std::process::id()));
+    loop {
+        let failure = match store(config).await {
+            Ok(store) => return Ok(store.map(Arc::new)),
+            Err(NotPrepared::Unavailable(failure)) => failure,
+            Err(NotPrepared::Findings(findings)) => {
+                let message = findings
+                    .first()
+                    .map_or_else(|| "the database".to_owned(), |f| f.message.clone());
+                return Err(End::Halted(Failure::fatal("database", message)));
+            }
+        };
+        tracing::warn!(attempt, "not ready: {failure}; trying again");
+        tokio::select! {
+            () = tokio::time::sleep(backoff().delay(attempt, jitter.next_u64())) => attempt += 1,
+            _ = stop.changed() => return Err(End::Drained),
+        }
+    }
+}
 
 /// A pipeline that is ready to be started.
 pub(super) struct Built {
@@ -337,7 +380,7 @@ pub(super) async fn pipelines(
     let share = memory.saturating_sub(caches).max(1 << 20) / prepared.len().max(1);
     let mut built = Vec::new();
     for (pipeline, prepared) in prepared {
-        let this = build(config, pipeline, prepared, services, metrics, shared, sentry, share)?;
+        let this = build(config, pipeline, prepared, metrics, shared, sentry, share)?;
         if let Some(producer) = &this.producer {
             let topics = pipeline
                 .sink
@@ -365,7 +408,6 @@ fn build(
     config: &Config,
     pipeline: &config::Pipeline,
     prepared: Prepared,
-    services: &Services,
     metrics: &Arc<Metrics>,
     shared: &Shared,
     sentry: &Option<Arc<Sentry>>,
@@ -411,17 +453,17 @@ fn build(
             cache_metrics.push((cache.clone(), pipeline_metrics.cache(&step.name)));
         }
     }
-    let runtime = Arc::new(Runtime {
+    let runtime = Runtime {
         program: prepared.program,
-        store: services.store.clone(),
+        store: None,
         sink: output,
         dead_letters,
         metrics: pipeline_metrics,
         steps,
         backoff: backoff(),
-        limiter: Limiter::new(LOG_EVERY),
+        limiter: Arc::new(Limiter::new(LOG_EVERY)),
         sentry: sentry.clone(),
-    });
+    };
 
     let mut states = Vec::new();
     let mut parts: Vec<MakeParts> = Vec::new();
@@ -449,9 +491,9 @@ fn build(
         });
         let topics = pipeline.source.topics.iter().map(|t| t.value.clone()).collect();
         let tombstone = pipeline.source.on_tombstone;
-        let (schemas, runtime, io) = (prepared.schemas.clone(), runtime.clone(), Handle::current());
+        let (schemas, runtime) = (prepared.schemas.clone(), runtime.clone());
         let drain_timeout = config.shutdown_timeout;
-        parts.push(Box::new(move |stop| Parts {
+        parts.push(Box::new(move |LoopContext { stop, io, store }| Parts {
             consumer,
             topics,
             tombstone,
@@ -460,7 +502,7 @@ fn build(
             pool: max_in_flight.min(4096),
             limits,
             schemas,
-            runtime,
+            runtime: Arc::new(Runtime { store, ..runtime }),
             io,
             state,
             drain_timeout,

@@ -74,7 +74,7 @@ impl Probe for AppProbe {
         for (pipeline, loops) in &shared.pipelines {
             for (number, state) in loops.iter().enumerate() {
                 let silent = state.silent_for();
-                let ended = matches!(state.get().state, "halted" | "stopped");
+                let ended = matches!(state.get().state, "connecting" | "halted" | "stopped");
                 if silent > SILENT && !ended {
                     return Err(format!(
                         "loop {number} of pipeline {pipeline} has not gone round for {} s",

@@ -203,16 +203,8 @@ impl Report {
         )?;
         writeln!(
             out,
-            "{:<12}{:>10}{:>11}{:>9}{:>14}{:>9}{:>11}{:>15}   {}",
-            "pipeline",
-            "consumed",
-            "published",
-            "skipped",
-            "dead letters",
-            "rows",
-            "records/s",
-            "CPU µs/record",
-            "event p50, p99"
+            "{:<12}{:>10}{:>11}{:>9}{:>14}{:>9}{:>11}{:>15}   event p50, p99",
+            "pipeline", "consumed", "published", "skipped", "dead letters", "rows", "records/s", "CPU µs/record",
         )?;
         for p in &self.pipelines {
             writeln!(
@@ -310,7 +302,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -71,7 +71,8 @@ fn a_faultless_run_adds_up() {
 fn whatever_is_missing_or_too_much_is_a_problem() {
     let streams = Stream::all([1, 2, 3]);
     let stream = &streams[0];
-    let faults: [(&str, fn(&mut PipelineReport, &mut Seen, &mut Rows)); 8] = [
+    type Fault = fn(&mut PipelineReport, &mut Seen, &mut Rows);
+    let faults: [(&str, Fault); 8] = [
         ("lost", |p, seen, _| seen.published = Bitmap::new(p.made)),
         ("lost", |p, seen, _| seen.dead_lettered = Bitmap::new(p.made)),
         ("lost", |p, _, _| p.skipped -= 1),

@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::bitmap::Bitmap;
 use super::cluster::{self, DEAD_LETTER_PARTITIONS, OUTPUT_PARTITIONS, Topics};
-use super::datum::{Datum, read_long};
+use super::datum::read_long;
 use super::flow::{Flow, Stop};
 use super::streams::{Fate, Message, SEQUENCE_HEADER, Stream};
 use super::world::USERS;
@@ -194,14 +194,16 @@ impl Judge {
             &mut self.expected,
         );
         stream.job.enrichment(&draw, &mut self.expected.value);
-        let Datum(expected) = &self.expected.value;
+        let expected = &self.expected.value.0[HEADER..];
+        let datum = value.get(HEADER..).unwrap_or_default();
+        let same = expected.iter().zip(datum).take_while(|(a, b)| a == b).count();
         let framed = framing::parse(value).is_ok();
-        match value
-            .get(HEADER..)
-            .and_then(|datum| datum.strip_prefix(&expected[HEADER..]))
-        {
-            Some(rest) if framed && self.is_now(rest) => {}
-            _ => seen.wrong(message, "is not the input with the expected fields"),
+        if !framed || same < expected.len() || !self.is_now(&datum[same..]) {
+            let what = format!(
+                "is not the input with the expected fields, from byte {same} of {} on",
+                expected.len()
+            );
+            seen.wrong(message, &what);
         }
         self.expected.key.clear();
         stream.job.output_key(&draw, &mut self.expected.key);

@@ -117,7 +117,7 @@ impl World {
     /// A user's profile; one in ten has none.
     pub fn profile(&self, user: usize) -> Option<Profile> {
         let number = mix(user as u64 ^ (PROFILE << 32));
-        (number % 10 != 0).then(|| Profile {
+        (!number.is_multiple_of(10)).then(|| Profile {
             segment: one_of(&SEGMENTS, number >> 8),
             score: ((number >> 16) % 10_000) as f64 / 10_000.0,
             country: COUNTRIES[((number >> 40) % 10) as usize].0,
@@ -127,7 +127,7 @@ impl World {
     /// A customer; one in two hundred is not known, and none of those who order often.
     pub fn customer(&self, user: usize) -> Option<Customer> {
         let number = mix(user as u64 ^ (CUSTOMER << 32));
-        (user < 100 || number % 200 != 0).then(|| Customer {
+        (user < 100 || !number.is_multiple_of(200)).then(|| Customer {
             tier: one_of(&TIERS, number >> 8),
             credit: ((number >> 16) % 500_000).cast_signed() - 50_000,
         })

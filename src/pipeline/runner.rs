@@ -29,6 +29,7 @@ use crate::telemetry::limit::Limiter;
 use crate::telemetry::sentry::{Report, Sentry};
 
 /// Everything that the events of one pipeline share.
+#[derive(Clone)]
 pub struct Runtime {
     /// What is run.
     pub program: Arc<Program>,
@@ -45,12 +46,13 @@ pub struct Runtime {
     /// Between attempts.
     pub backoff: Backoff,
     /// Keeps repeated failures from filling the log.
-    pub limiter: Limiter<&'static str>,
+    pub limiter: Arc<Limiter<&'static str>>,
     /// Where failures that end a record are reported, if anywhere.
     pub sentry: Option<Arc<Sentry>>,
 }
 
 /// The metrics of one step.
+#[derive(Clone)]
 pub struct StepHandles {
     /// Requests and failures.
     pub step: StepMetrics,

@@ -34,7 +34,7 @@ pub struct PartitionStatus {
 /// Where a loop stands.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct LoopStatus {
-    /// `joining`, `running`, `stopping`, `stopped` or `halted`.
+    /// `connecting`, `joining`, `running`, `stopping`, `stopped` or `halted`.
     pub state: &'static str,
     /// Records in flight.
     pub in_flight_records: usize,
@@ -68,7 +68,7 @@ impl Default for LoopState {
             started: Instant::now(),
             beat_ms: AtomicU64::new(0),
             status: Mutex::new(LoopStatus {
-                state: "joining",
+                state: "connecting",
                 ..LoopStatus::default()
             }),
         }

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::numbers::{Numbers, Pipeline, duplicates};
+use crate::support::numbers::{MAX_IN_FLIGHT, Numbers, Pipeline, duplicates};
 use crate::support::process::Messina;
 use crate::support::{Bench, LONG, until};
 
-const RATE: i64 = 3000;
+/// More than is processed in that time, so that there is always something in flight.
+const RATE: i64 = 8000;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a stop may take beyond the drain: leaving the group, closing connections.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -33,7 +34,10 @@ fn drain_on_sigterm() {
         until("4000 more records to be processed", LONG, &[&messina], || {
             (messina.ended_records() >= 4000).then_some(())
         });
-        let (code, took) = messina.terminate(SHUTDOWN_TIMEOUT + CLOSING);
+        let ended = messina.ended_records();
+        let mut in_flight = vec![messina.in_flight()];
+        messina.signal();
+        let (code, took) = messina.wait_for_end(SHUTDOWN_TIMEOUT + CLOSING, || in_flight.push(messina.in_flight()));
         assert_eq!(code, Some(0), "{}", messina.tail());
         let published: HashSet<_> = numbers.outputs("drained").into_iter().map(|o| o.place).collect();
         let committed = bench.kafka.committed(&numbers.group("drained"), &numbers.topic);
@@ -45,10 +49,19 @@ fn drain_on_sigterm() {
             published.difference(&wanted).count(),
             wanted.difference(&published).count(),
         );
+        let most = in_flight.iter().max().unwrap();
         println!(
-            "life {life}: stopped in {took:.1?}; {} records published, {} committed",
+            "life {life}: {ended} ended and {} in flight at SIGTERM, stopped in {took:.1?}",
+            in_flight[0]
+        );
+        println!(
+            "  {} records published, {} committed, at most {most} in flight",
             published.len(),
             wanted.len()
+        );
+        assert!(
+            *most <= MAX_IN_FLIGHT,
+            "{in_flight:?} in flight during the drain: it takes new records"
         );
         assert_eq!(
             (early, late),

@@ -8,7 +8,7 @@ use crate::support::process::Messina;
 use crate::support::{Bench, LONG, until};
 
 const PARTITIONS: usize = 20;
-const RATE: i64 = 3000;
+const RATE: i64 = 5000;
 
 #[test]
 fn two_members_rebalance() {

@@ -86,8 +86,10 @@ fn kill_9_and_restart() {
         );
     }
     let late = write_times(&bench, &database, &bench.keyspace);
-    let changed = early.iter().filter(|(key, time)| late.get(*key) != Some(time)).count();
+    // A user's last order changes as orders come; the row of an order is written once, and again by a replay.
+    early.retain(|row, _| row.starts_with("order"));
     assert!(!early.is_empty(), "no row was written before the first kill");
+    let changed = early.iter().filter(|(row, time)| late.get(*row) != Some(time)).count();
     assert_eq!(
         changed,
         0,

@@ -54,6 +54,15 @@ impl Record {
         std::str::from_utf8(value).ok()
     }
 
+    /// Its key and headers, for people.
+    pub fn about(&self) -> String {
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}={}", String::from_utf8_lossy(value)));
+        format!("{} with {}", self.key_text(), headers.collect::<Vec<_>>().join(", "))
+    }
+
     /// The key as text.
     pub fn key_text(&self) -> &str {
         self.key.as_deref().map_or("", |key| std::str::from_utf8(key).unwrap())

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -27,6 +28,9 @@ const TABLES: [(&str, &str); 2] = [
 ];
 /// Distinct keys.
 const KEYS: u64 = 64;
+
+/// `max_in_flight` of each pipeline.
+pub const MAX_IN_FLIGHT: u64 = 512;
 
 /// A pipeline over the numbers.
 pub struct Pipeline<'a> {
@@ -134,7 +138,7 @@ impl<'b> Numbers<'b> {
             let cache = cache.map_or(String::new(), |cache| format!("cache = {cache}\n"));
             let write = "[[pipelines.NAME.steps]]\nname = \"row\"\n\
                  write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = { place = \"record.offset\" }\n";
-            let pipeline = "[pipelines.NAME]\norder = \"ORDER\"\nmax_in_flight = 512\n\
+            let pipeline = "[pipelines.NAME]\norder = \"ORDER\"\nmax_in_flight = LIMIT\n\
                  [pipelines.NAME.source]\ntopics = [\"TOPIC\"]\ngroup = \"GROUP\"\n\
                  [[pipelines.NAME.steps]]\nname = \"person\"\nlookup = \"SELECT number FROM people WHERE who = :who\"\nCACHE\
                  WRITE[pipelines.NAME.sink]\ntopic = \"PREFIXNAME-enriched\"\n\
@@ -146,6 +150,7 @@ impl<'b> Numbers<'b> {
                 .replace("TOPIC", &self.topic)
                 .replace("PREFIX", &self.bench.prefix)
                 .replace("ORDER", order)
+                .replace("LIMIT", &MAX_IN_FLIGHT.to_string())
                 .replace("NAME", name);
             text += &pipeline;
         }
@@ -197,7 +202,8 @@ impl<'b> Numbers<'b> {
         let schema = schemas
             .entry(id)
             .or_insert_with(|| Schema::parse_str(&self.bench.registry.schema(self.bench, id)).unwrap());
-        let Value::Record(fields) = apache_avro::from_avro_datum(schema, &mut datum, None).unwrap() else {
+        let reader = GenericDatumReader::builder(schema).build().unwrap();
+        let Value::Record(fields) = reader.read_value(&mut datum).unwrap() else {
             panic!("the output is no record");
         };
         assert!(datum.is_empty(), "{} bytes behind the datum", datum.len());

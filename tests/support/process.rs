@@ -143,23 +143,46 @@ impl Messina {
 
     /// Records that have ended, in all pipelines, since the process began.
     pub fn ended_records(&self) -> u64 {
-        let Some(status) = self.status() else { return 0 };
-        let pipelines = status["pipelines"].as_object().into_iter().flatten();
         let count = |p: &Value| {
             ["done", "skipped", "dead_lettered"]
                 .iter()
                 .map(|k| p[k].as_u64().unwrap_or(0))
                 .sum::<u64>()
         };
-        pipelines.map(|(_, p)| count(p)).sum()
+        self.pipelines().iter().map(count).sum()
     }
 
     /// Partitions that it holds, in all pipelines.
     pub fn partitions(&self) -> usize {
-        let Some(status) = self.status() else { return 0 };
-        let pipelines = status["pipelines"].as_object().into_iter().flatten();
-        let loops = pipelines.filter_map(|(_, p)| p["loops"].as_array()).flatten();
-        loops.filter_map(|l| l["partitions"].as_array()).map(Vec::len).sum()
+        self.loops()
+            .iter()
+            .filter_map(|l| l["partitions"].as_array())
+            .map(Vec::len)
+            .sum()
+    }
+
+    /// Records in flight, in all pipelines.
+    pub fn in_flight(&self) -> u64 {
+        self.loops()
+            .iter()
+            .filter_map(|l| l["in_flight_records"].as_u64())
+            .sum()
+    }
+
+    fn pipelines(&self) -> Vec<Value> {
+        let Some(Value::Object(pipelines)) = self.status().map(|mut status| status["pipelines"].take()) else {
+            return vec![];
+        };
+        pipelines.into_iter().map(|(_, pipeline)| pipeline).collect()
+    }
+
+    fn loops(&self) -> Vec<Value> {
+        self.pipelines()
+            .iter()
+            .filter_map(|p| p["loops"].as_array())
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// How it ended; none while it runs.
@@ -178,37 +201,38 @@ impl Messina {
         child.wait().unwrap();
     }
 
-    /// SIGTERM; waits for the end, and gives the exit code and how long it took.
-    pub fn terminate(&self, limit: Duration) -> (Option<i32>, Duration) {
+    /// Sends SIGTERM.
+    pub fn signal(&self) {
         let id = self.child.lock().unwrap_or_else(PoisonError::into_inner).id();
+        // SAFETY: a system call without memory; the child has not been waited for, so the id is still its own.
+        let sent = unsafe { libc::kill(id.cast_signed(), libc::SIGTERM) };
+        assert_eq!(sent, 0, "{} cannot be sent SIGTERM", self.name);
+    }
+
+    /// Waits for its end, and does `meanwhile` between looks; the exit code, none after a signal, and how long it took.
+    pub fn wait_for_end(&self, limit: Duration, mut meanwhile: impl FnMut()) -> (Option<i32>, Duration) {
         let began = Instant::now();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id.to_string()])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let status = loop {
+        loop {
             match self.ended() {
-                Some(status) => break status,
+                Some(status) => return (status.code(), began.elapsed()),
                 None if began.elapsed() > limit => {
                     panic!(
-                        "{} did not stop within {} s of SIGTERM\n{}",
+                        "{} did not end within {} s\n{}",
                         self.name,
                         limit.as_secs(),
                         self.tail()
                     )
                 }
-                None => std::thread::sleep(super::LOOK),
+                None => meanwhile(),
             }
-        };
-        (status.code(), began.elapsed())
+            std::thread::sleep(super::LOOK);
+        }
     }
 
     /// Stops it as an operator would; anything but a clean stop is a failure.
     pub fn stop(&self) {
-        let (code, _) = self.terminate(LONG);
+        self.signal();
+        let (code, _) = self.wait_for_end(LONG, || {});
         assert_eq!(code, Some(0), "{} stopped with {code:?}\n{}", self.name, self.tail());
     }
 

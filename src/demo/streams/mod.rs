@@ -242,7 +242,7 @@ fn stored_decimal(cents: i64) -> Vec<u8> {
     format!("{}.{:02}", cents / 100, cents % 100).into_bytes()
 }
 
-/// The parts of bodies that more than one stream has.
+/// The parts of data that more than one stream has.
 mod parts {
     use super::super::datum::Datum;
     use super::super::random::Random;
@@ -266,6 +266,13 @@ mod parts {
 
     pub fn money(datum: &mut Datum, cents: i64, currency: i64) {
         datum.decimal(cents).long(currency);
+    }
+
+    /// The enriched field `late`. It may be null, because a Kafka record need not have the timestamp that it is computed from.
+    pub fn late(datum: &mut Datum, draw: &super::Draw) {
+        datum.option(Some(draw.is_late()), |d, late| {
+            d.boolean(late);
+        });
     }
 
     pub fn words(random: &mut Random, number: u64) -> String {

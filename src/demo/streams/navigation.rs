@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::parts::{geo, money, uuid, words};
+use super::parts::{geo, late, money, uuid, words};
 use super::{BODIES, Draw, Fate, Job, Table};
 use crate::demo::datum::Datum;
 use crate::demo::random::Random;
@@ -151,7 +151,7 @@ impl Job for Navigation {
         datum.option(profile, |d, p| {
             d.text(p.country);
         });
-        datum.boolean(draw.is_late());
+        late(datum, draw);
     }
 
     fn output_key(&self, draw: &Draw, key: &mut Vec<u8>) {

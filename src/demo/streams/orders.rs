@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::parts::{geo, money, words};
+use super::parts::{geo, late, money, words};
 use super::{BODIES, Draw, Fate, Job, Table};
 use crate::demo::datum::Datum;
 use crate::demo::random::Random;
@@ -148,7 +148,8 @@ impl Job for Orders {
         datum.option(partner.and_then(|p| COUNTRIES[p.country].1), |d, rate| {
             d.double(rate);
         });
-        datum.boolean(body.total >= LARGE).boolean(draw.is_late());
+        datum.boolean(body.total >= LARGE);
+        late(datum, draw);
     }
 
     fn output_key(&self, draw: &Draw, key: &mut Vec<u8>) {

@@ -1,4 +1,5 @@
 use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use proptest::prelude::*;
 
@@ -11,7 +12,7 @@ fn streams() -> Vec<Stream> {
 
 /// Decodes by an independent implementation; the record's fields by name.
 fn decode(name: &str, datum: &[u8]) -> Vec<(String, Value)> {
-    let [geo, money] = [schemas::GEO, schemas::MONEY].map(|text| Schema::parse_str(text).expect("a schema"));
+    let referred = [schemas::GEO, schemas::MONEY].map(|text| Schema::parse_str(text).expect("a schema"));
     let text = schemas::VALUES
         .iter()
         .find(|(stream, _)| *stream == name)
@@ -19,7 +20,12 @@ fn decode(name: &str, datum: &[u8]) -> Vec<(String, Value)> {
         .1;
     let (schema, _) = Schema::parse_str_with_list(text, [schemas::GEO, schemas::MONEY]).expect("a schema");
     let mut rest = datum;
-    let value = apache_avro::from_avro_datum_schemata(&schema, vec![&geo, &money], &mut rest, None).expect("a datum");
+    let reader = GenericDatumReader::builder(&schema).writer_schemata(referred.iter().chain([&schema]).collect());
+    let value = reader
+        .expect("schemas")
+        .build()
+        .and_then(|reader| reader.read_value(&mut rest))
+        .expect("a datum");
     assert!(rest.is_empty(), "{name}: {} bytes are left", rest.len());
     match value {
         Value::Record(fields) => fields,

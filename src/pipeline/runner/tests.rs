@@ -73,7 +73,7 @@ async fn bench(steps: &str) -> Bench {
         metrics,
         steps,
         backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(2), 2.0),
-        limiter: Limiter::new(Duration::from_secs(1)),
+        limiter: Arc::new(Limiter::new(Duration::from_secs(1))),
         sentry: None,
     });
     let mut assignment = Assignment::new();
