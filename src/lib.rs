@@ -35,6 +35,7 @@ pub mod ledger;
 pub mod outcome;
 pub mod progress;
 pub mod retry;
+pub mod turns;
 
 pub mod pipeline;
 pub mod store;

@@ -141,20 +141,22 @@ impl Compiler<'_> {
             } else {
                 None
             };
-            let table = self.program.smalls.len();
-            if small.is_some() {
+            let table = small.map(|small| {
+                self.program.smalls.push(small);
+                self.program.smalls.len() - 1
+            });
+            if let Some(table) = table {
                 self.emit(Op::NullableSmall {
                     some,
                     table: table as u32,
                 })?;
             }
-            self.program.smalls.extend(small);
             let start = self.emit(Op::Nullable { some, null: 0 })?;
             self.value(branches[number], below(number))?;
             let end = self.label();
             self.program.ops[start] = Op::Nullable { some, null: end };
-            if let Some(small) = self.program.smalls.get_mut(table) {
-                small.next = end;
+            if let Some(table) = table {
+                self.program.smalls[table].next = end;
             }
             return Ok(());
         }

@@ -109,6 +109,17 @@ fn a_nullable_record_of_fixed_size_has_a_short_way() {
 }
 
 #[test]
+fn a_short_way_leads_behind_its_own_union() {
+    // The outer record is not of fixed size, the inner one is.
+    let outer = r#"["null",{"type":"record","name":"O","fields":[
+        {"name":"s","type":["null",{"type":"record","name":"S","fields":[{"name":"b","type":"boolean"}]}]},
+        {"name":"t","type":"string"}]}]"#;
+    let program = program(&record(&[outer, "\"int\""]));
+    assert_eq!(program.smalls.len(), 1);
+    assert_eq!(program.ops[program.smalls[0].next as usize], Op::String);
+}
+
+#[test]
 fn arrays_and_maps_of_simple_types_are_one_operation() {
     let array = |items: &str| program(&format!(r#"{{"type":"array","items":{items}}}"#)).ops[0];
     assert_eq!(array("\"int\""), Op::Ints);

@@ -2,7 +2,7 @@
 //!
 //! A result of `None` says that values of this kind never are; `Some(None)` that this one is not.
 
-use super::schema::{Logical, Node, Shape};
+use super::schema::{Logical, Node, NodeId, Schema, Shape};
 use super::value::{Unit, Value};
 
 /// The number that a value is for an `int` or `long` with this logical type. A plain number is taken to be in the unit of
@@ -60,7 +60,9 @@ pub(crate) fn natural(node: &Node, value: &Value<'_>) -> bool {
         (Shape::Int | Shape::Long, Some(Logical::Time(to)), Value::Time(_, from)) => to == *from,
         (Shape::Long, Some(Logical::Timestamp(to)), Value::Timestamp(_, from)) => to == *from,
         (Shape::Long, Some(Logical::LocalTimestamp(to)), Value::LocalTimestamp(_, from)) => to == *from,
-        (_, Some(Logical::Decimal { .. }), Value::Decimal { .. }) => true,
+        (_, Some(Logical::Decimal { scale: to, .. }), Value::Decimal { scale: from, .. }) => {
+            i64::from(to) == i64::from(*from)
+        }
         (_, Some(Logical::Uuid), Value::Uuid(_)) => true,
         (_, Some(Logical::Duration), Value::Duration { .. }) => true,
         (Shape::Null, None, Value::Null) => true,
@@ -75,6 +77,25 @@ pub(crate) fn natural(node: &Node, value: &Value<'_>) -> bool {
         (Shape::Map(_), None, Value::Map(_)) => true,
         (Shape::Record { .. }, None, Value::Record(_)) => true,
         _ => false,
+    }
+}
+
+/// Whether a value is of the type as it is, with everything in it. What tells two records of a union apart, since a value
+/// does not know which one it came from.
+pub(crate) fn suits(schema: &Schema, id: NodeId, value: &Value<'_>) -> bool {
+    let node = schema.node(id);
+    match (&node.shape, value) {
+        (Shape::Union(branches), value) => branches.iter().any(|branch| suits(schema, *branch, value)),
+        (Shape::Record { fields, .. }, Value::Record(values)) => {
+            fields.len() == values.len()
+                && fields
+                    .iter()
+                    .zip(values)
+                    .all(|(field, (name, value))| field.name == *name && suits(schema, field.node, value))
+        }
+        (Shape::Array(items), Value::List(values)) => values.iter().all(|value| suits(schema, *items, value)),
+        (Shape::Map(values), Value::Map(entries)) => entries.iter().all(|(_, value)| suits(schema, *values, value)),
+        _ => natural(node, value),
     }
 }
 

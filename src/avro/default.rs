@@ -5,7 +5,8 @@
 
 use serde_json::Value as Json;
 
-use super::encode::{EncodeError, EncodeProblem, put_bytes, put_long};
+use super::encode::{put_bytes, put_long};
+use super::encode_error::{EncodeError, EncodeProblem};
 use super::schema::{NodeId, Schema, Shape};
 use super::types;
 

@@ -12,106 +12,13 @@ use std::borrow::Cow;
 
 use super::convert;
 use super::decimal;
+use super::decode::MAX_LEVELS;
 use super::default;
-use super::error::DatumError;
+use super::encode_error::{EncodeError, EncodeProblem};
 use super::schema::{Field, Logical, Node, NodeId, Schema, Shape};
 use super::types;
 use super::uuid;
 use super::value::Value;
-
-/// Levels that a value may be nested.
-const MAX_LEVELS: usize = 256;
-
-/// Why a value cannot be written as a type. Permanent: the same value fails again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}{problem}", if .place.is_empty() { String::new() } else { format!("field \"{}\": ", .place.trim_start_matches('.')) })]
-pub struct EncodeError {
-    /// The field, as a path; empty for a whole datum.
-    pub place: String,
-    /// What is wrong.
-    pub problem: EncodeProblem,
-}
-
-/// What can be wrong with a value for a type.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EncodeProblem {
-    /// Values of this kind are never of that type.
-    #[error("{value} cannot be written as {ty}")]
-    Mismatch {
-        /// The kind of value.
-        value: &'static str,
-        /// The type.
-        ty: String,
-    },
-    /// This value would lose something.
-    #[error("{value} does not fit {ty}")]
-    DoesNotFit {
-        /// The value.
-        value: String,
-        /// The type.
-        ty: String,
-    },
-    /// A record without a field that has no default.
-    #[error("field \"{0}\" is missing and has no default")]
-    MissingField(String),
-    /// A record with a field that the type does not have.
-    #[error("{ty} has no field \"{field}\"")]
-    UnknownField {
-        /// The field.
-        field: String,
-        /// The record's name.
-        ty: String,
-    },
-    /// A default that is not of the field's type.
-    #[error("the default {default} is not of type {ty}")]
-    Default {
-        /// The default, as JSON.
-        default: String,
-        /// The type.
-        ty: String,
-    },
-    /// Nested too deeply.
-    #[error("nested too deeply")]
-    Depth,
-    /// A datum in one of the writer's types that no type of the output takes.
-    #[error("{value} of the input has no place in {ty}")]
-    NoPlace {
-        /// The writer's type, or symbol.
-        value: String,
-        /// The output's type.
-        ty: String,
-    },
-    /// The input could not be read.
-    #[error("{0}")]
-    Datum(DatumError),
-    /// The number of new values is not that of the new fields, or positions lie outside the buffer. A mistake of the
-    /// caller, not of the data.
-    #[error("values or marks that do not belong to the plan")]
-    Caller,
-}
-
-impl From<EncodeProblem> for EncodeError {
-    fn from(problem: EncodeProblem) -> EncodeError {
-        EncodeError {
-            place: String::new(),
-            problem,
-        }
-    }
-}
-
-impl From<DatumError> for EncodeError {
-    fn from(error: DatumError) -> EncodeError {
-        EncodeProblem::Datum(error).into()
-    }
-}
-
-impl EncodeError {
-    /// The error, one level further out.
-    pub(crate) fn within(mut self, part: &str) -> EncodeError {
-        self.place.insert_str(0, part);
-        self
-    }
-}
 
 impl Schema {
     /// Appends the datum of a whole value to `out`, which is as before when the value does not fit.
@@ -146,6 +53,21 @@ pub(crate) fn put_long(out: &mut Vec<u8>, value: i64) {
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_long(out, bytes.len() as i64);
     out.extend_from_slice(bytes);
+}
+
+/// The fields of a record, or the entries of a map whose keys are text.
+fn entries<'v>(value: &'v Value<'_>) -> Option<Vec<(&'v str, &'v Value<'v>)>> {
+    match value {
+        Value::Record(fields) => Some(fields.iter().map(|(name, value)| (name.as_ref(), value)).collect()),
+        Value::Map(entries) => {
+            let entry = |(key, value): &'v (Value<'_>, Value<'_>)| match key {
+                Value::String(key) => Some((key.as_ref(), value)),
+                _ => None,
+            };
+            entries.iter().map(entry).collect()
+        }
+        _ => None,
+    }
 }
 
 struct Encoder<'s, 'o> {
@@ -190,46 +112,29 @@ impl Encoder<'_, '_> {
                 let index = symbols.iter().position(|known| known == symbol);
                 put_long(self.out, index.ok_or_else(|| self.unfit(id, value))? as i64);
             }
-            (Shape::Array(items), Value::List(values)) => {
-                if !values.is_empty() {
-                    put_long(self.out, values.len() as i64);
-                }
-                for (number, value) in values.iter().enumerate() {
-                    self.value(*items, value, level + 1)
-                        .map_err(|error| error.within(&format!("[{number}]")))?;
-                }
-                self.out.push(0);
-            }
-            (Shape::Map(values), Value::Map(entries)) => {
-                let keys = entries.iter().map(|(key, value)| match key {
-                    Value::String(key) => Some((key.as_ref(), value)),
-                    _ => None,
-                });
-                let entries = keys
-                    .collect::<Option<Vec<_>>>()
-                    .ok_or_else(|| self.mismatch(id, value))?;
+            (Shape::Array(items), Value::List(values)) => self.array(*items, values, level)?,
+            (Shape::Map(values), _) => {
+                let entries = entries(value).ok_or_else(|| self.mismatch(id, value))?;
                 self.map(*values, &entries, level)?;
             }
-            (Shape::Map(values), Value::Record(fields)) => {
-                let entries: Vec<_> = fields.iter().map(|(name, value)| (name.as_ref(), value)).collect();
-                self.map(*values, &entries, level)?;
-            }
-            (Shape::Record { fields, .. }, Value::Record(values)) => {
-                let values: Vec<_> = values.iter().map(|(name, value)| (name.as_ref(), value)).collect();
-                self.record(id, fields, &values, level)?;
-            }
-            (Shape::Record { fields, .. }, Value::Map(entries)) => {
-                let keys = entries.iter().map(|(key, value)| match key {
-                    Value::String(key) => Some((key.as_ref(), value)),
-                    _ => None,
-                });
-                let values = keys
-                    .collect::<Option<Vec<_>>>()
-                    .ok_or_else(|| self.mismatch(id, value))?;
-                self.record(id, fields, &values, level)?;
+            (Shape::Record { fields, .. }, _) => {
+                let entries = entries(value).ok_or_else(|| self.mismatch(id, value))?;
+                self.record(id, fields, &entries, level)?;
             }
             _ => return Err(self.mismatch(id, value)),
         }
+        Ok(())
+    }
+
+    fn array(&mut self, items: NodeId, values: &[Value<'_>], level: usize) -> Result<(), EncodeError> {
+        if !values.is_empty() {
+            put_long(self.out, values.len() as i64);
+        }
+        for (number, value) in values.iter().enumerate() {
+            self.value(items, value, level + 1)
+                .map_err(|error| error.within(&format!("[{number}]")))?;
+        }
+        self.out.push(0);
         Ok(())
     }
 
@@ -281,15 +186,22 @@ impl Encoder<'_, '_> {
         Ok(())
     }
 
-    /// The branch that the value is of without conversion, or the first that takes it.
+    /// The branch that the value is of with all its parts, or that it is of by itself, or the first that takes it.
     fn union(&mut self, id: NodeId, branches: &[NodeId], value: &Value<'_>, level: usize) -> Result<(), EncodeError> {
         let schema = self.schema;
         let start = self.out.len();
-        let mut only = None;
-        for natural in [true, false] {
+        let candidates = |branch: &NodeId| value.is_null() == (schema.node(*branch).shape == Shape::Null);
+        let several = branches.iter().filter(|branch| candidates(branch)).count() > 1;
+        let rank = |branch: NodeId| match (several, convert::natural(schema.node(branch), value)) {
+            (false, _) => 0,
+            (true, true) if convert::suits(schema, branch, value) => 0,
+            (true, true) => 1,
+            (true, false) => 2,
+        };
+        let mut failure = None;
+        for wanted in 0..3 {
             for (number, branch) in branches.iter().enumerate() {
-                let node = schema.node(*branch);
-                if value.is_null() != (node.shape == Shape::Null) || convert::natural(node, value) != natural {
+                if !candidates(branch) || rank(*branch) != wanted {
                     continue;
                 }
                 put_long(self.out, number as i64);
@@ -297,13 +209,13 @@ impl Encoder<'_, '_> {
                     Ok(()) => return Ok(()),
                     Err(error) => {
                         self.out.truncate(start);
-                        // Of several branches, none is to blame more than another.
-                        only = if only.is_none() { Some(Some(error)) } else { Some(None) };
+                        failure = Some(error);
                     }
                 }
             }
         }
-        Err(only.flatten().unwrap_or_else(|| self.mismatch(id, value)))
+        // Of several branches, none is to blame more than another.
+        Err(failure.filter(|_| !several).unwrap_or_else(|| self.mismatch(id, value)))
     }
 
     fn text(&mut self, id: NodeId, node: &Node, value: &Value<'_>) -> Result<(), EncodeError> {

@@ -127,6 +127,12 @@ fn decimals_change_their_scale_exactly() {
     let fixed = r#"{"type":"fixed","name":"F","size":4,"logicalType":"decimal","precision":6,"scale":2}"#;
     assert_eq!(encode(fixed, value(-5, 2)), Ok(vec![255, 255, 255, 0xfb]));
     assert_eq!(error("\"bytes\"", value(1, 0)), "a decimal cannot be written as bytes");
+    let both = format!("[{fixed},{decimal}]").replace("\"scale\":2}]", "\"scale\":1}]");
+    assert_eq!(
+        encode(&both, value(5, 1)),
+        Ok(vec![2, 2, 5]),
+        "the branch of its scale, not the first that takes it"
+    );
 }
 
 #[test]

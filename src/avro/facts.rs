@@ -3,8 +3,8 @@
 //! deeply that walking them is dangerous.
 
 use super::graph;
-use super::parse::SchemaProblem;
 use super::schema::{Facts, MAX_NESTING, Node, Shape};
+use super::schema_error::SchemaProblem;
 
 /// Types that a record may contain, itself included, to be compiled anew at each of its uses.
 const INLINE_WEIGHT: usize = 64;

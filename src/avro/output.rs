@@ -2,14 +2,18 @@
 //!
 //! Name, namespace, docs and everything else of the input schema stay. A new field that may be null is a union with null
 //! first and null for its default, so that the schema stays compatible both ways.
+//!
+//! A record that contains itself would have the new fields wherever it occurs. So its output is a record of another name
+//! (`Node_enriched`) with the fields of the input's and the new ones; inside, the input's record is as it was.
 
 use std::collections::HashSet;
 
 use serde_json::{Value as Json, json};
 
-use super::names;
-use super::schema::{Schema, SchemaError};
+use super::schema::Schema;
+use super::schema_error::SchemaError;
 use super::value::{Type, Unit};
+use super::{inline, names, parse};
 
 /// A field to append.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +117,28 @@ pub fn append_fields(input: &Schema, fields: &[NewField]) -> Result<Schema, Outp
         }
         list.push(json);
     }
+    if input.facts(input.root()).recursive {
+        json = rename(
+            input,
+            json,
+            &writer.name(&format!("{}_enriched", names::short_name(record))),
+        )?;
+    }
     Ok(Schema::parse(&json.to_string())?)
+}
+
+/// The schema `json`, which is `input` with more fields, as a record of another name. Where it contains itself it contains
+/// the record of the input.
+fn rename(input: &Schema, mut json: Json, name: &str) -> Result<Json, OutputError> {
+    let original: Json = serde_json::from_str(input.json()).map_err(|error| SchemaError::Json(error.to_string()))?;
+    let definitions = parse::definitions(&original)?;
+    let full = input.node(input.root()).shape.name().unwrap_or_default();
+    while json.get("fields").is_none() {
+        json = json["type"].take();
+    }
+    json["name"] = Json::from(name);
+    json["namespace"] = Json::from(full.rfind('.').map_or("", |dot| &full[..dot]));
+    Ok(inline::inline(&json, |name| definitions.get(name).copied()).unwrap_or(json))
 }
 
 /// The Avro type of a type, as JSON.

@@ -124,3 +124,17 @@ fn a_wrapped_record_is_found() {
             .is_some()
     );
 }
+
+#[test]
+fn a_record_that_contains_itself_stays_as_it_is_inside() {
+    let tree = r#"{"type":"record","name":"x.T","aliases":["U"],"fields":[
+        {"name":"kind","type":{"type":"enum","name":"K","symbols":["A"]}},
+        {"name":"left","type":["null","T"]},{"name":"right","type":["null","T"]},{"name":"k","type":"K"}]}"#;
+    let input = Schema::parse(tree).unwrap();
+    let output = append_fields(&input, &[field("score", Type::Double)]).unwrap();
+    assert_eq!(output.node(output.root()).shape.name(), Some("x.T_enriched"));
+    assert_eq!(output.fields().unwrap().len(), 5);
+    let plan = crate::avro::Plan::compile(std::sync::Arc::new(input), &[]).unwrap();
+    let splice = crate::avro::Splice::compile(&plan, std::sync::Arc::new(output), &["score"]);
+    assert!(splice.is_ok(), "the input's bytes are as they were: {splice:?}");
+}

@@ -11,76 +11,8 @@ use std::collections::HashMap;
 use serde_json::{Map, Value as Json};
 
 use super::schema::{Field, Node, NodeId, Schema, Shape};
+use super::schema_error::{SchemaError, SchemaProblem};
 use super::{facts, inline, logical, names};
-
-/// Why a text is not a schema.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SchemaError {
-    /// The text is not JSON.
-    #[error("schema is not JSON: {0}")]
-    Json(String),
-    /// Something in it is wrong; `place` says where, as names of records and fields.
-    #[error("{place}: {problem}")]
-    Invalid {
-        /// For example `com.acme.Event.user.geo` or `Event.items[]`.
-        place: String,
-        /// What is wrong there.
-        problem: SchemaProblem,
-    },
-}
-
-/// What can be wrong in a schema.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SchemaProblem {
-    /// A type that is neither primitive nor defined before it is used.
-    #[error("unknown type \"{name}\"{}", hint(.nearest))]
-    UnknownType {
-        /// The name, as written.
-        name: String,
-        /// A known name that it resembles.
-        nearest: Option<String>,
-    },
-    /// An attribute that must be there.
-    #[error("\"{0}\" is missing or not of the right kind")]
-    Attribute(&'static str),
-    /// Neither a name, nor an object, nor a union.
-    #[error("a type must be a name, an object or an array of types")]
-    NotAType,
-    /// Not a name.
-    #[error("\"{0}\" is not a name")]
-    Name(String),
-    /// A second, different definition of one name.
-    #[error("\"{0}\" is defined twice, differently")]
-    Redefined(String),
-    /// Two fields of one name.
-    #[error("field \"{0}\" occurs twice")]
-    DuplicateField(String),
-    /// Two symbols of one name.
-    #[error("symbol \"{0}\" occurs twice")]
-    DuplicateSymbol(String),
-    /// An enum's default that is none of its symbols.
-    #[error("default \"{0}\" is none of the symbols")]
-    EnumDefault(String),
-    /// A union directly in a union.
-    #[error("a union cannot contain a union")]
-    NestedUnion,
-    /// Two branches that the data could not tell apart.
-    #[error("two branches are \"{0}\"")]
-    DuplicateBranch(String),
-    /// A record that contains itself with no way to end.
-    #[error("record \"{0}\" contains itself and never ends")]
-    Endless(String),
-    /// Nested deeper than [`MAX_NESTING`](super::schema::MAX_NESTING).
-    #[error("nested too deeply")]
-    TooDeep,
-}
-
-fn hint(nearest: &Option<String>) -> String {
-    nearest
-        .as_ref()
-        .map(|name| format!(" (did you mean \"{name}\"?)"))
-        .unwrap_or_default()
-}
 
 /// Parses a schema after the schemas that it refers to.
 pub(crate) fn parse(json: &str, references: &[&str]) -> Result<Schema, SchemaError> {
@@ -113,6 +45,17 @@ pub(crate) fn parse(json: &str, references: &[&str]) -> Result<Schema, SchemaErr
         root,
         json: text,
     })
+}
+
+/// The definition of every named type of a schema's text, by full name.
+pub(crate) fn definitions(document: &Json) -> Result<HashMap<String, &Json>, SchemaError> {
+    let mut parser = Parser::default();
+    parser.node(document, "")?;
+    Ok(parser
+        .names
+        .into_iter()
+        .map(|(name, definition)| (name, definition.json))
+        .collect())
 }
 
 /// A named type.

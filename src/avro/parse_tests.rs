@@ -142,6 +142,6 @@ fn a_chain_of_references_without_end_is_refused() {
 #[test]
 fn the_rich_schema_is_read() {
     let schema = Schema::parse(include_str!("../../tests/schemas/event.avsc")).unwrap();
-    assert_eq!(schema.fields().unwrap().len(), 26);
+    assert_eq!(schema.fields().unwrap().len(), 25);
     assert_eq!(schema.fields().unwrap()[5].aliases, ["advertiser_id"]);
 }

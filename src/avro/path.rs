@@ -1,6 +1,6 @@
 //! Paths as a pipeline's configuration writes them: `user.id`, `items[0].sku`, `tags['x']`.
 //!
-//! A path is only syntax here; what it means in a schema is decided by [`select`](super::select). The empty path is the
+//! A path is only syntax here; what it means in a schema is decided by `select`. The empty path is the
 //! whole datum.
 
 use std::fmt;

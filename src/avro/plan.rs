@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::compile;
 use super::decode;
+use super::draft::Draft;
 use super::error::DatumError;
 use super::path::{PathError, PathProblem};
 use super::program::Program;
@@ -15,7 +16,7 @@ use super::run::{self, UNSET};
 use super::scan::{PADDING, Window};
 use super::schema::{NodeId, Schema};
 use super::select;
-use super::splice::{Draft, PlanError, Splice};
+use super::splice::{PlanError, Splice};
 use super::value::{Type, Value};
 use super::want::{Edge, Mark, Step, Want};
 

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use super::default;
-use super::encode::EncodeError;
+use super::encode_error::EncodeError;
 use super::names;
 use super::relation::Relation;
 use super::schema::{Field, NodeId, Schema, Shape};

@@ -152,11 +152,11 @@ proptest! {
     #[test]
     fn arbitrary_bytes_give_one_answer_whatever_follows(bytes in proptest::collection::vec(any::<u8>(), 0..14)) {
         prop_assert_eq!(scan(&bytes, |w| w.long(0)), scan(&bytes, |w| w.read_long(0).map(|(_, next)| next)));
-        scan(&bytes, |w| w.int(0));
-        scan(&bytes, |w| w.branch(0, 70));
-        scan(&bytes, |w| w.symbol(0, 3));
-        scan(&bytes, |w| w.length(0));
-        scan(&bytes, |w| w.block(0).map(|block| (block.count, block.end, block.next)));
+        let _ = scan(&bytes, |w| w.int(0));
+        let _ = scan(&bytes, |w| w.branch(0, 70));
+        let _ = scan(&bytes, |w| w.symbol(0, 3));
+        let _ = scan(&bytes, |w| w.length(0));
+        let _ = scan(&bytes, |w| w.block(0).map(|block| (block.count, block.end, block.next)));
     }
 
     #[test]

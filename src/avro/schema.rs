@@ -1,11 +1,12 @@
 //! A schema: its types as an arena of nodes, in which a name has become a number.
 //!
-//! Everything that reads or writes Avro here works on this arena. It is built once per schema id by [`parse`](super::parse),
+//! Everything that reads or writes Avro here works on this arena. It is built once per schema id by `parse`,
 //! and never changes, so it is shared freely between threads.
 //!
 //! Invariants: every [`NodeId`] in a schema is one of its nodes; no datum is endless (a record never contains itself
 //! without a union, array or map between); nesting, where it is not recursion by name, is at most [`MAX_NESTING`].
 
+use super::schema_error::SchemaError;
 use super::value::{Type, Unit};
 use super::{parse, types};
 
@@ -137,8 +138,6 @@ pub(crate) struct Facts {
     /// It is a record that is worth one copy in a program, not one per use.
     pub shared: bool,
 }
-
-pub use parse::SchemaError;
 
 impl Schema {
     /// Parses a schema that refers to no other.

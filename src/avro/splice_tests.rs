@@ -342,3 +342,20 @@ fn as_many_values_as_new_fields() {
     assert!(splice.build(&[2], 0, 1, &[], &[Value::Int(3)], &mut out).is_ok());
     assert_eq!(out, [6]);
 }
+
+#[test]
+fn the_rich_schema_is_enriched_with_one_copy() {
+    let from = schema(include_str!("../../tests/schemas/event.avsc"));
+    let to = schema(include_str!("../../tests/schemas/event_enriched.avsc"));
+    let new = ["processed_at", "segment", "user_score", "country"];
+    let plan = Plan::compile(from, &["event_id"]).unwrap();
+    let splice = Splice::compile(&plan, to, &new).unwrap();
+    assert_eq!(
+        splice.pieces[0],
+        Piece::Copy {
+            from: Place::Start,
+            to: Place::End
+        }
+    );
+    assert_eq!(splice.pieces.len(), 5);
+}

@@ -1,9 +1,10 @@
 //! Carries out the conversions of a [`Resolution`] on encoded data: from the input's bytes to the output's, without building
 //! values except of the single parts that change.
 
-use super::decode::Reader;
-use super::encode::{self, EncodeError, EncodeProblem, put_long};
-use super::program::MAX_DEPTH;
+use super::decode::MAX_LEVELS;
+use super::encode::{self, put_long};
+use super::encode_error::{EncodeError, EncodeProblem};
+use super::reader::Reader;
 use super::resolve::{Conversion, ConversionId, Resolution, Source, Step};
 use super::schema::{Field, Schema, Shape};
 use super::types;
@@ -36,7 +37,7 @@ impl<'a> Transcoder<'a> {
         out: &mut Vec<u8>,
         level: usize,
     ) -> Result<(), EncodeError> {
-        if level > MAX_DEPTH {
+        if level > MAX_LEVELS {
             return Err(EncodeProblem::Depth.into());
         }
         // Conversions refer to conversions of the same resolution.
@@ -64,13 +65,13 @@ impl<'a> Transcoder<'a> {
             (Conversion::Branches(conversions), Shape::Union(branches)) => {
                 let branch = reader.branch(branches.len())?;
                 match conversions[branch] {
-                    Some(conversion) => self.step(conversion, buf, reader, out, level + 1),
+                    Some(conversion) => self.step(conversion, buf, reader, out, level),
                     None => Err(self.no_place(types::type_of(self.writer, branches[branch]).to_string(), step)),
                 }
             }
             (Conversion::Wrap { branch, inner }, _) => {
                 put_long(out, *branch as i64);
-                self.step(*inner, buf, reader, out, level + 1)
+                self.step(*inner, buf, reader, out, level)
             }
             (Conversion::Items(inner), Shape::Array(items)) => {
                 let empty = self.writer.facts(*items).empty;

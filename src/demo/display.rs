@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::flow::Flow;
-use super::report::{duration, grouped};
+use super::summary::{duration, grouped};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::quantile::{quantile, snapshot};
 

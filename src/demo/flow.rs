@@ -84,10 +84,15 @@ impl Flow {
         self.published() + self.dead_lettered() + self.skipped()
     }
 
-    /// Whether another record may be made.
-    pub fn has_room(&self) -> bool {
-        let made = self.made();
-        made < self.planned && made.saturating_sub(self.settled()) < self.window
+    /// Records that are still to be made.
+    pub fn left(&self) -> u64 {
+        self.planned - self.made()
+    }
+
+    /// How many of them may be made now.
+    pub fn room(&self) -> u64 {
+        let on_their_way = self.made().saturating_sub(self.settled());
+        self.window.saturating_sub(on_their_way).min(self.left())
     }
 }
 
@@ -138,7 +143,7 @@ mod tests {
         let flow = Flow::new(20_000, 1500, "orders", &metrics);
         let fill = || {
             let before = flow.made();
-            while flow.has_room() {
+            while flow.room() > 0 {
                 flow.make();
             }
             flow.made() - before

@@ -18,7 +18,7 @@ use super::streams::{Message, SEQUENCE_HEADER, Stream};
 /// Name of its thread.
 pub const THREAD: &str = "demo-generator";
 /// Records of a stream in a row.
-const TURN: usize = 16;
+const TURN: u64 = 32;
 /// How long it waits where no stream has room.
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long the last records may take to be delivered.
@@ -66,25 +66,21 @@ pub fn run(
     stop: &Stop,
 ) -> Result<(), String> {
     let mut message = Message::default();
-    let left = |flow: &Flow| flow.planned - flow.made();
-    while !stop.is_interrupted() && flows.iter().any(|flow| left(flow) > 0) {
-        // The stream that is furthest behind its share, of those that have room.
+    while !stop.is_interrupted() && flows.iter().any(|flow| flow.left() > 0) {
+        // The stream that is furthest behind its share, of those that have room for a turn.
         let turn = streams
             .iter()
             .zip(flows)
-            .filter(|(_, flow)| flow.has_room())
-            .max_by(|(_, a), (_, b)| (left(a) * b.planned).cmp(&(left(b) * a.planned)));
+            .filter(|(_, flow)| flow.left() > 0 && flow.room() >= TURN.min(flow.left()))
+            .max_by(|(_, a), (_, b)| (a.left() * b.planned).cmp(&(b.left() * a.planned)));
         let Some((stream, flow)) = turn else {
-            producer.poll(PAUSE);
+            pause(producer);
             continue;
         };
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| d.as_millis() as i64);
-        for _ in 0..TURN {
-            if !flow.has_room() {
-                break;
-            }
+        for _ in 0..TURN.min(flow.left()) {
             send(producer, stream, flow.made(), now, &mut message)?;
             flow.make();
         }
@@ -124,10 +120,16 @@ fn send(
         match producer.send(record) {
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                producer.poll(PAUSE);
+                pause(producer);
                 record = back;
             }
             Err((error, _)) => return Err(format!("the generator cannot send to {}: {error}", stream.job.name())),
         }
     }
+}
+
+/// The binding's poll spins through the last millisecond of its time, so it is given none.
+fn pause(producer: &BaseProducer<Deliveries>) {
+    std::thread::sleep(PAUSE);
+    producer.poll(Duration::ZERO);
 }

@@ -24,8 +24,10 @@ pub mod registry;
 pub mod report;
 mod run;
 pub mod schemas;
+mod show;
 mod stage;
 pub mod streams;
+mod summary;
 pub mod verifier;
 pub mod world;
 

@@ -45,7 +45,8 @@ impl Random {
     }
 }
 
-/// Zipf's distribution with exponent 1 over `0..n`: rank `r` is drawn in proportion to `1 / (r + 1)`.
+/// Zipf's distribution with exponent 1 over `0..n`, in Mandelbrot's form: rank `r` is drawn in proportion to
+/// `1 / (r + 1 + shift)`. A shift keeps the first few ranks from drawing most of all.
 #[derive(Debug)]
 pub struct Zipf {
     /// The inverse of the distribution: rank `r` is drawn by 32-bit numbers up to `upto[r]`.
@@ -54,16 +55,15 @@ pub struct Zipf {
 
 impl Zipf {
     /// A table of `n` ranks; at least one.
-    pub fn new(n: usize) -> Zipf {
-        let total: f64 = (1..=n).map(|r| 1.0 / r as f64).sum();
+    pub fn new(n: usize, shift: usize) -> Zipf {
+        let weight = |rank: usize| 1.0 / (rank + 1 + shift) as f64;
+        let total: f64 = (0..n).map(weight).sum();
         let mut sum = 0.0;
-        let upto = (1..=n)
-            .map(|r| {
-                sum += 1.0 / r as f64;
-                (sum / total * f64::from(u32::MAX)) as u32
-            })
-            .collect();
-        Zipf { upto }
+        let upto = (0..n).map(|rank| {
+            sum += weight(rank);
+            (sum / total * f64::from(u32::MAX)) as u32
+        });
+        Zipf { upto: upto.collect() }
     }
 
     /// Draws a rank.
@@ -101,18 +101,21 @@ mod tests {
 
     #[test]
     fn ranks_come_as_often_as_zipf_says() {
-        let zipf = Zipf::new(1000);
         let mut random = Random::new(1, 1);
-        let mut counts = vec![0u32; 1000];
-        (0..200_000).for_each(|_| counts[zipf.draw(&mut random)] += 1);
-        // The harmonic number of 1000 is 7.485.
-        for (rank, share) in [(0, 1.0 / 7.485), (1, 0.5 / 7.485), (9, 0.1 / 7.485)] {
-            let seen = f64::from(counts[rank]) / 200_000.0;
-            assert!(
-                (seen / share - 1.0).abs() < 0.08,
-                "rank {rank}: {seen} instead of {share}"
-            );
+        for shift in [0, 10] {
+            let zipf = Zipf::new(1000, shift);
+            let mut counts = vec![0u32; 1000];
+            (0..200_000).for_each(|_| counts[zipf.draw(&mut random)] += 1);
+            let harmonic: f64 = (shift + 1..=shift + 1000).map(|n| 1.0 / n as f64).sum();
+            for rank in [0, 1, 9] {
+                let share = 1.0 / (rank + 1 + shift) as f64 / harmonic;
+                let seen = f64::from(counts[rank]) / 200_000.0;
+                assert!(
+                    (seen / share - 1.0).abs() < 0.08,
+                    "rank {rank}: {seen} instead of {share}"
+                );
+            }
         }
-        assert_eq!(Zipf::new(1).draw(&mut random), 0);
+        assert_eq!(Zipf::new(1, 0).draw(&mut random), 0);
     }
 }

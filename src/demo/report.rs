@@ -1,6 +1,5 @@
 //! What a run of the demo came to: every record accounted for, and the figures, for people and as one JSON line.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -128,15 +127,6 @@ impl PipelineReport {
             "stages": self.stages,
         })
     }
-
-    fn stage(&self, stage: &str, figure: &str) -> String {
-        let micros = self
-            .stages
-            .get(stage)
-            .and_then(|s| s.get(figure))
-            .and_then(Value::as_f64);
-        micros.map_or_else(|| "-".to_owned(), |us| duration(us / 1e6))
-    }
 }
 
 impl Report {
@@ -151,11 +141,11 @@ impl Report {
         self.problems.is_empty()
     }
 
-    fn sum(&self, of: impl Fn(&PipelineReport) -> u64) -> u64 {
+    pub(super) fn sum(&self, of: impl Fn(&PipelineReport) -> u64) -> u64 {
         self.pipelines.iter().map(of).sum()
     }
 
-    fn part(&self, part: Part) -> Duration {
+    pub(super) fn part(&self, part: Part) -> Duration {
         self.spent.demo.get(&part).copied().unwrap_or_default()
     }
 
@@ -181,105 +171,10 @@ impl Report {
             "pipelines": pipelines,
         })
     }
-
-    /// The same for people.
-    pub fn human(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string does not fail.
-        let _ = self.write(&mut text);
-        text
-    }
-
-    fn write(&self, out: &mut String) -> std::fmt::Result {
-        let records = self.sum(|p| p.made);
-        writeln!(
-            out,
-            "{} records in {:.1} s: {} a second. Lost: {}. Duplicated: {}.\n",
-            grouped(records),
-            self.time.as_secs_f64(),
-            grouped(rate(records, self.time) as u64),
-            grouped(self.sum(|p| p.lost)),
-            grouped(self.sum(|p| p.duplicated)),
-        )?;
-        writeln!(
-            out,
-            "{:<12}{:>10}{:>11}{:>9}{:>14}{:>9}{:>11}{:>15}   event p50, p99",
-            "pipeline", "consumed", "published", "skipped", "dead letters", "rows", "records/s", "CPU µs/record",
-        )?;
-        for p in &self.pipelines {
-            writeln!(
-                out,
-                "{:<12}{:>10}{:>11}{:>9}{:>14}{:>9}{:>11}{:>15.1}   {}, {}",
-                p.name,
-                grouped(p.consumed),
-                grouped(p.published),
-                grouped(p.skipped),
-                grouped(p.dead_lettered),
-                grouped(p.rows_written),
-                grouped(rate(p.made, p.time) as u64),
-                per_record(p.cpu, p.made),
-                p.stage("event", "p50_us"),
-                p.stage("event", "p99_us"),
-            )?;
-        }
-        writeln!(out, "\nStages, p50 and p99:")?;
-        for p in &self.pipelines {
-            let stage = |(name, _): (&String, _)| {
-                format!(
-                    "{} {}, {}",
-                    name.trim_start_matches("step:"),
-                    p.stage(name, "p50_us"),
-                    p.stage(name, "p99_us")
-                )
-            };
-            let stages: Vec<String> = p
-                .stages
-                .iter()
-                .filter(|(name, _)| *name != "event")
-                .map(stage)
-                .collect();
-            writeln!(out, "  {:<12}{}", p.name, stages.join("; "))?;
-        }
-        writeln!(
-            out,
-            "\nCPU per record: Messina {:.1} µs; around it the generator {:.1}, the embedded Kafka {:.1}, the verifier {:.1}.\n\
-             Memory: {:.0} MB at most, the embedded Kafka's topics included.\n",
-            per_record(self.spent.messina, records),
-            per_record(self.part(Part::Generator), records),
-            per_record(self.part(Part::Cluster), records),
-            per_record(self.part(Part::Verifier), records),
-            self.peak_memory as f64 / 1e6,
-        )?;
-        if self.is_ok() {
-            writeln!(
-                out,
-                "Verified: each record is published, skipped or a dead letter, as its content demands. {} outputs are byte for byte\n\
-                 what they must be, {} rows are in the database with the right values, {} dead letters carry the right reason,\n\
-                 keys are in order where order is asked for, and every offset is committed.\n",
-                grouped(self.sum(|p| p.published)),
-                grouped(self.sum(|p| p.rows.found)),
-                grouped(self.sum(|p| p.dead_lettered)),
-            )?;
-        } else {
-            writeln!(out, "It does not add up:")?;
-            self.problems
-                .iter()
-                .try_for_each(|problem| writeln!(out, "  {problem}"))?;
-            writeln!(out)?;
-        }
-        writeln!(
-            out,
-            "Look next:\n  messina demo --config            the configuration that ran: three pipelines in TOML\n  \
-             messina demo --records 2000000   a longer run, to watch {}/ meanwhile\n  \
-             messina check -c FILE            what is wrong with a configuration of your own\n  \
-             README.md                        what Messina promises, and how to run it on your services",
-            self.page
-        )
-    }
 }
 
 /// Records per second.
-fn rate(records: u64, time: Duration) -> f64 {
+pub(super) fn rate(records: u64, time: Duration) -> f64 {
     if time.is_zero() {
         0.0
     } else {
@@ -288,40 +183,13 @@ fn rate(records: u64, time: Duration) -> f64 {
 }
 
 /// Microseconds per record, to two digits.
-fn per_record(time: Duration, records: u64) -> f64 {
+pub(super) fn per_record(time: Duration, records: u64) -> f64 {
     rounded(time.as_secs_f64() * 1e6 / records.max(1) as f64, 2)
 }
 
 fn rounded(value: f64, digits: i32) -> f64 {
     let factor = 10f64.powi(digits);
     (value * factor).round() / factor
-}
-
-/// `1,234,567`.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Seconds in the unit that suits them: `12 µs`, `3.4 ms`, `1.2 s`.
-pub fn duration(seconds: f64) -> String {
-    let (value, unit) = match seconds {
-        s if s < 1e-3 => (s * 1e6, "µs"),
-        s if s < 1.0 => (s * 1e3, "ms"),
-        s => (s, "s"),
-    };
-    if value < 10.0 {
-        format!("{value:.1} {unit}")
-    } else {
-        format!("{value:.0} {unit}")
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::demo::bitmap::Bitmap;
+use crate::demo::summary::{duration, grouped};
 
 /// What a faultless run of the first `made` records would have left.
 fn faultless(stream: &Stream, made: u64) -> (PipelineReport, Seen) {

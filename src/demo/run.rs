@@ -1,31 +1,19 @@
 //! One run of the demo, from the empty cluster to the report.
 
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use serde_json::{Map, Value};
 
-use super::cpu::{self, Meter, Part, Spent};
+use super::cpu::{self, Meter, Spent};
 use super::database::{self, Rows};
-use super::display::Display;
-use super::flow::{Flow, Stop};
 use super::report::{PipelineReport, Report};
+use super::show::{End, Show};
 use super::stage::Stage;
 use super::streams::Stream;
-use super::verifier::Seen;
-use super::{generator, verifier};
-use crate::app::{Running, StartError};
+use crate::app::StartError;
 use crate::config::Diagnostics;
 use crate::telemetry::metrics::Metrics;
-
-/// How many of a hundred records are of each stream, in the order of the streams.
-const SHARES: [u64; 3] = [60, 15, 25];
-/// How long nothing may happen before the run is given up.
-const STANDSTILL: Duration = Duration::from_secs(60);
-/// Between two looks at how far the streams are.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Why there is no report. What goes wrong once records are on their way is in the report.
 #[derive(Debug, thiserror::Error)]
@@ -104,12 +92,6 @@ pub async fn run(records: u64) -> Result<Report, DemoError> {
     Ok(report)
 }
 
-/// How far a stream came.
-struct End {
-    made: u64,
-    time: Duration,
-}
-
 /// What Messina says of a pipeline.
 fn figures(stream: &Stream, end: &End, metrics: &Metrics, status: &Value) -> PipelineReport {
     let name = stream.job.name();
@@ -153,172 +135,4 @@ fn quantiles(figures: &Value) -> Option<Value> {
 fn shared_cpu(spent: &Spent, records: u64, all: u64) -> Duration {
     let shared = spent.messina.saturating_sub(spent.loops.iter().sum());
     shared.mul_f64(records as f64 / all.max(1) as f64)
-}
-
-/// How many of `records` each stream gets.
-fn shares(records: u64) -> [u64; 3] {
-    let [_, orders, reactions] = SHARES.map(|share| records * share / 100);
-    [records - orders - reactions, orders, reactions]
-}
-
-/// Records on their way: the application, the generator, the verifier and the display.
-struct Show {
-    running: Running,
-    metrics: Arc<Metrics>,
-    names: Vec<&'static str>,
-    flows: Arc<[Arc<Flow>]>,
-    ends: Vec<Option<Duration>>,
-    display: Display,
-    began: Instant,
-    stop_generator: Arc<Stop>,
-    stop_verifier: Arc<Stop>,
-    generating: JoinHandle<Result<(), String>>,
-    verifying: JoinHandle<Result<Vec<Seen>, String>>,
-}
-
-impl Show {
-    fn begin(stage: &Stage, records: u64, running: Running, metrics: Arc<Metrics>) -> Result<Show, DemoError> {
-        let names: Vec<&str> = stage.streams.iter().map(|stream| stream.job.name()).collect();
-        let planned = stage.streams.iter().zip(shares(records));
-        let flows: Arc<[Arc<Flow>]> = planned
-            .map(|(stream, planned)| Flow::new(planned, stream.job.largest(), stream.job.name(), &metrics))
-            .collect();
-        let (stop_generator, stop_verifier) = (Arc::<Stop>::default(), Arc::<Stop>::default());
-        let verifying = {
-            let (consumer, streams, topics) = (stage.consumer.clone(), stage.streams.clone(), stage.topics.clone());
-            let (flows, stop) = (flows.clone(), stop_verifier.clone());
-            thread(verifier::THREAD, move || {
-                verifier::run(&consumer, &streams, &topics, &flows, &stop)
-            })?
-        };
-        let generating = {
-            let (producer, streams) = (stage.producer.clone(), stage.streams.clone());
-            let (flows, stop) = (flows.clone(), stop_generator.clone());
-            thread(generator::THREAD, move || {
-                generator::run(&producer, &streams, &flows, &stop)
-            })?
-        };
-        let rows = names
-            .iter()
-            .zip(flows.iter())
-            .map(|(name, flow)| ((*name).to_owned(), flow.clone()));
-        Ok(Show {
-            display: Display::new(rows, metrics.clone()),
-            ends: vec![None; names.len()],
-            running,
-            metrics,
-            names,
-            flows,
-            began: Instant::now(),
-            stop_generator,
-            stop_verifier,
-            generating,
-            verifying,
-        })
-    }
-
-    /// Waits until the end of every record is known; what went wrong otherwise.
-    async fn watch(&mut self) -> Option<String> {
-        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-        let mut listening = true;
-        let (mut before, mut moved) = (0, Instant::now());
-        loop {
-            tokio::select! {
-                // Without signals there is no interrupt, and nothing else is amiss.
-                signal = &mut interrupted, if listening => {
-                    listening = false;
-                    if signal.is_ok() {
-                        self.stop_generator.interrupt();
-                    }
-                }
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            let now = Instant::now();
-            self.display.tick(now);
-            for (end, flow) in self.ends.iter_mut().zip(self.flows.iter()) {
-                let made_all = flow.made() == flow.planned || self.stop_generator.is_interrupted();
-                if end.is_none() && made_all && flow.settled() >= flow.made() {
-                    *end = Some(now - self.began);
-                }
-            }
-            if self.ends.iter().all(Option::is_some) {
-                self.display.draw(now);
-                return None;
-            }
-            for name in &self.names {
-                for state in self.running.loops(name) {
-                    if let Some(why) = state.get().halted {
-                        return Some(format!("{name} has halted: {why}"));
-                    }
-                }
-            }
-            if self.generating.is_finished() || self.verifying.is_finished() {
-                return Some("the run was broken off".to_owned());
-            }
-            let all = self.flows.iter().map(|flow| flow.made() + flow.settled()).sum::<u64>();
-            if all != before {
-                (before, moved) = (all, now);
-            } else if now - moved > STANDSTILL {
-                return Some(format!("nothing has happened for {} s", STANDSTILL.as_secs()));
-            }
-        }
-    }
-
-    /// From the first record to the last one settled.
-    fn time(&self) -> Duration {
-        let end = |end: &Option<Duration>| end.unwrap_or_else(|| self.began.elapsed());
-        self.ends.iter().map(end).max().unwrap_or_default()
-    }
-
-    fn spent(&self, meter: &Meter) -> Spent {
-        let named = [(generator::THREAD, Part::Generator), (verifier::THREAD, Part::Verifier)];
-        let loops: Vec<String> = self.names.iter().map(|name| format!("loop-{name}-")).collect();
-        meter.spent(&named, &loops)
-    }
-
-    /// Ends everything in its order: generator, Messina, verifier.
-    async fn end(self, problems: &mut Vec<String>) -> (Vec<Seen>, Vec<End>, Arc<Metrics>) {
-        let time = self.time();
-        self.stop_generator.stop();
-        match self.generating.join() {
-            Ok(result) => problems.extend(result.err()),
-            Err(_) => problems.push("the generator panicked".to_owned()),
-        }
-        let summary = self.running.stop().await;
-        if !summary.is_clean() {
-            problems.push(format!("the pipelines did not stop cleanly: {:?}", summary.pipelines));
-        }
-        self.stop_verifier.stop();
-        let seen = self
-            .verifying
-            .join()
-            .unwrap_or_else(|_| Err("the verifier panicked".to_owned()));
-        let end = |(flow, end): (&Arc<Flow>, &Option<Duration>)| End {
-            made: flow.made(),
-            time: end.unwrap_or(time),
-        };
-        let ends = self.flows.iter().zip(&self.ends).map(end).collect();
-        let seen = seen.unwrap_or_else(|error| {
-            problems.push(error);
-            Vec::new()
-        });
-        (seen, ends, self.metrics)
-    }
-}
-
-fn thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_record_is_in_a_share() {
-        for records in [0, 1, 2, 3, 99, 100, 200_000, 1_000_003] {
-            assert_eq!(shares(records).iter().sum::<u64>(), records);
-        }
-        assert_eq!(shares(200_000), [120_000, 30_000, 50_000]);
-    }
 }

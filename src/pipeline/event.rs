@@ -19,6 +19,7 @@ use crate::lanes::LaneId;
 use crate::outcome::Outcome;
 use crate::source::assignment::Ticket;
 use crate::store::cache::Hit;
+use crate::turns::Turn;
 
 /// The most memory that a buffer of an ended event keeps, in bytes.
 const KEPT: usize = 16 * 1024;
@@ -47,6 +48,8 @@ pub struct Event {
     pub origin: Origin,
     /// The lane that it holds, none while it waits for its schema.
     pub lane: Option<LaneId>,
+    /// Its turn to be published, where the order of a key is kept that way.
+    pub turn: Option<Turn>,
     /// Value, padding, key.
     bytes: Vec<u8>,
     value_length: usize,
@@ -109,6 +112,7 @@ impl Event {
             Box::new(Event {
                 origin: origin.clone(),
                 lane: None,
+                turn: None,
                 bytes: Vec::new(),
                 value_length: 0,
                 key: None,
@@ -205,6 +209,11 @@ impl Event {
 
     /// Hands the event back to its loop.
     pub fn complete(mut self: Box<Event>, how: How) {
+        match (self.turn.take(), &how) {
+            (Some(turn), How::Finished(_)) => turn.pass(),
+            // Dropped: what comes behind it is not published.
+            (_, How::Undelivered(_) | How::Fatal(_) | How::Abandoned) | (None, _) => {}
+        }
         if let Some(completions) = self.completions.take() {
             completions.push(Completion { event: self, how });
         }
@@ -214,6 +223,7 @@ impl Event {
     pub fn recycle(mut self: Box<Event>) -> Box<Event> {
         self.completions = None;
         self.lane = None;
+        self.turn = None;
         self.schema_id = None;
         self.datum_start = 0;
         self.headers = None;

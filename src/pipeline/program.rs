@@ -566,6 +566,25 @@ pub fn mismatch(span: Span, marker: &str, why: &str) -> Finding {
     )
 }
 
+impl Program {
+    /// Whether events of one key may run at the same time: no look-up reads a table that a write changes, and every write keeps
+    /// the newest value by the record's own timestamp.
+    pub fn commutes(&self) -> bool {
+        let mut read = Vec::new();
+        let mut written = Vec::new();
+        for step in &self.steps {
+            match &step.action {
+                Action::Lookup(lookup) => read.push(lookup.statement.table()),
+                Action::Write(write) if write.idempotent => written.push(write.statement.table()),
+                Action::Write(_) => return false,
+                Action::Filter(_) | Action::Set { .. } => {}
+            }
+        }
+        written.iter().all(|table| table.is_some() && !read.contains(table))
+            && (written.is_empty() || !read.contains(&None))
+    }
+}
+
 /// Groups neighbouring look-ups that do not need one another, and neighbouring writes.
 fn stages(steps: &[Step]) -> Vec<Stage> {
     let mut stages: Vec<Stage> = Vec::new();

@@ -27,6 +27,7 @@ use crate::store::{AnyStore, Store, StoreError};
 use crate::telemetry::handles::{PipelineMetrics, StepMetrics};
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::sentry::{Report, Sentry};
+use crate::turns::Go;
 
 /// Everything that the events of one pipeline share.
 #[derive(Clone)]
@@ -95,7 +96,16 @@ impl Runtime {
 
     /// Runs an event whose datum has been read to its end, or to the producer's queue.
     pub async fn process(&self, mut event: Box<Event>) {
-        match self.run_steps(&mut event).await {
+        let flow = self.run_steps(&mut event).await;
+        let over = matches!(&flow, Ok(Flow::Abandon)) || matches!(&flow, Err(failure) if failure.class == Class::Fatal);
+        if !over
+            && let Some(turn) = &mut event.turn
+            && turn.come().await == Go::Never
+        {
+            event.complete(How::Abandoned);
+            return;
+        }
+        match flow {
             Ok(Flow::Continue) => self.publish(event).await,
             Ok(Flow::Skip) => event.complete(How::Finished(Outcome::Skipped)),
             Ok(Flow::Abandon) => event.complete(How::Abandoned),

@@ -103,6 +103,7 @@ fn send(
 ) -> Result<(), (Failure, Box<Event>)> {
     // The producer's queue keeps the order from here on: the lane may go on as soon as the record is in it.
     let lane = event.lane.take();
+    let turn = event.turn.take();
     let completions = event.completions();
     event.produced = Some(Instant::now());
     let timestamp = event.origin.timestamp_ms;
@@ -117,6 +118,9 @@ fn send(
     };
     match producer.send(record) {
         Ok(()) => {
+            if let Some(turn) = turn {
+                turn.pass();
+            }
             if let (Some(completions), Some(lane)) = (completions, lane) {
                 completions.release_lane(lane);
             }
@@ -125,6 +129,7 @@ fn send(
         Err((error, record)) => {
             let (mut event, headers) = (record.delivery_opaque, record.headers);
             event.lane = lane;
+            event.turn = turn;
             event.headers = headers;
             event.output_key = key;
             Err((failure(topic, &error), event))

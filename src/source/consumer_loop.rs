@@ -41,6 +41,7 @@ use crate::progress::Progress;
 use crate::retry::Jitter;
 use crate::sink::limits::Limits;
 use crate::telemetry::handles::{LocalPipeline, PartitionMetrics};
+use crate::turns::Turns;
 
 /// Records taken in one round before what has ended is looked at again.
 const ROUND: usize = 256;
@@ -118,6 +119,8 @@ struct Loop {
     unanswered: HashSet<Partition>,
     cooperative: bool,
     lanes: Lanes<Box<Event>>,
+    /// In place of lanes, where events of one key may run at the same time.
+    turns: Option<Turns>,
     completions: Arc<Completions>,
     plans: Plans,
     resolving: HashSet<u32>,
@@ -176,6 +179,14 @@ impl Loop {
             unanswered: HashSet::new(),
             cooperative: true,
             lanes: Lanes::new(parts.order),
+            turns: parts.runtime.program.commutes().then(|| {
+                // Without an output nobody can see an order.
+                Turns::new(if parts.runtime.sink.is_some() {
+                    parts.order
+                } else {
+                    Order::None
+                })
+            }),
             completions: Arc::default(),
             plans: Plans::default(),
             resolving: HashSet::new(),

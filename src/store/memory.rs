@@ -126,6 +126,7 @@ impl Store for MemoryStore {
             partition_key: Box::default(),
             cql: text.into(),
             kind: options.kind,
+            table: None,
             inner: Prepared::Memory(MemoryStatement),
         })
     }

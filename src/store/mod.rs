@@ -222,6 +222,7 @@ pub struct Statement {
     partition_key: Box<[usize]>,
     cql: Box<str>,
     kind: Kind,
+    table: Option<Box<str>>,
     inner: Prepared,
 }
 
@@ -253,6 +254,12 @@ impl Statement {
     /// of the primary key stands for the partition key.
     pub fn partition_key(&self) -> &[usize] {
         &self.partition_key
+    }
+
+    /// The table, as `keyspace.table`, where the store knows it and keeps the newest value cell by cell, whatever the order in
+    /// which writes arrive. None otherwise: the embedded store compares rows as a whole.
+    pub fn table(&self) -> Option<&str> {
+        self.table.as_deref()
     }
 
     /// What it was prepared for.

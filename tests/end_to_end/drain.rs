@@ -9,7 +9,7 @@ use crate::support::process::Messina;
 use crate::support::{Bench, LONG, until};
 
 /// More than is processed in that time, so that there is always something in flight.
-const RATE: i64 = 8000;
+const RATE: i64 = 6000;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// What a stop may take beyond the drain: leaving the group, closing connections.
 const CLOSING: Duration = Duration::from_secs(5);

@@ -7,11 +7,16 @@
 //! Most of a datum is copied from one of [`BODIES`] bodies that are encoded once; what differs from record to record (number,
 //! time, user) comes first in every schema.
 
+mod defects;
 pub mod navigation;
 pub mod orders;
+mod parts;
 pub mod reactions;
 
 use std::sync::Arc;
+
+pub use defects::Defect;
+use defects::{DEFECTS, spoil};
 
 use super::datum::Datum;
 use super::random::{Random, Zipf};
@@ -19,8 +24,6 @@ use super::world::{USERS, World};
 
 /// Different bodies per stream.
 pub const BODIES: usize = 128;
-/// A schema id that no registry has given.
-pub const UNKNOWN_SCHEMA: u32 = 999_999;
 /// The header that numbers a defective record, whose value may not say it.
 pub const SEQUENCE_HEADER: &str = "sequence";
 
@@ -29,32 +32,6 @@ const DEFECT_ONCE_IN: u64 = 1200;
 /// One in so many records comes hours after its event.
 const LATE_ONCE_IN: u64 = 100;
 const HOUR_MS: i64 = 3_600_000;
-
-/// What is wrong with a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Defect {
-    /// The first byte is not Confluent's.
-    WrongMagic,
-    /// JSON in place of Avro.
-    NotAvro,
-    /// The datum breaks off.
-    Truncated,
-    /// Bytes follow the datum.
-    Trailing,
-    /// The registry does not know the schema's id.
-    UnknownSchema,
-    /// No value at all.
-    Tombstone,
-}
-
-const DEFECTS: [Defect; 6] = [
-    Defect::WrongMagic,
-    Defect::NotAvro,
-    Defect::Truncated,
-    Defect::Trailing,
-    Defect::UnknownSchema,
-    Defect::Tombstone,
-];
 
 /// What must become of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +132,7 @@ impl Stream {
     /// The three streams, whose schemas have these ids: navigation, orders, reactions.
     pub fn all(schema_ids: [u32; 3]) -> Vec<Stream> {
         let world = Arc::<World>::default();
-        let users = Arc::new(Zipf::new(USERS));
+        let users = Arc::new(Zipf::new(USERS, 10));
         let jobs: [Box<dyn Job>; 3] = [
             Box::new(navigation::Navigation::new(world.clone())),
             Box::new(orders::Orders::new(world.clone())),
@@ -220,90 +197,6 @@ impl Stream {
     /// Whether its row must be in this table, earlier rows of the same user included.
     pub fn writes(&self, table: usize, draw: &Draw) -> bool {
         self.fate(draw) == Fate::Published && self.job.writes(table, draw)
-    }
-}
-
-fn spoil(value: &mut Vec<u8>, defect: Defect, sequence: u64) {
-    match defect {
-        Defect::WrongMagic => value[0] = 1,
-        Defect::NotAvro => {
-            value.clear();
-            value.extend_from_slice(format!("{{\"sequence\": {sequence}, \"kind\": \"test\"}}").as_bytes());
-        }
-        Defect::Truncated => value.truncate(value.len() * 3 / 4),
-        Defect::Trailing => value.extend_from_slice(&[0, 0, 0]),
-        Defect::UnknownSchema => value[1..5].copy_from_slice(&UNKNOWN_SCHEMA.to_be_bytes()),
-        Defect::Tombstone => {}
-    }
-}
-
-/// An amount of cents as the embedded store keeps a decimal: its digits, in bytes.
-fn stored_decimal(cents: i64) -> Vec<u8> {
-    format!("{}.{:02}", cents / 100, cents % 100).into_bytes()
-}
-
-/// The parts of data that more than one stream has.
-mod parts {
-    use super::super::datum::Datum;
-    use super::super::random::Random;
-    use super::super::world::COUNTRIES;
-
-    const CITIES: [&str; 6] = ["Messina", "Lyon", "Malmö", "Łódź", "Gent", "Porto"];
-
-    pub fn geo(datum: &mut Datum, random: &mut Random) {
-        datum.text(random.one_of(&COUNTRIES).0);
-        datum.option((!random.once_in(3)).then_some("region"), |d, region| {
-            d.text(&format!("{region}-{}", random.below(20)));
-        });
-        datum.option((!random.once_in(4)).then(|| random.one_of(&CITIES)), |d, city| {
-            d.text(city);
-        });
-        let point = random.once_in(2).then(|| (random.below(180), random.below(360)));
-        datum.option(point, |d, (latitude, longitude)| {
-            d.double(latitude as f64 - 90.0).double(longitude as f64 - 180.0);
-        });
-    }
-
-    pub fn money(datum: &mut Datum, cents: i64, currency: i64) {
-        datum.decimal(cents).long(currency);
-    }
-
-    /// The enriched field `late`. It may be null, because a Kafka record need not have the timestamp that it is computed from.
-    pub fn late(datum: &mut Datum, draw: &super::Draw) {
-        datum.option(Some(draw.is_late()), |d, late| {
-            d.boolean(late);
-        });
-    }
-
-    pub fn words(random: &mut Random, number: u64) -> String {
-        const WORDS: [&str; 12] = [
-            "strait",
-            "harbour",
-            "lantern",
-            "ferry",
-            "citrus",
-            "marble",
-            "anchor",
-            "fennel",
-            "island",
-            "current",
-            "swordfish",
-            "sirocco",
-        ];
-        let words: Vec<&str> = (0..number).map(|_| random.one_of(&WORDS)).collect();
-        words.join(" ")
-    }
-
-    pub fn uuid(random: &mut Random) -> String {
-        let (a, b) = (random.bits(), random.bits());
-        format!(
-            "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
-            a >> 32,
-            (a >> 16) & 0xFFFF,
-            a & 0xFFF,
-            b >> 52,
-            b & 0xFFFF_FFFF_FFFF
-        )
     }
 }
 

@@ -187,6 +187,6 @@ impl Job for Navigation {
         Ok(row.get::<_, String>(1)? == self.world.user_id(draw.user)
             && row.get::<_, String>(2)? == KINDS[body.kind]
             && row.get::<_, String>(3)? == body.url
-            && row.get::<_, Option<Vec<u8>>>(4)? == body.total.map(super::stored_decimal))
+            && row.get::<_, Option<Vec<u8>>>(4)? == body.total.map(super::parts::stored_decimal))
     }
 }

@@ -194,7 +194,7 @@ impl Job for Orders {
 
     fn row_is_right(&self, table: usize, draw: &Draw, row: &rusqlite::Row<'_>) -> rusqlite::Result<bool> {
         let body = &self.bodies[draw.body];
-        let total = Some(super::stored_decimal(body.total));
+        let total = Some(super::parts::stored_decimal(body.total));
         if row.get::<_, String>(1)? != self.world.user_id(draw.user) {
             return Ok(false);
         }

@@ -38,7 +38,7 @@ pub struct Reactions {
 impl Reactions {
     /// Encodes the bodies.
     pub fn new(world: Arc<World>) -> Reactions {
-        let campaigns = Zipf::new(CAMPAIGNS + UNKNOWN_CAMPAIGNS);
+        let campaigns = Zipf::new(CAMPAIGNS + UNKNOWN_CAMPAIGNS, 0);
         Reactions {
             world,
             campaigns,

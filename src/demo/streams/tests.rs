@@ -3,6 +3,7 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use proptest::prelude::*;
 
+use super::defects::UNKNOWN_SCHEMA;
 use super::*;
 use crate::demo::schemas;
 

@@ -112,6 +112,12 @@ impl Loop {
     }
 
     pub(super) fn enter(&mut self, event: Box<Event>) {
+        if let Some(turns) = &mut self.turns {
+            let mut event = event;
+            event.turn = turns.next(event.origin.ticket, event.key());
+            self.spawn(event);
+            return;
+        }
         let lane = self.lanes.lane_of(event.origin.ticket.slot(), event.key());
         if let Entered::Run(lane, event) = self.lanes.enter_lane(lane, event) {
             self.start(lane, event);
@@ -120,6 +126,10 @@ impl Loop {
 
     pub(super) fn start(&mut self, lane: LaneId, mut event: Box<Event>) {
         event.lane = Some(lane);
+        self.spawn(event);
+    }
+
+    fn spawn(&mut self, event: Box<Event>) {
         let runtime = self.parts.runtime.clone();
         self.parts.io.spawn(async move { runtime.process(event).await });
     }

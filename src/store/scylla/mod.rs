@@ -99,6 +99,11 @@ impl Store for ScyllaStore {
             .prepare(sent.as_str())
             .await
             .map_err(|e| classify::prepare(&e))?;
+        let specs = prepared.get_variable_col_specs().iter();
+        let table = specs
+            .map(|s| s.table_spec())
+            .next()
+            .map(|t| format!("{}.{}", t.ks_name(), t.table_name()));
         let markers: Box<[Marker]> = prepared
             .get_variable_col_specs()
             .iter()
@@ -131,6 +136,7 @@ impl Store for ScyllaStore {
             partition_key: partition_key.iter().map(|index| usize::from(index.index)).collect(),
             cql: text.into(),
             kind: options.kind,
+            table: table.map(String::into_boxed_str),
             inner: Prepared::Scylla(ScyllaStatement {
                 prepared,
                 warned: AtomicBool::new(false),

@@ -180,6 +180,7 @@ impl SqliteStore {
             columns,
             cql: cql.into(),
             kind: Kind::Lookup,
+            table: None,
             inner: Prepared::Sqlite(SqliteStatement::Lookup(lookup)),
         })
     }
@@ -211,6 +212,7 @@ impl Store for SqliteStore {
             columns: Box::default(),
             cql: cql.into(),
             kind: Kind::Write,
+            table: None,
             inner: Prepared::Sqlite(SqliteStatement::Write(WriteStatement(Arc::new(write)))),
         })
     }

@@ -1,0 +1,273 @@
+//! Decides where everything in an output comes from: the symbolic half of a splice.
+//!
+//! Positions are spots in the schema here. Which of them need marks is known when the pieces are, and a plan that is
+//! compiled with its output then puts the marks there.
+
+use std::sync::Arc;
+
+use super::default;
+use super::encode;
+use super::plan::Ask;
+use super::resolve::{Resolution, Resolver, source_of};
+use super::schema::{Field, NodeId, Schema, Shape};
+use super::splice::{Piece, Place, Splice, SpliceError};
+use super::types;
+use super::want::{Edge, Mark, Step};
+
+/// A position in the input, as the schema has it: in the record at the end of `trail`, before field `field`. The start of
+/// a record in a record is the start of that field, and its end is the start of the next, so every position has one name.
+#[derive(Debug, Clone, PartialEq)]
+struct Spot {
+    trail: Vec<usize>,
+    field: usize,
+}
+
+/// An output whose marks have not been asked for.
+pub(crate) struct Draft {
+    pieces: Vec<Piece<Spot>>,
+    resolution: Resolution,
+    fields: usize,
+    new_fields: usize,
+}
+
+impl Draft {
+    /// Decides where everything in the output comes from.
+    pub fn of(writer: &Schema, output: &Schema, new_fields: &[&str]) -> Result<Draft, SpliceError> {
+        let from = writer.fields().ok_or(SpliceError::NotARecord("input"))?;
+        let to = output.fields().ok_or(SpliceError::NotARecord("output"))?;
+        if let Some(unknown) = new_fields
+            .iter()
+            .find(|name| !to.iter().any(|field| field.name == **name))
+        {
+            return Err(SpliceError::UnknownField((*unknown).to_owned()));
+        }
+        let mut drafter = Drafter {
+            resolver: Resolver::new(writer, output),
+            pieces: Vec::new(),
+        };
+        drafter.record(&[], "", from, to, new_fields)?;
+        let Drafter { resolver, pieces } = drafter;
+        Ok(Draft {
+            pieces,
+            resolution: resolver.resolution,
+            fields: from.len(),
+            new_fields: new_fields.len(),
+        })
+    }
+
+    /// Asks for the marks, in the order of the pieces.
+    pub fn ask(&self, ask: &mut Ask<'_>) -> Vec<Mark> {
+        let mut marks = Vec::new();
+        for piece in &self.pieces {
+            if let Piece::Copy { from, to } | Piece::Convert { from, to, .. } = piece {
+                let trail = |spot: &Spot, field| -> Vec<Step> {
+                    spot.trail.iter().copied().chain([field]).map(Step::Field).collect()
+                };
+                if self.whole(from).is_none() {
+                    marks.push(ask.ask(&trail(from, from.field), Edge::Start));
+                }
+                if self.whole(to).is_none() {
+                    marks.push(ask.ask(&trail(to, to.field - 1), Edge::End));
+                }
+            }
+        }
+        marks
+    }
+
+    /// The output, with the marks that were asked for.
+    pub fn finish(self, writer: &Arc<Schema>, output: Arc<Schema>, marks: &[Mark]) -> Result<Splice, SpliceError> {
+        let mut marks = marks.iter();
+        let mut place = |spot: &Spot| match self.whole(spot) {
+            Some(place) => Ok(place),
+            None => marks
+                .next()
+                .map(|mark| Place::Mark(*mark))
+                .ok_or(SpliceError::NeedsMarks),
+        };
+        let mut pieces = Vec::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            pieces.push(match piece {
+                Piece::Copy { from, to } => Piece::Copy {
+                    from: place(from)?,
+                    to: place(to)?,
+                },
+                Piece::Literal(bytes) => Piece::Literal(bytes.clone()),
+                Piece::New { value, node, field } => Piece::New {
+                    value: *value,
+                    node: *node,
+                    field: field.clone(),
+                },
+                Piece::Convert {
+                    from,
+                    to,
+                    conversion,
+                    field,
+                } => Piece::Convert {
+                    from: place(from)?,
+                    to: place(to)?,
+                    conversion: *conversion,
+                    field: field.clone(),
+                },
+            });
+        }
+        let (resolution, new_fields) = (self.resolution, self.new_fields);
+        Ok(Splice {
+            writer: Arc::clone(writer),
+            output,
+            pieces,
+            resolution,
+            new_fields,
+        })
+    }
+
+    /// The place of a spot that every run knows.
+    fn whole(&self, spot: &Spot) -> Option<Place> {
+        match (spot.trail.as_slice(), spot.field) {
+            ([], 0) => Some(Place::Start),
+            ([], field) if field == self.fields => Some(Place::End),
+            _ => None,
+        }
+    }
+}
+
+struct Drafter<'s> {
+    resolver: Resolver<'s>,
+    pieces: Vec<Piece<Spot>>,
+}
+
+impl Drafter<'_> {
+    /// The pieces of an output record that is made of an input record, the one at the end of `trail`.
+    fn record(
+        &mut self,
+        trail: &[usize],
+        path: &str,
+        from: &[Field],
+        to: &[Field],
+        new_fields: &[&str],
+    ) -> Result<(), SpliceError> {
+        for field in to {
+            let path = if path.is_empty() {
+                field.name.clone()
+            } else {
+                format!("{path}.{}", field.name)
+            };
+            if let Some(value) = new_fields.iter().position(|name| *name == field.name) {
+                self.pieces.push(Piece::New {
+                    value,
+                    node: field.node,
+                    field: path,
+                });
+                continue;
+            }
+            match (source_of(field, from), &field.default) {
+                (Some(number), _) => self.field(trail, path, from, number, field.node)?,
+                (None, Some(json)) => {
+                    let mut bytes = Vec::new();
+                    default::encode(self.resolver.output, field.node, json, &mut bytes)
+                        .map_err(|error| SpliceError::Default(error.within(&format!(".{path}"))))?;
+                    self.literal(bytes);
+                }
+                (None, None) => return Err(SpliceError::NoSource(path)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The pieces of an output field of type `to` that is made of field `number` of the input record.
+    fn field(
+        &mut self,
+        trail: &[usize],
+        path: String,
+        from: &[Field],
+        number: usize,
+        to: NodeId,
+    ) -> Result<(), SpliceError> {
+        let node = from[number].node;
+        let start = spot(trail, number);
+        let end = self.end_of(trail, number, from.len());
+        let (writer, output) = (self.resolver.writer, self.resolver.output);
+        let (shape, target) = (&writer.node(node).shape, &output.node(to).shape);
+        if self.resolver.relation.same_bytes(node, to) {
+            self.copy(start, end);
+            return Ok(());
+        }
+        if let (Shape::Record { fields: from, .. }, Shape::Record { fields: to, .. }) = (shape, target) {
+            let trail: Vec<usize> = trail.iter().copied().chain([number]).collect();
+            return self.record(&trail, &path, from, to, &[]);
+        }
+        if let (false, Shape::Union(branches)) = (matches!(shape, Shape::Union(_)), target)
+            && let Some(branch) = self.resolver.relation.choose(node, branches)
+            && self.resolver.relation.same_bytes(node, branches[branch])
+        {
+            let mut index = Vec::new();
+            encode::put_long(&mut index, branch as i64);
+            self.literal(index);
+            self.copy(start, end);
+            return Ok(());
+        }
+        if !self.resolver.relation.resolves(node, to) {
+            let (from, to) = (
+                types::type_of(writer, node).to_string(),
+                types::type_of(output, to).to_string(),
+            );
+            return Err(SpliceError::Incompatible { field: path, from, to });
+        }
+        let conversion = self.resolver.convert(node, to);
+        let conversion = conversion.map_err(|error| SpliceError::Default(error.within(&format!(".{path}"))))?;
+        self.pieces.push(Piece::Convert {
+            from: start,
+            to: end,
+            conversion,
+            field: path,
+        });
+        Ok(())
+    }
+
+    /// The spot behind field `number` of the record at the end of `trail`, which has so many fields.
+    fn end_of(&self, trail: &[usize], number: usize, fields: usize) -> Spot {
+        match trail.split_last() {
+            Some((last, before)) if number + 1 == fields => self.end_of(before, *last, self.fields_at(before)),
+            _ => Spot {
+                trail: trail.to_vec(),
+                field: number + 1,
+            },
+        }
+    }
+
+    /// How many fields the input's record at the end of `trail` has.
+    fn fields_at(&self, trail: &[usize]) -> usize {
+        let writer = self.resolver.writer;
+        let mut fields = writer.fields().unwrap_or_default();
+        for number in trail {
+            if let Shape::Record { fields: inner, .. } = &writer.node(fields[*number].node).shape {
+                fields = inner;
+            }
+        }
+        fields.len()
+    }
+
+    fn literal(&mut self, bytes: Vec<u8>) {
+        match self.pieces.last_mut() {
+            Some(Piece::Literal(before)) => before.extend(bytes),
+            _ => self.pieces.push(Piece::Literal(bytes)),
+        }
+    }
+
+    fn copy(&mut self, from: Spot, to: Spot) {
+        match self.pieces.last_mut() {
+            Some(Piece::Copy { to: before, .. }) if *before == from => *before = to,
+            _ => self.pieces.push(Piece::Copy { from, to }),
+        }
+    }
+}
+
+/// The spot before field `number` of the record at the end of `trail`.
+fn spot(trail: &[usize], number: usize) -> Spot {
+    match trail.split_last() {
+        Some((last, before)) if number == 0 => spot(before, *last),
+        _ => Spot {
+            trail: trail.to_vec(),
+            field: number,
+        },
+    }
+}

@@ -1,0 +1,189 @@
+//! Order where effects commute: events of one key run at the same time, and are published one after another.
+//!
+//! A lane runs one event at a time, so a key is as slow as its database: at 20 ms an event, 50 events a second, and a hot key
+//! holds up its whole partition. Where a pipeline's look-ups read nothing that it writes, and its writes carry their own
+//! timestamps, only the output has an order that anybody can see. Then each event gets a [`Turn`]: it runs at once, and waits
+//! for the turn of the one before it only when it is about to be published.
+//!
+//! Invariants: the turn of an event comes after that of every earlier event of its key; an event that ends otherwise (skipped,
+//! dead-lettered) passes its turn on only when it had it; one that cannot go on breaks the chain, and nothing behind it is
+//! published.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::sync::Notify;
+
+use crate::lanes::Order;
+
+const WAITING: u8 = 0;
+const PASSED: u8 = 1;
+const BROKEN: u8 = 2;
+
+/// Whether an event may be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Go {
+    /// Everything before it has been.
+    Publish,
+    /// Something before it cannot be.
+    Never,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    state: AtomicU8,
+    /// At most one event waits for a link.
+    changed: Notify,
+}
+
+/// The place of one event among those of its key. Dropping it without passing it on breaks the chain.
+#[derive(Debug)]
+pub struct Turn {
+    before: Option<Arc<Link>>,
+    own: Arc<Link>,
+}
+
+impl Link {
+    fn set(&self, state: u8) {
+        self.state.store(state, Ordering::Release);
+        self.changed.notify_one();
+    }
+}
+
+impl Turn {
+    /// Waits until the event before has been published or has ended; at once where there is none.
+    pub async fn come(&mut self) -> Go {
+        if let Some(before) = &self.before {
+            loop {
+                match before.state.load(Ordering::Acquire) {
+                    WAITING => before.changed.notified().await,
+                    PASSED => break,
+                    _ => return Go::Never,
+                }
+            }
+            self.before = None;
+        }
+        Go::Publish
+    }
+
+    /// Lets the next event of the key go.
+    pub fn pass(self) {
+        self.own.set(PASSED);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.own.state.load(Ordering::Acquire) == WAITING {
+            self.own.set(BROKEN);
+        }
+    }
+}
+
+/// The last event of each key that may still be waited for.
+#[derive(Debug)]
+pub struct Turns {
+    order: Order,
+    seed: RandomState,
+    last: HashMap<u64, Arc<Link>>,
+    sweep_at: usize,
+}
+
+impl Turns {
+    /// No event yet. With [`Order::None`] nobody gets a turn.
+    pub fn new(order: Order) -> Turns {
+        Turns {
+            order,
+            seed: RandomState::new(),
+            last: HashMap::new(),
+            sweep_at: 4096,
+        }
+    }
+
+    /// The turn of the next event of a key of a partition, as assigned this time (what is left of an earlier assignment is not
+    /// waited for); none where it has no order to keep. Two keys that share a hash wait for one another, which costs time and no
+    /// order.
+    pub fn next(&mut self, assignment: impl Hash + Copy, key: Option<&[u8]>) -> Option<Turn> {
+        let hash = match (self.order, key) {
+            (Order::None, _) | (Order::Key, None) => return None,
+            (Order::Key, Some(key)) => self.seed.hash_one((assignment, key)),
+            (Order::Partition, _) => self.seed.hash_one(assignment),
+        };
+        let own = Arc::new(Link::default());
+        let before = self.last.insert(hash, own.clone());
+        // Keys come and go: those that nobody waits for any more are forgotten now and then.
+        if self.last.len() >= self.sweep_at {
+            self.last
+                .retain(|_, link| link.state.load(Ordering::Acquire) == WAITING);
+            self.sweep_at = (2 * self.last.len()).max(4096);
+        }
+        let before = before.filter(|link| link.state.load(Ordering::Acquire) != PASSED);
+        Some(Turn { before, own })
+    }
+
+    /// How many keys are remembered.
+    #[cfg(test)]
+    fn keys(&self) -> usize {
+        self.last.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[tokio::test]
+    async fn events_of_a_key_come_in_order_whatever_finishes_first() {
+        let mut turns = Turns::new(Order::Key);
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let mut tasks = Vec::new();
+        for n in 0..50u64 {
+            let key = [u8::try_from(n % 3).unwrap()];
+            let mut turn = turns.next(0, Some(&key)).unwrap();
+            let seen = seen.clone();
+            tasks.push(tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis((n * 7) % 11)).await;
+                assert_eq!(turn.come().await, Go::Publish);
+                seen.lock().unwrap().push(n);
+                turn.pass();
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let seen = seen.lock().unwrap();
+        for key in 0..3 {
+            let of_key: Vec<u64> = seen.iter().copied().filter(|n| n % 3 == key).collect();
+            assert!(of_key.is_sorted(), "{of_key:?}");
+        }
+        assert_eq!(seen.len(), 50);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_go_on_stops_all_behind_it() {
+        let mut turns = Turns::new(Order::Partition);
+        let first = turns.next(0, None).unwrap();
+        let mut second = turns.next(0, Some(b"k")).unwrap();
+        let mut third = turns.next(0, None).unwrap();
+        let mut elsewhere = turns.next(1, None).unwrap();
+        drop(first);
+        assert_eq!(second.come().await, Go::Never);
+        drop(second);
+        assert_eq!(third.come().await, Go::Never);
+        assert_eq!(elsewhere.come().await, Go::Publish);
+    }
+
+    #[test]
+    fn no_order_takes_no_turn_and_old_keys_are_forgotten() {
+        assert!(Turns::new(Order::None).next(0, Some(b"k")).is_none());
+        assert!(Turns::new(Order::Key).next(0, None).is_none());
+        let mut turns = Turns::new(Order::Key);
+        for n in 0..100_000u32 {
+            turns.next(0, Some(&n.to_le_bytes())).unwrap().pass();
+        }
+        assert!(turns.keys() <= 4096, "{}", turns.keys());
+    }
+}

@@ -1,0 +1,207 @@
+//! No bytes do harm: truncated and mutated data are refused or read, as apache-avro does but for the differences that are
+//! listed here, and never panic, whatever stands behind them in the buffer.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // A test that fails says so by panicking.
+
+mod avro_generator;
+
+use std::io::{Error, Read};
+use std::sync::Arc;
+
+use apache_avro::Schema as TheirSchema;
+use apache_avro::reader::datum::GenericDatumReader;
+use avro_generator::{Generator, ours, sorted};
+use messina::avro::{DatumError, PADDING, Plan, Schema};
+use proptest::prelude::*;
+use serde_json::Value as Json;
+
+fn cases() -> ProptestConfig {
+    let cases = std::env::var("AVRO_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(200);
+    ProptestConfig {
+        cases,
+        max_shrink_iters: 0,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+/// apache-avro takes the end of its input for a null in booleans, strings and unions, so that it accepts truncated data.
+/// This reader ends with an error of another kind, which it does not.
+struct Ends<'a>(&'a [u8]);
+
+impl Read for Ends<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        if self.0.is_empty() && !buf.is_empty() {
+            return Err(Error::other("ends here"));
+        }
+        self.0.read(buf)
+    }
+}
+
+/// Runs the plan with each kind of bytes behind the datum; the answer must not depend on them.
+fn run(plan: &Plan, datum: &[u8]) -> Result<(), DatumError> {
+    let mut marks = vec![0; plan.marks()];
+    let answer = plan.run(datum, 0, datum.len(), &mut marks);
+    let found = marks.clone();
+    for garbage in [0x00, 0x02, 0x80, 0xff] {
+        let mut padded = datum.to_vec();
+        padded.resize(datum.len() + PADDING, garbage);
+        assert_eq!(
+            plan.run(&padded, 0, datum.len(), &mut marks),
+            answer,
+            "garbage {garbage}, {datum:?}"
+        );
+        if answer.is_ok() {
+            assert_eq!(marks, found);
+        }
+    }
+    answer
+}
+
+fn mutate(generator: &mut Generator, datum: &mut Vec<u8>) {
+    for _ in 0..1 + generator.random.below(3) {
+        let random = &mut generator.random;
+        let at = if datum.is_empty() { 0 } else { random.below(datum.len()) };
+        match random.below(6) {
+            0 | 1 if !datum.is_empty() => datum[at] = random.next() as u8,
+            2 if !datum.is_empty() => datum[at] ^= 1 << random.below(8),
+            3 if !datum.is_empty() => drop(datum.remove(at)),
+            4 => datum.insert(at, [0, 1, 2, 0x7f, 0x80, 0xff][random.below(6)]),
+            _ => {
+                let number = random.long();
+                let mut bytes = Vec::new();
+                avro_generator::put_long(&mut bytes, number);
+                datum.splice(at..at, bytes);
+            }
+        }
+    }
+}
+
+/// Whether the schema has a type whose data apache-avro checks and a plan does not until the value is asked for, or the
+/// other way round, so that one must look closer.
+fn agreed(
+    json: &Json,
+    ours: Result<(), DatumError>,
+    decoded: Result<(), DatumError>,
+    theirs: Result<(), String>,
+) -> Result<(), String> {
+    match (ours, theirs) {
+        (Ok(()), Ok(())) | (Err(_), Err(_)) => Ok(()),
+        // apache-avro builds the value at once: a plan says so when the value is asked for.
+        (Ok(()), Err(_)) if matches!(decoded, Err(DatumError::Uuid { .. } | DatumError::EmptyItems { .. })) => Ok(()),
+        // It cannot hold a decimal of no bytes, which is zero.
+        (Ok(()), Err(error)) if error.contains("ecimal") => Ok(()),
+        (Ok(()), Err(error)) => Err(format!("accepted what they refuse: {error}; {json}")),
+        // It reads longer numbers than the specification has, drops the highest bits of the tenth byte, does not look at
+        // the sizes of blocks, and has no limit of depth.
+        (Err(DatumError::VarintOverflow { .. } | DatumError::BlockSize { .. } | DatumError::Depth { .. }), Ok(())) => {
+            Ok(())
+        }
+        // A block that says that it has no room for its items, though the datum has.
+        (Err(DatumError::BlockCount { .. }), Ok(())) => Ok(()),
+        (Err(error), Ok(())) => Err(format!("refused what they accept: {error}; {json}")),
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn no_prefix_is_accepted(seed in any::<u64>()) {
+        let mut generator = Generator::new(seed);
+        let json = generator.schema();
+        let plan = Plan::compile(Arc::new(Schema::parse(&json.to_string()).unwrap()), &[""]).unwrap();
+        for _ in 0..4 {
+            let value = generator.value(&json, 0);
+            let mut datum = Vec::new();
+            generator.encode(&json, &value, &mut datum);
+            prop_assert_eq!(run(&plan, &datum), Ok(()));
+            for cut in 0..datum.len().min(2000) {
+                prop_assert_eq!(run(&plan, &datum[..cut]), Err(DatumError::Truncated { at: cut }).or(
+                    // A block whose size or count reaches behind the end is found by that.
+                    run(&plan, &datum[..cut])
+                ));
+                prop_assert!(run(&plan, &datum[..cut]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn mutated_data_are_judged_alike(seed in any::<u64>()) {
+        apache_avro::util::max_allocation_bytes(64 << 20);
+        let mut generator = Generator::new(seed);
+        let json = generator.schema();
+        let theirs = TheirSchema::parse(&json).unwrap();
+        let reader = GenericDatumReader::builder(&theirs).build().unwrap();
+        let schema = Arc::new(Schema::parse(&json.to_string()).unwrap());
+        let plan = Plan::compile(Arc::clone(&schema), &["", "f0"]).unwrap();
+        for _ in 0..10 {
+            let value = generator.value(&json, 0);
+            let mut whole = Vec::new();
+            generator.encode(&json, &value, &mut whole);
+            for _ in 0..40 {
+                let mut datum = whole.clone();
+                mutate(&mut generator, &mut datum);
+                let answer = run(&plan, &datum);
+                let decoded = schema.decode(&datum);
+                match (&answer, &decoded) {
+                    (Ok(()), Err(error)) => prop_assert!(
+                        matches!(error, DatumError::Uuid { .. } | DatumError::EmptyItems { .. } | DatumError::Depth { .. }),
+                        "{}", error
+                    ),
+                    (Err(_), Ok(_)) => prop_assert!(false, "decoded what was refused: {:?}", answer),
+                    // The two stop at the same place but for a text that is no UUID, which comes first for the decoder.
+                    (Err(a), Err(b)) if !matches!(b, DatumError::Uuid { .. } | DatumError::EmptyItems { .. }) => {
+                        prop_assert_eq!(a, b, "{:?}", datum)
+                    }
+                    _ => {}
+                }
+                let mut input = Ends(&datum);
+                let read = avro_generator::with_stack(|| reader.read_value(&mut input));
+                let left = input.0.len();
+                let judged = match &read {
+                    Ok(_) if left > 0 => Err("trailing bytes".to_owned()),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                };
+                let agreed = agreed(&json, answer, decoded.clone().map(|_| ()), judged);
+                prop_assert!(agreed.is_ok(), "{:?}: {:?}", agreed, datum);
+                if let (Ok(()), Ok(value), Ok(read)) = (answer, decoded, read) {
+                    prop_assert_eq!(format!("{:?}", sorted(value)), format!("{:?}", ours(&read)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_do_no_harm(seed in any::<u64>(), bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let mut generator = Generator::new(seed);
+        let json = generator.schema();
+        let schema = Arc::new(Schema::parse(&json.to_string()).unwrap());
+        let plan = Plan::compile(Arc::clone(&schema), &["", "f0"]).unwrap();
+        let _ = run(&plan, &bytes);
+        let _ = schema.decode(&bytes);
+        // Marks that do not belong to the bytes: any answer will do.
+        let marks: Vec<u32> = (0..plan.marks()).map(|_| generator.random.below(70) as u32).collect();
+        let _ = plan.value(0, &bytes, &marks);
+        let _ = plan.value(1, &bytes, &marks);
+        let _ = plan.raw(1, &bytes, &marks);
+    }
+
+    #[test]
+    fn arbitrary_json_is_no_schema_or_one(seed in any::<u64>()) {
+        let mut generator = Generator::new(seed);
+        let mut text = generator.schema().to_string().into_bytes();
+        for _ in 0..20 {
+            mutate(&mut generator, &mut text);
+            let text = String::from_utf8_lossy(&text);
+            if let Ok(schema) = Schema::parse(&text) {
+                let _ = schema.root_type();
+                let _ = Plan::compile(Arc::new(schema), &["", "f0"]);
+            }
+        }
+    }
+}
