@@ -16,6 +16,9 @@ const LINE: Duration = Duration::from_secs(2);
 /// How much a new rate weighs against the mean of those before.
 const WEIGHT: f64 = 0.3;
 
+/// What the columns of [`Row::columns`] are.
+const HEAD: &str = "pipeline    done  published   skipped    dead  records/s  behind      p50      p99";
+
 /// One pipeline, as it is drawn.
 struct Row {
     name: String,
@@ -67,18 +70,23 @@ impl Display {
     pub fn draw(&mut self, now: Instant) {
         let passed = now.duration_since(self.before).as_secs_f64();
         self.before = now;
+        self.rows.iter_mut().for_each(|row| row.take_rate(passed));
         let mut text = String::new();
-        if self.terminal && self.drawn {
-            // Up to the first of the lines.
-            text.push_str(&format!("\x1b[{}A", self.rows.len()));
-        }
-        for row in &mut self.rows {
-            row.take_rate(passed);
-            if self.terminal {
-                text.push_str("\x1b[2K");
+        if self.terminal {
+            if self.drawn {
+                text.push_str(&up(self.rows.len() + 1));
             }
-            text.push_str(&row.line(&self.metrics));
-            text.push('\n');
+            // What does not fit is cut off: a line that wraps would be two lines to go up.
+            text.push_str("\x1b[?7l");
+            text.push_str(&format!("\x1b[2K{HEAD}\n"));
+            self.rows
+                .iter()
+                .for_each(|row| text.push_str(&format!("\x1b[2K{}\n", row.columns(&self.metrics))));
+            text.push_str("\x1b[?7h");
+        } else {
+            self.rows
+                .iter()
+                .for_each(|row| text.push_str(&format!("{}\n", row.line(&self.metrics))));
         }
         self.drawn = true;
         // Whoever closed stderr does not want to know.
@@ -100,12 +108,28 @@ impl Row {
         self.before = settled;
     }
 
+    /// For a terminal, below [`HEAD`].
+    fn columns(&self, metrics: &Metrics) -> String {
+        let flow = &self.flow;
+        let share = 100 * flow.settled() / flow.planned.max(1);
+        format!(
+            "{:<11}{share:>4}%{:>11}{:>10}{:>8}{:>11}{:>8}{:>9}{:>9}",
+            self.name,
+            grouped(flow.published()),
+            grouped(flow.skipped()),
+            grouped(flow.dead_lettered()),
+            grouped(self.rate as u64),
+            grouped(self.behind()),
+            took(metrics, &self.name, 0.5),
+            took(metrics, &self.name, 0.99),
+        )
+    }
+
+    /// For a log.
     fn line(&self, metrics: &Metrics) -> String {
         let flow = &self.flow;
-        let event = snapshot(&metrics.event_seconds.of([&self.name]));
-        let took = |q| quantile(&event, q).map_or_else(|| "-".to_owned(), duration);
         format!(
-            "{:<11}{:>9} of {:<9} published {:>9}  skipped {:>8}  dead letters {:>6} {:>8}/s  behind {:>6}  p50 {:>7}  p99 {:>7}",
+            "{}: {} of {}, published {}, skipped {}, dead letters {}, {} a second, behind {}, p50 {}, p99 {}",
             self.name,
             grouped(flow.settled()),
             grouped(flow.planned),
@@ -113,11 +137,27 @@ impl Row {
             grouped(flow.skipped()),
             grouped(flow.dead_lettered()),
             grouped(self.rate as u64),
-            grouped(flow.made().saturating_sub(flow.settled())),
-            took(0.5),
-            took(0.99),
+            grouped(self.behind()),
+            took(metrics, &self.name, 0.5),
+            took(metrics, &self.name, 0.99),
         )
     }
+
+    /// Records that are made and not settled.
+    fn behind(&self) -> u64 {
+        self.flow.made().saturating_sub(self.flow.settled())
+    }
+}
+
+/// A quantile of the time that an event takes, from its admission to its end.
+fn took(metrics: &Metrics, pipeline: &str, q: f64) -> String {
+    let event = snapshot(&metrics.event_seconds.of([pipeline]));
+    quantile(&event, q).map_or_else(|| "-".to_owned(), duration)
+}
+
+/// Moves up so many lines.
+fn up(lines: usize) -> String {
+    format!("\x1b[{lines}A")
 }
 
 #[cfg(test)]
@@ -139,8 +179,14 @@ mod tests {
         };
         row.take_rate(0.5);
         let line = row.line(&metrics);
-        for part in ["orders", "1,200 of 10,000", "2,400/s", "behind    300", "ms"] {
+        for part in ["orders", "1,200 of 10,000", "2,400 a second", "behind 300", "ms"] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
+        let columns = row.columns(&metrics);
+        assert_eq!(columns.chars().count(), HEAD.chars().count(), "{columns}");
+        assert!(
+            HEAD.len() <= 82 && columns.starts_with("orders      12%      1,200"),
+            "{columns}"
+        );
     }
 }

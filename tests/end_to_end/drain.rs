@@ -11,8 +11,8 @@ use crate::support::{Bench, LONG, until};
 /// More than is processed in that time, so that there is always something in flight.
 const RATE: i64 = 6000;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
-/// What a stop may take beyond the drain: leaving the group, closing connections.
-const CLOSING: Duration = Duration::from_secs(5);
+/// What a stop may take where nothing hinders it: a moment for what is in flight, the last commit, and leaving the group.
+const STOP: Duration = Duration::from_secs(5);
 
 #[test]
 fn drain_on_sigterm() {
@@ -34,10 +34,13 @@ fn drain_on_sigterm() {
         until("4000 more records to be processed", LONG, &[&messina], || {
             (messina.ended_records() >= 4000).then_some(())
         });
+        until("a commit to be acknowledged", STOP * 4, &[&messina], || {
+            (messina.metric("messina_commits_total") > 0.0).then_some(())
+        });
         let ended = messina.ended_records();
         let mut in_flight = vec![messina.in_flight()];
         messina.signal();
-        let (code, took) = messina.wait_for_end(SHUTDOWN_TIMEOUT + CLOSING, || in_flight.push(messina.in_flight()));
+        let (code, took) = messina.wait_for_end(SHUTDOWN_TIMEOUT, || in_flight.push(messina.in_flight()));
         assert_eq!(code, Some(0), "{}", messina.tail());
         let published: HashSet<_> = numbers.outputs("drained").into_iter().map(|o| o.place).collect();
         let committed = bench.kafka.committed(&numbers.group("drained"), &numbers.topic);
@@ -59,6 +62,7 @@ fn drain_on_sigterm() {
             published.len(),
             wanted.len()
         );
+        assert!(took < STOP, "{took:.1?} is too long for a stop\n{}", messina.tail());
         assert!(
             *most <= MAX_IN_FLIGHT,
             "{in_flight:?} in flight during the drain: it takes new records"

@@ -119,26 +119,39 @@ impl Messina {
         }
     }
 
-    /// The status page, once the process has one; none while it does not answer.
-    pub fn status(&self) -> Option<Value> {
+    /// The answer to a GET, once the process listens; none while it does not answer.
+    fn get(&self, path: &str) -> Option<String> {
         let address = self.log.lock().unwrap_or_else(PoisonError::into_inner).http?;
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         write!(
             stream,
-            "GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
         )
         .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
-        assert!(
-            head.starts_with("HTTP/1.1 200"),
-            "{}: /status answers {head}",
-            self.name
-        );
+        assert!(head.starts_with("HTTP/1.1 200"), "{}: {path} answers {head}", self.name);
+        Some(body.to_owned())
+    }
+
+    /// The status page.
+    pub fn status(&self) -> Option<Value> {
+        let body = self.get("/status")?;
         // A body in chunks has their lengths around it.
         serde_json::from_str(&body[body.find('{')?..=body.rfind('}')?]).ok()
+    }
+
+    /// The sum of a metric over its labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").unwrap_or_default();
+        let samples = text
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        samples
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     }
 
     /// Records that have ended, in all pipelines, since the process began.
