@@ -185,7 +185,7 @@ mod tests {
         let columns = row.columns(&metrics);
         assert_eq!(columns.chars().count(), HEAD.chars().count(), "{columns}");
         assert!(
-            HEAD.len() <= 82 && columns.starts_with("orders      12%      1,200"),
+            HEAD.len() <= 82 && columns.starts_with("orders       12%      1,200"),
             "{columns}"
         );
     }

@@ -126,7 +126,10 @@ struct Loop {
     resolving: HashSet<u32>,
     resolved: (mpsc::UnboundedSender<Resolved>, mpsc::UnboundedReceiver<Resolved>),
     fetched: (mpsc::UnboundedSender<Fetched>, mpsc::UnboundedReceiver<Fetched>),
-    #[expect(clippy::vec_box, reason = "an event keeps its box on its way: the producer's queue holds it by pointer")]
+    #[expect(
+        clippy::vec_box,
+        reason = "an event keeps its box on its way: the producer's queue holds it by pointer"
+    )]
     pool: Vec<Box<Event>>,
     pool_limit: usize,
     metrics: LocalPipeline,

@@ -80,16 +80,18 @@ impl Kafka {
         }
     }
 
-    /// A producer that keeps order and takes large values.
+    /// A producer that keeps order, takes large values, and makes small batches, so that a fetch can be small too.
     pub fn producer(&self) -> BaseProducer {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
-            .set("enable.idempotence", "true")
-            .set("message.max.bytes", BIGGEST);
+            .set("enable.idempotence", "true");
         config
-            .set("queue.buffering.max.messages", "200000")
+            .set("message.max.bytes", BIGGEST)
+            .set("queue.buffering.max.messages", "200000");
+        config
             .set("linger.ms", "5")
+            .set("batch.num.messages", "16")
             .set("compression.type", "lz4");
         config.create().unwrap()
     }

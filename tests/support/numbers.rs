@@ -32,6 +32,9 @@ const KEYS: u64 = 64;
 /// `max_in_flight` of each pipeline.
 pub const MAX_IN_FLIGHT: u64 = 512;
 
+/// So little is fetched of a partition at a time, in bytes, that what is in flight belongs to many of them.
+const FETCH_BYTES: u32 = 4096;
+
 /// A pipeline over the numbers.
 pub struct Pipeline<'a> {
     /// Its name; its group, output and dead-letter topics are named after it.
@@ -140,6 +143,7 @@ impl<'b> Numbers<'b> {
                  write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = { place = \"record.offset\" }\n";
             let pipeline = "[pipelines.NAME]\norder = \"ORDER\"\nmax_in_flight = LIMIT\n\
                  [pipelines.NAME.source]\ntopics = [\"TOPIC\"]\ngroup = \"GROUP\"\n\
+                 properties = { \"max.partition.fetch.bytes\" = FETCH }\n\
                  [[pipelines.NAME.steps]]\nname = \"person\"\nlookup = \"SELECT number FROM people WHERE who = :who\"\nCACHE\
                  WRITE[pipelines.NAME.sink]\ntopic = \"PREFIXNAME-enriched\"\n\
                  set = { number = \"person.number\", source_partition = \"record.partition\", source_offset = \"record.offset\" }\n\
@@ -150,6 +154,7 @@ impl<'b> Numbers<'b> {
                 .replace("TOPIC", &self.topic)
                 .replace("PREFIX", &self.bench.prefix)
                 .replace("ORDER", order)
+                .replace("FETCH", &FETCH_BYTES.to_string())
                 .replace("LIMIT", &MAX_IN_FLIGHT.to_string())
                 .replace("NAME", name);
             text += &pipeline;
