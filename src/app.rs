@@ -4,7 +4,9 @@
 //! drain. A service that does not answer at the start is waited for, like one that goes away later.
 
 mod build;
+mod check;
 mod probe;
+mod services;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,9 +24,10 @@ use crate::store::AnyStore;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::{Sentry, SentryOptions};
 
-use build::{Built, LoopContext, Services};
-pub use build::{check_online, findings_to_diagnostics};
+use build::{Built, LoopContext};
+pub use check::{check_online, findings_to_diagnostics};
 use probe::AppProbe;
+use services::Services;
 
 /// Why the application does not start.
 #[derive(Debug, thiserror::Error)]
@@ -213,7 +216,7 @@ fn run_loop(
         Err(error) => return End::Halted(Failure::fatal("runtime", error.to_string())),
     };
     let end = runtime.block_on(async {
-        let store = match build::store_of_loop(config, store, stop.clone()).await {
+        let store = match services::store_of_loop(config, store, stop.clone()).await {
             Ok(store) => store,
             Err(end) => return end,
         };
