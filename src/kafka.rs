@@ -48,7 +48,13 @@ pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result
     for property in kafka.properties.iter().chain(kind).chain(pipeline) {
         config.set(property.name.as_str(), property.value.reveal()?);
     }
-    config.set_log_level(RDKafkaLogLevel::Info);
+    // librdkafka's `debug` lines come only at that level.
+    let debug = config.get("debug").is_some();
+    config.set_log_level(if debug {
+        RDKafkaLogLevel::Debug
+    } else {
+        RDKafkaLogLevel::Info
+    });
     Ok(config)
 }
 
@@ -73,6 +79,8 @@ pub fn consumer(
         &(queue_bytes / 4).clamp(64 * 1024, 1024 * 1024).to_string(),
     );
     default("fetch.wait.max.ms", "100");
+    // How long a full queue holds back the next fetch: librdkafka's second is an idle second for a fast pipeline.
+    default("fetch.queue.backoff.ms", "20");
     default("enable.partition.eof", "false");
     config.set("group.id", source.group.as_str());
     config.set("enable.auto.commit", "false");

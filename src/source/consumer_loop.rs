@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt};
 use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::KafkaResult;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -45,8 +46,9 @@ use crate::turns::Turns;
 
 /// Records taken in one round before what has ended is looked at again.
 const ROUND: usize = 256;
-/// How long intake is refused before the partitions are paused.
-const PAUSE_AFTER: Duration = Duration::from_millis(500);
+/// How long intake is refused before the partitions are paused: a pause throws away what was fetched, and librdkafka takes up to
+/// a second to go on after it.
+const PAUSE_AFTER: Duration = Duration::from_secs(2);
 /// Between commits.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// Between status updates.
@@ -101,7 +103,6 @@ struct Held {
     abandoned: Arc<AtomicBool>,
     parked: VecDeque<Box<Event>>,
     last_timestamp_ms: Option<i64>,
-    last_committed: Option<i64>,
     progress: Progress,
     stalled: bool,
     metrics: PartitionMetrics,
@@ -109,6 +110,7 @@ struct Held {
 
 type Resolved = (u32, Result<Arc<SchemaPlan>, Failure>);
 type Fetched = Vec<(Ticket, Option<i64>, i64)>;
+type Committed = (Vec<(Partition, Ticket, i64)>, KafkaResult<()>);
 
 struct Loop {
     parts: Parts,
@@ -137,6 +139,8 @@ struct Loop {
     paused: bool,
     stopping: Option<Instant>,
     last_commit: Option<Instant>,
+    committing: bool,
+    committed: (mpsc::UnboundedSender<Committed>, mpsc::UnboundedReceiver<Committed>),
     halted: Option<Failure>,
     stopped_by_limit: bool,
     /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
@@ -203,6 +207,8 @@ impl Loop {
             paused: false,
             stopping: None,
             last_commit: None,
+            committing: false,
+            committed: mpsc::unbounded_channel(),
             halted: None,
             stopped_by_limit: false,
             ledger_full: false,
@@ -264,6 +270,7 @@ impl Loop {
                     }
                 }
                 Some((id, plan)) = self.resolved.1.recv() => self.schema_known(id, plan),
+                Some((offsets, result)) = self.committed.1.recv() => self.commit_answered(offsets, result),
                 Some(fetched) = self.fetched.1.recv() => {
                     for (ticket, committed, clock) in fetched {
                         self.assignment.started(ticket, committed, clock);

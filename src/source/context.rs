@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtoc
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, TopicPartitionList};
 
 use crate::kafka;
 use crate::telemetry::kafka::KafkaMetrics;
@@ -39,8 +39,6 @@ pub enum Notice {
     },
     /// The group could not rebalance.
     RebalanceFailed(KafkaError),
-    /// A commit was answered: offsets per partition, each with its own error.
-    Committed(Vec<(String, i32, Result<i64, KafkaError>)>),
     /// The consumer cannot go on.
     Fatal(KafkaError, String),
 }
@@ -166,25 +164,6 @@ impl ConsumerContext for SourceContext {
         } else {
             Notice::RebalanceFailed(KafkaError::Rebalance(error.into()))
         });
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let answers = offsets
-            .elements()
-            .iter()
-            .filter_map(|e| {
-                let Offset::Offset(offset) = e.offset() else {
-                    return None;
-                };
-                let answer = match (&result, e.error()) {
-                    (_, Err(error)) => Err(error),
-                    (Err(error), _) => Err(error.clone()),
-                    (Ok(()), Ok(())) => Ok(offset),
-                };
-                Some((e.topic().to_owned(), e.partition(), answer))
-            })
-            .collect();
-        self.notice(Notice::Committed(answers));
     }
 }
 

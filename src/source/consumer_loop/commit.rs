@@ -4,31 +4,46 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{End, Loop};
 use crate::ledger::encode_clock;
 use crate::pipeline::failure::Failure;
-use crate::source::assignment::Partition;
+use crate::source::assignment::{Partition, Ticket};
 
 /// How long the last commit is waited for. Without it records are processed again, and nothing is lost.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
 
 impl Loop {
+    /// Commits what may be, beside the loop: librdkafka answers an asynchronous commit only through a callback that the binding
+    /// does not set. One at a time; what is refused is offered again with the next.
     pub(super) fn commit(&mut self) {
-        let positions: Vec<_> = self
-            .assignment
-            .committable()
-            .map(|(p, _, position)| (p, position.offset, position.clock))
-            .collect();
+        if self.committing {
+            return;
+        }
+        let positions: Vec<_> = self.assignment.committable().collect();
         if positions.is_empty() {
             return;
         }
-        let list = self.commit_list(positions.into_iter());
-        if let Err(error) = self.parts.consumer.commit(&list, CommitMode::Async) {
-            self.commit_failed(&error);
-        }
+        let list = self.commit_list(
+            positions
+                .iter()
+                .map(|(p, _, position)| (*p, position.offset, position.clock)),
+        );
+        let offsets = positions
+            .into_iter()
+            .map(|(p, ticket, position)| (p, ticket, position.offset))
+            .collect();
+        let (consumer, answer) = (self.parts.consumer.clone(), self.committed.0.clone());
+        self.committing = true;
+        self.parts.io.spawn_blocking(move || {
+            let result = consumer.commit(&list, CommitMode::Sync);
+            // The consumer must not be kept alive by an answer that nobody reads.
+            drop(consumer);
+            // The loop may have ended meanwhile.
+            let _ = answer.send((offsets, result));
+        });
     }
 
     pub(super) fn commit_list(&self, positions: impl Iterator<Item = (Partition, i64, i64)>) -> TopicPartitionList {
@@ -43,25 +58,22 @@ impl Loop {
         list
     }
 
-    pub(super) fn committed(&mut self, answers: Vec<(String, i32, Result<i64, KafkaError>)>) {
-        let mut failed = None;
-        for (topic, index, answer) in answers {
-            let Some(partition) = self.partition(&topic, index) else {
-                continue;
-            };
-            match (answer, self.held.get_mut(&partition)) {
-                (Ok(offset), Some(held)) => {
-                    held.last_committed = Some(offset);
-                    held.metrics.committed_offset.set(offset);
-                    self.assignment.committed(held.ticket, offset);
-                }
-                (Ok(_), None) => {}
-                (Err(error), _) => failed = Some(error),
+    pub(super) fn commit_answered(&mut self, offsets: Vec<(Partition, Ticket, i64)>, result: KafkaResult<()>) {
+        self.committing = false;
+        if let Err(error) = result {
+            self.commit_failed(&error);
+            if self.last_commit.is_some() {
+                // The end is not held up by brokers that refuse.
+                self.last_commit = Some(Instant::now());
             }
+            return;
         }
-        match failed {
-            Some(error) => self.commit_failed(&error),
-            None => self.parts.runtime.metrics.commits.inc(),
+        self.parts.runtime.metrics.commits.inc();
+        for (partition, ticket, offset) in offsets {
+            self.assignment.committed(ticket, offset);
+            if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
+                held.metrics.committed_offset.set(offset);
+            }
         }
     }
 
@@ -127,9 +139,11 @@ impl Loop {
             }
             self.last_commit = Some(now + LAST_COMMIT);
             self.commit();
-            return self.assignment.committable().next().is_none();
+            return !self.committing && self.assignment.committable().next().is_none();
         };
-        self.assignment.committable().next().is_none() || now >= deadline
+        // One that was under way may have left something over.
+        self.commit();
+        (!self.committing && self.assignment.committable().next().is_none()) || now >= deadline
     }
 
     pub(super) fn consumer_closes(&mut self) {

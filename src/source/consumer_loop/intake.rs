@@ -184,7 +184,7 @@ impl Loop {
             .collect();
         for partition in waiting {
             while let Some(event) = self.held.get_mut(&partition).and_then(|held| held.parked.pop_front()) {
-                if !self.read(partition, event, now) {
+                if !self.read(partition, event, Instant::now()) {
                     break;
                 }
             }

@@ -64,7 +64,6 @@ impl Loop {
                     self.parts.runtime.metrics.rebalanced("error");
                     self.note_error(format!("rebalance: {error}"));
                 }
-                Notice::Committed(answers) => self.committed(answers),
                 Notice::Fatal(error, reason) => self.halt(Failure::fatal("kafka", format!("{error}: {reason}"))),
             }
         }
@@ -106,7 +105,7 @@ impl Loop {
                     ticket,
                     from,
                 } => {
-                    self.hold(partition, ticket, from);
+                    self.hold(partition, ticket);
                     if self.unanswered.remove(&partition) {
                         starts.push((partition, from));
                     } else if let Some(from) = from {
@@ -140,7 +139,7 @@ impl Loop {
         }
     }
 
-    pub(super) fn hold(&mut self, partition: Partition, ticket: Ticket, from: Option<i64>) {
+    pub(super) fn hold(&mut self, partition: Partition, ticket: Ticket) {
         let metrics = self
             .parts
             .runtime
@@ -151,7 +150,6 @@ impl Loop {
             abandoned: Arc::default(),
             parked: VecDeque::new(),
             last_timestamp_ms: None,
-            last_committed: from,
             progress: Progress::new(self.parts.stall_after),
             stalled: false,
             metrics,
