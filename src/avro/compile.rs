@@ -10,6 +10,7 @@ use super::fuse;
 use super::graph;
 use super::program::{KeyTarget, MAX_DEPTH, Op, Program, Target};
 use super::schema::{NodeId, Schema, Shape};
+use super::vector::Level;
 use super::want::{Step, Want};
 
 /// Operations that a program may have: wanted paths without bound would make it as large as they like.
@@ -23,6 +24,7 @@ pub(crate) struct TooLarge;
 pub(crate) fn compile(schema: &Schema, want: &Want, marks: u32) -> Result<Program, TooLarge> {
     let program = Program {
         marks,
+        level: Level::detect(),
         ..Program::default()
     };
     let mut compiler = Compiler {
@@ -43,7 +45,8 @@ pub(crate) fn compile(schema: &Schema, want: &Want, marks: u32) -> Result<Progra
     }
     compiler.link();
     compiler.program.depth = compiler.depth();
-    debug_assert!(compiler.program.verify());
+    // A panic rather than a program that reads outside its operations: this is a mistake of the compiler's, never of data.
+    assert!(compiler.program.verify(), "a compiled program keeps its invariants");
     Ok(compiler.program)
 }
 

@@ -129,7 +129,10 @@ fn arrays_and_maps_of_simple_types_are_one_operation() {
     assert_eq!(array(r#"{"type":"record","name":"E","fields":[]}"#), Op::EmptyItems);
     let map = program(r#"{"type":"map","values":["null","string","double"]}"#);
     assert_eq!(map.ops[0], Op::ScalarMap { table: 0 });
-    assert_eq!(map.scalars[0], [Scalar::Fixed(0), Scalar::String, Scalar::Fixed(8)]);
+    assert_eq!(
+        map.scalars[0].branches,
+        [Scalar::Fixed(0), Scalar::String, Scalar::Fixed(8)]
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use super::error::DatumError;
 use super::reader::Reader;
+use super::scan::zigzag;
 use super::schema::{Logical, Node, NodeId, Schema, Shape};
 use super::uuid;
 use super::value::Value;
@@ -39,7 +40,37 @@ pub(crate) fn decode<'a>(
     start: usize,
     end: usize,
 ) -> Result<Value<'a>, DatumError> {
+    let node = schema.node(id);
+    if let Some(value) = buf.get(start..end).and_then(|datum| short(node, datum)) {
+        return Ok(value);
+    }
     Reader::new(buf, start, end)?.value(schema, id, 0)
+}
+
+/// What is asked for most: a short string, or a number, that is there as a whole. Anything else is left to the reader.
+#[inline]
+fn short<'a>(node: &Node, datum: &'a [u8]) -> Option<Value<'a>> {
+    match (&node.shape, node.logical) {
+        (Shape::String, None) => {
+            let (first, text) = datum.split_first()?;
+            let whole = first & 0x81 == 0 && usize::from(first >> 1) == text.len();
+            let text = std::str::from_utf8(text).ok().filter(|_| whole)?;
+            Some(Value::String(Cow::Borrowed(text)))
+        }
+        (Shape::Long, _) if datum.len() <= 8 => {
+            let (last, before) = datum.split_last()?;
+            let mut raw = 0;
+            for (i, byte) in before.iter().enumerate() {
+                if *byte < 0x80 {
+                    return None;
+                }
+                raw |= u64::from(byte & 0x7f) << (7 * i);
+            }
+            raw |= u64::from(*last) << (7 * before.len());
+            (*last < 0x80).then(|| long(node, zigzag(raw)))
+        }
+        _ => None,
+    }
 }
 
 impl<'a> Reader<'a> {

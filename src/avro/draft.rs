@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::default;
+use super::direct::Direct;
 use super::encode;
 use super::plan::Ask;
 use super::resolve::{Resolution, Resolver, source_of};
@@ -92,9 +93,15 @@ impl Draft {
                     to: place(to)?,
                 },
                 Piece::Literal(bytes) => Piece::Literal(bytes.clone()),
-                Piece::New { value, node, field } => Piece::New {
+                Piece::New {
+                    value,
+                    node,
+                    direct,
+                    field,
+                } => Piece::New {
                     value: *value,
                     node: *node,
+                    direct: *direct,
                     field: field.clone(),
                 },
                 Piece::Convert {
@@ -155,6 +162,7 @@ impl Drafter<'_> {
                 self.pieces.push(Piece::New {
                     value,
                     node: field.node,
+                    direct: Direct::of(self.resolver.output, field.node),
                     field: path,
                 });
                 continue;

@@ -41,11 +41,22 @@ pub(crate) fn encode(schema: &Schema, id: NodeId, value: &Value<'_>, out: &mut V
 #[inline]
 pub(crate) fn put_long(out: &mut Vec<u8>, value: i64) {
     let mut raw = ((value << 1) ^ (value >> 63)) as u64;
-    while raw >= 0x80 {
-        out.push(raw as u8 | 0x80);
-        raw >>= 7;
+    if raw < 0x80 {
+        out.push(raw as u8);
+        return;
     }
-    out.push(raw as u8);
+    let mut bytes = [0; 10];
+    let mut length = 0;
+    for byte in &mut bytes {
+        *byte = raw as u8 | 0x80;
+        length += 1;
+        raw >>= 7;
+        if raw == 0 {
+            *byte &= 0x7f;
+            break;
+        }
+    }
+    out.extend_from_slice(&bytes[..length]);
 }
 
 /// Appends bytes or text with their length.

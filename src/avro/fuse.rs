@@ -3,7 +3,7 @@
 //! Fusing is an optimization only: each of these does exactly what the operations of its parts would do.
 
 use super::compile::{Compiler, TooLarge};
-use super::program::{Check, Op, Scalar, Small};
+use super::program::{Check, Lanes, Op, Scalar, Scalars, Small};
 use super::schema::{NodeId, Schema, Shape};
 
 /// Branches that a union of types without parts may have to be fused: its index is then one byte.
@@ -122,7 +122,8 @@ fn scalars(compiler: &mut Compiler<'_>, branches: &[NodeId]) -> Option<u32> {
         .iter()
         .map(|branch| scalar(compiler.schema, *branch))
         .collect::<Option<Vec<_>>>()?;
-    compiler.program.scalars.push(table);
+    let lanes = Lanes::of(&table);
+    compiler.program.scalars.push(Scalars { branches: table, lanes });
     Some(compiler.program.scalars.len() as u32 - 1)
 }
 

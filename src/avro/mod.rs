@@ -20,11 +20,14 @@
 //! strings that are not UTF-8, blocks whose size does not agree with their items, and bytes behind the datum. Block counts
 //! and sizes may be written in any of the ways that the specification allows.
 
+mod careful;
 mod compile;
 mod convert;
+mod cursor;
 mod decimal;
 mod decode;
 mod default;
+mod direct;
 mod draft;
 mod encode;
 mod encode_error;
@@ -54,6 +57,7 @@ mod transcode;
 mod types;
 pub mod uuid;
 pub mod value;
+mod vector;
 mod want;
 
 pub use decimal::text as decimal_text;

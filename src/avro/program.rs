@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use super::vector::Level;
 use super::want::Mark;
 
 /// Place of an operation in the program.
@@ -111,6 +112,69 @@ pub(crate) enum Scalar {
     Enum(u32),
 }
 
+/// A union of types without parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scalars {
+    pub branches: Vec<Scalar>,
+    pub lanes: Lanes,
+}
+
+/// What a union of types without parts needs to be passed without a decision: its first eight branches, each with a byte
+/// of a word or a bit of a byte. `branches` is 0 when one of them is not as it has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Lanes {
+    pub branches: u8,
+    /// Which branches are text or bytes, text, booleans, `int`s, or `int`s and `long`s.
+    pub texts: u8,
+    pub strings: u8,
+    pub booleans: u8,
+    pub ints: u8,
+    pub numbers: u8,
+    /// The size of each branch that always has the same.
+    pub fixed: u64,
+    /// All bits of each branch that is text or bytes.
+    pub text_mask: u64,
+    /// All bits of each branch that is a number.
+    pub number_mask: u64,
+}
+
+impl Lanes {
+    /// The lanes of some branches.
+    pub fn of(branches: &[Scalar]) -> Lanes {
+        let mut lanes = Lanes::default();
+        if branches.len() > 8 {
+            return lanes;
+        }
+        for (number, branch) in branches.iter().enumerate() {
+            let (bit, all) = (1 << number, 0xff << (8 * number));
+            match branch {
+                Scalar::Fixed(size @ 0..=63) => lanes.fixed |= u64::from(*size) << (8 * number),
+                Scalar::Boolean => {
+                    lanes.booleans |= bit;
+                    lanes.fixed |= 1 << (8 * number);
+                }
+                Scalar::Int | Scalar::Long => {
+                    lanes.numbers |= bit;
+                    lanes.number_mask |= all;
+                    if *branch == Scalar::Int {
+                        lanes.ints |= bit;
+                    }
+                }
+                Scalar::Bytes | Scalar::String => {
+                    lanes.texts |= bit;
+                    lanes.text_mask |= all;
+                    if *branch == Scalar::String {
+                        lanes.strings |= bit;
+                    }
+                }
+                Scalar::Fixed(_) | Scalar::Enum(_) => return Lanes::default(),
+            }
+        }
+        lanes.branches = branches.len() as u8;
+        lanes
+    }
+}
+
 /// A record of fixed size: at most [`Small::MAX_SIZE`] bytes, some of which have a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Small {
@@ -155,7 +219,7 @@ pub(crate) struct Program {
     pub ops: Vec<Op>,
     /// Targets of unions.
     pub jumps: Vec<Target>,
-    pub scalars: Vec<Vec<Scalar>>,
+    pub scalars: Vec<Scalars>,
     pub smalls: Vec<Small>,
     /// Sorted by number.
     pub picks: Vec<Vec<(u32, Target)>>,
@@ -164,6 +228,63 @@ pub(crate) struct Program {
     pub marks: u32,
     /// Frames that a run can need at once, at most [`MAX_DEPTH`].
     pub depth: usize,
+    /// What the machine can run.
+    pub level: Level,
+}
+
+/// The place of the next operation.
+///
+/// Invariant: `next` is one of the program's operations. It holds because the program does what [`Program::verify`] says,
+/// which is asserted of every program that is compiled: every target is an operation, and behind every one that does not
+/// always go elsewhere there is another.
+#[derive(Clone, Copy)]
+pub(crate) struct Counter<'p> {
+    ops: &'p [Op],
+    next: *const Op,
+}
+
+impl<'p> Counter<'p> {
+    /// The first operation.
+    #[inline(always)]
+    pub fn new(program: &'p Program) -> Counter<'p> {
+        Counter {
+            ops: &program.ops,
+            next: program.ops.as_ptr(),
+        }
+    }
+
+    /// The next operation; then it is the one behind it.
+    #[inline(always)]
+    pub fn fetch(&mut self) -> Op {
+        // SAFETY: `next` is an operation of the program, which is borrowed; the one behind it is one too, or is never
+        // fetched, and at most one behind the last.
+        unsafe {
+            let op = *self.next;
+            self.next = self.next.add(1);
+            op
+        }
+    }
+
+    /// Goes to a target of the program.
+    #[inline(always)]
+    pub fn go(&mut self, target: Target) {
+        debug_assert!((target as usize) < self.ops.len());
+        // SAFETY: a target is an operation of the program.
+        self.next = unsafe { self.ops.as_ptr().add(target as usize) };
+    }
+
+    /// Goes back to where a call came from.
+    #[inline(always)]
+    pub fn back(&mut self, place: Target) {
+        // A place that was noted is an operation. Were it another number, this would be one all the same.
+        self.go(place.min(self.ops.len() as Target - 1));
+    }
+
+    /// The place of the next operation, as a target.
+    #[inline(always)]
+    pub fn next(&self) -> Target {
+        ((self.next as usize - self.ops.as_ptr() as usize) / size_of::<Op>()) as Target
+    }
 }
 
 impl Program {

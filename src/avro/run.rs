@@ -4,9 +4,14 @@
 //! hostile datum can exhaust neither the stack nor the memory, and every operation either reads at least one byte or
 //! leads on, so the time is bounded by the datum's length, whatever counts it claims.
 
+use super::careful::{self, Found};
+use super::cursor::Cursor;
 use super::error::DatumError;
-use super::program::{MAX_DEPTH, Op, Program, Scalar};
+use super::program::{Counter, MAX_DEPTH, Op, Program};
 use super::scan::{Block, Window};
+#[cfg(target_arch = "x86_64")]
+use super::vector::Avx512;
+use super::vector::{Level, Portable, Vector};
 
 /// The position of what is absent.
 pub(crate) const UNSET: u32 = u32::MAX;
@@ -15,13 +20,44 @@ pub(crate) const UNSET: u32 = u32::MAX;
 const FEW: usize = 8;
 
 /// Checks the datum in `window`. `marks` receives the positions, plus `base`, and must have room for the program's marks.
+#[inline]
 pub(crate) fn run(program: &Program, window: Window<'_>, base: u32, marks: &mut [u32]) -> Result<(), DatumError> {
     let marks = marks.get_mut(..program.marks as usize).ok_or(DatumError::Caller)?;
     marks.fill(UNSET);
+    match program.level {
+        // SAFETY: the level says that the machine has these features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(_) => unsafe { with_avx512(program, &window, base, marks) },
+        Level::Portable => {
+            // SAFETY: any machine can run this version.
+            let start = unsafe { Cursor::<Portable>::new(&window) };
+            with_frames(program, &window, start, base, marks)
+        }
+    }
+}
+
+/// # Safety
+/// The machine has these features.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
+unsafe fn with_avx512(program: &Program, window: &Window<'_>, base: u32, marks: &mut [u32]) -> Result<(), DatumError> {
+    // SAFETY: as the caller says.
+    let start = unsafe { Cursor::<Avx512>::new(window) };
+    with_frames(program, window, start, base, marks)
+}
+
+#[inline(always)]
+fn with_frames<V: Vector>(
+    program: &Program,
+    window: &Window<'_>,
+    start: Cursor<'_, V>,
+    base: u32,
+    marks: &mut [u32],
+) -> Result<(), DatumError> {
     if program.depth <= FEW {
-        execute::<FEW>(program, window, base, marks)
+        execute::<V, FEW>(program, window, start, base, marks)
     } else {
-        execute::<MAX_DEPTH>(program, window, base, marks)
+        execute::<V, MAX_DEPTH>(program, window, start, base, marks)
     }
 }
 
@@ -36,254 +72,221 @@ struct Frame {
     block_end: u32,
 }
 
+impl Frame {
+    fn of(left: u32, block_end: u32) -> Frame {
+        Frame {
+            left,
+            done: 0,
+            block_end,
+        }
+    }
+}
+
 // Indexing of operations and tables never panics: that is what `Program::verify` states.
-fn execute<const FRAMES: usize>(
+#[inline(always)]
+fn execute<V: Vector, const FRAMES: usize>(
     program: &Program,
-    window: Window<'_>,
+    window: &Window<'_>,
+    mut cursor: Cursor<'_, V>,
     base: u32,
     marks: &mut [u32],
 ) -> Result<(), DatumError> {
-    let ops = program.ops.as_slice();
     let mut frames = [Frame::default(); FRAMES];
     let mut open = 0;
-    let mut pc = 0;
-    let mut at = 0;
+    let mut pc = Counter::new(program);
     loop {
-        let op = ops[pc];
-        pc += 1;
-        match op {
-            Op::Boolean => at = window.boolean(at)?,
-            Op::Int => at = window.int(at)?,
-            Op::Long => at = window.long(at)?,
-            Op::Fixed { size } => at = window.skip(at, size as usize)?,
-            Op::Bytes => at = window.bytes(at)?,
-            Op::String => at = window.string(at)?,
-            Op::Enum { symbols } => at = window.symbol(at, symbols)?,
-            Op::NullableInt { some } => match nullable(window, at, some)? {
-                (true, next) => at = window.int(next)?,
-                (false, next) => at = next,
-            },
-            Op::NullableLong { some } => match nullable(window, at, some)? {
-                (true, next) => at = window.long(next)?,
-                (false, next) => at = next,
-            },
-            Op::NullableFixed { some, size } => match nullable(window, at, some)? {
-                (true, next) => at = window.skip(next, size as usize)?,
-                (false, next) => at = next,
-            },
-            Op::NullableBytes { some } => match nullable(window, at, some)? {
-                (true, next) => at = window.bytes(next)?,
-                (false, next) => at = next,
-            },
-            Op::NullableString { some } => match nullable(window, at, some)? {
-                (true, next) => at = window.string(next)?,
-                (false, next) => at = next,
-            },
-            Op::NullableEnum { some, symbols } => match nullable(window, at, some)? {
-                (true, next) => at = window.symbol(next, symbols)?,
-                (false, next) => at = next,
-            },
+        let start = cursor;
+        let op = pc.fetch();
+        let usual = match op {
+            Op::Boolean => cursor.boolean(),
+            Op::Int => cursor.int(),
+            Op::Long => cursor.long(),
+            Op::Fixed { size } => cursor.fixed(size as usize),
+            Op::Bytes => cursor.bytes(),
+            Op::String => cursor.string(),
+            Op::Enum { symbols } => cursor.symbol(symbols),
+            Op::NullableInt { some } => cursor.nullable_int(some),
+            Op::NullableLong { some } => cursor.nullable_long(some),
+            Op::NullableFixed { some, size } => cursor.nullable_fixed(some, size as usize),
+            Op::NullableBytes { some } => cursor.nullable_bytes(some),
+            Op::NullableString { some } => cursor.nullable_string(some),
+            Op::NullableEnum { some, symbols } => cursor.nullable_enum(some, symbols),
             Op::NullableSmall { some, table } => {
                 let small = &program.smalls[table as usize];
-                let tag = window.byte(at);
-                let present = tag == some;
-                let mut unusual = tag & !2 != 0;
-                for check in &small.checks {
-                    let byte = window.byte(at + 1 + check.offset as usize);
-                    unusual |= present & ((byte >= check.limit) | (byte & check.forbidden != 0));
+                if cursor.nullable_small(some, small) {
+                    pc.go(small.next);
                 }
-                if !unusual {
-                    at = window.inside(at + 1 + if present { small.size as usize } else { 0 })?;
-                    pc = small.next as usize;
+                // If not, the same union follows in parts.
+                true
+            }
+            Op::Nullable { some, null } => match cursor.nullable(some) {
+                Some(present) => {
+                    if !present {
+                        pc.go(null);
+                    }
+                    true
                 }
-            }
-            Op::Nullable { some, null } => {
-                let (present, next) = nullable(window, at, some)?;
-                at = next;
-                if !present {
-                    pc = null as usize;
+                None => false,
+            },
+            Op::Union { branches, table } => match cursor.branch(branches.into()) {
+                Some(index) => {
+                    pc.go(program.jumps[(table + index) as usize]);
+                    true
                 }
-            }
-            Op::Union { branches, table } => {
-                let (index, next) = window.branch(at, branches.into())?;
-                at = next;
-                pc = program.jumps[(table + index) as usize] as usize;
-            }
-            Op::Scalars { table } => at = scalar(window, at, &program.scalars[table as usize])?,
-            Op::Items { exit } => {
-                let block = window.block(at)?;
-                if block.count == 0 {
-                    at = block.next;
-                    pc = exit as usize;
-                } else {
-                    let frame = frames.get_mut(open).ok_or(DatumError::Depth { at })?;
-                    // A block has no more items than bytes, which are counted in 32 bits.
-                    *frame = Frame {
-                        left: block.count as u32,
-                        done: 0,
-                        block_end: block.end,
-                    };
+                None => false,
+            },
+            Op::Scalars { table } => cursor.lanes(&program.scalars[table as usize].lanes),
+            Op::Items { exit } => match cursor.block() {
+                Some(0) => {
+                    pc.go(exit);
+                    true
+                }
+                Some(count) => {
+                    let at = start.position();
+                    *frames.get_mut(open).ok_or(DatumError::Depth { at })? = Frame::of(count, Block::UNSIZED);
                     open += 1;
-                    at = block.next;
+                    true
                 }
-            }
+                None => false,
+            },
             Op::Next { body } => {
                 // A loop is open: its body has as many returns as calls.
                 let frame = &mut frames[open - 1];
-                frame.left -= 1;
-                frame.done += 1;
-                if frame.left > 0 {
-                    pc = body as usize;
+                if frame.left > 1 {
+                    frame.left -= 1;
+                    frame.done += 1;
+                    pc.go(body);
+                    true
+                } else if frame.block_end != Block::UNSIZED {
+                    false
                 } else {
-                    if frame.block_end != Block::UNSIZED && frame.block_end as usize != at {
-                        return Err(DatumError::BlockSize { at });
-                    }
-                    let block = window.block(at)?;
-                    at = block.next;
-                    if block.count == 0 {
-                        open -= 1;
-                    } else {
-                        frame.left = block.count as u32;
-                        frame.block_end = block.end;
-                        pc = body as usize;
+                    match cursor.block() {
+                        Some(0) => {
+                            open -= 1;
+                            true
+                        }
+                        Some(count) => {
+                            frame.left = count;
+                            frame.done += 1;
+                            pc.go(body);
+                            true
+                        }
+                        None => false,
                     }
                 }
             }
-            Op::Ints => at = items(window, at, |at, left| numbers(window, at, left, Window::int))?,
-            Op::Longs => at = items(window, at, |at, left| numbers(window, at, left, Window::long))?,
-            Op::BytesItems => at = items(window, at, |at, _| Ok((window.bytes(at)?, 1)))?,
-            Op::Strings => at = items(window, at, |at, _| Ok((window.string(at)?, 1)))?,
-            Op::FixedItems { size } => {
-                at = items(window, at, |at, left| {
-                    let bytes = left.checked_mul(size.into()).ok_or_else(|| window.truncated())?;
-                    Ok((window.skip(at, usize::try_from(bytes).unwrap_or(usize::MAX))?, left))
-                })?;
-            }
+            Op::Ints => items(&mut cursor, Cursor::ints),
+            Op::Longs => items(&mut cursor, Cursor::longs),
+            Op::BytesItems => items(&mut cursor, |cursor, _| u64::from(cursor.bytes())),
+            Op::Strings => items(&mut cursor, |cursor, _| u64::from(cursor.string())),
+            Op::FixedItems { size } => items(&mut cursor, |cursor, left| {
+                // What does not fit in a word is more than there is.
+                let bytes = left
+                    .checked_mul(size.into())
+                    .and_then(|bytes| usize::try_from(bytes).ok());
+                if cursor.fixed(bytes.unwrap_or(usize::MAX)) {
+                    left
+                } else {
+                    0
+                }
+            }),
             Op::ScalarMap { table } => {
-                let branches = &program.scalars[table as usize];
-                at = items(window, at, |at, _| {
-                    Ok((scalar(window, window.string(at)?, branches)?, 1))
-                })?;
+                let lanes = &program.scalars[table as usize].lanes;
+                items(&mut cursor, |cursor, _| {
+                    u64::from(cursor.string() && cursor.lanes(lanes))
+                })
             }
-            Op::EmptyItems => at = empty_items(window, at)?,
             Op::Pick { table } => {
                 let done = frames[open - 1].done;
                 if let Some((_, target)) = program.picks[table as usize].iter().find(|(number, _)| *number == done) {
-                    pc = *target as usize;
+                    pc.go(*target);
                 }
+                true
             }
-            Op::Key { table } => {
-                let (key, next) = window.text(at)?;
-                at = next;
-                let found = program.keys[table as usize]
-                    .iter()
-                    .find(|wanted| wanted.key.as_bytes() == key);
-                if let Some(found) = found {
-                    marks[found.marks.start as usize..found.marks.end as usize].fill(UNSET);
-                    pc = found.target as usize;
-                }
-            }
+            Op::EmptyItems | Op::Key { .. } => false,
             Op::Call { target } => {
+                let at = cursor.position();
                 let frame = frames.get_mut(open).ok_or(DatumError::Depth { at })?;
-                frame.left = pc as u32;
+                frame.left = pc.next();
                 open += 1;
-                pc = target as usize;
+                pc.go(target);
+                true
             }
             Op::Return => {
                 // What returns was called.
                 open -= 1;
-                pc = frames[open].left as usize;
+                pc.back(frames[open].left);
+                true
             }
-            Op::Jump { target } => pc = target as usize,
-            Op::Mark { mark } => marks[mark as usize] = base + at as u32,
+            Op::Jump { target } => {
+                pc.go(target);
+                true
+            }
+            Op::Mark { mark } => {
+                marks[mark as usize] = base + cursor.position() as u32;
+                true
+            }
             Op::End => {
-                let count = window.end() - at;
+                let (count, at) = (cursor.left(), cursor.position());
                 return if count == 0 {
                     Ok(())
                 } else {
                     Err(DatumError::Trailing { count, at })
                 };
             }
+        };
+        if usual {
+            continue;
+        }
+        let at = start.position();
+        if let Op::Next { .. } = op {
+            let block_end = frames[open - 1].block_end;
+            if block_end != Block::UNSIZED && block_end as usize != at {
+                return Err(DatumError::BlockSize { at });
+            }
+        }
+        let passed = careful::pass(program, *window, at, op)?;
+        cursor.go(passed.at);
+        match (op, passed.found) {
+            (_, Found::Nothing) => {}
+            (_, Found::Target(target)) => pc.go(target),
+            (_, Found::Key(target, cleared)) => {
+                marks[cleared].fill(UNSET);
+                pc.go(target);
+            }
+            (Op::Next { .. }, Found::End) => open -= 1,
+            (Op::Items { exit }, Found::End) => pc.go(exit),
+            (Op::Next { body }, Found::Block { count, end }) => {
+                let frame = &mut frames[open - 1];
+                frame.left = count;
+                frame.block_end = end;
+                frame.done += 1;
+                pc.go(body);
+            }
+            (_, Found::Block { count, end }) => {
+                *frames.get_mut(open).ok_or(DatumError::Depth { at })? = Frame::of(count, end);
+                open += 1;
+            }
+            (_, Found::End) => {}
         }
     }
 }
 
-/// Whether a nullable union is not null, and the position behind its index.
+/// Passes a whole array or map whose blocks do not say their size; whether it could. `some_items` passes at most so many
+/// items, and says how many; 0 when something is unusual.
 #[inline(always)]
-fn nullable(window: Window<'_>, at: usize, some: u8) -> Result<(bool, usize), DatumError> {
-    let tag = window.byte(at);
-    if tag & !2 == 0 {
-        return Ok((tag == some, window.inside(at + 1)?));
-    }
-    let (index, next) = window.branch(at, 2)?;
-    Ok((index == u32::from(some >> 1), next))
-}
-
-/// Behind a union of types without parts.
-#[inline(always)]
-fn scalar(window: Window<'_>, at: usize, branches: &[Scalar]) -> Result<usize, DatumError> {
-    let (index, next) = window.branch(at, branches.len() as u32)?;
-    match branches[index as usize] {
-        Scalar::Fixed(size) => window.skip(next, size as usize),
-        Scalar::Boolean => window.boolean(next),
-        Scalar::Int => window.int(next),
-        Scalar::Long => window.long(next),
-        Scalar::Bytes => window.bytes(next),
-        Scalar::String => window.string(next),
-        Scalar::Enum(symbols) => window.symbol(next, symbols),
-    }
-}
-
-/// Behind a whole array or map. `some_items` reads at least one and at most so many items at a position, and says where
-/// they end and how many they were.
-#[inline(always)]
-fn items(
-    window: Window<'_>,
-    mut at: usize,
-    mut some_items: impl FnMut(usize, u64) -> Result<(usize, u64), DatumError>,
-) -> Result<usize, DatumError> {
+fn items<'w, V: Vector>(cursor: &mut Cursor<'w, V>, some_items: impl Fn(&mut Cursor<'w, V>, u64) -> u64) -> bool {
     loop {
-        let block = window.block(at)?;
-        at = block.next;
-        if block.count == 0 {
-            return Ok(at);
-        }
-        let mut left = block.count;
+        let mut left = match cursor.block() {
+            None => return false,
+            Some(0) => return true,
+            Some(count) => u64::from(count),
+        };
         while left > 0 {
-            let (next, read) = some_items(at, left)?;
-            at = next;
-            left -= read;
-        }
-        if block.end != Block::UNSIZED && block.end as usize != at {
-            return Err(DatumError::BlockSize { at });
-        }
-    }
-}
-
-/// Some of `left` numbers: eight at once when all have one byte.
-#[inline(always)]
-fn numbers<'a>(
-    window: Window<'a>,
-    at: usize,
-    left: u64,
-    one: impl Fn(Window<'a>, usize) -> Result<usize, DatumError>,
-) -> Result<(usize, u64), DatumError> {
-    if left >= 8 && window.short_numbers(at) == 8 {
-        return Ok((window.inside(at + 8)?, 8));
-    }
-    Ok((one(window, at)?, 1))
-}
-
-/// Behind an array whose items have no bytes: only the blocks' heads are there, however many items they claim.
-fn empty_items(window: Window<'_>, mut at: usize) -> Result<usize, DatumError> {
-    loop {
-        let block = window.sized_block(at)?;
-        at = block.next;
-        if block.count == 0 {
-            return Ok(at);
-        }
-        if block.end != Block::UNSIZED && block.end as usize != at {
-            return Err(DatumError::BlockSize { at });
+            match some_items(cursor, left) {
+                0 => return false,
+                count => left -= count,
+            }
         }
     }
 }

@@ -1,4 +1,6 @@
-//! Reading the primitives of Avro's binary encoding at a position, without building anything.
+//! Reading the primitives of Avro's binary encoding at a position, without building anything: the careful half.
+//!
+//! `cursor` has the fast half, which leaves to this one whatever is unusual or wrong.
 //!
 //! Every function takes a position, and returns the one behind what it read. The bytes go on for at least [`PADDING`]
 //! behind the datum's end (with whatever is there), so a number or a length can be looked at first and the end be checked
@@ -14,7 +16,7 @@ use super::error::DatumError;
 /// Bytes that can be read behind a datum's end.
 pub const PADDING: usize = 64;
 
-const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+pub(crate) const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
 
 /// A datum from byte 0 to `end`, and the padding behind it.
 #[derive(Clone, Copy)]
@@ -44,6 +46,12 @@ impl<'a> Window<'a> {
     /// 32 bits.
     pub fn new(bytes: &'a [u8], end: usize) -> Option<Window<'a>> {
         (end < u32::MAX as usize && end.checked_add(PADDING)? <= bytes.len()).then_some(Window { bytes, end })
+    }
+
+    /// Where the datum starts. Its bytes, and the padding, are readable from there.
+    #[inline(always)]
+    pub fn start(&self) -> *const u8 {
+        self.bytes.as_ptr()
     }
 
     #[inline(always)]
@@ -326,12 +334,6 @@ impl<'a> Window<'a> {
             end: (items + size as usize) as u32,
             next: items,
         })
-    }
-
-    /// How many of the next bytes, at most eight, are numbers of one byte each: 8 when all are.
-    #[inline(always)]
-    pub fn short_numbers(self, at: usize) -> usize {
-        ((self.word(at) & HIGH_BITS).trailing_zeros() >> 3) as usize
     }
 }
 

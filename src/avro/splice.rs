@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::direct::Direct;
 use super::draft::Draft;
 use super::encode;
 use super::encode_error::{EncodeError, EncodeProblem};
@@ -79,7 +80,12 @@ pub(crate) enum Piece<P> {
     /// Always the same.
     Literal(Vec<u8>),
     /// A value that is supplied, to be written as the type of a field.
-    New { value: usize, node: NodeId, field: String },
+    New {
+        value: usize,
+        node: NodeId,
+        direct: Option<Direct>,
+        field: String,
+    },
     /// Input, converted. The field is for messages.
     Convert {
         from: P,
@@ -158,7 +164,12 @@ impl Splice {
                     out.extend_from_slice(range.ok_or_else(caller)?);
                 }
                 Piece::Literal(bytes) => out.extend_from_slice(bytes),
-                Piece::New { value, node, field } => {
+                Piece::New {
+                    value,
+                    direct: Some(direct),
+                    ..
+                } if direct.put(&new[*value], out) => {}
+                Piece::New { value, node, field, .. } => {
                     let done = encode::encode(&self.output, *node, &new[*value], out);
                     done.map_err(|error| error.within(&format!(".{field}")))?;
                 }

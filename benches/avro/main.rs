@@ -1,0 +1,316 @@
+//! What reading and enriching an Avro record costs, beside the libraries that a user could take instead.
+//!
+//! The work: read three fields of a record, check all of it, and write it again with four new fields behind. The others
+//! build the whole record for that. Prints one JSON line, last; the single times go to stderr.
+//!
+//! `AVRO_RECORDS` and `AVRO_ROUNDS` set the number of records (20,000) and of rounds (15).
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A benchmark that cannot be made says so by panicking.
+
+mod event;
+mod measure;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use apache_avro::Schema as TheirSchema;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::types::Value as Theirs;
+use apache_avro::writer::datum::GenericDatumWriter;
+use event::{Event, Flat, FlatEnriched, Generator};
+use measure::{Competitor, least};
+use messina::avro::{PADDING, Plan, Schema, Splice, Unit, Value};
+use serde_avro_fast::ser::SerializerConfig;
+use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: measure::Counting = measure::Counting;
+
+const EVENT: &str = include_str!("../../tests/schemas/event.avsc");
+const ENRICHED: &str = include_str!("../../tests/schemas/event_enriched.avsc");
+const NEW: &[&str] = &["segment", "user_score", "country", "processed_at"];
+const FLAT: &str = r#"{"type":"record","name":"Flat","fields":[
+    {"name":"id","type":"string"},{"name":"ts","type":"long"},{"name":"user","type":"string"},
+    {"name":"page","type":"string"},{"name":"campaign","type":["null","long"],"default":null},
+    {"name":"amount","type":"double"},{"name":"count","type":"int"},{"name":"mobile","type":"boolean"}]}"#;
+const FLAT_ENRICHED: &str = r#"{"type":"record","name":"Flat","fields":[
+    {"name":"id","type":"string"},{"name":"ts","type":"long"},{"name":"user","type":"string"},
+    {"name":"page","type":"string"},{"name":"campaign","type":["null","long"],"default":null},
+    {"name":"amount","type":"double"},{"name":"count","type":"int"},{"name":"mobile","type":"boolean"},
+    {"name":"segment","type":["null","string"],"default":null},{"name":"processed_at","type":"long"}]}"#;
+
+/// Data one behind the other, as a fetch from Kafka has them.
+struct Batch {
+    bytes: Vec<u8>,
+    ranges: Vec<(usize, usize)>,
+}
+
+impl Batch {
+    fn of(data: impl Iterator<Item = Vec<u8>>) -> Batch {
+        let (mut bytes, mut ranges) = (Vec::new(), Vec::new());
+        for datum in data {
+            let start = bytes.len();
+            bytes.extend(datum);
+            ranges.push((start, bytes.len()));
+        }
+        bytes.resize(bytes.len() + PADDING, 0xff);
+        Batch { bytes, ranges }
+    }
+
+    fn data(&self) -> impl Iterator<Item = &[u8]> {
+        self.ranges.iter().map(|(start, end)| &self.bytes[*start..*end])
+    }
+
+    fn mean(&self) -> f64 {
+        (self.bytes.len() - PADDING) as f64 / self.ranges.len() as f64
+    }
+}
+
+/// The values of the new fields, which a look-up would have found.
+fn found(number: usize) -> (Option<&'static str>, Option<f64>, Option<&'static str>) {
+    let segment = (!number.is_multiple_of(4)).then_some(["gold", "new-customer", "bargain-hunter"][number % 3]);
+    let score = (!number.is_multiple_of(5)).then_some(number as f64 * 0.5);
+    (segment, score, Some("FR"))
+}
+
+fn text(value: Option<&'static str>) -> Value<'static> {
+    value.map_or(Value::Null, |text| Value::String(text.into()))
+}
+
+/// Reads the wanted values of all data.
+fn extract(plan: &Plan, batch: &Batch, marks: &mut [u32]) {
+    for (start, end) in &batch.ranges {
+        plan.run(&batch.bytes, *start, *end, marks).unwrap();
+        for slot in 0..plan.slots() {
+            black_box(plan.value(slot, &batch.bytes, marks).unwrap());
+        }
+    }
+}
+
+/// Reads the wanted values of all data and builds the output.
+fn enrich(plan: &Plan, splice: &Splice, batch: &Batch, marks: &mut [u32], out: &mut Vec<u8>, flat: bool) {
+    for (number, (start, end)) in batch.ranges.iter().enumerate() {
+        plan.run(&batch.bytes, *start, *end, marks).unwrap();
+        for slot in 1..plan.slots() {
+            black_box(plan.value(slot, &batch.bytes, marks).unwrap());
+        }
+        let (Value::Timestamp(ts, _) | Value::Long(ts)) = plan.value(0, &batch.bytes, marks).unwrap() else {
+            unreachable!("ts is a long")
+        };
+        let (segment, score, country) = found(number);
+        let values = [
+            text(segment),
+            score.map_or(Value::Null, Value::Double),
+            text(country),
+            Value::Timestamp(ts * 1000, Unit::Micros),
+        ];
+        out.clear();
+        let result = if flat {
+            let values = [text(segment), Value::Long(ts * 1000)];
+            splice.build(&batch.bytes, *start, *end, marks, &values, out)
+        } else {
+            splice.build(&batch.bytes, *start, *end, marks, &values, out)
+        };
+        result.unwrap();
+        black_box(&out);
+    }
+}
+
+fn serde_enrich(number: usize, event: Event<'_>, config: &mut SerializerConfig<'_>, out: Vec<u8>) -> Vec<u8> {
+    let (segment, user_score, country) = found(number);
+    let processed_at = event.ts * 1000;
+    let enriched = event.enrich(segment, user_score, country, processed_at);
+    serde_avro_fast::to_datum(&enriched, out, config).unwrap()
+}
+
+fn flat_enrich(number: usize, flat: Flat<'_>, config: &mut SerializerConfig<'_>, out: Vec<u8>) -> Vec<u8> {
+    let enriched = FlatEnriched {
+        id: flat.id,
+        ts: flat.ts,
+        user: flat.user,
+        page: flat.page,
+        campaign: flat.campaign,
+        amount: flat.amount,
+        count: flat.count,
+        mobile: flat.mobile,
+        segment: found(number).0,
+        processed_at: flat.ts * 1000,
+    };
+    serde_avro_fast::to_datum(&enriched, out, config).unwrap()
+}
+
+fn apache_enrich(number: usize, value: Theirs, writer: &GenericDatumWriter<'_>) -> Vec<u8> {
+    let Theirs::Record(mut fields) = value else {
+        unreachable!("an event is a record")
+    };
+    let Theirs::TimestampMillis(ts) = fields[2].1 else {
+        unreachable!("ts is a timestamp")
+    };
+    let (segment, score, country) = found(number);
+    let nullable = |value: Option<Theirs>| match value {
+        None => Theirs::Union(0, Box::new(Theirs::Null)),
+        Some(value) => Theirs::Union(1, Box::new(value)),
+    };
+    let text = |text: Option<&str>| nullable(text.map(|text| Theirs::String(text.to_owned())));
+    fields.push((NEW[0].to_owned(), text(segment)));
+    fields.push((NEW[1].to_owned(), nullable(score.map(Theirs::Double))));
+    fields.push((NEW[2].to_owned(), text(country)));
+    fields.push((NEW[3].to_owned(), Theirs::TimestampMicros(ts * 1000)));
+    writer.write_value_to_vec(Theirs::Record(fields)).unwrap()
+}
+
+/// The schema without `decimal`, which serde_avro_fast would make numbers of: it need not.
+fn without_decimals(schema: &str) -> serde_avro_fast::Schema {
+    fn strip(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(object) => {
+                if object.get("logicalType").is_some_and(|ty| ty == "decimal") {
+                    object.remove("logicalType");
+                }
+                object.values_mut().for_each(strip);
+            }
+            serde_json::Value::Array(items) => items.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut json = serde_json::from_str(schema).unwrap();
+    strip(&mut json);
+    json.to_string().parse().unwrap()
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+fn compile(schema: &str, paths: &[&str], output: &str, new: &[&str]) -> (Plan, Splice) {
+    let (schema, output) = (Schema::parse(schema).unwrap(), Schema::parse(output).unwrap());
+    Plan::compile_with_output(Arc::new(schema), paths, Arc::new(output), new).unwrap()
+}
+
+fn main() {
+    let (records, rounds) = (number("AVRO_RECORDS", 20_000), number("AVRO_ROUNDS", 15));
+    let mut generator = Generator::new(7);
+
+    let (event, enriched) = (without_decimals(EVENT), without_decimals(ENRICHED));
+    let mut config = SerializerConfig::new(&event);
+    let events = Batch::of(
+        (0..records).map(|number| serde_avro_fast::to_datum_vec(&generator.event(number), &mut config).unwrap()),
+    );
+    let (flat, flat_enriched) = (FLAT.parse().unwrap(), FLAT_ENRICHED.parse().unwrap());
+    let mut config = SerializerConfig::new(&flat);
+    let flats = Batch::of(
+        (0..records).map(|number| serde_avro_fast::to_datum_vec(&generator.flat(number), &mut config).unwrap()),
+    );
+    eprintln!(
+        "{records} records, {:.0} and {:.0} bytes on average",
+        events.mean(),
+        flats.mean()
+    );
+
+    let (plan, splice) = compile(EVENT, &["ts", "partner_id", "user.id"], ENRICHED, NEW);
+    let (flat_plan, flat_splice) = compile(FLAT, &["ts", "id", "user"], FLAT_ENRICHED, &["segment", "processed_at"]);
+    let mut marks = [&plan, &plan, &plan, &flat_plan].map(|plan| vec![0; plan.marks()]);
+    let [check_marks, extract_marks, enrich_marks, flat_marks] = &mut marks;
+    let (mut out, mut flat_out) = (Vec::with_capacity(8192), Vec::with_capacity(8192));
+
+    let (their_event, their_enriched) = (
+        TheirSchema::parse_str(EVENT).unwrap(),
+        TheirSchema::parse_str(ENRICHED).unwrap(),
+    );
+    let reader = GenericDatumReader::builder(&their_event).build().unwrap();
+    let writer = GenericDatumWriter::builder(&their_enriched).build().unwrap();
+    let (mut enriched_config, mut flat_config) =
+        (SerializerConfig::new(&enriched), SerializerConfig::new(&flat_enriched));
+    let (mut serde_out, mut serde_flat_out) = (Vec::with_capacity(8192), Vec::with_capacity(8192));
+
+    // All do the same: the first records say so.
+    for (number, datum) in events.data().enumerate().take(500) {
+        let one = Batch::of([datum.to_vec()].into_iter());
+        let ours = {
+            enrich(&plan, &splice, &one, enrich_marks, &mut out, false);
+            out.clone()
+        };
+        let event: Event<'_> = serde_avro_fast::from_datum_slice(datum, &event).unwrap();
+        let theirs = reader.read_value(&mut &*datum).unwrap();
+        let expected = reader_of(&their_enriched, &apache_enrich(0, theirs, &writer));
+        assert_eq!(reader_of(&their_enriched, &ours), expected, "record {number}");
+        let serde = serde_enrich(0, event, &mut enriched_config, Vec::new());
+        assert_eq!(reader_of(&their_enriched, &serde), expected, "record {number}");
+    }
+
+    let before = measure::allocations();
+    extract(&plan, &events, extract_marks);
+    let extract_allocations = measure::allocations() - before;
+    enrich(&plan, &splice, &events, enrich_marks, &mut out, false);
+    let before = measure::allocations();
+    enrich(&plan, &splice, &events, enrich_marks, &mut out, false);
+    let enrich_allocations = measure::allocations() - before;
+    eprintln!("allocations: {extract_allocations} to extract, {enrich_allocations} to extract and splice");
+
+    let times = least(
+        vec![
+            Competitor::new("check and mark only", records, || {
+                for (start, end) in &events.ranges {
+                    plan.run(&events.bytes, *start, *end, check_marks).unwrap();
+                    black_box(&check_marks);
+                }
+            }),
+            Competitor::new("extract", records, || extract(&plan, &events, extract_marks)),
+            Competitor::new("extract and splice", records, || {
+                enrich(&plan, &splice, &events, enrich_marks, &mut out, false);
+            }),
+            Competitor::new("serde_avro_fast, typed", records, || {
+                for (number, datum) in events.data().enumerate() {
+                    let event: Event<'_> = serde_avro_fast::from_datum_slice(datum, &event).unwrap();
+                    serde_out.clear();
+                    serde_out = serde_enrich(number, event, &mut enriched_config, std::mem::take(&mut serde_out));
+                    black_box(&serde_out);
+                }
+            }),
+            Competitor::new("apache-avro, value", records, || {
+                for (number, datum) in events.data().enumerate() {
+                    let value = reader.read_value(&mut &*datum).unwrap();
+                    black_box(apache_enrich(number, value, &writer));
+                }
+            }),
+            Competitor::new("flat: extract and splice", records, || {
+                enrich(&flat_plan, &flat_splice, &flats, flat_marks, &mut flat_out, true);
+            }),
+            Competitor::new("flat: serde_avro_fast, typed", records, || {
+                for (number, datum) in flats.data().enumerate() {
+                    let record: Flat<'_> = serde_avro_fast::from_datum_slice(datum, &flat).unwrap();
+                    serde_flat_out.clear();
+                    serde_flat_out = flat_enrich(number, record, &mut flat_config, std::mem::take(&mut serde_flat_out));
+                    black_box(&serde_flat_out);
+                }
+            }),
+        ],
+        rounds,
+    );
+    let &[_, extract, enrich, serde, apache, flat, serde_flat] = times.as_slice() else {
+        unreachable!("seven competitors")
+    };
+    let tenths = |value: f64| (value * 10.0).round() / 10.0;
+    let line = json!({
+        "ns_extract": tenths(extract),
+        "ns_extract_splice": tenths(enrich),
+        "vs_serde_avro_fast": tenths(serde / enrich),
+        "vs_apache_avro": tenths(apache / enrich),
+        "vs_generated": null,
+        "allocations_per_record": (extract_allocations + enrich_allocations) as f64 / records as f64,
+        "flat_vs_serde_avro_fast": tenths(serde_flat / flat),
+    });
+    println!("{line}");
+}
+
+/// A datum as apache-avro reads it.
+fn reader_of(schema: &TheirSchema, datum: &[u8]) -> Theirs {
+    let reader = GenericDatumReader::builder(schema).build().unwrap();
+    let mut rest = datum;
+    let value = reader.read_value(&mut rest).unwrap();
+    assert!(rest.is_empty(), "bytes are left");
+    value
+}

@@ -1,0 +1,8 @@
+//! Fuzz target: see `checks::schema`.
+#![no_main]
+#![allow(dead_code)] // The checks are shared.
+
+#[path = "../checks.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::schema(data));

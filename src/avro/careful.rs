@@ -1,0 +1,167 @@
+//! One operation of a program, carefully: what the fast half leaves.
+//!
+//! Each operation is passed from its start, whatever the fast half has seen of it, so this states what the operations are,
+//! and which errors they find. It is slower, and where most data never come: large numbers, blocks with sizes, keys that are
+//! wanted, and whatever is wrong.
+
+use std::ops::Range;
+
+use super::error::DatumError;
+use super::program::{Op, Program, Scalar, Target};
+use super::scan::{Block, Window};
+
+/// What was passed.
+pub(super) struct Passed {
+    /// The position behind it.
+    pub at: usize,
+    pub found: Found,
+}
+
+/// What an operation has to go on with.
+pub(super) enum Found {
+    /// The next operation.
+    Nothing,
+    /// Another.
+    Target(Target),
+    /// Another, and marks that an earlier entry of the same key may have left.
+    Key(Target, Range<usize>),
+    /// A block of items. No more than bytes, which are counted in 32 bits.
+    Block { count: u32, end: u32 },
+    /// No more blocks.
+    End,
+}
+
+/// Passes the operation at `at`: one of those that read.
+#[cold]
+#[inline(never)]
+pub(super) fn pass(program: &Program, window: Window<'_>, at: usize, op: Op) -> Result<Passed, DatumError> {
+    let nullable = |some: u8, read: &dyn Fn(usize) -> Result<usize, DatumError>| {
+        let (present, next) = nullable(window, at, some)?;
+        if present { read(next) } else { Ok(next) }
+    };
+    let at = match op {
+        Op::Boolean => window.boolean(at)?,
+        Op::Int => window.int(at)?,
+        Op::Long => window.long(at)?,
+        Op::Fixed { size } => window.skip(at, size as usize)?,
+        Op::Bytes => window.bytes(at)?,
+        Op::String => window.string(at)?,
+        Op::Enum { symbols } => window.symbol(at, symbols)?,
+        Op::NullableInt { some } => nullable(some, &|at| window.int(at))?,
+        Op::NullableLong { some } => nullable(some, &|at| window.long(at))?,
+        Op::NullableFixed { some, size } => nullable(some, &|at| window.skip(at, size as usize))?,
+        Op::NullableBytes { some } => nullable(some, &|at| window.bytes(at))?,
+        Op::NullableString { some } => nullable(some, &|at| window.string(at))?,
+        Op::NullableEnum { some, symbols } => nullable(some, &|at| window.symbol(at, symbols))?,
+        Op::Nullable { some, null } => {
+            let (present, at) = self::nullable(window, at, some)?;
+            let found = if present { Found::Nothing } else { Found::Target(null) };
+            return Ok(Passed { at, found });
+        }
+        Op::Union { branches, table } => {
+            let (index, at) = window.branch(at, branches.into())?;
+            let found = Found::Target(program.jumps[(table + index) as usize]);
+            return Ok(Passed { at, found });
+        }
+        Op::Scalars { table } => scalar(window, at, &program.scalars[table as usize].branches)?,
+        Op::Items { .. } | Op::Next { .. } => {
+            let block = window.block(at)?;
+            let found = match block.count {
+                0 => Found::End,
+                count => Found::Block {
+                    count: count as u32,
+                    end: block.end,
+                },
+            };
+            return Ok(Passed { at: block.next, found });
+        }
+        Op::Ints => items(window, at, |at| window.int(at))?,
+        Op::Longs => items(window, at, |at| window.long(at))?,
+        Op::BytesItems => items(window, at, |at| window.bytes(at))?,
+        Op::Strings => items(window, at, |at| window.string(at))?,
+        Op::FixedItems { size } => items(window, at, |at| window.skip(at, size as usize))?,
+        Op::ScalarMap { table } => {
+            let branches = &program.scalars[table as usize].branches;
+            items(window, at, |at| scalar(window, window.string(at)?, branches))?
+        }
+        Op::EmptyItems => empty_items(window, at)?,
+        Op::Key { table } => {
+            let (key, at) = window.text(at)?;
+            let mut keys = program.keys[table as usize].iter();
+            let found = match keys.find(|wanted| wanted.key.as_bytes() == key) {
+                None => Found::Nothing,
+                Some(wanted) => {
+                    let marks = wanted.marks.start as usize..wanted.marks.end as usize;
+                    Found::Key(wanted.target, marks)
+                }
+            };
+            return Ok(Passed { at, found });
+        }
+        // These read nothing, or are followed by what reads the same.
+        Op::NullableSmall { .. } | Op::Pick { .. } | Op::Call { .. } | Op::Return => at,
+        Op::Jump { .. } | Op::Mark { .. } | Op::End => at,
+    };
+    Ok(Passed {
+        at,
+        found: Found::Nothing,
+    })
+}
+
+/// Whether a nullable union is not null, and the position behind its index.
+fn nullable(window: Window<'_>, at: usize, some: u8) -> Result<(bool, usize), DatumError> {
+    let tag = window.byte(at);
+    if tag & !2 == 0 {
+        return Ok((tag == some, window.inside(at + 1)?));
+    }
+    let (index, next) = window.branch(at, 2)?;
+    Ok((index == u32::from(some >> 1), next))
+}
+
+/// Behind a union of types without parts.
+fn scalar(window: Window<'_>, at: usize, branches: &[Scalar]) -> Result<usize, DatumError> {
+    let (index, next) = window.branch(at, branches.len() as u32)?;
+    match branches[index as usize] {
+        Scalar::Fixed(size) => window.skip(next, size as usize),
+        Scalar::Boolean => window.boolean(next),
+        Scalar::Int => window.int(next),
+        Scalar::Long => window.long(next),
+        Scalar::Bytes => window.bytes(next),
+        Scalar::String => window.string(next),
+        Scalar::Enum(symbols) => window.symbol(next, symbols),
+    }
+}
+
+/// Behind a whole array or map. `item` reads one item, of at least one byte.
+fn items(
+    window: Window<'_>,
+    mut at: usize,
+    item: impl Fn(usize) -> Result<usize, DatumError>,
+) -> Result<usize, DatumError> {
+    loop {
+        let block = window.block(at)?;
+        at = block.next;
+        if block.count == 0 {
+            return Ok(at);
+        }
+        for _ in 0..block.count {
+            at = item(at)?;
+        }
+        if block.end != Block::UNSIZED && block.end as usize != at {
+            return Err(DatumError::BlockSize { at });
+        }
+    }
+}
+
+/// Behind an array whose items have no bytes: only the blocks' heads are there, however many items they claim.
+fn empty_items(window: Window<'_>, mut at: usize) -> Result<usize, DatumError> {
+    loop {
+        let block = window.sized_block(at)?;
+        at = block.next;
+        if block.count == 0 {
+            return Ok(at);
+        }
+        if block.end != Block::UNSIZED && block.end as usize != at {
+            return Err(DatumError::BlockSize { at });
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! New values that have exactly their field's type, which nearly all have: they are written without deciding anything.
+//!
+//! An optimization only: what is written here is what `encode` would write, and whatever has another type is left to it.
+
+use super::encode::{put_bytes, put_long};
+use super::schema::{Logical, NodeId, Schema, Shape};
+use super::value::{Unit, Value};
+
+/// A field whose values may be written so.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Direct {
+    kind: Kind,
+    /// Of a union with null: the indexes of null and of the other branch, as they are written.
+    tags: Option<(u8, u8)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Text,
+    Int,
+    Long,
+    Timestamp(Unit),
+    Double,
+    Boolean,
+}
+
+impl Direct {
+    /// If the type is one of the simple ones, or a union of one and null.
+    pub fn of(schema: &Schema, node: NodeId) -> Option<Direct> {
+        let (node, tags) = match &schema.node(node).shape {
+            Shape::Union(branches) => match branches.as_slice() {
+                [null, node] if schema.node(*null).shape == Shape::Null => (*node, Some((0, 2))),
+                [node, null] if schema.node(*null).shape == Shape::Null => (*node, Some((2, 0))),
+                _ => return None,
+            },
+            _ => (node, None),
+        };
+        let node = schema.node(node);
+        let kind = match (&node.shape, node.logical) {
+            (Shape::String, None) => Kind::Text,
+            (Shape::Int, None) => Kind::Int,
+            (Shape::Long, None) => Kind::Long,
+            (Shape::Long, Some(Logical::Timestamp(unit))) => Kind::Timestamp(unit),
+            (Shape::Double, None) => Kind::Double,
+            (Shape::Boolean, None) => Kind::Boolean,
+            _ => return None,
+        };
+        Some(Direct { kind, tags })
+    }
+
+    /// Appends the value if it has the type; whether it did.
+    #[inline]
+    pub fn put(self, value: &Value<'_>, out: &mut Vec<u8>) -> bool {
+        if let (Value::Null, Some((null, _))) = (value, self.tags) {
+            out.push(null);
+            return true;
+        }
+        let fits = match (self.kind, value) {
+            (Kind::Text, Value::String(_))
+            | (Kind::Int | Kind::Long, Value::Int(_))
+            | (Kind::Long, Value::Long(_))
+            | (Kind::Double, Value::Double(_))
+            | (Kind::Boolean, Value::Bool(_)) => true,
+            (Kind::Timestamp(unit), Value::Timestamp(_, own)) => unit == *own,
+            _ => false,
+        };
+        if !fits {
+            return false;
+        }
+        if let Some((_, some)) = self.tags {
+            out.push(some);
+        }
+        match value {
+            Value::String(text) => put_bytes(out, text.as_bytes()),
+            Value::Int(number) => put_long(out, (*number).into()),
+            Value::Long(number) | Value::Timestamp(number, _) => put_long(out, *number),
+            Value::Double(number) => out.extend_from_slice(&number.to_le_bytes()),
+            Value::Bool(value) => out.push(u8::from(*value)),
+            _ => {}
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::avro::encode;
+
+    #[test]
+    fn the_same_bytes_as_the_encoder_writes() {
+        let values = [
+            Value::Null,
+            Value::Bool(true),
+            Value::Int(-7),
+            Value::Long(i64::MIN),
+            Value::Long(12_345_678_901),
+            Value::Double(f64::MIN_POSITIVE),
+            Value::String("größe".into()),
+            Value::Timestamp(1_760_000_000_000, Unit::Millis),
+            Value::Timestamp(1_760_000_000_000, Unit::Micros),
+            Value::Date(3),
+            Value::Float(0.5),
+        ];
+        let plain = [
+            r#""string""#,
+            r#""int""#,
+            r#""long""#,
+            r#""double""#,
+            r#""boolean""#,
+            r#"{"type":"long","logicalType":"timestamp-millis"}"#,
+            r#"{"type":"string","logicalType":"uuid"}"#,
+        ];
+        let mut written = 0;
+        for ty in plain {
+            for json in [ty.to_owned(), format!(r#"["null",{ty}]"#), format!(r#"[{ty},"null"]"#)] {
+                let schema = Schema::parse(&json).unwrap();
+                let Some(direct) = Direct::of(&schema, schema.root()) else {
+                    assert!(ty.contains("uuid"));
+                    continue;
+                };
+                for value in &values {
+                    let (mut ours, mut expected) = (vec![9], vec![9]);
+                    let done = direct.put(value, &mut ours);
+                    let result = encode::encode(&schema, schema.root(), value, &mut expected);
+                    if done {
+                        assert_eq!((result, &ours), (Ok(()), &expected), "{value:?} as {json}");
+                        written += 1;
+                    } else {
+                        assert_eq!(ours, [9], "{value:?} as {json}");
+                    }
+                }
+            }
+        }
+        assert!(written > 30, "{written}");
+    }
+}

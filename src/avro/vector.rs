@@ -1,0 +1,325 @@
+//! What is done to many bytes at once: the check that text is UTF-8, and finding the ends of numbers.
+//!
+//! There are two versions, one for every machine and one for x86-64 with AVX-512; which one a machine can run is found out
+//! once, when a program is compiled. Both give the same answers.
+//!
+//! Sources: John Keiser, Daniel Lemire, "Validating UTF-8 In Less Than One Instruction Per Byte" (2021), for the check of
+//! short text that is not ASCII.
+
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// A version that this machine can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Level {
+    /// Any machine.
+    #[default]
+    Portable,
+    /// x86-64 with AVX-512 and BMI. Only [`Level::detect`] makes it.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Detected),
+}
+
+/// Proof that this machine has what [`Avx512`] needs.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Detected(());
+
+impl Level {
+    /// The best version for this machine.
+    pub fn detect() -> Level {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
+        {
+            return Level::Avx512(Detected(()));
+        }
+        Level::Portable
+    }
+}
+
+/// One version.
+pub(crate) trait Vector: Copy {
+    /// The highest bits of the 64 bytes at a position, the first byte's lowest.
+    ///
+    /// # Safety
+    /// The bytes are readable, and the machine can run this version.
+    unsafe fn high_bits(at: *const u8) -> u64;
+
+    /// The number of the bit that is the `count`th of those set, counted from 1: there are so many.
+    ///
+    /// # Safety
+    /// The machine can run this version.
+    unsafe fn nth_bit(bits: u64, count: u32) -> u32;
+
+    /// Whether so many bytes are UTF-8.
+    ///
+    /// # Safety
+    /// The bytes and the 32 behind them are readable, and the machine can run this version.
+    unsafe fn is_utf8(at: *const u8, length: usize) -> bool;
+}
+
+/// For any machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+impl Vector for Portable {
+    #[inline(always)]
+    unsafe fn high_bits(at: *const u8) -> u64 {
+        let mut bits = 0;
+        for i in 0..8 {
+            // SAFETY: 8 * i + 8 is at most 64.
+            let word = unsafe { word(at.add(8 * i)) } & HIGH_BITS;
+            // Gathers the bits 7, 15, .. in the highest byte: no two products meet.
+            bits |= ((word >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i);
+        }
+        bits
+    }
+
+    #[inline(always)]
+    unsafe fn nth_bit(mut bits: u64, count: u32) -> u32 {
+        for _ in 1..count {
+            bits &= bits.wrapping_sub(1);
+        }
+        bits.trailing_zeros()
+    }
+
+    #[inline(always)]
+    unsafe fn is_utf8(at: *const u8, length: usize) -> bool {
+        // SAFETY (all): words at most 8 bytes behind the text, or inside it, are read.
+        let high = if length <= 8 {
+            let word = unsafe { word(at) };
+            word & !u64::MAX.checked_shl(8 * length as u32).unwrap_or(0)
+        } else {
+            let mut high = unsafe { word(at.add(length - 8)) };
+            let mut done = 0;
+            while done + 8 < length {
+                high |= unsafe { word(at.add(done)) };
+                done += 8;
+            }
+            high
+        };
+        // SAFETY: the text is readable.
+        high & HIGH_BITS == 0 || unsafe { is_long_utf8(at, length) }
+    }
+}
+
+/// Eight bytes, the first in the lowest bits.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+unsafe fn word(at: *const u8) -> u64 {
+    // SAFETY: as the caller says; nothing is asked of the alignment.
+    u64::from_le_bytes(unsafe { at.cast::<[u8; 8]>().read_unaligned() })
+}
+
+/// Whether so many bytes are UTF-8.
+///
+/// # Safety
+/// They are readable.
+#[inline(never)]
+unsafe fn is_long_utf8(at: *const u8, length: usize) -> bool {
+    // SAFETY: as the caller says.
+    simdutf8::basic::from_utf8(unsafe { std::slice::from_raw_parts(at, length) }).is_ok()
+}
+
+/// For x86-64 with AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{Avx512, Vector, is_long_utf8};
+
+    /// Text that is checked in one register: two bytes of it may be looked back at, and three must be seen to be missing.
+    const SHORT: usize = 60;
+
+    impl Vector for Avx512 {
+        #[inline(always)]
+        unsafe fn high_bits(at: *const u8) -> u64 {
+            // SAFETY: as the caller says.
+            unsafe { _mm512_movepi8_mask(_mm512_loadu_si512(at.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn nth_bit(bits: u64, count: u32) -> u32 {
+            // SAFETY: as the caller says.
+            unsafe { _pdep_u64(1 << (count - 1), bits) }.trailing_zeros()
+        }
+
+        #[inline(always)]
+        unsafe fn is_utf8(mut at: *const u8, mut length: usize) -> bool {
+            let (whole, total) = (at, length);
+            // SAFETY (all): the text and the 32 bytes behind it are readable.
+            while length > SHORT {
+                if unsafe { Avx512::high_bits(at) } != 0 {
+                    return unsafe { is_long_utf8(whole, total) };
+                }
+                // Not more than there is, and the text that is left is not negative.
+                let step = length.min(64);
+                at = unsafe { at.add(step) };
+                length -= step;
+            }
+            let mask = (1u64 << length) - 1;
+            let bytes = unsafe { _mm512_maskz_loadu_epi8(mask, at.cast()) };
+            if unsafe { _mm512_movepi8_mask(bytes) } == 0 {
+                return true;
+            }
+            // What stood before was ASCII, so that the rest can be looked at alone.
+            unsafe { is_short_utf8(at, mask, bytes) }
+        }
+    }
+
+    const TOO_SHORT: u8 = 1;
+    const TOO_LONG: u8 = 1 << 1;
+    const OVERLONG_3: u8 = 1 << 2;
+    const TOO_LARGE: u8 = 1 << 3;
+    const SURROGATE: u8 = 1 << 4;
+    const OVERLONG_2: u8 = 1 << 5;
+    const TOO_LARGE_1000: u8 = 1 << 6;
+    const OVERLONG_4: u8 = 1 << 6;
+    const TWO_CONTINUATIONS: u8 = 1 << 7;
+    const CARRY: u8 = TOO_SHORT | TOO_LONG | TWO_CONTINUATIONS;
+
+    /// What the high half of a byte says of it and the one behind it.
+    static FIRST_HIGH: [u8; 16] = {
+        let mut table = [TOO_LONG; 16];
+        (table[8], table[9], table[10], table[11]) = (
+            TWO_CONTINUATIONS,
+            TWO_CONTINUATIONS,
+            TWO_CONTINUATIONS,
+            TWO_CONTINUATIONS,
+        );
+        table[12] = TOO_SHORT | OVERLONG_2;
+        table[13] = TOO_SHORT;
+        table[14] = TOO_SHORT | OVERLONG_3 | SURROGATE;
+        table[15] = TOO_SHORT | TOO_LARGE | TOO_LARGE_1000 | OVERLONG_4;
+        table
+    };
+
+    /// What its low half says.
+    static FIRST_LOW: [u8; 16] = {
+        let mut table = [CARRY | TOO_LARGE | TOO_LARGE_1000; 16];
+        table[0] = CARRY | OVERLONG_3 | OVERLONG_2 | OVERLONG_4;
+        table[1] = CARRY | OVERLONG_2;
+        (table[2], table[3]) = (CARRY, CARRY);
+        table[4] = CARRY | TOO_LARGE;
+        table[13] |= SURROGATE;
+        table
+    };
+
+    /// What the high half of the byte behind it says.
+    static SECOND_HIGH: [u8; 16] = {
+        let mut table = [TOO_SHORT; 16];
+        table[8] = TOO_LONG | OVERLONG_2 | TWO_CONTINUATIONS | OVERLONG_3 | TOO_LARGE_1000 | OVERLONG_4;
+        table[9] = TOO_LONG | OVERLONG_2 | TWO_CONTINUATIONS | OVERLONG_3 | TOO_LARGE;
+        table[10] = TOO_LONG | OVERLONG_2 | TWO_CONTINUATIONS | SURROGATE | TOO_LARGE;
+        table[11] = table[10];
+        table
+    };
+
+    /// Whether the text at `at` is UTF-8: `mask` has a bit for each of its bytes, which are few, and `text` is the bytes.
+    ///
+    /// # Safety
+    /// The bytes are readable; the machine has AVX-512.
+    #[inline(always)]
+    unsafe fn is_short_utf8(at: *const u8, mask: u64, text: __m512i) -> bool {
+        // SAFETY (all): what a mask leaves out is not accessed, so that nothing before the text is.
+        unsafe {
+            let table = |table: &[u8; 16]| _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            let half = _mm512_set1_epi8(0x0f);
+            let high = |bytes| _mm512_and_si512(_mm512_srli_epi16(bytes, 4), half);
+            let before = |count: usize| _mm512_maskz_loadu_epi8(mask << count, at.wrapping_sub(count).cast());
+            let (one, two, three) = (before(1), before(2), before(3));
+            let special = _mm512_and_si512(
+                _mm512_and_si512(
+                    _mm512_shuffle_epi8(table(&FIRST_HIGH), high(one)),
+                    _mm512_shuffle_epi8(table(&FIRST_LOW), _mm512_and_si512(one, half)),
+                ),
+                _mm512_shuffle_epi8(table(&SECOND_HIGH), high(text)),
+            );
+            // The third byte of three and the third and fourth of four must be continuations of continuations.
+            let third = _mm512_subs_epu8(two, _mm512_set1_epi8(0x60));
+            let fourth = _mm512_subs_epu8(three, _mm512_set1_epi8(0x70));
+            let must = _mm512_and_si512(_mm512_or_si512(third, fourth), _mm512_set1_epi8(0x80u8 as i8));
+            let error = _mm512_xor_si512(must, special);
+            _mm512_test_epi8_mask(error, error) == 0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The bytes between garbage, with each version: the answer is the standard library's.
+    fn is_utf8(text: &[u8]) {
+        let expected = std::str::from_utf8(text).is_ok();
+        for garbage in [0x00, 0x80, 0xbf, 0xf0] {
+            let mut bytes = vec![garbage; text.len() + 72];
+            bytes[8..8 + text.len()].copy_from_slice(text);
+            // SAFETY: there are 64 bytes behind the text.
+            let at = unsafe { bytes.as_ptr().add(8) };
+            assert_eq!(unsafe { Portable::is_utf8(at, text.len()) }, expected, "{text:?}");
+            #[cfg(target_arch = "x86_64")]
+            if let Level::Avx512(_) = Level::detect() {
+                // SAFETY: and the machine can run it.
+                assert_eq!(unsafe { Avx512::is_utf8(at, text.len()) }, expected, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_pair_of_bytes_is_judged_as_the_standard_library_does() {
+        for first in 0..=255 {
+            for second in 0..=255 {
+                is_utf8(&[first, second]);
+            }
+            for second in [0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0] {
+                for third in [0x00, 0x7f, 0x80, 0xbf, 0xc0, 0xf4] {
+                    is_utf8(&[first, second, third]);
+                    is_utf8(&[first, second, third, 0x80]);
+                    is_utf8(&[first, second, third, 0xc3]);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_and_what_is_nearly_text(text in "[aé東𝄞\u{7ff}\u{800}\u{ffff}\u{10000}]{0,50}", cut in any::<usize>(), byte in any::<u8>(), pad in 0..130usize) {
+            let mut bytes = vec![b'x'; pad];
+            bytes.extend(text.as_bytes());
+            is_utf8(&bytes);
+            if !bytes.is_empty() {
+                let at = cut % bytes.len();
+                is_utf8(&bytes[..at]);
+                bytes[at] = byte;
+                is_utf8(&bytes);
+            }
+        }
+
+        #[test]
+        fn high_bits_are_those_of_the_bytes(bytes in proptest::collection::vec(any::<u8>(), 64), count in 1u32..64) {
+            let expected = bytes.iter().rev().fold(0u64, |bits, byte| bits << 1 | u64::from(byte >> 7));
+            // SAFETY: there are 64 bytes, and so many bits are set.
+            prop_assert_eq!(unsafe { Portable::high_bits(bytes.as_ptr()) }, expected);
+            let count = 1 + count % expected.count_ones().max(1);
+            let plain = unsafe { Portable::nth_bit(expected, count) };
+            #[cfg(target_arch = "x86_64")]
+            if let Level::Avx512(_) = Level::detect() {
+                prop_assert_eq!(unsafe { Avx512::high_bits(bytes.as_ptr()) }, expected);
+                prop_assert_eq!(unsafe { Avx512::nth_bit(expected, count) }, plain);
+            }
+        }
+    }
+}

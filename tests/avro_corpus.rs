@@ -1,0 +1,38 @@
+//! What fuzzing has found or begins with is replayed: see `fuzz/`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test that fails says so by panicking.
+
+#[path = "../fuzz/checks.rs"]
+mod checks;
+
+use std::path::Path;
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        check(&std::fs::read(entry.unwrap().path()).unwrap());
+        inputs += 1;
+    }
+    assert!(inputs > 1, "{} is empty", folder.display());
+}
+
+#[test]
+fn framing() {
+    replay("framing", checks::framing);
+}
+
+#[test]
+fn plan() {
+    replay("plan", checks::plan);
+}
+
+#[test]
+fn schema() {
+    replay("schema", checks::schema);
+}
+
+#[test]
+fn splice() {
+    replay("splice", checks::splice);
+}
