@@ -1,3 +1,5 @@
+//! The report of a run: what adds up is good, and each thing that does not is named.
+
 use super::*;
 use crate::demo::bitmap::Bitmap;
 use crate::demo::summary::{duration, grouped};

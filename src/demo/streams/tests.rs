@@ -1,3 +1,5 @@
+//! The streams against apache-avro: what they encode is what they say, and what must become of each record follows from it.
+
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
