@@ -5,18 +5,27 @@
 
 mod build;
 mod check;
+mod output;
 mod probe;
+mod references;
 mod services;
+mod stop;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
+use crate::breaker::gate::Gate;
 use crate::config::{Config, Diagnostics, Sources};
+use crate::custom::CustomSteps;
+use crate::kafka::login::Logins;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
+use crate::pipeline::prepare::NotPrepared;
+use crate::registry::Registry;
 use crate::sink;
 use crate::source::consumer_loop::{self, End};
 use crate::source::status::LoopState;
@@ -112,11 +121,36 @@ struct RunningPipeline {
 #[derive(Default)]
 pub(crate) struct Registered {
     pub(crate) pipelines: Vec<(String, Vec<Arc<LoopState>>)>,
+    pub(crate) breakers: Vec<Arc<Gate>>,
     pub(crate) prepared: bool,
     pub(crate) waiting_for: Option<String>,
 }
 
 pub(crate) type Shared = Arc<Mutex<Registered>>;
+
+/// What can be read again while the application runs.
+#[derive(Clone)]
+pub struct Reload {
+    registry: Arc<Registry>,
+    logins: Logins,
+    config: Arc<Config>,
+}
+
+impl Reload {
+    /// Reads the registry's login and certificates again, for all requests from now on, and the brokers' login, for all connections from now
+    /// on; the old ones stay where that fails.
+    ///
+    /// # Errors
+    /// What cannot be used, in words.
+    pub fn read_again(&self) -> Result<(), String> {
+        let registry = services::registry_options(&self.config)
+            .and_then(|options| self.registry.reload(&options).map_err(|e| format!("[registry]: {e}")));
+        match (registry, self.logins.read_again()) {
+            (Err(one), Err(other)) => Err(format!("{one}; {other}")),
+            (one, other) => one.and(other),
+        }
+    }
+}
 
 /// The application while it runs.
 pub struct Running {
@@ -132,11 +166,19 @@ pub struct Running {
     http_stop: Option<oneshot::Sender<()>>,
     http_task: tokio::task::JoinHandle<()>,
     shutdown_timeout: Duration,
+    reload: Reload,
     _sampler: tokio::task::JoinHandle<()>,
+    /// What keeps the references fresh; ends when dropped.
+    _followers: JoinSet<()>,
 }
 
 /// Connects, type-checks and starts everything. Waits for services that do not answer; `config` was checked offline.
-pub async fn start(config: Config, sources: Sources, telemetry: Telemetry) -> Result<Running, StartError> {
+pub async fn start(
+    config: Config,
+    sources: Sources,
+    telemetry: Telemetry,
+    customs: &CustomSteps,
+) -> Result<Running, StartError> {
     let Telemetry { metrics, sentry } = telemetry;
     metrics.watch_runtime("shared", tokio::runtime::Handle::current());
     metrics.config_generation.of([]).set(1);
@@ -155,21 +197,24 @@ pub async fn start(config: Config, sources: Sources, telemetry: Telemetry) -> Re
 
     let services = Services::connect(&config, &sources, &shared).await?;
     metrics.watch_registry(services.registry.stats());
-    let built = build::pipelines(&config, &sources, &services, &metrics, &shared, &sentry).await?;
+    let built = build::pipelines(&config, &sources, &services, &metrics, &shared, &sentry, http, customs).await?;
+
+    let mut followers = JoinSet::new();
+    let shown = references::load(services.references, &sources, &metrics, &shared, &mut followers).await?;
 
     let (stop, stopped) = watch::channel(false);
     let (ended_sender, ended) = mpsc::unbounded_channel();
-    let mut caches = Vec::new();
+    let mut sampled = build::Sampled::default();
     let mut pipelines = Vec::new();
     for Built {
         name,
         producer,
         parts,
-        cache_metrics,
+        sampled: its,
     } in built
     {
         let mut loops = Vec::new();
-        caches.extend(cache_metrics);
+        sampled.extend(its);
         for (number, make) in parts.into_iter().enumerate() {
             let stop = stopped.clone();
             let (ended, pipeline) = (ended_sender.clone(), name.clone());
@@ -186,7 +231,7 @@ pub async fn start(config: Config, sources: Sources, telemetry: Telemetry) -> Re
         pipelines.push(RunningPipeline { name, producer, loops });
     }
     shared.lock().unwrap_or_else(PoisonError::into_inner).prepared = true;
-    let sampler = tokio::spawn(build::sample(caches, metrics.clone()));
+    let sampler = tokio::spawn(build::sample(sampled, shown, metrics.clone()));
     Ok(Running {
         metrics,
         http,
@@ -198,7 +243,13 @@ pub async fn start(config: Config, sources: Sources, telemetry: Telemetry) -> Re
         http_stop: Some(http_stop),
         http_task,
         shutdown_timeout: config.shutdown_timeout,
+        reload: Reload {
+            registry: services.registry.clone(),
+            logins: services.logins.clone(),
+            config: Arc::new(config),
+        },
         _sampler: sampler,
+        _followers: followers,
     })
 }
 
@@ -206,7 +257,7 @@ pub async fn start(config: Config, sources: Sources, telemetry: Telemetry) -> Re
 fn run_loop(
     config: &Config,
     store: Option<Arc<AnyStore>>,
-    make: build::MakeParts,
+    mut make: build::MakeParts,
     stop: watch::Receiver<bool>,
     metrics: &Metrics,
     thread_name: &str,
@@ -222,7 +273,8 @@ fn run_loop(
         };
         let io = tokio::runtime::Handle::current();
         metrics.watch_runtime(thread_name, io.clone());
-        consumer_loop::run(make(LoopContext { stop, io, store })).await
+        let context = LoopContext { stop, io, store };
+        consumer_loop::run_and_rebuild(|| make(context.clone())).await
     });
     // Calls to brokers may still wait for an answer that nobody needs any more.
     runtime.shutdown_background();
@@ -230,6 +282,11 @@ fn run_loop(
 }
 
 impl Running {
+    /// What can be read again, at SIGHUP.
+    pub fn reload(&self) -> Reload {
+        self.reload.clone()
+    }
+
     /// What `/status` answers.
     pub fn status(&self) -> serde_json::Value {
         crate::http::Probe::status(&*self.probe)
@@ -260,18 +317,7 @@ impl Running {
         let deadline = began + self.shutdown_timeout;
         // No receiver: every loop has ended already.
         let _ = self.stop.send(true);
-        let shared = self.shared.clone();
-        let reporter = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(Duration::from_secs(5)).await;
-                for (pipeline, loops) in &shared.lock().unwrap_or_else(PoisonError::into_inner).pipelines {
-                    let left: usize = loops.iter().map(|l| l.get().in_flight_records).sum();
-                    if left > 0 {
-                        tracing::info!(pipeline, in_flight = left, "still draining");
-                    }
-                }
-            }
-        });
+        let reporter = tokio::spawn(stop::name_what_runs(self.shared.clone(), self.metrics.clone()));
         let pipelines = std::mem::take(&mut self.pipelines);
         let joined = tokio::task::spawn_blocking(move || {
             pipelines
@@ -306,6 +352,17 @@ impl Running {
             pipelines: joined.unwrap_or_default(),
         }
     }
+}
+
+/// A client of the configuration's schema registry; nothing is asked yet.
+///
+/// # Errors
+/// What cannot be used, in words.
+pub fn registry(config: &Config) -> Result<Registry, String> {
+    services::registry(config).map_err(|error| match error {
+        NotPrepared::Findings(findings) => findings.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "),
+        NotPrepared::Unavailable(failure) => failure.message,
+    })
 }
 
 /// Findings as the diagnostics that `check` prints.

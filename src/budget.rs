@@ -33,6 +33,13 @@ impl Budget {
         }
     }
 
+    /// Changes the limit of records. What is in flight stays; above the new limit it counts down before more is taken in.
+    pub fn set_max_records(&mut self, max_records: usize) {
+        self.max_records = max_records.max(1);
+        self.full |= self.records >= self.max_records;
+        self.settle();
+    }
+
     /// Takes in a record of `bytes` bytes, whatever the limits say. Full from the limit on.
     pub fn admit(&mut self, bytes: usize) {
         self.records = self.records.saturating_add(1);
@@ -63,6 +70,10 @@ impl Budget {
         } else {
             self.bytes.saturating_sub(bytes)
         };
+        self.settle();
+    }
+
+    fn settle(&mut self) {
         let low = self.records <= low_water(self.max_records) && self.bytes <= low_water(self.max_bytes);
         let room = self.bytes.saturating_add(self.waiting) <= self.max_bytes;
         if self.records == 0 || (low && room) {
@@ -75,6 +86,11 @@ impl Budget {
     /// refused has room).
     pub fn is_full(&self) -> bool {
         self.full
+    }
+
+    /// The limit of records.
+    pub fn max_records(&self) -> usize {
+        self.max_records
     }
 
     /// Records in flight.
@@ -174,6 +190,20 @@ mod tests {
         budget.release(1);
         assert!(!budget.is_full());
         assert_eq!((budget.records(), budget.bytes()), (8, 8));
+    }
+
+    #[test]
+    fn a_limit_that_moves_is_kept_from_then_on() {
+        let mut budget = Budget::new(10, usize::MAX);
+        (0..10).for_each(|_| budget.admit(1));
+        budget.set_max_records(20);
+        assert!(!budget.is_full(), "there is room at once");
+        budget.set_max_records(5);
+        assert!(budget.is_full());
+        (0..5).for_each(|_| budget.release(1));
+        assert!(budget.is_full(), "5 of 5");
+        budget.release(1);
+        assert!(!budget.is_full(), "4 of 5");
     }
 
     #[test]

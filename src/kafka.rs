@@ -1,5 +1,7 @@
 //! What the consumer and the producer share towards librdkafka: properties, error classes, log lines.
 
+pub mod login;
+
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -122,8 +124,18 @@ pub fn consumer(
     Ok(config)
 }
 
-/// The producer of a pipeline. `queue_bytes` bounds what librdkafka holds undelivered.
-pub fn producer(kafka: &Kafka, pipeline: &[Property], queue_bytes: usize) -> Result<ClientConfig, SecretError> {
+/// librdkafka's default of `batch.size`.
+const BATCH_BYTES: usize = 1_000_000;
+
+/// The producer of a pipeline. `queue_bytes` bounds what librdkafka holds undelivered, and `batch_bytes` its batches, where the topics have said
+/// what they take; with a `transactional_id` it has transactions.
+pub fn producer(
+    kafka: &Kafka,
+    pipeline: &[Property],
+    queue_bytes: usize,
+    batch_bytes: Option<usize>,
+    transactional_id: Option<&str>,
+) -> Result<ClientConfig, SecretError> {
     let mut config = client(kafka, &kafka.producer_properties, pipeline)?;
     let mut default = |name: &str, value: &str| {
         if config.get(name).is_none() {
@@ -136,8 +148,12 @@ pub fn producer(kafka: &Kafka, pipeline: &[Property], queue_bytes: usize) -> Res
     default("linger.ms", "5");
     // Java's partitioner, so that Java and Messina send a key to the same partition.
     default("partitioner", "murmur2_random");
-    // What can be retried is retried for as long as it takes: 0 is for ever.
-    default("message.timeout.ms", "0");
+    match transactional_id {
+        // What can be retried is retried for as long as it takes: 0 is for ever.
+        None => default("message.timeout.ms", "0"),
+        // Longer than its transaction no record can take; librdkafka sees to it.
+        Some(id) => default("transactional.id", id),
+    }
     // The brokers decide what is too large, and the budget does.
     let largest = queue_bytes.clamp(1 << 20, 100 << 20);
     default("message.max.bytes", &largest.to_string());
@@ -147,6 +163,12 @@ pub fn producer(kafka: &Kafka, pipeline: &[Property], queue_bytes: usize) -> Res
         &(queue_bytes.max(largest) / 1024 + 1).to_string(),
     );
     default("sticky.partitioning.linger.ms", "10");
+    if let Some(most) = batch_bytes {
+        let wanted = config.get("batch.size").and_then(|bytes| bytes.parse().ok());
+        if most < wanted.unwrap_or(BATCH_BYTES) {
+            config.set("batch.size", most.to_string());
+        }
+    }
     Ok(config)
 }
 

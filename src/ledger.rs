@@ -68,6 +68,7 @@ pub struct Ledger {
     clock: i64,
     /// The lowest offset that may come next, once any is known.
     next: Option<i64>,
+    first_admitted: Option<i64>,
     last_admitted: Option<i64>,
     committed: Option<i64>,
     in_flight: usize,
@@ -90,6 +91,7 @@ impl Ledger {
             clock_before: clock,
             clock,
             next: committed,
+            first_admitted: None,
             last_admitted: None,
             committed,
             in_flight: 0,
@@ -125,6 +127,7 @@ impl Ledger {
         });
         self.clock = timestamp;
         self.next = Some(offset.saturating_add(1));
+        self.first_admitted.get_or_insert(offset);
         self.last_admitted = Some(offset);
         self.in_flight += 1;
         Ok(timestamp)
@@ -200,6 +203,11 @@ impl Ledger {
     /// The lowest offset in flight.
     pub fn first_unfinished(&self) -> Option<i64> {
         self.ring.front().map(|entry| entry.offset)
+    }
+
+    /// Where to begin again so that everything runs that is not committed, finished or not; `None` as long as no offset is known.
+    pub fn uncommitted(&self) -> Option<i64> {
+        self.committed.or(self.first_admitted)
     }
 
     /// The highest offset admitted in this assignment.

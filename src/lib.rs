@@ -29,7 +29,9 @@ pub mod source;
 pub mod avro;
 pub mod registry;
 
+pub mod breaker;
 pub mod budget;
+pub mod concurrency;
 pub mod lanes;
 pub mod ledger;
 pub mod outcome;
@@ -37,7 +39,9 @@ pub mod progress;
 pub mod retry;
 pub mod turns;
 
+pub mod custom;
 pub mod pipeline;
+pub mod reference;
 pub mod store;
 
 pub mod sink;

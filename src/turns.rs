@@ -68,6 +68,19 @@ impl Turn {
         Go::Publish
     }
 
+    /// What [`Turn::come`] would say at once; none where it would wait.
+    pub fn has_come(&mut self) -> Option<Go> {
+        match self.before.as_ref().map(|before| before.state.load(Ordering::Acquire)) {
+            None => Some(Go::Publish),
+            Some(PASSED) => {
+                self.before = None;
+                Some(Go::Publish)
+            }
+            Some(WAITING) => None,
+            Some(_) => Some(Go::Never),
+        }
+    }
+
     /// Lets the next event of the key go.
     pub fn pass(self) {
         self.own.set(PASSED);

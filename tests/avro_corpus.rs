@@ -8,9 +8,12 @@ mod checks;
 use std::path::Path;
 
 fn replay(target: &str, check: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    // The package is the whole one, or the one in `fuzz`.
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = ["fuzz/corpus", "corpus"].map(|folder| package.join(folder).join(target));
+    let folder = folder.iter().find(|folder| folder.is_dir()).unwrap();
     let mut inputs = 0;
-    for entry in std::fs::read_dir(&folder).unwrap() {
+    for entry in std::fs::read_dir(folder).unwrap() {
         check(&std::fs::read(entry.unwrap().path()).unwrap());
         inputs += 1;
     }

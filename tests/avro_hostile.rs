@@ -5,28 +5,16 @@
 
 mod avro_generator;
 
+use std::collections::BTreeMap;
 use std::io::{Error, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use apache_avro::Schema as TheirSchema;
 use apache_avro::reader::datum::GenericDatumReader;
-use avro_generator::{Generator, ours, sorted};
+use avro_generator::{Generator, cases, ours, sorted};
 use messina::avro::{DatumError, PADDING, Plan, Schema};
 use proptest::prelude::*;
-use serde_json::Value as Json;
-
-fn cases() -> ProptestConfig {
-    let cases = std::env::var("AVRO_CASES")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(200);
-    ProptestConfig {
-        cases,
-        max_shrink_iters: 0,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
-}
+use proptest::test_runner::TestRunner;
 
 /// apache-avro takes the end of its input for a null in booleans, strings and unions, so that it accepts truncated data.
 /// This reader ends with an error of another kind, which it does not.
@@ -80,98 +68,138 @@ fn mutate(generator: &mut Generator, datum: &mut Vec<u8>) {
     }
 }
 
-/// Whether the schema has a type whose data apache-avro checks and a plan does not until the value is asked for, or the
-/// other way round, so that one must look closer.
-fn agreed(
-    json: &Json,
+/// How the two judged a mutated datum. Only these are explained; anything else fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Judgement {
+    BothRead,
+    BothRefuse,
+    /// A text that is no UUID: apache-avro builds the value at once, a plan says so when the value is asked for.
+    RefusedByThemForAUuid,
+    /// Millions of items without bytes: the same.
+    RefusedByThemForEmptyItems,
+    /// They cannot hold a decimal of no bytes, which is zero.
+    RefusedByThemForADecimal,
+    /// An `int` or an index of more than five bytes, a `long` of more than ten or with more than 64 bits: they read more
+    /// than the specification has, and drop what does not fit.
+    RefusedForANumber,
+    /// They do not look at the sizes of blocks.
+    RefusedForABlockSize,
+    /// A block whose size has no room for its items, though the datum has: the same.
+    RefusedForABlockCount,
+    /// They have no limit of depth but the stack.
+    RefusedForItsDepth,
+}
+
+fn judgement(
     ours: Result<(), DatumError>,
     decoded: Result<(), DatumError>,
     theirs: Result<(), String>,
-) -> Result<(), String> {
+) -> Result<Judgement, String> {
     match (ours, theirs) {
-        (Ok(()), Ok(())) | (Err(_), Err(_)) => Ok(()),
-        // apache-avro builds the value at once: a plan says so when the value is asked for.
-        (Ok(()), Err(_)) if matches!(decoded, Err(DatumError::Uuid { .. } | DatumError::EmptyItems { .. })) => Ok(()),
-        // It cannot hold a decimal of no bytes, which is zero.
-        (Ok(()), Err(error)) if error.contains("ecimal") => Ok(()),
-        (Ok(()), Err(error)) => Err(format!("accepted what they refuse: {error}; {json}")),
-        // It reads longer numbers than the specification has, drops the highest bits of the tenth byte, does not look at
-        // the sizes of blocks, and has no limit of depth.
-        (Err(DatumError::VarintOverflow { .. } | DatumError::BlockSize { .. } | DatumError::Depth { .. }), Ok(())) => {
-            Ok(())
+        (Ok(()), Ok(())) => Ok(Judgement::BothRead),
+        (Err(_), Err(_)) => Ok(Judgement::BothRefuse),
+        (Ok(()), Err(error)) => match decoded {
+            Err(DatumError::Uuid { .. }) => Ok(Judgement::RefusedByThemForAUuid),
+            Err(DatumError::EmptyItems { .. }) => Ok(Judgement::RefusedByThemForEmptyItems),
+            _ if error.contains("ecimal") => Ok(Judgement::RefusedByThemForADecimal),
+            _ => Err(format!("accepted what they refuse: {error}")),
+        },
+        (Err(error), Ok(())) => match error {
+            DatumError::VarintOverflow { .. } => Ok(Judgement::RefusedForANumber),
+            DatumError::BlockSize { .. } => Ok(Judgement::RefusedForABlockSize),
+            DatumError::BlockCount { .. } => Ok(Judgement::RefusedForABlockCount),
+            DatumError::Depth { .. } => Ok(Judgement::RefusedForItsDepth),
+            _ => Err(format!("refused what they accept: {error}")),
+        },
+    }
+}
+
+/// Judges 400 mutations of ten data of one schema.
+fn judge_mutations(seed: u64, counts: &mut BTreeMap<Judgement, u64>) -> Result<(), TestCaseError> {
+    let mut generator = Generator::new(seed);
+    let json = generator.schema();
+    let theirs = TheirSchema::parse(&json).unwrap();
+    let reader = GenericDatumReader::builder(&theirs).build().unwrap();
+    let schema = Arc::new(Schema::parse(&json.to_string()).unwrap());
+    let plan = Plan::compile(Arc::clone(&schema), &["", "f0"]).unwrap();
+    for _ in 0..10 {
+        let value = generator.value(&json, 0);
+        let mut whole = Vec::new();
+        generator.encode(&json, &value, &mut whole);
+        for _ in 0..40 {
+            let mut datum = whole.clone();
+            mutate(&mut generator, &mut datum);
+            let answer = run(&plan, &datum);
+            let decoded = schema.decode(&datum);
+            match (&answer, &decoded) {
+                (Ok(()), Err(error)) => prop_assert!(
+                    matches!(
+                        error,
+                        DatumError::Uuid { .. } | DatumError::EmptyItems { .. } | DatumError::Depth { .. }
+                    ),
+                    "{}",
+                    error
+                ),
+                (Err(_), Ok(_)) => prop_assert!(false, "decoded what was refused: {:?}", answer),
+                // The two stop at the same place but for a text that is no UUID, which comes first for the decoder.
+                (Err(a), Err(b)) if !matches!(b, DatumError::Uuid { .. } | DatumError::EmptyItems { .. }) => {
+                    prop_assert_eq!(a, b, "{:?}", datum)
+                }
+                _ => {}
+            }
+            let mut input = Ends(&datum);
+            let read = reader.read_value(&mut input);
+            let left = input.0.len();
+            let theirs = match &read {
+                Ok(_) if left > 0 => Err("trailing bytes".to_owned()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            };
+            let judged = judgement(answer, decoded.clone().map(|_| ()), theirs);
+            let judged = judged.map_err(|error| TestCaseError::fail(format!("{error}: {datum:?} of {json}")))?;
+            *counts.entry(judged).or_default() += 1;
+            if let (Judgement::BothRead, Ok(value), Ok(read)) = (judged, decoded, read) {
+                prop_assert_eq!(format!("{:?}", sorted(value)), format!("{:?}", ours(&read)));
+            }
         }
-        // A block that says that it has no room for its items, though the datum has.
-        (Err(DatumError::BlockCount { .. }), Ok(())) => Ok(()),
-        (Err(error), Ok(())) => Err(format!("refused what they accept: {error}; {json}")),
+    }
+    Ok(())
+}
+
+/// 80,000 mutated data, and three millions in a long run. `--nocapture` shows how they were judged.
+#[test]
+fn mutated_data_are_judged_alike() {
+    apache_avro::util::max_allocation_bytes(64 << 20);
+    let counts = Mutex::new(BTreeMap::new());
+    let mut runner = TestRunner::new(cases(200, 7500));
+    let outcome = avro_generator::with_stack(|| {
+        runner.run(&any::<u64>(), |seed| judge_mutations(seed, &mut counts.lock().unwrap()))
+    });
+    let counts = counts.into_inner().unwrap();
+    println!("{} mutated data: {counts:?}", counts.values().sum::<u64>());
+    outcome.unwrap();
+    for both in [Judgement::BothRead, Judgement::BothRefuse] {
+        assert!(counts[&both] > 100, "{both:?} does not occur");
     }
 }
 
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(cases(200, 2000))]
 
     #[test]
     fn no_prefix_is_accepted(seed in any::<u64>()) {
         let mut generator = Generator::new(seed);
         let json = generator.schema();
-        let plan = Plan::compile(Arc::new(Schema::parse(&json.to_string()).unwrap()), &[""]).unwrap();
+        let schema = Arc::new(Schema::parse(&json.to_string()).unwrap());
+        let plan = Plan::compile(Arc::clone(&schema), &[""]).unwrap();
         for _ in 0..4 {
             let value = generator.value(&json, 0);
             let mut datum = Vec::new();
             generator.encode(&json, &value, &mut datum);
             prop_assert_eq!(run(&plan, &datum), Ok(()));
             for cut in 0..datum.len().min(2000) {
-                prop_assert_eq!(run(&plan, &datum[..cut]), Err(DatumError::Truncated { at: cut }).or(
-                    // A block whose size or count reaches behind the end is found by that.
-                    run(&plan, &datum[..cut])
-                ));
-                prop_assert!(run(&plan, &datum[..cut]).is_err());
-            }
-        }
-    }
-
-    #[test]
-    fn mutated_data_are_judged_alike(seed in any::<u64>()) {
-        apache_avro::util::max_allocation_bytes(64 << 20);
-        let mut generator = Generator::new(seed);
-        let json = generator.schema();
-        let theirs = TheirSchema::parse(&json).unwrap();
-        let reader = GenericDatumReader::builder(&theirs).build().unwrap();
-        let schema = Arc::new(Schema::parse(&json.to_string()).unwrap());
-        let plan = Plan::compile(Arc::clone(&schema), &["", "f0"]).unwrap();
-        for _ in 0..10 {
-            let value = generator.value(&json, 0);
-            let mut whole = Vec::new();
-            generator.encode(&json, &value, &mut whole);
-            for _ in 0..40 {
-                let mut datum = whole.clone();
-                mutate(&mut generator, &mut datum);
-                let answer = run(&plan, &datum);
-                let decoded = schema.decode(&datum);
-                match (&answer, &decoded) {
-                    (Ok(()), Err(error)) => prop_assert!(
-                        matches!(error, DatumError::Uuid { .. } | DatumError::EmptyItems { .. } | DatumError::Depth { .. }),
-                        "{}", error
-                    ),
-                    (Err(_), Ok(_)) => prop_assert!(false, "decoded what was refused: {:?}", answer),
-                    // The two stop at the same place but for a text that is no UUID, which comes first for the decoder.
-                    (Err(a), Err(b)) if !matches!(b, DatumError::Uuid { .. } | DatumError::EmptyItems { .. }) => {
-                        prop_assert_eq!(a, b, "{:?}", datum)
-                    }
-                    _ => {}
-                }
-                let mut input = Ends(&datum);
-                let read = avro_generator::with_stack(|| reader.read_value(&mut input));
-                let left = input.0.len();
-                let judged = match &read {
-                    Ok(_) if left > 0 => Err("trailing bytes".to_owned()),
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(error.to_string()),
-                };
-                let agreed = agreed(&json, answer, decoded.clone().map(|_| ()), judged);
-                prop_assert!(agreed.is_ok(), "{:?}: {:?}", agreed, datum);
-                if let (Ok(()), Ok(value), Ok(read)) = (answer, decoded, read) {
-                    prop_assert_eq!(format!("{:?}", sorted(value)), format!("{:?}", ours(&read)));
-                }
+                prop_assert!(run(&plan, &datum[..cut]).is_err(), "{} bytes of {}", cut, datum.len());
+                prop_assert!(schema.decode(&datum[..cut]).is_err(), "{} bytes of {}", cut, datum.len());
             }
         }
     }

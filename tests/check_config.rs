@@ -148,6 +148,15 @@ fn colour_only_when_asked() {
 }
 
 #[test]
+fn the_processors_are_sound() {
+    let texts = [std::fs::read_to_string("config/processors.toml").expect("it is there")];
+    let config = texts[0].replace("{ env = \"MONGO_URI\" }", "\"mongodb://mongo\"");
+    let (config, sources) = load(&[&config], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+    let findings: Diagnostics = config::check(&config, &sources).into();
+    assert!(findings.is_empty(), "{findings}");
+}
+
+#[test]
 fn the_example_loads() {
     let (config, sources) = config::load(&["config/example.toml".into()], std::iter::empty()).expect("it loads");
     let pipeline = &config.pipelines["navigation"];
@@ -185,6 +194,28 @@ fn defaults_are_those_of_the_docs() {
     assert_eq!(config.limits.memory.to_string(), "256MiB");
     assert_eq!(config.shutdown_timeout, Duration::from_secs(30));
     assert_eq!(config.pipelines["user-events"].consumers.value, 1);
+}
+
+#[test]
+fn concurrency_is_a_number_or_is_found_between_bounds() {
+    for (written, most, least) in [
+        ("7", 7, None),
+        ("\"auto\"", 4096, Some(16)),
+        ("{ max = 100 }", 100, Some(16)),
+        ("{ min = 5000 }", 5000, Some(5000)),
+        ("{ min = 2, max = 3 }", 3, Some(2)),
+    ] {
+        let config = loaded(
+            &[BASE, &format!("[pipelines.user-events]\nmax_in_flight = {written}\n")],
+            &[],
+        );
+        let pipeline = &config.pipelines["user-events"];
+        assert_eq!(
+            (pipeline.max_in_flight.value, pipeline.min_in_flight),
+            (most, least),
+            "{written}"
+        );
+    }
 }
 
 #[test]

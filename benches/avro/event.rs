@@ -302,6 +302,24 @@ pub struct Flat<'a> {
     pub mobile: bool,
 }
 
+impl<'a> Flat<'a> {
+    /// The record with its new fields.
+    pub fn enrich(self, segment: Option<&'a str>) -> FlatEnriched<'a> {
+        FlatEnriched {
+            id: self.id,
+            ts: self.ts,
+            user: self.user,
+            page: self.page,
+            campaign: self.campaign,
+            amount: self.amount,
+            count: self.count,
+            mobile: self.mobile,
+            segment,
+            processed_at: self.ts * 1000,
+        }
+    }
+}
+
 /// A record of eight fields and two new ones.
 #[derive(Serialize)]
 pub struct FlatEnriched<'a> {

@@ -3,11 +3,17 @@
 //! The work: read three fields of a record, check all of it, and write it again with four new fields behind. The others
 //! build the whole record for that. Prints one JSON line, last; the single times go to stderr.
 //!
+//! `vs_generated` is the time of straight-line code for this schema as a share of ours, for the extraction.
+//!
 //! `AVRO_RECORDS` and `AVRO_ROUNDS` set the number of records (20,000) and of rounds (15).
+//! `AVRO_COUNT=extract` (`splice`, `both`, or one of them with `flat_` before it) does that once, inside `counted`, for a tool
+//! that counts instructions: `benches/avro/instructions`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // A benchmark that cannot be made says so by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A benchmark that cannot be made says so by panicking.
 
 mod event;
+mod generated;
+mod json;
 mod measure;
 
 use std::hint::black_box;
@@ -17,7 +23,8 @@ use apache_avro::Schema as TheirSchema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value as Theirs;
 use apache_avro::writer::datum::GenericDatumWriter;
-use event::{Event, Flat, FlatEnriched, Generator};
+use event::{Event, Flat, Generator};
+use json::Json;
 use measure::{Competitor, least};
 use messina::avro::{PADDING, Plan, Schema, Splice, Unit, Value};
 use serde_avro_fast::ser::SerializerConfig;
@@ -29,6 +36,7 @@ static ALLOCATOR: measure::Counting = measure::Counting;
 const EVENT: &str = include_str!("../../tests/schemas/event.avsc");
 const ENRICHED: &str = include_str!("../../tests/schemas/event_enriched.avsc");
 const NEW: &[&str] = &["segment", "user_score", "country", "processed_at"];
+const PATHS: &[&str] = &["ts", "partner_id", "user.id"];
 const FLAT: &str = r#"{"type":"record","name":"Flat","fields":[
     {"name":"id","type":"string"},{"name":"ts","type":"long"},{"name":"user","type":"string"},
     {"name":"page","type":"string"},{"name":"campaign","type":["null","long"],"default":null},
@@ -38,6 +46,17 @@ const FLAT_ENRICHED: &str = r#"{"type":"record","name":"Flat","fields":[
     {"name":"page","type":"string"},{"name":"campaign","type":["null","long"],"default":null},
     {"name":"amount","type":"double"},{"name":"count","type":"int"},{"name":"mobile","type":"boolean"},
     {"name":"segment","type":["null","string"],"default":null},{"name":"processed_at","type":"long"}]}"#;
+
+const JSON_NEW: &[json::Field] = &[
+    ("segment", |number, _| found(number).0.into()),
+    ("user_score", |number, _| found(number).1.into()),
+    ("country", |number, _| found(number).2.into()),
+    ("processed_at", |_, ts| (ts * 1000).into()),
+];
+const JSON_FLAT_NEW: &[json::Field] = &[
+    ("segment", |number, _| found(number).0.into()),
+    ("processed_at", |_, ts| (ts * 1000).into()),
+];
 
 /// Data one behind the other, as a fetch from Kafka has them.
 struct Batch {
@@ -74,7 +93,17 @@ fn found(number: usize) -> (Option<&'static str>, Option<f64>, Option<&'static s
 }
 
 fn text(value: Option<&'static str>) -> Value<'static> {
-    value.map_or(Value::Null, |text| Value::String(text.into()))
+    match value {
+        Some(text) => Value::String(text.into()),
+        None => Value::Null,
+    }
+}
+
+fn double(value: Option<f64>) -> Value<'static> {
+    match value {
+        Some(score) => Value::Double(score),
+        None => Value::Null,
+    }
 }
 
 /// Reads the wanted values of all data.
@@ -82,7 +111,9 @@ fn extract(plan: &Plan, batch: &Batch, marks: &mut [u32]) {
     for (start, end) in &batch.ranges {
         plan.run(&batch.bytes, *start, *end, marks).unwrap();
         for slot in 0..plan.slots() {
-            black_box(plan.value(slot, &batch.bytes, marks).unwrap());
+            let value = plan.value(slot, &batch.bytes, marks).unwrap();
+            black_box(&value);
+            value.release();
         }
     }
 }
@@ -92,27 +123,72 @@ fn enrich(plan: &Plan, splice: &Splice, batch: &Batch, marks: &mut [u32], out: &
     for (number, (start, end)) in batch.ranges.iter().enumerate() {
         plan.run(&batch.bytes, *start, *end, marks).unwrap();
         for slot in 1..plan.slots() {
-            black_box(plan.value(slot, &batch.bytes, marks).unwrap());
+            let value = plan.value(slot, &batch.bytes, marks).unwrap();
+            black_box(&value);
+            value.release();
         }
-        let (Value::Timestamp(ts, _) | Value::Long(ts)) = plan.value(0, &batch.bytes, marks).unwrap() else {
-            unreachable!("ts is a long")
-        };
-        let (segment, score, country) = found(number);
+        build(plan, splice, batch, number, marks, out, flat);
+    }
+}
+
+/// Builds the output of one datum after its run.
+fn build(plan: &Plan, splice: &Splice, batch: &Batch, number: usize, marks: &[u32], out: &mut Vec<u8>, flat: bool) {
+    let (start, end) = batch.ranges[number];
+    let value = plan.value(0, &batch.bytes, marks).unwrap();
+    let (Value::Timestamp(ts, _) | Value::Long(ts)) = &value else {
+        unreachable!("ts is a long")
+    };
+    let ts = *ts;
+    value.release();
+    let (segment, score, country) = found(number);
+    out.clear();
+    let result = if flat {
+        let values = [text(segment), Value::Long(ts * 1000)];
+        let result = splice.build(&batch.bytes, start, end, marks, &values, out);
+        let [segment, at] = values;
+        segment.release();
+        at.release();
+        result
+    } else {
         let values = [
             text(segment),
-            score.map_or(Value::Null, Value::Double),
+            double(score),
             text(country),
             Value::Timestamp(ts * 1000, Unit::Micros),
         ];
-        out.clear();
-        let result = if flat {
-            let values = [text(segment), Value::Long(ts * 1000)];
-            splice.build(&batch.bytes, *start, *end, marks, &values, out)
-        } else {
-            splice.build(&batch.bytes, *start, *end, marks, &values, out)
-        };
-        result.unwrap();
-        black_box(&out);
+        let result = splice.build(&batch.bytes, start, end, marks, &values, out);
+        let [segment, score, country, at] = values;
+        segment.release();
+        score.release();
+        country.release();
+        at.release();
+        result
+    };
+    result.unwrap();
+    black_box(&out);
+}
+
+/// What is counted by a tool that looks at this function only.
+#[inline(never)]
+fn counted(work: &mut dyn FnMut()) {
+    work();
+    black_box(0);
+}
+
+/// Does one kind of work once. The output is built after one run that is not counted, so that it stands alone.
+fn count(kind: &str, plan: &Plan, splice: &Splice, batch: &Batch) {
+    let (mut marks, mut out) = (vec![0; plan.marks()], Vec::with_capacity(8192));
+    let flat = kind.starts_with("flat_");
+    match kind.trim_start_matches("flat_") {
+        "extract" => counted(&mut || extract(plan, batch, &mut marks)),
+        "both" => counted(&mut || enrich(plan, splice, batch, &mut marks, &mut out, flat)),
+        "splice" => {
+            for (number, (start, end)) in batch.ranges.iter().enumerate() {
+                plan.run(&batch.bytes, *start, *end, &mut marks).unwrap();
+                counted(&mut || build(plan, splice, batch, number, &marks, &mut out, flat));
+            }
+        }
+        other => panic!("AVRO_COUNT: there is no \"{other}\""),
     }
 }
 
@@ -124,19 +200,7 @@ fn serde_enrich(number: usize, event: Event<'_>, config: &mut SerializerConfig<'
 }
 
 fn flat_enrich(number: usize, flat: Flat<'_>, config: &mut SerializerConfig<'_>, out: Vec<u8>) -> Vec<u8> {
-    let enriched = FlatEnriched {
-        id: flat.id,
-        ts: flat.ts,
-        user: flat.user,
-        page: flat.page,
-        campaign: flat.campaign,
-        amount: flat.amount,
-        count: flat.count,
-        mobile: flat.mobile,
-        segment: found(number).0,
-        processed_at: flat.ts * 1000,
-    };
-    serde_avro_fast::to_datum(&enriched, out, config).unwrap()
+    serde_avro_fast::to_datum(&flat.enrich(found(number).0), out, config).unwrap()
 }
 
 fn apache_enrich(number: usize, value: Theirs, writer: &GenericDatumWriter<'_>) -> Vec<u8> {
@@ -156,6 +220,22 @@ fn apache_enrich(number: usize, value: Theirs, writer: &GenericDatumWriter<'_>) 
     fields.push((NEW[1].to_owned(), nullable(score.map(Theirs::Double))));
     fields.push((NEW[2].to_owned(), text(country)));
     fields.push((NEW[3].to_owned(), Theirs::TimestampMicros(ts * 1000)));
+    writer.write_value_to_vec(Theirs::Record(fields)).unwrap()
+}
+
+fn apache_flat_enrich(number: usize, value: Theirs, writer: &GenericDatumWriter<'_>) -> Vec<u8> {
+    let Theirs::Record(mut fields) = value else {
+        unreachable!("it is a record")
+    };
+    let Theirs::Long(ts) = fields[1].1 else {
+        unreachable!("ts is a long")
+    };
+    let segment = match found(number).0 {
+        None => Theirs::Union(0, Box::new(Theirs::Null)),
+        Some(text) => Theirs::Union(1, Box::new(Theirs::String(text.to_owned()))),
+    };
+    fields.push(("segment".to_owned(), segment));
+    fields.push(("processed_at".to_owned(), Theirs::Long(ts * 1000)));
     writer.write_value_to_vec(Theirs::Record(fields)).unwrap()
 }
 
@@ -204,22 +284,46 @@ fn main() {
     let flats = Batch::of(
         (0..records).map(|number| serde_avro_fast::to_datum_vec(&generator.flat(number), &mut config).unwrap()),
     );
+    let (plan, splice) = compile(EVENT, PATHS, ENRICHED, NEW);
+    let (flat_plan, flat_splice) = compile(FLAT, &["ts", "id", "user"], FLAT_ENRICHED, &["segment", "processed_at"]);
+    if let Ok(kind) = std::env::var("AVRO_COUNT") {
+        return if kind.starts_with("flat_") {
+            count(&kind, &flat_plan, &flat_splice, &flats)
+        } else {
+            count(&kind, &plan, &splice, &events)
+        };
+    }
+    let mut generator = Generator::new(7);
+    let mut json_events = Json::of((0..records).map(|number| generator.event(number)));
+    let mut json_flats = Json::of((0..records).map(|number| generator.flat(number)));
     eprintln!(
-        "{records} records, {:.0} and {:.0} bytes on average",
+        "{records} records, {:.0} and {:.0} bytes on average, as JSON {:.0} and {:.0}",
         events.mean(),
-        flats.mean()
+        flats.mean(),
+        json_events.mean(),
+        json_flats.mean()
     );
 
-    let (plan, splice) = compile(EVENT, &["ts", "partner_id", "user.id"], ENRICHED, NEW);
-    let (flat_plan, flat_splice) = compile(FLAT, &["ts", "id", "user"], FLAT_ENRICHED, &["segment", "processed_at"]);
-    let mut marks = [&plan, &plan, &plan, &flat_plan].map(|plan| vec![0; plan.marks()]);
-    let [check_marks, extract_marks, enrich_marks, flat_marks] = &mut marks;
-    let (mut out, mut flat_out) = (Vec::with_capacity(8192), Vec::with_capacity(8192));
+    let (portable, portable_splice) = compile(EVENT, PATHS, ENRICHED, NEW);
+    let portable = portable.for_any_machine();
+    let mut marks = [&plan, &plan, &plan, &plan, &flat_plan].map(|plan| vec![0; plan.marks()]);
+    let [check_marks, extract_marks, enrich_marks, portable_marks, flat_marks] = &mut marks;
+    let (mut out, mut portable_out, mut flat_out) = (
+        Vec::with_capacity(8192),
+        Vec::with_capacity(8192),
+        Vec::with_capacity(8192),
+    );
 
     let (their_event, their_enriched) = (
         TheirSchema::parse_str(EVENT).unwrap(),
         TheirSchema::parse_str(ENRICHED).unwrap(),
     );
+    let (their_flat, their_flat_enriched) = (
+        TheirSchema::parse_str(FLAT).unwrap(),
+        TheirSchema::parse_str(FLAT_ENRICHED).unwrap(),
+    );
+    let flat_reader = GenericDatumReader::builder(&their_flat).build().unwrap();
+    let flat_writer = GenericDatumWriter::builder(&their_flat_enriched).build().unwrap();
     let reader = GenericDatumReader::builder(&their_event).build().unwrap();
     let writer = GenericDatumWriter::builder(&their_enriched).build().unwrap();
     let (mut enriched_config, mut flat_config) =
@@ -237,8 +341,48 @@ fn main() {
         let theirs = reader.read_value(&mut &*datum).unwrap();
         let expected = reader_of(&their_enriched, &apache_enrich(0, theirs, &writer));
         assert_eq!(reader_of(&their_enriched, &ours), expected, "record {number}");
+        let values = (event.ts, event.partner_id.as_bytes(), event.user.id.as_bytes());
         let serde = serde_enrich(0, event, &mut enriched_config, Vec::new());
         assert_eq!(reader_of(&their_enriched, &serde), expected, "record {number}");
+        enrich(
+            &portable,
+            &portable_splice,
+            &one,
+            portable_marks,
+            &mut portable_out,
+            false,
+        );
+        assert_eq!(portable_out, ours, "record {number}");
+        let wanted = generated::event(&one.bytes, 0, datum.len()).expect("the bench's data are usual");
+        assert_eq!(
+            (wanted.ts, wanted.partner_id, wanted.user_id),
+            values,
+            "record {number}"
+        );
+        assert!(
+            generated::event(&one.bytes, 0, datum.len() - 1).is_none(),
+            "record {number}"
+        );
+    }
+
+    for (number, datum) in flats.data().enumerate().take(500) {
+        let one = Batch::of([datum.to_vec()].into_iter());
+        enrich(&flat_plan, &flat_splice, &one, flat_marks, &mut flat_out, true);
+        let expected = reader_of(&their_flat_enriched, &flat_out);
+        let value = flat_reader.read_value(&mut &*datum).unwrap();
+        let flat: Flat<'_> = apache_avro::from_value(&value).unwrap();
+        let serde = flat_writer.write_ser_to_vec(&flat.enrich(found(0).0)).unwrap();
+        assert_eq!(
+            reader_of(&their_flat_enriched, &serde),
+            expected,
+            "flat record {number}"
+        );
+        let value = apache_flat_enrich(0, value, &flat_writer);
+        assert_eq!(
+            reader_of(&their_flat_enriched, &value),
+            expected,
+            "flat record {number}"
+        );
     }
 
     let before = measure::allocations();
@@ -262,6 +406,21 @@ fn main() {
             Competitor::new("extract and splice", records, || {
                 enrich(&plan, &splice, &events, enrich_marks, &mut out, false);
             }),
+            Competitor::new("extract and splice, without AVX-512", records, || {
+                enrich(
+                    &portable,
+                    &portable_splice,
+                    &events,
+                    portable_marks,
+                    &mut portable_out,
+                    false,
+                );
+            }),
+            Competitor::new("extract by code made for the schema", records, || {
+                for (start, end) in &events.ranges {
+                    black_box(generated::event(&events.bytes, *start, *end).unwrap());
+                }
+            }),
             Competitor::new("serde_avro_fast, typed", records, || {
                 for (number, datum) in events.data().enumerate() {
                     let event: Event<'_> = serde_avro_fast::from_datum_slice(datum, &event).unwrap();
@@ -276,6 +435,12 @@ fn main() {
                     black_box(apache_enrich(number, value, &writer));
                 }
             }),
+            Competitor::new("simd-json, value", records, || {
+                for number in 0..json_events.len() {
+                    json_events.enrich(number, JSON_NEW);
+                    black_box(&json_events.out);
+                }
+            }),
             Competitor::new("flat: extract and splice", records, || {
                 enrich(&flat_plan, &flat_splice, &flats, flat_marks, &mut flat_out, true);
             }),
@@ -287,11 +452,43 @@ fn main() {
                     black_box(&serde_flat_out);
                 }
             }),
+            Competitor::new("flat: apache-avro, value", records, || {
+                for (number, datum) in flats.data().enumerate() {
+                    let value = flat_reader.read_value(&mut &*datum).unwrap();
+                    black_box(apache_flat_enrich(number, value, &flat_writer));
+                }
+            }),
+            Competitor::new("flat: apache-avro, serde", records, || {
+                for (number, datum) in flats.data().enumerate() {
+                    let value = flat_reader.read_value(&mut &*datum).unwrap();
+                    let flat: Flat<'_> = apache_avro::from_value(&value).unwrap();
+                    black_box(flat_writer.write_ser_to_vec(&flat.enrich(found(number).0)).unwrap());
+                }
+            }),
+            Competitor::new("flat: simd-json, value", records, || {
+                for number in 0..json_flats.len() {
+                    json_flats.enrich(number, JSON_FLAT_NEW);
+                    black_box(&json_flats.out);
+                }
+            }),
         ],
         rounds,
     );
-    let &[_, extract, enrich, serde, apache, flat, serde_flat] = times.as_slice() else {
-        unreachable!("seven competitors")
+    let &[
+        _,
+        extract,
+        enrich,
+        portable,
+        generated,
+        serde,
+        apache,
+        _,
+        flat,
+        serde_flat,
+        ..,
+    ] = times.as_slice()
+    else {
+        unreachable!("as many times as competitors")
     };
     let tenths = |value: f64| (value * 10.0).round() / 10.0;
     let line = json!({
@@ -299,7 +496,8 @@ fn main() {
         "ns_extract_splice": tenths(enrich),
         "vs_serde_avro_fast": tenths(serde / enrich),
         "vs_apache_avro": tenths(apache / enrich),
-        "vs_generated": null,
+        "vs_generated": (generated / extract * 100.0).round() / 100.0,
+        "portable_vs_serde_avro_fast": tenths(serde / portable),
         "allocations_per_record": (extract_allocations + enrich_allocations) as f64 / records as f64,
         "flat_vs_serde_avro_fast": tenths(serde_flat / flat),
     });

@@ -1,7 +1,8 @@
 """One run of Messina over the peers' job, measured as the peers' own harness measures theirs; and the summary of many runs.
 
-usage: measure.py run stub|cassandra     one JSON line, in the form of the peers' bench.py
-       measure.py summary RESULTS        one JSON line: medians and the ratio, from the lines of both
+usage: measure.py run stub|cassandra [OVERLAY]   one JSON line, in the form of the peers' bench.py; OVERLAY is a name: cached for cached.toml
+       measure.py stack NAME stub|cassandra             the same for any stack: messina, messina-OVERLAY, or a peer
+       measure.py summary RESULTS                one JSON line: medians and the ratio, from the lines of both
 
 CPU is the whole process's, from /proc: from when /readyz first says ready to when `messina_records_total`, over all outcomes, has grown by N. It is
 divided by the records that were counted between these two readings, since Messina neither starts nor stops at a record of our choice. What it
@@ -25,12 +26,53 @@ import urllib.request
 HERE = pathlib.Path(__file__).resolve().parent
 E = os.environ
 COUNTED = re.compile(r"^messina_records_total\{[^}]*\} ([0-9.e+]+)$", re.M)
+BUCKET = re.compile(r'^messina_event_seconds_bucket\{[^}]*le="([^"]+)"[^}]*\} ([0-9.e+]+)$', re.M)
+CACHE = re.compile(r"^messina_cache_(hits|misses|coalesced)_total\{[^}]*\} ([0-9.e+]+)$", re.M)
+PARTS = {"loop-": "loop", "rdk:": "librdkafka", "producer": "deliveries"}
 
 
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def by_part(pid):
+    """CPU seconds of the process by what its threads do."""
+    parts = dict.fromkeys([*PARTS.values(), "other"], 0.0)
+    for stat in pathlib.Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            head, _, tail = stat.read_text(encoding="utf-8").rpartition(")")
+        except OSError:  # a thread that has ended
+            continue
+        name, fields = head.partition("(")[2], tail.split()
+        part = next((part for start, part in PARTS.items() if name.startswith(start)), "other")
+        parts[part] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return parts
+
+
+def summed(pattern, text):
+    """Over all pipelines and steps."""
+    sums = {}
+    for what, n in pattern.findall(text):
+        sums[what] = sums.get(what, 0) + float(n)
+    return sums
+
+
+def quantiles(before, after, wanted):
+    """Milliseconds, interpolated within the bucket, of what was observed between two readings of a histogram's buckets."""
+    counts = sorted((float(le), after[le] - before.get(le, 0)) for le in after)
+    total, result = counts[-1][1], []
+    for q in wanted:
+        low, below = 0.0, 0
+        for bound, count in counts:
+            if count >= q * total:
+                high = low if bound == float("inf") else bound
+                part = (q * total - below) / max(1, count - below)
+                result.append(1e3 * (low + (high - low) * part))
+                break
+            low, below = bound, count
+    return result
 
 
 def get(port, path):
@@ -47,7 +89,7 @@ def get(port, path):
 class Run:
     """The process, and what can be read of it from outside."""
 
-    def __init__(self, bench, contact, in_topic, out_topic, group, log):
+    def __init__(self, bench, contact, in_topic, out_topic, group, log, overlays=()):
         self.bench, self.port, self.log = bench, free_port(), log
         settings = {
             "KAFKA__BROKERS": E["KAFKA_BOOTSTRAP"],
@@ -60,8 +102,11 @@ class Run:
             "PIPELINES__EVENTS__SINK__TOPIC": out_topic,
             "PIPELINES__EVENTS__MAX_IN_FLIGHT": E.get("MAX_IN_FLIGHT", "512"),
         }
-        command = [E["MESSINA_BIN"], "run", "-c", str(HERE / "peers.toml")]
-        env = {**E, **{f"MESSINA__{k}": v for k, v in settings.items()}}
+        command = [E["MESSINA_BIN"], "run", "-c", E.get("CONFIG", str(HERE / "peers.toml"))]
+        for overlay in overlays:
+            command += ["-c", str(overlay)]
+        # What the caller sets wins.
+        env = {**{f"MESSINA__{k}": v for k, v in settings.items()}, **E}
         with open(log, "wb") as out:
             self.process = subprocess.Popen(E.get("WRAP", "").split() + command, env=env, stdout=out, stderr=out)
 
@@ -75,6 +120,8 @@ class Run:
         if status != 200:
             self.alive()
             sys.exit(f"/metrics answers {status}")
+        self.parts = by_part(self.process.pid)
+        self.buckets, self.cache = summed(BUCKET, text), summed(CACHE, text)
         return time.monotonic(), self.bench.cpu(self.process.pid), sum(float(n) for n in COUNTED.findall(text))
 
     def wait_until_ready(self, seconds):
@@ -101,7 +148,7 @@ class Run:
         return self.process.returncode
 
 
-def run(target):
+def run(target, overlay=None):
     sys.path.insert(0, os.path.join(E["PEERS"], "tools"))
     import bench  # the peers' harness: it knows the stub, the topics, and the calibration
 
@@ -109,15 +156,17 @@ def run(target):
     in_topic = E.get("IN_TOPIC") or ("events-bulk" if n > 100_000 else "events")
     out_topic = E.get("OUT_TOPIC") or "events-enriched-messina"
     group = E.get("GROUP") or f"enrich-messina-{time.time_ns() // 10**6}"
+    stack = "messina" if overlay is None else f"messina-{overlay}"
     contact = {"stub": E["STUB_ADDR"], "cassandra": E["CASSANDRA_CONTACT"]}[target]
     if target == "stub":
         bench.stub()
     bench.fresh_topic(out_topic, int(E.get("PARTITIONS", "20")))
     started = time.monotonic()
-    messina = Run(bench, contact, in_topic, out_topic, group, os.path.join(E["PEERS_BUILD"], f"run-messina-{target}.log"))
+    messina = Run(bench, contact, in_topic, out_topic, group, os.path.join(E["PEERS_BUILD"], f"run-{stack}-{target}.log"), [HERE / f"{overlay}.toml"] if overlay else [])
     try:
         messina.wait_until_ready(120)
         first = half = last = messina.sample()
+        parts, buckets, cache = messina.parts, messina.buckets, messina.cache
         limit, calibration = time.monotonic() + float(E.get("TIMEOUT", "900")), []
         while last[2] - first[2] < n:
             time.sleep(0.5)
@@ -131,13 +180,16 @@ def run(target):
     finally:
         code = messina.stop()
     calib = statistics.mean(calibration)
+    p50, p99 = quantiles(buckets, messina.buckets, (0.5, 0.99))
+    asked = {what: n - cache.get(what, 0) for what, n in messina.cache.items()}
     scale = float(E.get("CALIB_REF_MS", "10")) / calib
 
     def per_record(a, b):
         return (b[1] - a[1]) * 1e6 / max(1, b[2] - a[2])
 
     line = {
-        "stack": "messina",
+        "stack": stack,
+        **({"label": E["LABEL"]} if "LABEL" in E else {}),
         "target": target,
         "messages": last[2] - first[2],
         "wall_s": last[0] - first[0],
@@ -149,6 +201,10 @@ def run(target):
         "cpu_us_per_msg_2nd_half": per_record(half, last),
         "norm_cpu_us_per_msg": per_record(first, last) * scale,
         "norm_cpu_us_per_msg_2nd_half": per_record(half, last) * scale,
+        "us_by_part": {k: round((v - parts[k]) * 1e6 / (last[2] - first[2]), 2) for k, v in messina.parts.items()},
+        "e2e_p50_us": p50 * 1e3,
+        "e2e_p99_us": p99 * 1e3,
+        **({"cache_hit_ratio": (asked["hits"] + asked["coalesced"]) / sum(asked.values())} if any(asked.values()) else {}),
         "calib_ms": calib,
         "committed": bench.committed(group, in_topic, int(E.get("PARTITIONS", "20"))),
         "max_in_flight": int(E.get("MAX_IN_FLIGHT", "512")),
@@ -160,6 +216,23 @@ def run(target):
         with open(E["RESULTS"], "a", encoding="utf-8") as file:
             file.write(text + "\n")
     print(text)
+
+
+# Records of a run. Enough for seconds of CPU, and for Java's compiler to come to rest.
+RECORDS = {"messina": 200_000, "rust-talk": 100_000, "go": 100_000, "java": 200_000, "python": 20_000}
+
+
+def stack(name, target):
+    kind = name.partition("-")[0] if name.startswith("messina") else name
+    n = RECORDS.get(kind, 100_000) // (1 if target == "stub" else 4) // int(E.get("DIVIDE", "1"))
+    if name.startswith("messina"):
+        # A cache is measured over the whole bulk topic: it must fill first.
+        E["N"] = str(n if name == "messina" else 390_000 // int(E.get("DIVIDE", "1")))
+        E["IN_TOPIC"] = "events-bulk"
+        run(target, *name.split("-")[1:])
+    else:
+        env = {**E, "N": str(n), "IN_TOPIC": "events-bulk"}
+        subprocess.run([E["PY"], os.path.join(E["PEERS"], "tools", "bench.py"), name, target], env=env, check=True)
 
 
 def summary(path):
@@ -193,8 +266,10 @@ def summary(path):
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["run", ("stub" | "cassandra") as target]:
-            run(target)
+        case ["run", ("stub" | "cassandra") as target, *overlay]:
+            run(target, *overlay)
+        case ["stack", name, ("stub" | "cassandra") as target]:
+            stack(name, target)
         case ["summary", path]:
             summary(path)
         case _:

@@ -3,16 +3,23 @@
 //! The memory of `[limits]` is shared out here: caches take what they declare; of the rest each pipeline has the same share,
 //! a quarter of it for what its consumers prefetch, a quarter for its producer's queue, half for records in flight.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::output::Brokers;
+use super::references::Shown;
 use super::services::{Services, backoff, wait};
-use super::{Shared, StartError, config_error};
+use super::{Shared, StartError, config_error, output};
+use crate::breaker::Rules;
+use crate::breaker::gate::{BreakerMetrics, Gate, Gates};
 use crate::budget::Budget;
+use crate::concurrency::Concurrency;
 use crate::config::{self, Config, Sources};
+use crate::custom::CustomSteps;
 use crate::kafka;
 use crate::lanes::Order;
 use crate::pipeline::prepare::{NotPrepared, Prepared, prepare};
@@ -20,15 +27,15 @@ use crate::pipeline::program::Action;
 use crate::pipeline::runner::{Runtime, StepHandles};
 use crate::pipeline::schemas::Registering;
 use crate::retry::Jitter;
-use crate::sink::dead_letters::DeadLetters;
+use crate::sink;
 use crate::sink::limits::{Limits, StopAbove, Window};
-use crate::sink::{self, Sink};
 use crate::source::consumer_loop::Parts;
 use crate::source::context::{self, SourceContext};
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::store::cache::{Cache, CacheStats};
-use crate::telemetry::handles::{CacheMetrics, PipelineMetrics};
+use crate::store::group::GroupStats;
+use crate::telemetry::handles::{CacheMetrics, GroupMetrics, PipelineMetrics};
 use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::metrics::Metrics;
@@ -36,8 +43,29 @@ use crate::telemetry::sentry::Sentry;
 
 /// How often one kind of failure is logged.
 const LOG_EVERY: Duration = Duration::from_secs(10);
-/// Lag without progress for this long is a stall.
-const STALL_AFTER: Duration = Duration::from_secs(60);
+/// When a producer's breaker opens: its queue stands still and is full, or its deliveries fail. A queue that is full for a
+/// moment is only back-pressure.
+fn sink_rules() -> Rules {
+    Rules {
+        many: 1000,
+        span: Duration::from_secs(5),
+        minimum: u32::MAX,
+        ..Rules::default()
+    }
+}
+
+/// Makes a breaker, which the status shows from now on.
+fn gate(metrics: &Metrics, shared: &Shared, dependency: &str, rules: Rules) -> Arc<Gate> {
+    let gate = Arc::new(Gate::new(
+        dependency,
+        rules,
+        Some(BreakerMetrics::new(metrics, dependency)),
+    ));
+    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.breakers.push(gate.clone());
+    gate
+}
+
 /// Over what the share of dead letters is judged.
 const LIMITS_WINDOW: Window = Window {
     length: Duration::from_secs(60),
@@ -45,6 +73,7 @@ const LIMITS_WINDOW: Window = Window {
 };
 
 /// What a loop's own thread adds to its parts.
+#[derive(Clone)]
 pub(super) struct LoopContext {
     /// How it is told to stop.
     pub(super) stop: watch::Receiver<bool>,
@@ -54,18 +83,33 @@ pub(super) struct LoopContext {
     pub(super) store: Option<Arc<AnyStore>>,
 }
 
-/// Makes the parts of one loop, on its thread.
-pub(super) type MakeParts = Box<dyn FnOnce(LoopContext) -> Parts + Send>;
+/// Makes the parts of one loop, on its thread; again for each consumer that has to take the place of another.
+pub(super) type MakeParts = Box<dyn FnMut(LoopContext) -> Result<Parts, String> + Send>;
 
 /// A pipeline that is ready to be started.
 pub(super) struct Built {
     pub(super) name: String,
     pub(super) producer: Option<Arc<sink::Producer>>,
     pub(super) parts: Vec<MakeParts>,
-    pub(super) cache_metrics: Vec<(Arc<Cache>, CacheMetrics)>,
+    pub(super) sampled: Sampled,
+}
+
+/// What counts for itself, and the series that show it.
+#[derive(Default)]
+pub(super) struct Sampled {
+    caches: Vec<(Arc<Cache>, CacheMetrics)>,
+    groups: Vec<(Arc<GroupStats>, GroupMetrics)>,
+}
+
+impl Sampled {
+    pub(super) fn extend(&mut self, other: Sampled) {
+        self.caches.extend(other.caches);
+        self.groups.extend(other.groups);
+    }
 }
 
 /// Prepares all pipelines; services that do not answer are waited for.
+#[expect(clippy::too_many_arguments, reason = "all that pipelines are made of, in one place")]
 pub(super) async fn pipelines(
     config: &Config,
     sources: &Sources,
@@ -73,22 +117,31 @@ pub(super) async fn pipelines(
     metrics: &Arc<Metrics>,
     shared: &Shared,
     sentry: &Option<Arc<Sentry>>,
+    http: SocketAddr,
+    customs: &CustomSteps,
 ) -> Result<Vec<Built>, StartError> {
     let registering = if config.registry.register {
         Registering::Register
     } else {
         Registering::MustExist
     };
+    let (store, references) = (services.store.as_deref(), &services.references.references);
     let mut jitter = Jitter::new(u64::from(std::process::id()));
     let mut prepared = Vec::new();
     let mut findings = Vec::new();
     for pipeline in config.pipelines.values() {
         let mut attempt = 0;
         loop {
-            match prepare(pipeline, services.store.as_deref(), &services.registry, registering).await {
+            match prepare(pipeline, store, references, &services.registry, registering, customs).await {
                 Ok(done) => {
                     for warning in &done.warnings {
                         tracing::warn!(pipeline = %pipeline.name.value, "{}", warning.message);
+                    }
+                    for broken in &done.broken {
+                        tracing::error!(
+                            pipeline = %pipeline.name.value,
+                            "{}: records of this schema become dead letters", broken.message
+                        );
                     }
                     prepared.push((pipeline, done));
                     break;
@@ -106,26 +159,47 @@ pub(super) async fn pipelines(
     if !findings.is_empty() {
         return Err(config_error(findings, sources));
     }
-    let caches = prepared.iter().map(|(pipeline, _)| cache_bytes(pipeline)).sum();
+    let caches: usize = prepared.iter().map(|(pipeline, _)| cache_bytes(pipeline)).sum();
+    let held: u64 = config.references.values().map(|r| r.max_bytes.bytes()).sum();
+    let caches = caches.saturating_add(usize::try_from(held).unwrap_or(usize::MAX));
     let memory = usize::try_from(config.limits.memory.bytes()).unwrap_or(usize::MAX);
     metrics.budget_limit_bytes.of([]).set(memory as i64);
     let share = memory.saturating_sub(caches).max(1 << 20) / prepared.len().max(1);
+    let store = gate(metrics, shared, "store", Rules::default());
+    let registry = gate(metrics, shared, "registry", Rules::default());
     let mut built = Vec::new();
     for (pipeline, prepared) in prepared {
-        let this = build(config, pipeline, prepared, metrics, shared, sentry, share)?;
-        if let Some(producer) = &this.producer {
-            let topics = pipeline
-                .sink
-                .iter()
-                .map(|s| &s.topic)
-                .chain(pipeline.dead_letter.iter().map(|d| &d.topic));
-            for topic in topics {
-                wait_for_topic(producer, &topic.value, shared, &mut jitter).await;
-            }
-        }
-        built.push(this);
+        let gates = Gates {
+            store: store.clone(),
+            registry: registry.clone(),
+            sink: gate(metrics, shared, &format!("sink {}", pipeline.name.value), sink_rules()),
+        };
+        let brokers = Brokers {
+            batches: Arc::new(output::topics(config, pipeline, shared, &mut jitter).await?),
+            logins: services.logins.clone(),
+        };
+        built.push(build(
+            config, pipeline, prepared, gates, metrics, shared, sentry, share, http, &brokers,
+        )?);
     }
     Ok(built)
+}
+
+/// The same for the same consumer of the same place, and for no two at once: a process ends what its forerunner left open.
+fn transactional_id(pipeline: &config::Pipeline, http: SocketAddr, number: usize) -> String {
+    let instance = match &pipeline.source.instance_id {
+        Some(id) => id.value.clone(),
+        None => format!("{}:{}", host_name(), http.port()),
+    };
+    format!(
+        "{}.{}.{instance}.{number}",
+        pipeline.source.group.value, pipeline.name.value
+    )
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
+    name.map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
 fn cache_bytes(pipeline: &config::Pipeline) -> usize {
@@ -136,14 +210,18 @@ fn cache_bytes(pipeline: &config::Pipeline) -> usize {
     usize::try_from(caches.sum::<u64>()).unwrap_or(usize::MAX)
 }
 
+#[expect(clippy::too_many_arguments, reason = "all that a pipeline is made of, in one place")]
 fn build(
     config: &Config,
     pipeline: &config::Pipeline,
     prepared: Prepared,
+    gates: Gates,
     metrics: &Arc<Metrics>,
     shared: &Shared,
     sentry: &Option<Arc<Sentry>>,
     share: usize,
+    http: SocketAddr,
+    brokers: &Brokers,
 ) -> Result<Built, StartError> {
     let name = pipeline.name.value.clone();
     let in_words = |e: &dyn std::fmt::Display| StartError::Process(format!("pipeline {name}: {e}"));
@@ -151,48 +229,57 @@ fn build(
     pipeline_metrics.max_in_flight.set(*pipeline.max_in_flight as i64);
     let consumers = (*pipeline.consumers).max(1);
 
-    let mut producer = None;
-    if pipeline.sink.is_some() || pipeline.dead_letter.is_some() {
-        let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
-        let client = kafka::producer(&config.kafka, properties, share / 4).map_err(|e| in_words(&e))?;
-        let statistics = KafkaMetrics::new(metrics, &name, "producer");
-        let ordered = pipeline.order != config::Order::None;
-        producer =
-            Some(sink::producer(&client, pipeline_metrics.clone(), statistics, ordered).map_err(|e| in_words(&e))?);
+    let exactly_once = *pipeline.delivery == config::Delivery::ExactlyOnce;
+    // Transactions are a producer's own, so each consumer has one for itself.
+    let producers = if exactly_once { consumers } else { 1 };
+    let mut outputs = Vec::new();
+    for number in 0..producers {
+        let id = exactly_once.then(|| transactional_id(pipeline, http, number));
+        let made = output::make(
+            config,
+            pipeline,
+            &pipeline_metrics,
+            metrics,
+            brokers,
+            share / 4 / producers,
+            id.as_deref(),
+        );
+        outputs.push(made.map_err(|e| in_words(&e))?);
     }
-    let output = pipeline
-        .sink
-        .as_ref()
-        .zip(producer.clone())
-        .map(|(s, p)| Sink::new(p, &s.topic.value));
-    let dead_letters = pipeline
-        .dead_letter
-        .as_ref()
-        .zip(producer.clone())
-        .map(|(d, p)| DeadLetters::new(p, &d.topic.value, &name));
+    let producer = outputs.first().and_then(|output| output.producer.clone());
 
-    let mut cache_metrics = Vec::new();
+    let mut sampled = Sampled::default();
     let mut steps = Vec::new();
     for step in &prepared.program.steps {
         let rows = matches!(step.action, Action::Write(_)).then(|| pipeline_metrics.rows_written(&step.name));
         steps.push(StepHandles {
             step: pipeline_metrics.step(&step.name),
             rows,
+            found: matches!(step.action, Action::Reference(_)).then(|| pipeline_metrics.reference_lookups(&step.name)),
         });
         if let Action::Lookup(lookup) = &step.action
             && let Some(cache) = &lookup.cache
         {
-            cache_metrics.push((cache.clone(), pipeline_metrics.cache(&step.name)));
+            sampled.caches.push((cache.clone(), pipeline_metrics.cache(&step.name)));
+        }
+        if let Action::Write(write) = &step.action
+            && let Some(stats) = write.statement.grouped()
+        {
+            sampled
+                .groups
+                .push((stats.clone(), pipeline_metrics.grouped(&step.name)));
         }
     }
+    let steps_count = steps.len();
     let runtime = Runtime {
         program: prepared.program,
         store: None,
-        sink: output,
-        dead_letters,
+        sink: None,
+        dead_letters: None,
         metrics: pipeline_metrics,
         steps,
         backoff: backoff(),
+        gates,
         limiter: Arc::new(Limiter::new(LOG_EVERY)),
         sentry: sentry.clone(),
     };
@@ -202,13 +289,32 @@ fn build(
     for number in 0..consumers {
         let state = Arc::new(LoopState::default());
         states.push(state.clone());
-        let client =
-            kafka::consumer(&config.kafka, pipeline, number, share / 4 / consumers).map_err(|e| in_words(&e))?;
-        let statistics = KafkaMetrics::new(metrics, &name, &format!("consumer-{number}"));
-        let consumer = context::consumer(&client, SourceContext::new(&name, statistics)).map_err(|e| in_words(&e))?;
-        let consumer = Arc::new(consumer);
+        let make_consumer = {
+            let (kafka, pipeline, metrics) = (config.kafka.clone(), pipeline.clone(), metrics.clone());
+            let logins = brokers.logins.clone();
+            move || -> Result<_, String> {
+                let name = &pipeline.name.value;
+                let client = kafka::consumer(&kafka, &pipeline, number, share / 4 / consumers);
+                let client = client.map_err(|e| e.to_string())?;
+                let statistics = KafkaMetrics::new(&metrics, name, &format!("consumer-{number}"));
+                let consumer = context::consumer(&client, SourceContext::new(name, statistics, logins.clone()));
+                let consumer = Arc::new(consumer.map_err(|e| e.to_string())?);
+                let (kafka, properties) = (kafka.clone(), pipeline.source.properties.clone());
+                let again = move || kafka::client(&kafka, &kafka.consumer_properties, &properties);
+                logins.keep(&consumer, &client, again);
+                Ok(consumer)
+            }
+        };
+        // The first one now: what is wrong with its properties ends the start.
+        let mut first = Some(make_consumer().map_err(|e| in_words(&e))?);
         let max_in_flight = (*pipeline.max_in_flight / consumers).max(1);
-        let budget = Budget::new(max_in_flight, share / 2 / consumers);
+        let concurrency = pipeline
+            .min_in_flight
+            .map(|min| Concurrency::new(min / consumers, max_in_flight, steps_count));
+        let budget = Budget::new(
+            concurrency.as_ref().map_or(max_in_flight, Concurrency::limit),
+            share / 2 / consumers,
+        );
         let order = match pipeline.order {
             config::Order::None => Order::None,
             config::Order::Key => Order::Key,
@@ -221,25 +327,67 @@ fn build(
             };
             Limits::new(above, LIMITS_WINDOW)
         });
-        let topics = pipeline.source.topics.iter().map(|t| t.value.clone()).collect();
+        let topics: Vec<String> = pipeline.source.topics.iter().map(|t| t.value.clone()).collect();
         let tombstone = pipeline.source.on_tombstone;
+        let mut output = Some(outputs[if exactly_once { number } else { 0 }].clone());
+        let make_output = {
+            let (config, pipeline, metrics) = (config.clone(), pipeline.clone(), metrics.clone());
+            let (pipeline_metrics, brokers) = (runtime.metrics.clone(), brokers.clone());
+            let shared = output.clone().filter(|_| !exactly_once);
+            // A transactional id is taken once by each producer, so a consumer that is made anew gets a new one of the same id.
+            move || match &shared {
+                Some(output) => Ok(output.clone()),
+                None => {
+                    let id = transactional_id(&pipeline, http, number);
+                    let queue = share / 4 / producers;
+                    output::make(
+                        &config,
+                        &pipeline,
+                        &pipeline_metrics,
+                        &metrics,
+                        &brokers,
+                        queue,
+                        Some(&id),
+                    )
+                    .map_err(|e| e.to_string())
+                }
+            }
+        };
+        let pipeline = pipeline.clone();
         let (schemas, runtime) = (prepared.schemas.clone(), runtime.clone());
-        let drain_timeout = config.shutdown_timeout;
-        parts.push(Box::new(move |LoopContext { stop, io, store }| Parts {
-            consumer,
-            topics,
-            tombstone,
-            order,
-            budget,
-            pool: max_in_flight.min(4096),
-            limits,
-            schemas,
-            runtime: Arc::new(Runtime { store, ..runtime }),
-            io,
-            state,
-            drain_timeout,
-            stall_after: STALL_AFTER,
-            stop,
+        let (drain_timeout, stall_after) = (config.shutdown_timeout, pipeline.source.stall_timeout);
+        parts.push(Box::new(move |LoopContext { stop, io, store }| {
+            let output = match output.take() {
+                Some(output) => output,
+                None => make_output()?,
+            };
+            Ok(Parts {
+                consumer: match first.take() {
+                    Some(consumer) => consumer,
+                    None => make_consumer()?,
+                },
+                topics: topics.clone(),
+                tombstone,
+                order,
+                budget: budget.clone(),
+                concurrency: concurrency.clone(),
+                pool: max_in_flight.min(4096),
+                limits: limits.clone(),
+                schemas: schemas.clone(),
+                transactions: output.transactions(&pipeline),
+                runtime: Arc::new(Runtime {
+                    store,
+                    sink: output.sink,
+                    dead_letters: output.dead_letters,
+                    ..runtime.clone()
+                }),
+                io,
+                state: state.clone(),
+                static_member: pipeline.source.instance_id.is_some(),
+                drain_timeout,
+                stall_after,
+                stop,
+            })
         }));
     }
     shared
@@ -251,28 +399,13 @@ fn build(
         name,
         producer,
         parts,
-        cache_metrics,
+        sampled,
     })
 }
 
-/// Waits until a topic that is published to is there; brokers that make topics by themselves make it now.
-async fn wait_for_topic(producer: &Arc<sink::Producer>, topic: &str, shared: &Shared, jitter: &mut Jitter) {
-    let mut attempt = 0;
-    loop {
-        let (asked, name) = (producer.clone(), topic.to_owned());
-        let answer = tokio::task::spawn_blocking(move || sink::topic_exists(&asked, &name)).await;
-        let reason = match answer {
-            Ok(Ok(true)) => return,
-            Ok(Ok(false)) => format!("the brokers have no topic '{topic}'"),
-            Ok(Err(error)) => format!("topic '{topic}': {error}"),
-            Err(error) => format!("topic '{topic}': {error}"),
-        };
-        wait(shared, &reason, &mut attempt, jitter).await;
-    }
-}
-
-/// Brings the figures of the caches into the metrics, once a second, for as long as the application runs.
-pub(super) async fn sample(caches: Vec<(Arc<Cache>, CacheMetrics)>, metrics: Arc<Metrics>) {
+/// Brings the figures of caches and grouped writes into the metrics, once a second, for as long as the application runs.
+pub(super) async fn sample(sampled: Sampled, references: Shown, metrics: Arc<Metrics>) {
+    let Sampled { caches, groups } = sampled;
     let mut last = vec![CacheStats::default(); caches.len()];
     let mut interval =
         tokio::time::interval_at((Instant::now() + Duration::from_secs(1)).into(), Duration::from_secs(1));
@@ -291,16 +424,22 @@ pub(super) async fn sample(caches: Vec<(Arc<Cache>, CacheMetrics)>, metrics: Arc
             *last = now;
         }
         metrics.budget_used_bytes.of(["cache"]).set(bytes);
+        for (stats, to) in &groups {
+            to.show(stats);
+        }
+        let mut held = 0;
+        for (reference, to) in &references {
+            to.show(reference, Instant::now());
+            held += reference.bytes() as i64;
+        }
+        metrics.budget_used_bytes.of(["reference"]).set(held);
         let parts = [
-            ("messina_in_flight_bytes", "in_flight"),
-            ("messina_kafka_fetch_queue_bytes", "fetch_queue"),
-            ("messina_kafka_producer_queue_bytes", "producer_queue"),
+            ("in_flight", metrics.in_flight_bytes.sum()),
+            ("fetch_queue", metrics.kafka_fetch_queue_bytes.sum()),
+            ("producer_queue", metrics.kafka_producer_queue_bytes.sum()),
         ];
-        for family in metrics.gather() {
-            if let Some((_, part)) = parts.iter().find(|(name, _)| *name == family.name()) {
-                let used: f64 = family.get_metric().iter().map(|m| m.get_gauge().get_value()).sum();
-                metrics.budget_used_bytes.of([part]).set(used as i64);
-            }
+        for (part, used) in parts {
+            metrics.budget_used_bytes.of([part]).set(used);
         }
     }
 }

@@ -10,9 +10,8 @@ use crate::http::Probe;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::quantile::quantile;
 
-/// A loop that has not gone round for this long is not alive. While the brokers are away, the commit before a rebalance may wait
-/// for a session time-out and a request time-out.
-const SILENT: Duration = Duration::from_secs(150);
+/// A loop that has not gone round for this long is not alive. The longest that it waits for anybody is a seek, for ten seconds.
+const SILENT: Duration = Duration::from_secs(60);
 
 /// The application as its probes see it.
 pub struct AppProbe {
@@ -135,11 +134,17 @@ impl Probe for AppProbe {
                 }),
             );
         }
+        let breakers: serde_json::Map<String, Value> = shared
+            .breakers
+            .iter()
+            .map(|gate| (gate.name().to_owned(), json!(gate.state().as_str())))
+            .collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "ready": shared.prepared,
             "waiting_for": shared.waiting_for,
+            "breakers": breakers,
             "pipelines": pipelines,
         })
     }

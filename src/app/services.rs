@@ -2,22 +2,25 @@
 //!
 //! A service that does not answer is waited for, with back-off; one that is configured wrongly is a finding.
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::references::{self, Opened};
 use super::{Shared, StartError, config_error};
 use crate::config::{self, Config, Sources};
+use crate::kafka::login::Logins;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::NotPrepared;
 use crate::registry::{Registry, RegistryOptions};
 use crate::retry::{Backoff, Class, Jitter};
 use crate::source::consumer_loop::End;
+use crate::store::AnyStore;
 use crate::store::scylla::{ScyllaOptions, ScyllaStore, TlsOptions};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::store::{AnyStore, Consistency, SerialConsistency};
 
 /// Between attempts at what may pass: 50 ms, doubling to 10 s.
 const BACKOFF: (Duration, Duration, f64) = (Duration::from_millis(50), Duration::from_secs(10), 2.0);
@@ -26,12 +29,25 @@ pub(super) fn backoff() -> Backoff {
     Backoff::new(BACKOFF.0, BACKOFF.1, BACKOFF.2)
 }
 
+/// What services are connected to for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To run pipelines.
+    Run,
+    /// To check them.
+    Check,
+}
+
 /// What the pipelines share.
 pub struct Services {
     /// The schema registry.
     pub registry: Arc<Registry>,
     /// The database, if there is one.
     pub store: Option<Arc<AnyStore>>,
+    /// The logins of the brokers' clients.
+    pub logins: Logins,
+    /// The references, empty as yet.
+    pub(super) references: Opened,
 }
 
 impl Services {
@@ -40,7 +56,7 @@ impl Services {
         let mut attempt = 0;
         let mut jitter = Jitter::new(u64::from(std::process::id()));
         loop {
-            match Services::connect_once(config).await {
+            match Services::connect_once(config, Purpose::Run).await {
                 Ok(services) => return Ok(services),
                 Err(NotPrepared::Findings(findings)) => return Err(config_error(findings, sources)),
                 Err(NotPrepared::Unavailable(failure)) => {
@@ -50,11 +66,14 @@ impl Services {
         }
     }
 
-    pub(super) async fn connect_once(config: &Config) -> Result<Services, NotPrepared> {
+    /// Connects once. A check changes nothing, not even the embedded store's file.
+    pub(super) async fn connect_once(config: &Config, purpose: Purpose) -> Result<Services, NotPrepared> {
         let registry = registry(config)?;
         Ok(Services {
             registry: Arc::new(registry),
-            store: store(config).await?.map(Arc::new),
+            store: store(config, purpose).await?.map(Arc::new),
+            logins: Logins::default(),
+            references: references::open(config).await?,
         })
     }
 }
@@ -67,11 +86,16 @@ pub(super) async fn wait(shared: &Shared, reason: &str, attempt: &mut u32, jitte
     *attempt += 1;
 }
 
-fn registry(config: &Config) -> Result<Registry, NotPrepared> {
+pub(super) fn registry(config: &Config) -> Result<Registry, NotPrepared> {
+    let place = config.registry.urls.first().map(|u| u.span);
+    registry_options(config)
+        .and_then(|options| Registry::new(options).map_err(|e| format!("[registry]: {e}")))
+        .map_err(|message| NotPrepared::Findings(place.map(|span| Finding::new(span, message)).into_iter().collect()))
+}
+
+/// How the registry is asked; secrets are read now.
+pub(super) fn registry_options(config: &Config) -> Result<RegistryOptions, String> {
     let from = &config.registry;
-    let place = from.urls.first().map(|u| u.span);
-    let at =
-        |message: String| NotPrepared::Findings(place.map(|span| Finding::new(span, message)).into_iter().collect());
     let mut options = RegistryOptions {
         urls: from.urls.iter().map(|u| u.value.clone()).collect(),
         timeout: from.timeout,
@@ -80,11 +104,9 @@ fn registry(config: &Config) -> Result<Registry, NotPrepared> {
     match &from.auth {
         Some(config::RegistryAuth::Basic { username, password }) => {
             options.username = Some(username.clone());
-            options.password = Some(password.reveal().map_err(|e| at(e.to_string()))?);
+            options.password = Some(password.reveal().map_err(|e| e.to_string())?);
         }
-        Some(config::RegistryAuth::Bearer(token)) => {
-            options.bearer = Some(token.reveal().map_err(|e| at(e.to_string()))?)
-        }
+        Some(config::RegistryAuth::Bearer(token)) => options.bearer = Some(token.reveal().map_err(|e| e.to_string())?),
         None => {}
     }
     if let Some(tls) = &from.tls {
@@ -92,12 +114,16 @@ fn registry(config: &Config) -> Result<Registry, NotPrepared> {
         options.cert = tls.cert.as_ref().map(|p| p.value.clone());
         options.key = tls.key.as_ref().map(|p| p.value.clone());
     }
-    Registry::new(options).map_err(|e| at(format!("[registry]: {e}")))
+    Ok(options)
 }
 
-async fn store(config: &Config) -> Result<Option<AnyStore>, NotPrepared> {
+async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {
     if let (Some(path), Some(store)) = (config.sqlite_path(), &config.store) {
-        return match SqliteStore::open(&SqliteOptions::new(path)) {
+        let opened = match purpose {
+            Purpose::Run => SqliteStore::open(&SqliteOptions::new(path)),
+            Purpose::Check => SqliteStore::open_tables_of(Path::new(path)).await,
+        };
+        return match opened {
             Ok(sqlite) => Ok(Some(AnyStore::Sqlite(sqlite))),
             Err(error) => Err(NotPrepared::Findings(vec![Finding::new(store.span, error.to_string())])),
         };
@@ -110,11 +136,8 @@ async fn store(config: &Config) -> Result<Option<AnyStore>, NotPrepared> {
         datacenter: from.datacenter.as_ref().map(|d| d.value.clone()),
         rack: from.rack.as_ref().map(|r| r.value.clone()),
         failover: from.failover,
-        consistency: consistency(from.consistency),
-        serial_consistency: match from.serial_consistency {
-            config::SerialConsistency::Serial => SerialConsistency::Serial,
-            config::SerialConsistency::LocalSerial => SerialConsistency::LocalSerial,
-        },
+        consistency: from.consistency.into(),
+        serial_consistency: from.serial_consistency.into(),
         username: from.username.clone(),
         password: from.password.clone().map(|secret| {
             let reveal: crate::store::scylla::Secret = Arc::new(move || secret.reveal().map_err(|e| e.to_string()));
@@ -149,20 +172,6 @@ async fn store(config: &Config) -> Result<Option<AnyStore>, NotPrepared> {
     }
 }
 
-fn consistency(from: config::Consistency) -> Consistency {
-    match from {
-        config::Consistency::Any => Consistency::Any,
-        config::Consistency::One => Consistency::One,
-        config::Consistency::Two => Consistency::Two,
-        config::Consistency::Three => Consistency::Three,
-        config::Consistency::Quorum => Consistency::Quorum,
-        config::Consistency::All => Consistency::All,
-        config::Consistency::LocalQuorum => Consistency::LocalQuorum,
-        config::Consistency::EachQuorum => Consistency::EachQuorum,
-        config::Consistency::LocalOne => Consistency::LocalOne,
-    }
-}
-
 /// The database as a loop uses it: a session on the loop's own runtime, so that no answer has to wake another thread (measured:
 /// 20 µs of CPU a record with one shared runtime, 12 with this). The embedded store has threads of its own and is shared.
 pub(super) async fn store_of_loop(
@@ -176,7 +185,7 @@ pub(super) async fn store_of_loop(
     let mut attempt = 0;
     let mut jitter = Jitter::new(u64::from(std::process::id()));
     loop {
-        let failure = match store(config).await {
+        let failure = match store(config, Purpose::Run).await {
             Ok(store) => return Ok(store.map(Arc::new)),
             Err(NotPrepared::Unavailable(failure)) => failure,
             Err(NotPrepared::Findings(findings)) => {

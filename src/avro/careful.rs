@@ -41,14 +41,14 @@ pub(super) fn pass(program: &Program, window: Window<'_>, at: usize, op: Op) -> 
     };
     let at = match op {
         Op::Boolean => window.boolean(at)?,
-        Op::Int => window.int(at)?,
-        Op::Long => window.long(at)?,
+        Op::Int { .. } => window.int(at)?,
+        Op::Long { .. } => window.long(at)?,
         Op::Fixed { size } => window.skip(at, size as usize)?,
         Op::Bytes => window.bytes(at)?,
         Op::String => window.string(at)?,
         Op::Enum { symbols } => window.symbol(at, symbols)?,
         Op::NullableInt { some } => nullable(some, &|at| window.int(at))?,
-        Op::NullableLong { some } => nullable(some, &|at| window.long(at))?,
+        Op::NullableLong { some, .. } => nullable(some, &|at| window.long(at))?,
         Op::NullableFixed { some, size } => nullable(some, &|at| window.skip(at, size as usize))?,
         Op::NullableBytes { some } => nullable(some, &|at| window.bytes(at))?,
         Op::NullableString { some } => nullable(some, &|at| window.string(at))?,
@@ -99,7 +99,7 @@ pub(super) fn pass(program: &Program, window: Window<'_>, at: usize, op: Op) -> 
         }
         // These read nothing, or are followed by what reads the same.
         Op::NullableSmall { .. } | Op::Pick { .. } | Op::Call { .. } | Op::Return => at,
-        Op::Jump { .. } | Op::Mark { .. } | Op::End => at,
+        Op::Jump { .. } | Op::Mark { .. } | Op::Marks { .. } | Op::End => at,
     };
     Ok(Passed {
         at,

@@ -4,11 +4,11 @@
 //! recursive, or large and used often, is compiled once and called, so the program is never larger than a small multiple
 //! of the schema. Along wanted paths every use is compiled by itself, because it has marks of its own.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use super::fuse;
-use super::graph;
-use super::program::{KeyTarget, MAX_DEPTH, Op, Program, Target};
+use super::program::{KeyTarget, Op, Program, Target};
 use super::schema::{NodeId, Schema, Shape};
 use super::vector::Level;
 use super::want::{Step, Want};
@@ -24,6 +24,7 @@ pub(crate) struct TooLarge;
 pub(crate) fn compile(schema: &Schema, want: &Want, marks: u32) -> Result<Program, TooLarge> {
     let program = Program {
         marks,
+        conditional: want.conditional(),
         level: Level::detect(),
         ..Program::default()
     };
@@ -34,9 +35,6 @@ pub(crate) fn compile(schema: &Schema, want: &Want, marks: u32) -> Result<Progra
         routines: HashMap::new(),
         queue: VecDeque::new(),
         calls: vec![],
-        here: 0,
-        open: 0,
-        depths: vec![0],
     };
     compiler.value(schema.root(), Some(want))?;
     compiler.emit(Op::End)?;
@@ -44,7 +42,6 @@ pub(crate) fn compile(schema: &Schema, want: &Want, marks: u32) -> Result<Progra
         compiler.routine(id)?;
     }
     compiler.link();
-    compiler.program.depth = compiler.depth();
     // A panic rather than a program that reads outside its operations: this is a mistake of the compiler's, never of data.
     assert!(compiler.program.verify(), "a compiled program keeps its invariants");
     Ok(compiler.program)
@@ -54,10 +51,6 @@ pub(crate) fn compile(schema: &Schema, want: &Want, marks: u32) -> Result<Progra
 struct Call {
     at: usize,
     callee: NodeId,
-    /// The routine that calls; 0 is the outermost.
-    caller: usize,
-    /// Frames open in the caller at the call.
-    open: usize,
 }
 
 pub(super) struct Compiler<'s> {
@@ -65,14 +58,10 @@ pub(super) struct Compiler<'s> {
     pub(super) program: Program,
     /// The last operation that is a target: operations before it and after it must not become one.
     barrier: usize,
-    /// Number and first operation of the records that are called.
-    routines: HashMap<NodeId, (usize, Target)>,
+    /// The first operation of the records that are called.
+    routines: HashMap<NodeId, Target>,
     queue: VecDeque<NodeId>,
     calls: Vec<Call>,
-    /// The routine that is being compiled, the frames open at this place in it, and the most that each routine opens.
-    here: usize,
-    open: usize,
-    depths: Vec<usize>,
 }
 
 impl Compiler<'_> {
@@ -82,6 +71,16 @@ impl Compiler<'_> {
             && let Some(sum) = before.checked_add(size)
         {
             *before = sum;
+            return Ok(self.program.ops.len() - 1);
+        }
+        if let (Op::Mark { mark }, true) = (op, self.program.ops.len() > self.barrier)
+            && let Some(last) = self.program.ops.last_mut()
+            && *last
+                == (Op::Mark {
+                    mark: mark.wrapping_sub(1),
+                })
+        {
+            *last = Op::Marks { first: mark - 1 };
             return Ok(self.program.ops.len() - 1);
         }
         if self.program.ops.len() >= MAX_OPS {
@@ -239,8 +238,6 @@ impl Compiler<'_> {
     /// that something is wanted of. Returns where these start.
     fn items(&mut self, item: NodeId, head: Option<Op>, wanted: &[&Want]) -> Result<Vec<Target>, TooLarge> {
         let start = self.emit(Op::Items { exit: 0 })?;
-        self.open += 1;
-        self.depths[self.here] = self.depths[self.here].max(self.open);
         let body = self.label();
         if let Some(head) = head {
             self.emit(head)?;
@@ -255,22 +252,15 @@ impl Compiler<'_> {
             self.emit(Op::Next { body })?;
         }
         let exit = self.land(&exits);
-        self.open -= 1;
         self.program.ops[start] = Op::Items { exit };
         Ok(targets)
     }
 
     fn call(&mut self, id: NodeId) -> Result<(), TooLarge> {
         let at = self.emit(Op::Call { target: 0 })?;
-        self.calls.push(Call {
-            at,
-            callee: id,
-            caller: self.here,
-            open: self.open,
-        });
-        if !self.routines.contains_key(&id) {
-            self.routines.insert(id, (self.depths.len(), 0));
-            self.depths.push(0);
+        self.calls.push(Call { at, callee: id });
+        if let Entry::Vacant(routine) = self.routines.entry(id) {
+            routine.insert(0);
             self.queue.push_back(id);
         }
         Ok(())
@@ -278,10 +268,7 @@ impl Compiler<'_> {
 
     fn routine(&mut self, id: NodeId) -> Result<(), TooLarge> {
         let target = self.label();
-        if let Some(routine) = self.routines.get_mut(&id) {
-            routine.1 = target;
-            self.here = routine.0;
-        }
+        self.routines.insert(id, target);
         for field in self.schema.node(id).shape.children() {
             self.value(field, None)?;
         }
@@ -292,7 +279,7 @@ impl Compiler<'_> {
     /// Gives the calls their targets. A call with nothing behind it but the return needs no place to return to.
     fn link(&mut self) {
         for call in &self.calls {
-            let Some((_, target)) = self.routines.get(&call.callee) else {
+            let Some(target) = self.routines.get(&call.callee) else {
                 continue;
             };
             let tail = self.program.ops.get(call.at + 1) == Some(&Op::Return);
@@ -302,40 +289,6 @@ impl Compiler<'_> {
                 Op::Call { target: *target }
             };
         }
-    }
-
-    /// The most frames that can be open at once: the longest way through the routines, each call adding a frame, or
-    /// [`MAX_DEPTH`] when a way leads in a circle and adds one each time.
-    fn depth(&self) -> usize {
-        let mut edges = vec![Vec::new(); self.depths.len()];
-        let mut costs = Vec::new();
-        for call in &self.calls {
-            let Some((callee, _)) = self.routines.get(&call.callee) else {
-                continue;
-            };
-            let frame = usize::from(matches!(self.program.ops[call.at], Op::Call { .. }));
-            edges[call.caller].push(*callee);
-            costs.push((call.caller, *callee, call.open + frame));
-        }
-        let components = graph::components(&edges);
-        let mut by_caller = vec![Vec::new(); self.depths.len()];
-        for (caller, callee, cost) in costs {
-            if components.of[caller] == components.of[callee] && cost > 0 {
-                return MAX_DEPTH;
-            }
-            by_caller[caller].push((callee, cost));
-        }
-        let mut depth = self.depths.clone();
-        // Callees come first. Within a circle no call costs anything, so all have what the deepest of them has.
-        for members in &components.nodes {
-            let deepest = members.iter().flat_map(|caller| {
-                let below = by_caller[*caller].iter().map(|(callee, cost)| depth[*callee] + cost);
-                below.chain([depth[*caller]])
-            });
-            let deepest = deepest.max().unwrap_or(0);
-            members.iter().for_each(|member| depth[*member] = deepest);
-        }
-        depth[0].min(MAX_DEPTH)
     }
 }
 

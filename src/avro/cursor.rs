@@ -6,9 +6,15 @@
 //! starts again at the same operation: so both find the same errors, and this half has none of its own. A function that
 //! answers false (or None) may have moved; the caller goes back to where the operation started.
 //!
-//! Invariant, on which all `unsafe` here stands: `at <= end`, and the bytes from `at` to [`PADDING`] behind `end` are
-//! readable. [`Window::new`] has seen to that, and no function moves `at` by more than what is left.
+//! Invariant, on which all `unsafe` here stands: before and after a function that succeeds `at <= end`, and the bytes from
+//! `at` to [`PADDING`] behind `end` are readable. [`Window::new`] has seen to that. A function that fails may leave `at`
+//! behind the end, and then nothing is read there: the caller takes up the cursor that it had before.
+//!
+//! What makes it fast: the next position depends on the bytes at this one, so that chain is what a run takes time for, and
+//! is kept short. Checks are beside it, as branches that are foreseen; where the data decide (null or not), both next
+//! positions are computed and one is chosen; where the schema says how long a number is, that length is foreseen too.
 
+use std::hint::select_unpredictable;
 use std::marker::PhantomData;
 
 use super::program::{Lanes, Small};
@@ -26,37 +32,52 @@ const SHORT_LONG: usize = 8;
 pub(crate) struct Cursor<'w, V> {
     at: *const u8,
     end: *const u8,
-    window: &'w Window<'w>,
-    version: PhantomData<V>,
+    /// What positions count from.
+    origin: *const u8,
+    version: PhantomData<(&'w u8, V)>,
 }
 
 impl<'w, V: Vector> Cursor<'w, V> {
-    /// The start of a datum.
+    /// The start of a datum, which has the position `base`.
     ///
     /// # Safety
     /// The machine can run `V`.
     #[inline(always)]
-    pub unsafe fn new(window: &'w Window<'w>) -> Cursor<'w, V> {
+    pub unsafe fn new(window: &'w Window<'_>, base: u32) -> Cursor<'w, V> {
         let at = window.start();
         Cursor {
             at,
             // SAFETY: the window's end lies inside its bytes.
             end: unsafe { at.add(window.end()) },
-            window,
+            origin: at.wrapping_sub(base as usize),
             version: PhantomData,
         }
     }
 
-    /// Bytes before this position.
+    /// This position. It fits: `base` and the datum's end have been added up before.
     #[inline(always)]
-    pub fn position(&self) -> usize {
-        self.at as usize - self.window.start() as usize
+    pub fn position(&self) -> u32 {
+        (self.at as usize).wrapping_sub(self.origin as usize) as u32
     }
 
     /// Bytes behind this position, without the padding.
     #[inline(always)]
     pub fn left(&self) -> usize {
-        self.end as usize - self.at as usize
+        (self.end as usize).wrapping_sub(self.at as usize)
+    }
+
+    /// The cursor so many bytes behind the start of `window`, which is this one's.
+    #[inline(always)]
+    pub fn at(self, window: &Window<'_>, position: usize) -> Self {
+        // SAFETY: not behind the end. No position that the careful half returns is; were one, this would stay inside.
+        let at = unsafe { window.start().add(position.min(window.end())) };
+        Cursor { at, ..self }
+    }
+
+    /// Bytes between the start of `window`, which is this cursor's, and here.
+    #[inline(always)]
+    pub fn offset(self, window: &Window<'_>) -> usize {
+        self.at as usize - window.start() as usize
     }
 
     #[inline(always)]
@@ -74,22 +95,22 @@ impl<'w, V: Vector> Cursor<'w, V> {
         u64::from_le_bytes(unsafe { self.at.add(OFFSET).cast::<[u8; 8]>().read_unaligned() })
     }
 
-    /// Moves on if so much is left; whether it did.
+    /// Moves on; whether so much was left.
     #[inline(always)]
     fn advance(&mut self, count: usize) -> bool {
         let inside = count <= self.left();
-        if inside {
-            // SAFETY: not behind the end.
-            self.at = unsafe { self.at.add(count) };
-        }
+        // Not only if it is inside: the position would wait for the comparison.
+        self.at = self.at.wrapping_add(count);
         inside
     }
 
-    /// Goes to a position that the careful half returned. None is behind the end; were one, this would stay inside.
+    /// Moves on by one of two counts; whether so much was left.
     #[inline(always)]
-    pub fn go(&mut self, position: usize) {
-        // SAFETY: not behind the end.
-        self.at = unsafe { self.window.start().add(position.min(self.window.end())) };
+    fn advance_either(&mut self, first: bool, counts: (usize, usize)) -> bool {
+        let before = self.at;
+        self.at = select_unpredictable(first, before.wrapping_add(counts.0), before.wrapping_add(counts.1));
+        // Counts are far from what would lead around the end of memory.
+        (self.at as usize).wrapping_sub(before as usize) <= self.end as usize - before as usize
     }
 
     /// Passes a boolean.
@@ -104,17 +125,37 @@ impl<'w, V: Vector> Cursor<'w, V> {
         ((!self.word::<OFFSET>() & HIGH_BITS).trailing_zeros() as usize >> 3) + 1
     }
 
-    /// Passes an `int`.
+    /// Whether there is a number of exactly so many bytes, at most eight, at so many bytes from here.
     #[inline(always)]
-    pub fn int(&mut self) -> bool {
-        let length = if self.peek::<0>() < 0x80 { 1 } else { self.number::<0>() };
+    fn is_number<const OFFSET: usize>(&self, length: u8) -> bool {
+        let shift = 64 - 8 * u32::from(length);
+        let last = 1u64 << 63;
+        // All high bits of its bytes but that of the last.
+        (self.word::<OFFSET>() & HIGH_BITS.wrapping_shr(shift)) == (HIGH_BITS ^ last).wrapping_shr(shift)
+    }
+
+    /// Passes an `int` that usually has so many bytes.
+    #[inline(always)]
+    pub fn int(&mut self, usual: u8) -> bool {
+        if self.is_number::<0>(usual) {
+            return self.advance(usual.into());
+        }
+        if self.is_number::<0>(2) {
+            return self.advance(2);
+        }
+        unforeseen();
+        let length = self.number::<0>();
         length <= SHORT_INT && self.advance(length)
     }
 
-    /// Passes a `long`.
+    /// Passes a `long` that usually has so many bytes.
     #[inline(always)]
-    pub fn long(&mut self) -> bool {
-        let length = if self.peek::<0>() < 0x80 { 1 } else { self.number::<0>() };
+    pub fn long(&mut self, usual: u8) -> bool {
+        if self.is_number::<0>(usual) {
+            return self.advance(usual.into());
+        }
+        unforeseen();
+        let length = self.number::<0>();
         length <= SHORT_LONG && self.advance(length)
     }
 
@@ -139,23 +180,34 @@ impl<'w, V: Vector> Cursor<'w, V> {
     /// Passes bytes with their length.
     #[inline(always)]
     pub fn bytes(&mut self) -> bool {
-        self.length()
-            .is_some_and(|(length, prefix)| self.advance(prefix + length))
+        match self.length() {
+            Some((length, prefix)) => self.advance(prefix + length),
+            None => false,
+        }
     }
 
     /// Passes a string.
     #[inline(always)]
     pub fn string(&mut self) -> bool {
-        if let Some((length, prefix)) = self.length()
-            && prefix + length <= self.left()
-            // SAFETY: the text is inside the datum, and the padding behind it; the machine can run `V`.
-            && unsafe { V::is_utf8(self.at.add(prefix), length) }
-        {
-            // SAFETY: not behind the end.
-            self.at = unsafe { self.at.add(prefix + length) };
-            return true;
+        let first = self.peek::<0>();
+        if first & 0x81 == 0 {
+            let length = usize::from(first >> 1);
+            // SAFETY: the text is inside the datum; the machine can run `V`.
+            return self.advance(1 + length) && unsafe { V::is_short_utf8(self.at.sub(length), length) };
         }
-        false
+        self.long_string()
+    }
+
+    /// Passes a string of at least 64 bytes.
+    #[inline(always)]
+    fn long_string(&mut self) -> bool {
+        match self.length() {
+            Some((length, 2)) if length >= 64 => {
+                // SAFETY: the text is inside the datum; the machine can run `V`.
+                self.advance(2 + length) && unsafe { V::is_long_utf8(self.at.sub(length), length) }
+            }
+            _ => false,
+        }
     }
 
     /// Passes an enum of so many symbols.
@@ -186,24 +238,30 @@ impl<'w, V: Vector> Cursor<'w, V> {
         self.nullable_number::<SHORT_INT>(some)
     }
 
-    /// Passes a nullable `long`.
+    /// Passes a nullable `long` that usually has so many bytes.
     #[inline(always)]
-    pub fn nullable_long(&mut self, some: u8) -> bool {
+    pub fn nullable_long(&mut self, some: u8, usual: u8) -> bool {
+        let tag = self.peek::<0>();
+        let present = tag == some;
+        if usual > 1 && (tag & !2 == 0) & (!present | self.is_number::<1>(usual)) {
+            return self.advance_either(present, (1 + usize::from(usual), 1));
+        }
         self.nullable_number::<SHORT_LONG>(some)
     }
 
     #[inline(always)]
     fn nullable_number<const SHORT: usize>(&mut self, some: u8) -> bool {
         let tag = self.peek::<0>();
-        let length = mask(tag == some) & self.number::<1>();
-        tag & !2 == 0 && length <= SHORT && self.advance(1 + length)
+        let (present, length) = (tag == some, self.number::<1>());
+        let unusual = (tag & !2 != 0) | (present & (length > SHORT));
+        !unusual && self.advance_either(present, (1 + length, 1))
     }
 
     /// Passes so many bytes, nullable.
     #[inline(always)]
     pub fn nullable_fixed(&mut self, some: u8, size: usize) -> bool {
         let tag = self.peek::<0>();
-        tag & !2 == 0 && self.advance(1 + (mask(tag == some) & size))
+        tag & !2 == 0 && self.advance_either(tag == some, (size.saturating_add(1), 1))
     }
 
     /// Passes nullable bytes.
@@ -222,29 +280,24 @@ impl<'w, V: Vector> Cursor<'w, V> {
         let (tag, index) = (self.peek::<0>(), self.peek::<1>());
         let present = tag == some;
         let wrong = present & ((index & 0x81 != 0) | (u32::from(index >> 1) >= symbols));
-        !(wrong | (tag & !2 != 0)) && self.advance(1 + usize::from(present))
+        !(wrong | (tag & !2 != 0)) && self.advance_either(present, (2, 1))
     }
 
     /// Passes a nullable string.
     #[inline(always)]
     pub fn nullable_string(&mut self, some: u8) -> bool {
         let (tag, first) = (self.peek::<0>(), self.peek::<1>());
-        let present = mask(tag == some);
-        let length = usize::from(first >> 1) & present;
-        let size = 1 + (present & 1) + length;
-        let unusual = usize::from(tag & !2) | (usize::from(first & 0x81) & present);
-        if unusual == 0
-            && size <= self.left()
-            // SAFETY: the text, when there is any, is inside the datum; it starts two bytes behind a position inside it,
-            // so there are more than 32 of padding behind it in any case. The machine can run `V`.
-            && unsafe { V::is_utf8(self.at.add(2), length) }
-        {
-            // SAFETY: not behind the end.
-            self.at = unsafe { self.at.add(size) };
-            return true;
+        let present = tag == some;
+        let length = usize::from(first >> 1);
+        let unusual = (tag & !2 != 0) | (present & (first & 0x81 != 0));
+        if !unusual {
+            let inside = self.advance_either(present, (2 + length, 1));
+            let length = length & mask(present);
+            // SAFETY: the text, when there is any, is inside the datum; the machine can run `V`.
+            return inside && unsafe { V::is_short_utf8(self.at.sub(length), length) };
         }
         // Long text is not unusual.
-        unusual != 0 && tag == some && self.advance(1) && self.string()
+        tag == some && self.advance(1) && self.long_string()
     }
 
     /// Passes a nullable record of fixed size; whether it could, or something is unusual.
@@ -259,42 +312,31 @@ impl<'w, V: Vector> Cursor<'w, V> {
             let byte = unsafe { *self.at.add(1 + usize::from(check.offset % Small::MAX_SIZE as u8)) };
             unusual |= present & ((byte >= check.limit) | (byte & check.forbidden != 0));
         }
-        !unusual && self.advance(1 + (mask(present) & small.size as usize))
+        !unusual && self.advance_either(present, (1 + small.size as usize, 1))
     }
 
     /// Passes a union of types without parts; whether it could, or something is unusual.
     #[inline(always)]
     pub fn lanes(&mut self, lanes: &Lanes) -> bool {
         let (tag, first) = (self.peek::<0>(), self.peek::<1>());
-        let branch = u32::from(tag >> 1);
-        let number = self.number::<1>();
-        let bit = 1u32.wrapping_shl(branch);
-        let has = |branches: u8| u32::from(branches) & bit != 0;
-        let unusual = (tag & 0x81 != 0)
-            | (branch >= u32::from(lanes.branches))
-            | (has(lanes.texts) & (first & 0x81 != 0))
-            | (has(lanes.booleans) & (first > 1))
-            | (has(lanes.ints) & (number > SHORT_INT))
-            | (has(lanes.numbers) & (number > SHORT_LONG));
-        let sizes = lanes.fixed
-            | (lanes.text_mask & (LOWEST * (1 + u64::from(first >> 1))))
-            | (lanes.number_mask & LOWEST.wrapping_mul(number as u64));
-        let size = usize::from(sizes.wrapping_shr(8 * branch) as u8);
-        if unusual || 1 + size > self.left() {
+        let (branch, number) = (u32::from(tag >> 1), self.number::<1>());
+        let lane = |lanes: u64| lanes.wrapping_shr(8 * branch) as u8;
+        let rules = lane(lanes.rules);
+        let rule = |broken: bool, rule: u8| u8::from(broken) * rule;
+        let broken = rule(first & 0x81 != 0, Lanes::TEXT)
+            | rule(first > 1, Lanes::BOOLEAN)
+            | rule(number > SHORT_INT, Lanes::INT)
+            | rule(number > SHORT_LONG, Lanes::LONG);
+        let outside = (tag & 0x81 != 0) | (branch >= u32::from(lanes.branches));
+        if outside | (rules & broken != 0) {
             // Long text is not unusual.
-            return (tag & 0x81 == 0) & (branch < u32::from(lanes.branches)) & has(lanes.strings)
-                && self.advance(1)
-                && self.string();
+            return !outside && rules & Lanes::STRING != 0 && self.advance(1) && self.long_string();
         }
-        let length = size.wrapping_sub(1) & mask(has(lanes.strings));
-        // SAFETY: the text, when there is any, is inside the datum; it starts two bytes behind a position inside it,
-        // so there are more than 32 of padding behind it in any case. The machine can run `V`.
-        if !unsafe { V::is_utf8(self.at.add(2), length) } {
-            return false;
-        }
-        // SAFETY: not behind the end.
-        self.at = unsafe { self.at.add(1 + size) };
-        true
+        let text = lane(lanes.text) & (1 + (first >> 1));
+        let size = lane(lanes.fixed) | text | (lane(lanes.number) & number as u8);
+        let length = usize::from(text.wrapping_sub(1)) & mask(rules & Lanes::STRING != 0);
+        // SAFETY: the text, when there is any, is inside the datum; the machine can run `V`.
+        self.advance(1 + usize::from(size)) && unsafe { V::is_short_utf8(self.at.sub(length), length) }
     }
 
     /// Passes the head of a block of items that take at least one byte each: how many there are, 0 at the end.
@@ -349,8 +391,10 @@ impl<'w, V: Vector> Cursor<'w, V> {
     }
 }
 
-/// A one in the lowest bit of each byte.
-const LOWEST: u64 = 0x0101_0101_0101_0101;
+/// Marks a way that is seldom taken.
+#[cold]
+#[inline(always)]
+fn unforeseen() {}
 
 /// All bits, or none.
 #[inline(always)]

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 
 use super::error::DatumError;
 use super::reader::Reader;
-use super::scan::zigzag;
+use super::scan::{HIGH_BITS, zigzag};
 use super::schema::{Logical, Node, NodeId, Schema, Shape};
 use super::uuid;
-use super::value::Value;
+use super::value::{Unit, Value};
 
 /// Levels of records, arrays and maps that a value may have when it is built, written or converted: those functions call
 /// themselves, and this is what the thread's stack bears.
@@ -32,45 +32,118 @@ impl Schema {
     }
 }
 
+/// What is asked for most, and has a short way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Short {
+    /// A string without a logical type.
+    Text,
+    /// A `long` without one.
+    Long,
+    /// A timestamp.
+    Timestamp(Unit),
+    /// Anything else.
+    None,
+}
+
+impl Short {
+    /// The short way of a type, looked up once.
+    pub fn of(node: &Node) -> Short {
+        match (&node.shape, node.logical) {
+            (Shape::String, None) => Short::Text,
+            (Shape::Long, None) => Short::Long,
+            (Shape::Long, Some(Logical::Timestamp(unit))) => Short::Timestamp(unit),
+            _ => Short::None,
+        }
+    }
+}
+
 /// The value of a node that is encoded in `buf[start..end]`.
+#[inline(always)]
 pub(crate) fn decode<'a>(
     schema: &'a Schema,
-    id: NodeId,
+    (id, short): (NodeId, Short),
     buf: &'a [u8],
     start: usize,
     end: usize,
 ) -> Result<Value<'a>, DatumError> {
-    let node = schema.node(id);
-    if let Some(value) = buf.get(start..end).and_then(|datum| short(node, datum)) {
-        return Ok(value);
+    // Each value is made where it is returned: put together first, it would be copied, with loads that wait for stores.
+    match short {
+        Short::Text => {
+            if let Some(text) = text(buf, start, end) {
+                return Ok(Value::String(Cow::Borrowed(text)));
+            }
+        }
+        Short::Long => {
+            if let Some(value) = number(buf, start, end) {
+                return Ok(Value::Long(value));
+            }
+        }
+        Short::Timestamp(unit) => {
+            if let Some(value) = number(buf, start, end) {
+                return Ok(Value::Timestamp(value, unit));
+            }
+        }
+        Short::None => {}
     }
+    any(schema, id, buf, start, end)
+}
+
+#[cold]
+#[inline(never)]
+fn any<'a>(schema: &'a Schema, id: NodeId, buf: &'a [u8], start: usize, end: usize) -> Result<Value<'a>, DatumError> {
     Reader::new(buf, start, end)?.value(schema, id, 0)
 }
 
-/// What is asked for most: a short string, or a number, that is there as a whole. Anything else is left to the reader.
-#[inline]
-fn short<'a>(node: &Node, datum: &'a [u8]) -> Option<Value<'a>> {
-    match (&node.shape, node.logical) {
-        (Shape::String, None) => {
-            let (first, text) = datum.split_first()?;
-            let whole = first & 0x81 == 0 && usize::from(first >> 1) == text.len();
-            let text = std::str::from_utf8(text).ok().filter(|_| whole)?;
-            Some(Value::String(Cow::Borrowed(text)))
-        }
-        (Shape::Long, _) if datum.len() <= 8 => {
-            let (last, before) = datum.split_last()?;
-            let mut raw = 0;
-            for (i, byte) in before.iter().enumerate() {
-                if *byte < 0x80 {
-                    return None;
-                }
-                raw |= u64::from(byte & 0x7f) << (7 * i);
+/// A string of at most 63 bytes that is there as a whole.
+#[inline(always)]
+fn text(buf: &[u8], start: usize, end: usize) -> Option<&str> {
+    let (first, text) = buf.get(start..end)?.split_first()?;
+    let whole = first & 0x81 == 0 && usize::from(first >> 1) == text.len();
+    let text = if is_ascii(text) {
+        // SAFETY: ASCII is UTF-8.
+        unsafe { std::str::from_utf8_unchecked(text) }
+    } else {
+        std::str::from_utf8(text).ok()?
+    };
+    whole.then_some(text)
+}
+
+/// Whether all bytes are ASCII: quick for few. Looks at the first and the last so many bytes, which may overlap.
+#[inline(always)]
+fn is_ascii(text: &[u8]) -> bool {
+    let word = |chunk: &[u8; 8]| u64::from_le_bytes(*chunk);
+    let words = |chunk: &[u8; 16]| u128::from_le_bytes(*chunk);
+    let bits = match (text.len(), text.first_chunk(), text.last_chunk()) {
+        (..=16, Some(first), Some(last)) => word(first) | word(last),
+        (17..=32, ..) => match (text.first_chunk(), text.last_chunk()) {
+            (Some(first), Some(last)) => {
+                let bits = words(first) | words(last);
+                bits as u64 | (bits >> 64) as u64
             }
-            raw |= u64::from(*last) << (7 * before.len());
-            (*last < 0x80).then(|| long(node, zigzag(raw)))
-        }
-        _ => None,
+            _ => return text.is_ascii(),
+        },
+        (33.., ..) => return text.is_ascii(),
+        _ => text.iter().fold(0, |bits, byte| bits | u64::from(*byte)),
+    };
+    bits & HIGH_BITS == 0
+}
+
+/// A number of at most eight bytes that is there as a whole.
+#[inline(always)]
+fn number(buf: &[u8], start: usize, end: usize) -> Option<i64> {
+    let length = end.wrapping_sub(start);
+    let word = u64::from_le_bytes(*buf.get(start..)?.first_chunk()?);
+    // The first terminator is the last byte.
+    if !(1..=8).contains(&length) || (!word & HIGH_BITS).trailing_zeros() as usize != 8 * length - 1 || end > buf.len()
+    {
+        return None;
     }
+    // Closes the gaps between the groups of seven bits: eight, four, then two groups.
+    let word = word & (u64::MAX >> (64 - 8 * length)) & !HIGH_BITS;
+    let word = word & 0x007f_007f_007f_007f | (word & 0x7f00_7f00_7f00_7f00) >> 1;
+    let word = word & 0x0000_3fff_0000_3fff | (word & 0x3fff_0000_3fff_0000) >> 2;
+    let word = word & 0x0000_0000_0fff_ffff | (word & 0x0fff_ffff_0000_0000) >> 4;
+    Some(zigzag(word))
 }
 
 impl<'a> Reader<'a> {

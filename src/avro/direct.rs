@@ -2,7 +2,7 @@
 //!
 //! An optimization only: what is written here is what `encode` would write, and whatever has another type is left to it.
 
-use super::encode::{put_bytes, put_long};
+use super::encode::put_tagged;
 use super::schema::{Logical, NodeId, Schema, Shape};
 use super::value::{Unit, Value};
 
@@ -10,8 +10,10 @@ use super::value::{Unit, Value};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Direct {
     kind: Kind,
-    /// Of a union with null: the indexes of null and of the other branch, as they are written.
-    tags: Option<(u8, u8)>,
+    /// What null is written as, where it may be.
+    null: Option<u8>,
+    /// What is written before any other value: the index of its branch in a union with null (the byte, and how many).
+    tag: (u8, u8),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,13 +29,13 @@ enum Kind {
 impl Direct {
     /// If the type is one of the simple ones, or a union of one and null.
     pub fn of(schema: &Schema, node: NodeId) -> Option<Direct> {
-        let (node, tags) = match &schema.node(node).shape {
+        let (node, null, tag) = match &schema.node(node).shape {
             Shape::Union(branches) => match branches.as_slice() {
-                [null, node] if schema.node(*null).shape == Shape::Null => (*node, Some((0, 2))),
-                [node, null] if schema.node(*null).shape == Shape::Null => (*node, Some((2, 0))),
+                [null, node] if schema.node(*null).shape == Shape::Null => (*node, Some(0), (2, 1)),
+                [node, null] if schema.node(*null).shape == Shape::Null => (*node, Some(2), (0, 1)),
                 _ => return None,
             },
-            _ => (node, None),
+            _ => (node, None, (0, 0)),
         };
         let node = schema.node(node);
         let kind = match (&node.shape, node.logical) {
@@ -45,38 +47,40 @@ impl Direct {
             (Shape::Boolean, None) => Kind::Boolean,
             _ => return None,
         };
-        Some(Direct { kind, tags })
+        Some(Direct { kind, null, tag })
     }
 
     /// Appends the value if it has the type; whether it did.
-    #[inline]
+    #[inline(always)]
     pub fn put(self, value: &Value<'_>, out: &mut Vec<u8>) -> bool {
-        if let (Value::Null, Some((null, _))) = (value, self.tags) {
-            out.push(null);
-            return true;
-        }
-        let fits = match (self.kind, value) {
-            (Kind::Text, Value::String(_))
-            | (Kind::Int | Kind::Long, Value::Int(_))
-            | (Kind::Long, Value::Long(_))
-            | (Kind::Double, Value::Double(_))
-            | (Kind::Boolean, Value::Bool(_)) => true,
-            (Kind::Timestamp(unit), Value::Timestamp(_, own)) => unit == *own,
-            _ => false,
-        };
-        if !fits {
-            return false;
-        }
-        if let Some((_, some)) = self.tags {
-            out.push(some);
-        }
-        match value {
-            Value::String(text) => put_bytes(out, text.as_bytes()),
-            Value::Int(number) => put_long(out, (*number).into()),
-            Value::Long(number) | Value::Timestamp(number, _) => put_long(out, *number),
-            Value::Double(number) => out.extend_from_slice(&number.to_le_bytes()),
-            Value::Bool(value) => out.push(u8::from(*value)),
-            _ => {}
+        match (self.kind, value) {
+            (Kind::Text, Value::String(text)) => {
+                put_tagged(out, self.tag, text.len() as i64);
+                out.extend_from_slice(text.as_bytes());
+            }
+            (Kind::Int | Kind::Long, Value::Int(number)) => put_tagged(out, self.tag, (*number).into()),
+            (Kind::Long, Value::Long(number)) => put_tagged(out, self.tag, *number),
+            (Kind::Timestamp(unit), Value::Timestamp(number, own)) if unit == *own => {
+                put_tagged(out, self.tag, *number);
+            }
+            (Kind::Double, Value::Double(number)) => {
+                let (byte, count) = self.tag;
+                let bytes = u128::from(number.to_bits()) << (8 * count) | u128::from(byte);
+                let before = out.len();
+                out.extend_from_slice(&bytes.to_le_bytes());
+                out.truncate(before + 8 + usize::from(count));
+            }
+            (Kind::Boolean, Value::Bool(value)) => {
+                let (byte, count) = self.tag;
+                let before = out.len();
+                out.extend_from_slice(&(u16::from(*value) << (8 * count) | u16::from(byte)).to_le_bytes());
+                out.truncate(before + 1 + usize::from(count));
+            }
+            (_, Value::Null) => match self.null {
+                Some(null) => out.push(null),
+                None => return false,
+            },
+            _ => return false,
         }
         true
     }

@@ -40,23 +40,38 @@ pub(crate) fn encode(schema: &Schema, id: NodeId, value: &Value<'_>, out: &mut V
 /// Appends a `long` (or `int`).
 #[inline]
 pub(crate) fn put_long(out: &mut Vec<u8>, value: i64) {
-    let mut raw = ((value << 1) ^ (value >> 63)) as u64;
-    if raw < 0x80 {
-        out.push(raw as u8);
-        return;
+    put_tagged(out, (0, 0), value);
+}
+
+/// Appends a byte or none (`tag`: the byte, and how many) and a `long`.
+#[inline(always)]
+pub(crate) fn put_tagged(out: &mut Vec<u8>, (byte, count): (u8, u8), value: i64) {
+    let raw = ((value << 1) ^ (value >> 63)) as u64;
+    if raw >= 1 << 56 {
+        return put_large(out, (byte, count), raw);
     }
-    let mut bytes = [0; 10];
-    let mut length = 0;
-    for byte in &mut bytes {
-        *byte = raw as u8 | 0x80;
-        length += 1;
+    // Opens gaps between the groups of seven bits: two groups, four, then eight.
+    let word = raw & 0x0fff_ffff | (raw & 0x00ff_ffff_f000_0000) << 4;
+    let word = word & 0x0000_3fff_0000_3fff | (word & 0x0fff_c000_0fff_c000) << 2;
+    let word = word & 0x007f_007f_007f_007f | (word & 0x3f80_3f80_3f80_3f80) << 1;
+    let length = (70 - (raw | 1).leading_zeros() as usize) / 7;
+    let more = 0x8080_8080_8080_8080 & !(u64::MAX << (8 * (length - 1)));
+    let bytes = u128::from(word | more) << (8 * count) | u128::from(byte);
+    let before = out.len();
+    // All at once, then those that are too many go.
+    out.extend_from_slice(&bytes.to_le_bytes());
+    out.truncate(before + usize::from(count) + length);
+}
+
+#[cold]
+#[inline(never)]
+fn put_large(out: &mut Vec<u8>, (byte, count): (u8, u8), mut raw: u64) {
+    out.extend((0..count).map(|_| byte));
+    while raw >= 0x80 {
+        out.push(raw as u8 | 0x80);
         raw >>= 7;
-        if raw == 0 {
-            *byte &= 0x7f;
-            break;
-        }
     }
-    out.extend_from_slice(&bytes[..length]);
+    out.push(raw as u8);
 }
 
 /// Appends bytes or text with their length.

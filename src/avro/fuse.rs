@@ -4,7 +4,8 @@
 
 use super::compile::{Compiler, TooLarge};
 use super::program::{Check, Lanes, Op, Scalar, Scalars, Small};
-use super::schema::{NodeId, Schema, Shape};
+use super::schema::{Logical, NodeId, Schema, Shape};
+use super::value::Unit;
 
 /// Branches that a union of types without parts may have to be fused: its index is then one byte.
 const MAX_SCALARS: usize = 64;
@@ -41,8 +42,12 @@ pub(super) fn fused(compiler: &mut Compiler<'_>, id: NodeId) -> Result<bool, Too
         _ => match scalar(schema, id) {
             Some(Scalar::Fixed(size)) => Op::Fixed { size },
             Some(Scalar::Boolean) => Op::Boolean,
-            Some(Scalar::Int) => Op::Int,
-            Some(Scalar::Long) => Op::Long,
+            Some(Scalar::Int) => Op::Int {
+                usual: usual(schema, id),
+            },
+            Some(Scalar::Long) => Op::Long {
+                usual: usual(schema, id),
+            },
             Some(Scalar::Bytes) => Op::Bytes,
             Some(Scalar::String) => Op::String,
             Some(Scalar::Enum(symbols)) => Op::Enum { symbols },
@@ -69,7 +74,10 @@ fn union(compiler: &mut Compiler<'_>, branches: &[NodeId]) -> Option<Op> {
     };
     match scalar(compiler.schema, branches[branch])? {
         Scalar::Int => Some(Op::NullableInt { some }),
-        Scalar::Long => Some(Op::NullableLong { some }),
+        Scalar::Long => Some(Op::NullableLong {
+            some,
+            usual: usual(compiler.schema, branches[branch]),
+        }),
         Scalar::Fixed(size) => Some(Op::NullableFixed { some, size }),
         Scalar::Bytes => Some(Op::NullableBytes { some }),
         Scalar::String => Some(Op::NullableString { some }),
@@ -125,6 +133,21 @@ fn scalars(compiler: &mut Compiler<'_>, branches: &[NodeId]) -> Option<u32> {
     let lanes = Lanes::of(&table);
     compiler.program.scalars.push(Scalars { branches: table, lanes });
     Some(compiler.program.scalars.len() as u32 - 1)
+}
+
+/// The bytes that a number usually has: of a time the schema says it. A guess that is wrong costs a little time.
+fn usual(schema: &Schema, id: NodeId) -> u8 {
+    match schema.node(id).logical {
+        // Days from 1970 on, until the year 4840.
+        Some(Logical::Date) => 3,
+        Some(Logical::Time(Unit::Millis)) => 4,
+        Some(Logical::Time(Unit::Micros)) => 6,
+        // From 1987 to 2039.
+        Some(Logical::Timestamp(Unit::Millis) | Logical::LocalTimestamp(Unit::Millis)) => 6,
+        // From 1978 to 3111.
+        Some(Logical::Timestamp(Unit::Micros) | Logical::LocalTimestamp(Unit::Micros)) => 8,
+        _ => 1,
+    }
 }
 
 /// A type without parts.

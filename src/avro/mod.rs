@@ -33,6 +33,7 @@ mod encode;
 mod encode_error;
 mod error;
 mod facts;
+mod frames;
 mod fuse;
 mod graph;
 mod inline;

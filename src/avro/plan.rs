@@ -4,10 +4,11 @@
 //! state: what a run finds is in the caller's `marks`, beside the record's bytes, so any number of threads can use one
 //! plan for any number of records in flight.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::compile;
-use super::decode;
+use super::decode::{self, Short};
 use super::draft::Draft;
 use super::error::DatumError;
 use super::path::{PathError, PathProblem};
@@ -18,6 +19,7 @@ use super::schema::{NodeId, Schema};
 use super::select;
 use super::splice::{PlanError, Splice};
 use super::value::{Type, Value};
+use super::vector::Level;
 use super::want::{Edge, Mark, Step, Want};
 
 /// Data up to this length are padded on the stack when their buffer has no room behind them.
@@ -44,6 +46,7 @@ struct Ends {
     start: Mark,
     end: Mark,
     node: NodeId,
+    short: Short,
 }
 
 impl Plan {
@@ -87,6 +90,7 @@ impl Plan {
                 start: want.ask(&source.trail, Edge::Start, &mut asked),
                 end: want.ask(&source.trail, Edge::End, &mut asked),
                 node: source.node,
+                short: Short::of(writer.node(source.node)),
             });
             slots.push(Slot {
                 sources: sources.collect(),
@@ -111,6 +115,13 @@ impl Plan {
         };
         let program = compile::compile(&writer, &want, count).map_err(too_large)?;
         Ok((Plan { writer, program, slots }, further))
+    }
+
+    /// The same plan, run as on a machine without AVX-512: for comparison.
+    #[must_use]
+    pub fn for_any_machine(mut self) -> Plan {
+        self.program.level = Level::Portable;
+        self
     }
 
     /// The schema of the data.
@@ -143,7 +154,8 @@ impl Plan {
     /// [`PADDING`] bytes behind `end` nothing is copied.
     ///
     /// # Errors
-    /// The first thing that keeps the bytes from being a datum of the schema; positions count from `start`.
+    /// The first thing that keeps the bytes from being a datum of the schema; positions count from `start`. The marks then hold
+    /// nothing of use.
     pub fn run(&self, buf: &[u8], start: usize, end: usize, marks: &mut [u32]) -> Result<(), DatumError> {
         if end >= u32::MAX as usize {
             return Err(DatumError::TooLarge { bytes: end });
@@ -177,33 +189,39 @@ impl Plan {
     /// # Errors
     /// What a run does not look at: a string that should be a UUID and is none, nesting too deep to build, an array of
     /// nulls too long to build. Also what comes of giving other bytes or marks than the run's.
+    #[inline(always)]
     pub fn value<'a>(&'a self, slot: usize, buf: &'a [u8], marks: &[u32]) -> Result<Value<'a>, DatumError> {
         match self.find(slot, marks) {
             None => Ok(Value::Null),
-            Some(source) => {
-                let (start, end) = (
-                    marks[source.start as usize] as usize,
-                    marks[source.end as usize] as usize,
-                );
-                decode::decode(&self.writer, source.node, buf, start, end)
+            Some((source, range)) => {
+                decode::decode(&self.writer, (source.node, source.short), buf, range.start, range.end)
             }
         }
     }
 
     /// The encoded bytes of a slot after a run (of a union with its index), None when it is absent.
     pub fn raw<'a>(&self, slot: usize, buf: &'a [u8], marks: &[u32]) -> Option<&'a [u8]> {
-        let source = self.find(slot, marks)?;
-        buf.get(marks[source.start as usize] as usize..marks[source.end as usize] as usize)
+        let (_, range) = self.find(slot, marks)?;
+        buf.get(range)
     }
 
-    /// The source of a slot that this datum has.
-    fn find(&self, slot: usize, marks: &[u32]) -> Option<&Ends> {
-        let set = |mark: Mark| marks.get(mark as usize).is_some_and(|position| *position != UNSET);
+    /// The source of a slot that this datum has, and its place.
+    #[inline(always)]
+    fn find(&self, slot: usize, marks: &[u32]) -> Option<(&Ends, Range<usize>)> {
         self.slots
             .get(slot)?
             .sources
             .iter()
-            .find(|source| set(source.start) && set(source.end))
+            .find_map(|source| Some((source, source.place(marks)?)))
+    }
+}
+
+impl Ends {
+    /// Where the last run has found it, if it has.
+    #[inline(always)]
+    fn place(&self, marks: &[u32]) -> Option<Range<usize>> {
+        let (start, end) = (*marks.get(self.start as usize)?, *marks.get(self.end as usize)?);
+        (start != UNSET && end != UNSET).then_some(start as usize..end as usize)
     }
 }
 

@@ -27,10 +27,10 @@ pub const MAX_DEPTH: usize = 256;
 pub(crate) enum Op {
     /// A boolean.
     Boolean,
-    /// An int.
-    Int,
-    /// A long.
-    Long,
+    /// An int that usually has so many bytes: 1 to 8, as below.
+    Int { usual: u8 },
+    /// A long that usually has so many bytes: 1 to 8.
+    Long { usual: u8 },
     /// So many bytes.
     Fixed { size: u32 },
     /// Bytes with their length.
@@ -41,8 +41,8 @@ pub(crate) enum Op {
     Enum { symbols: u32 },
     /// A union of null and int.
     NullableInt { some: u8 },
-    /// A union of null and long.
-    NullableLong { some: u8 },
+    /// A union of null and long, which usually has so many bytes.
+    NullableLong { some: u8, usual: u8 },
     /// A union of null and so many bytes.
     NullableFixed { some: u8, size: u32 },
     /// A union of null and bytes.
@@ -89,6 +89,8 @@ pub(crate) enum Op {
     Jump { target: Target },
     /// Records the position.
     Mark { mark: Mark },
+    /// Records it as `first` and as the mark behind it: where one wanted field ends, often another starts.
+    Marks { first: Mark },
     /// Ends the datum.
     End,
 }
@@ -120,25 +122,32 @@ pub(crate) struct Scalars {
 }
 
 /// What a union of types without parts needs to be passed without a decision: its first eight branches, each with a byte
-/// of a word or a bit of a byte. `branches` is 0 when one of them is not as it has to be.
+/// of each word. `branches` is 0 when one of them is not as it has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Lanes {
     pub branches: u8,
-    /// Which branches are text or bytes, text, booleans, `int`s, or `int`s and `long`s.
-    pub texts: u8,
-    pub strings: u8,
-    pub booleans: u8,
-    pub ints: u8,
-    pub numbers: u8,
     /// The size of each branch that always has the same.
     pub fixed: u64,
     /// All bits of each branch that is text or bytes.
-    pub text_mask: u64,
+    pub text: u64,
     /// All bits of each branch that is a number.
-    pub number_mask: u64,
+    pub number: u64,
+    /// What each branch has to keep, of the constants below.
+    pub rules: u64,
 }
 
 impl Lanes {
+    /// Text or bytes: the length is one byte, and not negative.
+    pub const TEXT: u8 = 1;
+    /// A boolean: the byte is 0 or 1.
+    pub const BOOLEAN: u8 = 1 << 1;
+    /// An `int`: so short that it needs no look at its value.
+    pub const INT: u8 = 1 << 2;
+    /// A `long`: so short that a word shows its end.
+    pub const LONG: u8 = 1 << 3;
+    /// Text.
+    pub const STRING: u8 = 1 << 4;
+
     /// The lanes of some branches.
     pub fn of(branches: &[Scalar]) -> Lanes {
         let mut lanes = Lanes::default();
@@ -146,29 +155,31 @@ impl Lanes {
             return lanes;
         }
         for (number, branch) in branches.iter().enumerate() {
-            let (bit, all) = (1 << number, 0xff << (8 * number));
-            match branch {
-                Scalar::Fixed(size @ 0..=63) => lanes.fixed |= u64::from(*size) << (8 * number),
+            let (lane, all) = (8 * number, 0xff << (8 * number));
+            let rules = match branch {
+                Scalar::Fixed(size @ 0..=63) => {
+                    lanes.fixed |= u64::from(*size) << lane;
+                    0
+                }
                 Scalar::Boolean => {
-                    lanes.booleans |= bit;
-                    lanes.fixed |= 1 << (8 * number);
+                    lanes.fixed |= 1 << lane;
+                    Lanes::BOOLEAN
                 }
                 Scalar::Int | Scalar::Long => {
-                    lanes.numbers |= bit;
-                    lanes.number_mask |= all;
+                    lanes.number |= all;
                     if *branch == Scalar::Int {
-                        lanes.ints |= bit;
+                        Lanes::INT
+                    } else {
+                        Lanes::LONG
                     }
                 }
                 Scalar::Bytes | Scalar::String => {
-                    lanes.texts |= bit;
-                    lanes.text_mask |= all;
-                    if *branch == Scalar::String {
-                        lanes.strings |= bit;
-                    }
+                    lanes.text |= all;
+                    Lanes::TEXT | if *branch == Scalar::String { Lanes::STRING } else { 0 }
                 }
                 Scalar::Fixed(_) | Scalar::Enum(_) => return Lanes::default(),
-            }
+            };
+            lanes.rules |= u64::from(rules) << lane;
         }
         lanes.branches = branches.len() as u8;
         lanes
@@ -226,8 +237,8 @@ pub(crate) struct Program {
     pub keys: Vec<Vec<KeyTarget>>,
     /// Positions that a run records.
     pub marks: u32,
-    /// Frames that a run can need at once, at most [`MAX_DEPTH`].
-    pub depth: usize,
+    /// Those that it does not record of every datum, and perhaps others between them.
+    pub conditional: Range<Mark>,
     /// What the machine can run.
     pub level: Level,
 }
@@ -273,6 +284,13 @@ impl<'p> Counter<'p> {
         self.next = unsafe { self.ops.as_ptr().add(target as usize) };
     }
 
+    /// The operation that was fetched last, if there was no change of course since.
+    #[inline(always)]
+    pub fn fetched(&self) -> Op {
+        let at = self.next().saturating_sub(1) as usize;
+        self.ops.get(at).copied().unwrap_or(Op::End)
+    }
+
     /// Goes back to where a call came from.
     #[inline(always)]
     pub fn back(&mut self, place: Target) {
@@ -300,7 +318,9 @@ impl Program {
             Op::Pick { table } => (*table as usize) < self.picks.len(),
             Op::Key { table } => (*table as usize) < self.keys.len(),
             Op::Mark { mark } => *mark < self.marks,
+            Op::Marks { first } => self.marks > 1 && *first < self.marks - 1,
             Op::FixedItems { size } => *size > 0,
+            Op::Int { usual } | Op::Long { usual } | Op::NullableLong { usual, .. } => (1..=8).contains(usual),
             _ => true,
         };
         let small = |small: &Small| {
@@ -309,7 +329,6 @@ impl Program {
         };
         let key = |key: &KeyTarget| target(&key.target) && key.marks.end <= self.marks;
         matches!(self.ops.last(), Some(Op::End | Op::Return | Op::Jump { .. }))
-            && self.depth <= MAX_DEPTH
             && self.ops.iter().all(op)
             && self.jumps.iter().all(target)
             && self.smalls.iter().all(small)
@@ -336,7 +355,7 @@ mod tests {
         assert!(program.verify());
         program.ops[0] = Op::Items { exit: 3 };
         assert!(!program.verify());
-        program.ops = vec![Op::Int];
+        program.ops = vec![Op::Int { usual: 1 }];
         assert!(!program.verify(), "runs off its end");
     }
 }

@@ -7,7 +7,8 @@
 use super::careful::{self, Found};
 use super::cursor::Cursor;
 use super::error::DatumError;
-use super::program::{Counter, MAX_DEPTH, Op, Program};
+use super::frames::{Frame, Frames};
+use super::program::{Counter, Op, Program};
 use super::scan::{Block, Window};
 #[cfg(target_arch = "x86_64")]
 use super::vector::Avx512;
@@ -16,24 +17,35 @@ use super::vector::{Level, Portable, Vector};
 /// The position of what is absent.
 pub(crate) const UNSET: u32 = u32::MAX;
 
-/// Frames that most schemas can do with; they are cleared at each run, so there should be few.
-const FEW: usize = 8;
-
-/// Checks the datum in `window`. `marks` receives the positions, plus `base`, and must have room for the program's marks.
+/// Checks the datum in `window`. `marks` receives the positions, plus `base`, and must have room for the program's marks. When
+/// it fails, they hold nothing of use.
 #[inline]
 pub(crate) fn run(program: &Program, window: Window<'_>, base: u32, marks: &mut [u32]) -> Result<(), DatumError> {
     let marks = marks.get_mut(..program.marks as usize).ok_or(DatumError::Caller)?;
-    marks.fill(UNSET);
-    match program.level {
+    let conditional = program.conditional.start as usize..program.conditional.end as usize;
+    if cfg!(debug_assertions) {
+        marks.fill(UNSET);
+    } else if !conditional.is_empty() {
+        marks[conditional.clone()].fill(UNSET);
+    }
+    let result = match program.level {
         // SAFETY: the level says that the machine has these features.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512(_) => unsafe { with_avx512(program, &window, base, marks) },
         Level::Portable => {
             // SAFETY: any machine can run this version.
-            let start = unsafe { Cursor::<Portable>::new(&window) };
-            with_frames(program, &window, start, base, marks)
+            let start = unsafe { Cursor::<Portable>::new(&window, base) };
+            execute(program, &window, start, marks)
         }
+    };
+    if cfg!(debug_assertions) && result.is_ok() {
+        let mut always = (0..marks.len()).filter(|mark| !conditional.contains(mark));
+        debug_assert!(
+            always.all(|mark| marks[mark] != UNSET),
+            "a mark keeps what another datum left"
+        );
     }
+    result
 }
 
 /// # Safety
@@ -42,71 +54,33 @@ pub(crate) fn run(program: &Program, window: Window<'_>, base: u32, marks: &mut 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,lzcnt,popcnt")]
 unsafe fn with_avx512(program: &Program, window: &Window<'_>, base: u32, marks: &mut [u32]) -> Result<(), DatumError> {
     // SAFETY: as the caller says.
-    let start = unsafe { Cursor::<Avx512>::new(window) };
-    with_frames(program, window, start, base, marks)
+    let start = unsafe { Cursor::<Avx512>::new(window, base) };
+    execute(program, window, start, marks)
 }
 
+// Indexing of operations, tables and marks never panics: that is what `Program::verify` states.
 #[inline(always)]
-fn with_frames<V: Vector>(
+fn execute<V: Vector>(
     program: &Program,
     window: &Window<'_>,
-    start: Cursor<'_, V>,
-    base: u32,
+    mut here: Cursor<'_, V>,
     marks: &mut [u32],
 ) -> Result<(), DatumError> {
-    if program.depth <= FEW {
-        execute::<V, FEW>(program, window, start, base, marks)
-    } else {
-        execute::<V, MAX_DEPTH>(program, window, start, base, marks)
-    }
-}
-
-/// A loop that is open, or a call.
-#[derive(Clone, Copy, Default)]
-struct Frame {
-    /// Items left in the block, this one included; of a call, where it returns to.
-    left: u32,
-    /// Items before this one.
-    done: u32,
-    /// Where the block must end, or [`Block::UNSIZED`].
-    block_end: u32,
-}
-
-impl Frame {
-    fn of(left: u32, block_end: u32) -> Frame {
-        Frame {
-            left,
-            done: 0,
-            block_end,
-        }
-    }
-}
-
-// Indexing of operations and tables never panics: that is what `Program::verify` states.
-#[inline(always)]
-fn execute<V: Vector, const FRAMES: usize>(
-    program: &Program,
-    window: &Window<'_>,
-    mut cursor: Cursor<'_, V>,
-    base: u32,
-    marks: &mut [u32],
-) -> Result<(), DatumError> {
-    let mut frames = [Frame::default(); FRAMES];
-    let mut open = 0;
+    let mut frames = Frames::new();
     let mut pc = Counter::new(program);
     loop {
-        let start = cursor;
         let op = pc.fetch();
+        let mut cursor = here;
         let usual = match op {
             Op::Boolean => cursor.boolean(),
-            Op::Int => cursor.int(),
-            Op::Long => cursor.long(),
+            Op::Int { usual } => cursor.int(usual),
+            Op::Long { usual } => cursor.long(usual),
             Op::Fixed { size } => cursor.fixed(size as usize),
             Op::Bytes => cursor.bytes(),
             Op::String => cursor.string(),
             Op::Enum { symbols } => cursor.symbol(symbols),
             Op::NullableInt { some } => cursor.nullable_int(some),
-            Op::NullableLong { some } => cursor.nullable_long(some),
+            Op::NullableLong { some, usual } => cursor.nullable_long(some, usual),
             Op::NullableFixed { some, size } => cursor.nullable_fixed(some, size as usize),
             Op::NullableBytes { some } => cursor.nullable_bytes(some),
             Op::NullableString { some } => cursor.nullable_string(some),
@@ -115,8 +89,10 @@ fn execute<V: Vector, const FRAMES: usize>(
                 let small = &program.smalls[table as usize];
                 if cursor.nullable_small(some, small) {
                     pc.go(small.next);
+                } else {
+                    // The same union follows in parts.
+                    cursor = here;
                 }
-                // If not, the same union follows in parts.
                 true
             }
             Op::Nullable { some, null } => match cursor.nullable(some) {
@@ -142,16 +118,14 @@ fn execute<V: Vector, const FRAMES: usize>(
                     true
                 }
                 Some(count) => {
-                    let at = start.position();
-                    *frames.get_mut(open).ok_or(DatumError::Depth { at })? = Frame::of(count, Block::UNSIZED);
-                    open += 1;
+                    frames.push(Frame::of(count, Block::UNSIZED), here.offset(window))?;
                     true
                 }
                 None => false,
             },
             Op::Next { body } => {
                 // A loop is open: its body has as many returns as calls.
-                let frame = &mut frames[open - 1];
+                let frame = frames.last();
                 if frame.left > 1 {
                     frame.left -= 1;
                     frame.done += 1;
@@ -162,7 +136,7 @@ fn execute<V: Vector, const FRAMES: usize>(
                 } else {
                     match cursor.block() {
                         Some(0) => {
-                            open -= 1;
+                            frames.pop();
                             true
                         }
                         Some(count) => {
@@ -197,7 +171,7 @@ fn execute<V: Vector, const FRAMES: usize>(
                 })
             }
             Op::Pick { table } => {
-                let done = frames[open - 1].done;
+                let done = frames.last().done;
                 if let Some((_, target)) = program.picks[table as usize].iter().find(|(number, _)| *number == done) {
                     pc.go(*target);
                 }
@@ -205,17 +179,14 @@ fn execute<V: Vector, const FRAMES: usize>(
             }
             Op::EmptyItems | Op::Key { .. } => false,
             Op::Call { target } => {
-                let at = cursor.position();
-                let frame = frames.get_mut(open).ok_or(DatumError::Depth { at })?;
-                frame.left = pc.next();
-                open += 1;
+                frames.push(Frame::of(pc.next(), Block::UNSIZED), here.offset(window))?;
                 pc.go(target);
                 true
             }
             Op::Return => {
                 // What returns was called.
-                open -= 1;
-                pc.back(frames[open].left);
+                pc.back(frames.last().left);
+                frames.pop();
                 true
             }
             Op::Jump { target } => {
@@ -223,11 +194,16 @@ fn execute<V: Vector, const FRAMES: usize>(
                 true
             }
             Op::Mark { mark } => {
-                marks[mark as usize] = base + cursor.position() as u32;
+                marks[mark as usize] = here.position();
+                true
+            }
+            Op::Marks { first } => {
+                let first = first as usize;
+                marks[first..first + 2].fill(here.position());
                 true
             }
             Op::End => {
-                let (count, at) = (cursor.left(), cursor.position());
+                let (count, at) = (here.left(), here.offset(window));
                 return if count == 0 {
                     Ok(())
                 } else {
@@ -236,40 +212,55 @@ fn execute<V: Vector, const FRAMES: usize>(
             }
         };
         if usual {
-            continue;
-        }
-        let at = start.position();
-        if let Op::Next { .. } = op {
-            let block_end = frames[open - 1].block_end;
-            if block_end != Block::UNSIZED && block_end as usize != at {
-                return Err(DatumError::BlockSize { at });
-            }
-        }
-        let passed = careful::pass(program, *window, at, op)?;
-        cursor.go(passed.at);
-        match (op, passed.found) {
-            (_, Found::Nothing) => {}
-            (_, Found::Target(target)) => pc.go(target),
-            (_, Found::Key(target, cleared)) => {
-                marks[cleared].fill(UNSET);
-                pc.go(target);
-            }
-            (Op::Next { .. }, Found::End) => open -= 1,
-            (Op::Items { exit }, Found::End) => pc.go(exit),
-            (Op::Next { body }, Found::Block { count, end }) => {
-                let frame = &mut frames[open - 1];
-                frame.left = count;
-                frame.block_end = end;
-                frame.done += 1;
-                pc.go(body);
-            }
-            (_, Found::Block { count, end }) => {
-                *frames.get_mut(open).ok_or(DatumError::Depth { at })? = Frame::of(count, end);
-                open += 1;
-            }
-            (_, Found::End) => {}
+            here = cursor;
+        } else {
+            // Nothing has changed but the cursor, which is dropped.
+            let (at, next) = unusual(program, window, here.offset(window), pc, &mut frames, marks)?;
+            here = here.at(window, at);
+            pc = next;
         }
     }
+}
+
+/// Passes carefully the operation that was fetched last, at a position; returns the ones behind them.
+#[cold]
+#[inline(never)]
+fn unusual<'p>(
+    program: &Program,
+    window: &Window<'_>,
+    at: usize,
+    mut pc: Counter<'p>,
+    frames: &mut Frames,
+    marks: &mut [u32],
+) -> Result<(usize, Counter<'p>), DatumError> {
+    let op = pc.fetched();
+    if let Op::Next { .. } = op {
+        let block_end = frames.last().block_end;
+        if block_end != Block::UNSIZED && block_end as usize != at {
+            return Err(DatumError::BlockSize { at });
+        }
+    }
+    let passed = careful::pass(program, *window, at, op)?;
+    match (op, passed.found) {
+        (_, Found::Nothing) => {}
+        (_, Found::Target(target)) => pc.go(target),
+        (_, Found::Key(target, cleared)) => {
+            marks[cleared].fill(UNSET);
+            pc.go(target);
+        }
+        (Op::Next { .. }, Found::End) => frames.pop(),
+        (Op::Items { exit }, Found::End) => pc.go(exit),
+        (Op::Next { body }, Found::Block { count, end }) => {
+            let frame = frames.last();
+            frame.left = count;
+            frame.block_end = end;
+            frame.done += 1;
+            pc.go(body);
+        }
+        (_, Found::Block { count, end }) => frames.push(Frame::of(count, end), at)?,
+        (_, Found::End) => {}
+    }
+    Ok((passed.at, pc))
 }
 
 /// Passes a whole array or map whose blocks do not say their size; whether it could. `some_items` passes at most so many

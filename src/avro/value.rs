@@ -194,6 +194,29 @@ impl Value<'_> {
         }
     }
 
+    /// Drops the value. Nearly all values borrow or are numbers, and nothing has to be done for them: this sees that with a
+    /// look, where what the compiler makes of a drop saves registers and jumps by a table first.
+    #[inline(always)]
+    pub fn release(self) {
+        #[cold]
+        #[inline(never)]
+        fn free(value: Value<'_>) {
+            drop(value);
+        }
+        match &self {
+            Value::String(Cow::Owned(_))
+            | Value::Bytes(Cow::Owned(_))
+            | Value::Decimal {
+                unscaled: Cow::Owned(_),
+                ..
+            }
+            | Value::List(_)
+            | Value::Map(_)
+            | Value::Record(_) => free(self),
+            _ => std::mem::forget(self),
+        }
+    }
+
     /// Whether this is [`Value::Null`].
     pub fn is_null(&self) -> bool {
         matches!(self, Value::Null)
@@ -267,6 +290,39 @@ impl fmt::Display for Type {
             }
             Type::Nullable(t) => write!(f, "{t} or null"),
             Type::Any => f.write_str("any"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values that own memory, and ones that do not; under Miri this finds what is not freed, or freed twice.
+    #[test]
+    fn what_a_value_owns_is_freed_with_it() {
+        let text = String::from("text");
+        let bytes = || Cow::Owned(vec![1, 2]);
+        let owned = || Value::String(Cow::Owned(text.clone()));
+        for value in [
+            Value::Null,
+            Value::Long(i64::MIN),
+            Value::Uuid([0xff; 16]),
+            Value::String(Cow::Borrowed(&text)),
+            Value::String(Cow::Owned(String::new())),
+            owned(),
+            Value::Bytes(Cow::Borrowed(text.as_bytes())),
+            Value::Bytes(bytes()),
+            Value::Decimal {
+                unscaled: bytes(),
+                scale: 2,
+            },
+            Value::List(vec![owned(), Value::Null]),
+            Value::Map(vec![(owned(), owned())]),
+            Value::Record(vec![(Cow::Owned(text.clone()), owned())]),
+        ] {
+            value.clone().release();
+            assert_eq!(value, value.clone());
         }
     }
 }

@@ -75,6 +75,20 @@ impl Want {
         self.marks = first..*next;
     }
 
+    /// Marks that a datum may leave as they were: those behind a branch, an item or a key.
+    pub fn conditional(&self) -> Range<Mark> {
+        let join = |a: Range<Mark>, b: Range<Mark>| match (a.is_empty(), b.is_empty()) {
+            (true, _) => b,
+            (_, true) => a,
+            _ => a.start.min(b.start)..a.end.max(b.end),
+        };
+        let below = self.below.iter().map(|(step, want)| match step {
+            Step::Field(_) => want.conditional(),
+            Step::Branch(_) | Step::Item(_) | Step::Key(_) => want.marks.clone(),
+        });
+        below.fold(0..0, join)
+    }
+
     /// What is wanted one step below.
     pub fn at(&self, step: &Step) -> Option<&Want> {
         self.below.get(step)
@@ -84,6 +98,31 @@ impl Want {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_datum_may_leave_out_is_known() {
+        let numbered = |trails: &[Vec<Step>]| {
+            let (mut want, mut asked) = (Want::default(), 0);
+            for trail in trails {
+                want.ask(trail, Edge::Start, &mut asked);
+            }
+            want.number(&mut 0, &mut vec![0; asked as usize]);
+            want.conditional()
+        };
+        let field = Step::Field;
+        let always = [vec![], vec![field(0)], vec![field(0), field(1)]];
+        assert!(numbered(&always).is_empty());
+        for maybe in [Step::Branch(1), Step::Item(0), Step::Key("k".into())] {
+            let one = [vec![field(0)], vec![field(1), maybe.clone()], vec![field(2)]];
+            assert_eq!(numbered(&one), 1..2);
+            let two = [
+                vec![field(0), maybe.clone(), field(1)],
+                vec![field(1)],
+                vec![field(2), maybe],
+            ];
+            assert_eq!(numbered(&two), 0..3);
+        }
+    }
 
     #[test]
     fn marks_below_a_place_are_neighbours() {

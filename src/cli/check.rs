@@ -6,7 +6,8 @@ use anyhow::Context;
 
 use super::{ConfigFiles, print};
 use crate::app;
-use crate::config::Diagnostics;
+use crate::config::{Diagnostics, report};
+use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
 
 /// Checks a configuration and says everything that is wrong with it. Exit 0, or 78 and all findings.
@@ -28,10 +29,14 @@ enum Form {
     Human,
     /// One JSON array, to stdout.
     Json,
+    /// SARIF 2.1.0, to stdout, for code scanning.
+    Sarif,
+    /// GitHub's workflow commands, to stdout: annotations beside the lines of a change.
+    Github,
 }
 
 /// Runs the check.
-pub fn run(args: Check) -> anyhow::Result<ExitCode> {
+pub fn run(args: Check, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let findings = match args.config.load() {
         Err(findings) => findings,
         Ok((_, _, warnings)) if !args.online => warnings,
@@ -41,7 +46,7 @@ pub fn run(args: Check) -> anyhow::Result<ExitCode> {
                 .enable_all()
                 .build()
                 .context("cannot start the runtime")?;
-            match runtime.block_on(app::check_online(&config, &sources)) {
+            match runtime.block_on(app::check_online(&config, &sources, customs)) {
                 Ok(online) => Diagnostics::new(warnings.iter().chain(online.iter()).cloned().collect()),
                 Err(unavailable) => {
                     eprintln!("error: cannot check online: {unavailable}");
@@ -53,6 +58,8 @@ pub fn run(args: Check) -> anyhow::Result<ExitCode> {
     match args.format {
         Form::Human => print(&findings),
         Form::Json => println!("{}", findings.json().context("findings as JSON")?),
+        Form::Sarif => println!("{}", report::sarif(&findings)),
+        Form::Github => print!("{}", report::github(&findings)),
     }
     if findings.has_errors() {
         return Ok(Exit::Config.into());

@@ -1,16 +1,20 @@
 //! The command line: one file per command.
 
 pub mod check;
+pub mod dead_letters;
 pub mod demo;
+pub mod explain;
+pub mod health;
 pub mod run;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, Diagnostics, Sources};
+use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
 
 /// Enriches Kafka streams of Avro records by look-ups in ScyllaDB: declared pipelines, nothing lost.
@@ -29,6 +33,21 @@ enum Command {
     Run(run::Run),
     /// Checks a configuration and says everything that is wrong with it.
     Check(check::Check),
+    /// Explains a code of a finding, such as MES0101, or lists all.
+    Explain(explain::Explain),
+    /// Prints the JSON Schema of the configuration, for editors, to stdout.
+    Schema,
+    /// Lists dead letters, shows one, or sends records back to where they came from.
+    DeadLetters(Box<dead_letters::DeadLetters>),
+    /// Asks a running process whether it lives, for health checks of images without a shell.
+    Health(health::Health),
+    /// Prints completions for a shell, to stdout.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page in roff, to stdout: `messina man | man -l -`.
+    Man,
 }
 
 /// Where the configuration comes from.
@@ -66,13 +85,56 @@ pub fn print(findings: &Diagnostics) {
     eprint!("{}", findings.human(std::io::stderr().is_terminal()));
 }
 
+/// The whole program, with steps of one's own: from the arguments of the process to its exit code.
+pub fn main(customs: CustomSteps) -> ExitCode {
+    let args = match parse() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    run(args, &customs).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Exit::Internal.into()
+    })
+}
+
 /// Runs the command.
-pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+pub fn run(cli: Cli, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args),
-        Command::Run(args) => run::run(args),
-        Command::Check(args) => check::run(args),
+        Command::Run(args) => run::run(args, customs),
+        Command::Check(args) => check::run(args, customs),
+        Command::DeadLetters(args) => dead_letters::run(*args),
+        Command::Health(args) => health::run(&args),
+        Command::Explain(args) => Ok(explain::run(&args)),
+        Command::Schema => {
+            print!("{}", crate::config::schema::schema());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "messina", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => {
+            print!("{}", manual()?);
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+/// The manual page of the program, and behind it those of its commands.
+fn manual() -> anyhow::Result<String> {
+    let command = Cli::command();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut page)?;
+    for of in command.get_subcommands().filter(|of| !of.is_hide_set()) {
+        let of = of.clone().bin_name(format!("messina {}", of.get_name()));
+        let man = clap_mangen::Man::new(of);
+        man.render_name_section(&mut page)?;
+        man.render_synopsis_section(&mut page)?;
+        man.render_description_section(&mut page)?;
+        man.render_options_section(&mut page)?;
+    }
+    Ok(String::from_utf8(page)?)
 }
 
 /// Parses the arguments; usage errors end the process with 64, as sysexits has it.
@@ -86,4 +148,37 @@ pub fn parse() -> Result<Cli, ExitCode> {
             ExitCode::SUCCESS
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_shell_is_completed_and_the_manual_has_every_command() {
+        let names: Vec<String> = Cli::command()
+            .get_subcommands()
+            .map(|command| command.get_name().to_owned())
+            .collect();
+        let manual = manual().unwrap();
+        for name in &names {
+            assert!(
+                manual.contains(&format!("messina {name}")) || manual.contains(&name.replace('-', "\\-")),
+                "{name}"
+            );
+        }
+        for shell in <clap_complete::Shell as clap::ValueEnum>::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "messina", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for name in &names {
+                assert!(script.contains(name.as_str()), "{shell}: {name}");
+            }
+        }
+    }
 }

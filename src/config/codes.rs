@@ -39,7 +39,6 @@ codes! {
     WRONG_TYPE = "MES0103", "A value of another type than the key takes.";
     UNKNOWN_CHOICE = "MES0104", "A word that is not among those the key takes.";
     MALFORMED = "MES0105", "A value that cannot be read as a duration, size, address, number or name.";
-    NOT_SUPPORTED = "MES0106", "Something that this version of Messina does not do yet.";
     STEP_KIND = "MES0107", "A step that does nothing, or more than one thing.";
     CONFLICT = "MES0108", "Keys that exclude one another, or that only make sense together.";
 
@@ -52,9 +51,10 @@ codes! {
     TOPIC_LOOP = "MES0207", "A pipeline publishes to a topic that it consumes.";
     DEAD_LETTER_TOPIC = "MES0208", "Dead letters go to a topic that the pipeline also consumes or publishes to.";
     SHARED_GROUP = "MES0209", "Two pipelines consume one topic in one group, so each sees only a part of it.";
-    NO_STORE = "MES0210", "Look-ups or writes without a database.";
+    NO_STORE = "MES0210", "Look-ups, writes or references without a database.";
     NO_DEAD_LETTER = "MES0211", "Something is to end as a dead letter in a pipeline without a dead-letter topic.";
     NO_EFFECT = "MES0212", "A pipeline that neither publishes nor writes.";
+    UNKNOWN_REFERENCE = "MES0213", "A step names a reference that is not declared.";
 
     WRONG_STATEMENT = "MES0301", "A statement that does not belong in this kind of step.";
     POSITIONAL_MARKER = "MES0302", "A positional marker where a named one is needed.";
@@ -67,6 +67,7 @@ codes! {
     SECRET = "MES0403", "A secret that cannot be read.";
     MEMORY = "MES0404", "A budget that cannot hold.";
     URL = "MES0405", "A URL that cannot be used, or that carries a password.";
+    DRAIN = "MES0406", "A drain that may last longer than the group's patience.";
 
     EXPRESSION = "MES0501", "A value or condition that is neither a path, a literal nor a CEL expression.";
     TYPES = "MES0502", "The pipeline does not fit the schemas, statements or topics of the live services.";

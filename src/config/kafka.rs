@@ -3,6 +3,7 @@
 use super::document::{Entry, Table, Value};
 use super::reader::{Field, Section, all};
 use super::redact::is_secret_name;
+use super::shape::Shape;
 use super::values::text;
 use super::{Secret, SecretError, Span, Spanned};
 
@@ -84,6 +85,9 @@ fn brokers(field: Field<'_>) -> Option<Spanned<String>> {
 impl Property {
     /// A table of properties. `"a.b" = 1` and `a.b = 1` are the same property, though TOML nests the latter.
     pub(super) fn read_all(field: Field<'_>) -> Option<Vec<Self>> {
+        if field.draws(Shape::Properties) {
+            return None;
+        }
         let section = field.section()?;
         let mut properties = Vec::new();
         let read = collect(&section, section.table, "", &mut properties);

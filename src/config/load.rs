@@ -9,6 +9,7 @@ use super::codes;
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
 use super::document::{self, Table, Value};
 use super::reader::{Context, Field, Section, all};
+use super::shape::{Drawing, Shape};
 use super::values::{positive_duration, text};
 use super::{
     Config, FileId, Http, Kafka, Limits, Log, Mongo, Pipeline, Reference, Registry, Scylla, Sentry, Sources, Span,
@@ -68,6 +69,7 @@ fn load_texts(
         sources: &sources,
         findings: RefCell::new(findings),
         broken,
+        drawing: None,
     };
     let config = read(&context, &root);
     let mut findings = context.findings.into_inner();
@@ -92,6 +94,20 @@ fn drop_echoes(findings: &mut Vec<Diagnostic>, syntax: usize) {
     });
 }
 
+/// Which keys the readers ask for, and what they take.
+pub(super) fn draw() -> Drawing {
+    let (drawing, sources) = (Drawing::default(), Sources::default());
+    let context = Context {
+        sources: &sources,
+        findings: RefCell::default(),
+        broken: false,
+        drawing: Some(&drawing),
+    };
+    // There is no configuration to be had of it.
+    let _ = read(&context, &Table::default());
+    drawing
+}
+
 fn read(cx: &Context<'_>, root: &Table) -> Option<Config> {
     let nowhere = Span {
         file: FileId::FIRST,
@@ -111,6 +127,9 @@ fn read(cx: &Context<'_>, root: &Table) -> Option<Config> {
     );
     let scylla = section.optional("scylla", Scylla::read);
     let store = section.optional("store", |field| {
+        if field.draws(Shape::Text("^sqlite:.")) {
+            return None;
+        }
         let store = text(field.clone())?;
         match store.strip_prefix("sqlite:") {
             Some(path) if !path.is_empty() => Some(store),
@@ -164,5 +183,10 @@ fn read(cx: &Context<'_>, root: &Table) -> Option<Config> {
 /// A table whose keys are names: each of its tables is read by `read`.
 fn named<'a, T>(field: Field<'a>, read: impl Fn(&Section<'a>, &'a document::Entry) -> Option<T>) -> Option<Vec<T>> {
     let section = field.section()?;
+    if let Some(drawing) = field.cx.drawing {
+        field.draws(Shape::Named);
+        read(&section, &drawing.blank);
+        return None;
+    }
     all(section.table.entries.iter().map(|entry| read(&section, entry)))
 }

@@ -12,16 +12,21 @@ pub mod codes;
 pub mod diagnostic;
 mod document;
 mod environment;
+mod execution;
 mod kafka;
 mod load;
 mod mongo;
 mod pipeline;
+mod policy;
 mod process;
 mod reader;
 mod redact;
 mod registry;
+pub mod report;
+pub mod schema;
 mod scylla;
 mod secret;
+mod shape;
 mod sink;
 mod size;
 mod source;
@@ -30,26 +35,30 @@ mod step;
 mod suggest;
 mod tls;
 mod values;
+mod write_group;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use check::check;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use execution::Execution;
 pub use kafka::{Kafka, Property, PropertyValue};
 pub use load::{load, load_str};
-pub use mongo::{Mongo, Reference};
+pub use mongo::{Mongo, Reference, ReferenceField};
 pub use pipeline::{Delivery, Order, Pipeline};
+pub use policy::{ErrorPolicy, MissingDeadline, OnError};
 pub use process::{Http, Limits, Log, LogFormat, Sentry};
 pub use registry::{Registry, RegistryAuth};
 pub use scylla::{Compression, Consistency, Scylla, SerialConsistency};
 pub use secret::{Secret, SecretError};
 pub use sink::{DeadLetter, Sink, SinkSchema, StopAbove};
-pub use size::Size;
+pub use size::{Size, parse_duration};
 pub use source::{Assignor, GroupProtocol, OffsetReset, OnTombstone, Source};
 pub use span::{FileId, Sources, Span, Spanned};
-pub use step::{Binding, Cache, Filter, Lookup, OnMissing, ReferenceStep, Step, StepKind, Write};
+pub use step::{Binding, Cache, Custom, Filter, Lookup, OnMissing, ReferenceStep, Rows, Step, StepKind, Write};
 pub use tls::Tls;
+pub use write_group::WriteGroup;
 
 /// The whole configuration: what every process needs, and its pipelines.
 #[derive(Clone, Debug)]
@@ -63,9 +72,9 @@ pub struct Config {
     /// `store = "sqlite:PATH"`: the embedded store, in place of `[scylla]`. The whole string, prefix included; `check` has
     /// made sure of the prefix, [`Config::sqlite_path`] takes it off.
     pub store: Option<Spanned<String>>,
-    /// `[mongo]`: parsed, and refused by `check` in this version.
+    /// `[mongo]`: the server that references are read from.
     pub mongo: Option<Mongo>,
-    /// `[references.NAME]`: parsed, and refused by `check` in this version.
+    /// `[references.NAME]`: collections held in memory.
     pub references: BTreeMap<String, Reference>,
     /// `[http]`: metrics, probes and status.
     pub http: Http,

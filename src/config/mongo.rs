@@ -1,11 +1,14 @@
-//! `[mongo]` and `[references.NAME]`: parsed so that a config can be written for them, and refused by `check` in this version.
+//! `[mongo]` and `[references.NAME]`: collections of MongoDB that steps look documents up in.
 
 use std::time::Duration;
 
-use super::document::Entry;
-use super::reader::{Section, spanned_or};
-use super::values::{duration, text, texts};
-use super::{Secret, Span, Spanned};
+use super::diagnostic::Diagnostic;
+use super::document::{Entry, Value};
+use super::reader::{Field, Section, all, spanned_or};
+use super::shape::Shape;
+use super::values::{duration, size, text};
+use super::{Cache, Secret, Size, Span, Spanned, codes};
+use crate::avro::value::{Type, Unit};
 
 /// The MongoDB server that references are read from.
 #[derive(Clone, Debug)]
@@ -26,13 +29,47 @@ pub struct Reference {
     /// The field that it is looked up by. Default `_id`.
     pub key: Spanned<String>,
     /// The fields that are kept.
-    pub fields: Vec<Spanned<String>>,
-    /// How often it is read again. Default 5 min.
+    pub fields: Vec<ReferenceField>,
+    /// How often it is read again; zero leaves it to the change stream. Default 5 min.
     pub refresh: Duration,
+    /// Bytes it may hold, out of `[limits] memory`. Default 64 MiB.
+    pub max_bytes: Spanned<Size>,
+    /// What is kept of a collection that is asked for each document (`mode = "on_demand"`); none for one held as a whole.
+    pub on_demand: Option<Cache>,
+}
+
+/// A field that is kept, and its type where it is declared.
+#[derive(Clone, Debug)]
+pub struct ReferenceField {
+    /// Its name in the document, and in expressions.
+    pub name: Spanned<String>,
+    /// Its type; none means that of a sample.
+    pub ty: Option<Type>,
+}
+
+/// Types of fields, in Avro's names; `array<…>` of each of them besides.
+const TYPES: [(&str, Type); 9] = [
+    ("string", Type::String),
+    ("int", Type::Int),
+    ("long", Type::Long),
+    ("double", Type::Double),
+    ("boolean", Type::Bool),
+    ("bytes", Type::Bytes),
+    ("timestamp-millis", Type::Timestamp(Unit::Millis)),
+    ("decimal", Type::Decimal { precision: 0, scale: 0 }),
+    ("uuid", Type::Uuid),
+];
+
+fn type_of(name: &str) -> Option<Type> {
+    let name = name.trim();
+    if let Some(item) = name.strip_prefix("array<").and_then(|rest| rest.strip_suffix('>')) {
+        return type_of(item).map(|item| Type::List(Box::new(item)));
+    }
+    TYPES.iter().find(|(known, _)| *known == name).map(|(_, ty)| ty.clone())
 }
 
 impl Mongo {
-    pub(super) fn read(field: super::reader::Field<'_>) -> Option<Self> {
+    pub(super) fn read(field: Field<'_>) -> Option<Self> {
         let mut section = field.section()?;
         let span = section.span;
         let uri = section.required("uri", "uri = { env = \"MONGO_URI\" }", Secret::read);
@@ -44,18 +81,125 @@ impl Mongo {
 impl Reference {
     pub(super) fn read(references: &Section<'_>, entry: &Entry) -> Option<Self> {
         let mut section = references.field_of(entry).section()?;
-        let collection = section.required("collection", "collection = \"database.collection\"", text);
+        let collection = section.required("collection", "collection = \"database.collection\"", collection);
         let key = section.optional("key", text);
-        let fields = section.required("fields", "fields = [\"name\"]", texts);
+        let fields = section.required("fields", "fields = [\"name\"]", fields);
         let refresh = section.or("refresh", Duration::from_secs(300), duration);
+        let max_bytes = section.optional("max_bytes", size);
+        let on_demand = on_demand(&mut section);
         let span = section.span;
         section.finish();
+        let on_demand = on_demand?;
+        let (max_bytes, default) = match &on_demand {
+            Some(cache) => (Some(Some(cache.max_bytes)), cache.max_bytes.value),
+            None => (max_bytes, Size(64 << 20)),
+        };
         Some(Self {
             name: entry.key.clone(),
             collection: collection?,
             key: spanned_or(key?, "_id".to_owned(), span),
             fields: fields?,
             refresh: refresh?,
+            max_bytes: spanned_or(max_bytes?, default, span),
+            on_demand,
         })
     }
+}
+
+/// The cache of `mode = "on_demand"`; `Some(None)` for a collection held as a whole.
+fn on_demand(section: &mut Section<'_>) -> Option<Option<Cache>> {
+    let choices = [("memory", false), ("on_demand", true)];
+    let on_demand = section.or("mode", false, |field| field.choice(&choices));
+    let cache = section.optional("cache", Cache::read);
+    let (on_demand, cache) = (on_demand?, cache?);
+    let (keys, why, help): (&[&str], &str, &str) = match (on_demand, cache) {
+        (true, None) => {
+            let message = format!(
+                "`{}` asks for each document, and does not say how long one is kept",
+                section.path
+            );
+            let finding = Diagnostic::error(codes::MISSING_KEY, message);
+            let finding = finding.at(section.cx.sources, section.span, "needs `cache`");
+            section.cx.report(finding.help("add cache = { ttl = \"1m\" }"));
+            return None;
+        }
+        (true, Some(cache)) => {
+            if !["refresh", "max_bytes"]
+                .iter()
+                .any(|key| section.table.get(key).is_some())
+            {
+                return Some(Some(cache));
+            }
+            let why = "is for a collection that is held as a whole";
+            (
+                &["refresh", "max_bytes"],
+                why,
+                "remove it; `cache` has `ttl` and `max_bytes`",
+            )
+        }
+        (false, None) => return Some(None),
+        (false, Some(_)) => (
+            &["cache"],
+            "is for mode = \"on_demand\"",
+            "write mode = \"on_demand\", or remove it",
+        ),
+    };
+    if let Some(entry) = keys.iter().find_map(|key| section.table.get(key)) {
+        let message = format!("`{}` {why}", entry.key.value);
+        let finding = Diagnostic::error(codes::CONFLICT, message);
+        let finding = finding.at(section.cx.sources, entry.key.span, "");
+        section.cx.report(finding.help(help));
+    }
+    None
+}
+
+fn collection(field: Field<'_>) -> Option<Spanned<String>> {
+    if field.draws(Shape::Text(r".\..")) {
+        return None;
+    }
+    let name = text(field.clone())?;
+    match name.split_once('.') {
+        Some((database, collection)) if !database.is_empty() && !collection.is_empty() => Some(name),
+        _ => field.malformed("a collection with its database", "write \"database.collection\""),
+    }
+}
+
+/// A list of names, or a table of names and types.
+fn fields(field: Field<'_>) -> Option<Vec<ReferenceField>> {
+    if field.draws(Shape::Fields(TYPES.iter().map(|(name, _)| *name).collect())) {
+        return None;
+    }
+    match &field.node.value {
+        Value::Array(items) if !items.is_empty() => all(field.fields(items).into_iter().map(|item| {
+            let name = field_name(item.clone(), text(item)?)?;
+            Some(ReferenceField { name, ty: None })
+        })),
+        Value::Table(table) if !table.entries.is_empty() => {
+            let section = field.section()?;
+            all(table.entries.iter().map(|entry| {
+                let item = section.field_of(entry);
+                let name = field_name(item.clone(), entry.key.clone())?;
+                let written = text(item.clone())?;
+                let Some(ty) = type_of(&written) else {
+                    return item.malformed(
+                        "a type of a field",
+                        "one of string, int, long, double, boolean, bytes, timestamp-millis, decimal, uuid, or array<TYPE>",
+                    );
+                };
+                Some(ReferenceField { name, ty: Some(ty) })
+            }))
+        }
+        Value::Array(_) | Value::Table(_) => field.malformed("a list with something in it", "write at least one"),
+        _ => field.wrong_type("a list of names, or a table of names and types"),
+    }
+}
+
+fn field_name(field: Field<'_>, name: Spanned<String>) -> Option<Spanned<String>> {
+    if super::values::is_identifier(&name) {
+        return Some(name);
+    }
+    field.malformed(
+        "the name of a field",
+        "letters, digits and `_` only; name the outermost field, and what is in it where it is used: partner.address.city",
+    )
 }

@@ -1,8 +1,11 @@
 //! `[pipelines.NAME]`: one declared job.
 
+use std::time::Duration;
+
 use super::document::{Entry, Value};
 use super::reader::{Field, Section, all, spanned_or};
-use super::values::{count, text};
+use super::shape::Shape;
+use super::values::{count, positive_duration};
 use super::{DeadLetter, Sink, Source, Span, Spanned, Step};
 
 /// One declared job: source, steps, sink, and its promises.
@@ -14,10 +17,14 @@ pub struct Pipeline {
     pub name: Spanned<String>,
     /// Default [`Order::Key`].
     pub order: Order,
-    /// How many events may be admitted and unfinished at once. Default 1024.
+    /// How many events may be admitted and unfinished at once, at most. Default 1024.
     pub max_in_flight: Spanned<usize>,
+    /// The lower bound, where the number is found from how the store answers: `max_in_flight = "auto"`.
+    pub min_in_flight: Option<usize>,
     /// Default [`Delivery::AtLeastOnce`].
-    pub delivery: Delivery,
+    pub delivery: Spanned<Delivery>,
+    /// How long a transaction is open, under [`Delivery::ExactlyOnce`]; absent is [`Pipeline::TRANSACTION_INTERVAL`].
+    pub transaction_interval: Option<Spanned<Duration>>,
     /// Consumer loops in this process, each a member of the group with a thread of its own. Default 1.
     pub consumers: Spanned<usize>,
     /// Where records come from.
@@ -44,8 +51,10 @@ pub enum Order {
 /// What is promised to the sink's readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// `at_least_once`
+    /// `at_least_once`: after a crash a record may come twice.
     AtLeastOnce,
+    /// `exactly_once`: Kafka's transactions, for readers that read what is committed.
+    ExactlyOnce,
 }
 
 const ORDER: [(&str, Order); 3] = [
@@ -54,25 +63,37 @@ const ORDER: [(&str, Order); 3] = [
     ("partition", Order::Partition),
 ];
 
+const DELIVERY: [(&str, Delivery); 2] = [
+    ("at_least_once", Delivery::AtLeastOnce),
+    ("exactly_once", Delivery::ExactlyOnce),
+];
+
 impl Pipeline {
+    /// The default of `transaction_interval`.
+    pub const TRANSACTION_INTERVAL: Duration = Duration::from_millis(500);
+
     pub(super) fn read(pipelines: &Section<'_>, entry: &Entry) -> Option<Self> {
         let mut section = pipelines.field_of(entry).section()?;
         let span = section.span;
         let order = section.or("order", Order::Key, |field| field.choice(&ORDER));
         let max_in_flight = section.optional("max_in_flight", max_in_flight);
-        let delivery = section.or("delivery", Delivery::AtLeastOnce, delivery);
+        let delivery = section.optional("delivery", delivery);
+        let transaction_interval = section.optional("transaction_interval", interval);
         let consumers = section.optional("consumers", count);
         let source = section.required("source", SOURCE_EXAMPLE, Source::read);
         let steps = section.or("steps", vec![], |field| all(field.items()?.into_iter().map(Step::read)));
         let sink = section.optional("sink", Sink::read);
         let dead_letter = section.optional("dead_letter", DeadLetter::read);
         section.finish();
+        let (max_in_flight, min_in_flight) = max_in_flight?.unwrap_or((Spanned::new(1024, span), None));
         Some(Self {
             span,
             name: entry.key.clone(),
             order: order?,
-            max_in_flight: spanned_or(max_in_flight?, 1024, span),
-            delivery: delivery?,
+            max_in_flight,
+            min_in_flight,
+            delivery: spanned_or(delivery?, Delivery::AtLeastOnce, span),
+            transaction_interval: transaction_interval?,
             consumers: spanned_or(consumers?, 1, span),
             source: source?,
             steps: steps?,
@@ -84,21 +105,41 @@ impl Pipeline {
 
 const SOURCE_EXAMPLE: &str = "a section [pipelines.NAME.source] with `topics` and `group`";
 
-fn max_in_flight(field: Field<'_>) -> Option<Spanned<usize>> {
+/// The bounds of `max_in_flight = "auto"`.
+const AUTO: (usize, usize) = (16, 4096);
+
+/// A number, `"auto"`, or `{ min, max }`; the lower bound is none for a number.
+fn max_in_flight(field: Field<'_>) -> Option<(Spanned<usize>, Option<usize>)> {
+    let span = field.span();
+    field.draws(Shape::Count);
+    field.draws(Shape::Word(vec!["auto"]));
     match &field.node.value {
-        Value::String(word) if word == "auto" => {
-            field.not_supported("`max_in_flight = \"auto\"`", "write a number; 1024 is the default")
+        Value::String(word) if word == "auto" => Some((Spanned::new(AUTO.1, span), Some(AUTO.0))),
+        Value::String(_) => field.malformed("a whole number above 0, \"auto\", or its bounds", BOUNDS),
+        Value::Table(_) => {
+            let mut section = field.clone().section()?;
+            let min = section.optional("min", count);
+            let max = section.optional("max", count);
+            section.finish();
+            let min = min?.map_or(AUTO.0, |min| min.value);
+            let max = max?.map_or(AUTO.1.max(min), |max| max.value);
+            if min > max {
+                return field.malformed("a lower bound that is not above the upper one", BOUNDS);
+            }
+            Some((Spanned::new(max, span), Some(min)))
         }
-        _ => count(field),
+        _ => count(field).map(|number| (number, None)),
     }
 }
 
-fn delivery(field: Field<'_>) -> Option<Delivery> {
-    if *text(field.clone())? == "exactly_once" {
-        return field.not_supported(
-            "`delivery = \"exactly_once\"`",
-            "write \"at_least_once\": replayed writes converge",
-        );
-    }
-    field.choice(&[("at_least_once", Delivery::AtLeastOnce)])
+const BOUNDS: &str = "write for example 1024, \"auto\", or { min = 16, max = 4096 }";
+
+fn delivery(field: Field<'_>) -> Option<Spanned<Delivery>> {
+    let span = field.span();
+    field.choice(&DELIVERY).map(|delivery| Spanned::new(delivery, span))
+}
+
+fn interval(field: Field<'_>) -> Option<Spanned<Duration>> {
+    let span = field.span();
+    positive_duration(field).map(|interval| Spanned::new(interval, span))
 }

@@ -1,10 +1,12 @@
 //! `[http]`, `[log]`, `[sentry]`, `[limits]`: the process around the pipelines.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use super::document::Value;
 use super::reader::{Field, spanned_or};
-use super::values::{plain_text, share, size, text};
+use super::shape::Shape;
+use super::values::{path, plain_text, share, size, text};
 use super::{Secret, Size, Span, Spanned};
 
 /// Metrics, probes and status over HTTP.
@@ -21,6 +23,8 @@ pub struct Log {
     pub format: LogFormat,
     /// A level (`info`), or `tracing` filter directives (`info,messina::sink=debug`). Default `info`.
     pub level: Spanned<String>,
+    /// The file that is logged to; absent means stderr.
+    pub file: Option<Spanned<PathBuf>>,
 }
 
 /// Form of the log lines.
@@ -79,6 +83,9 @@ impl Http {
     pub(super) fn read(field: Field<'_>) -> Option<Self> {
         let mut section = field.section()?;
         let listen = section.or("listen", Self::default().listen, |field| {
+            if field.draws(Shape::Text(r":[0-9]+$")) {
+                return None;
+            }
             let address = text(field.clone())?.parse().ok();
             address.or_else(|| {
                 field.malformed(
@@ -97,6 +104,7 @@ impl Log {
         Self {
             format: LogFormat::Auto,
             level: Spanned::new("info".to_owned(), span),
+            file: None,
         }
     }
 
@@ -105,6 +113,7 @@ impl Log {
         let span = section.span;
         let format = section.or("format", LogFormat::Auto, |field| field.choice(&LOG_FORMAT));
         let level = section.optional("level", |field| {
+            field.draws(Shape::Text("[=,]"));
             match &field.node.value {
                 // Directives name targets, which only the subscriber knows how to read.
                 Value::String(text) if text.contains(['=', ',']) => {}
@@ -112,10 +121,12 @@ impl Log {
             }
             text(field)
         });
+        let file = section.optional("file", path);
         section.finish();
         Some(Self {
             format: format?,
             level: spanned_or(level?, "info".to_owned(), span),
+            file: file?,
         })
     }
 }

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::document::{Entry, Node, Table, Value};
+use super::shape::{Drawing, Shape};
 use super::suggest::{list, nearest};
 use super::{Sources, Span, Spanned};
 
@@ -21,6 +22,8 @@ pub(super) struct Context<'a> {
     pub(super) findings: RefCell<Vec<Diagnostic>>,
     /// The document had syntax errors, so that what is absent may have been written, and is not reported.
     pub(super) broken: bool,
+    /// Nothing is read: the readers only say which keys and values they take.
+    pub(super) drawing: Option<&'a Drawing>,
 }
 
 impl Context<'_> {
@@ -71,6 +74,14 @@ impl<'a> Section<'a> {
 
     /// The value of a key that may be absent.
     pub(super) fn field(&mut self, key: &'static str) -> Option<Field<'a>> {
+        if let Some(drawing) = self.cx.drawing {
+            drawing.key(&self.path, key);
+            return Some(Field {
+                cx: self.cx,
+                path: join(&self.path, key),
+                node: &drawing.blank.node,
+            });
+        }
         let entry = self.entry(key)?;
         Some(self.field_of(entry))
     }
@@ -112,6 +123,9 @@ impl<'a> Section<'a> {
         example: &str,
         read: impl FnOnce(Field<'a>) -> Option<T>,
     ) -> Option<T> {
+        if let Some(drawing) = self.cx.drawing {
+            drawing.require(&self.path, key);
+        }
         match self.field(key) {
             Some(field) => read(field),
             None => {
@@ -179,6 +193,15 @@ impl<'a> Field<'a> {
         self.node.span
     }
 
+    /// Whether the document is only drawn; the shape of this value is noted then.
+    pub(super) fn draws(&self, shape: Shape) -> bool {
+        let Some(drawing) = self.cx.drawing else {
+            return false;
+        };
+        drawing.note(&self.path, shape);
+        true
+    }
+
     /// Reports that the value is of another type.
     pub(super) fn wrong_type<T>(&self, expected: &str) -> Option<T> {
         let message = format!("`{}` must be {expected}", self.path);
@@ -200,16 +223,9 @@ impl<'a> Field<'a> {
         None
     }
 
-    /// Reports something that is planned and absent.
-    pub(super) fn not_supported<T>(&self, what: &str, remedy: &str) -> Option<T> {
-        let message = format!("{what} is not yet supported in this version");
-        let finding = Diagnostic::error(codes::NOT_SUPPORTED, message).at(self.cx.sources, self.span(), "");
-        self.cx.report(finding.help(remedy));
-        None
-    }
-
     /// The value as a table.
     pub(super) fn section(&self) -> Option<Section<'a>> {
+        self.draws(Shape::Table);
         match &self.node.value {
             Value::Table(table) => Some(Section::new(self.cx, self.path.clone(), table, self.span())),
             _ => self.wrong_type("a table"),
@@ -218,6 +234,10 @@ impl<'a> Field<'a> {
 
     /// The elements of a list.
     pub(super) fn items(&self) -> Option<Vec<Field<'a>>> {
+        if self.draws(Shape::Items) {
+            let path = format!("{}[]", self.path);
+            return Some(vec![Field { path, ..self.clone() }]);
+        }
         let Value::Array(items) = &self.node.value else {
             return self.wrong_type("a list");
         };
@@ -235,6 +255,9 @@ impl<'a> Field<'a> {
 
     /// One of several words.
     pub(super) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Option<T> {
+        if self.draws(Shape::Word(choices.iter().map(|(word, _)| *word).collect())) {
+            return None;
+        }
         let text = super::values::text(self.clone())?;
         if let Some((_, value)) = choices.iter().find(|(word, _)| *word == *text) {
             return Some(*value);

@@ -80,7 +80,7 @@ pub enum Compression {
     Snappy,
 }
 
-const CONSISTENCY: [(&str, Consistency); 9] = [
+pub(super) const CONSISTENCY: [(&str, Consistency); 9] = [
     ("any", Consistency::Any),
     ("one", Consistency::One),
     ("two", Consistency::Two),
@@ -92,7 +92,7 @@ const CONSISTENCY: [(&str, Consistency); 9] = [
     ("local_one", Consistency::LocalOne),
 ];
 
-const SERIAL_CONSISTENCY: [(&str, SerialConsistency); 2] = [
+pub(super) const SERIAL_CONSISTENCY: [(&str, SerialConsistency); 2] = [
     ("serial", SerialConsistency::Serial),
     ("local_serial", SerialConsistency::LocalSerial),
 ];

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::document::Value;
 use super::reader::Field;
+use super::shape::Shape;
 use super::values::{path, plain_text, text};
 use super::{Span, Spanned};
 
@@ -80,6 +81,9 @@ impl fmt::Display for Secret {
 impl Secret {
     /// `"literal"`, `{ env = "NAME" }` or `{ file = "PATH" }`.
     pub(super) fn read(field: Field<'_>) -> Option<Self> {
+        if field.draws(Shape::Secret) {
+            return None;
+        }
         let span = field.span();
         if !matches!(field.node.value, Value::Table(_)) {
             return text(field).map(|text| Self(Spanned::new(Origin::Literal(text.value), span)));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::document::Value;
 use super::reader::Field;
+use super::shape::Shape;
 use super::values::{bindings, count, path, share, text};
 use super::{Binding, Property, Span, Spanned};
 
@@ -80,6 +81,7 @@ impl SinkSchema {
     fn read(field: Field<'_>) -> Option<Self> {
         const REMEDY: &str =
             "write { file = \"out.avsc\" }, { subject = \"out-value\" }, or the schema as JSON in single quotes";
+        field.draws(Shape::Text(r#"^\s*[{"\[]"#));
         if let Value::String(schema) = &field.node.value {
             return match schema.trim_start().starts_with(['{', '"', '[']) {
                 true => text(field).map(Self::Inline),

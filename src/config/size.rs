@@ -46,7 +46,7 @@ impl fmt::Display for Size {
 }
 
 /// Reads `"250ms"`, `"30s"`, `"5m"`, `"2h"`, `"30d"`: a whole number and a unit.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs);
     match unit {

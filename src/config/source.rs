@@ -1,7 +1,9 @@
 //! `[pipelines.NAME.source]`: the topics and the consumer group.
 
+use std::time::Duration;
+
 use super::reader::Field;
-use super::values::{text, texts};
+use super::values::{positive_duration, text, texts};
 use super::{Property, Span, Spanned};
 
 /// The topics that a pipeline consumes, and how it takes part in its group.
@@ -25,6 +27,8 @@ pub struct Source {
     pub offset_reset: OffsetReset,
     /// What a null value ends as. Default [`OnTombstone::Skip`].
     pub on_tombstone: OnTombstone,
+    /// How long a partition may have lag without progress before that is a stall. Default 60 s.
+    pub stall_timeout: Duration,
 }
 
 /// The group's rebalance protocol.
@@ -80,6 +84,8 @@ const OFFSET_RESET: [(&str, OffsetReset); 2] = [("earliest", OffsetReset::Earlie
 
 const ON_TOMBSTONE: [(&str, OnTombstone); 2] = [("skip", OnTombstone::Skip), ("dead_letter", OnTombstone::DeadLetter)];
 
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
 impl Source {
     pub(super) fn read(field: Field<'_>) -> Option<Self> {
         let mut section = field.section()?;
@@ -95,6 +101,7 @@ impl Source {
             field.choice(&OFFSET_RESET)
         });
         let on_tombstone = section.or("on_tombstone", OnTombstone::Skip, |field| field.choice(&ON_TOMBSTONE));
+        let stall_timeout = section.or("stall_timeout", STALL_TIMEOUT, positive_duration);
         let span = section.span;
         section.finish();
         Some(Self {
@@ -107,6 +114,7 @@ impl Source {
             assignor: assignor?,
             offset_reset: offset_reset?,
             on_tombstone: on_tombstone?,
+            stall_timeout: stall_timeout?,
         })
     }
 }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::codes;
 use super::diagnostic::Diagnostic;
+use super::policy::{ErrorPolicy, MissingDeadline};
 use super::reader::{Field, Section, spanned_or};
-use super::values::{bindings, duration, positive_duration, size, spanned_boolean, text};
-use super::{Size, Span, Spanned};
+use super::shape::Shape;
+use super::values::{bindings, count, duration, positive_duration, size, spanned_boolean, text};
+use super::{Execution, Size, Span, Spanned, WriteGroup};
 
 /// A named part of a pipeline. Steps are written in order; look-ups that do not need one another run at the same time.
 #[derive(Clone, Debug)]
@@ -32,8 +34,10 @@ pub enum StepKind {
     Filter(Filter),
     /// `set = { name = "expression" }`: names values for later steps, as `<step>.<name>`.
     Set(Vec<Binding>),
-    /// `reference = "name"`: parsed, and refused by `check` in this version.
+    /// `reference = "name"`
     Reference(ReferenceStep),
+    /// `custom = "name"`
+    Custom(Custom),
 }
 
 /// A name and the expression that gives its value: a marker of a statement, or a field of an output.
@@ -45,19 +49,41 @@ pub struct Binding {
     pub expression: Spanned<String>,
 }
 
-/// One row read by CQL with named markers.
+/// Rows read by CQL with named markers.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     /// The statement.
     pub cql: Spanned<String>,
     /// Values of its markers; a marker that is not named here binds the event's field of the same name.
     pub bind: Vec<Binding>,
+    /// How much of the result is taken. Default [`Rows::First`].
+    pub rows: Rows,
     /// Rows kept in memory; absent means that every event asks the database.
     pub cache: Option<Cache>,
     /// What happens when there is no row. Default [`OnMissing::Null`].
     pub on_missing: OnMissing,
+    /// How long [`OnMissing::Retry`] waits for the row; absent means for ever.
+    pub missing_deadline: Option<MissingDeadline>,
     /// Deadline of one request; absent means the store's.
     pub timeout: Option<Duration>,
+    /// What happens when requests fail.
+    pub errors: ErrorPolicy,
+    /// What else of its execution differs from the store's settings.
+    pub execution: Execution,
+}
+
+/// How much of a look-up's result is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// `first`
+    First,
+    /// `list`: all of them, as a list for each column.
+    List {
+        /// At most so many. Default 1,000.
+        max: usize,
+        /// Whether more are cut off, and not a dead letter.
+        truncate: bool,
+    },
 }
 
 /// Rows of a look-up kept in memory.
@@ -69,6 +95,8 @@ pub struct Cache {
     pub missing_ttl: Duration,
     /// Bytes it may hold, out of `[limits] memory`. Default 16 MiB.
     pub max_bytes: Spanned<Size>,
+    /// How long past its life a row is still answered while the store fails; absent means not at all.
+    pub stale_on_error: Option<Duration>,
 }
 
 /// What a look-up without a row means for the event.
@@ -93,10 +121,18 @@ pub struct Write {
     pub bind: Vec<Binding>,
     /// How long the row lives; absent means for ever.
     pub ttl: Option<Duration>,
+    /// Expression that gives how long the row lives, in seconds; in place of `ttl`.
+    pub ttl_seconds: Option<Spanned<String>>,
+    /// Whether rows written at the same time go together; absent means that each goes by itself.
+    pub group: Option<WriteGroup>,
     /// Whether the write may be repeated, as stated; [`Write::idempotent`] gives the default.
     pub idempotent_stated: Option<Spanned<bool>>,
     /// Deadline of one request; absent means the store's.
     pub timeout: Option<Duration>,
+    /// What happens when requests fail.
+    pub errors: ErrorPolicy,
+    /// What else of its execution differs from the store's settings.
+    pub execution: Execution,
 }
 
 impl Write {
@@ -113,6 +149,19 @@ pub struct Filter {
     pub expression: Spanned<String>,
 }
 
+/// A step of one's own, by [its name](crate::custom::CustomSteps).
+#[derive(Clone, Debug)]
+pub struct Custom {
+    /// The name that it is registered by.
+    pub custom: Spanned<String>,
+    /// What it takes; what is not named here is the event's field of the same name.
+    pub bind: Vec<Binding>,
+    /// What happens when it gives nothing; never [`OnMissing::Retry`]. Default [`OnMissing::Null`].
+    pub on_missing: OnMissing,
+    /// What happens when it fails.
+    pub errors: ErrorPolicy,
+}
+
 /// A look-up in a collection held in memory.
 #[derive(Clone, Debug)]
 pub struct ReferenceStep {
@@ -122,6 +171,8 @@ pub struct ReferenceStep {
     pub key: Spanned<String>,
     /// What happens when there is no document. Default [`OnMissing::Null`].
     pub on_missing: OnMissing,
+    /// How long [`OnMissing::Retry`] waits for the document; absent means for ever.
+    pub missing_deadline: Option<MissingDeadline>,
 }
 
 const ON_MISSING: [(&str, OnMissing); 4] = [
@@ -132,7 +183,7 @@ const ON_MISSING: [(&str, OnMissing); 4] = [
 ];
 
 /// The keys that say what a step does.
-const KINDS: [&str; 5] = ["lookup", "write", "filter", "set", "reference"];
+const KINDS: [&str; 6] = ["lookup", "write", "filter", "set", "reference", "custom"];
 
 impl Step {
     pub(super) fn read(field: Field<'_>) -> Option<Self> {
@@ -152,20 +203,38 @@ impl Step {
 
 impl StepKind {
     fn read(mut section: Section<'_>) -> Option<Self> {
+        if let Some(drawing) = section.cx.drawing {
+            drawing.note(&section.path, Shape::Kinds(KINDS.to_vec()));
+            for kind in KINDS {
+                let path = format!("{}|{kind}", section.path);
+                let mut of_kind = Section::new(section.cx, path, section.table, section.span);
+                let _ = Self::read_as(kind, &mut of_kind);
+            }
+            return None;
+        }
         let present: Vec<&str> = KINDS
             .into_iter()
             .filter(|kind| section.table.get(kind).is_some())
             .collect();
-        let kind = match present[..] {
-            ["lookup"] => Lookup::read(&mut section).map(Self::Lookup),
-            ["write"] => Write::read(&mut section).map(Self::Write),
-            ["filter"] => text(section.field("filter")?).map(|expression| Self::Filter(Filter { expression })),
-            ["set"] => bindings(section.field("set")?).map(Self::Set),
-            ["reference"] => ReferenceStep::read(&mut section).map(Self::Reference),
-            _ => return kind_error(section, &present),
+        let [only] = present[..] else {
+            return kind_error(section, &present);
         };
+        let kind = Self::read_as(only, &mut section);
         section.finish();
         kind
+    }
+
+    /// Reads the keys of one of the `KINDS`.
+    fn read_as(kind: &str, section: &mut Section<'_>) -> Option<Self> {
+        match kind {
+            "lookup" => Lookup::read(section).map(Self::Lookup),
+            "write" => Write::read(section).map(Self::Write),
+            "filter" => text(section.field("filter")?).map(|expression| Self::Filter(Filter { expression })),
+            "set" => bindings(section.field("set")?).map(Self::Set),
+            "reference" => ReferenceStep::read(section).map(Self::Reference),
+            "custom" => Custom::read(section).map(Self::Custom),
+            _ => None,
+        }
     }
 }
 
@@ -179,7 +248,7 @@ fn kind_error(section: Section<'_>, present: &[&str]) -> Option<StepKind> {
             let place = section.table.get(second).map_or(section.span, |entry| entry.key.span);
             (format!("`{}` has both `{first}` and `{second}`", section.path), place)
         }
-        [_] => return None, // Every single kind has been read.
+        [_] => return None, // A single kind is read.
     };
     let mut finding =
         Diagnostic::error(codes::STEP_KIND, message).at(section.cx.sources, place, "expected exactly one");
@@ -194,9 +263,9 @@ fn kind_error(section: Section<'_>, present: &[&str]) -> Option<StepKind> {
         }
         _ => finding,
     };
-    section
-        .cx
-        .report(finding.help("a step has one of `lookup`, `write`, `filter`, `set`; make two steps of two things"));
+    section.cx.report(finding.help(
+        "a step has one of `lookup`, `reference`, `write`, `filter`, `set`, `custom`; make two steps of two things",
+    ));
     None
 }
 
@@ -204,26 +273,65 @@ impl Lookup {
     fn read(section: &mut Section<'_>) -> Option<Self> {
         let cql = section.required("lookup", "lookup = \"SELECT …\"", text);
         let bind = section.or("bind", vec![], bindings);
+        let rows = Rows::read(section);
         let cache = section.optional("cache", Cache::read);
         let on_missing = section.or("on_missing", OnMissing::Null, |field| field.choice(&ON_MISSING));
+        let missing_deadline = MissingDeadline::read(section, on_missing);
         let timeout = section.optional("timeout", positive_duration);
+        let errors = ErrorPolicy::of_lookup(section);
+        let execution = Execution::of_lookup(section);
         Some(Self {
             cql: cql?,
             bind: bind?,
+            rows: rows?,
             cache: cache?,
             on_missing: on_missing?,
+            missing_deadline: missing_deadline?,
             timeout: timeout?,
+            errors: errors?,
+            execution: execution?,
+        })
+    }
+}
+
+impl Rows {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        let list = section.or("rows", false, |field| field.choice(&[("first", false), ("list", true)]));
+        let max = section.optional("max_rows", count);
+        let choices = [("dead_letter", false), ("truncate", true)];
+        let truncate = section.optional("on_overflow", |field| field.choice(&choices));
+        let alone = ["max_rows", "on_overflow"];
+        let alone = alone
+            .into_iter()
+            .find_map(|key| section.table.get(key).filter(|_| list == Some(false)));
+        if let Some(entry) = alone {
+            let message = format!("`{}` is for `rows = \"list\"`", entry.key.value);
+            let finding = Diagnostic::error(codes::CONFLICT, message);
+            let finding = finding.at(section.cx.sources, entry.key.span, "the first row alone is taken");
+            section
+                .cx
+                .report(finding.help("add rows = \"list\", or remove the key"));
+            return None;
+        }
+        let (max, truncate) = (max?, truncate?);
+        Some(match list? {
+            false => Self::First,
+            true => Self::List {
+                max: max.map_or(1000, |max| max.value),
+                truncate: truncate.unwrap_or(false),
+            },
         })
     }
 }
 
 impl Cache {
-    fn read(field: Field<'_>) -> Option<Self> {
+    pub(super) fn read(field: Field<'_>) -> Option<Self> {
         let mut section = field.section()?;
         let span = section.span;
         let ttl = section.required("ttl", "ttl = \"30s\"", positive_duration);
         let missing_ttl = section.optional("missing_ttl", duration);
         let max_bytes = section.optional("max_bytes", size);
+        let stale_on_error = section.optional("stale_on_error", positive_duration);
         section.finish();
         let ttl = ttl?;
         let missing_ttl = missing_ttl?.unwrap_or(ttl.min(Duration::from_secs(5)));
@@ -231,6 +339,7 @@ impl Cache {
             ttl,
             missing_ttl,
             max_bytes: spanned_or(max_bytes?, Size(16 << 20), span),
+            stale_on_error: stale_on_error?,
         })
     }
 }
@@ -240,14 +349,37 @@ impl Write {
         let cql = section.required("write", "write = \"INSERT …\"", text);
         let bind = section.or("bind", vec![], bindings);
         let ttl = section.optional("ttl", ttl);
+        let ttl_seconds = section.optional("ttl_seconds", text);
+        let group = section.optional("group", WriteGroup::read);
         let idempotent_stated = section.optional("idempotent", spanned_boolean);
         let timeout = section.optional("timeout", positive_duration);
+        let errors = ErrorPolicy::of_write(section);
+        let execution = Execution::of_write(section);
+        let (ttl, ttl_seconds, group, idempotent_stated) = (ttl?, ttl_seconds?, group?, idempotent_stated?);
+        if let (Some(_), Some(expression)) = (ttl, &ttl_seconds) {
+            let message = format!("`{}` has both `ttl` and `ttl_seconds`", section.path);
+            let finding = Diagnostic::error(codes::CONFLICT, message);
+            let finding = finding.at(section.cx.sources, expression.span, "a row has one life");
+            section.cx.report(finding.help("keep one of them"));
+            return None;
+        }
+        if let (Some(group), Some(stated)) = (&group, &idempotent_stated)
+            && !stated.value
+        {
+            let finding = WriteGroup::not_repeatable(section, group.span);
+            section.cx.report(finding);
+            return None;
+        }
         Some(Self {
             cql: cql?,
             bind: bind?,
-            ttl: ttl?,
-            idempotent_stated: idempotent_stated?,
+            ttl,
+            ttl_seconds,
+            group,
+            idempotent_stated,
             timeout: timeout?,
+            errors: errors?,
+            execution: execution?,
         })
     }
 }
@@ -263,15 +395,32 @@ fn ttl(field: Field<'_>) -> Option<Duration> {
     Some(value)
 }
 
+impl Custom {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        let custom = section.required("custom", "custom = \"geo\"", text);
+        let bind = section.or("bind", vec![], bindings);
+        let on_missing = section.or("on_missing", OnMissing::Null, |field| field.choice(&ON_MISSING[..3]));
+        let errors = ErrorPolicy::of_lookup(section);
+        Some(Self {
+            custom: custom?,
+            bind: bind?,
+            on_missing: on_missing?,
+            errors: errors?,
+        })
+    }
+}
+
 impl ReferenceStep {
     fn read(section: &mut Section<'_>) -> Option<Self> {
         let reference = section.required("reference", "reference = \"partners\"", text);
         let key = section.required("key", "key = \"event.partner_id\"", text);
         let on_missing = section.or("on_missing", OnMissing::Null, |field| field.choice(&ON_MISSING));
+        let missing_deadline = MissingDeadline::read(section, on_missing);
         Some(Self {
             reference: reference?,
             key: key?,
             on_missing: on_missing?,
+            missing_deadline: missing_deadline?,
         })
     }
 }

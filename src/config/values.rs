@@ -9,11 +9,15 @@ use super::codes;
 use super::diagnostic::Diagnostic;
 use super::document::Value;
 use super::reader::{Field, all};
+use super::shape::Shape;
 use super::size::parse_duration;
 use super::{Binding, Size, Spanned};
 
 /// Any text.
 pub(super) fn string(field: Field<'_>) -> Option<Spanned<String>> {
+    if field.draws(Shape::Text(r"\S")) {
+        return None;
+    }
     match &field.node.value {
         Value::String(text) => Some(Spanned::new(text.clone(), field.span())),
         Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime
@@ -50,6 +54,9 @@ pub(super) fn is_identifier(name: &str) -> bool {
 
 /// `true` or `false`.
 pub(super) fn boolean(field: Field<'_>) -> Option<bool> {
+    if field.draws(Shape::Boolean) {
+        return None;
+    }
     match field.node.value {
         Value::Boolean(boolean) => Some(boolean),
         _ => field.wrong_type("`true` or `false`"),
@@ -63,6 +70,9 @@ pub(super) fn spanned_boolean(field: Field<'_>) -> Option<Spanned<bool>> {
 
 /// A whole number above zero.
 pub(super) fn count(field: Field<'_>) -> Option<Spanned<usize>> {
+    if field.draws(Shape::Count) {
+        return None;
+    }
     let Value::Integer(number) = field.node.value else {
         return field.wrong_type("a whole number");
     };
@@ -74,6 +84,9 @@ pub(super) fn count(field: Field<'_>) -> Option<Spanned<usize>> {
 
 /// A number from 0 to 1.
 pub(super) fn share(field: Field<'_>) -> Option<f64> {
+    if field.draws(Shape::Share) {
+        return None;
+    }
     let number = match field.node.value {
         Value::Float(number) => number,
         Value::Integer(Some(number)) => number as f64,
@@ -87,6 +100,9 @@ pub(super) fn share(field: Field<'_>) -> Option<f64> {
 
 /// `"250ms"`, `"30s"`, `"5m"`, `"2h"`, `"30d"`.
 pub(super) fn duration(field: Field<'_>) -> Option<Duration> {
+    if field.draws(Shape::Duration) {
+        return None;
+    }
     const REMEDY: &str = "a number and a unit: \"250ms\", \"30s\", \"5m\", \"2h\" or \"30d\"";
     match &field.node.value {
         Value::String(text) => parse_duration(text).or_else(|| field.malformed("a duration", REMEDY)),
@@ -97,6 +113,9 @@ pub(super) fn duration(field: Field<'_>) -> Option<Duration> {
 
 /// A duration that is longer than nothing.
 pub(super) fn positive_duration(field: Field<'_>) -> Option<Duration> {
+    if field.draws(Shape::PositiveDuration) {
+        return None;
+    }
     let value = duration(field.clone())?;
     if value.is_zero() {
         return field.malformed("a duration above 0", "remove the key to have the default");
@@ -106,6 +125,9 @@ pub(super) fn positive_duration(field: Field<'_>) -> Option<Duration> {
 
 /// `"64MiB"`, `"1GB"`, or a number of bytes.
 pub(super) fn size(field: Field<'_>) -> Option<Spanned<Size>> {
+    if field.draws(Shape::Size) {
+        return None;
+    }
     const REMEDY: &str = "a number and a unit: \"512KiB\", \"64MiB\", \"1GB\"; a plain number counts bytes";
     let size = match &field.node.value {
         Value::String(text) => Size::parse(text),
@@ -126,6 +148,9 @@ pub(super) fn path(field: Field<'_>) -> Option<Spanned<PathBuf>> {
 
 /// A list of texts with at least one, or one text alone.
 pub(super) fn texts(field: Field<'_>) -> Option<Vec<Spanned<String>>> {
+    if field.draws(Shape::Texts) {
+        return None;
+    }
     match &field.node.value {
         Value::Array(items) if items.is_empty() => field.malformed("a list with something in it", "write at least one"),
         Value::Array(items) => all(field.fields(items).into_iter().map(text)),
@@ -136,6 +161,9 @@ pub(super) fn texts(field: Field<'_>) -> Option<Vec<Spanned<String>>> {
 
 /// `{ name = "expression", … }`, in the order written.
 pub(super) fn bindings(field: Field<'_>) -> Option<Vec<Binding>> {
+    if field.draws(Shape::Bindings) {
+        return None;
+    }
     let section = field.section()?;
     all(section.table.entries.iter().map(|entry| {
         let expression = text(section.field_of(entry))?;

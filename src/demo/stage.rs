@@ -20,6 +20,7 @@ use super::world::World;
 use super::{Places, config_text, database, schemas, verifier};
 use crate::app::{self, Running, StartError, Telemetry};
 use crate::config::{self, Diagnostics};
+use crate::custom::CustomSteps;
 use crate::telemetry::metrics::Metrics;
 
 /// How long the consumer groups may take to form; the mock cluster waits three seconds for further members.
@@ -95,7 +96,10 @@ impl Stage {
             metrics: metrics.clone(),
             sentry: None,
         };
-        Ok((app::start(config, sources, telemetry).await?, metrics))
+        Ok((
+            app::start(config, sources, telemetry, &CustomSteps::new()).await?,
+            metrics,
+        ))
     }
 
     /// Waits until the pipelines have all partitions; why not, otherwise.

@@ -18,6 +18,7 @@ use super::flow::{Flow, Stop};
 use super::streams::{Fate, Message, SEQUENCE_HEADER, Stream};
 use super::world::USERS;
 use crate::registry::framing::{self, HEADER};
+use crate::sink::letter::{REASON, TIMESTAMP};
 
 /// Name of its thread.
 pub const THREAD: &str = "demo-verifier";
@@ -241,13 +242,11 @@ impl Judge {
         }
         flow.dead_letter();
         let draw = stream.draw(sequence);
-        stream.write(
-            &draw,
-            message.timestamp().to_millis().unwrap_or_default(),
-            &mut self.expected,
-        );
+        // The dead letter has a time of its own; the record's is in a header.
+        let time = header(message, TIMESTAMP).and_then(|text| text.parse().ok());
+        stream.write(&draw, time.unwrap_or_default(), &mut self.expected);
         let original = self.expected.has_value.then_some(self.expected.value.0.as_slice());
-        let reason = header(message, "messina.reason").unwrap_or_default();
+        let reason = header(message, REASON).unwrap_or_default();
         match stream.fate(&draw) {
             Fate::DeadLettered(expected) if expected == reason => {}
             Fate::DeadLettered(expected) => {

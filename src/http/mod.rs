@@ -2,7 +2,7 @@
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `/metrics` | Prometheus text format |
+//! | `/metrics` | Prometheus text format, or OpenMetrics where the scraper accepts it |
 //! | `/livez` | 200 while the loops make progress; else 503 and why. A slow database never fails it |
 //! | `/readyz` | 200 when assigned, connected, checked and not stalled; else 503 and all reasons |
 //! | `/status` | JSON: pipelines, partitions, lag, rates, last errors |
@@ -17,12 +17,14 @@ use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, VARY,
+};
 use hyper::{Method, Request, Response, StatusCode};
 
 pub use listener::{BindError, Listener};
 
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, openmetrics};
 
 /// The page, whole in itself: it loads nothing but `/status`.
 const PAGE: &str = include_str!("page.html");
@@ -77,14 +79,15 @@ impl Server {
     pub async fn serve(self, probe: Arc<dyn Probe>, shutdown: impl Future<Output = ()>) {
         let handler = move |request: Request<Incoming>| {
             let probe = Arc::clone(&probe);
-            async move { answer(request.method(), request.uri().path(), &*probe) }
+            async move { answer(&request, &*probe) }
         };
         self.0.serve(handler, shutdown).await;
     }
 }
 
 /// The answer to one request. The server leaves out the body where HEAD was asked.
-fn answer(method: &Method, path: &str, probe: &dyn Probe) -> Response<Full<Bytes>> {
+fn answer<B>(request: &Request<B>, probe: &dyn Probe) -> Response<Full<Bytes>> {
+    let (method, path) = (request.method(), request.uri().path());
     if !PATHS.contains(&path) {
         let known = PATHS.join("\n");
         return response(
@@ -101,7 +104,7 @@ fn answer(method: &Method, path: &str, probe: &dyn Probe) -> Response<Full<Bytes
         return refused;
     }
     match path {
-        "/metrics" => response(StatusCode::OK, Metrics::CONTENT_TYPE, probe.metrics()),
+        "/metrics" => metrics(request.headers().get(ACCEPT), probe.metrics()),
         "/livez" => verdict(probe.live().map_err(|reason| vec![reason])),
         "/readyz" => verdict(probe.ready()),
         "/status" => response(StatusCode::OK, "application/json", format!("{:#}\n", probe.status())),
@@ -112,6 +115,26 @@ fn answer(method: &Method, path: &str, probe: &dyn Probe) -> Response<Full<Bytes
             page
         }
     }
+}
+
+/// The text in the form that the scraper asks for.
+fn metrics(accept: Option<&HeaderValue>, text: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut answer = match std::str::from_utf8(&text) {
+        Ok(text)
+            if accept
+                .and_then(|accept| accept.to_str().ok())
+                .is_some_and(openmetrics::accepted) =>
+        {
+            response(
+                StatusCode::OK,
+                openmetrics::CONTENT_TYPE,
+                openmetrics::from_prometheus(text),
+            )
+        }
+        _ => response(StatusCode::OK, Metrics::CONTENT_TYPE, text),
+    };
+    answer.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    answer
 }
 
 fn verdict(verdict: Result<(), Vec<String>>) -> Response<Full<Bytes>> {

@@ -37,12 +37,39 @@ async fn started(probe: Fake) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()
 }
 
 async fn ask(address: SocketAddr, method: &str, path: &str) -> String {
+    ask_with(address, method, path, "").await
+}
+
+/// With more headers, each with its end of line.
+async fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: messina\r\nConnection: close\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: messina\r\n{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics_for_who_accepts_it() {
+    let (address, _stop, _task) = started(Fake {
+        live: Ok(()),
+        ready: Ok(()),
+    })
+    .await;
+    for (accept, content_type, end) in [
+        (
+            "application/openmetrics-text;version=1.0.0,*/*;q=0.1",
+            "application/openmetrics-text; version=1.0.0",
+            "# EOF\n",
+        ),
+        ("text/plain", "text/plain; version=0.0.4", "messina_build_info 1\n"),
+    ] {
+        let answer = ask_with(address, "GET", "/metrics", &format!("Accept: {accept}\r\n")).await;
+        assert!(answer.contains(&format!("content-type: {content_type}")), "{answer}");
+        assert!(answer.contains("vary: Accept\r\n"), "{answer}");
+        assert!(answer.ends_with(end), "{answer}");
+    }
 }
 
 #[tokio::test]

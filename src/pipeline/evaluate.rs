@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::event::Event;
 use super::expression::{RecordField, uuid_text};
 use super::failure::Failure;
-use super::program::{Program, Source};
+use super::program::{Action, Program, Source};
 use crate::avro::value::{Unit, Value};
 
 /// The value of `source` for `event`.
@@ -25,6 +25,10 @@ pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> 
             Some(Some(row)) => row[*column].borrowed(),
             _ => Value::Null,
         },
+        Source::Rows { step } => match event.rows.get(*step).and_then(Option::as_ref).map(|hit| &**hit) {
+            Some(Some(row)) => records(program, *step, row),
+            _ => Value::Null,
+        },
         Source::Named(index) => event.named.get(*index).map_or(Value::Null, Value::borrowed),
         Source::Constant(constant) => constant.borrowed(),
         Source::Now => Value::Timestamp(now_micros(), Unit::Micros),
@@ -41,6 +45,29 @@ pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> 
             }
         }
     })
+}
+
+/// The rows of a look-up, whose columns came as lists, as records.
+fn records<'e>(program: &'e Program, step: usize, columns: &'e [Value<'static>]) -> Value<'e> {
+    let Action::Lookup(lookup) = &program.steps[step].action else {
+        return Value::Null;
+    };
+    let named: Vec<_> = lookup.statement.columns().iter().zip(columns).collect();
+    let count = columns
+        .iter()
+        .map(|column| if let Value::List(l) = column { l.len() } else { 0 })
+        .max();
+    let record = |row: usize| {
+        let fields = named.iter().map(|(column, values)| {
+            let value = match values {
+                Value::List(values) => values.get(row).map_or(Value::Null, Value::borrowed),
+                _ => Value::Null,
+            };
+            (Cow::Borrowed(column.name.as_str()), value)
+        });
+        Value::Record(fields.collect())
+    };
+    Value::List((0..count.unwrap_or(0)).map(record).collect())
 }
 
 /// Whether a condition holds. Null is false, as in a SQL `WHERE`.
@@ -76,17 +103,17 @@ pub fn now_micros() -> i64 {
         .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }
 
-/// The bytes of an output key: text and UUIDs as UTF-8, bytes as they are, numbers in decimal; none for null.
-pub fn key_bytes(value: &Value<'_>) -> Result<Option<Vec<u8>>, Failure> {
-    Ok(Some(match value {
-        Value::Null => return Ok(None),
-        Value::String(s) => s.as_bytes().to_vec(),
-        Value::Bytes(b) => b.to_vec(),
-        Value::Uuid(u) => uuid_text(u).into_bytes(),
-        Value::Bool(b) => b.to_string().into_bytes(),
-        Value::Int(i) | Value::Date(i) => i.to_string().into_bytes(),
+/// Appends the bytes of an output key: text and UUIDs as UTF-8, bytes as they are, numbers in decimal; false for null, which is none.
+pub fn append_key_bytes(value: &Value<'_>, to: &mut Vec<u8>) -> Result<bool, Failure> {
+    match value {
+        Value::Null => return Ok(false),
+        Value::String(s) => to.extend_from_slice(s.as_bytes()),
+        Value::Bytes(b) => to.extend_from_slice(b),
+        Value::Uuid(u) => to.extend_from_slice(uuid_text(u).as_bytes()),
+        Value::Bool(b) => to.extend_from_slice(b.to_string().as_bytes()),
+        Value::Int(i) | Value::Date(i) => to.extend_from_slice(i.to_string().as_bytes()),
         Value::Long(i) | Value::Time(i, _) | Value::Timestamp(i, _) | Value::LocalTimestamp(i, _) => {
-            i.to_string().into_bytes()
+            to.extend_from_slice(i.to_string().as_bytes());
         }
         _ => {
             return Err(Failure::permanent(
@@ -94,5 +121,6 @@ pub fn key_bytes(value: &Value<'_>) -> Result<Option<Vec<u8>>, Failure> {
                 "a key is text, bytes, a UUID or a whole number",
             ));
         }
-    }))
+    }
+    Ok(true)
 }

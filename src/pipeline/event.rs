@@ -69,9 +69,13 @@ pub struct Event {
     pub rows: Vec<Option<Hit>>,
     /// Values of the `set` steps, by their index in the program.
     pub named: Vec<Value<'static>>,
+    /// The stage that comes next.
+    pub stage: usize,
+    /// Steps of that stage that have their answer, by bit; see [`Event::ANSWERS`].
+    pub answered: u64,
     /// The output record's value, kept until it is delivered.
     pub output: Vec<u8>,
-    /// The output record's key, where the sink declares one.
+    /// The output record's key, where it has one; kept like its value.
     pub output_key: Option<Vec<u8>>,
     /// How the event ends once what it waits for is acknowledged.
     pub pending: Outcome,
@@ -79,6 +83,8 @@ pub struct Event {
     pub attempts: u32,
     /// Why it is a dead letter, once it is one.
     pub failure: Option<Failure>,
+    /// The transaction that it belongs to; 0 where there are none.
+    pub transaction: u64,
     /// When the loop admitted it.
     pub admitted: Instant,
     /// When its output was handed to the producer.
@@ -99,6 +105,14 @@ pub struct Content<'a> {
 }
 
 impl Event {
+    /// The steps of a pipeline that can be marked in `answered`: those behind them are not.
+    pub const ANSWERS: usize = 64;
+
+    /// Whether a step of the stage that comes next has its answer.
+    pub fn is_answered(&self, step: usize) -> bool {
+        step < Event::ANSWERS && self.answered & (1 << step) != 0
+    }
+
     /// Copies the record out of the consumer's memory. `spare` is an event that has ended, whose memory is used again.
     pub fn new(
         spare: Option<Box<Event>>,
@@ -124,11 +138,14 @@ impl Event {
                 marks: Vec::new(),
                 rows: Vec::new(),
                 named: Vec::new(),
+                stage: 0,
+                answered: 0,
                 output: Vec::new(),
                 output_key: None,
                 pending: Outcome::Done,
                 attempts: 0,
                 failure: None,
+                transaction: 0,
                 admitted,
                 produced: None,
                 abandoned: abandoned.clone(),
@@ -230,6 +247,8 @@ impl Event {
         self.plan = None;
         self.rows.clear();
         self.named.clear();
+        self.stage = 0;
+        self.answered = 0;
         self.output.clear();
         self.output_key = None;
         // One phase of large values must not be paid for ever.

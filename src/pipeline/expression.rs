@@ -52,6 +52,18 @@ pub enum RecordField {
 }
 
 impl RecordField {
+    /// Its name behind `record.`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            RecordField::Key => "key",
+            RecordField::Topic => "topic",
+            RecordField::Partition => "partition",
+            RecordField::Offset => "offset",
+            RecordField::Timestamp => "timestamp",
+            RecordField::Datum => "datum",
+        }
+    }
+
     /// The type of the property.
     pub fn value_type(&self) -> Type {
         match self {
@@ -433,6 +445,8 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
                 _ => None,
             }
         }
+        // all() and exists() begin with true or false, and end so.
+        Expr::Comprehension(c) if matches!(literal(&c.accu_init.expr), Some(Value::Bool(_))) => Some(Type::Bool),
         _ => None,
     }
 }

@@ -14,6 +14,8 @@ pub struct Failure {
     pub reason: &'static str,
     /// The step it happened in; none outside of steps.
     pub step: Option<Arc<str>>,
+    /// How often what failed was tried.
+    pub attempts: u32,
     /// In words, without the record's content.
     pub message: String,
 }
@@ -25,6 +27,7 @@ impl Failure {
             class: Class::Permanent,
             reason,
             step: None,
+            attempts: 1,
             message: message.into(),
         }
     }
@@ -35,6 +38,7 @@ impl Failure {
             class: Class::Transient,
             reason,
             step: None,
+            attempts: 1,
             message: message.into(),
         }
     }
@@ -45,6 +49,7 @@ impl Failure {
             class: Class::Fatal,
             reason,
             step: None,
+            attempts: 1,
             message: message.into(),
         }
     }

@@ -13,6 +13,7 @@ pub mod expression;
 pub mod failure;
 pub mod finding;
 pub mod plan;
+pub mod policy;
 pub mod prepare;
 pub mod program;
 pub mod runner;

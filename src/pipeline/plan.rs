@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use super::finding::Finding;
-use super::program::{Action, NOW, Place, Program, Source, constant_type, mismatch};
+use super::program::{Action, NOW, Place, Program, Source, constant_type, mismatch, not_taken, wrong_key};
 use crate::avro::value::Type;
 use crate::avro::{NewField, Plan, Schema, Splice, append_fields};
-use crate::store::types::{bindable, result_type};
+use crate::store::types::bindable;
 
 /// What reads and rewrites the records of one writer schema.
 #[derive(Debug)]
@@ -89,6 +89,15 @@ pub fn compile(
     let place = program.outputs.first().map(|(name, _)| name.span).or(whole);
     match output {
         OutputSchema::Appended => {
+            // One field at a time first, so that each is reported in its place.
+            for (field, (_, place)) in new_fields.iter().zip(&program.outputs) {
+                if let Err(error) = append_fields(&writer, std::slice::from_ref(field)) {
+                    findings.extend(in_place(Some(place.span), error.to_string()));
+                }
+            }
+            if !findings.is_empty() {
+                return Err(findings);
+            }
             let schema = append_fields(&writer, &new_fields).map_err(|e| in_place(place, e.to_string()))?;
             let schema = Arc::new(schema);
             let splice = Splice::compile(&plain, schema.clone(), &names).map_err(|e| in_place(place, e.to_string()))?;
@@ -109,7 +118,11 @@ pub fn compile(
 }
 
 fn in_place(span: Option<crate::config::Span>, message: String) -> Vec<Finding> {
-    span.map(|span| Finding::new(span, message)).into_iter().collect()
+    let help =
+        "a field of `set` needs a name that the input lacks and a type that Avro has; or give the sink a `schema`";
+    span.map(|span| Finding::new(span, message).help(help))
+        .into_iter()
+        .collect()
 }
 
 /// The types of all sources, for one writer schema.
@@ -124,7 +137,13 @@ impl Types<'_> {
             Source::Event(slot) => self.plan.slot_type(*slot),
             Source::Record(field) => field.value_type(),
             Source::Column { step, column } => match &self.program.steps.get(*step)?.action {
-                Action::Lookup(lookup) => result_type(&lookup.statement.columns().get(*column)?.ty).nullable(),
+                Action::Lookup(lookup) => lookup.statement.gives().nth(*column)?.1.nullable(),
+                Action::Custom(custom) => custom.gives.get(*column)?.1.clone().nullable(),
+                Action::Reference(refer) => refer.reference.shape.fields.get(*column)?.1.clone().nullable(),
+                _ => return None,
+            },
+            Source::Rows { step } => match &self.program.steps.get(*step)?.action {
+                Action::Lookup(lookup) => lookup.statement.records()?.nullable(),
                 _ => return None,
             },
             Source::Named(index) => self.program.steps.iter().find_map(|step| match &step.action {
@@ -155,7 +174,19 @@ impl Types<'_> {
             }
             match &step.action {
                 Action::Lookup(l) => self.markers(&l.statement, &l.binds, findings),
+                Action::Reference(refer) => {
+                    if let Some(ty) = self.of(&refer.key.source) {
+                        findings.extend(wrong_key(&refer.key, &ty, &refer.reference));
+                    }
+                }
                 Action::Write(w) => self.markers(&w.statement, &w.binds, findings),
+                Action::Custom(custom) => {
+                    for (place, (name, wanted)) in custom.binds.iter().zip(&custom.takes) {
+                        if let Some(ty) = self.of(&place.source) {
+                            findings.extend(not_taken(place, &ty, name, wanted));
+                        }
+                    }
+                }
                 Action::Filter(condition) => self.condition(condition, findings),
                 Action::Set { .. } => {}
             }
@@ -167,7 +198,7 @@ impl Types<'_> {
             if let Some(ty) = self.of(&place.source)
                 && let Err(why) = bindable(&ty, &marker.ty)
             {
-                findings.push(mismatch(place.span, &marker.name, &why));
+                findings.push(mismatch(place, &marker.name, &why));
             }
         }
     }
@@ -177,8 +208,11 @@ impl Types<'_> {
             && *ty.non_null() != Type::Bool
         {
             findings.push(
-                Finding::new(place.span, format!("a condition is true or false, and this is {ty}"))
-                    .help("compare it with something, as in event.kind == 'click'"),
+                Finding::new(
+                    place.span,
+                    format!("a condition is true or false, and {} is {ty}", place.what),
+                )
+                .help("compare it with something, as in event.kind == 'click'"),
             );
         }
     }

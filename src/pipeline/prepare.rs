@@ -1,6 +1,8 @@
 //! The type check of a pipeline against live services: statements prepared, schemas of all versions compiled.
 //!
-//! The same work serves `check --online` and every start; only a start registers output schemas.
+//! The same work serves `check --online` and every start; only a start registers output schemas. A version that breaks the
+//! pipeline is an error for the check. A start goes on as long as another version of the topic fits: a schema that somebody
+//! else registered must not keep a pipeline from coming back, and its records end as dead letters with that reason.
 
 use std::sync::Arc;
 
@@ -11,6 +13,8 @@ use super::program::{Program, parse};
 use super::schemas::{OutputSubject, Registering, Schemas, Unusable};
 use crate::avro::Schema;
 use crate::config::{Pipeline, SinkSchema, Span};
+use crate::custom::CustomSteps;
+use crate::reference::References;
 use crate::registry::Registry;
 use crate::retry::Class;
 use crate::store::AnyStore;
@@ -23,6 +27,8 @@ pub struct Prepared {
     pub schemas: Arc<Schemas>,
     /// What an operator should know, although the pipeline may run.
     pub warnings: Vec<Finding>,
+    /// Why some live schemas break the pipeline, beside others that fit: their records become dead letters. Never of a check.
+    pub broken: Vec<Finding>,
 }
 
 /// Why a pipeline cannot run.
@@ -38,11 +44,13 @@ pub enum NotPrepared {
 pub async fn prepare(
     config: &Pipeline,
     store: Option<&AnyStore>,
+    references: &References,
     registry: &Arc<Registry>,
     registering: Registering,
+    customs: &CustomSteps,
 ) -> Result<Prepared, NotPrepared> {
     let parsed = parse(config).map_err(NotPrepared::Findings)?;
-    let program = Arc::new(parsed.prepare(store).await?);
+    let program = Arc::new(parsed.prepare(store, references, customs).await?);
     let output = match &config.sink {
         None => None,
         Some(sink) => Some(OutputSubject {
@@ -52,8 +60,7 @@ pub async fn prepare(
         }),
     };
     let schemas = Arc::new(Schemas::new(program.clone(), registry.clone(), output));
-    let mut findings = Vec::new();
-    let mut warnings = Vec::new();
+    let (mut findings, mut warnings, mut broken) = (Vec::new(), Vec::new(), Vec::new());
     for topic in &config.source.topics {
         let subject = format!("{}-value", topic.value);
         let versions = registry
@@ -69,18 +76,39 @@ pub async fn prepare(
                 .help("register the topic's schema before its first record"),
             );
         }
+        // Findings, and the versions that they are of.
+        let mut unfit: Vec<(Finding, Vec<String>)> = Vec::new();
+        let mut fit = 0;
         for fetched in &versions {
             match schemas.learn(fetched).await {
-                Ok(()) => {}
-                Err(Unusable::Findings(found)) => findings.extend(found.into_iter().map(|mut finding| {
-                    finding.message = format!("{} (schema {} of {subject})", finding.message, fetched.id);
-                    finding
-                })),
+                Ok(()) => fit += 1,
+                Err(Unusable::Findings(found)) => {
+                    let name = fetched.version.map_or_else(
+                        || format!("schema {}", fetched.id),
+                        |version| format!("version {version} is schema {}", fetched.id),
+                    );
+                    for finding in found {
+                        match unfit.iter_mut().find(|(known, _)| *known == finding) {
+                            Some((_, versions)) => versions.push(name.clone()),
+                            None => unfit.push((finding, vec![name.clone()])),
+                        }
+                    }
+                }
                 Err(Unusable::Failure(failure)) if failure.class == Class::Transient => {
                     return Err(NotPrepared::Unavailable(failure));
                 }
-                Err(Unusable::Failure(failure)) => findings.push(Finding::new(topic.span, failure.message)),
+                Err(Unusable::Failure(failure)) => unfit.push((Finding::new(topic.span, failure.message), Vec::new())),
             }
+        }
+        let unfit = unfit.into_iter().map(|(mut finding, versions)| {
+            if !versions.is_empty() {
+                finding.message = format!("{} ({subject}: {})", finding.message, versions.join(", "));
+            }
+            finding
+        });
+        match registering {
+            Registering::Register | Registering::MustExist if fit > 0 => broken.extend(unfit),
+            Registering::Register | Registering::MustExist | Registering::Skip => findings.extend(unfit),
         }
     }
     findings.dedup();
@@ -89,6 +117,7 @@ pub async fn prepare(
             program,
             schemas,
             warnings,
+            broken,
         })
     } else {
         Err(NotPrepared::Findings(findings))

@@ -13,13 +13,18 @@ use super::expression::{
 };
 use super::failure::Failure;
 use super::finding::Finding;
+use super::policy::Policy;
 use super::prepare::PrepareError;
 use crate::avro::value::{Type, Unit, Value};
-use crate::config::{Binding, OnMissing, Pipeline, Span, Spanned, Step as StepConfig, StepKind};
+use crate::config::{self, Binding, MissingDeadline, OnMissing, Pipeline, Span, Spanned, Step as StepConfig, StepKind};
+use crate::custom::{CustomStep, CustomSteps, fits};
+use crate::reference::{self, References};
 use crate::retry::Class;
-use crate::store::cache::{Cache, CacheOptions};
-use crate::store::types::{bindable, result_type};
-use crate::store::{AnyStore, Kind, Statement, StatementOptions, Store};
+use crate::store::cache::{Cache, CacheOptions, Hit};
+use crate::store::cql::{TTL_MARKER, Ttl};
+use crate::store::group::GroupOptions;
+use crate::store::types::bindable;
+use crate::store::{AnyStore, Kind, Rows, Statement, StatementOptions, Store};
 
 /// Where a value comes from, at run time.
 #[derive(Debug, Clone)]
@@ -34,6 +39,11 @@ pub enum Source {
         step: usize,
         /// Index of the column.
         column: usize,
+    },
+    /// All rows of a look-up, as records.
+    Rows {
+        /// Index of the step.
+        step: usize,
     },
     /// A value of a `set` step.
     Named(usize),
@@ -70,8 +80,12 @@ pub struct Step {
 pub enum Action {
     /// One row by CQL.
     Lookup(Box<Lookup>),
+    /// One document of a collection in memory.
+    Reference(Box<Refer>),
     /// One row written by CQL.
     Write(Box<Write>),
+    /// A step of one's own.
+    Custom(Box<Custom>),
     /// Goes on only where true.
     Filter(Place),
     /// Names values, from this index of [`super::event::Event::named`] on.
@@ -94,6 +108,51 @@ pub struct Lookup {
     pub cache: Option<Arc<Cache>>,
     /// Without a row.
     pub on_missing: OnMissing,
+    /// How long a row is waited for, and what then.
+    pub missing: Option<MissingDeadline>,
+    /// When it stops trying.
+    pub policy: Policy,
+    /// What stands for no row where all rows are taken: empty lists.
+    pub none: Option<Hit>,
+}
+
+/// A look-up in a reference, ready to run.
+#[derive(Debug)]
+pub struct Refer {
+    /// The collection.
+    pub reference: Arc<reference::Reference>,
+    /// What it is looked up by.
+    pub key: Place,
+    /// Without a document.
+    pub on_missing: OnMissing,
+    /// How long a document is waited for, and what then.
+    pub missing: Option<MissingDeadline>,
+}
+
+/// A step of one's own, ready to run.
+pub struct Custom {
+    /// The step.
+    pub step: Arc<dyn CustomStep>,
+    /// What it takes, by name and type.
+    pub takes: Vec<(String, Type)>,
+    /// The values of these.
+    pub binds: Vec<Place>,
+    /// What it gives, by name and type.
+    pub gives: Vec<(String, Type)>,
+    /// Where it gives nothing.
+    pub on_missing: OnMissing,
+    /// When it stops trying.
+    pub policy: Policy,
+}
+
+impl std::fmt::Debug for Custom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Custom");
+        shown
+            .field("takes", &self.takes)
+            .field("gives", &self.gives)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A write, ready to run.
@@ -105,6 +164,8 @@ pub struct Write {
     pub binds: Vec<Place>,
     /// Whether it may be repeated.
     pub idempotent: bool,
+    /// When it stops trying.
+    pub policy: Policy,
 }
 
 /// A source, and where the configuration asks for it.
@@ -114,6 +175,8 @@ pub struct Place {
     pub source: Source,
     /// The expression's place.
     pub span: Span,
+    /// What findings call the value: its path, or what it is otherwise.
+    pub what: Box<str>,
 }
 
 /// Steps that run together, or one that runs alone.
@@ -150,7 +213,8 @@ pub struct Program {
 #[derive(Debug)]
 struct ParsedStep {
     when: Option<(Expression, Span)>,
-    binds: Vec<(Spanned<String>, Expression)>,
+    /// Name, expression, and the expression's place.
+    binds: Vec<(Spanned<String>, Expression, Span)>,
 }
 
 /// A pipeline with its expressions parsed, and nothing prepared.
@@ -173,16 +237,35 @@ pub fn parse(config: &Pipeline) -> Result<Parsed<'_>, Vec<Finding>> {
             StepKind::Lookup(l) => l.bind.iter().collect(),
             StepKind::Write(w) => w.bind.iter().collect(),
             StepKind::Set(values) => values.iter().collect(),
+            StepKind::Custom(custom) => custom.bind.iter().collect(),
             StepKind::Filter(_) | StepKind::Reference(_) => Vec::new(),
+        };
+        let life = match &step.kind {
+            StepKind::Write(write) => write.ttl_seconds.as_ref(),
+            StepKind::Lookup(_)
+            | StepKind::Filter(_)
+            | StepKind::Set(_)
+            | StepKind::Reference(_)
+            | StepKind::Custom(_) => None,
         };
         let mut binds: Vec<_> = bindings
             .into_iter()
-            .filter_map(|b| expression(&b.expression, &known, &mut findings).map(|(e, _)| (b.name.clone(), e)))
+            .filter_map(|b| expression(&b.expression, &known, &mut findings).map(|(e, span)| (b.name.clone(), e, span)))
             .collect();
-        if let StepKind::Filter(filter) = &step.kind
-            && let Some((e, span)) = expression(&filter.expression, &known, &mut findings)
+        if let Some(life) = life
+            && let Some((e, span)) = expression(life, &known, &mut findings)
         {
-            binds.push((Spanned::new(String::new(), span), e));
+            binds.push((Spanned::new(TTL_MARKER.to_owned(), span), e, span));
+        }
+        let alone = match &step.kind {
+            StepKind::Filter(filter) => Some(&filter.expression),
+            StepKind::Reference(reference) => Some(&reference.key),
+            StepKind::Lookup(_) | StepKind::Write(_) | StepKind::Set(_) | StepKind::Custom(_) => None,
+        };
+        if let Some(alone) = alone
+            && let Some((e, span)) = expression(alone, &known, &mut findings)
+        {
+            binds.push((Spanned::new(String::new(), span), e, span));
         }
         steps.push(ParsedStep { when, binds });
         known.push(&step.name);
@@ -245,7 +328,12 @@ struct Builder {
 
 impl Parsed<'_> {
     /// Prepares every statement and resolves every name; all that is wrong at once.
-    pub async fn prepare(&self, store: Option<&AnyStore>) -> Result<Program, PrepareError> {
+    pub async fn prepare(
+        &self,
+        store: Option<&AnyStore>,
+        references: &References,
+        customs: &CustomSteps,
+    ) -> Result<Program, PrepareError> {
         let mut b = Builder {
             paths: Vec::new(),
             known: Vec::new(),
@@ -260,38 +348,35 @@ impl Parsed<'_> {
                 StepKind::Lookup(lookup) => {
                     let options = StatementOptions {
                         kind: Kind::Lookup,
+                        rows: match lookup.rows {
+                            config::Rows::First => Rows::First,
+                            config::Rows::List { max, truncate } => Rows::List { max, truncate },
+                        },
                         timeout: lookup.timeout,
-                        ..StatementOptions::default()
+                        ..StatementOptions::from(&lookup.execution)
                     };
                     let Some(statement) = b.statement(store, &lookup.cql, &options).await else {
                         continue;
                     };
                     let binds = b.binds(step, &statement, &lookup.cql, parsed);
-                    let columns = statement
-                        .columns()
-                        .iter()
-                        .enumerate()
-                        .map(|(column, c)| {
-                            (
-                                c.name.clone(),
-                                result_type(&c.ty).nullable(),
-                                Source::Column { step: index, column },
-                            )
-                        })
-                        .collect();
-                    let cache = lookup.cache.as_ref().map(|c| {
-                        Arc::new(Cache::new(CacheOptions {
-                            ttl: c.ttl,
-                            missing_ttl: c.missing_ttl,
-                            max_bytes: usize::try_from(c.max_bytes.bytes()).unwrap_or(usize::MAX),
-                        }))
+                    let columns = b.columns(index, &statement, lookup.cql.span);
+                    let none = statement.records().map(|_| {
+                        let empty = statement.columns().iter().map(|_| Value::List(Vec::new()));
+                        Arc::new(Some(empty.collect()))
                     });
+                    let cache = lookup
+                        .cache
+                        .as_ref()
+                        .map(|c| Arc::new(Cache::new(CacheOptions::from(c))));
                     (
                         Action::Lookup(Box::new(Lookup {
                             statement,
                             binds,
                             cache,
                             on_missing: lookup.on_missing,
+                            missing: lookup.missing_deadline.clone(),
+                            policy: Policy::from(&lookup.errors),
+                            none,
                         })),
                         columns,
                     )
@@ -299,10 +384,15 @@ impl Parsed<'_> {
                 StepKind::Write(write) => {
                     let options = StatementOptions {
                         kind: Kind::Write,
-                        ttl: write.ttl,
+                        ttl: match (write.ttl, &write.ttl_seconds) {
+                            (Some(ttl), _) => Some(Ttl::Fixed(ttl)),
+                            (None, Some(_)) => Some(Ttl::Bound),
+                            (None, None) => None,
+                        },
+                        group: write.group.as_ref().map(GroupOptions::from),
                         idempotent: write.idempotent(),
                         timeout: write.timeout,
-                        ..StatementOptions::default()
+                        ..StatementOptions::from(&write.execution)
                     };
                     let Some(statement) = b.statement(store, &write.cql, &options).await else {
                         continue;
@@ -314,23 +404,24 @@ impl Parsed<'_> {
                             statement,
                             binds,
                             idempotent,
+                            policy: Policy::from(&write.errors),
                         })),
                         Vec::new(),
                     )
                 }
                 StepKind::Filter(_) => {
-                    let Some((name, e)) = parsed.binds.first() else {
+                    let Some((_, e, span)) = parsed.binds.first() else {
                         continue;
                     };
-                    let Some(place) = b.place(e, name.span) else { continue };
+                    let Some(place) = b.place(e, *span) else { continue };
                     (Action::Filter(place), Vec::new())
                 }
-                StepKind::Set(bindings) => {
+                StepKind::Set(_) => {
                     let first = named;
                     let mut values = Vec::new();
                     let mut columns = Vec::new();
-                    for (binding, (name, e)) in bindings.iter().zip(&parsed.binds) {
-                        let Some(place) = b.place(e, binding.expression.span) else {
+                    for (name, e, span) in &parsed.binds {
+                        let Some(place) = b.place(e, *span) else {
                             continue;
                         };
                         let ty = b.static_type(e).unwrap_or(Type::Any);
@@ -340,12 +431,53 @@ impl Parsed<'_> {
                     }
                     (Action::Set { first, values }, columns)
                 }
-                StepKind::Reference(reference) => {
-                    b.findings.push(Finding::new(
-                        reference.reference.span,
-                        "references are not supported yet",
-                    ));
-                    continue;
+                StepKind::Reference(wanted) => {
+                    let Some(reference) = references.get(&wanted.reference) else {
+                        let message = format!("there is no reference '{}'", wanted.reference.value);
+                        let finding = Finding::new(wanted.reference.span, message);
+                        b.findings.push(finding.help("declare it: [references.NAME]"));
+                        continue;
+                    };
+                    let Some((_, e, span)) = parsed.binds.first() else {
+                        continue;
+                    };
+                    let Some(key) = b.place(e, *span) else { continue };
+                    if let Some(ty) = b.static_type(e) {
+                        b.findings.extend(wrong_key(&key, &ty, reference));
+                    }
+                    let fields = reference.shape.fields.iter().enumerate();
+                    let columns = fields
+                        .map(|(column, (name, ty))| {
+                            (
+                                name.clone(),
+                                ty.clone().nullable(),
+                                Source::Column { step: index, column },
+                            )
+                        })
+                        .collect();
+                    let refer = Refer {
+                        reference: reference.clone(),
+                        key,
+                        on_missing: wanted.on_missing,
+                        missing: wanted.missing_deadline.clone(),
+                    };
+                    (Action::Reference(Box::new(refer)), columns)
+                }
+                StepKind::Custom(wanted) => {
+                    let Some(custom) = b.custom(wanted, parsed, customs) else {
+                        continue;
+                    };
+                    let gives = custom.gives.iter().enumerate();
+                    let columns = gives
+                        .map(|(column, (name, ty))| {
+                            (
+                                name.clone(),
+                                ty.clone().nullable(),
+                                Source::Column { step: index, column },
+                            )
+                        })
+                        .collect();
+                    (Action::Custom(Box::new(custom)), columns)
                 }
             };
             b.known.push(StepNames {
@@ -385,6 +517,23 @@ impl Parsed<'_> {
 }
 
 impl Builder {
+    /// What a look-up gives to later expressions.
+    fn columns(&mut self, step: usize, statement: &Statement, span: Span) -> Vec<(String, Type, Source)> {
+        let gives = statement.gives().enumerate();
+        let mut columns: Vec<_> = gives
+            .map(|(column, (name, ty))| (name.to_owned(), ty.nullable(), Source::Column { step, column }))
+            .collect();
+        if let Some(records) = statement.records() {
+            if columns.iter().any(|(name, ..)| name == ROWS) {
+                let message = "a column is named 'rows', which is the name of all rows together";
+                self.findings
+                    .push(Finding::new(span, message).help("give it another name: SELECT rows AS ..."));
+            }
+            columns.push((ROWS.to_owned(), records.nullable(), Source::Rows { step }));
+        }
+        columns
+    }
+
     async fn statement(
         &mut self,
         store: Option<&AnyStore>,
@@ -405,13 +554,71 @@ impl Builder {
                 None
             }
             Err(error) => {
-                self.findings.push(Finding::new(
-                    cql.span,
-                    format!("the database refuses this statement: {error}"),
-                ));
+                let message = format!("the database refuses this statement: {error}");
+                self.findings
+                    .push(Finding::new(cql.span, message).help("compare its names and types with those of the table"));
                 None
             }
         }
+    }
+
+    /// A step of one's own, with the values of what it takes.
+    fn custom(&mut self, wanted: &config::Custom, parsed: &ParsedStep, customs: &CustomSteps) -> Option<Custom> {
+        let name = &wanted.custom;
+        let Some(step) = customs.get(name) else {
+            let known: Vec<_> = customs.names().collect();
+            let message = format!("this program has no step '{}' of its own", name.value);
+            let help = if known.is_empty() {
+                "register it in Rust: see the documentation of messina::custom; the plain `messina` has none".to_owned()
+            } else {
+                format!("it has {}", known.join(", "))
+            };
+            self.findings.push(Finding::new(name.span, message).help(help));
+            return None;
+        };
+        let (takes, gives) = (step.takes(), step.gives());
+        for (bound, ..) in &parsed.binds {
+            if !takes.iter().any(|(taken, _)| *taken == bound.value) {
+                let names: Vec<_> = takes.iter().map(|(taken, _)| taken.as_str()).collect();
+                let message = format!("step '{}' takes no '{}'", name.value, bound.value);
+                let help = format!(
+                    "it takes {}",
+                    if names.is_empty() {
+                        "nothing".to_owned()
+                    } else {
+                        names.join(", ")
+                    }
+                );
+                self.findings.push(Finding::new(bound.span, message).help(help));
+            }
+        }
+        let mut binds = Vec::new();
+        for (taken, wanted) in &takes {
+            let bound = parsed.binds.iter().find(|(bound, ..)| bound.value == *taken);
+            let (place, ty) = match bound {
+                Some((_, e, span)) => (self.place(e, *span)?, self.static_type(e)),
+                None => (
+                    Place {
+                        source: self.slot(taken, name.span),
+                        span: name.span,
+                        what: format!("event.{taken}").into(),
+                    },
+                    None,
+                ),
+            };
+            if let Some(ty) = ty {
+                self.findings.extend(not_taken(&place, &ty, taken, wanted));
+            }
+            binds.push(place);
+        }
+        Some(Custom {
+            step: step.clone(),
+            takes,
+            binds,
+            gives,
+            on_missing: wanted.on_missing,
+            policy: Policy::from(&wanted.errors),
+        })
     }
 
     fn binds(
@@ -421,7 +628,7 @@ impl Builder {
         cql: &Spanned<String>,
         parsed: &ParsedStep,
     ) -> Vec<Place> {
-        for (name, _) in &parsed.binds {
+        for (name, ..) in &parsed.binds {
             if !statement.markers().iter().any(|m| m.name == name.value) {
                 let markers: Vec<_> = statement.markers().iter().map(|m| format!(":{}", m.name)).collect();
                 self.findings.push(
@@ -447,13 +654,14 @@ impl Builder {
             .markers()
             .iter()
             .filter_map(|marker| {
-                let bound = parsed.binds.iter().find(|(name, _)| name.value == marker.name);
+                let bound = parsed.binds.iter().find(|(name, ..)| name.value == marker.name);
                 let (place, ty) = match bound {
-                    Some((name, e)) => (self.place(e, name.span)?, self.static_type(e)),
+                    Some((_, e, span)) => (self.place(e, *span)?, self.static_type(e)),
                     None => (
                         Place {
                             source: self.slot(&marker.name, cql.span),
                             span: cql.span,
+                            what: format!("event.{}", marker.name).into(),
                         },
                         None,
                     ),
@@ -461,7 +669,7 @@ impl Builder {
                 if let Some(ty) = ty
                     && let Err(why) = bindable(&ty, &marker.ty)
                 {
-                    self.findings.push(mismatch(place.span, &marker.name, &why));
+                    self.findings.push(mismatch(&place, &marker.name, &why));
                 }
                 Some(place)
             })
@@ -493,7 +701,11 @@ impl Builder {
                 }))
             }
         };
-        Some(Place { source, span })
+        Some(Place {
+            source,
+            span,
+            what: what(expression).into(),
+        })
     }
 
     fn reference(&mut self, reference: &Reference, span: Span) -> Option<Source> {
@@ -543,8 +755,24 @@ impl Builder {
     }
 }
 
+/// What all rows of a look-up together are called.
+const ROWS: &str = "rows";
+
 /// The type of `now()`.
 pub const NOW: Type = Type::Timestamp(Unit::Micros);
+
+/// What findings call an expression.
+fn what(expression: &Expression) -> String {
+    match expression {
+        Expression::Path(Reference::Event(path)) if path.is_empty() => "event".to_owned(),
+        Expression::Path(Reference::Event(path)) => format!("event.{path}"),
+        Expression::Path(Reference::Record(field)) => format!("record.{}", field.name()),
+        Expression::Path(Reference::Step { step, column }) => format!("{step}.{column}"),
+        Expression::Constant(_) => "this literal".to_owned(),
+        Expression::Now => "now()".to_owned(),
+        Expression::Computed(_) => "what this expression gives".to_owned(),
+    }
+}
 
 /// The type of a literal.
 pub fn constant_type(value: &Value<'_>) -> Option<Type> {
@@ -560,10 +788,34 @@ pub fn constant_type(value: &Value<'_>) -> Option<Type> {
 }
 
 /// What is said where a value does not fit a marker.
-pub fn mismatch(span: Span, marker: &str, why: &str) -> Finding {
-    Finding::new(span, format!("marker :{marker} cannot take this value: {why}")).help(
+pub fn mismatch(place: &Place, marker: &str, why: &str) -> Finding {
+    Finding::new(
+        place.span,
+        format!("marker :{marker} cannot take {}: {why}", place.what),
+    )
+    .help(
         "bind another field, change the column's type, or convert with a CEL function such as string(...) or int(...)",
     )
+}
+
+/// What is said where a value cannot be given to a step of one's own; nothing where it can.
+pub fn not_taken(place: &Place, ty: &Type, name: &str, wanted: &Type) -> Option<Finding> {
+    let why = fits(ty, wanted).err()?;
+    let message = format!("'{name}' cannot take {}: {why}", place.what);
+    let help = "bind another field, or convert with a CEL function such as string(...) or int(...)";
+    Some(Finding::new(place.span, message).help(help))
+}
+
+/// What is said where a value cannot be the key of a reference; nothing where it can.
+pub fn wrong_key(key: &Place, ty: &Type, reference: &reference::Reference) -> Option<Finding> {
+    let why = bindable(ty, &reference.shape.key_type).err()?;
+    let shape = &reference.shape;
+    let message = format!(
+        "the key of reference '{}' cannot take {}: {why}, which {}.{} is",
+        shape.name, key.what, shape.collection, shape.key
+    );
+    let help = "look it up by another field, or convert with a CEL function such as string(...) or int(...)";
+    Some(Finding::new(key.span, message).help(help))
 }
 
 impl Program {
@@ -576,8 +828,9 @@ impl Program {
             match &step.action {
                 Action::Lookup(lookup) => read.push(lookup.statement.table()),
                 Action::Write(write) if write.idempotent => written.push(write.statement.table()),
-                Action::Write(_) => return false,
-                Action::Filter(_) | Action::Set { .. } => {}
+                // What a step of one's own keeps in mind nobody knows.
+                Action::Write(_) | Action::Custom(_) => return false,
+                Action::Filter(_) | Action::Set { .. } | Action::Reference(_) => {}
             }
         }
         written.iter().all(|table| table.is_some() && !read.contains(table))
@@ -594,14 +847,16 @@ fn stages(steps: &[Step]) -> Vec<Stage> {
                 stages.push(Stage::Alone(index));
                 continue;
             }
-            Action::Lookup(_) | Action::Write(_) => stages.last_mut().and_then(|stage| match stage {
-                Stage::Together(members) => {
-                    let same_kind = members.iter().all(|m| same_kind(&steps[*m].action, &step.action));
-                    let needs = members.iter().any(|m| needs(step, *m));
-                    (same_kind && !needs).then_some(members)
-                }
-                Stage::Alone(_) => None,
-            }),
+            Action::Lookup(_) | Action::Reference(_) | Action::Write(_) | Action::Custom(_) => {
+                stages.last_mut().and_then(|stage| match stage {
+                    Stage::Together(members) => {
+                        let same_kind = members.iter().all(|m| same_kind(&steps[*m].action, &step.action));
+                        let needs = members.iter().any(|m| needs(step, *m));
+                        (same_kind && !needs).then_some(members)
+                    }
+                    Stage::Alone(_) => None,
+                })
+            }
         };
         match together {
             Some(members) => members.push(index),
@@ -614,14 +869,19 @@ fn stages(steps: &[Step]) -> Vec<Stage> {
 fn same_kind(a: &Action, b: &Action) -> bool {
     matches!(
         (a, b),
-        (Action::Lookup(_), Action::Lookup(_)) | (Action::Write(_), Action::Write(_))
+        (
+            Action::Lookup(_) | Action::Reference(_) | Action::Custom(_),
+            Action::Lookup(_) | Action::Reference(_) | Action::Custom(_)
+        ) | (Action::Write(_), Action::Write(_))
     )
 }
 
 fn needs(step: &Step, other: usize) -> bool {
     let binds: &[Place] = match &step.action {
         Action::Lookup(l) => &l.binds,
+        Action::Reference(r) => std::slice::from_ref(&r.key),
         Action::Write(w) => &w.binds,
+        Action::Custom(c) => &c.binds,
         Action::Filter(_) | Action::Set { .. } => &[],
     };
     binds
@@ -632,7 +892,7 @@ fn needs(step: &Step, other: usize) -> bool {
 
 fn source_needs(source: &Source, step: usize) -> bool {
     match source {
-        Source::Column { step: s, .. } => *s == step,
+        Source::Column { step: s, .. } | Source::Rows { step: s } => *s == step,
         Source::Computed(c) => c.inputs.iter().any(|i| source_needs(i, step)),
         Source::Event(_) | Source::Record(_) | Source::Named(_) | Source::Constant(_) | Source::Now => false,
     }

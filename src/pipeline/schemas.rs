@@ -63,6 +63,13 @@ impl Schemas {
         }
     }
 
+    /// Makes a plan known, for tests that have no registry.
+    #[cfg(test)]
+    pub(crate) fn set(&self, id: u32, plan: Arc<SchemaPlan>) {
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans.insert(id, Ok(plan));
+    }
+
     /// The plan of `id`, if it was resolved before.
     pub fn known(&self, id: u32) -> Option<Result<Arc<SchemaPlan>, Failure>> {
         self.plans
@@ -81,6 +88,7 @@ impl Schemas {
             class: e.class(),
             reason: "registry",
             step: None,
+            attempts: 1,
             message: format!("schema {id}: {e}"),
         })?;
         // Kept is what stays true: a plan, and types that do not fit. An output schema that is missing may be registered.
@@ -145,6 +153,7 @@ impl Schemas {
             class: e.class(),
             reason: "registry",
             step: None,
+            attempts: 1,
             message: format!("output schema under {}: {e}", to.subject),
         };
         match to.registering {

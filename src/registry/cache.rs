@@ -160,6 +160,7 @@ mod tests {
     fn fetched(id: u32) -> Fetched {
         Fetched {
             id,
+            version: None,
             schema: "\"string\"".into(),
             references: Vec::new(),
         }

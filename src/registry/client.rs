@@ -107,7 +107,9 @@ impl Client {
                 reason: "the registry gives no id for it".into(),
             });
         };
-        self.resolved(id, &name, schema).await.map(Some)
+        let mut fetched = self.resolved(id, &name, schema).await?;
+        fetched.version = Some(version);
+        Ok(Some(fetched))
     }
 
     pub(super) async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
@@ -163,6 +165,7 @@ impl Client {
         }
         Ok(Fetched {
             id,
+            version: None,
             schema: schema.schema,
             references,
         })

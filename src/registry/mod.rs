@@ -16,8 +16,8 @@ mod transport;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -83,6 +83,8 @@ impl fmt::Debug for RegistryOptions {
 pub struct Fetched {
     /// The registry's id.
     pub id: u32,
+    /// Its version, where it was asked for as one of a subject.
+    pub version: Option<i32>,
     /// The schema, as JSON text.
     pub schema: String,
     /// The schemas that it refers to, as JSON texts: each stands after those that it needs itself.
@@ -106,7 +108,7 @@ pub struct RegistryStats {
 
 /// A registry, its cache included. Share it by `Arc`.
 pub struct Registry {
-    client: Arc<Client>,
+    client: RwLock<Arc<Client>>,
     cache: Arc<Cache>,
     stats: Arc<RegistryStats>,
 }
@@ -119,8 +121,22 @@ impl Registry {
     pub fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
         let stats = Arc::<RegistryStats>::default();
         let cache = Cache::new(options.unknown_ttl, Arc::clone(&stats));
-        let client = Arc::new(Client::new(&options, Arc::clone(&stats))?);
+        let client = RwLock::new(Arc::new(Client::new(&options, Arc::clone(&stats))?));
         Ok(Self { client, cache, stats })
+    }
+
+    /// Takes another login, other certificates or addresses for all requests from now on. What is held stays.
+    ///
+    /// # Errors
+    /// As [`Registry::new`]; nothing has changed then.
+    pub fn reload(&self, options: &RegistryOptions) -> Result<(), RegistryError> {
+        let client = Arc::new(Client::new(options, Arc::clone(&self.stats))?);
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+        Ok(())
+    }
+
+    fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The schema of an id, if it is held already.
@@ -135,7 +151,7 @@ impl Registry {
     pub async fn schema(&self, id: u32) -> Result<Arc<Fetched>, RegistryError> {
         self.cache
             .get(id, || {
-                let client = Arc::clone(&self.client);
+                let client = self.client();
                 async move { client.by_id(id).await }
             })
             .await
@@ -146,9 +162,13 @@ impl Registry {
     /// # Errors
     /// As [`Registry::schema`]; one version that cannot be had fails the whole.
     pub async fn versions(&self, subject: &str) -> Result<Vec<Arc<Fetched>>, RegistryError> {
-        let versions = self.client.versions(subject).await?;
+        let client = self.client();
+        let versions = client.versions(subject).await?;
         let fetched: Vec<Option<Arc<Fetched>>> = stream::iter(versions)
-            .map(|version| async move { self.client.version(subject, version).await })
+            .map(|version| {
+                let client = &client;
+                async move { client.version(subject, version).await }
+            })
             .buffered(AT_ONCE)
             .map_ok(|fetched| fetched.map(Arc::new))
             .try_collect()
@@ -164,7 +184,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Rejected`] if it is invalid or incompatible; else as [`Registry::schema`].
     pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
-        self.client.register(subject, schema).await
+        self.client().register(subject, schema).await
     }
 
     /// The id of an Avro schema under a subject; `None` if it is not registered there.
@@ -172,7 +192,7 @@ impl Registry {
     /// # Errors
     /// As [`Registry::register`].
     pub async fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
-        self.client.lookup(subject, schema).await
+        self.client().lookup(subject, schema).await
     }
 
     /// Whether an Avro schema could become the next version of a subject, by the subject's own rule.
@@ -180,11 +200,68 @@ impl Registry {
     /// # Errors
     /// As [`Registry::register`].
     pub async fn compatible(&self, subject: &str, schema: &str) -> Result<Compatibility, RegistryError> {
-        self.client.compatible(subject, schema).await
+        self.client().compatible(subject, schema).await
     }
 
     /// What was asked so far.
     pub fn stats(&self) -> &Arc<RegistryStats> {
         &self.stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers each request with "unknown schema", and tells the login that came with it.
+    async fn logins(listener: TcpListener, told: tokio::sync::mpsc::UnboundedSender<String>) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+                if stream.read_buf(&mut request).await.unwrap() == 0 {
+                    break;
+                }
+            }
+            let request = String::from_utf8(request).unwrap();
+            let login = request
+                .lines()
+                .find(|line| line.to_lowercase().starts_with("authorization:"));
+            told.send(login.unwrap_or("none").to_owned()).unwrap();
+            let body = r#"{"error_code": 40403, "message": "unknown"}"#;
+            let answer = format!(
+                "HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_that_is_read_again_serves_the_next_request() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let options = |token: &str| RegistryOptions {
+            urls: vec![format!("http://{}", listener.local_addr().unwrap())],
+            bearer: Some(token.to_owned()),
+            ..RegistryOptions::default()
+        };
+        let (old, new, wrong) = (options("old"), options("new"), options("two\nlines"));
+        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let server = tokio::spawn(logins(listener, told));
+        let registry = Registry::new(old).unwrap();
+        assert!(registry.schema(1).await.is_err());
+        assert!(hears.recv().await.unwrap().ends_with("Bearer old"));
+        registry.reload(&new).unwrap();
+        assert!(registry.schema(2).await.is_err());
+        assert!(hears.recv().await.unwrap().ends_with("Bearer new"));
+        assert!(registry.reload(&wrong).is_err());
+        assert!(registry.schema(3).await.is_err());
+        assert!(
+            hears.recv().await.unwrap().ends_with("Bearer new"),
+            "what cannot be used changes nothing"
+        );
+        server.abort();
     }
 }

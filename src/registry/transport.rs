@@ -29,6 +29,8 @@ pub(super) struct Transport {
     http: reqwest::Client,
     addresses: Vec<Address>,
     preferred: AtomicUsize,
+    /// Whether no client certificate is shown.
+    anonymous: bool,
     stats: Arc<RegistryStats>,
 }
 
@@ -131,6 +133,7 @@ impl Transport {
             http,
             addresses,
             preferred: AtomicUsize::new(0),
+            anonymous: options.cert.is_none(),
             stats,
         })
     }
@@ -192,7 +195,7 @@ impl Transport {
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, MEDIA_TYPE).body(body);
         }
-        let answer = read_answer(request, address.base.as_str()).await;
+        let answer = read_answer(request, address.base.as_str(), self.anonymous).await;
         let counter = match &answer {
             Ok(answer) if answer.status == 404 && answer.considered() => &self.stats.unknown,
             Ok(answer) if (200..300).contains(&answer.status) => &self.stats.ok,
@@ -207,10 +210,14 @@ impl Transport {
     }
 }
 
-async fn read_answer(request: reqwest::RequestBuilder, url: &str) -> Result<Answer, RegistryError> {
+async fn read_answer(request: reqwest::RequestBuilder, url: &str, anonymous: bool) -> Result<Answer, RegistryError> {
     // reqwest's error names the address as it was asked; ours is the one without a login and path.
     let unreachable = |error: reqwest::Error| {
-        let reason = causes(&error.without_url());
+        let mut reason = causes(&error.without_url());
+        // The alerts for it differ by version, and one that comes after the handshake can be lost with the connection.
+        if anonymous && url.starts_with("https:") && (reason.contains(" alert ") || reason.contains("unexpected EOF")) {
+            reason.push_str("; perhaps it wants a certificate of the client (`cert` and `key`)");
+        }
         RegistryError::Unreachable {
             url: url.to_owned(),
             reason,

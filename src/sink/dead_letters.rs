@@ -1,14 +1,15 @@
 //! The dead-letter topic: records that can never succeed, as they came, with the reason in headers.
 //!
-//! Value, key and headers are the original's. Added headers: `messina.pipeline`, `messina.topic`, `messina.partition`,
-//! `messina.offset`, `messina.timestamp`, `messina.step`, `messina.class`, `messina.reason`, `messina.message`,
-//! `messina.attempts`, `messina.schema_id`; numbers in decimal. The record's offset is held until the dead letter is delivered.
+//! Value, key and headers are the original's; behind its headers come ours ([`letter`]), numbers in decimal. The timestamp is that
+//! of the dead letter: with the record's own, a topic that keeps a week would delete a letter about an older record at once. The
+//! record's offset is held until the dead letter is delivered.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rdkafka::message::{Header, OwnedHeaders};
 
-use super::{Producer, send};
+use super::{Made, Producer, letter, send};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 
@@ -33,6 +34,11 @@ impl DeadLetters {
         }
     }
 
+    /// Waits until the event may be sent; false where it never may.
+    pub async fn may_send(&self, event: &Event) -> bool {
+        super::may_send(&self.producer, event).await
+    }
+
     /// Hands an event that has a failure to the producer. On refusal the event comes back.
     pub fn send(&self, event: Box<Event>) -> Result<(), (Failure, Box<Event>)> {
         let headers = self.headers(&event);
@@ -40,12 +46,17 @@ impl DeadLetters {
         let original = event.headers.clone();
         let key = event.key().map(<[u8]>::to_vec);
         let value = event.value().map(<[u8]>::to_vec);
-        send(&self.producer, &self.topic, event, key, Some(headers), value.as_deref()).map_err(
-            |(failure, mut event)| {
-                event.headers = original;
-                (failure, event)
-            },
-        )
+        let made = Made {
+            key: key.as_deref(),
+            headers: Some(headers),
+            value: value.as_deref(),
+            timestamp: None,
+            now: Instant::now(),
+        };
+        send(&self.producer, &self.topic, event, made).map_err(|(failure, mut event)| {
+            event.headers = original;
+            (failure, event)
+        })
     }
 
     fn headers(&self, event: &Event) -> OwnedHeaders {
@@ -57,24 +68,25 @@ impl DeadLetters {
                 value: Some(value),
             });
         };
-        add("messina.pipeline", &self.pipeline);
-        add("messina.topic", &event.origin.topic);
-        add("messina.partition", &event.origin.partition.to_string());
-        add("messina.offset", &event.origin.offset.to_string());
+        add(letter::PIPELINE, &self.pipeline);
+        add(letter::TOPIC, &event.origin.topic);
+        add(letter::PARTITION, &event.origin.partition.to_string());
+        add(letter::OFFSET, &event.origin.offset.to_string());
         if let Some(timestamp) = event.origin.timestamp_ms {
-            add("messina.timestamp", &timestamp.to_string());
+            add(letter::TIMESTAMP, &timestamp.to_string());
         }
         if let Some(failure) = &event.failure {
             if let Some(step) = &failure.step {
-                add("messina.step", step);
+                add(letter::STEP, step);
             }
-            add("messina.class", failure.class.as_str());
-            add("messina.reason", failure.reason);
-            add("messina.message", shortened(&failure.message));
+            add(letter::CLASS, failure.class.as_str());
+            add(letter::REASON, failure.reason);
+            add(letter::MESSAGE, shortened(&failure.message));
         }
-        add("messina.attempts", &(event.attempts + 1).to_string());
+        let tried = event.failure.as_ref().map_or(1, |failure| failure.attempts);
+        add(letter::ATTEMPTS, &event.attempts.saturating_add(tried).to_string());
         if let Some(id) = event.schema_id {
-            add("messina.schema_id", &id.to_string());
+            add(letter::SCHEMA_ID, &id.to_string());
         }
         headers
     }

@@ -5,8 +5,12 @@
 //! channel is made per record. The producer is idempotent and never gives up by time: what librdkafka can retry, it does,
 //! in order. A report of failure is therefore final or a purge.
 
+pub mod batches;
 pub mod dead_letters;
+pub mod letter;
 pub mod limits;
+pub mod transactions;
+pub mod turnstile;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +22,11 @@ use rdkafka::message::{Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::statistics::Statistics;
 
+use batches::{Admin, Batches, weight};
+use turnstile::Turnstile;
+
 use crate::kafka;
+use crate::kafka::login::Logins;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::How;
 use crate::pipeline::event::Event;
@@ -26,6 +34,9 @@ use crate::pipeline::failure::Failure;
 use crate::retry::Class;
 use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
+
+/// The reason of a refusal that no other attempt can mend: the event's transaction is over, and the event with it.
+pub const OVER: &str = "transaction_over";
 
 /// The producer of one pipeline.
 pub type Producer = ThreadedProducer<SinkContext>;
@@ -35,6 +46,16 @@ pub struct SinkContext {
     metrics: PipelineMetrics,
     statistics: KafkaMetrics,
     ordered: bool,
+    turnstile: Option<Arc<Turnstile>>,
+    batches: Arc<Batches>,
+    logins: Logins,
+}
+
+impl SinkContext {
+    /// The pipeline's name.
+    pub fn pipeline(&self) -> &str {
+        self.metrics.pipeline()
+    }
 }
 
 /// The output topic of a pipeline.
@@ -44,18 +65,25 @@ pub struct Sink {
     topic: Arc<str>,
 }
 
-/// Creates the producer of one pipeline; `ordered` is whether the order of its events matters.
+/// Creates the producer of one pipeline, or of one of its consumers; `ordered` is whether the order of its events matters, a transactional one
+/// has a turnstile, and `batches` are what its topics take.
 pub fn producer(
     config: &ClientConfig,
     metrics: PipelineMetrics,
     statistics: KafkaMetrics,
     ordered: bool,
+    turnstile: Option<Arc<Turnstile>>,
+    batches: Arc<Batches>,
+    logins: Logins,
 ) -> Result<Arc<Producer>, KafkaError> {
     config
         .create_with_context(SinkContext {
             metrics,
             statistics,
             ordered,
+            turnstile,
+            batches,
+            logins,
         })
         .map(Arc::new)
 }
@@ -68,12 +96,20 @@ pub fn flush(producer: &Producer, timeout: Duration) -> i32 {
 }
 
 /// Asks the brokers for a topic; they may make it for that.
-pub fn topic_exists(producer: &Producer, topic: &str) -> Result<bool, KafkaError> {
-    let metadata = producer.client().fetch_metadata(Some(topic), Duration::from_secs(10))?;
+pub fn topic_exists(admin: &Admin, topic: &str) -> Result<bool, KafkaError> {
+    let metadata = admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10))?;
     Ok(metadata
         .topics()
         .iter()
         .any(|t| t.name() == topic && t.error().is_none() && !t.partitions().is_empty()))
+}
+
+/// Waits until the event's transaction is open, where the producer has any; false once it is over.
+async fn may_send(producer: &Producer, event: &Event) -> bool {
+    match &producer.client().context().turnstile {
+        None => true,
+        Some(turnstile) => turnstile.come(event.transaction).await && !event.is_abandoned(),
+    }
 }
 
 impl Sink {
@@ -85,33 +121,71 @@ impl Sink {
         }
     }
 
-    /// Hands the event's output to the producer, with its key and headers. On refusal the event comes back.
-    pub fn send(&self, mut event: Box<Event>, output: &[u8]) -> Result<(), (Failure, Box<Event>)> {
+    /// Waits until the event may be sent; false where it never may.
+    pub async fn may_send(&self, event: &Event) -> bool {
+        may_send(&self.producer, event).await
+    }
+
+    /// Whether events wait for a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.producer.client().context().turnstile.is_some()
+    }
+
+    /// Hands an event's output to the producer, with the event's headers. On refusal the event comes back. `now` is the time.
+    pub fn send(
+        &self,
+        mut event: Box<Event>,
+        output: &[u8],
+        key: Option<&[u8]>,
+        now: Instant,
+    ) -> Result<(), (Failure, Box<Event>)> {
         let headers = event.headers.take();
-        let key = event.output_key.take();
-        send(&self.producer, &self.topic, event, key, headers, Some(output))
+        let timestamp = event.origin.timestamp_ms;
+        let made = Made {
+            key,
+            headers,
+            value: Some(output),
+            timestamp,
+            now,
+        };
+        send(&self.producer, &self.topic, event, made)
     }
 }
 
-fn send(
-    producer: &Producer,
-    topic: &str,
-    mut event: Box<Event>,
-    key: Option<Vec<u8>>,
+/// A record to publish.
+struct Made<'a> {
+    key: Option<&'a [u8]>,
     headers: Option<OwnedHeaders>,
-    value: Option<&[u8]>,
-) -> Result<(), (Failure, Box<Event>)> {
+    value: Option<&'a [u8]>,
+    /// Milliseconds since 1970; none is now.
+    timestamp: Option<i64>,
+    now: Instant,
+}
+
+fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>) -> Result<(), (Failure, Box<Event>)> {
+    let Made {
+        key,
+        headers,
+        value,
+        timestamp,
+        now,
+    } = made;
+    let turnstile = producer.client().context().turnstile.as_deref();
+    let pass = turnstile.map(|turnstile| turnstile.pass(event.transaction).filter(|_| !event.is_abandoned()));
+    if let Some(None) = pass {
+        event.headers = headers;
+        return Err((Failure::transient(OVER, "its transaction is over"), event));
+    }
     // The producer's queue keeps the order from here on: the lane may go on as soon as the record is in it.
     let lane = event.lane.take();
     let turn = event.turn.take();
     let completions = event.completions();
-    event.produced = Some(Instant::now());
-    let timestamp = event.origin.timestamp_ms;
+    event.produced = Some(now);
     let record = BaseRecord {
         topic,
         partition: None,
         payload: value,
-        key: key.as_deref(),
+        key,
         timestamp,
         headers,
         delivery_opaque: event,
@@ -131,7 +205,6 @@ fn send(
             event.lane = lane;
             event.turn = turn;
             event.headers = headers;
-            event.output_key = key;
             Err((failure(topic, &error), event))
         }
     }
@@ -146,6 +219,7 @@ fn failure(topic: &str, error: &KafkaError) -> Failure {
         class: kafka::classify(error),
         reason,
         step: None,
+        attempts: 1,
         message: format!("topic {topic}: {error}"),
     }
 }
@@ -161,6 +235,7 @@ impl ClientContext for SinkContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         kafka::log_error(self.metrics.pipeline(), &error, reason);
+        self.logins.refused(&error);
     }
 }
 
@@ -182,12 +257,27 @@ impl ProducerContext for SinkContext {
             }
             Err((error, message)) => {
                 let mut failure = failure(message.topic(), error);
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PurgeQueue) {
+                let purged = [RDKafkaErrorCode::PurgeQueue, RDKafkaErrorCode::PurgeInflight];
+                if error.rdkafka_error_code().is_some_and(|code| purged.contains(&code)) {
                     event.complete(How::Abandoned);
                     return;
                 }
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+                    && self.batches.would_take(message.topic(), weight(message))
+                {
+                    // Its batch was refused, and it alone would not have been, at the start: a dead letter would be wrong.
+                    failure.class = Class::Fatal;
+                    failure.message += "; the topic takes less than at the start (max.message.bytes): restart";
+                }
+                if self.turnstile.is_some()
+                    && error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidProducerEpoch)
+                {
+                    // The brokers ended the transaction, by its time-out: it is aborted, and the producer goes on.
+                    failure.class = Class::Transient;
+                }
                 if event.pending != Outcome::DeadLettered {
-                    if self.ordered && failure.class == Class::Transient {
+                    // A transaction is thrown away as a whole, so nothing came after it.
+                    if self.ordered && self.turnstile.is_none() && failure.class == Class::Transient {
                         // Records of its key may be in the topic already that came after it. Sending it now would put it behind
                         // them; starting again from the last commit does not.
                         failure.class = Class::Fatal;

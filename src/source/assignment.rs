@@ -263,6 +263,29 @@ impl Assignment {
         true
     }
 
+    /// Nothing that was done since the last commit counts: running partitions start anew from the group's offset, draining ones end
+    /// without a commit.
+    pub fn restart(&mut self) {
+        let mut starting = Vec::new();
+        for slot in 0..self.places.len() as u32 {
+            let place = &self.places[slot as usize];
+            let partition = place.partition;
+            match &place.state {
+                State::Running(ledger) => {
+                    let floor = ledger.uncommitted();
+                    self.end(slot);
+                    starting.push((partition, self.begin(slot, State::Starting { floor })));
+                }
+                State::Draining(_) => self.end(slot),
+                State::Unassigned | State::Starting { .. } => {}
+            }
+        }
+        if !starting.is_empty() {
+            self.actions.push_back(Action::FetchCommitted(starting));
+        }
+        self.settle(None); // a revocation may have waited for what has ended
+    }
+
     /// What may be committed now, of running and draining partitions. Report acknowledgements by [`Assignment::committed`].
     pub fn committable(&self) -> impl Iterator<Item = (Partition, Ticket, Position)> {
         self.held()

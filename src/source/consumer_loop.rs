@@ -8,11 +8,15 @@
 //! Invariants: an offset is committed only as the ledger allows; every admitted event comes back exactly once; after a fatal
 //! failure nothing is taken in, and what is in flight may still finish and be committed.
 
+mod adapt;
 mod commit;
 mod ended;
 mod intake;
 mod membership;
+mod rebuild;
 mod report;
+mod transaction;
+mod workers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -25,11 +29,14 @@ use rdkafka::error::KafkaResult;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use self::adapt::{Gauges, Hearing, Seen};
+pub use self::rebuild::run_and_rebuild;
 use super::assignment::{Assignment, Partition, Ticket};
 use super::context::SourceContext;
 use super::read::Plans;
 use super::status::LoopState;
 use crate::budget::Budget;
+use crate::concurrency::Concurrency;
 use crate::config::OnTombstone;
 use crate::lanes::{Lanes, Order};
 use crate::pipeline::completions::{Batch, Completions};
@@ -44,6 +51,10 @@ use crate::sink::limits::Limits;
 use crate::telemetry::handles::{LocalPipeline, PartitionMetrics};
 use crate::turns::Turns;
 
+pub use transaction::TransactionParts;
+use transaction::Transactions;
+use workers::Workers;
+
 /// Records taken in one round before what has ended is looked at again.
 const ROUND: usize = 256;
 /// How long intake is refused before the partitions are paused: a pause throws away what was fetched, and librdkafka takes up to
@@ -51,6 +62,9 @@ const ROUND: usize = 256;
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
 /// Between commits.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long after its subscription a member is not closed that has not joined yet. The group's answer to the first request to join is the member's
+/// name; who goes before it comes can not say so, and the group waits for it until the end of its session.
+const NAMED_AFTER: Duration = Duration::from_secs(2);
 /// Between status updates.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
 
@@ -66,6 +80,8 @@ pub struct Parts {
     pub order: Order,
     /// The share of the pipeline's budget that this loop has.
     pub budget: Budget,
+    /// What moves the budget's limit of records; none where that is fixed.
+    pub concurrency: Option<Concurrency>,
     /// How many ended events are kept for reuse: as many as may be in flight.
     pub pool: usize,
     /// When dead letters are an outage; shared by no other loop.
@@ -78,12 +94,16 @@ pub struct Parts {
     pub io: Handle,
     /// What the loop says of itself.
     pub state: Arc<LoopState>,
+    /// Whether the group keeps its place for a while when it ends (`group.instance.id`).
+    pub static_member: bool,
     /// How long a drain may take, before a rebalance and at the end.
     pub drain_timeout: Duration,
     /// How long lag without progress is no stall yet.
     pub stall_after: Duration,
     /// True once the process stops.
     pub stop: watch::Receiver<bool>,
+    /// What commits as one what is published and where it came from; none under `at_least_once`.
+    pub transactions: Option<TransactionParts>,
 }
 
 /// How a loop ended.
@@ -95,6 +115,13 @@ pub enum End {
     Abandoned(usize),
     /// It could not go on.
     Halted(Failure),
+    /// Its consumer stood still although nothing held it; what was in flight is committed or will run again.
+    Stuck {
+        /// In words.
+        why: String,
+        /// Whether it had taken records before.
+        took: bool,
+    },
 }
 
 /// What the loop keeps for a partition beside its ledger.
@@ -104,13 +131,16 @@ struct Held {
     parked: VecDeque<Box<Event>>,
     last_timestamp_ms: Option<i64>,
     progress: Progress,
+    /// The same, of the records taken in: it stands still only while nothing of ours holds it.
+    intake: Progress,
     stalled: bool,
     metrics: PartitionMetrics,
 }
 
 type Resolved = (u32, Result<Arc<SchemaPlan>, Failure>);
 type Fetched = Vec<(Ticket, Option<i64>, i64)>;
-type Committed = (Vec<(Partition, Ticket, i64)>, KafkaResult<()>);
+type Committed = (Vec<(Partition, Ticket, i64)>, bool, KafkaResult<()>);
+type Left = (u64, KafkaResult<()>);
 
 struct Loop {
     parts: Parts,
@@ -124,6 +154,7 @@ struct Loop {
     /// In place of lanes, where events of one key may run at the same time.
     turns: Option<Turns>,
     completions: Arc<Completions>,
+    workers: Workers,
     plans: Plans,
     resolving: HashSet<u32>,
     resolved: (mpsc::UnboundedSender<Resolved>, mpsc::UnboundedReceiver<Resolved>),
@@ -139,9 +170,23 @@ struct Loop {
     paused: bool,
     stopping: Option<Instant>,
     last_commit: Option<Instant>,
+    transactions: Option<Transactions>,
+    /// When the drain that was begun last has to be over.
+    drain_by: Instant,
     committing: bool,
     committed: (mpsc::UnboundedSender<Committed>, mpsc::UnboundedReceiver<Committed>),
+    /// The commit before partitions are given back: its number, and when it is not waited for any more.
+    leaving: Option<(u64, Instant)>,
+    commits_left: u64,
+    left: (mpsc::UnboundedSender<Left>, mpsc::UnboundedReceiver<Left>),
     halted: Option<Failure>,
+    /// Why another consumer has to take this one's place.
+    stuck: Option<String>,
+    took: bool,
+    hearing: Hearing,
+    last_complaint: Option<Instant>,
+    seen: Seen,
+    gauges: Gauges,
     stopped_by_limit: bool,
     /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
     ledger_full: bool,
@@ -151,7 +196,11 @@ struct Loop {
 }
 
 /// Runs one consumer until it is told to stop or cannot go on.
-pub async fn run(parts: Parts) -> End {
+pub async fn run(mut parts: Parts) -> End {
+    let transactions = match transaction::init(&mut parts).await {
+        Ok(transactions) => transactions,
+        Err(end) => return end,
+    };
     let topics: Vec<&str> = parts.topics.iter().map(String::as_str).collect();
     if let Err(error) = parts.consumer.subscribe(&topics) {
         return End::Halted(Failure::fatal(
@@ -159,13 +208,18 @@ pub async fn run(parts: Parts) -> End {
             format!("cannot subscribe to {}: {error}", topics.join(", ")),
         ));
     }
+    let named_by = Instant::now() + NAMED_AFTER;
     let consumer = parts.consumer.clone();
-    let mut this = Loop::new(parts);
+    let mut this = Loop::new(parts, transactions);
     let end = this.turn(&consumer).await;
+    if !this.joined {
+        tokio::time::sleep_until(named_by.into()).await;
+    }
     this.consumer_closes();
-    this.publish_status(match &end {
+    let _ = this.publish_status(match &end {
         End::Halted(_) => "halted",
         End::Drained | End::Abandoned(_) => "stopped",
+        End::Stuck { .. } => "rebuilding",
     });
     end
 }
@@ -178,7 +232,7 @@ impl Drop for Loop {
 }
 
 impl Loop {
-    fn new(parts: Parts) -> Loop {
+    fn new(parts: Parts, transactions: Option<Transactions>) -> Loop {
         let metrics = parts.runtime.metrics.local();
         Loop {
             topics: parts.topics.iter().map(|t| Arc::from(t.as_str())).collect(),
@@ -196,6 +250,7 @@ impl Loop {
                 })
             }),
             completions: Arc::default(),
+            workers: Workers::new(parts.runtime.clone(), parts.io.clone()),
             plans: Plans::default(),
             resolving: HashSet::new(),
             resolved: mpsc::unbounded_channel(),
@@ -207,9 +262,20 @@ impl Loop {
             paused: false,
             stopping: None,
             last_commit: None,
+            transactions,
+            drain_by: Instant::now(),
             committing: false,
             committed: mpsc::unbounded_channel(),
+            leaving: None,
+            commits_left: 0,
+            left: mpsc::unbounded_channel(),
             halted: None,
+            stuck: None,
+            took: false,
+            hearing: Hearing::default(),
+            last_complaint: None,
+            seen: Seen::default(),
+            gauges: Gauges::new(&parts.runtime.metrics),
             stopped_by_limit: false,
             ledger_full: false,
             joined: false,
@@ -245,21 +311,27 @@ impl Loop {
             self.regulate();
 
             let now = Instant::now();
+            self.transact(now);
             if now >= next_commit {
                 self.commit();
                 next_commit = now + COMMIT_EVERY;
             }
             if now >= next_status {
                 self.metrics.flush();
-                self.publish_status(self.phase());
+                self.adapt();
+                let fetches_nothing = self.publish_status(self.phase());
+                self.watch(fetches_nothing);
                 next_status = now + STATUS_EVERY;
             }
+            self.abort_what_does_not_drain(now);
             self.assignment.tick(now);
+            self.leave_at_last(now);
             if let Some(end) = self.end(now) {
                 return end;
             }
 
-            let wake = next_commit.min(next_status).into();
+            let due = self.transactions.as_ref().and_then(Transactions::due);
+            let wake = due.unwrap_or(next_status).min(next_commit).min(next_status).into();
             let polls = self.takes_records() || self.paused || self.stopping.is_some() || self.halted.is_some();
             tokio::select! {
                 () = self.completions.ready() => {}
@@ -270,7 +342,9 @@ impl Loop {
                     }
                 }
                 Some((id, plan)) = self.resolved.1.recv() => self.schema_known(id, plan),
-                Some((offsets, result)) = self.committed.1.recv() => self.commit_answered(offsets, result),
+                Some((offsets, last, result)) = self.committed.1.recv() => self.commit_answered(offsets, last, result),
+                Some((number, result)) = self.left.1.recv() => self.leave_answered(number, result),
+                Some(answer) = transaction::answer(&mut self.transactions) => self.transaction_answered(answer),
                 Some(fetched) = self.fetched.1.recv() => {
                     for (ticket, committed, clock) in fetched {
                         self.assignment.started(ticket, committed, clock);
@@ -337,3 +411,6 @@ impl Loop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! more, is it given at once.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
@@ -16,6 +16,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, TopicPartitionList};
 
 use crate::kafka;
+use crate::kafka::login::Logins;
 use crate::telemetry::kafka::KafkaMetrics;
 
 /// What a callback said.
@@ -50,6 +51,8 @@ pub struct Extent {
     pub end: i64,
     /// Everything up to the end has been fetched and taken, markers of transactions included, which are never delivered.
     pub exhausted: bool,
+    /// The connection to the broker that leads it is up.
+    pub leader_up: bool,
 }
 
 type Extents = HashMap<(String, i32), Extent>;
@@ -60,18 +63,22 @@ pub struct SourceContext {
     statistics: KafkaMetrics,
     notices: Mutex<Vec<Notice>>,
     extents: Mutex<Extents>,
+    reports: AtomicU64,
     closing: AtomicBool,
+    logins: Logins,
 }
 
 impl SourceContext {
     /// A context without notices.
-    pub fn new(pipeline: &str, statistics: KafkaMetrics) -> SourceContext {
+    pub fn new(pipeline: &str, statistics: KafkaMetrics, logins: Logins) -> SourceContext {
         SourceContext {
             pipeline: pipeline.to_owned(),
             statistics,
             notices: Mutex::default(),
             extents: Mutex::default(),
+            reports: AtomicU64::new(0),
             closing: AtomicBool::new(false),
+            logins,
         }
     }
 
@@ -90,6 +97,11 @@ impl SourceContext {
         extents.get(&(topic.to_owned(), partition)).copied()
     }
 
+    /// How often librdkafka has reported its statistics: once a second, as long as it is polled and works.
+    pub fn reports(&self) -> u64 {
+        self.reports.load(Ordering::Relaxed)
+    }
+
     /// From now on rebalances are answered at once: the loop has ended.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
@@ -106,6 +118,7 @@ fn partitions(list: &TopicPartitionList) -> Vec<(String, i32)> {
 impl ClientContext for SourceContext {
     fn stats(&self, statistics: Statistics) {
         self.statistics.observe(&statistics);
+        self.reports.fetch_add(1, Ordering::Relaxed);
         let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
         for topic in statistics.topics.values() {
             for partition in topic.partitions.values() {
@@ -117,7 +130,14 @@ impl ClientContext for SourceContext {
                 };
                 if partition.partition >= 0 && end >= 0 {
                     let exhausted = partition.next_offset >= end && partition.fetchq_cnt == 0;
-                    extents.insert((topic.topic.clone(), partition.partition), Extent { end, exhausted });
+                    let mut brokers = statistics.brokers.values();
+                    let leader_up = brokers.any(|b| b.nodeid == partition.leader && b.state == "UP");
+                    let extent = Extent {
+                        end,
+                        exhausted,
+                        leader_up,
+                    };
+                    extents.insert((topic.topic.clone(), partition.partition), extent);
                 }
             }
         }
@@ -129,6 +149,7 @@ impl ClientContext for SourceContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         kafka::log_error(&self.pipeline, &error, reason);
+        self.logins.refused(&error);
         if kafka::classify(&error) == crate::retry::Class::Fatal {
             self.notice(Notice::Fatal(error, reason.to_owned()));
         }

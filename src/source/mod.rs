@@ -8,3 +8,4 @@ pub mod consumer_loop;
 pub mod context;
 pub mod read;
 pub mod status;
+pub mod tally;

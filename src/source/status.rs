@@ -34,12 +34,14 @@ pub struct PartitionStatus {
 /// Where a loop stands.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct LoopStatus {
-    /// `connecting`, `joining`, `running`, `stopping`, `stopped` or `halted`.
+    /// `connecting`, `joining`, `running`, `stopping`, `rebuilding`, `stopped` or `halted`.
     pub state: &'static str,
     /// Records in flight.
     pub in_flight_records: usize,
     /// Their bytes.
     pub in_flight_bytes: usize,
+    /// How many may be, as it is now.
+    pub concurrency_limit: usize,
     /// Whether intake waits for room.
     pub full: bool,
     /// Whether partitions are paused.

@@ -39,14 +39,16 @@ pub fn execution(error: &ExecutionError) -> StoreError {
     }
 }
 
-/// A statement that could not be prepared.
+/// A statement that could not be prepared. Where the database answered, its own words are the message.
 pub fn prepare(error: &PrepareError) -> StoreError {
     let (class, label) = prepare_verdict(error);
-    StoreError {
-        class,
-        label,
-        message: error.to_string(),
-    }
+    let message = match error {
+        PrepareError::AllAttemptsFailed {
+            first_attempt: RequestAttemptError::DbError(_, words),
+        } if !words.is_empty() => words.clone(),
+        _ => error.to_string(),
+    };
+    StoreError { class, label, message }
 }
 
 /// A session that could not be opened.

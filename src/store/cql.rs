@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{ColumnType, Marker};
+use super::{ColumnType, Marker, StoreError};
 
 /// Cassandra's and ScyllaDB's limit: 20 years.
 const MAX_TTL: u64 = 20 * 365 * 24 * 60 * 60;
@@ -157,37 +157,105 @@ impl<'t> Scanned<'t> {
     }
 }
 
-/// The statement with `USING TTL`. Refuses what has no TTL: look-ups, deletes, batches, and a second TTL.
-pub fn with_ttl(cql: &str, ttl: Duration) -> Result<String, String> {
+/// What a write's `USING` says, besides what stands in the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Using {
+    /// The life of what is written.
+    pub ttl: Option<Ttl>,
+    /// Whether the timestamp is bound to [`TIMESTAMP_MARKER`].
+    pub timestamp: bool,
+}
+
+/// The life of what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// Always the same, in whole seconds.
+    Fixed(Duration),
+    /// Bound to [`TTL_MARKER`], in seconds.
+    Bound,
+}
+
+/// The marker of a bound [`Ttl`].
+pub const TTL_MARKER: &str = "messina_ttl";
+/// The marker of a timestamp that is bound.
+pub const TIMESTAMP_MARKER: &str = "messina_timestamp";
+
+/// The statement with this `USING`. Refuses what has no TTL (look-ups, deletes, batches), and what it says already.
+pub fn with_using(cql: &str, using: Using) -> Result<String, String> {
+    let scanned = scan(cql);
+    let verb = ["insert", "update", "delete"]
+        .iter()
+        .position(|verb| scanned.is_word(0, verb));
+    let (insert, delete) = (verb == Some(0), verb == Some(2));
+    let mut parts = Vec::new();
+    if let Some(ttl) = using.ttl {
+        if verb.is_none() || delete {
+            let verb = scanned.str(0).to_uppercase();
+            return Err(format!("a ttl is for INSERT and UPDATE, not for {verb}"));
+        }
+        parts.push(match ttl {
+            Ttl::Fixed(ttl) => format!("TTL {}", ttl_seconds(ttl)?),
+            Ttl::Bound => format!("TTL :{TTL_MARKER}"),
+        });
+    }
+    if using.timestamp {
+        parts.push(format!("TIMESTAMP :{TIMESTAMP_MARKER}"));
+    }
+    if parts.is_empty() {
+        return Ok(cql.to_owned());
+    }
+    if verb.is_none() {
+        return Err("a write is an INSERT, UPDATE or DELETE".to_owned());
+    }
+    let clause = parts.join(" AND ");
+    // The clause stands before SET or WHERE, or at the end.
+    let before = match (insert, delete) {
+        (true, _) => None,
+        (_, true) => scanned.find_word("where"),
+        _ => scanned.find_word("set"),
+    };
+    let found = scanned
+        .find_word("using")
+        .filter(|i| before.is_none_or(|before| *i < before));
+    if let Some(found) = found {
+        let end = before.unwrap_or(scanned.tokens.len());
+        let says = |word| (found..end).any(|i| scanned.is_word(i, word));
+        if using.ttl.is_some() && says("ttl") {
+            return Err("the statement has a TTL of its own beside the step's ttl".into());
+        }
+        if using.timestamp && says("timestamp") {
+            return Err("the statement has a TIMESTAMP of its own, and is to be grouped".into());
+        }
+        let at = scanned.tokens[found].span.end;
+        return Ok(format!("{} {clause} AND{}", &cql[..at], &cql[at..]));
+    }
+    if let Some(before) = before {
+        let at = scanned.tokens[before].span.start;
+        return Ok(format!("{}USING {clause} {}", &cql[..at], &cql[at..]));
+    }
+    let last = scanned.tokens.iter().rposition(|t| t.kind != TokenKind::Symbol(';'));
+    let at = last.map_or(cql.len(), |i| scanned.tokens[i].span.end);
+    Ok(format!("{} USING {clause}{}", &cql[..at], &cql[at..]))
+}
+
+/// The life that a bound TTL of this many seconds means, as CQL has it: none for zero.
+pub fn bound_ttl(seconds: i64) -> Result<Option<Duration>, StoreError> {
+    match u64::try_from(seconds) {
+        Ok(0) => Ok(None),
+        Ok(seconds) if seconds <= MAX_TTL => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(StoreError::permanent(
+            "invalid",
+            format!("a time to live of {seconds} s: it is from 0 s, which is none, to 20 years"),
+        )),
+    }
+}
+
+fn ttl_seconds(ttl: Duration) -> Result<u64, String> {
     let seconds = ttl.as_secs();
     if seconds == 0 || ttl.subsec_nanos() != 0 || seconds > MAX_TTL {
         return Err(format!("a ttl is in whole seconds, from 1 s to 20 years; got {ttl:?}"));
     }
-    let scanned = scan(cql);
-    let insert = scanned.is_word(0, "insert");
-    if !insert && !scanned.is_word(0, "update") {
-        return Err(format!(
-            "a ttl is for INSERT and UPDATE, not for {}",
-            scanned.str(0).to_uppercase()
-        ));
-    }
-    let set = scanned.find_word("set").filter(|_| !insert);
-    let using = scanned.find_word("using").filter(|i| set.is_none_or(|set| *i < set));
-    if let Some(using) = using {
-        let end = set.unwrap_or(scanned.tokens.len());
-        if (using..end).any(|i| scanned.is_word(i, "ttl")) {
-            return Err("the statement has a TTL of its own beside the step's ttl".into());
-        }
-        let at = scanned.tokens[using].span.end;
-        return Ok(format!("{} TTL {seconds} AND{}", &cql[..at], &cql[at..]));
-    }
-    if let Some(set) = set {
-        let at = scanned.tokens[set].span.start;
-        return Ok(format!("{}USING TTL {seconds} {}", &cql[..at], &cql[at..]));
-    }
-    let last = scanned.tokens.iter().rposition(|t| t.kind != TokenKind::Symbol(';'));
-    let at = last.map_or(cql.len(), |i| scanned.tokens[i].span.end);
-    Ok(format!("{} USING TTL {seconds}{}", &cql[..at], &cql[at..]))
+    Ok(seconds)
 }
 
 /// Why a write cannot be repeated, if the text and the markers' types show it: conditions, counters, appends to lists,
@@ -219,6 +287,24 @@ pub fn unrepeatable(cql: &str, markers: &[Marker]) -> Option<String> {
         }
     }
     None
+}
+
+/// Whether each of these columns is compared by `=` or `IN` behind WHERE.
+pub fn compares_all<'c>(cql: &str, columns: impl IntoIterator<Item = &'c str>) -> bool {
+    let scanned = scan(cql);
+    let Some(start) = scanned.find_word("where") else {
+        return columns.into_iter().next().is_none();
+    };
+    columns.into_iter().all(|column| {
+        (start + 1..scanned.tokens.len()).any(|i| {
+            let named = match scanned.tokens[i].kind {
+                TokenKind::Word => scanned.str(i).eq_ignore_ascii_case(column),
+                TokenKind::QuotedName => scanned.str(i).trim_matches('"') == column,
+                _ => false,
+            };
+            named && (scanned.is_symbol(i + 1, '=') || scanned.is_word(i + 1, "in"))
+        })
+    })
 }
 
 /// Recognises `a = a + x`, `a = x + a` and `a = a - x` at the equals sign, unless x is bound and is a set or a map.
@@ -311,6 +397,42 @@ mod tests {
         }
     }
 
+    fn with_ttl(cql: &str, ttl: Duration) -> Result<String, String> {
+        let ttl = Some(Ttl::Fixed(ttl));
+        with_using(cql, Using { ttl, timestamp: false })
+    }
+
+    #[test]
+    fn a_bound_timestamp_goes_where_the_grammar_wants_it() {
+        let stamped = |ttl| Using { ttl, timestamp: true };
+        let cases = [
+            (
+                "INSERT INTO t (a) VALUES (:a);",
+                Some(Ttl::Bound),
+                "INSERT INTO t (a) VALUES (:a) USING TTL :messina_ttl AND TIMESTAMP :messina_timestamp;",
+            ),
+            (
+                "UPDATE t SET a = :a WHERE k = :k",
+                Some(Ttl::Fixed(HOUR)),
+                "UPDATE t USING TTL 3600 AND TIMESTAMP :messina_timestamp SET a = :a WHERE k = :k",
+            ),
+            (
+                "DELETE a FROM t WHERE k = :k",
+                None,
+                "DELETE a FROM t USING TIMESTAMP :messina_timestamp WHERE k = :k",
+            ),
+        ];
+        for (cql, ttl, wanted) in cases {
+            assert_eq!(with_using(cql, stamped(ttl)).as_deref(), Ok(wanted));
+        }
+        assert!(with_using("DELETE FROM t USING TIMESTAMP 1 WHERE k = 1", stamped(None)).is_err());
+        assert!(with_using("SELECT a FROM t", stamped(None)).is_err());
+        assert_eq!(
+            with_using("SELECT a FROM t", Using::default()).as_deref(),
+            Ok("SELECT a FROM t")
+        );
+    }
+
     #[test]
     fn ttl_is_refused_where_it_has_no_meaning() {
         for cql in [
@@ -328,6 +450,21 @@ mod tests {
         ] {
             assert!(with_ttl("INSERT INTO t (a) VALUES (1)", ttl).is_err(), "{ttl:?}");
         }
+    }
+
+    #[test]
+    fn a_whole_partition_key_is_recognised() {
+        for (cql, whole) in [
+            ("SELECT a FROM t WHERE k = :k", true),
+            ("SELECT a FROM t WHERE K = 'x' AND c > 1", true),
+            ("SELECT a FROM t WHERE \"k\" IN :ks", true),
+            ("SELECT a FROM t WHERE k > :k", false),
+            ("SELECT k FROM t WHERE a = 'k = 1' ALLOW FILTERING", false),
+            ("SELECT k FROM t", false),
+        ] {
+            assert_eq!(compares_all(cql, ["k"]), whole, "{cql}");
+        }
+        assert!(!compares_all("SELECT a FROM t WHERE k = 1", ["k", "l"]), "one of two");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::cache::append_key;
 use super::types::ColumnType;
-use super::{Column, Kind, Marker, Prepared, Row, Statement, StatementOptions, Store, StoreError, cql};
+use super::{Column, Gather, Kind, Marker, Prepared, Row, Statement, StatementOptions, Store, StoreError, cql};
 use crate::avro::value::Value;
 
 /// See the module's page. Clones share one state.
@@ -73,7 +73,7 @@ impl MemoryStore {
         self.state().statements.push((cql.to_owned(), markers, columns));
     }
 
-    /// Adds the row that a look-up by these values finds.
+    /// Adds a row that a look-up by these values finds.
     pub fn answer(&self, cql: &str, values: &[Value<'_>], row: Row) {
         let mut key = Vec::new();
         append_key(values, &mut key);
@@ -116,16 +116,23 @@ impl MemoryStore {
 impl Store for MemoryStore {
     async fn prepare(&self, text: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
         let declared = self.state().statements.iter().find(|(cql, ..)| cql == text).cloned();
-        let (markers, columns) = match declared {
+        let (mut markers, columns) = match declared {
             Some((_, markers, columns)) => (markers, columns),
             None => undeclared(text),
         };
+        if options.ttl == Some(cql::Ttl::Bound) {
+            markers.push(Marker {
+                name: cql::TTL_MARKER.to_owned(),
+                ty: ColumnType::Int,
+            });
+        }
         Ok(Statement {
             markers: markers.into(),
             columns: columns.into(),
             partition_key: Box::default(),
             cql: text.into(),
             kind: options.kind,
+            rows: options.rows,
             table: None,
             inner: Prepared::Memory(MemoryStatement),
         })
@@ -143,8 +150,14 @@ impl Store for MemoryStore {
         let found = state
             .rows
             .iter()
-            .find(|(cql, key, _)| *cql == *statement.cql && *key == wanted);
-        Ok(found.map(|(.., row)| row.clone()))
+            .filter(|(cql, key, _)| *cql == *statement.cql && *key == wanted);
+        let mut gather = Gather::new(statement);
+        for (.., row) in found {
+            if !gather.add(row.clone())? {
+                break;
+            }
+        }
+        Ok(gather.end())
     }
 
     async fn write(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Result<(), StoreError> {

@@ -16,16 +16,19 @@ pub mod classify;
 pub mod convert;
 pub mod cql;
 pub mod decimal;
+pub mod group;
 pub mod memory;
 pub mod scylla;
 pub mod sqlite;
 pub mod types;
+#[cfg(test)]
+mod types_page;
 
 use std::future::Future;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::avro::value::Value;
+use crate::avro::value::{Type, Value};
 use crate::retry::Class;
 pub use types::{ColumnType, bindable, result_type};
 
@@ -75,6 +78,23 @@ pub enum Consistency {
     LocalOne,
 }
 
+impl From<crate::config::Consistency> for Consistency {
+    fn from(level: crate::config::Consistency) -> Self {
+        use crate::config::Consistency as From;
+        match level {
+            From::Any => Consistency::Any,
+            From::One => Consistency::One,
+            From::Two => Consistency::Two,
+            From::Three => Consistency::Three,
+            From::Quorum => Consistency::Quorum,
+            From::All => Consistency::All,
+            From::LocalQuorum => Consistency::LocalQuorum,
+            From::EachQuorum => Consistency::EachQuorum,
+            From::LocalOne => Consistency::LocalOne,
+        }
+    }
+}
+
 impl FromStr for Consistency {
     type Err = String;
 
@@ -106,6 +126,15 @@ pub enum SerialConsistency {
     LocalSerial,
 }
 
+impl From<crate::config::SerialConsistency> for SerialConsistency {
+    fn from(level: crate::config::SerialConsistency) -> Self {
+        match level {
+            crate::config::SerialConsistency::Serial => SerialConsistency::Serial,
+            crate::config::SerialConsistency::LocalSerial => SerialConsistency::LocalSerial,
+        }
+    }
+}
+
 impl FromStr for SerialConsistency {
     type Err = String;
 
@@ -118,13 +147,30 @@ impl FromStr for SerialConsistency {
     }
 }
 
+/// How much of a look-up's result is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rows {
+    /// The first row.
+    #[default]
+    First,
+    /// All rows, as one list for each column.
+    List {
+        /// At most so many.
+        max: usize,
+        /// What more of them are: cut off, or else an error.
+        truncate: bool,
+    },
+}
+
 /// How a statement is prepared and executed. What is `None` is the store's own setting.
 #[derive(Debug, Clone)]
 pub struct StatementOptions {
     /// Look-up or write.
     pub kind: Kind,
-    /// Life of what a write stores, in whole seconds; SQLite and CQL alike.
-    pub ttl: Option<Duration>,
+    /// How much of a look-up's result is taken.
+    pub rows: Rows,
+    /// Life of what a write stores, in whole seconds; SQLite and CQL alike. A bound one is one more marker, of seconds.
+    pub ttl: Option<cql::Ttl>,
     /// Whether running it twice is the same as running it once. `true` (the default) refuses statements of which that
     /// is known to be wrong, and lets the driver repeat the others by itself.
     pub idempotent: bool,
@@ -136,18 +182,37 @@ pub struct StatementOptions {
     pub serial_consistency: Option<SerialConsistency>,
     /// Ask a second replica when the first has not answered for this long; idempotent statements on CQL only.
     pub speculative_after: Option<Duration>,
+    /// Whether a look-up may leave a part of its table's partition key open, so that every node is asked. CQL only.
+    pub scan: bool,
+    /// Whether rows that are written at the same time go together; idempotent writes on CQL only.
+    pub group: Option<group::GroupOptions>,
+}
+
+impl From<&crate::config::Execution> for StatementOptions {
+    fn from(from: &crate::config::Execution) -> Self {
+        StatementOptions {
+            consistency: from.consistency.map(Consistency::from),
+            serial_consistency: from.serial_consistency.map(SerialConsistency::from),
+            speculative_after: from.speculative_after,
+            scan: from.scan,
+            ..StatementOptions::default()
+        }
+    }
 }
 
 impl Default for StatementOptions {
     fn default() -> Self {
         StatementOptions {
             kind: Kind::Lookup,
+            rows: Rows::First,
             ttl: None,
             idempotent: true,
             timeout: None,
             consistency: None,
             serial_consistency: None,
             speculative_after: None,
+            scan: false,
+            group: None,
         }
     }
 }
@@ -222,6 +287,7 @@ pub struct Statement {
     partition_key: Box<[usize]>,
     cql: Box<str>,
     kind: Kind,
+    rows: Rows,
     table: Option<Box<str>>,
     inner: Prepared,
 }
@@ -262,6 +328,41 @@ impl Statement {
         self.table.as_deref()
     }
 
+    /// What a look-up gives, by name and type, in the order of its row; any may be null.
+    pub fn gives(&self) -> impl Iterator<Item = (&str, Type)> {
+        self.columns.iter().map(|column| {
+            let ty = result_type(&column.ty);
+            let ty = match self.rows {
+                Rows::First => ty,
+                Rows::List { .. } => Type::List(Box::new(ty.nullable())),
+            };
+            (column.name.as_str(), ty)
+        })
+    }
+
+    /// The type of all rows together, as records; none for a look-up of one row.
+    pub fn records(&self) -> Option<Type> {
+        let Rows::List { .. } = self.rows else { return None };
+        let fields = self
+            .columns
+            .iter()
+            .map(|c| (c.name.clone(), result_type(&c.ty).nullable()));
+        Some(Type::List(Box::new(Type::Record(fields.collect()))))
+    }
+
+    /// How much of its result is taken.
+    pub fn rows(&self) -> Rows {
+        self.rows
+    }
+
+    /// What the grouping of its rows has come to; none where they are not grouped.
+    pub fn grouped(&self) -> Option<&std::sync::Arc<group::GroupStats>> {
+        match &self.inner {
+            Prepared::Scylla(inner) => inner.grouped(),
+            Prepared::Sqlite(_) | Prepared::Memory(_) => None,
+        }
+    }
+
     /// What it was prepared for.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -286,6 +387,76 @@ impl Statement {
     }
 }
 
+/// Gathers the rows of a look-up.
+enum Gather {
+    First(Option<Row>),
+    List {
+        max: usize,
+        truncate: bool,
+        columns: Vec<Vec<Value<'static>>>,
+        count: usize,
+    },
+}
+
+impl Gather {
+    fn new(statement: &Statement) -> Gather {
+        match statement.rows {
+            Rows::First => Gather::First(None),
+            Rows::List { max, truncate } => Gather::List {
+                max,
+                truncate,
+                columns: vec![Vec::new(); statement.columns.len()],
+                count: 0,
+            },
+        }
+    }
+
+    /// Takes a row; false where no more are wanted.
+    fn add(&mut self, row: Row) -> Result<bool, StoreError> {
+        match self {
+            Gather::First(first) => {
+                *first = Some(row);
+                Ok(false)
+            }
+            Gather::List {
+                max,
+                truncate,
+                columns,
+                count,
+            } => {
+                if count == max {
+                    let message = format!("the look-up found more than the {max} rows of its max_rows");
+                    return if *truncate {
+                        Ok(false)
+                    } else {
+                        Err(StoreError::permanent("too_many_rows", message))
+                    };
+                }
+                for (column, value) in columns.iter_mut().zip(row) {
+                    column.push(value);
+                }
+                *count += 1;
+                Ok(true)
+            }
+        }
+    }
+
+    /// What was gathered: none without a row.
+    fn end(self) -> Option<Row> {
+        match self {
+            Gather::First(first) => first,
+            Gather::List { count: 0, .. } => None,
+            Gather::List { columns, .. } => {
+                let lists = columns.into_iter().map(|mut column| {
+                    column.shrink_to_fit();
+                    Value::List(column)
+                });
+                Some(lists.collect())
+            }
+        }
+    }
+}
+
 fn foreign_statement() -> StoreError {
     StoreError::fatal("misuse", "the statement was prepared by a store of another kind")
 }
@@ -299,7 +470,8 @@ pub trait Store {
         options: &StatementOptions,
     ) -> impl Future<Output = Result<Statement, StoreError>> + Send;
 
-    /// The first row of a look-up, or `None`. A null among the values finds nothing, without asking.
+    /// The first row of a look-up, or `None`; under [`Rows::List`] one row that holds a list for each column, or `None`
+    /// where there is no row. A null among the values finds nothing, without asking.
     fn lookup(
         &self,
         statement: &Statement,

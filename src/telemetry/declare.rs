@@ -6,6 +6,7 @@
 //!
 //! Invariant: `Family::of` takes exactly as many values as labels were declared, so it cannot fail.
 
+use prometheus::core::Collector;
 use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts};
 
 /// The prefix of every metric's name.
@@ -64,6 +65,34 @@ impl<V: Vector, const N: usize> Family<V, N> {
     /// Forgets a series, for instance that of a partition that was revoked, so that no stale value is exported.
     pub fn forget(&self, values: [&str; N]) {
         self.0.remove(&values);
+    }
+}
+
+impl<const N: usize> Family<IntGaugeVec, N> {
+    /// The value of every series whose label `name` is `value`, by its label `by`.
+    pub fn by(&self, name: &str, value: &str, by: &str) -> Vec<(String, i64)> {
+        let families = self.0.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        metrics
+            .filter_map(|metric| {
+                let label = |wanted: &str| {
+                    metric
+                        .get_label()
+                        .iter()
+                        .find(|l| l.name() == wanted)
+                        .map(|l| l.value())
+                };
+                let by = label(by)?.to_owned();
+                (label(name) == Some(value)).then(|| (by, metric.get_gauge().get_value() as i64))
+            })
+            .collect()
+    }
+
+    /// The sum over all series.
+    pub fn sum(&self) -> i64 {
+        let families = self.0.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        metrics.map(|metric| metric.get_gauge().get_value()).sum::<f64>() as i64
     }
 }
 

@@ -5,12 +5,14 @@
 //! its timings in a [`LocalPipeline`], which touches shared memory once a batch.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::metrics::Metrics;
+use crate::reference::Reference;
+use crate::store::group::GroupStats;
 
 /// The metrics of one pipeline.
 #[derive(Clone)]
@@ -43,6 +45,8 @@ pub struct PipelineMetrics {
     pub in_flight_bytes: IntGauge,
     /// The configured bound.
     pub max_in_flight: IntGauge,
+    /// The bound now.
+    pub concurrency_limit: IntGauge,
     /// In flight over the bound.
     pub concurrency_load: Gauge,
     /// Partitions paused now.
@@ -59,6 +63,14 @@ pub struct PipelineMetrics {
     pub commits: IntCounter,
     /// Commits failed.
     pub commit_failures: IntCounter,
+    /// Consumers made anew.
+    pub consumer_rebuilds: IntCounter,
+    /// Transactions committed.
+    pub transactions_committed: IntCounter,
+    /// Transactions aborted.
+    pub transactions_aborted: IntCounter,
+    /// Time to commit a transaction, in seconds.
+    pub transaction_commit: Histogram,
 }
 
 impl PipelineMetrics {
@@ -79,6 +91,7 @@ impl PipelineMetrics {
             in_flight_records: m.in_flight_records.of([pipeline]),
             in_flight_bytes: m.in_flight_bytes.of([pipeline]),
             max_in_flight: m.max_in_flight.of([pipeline]),
+            concurrency_limit: m.concurrency_limit.of([pipeline]),
             concurrency_load: m.concurrency_load_ratio.of([pipeline]),
             paused_partitions: m.paused_partitions.of([pipeline]),
             pauses: m.pauses_total.of([pipeline]),
@@ -87,6 +100,10 @@ impl PipelineMetrics {
             dead_letter_stop: m.dead_letter_stop.of([pipeline]),
             commits: m.commits_total.of([pipeline]),
             commit_failures: m.commit_failures_total.of([pipeline]),
+            consumer_rebuilds: m.consumer_rebuilds_total.of([pipeline]),
+            transactions_committed: m.transactions_total.of([pipeline, "committed"]),
+            transactions_aborted: m.transactions_total.of([pipeline, "aborted"]),
+            transaction_commit: m.transaction_commit_seconds.of([pipeline]),
             metrics: Arc::clone(metrics),
             pipeline: Arc::from(pipeline),
         }
@@ -102,6 +119,11 @@ impl PipelineMetrics {
         StepMetrics {
             seconds: self.metrics.step_seconds.of([&self.pipeline, step]),
             retries: self.metrics.retries_total.of([&self.pipeline, step]),
+            in_flight: self.metrics.step_in_flight.of([&self.pipeline, step]),
+            transient: self
+                .metrics
+                .failures_total
+                .of([&self.pipeline, step, "transient", "warn"]),
             metrics: Arc::clone(&self.metrics),
             pipeline: Arc::clone(&self.pipeline),
             step: Arc::from(step),
@@ -111,6 +133,15 @@ impl PipelineMetrics {
     /// Rows written by a `write` step.
     pub fn rows_written(&self, step: &str) -> IntCounter {
         self.metrics.rows_written_total.of([&self.pipeline, step])
+    }
+
+    /// The series of a grouped write.
+    pub fn grouped(&self, step: &str) -> GroupMetrics {
+        let labels = [&*self.pipeline, step];
+        GroupMetrics {
+            batches: self.metrics.write_batches_total.of(labels),
+            rows: self.metrics.grouped_rows_total.of(labels),
+        }
     }
 
     /// The series of a step's cache.
@@ -124,6 +155,15 @@ impl PipelineMetrics {
             entries: self.metrics.cache_entries.of(labels),
             bytes: self.metrics.cache_bytes.of(labels),
         }
+    }
+
+    /// Look-ups of a step in a reference: found, and missing.
+    pub fn reference_lookups(&self, step: &str) -> (IntCounter, IntCounter) {
+        let lookups = &self.metrics.reference_lookups_total;
+        (
+            lookups.of([&*self.pipeline, step, "found"]),
+            lookups.of([&*self.pipeline, step, "missing"]),
+        )
     }
 
     /// The series of one assigned partition.
@@ -172,6 +212,7 @@ impl PipelineMetrics {
             received: self.received.local(),
             record_bytes: self.record_bytes.local(),
             decode: self.decode.local(),
+            event: self.event.local(),
         }
     }
 }
@@ -186,6 +227,10 @@ pub struct StepMetrics {
     pub seconds: Histogram,
     /// Attempts that repeat a failed one.
     pub retries: IntCounter,
+    /// Attempts that failed in a way that may pass, and are repeated.
+    pub transient: IntCounter,
+    /// Events at the step.
+    pub in_flight: IntGauge,
 }
 
 impl StepMetrics {
@@ -194,12 +239,48 @@ impl StepMetrics {
         self.seconds.observe(took.as_secs_f64());
     }
 
+    /// Counts an event at the step, until what this gives is dropped.
+    pub fn enter(&self) -> AtStep<'_> {
+        self.in_flight.inc();
+        AtStep(&self.in_flight)
+    }
+
+    /// Counts a row that was answered past its life, because the store failed.
+    pub fn stale(&self) {
+        self.metrics.cache_stale_total.of([&self.pipeline, &self.step]).inc();
+    }
+
     /// Counts a failed attempt; its time is observed nowhere.
     pub fn failed(&self, class: &str, level: &str) {
         self.metrics
             .failures_total
             .of([&self.pipeline, &self.step, class, level])
             .inc();
+    }
+}
+
+/// An event at a step; see [`StepMetrics::enter`].
+pub struct AtStep<'m>(&'m IntGauge);
+
+impl Drop for AtStep<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The metrics of one grouped write.
+#[derive(Clone)]
+pub struct GroupMetrics {
+    batches: IntCounter,
+    rows: IntCounter,
+}
+
+impl GroupMetrics {
+    /// Brings these counters up to what has been sent.
+    pub fn show(&self, stats: &GroupStats) {
+        let (batches, rows) = stats.sent();
+        self.batches.inc_by(batches.saturating_sub(self.batches.get()));
+        self.rows.inc_by(rows.saturating_sub(self.rows.get()));
     }
 }
 
@@ -220,6 +301,71 @@ pub struct CacheMetrics {
     pub bytes: IntGauge,
 }
 
+/// The metrics of one reference.
+#[derive(Clone)]
+pub struct ReferenceMetrics {
+    /// Documents held.
+    pub entries: IntGauge,
+    /// Bytes held.
+    pub bytes: IntGauge,
+    /// Documents that do not fit their types.
+    pub unfit: IntGauge,
+    /// Since it was last known to be what the server has.
+    pub age: Gauge,
+    /// Reading the whole collection.
+    pub seconds: Histogram,
+    /// Readings that succeeded.
+    pub refreshed: IntCounter,
+    /// Readings that failed.
+    pub failed: IntCounter,
+    /// Changes that a change stream told.
+    pub changes: IntCounter,
+    /// Hits, misses, coalesced and evictions of one that asks for each document.
+    cache: [IntCounter; 4],
+}
+
+impl ReferenceMetrics {
+    /// Resolves all series of `reference`.
+    pub fn new(metrics: &Metrics, reference: &str) -> Self {
+        Self {
+            entries: metrics.reference_entries.of([reference]),
+            bytes: metrics.reference_bytes.of([reference]),
+            unfit: metrics.reference_unfit.of([reference]),
+            age: metrics.reference_age_seconds.of([reference]),
+            seconds: metrics.reference_refresh_seconds.of([reference]),
+            refreshed: metrics.reference_refreshes_total.of([reference, "ok"]),
+            failed: metrics.reference_refreshes_total.of([reference, "failed"]),
+            changes: metrics.reference_changes_total.of([reference]),
+            cache: [
+                metrics.reference_cache_total.of([reference, "hit"]),
+                metrics.reference_cache_total.of([reference, "miss"]),
+                metrics.reference_cache_total.of([reference, "coalesced"]),
+                metrics.reference_cache_evictions_total.of([reference]),
+            ],
+        }
+    }
+
+    /// Brings the gauges up to date.
+    pub fn show(&self, reference: &Reference, now: Instant) {
+        self.entries.set(reference.entries() as i64);
+        self.bytes.set(reference.bytes() as i64);
+        self.unfit.set(reference.unfit() as i64);
+        if let Some(on_demand) = reference.asks() {
+            let now = on_demand.cache().stats();
+            for (series, now) in self
+                .cache
+                .iter()
+                .zip([now.hits, now.misses, now.coalesced, now.evictions])
+            {
+                series.inc_by(now.saturating_sub(series.get()));
+            }
+        }
+        if let Some(age) = reference.age(now) {
+            self.age.set(age.as_secs_f64());
+        }
+    }
+}
+
 /// The metrics of one assigned partition; see [`PipelineMetrics::forget_partition`].
 #[derive(Clone)]
 pub struct PartitionMetrics {
@@ -233,6 +379,34 @@ pub struct PartitionMetrics {
     pub committed_offset: IntGauge,
 }
 
+/// One consumer's part of a gauge that the consumers of a pipeline share; taken back when it is dropped.
+pub struct Part {
+    gauge: IntGauge,
+    last: i64,
+}
+
+impl Part {
+    /// A part of 0.
+    pub fn of(gauge: &IntGauge) -> Part {
+        Part {
+            gauge: gauge.clone(),
+            last: 0,
+        }
+    }
+
+    /// Sets this part, and leaves those of others.
+    pub fn set(&mut self, value: i64) {
+        self.gauge.add(value - self.last);
+        self.last = value;
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// What a consumer loop counts for every record, without touching shared memory until [`LocalPipeline::flush`] (or
 /// its drop, for the timer).
 pub struct LocalPipeline {
@@ -242,6 +416,8 @@ pub struct LocalPipeline {
     pub record_bytes: LocalIntCounter,
     /// CPU time to decode one record, in seconds.
     pub decode: LocalHistogram,
+    /// Admission to finish, in seconds.
+    pub event: LocalHistogram,
 }
 
 impl LocalPipeline {
@@ -250,6 +426,7 @@ impl LocalPipeline {
         self.received.flush();
         self.record_bytes.flush();
         self.decode.flush();
+        self.event.flush();
     }
 }
 
@@ -276,6 +453,18 @@ mod tests {
     }
 
     #[test]
+    fn the_parts_of_a_gauge_add_up() {
+        let gauge = IntGauge::new("g", "g").unwrap();
+        let (mut one, mut two) = (Part::of(&gauge), Part::of(&gauge));
+        one.set(5);
+        two.set(7);
+        one.set(3);
+        assert_eq!(gauge.get(), 10);
+        drop(two);
+        assert_eq!(gauge.get(), 3);
+    }
+
+    #[test]
     fn a_failure_is_counted_and_not_timed_and_a_revoked_partition_is_gone() {
         let metrics = Metrics::new().unwrap();
         let pipeline = PipelineMetrics::new(&metrics, "p");
@@ -286,6 +475,9 @@ mod tests {
         assert!(text(&metrics).contains(line));
         pipeline.partition("t", 3).lag_seconds.set(1.5);
         assert!(text(&metrics).contains("messina_lag_seconds{partition=\"3\",pipeline=\"p\",topic=\"t\"} 1.5"));
+        pipeline.partition("t", 3).lag_records.set(4);
+        pipeline.partition("t", 4).lag_records.set(-1);
+        assert_eq!(metrics.lag_records.sum(), 3);
         pipeline.forget_partition("t", 3);
         assert!(!text(&metrics).contains("partition=\"3\""));
     }

@@ -1,16 +1,20 @@
-//! Logs: to stderr, for people on a terminal and as JSON lines elsewhere.
+//! Logs: to stderr, for people on a terminal and as JSON lines elsewhere; or to a file, which can be opened again by its name.
 //!
 //! Standard output belongs to what a command answers, so that it can be piped. What is logged, and at which level, is
 //! said by the configuration; the environment variable `RUST_LOG` wins, for the one run that needs a closer look.
-//! Messages carry fields (pipeline, step, partition, offset), and never keys or payloads.
+//! SIGUSR1 shows more of Messina itself, SIGUSR2 ends that. Messages carry fields (pipeline, step, partition, offset), and never keys or payloads.
 
-use std::io::IsTerminal;
+use std::fs::{File, OpenOptions};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, registry, reload};
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,20 +41,139 @@ pub enum LoggingError {
         /// What is wrong with it.
         error: ParseError,
     },
+    /// The file cannot be opened.
+    #[error("cannot open the log file {path}: {error}")]
+    File {
+        /// Its name.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
     /// The process logs already.
     #[error("logging is set up already: {0}")]
     Twice(#[from] TryInitError),
 }
 
-/// Starts logging to stderr. `level` is a level (`info`) or a filter (`info,scylla=debug`) from the configuration.
+/// Starts logging to stderr, or to `file`. `level` is a level (`info`) or a filter (`info,scylla=debug`) from the configuration.
 ///
 /// # Errors
-/// When `level` or `RUST_LOG` cannot be read as a filter, or logging was started before.
-pub fn init(level: &str, format: Format) -> Result<(), LoggingError> {
-    let filter = filter(level, std::env::var("RUST_LOG").ok().as_deref())?;
-    let terminal = std::io::stderr().is_terminal();
+/// When `level` or `RUST_LOG` cannot be read as a filter, the file cannot be opened, or logging was started before.
+pub fn init(level: &str, format: Format, file: Option<&LogFile>) -> Result<Verbosity, LoggingError> {
+    let (filter, verbosity) = Verbosity::new(filter(level, std::env::var("RUST_LOG").ok().as_deref())?);
+    let terminal = file.is_none() && std::io::stderr().is_terminal();
     let json = format == Format::Json || (format == Format::Auto && !terminal);
-    Ok(subscriber(filter, json, terminal, std::io::stderr).try_init()?)
+    match file {
+        Some(file) => {
+            let file = file.clone();
+            subscriber(filter, json, false, move || file.clone()).try_init()?;
+        }
+        None => subscriber(filter, json, terminal, std::io::stderr).try_init()?,
+    }
+    Ok(verbosity)
+}
+
+type Filter = reload::Layer<EnvFilter, Registry>;
+
+/// Changes what is logged while the process runs.
+#[derive(Debug, Clone)]
+pub struct Verbosity {
+    filter: reload::Handle<EnvFilter, Registry>,
+    /// What was asked for at the start.
+    configured: Arc<str>,
+    /// How many levels more.
+    more: Arc<AtomicUsize>,
+}
+
+impl Verbosity {
+    /// Messina's own levels beyond the configured ones, one for each [`Verbosity::more`].
+    const MORE: [&str; 2] = ["debug", "trace"];
+
+    fn new(filter: EnvFilter) -> (Filter, Verbosity) {
+        let configured = filter.to_string().into();
+        let (layer, filter) = reload::Layer::new(filter);
+        let more = Arc::default();
+        let verbosity = Verbosity {
+            filter,
+            configured,
+            more,
+        };
+        (layer, verbosity)
+    }
+
+    /// Logs more of Messina itself: debug, and then trace. Gives the filter from then on.
+    ///
+    /// # Errors
+    /// In words, when logging has ended.
+    pub fn more(&self) -> Result<String, String> {
+        let step = self.more.load(Ordering::Relaxed);
+        self.more
+            .store((step + 1).min(Verbosity::MORE.len()), Ordering::Relaxed);
+        let level = Verbosity::MORE[step.min(Verbosity::MORE.len() - 1)];
+        self.set(format!("{},messina={level}", self.configured))
+    }
+
+    /// Logs as configured again. Gives the filter from then on.
+    ///
+    /// # Errors
+    /// In words, when logging has ended.
+    pub fn as_configured(&self) -> Result<String, String> {
+        self.more.store(0, Ordering::Relaxed);
+        self.set(self.configured.to_string())
+    }
+
+    fn set(&self, text: String) -> Result<String, String> {
+        let filter = EnvFilter::builder().parse(&text).map_err(|error| error.to_string())?;
+        self.filter.reload(filter).map_err(|error| error.to_string())?;
+        Ok(text)
+    }
+}
+
+/// A log file. Lines are appended; after its name has been given to another file, [`LogFile::reopen`] goes on there.
+#[derive(Debug, Clone)]
+pub struct LogFile {
+    path: Arc<Path>,
+    file: Arc<Mutex<File>>,
+}
+
+impl LogFile {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// When neither is possible.
+    pub fn open(path: &Path) -> Result<LogFile, LoggingError> {
+        Ok(LogFile {
+            path: path.into(),
+            file: Arc::new(Mutex::new(appended(path)?)),
+        })
+    }
+
+    /// Opens the file of this name again. Where that fails the old one is written on.
+    ///
+    /// # Errors
+    /// When it cannot be opened or made.
+    pub fn reopen(&self) -> Result<(), LoggingError> {
+        let file = appended(&self.path)?;
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        Ok(())
+    }
+}
+
+fn appended(path: &Path) -> Result<File, LoggingError> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.map_err(|error| LoggingError::File {
+        path: path.display().to_string(),
+        error,
+    })
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).flush()
+    }
 }
 
 /// The filter: `RUST_LOG` where it says something, else the configuration's.
@@ -64,7 +187,7 @@ fn filter(level: &str, rust_log: Option<&str>) -> Result<EnvFilter, LoggingError
         .map_err(|error| LoggingError::Filter { from, error })
 }
 
-fn subscriber<W>(filter: EnvFilter, json: bool, colour: bool, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(filter: Filter, json: bool, colour: bool, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -80,8 +203,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -99,6 +220,7 @@ mod tests {
     fn logged(filter: EnvFilter, json: bool) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
+        let (filter, _) = Verbosity::new(filter);
         tracing::subscriber::with_default(subscriber(filter, json, false, move || writer.clone()), || {
             tracing::info!(pipeline = "navigation", offset = 7, "taken");
             tracing::debug!("detail");
@@ -108,11 +230,62 @@ mod tests {
     }
 
     #[test]
+    fn more_is_logged_for_a_while_and_then_as_configured() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (filter, verbosity) = Verbosity::new(filter("warn,scylla=error", None).unwrap());
+        tracing::subscriber::with_default(subscriber(filter, false, false, move || writer.clone()), || {
+            let log = |round: &str| {
+                tracing::trace!(target: "messina", "trace {round}");
+                tracing::debug!(target: "messina", "debug {round}");
+                tracing::warn!(target: "messina", "warn {round}");
+                tracing::debug!(target: "scylla", "driver {round}");
+            };
+            log("0");
+            assert!(verbosity.more().unwrap().ends_with("messina=debug"));
+            log("1");
+            verbosity.more().unwrap();
+            assert!(verbosity.more().unwrap().ends_with("messina=trace"));
+            log("2");
+            assert!(!verbosity.as_configured().unwrap().contains("messina"));
+            log("3");
+            assert!(verbosity.more().unwrap().ends_with("messina=debug"));
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let words: Vec<_> = text
+            .lines()
+            .map(|line| line.rsplit("messina: ").next().unwrap())
+            .collect();
+        assert_eq!(
+            words,
+            ["warn 0", "debug 1", "warn 1", "trace 2", "debug 2", "warn 2", "warn 3"]
+        );
+    }
+
+    #[test]
     fn json_lines_carry_the_fields() {
         let text = logged(filter("info", None).unwrap(), true);
         let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
         assert_eq!((&line["level"], &line["message"]), (&"INFO".into(), &"taken".into()));
         assert_eq!((&line["pipeline"], &line["offset"]), (&"navigation".into(), &7.into()));
+    }
+
+    #[test]
+    fn a_log_file_goes_on_under_its_name_when_it_is_opened_again() {
+        let directory = std::env::temp_dir().join(format!("messina-log-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let (path, moved) = (directory.join("log"), directory.join("log.1"));
+        let mut file = LogFile::open(&path).unwrap();
+        file.write_all(b"one\n").unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        file.write_all(b"two\n").unwrap();
+        file.reopen().unwrap();
+        file.write_all(b"three\n").unwrap();
+        let text = |path| std::fs::read_to_string(path).unwrap();
+        assert_eq!((text(&moved).as_str(), text(&path).as_str()), ("one\ntwo\n", "three\n"));
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(file.reopen().unwrap_err().to_string().contains("log file"));
+        file.write_all(b"four\n").unwrap();
     }
 
     #[test]

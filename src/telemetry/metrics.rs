@@ -55,8 +55,11 @@ const CPU: &[u64] = &[
     1_000_000_000,
 ];
 
-/// Bounds for one request to a server, in nanoseconds: 3 µs (an embedded store) to 15 s, six a decade.
+/// Bounds for one request to a server, in nanoseconds: 1 µs (an embedded store) to 15 s, six a decade.
 const IO: &[u64] = &[
+    1_000,
+    1_500,
+    2_000,
     3_000,
     5_000,
     7_000,
@@ -165,6 +168,10 @@ metrics! {
         published_total: IntCounterVec ["pipeline"],
         /// Rows written to the store and acknowledged.
         rows_written_total: IntCounterVec ["pipeline", "step"],
+        /// Batches that a write with `group` sent, retries included. The rows of one: that of `messina_grouped_rows_total` over this.
+        write_batches_total: IntCounterVec ["pipeline", "step"],
+        /// Rows sent in these batches, retries included.
+        grouped_rows_total: IntCounterVec ["pipeline", "step"],
         /// Time that a stage on the CPU took for one record: decode or encode.
         stage_seconds: HistogramVec ["pipeline", "stage"] within CPU,
         /// Time that a step's request took until its answer. Answers from a cache and failures are not in it.
@@ -178,6 +185,11 @@ metrics! {
         /// Failed attempts, by class (transient, permanent, fatal) and level (warn: it will be tried again;
         /// error: the record is given up; fatal: the pipeline stops).
         failures_total: IntCounterVec ["pipeline", "step", "class", "level"],
+        /// How the breaker of a dependency stands: 0 closed, 1 half-open (a probe is out), 2 open. The dependency is store,
+        /// registry, or sink and the pipeline's name.
+        breaker_state: IntGaugeVec ["dependency"],
+        /// Times that the breaker of a dependency opened.
+        breaker_opens_total: IntCounterVec ["dependency"],
         /// Attempts that repeat a failed one.
         retries_total: IntCounterVec ["pipeline", "step"],
         /// Records published to the dead-letter topic and acknowledged, by the class of the reason.
@@ -188,15 +200,19 @@ metrics! {
         // Load
         /// Records admitted and not yet finished.
         in_flight_records: IntGaugeVec ["pipeline"],
+        /// Events at a step that asks the store: waiting for its answer, for the next attempt or for the breaker.
+        step_in_flight: IntGaugeVec ["pipeline", "step"],
         /// Bytes of the records admitted and not yet finished.
         in_flight_bytes: IntGaugeVec ["pipeline"],
-        /// Configured bound of the events worked on at the same time.
+        /// Bound of the events worked on at the same time, as it is now: configured, or found with max_in_flight = "auto".
+        concurrency_limit: IntGaugeVec ["pipeline"],
+        /// Configured bound of the events worked on at the same time; with max_in_flight = "auto" the upper one.
         max_in_flight: IntGaugeVec ["pipeline"],
         /// Events being worked on over max_in_flight: 1 means that the concurrency is used up.
         concurrency_load_ratio: GaugeVec ["pipeline"],
         /// Bytes that the process may hold for records, caches and queues together.
         budget_limit_bytes: IntGaugeVec [],
-        /// Bytes of the budget in use, by part: fetch_queue, in_flight, cache, producer_queue.
+        /// Bytes of the budget in use, by part: fetch_queue, in_flight, cache, reference, producer_queue.
         budget_used_bytes: IntGaugeVec ["part"],
         /// Partitions paused now because the budget is used up.
         paused_partitions: IntGaugeVec ["pipeline"],
@@ -216,12 +232,18 @@ metrics! {
         assigned_partitions: IntGaugeVec ["pipeline"],
         /// Partitions with lag that make no progress.
         stalled_partitions: IntGaugeVec ["pipeline"],
+        /// Consumers made anew because they stood still.
+        consumer_rebuilds_total: IntCounterVec ["pipeline"],
         /// Rebalances, by kind: assigned, revoked, lost or error.
         rebalances_total: IntCounterVec ["pipeline", "kind"],
         /// Commits acknowledged by the brokers.
         commits_total: IntCounterVec ["pipeline"],
         /// Commits that failed.
         commit_failures_total: IntCounterVec ["pipeline"],
+        /// Transactions that ended, by outcome: committed or aborted. Only under `exactly_once`.
+        transactions_total: IntCounterVec ["pipeline", "outcome"],
+        /// Time to commit a transaction, from the offsets sent to the brokers' acknowledgement, in seconds.
+        transaction_commit_seconds: HistogramVec ["pipeline"] within IO,
 
         // Caches of look-ups
         /// Look-ups answered by the cache, remembered absences among them.
@@ -232,10 +254,34 @@ metrics! {
         cache_coalesced_total: IntCounterVec ["pipeline", "step"],
         /// Entries given up before their time, to keep within the cache's bytes.
         cache_evictions_total: IntCounterVec ["pipeline", "step"],
+        /// Rows answered past their life because the store failed.
+        cache_stale_total: IntCounterVec ["pipeline", "step"],
         /// Entries held.
         cache_entries: IntGaugeVec ["pipeline", "step"],
         /// Bytes held.
         cache_bytes: IntGaugeVec ["pipeline", "step"],
+
+        // References
+        /// Documents of a reference held in memory.
+        reference_entries: IntGaugeVec ["reference"],
+        /// Bytes that a reference holds, its tables included.
+        reference_bytes: IntGaugeVec ["reference"],
+        /// Documents of a reference whose fields are not of the types that were declared or sampled; records that need them fail.
+        reference_unfit: IntGaugeVec ["reference"],
+        /// Time since the copy in memory was last known to be what the server has.
+        reference_age_seconds: GaugeVec ["reference"],
+        /// Time that reading the whole collection took.
+        reference_refresh_seconds: HistogramVec ["reference"] within EVENT,
+        /// Readings of the whole collection, by outcome: ok or failed (the documents in memory are then kept).
+        reference_refreshes_total: IntCounterVec ["reference", "outcome"],
+        /// Changes that a change stream told.
+        reference_changes_total: IntCounterVec ["reference"],
+        /// Look-ups in a reference with mode = "on_demand", by what came of its cache: hit, miss (a request), coalesced (another's request).
+        reference_cache_total: IntCounterVec ["reference", "outcome"],
+        /// Documents that the cache of a reference with mode = "on_demand" gave up early, for room.
+        reference_cache_evictions_total: IntCounterVec ["reference"],
+        /// Look-ups in a reference, by outcome: found or missing.
+        reference_lookups_total: IntCounterVec ["pipeline", "step", "outcome"],
 
         // Schema registry
         /// Requests to the schema registry, by outcome: ok, unknown, refused, failed.
@@ -397,8 +443,10 @@ mod tests {
             "part",
             "client",
             "broker",
+            "dependency",
             "runtime",
             "version",
+            "reference",
         ];
         for metric in declared() {
             let name = &metric.name;

@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod limit;
 pub mod logging;
 pub mod metrics;
+pub mod openmetrics;
 mod process;
 pub mod quantile;
 pub mod reference;

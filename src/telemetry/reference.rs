@@ -12,7 +12,8 @@ const HEAD: &str = "\
 # Metrics
 <!-- Generated from src/telemetry/metrics.rs: UPDATE_DOCS=1 cargo test --lib reference -->
 
-`GET /metrics` answers in the Prometheus text format. Times are in seconds, sizes in bytes. Labels are bounded by the
+`GET /metrics` answers in the Prometheus text format, or in OpenMetrics where the scraper accepts it (a counter's family is
+then named without `_total`). Times are in seconds, sizes in bytes. Labels are bounded by the
 configuration and the number of partitions: no label ever holds a key, an id or a message.
 
 A timer is observed when its work succeeded. Failures are counted in `messina_failures_total` instead, so that a fast

@@ -1,7 +1,9 @@
 //! Random schemas, data and encodings, for the tests that compare with apache-avro.
 //!
-//! Everything follows from one seed, so a failure is repeated by its seed. The data are apache-avro's values; the encoder
-//! here is a third one, which writes blocks in all the ways that the specification allows.
+//! Everything follows from one seed, so a failure is repeated by its seed; and the seeds follow from one number, so that a
+//! run is repeated by running it. `AVRO_SEED` is another number, `AVRO_CASES` and `AVRO_DATA` are how many schemas, and data
+//! of each. The data are apache-avro's values; the encoder here is a third one, which writes blocks in all the ways that the
+//! specification allows.
 #![allow(dead_code)] // Each test file uses a part.
 
 use std::collections::HashMap;
@@ -9,7 +11,31 @@ use std::collections::HashMap;
 use apache_avro::types::Value as Theirs;
 use apache_avro::{Days, Decimal, Duration, Millis, Months, Uuid};
 use messina::avro::value::{Unit, Value};
+use proptest::prelude::ProptestConfig;
+use proptest::test_runner::RngSeed;
 use serde_json::{Value as Json, json};
+
+fn variable(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is no number")))
+}
+
+/// As many in an ordinary run, and in a long one (`./test --long`), unless the variable says how many.
+pub fn amount(name: &str, short: usize, long: usize) -> usize {
+    let is_long = std::env::var("MESSINA_TEST_LONG").is_ok_and(|value| !value.is_empty());
+    variable(name).map_or(if is_long { long } else { short }, |n| n as usize)
+}
+
+/// So many schemas, in an ordinary run and in a long one; the same ones each time.
+pub fn cases(short: u32, long: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: amount("AVRO_CASES", short as usize, long as usize) as u32,
+        rng_seed: RngSeed::Fixed(variable("AVRO_SEED").unwrap_or(20)),
+        max_shrink_iters: 0,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Random(pub u64);
@@ -572,4 +598,34 @@ pub fn sorted(value: Value<'_>) -> Value<'static> {
         Value::Decimal { unscaled, .. } => Value::Decimal { unscaled, scale: 0 },
         other => other,
     }
+}
+
+/// An output schema that the input resolves to: fields dropped, moved, added, made nullable, made wider.
+pub fn change(generator: &mut Generator, json: &Json) -> Json {
+    let mut fields = Vec::new();
+    let named = |ty: &Json| ty.is_object() && ty.get("name").is_some() || ty.to_string().contains("\"name\":");
+    for field in json["fields"].as_array().unwrap() {
+        let ty = &field["type"];
+        // A definition must stay where others refer to it.
+        if !named(ty) && generator.random.one_in(5) {
+            continue;
+        }
+        let ty = match (ty.as_str().unwrap_or_default(), generator.random.below(3)) {
+            ("int", 0) => json!("long"),
+            ("int", 1) => json!("double"),
+            ("float", 0) => json!("double"),
+            ("string", 0) => json!("bytes"),
+            ("string" | "long" | "boolean" | "double", 1) => json!(["null", ty]),
+            _ => ty.clone(),
+        };
+        if generator.random.one_in(6) {
+            let number = fields.len();
+            fields.push(json!({ "name": format!("added{number}"), "type": ["null", "string"], "default": null }));
+        }
+        fields.push(json!({ "name": field["name"], "type": ty }));
+    }
+    if generator.random.one_in(2) && !fields.iter().any(|field| named(&field["type"])) {
+        fields.reverse();
+    }
+    json!({ "type": "record", "name": json["name"], "fields": fields })
 }

@@ -1,6 +1,7 @@
 //! `messina check --online` finds what only live services can tell, says where it is, and changes nothing.
 
 use crate::support::Bench;
+use crate::support::certificates::stranger;
 use crate::support::process::finish;
 use crate::support::three::{Three, text};
 
@@ -67,6 +68,20 @@ fn check_online() {
         !bench.registry.has(&bench, &bench.name("navigation-enriched-value")),
         "a check registers nothing"
     );
+
+    // A certificate that is named is judged whether or not it is used, before the day on which it ends everything.
+    let authority = stranger(&bench.folder);
+    let text_of = format!(
+        "[kafka]\nproperties = {{ \"ssl.ca.location\" = \"{}\" }}\n",
+        authority.display()
+    );
+    let certificates = bench.file("certificates.toml", &text_of);
+    let [three_toml, local_toml] = three.configs();
+    let warned = finish(&["check", "--online"], &[three_toml, local_toml, &certificates]);
+    assert_eq!(warned.code, Some(0), "a warning: {}", warned.stderr);
+    for says in ["warning", "the authority runs out in", "certificates.toml:2:"] {
+        assert!(warned.stderr.contains(says), "does not say {says:?}: {}", warned.stderr);
+    }
 
     for (number, Mistake { what, from, to, says }) in MISTAKES.iter().enumerate() {
         let good = text(&bench);

@@ -37,6 +37,11 @@ fn drain_on_sigterm() {
         until("a commit to be acknowledged", STOP * 4, &[&messina], || {
             (messina.metric("messina_commits_total") > 0.0).then_some(())
         });
+        // It stops nothing: what can be read again is.
+        messina.hang_up();
+        until("the answer to SIGHUP", STOP, &[&messina], || {
+            (!messina.lines("SIGHUP: log file opened again").is_empty()).then_some(())
+        });
         let ended = messina.ended_records();
         let mut in_flight = vec![messina.in_flight()];
         messina.signal();

@@ -8,9 +8,22 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../faults/mod.rs"]
+mod faults;
+#[path = "../security/mod.rs"]
+mod security;
+
 mod bad_input;
 mod check_online;
+mod costs;
+mod dead_letters;
 mod drain;
+mod evolution;
+mod exactly_once;
+mod grouped;
+mod mistyped;
 mod order;
+mod processors;
 mod rebalance;
+mod references;
 mod stream;

@@ -1,7 +1,12 @@
-//! A second member joins the group and leaves it under load: nothing is lost, and with cooperative-sticky nothing is repeated.
+//! A second member joins the group and leaves it under load: nothing is lost, and with cooperative-sticky nothing is repeated. Nor is
+//! it where a member leaves while the group waits for another one.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::support::numbers::{Numbers, Pipeline, duplicates};
 use crate::support::process::Messina;
@@ -64,5 +69,103 @@ fn two_members_rebalance() {
         .rows(&bench, &format!("SELECT seq FROM {}.numbers", bench.keyspace));
     assert_eq!(rows.len() as i64, sent, "rows");
     drop(first);
+    bench.clean();
+}
+
+/// It has joined and got nothing. Were it not to say that it leaves, the others would wait for the end of its session.
+#[test]
+fn a_member_without_partitions_leaves_its_group() {
+    let Some(bench) = Bench::find("a_member_without_partitions_leaves_its_group") else {
+        return;
+    };
+    let pipelines = [Pipeline {
+        name: "spare",
+        order: "key",
+        cache: None,
+        writes: false,
+    }];
+    let numbers = Numbers::new(&bench, 1, &pipelines);
+    let configs = numbers.config(Duration::from_secs(30), &pipelines);
+    let patient = bench.file(
+        "patient.toml",
+        "[kafka.consumer_properties]\n\"session.timeout.ms\" = 45000\n",
+    );
+    let configs: [&Path; 3] = [&configs[0], &configs[1], &patient];
+    let group = numbers.group("spare");
+    let first = Messina::start("first member", &configs);
+    until("the partition", LONG, &[&first], || {
+        (first.partitions() == 1).then_some(())
+    });
+    let second = Messina::start("second member", &configs);
+    until("the second member to have joined", LONG, &[&first, &second], || {
+        (!second.lines("partitions assigned").is_empty() && bench.kafka.members(&group) == 2).then_some(())
+    });
+    let spare = [&first, &second]
+        .into_iter()
+        .find(|member| member.partitions() == 0)
+        .unwrap();
+    spare.stop();
+    let left = bench.kafka.members(&group);
+    assert_eq!(left, 1, "members of the group after one has stopped");
+    drop((first, second));
+    bench.clean();
+}
+
+/// While a join waits for the slowest member, the broker reads no commit of the others; when it is over, their generation is an old one.
+#[test]
+fn a_member_leaves_while_others_join() {
+    let Some(bench) = Bench::find("a_member_leaves_while_others_join") else {
+        return;
+    };
+    let pipelines = [Pipeline {
+        name: "left",
+        order: "key",
+        cache: None,
+        writes: false,
+    }];
+    let numbers = Numbers::new(&bench, 4, &pipelines);
+    let configs = numbers.config(Duration::from_secs(30), &pipelines);
+    let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
+    until("all partitions", LONG, &[&messina], || {
+        (messina.partitions() == 4).then_some(())
+    });
+    let load = numbers.load(1000, i64::MAX);
+    until("records", LONG, &[&messina], || {
+        (messina.ended_records() > 1000).then_some(())
+    });
+    let group = numbers.group("left");
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &bench.kafka.brokers)
+        .set("group.id", &group)
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("enable.auto.commit", "false");
+    let slow: BaseConsumer = config.create().unwrap();
+    slow.subscribe(&[&numbers.topic]).unwrap();
+    // It joins. But it is not polled, so it does not see that it got nothing yet, and does not come back for what is given to it.
+    until("two partitions to be given to it", LONG, &[&messina], || {
+        (messina.partitions() == 2).then_some(())
+    });
+    // Before the next of its regular commits: one that waits already is followed by another, whatever becomes of it.
+    messina.signal();
+    until("the drain", LONG, &[], || {
+        (!messina.lines("draining").is_empty()).then_some(())
+    });
+    // The last commit is on its way.
+    std::thread::sleep(Duration::from_secs(1));
+    let (code, took) = messina.wait_for_end(LONG, || {
+        let _ = slow.poll(Duration::from_millis(10));
+    });
+    assert_eq!(code, Some(0), "{}", messina.tail());
+    load.stop();
+    let published: HashSet<_> = numbers.outputs("left").into_iter().map(|o| o.place).collect();
+    let committed = bench.kafka.committed(&group, &numbers.topic);
+    let again = published
+        .iter()
+        .filter(|(partition, offset)| *offset >= committed[usize::try_from(*partition).unwrap()])
+        .count();
+    println!("{} records published, left after {took:.1?}", published.len());
+    assert_eq!(again, 0, "published and not committed\n{}", messina.tail());
+    drop((messina, slow));
     bench.clean();
 }

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use futures_util::TryStreamExt;
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::deserialize::row::DeserializeRow;
+use scylla::statement::{Consistency, Statement};
 
 use super::Bench;
 
@@ -18,15 +20,27 @@ pub struct Database {
 impl Bench {
     /// Connects.
     pub fn database(&self) -> Database {
-        let session = self
-            .wait(SessionBuilder::new().known_nodes(&self.nodes).build())
-            .unwrap();
+        let mut builder = SessionBuilder::new().known_nodes(&self.nodes);
+        if let Some(own) = &self.own
+            && own.variable("SCYLLA_TLS_NODES").is_some()
+        {
+            let tls = own.tls();
+            let mut context = SslConnector::builder(SslMethod::tls_client()).unwrap();
+            context.set_ca_file(tls.join("ca.pem")).unwrap();
+            context.set_certificate_chain_file(tls.join("client.crt")).unwrap();
+            context
+                .set_private_key_file(tls.join("client.key"), SslFiletype::PEM)
+                .unwrap();
+            builder = builder.tls_context(Some(context)).user("cassandra", "cassandra");
+        }
+        let session = self.wait(builder.build()).unwrap();
         Database { session }
     }
 
     /// Makes a keyspace, and tables in it: name and columns.
     pub fn create_tables(&self, database: &Database, keyspace: &str, tables: &[(&str, &str)]) {
-        let replication = "{'class': 'NetworkTopologyStrategy', 'dc1': 1}";
+        let replicas: String = self.datacenters.iter().map(|name| format!(", '{name}': 1")).collect();
+        let replication = format!("{{'class': 'NetworkTopologyStrategy'{replicas}}}");
         database.run(
             self,
             &format!("CREATE KEYSPACE IF NOT EXISTS {keyspace} WITH replication = {replication}"),
@@ -52,13 +66,15 @@ impl Database {
         bench.wait(self.session.query_unpaged(cql, ())).unwrap();
     }
 
-    /// All rows of a statement.
+    /// All rows of a statement, as all replicas have them together: one that was down gets what it missed only later.
     pub fn rows<R>(&self, bench: &Bench, cql: &str) -> Vec<R>
     where
         R: for<'f, 'm> DeserializeRow<'f, 'm> + 'static,
     {
         bench.wait(async {
-            let pager = self.session.query_iter(cql, ()).await.unwrap();
+            let mut statement = Statement::new(cql);
+            statement.set_consistency(Consistency::All);
+            let pager = self.session.query_iter(statement, ()).await.unwrap();
             pager.rows_stream::<R>().unwrap().try_collect().await.unwrap()
         })
     }

@@ -8,6 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -69,6 +70,18 @@ impl Record {
     }
 }
 
+/// What the brokers answer, in the end: a leader or coordinator that has just moved is asked again.
+fn patiently<T>(what: &str, ask: impl Fn() -> KafkaResult<T>) -> T {
+    let began = Instant::now();
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(error) => assert!(began.elapsed() < LONG, "{what}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 impl Kafka {
     /// Connects on the first use.
     pub fn new(brokers: &str) -> Kafka {
@@ -103,11 +116,11 @@ impl Kafka {
         producer.flush(REQUEST).unwrap();
     }
 
-    /// Makes topics of this many partitions, which take large records, and waits until they have leaders.
+    /// Makes topics of this many partitions and the brokers' own replication, which take large records, and waits until they have leaders.
     pub fn create(&self, bench: &Bench, topics: &[&str], partitions: i32) {
         let new: Vec<_> = topics
             .iter()
-            .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("max.message.bytes", BIGGEST))
+            .map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(-1)).set("max.message.bytes", BIGGEST))
             .collect();
         for result in bench
             .wait(self.admin.create_topics(&new, &AdminOptions::new()))
@@ -146,7 +159,9 @@ impl Kafka {
 
     /// Partitions that have a leader.
     fn partitions(&self, topic: &str) -> i32 {
-        let metadata = self.admin.inner().fetch_metadata(Some(topic), REQUEST).unwrap();
+        let metadata = patiently("the partitions of a topic", || {
+            self.admin.inner().fetch_metadata(Some(topic), REQUEST)
+        });
         let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
         partitions.filter(|p| p.leader() >= 0).count() as i32
     }
@@ -169,7 +184,7 @@ impl Kafka {
         let partitions = self.partitions(topic);
         self.with_group("test-tools", |c| {
             (0..partitions)
-                .map(|p| c.fetch_watermarks(topic, p, REQUEST).unwrap())
+                .map(|p| patiently("the ends of a topic", || c.fetch_watermarks(topic, p, REQUEST)))
                 .collect()
         })
     }
@@ -179,12 +194,22 @@ impl Kafka {
         let partitions = self.partitions(topic);
         let mut list = TopicPartitionList::new();
         list.add_partition_range(topic, 0, partitions - 1);
-        let list = self.with_group(group, |c| c.committed_offsets(list, REQUEST).unwrap());
+        let list = self.with_group(group, |c| {
+            patiently("committed offsets", || c.committed_offsets(list.clone(), REQUEST))
+        });
         let offset = |p| match list.find_partition(topic, p).unwrap().offset() {
             Offset::Offset(offset) => offset,
             _ => 0,
         };
         (0..partitions).map(offset).collect()
+    }
+
+    /// How many members the group has.
+    pub fn members(&self, group: &str) -> usize {
+        let list = self.with_group("test-tools", |c| {
+            patiently("the members of a group", || c.fetch_group_list(Some(group), REQUEST))
+        });
+        list.groups().iter().map(|group| group.members().len()).sum()
     }
 
     /// Records committed by the group, and records there are. Partitions must begin at 0.
@@ -194,8 +219,17 @@ impl Kafka {
         (committed as u64, there as u64)
     }
 
-    /// All records of a topic, up to where it ends now, partition by partition in order.
+    /// All records of a topic that are committed, up to where it ends now, partition by partition in order.
     pub fn read(&self, topic: &str) -> Vec<Record> {
+        self.read_isolated(topic, "read_committed")
+    }
+
+    /// The same, with what was aborted.
+    pub fn read_uncommitted(&self, topic: &str) -> Vec<Record> {
+        self.read_isolated(topic, "read_uncommitted")
+    }
+
+    fn read_isolated(&self, topic: &str, isolation: &str) -> Vec<Record> {
         let ends = self.ends(topic);
         let mut list = TopicPartitionList::new();
         let mut open = HashMap::new();
@@ -208,6 +242,8 @@ impl Kafka {
         config
             .set("bootstrap.servers", &self.brokers)
             .set("group.id", "test-tools")
+            .set("isolation.level", isolation)
+            .set("enable.partition.eof", "true")
             .set("enable.auto.commit", "false");
         let consumer: BaseConsumer = config.create().unwrap();
         consumer.assign(&list).unwrap();
@@ -222,7 +258,15 @@ impl Kafka {
             let Some(message) = consumer.poll(Duration::from_millis(200)) else {
                 continue;
             };
-            let message = message.unwrap();
+            let message = match message {
+                Ok(message) => message,
+                // Behind the last record there may be the markers of transactions.
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    open.remove(&partition);
+                    continue;
+                }
+                Err(error) => panic!("{topic}: {error}"),
+            };
             heard = Instant::now();
             if open
                 .get(&message.partition())

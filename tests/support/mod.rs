@@ -4,13 +4,22 @@
 //! and the database hold afterwards. Invariants: names (topics, groups, keyspaces) are unique to one test run; every process
 //! that is started ends with its owner; every wait says what it waits for and ends with the process's last log lines.
 
+pub mod certificates;
 pub mod database;
+pub mod figures;
+pub mod finished;
+pub mod judge;
 pub mod kafka;
 pub mod numbers;
 pub mod process;
+pub mod proxy;
 pub mod python;
+pub mod random;
 pub mod registry;
+pub mod services;
 pub mod three;
+pub mod tls_proxy;
+pub mod watch;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -20,6 +29,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use kafka::Kafka;
 use process::Messina;
 use registry::Registry;
+use services::Services;
 
 /// Nothing in these tests takes this long unless it hangs.
 pub const LONG: Duration = Duration::from_secs(300);
@@ -43,8 +53,11 @@ pub struct Bench {
     pub prefix: String,
     /// A keyspace of the test's own.
     pub keyspace: String,
+    /// Datacenters with a replica of it.
+    pub datacenters: &'static [&'static str],
     /// For configuration files.
     pub folder: PathBuf,
+    own: Option<Services>,
     runtime: tokio::runtime::Runtime,
     _alone: MutexGuard<'static, ()>,
 }
@@ -52,6 +65,11 @@ pub struct Bench {
 impl Bench {
     /// The services as the environment names them. None, after saying why, where they are absent; a failure where `CI=true`.
     pub fn find(test: &str) -> Option<Bench> {
+        Bench::find_with(test, &[], &[])
+    }
+
+    /// The same with services of the test's own in place of the shared ones: it may break them.
+    pub fn find_with(test: &str, own: &[&str], settings: &[(&str, &str)]) -> Option<Bench> {
         let wanted = ["KAFKA_BROKERS", "REGISTRY_URL", "SCYLLA_NODES", "MESSINA_TEST_PYTHON"];
         let missing: Vec<&str> = wanted.into_iter().filter(|name| std::env::var(name).is_err()).collect();
         if !missing.is_empty() {
@@ -59,7 +77,25 @@ impl Bench {
             return None;
         }
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let [brokers, registry, nodes, python] = wanted.map(|name| std::env::var(name).unwrap());
+        let [mut brokers, mut registry, mut nodes, python] = wanted.map(|name| std::env::var(name).unwrap());
+        let own = (!own.is_empty()).then(|| Services::up(own, settings));
+        if let Some(own) = &own {
+            let replace = |with: &[&str], value: &mut String| {
+                if let Some(own) = with.iter().find_map(|name| own.variable(name)) {
+                    own.clone_into(value);
+                }
+            };
+            replace(&["KAFKA_BROKERS", "KAFKA_CLUSTER_BROKERS"], &mut brokers);
+            if let Some(port) = own
+                .variable("KAFKA_SECURE_BROKERS")
+                .and_then(|b| b.rsplit(':').next()?.parse::<u16>().ok())
+            {
+                // Its listener for those who administer it.
+                brokers = format!("127.0.0.1:{}", port + 100);
+            }
+            replace(&["REGISTRY_URL"], &mut registry);
+            replace(&["SCYLLA_NODES", "SCYLLA_2DC_NODES", "SCYLLA_TLS_NODES"], &mut nodes);
+        }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let unique = format!("{:x}{:04x}", since.as_millis(), std::process::id() & 0xffff);
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{unique}"));
@@ -71,7 +107,16 @@ impl Bench {
             python: python.into(),
             prefix: format!("t{unique}-"),
             keyspace: format!("t{unique}"),
+            datacenters: if own
+                .as_ref()
+                .is_some_and(|own| own.variable("SCYLLA_2DC_NODES").is_some())
+            {
+                &["dc1", "dc2"]
+            } else {
+                &["dc1"]
+            },
             folder,
+            own,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
@@ -79,6 +124,11 @@ impl Bench {
                 .unwrap(),
             _alone: alone,
         })
+    }
+
+    /// The services of the test's own.
+    pub fn own(&self) -> &Services {
+        self.own.as_ref().expect("the test named services of its own")
     }
 
     /// Waits for a future.

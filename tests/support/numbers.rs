@@ -4,6 +4,7 @@
 //! byte; output is decoded by apache-avro with the schema that the registry has. The output says which input record it came
 //! from, so that what was published can be held against what was committed.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,9 @@ use super::kafka::Record;
 
 const SCHEMA: &str = r#"{"type": "record", "name": "Number", "namespace": "com.acme.test", "fields": [
     {"name": "seq", "type": "long"}, {"name": "who", "type": "string"}]}"#;
+/// A later version of it.
+const EVOLVED: &str = r#"{"type": "record", "name": "Number", "namespace": "com.acme.test", "fields": [
+    {"name": "seq", "type": "long"}, {"name": "who", "type": "string"}, {"name": "extra", "type": "long", "default": 0}]}"#;
 /// Tables of the pipelines here: every second key has a row in `people`.
 const TABLES: [(&str, &str); 2] = [
     ("people", "who text PRIMARY KEY, number bigint"),
@@ -53,6 +57,8 @@ pub struct Numbers<'b> {
     /// The input topic.
     pub topic: String,
     schema_id: u32,
+    /// The version with one more field, once it is registered.
+    evolved: Cell<Option<u32>>,
 }
 
 /// An output record, decoded.
@@ -116,7 +122,25 @@ impl<'b> Numbers<'b> {
             bench,
             topic,
             schema_id,
+            evolved: Cell::new(None),
         }
+    }
+
+    /// Registers a later version of the schema, which every third record from now on has.
+    pub fn evolve(&self) {
+        let subject = format!("{}-value", self.topic);
+        self.evolved
+            .set(Some(self.bench.registry.register(self.bench, &subject, EVOLVED)));
+    }
+
+    /// Writes records whose values can never be read, and waits until they are there.
+    pub fn send_bad(&self, count: i64) {
+        let producer = self.bench.kafka.producer();
+        for number in 0..count {
+            let (key, value) = (who(number), format!("bad {number}"));
+            put(&producer, &self.topic, &key, value.as_bytes());
+        }
+        producer.flush(Duration::from_secs(60)).unwrap();
     }
 
     /// The consumer group of a pipeline.
@@ -165,16 +189,22 @@ impl<'b> Numbers<'b> {
 
     /// Begins to write records, `rate` a second, up to `count` of them.
     pub fn load(&self, rate: i64, count: i64) -> Load {
-        let (producer, topic, schema_id) = (self.bench.kafka.producer(), self.topic.clone(), self.schema_id);
+        self.load_from(0, rate, count)
+    }
+
+    /// The same for the records from `first` on: the count includes those before.
+    pub fn load_from(&self, first: i64, rate: i64, count: i64) -> Load {
+        let (producer, topic) = (self.bench.kafka.producer(), self.topic.clone());
+        let ids = (self.schema_id, self.evolved.get());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let began = Instant::now();
-            let mut sent = 0;
+            let mut sent = first;
             while sent < count && !stopped.load(Ordering::Relaxed) {
-                let due = (began.elapsed().as_secs_f64() * rate as f64) as i64;
+                let due = first + (began.elapsed().as_secs_f64() * rate as f64) as i64;
                 while sent < due.min(count) {
-                    send(&producer, &topic, schema_id, sent);
+                    send(&producer, &topic, ids, sent);
                     sent += 1;
                 }
                 producer.poll(Duration::from_millis(2));
@@ -188,6 +218,11 @@ impl<'b> Numbers<'b> {
         }
     }
 
+    /// The value of a record with another key than its own.
+    pub fn record(&self, seq: i64, who: &str) -> Vec<u8> {
+        framed(self.schema_id, seq, who)
+    }
+
     /// Writes records as fast as they go.
     pub fn fill(&self, count: i64) {
         assert_eq!(self.load(1_000_000, count).wait(), count);
@@ -198,6 +233,36 @@ impl<'b> Numbers<'b> {
         let mut schemas = HashMap::new();
         let records = self.bench.kafka.read(&self.bench.name(&format!("{pipeline}-enriched")));
         records.iter().map(|record| self.decode(record, &mut schemas)).collect()
+    }
+
+    /// The good input records with their numbers.
+    pub fn inputs(&self) -> Vec<(i64, Record)> {
+        let records = self.bench.kafka.read(&self.topic);
+        records
+            .into_iter()
+            .filter(|record| record.value.as_ref().is_some_and(|value| value[0] == 0))
+            .map(|record| (get_long(&record.value.as_deref().unwrap()[5..]), record))
+            .collect()
+    }
+
+    /// Writes one bad record with this key and value.
+    pub fn send_secret(&self, key: &str, value: &str) {
+        self.bench.kafka.send(
+            BaseRecord::to(&self.topic)
+                .key(key.as_bytes())
+                .payload(value.as_bytes()),
+        );
+    }
+
+    /// The offset of the first bad record of each partition that has one.
+    pub fn first_bad(&self) -> HashMap<i32, i64> {
+        let mut first = HashMap::new();
+        for record in self.bench.kafka.read(&self.topic) {
+            if record.value.as_ref().is_some_and(|value| value[0] != 0) {
+                first.entry(record.partition).or_insert(record.offset);
+            }
+        }
+        first
     }
 
     fn decode(&self, record: &Record, schemas: &mut HashMap<u32, Schema>) -> Output {
@@ -242,6 +307,18 @@ fn long(value: &Value) -> Option<i64> {
     }
 }
 
+/// Avro's zigzag varint, at the start of these bytes.
+fn get_long(from: &[u8]) -> i64 {
+    let mut raw = 0_u64;
+    for (shift, byte) in (0..).step_by(7).zip(from) {
+        raw |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    (raw >> 1).cast_signed() ^ -(raw & 1).cast_signed()
+}
+
 /// Avro's zigzag varint.
 fn put_long(number: i64, into: &mut Vec<u8>) {
     let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
@@ -252,19 +329,33 @@ fn put_long(number: i64, into: &mut Vec<u8>) {
     into.push(rest as u8);
 }
 
-fn send(producer: &BaseProducer, topic: &str, schema_id: u32, seq: i64) {
+fn send(producer: &BaseProducer, topic: &str, (id, evolved): (u32, Option<u32>), seq: i64) {
     let key = who(seq);
-    let mut value = vec![0];
-    value.extend_from_slice(&schema_id.to_be_bytes());
-    put_long(seq, &mut value);
-    put_long(key.len() as i64, &mut value);
-    value.extend_from_slice(key.as_bytes());
-    let mut record = BaseRecord::to(topic).key(&key).payload(&value);
+    let evolved = evolved.filter(|_| seq % 3 == 0);
+    let mut value = framed(evolved.unwrap_or(id), seq, &key);
+    if evolved.is_some() {
+        put_long(seq, &mut value);
+    }
+    put(producer, topic, &key, &value);
+}
+
+fn put(producer: &BaseProducer, topic: &str, key: &str, value: &[u8]) {
+    let mut record = BaseRecord::to(topic).key(key).payload(value);
     while let Err((error, refused)) = producer.send(record) {
         assert!(error.to_string().contains("Queue full"), "{error}");
         record = refused;
         producer.poll(Duration::from_millis(10));
     }
+}
+
+/// A record's value, encoded.
+fn framed(schema_id: u32, seq: i64, who: &str) -> Vec<u8> {
+    let mut value = vec![0];
+    value.extend_from_slice(&schema_id.to_be_bytes());
+    put_long(seq, &mut value);
+    put_long(who.len() as i64, &mut value);
+    value.extend_from_slice(who.as_bytes());
+    value
 }
 
 /// Records on their way into the topic.

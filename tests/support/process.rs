@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::python::collect;
 use super::{LONG, until};
 
 /// Log lines that are kept, and those that a failure shows.
@@ -21,6 +22,8 @@ const SHOWN: usize = 25;
 #[derive(Default)]
 struct Log {
     lines: VecDeque<String>,
+    /// Whether none is ever forgotten.
+    keep_all: bool,
     http: Option<SocketAddr>,
 }
 
@@ -36,6 +39,8 @@ pub struct Messina {
 pub struct Finished {
     /// Exit code; none after a signal.
     pub code: Option<i32>,
+    /// Its stdout.
+    pub stdout: String,
     /// Its stderr.
     pub stderr: String,
 }
@@ -59,15 +64,27 @@ fn command(arguments: &[&str], configs: &[&Path]) -> Command {
     command
 }
 
+/// Status and body of the answer to a GET; none where there is no answer within five seconds.
+pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let limit = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, limit).ok()?;
+    stream.set_read_timeout(Some(limit)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
 /// Runs a command that ends by itself, and waits for it.
 pub fn finish(arguments: &[&str], configs: &[&Path]) -> Finished {
-    let mut child = command(arguments, configs).spawn().unwrap();
-    let mut stderr = child.stderr.take().unwrap();
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        stderr.read_to_string(&mut text).unwrap();
-        text
-    });
+    let mut child = command(arguments, configs).stdout(Stdio::piped()).spawn().unwrap();
+    let reader = collect(child.stderr.take().unwrap());
+    let answer = collect(child.stdout.take().unwrap());
     let began = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
@@ -87,6 +104,7 @@ pub fn finish(arguments: &[&str], configs: &[&Path]) -> Finished {
     };
     Finished {
         code: status.code(),
+        stdout: answer.join().unwrap(),
         stderr: reader.join().unwrap(),
     }
 }
@@ -94,9 +112,21 @@ pub fn finish(arguments: &[&str], configs: &[&Path]) -> Finished {
 impl Messina {
     /// Starts `messina run` with these files.
     pub fn start(name: &str, configs: &[&Path]) -> Messina {
+        Messina::spawn(name, configs, false)
+    }
+
+    /// The same, and no log line is forgotten.
+    pub fn start_keeping_all(name: &str, configs: &[&Path]) -> Messina {
+        Messina::spawn(name, configs, true)
+    }
+
+    fn spawn(name: &str, configs: &[&Path], keep_all: bool) -> Messina {
         let mut child = command(&["run"], configs).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
-        let log = Arc::new(Mutex::new(Log::default()));
+        let log = Arc::new(Mutex::new(Log {
+            keep_all,
+            ..Log::default()
+        }));
         let into = log.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -106,7 +136,7 @@ impl Messina {
                 {
                     log.http = fields["http"].as_str().and_then(|address| address.parse().ok());
                 }
-                if log.lines.len() == KEPT {
+                if log.lines.len() >= KEPT && !log.keep_all {
                     log.lines.pop_front();
                 }
                 log.lines.push_back(line);
@@ -119,21 +149,37 @@ impl Messina {
         }
     }
 
+    /// Says where it listens, where it has been told so: it logs that only once all services have answered.
+    pub fn listens_on(&self, address: SocketAddr) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).http = Some(address);
+    }
+
+    /// Where it answers HTTP, once it does.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).http
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
     /// The answer to a GET, once the process listens; none while it does not answer.
-    fn get(&self, path: &str) -> Option<String> {
-        let address = self.log.lock().unwrap_or_else(PoisonError::into_inner).http?;
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-        )
-        .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        assert!(head.starts_with("HTTP/1.1 200"), "{}: {path} answers {head}", self.name);
-        Some(body.to_owned())
+    pub fn get(&self, path: &str) -> Option<String> {
+        let (status, body) = get(self.address()?, path)?;
+        assert_eq!(status, 200, "{}: {path} answers {body}", self.name);
+        Some(body)
+    }
+
+    /// Whether `/readyz` says so.
+    pub fn is_ready(&self) -> bool {
+        self.readiness().is_some_and(|(ready, _)| ready)
+    }
+
+    /// Whether `/readyz` says so, and what it says; none while it does not answer.
+    pub fn readiness(&self) -> Option<(bool, String)> {
+        let (status, body) = get(self.address()?, "/readyz")?;
+        Some((status == 200, body))
     }
 
     /// The status page.
@@ -182,6 +228,14 @@ impl Messina {
             .sum()
     }
 
+    /// Records that wait for their schema, in all pipelines.
+    pub fn waiting_for_schema(&self) -> u64 {
+        self.loops()
+            .iter()
+            .filter_map(|l| l["waiting_for_schema"].as_u64())
+            .sum()
+    }
+
     fn pipelines(&self) -> Vec<Value> {
         let Some(Value::Object(pipelines)) = self.status().map(|mut status| status["pipelines"].take()) else {
             return vec![];
@@ -216,10 +270,29 @@ impl Messina {
 
     /// Sends SIGTERM.
     pub fn signal(&self) {
+        self.send(libc::SIGTERM);
+    }
+
+    /// Sends SIGHUP.
+    pub fn hang_up(&self) {
+        self.send(libc::SIGHUP);
+    }
+
+    /// Stops it in the middle of whatever it does, until it is thawed.
+    pub fn freeze(&self) {
+        self.send(libc::SIGSTOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.send(libc::SIGCONT);
+    }
+
+    fn send(&self, signal: i32) {
         let id = self.child.lock().unwrap_or_else(PoisonError::into_inner).id();
         // SAFETY: a system call without memory; the child has not been waited for, so the id is still its own.
-        let sent = unsafe { libc::kill(id.cast_signed(), libc::SIGTERM) };
-        assert_eq!(sent, 0, "{} cannot be sent SIGTERM", self.name);
+        let sent = unsafe { libc::kill(id.cast_signed(), signal) };
+        assert_eq!(sent, 0, "{} cannot be sent signal {signal}", self.name);
     }
 
     /// Waits for its end, and does `meanwhile` between looks; the exit code, none after a signal, and how long it took.
@@ -258,6 +331,12 @@ impl Messina {
     pub fn lines(&self, text: &str) -> Vec<String> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.lines.iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+
+    /// All log lines that are kept.
+    pub fn all(&self) -> String {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
     /// The last log lines.

@@ -56,7 +56,8 @@ impl Bench {
     }
 }
 
-fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+/// Reads a stream to its end, beside what else happens.
+pub fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
     std::thread::spawn(move || {
         let mut text = String::new();
         from.read_to_string(&mut text).unwrap();

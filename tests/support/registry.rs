@@ -20,12 +20,26 @@ impl Registry {
         }
     }
 
-    /// Registers a schema; its id.
+    /// Registers an Avro schema; its id.
     pub fn register(&self, bench: &Bench, subject: &str, schema: &str) -> u32 {
+        self.register_as(bench, subject, "AVRO", schema)
+    }
+
+    /// Lets a subject take versions that are not compatible with those before.
+    pub fn allow_anything(&self, bench: &Bench, subject: &str) {
+        let request = self
+            .client
+            .put(format!("{}/config/{subject}", self.url))
+            .json(&json!({"compatibility": "NONE"}));
+        bench.wait(async { request.send().await.unwrap().error_for_status().unwrap() });
+    }
+
+    /// Registers a schema of a kind: `AVRO`, `JSON` or `PROTOBUF`; its id.
+    pub fn register_as(&self, bench: &Bench, subject: &str, kind: &str, schema: &str) -> u32 {
         let request = self
             .client
             .post(format!("{}/subjects/{subject}/versions", self.url))
-            .json(&json!({"schema": schema}));
+            .json(&json!({"schema": schema, "schemaType": kind}));
         let answer: Value = bench.wait(async {
             request
                 .send()

@@ -4,6 +4,7 @@ Topics (input, -enriched, -dead-letters) are made where they lack, with 20 parti
 each topic got. Bad records (--bad) lie evenly among the good ones; of the 10 MB ones there is one in each topic.
 """
 
+import random
 import sys
 import time
 
@@ -75,6 +76,7 @@ class Stream:
         step = max(1, count // (len(kinds) + 1))
         self.bad = {(i + 1) * step: kn for i, kn in enumerate(kinds)}
         self.extra = len(kinds)
+        self.damage = Damage(pipeline, options) if options.damage else None
 
     def send(self, producer):
         """The next chunk; False when there is no more."""
@@ -86,7 +88,11 @@ class Stream:
             user, head, tail = entries[i % len(entries)]
             value = b"%b%b%012x%b" % (frame, head, i, tail)
             self.bytes += len(value)
-            put(producer, topic, value, user)
+            if self.damage:
+                value, headers = self.damage.pass_through(value, i)
+                put(producer, topic, value, user, headers)
+            else:
+                put(producer, topic, value, user)
         self.next = end
         if end == self.count:
             for kind, number in self.bad.values():
@@ -98,10 +104,37 @@ class Stream:
         put(producer, self.topic, bad.value(kind, number, self.pool, self.frame), bad.key(kind, number))
 
 
-def put(producer, topic, value, key):
+class Damage:
+    """Damages a part of the values at random. Headers keep what the value may lose: the record's number, and whether it was damaged."""
+
+    def __init__(self, pipeline, options):
+        self.random = random.Random(f"{pipeline.name} {options.seed} {options.label}")
+        self.part, self.label = options.damage, options.label
+
+    def pass_through(self, value, number):
+        damaged = self.random.random() < self.part
+        headers = [("number", f"{self.label}-{number}"), ("damaged", str(damaged).lower())]
+        return (self.damaged(value) if damaged else value), headers
+
+    def damaged(self, value):
+        r, made = self.random, bytearray(value)
+        at = r.randrange(len(made))
+        match r.randrange(4):
+            case 0:  # one bit
+                made[at] ^= 1 << r.randrange(8)
+            case 1:  # the end is missing
+                del made[at:]
+            case 2:  # noise
+                made[at : at + 8] = r.randbytes(len(made[at : at + 8]))
+            case _:  # more than there was
+                made[at:at] = r.randbytes(r.randint(1, 16))
+        return bytes(made)
+
+
+def put(producer, topic, value, key, headers=()):
     while True:
         try:
-            return producer.produce(topic, value, key)
+            return producer.produce(topic, value, key, headers=list(headers))
         except BufferError:
             producer.poll(0.1)
 
@@ -111,6 +144,8 @@ def main():
     parser.add_argument("--fresh", action="store_true", help="delete the topics first")
     parser.add_argument("--only-topics", action="store_true", help="make the topics and register the schemas, and write nothing")
     parser.add_argument("--rate", type=float, help="records a second at most, all topics together")
+    parser.add_argument("--damage", type=float, default=0.0, help="damage this part of the values at random, and number all records in a header (0)")
+    parser.add_argument("--label", default="", help="begins these numbers")
     options = parser.parse_args()
     topics(options)
     counts = pipelines.counts(options)

@@ -4,10 +4,13 @@
 //! types are the matter of the pipeline's plan.
 
 mod cql;
+mod delivery;
 mod expression;
+mod group;
 mod names;
 mod pipelines;
 mod properties;
+mod references;
 mod statements;
 mod world;
 
@@ -20,12 +23,14 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
         sources,
         findings: Vec::new(),
     };
-    unsupported(config, &mut report);
     world::check(config, &mut report);
     properties::check(config, &mut report);
+    group::check(config, &mut report);
     pipelines::check(config, &mut report);
+    references::check(config, &mut report);
     for pipeline in config.pipelines.values() {
-        names::check(pipeline, &mut report);
+        delivery::check(config, pipeline, &mut report);
+        names::check(pipeline, &config.references, &mut report);
         statements::check(pipeline, &mut report);
     }
     report.findings
@@ -67,23 +72,5 @@ impl Report<'_> {
                 .at(self.sources, span, label)
                 .help(help),
         );
-    }
-}
-
-fn unsupported(config: &Config, report: &mut Report<'_>) {
-    if let Some(mongo) = &config.mongo {
-        let message = "`[mongo]` is not yet supported in this version".to_owned();
-        report.error(
-            codes::NOT_SUPPORTED,
-            message,
-            mongo.span,
-            "",
-            "remove the section, and the references that need it",
-        );
-    }
-    for (name, reference) in &config.references {
-        let message = format!("`[references.{name}]` is not yet supported in this version");
-        let help = "remove it; a `lookup` with a cache reads a table that seldom changes nearly as fast";
-        report.error(codes::NOT_SUPPORTED, message, reference.name.span, "", help);
     }
 }

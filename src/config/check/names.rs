@@ -2,10 +2,11 @@
 
 use super::super::suggest::nearest;
 use super::super::values::is_identifier;
-use super::super::{Binding, Pipeline, Spanned, Step, StepKind, codes};
+use super::super::{Binding, Pipeline, Reference, Spanned, Step, StepKind, codes};
 use super::Report;
 use super::expression::heads;
 use crate::config::Diagnostic;
+use std::collections::BTreeMap;
 
 /// What expressions can always use; a step by such a name would hide it.
 const RESERVED: [&str; 3] = ["event", "record", "now"];
@@ -34,7 +35,7 @@ const CEL_WORDS: [&str; 20] = [
     "while",
 ];
 
-pub(super) fn check(pipeline: &Pipeline, report: &mut Report<'_>) {
+pub(super) fn check(pipeline: &Pipeline, references: &BTreeMap<String, Reference>, report: &mut Report<'_>) {
     for (index, step) in pipeline.steps.iter().enumerate() {
         step_name(step, report);
         let (before, from_here) = pipeline.steps.split_at(index);
@@ -48,13 +49,13 @@ pub(super) fn check(pipeline: &Pipeline, report: &mut Report<'_>) {
             );
         }
         for expression in expressions(step) {
-            uses(expression, before, from_here, report);
+            uses(expression, before, from_here, references, report);
         }
     }
     if let Some(sink) = &pipeline.sink {
         let set = sink.set.iter().map(|binding| &binding.expression);
         for expression in sink.key.iter().chain(set) {
-            uses(expression, &pipeline.steps, &[], report);
+            uses(expression, &pipeline.steps, &[], references, report);
         }
     }
 }
@@ -91,16 +92,27 @@ fn expressions(step: &Step) -> Vec<&Spanned<String>> {
     let mut expressions: Vec<_> = step.when.iter().collect();
     expressions.extend(match &step.kind {
         StepKind::Lookup(lookup) => values(&lookup.bind),
-        StepKind::Write(write) => values(&write.bind),
+        StepKind::Write(write) => {
+            let mut all = values(&write.bind);
+            all.extend(&write.ttl_seconds);
+            all
+        }
         StepKind::Filter(filter) => vec![&filter.expression],
         StepKind::Set(set) => values(set),
         StepKind::Reference(reference) => vec![&reference.key],
+        StepKind::Custom(custom) => values(&custom.bind),
     });
     expressions
 }
 
 /// Judges the names in an expression that can use the values of `before`; `from_here` is the expression's own step and what follows.
-fn uses(expression: &Spanned<String>, before: &[Step], from_here: &[Step], report: &mut Report<'_>) {
+fn uses(
+    expression: &Spanned<String>,
+    before: &[Step],
+    from_here: &[Step],
+    references: &BTreeMap<String, Reference>,
+    report: &mut Report<'_>,
+) {
     for head in heads(expression) {
         if RESERVED.contains(&head.name) {
             continue;
@@ -108,7 +120,7 @@ fn uses(expression: &Spanned<String>, before: &[Step], from_here: &[Step], repor
         let name = head.name;
         let span = report.sources.part(expression, head.range);
         if let Some(step) = before.iter().find(|step| *step.name == name) {
-            let Some((label, help)) = lacks(step, head.member.as_ref().map(|(member, _)| *member)) else {
+            let Some((label, help)) = lacks(step, head.member.as_ref().map(|(member, _)| *member), references) else {
                 continue;
             };
             let span = head
@@ -145,9 +157,23 @@ fn uses(expression: &Spanned<String>, before: &[Step], from_here: &[Step], repor
 }
 
 /// Why `step` does not give `member`, and a remedy; nothing if it does, or if only the database knows.
-fn lacks(step: &Step, member: Option<&str>) -> Option<(String, String)> {
+fn lacks(step: &Step, member: Option<&str>, references: &BTreeMap<String, Reference>) -> Option<(String, String)> {
     let kind = match &step.kind {
-        StepKind::Lookup(_) | StepKind::Reference(_) => return None,
+        // What these give only the database and the program know.
+        StepKind::Lookup(_) | StepKind::Custom(_) => return None,
+        StepKind::Reference(wanted) => {
+            let fields = &references.get(wanted.reference.as_str())?.fields;
+            let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+            let member = member?;
+            if names.contains(&member) {
+                return None;
+            }
+            let label = nearest(member, names.iter().copied());
+            let label = label.map_or("not kept".to_owned(), |near| format!("did you mean `{near}`?"));
+            let name = wanted.reference.as_str();
+            let help = format!("[references.{name}] keeps {}", super::super::suggest::list(&names));
+            return Some((label, help));
+        }
         StepKind::Set(set) => {
             let names: Vec<&str> = set.iter().map(|binding| binding.name.as_str()).collect();
             let member = member?;
@@ -163,6 +189,6 @@ fn lacks(step: &Step, member: Option<&str>) -> Option<(String, String)> {
     };
     Some((
         format!("{kind} gives no values"),
-        "only `lookup` and `set` steps give values to later ones".to_owned(),
+        "only `lookup`, `reference`, `set` and `custom` steps give values to later ones".to_owned(),
     ))
 }

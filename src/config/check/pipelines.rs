@@ -1,6 +1,6 @@
 //! What pipelines need, and what they must not do to themselves and to one another.
 
-use super::super::{Config, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
+use super::super::{Config, OnError, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
 use super::Report;
 use crate::config::Diagnostic;
 
@@ -95,17 +95,41 @@ fn dead_letters(pipeline: &Pipeline, report: &mut Report<'_>) {
         );
     }
     for step in &pipeline.steps {
-        let on_missing = match &step.kind {
-            StepKind::Lookup(lookup) => lookup.on_missing,
-            StepKind::Reference(reference) => reference.on_missing,
-            StepKind::Write(_) | StepKind::Filter(_) | StepKind::Set(_) => continue,
+        let (on_missing, then, on_error) = match &step.kind {
+            StepKind::Lookup(lookup) => (
+                Some(lookup.on_missing),
+                lookup.missing_deadline.as_ref().map(|missing| missing.then),
+                Some(lookup.errors.on_error),
+            ),
+            StepKind::Reference(reference) => (
+                Some(reference.on_missing),
+                reference.missing_deadline.as_ref().map(|missing| missing.then),
+                None,
+            ),
+            StepKind::Custom(custom) => (Some(custom.on_missing), None, Some(custom.errors.on_error)),
+            StepKind::Write(write) => (None, None, Some(write.errors.on_error)),
+            StepKind::Filter(_) | StepKind::Set(_) => continue,
         };
-        if on_missing == OnMissing::DeadLetter {
-            missing(
-                "an event without a row is to end",
+        let row = "an event without a row is to end";
+        let told = [
+            (
+                on_missing == Some(OnMissing::DeadLetter),
+                row,
                 "on_missing = \"dead_letter\"",
-                step.name.span,
-            );
+            ),
+            (
+                then == Some(OnMissing::DeadLetter),
+                row,
+                "missing_then = \"dead_letter\"",
+            ),
+            (
+                on_error == Some(OnError::DeadLetter),
+                "an event whose requests fail is to end",
+                "on_error = \"dead_letter\"",
+            ),
+        ];
+        for (_, what, label) in told.into_iter().filter(|(is, ..)| *is) {
+            missing(what, label, step.name.span);
         }
     }
 }
@@ -114,7 +138,7 @@ fn effects(pipeline: &Pipeline, report: &mut Report<'_>) {
     let writes = pipeline
         .steps
         .iter()
-        .any(|step| matches!(step.kind, StepKind::Write(_)));
+        .any(|step| matches!(step.kind, StepKind::Write(_) | StepKind::Custom(_)));
     if pipeline.sink.is_none() && !writes {
         let message = format!("`{}` neither publishes nor writes", pipeline.name.value);
         let help = format!(
@@ -126,6 +150,9 @@ fn effects(pipeline: &Pipeline, report: &mut Report<'_>) {
 }
 
 fn store(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
+    if config.store.is_some() {
+        groups(pipeline, report);
+    }
     if config.scylla.is_some() || config.store.is_some() {
         return;
     }
@@ -134,6 +161,22 @@ fn store(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
         let message = format!("step `{}` needs a database, and there is none", step.name.value);
         let help = "add a section [scylla] with `nodes`, or store = \"sqlite:PATH\" at the top of the file";
         report.error(codes::NO_STORE, message, step.name.span, "looks up or writes", help);
+    }
+}
+
+/// The embedded store commits all that has come in together, whatever a step says.
+fn groups(pipeline: &Pipeline, report: &mut Report<'_>) {
+    for step in &pipeline.steps {
+        if let StepKind::Write(write) = &step.kind
+            && let Some(group) = &write.group
+        {
+            let message = format!(
+                "step `{}` groups its rows, which the embedded store does by itself",
+                step.name.value
+            );
+            let help = "remove `group`: writes that come in at the same time share a transaction";
+            report.error(codes::CONFLICT, message, group.span, "for [scylla]", help);
+        }
     }
 }
 

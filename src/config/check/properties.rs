@@ -64,8 +64,8 @@ const OWNED: [(&str, &str, &str); 15] = [
     ),
     (
         "transactional.id",
-        "transactions are not yet supported in this version",
-        "remove it",
+        "it is made of group, pipeline and instance",
+        "use delivery = \"exactly_once\", and `instance_id` in the pipeline's [source]",
     ),
     (
         "statistics.interval.ms",

@@ -18,7 +18,7 @@ pub(super) fn check(pipeline: &Pipeline, report: &mut Report<'_>) {
                 repeatable(write, report);
                 using(&write.cql, report);
             }
-            StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) => {}
+            StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) | StepKind::Custom(_) => {}
         }
     }
 }

@@ -101,6 +101,7 @@ fn secrets(config: &Config) -> Vec<&Secret> {
         None => None,
     });
     secrets.extend(config.scylla.as_ref().and_then(|scylla| scylla.password.as_ref()));
+    secrets.extend(config.mongo.as_ref().map(|mongo| &mongo.uri));
     secrets.extend(config.sentry.as_ref().map(|sentry| &sentry.dsn));
     for pipeline in config.pipelines.values() {
         secrets.extend(of(&pipeline.source.properties));
@@ -150,15 +151,18 @@ fn memory(config: &Config, report: &mut Report<'_>) {
         StepKind::Lookup(lookup) => lookup.cache.as_ref().map(|cache| cache.max_bytes),
         _ => None,
     });
+    let references = config.references.values().map(|reference| reference.max_bytes);
     let mut total = Size(0);
-    for size in caches {
+    for size in caches.chain(references) {
         let before = total;
         total = Size(total.0.saturating_add(size.0));
         // Reported once, at the cache that no longer fits.
         if before < memory.value && total >= memory.value {
-            let message = format!("caches of {total} leave nothing of the budget of {}", memory.value);
-            let help =
-                "make the caches smaller, or `memory` in [limits] larger: it also holds queues and events in flight";
+            let message = format!(
+                "caches and references of {total} leave nothing of the budget of {}",
+                memory.value
+            );
+            let help = "make them smaller, or `memory` in [limits] larger: it also holds queues and events in flight";
             report.error(codes::MEMORY, message, size.span, "no longer fits", help);
         }
     }

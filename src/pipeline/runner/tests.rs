@@ -7,25 +7,29 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::avro::{Schema, Value};
+use crate::breaker::gate::Gate;
+use crate::breaker::{Rules, State};
 use crate::config;
 use crate::pipeline::completions::{Batch, Completions};
 use crate::pipeline::event::{Content, Origin};
 use crate::pipeline::plan::{self, SchemaPlan};
 use crate::pipeline::program;
+use crate::reference::References;
 use crate::source::assignment::{Action, Assignment, Intake, Partition};
+use crate::store::StoreError;
 use crate::store::memory::MemoryStore;
 use crate::store::types::ColumnType;
 use crate::telemetry::metrics::Metrics;
 
-const LOOKUP: &str = "SELECT name, score FROM users WHERE id = :id";
+pub(super) const LOOKUP: &str = "SELECT name, score FROM users WHERE id = :id";
 const WRITE: &str = "INSERT INTO seen (id, kind, score) VALUES (:id, :kind, :score)";
 const SCHEMA: &str = r#"{"type": "record", "name": "E", "fields": [
     {"name": "id", "type": "long"}, {"name": "kind", "type": "string"}, {"name": "note", "type": ["null", "string"]}]}"#;
 
-struct Bench {
-    runtime: Arc<Runtime>,
+pub(super) struct Bench {
+    pub(super) runtime: Arc<Runtime>,
     plan: Arc<SchemaPlan>,
-    store: MemoryStore,
+    pub(super) store: MemoryStore,
     completions: Arc<Completions>,
     assignment: Assignment,
 }
@@ -37,7 +41,16 @@ fn toml(steps: &str) -> String {
     )
 }
 
-async fn bench(steps: &str) -> Bench {
+fn gates() -> Gates {
+    let gate = |name| Arc::new(Gate::new(name, Rules::default(), None));
+    Gates {
+        store: gate("store"),
+        registry: gate("registry"),
+        sink: gate("sink"),
+    }
+}
+
+pub(super) async fn bench(steps: &str) -> Bench {
     let (config, _) = config::load_str(vec![("t.toml".into(), toml(steps))], std::iter::empty()).unwrap();
     let pipeline = &config.pipelines["p"];
     let store = MemoryStore::new();
@@ -53,7 +66,13 @@ async fn bench(steps: &str) -> Bench {
     ];
     store.declare(WRITE, &write, &[]);
     let any = Arc::new(AnyStore::Memory(store.clone()));
-    let program = Arc::new(program::parse(pipeline).unwrap().prepare(Some(&any)).await.unwrap());
+    let program = Arc::new(
+        program::parse(pipeline)
+            .unwrap()
+            .prepare(Some(&any), &References::default(), &Default::default())
+            .await
+            .unwrap(),
+    );
     let compiled = plan::compile(&program, Arc::new(Schema::parse(SCHEMA).unwrap()), None).unwrap();
     let metrics = Metrics::new().unwrap();
     let metrics = PipelineMetrics::new(&metrics, "p");
@@ -63,6 +82,7 @@ async fn bench(steps: &str) -> Bench {
         .map(|s| StepHandles {
             step: metrics.step(&s.name),
             rows: Some(metrics.rows_written(&s.name)),
+            found: None,
         })
         .collect();
     let runtime = Arc::new(Runtime {
@@ -73,6 +93,7 @@ async fn bench(steps: &str) -> Bench {
         metrics,
         steps,
         backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(2), 2.0),
+        gates: gates(),
         limiter: Arc::new(Limiter::new(Duration::from_secs(1))),
         sentry: None,
     });
@@ -111,7 +132,7 @@ fn datum(id: i64, kind: &str) -> Vec<u8> {
 }
 
 impl Bench {
-    fn event(&mut self, offset: i64, id: i64, kind: &str, abandoned: bool) -> Box<Event> {
+    pub(super) fn event(&mut self, offset: i64, id: i64, kind: &str, abandoned: bool) -> Box<Event> {
         let partition = Partition { topic: 0, index: 0 };
         let Ok(Intake::Admitted { ticket, timestamp }) = self.assignment.admit(partition, offset, Some(1000)) else {
             panic!("not admitted")
@@ -153,11 +174,16 @@ impl Bench {
 
     async fn run(&mut self, offset: i64, id: i64, kind: &str) -> How {
         let event = self.event(offset, id, kind, false);
-        self.runtime.process(event).await;
+        // As the loop does it.
+        match self.runtime.advance(event) {
+            Advance::Ended => {}
+            Advance::Waits(event) => self.runtime.process(event).await,
+            Advance::Refused(failure, _) => panic!("{failure}"),
+        }
         self.end()
     }
 
-    fn end(&self) -> How {
+    pub(super) fn end(&self) -> How {
         let mut batch = Batch::default();
         self.completions.take(&mut batch);
         assert_eq!(batch.completions.len(), 1, "an event comes back exactly once");
@@ -165,13 +191,13 @@ impl Bench {
         batch.completions.remove(0).how
     }
 
-    fn user(&self, id: i64, name: &str, score: f64) {
+    pub(super) fn user(&self, id: i64, name: &str, score: f64) {
         let row = vec![Value::String(Cow::Owned(name.to_owned())), Value::Double(score)];
         self.store.answer(LOOKUP, &[Value::Long(id)], row.into());
     }
 }
 
-const STEPS: &str = r#"
+pub(super) const STEPS: &str = r#"
 [[pipelines.p.steps]]
 name = "human"
 filter = "event.kind != 'bot'"
@@ -207,6 +233,18 @@ async fn rows_of_a_look_up_reach_the_write_with_the_records_timestamp() {
         writes[1].timestamp_us, 1_000_001,
         "two records of one millisecond have different timestamps"
     );
+}
+
+/// A task is made for each event, and its future is copied there.
+#[tokio::test]
+async fn the_future_of_an_event_stays_small() {
+    let mut bench = bench(STEPS).await;
+    let event = bench.event(0, 1, "click", false);
+    let future = bench.runtime.process(event);
+    let size = std::mem::size_of_val(&future);
+    // Mostly the driver's own.
+    assert!(size <= 6144, "{size} bytes");
+    future.await;
 }
 
 #[tokio::test]
@@ -325,6 +363,134 @@ async fn look_ups_that_do_not_need_one_another_run_together() {
         Stage::Together(vec![5]),
     ];
     assert_eq!(bench.runtime.program.stages, expected);
+}
+
+/// `STEPS` with these keys in the look-up.
+fn looking_up(keys: &str) -> String {
+    STEPS.replace("WHERE id = :id\"\n", &format!("WHERE id = :id\"\n{keys}\n"))
+}
+
+fn fail(bench: &Bench, times: usize) {
+    for _ in 0..times {
+        bench.store.fail_next(StoreError::transient("timeout", "no answer"));
+    }
+}
+
+#[tokio::test]
+async fn a_bounded_step_gives_up_as_it_says_and_an_unbounded_one_never() {
+    for (on_error, calls) in [("null", 3), ("skip", 3), ("dead_letter", 3)] {
+        let steps = looking_up(&format!(
+            "on_error = \"{on_error}\"\nretry = {{ max_attempts = 3, max_elapsed = \"1h\" }}"
+        ));
+        let mut bench = bench(&(steps + "[pipelines.p.dead_letter]\ntopic = \"d\"\n")).await;
+        bench.user(1, "ann", 2.5);
+        fail(&bench, 3);
+        match (on_error, bench.run(0, 1, "click").await) {
+            // The condition of the write is null, so nothing is written.
+            ("null", How::Finished(Outcome::Done)) => assert!(bench.store.writes().is_empty()),
+            ("skip", How::Finished(Outcome::Skipped)) => {}
+            ("dead_letter", How::Fatal(failure)) => {
+                assert_eq!((failure.class, failure.attempts), (Class::Permanent, 3));
+                assert!(failure.message.contains("given up"), "{failure}");
+            }
+            (_, other) => panic!("{on_error}: {other:?}"),
+        }
+        assert_eq!(bench.store.calls(), calls);
+        fail(&bench, 2);
+        assert!(
+            matches!(bench.run(1, 1, "click").await, How::Finished(Outcome::Done)),
+            "two failures are not three"
+        );
+        assert_eq!(bench.store.writes().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_come_is_waited_for_as_long_as_the_step_says() {
+    let keys = "on_missing = \"retry\"\nmissing_deadline = \"80ms\"\nmissing_then = \"skip\"";
+    let mut bench = bench(&looking_up(keys)).await;
+    let began = Instant::now();
+    assert!(matches!(
+        bench.run(0, 404, "click").await,
+        How::Finished(Outcome::Skipped)
+    ));
+    assert!(began.elapsed() >= Duration::from_millis(80), "{:?}", began.elapsed());
+    assert!(bench.store.calls() > 2);
+    let (store, event) = (bench.store.clone(), bench.event(1, 7, "click", false));
+    let late = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let row = vec![Value::String("eve".into()), Value::Double(9.0)];
+        store.answer(LOOKUP, &[Value::Long(7)], row.into());
+    });
+    bench.runtime.process(event).await;
+    late.await.unwrap();
+    assert!(matches!(bench.end(), How::Finished(Outcome::Done)));
+    assert_eq!(bench.store.writes().len(), 1);
+}
+
+#[tokio::test]
+async fn an_old_row_is_served_while_the_store_fails_and_no_longer() {
+    let keys = "cache = { ttl = \"20ms\", stale_on_error = \"1h\" }";
+    let mut bench = bench(&looking_up(keys)).await;
+    bench.user(1, "ann", 0.5);
+    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    fail(&bench, 1);
+    assert!(matches!(bench.run(1, 1, "click").await, How::Finished(Outcome::Done)));
+    assert_eq!(bench.store.calls(), 2, "asked once, and answered by the old row");
+    // An open breaker is not waited for either.
+    (0..20).for_each(|_| bench.runtime.gates.store.failed());
+    assert!(matches!(bench.run(2, 1, "click").await, How::Finished(Outcome::Done)));
+    assert_eq!(bench.store.calls(), 2);
+    bench.runtime.gates.store.succeeded();
+    assert!(matches!(bench.run(3, 1, "click").await, How::Finished(Outcome::Done)));
+    assert_eq!(bench.store.calls(), 3, "a store that answers is asked");
+}
+
+#[tokio::test]
+async fn an_outage_is_met_by_probes_and_ends_for_all_at_once() {
+    let mut bench = bench(STEPS).await;
+    bench.user(1, "ann", 0.5);
+    fail(&bench, 25);
+    let events: Vec<_> = (0..200).map(|offset| bench.event(offset, 1, "click", false)).collect();
+    let tasks: Vec<_> = events
+        .into_iter()
+        .map(|event| {
+            let runtime = bench.runtime.clone();
+            tokio::spawn(async move { runtime.process(event).await })
+        })
+        .collect();
+    for task in tasks {
+        tokio::time::timeout(Duration::from_secs(120), task)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    let mut batch = Batch::default();
+    bench.completions.take(&mut batch);
+    let done = batch
+        .completions
+        .iter()
+        .filter(|c| matches!(c.how, How::Finished(Outcome::Done)));
+    assert_eq!(done.count(), 200, "nothing is lost, and nothing is given up");
+    assert_eq!(bench.runtime.gates.store.state(), State::Closed);
+    assert_eq!(bench.store.calls(), 225);
+}
+
+#[tokio::test]
+async fn an_event_that_waits_at_an_open_breaker_gives_up_when_its_time_is_over_or_its_partition_leaves() {
+    let keys = "on_error = \"skip\"\nretry = { max_elapsed = \"50ms\" }";
+    let mut bench = bench(&looking_up(keys)).await;
+    bench.user(1, "ann", 0.5);
+    (0..20).for_each(|_| bench.runtime.gates.store.failed());
+    fail(&bench, 1000);
+    assert!(matches!(
+        bench.run(0, 1, "click").await,
+        How::Finished(Outcome::Skipped)
+    ));
+    let event = bench.event(1, 1, "click", true);
+    bench.runtime.process(event).await;
+    assert!(matches!(bench.end(), How::Abandoned));
 }
 
 #[tokio::test]

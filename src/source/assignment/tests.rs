@@ -641,3 +641,55 @@ fn a_negative_partition_is_no_partition() {
     assignment.assigned(&[Partition { topic: 0, index: -1 }]);
     assert_eq!(actions(&mut assignment), []);
 }
+
+#[test]
+fn a_restart_forgets_what_finished_and_begins_at_the_groups_offset() {
+    let [a, b, c] = [0, 1, 2].map(|index| Partition { topic: 0, index });
+    let mut assignment = Assignment::new();
+    assignment.assigned(&[a, b, c]);
+    let Some(Action::FetchCommitted(starting)) = assignment.next_action() else {
+        panic!("offsets are fetched");
+    };
+    assignment.started(starting[0].1, Some(10), 5);
+    assignment.started(starting[1].1, None, i64::MIN);
+    assignment.started(starting[2].1, Some(0), 0);
+    while assignment.next_action().is_some() {}
+    let mut tickets = Vec::new();
+    for (partition, offset) in [(a, 10), (a, 11), (b, 70), (b, 71), (c, 0)] {
+        let Ok(Intake::Admitted { ticket, .. }) = assignment.admit(partition, offset, Some(1)) else {
+            panic!("running partitions take records in");
+        };
+        tickets.push((ticket, offset));
+    }
+    for (ticket, offset) in &tickets[..4] {
+        assert_eq!(assignment.finished(*ticket, *offset), Ok(Completion::Counted));
+    }
+    assignment.revoked(&[c], Instant::now() + Duration::from_secs(60));
+    assignment.restart();
+    assert_eq!(assignment.committable().count(), 0);
+    assert_eq!(assignment.finished(tickets[4].0, 0), Ok(Completion::Stale));
+    let actions: Vec<Action> = std::iter::from_fn(|| assignment.next_action()).collect();
+    let forgotten = actions.iter().filter(|action| matches!(action, Action::Forget { .. }));
+    assert_eq!(forgotten.count(), 3);
+    assert!(
+        !actions.iter().any(|action| matches!(action, Action::Commit(_))),
+        "{actions:?}"
+    );
+    assert!(actions.contains(&Action::Unassign(vec![c])), "{actions:?}");
+    let again = actions.iter().find_map(|action| match action {
+        Action::FetchCommitted(starting) => Some(starting.clone()),
+        _ => None,
+    });
+    let again = again.unwrap();
+    assert_eq!(again.iter().map(|(p, _)| *p).collect::<Vec<_>>(), [a, b]);
+    assignment.started(again[0].1, Some(10), 5);
+    // The group has no offset yet: it begins where it began, and not behind what has finished.
+    assignment.started(again[1].1, None, i64::MIN);
+    let from: Vec<_> = std::iter::from_fn(|| assignment.next_action())
+        .filter_map(|action| match action {
+            Action::Start { partition, from, .. } => Some((partition, from)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(from, [(a, Some(10)), (b, Some(70))]);
+}

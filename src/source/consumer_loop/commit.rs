@@ -3,23 +3,57 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{End, Loop};
-use crate::ledger::encode_clock;
+use crate::ledger::{Position, encode_clock};
 use crate::pipeline::failure::Failure;
+use crate::shutdown::LEAVE_COMMIT;
 use crate::source::assignment::{Partition, Ticket};
+use crate::source::context::SourceContext;
 
 /// How long the last commit is waited for. Without it records are processed again, and nothing is lost.
-const LAST_COMMIT: Duration = Duration::from_secs(10);
+pub(super) const LAST_COMMIT: Duration = Duration::from_secs(10);
+
+/// Between two attempts at a commit that the group refuses while it is between two generations.
+const BETWEEN: Duration = Duration::from_millis(100);
+
+/// Whether the group refuses only because it is between two generations. While the members are told their assignments it refuses every
+/// commit. While they join, which lasts until the slowest has heard of it, the broker does not even read the commit: it reads a
+/// connection's next request when it has answered the last one, a join in this case. By then the commit's generation is the one before. If
+/// the member was thrown out in earnest, librdkafka says so by calling its partitions lost.
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::RebalanceInProgress | RDKafkaErrorCode::IllegalGeneration)
+    )
+}
+
+/// Commits, and where the group refuses for the moment commits again, until `until` at most: what leaves would run again elsewhere.
+/// Partitions that are lost are not committed: others may be further.
+fn commit_until(
+    consumer: &StreamConsumer<SourceContext>,
+    list: &TopicPartitionList,
+    until: Option<Instant>,
+) -> KafkaResult<()> {
+    loop {
+        let result = consumer.commit(list, CommitMode::Sync);
+        let passing = result.as_ref().is_err_and(is_passing);
+        if !passing || until.is_none_or(|until| Instant::now() >= until) || consumer.assignment_lost() {
+            return result;
+        }
+        std::thread::sleep(BETWEEN);
+    }
+}
 
 impl Loop {
     /// Commits what may be, beside the loop: librdkafka answers an asynchronous commit only through a callback that the binding
     /// does not set. One at a time; what is refused is offered again with the next.
     pub(super) fn commit(&mut self) {
-        if self.committing {
+        // Transactions carry their offsets themselves.
+        if self.committing || self.transactions.is_some() {
             return;
         }
         let positions: Vec<_> = self.assignment.committable().collect();
@@ -36,13 +70,15 @@ impl Loop {
             .map(|(p, ticket, position)| (p, ticket, position.offset))
             .collect();
         let (consumer, answer) = (self.parts.consumer.clone(), self.committed.0.clone());
+        // Another one follows, but behind the last.
+        let until = self.last_commit;
         self.committing = true;
         self.parts.io.spawn_blocking(move || {
-            let result = consumer.commit(&list, CommitMode::Sync);
+            let result = commit_until(&consumer, &list, until);
             // The consumer must not be kept alive by an answer that nobody reads.
             drop(consumer);
             // The loop may have ended meanwhile.
-            let _ = answer.send((offsets, result));
+            let _ = answer.send((offsets, until.is_some(), result));
         });
     }
 
@@ -58,13 +94,21 @@ impl Loop {
         list
     }
 
-    pub(super) fn commit_answered(&mut self, offsets: Vec<(Partition, Ticket, i64)>, result: KafkaResult<()>) {
+    /// `last` is whether it was begun at the end.
+    pub(super) fn commit_answered(
+        &mut self,
+        offsets: Vec<(Partition, Ticket, i64)>,
+        last: bool,
+        result: KafkaResult<()>,
+    ) {
         self.committing = false;
         if let Err(error) = result {
             self.commit_failed(&error);
-            if self.last_commit.is_some() {
-                // The end is not held up by brokers that refuse.
-                self.last_commit = Some(Instant::now());
+            // The end is not held up by brokers that refuse. One that was under way when the end came is no such refusal.
+            if let Some(until) = self.last_commit
+                && last
+            {
+                self.last_commit = Some(until.min(Instant::now()));
             }
             return;
         }
@@ -74,6 +118,48 @@ impl Loop {
             if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
                 held.metrics.committed_offset.set(offset);
             }
+        }
+    }
+
+    /// Commits partitions that leave, beside the loop, which goes on finishing others meanwhile: without a coordinator the call
+    /// waits for a session time-out and more. They are given back when it is answered, or after [`LEAVE_COMMIT`].
+    pub(super) fn commit_leaving(&mut self, positions: &[(Partition, Position)]) {
+        let list = self.commit_list(
+            positions
+                .iter()
+                .map(|(p, position)| (*p, position.offset, position.clock)),
+        );
+        self.commits_left += 1;
+        let number = self.commits_left;
+        // At the end there is not as much time again.
+        let until = self.last_commit.unwrap_or_else(|| Instant::now() + LEAVE_COMMIT);
+        self.leaving = Some((number, until));
+        let (consumer, answer) = (self.parts.consumer.clone(), self.left.0.clone());
+        self.parts.io.spawn_blocking(move || {
+            let result = commit_until(&consumer, &list, Some(until));
+            drop(consumer);
+            // The loop may have ended meanwhile.
+            let _ = answer.send((number, result));
+        });
+    }
+
+    pub(super) fn leave_answered(&mut self, number: u64, result: KafkaResult<()>) {
+        match result {
+            Ok(()) => self.parts.runtime.metrics.commits.inc(),
+            Err(error) => self.commit_failed(&error),
+        }
+        if self.leaving.is_some_and(|(waited_for, _)| waited_for == number) {
+            self.leaving = None;
+        }
+    }
+
+    /// Gives up on the answer to the commit of partitions that leave, when its time is over.
+    pub(super) fn leave_at_last(&mut self, now: Instant) {
+        if self.leaving.is_some_and(|(_, deadline)| now >= deadline) {
+            self.leaving = None;
+            let message = "the commit before partitions are given back was not answered in time";
+            tracing::warn!(pipeline = %self.name(), "{message}; what they had finished may run again");
+            self.note_error(message.to_owned());
         }
     }
 
@@ -116,26 +202,42 @@ impl Loop {
         if running > 0 && now < deadline {
             return None;
         }
-        if !self.last_commit_is_over(now) {
+        if self.transactions.is_some() {
+            if !self.last_transaction_is_over(now) || !self.answer_the_group(now) {
+                return None;
+            }
+        } else if !self.last_commit_is_over(now) {
             return None;
         }
-        Some(match self.halted.take() {
-            Some(failure) => End::Halted(failure),
-            None if left == 0 => End::Drained,
-            None => End::Abandoned(left),
+        Some(match (self.halted.take(), self.stuck.take()) {
+            (Some(failure), _) => End::Halted(failure),
+            (None, Some(why)) => End::Stuck { why, took: self.took },
+            (None, None) if left == 0 => End::Drained,
+            (None, None) => End::Abandoned(left),
         })
+    }
+
+    /// Answers what the group still waits for; false while a commit has to be answered before.
+    fn answer_the_group(&mut self, now: Instant) -> bool {
+        self.take_notices();
+        // Drains that were pending end now, as if their deadlines had passed.
+        self.assignment.tick(now + Duration::from_secs(365 * 86_400));
+        self.act();
+        if self.leaving.is_some() {
+            return false;
+        }
+        if !self.unanswered.is_empty() {
+            self.unanswered.clear();
+            self.assign(&[]);
+        }
+        true
     }
 
     /// Answers what the group still waits for, commits a last time, and says whether that is over: acknowledged, or given up.
     fn last_commit_is_over(&mut self, now: Instant) -> bool {
         let Some(deadline) = self.last_commit else {
-            self.take_notices();
-            // Drains that were pending end now, as if their deadlines had passed.
-            self.assignment.tick(now + Duration::from_secs(365 * 86_400));
-            self.act();
-            if !self.unanswered.is_empty() {
-                self.unanswered.clear();
-                self.assign(&[]);
+            if !self.answer_the_group(now) {
+                return false;
             }
             self.last_commit = Some(now + LAST_COMMIT);
             self.commit();
@@ -143,14 +245,33 @@ impl Loop {
         };
         // One that was under way may have left something over.
         self.commit();
-        (!self.committing && self.assignment.committable().next().is_none()) || now >= deadline
+        let over = (!self.committing && self.assignment.committable().next().is_none()) || now >= deadline;
+        over && self.answer_the_group(now)
+    }
+
+    /// Whether the last commit is waited for. It is made again while the group refuses it, and partitions that were given back meanwhile
+    /// would then be committed over the head of their new owner.
+    pub(super) fn last_commit_is_under_way(&self) -> bool {
+        self.committing && self.last_commit.is_some_and(|by| Instant::now() < by)
     }
 
     pub(super) fn consumer_closes(&mut self) {
-        for held in self.held.values() {
+        for (partition, held) in &self.held {
             held.abandoned.store(true, Ordering::Relaxed);
+            let metrics = &self.parts.runtime.metrics;
+            metrics.forget_partition(self.topic(*partition), partition.index);
         }
         self.parts.consumer.context().close();
+        self.leave_with_nothing();
         self.metrics.flush();
+    }
+
+    /// Leaves the group where librdkafka (2.12) would not: a consumer of a cooperative group that holds no partition is closed
+    /// without a word, and until its session runs out the group waits for it, and takes nobody's commits meanwhile.
+    fn leave_with_nothing(&self) {
+        let holds_nothing = self.parts.consumer.assignment().is_ok_and(|list| list.count() == 0);
+        if self.cooperative && holds_nothing && !self.parts.static_member {
+            self.parts.consumer.unsubscribe();
+        }
     }
 }

@@ -18,8 +18,10 @@ impl Loop {
         for lane in batch.lane_releases.drain(..) {
             self.leave(lane);
         }
+        // One look at the clock for all of them.
+        let now = Instant::now();
         for completion in batch.completions.drain(..) {
-            self.ended(completion);
+            self.ended(completion, now);
         }
         for origin in batch.vanished.drain(..) {
             self.halt(Failure::fatal(
@@ -38,14 +40,19 @@ impl Loop {
         }
     }
 
-    pub(super) fn ended(&mut self, Completion { mut event, how }: Completion) {
+    pub(super) fn ended(&mut self, Completion { mut event, how }: Completion, now: Instant) {
+        let finished = matches!(how, How::Finished(_));
         match how {
             How::Finished(outcome) => {
-                self.count(&event, outcome);
+                self.count(&event, outcome, now);
             }
             How::Abandoned => {}
             How::Undelivered(failure) => {
                 self.note_error(failure.to_string());
+                if self.transactions.is_some() {
+                    self.undelivered_in_transaction(event, failure);
+                    return;
+                }
                 event.restore_completions(self.completions.clone());
                 let runtime = self.parts.runtime.clone();
                 match failure.class {
@@ -56,7 +63,7 @@ impl Loop {
                     Class::Permanent => self.parts.io.spawn(async move { runtime.fail(event, failure).await }),
                     Class::Fatal => {
                         self.halt(failure);
-                        self.release(event);
+                        self.release(event, false);
                         return;
                     }
                 };
@@ -71,10 +78,12 @@ impl Loop {
         if let Some(lane) = event.lane.take() {
             self.leave(lane);
         }
-        self.release(event);
+        self.release(event, finished);
     }
 
-    pub(super) fn release(&mut self, event: Box<Event>) {
+    /// An event is over; `finished` is whether its offset counts.
+    pub(super) fn release(&mut self, event: Box<Event>, finished: bool) {
+        self.left_transaction(event.transaction, finished);
         self.parts.budget.release(event.own_weight());
         self.pool(event);
     }
@@ -86,7 +95,7 @@ impl Loop {
         }
     }
 
-    pub(super) fn count(&mut self, event: &Event, outcome: Outcome) {
+    pub(super) fn count(&mut self, event: &Event, outcome: Outcome, now: Instant) {
         match self.assignment.finished(event.origin.ticket, event.origin.offset) {
             Ok(Counted::Counted) => {}
             Ok(Counted::Stale) => return,
@@ -101,8 +110,11 @@ impl Loop {
             Outcome::Skipped => metrics.skipped.inc(),
             Outcome::DeadLettered => metrics.dead_lettered.inc(),
         }
-        let now = Instant::now();
-        metrics.event.observe(now.duration_since(event.admitted).as_secs_f64());
+        if event.produced.is_some() {
+            self.parts.runtime.gates.sink.succeeded();
+        }
+        let took = now.saturating_duration_since(event.admitted);
+        self.metrics.event.observe(took.as_secs_f64());
         if let Some(limits) = &mut self.parts.limits
             && let Verdict::Stop(reason) = limits.record(outcome == Outcome::DeadLettered, now)
             && !self.stopped_by_limit

@@ -12,6 +12,7 @@ use crate::pipeline::completions::How;
 use crate::pipeline::event::{Content, Event, Origin};
 use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
+use crate::pipeline::runner::Advance;
 use crate::retry::{Class, Jitter};
 use crate::source::assignment::{Intake, Partition};
 use crate::source::read::{Read, read};
@@ -29,6 +30,7 @@ impl Loop {
                     tracing::warn!(pipeline = %self.name(), suppressed, "consumer: {error}");
                 }
                 self.note_error(format!("consumer: {error}"));
+                self.last_complaint = Some(Instant::now());
             }
         }
     }
@@ -56,6 +58,7 @@ impl Loop {
             return;
         };
         held.last_timestamp_ms = timestamp_ms;
+        self.took = true;
         let (value, key) = (message.payload(), message.key());
         let value_length = value.map_or(0, <[u8]>::len);
         let key_length = key.map_or(0, <[u8]>::len);
@@ -72,7 +75,7 @@ impl Loop {
         };
         let headers = message.headers().map(BorrowedHeaders::detach);
         let content = Content { value, key, headers };
-        let event = Event::new(
+        let mut event = Event::new(
             self.pool.pop(),
             origin,
             content,
@@ -80,6 +83,10 @@ impl Loop {
             self.completions.clone(),
             started,
         );
+        event.transaction = self
+            .transactions
+            .as_mut()
+            .map_or(0, |transactions| transactions.admit(started));
         if held.parked.is_empty() {
             self.read(partition, event, started);
         } else {
@@ -90,6 +97,10 @@ impl Loop {
     /// Reads an event and lets it run; parks it where its schema is not known yet.
     pub(super) fn read(&mut self, partition: Partition, event: Box<Event>, now: Instant) -> bool {
         match read(event, &mut self.plans, self.parts.tombstone, now) {
+            Read::Ready(event) if let Some(failure) = self.refusal(partition, &event) => {
+                let runtime = self.parts.runtime.clone();
+                self.parts.io.spawn(async move { runtime.fail(event, failure).await });
+            }
             Read::Ready(event) => {
                 self.metrics.decode.observe(now.elapsed().as_secs_f64());
                 self.enter(event);
@@ -130,8 +141,19 @@ impl Loop {
     }
 
     fn spawn(&mut self, event: Box<Event>) {
-        let runtime = self.parts.runtime.clone();
-        self.parts.io.spawn(async move { runtime.process(event).await });
+        match self.parts.runtime.advance(event) {
+            Advance::Ended => {}
+            Advance::Waits(event) => self.workers.run(event),
+            Advance::Refused(failure, event) => {
+                let runtime = self.parts.runtime.clone();
+                self.parts.io.spawn(async move {
+                    match failure.class {
+                        Class::Transient => runtime.send_again(event, failure).await,
+                        Class::Permanent | Class::Fatal => runtime.fail(event, failure).await,
+                    }
+                });
+            }
+        }
     }
 
     pub(super) fn resolve(&mut self, id: u32) {
@@ -143,17 +165,35 @@ impl Loop {
         let mut jitter = Jitter::new(self.jitter.next_u64());
         self.parts.io.spawn(async move {
             let mut attempt = 0;
+            let gate = &runtime.gates.registry;
             let result = loop {
+                if answer.is_closed() {
+                    return;
+                }
+                let pass = match gate.pass() {
+                    Ok(pass) => pass,
+                    Err(next) => {
+                        gate.wait(next).await;
+                        continue;
+                    }
+                };
                 match schemas.resolve(id).await {
-                    Err(failure) if failure.class == Class::Transient && !answer.is_closed() => {
+                    Err(failure) if failure.class == Class::Transient => {
+                        pass.failed();
                         runtime.metrics.failed("schema", "transient", "warn");
                         if let Some(suppressed) = runtime.told("registry") {
                             tracing::warn!(pipeline = %runtime.program.name, suppressed, "{failure}; trying again");
                         }
-                        tokio::time::sleep(runtime.backoff.delay(attempt, jitter.next_u64())).await;
+                        if !gate.is_open() {
+                            let delay = runtime.backoff.delay(attempt, jitter.next_u64());
+                            gate.wait(Instant::now() + delay).await;
+                        }
                         attempt += 1;
                     }
-                    result => break result,
+                    result => {
+                        pass.succeeded();
+                        break result;
+                    }
                 }
             };
             // The loop may have ended meanwhile.

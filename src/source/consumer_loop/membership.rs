@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Held, Loop};
@@ -52,12 +52,13 @@ impl Loop {
                         .metrics
                         .rebalanced(if lost { "lost" } else { "revoked" });
                     if lost {
+                        self.abort_what_is_lost();
                         self.assignment.lost(&partitions);
                         // Drains that were pending have nothing to wait for any more.
                         self.assignment.lost_all();
                     } else {
-                        self.assignment
-                            .revoked(&partitions, Instant::now() + self.parts.drain_timeout);
+                        self.drain_by = Instant::now() + self.parts.drain_timeout;
+                        self.assignment.revoked(&partitions, self.drain_by);
                     }
                 }
                 Notice::RebalanceFailed(error) => {
@@ -92,10 +93,14 @@ impl Loop {
         self.parts.runtime.program.name.clone()
     }
 
-    /// Carries out what the assignment asks for.
+    /// Carries out what the assignment asks for; what comes after the commit of partitions that leave, or after the last, when that is over.
     pub(super) fn act(&mut self) {
         let mut starts = Vec::new();
-        while let Some(action) = self.assignment.next_action() {
+        while self.leaving.is_none()
+            && !self.waits_for_commit()
+            && !self.last_commit_is_under_way()
+            && let Some(action) = self.assignment.next_action()
+        {
             match action {
                 // A loop that ends takes nothing new; the answer to the group is given at the end.
                 Action::FetchCommitted(_) if self.stopping.is_some() => {}
@@ -113,18 +118,8 @@ impl Loop {
                     }
                 }
                 Action::Forget { partition, ticket } => self.forget(partition, ticket),
-                Action::Commit(positions) => {
-                    let list = self.commit_list(
-                        positions
-                            .iter()
-                            .map(|(p, position)| (*p, position.offset, position.clock)),
-                    );
-                    if let Err(error) = self.parts.consumer.commit(&list, CommitMode::Sync) {
-                        self.commit_failed(&error);
-                    } else {
-                        self.parts.runtime.metrics.commits.inc();
-                    }
-                }
+                Action::Commit(positions) if self.transactions.is_some() => self.leave_with_commit(positions),
+                Action::Commit(positions) => self.commit_leaving(&positions),
                 Action::Unassign(partitions) => {
                     // In the order in which they were asked for.
                     if !starts.is_empty() {
@@ -151,6 +146,7 @@ impl Loop {
             parked: VecDeque::new(),
             last_timestamp_ms: None,
             progress: Progress::new(self.parts.stall_after),
+            intake: Progress::new(self.parts.stall_after),
             stalled: false,
             metrics,
         };
@@ -286,8 +282,7 @@ impl Loop {
         }
         held.abandoned.store(true, Ordering::Relaxed);
         for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {
-            self.parts.budget.release(event.own_weight());
-            self.pool(event);
+            self.release(event, true);
         }
         self.parts
             .runtime

@@ -23,12 +23,14 @@ impl Loop {
         self.last_errors.push_back(message);
     }
 
-    pub(super) fn publish_status(&mut self, state: &'static str) {
+    /// Also says why, if librdkafka fetches nothing although there is something and nothing of ours holds it.
+    pub(super) fn publish_status(&mut self, state: &'static str) -> Option<String> {
         let now = Instant::now();
         let wall_ms = crate::pipeline::evaluate::now_micros() / 1000;
-        let metrics = self.parts.runtime.metrics.clone();
         let mut partitions = Vec::new();
         let mut stalled = 0;
+        let mut fetches_nothing = None;
+        let open = self.takes_records() && !self.paused && !self.complains(now);
         self.ledger_full = self
             .assignment
             .held()
@@ -63,6 +65,13 @@ impl Loop {
                     }
                     held.stalled = is_stalled;
                     held.metrics.lag_records.set(lag);
+                    let free =
+                        open && in_flight == 0 && at.phase == Phase::Running && extent.is_some_and(|e| e.leader_up);
+                    let waiting = if free { lag.unsigned_abs() } else { 0 };
+                    if let Health::Stalled(_) = held.intake.observe(waiting, position.unwrap_or(-1), now) {
+                        let index = at.partition.index;
+                        fetches_nothing = Some(format!("{topic}/{index} has {lag} records and none of them arrives"));
+                    }
                 }
                 held.metrics.lag_seconds.set(lag_seconds);
                 if let Some(position) = position {
@@ -87,14 +96,20 @@ impl Loop {
                 stalled: is_stalled,
             });
         }
-        metrics.in_flight_records.set(self.parts.budget.records() as i64);
-        metrics.in_flight_bytes.set(self.parts.budget.bytes() as i64);
-        metrics.concurrency_load.set(self.parts.budget.load());
-        metrics.assigned_partitions.set(partitions.len() as i64);
-        metrics.stalled_partitions.set(stalled);
-        metrics
+        let gauges = &mut self.gauges;
+        gauges.in_flight_records.set(self.parts.budget.records() as i64);
+        gauges.in_flight_bytes.set(self.parts.budget.bytes() as i64);
+        gauges.concurrency_limit.set(self.parts.budget.max_records() as i64);
+        gauges.assigned_partitions.set(partitions.len() as i64);
+        gauges.stalled_partitions.set(stalled);
+        gauges
             .paused_partitions
             .set(if self.paused { partitions.len() as i64 } else { 0 });
+        self.parts
+            .runtime
+            .metrics
+            .concurrency_load
+            .set(self.parts.budget.load());
         let halted = match (&self.halted, self.stopped_by_limit) {
             (Some(failure), _) => Some(failure.to_string()),
             (None, true) => Some("too many dead letters".to_owned()),
@@ -104,6 +119,7 @@ impl Loop {
             state,
             in_flight_records: self.parts.budget.records(),
             in_flight_bytes: self.parts.budget.bytes(),
+            concurrency_limit: self.parts.budget.max_records(),
             full: self.parts.budget.is_full(),
             paused: self.paused,
             waiting_for_schema: self.held.values().map(|h| h.parked.len()).sum(),
@@ -111,5 +127,6 @@ impl Loop {
             partitions,
             last_errors: self.last_errors.iter().cloned().collect(),
         });
+        fetches_nothing
     }
 }

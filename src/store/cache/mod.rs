@@ -5,7 +5,7 @@
 //! chance) with an index by 64-bit hash; a shard's lock is held for a look, never across a query.
 //!
 //! Invariants:
-//! - an entry is never answered at or after its end of life;
+//! - an entry is never answered at or after its end of life, but by [`Cache::get_stale`];
 //! - `bytes` counts keys, rows and tables as allocated, and stays at or below `max_bytes` after every insertion;
 //! - at most one load per key runs at a time; a load that is dropped hands over to the next asker; an error is given to
 //!   all who waited for that load and is not kept.
@@ -39,6 +39,19 @@ pub struct CacheOptions {
     pub missing_ttl: Duration,
     /// Memory for entries and tables, in bytes; zero keeps nothing, and identical look-ups still share one query.
     pub max_bytes: usize,
+    /// How long past its life a row is kept for [`Cache::get_stale`]; zero keeps none.
+    pub stale: Duration,
+}
+
+impl From<&crate::config::Cache> for CacheOptions {
+    fn from(from: &crate::config::Cache) -> Self {
+        CacheOptions {
+            ttl: from.ttl,
+            missing_ttl: from.missing_ttl,
+            max_bytes: usize::try_from(from.max_bytes.bytes()).unwrap_or(usize::MAX),
+            stale: from.stale_on_error.unwrap_or_default(),
+        }
+    }
 }
 
 /// What has happened since the start, and what is held now.
@@ -118,6 +131,13 @@ struct Entry {
     used: bool,
 }
 
+impl Entry {
+    /// Whether it is a row whose life, or the time for which a dead one is kept, is not over.
+    fn is_kept(&self, now: Instant, stale: Duration) -> bool {
+        self.value.is_some() && self.end.checked_add(stale).is_none_or(|end| end > now)
+    }
+}
+
 /// Passes a hash through.
 #[derive(Debug, Default, Clone, Copy)]
 struct Hashed(u64);
@@ -167,6 +187,26 @@ impl Cache {
             self.counters.hits.fetch_add(1, Ordering::Relaxed);
         }
         found
+    }
+
+    /// Whether rows are kept past their life.
+    pub fn has_stale(&self) -> bool {
+        !self.options.stale.is_zero()
+    }
+
+    /// The row in memory, its life over or not; not an absence. Counts nothing.
+    pub fn get_stale(&self, key: &[u8], now: Instant) -> Option<Hit> {
+        if !self.has_stale() {
+            return None;
+        }
+        let (hash, mut shard) = self.shard(key);
+        let slot = *shard.index.get(&hash)?;
+        let entry = shard.slots.get_mut(slot as usize)?.as_mut()?;
+        if *entry.key != *key || !entry.is_kept(now, self.options.stale) {
+            return None;
+        }
+        entry.used = true;
+        Some(entry.value.clone())
     }
 
     /// The answer in memory, or that of the query under way for the same key, or that of `load`.
@@ -223,8 +263,10 @@ impl Cache {
         }
         if entry.end <= now {
             self.counters.expired.fetch_add(1, Ordering::Relaxed);
-            self.remove(shard, slot);
-            self.report(shard);
+            if !entry.is_kept(now, self.options.stale) {
+                self.remove(shard, slot);
+                self.report(shard);
+            }
             return None;
         }
         entry.used = true;
@@ -409,11 +451,37 @@ mod tests {
             ttl: Duration::from_secs(30),
             missing_ttl: Duration::from_secs(5),
             max_bytes,
+            stale: Duration::ZERO,
         })
     }
 
     fn row(i: i64) -> Option<Row> {
         Some(Box::new([Value::Long(i), Value::String("x".repeat(50).into())]))
+    }
+
+    #[tokio::test]
+    async fn a_row_past_its_life_is_given_only_to_those_who_ask_for_it() {
+        let cache = Cache::new(CacheOptions {
+            ttl: Duration::from_secs(30),
+            missing_ttl: Duration::from_secs(5),
+            max_bytes: 1 << 20,
+            stale: Duration::from_secs(60),
+        });
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        cache.get_or_load(b"row", start, || async { Ok(row(1)) }).await.unwrap();
+        cache.get_or_load(b"none", start, || async { Ok(None) }).await.unwrap();
+        assert!(cache.get(b"row", at(29)).is_some() && cache.get_stale(b"row", at(29)).is_some());
+        assert!(cache.get(b"row", at(30)).is_none());
+        assert!(cache.get_stale(b"row", at(89)).is_some_and(|hit| hit.is_some()));
+        assert!(cache.get_stale(b"row", at(90)).is_none());
+        assert!(cache.get_stale(b"none", at(1)).is_none(), "an absence is not served");
+        assert!(cache.get(b"none", at(6)).is_none());
+        assert_eq!(cache.stats().entries, 1, "an absence is not kept");
+        assert!(cache.get(b"row", at(91)).is_none());
+        assert_eq!(cache.stats().entries, 0, "nor is a row after its time");
+        let failing = cache.get_or_load(b"row", at(92), || async { Err(StoreError::transient("timeout", "")) });
+        assert!(failing.await.is_err());
     }
 
     #[tokio::test]

@@ -9,9 +9,9 @@ use ::scylla::serialize::writers::{CellOverflowError, CellValueBuilder, CellWrit
 use std::net::IpAddr;
 
 use crate::avro::value::Value;
-use crate::store::Marker;
 use crate::store::convert::{self, ConvertError, Converted};
 use crate::store::types::ColumnType;
+use crate::store::{Marker, StoreError};
 
 /// What a null among the values is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,24 +40,104 @@ struct BindError {
 impl SerializeRow for Bind<'_, '_> {
     fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter) -> Result<(), SerializationError> {
         for (value, marker) in self.values.iter().zip(self.markers) {
-            let cell = writer.make_cell_writer();
-            let written = match (value, self.nulls) {
-                (Value::Null, Nulls::Unset) => Ok(cell.set_unset()),
-                (Value::Null, Nulls::Refused) => Err(ConvertError::Null(marker.ty.to_string())),
-                (value, _) => write(value, &marker.ty, cell),
-            };
-            if let Err(error) = written {
-                return Err(SerializationError::new(BindError {
-                    marker: marker.name.clone(),
-                    error,
-                }));
-            }
+            bind(value, marker, self.nulls, writer.make_cell_writer()).map_err(SerializationError::new)?;
         }
         Ok(())
     }
 
     fn is_empty(&self) -> bool {
         self.values.is_empty()
+    }
+}
+
+fn bind(value: &Value<'_>, marker: &Marker, nulls: Nulls, cell: CellWriter<'_>) -> Result<(), BindError> {
+    let written = match (value, nulls) {
+        (Value::Null, Nulls::Unset) => Ok(cell.set_unset()),
+        (Value::Null, Nulls::Refused) => Err(ConvertError::Null(marker.ty.to_string())),
+        (value, _) => write(value, &marker.ty, cell),
+    };
+    written.map(|_| ()).map_err(|error| BindError {
+        marker: marker.name.clone(),
+        error,
+    })
+}
+
+/// The values of a write in the form of the wire, with its timestamp among them: what waits to be sent with others.
+#[derive(Debug)]
+pub(super) struct Encoded(Vec<u8>);
+
+impl Encoded {
+    /// Encodes them; `timestamp` stands before this marker (or behind all).
+    pub(super) fn new(
+        values: &[Value<'_>],
+        markers: &[Marker],
+        timestamp: (usize, i64),
+    ) -> Result<Encoded, StoreError> {
+        let mut bytes = Vec::with_capacity(16 * (markers.len() + 1));
+        let (place, micros) = timestamp;
+        let stamp = |bytes: &mut Vec<u8>| {
+            // Eight bytes are never too long.
+            let _ = CellWriter::new(bytes).set_value(&micros.to_be_bytes());
+        };
+        for (i, (value, marker)) in values.iter().zip(markers).enumerate() {
+            if i == place {
+                stamp(&mut bytes);
+            }
+            bind(value, marker, Nulls::Unset, CellWriter::new(&mut bytes))
+                .map_err(|e| StoreError::permanent("value", e.to_string()))?;
+        }
+        if place >= markers.len() {
+            stamp(&mut bytes);
+        }
+        Ok(Encoded(bytes))
+    }
+
+    /// How many bytes they take.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// These cells, one behind the other with their lengths: equal for equal values only.
+    pub(super) fn key(&self, cells: &[usize]) -> Box<[u8]> {
+        let mut key = Vec::new();
+        for wanted in cells {
+            if let Some((start, end)) = self.cells().nth(*wanted) {
+                key.extend_from_slice(&self.0[start..end]);
+            }
+        }
+        key.into()
+    }
+
+    /// From and to of each cell, its length of four bytes included.
+    fn cells(&self) -> impl Iterator<Item = (usize, usize)> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = at;
+            let length = self.0.get(start..start + 4)?;
+            let length = i32::from_be_bytes(length.try_into().ok()?);
+            // Null and unset are below zero, and nothing follows.
+            at = start + 4 + usize::try_from(length).unwrap_or(0);
+            Some((start, at))
+        })
+    }
+}
+
+impl SerializeRow for Encoded {
+    fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter) -> Result<(), SerializationError> {
+        for (start, end) in self.cells() {
+            let cell = writer.make_cell_writer();
+            if self.0[start..start + 4] == (-2i32).to_be_bytes() {
+                cell.set_unset();
+            } else {
+                cell.set_value(&self.0[start + 4..end])
+                    .map_err(SerializationError::new)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

@@ -20,6 +20,8 @@ use ::scylla::client::{Compression, PoolSize};
 use ::scylla::policies::load_balancing::DefaultPolicy;
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode};
 
+use super::diagnose;
+use crate::retry::Class;
 use crate::store::{Consistency, SerialConsistency, StoreError, classify};
 
 /// Reads a secret when it is needed; the error says why it cannot be read, without the secret.
@@ -138,9 +140,28 @@ pub(super) async fn connect(options: &ScyllaOptions) -> Result<Session, StoreErr
     if let Some(tls) = &options.tls {
         builder = builder.tls_context(Some(tls_context(tls)?));
     }
-    let session = builder.build().await.map_err(|e| classify::session(&e))?;
+    let session = match builder.build().await {
+        Ok(session) => session,
+        Err(error) => return Err(explained(classify::session(&error), options).await),
+    };
     check_datacenter(&session, options.datacenter.as_deref())?;
     Ok(session)
+}
+
+/// The error with what is wrong about TLS, which the driver does not tell.
+async fn explained(mut error: StoreError, options: &ScyllaOptions) -> StoreError {
+    if let Some(tls) = &options.tls
+        && error.class == Class::Transient
+        && let Ok(context) = tls_context(tls)
+    {
+        let (nodes, limit) = (options.nodes.clone(), options.connect_timeout);
+        // Without an answer the error stays as it is.
+        let found = tokio::task::spawn_blocking(move || diagnose::tls(context, &nodes, limit)).await;
+        if let Ok(Some(reason)) = found {
+            error.message = reason;
+        }
+    }
+    error
 }
 
 fn check_datacenter(session: &Session, wanted: Option<&str>) -> Result<(), StoreError> {
@@ -169,8 +190,9 @@ fn tls_context(tls: &TlsOptions) -> Result<SslConnectorBuilder, StoreError> {
     };
     let mut builder = SslConnector::builder(SslMethod::tls_client())
         .map_err(|e| StoreError::fatal("tls", format!("OpenSSL: {e}")))?;
-    if let Some(ca) = &tls.ca {
-        builder.set_ca_file(ca).map_err(|e| problem("CA file", ca, e))?;
+    match &tls.ca {
+        Some(ca) => builder.set_ca_file(ca).map_err(|e| problem("CA file", ca, e))?,
+        None => system_authorities(&mut builder),
     }
     if let Some(cert) = &tls.cert {
         builder
@@ -186,6 +208,21 @@ fn tls_context(tls: &TlsOptions) -> Result<SslConnectorBuilder, StoreError> {
         builder.set_verify(SslVerifyMode::NONE);
     }
     Ok(builder)
+}
+
+/// Adds the authorities of the system: OpenSSL built from source looks for them where nobody has put any.
+fn system_authorities(builder: &mut SslConnectorBuilder) {
+    let found = openssl_probe::probe();
+    let places = found
+        .cert_file
+        .iter()
+        .map(|file| (Some(file.as_path()), None))
+        .chain(found.cert_dir.iter().map(|folder| (None, Some(folder.as_path()))));
+    for (file, folder) in places {
+        if let Err(error) = builder.load_verify_locations(file, folder) {
+            tracing::warn!(?file, ?folder, "authorities of the system cannot be read: {error}");
+        }
+    }
 }
 
 /// User and password by SASL PLAIN (RFC 4616), the password read anew for each connection.
@@ -235,5 +272,25 @@ impl AuthenticatorSession for PlainSession {
         Self: 'f,
     {
         Box::pin(async { Ok(()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_file_the_authorities_of_the_system_are_trusted() {
+        // A machine without any has none to trust.
+        let Some(file) = openssl_probe::probe().cert_file else {
+            return;
+        };
+        assert!(
+            !openssl::x509::X509::stack_from_pem(&std::fs::read(file).unwrap())
+                .unwrap()
+                .is_empty()
+        );
+        let context = tls_context(&TlsOptions::default()).unwrap().build().into_context();
+        assert!(!context.cert_store().all_certificates().is_empty());
     }
 }

@@ -10,10 +10,13 @@
 
 pub mod bind;
 pub mod connect;
+mod diagnose;
+mod grouped;
 pub mod row;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ::scylla::client::session::Session;
 use ::scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
@@ -23,18 +26,24 @@ use ::scylla::statement as driver;
 use ::scylla::statement::prepared::PreparedStatement;
 
 use self::bind::{Bind, Nulls};
+use super::group::GroupStats;
 use super::types::ColumnType;
 use super::{
-    Column, Consistency, Kind, Marker, Prepared, Row, SerialConsistency, Statement, StatementOptions, Store,
-    StoreError, classify, cql, foreign_statement,
+    Column, Consistency, Gather, Kind, Marker, Prepared, Row, Rows, SerialConsistency, Statement, StatementOptions,
+    Store, StoreError, classify, cql, foreign_statement,
 };
 use crate::avro::value::Value;
 pub use connect::{ScyllaOptions, Secret, TlsOptions};
+
+/// Rows of one answer, where a look-up takes many.
+const PAGE: i32 = 1000;
 
 /// An open session.
 pub struct ScyllaStore {
     /// Boxed: it is large, and stores are moved about while an application is put together.
     session: Box<Session>,
+    /// Rows that wait for others.
+    groups: grouped::Groups,
 }
 
 impl std::fmt::Debug for ScyllaStore {
@@ -48,6 +57,7 @@ impl std::fmt::Debug for ScyllaStore {
 pub struct ScyllaStatement {
     prepared: PreparedStatement,
     warned: AtomicBool,
+    group: Option<grouped::Grouping>,
 }
 
 impl ScyllaStore {
@@ -55,12 +65,51 @@ impl ScyllaStore {
     pub async fn connect(options: &ScyllaOptions) -> Result<Self, StoreError> {
         Ok(ScyllaStore {
             session: Box::new(connect::connect(options).await?),
+            groups: grouped::Groups::default(),
         })
     }
 
     /// The driver's session, for its metrics and for what a store does not do (schema, paging).
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// The server's clock: how long it is since 1970 there.
+    ///
+    /// # Errors
+    /// Where it does not answer.
+    pub async fn clock(&self) -> Result<Duration, StoreError> {
+        const CLOCK: &str = "SELECT toUnixTimestamp(now()) FROM system.local";
+        let answer = self.session.query_unpaged(CLOCK, ()).await;
+        let answer = answer.map_err(|e| classify::execution(&e))?;
+        let unread = |e: &dyn std::fmt::Display| StoreError::transient("protocol", format!("the server's clock: {e}"));
+        let rows = answer.into_rows_result().map_err(|e| unread(&e))?;
+        let (millis,) = rows.single_row::<(i64,)>().map_err(|e| unread(&e))?;
+        Ok(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+    }
+
+    /// Refuses a look-up that leaves a part of its partition key open: every node would be asked for every record.
+    fn check_partition_key(&self, text: &str, prepared: &PreparedStatement) -> Result<(), StoreError> {
+        let columns = prepared.get_current_result_set_col_specs();
+        let Some(spec) = columns.get().iter().map(|column| column.table_spec()).next() else {
+            return Ok(());
+        };
+        let state = self.session.get_cluster_state();
+        let table = state
+            .get_keyspace(spec.ks_name())
+            .and_then(|k| k.tables.get(spec.table_name()));
+        let Some(table) = table else { return Ok(()) };
+        if cql::compares_all(text, table.partition_key.iter().map(String::as_str)) {
+            return Ok(());
+        }
+        let key = table.partition_key.join(", ");
+        Err(StoreError::permanent(
+            "invalid",
+            format!(
+                "it reads {} without its whole partition key ({key}), so every node would be asked for every record: bind the key, or declare scan = true",
+                spec.table_name()
+            ),
+        ))
     }
 
     fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, select_all_pages: bool) {
@@ -74,7 +123,11 @@ impl ScyllaStore {
             prepared.set_serial_consistency(Some(serial.into()));
         }
         if options.kind == Kind::Lookup && !select_all_pages {
-            prepared.set_page_size(1);
+            prepared.set_page_size(match options.rows {
+                Rows::First => 1,
+                // One more than is wanted tells that there are more.
+                Rows::List { max, .. } => i32::try_from(max.saturating_add(1)).unwrap_or(PAGE).min(PAGE),
+            });
         }
         if let Some(after) = options.speculative_after.filter(|_| options.idempotent) {
             let policy = SimpleSpeculativeExecutionPolicy {
@@ -90,10 +143,12 @@ impl ScyllaStore {
 
 impl Store for ScyllaStore {
     async fn prepare(&self, text: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
-        let sent = match options.ttl {
-            Some(ttl) => cql::with_ttl(text, ttl).map_err(|e| StoreError::permanent("invalid", e))?,
-            None => text.to_owned(),
+        grouped::check(options)?;
+        let using = cql::Using {
+            ttl: options.ttl,
+            timestamp: options.group.is_some(),
         };
+        let sent = cql::with_using(text, using).map_err(|e| StoreError::permanent("invalid", e))?;
         let mut prepared = self
             .session
             .prepare(sent.as_str())
@@ -104,7 +159,7 @@ impl Store for ScyllaStore {
             .map(|s| s.table_spec())
             .next()
             .map(|t| format!("{}.{}", t.ks_name(), t.table_name()));
-        let markers: Box<[Marker]> = prepared
+        let markers: Vec<Marker> = prepared
             .get_variable_col_specs()
             .iter()
             .map(|spec| Marker {
@@ -121,25 +176,34 @@ impl Store for ScyllaStore {
                 ty: ColumnType::from(spec.typ()),
             })
             .collect();
+        let (markers, group) = grouped::Grouping::of(&prepared, markers, options)?;
         check_kind(text, &markers, &columns, options)?;
+        if options.kind == Kind::Lookup && !options.scan && prepared.get_variable_pk_indexes().is_empty() {
+            self.check_partition_key(text, &prepared)?;
+        }
         // An aggregate is computed over pages of this size inside the server, so it keeps the driver's own.
         self.configure(&mut prepared, options, cql::scan(text).selects_function());
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
         partition_key.sort_by_key(|index| index.sequence);
+        let stamp = group.as_ref().map_or(usize::MAX, |group| group.stamp);
+        let partition_key = partition_key.iter().map(|index| usize::from(index.index));
         Ok(Statement {
-            markers,
+            markers: markers.into(),
             columns: if options.kind == Kind::Lookup {
                 columns
             } else {
                 Box::default()
             },
-            partition_key: partition_key.iter().map(|index| usize::from(index.index)).collect(),
+            // The marker of the timestamp is none of the statement's own.
+            partition_key: partition_key.map(|i| i - usize::from(i > stamp)).collect(),
             cql: text.into(),
             kind: options.kind,
+            rows: options.rows,
             table: table.map(String::into_boxed_str),
             inner: Prepared::Scylla(ScyllaStatement {
                 prepared,
                 warned: AtomicBool::new(false),
+                group,
             }),
         })
     }
@@ -153,6 +217,7 @@ impl Store for ScyllaStore {
             return Ok(None);
         }
         let mut state = PagingState::start();
+        let mut gather = Gather::new(statement);
         loop {
             let bind = Bind {
                 values,
@@ -165,13 +230,13 @@ impl Store for ScyllaStore {
                 .await
                 .map_err(|e| classify::execution(&e))?;
             inner.warn(statement, &result);
-            if let Some(row) = row::first(result, &statement.columns)? {
-                return Ok(Some(row));
+            if !row::gather(result, &statement.columns, &mut gather)? {
+                return Ok(gather.end());
             }
             // A page may be empty though rows follow: the server counts filtered and deleted ones.
             match next {
                 PagingStateResponse::HasMorePages { state: more } => state = more,
-                PagingStateResponse::NoMorePages => return Ok(None),
+                PagingStateResponse::NoMorePages => return Ok(gather.end()),
             }
         }
     }
@@ -187,6 +252,11 @@ impl Store for ScyllaStore {
                 "null_key",
                 format!("marker :{name} of the partition key is null"),
             ));
+        }
+        if let Some(grouping) = &inner.group {
+            return self
+                .write_grouped(grouping, inner, statement, values, timestamp_us)
+                .await;
         }
         // A handle of its own for its own timestamp: a clone of the handle takes 40 ns.
         let mut prepared = inner.prepared.clone();
@@ -207,6 +277,10 @@ impl Store for ScyllaStore {
 }
 
 impl ScyllaStatement {
+    pub(super) fn grouped(&self) -> Option<&Arc<GroupStats>> {
+        self.group.as_ref().map(|group| &group.stats)
+    }
+
     /// Logs the server's warnings once per statement: they are about the statement, not about the record.
     fn warn(&self, statement: &Statement, result: &QueryResult) {
         if let Some(warning) = result.warnings().next()

@@ -15,7 +15,7 @@ use super::bind::fixed_in_vector;
 use crate::avro::value::{Unit, Value};
 use crate::store::convert::{self, ConvertError};
 use crate::store::types::{ColumnType, tuple_field};
-use crate::store::{Column, Row, StoreError};
+use crate::store::{Column, Gather, StoreError};
 
 /// Why a column could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,27 +28,29 @@ enum ReadError {
     Convert(#[from] ConvertError),
 }
 
-/// The first row of an answer.
-pub(super) fn first(result: QueryResult, columns: &[Column]) -> Result<Option<Row>, StoreError> {
+/// The rows of an answer, one after the other, for as long as `gather` wants more; false where it does not.
+pub(super) fn gather(result: QueryResult, columns: &[Column], gather: &mut Gather) -> Result<bool, StoreError> {
     let unreadable = |what: String| StoreError::permanent("value", what);
     let rows = result.into_rows_result().map_err(|e| unreadable(e.to_string()))?;
-    let Some(row) = rows
-        .maybe_first_row::<ColumnIterator<'_, '_>>()
-        .map_err(|e| unreadable(e.to_string()))?
-    else {
-        return Ok(None);
-    };
-    let mut values = Vec::with_capacity(columns.len());
-    for (raw, column) in row.zip(columns) {
-        let raw = raw.map_err(|e| unreadable(e.to_string()))?;
-        let value = match raw.slice {
-            None => Value::Null,
-            Some(slice) => read(slice.as_slice(), &column.ty)
-                .map_err(|e| unreadable(format!("result column {}: {e}", column.name)))?,
-        };
-        values.push(value);
+    let rows = rows
+        .rows::<ColumnIterator<'_, '_>>()
+        .map_err(|e| unreadable(e.to_string()))?;
+    for row in rows {
+        let mut values = Vec::with_capacity(columns.len());
+        for (raw, column) in row.map_err(|e| unreadable(e.to_string()))?.zip(columns) {
+            let raw = raw.map_err(|e| unreadable(e.to_string()))?;
+            let value = match raw.slice {
+                None => Value::Null,
+                Some(slice) => read(slice.as_slice(), &column.ty)
+                    .map_err(|e| unreadable(format!("result column {}: {e}", column.name)))?,
+            };
+            values.push(value);
+        }
+        if !gather.add(values.into_boxed_slice())? {
+            return Ok(false);
+        }
     }
-    Ok(Some(values.into_boxed_slice()))
+    Ok(true)
 }
 
 fn read(bytes: &[u8], ty: &ColumnType) -> Result<Value<'static>, ReadError> {

@@ -18,19 +18,19 @@ mod table;
 mod value;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use self::parse::Select;
 use self::table::Table;
 use super::{
-    Column, ColumnType, Kind, Marker, Prepared, Row, Statement, StatementOptions, Store, StoreError, classify,
-    foreign_statement,
+    Column, ColumnType, Gather, Kind, Marker, Prepared, Row, Rows, Statement, StatementOptions, Store, StoreError,
+    classify, cql, foreign_statement,
 };
 use crate::avro::value::Value;
 
@@ -115,6 +115,48 @@ impl SqliteStore {
         })
     }
 
+    /// A store in memory with the tables of the file and none of their rows, for a check that changes nothing. The file must
+    /// be there.
+    pub async fn open_tables_of(path: &Path) -> Result<Self, StoreError> {
+        let tables = {
+            let mut uri = "file:".to_owned();
+            for c in path.to_string_lossy().chars() {
+                match c {
+                    '%' | '?' | '#' => uri.push_str(&format!("%{:02X}", c as u32)),
+                    c => uri.push(c),
+                }
+            }
+            // Without a log beside it nothing is written at all, not even the files of shared memory.
+            let log = path.with_file_name(format!(
+                "{}-wal",
+                path.file_name().unwrap_or_default().to_string_lossy()
+            ));
+            uri.push_str(if log.exists() { "?mode=ro" } else { "?immutable=1" });
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let read = || -> rusqlite::Result<Vec<String>> {
+                let connection = Connection::open_with_flags(&uri, flags)?;
+                let sql =
+                    "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid";
+                let mut statement = connection.prepare(sql)?;
+                statement.query_map([], |row| row.get(0))?.collect()
+            };
+            let in_place = |mut e: StoreError| {
+                e.message = format!("{}: {}", path.display(), e.message);
+                e
+            };
+            read().map_err(|e| in_place(classify::sqlite(&e)))?
+        };
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!(
+            "file:messina-check-{}-{number}?mode=memory&cache=shared",
+            std::process::id()
+        );
+        let store = SqliteStore::open(&SqliteOptions::new(name))?;
+        store.execute_script(&tables.join(";\n")).await?;
+        Ok(store)
+    }
+
     /// Runs statements that are no part of a pipeline, such as those that make the demo's tables; SQLite's dialect.
     pub async fn execute_script(&self, sql: &str) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
@@ -154,7 +196,7 @@ impl SqliteStore {
         Ok(cached.1.clone())
     }
 
-    fn prepare_lookup(&self, cql: &str) -> Result<Statement, StoreError> {
+    fn prepare_lookup(&self, cql: &str, rows: Rows) -> Result<Statement, StoreError> {
         let select = parse::select(cql).map_err(invalid)?;
         let connection = self.reader();
         let generation = self.generation.load(Ordering::Acquire);
@@ -180,6 +222,7 @@ impl SqliteStore {
             columns,
             cql: cql.into(),
             kind: Kind::Lookup,
+            rows,
             table: None,
             inner: Prepared::Sqlite(SqliteStatement::Lookup(lookup)),
         })
@@ -187,14 +230,23 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    async fn prepare(&self, cql: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
+    async fn prepare(&self, text: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
         if options.kind == Kind::Lookup {
-            return self.prepare_lookup(cql);
+            return self.prepare_lookup(text, options.rows);
         }
-        let mut change = parse::change(cql).map_err(invalid)?;
+        let mut change = parse::change(text).map_err(invalid)?;
+        if options.group.is_some() {
+            return Err(invalid(
+                "the embedded store groups all writes by itself: remove `group`".to_owned(),
+            ));
+        }
         if let Some(ttl) = options.ttl {
             // The same rules as for CQL, whose text is not needed here.
-            super::cql::with_ttl(cql, ttl).map_err(invalid)?;
+            let using = cql::Using {
+                ttl: Some(ttl),
+                timestamp: false,
+            };
+            cql::with_using(text, using).map_err(invalid)?;
             change.ttl = Some(ttl);
         }
         let (reply, answer) = oneshot::channel();
@@ -202,7 +254,7 @@ impl Store for SqliteStore {
         let (write, table) = writer::answered(answer.await)?;
         let markers: Box<[Marker]> = write.markers.clone();
         if options.idempotent
-            && let Some(why) = super::cql::unrepeatable(cql, &markers)
+            && let Some(why) = cql::unrepeatable(text, &markers)
         {
             return Err(invalid(format!("the statement cannot be repeated: {why}")));
         }
@@ -210,8 +262,9 @@ impl Store for SqliteStore {
             partition_key: table.partition_key(&write.key_markers),
             markers,
             columns: Box::default(),
-            cql: cql.into(),
+            cql: text.into(),
             kind: Kind::Write,
+            rows: Rows::First,
             table: None,
             inner: Prepared::Sqlite(SqliteStatement::Write(WriteStatement(Arc::new(write)))),
         })
@@ -240,18 +293,21 @@ impl Store for SqliteStore {
                 .map_err(|e| classify::sqlite(&e))?;
         }
         let mut rows = prepared.raw_query();
-        let Some(row) = rows.next().map_err(|e| classify::sqlite(&e))? else {
-            return Ok(None);
-        };
-        let mut read = Vec::with_capacity(statement.columns.len());
-        for (i, column) in statement.columns.iter().enumerate() {
-            let raw = row.get_ref(i).map_err(|e| classify::sqlite(&e))?;
-            read.push(
-                value::read(raw, &column.ty)
-                    .map_err(|e| StoreError::permanent("value", format!("result column {}: {e}", column.name)))?,
-            );
+        let mut gather = Gather::new(statement);
+        while let Some(row) = rows.next().map_err(|e| classify::sqlite(&e))? {
+            let mut read = Vec::with_capacity(statement.columns.len());
+            for (i, column) in statement.columns.iter().enumerate() {
+                let raw = row.get_ref(i).map_err(|e| classify::sqlite(&e))?;
+                read.push(
+                    value::read(raw, &column.ty)
+                        .map_err(|e| StoreError::permanent("value", format!("result column {}: {e}", column.name)))?,
+                );
+            }
+            if !gather.add(read.into())? {
+                break;
+            }
         }
-        Ok(Some(read.into()))
+        Ok(gather.end())
     }
 
     async fn write(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Result<(), StoreError> {
@@ -270,11 +326,22 @@ impl Store for SqliteStore {
                 format!("marker :{name} of the primary key is null"),
             ));
         }
+        let life_ms = match write.ttl {
+            Some(cql::Ttl::Bound) => match bound.pop() {
+                Some(rusqlite::types::Value::Integer(seconds)) => {
+                    cql::bound_ttl(seconds)?.map(|life| life.as_millis() as i64)
+                }
+                _ => None,
+            },
+            Some(cql::Ttl::Fixed(life)) => Some(life.as_millis() as i64),
+            None => None,
+        };
         let (reply, answer) = oneshot::channel();
         self.writer
             .send(writer::Job::Write {
                 write: write.clone(),
                 values: bound,
+                life_ms,
                 timestamp_us,
                 reply,
             })

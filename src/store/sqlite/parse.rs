@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::store::cql::{Scanned, TokenKind, scan};
+use crate::store::cql::{Scanned, TokenKind, Ttl, scan};
 
 /// A look-up.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(super) struct Change {
     /// Whether the row goes.
     pub delete: bool,
     /// The life of what is written.
-    pub ttl: Option<Duration>,
+    pub ttl: Option<Ttl>,
 }
 
 /// Understood, or refused with the reason.
@@ -122,7 +122,7 @@ pub(super) fn change(cql: &str) -> Refused<Change> {
         }
     };
     Ok(Change {
-        ttl: using_ttl(&s, using)?,
+        ttl: using_ttl(&s, using)?.map(Ttl::Fixed),
         ..change
     })
 }
@@ -408,7 +408,7 @@ mod tests {
                 ("w".into(), Term::Literal("'a,b'".into()))
             ]
         );
-        assert_eq!(insert.ttl, Some(Duration::from_secs(60)));
+        assert_eq!(insert.ttl, Some(Ttl::Fixed(Duration::from_secs(60))));
         let update = change("UPDATE t USING TTL 5 SET v = :v, w = -1 WHERE k = :k AND c = 2").unwrap();
         assert_eq!(update.columns.len(), 4);
         assert_eq!(update.columns[1], ("w".into(), Term::Literal("-1".into())));

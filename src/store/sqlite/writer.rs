@@ -20,6 +20,7 @@ use super::parse::{Change, Term};
 use super::sql::{EXPIRES, TIMESTAMP, quoted};
 use super::table::Table;
 use super::{invalid, now_millis};
+use crate::store::cql::{TTL_MARKER, Ttl};
 use crate::store::{Marker, StoreError, classify};
 
 /// Writes in one transaction at most.
@@ -35,7 +36,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Write {
     sql: String,
-    ttl: Option<Duration>,
+    pub(super) ttl: Option<Ttl>,
     pub(super) markers: Box<[Marker]>,
     /// Columns of the primary key and the markers that bind them.
     pub(super) key_markers: Vec<(String, usize)>,
@@ -52,6 +53,8 @@ pub(super) enum Job {
     Write {
         write: Arc<Write>,
         values: Vec<Bound>,
+        /// How long the row lives, in milliseconds.
+        life_ms: Option<i64>,
         timestamp_us: i64,
         reply: Reply<()>,
     },
@@ -159,11 +162,12 @@ impl Writer {
                 Some(Job::Write {
                     write,
                     values,
+                    life_ms,
                     timestamp_us,
                     reply,
                 }) => {
                     let done = match &begun {
-                        Ok(()) => self.write(&write, values, timestamp_us, now),
+                        Ok(()) => self.write(&write, values, timestamp_us, (now, life_ms)),
                         Err(e) => Err(e.clone()),
                     };
                     if begun.is_ok() && self.connection.is_autocommit() {
@@ -195,10 +199,16 @@ impl Writer {
         other
     }
 
-    fn write(&self, write: &Write, values: Vec<Bound>, timestamp_us: i64, now: i64) -> Result<(), StoreError> {
+    fn write(
+        &self,
+        write: &Write,
+        values: Vec<Bound>,
+        timestamp_us: i64,
+        (now, life_ms): (i64, Option<i64>),
+    ) -> Result<(), StoreError> {
         let run = || -> rusqlite::Result<usize> {
             let mut statement = self.connection.prepare_cached(&write.sql)?;
-            let end = write.ttl.map(|ttl| now.saturating_add(ttl.as_millis() as i64));
+            let end = life_ms.map(|life| now.saturating_add(life));
             let own = [
                 Bound::Integer(timestamp_us),
                 end.map_or(Bound::Null, Bound::Integer),
@@ -245,12 +255,17 @@ impl Writer {
                 .find(|(_, term)| matches!(term, Term::Marker(name) if name == marker))
                 .map(|(c, _)| c)
         };
+        let own = (change.ttl == Some(Ttl::Bound)).then(|| Marker {
+            name: TTL_MARKER.to_owned(),
+            ty: crate::store::ColumnType::Int,
+        });
         let markers: Box<[Marker]> = names
             .iter()
             .map(|name| Marker {
                 name: (*name).to_owned(),
                 ty: column_of(name).map_or(crate::store::ColumnType::Any, |column| table.type_of(column)),
             })
+            .chain(own)
             .collect();
         let key_markers = change
             .columns

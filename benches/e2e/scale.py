@@ -1,0 +1,171 @@
+"""Messina's cost per record as one thing grows: partitions, pipelines, records in flight, the cache's hit ratio, the size of a value.
+
+usage: scale.py ROUNDS partitions|pipelines|in-flight|cache|size ...
+
+Each setting is run once in each round, by measure.py on the CQL stand-in; a line of RESULTS has the setting as its `label`. Topics that a setting
+needs are made and filled once. DIVIDE: by how much fewer records a run has.
+"""
+
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+import uuid
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+HERE = pathlib.Path(__file__).resolve().parent
+E = os.environ
+sys.path.insert(0, os.path.join(E["PEERS"], "tools"))
+import load  # noqa: E402  the peers' loader: messages and registration
+
+DIVIDE = int(E.get("DIVIDE", "1"))
+FLAT = '{"type": "record", "name": "Flat", "fields": [{"name": "id", "type": "string"}, {"name": "user", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}, {"name": "body", "type": "string"}]}'
+
+
+def fill(topic, partitions, records):
+    """Makes the topic and puts the records there, unless it is there."""
+    admin = AdminClient({"bootstrap.servers": E["KAFKA_BOOTSTRAP"]})
+    if topic in admin.list_topics(timeout=10).topics:
+        return
+    for future in admin.create_topics([NewTopic(topic, partitions, 1, config={"retention.ms": "-1"})]).values():
+        future.result()
+    producer = Producer({"bootstrap.servers": E["KAFKA_BOOTSTRAP"], "compression.type": "lz4", "linger.ms": 50, "partitioner": "murmur2_random", "queue.buffering.max.messages": 1_000_000})
+    for i, (key, value) in enumerate(records):
+        producer.produce(topic, value, key)
+        if i % 1000 == 0:
+            producer.poll(0)
+    producer.flush()
+    print(f"topic {topic} filled", file=sys.stderr)
+
+
+def rich(copies):
+    sid = load.register("events-value", os.path.join(E["PEERS"], "schema", "event.avsc"))
+    head = b"\0" + struct.pack(">I", sid)
+    messages = load.read(os.path.join(E["PEERS_BUILD"], "messages.bin"))
+    return [(key, head + load.fresh_id(datum, copy)) for copy in range(copies) for key, datum in messages]
+
+
+def text(s):
+    data, n, head = s.encode(), len(s.encode()) << 1, b""
+    while n > 0x7F:
+        head, n = head + bytes([n & 0x7F | 0x80]), n >> 7
+    return head + bytes([n]) + data
+
+
+def flat(size, records):
+    with tempfile.NamedTemporaryFile("w", suffix=".avsc") as file:
+        file.write(FLAT)
+        file.flush()
+        sid = load.register("events-flat-value", file.name)
+    head, users = b"\0" + struct.pack(">I", sid), [str(uuid.UUID(int=i)) for i in range(20_000)]
+    for i in range(records):
+        user = users[i * 7919 % len(users)]
+        value = head + text(str(uuid.UUID(int=i))) + text(user) + b"\x80\xa0\xde\xf9\xb5\x64"
+        body = max(1, size - len(value) - 2)
+        yield user.encode(), value + text(chr(97 + i % 26) * body)
+
+
+def pipelines(n, topics):
+    """A configuration of n pipelines that share the topics out."""
+    base = (HERE / "peers.toml").read_text(encoding="utf-8")
+    head, _, body = base.partition("[pipelines.events]")
+    body = "[pipelines.events]" + body
+    parts = [head]
+    for i in range(n):
+        mine = ", ".join(f'"{t}"' for t in topics[i::n])
+        one = body.replace("pipelines.events", f"pipelines.p{i}").replace('topics = ["events"]', f"topics = [{mine}]")
+        one = one.replace('"enrich-messina"', f'"{E["GROUP"]}-{i}"').replace("max_in_flight = 512", f"max_in_flight = {max(1, 512 // n)}")
+        parts.append(one.replace('topic = "events-enriched-messina"', 'topic = "events-enriched-rich"'))
+    return "\n".join(parts)
+
+
+def run(label, n, **settings):
+    env = {**E, "N": str(n // DIVIDE), "LABEL": label, "OUT_TOPIC": "events-enriched-rich", **settings}
+    subprocess.run([E["PY"], str(HERE / "measure.py"), "run", "stub", *filter(None, [settings.get("OVERLAY")])], env=env, check=True)
+
+
+def partitions():
+    for n in (1, 5, 20, 60):
+        topic = f"events-partitions-{n}"
+        fill(topic, n, rich(2))
+        yield lambda n=n, topic=topic: run(f"{n} partitions", 190_000, IN_TOPIC=topic, PARTITIONS=str(n))
+
+
+def many_pipelines():
+    topics = [f"events-share-{i}" for i in range(10)]
+    records = None
+    for i, topic in enumerate(topics):
+        records = records or rich(2)
+        fill(topic, 2, records[i::10])
+    for n in (1, 3, 10):
+
+        def go(n=n):
+            E["GROUP"] = f"scale-{n}-{uuid.uuid4().hex[:8]}"
+            with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+                file.write(pipelines(n, topics))
+                file.flush()
+                run(f"{n} pipelines", 190_000, CONFIG=file.name, IN_TOPIC=topics[0], PARTITIONS="2")
+
+        yield go
+
+
+def in_flight():
+    for limit in (1, 16, 128, 512, 1024, 8192):
+        n = 20_000 if limit == 1 else 190_000
+        yield lambda limit=limit, n=n: run(f"{limit} in flight", n, IN_TOPIC="events-bulk", MAX_IN_FLIGHT=str(limit))
+
+
+def cache():
+    overlay = (HERE / "cached.toml").read_text(encoding="utf-8")
+    base = (HERE / "peers.toml").read_text(encoding="utf-8")
+    before, behind = base.partition("[[pipelines")[0], base.partition("[pipelines.events.sink]")[2]
+    # Bytes for as many users as make these hit ratios; the measured ratio is in the line.
+    for ratio, size in ((50, "2MiB"), (95, "32MiB")):
+
+        def go(ratio=ratio, size=size):
+            with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+                file.write(before + overlay.replace("32MiB", size) + "\n[pipelines.events.sink]" + behind)
+                file.flush()
+                run(f"about {ratio} % hits", 390_000, CONFIG=file.name, IN_TOPIC="events-bulk")
+
+        yield go
+    yield lambda: run("no cache", 190_000, IN_TOPIC="events-bulk")
+
+
+def size():
+    config = (HERE / "peers.toml").read_text(encoding="utf-8")
+    for old, new in (
+        ("event.user.id", "event.user"),
+        ("event.event_id", "event.id"),
+        ("event.ts", "event.at"),
+        ("event.event_type", "event.user"),
+        (', amount = "event.total.amount"', ""),
+        (", amount,", ","),
+        (", :amount,", ","),
+    ):
+        config = config.replace(old, new)
+    for bytes_, records in ((100, 400_000), (1_000, 200_000), (10_000, 40_000)):
+        topic = f"events-size-{bytes_}"
+        fill(topic, 20, flat(bytes_, records))
+
+        def go(bytes_=bytes_, records=records, topic=topic):
+            with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+                file.write(config)
+                file.flush()
+                run(f"values of {bytes_} bytes", records * 95 // 100, CONFIG=file.name, IN_TOPIC=topic, OUT_TOPIC="events-enriched-flat")
+
+        yield go
+
+
+if __name__ == "__main__":
+    kinds = {"partitions": partitions, "pipelines": many_pipelines, "in-flight": in_flight, "cache": cache, "size": size}
+    if len(sys.argv) < 3 or not sys.argv[1].isdigit() or any(kind not in kinds for kind in sys.argv[2:]):
+        sys.exit(__doc__)
+    settings = [setting for kind in sys.argv[2:] for setting in kinds[kind]()]
+    for _ in range(int(sys.argv[1])):
+        for setting in settings:
+            setting()

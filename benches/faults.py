@@ -1,0 +1,35 @@
+"""Adds up what the fault tests noted ($MESSINA_FIGURES: a line of JSON for each test), and prints one line of JSON.
+
+Counts are sums over all tests, `resume_s` and the slope are the worst of any; beside them, under `tests`, is what each test noted.
+"""
+
+import json
+import sys
+
+
+def main():
+    with open(sys.argv[1], encoding="utf-8") as file:
+        notes = [json.loads(line) for line in file]
+    tests = {note["test"]: note["figures"] for note in notes}
+    if not tests:
+        sys.exit("no test has noted anything")
+
+    def every(name):
+        return [figures[name] for figures in tests.values() if name in figures]
+
+    records = sum(every("records"))
+    duplicated = sum(f["records"] * f["duplicated_percent"] / 100 for f in tests.values() if "duplicated_percent" in f)
+    line = {name: sum(every(name)) for name in ("lost", "out_of_order", "unfinished_commits", "dead_lettered_wrongly")}
+    line |= {
+        "duplicated_percent": round(duplicated * 100 / records, 4),
+        "resume_s": max(every("resume_s"), default=None),
+        "rss_slope_mb_per_min": max(every("rss_slope_mb_per_min"), default=None),
+        "records": records,
+        "long": all(note["long"] for note in notes),
+        "tests": tests,
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""A steady load, and a store that is 16 times slower at p95 in the middle of it.
+
+usage: tail.py SECONDS RATE STACK...     STACK: messina-LIMIT, messina-auto, rust-talk, go
+
+Once a second it reads: how long the consumer loop had a record (poll to decoded, the stage that a slow database must not touch), how long records took
+in all, how many are in flight (Messina, from its metrics); how many records came out (all, from the output topic). Figures compare the slow phase
+with the one before it; the first seconds of a phase count for it.
+"""
+
+import json
+import os
+import pathlib
+import re
+import statistics
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+E = os.environ
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "e2e"), os.path.join(E["PEERS"], "tools")]
+import bench  # noqa: E402  the peers' harness
+import load  # noqa: E402
+import measure  # noqa: E402
+
+PARTITIONS = 20
+TOPIC, OUT = "events-tail", "events-tail-out"
+# Median and p95 of the store's answers in µs, before and in the slow phase.
+CALM, SLOW = (1_000, 2_000), (1_000, 32_000)
+DECODE = re.compile(r'^messina_stage_seconds_bucket\{(?=[^}]*stage="decode")[^}]*le="([^"]+)"[^}]*\} ([0-9.e+]+)$', re.M)
+IN_FLIGHT = re.compile(r"^messina_in_flight_records\{[^}]*\} ([0-9.e+]+)$", re.M)
+LIMIT = re.compile(r"^messina_concurrency_limit\{[^}]*\} ([0-9.e+]+)$", re.M)
+
+
+class Load(threading.Thread):
+    """The peers' messages at a steady rate, until it is told to stop."""
+
+    def __init__(self, rate, sid):
+        super().__init__(daemon=True)
+        self.rate, self.over = rate, threading.Event()
+        head = b"\0" + struct.pack(">I", sid)
+        self.messages = [(key, head + datum) for key, datum in load.read(os.path.join(E["PEERS_BUILD"], "messages.bin"))]
+
+    def run(self):
+        producer = Producer({"bootstrap.servers": E["KAFKA_BOOTSTRAP"], "linger.ms": 1, "partitioner": "murmur2_random"})
+        began, sent = time.monotonic(), 0
+        while not self.over.wait(0.005):
+            due = int((time.monotonic() - began) * self.rate)
+            while sent < due:
+                key, value = self.messages[sent % len(self.messages)]
+                producer.produce(TOPIC, value, key)
+                sent += 1
+            producer.poll(0)
+        producer.flush()
+
+
+class Counter:
+    """How many records a topic has."""
+
+    def __init__(self, topic):
+        self.topic = topic
+        self.consumer = Consumer({"bootstrap.servers": E["KAFKA_BOOTSTRAP"], "group.id": "tail-count", "enable.auto.commit": False})
+
+    def __call__(self):
+        return sum(self.consumer.get_watermark_offsets(TopicPartition(self.topic, p), timeout=10)[1] for p in range(PARTITIONS))
+
+
+def delay(us_p95):
+    bench.http(f"http://{E['STUB_ADMIN']}/delay?us={us_p95[0]}&p95={us_p95[1]}")
+
+
+class Messina:
+    def __init__(self, limit):
+        E["MAX_IN_FLIGHT"] = limit
+        log = os.path.join(E["PEERS_BUILD"], f"tail-messina-{limit}.log")
+        self.run = measure.Run(bench, E["STUB_ADDR"], TOPIC, OUT, f"tail-messina-{time.time_ns()}", log)
+        self.run.wait_until_ready(60)
+        self.decode, self.event = {}, {}
+
+    def sample(self):
+        _, text = measure.get(self.run.port, "/metrics")
+        before = self.decode, self.event
+        self.decode, self.event = measure.summed(DECODE, text), measure.summed(measure.BUCKET, text)
+        return {
+            "in_flight": sum(map(float, IN_FLIGHT.findall(text))),
+            "limit": sum(map(float, LIMIT.findall(text))),
+            "consumer": (before[0], self.decode),
+            "event": (before[1], self.event),
+        }
+
+    def stop(self):
+        self.run.stop()
+
+
+class Peer:
+    def __init__(self, name):
+        command, extra = bench.COMMANDS[name]
+        env = dict(E, N="1000000000", IN_TOPIC=TOPIC, OUT_TOPIC=OUT, GROUP=f"tail-{name}-{time.time_ns()}", CQL_CONTACT=E["STUB_ADDR"], STACK=name, MAX_IN_FLIGHT="512", **extra)
+        if name == "rust-talk":
+            env["N"] = "1000000"  # it keeps a sample of each
+        with open(os.path.join(E["PEERS_BUILD"], f"tail-{name}.log"), "wb") as log:
+            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+
+    def sample(self):
+        if self.process.poll() is not None:
+            sys.exit(f"the peer ended with {self.process.returncode}")
+        return {}
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def between(samples, what, q):
+    """A quantile over a whole phase, in milliseconds."""
+    first, last = samples[0][what][0], samples[-1][what][1]
+    return measure.quantiles(first, last, (q,))[0]
+
+
+def measured(name, seconds, rate, sid):
+    for topic in (TOPIC, OUT):
+        bench.fresh_topic(topic, PARTITIONS)
+    delay(CALM)
+    kind, _, limit = name.partition("-")
+    load_thread = Load(rate, sid)
+    runs = Messina(limit or "512") if kind == "messina" else Peer(name)
+    out, samples = Counter(OUT), []
+    try:
+        load_thread.start()
+        while out() < 5 * rate:  # it has joined its group, and is warm
+            time.sleep(0.2)
+        runs.sample()
+        last, began = out(), time.monotonic()
+        for phase in ("before", "during", "after"):
+            delay(SLOW if phase == "during" else CALM)
+            for _ in range(seconds):
+                time.sleep(max(0, began + len(samples) + 1 - time.monotonic()))
+                now = out()
+                samples.append({"phase": phase, "out": now - last, "at": time.monotonic() - began, **runs.sample()})
+                last = now
+    finally:
+        load_thread.over.set()
+        runs.stop()
+        delay((0, 0))
+    phases = {phase: [s for s in samples if s["phase"] == phase] for phase in ("before", "during", "after")}
+    line = {"stack": name, "rate": {p: round(statistics.mean(s["out"] for s in of)) for p, of in phases.items()}}
+    line["rate_ratio"] = round(line["rate"]["during"] / line["rate"]["before"], 3)
+    if kind == "messina":
+        for what in ("consumer", "event"):
+            for q in (0.5, 0.95, 0.99):
+                line[f"{what}_p{q * 100:.0f}_ms"] = {p: round(between(of, what, q), 4) for p, of in phases.items()}
+        line["consumer_p95_ratio"] = round(line["consumer_p95_ms"]["during"] / line["consumer_p95_ms"]["before"], 3)
+        line["in_flight"] = {p: round(statistics.mean(s["in_flight"] for s in of)) for p, of in phases.items()}
+        # What Little's law asks for: rate times the mean of a look-up and a write.
+        line["limit"] = {p: round(of[-1]["limit"]) for p, of in phases.items()}
+    line["series"] = [
+        {"at": round(s["at"], 1), "phase": s["phase"], "out": s["out"], **({"consumer_p95_ms": round(measure.quantiles(*s["consumer"], (0.95,))[0], 4), "event_p95_ms": round(measure.quantiles(*s["event"], (0.95,))[0], 2), "in_flight": s["in_flight"]} if "event" in s else {})}
+        for s in samples
+    ]
+    return line
+
+
+def main(seconds, rate, stacks):
+    sid = load.register("events-value", os.path.join(E["PEERS"], "schema", "event.avsc"))
+    bench.stub()
+    lines = []
+    for name in stacks:
+        print(f"{name}: {3 * seconds} s at {rate} records/s", file=sys.stderr)
+        lines.append(measured(name, seconds, rate, sid))
+    results = pathlib.Path(E["PEERS_BUILD"], "tail.jsonl")
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    print(f"store: median {CALM[0] / 1e3} ms, p95 {CALM[1] / 1e3} ms; slow: p95 {SLOW[1] / 1e3} ms; series: {results}", file=sys.stderr)
+    print("| stack | | before | slow | after |\n| --- | --- | --- | --- | --- |", file=sys.stderr)
+    for line in lines:
+        for key, values in line.items():
+            if isinstance(values, dict):
+                print(f"| {line['stack']} | {key} | " + " | ".join(str(values[p]) for p in ("before", "during", "after")) + " |", file=sys.stderr)
+    first = lines[0]
+    figure = {"figure": "tail", "consumer_p95_ratio": first.get("consumer_p95_ratio"), "rate_ratio": first["rate_ratio"]}
+    for line in lines:
+        figure[line["stack"]] = {k: line[k] for k in ("consumer_p95_ratio", "rate_ratio") if k in line}
+    print(json.dumps(figure))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

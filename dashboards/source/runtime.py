@@ -1,0 +1,35 @@
+"""The process: CPU, memory, Tokio, and what it says of itself."""
+
+from panels import PROCESS, RATE, board, filled, graph, number, rate, rows
+
+DASHBOARD = filled(
+    board("runtime", "Runtime", "The process itself: CPU, memory, descriptors, and the runtimes that run its tasks.", ()),
+    (
+        "Processes",
+        [
+            rows("Versions", "What runs where, since when, and the generation of its configuration.", "short", (f"messina_build_info{{{PROCESS}}}", "up"), (f"messina_config_generation{{{PROCESS}}}", "configuration"), (f"time() - messina_process_start_time_seconds{{{PROCESS}}}", "uptime, s"), width=12),
+            number("CPU", "Cores in use, all processes.", "short", f"sum({rate('messina_process_cpu_seconds_total', PROCESS)})"),
+            number("Memory", "Resident memory of the largest process.", "bytes", f"max(messina_process_resident_memory_bytes{{{PROCESS}}})"),
+            number("Budget", "Share of [limits] memory in use, of the process that uses most.", "percentunit", f"max(sum by (instance) (messina_budget_used_bytes{{{PROCESS}}}) / sum by (instance) (messina_budget_limit_bytes{{{PROCESS}}}))", "green", (0.9, "yellow")),
+        ],
+    ),
+    (
+        "CPU and memory",
+        [
+            graph("CPU", "Cores in use by each process.", "short", (rate("messina_process_cpu_seconds_total", PROCESS), "{{instance}}"), width=8),
+            graph("Memory", "Resident now, and the highest so far.", "bytes", (f"messina_process_resident_memory_bytes{{{PROCESS}}}", "{{instance}}"), (f"messina_process_peak_resident_memory_bytes{{{PROCESS}}}", "{{instance}} peak"), width=8),
+            graph("Budget", "Bytes in use by what holds them, and the limit.", "bytes", (f"sum by (part) (messina_budget_used_bytes{{{PROCESS}}})", "{{part}}"), (f"sum(messina_budget_limit_bytes{{{PROCESS}}})", "limit"), width=8),
+            graph("File descriptors", "Open ones, and the limit.", "short", (f"messina_process_open_fds{{{PROCESS}}}", "{{instance}}"), (f"messina_process_max_fds{{{PROCESS}}}", "{{instance}} limit"), log=True, width=8),
+            graph("Threads", "Threads of the process.", "short", (f"messina_process_threads{{{PROCESS}}}", "{{instance}}"), width=8),
+            graph("Events for Sentry", "Sent, suppressed (too many of one kind), dropped (its queue was full).", "cps", (f"sum by (outcome) ({rate('messina_sentry_events_total', PROCESS)})", "{{outcome}}"), width=8),
+        ],
+    ),
+    (
+        "Tokio",
+        [
+            graph("Busy", "Share of the time that a runtime's workers work. A consumer loop near 100 % is bound by the CPU: add consumers or processes.", "percentunit", (f"rate(messina_runtime_busy_seconds_total{{{PROCESS}}}[{RATE}]) / messina_runtime_workers{{{PROCESS}}}", "{{instance}} {{runtime}}"), top=1, thresholds=[(0.9, "orange")], width=8),
+            graph("Tasks", "Tasks that are alive.", "short", (f"sum by (runtime) (messina_runtime_tasks{{{PROCESS}}})", "{{runtime}}"), width=8),
+            graph("Queue", "Tasks that wait for a worker, in the runtime's common queue.", "short", (f"sum by (runtime) (messina_runtime_queue_depth{{{PROCESS}}})", "{{runtime}}"), width=8),
+        ],
+    ),
+)

@@ -1,0 +1,120 @@
+{{- define "messina.name" -}}
+{{- if contains "messina" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ printf "%s-messina" .Release.Name | trunc 53 | trimSuffix "-" }}{{ end -}}
+{{- end }}
+
+{{- define "messina.selector" -}}
+app.kubernetes.io/name: messina
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "messina.labels" -}}
+{{ include "messina.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "messina.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "messina.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: { drop: [ALL] }
+{{- end }}
+
+{{- define "messina.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: { type: RuntimeDefault }
+{{- end }}
+
+{{- define "messina.pod" -}}
+metadata:
+  labels:
+    {{- include "messina.labels" . | nindent 4 }}
+    {{- with .Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
+  annotations:
+    # A changed configuration is a new pod.
+    checksum/config: {{ include (print $.Template.BasePath "/configmap.yaml") . | sha256sum }}
+    {{- with .Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+spec:
+  serviceAccountName: {{ include "messina.name" . }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  {{- with .Values.imagePullSecrets }}
+  imagePullSecrets: {{ toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  securityContext: {{ include "messina.podSecurity" . | nindent 4 }}
+  containers:
+    - name: messina
+      image: {{ include "messina.image" . | quote }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args: [run, --config, /etc/messina/messina.toml]
+      env:
+        - { name: MESSINA__HTTP__LISTEN, value: "0.0.0.0:9090" }
+        {{- if .Values.staticMembership }}
+        - { name: POD_NAME, valueFrom: { fieldRef: { fieldPath: metadata.name } } }
+        {{- range .Values.staticMembership }}
+        - { name: MESSINA__PIPELINES__{{ . | upper }}__SOURCE__INSTANCE_ID, value: "$(POD_NAME)" }
+        {{- end }}
+        {{- end }}
+        {{- with .Values.env }}{{ toYaml . | nindent 8 }}{{ end }}
+      ports: [{ name: http, containerPort: 9090, protocol: TCP }]
+      # It may wait long for a service at the start, alive and not ready: that is no failure.
+      startupProbe: { httpGet: { path: /livez, port: http }, periodSeconds: 2, failureThreshold: 30 }
+      livenessProbe: { httpGet: { path: /livez, port: http }, periodSeconds: 15, timeoutSeconds: 5, failureThreshold: 4 }
+      readinessProbe: { httpGet: { path: /readyz, port: http }, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 2 }
+      resources: {{ toYaml .Values.resources | nindent 8 }}
+      securityContext: {{ include "messina.containerSecurity" . | nindent 8 }}
+      volumeMounts:
+        - { name: config, mountPath: /etc/messina/messina.toml, subPath: messina.toml, readOnly: true }
+        {{- if .Values.secrets }}
+        - { name: secrets, mountPath: /etc/messina/secrets, readOnly: true }
+        {{- end }}
+        {{- range .Values.certificates }}
+        - { name: certificate-{{ . }}, mountPath: /etc/messina/tls/{{ . }}, readOnly: true }
+        {{- end }}
+        - { name: tmp, mountPath: /tmp }
+  volumes:
+    - { name: config, configMap: { name: {{ include "messina.name" . }} } }
+    {{- with .Values.secrets }}
+    - name: secrets
+      projected:
+        defaultMode: 288 # 0440
+        sources:
+          {{- range . }}
+          - secret: { name: {{ . }} }
+          {{- end }}
+    {{- end }}
+    {{- range .Values.certificates }}
+    - { name: certificate-{{ . }}, secret: { secretName: {{ . }}, defaultMode: 288 } }
+    {{- end }}
+    - { name: tmp, emptyDir: { sizeLimit: 64Mi } }
+  topologySpreadConstraints:
+    - maxSkew: 1
+      topologyKey: kubernetes.io/hostname
+      whenUnsatisfiable: {{ .Values.topologySpread.node }}
+      labelSelector: { matchLabels: { {{ include "messina.selector" . | replace "\n" ", " }} } }
+    - maxSkew: 1
+      topologyKey: topology.kubernetes.io/zone
+      whenUnsatisfiable: {{ .Values.topologySpread.zone }}
+      labelSelector: { matchLabels: { {{ include "messina.selector" . | replace "\n" ", " }} } }
+  {{- with .Values.nodeSelector }}
+  nodeSelector: {{ toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.tolerations }}
+  tolerations: {{ toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.affinity }}
+  affinity: {{ toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}

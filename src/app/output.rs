@@ -1,0 +1,141 @@
+//! What a pipeline, or one of its consumers, publishes with: the topics, a producer, and under `exactly_once` its transactions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::services::wait;
+use super::{Shared, StartError};
+use crate::config::{self, Config, Order};
+use crate::kafka;
+use crate::kafka::login::Logins;
+use crate::retry::Jitter;
+use crate::sink::batches::{Admin, AdminContext, Batches};
+use crate::sink::dead_letters::DeadLetters;
+use crate::sink::turnstile::Turnstile;
+use crate::sink::{self, Sink};
+use crate::source::consumer_loop::TransactionParts;
+use crate::telemetry::handles::PipelineMetrics;
+use crate::telemetry::kafka::KafkaMetrics;
+use crate::telemetry::metrics::Metrics;
+
+/// librdkafka's default of `transaction.timeout.ms`.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What all clients of a pipeline's share towards the brokers.
+#[derive(Clone, Default)]
+pub(super) struct Brokers {
+    pub(super) batches: Arc<Batches>,
+    pub(super) logins: Logins,
+}
+
+/// Waits for the topics that a pipeline publishes to, and asks what they take. Brokers that make topics by themselves make them now.
+pub(super) async fn topics(
+    config: &Config,
+    pipeline: &config::Pipeline,
+    shared: &Shared,
+    jitter: &mut Jitter,
+) -> Result<Batches, StartError> {
+    let sink = pipeline.sink.iter().map(|s| s.topic.value.as_str());
+    let topics: Vec<&str> = sink
+        .chain(pipeline.dead_letter.iter().map(|d| d.topic.value.as_str()))
+        .collect();
+    if topics.is_empty() {
+        return Ok(Batches::default());
+    }
+    let name = &pipeline.name.value;
+    let in_words = |e: &dyn std::fmt::Display| StartError::Process(format!("pipeline {name}: {e}"));
+    let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
+    let client =
+        kafka::client(&config.kafka, &config.kafka.producer_properties, properties).map_err(|e| in_words(&e))?;
+    let context = AdminContext { pipeline: name.clone() };
+    let admin: Arc<Admin> = Arc::new(client.create_with_context(context).map_err(|e| in_words(&e))?);
+    for topic in &topics {
+        wait_for_topic(&admin, topic, shared, jitter).await;
+    }
+    Ok(Batches::ask(&admin, &topics).await)
+}
+
+async fn wait_for_topic(admin: &Arc<Admin>, topic: &str, shared: &Shared, jitter: &mut Jitter) {
+    let mut attempt = 0;
+    loop {
+        let (asked, name) = (admin.clone(), topic.to_owned());
+        let answer = tokio::task::spawn_blocking(move || sink::topic_exists(&asked, &name)).await;
+        let reason = match answer {
+            Ok(Ok(true)) => return,
+            Ok(Ok(false)) => format!("the brokers have no topic '{topic}'"),
+            Ok(Err(error)) => format!("topic '{topic}': {error}"),
+            Err(error) => format!("topic '{topic}': {error}"),
+        };
+        wait(shared, &reason, &mut attempt, jitter).await;
+    }
+}
+
+/// A producer and what it serves; without one, nothing.
+#[derive(Clone, Default)]
+pub(super) struct Output {
+    pub(super) producer: Option<Arc<sink::Producer>>,
+    pub(super) sink: Option<Sink>,
+    pub(super) dead_letters: Option<DeadLetters>,
+    turnstile: Option<Arc<Turnstile>>,
+    /// After that the brokers abort a transaction by themselves.
+    timeout: Duration,
+}
+
+/// Makes the producer; `queue_bytes` bounds what it holds, and with a transactional id it has transactions.
+pub(super) fn make(
+    config: &Config,
+    pipeline: &config::Pipeline,
+    pipeline_metrics: &PipelineMetrics,
+    metrics: &Arc<Metrics>,
+    brokers: &Brokers,
+    queue_bytes: usize,
+    transactional_id: Option<&str>,
+) -> Result<Output, Box<dyn std::error::Error>> {
+    if pipeline.sink.is_none() && pipeline.dead_letter.is_none() {
+        return Ok(Output::default());
+    }
+    let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
+    let batch_bytes = brokers.batches.smallest();
+    let client = kafka::producer(&config.kafka, properties, queue_bytes, batch_bytes, transactional_id)?;
+    let statistics = KafkaMetrics::new(metrics, &pipeline.name, "producer");
+    let turnstile = transactional_id.map(|_| Arc::new(Turnstile::default()));
+    let ordered = pipeline.order != Order::None;
+    let producer = sink::producer(
+        &client,
+        pipeline_metrics.clone(),
+        statistics,
+        ordered,
+        turnstile.clone(),
+        brokers.batches.clone(),
+        brokers.logins.clone(),
+    )?;
+    let (of, properties) = (config.kafka.clone(), properties.to_vec());
+    let again = move || kafka::client(&of, &of.producer_properties, &properties);
+    brokers.logins.keep(&producer, &client, again);
+    let timeout = client.get("transaction.timeout.ms").and_then(|ms| ms.parse().ok());
+    Ok(Output {
+        sink: pipeline.sink.as_ref().map(|s| Sink::new(producer.clone(), &s.topic)),
+        dead_letters: pipeline
+            .dead_letter
+            .as_ref()
+            .map(|d| DeadLetters::new(producer.clone(), &d.topic, &pipeline.name)),
+        producer: Some(producer),
+        turnstile,
+        timeout: timeout.map_or(TRANSACTION_TIMEOUT, Duration::from_millis),
+    })
+}
+
+impl Output {
+    /// What a loop commits with; none without transactions.
+    pub(super) fn transactions(&self, pipeline: &config::Pipeline) -> Option<TransactionParts> {
+        let (producer, turnstile) = self.producer.clone().zip(self.turnstile.clone())?;
+        let interval = pipeline.transaction_interval.as_ref().map(|interval| interval.value);
+        Some(TransactionParts {
+            producer,
+            turnstile,
+            interval: interval.unwrap_or(config::Pipeline::TRANSACTION_INTERVAL),
+            // Below the brokers' limit, with room for the commit itself.
+            limit: self.timeout * 3 / 4,
+        })
+    }
+}

@@ -1,0 +1,203 @@
+//! Opens the references of a configuration: types declared or sampled, each collection read whole, then followed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::services::{backoff, wait};
+use super::{Shared, StartError, config_error};
+use crate::avro::value::Type;
+use crate::config::{self, Config, Sources, Span};
+use crate::pipeline::failure::Failure;
+use crate::pipeline::finding::Finding;
+use crate::pipeline::prepare::NotPrepared;
+use crate::reference::follow::Follower;
+use crate::reference::on_demand::OnDemand;
+use crate::reference::sample::{NoType, Seen, SeenKeys};
+use crate::reference::server::{Server, Source};
+use crate::reference::{Reference, References, Shape};
+use crate::retry::{Class, Jitter};
+use crate::store::StoreError;
+use crate::telemetry::handles::ReferenceMetrics;
+use crate::telemetry::metrics::Metrics;
+
+/// References whose types are known, and which are empty as yet.
+#[derive(Default)]
+pub(super) struct Opened {
+    /// By name.
+    pub(super) references: Arc<References>,
+    sources: Vec<(Arc<Reference>, Source, Duration, Span)>,
+}
+
+/// References with the series that show them.
+pub(super) type Shown = Vec<(Arc<Reference>, ReferenceMetrics)>;
+
+/// Connects and samples every collection; all that is wrong at once.
+pub(super) async fn open(config: &Config) -> Result<Opened, NotPrepared> {
+    let Some(mongo) = config.mongo.as_ref().filter(|_| !config.references.is_empty()) else {
+        return Ok(Opened::default());
+    };
+    let place = mongo.uri.span();
+    let uri = mongo.uri.reveal();
+    let uri = uri.map_err(|e| NotPrepared::Findings(vec![Finding::new(place, format!("[mongo] uri: {e}"))]))?;
+    let server = Server::open(&uri).await.map_err(|e| refused(e, place, "[mongo]"))?;
+    let mut findings = Vec::new();
+    let mut sources = Vec::new();
+    for reference in config.references.values() {
+        let wanted = reference.fields.iter().map(|f| f.name.value.clone());
+        let source = server.source(&reference.collection, wanted.chain([reference.key.value.clone()]));
+        let sample = source.sample().await;
+        let sample = match sample.map_err(|e| refused(e, reference.collection.span, &reference.collection)) {
+            Ok(sample) => sample,
+            Err(NotPrepared::Findings(found)) => {
+                findings.extend(found);
+                continue;
+            }
+            Err(unavailable) => return Err(unavailable),
+        };
+        let before = findings.len();
+        let shape = shape(reference, &sample, &mut findings);
+        if findings.len() == before {
+            let held = match &reference.on_demand {
+                Some(cache) => Reference::on_demand(shape, OnDemand::new(source.clone(), cache.into())),
+                None => Reference::new(shape),
+            };
+            sources.push((Arc::new(held), source, reference.refresh, reference.collection.span));
+        }
+    }
+    if !findings.is_empty() {
+        return Err(NotPrepared::Findings(findings));
+    }
+    Ok(Opened {
+        references: Arc::new(References::new(sources.iter().map(|(reference, ..)| reference.clone()))),
+        sources,
+    })
+}
+
+fn refused(error: StoreError, place: Span, what: &str) -> NotPrepared {
+    let message = format!("{what}: {error}");
+    match error.class {
+        Class::Transient => NotPrepared::Unavailable(Failure::transient(error.label, message)),
+        Class::Permanent | Class::Fatal => NotPrepared::Findings(vec![Finding::new(place, message)]),
+    }
+}
+
+/// Key and fields with their types.
+fn shape(
+    reference: &config::Reference,
+    sample: &[mongodb::bson::RawDocumentBuf],
+    findings: &mut Vec<Finding>,
+) -> Shape {
+    let of = |document: &'_ mongodb::bson::RawDocumentBuf, name: &str| document.get(name).is_ok_and(|v| v.is_some());
+    let collection = &reference.collection.value;
+    let mut keys = SeenKeys::default();
+    for document in sample {
+        keys.add(document.get(reference.key.as_str()).ok().flatten());
+    }
+    let key_type = keys.ty().unwrap_or_else(|why| {
+        let message = format!(
+            "{collection}: `{}` cannot be the key: of {} documents {why}",
+            *reference.key,
+            sample.len()
+        );
+        let help = "look it up by a field of which all values are text, whole numbers or bytes";
+        findings.push(Finding::new(reference.key.span, message).help(help));
+        crate::store::ColumnType::Any
+    });
+    let mut fields = Vec::new();
+    for field in &reference.fields {
+        let name = &field.name.value;
+        let mut seen = Seen::default();
+        for value in sample.iter().filter_map(|d| d.get(name.as_str()).ok().flatten()) {
+            seen.add(value);
+        }
+        let ty = match &field.ty {
+            Some(declared) => {
+                let misfit = sample.iter().find_map(|document| {
+                    let fields = [(name.clone(), declared.clone())];
+                    crate::reference::codec::encode_document(&fields, document, &mut Vec::new()).err()
+                });
+                if let Some(why) = misfit {
+                    let message = format!("{collection}: {why}");
+                    let help = "declare the type that the documents have, or mend them";
+                    findings.push(Finding::new(field.name.span, message).help(help));
+                }
+                declared.clone()
+            }
+            None => seen.ty().unwrap_or_else(|why| {
+                let absent = !sample.iter().any(|document| of(document, name));
+                findings.push(no_type(collection, &field.name, sample.len(), absent, &why));
+                Type::Any
+            }),
+        };
+        fields.push((name.clone(), ty));
+    }
+    Shape {
+        name: Arc::from(reference.name.as_str()),
+        collection: collection.clone(),
+        key: reference.key.value.clone(),
+        key_type,
+        fields,
+        max_bytes: reference.max_bytes.bytes(),
+    }
+}
+
+fn no_type(collection: &str, field: &config::Spanned<String>, sampled: usize, absent: bool, why: &NoType) -> Finding {
+    let name = &field.value;
+    let message = match why {
+        NoType::Unseen if sampled == 0 => {
+            format!("{collection} is empty: the type of `{name}` does not follow from it")
+        }
+        NoType::Unseen if absent => format!("{collection}: none of {sampled} documents has a field `{name}`"),
+        NoType::Unseen => format!("{collection}: `{name}` has no value in {sampled} documents"),
+        NoType::Mixed(counts) => format!("{collection}: `{name}` is of several types in {sampled} documents: {counts}"),
+        NoType::Unusable(ty) => format!("{collection}: `{name}` is {ty}, which a pipeline cannot use"),
+    };
+    Finding::new(field.span, message).help(format!("declare it, as in fields = {{ {name} = \"string\" }}"))
+}
+
+/// Reads every collection whole, waiting for a server that does not answer, and follows it from then on in `tasks`.
+pub(super) async fn load(
+    opened: Opened,
+    sources: &Sources,
+    metrics: &Metrics,
+    shared: &Shared,
+    tasks: &mut JoinSet<()>,
+) -> Result<Shown, StartError> {
+    let mut jitter = Jitter::new(u64::from(std::process::id()));
+    let mut shown = Vec::new();
+    for (reference, source, refresh, place) in opened.sources {
+        let series = ReferenceMetrics::new(metrics, &reference.shape.name);
+        if reference.asks().is_some() {
+            shown.push((reference, series));
+            continue;
+        }
+        let mut follower = Follower::new(reference.clone(), source, refresh, backoff(), series.clone());
+        let (began, mut attempt) = (Instant::now(), 0);
+        while let Err(error) = follower.read().await {
+            if error.class != Class::Transient {
+                let message = format!("reference '{}': {error}", reference.shape.name);
+                return Err(config_error(vec![Finding::new(place, message)], sources));
+            }
+            wait(
+                shared,
+                &format!("reference '{}': {error}", reference.shape.name),
+                &mut attempt,
+                &mut jitter,
+            )
+            .await;
+        }
+        tracing::info!(
+            reference = &*reference.shape.name,
+            documents = reference.entries(),
+            bytes = reference.bytes(),
+            unfit = reference.unfit(),
+            seconds = began.elapsed().as_secs_f64(),
+            "reference loaded"
+        );
+        tasks.spawn(follower.run());
+        shown.push((reference, series));
+    }
+    Ok(shown)
+}

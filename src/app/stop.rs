@@ -1,0 +1,127 @@
+//! What still runs while the application stops, named every few seconds, so that a stop that takes long says what it waits for.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::Shared;
+use crate::source::status::LoopStatus;
+use crate::telemetry::metrics::Metrics;
+
+/// Between two reports.
+const EVERY: Duration = Duration::from_secs(5);
+/// Partitions that one report names.
+const NAMED: usize = 20;
+
+/// Logs what is in flight, by pipeline, partition and step, until it is dropped.
+pub(super) async fn name_what_runs(shared: Shared, metrics: Arc<Metrics>) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let loops: Vec<(String, Vec<LoopStatus>)> = shared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pipelines
+            .iter()
+            .map(|(name, loops)| (name.clone(), loops.iter().map(|l| l.get()).collect()))
+            .collect();
+        for (pipeline, loops) in loops {
+            let left: usize = loops.iter().map(|l| l.in_flight_records).sum();
+            if left == 0 {
+                continue;
+            }
+            let steps = metrics.step_in_flight.by("pipeline", &pipeline, "step");
+            tracing::info!(
+                pipeline, in_flight = left, partitions = %partitions(&loops), steps = %self::steps(&steps, left), "still draining"
+            );
+        }
+    }
+}
+
+/// `topic/0: 12, topic/3: 1`, those with the most first.
+fn partitions(loops: &[LoopStatus]) -> String {
+    let mut counts: Vec<_> = loops
+        .iter()
+        .flat_map(|l| &l.partitions)
+        .filter(|p| p.in_flight > 0)
+        .map(|p| (p.in_flight, format!("{}/{}: {}", p.topic, p.partition, p.in_flight)))
+        .collect();
+    counts.sort_by(|(a, _), (b, _)| b.cmp(a));
+    let more = counts.len().saturating_sub(NAMED);
+    let mut names: Vec<String> = counts.into_iter().take(NAMED).map(|(_, name)| name).collect();
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
+    names.join(", ")
+}
+
+/// `profile: 10, history: 2, elsewhere: 1`; elsewhere is waiting for a turn, a delivery or a schema.
+fn steps(steps: &[(String, i64)], left: usize) -> String {
+    let at_steps: i64 = steps.iter().map(|(_, count)| count).sum();
+    // An event is at several steps where these run together.
+    let elsewhere = left as i64 - at_steps;
+    let named = steps.iter().filter(|(_, count)| *count > 0);
+    let mut names: Vec<String> = named.map(|(step, count)| format!("{step}: {count}")).collect();
+    if elsewhere > 0 {
+        names.push(format!("elsewhere: {elsewhere}"));
+    }
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::status::PartitionStatus;
+
+    fn partition(index: i32, in_flight: usize) -> PartitionStatus {
+        PartitionStatus {
+            topic: "t".to_owned(),
+            partition: index,
+            phase: "running",
+            position: None,
+            unfinished: None,
+            end: None,
+            lag_records: None,
+            lag_seconds: 0.0,
+            in_flight,
+            stalled: false,
+        }
+    }
+
+    #[test]
+    fn partitions_and_steps_with_something_in_flight_are_named() {
+        let one = LoopStatus {
+            partitions: vec![partition(0, 2), partition(1, 0)],
+            ..LoopStatus::default()
+        };
+        let two = LoopStatus {
+            partitions: (2..30).map(|index| partition(index, 1 + index as usize)).collect(),
+            ..LoopStatus::default()
+        };
+        assert_eq!(partitions(std::slice::from_ref(&one)), "t/0: 2");
+        let many = partitions(&[one, two]);
+        assert!(
+            many.starts_with("t/29: 30, t/28: 29, ") && many.ends_with(", and 9 more"),
+            "{many}"
+        );
+        let at = [("profile".to_owned(), 3), ("history".to_owned(), 0)];
+        assert_eq!(steps(&at, 5), "profile: 3, elsewhere: 2");
+        assert_eq!(steps(&at, 3), "profile: 3");
+    }
+
+    #[test]
+    fn the_metrics_know_who_is_at_a_step() {
+        let metrics = Metrics::new().unwrap();
+        let pipeline = crate::telemetry::handles::PipelineMetrics::new(&metrics, "p");
+        let other = crate::telemetry::handles::PipelineMetrics::new(&metrics, "q").step("profile");
+        let step = pipeline.step("profile");
+        let (one, _two, _other) = (step.enter(), step.enter(), other.enter());
+        assert_eq!(
+            metrics.step_in_flight.by("pipeline", "p", "step"),
+            [("profile".to_owned(), 2)]
+        );
+        drop(one);
+        assert_eq!(
+            metrics.step_in_flight.by("pipeline", "p", "step"),
+            [("profile".to_owned(), 1)]
+        );
+    }
+}

@@ -1,0 +1,72 @@
+//! What a run has open: loops over items, and calls. A fixed array, so that no datum can exhaust memory; not cleared,
+//! which would cost 27 ns more for a flat record, which takes 61 in all, and 20 for a rich one.
+//!
+//! Invariant, on which the `unsafe` here stands: `top < MAX_DEPTH + 1`, and the frames up to `top` have been written. The
+//! first belongs to nothing and is always there, so even a program that closed more than it had opened would read frames.
+
+use std::mem::MaybeUninit;
+
+use super::error::DatumError;
+use super::program::MAX_DEPTH;
+use super::scan::Block;
+
+/// A loop that is open, or a call.
+#[derive(Clone, Copy)]
+pub(super) struct Frame {
+    /// Items left in the block, this one included; of a call, where it returns to.
+    pub left: u32,
+    /// Items before this one.
+    pub done: u32,
+    /// Where the block must end, or [`Block::UNSIZED`].
+    pub block_end: u32,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub fn of(left: u32, block_end: u32) -> Frame {
+        Frame {
+            left,
+            done: 0,
+            block_end,
+        }
+    }
+}
+
+/// The frames that are open.
+pub(super) struct Frames {
+    frames: [MaybeUninit<Frame>; MAX_DEPTH + 1],
+    top: usize,
+}
+
+impl Frames {
+    /// None but the first.
+    #[inline(always)]
+    pub fn new() -> Frames {
+        let mut frames = [const { MaybeUninit::uninit() }; MAX_DEPTH + 1];
+        frames[0] = MaybeUninit::new(Frame::of(0, Block::UNSIZED));
+        Frames { frames, top: 0 }
+    }
+
+    /// Opens one at a position.
+    #[inline(always)]
+    pub fn push(&mut self, frame: Frame, at: usize) -> Result<(), DatumError> {
+        let next = self.frames.get_mut(self.top + 1).ok_or(DatumError::Depth { at })?;
+        next.write(frame);
+        self.top += 1;
+        Ok(())
+    }
+
+    /// The one that was opened last.
+    #[inline(always)]
+    pub fn last(&mut self) -> &mut Frame {
+        debug_assert!(self.top <= MAX_DEPTH);
+        // SAFETY: the invariant.
+        unsafe { self.frames.get_unchecked_mut(self.top).assume_init_mut() }
+    }
+
+    /// Closes it.
+    #[inline(always)]
+    pub fn pop(&mut self) {
+        self.top = self.top.saturating_sub(1);
+    }
+}

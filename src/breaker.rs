@@ -1,0 +1,245 @@
+//! The breaker of one dependency: while it is away it is asked by a few probes, and not by every event in flight.
+//!
+//! Why: a database that freezes meets each of `max_in_flight` events, again and again, when it can least bear it; and an event
+//! that has waited long waits up to ten seconds more after it is back. An open breaker lets one probe through at a time, a
+//! second apart at most, and closes at the first success. Then all who wait go on.
+//!
+//! Closed, open and half-open are the words of Michael Nygard, "Release It!", 2007. Half-open is an open breaker with a probe out.
+//! [`Breaker`] is pure; [`gate::Gate`] is what tasks share.
+//!
+//! Invariants: a breaker delays, and never turns an error into another one; closed, it delays nobody; open, it has at most
+//! [`Rules::probes`] probes out, and always gives a time at which the next may go; any success closes it.
+
+pub mod gate;
+
+use std::time::{Duration, Instant};
+
+use crate::retry::Backoff;
+
+/// When to open, and how to probe.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// So many failures in a row open it at once.
+    pub many: u32,
+    /// So many failures in a row open it if they began at least [`Rules::span`] ago.
+    pub few: u32,
+    /// See [`Rules::few`].
+    pub span: Duration,
+    /// At least half of so many requests open it, if they are of one [`Rules::window`].
+    pub minimum: u32,
+    /// What failures are counted over.
+    pub window: Duration,
+    /// Probes that may be out at the same time.
+    pub probes: u32,
+    /// Between probes; half of the delay is jitter.
+    pub delay: Backoff,
+    /// A probe that nothing was heard of for this long is counted as lost.
+    pub lost: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            many: 20,
+            few: 5,
+            span: Duration::from_secs(1),
+            minimum: 50,
+            window: Duration::from_secs(5),
+            probes: 5,
+            delay: Backoff::new(Duration::from_millis(100), Duration::from_secs(1), 2.0),
+            lost: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How a breaker stands, as metrics and the status say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Everybody may go.
+    Closed,
+    /// A probe is out.
+    HalfOpen,
+    /// Nobody may go until the next probe is due.
+    Open,
+}
+
+impl State {
+    /// `closed`, `half_open` or `open`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Closed => "closed",
+            State::HalfOpen => "half_open",
+            State::Open => "open",
+        }
+    }
+}
+
+/// Whether a request may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes.
+    Go,
+    /// Yes, as a probe: [`Breaker::succeeded`], [`Breaker::failed`] or [`Breaker::returned`] must follow.
+    Probe,
+    /// Not before this time.
+    Wait(Instant),
+}
+
+/// What failures are judged by, from the first of them on.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    began: Instant,
+    failures: u32,
+    successes: u32,
+    in_a_row: u32,
+    row_began: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Inner {
+    /// No failure lately.
+    Calm,
+    Watching(Window),
+    Open {
+        next: Instant,
+        out: u32,
+        attempt: u32,
+    },
+}
+
+/// See the module's page. The time and random numbers are arguments.
+#[derive(Debug)]
+pub struct Breaker {
+    rules: Rules,
+    inner: Inner,
+}
+
+impl Breaker {
+    /// A closed breaker.
+    pub fn new(rules: Rules) -> Breaker {
+        Breaker {
+            rules,
+            inner: Inner::Calm,
+        }
+    }
+
+    /// How it stands.
+    pub fn state(&self) -> State {
+        match self.inner {
+            Inner::Calm | Inner::Watching(_) => State::Closed,
+            Inner::Open { out: 0, .. } => State::Open,
+            Inner::Open { .. } => State::HalfOpen,
+        }
+    }
+
+    /// Whether it has to be told of successes: not while it is closed and nothing has failed lately.
+    pub fn listens(&self) -> bool {
+        !matches!(self.inner, Inner::Calm)
+    }
+
+    /// Whether a request may be made now. `random` is a number of which every bit is random.
+    pub fn admit(&mut self, now: Instant, random: u64) -> Verdict {
+        let rules = self.rules;
+        let Inner::Open { next, out, attempt } = &mut self.inner else {
+            return Verdict::Go;
+        };
+        if now < *next {
+            return Verdict::Wait(*next);
+        }
+        if *out >= rules.probes {
+            // They time out by themselves; should one have been lost, the others must not wait for it for ever.
+            if now < *next + rules.lost {
+                return Verdict::Wait(now + rules.delay.ceiling(*attempt));
+            }
+            *out = 0;
+        }
+        *out += 1;
+        *attempt = attempt.saturating_add(1);
+        *next = now + jittered(rules.delay, *attempt, random);
+        Verdict::Probe
+    }
+
+    /// A request was answered. True if that closed the breaker.
+    pub fn succeeded(&mut self, now: Instant) -> bool {
+        match &mut self.inner {
+            Inner::Calm => {}
+            Inner::Watching(window) => {
+                window.successes = window.successes.saturating_add(1);
+                window.in_a_row = 0;
+                if now.saturating_duration_since(window.began) >= self.rules.window {
+                    self.inner = Inner::Calm;
+                }
+            }
+            Inner::Open { .. } => {
+                self.inner = Inner::Calm;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// A request failed in a way that may pass. True if that opened the breaker.
+    pub fn failed(&mut self, now: Instant, probe: bool, random: u64) -> bool {
+        let rules = self.rules;
+        let fresh = Window {
+            began: now,
+            failures: 0,
+            successes: 0,
+            in_a_row: 0,
+            row_began: now,
+        };
+        let mut window = match self.inner {
+            Inner::Open { .. } => {
+                if probe {
+                    self.returned();
+                }
+                // What was under way when it opened says nothing new.
+                return false;
+            }
+            Inner::Calm => fresh,
+            Inner::Watching(window) => window,
+        };
+        if now.saturating_duration_since(window.began) >= rules.window {
+            // A row of failures goes on across windows.
+            window = Window {
+                in_a_row: window.in_a_row,
+                row_began: window.row_began,
+                ..fresh
+            };
+        }
+        if window.in_a_row == 0 {
+            window.row_began = now;
+        }
+        window.failures = window.failures.saturating_add(1);
+        window.in_a_row = window.in_a_row.saturating_add(1);
+        let row = window.in_a_row >= rules.many
+            || (window.in_a_row >= rules.few && now.saturating_duration_since(window.row_began) >= rules.span);
+        let half =
+            window.failures.saturating_add(window.successes) >= rules.minimum && window.failures >= window.successes;
+        if row || half {
+            self.inner = Inner::Open {
+                next: now + jittered(rules.delay, 0, random),
+                out: 0,
+                attempt: 0,
+            };
+            return true;
+        }
+        self.inner = Inner::Watching(window);
+        false
+    }
+
+    /// A probe was not made after all.
+    pub fn returned(&mut self) {
+        if let Inner::Open { out, .. } = &mut self.inner {
+            *out = out.saturating_sub(1);
+        }
+    }
+}
+
+/// Between half of the ceiling and the ceiling.
+fn jittered(delay: Backoff, attempt: u32, random: u64) -> Duration {
+    delay.ceiling(attempt) / 2 + delay.delay(attempt, random) / 2
+}
+
+#[cfg(test)]
+mod tests;

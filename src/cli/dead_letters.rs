@@ -1,0 +1,227 @@
+//! `messina dead-letters`: what could not succeed, and the way back.
+//!
+//! `list` and `show` only read. `replay` sends records back to where they came from, once the cause is mended. All three read with a
+//! consumer that commits nothing, up to where the topics end when the command begins. Keys and values appear only where asked for.
+
+mod filter;
+mod list;
+mod reader;
+mod replay;
+mod returning;
+mod show;
+mod table;
+mod time;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::process::ExitCode;
+
+use super::{ConfigFiles, print};
+use crate::config::{Config, Pipeline, Property};
+use crate::shutdown::Exit;
+
+/// Lists dead letters, shows one, or sends records back to where they came from.
+#[derive(Debug, clap::Args)]
+pub struct DeadLetters {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Lists dead letters, a line for each, or counts them by reason; without keys and values.
+    List(list::List),
+    /// Shows one dead letter: all headers, the reason in words; key and value with --payload.
+    Show(show::Show),
+    /// Sends records back to the topic that they came from. Without --yes it only says what it would send.
+    Replay(replay::Replay),
+}
+
+/// Whose dead letters.
+#[derive(Debug, clap::Args)]
+pub(super) struct Target {
+    #[command(flatten)]
+    config: ConfigFiles,
+    /// Only those of this pipeline; without --topic, read from its dead-letter topic.
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+    /// Read from this topic, instead of those of the configuration's pipelines.
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+}
+
+/// Why a command cannot do what it was told to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// The arguments ask for something that is not there.
+    #[error("{0}")]
+    Usage(String),
+    /// Kafka, or the registry, does not give what is needed.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Trouble {
+    fn unavailable(what: &str, error: &dyn std::fmt::Display) -> anyhow::Error {
+        Trouble::Unavailable(format!("{what}: {error}")).into()
+    }
+}
+
+/// What all three commands need: the configuration, the topics, and whose letters count.
+pub(super) struct Context {
+    config: Config,
+    topics: Vec<String>,
+    pipeline: Option<String>,
+}
+
+impl Context {
+    /// The pipeline whose properties its clients have, if it is one.
+    fn of_pipeline(&self) -> Option<&Pipeline> {
+        self.config.pipelines.get(self.pipeline.as_ref()?)
+    }
+
+    fn consumer_properties(&self) -> &[Property] {
+        self.of_pipeline().map_or(&[], |p| &p.source.properties)
+    }
+
+    fn producer_properties(&self) -> &[Property] {
+        let sink = self.of_pipeline().and_then(|p| p.sink.as_ref());
+        sink.map_or(&[], |sink| &sink.properties)
+    }
+
+    /// The only topic; an error that says how to choose where there are several.
+    fn only_topic(&self) -> Result<&str, Trouble> {
+        match self.topics.as_slice() {
+            [topic] => Ok(topic),
+            several => Err(Trouble::Usage(format!(
+                "a place is PARTITION:OFFSET of one topic, and there are {}: choose one with --pipeline or --topic",
+                several.join(", ")
+            ))),
+        }
+    }
+}
+
+impl Target {
+    /// Loads the configuration; findings are printed, and end the command with 78.
+    fn resolve(&self) -> anyhow::Result<Result<Context, ExitCode>> {
+        let (config, _, warnings) = match self.config.load() {
+            Ok(loaded) => loaded,
+            Err(findings) => {
+                print(&findings);
+                return Ok(Err(Exit::Config.into()));
+            }
+        };
+        print(&warnings);
+        let topics = topics(&config, self.pipeline.as_deref(), self.topic.as_deref())?;
+        Ok(Ok(Context {
+            config,
+            topics,
+            pipeline: self.pipeline.clone(),
+        }))
+    }
+}
+
+fn topics(config: &Config, pipeline: Option<&str>, topic: Option<&str>) -> Result<Vec<String>, Trouble> {
+    let known = || {
+        config
+            .pipelines
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if let Some(name) = pipeline
+        && !config.pipelines.contains_key(name)
+        && topic.is_none()
+    {
+        return Err(Trouble::Usage(format!(
+            "there is no pipeline `{name}`: there are {}",
+            known()
+        )));
+    }
+    if let Some(topic) = topic {
+        return Ok(vec![topic.to_owned()]);
+    }
+    let chosen = config
+        .pipelines
+        .iter()
+        .filter(|(name, _)| pipeline.is_none_or(|p| p == *name));
+    let topics: BTreeSet<String> = chosen
+        .filter_map(|(_, p)| Some(p.dead_letter.as_ref()?.topic.value.clone()))
+        .collect();
+    if topics.is_empty() {
+        let who = pipeline.map_or_else(|| "no pipeline has a".to_owned(), |name| format!("`{name}` has no"));
+        return Err(Trouble::Usage(format!(
+            "{who} [dead_letter]: name the topic with --topic"
+        )));
+    }
+    Ok(topics.into_iter().collect())
+}
+
+/// Runs the command.
+pub fn run(args: DeadLetters) -> anyhow::Result<ExitCode> {
+    let result = match args.command {
+        Command::List(args) => list::run(&args),
+        Command::Show(args) => show::run(&args),
+        Command::Replay(args) => replay::run(&args),
+    };
+    let Err(error) = result else { return result };
+    // Whoever reads has seen enough.
+    let closed = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
+    if closed {
+        return Ok(ExitCode::SUCCESS);
+    }
+    match error.downcast_ref::<Trouble>() {
+        Some(trouble @ Trouble::Usage(_)) => {
+            eprintln!("error: {trouble}");
+            Ok(Exit::Usage.into())
+        }
+        Some(trouble @ Trouble::Unavailable(_)) => {
+            eprintln!("error: {trouble}");
+            Ok(Exit::Unavailable.into())
+        }
+        None => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"
+        [kafka]
+        brokers = "k:9092"
+        [registry]
+        url = "http://r:8081"
+        [pipelines.a]
+        source = { topics = "a", group = "a" }
+        sink = { topic = "a-out" }
+        dead_letter = { topic = "dead" }
+        [pipelines.b]
+        source = { topics = "b", group = "b" }
+        sink = { topic = "b-out" }
+        dead_letter = { topic = "dead" }
+        [pipelines.c]
+        source = { topics = "c", group = "c" }
+        sink = { topic = "c-out" }
+    "#;
+
+    #[test]
+    fn topics_come_from_the_pipelines_once_or_from_the_command_line() {
+        let (config, _) = crate::config::load_str(vec![("c.toml".into(), CONFIG.into())], std::iter::empty()).unwrap();
+        let of = |pipeline, topic| topics(&config, pipeline, topic);
+        assert_eq!(of(None, None).unwrap(), ["dead"]);
+        assert_eq!(of(Some("b"), None).unwrap(), ["dead"]);
+        assert_eq!(of(Some("gone"), Some("old")).unwrap(), ["old"]);
+        assert_eq!(
+            of(Some("x"), None).unwrap_err().to_string(),
+            "there is no pipeline `x`: there are a, b, c"
+        );
+        assert_eq!(
+            of(Some("c"), None).unwrap_err().to_string(),
+            "`c` has no [dead_letter]: name the topic with --topic"
+        );
+    }
+}

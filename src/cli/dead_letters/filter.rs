@@ -1,0 +1,172 @@
+//! Which dead letters count, and places in a topic as they are written on the command line.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::time::{self, Moment};
+use crate::sink::letter::Letter;
+
+/// Only dead letters that fit all of these.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Filter {
+    /// Only of this class: permanent.
+    #[arg(long)]
+    pub class: Option<String>,
+    /// Only with this reason: avro, framing, missing, …
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Only of this step.
+    #[arg(long)]
+    pub step: Option<String>,
+    /// Only of records of this topic.
+    #[arg(long, value_name = "TOPIC")]
+    pub original_topic: Option<String>,
+    /// Only from this time on: 2026-11-24T10:00:00Z, 2026-11-24, or how long ago (2h, 7d). The time is that of the dead letter.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub since: Option<Moment>,
+    /// Only before this time.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    pub until: Option<Moment>,
+}
+
+impl Filter {
+    /// Whether a record of the topic is meant; `letter` is none where it is no dead letter of Messina's.
+    pub fn takes(&self, pipeline: Option<&str>, letter: Option<&Letter>, time: Option<Moment>) -> bool {
+        let says = |wanted: Option<&str>, has: fn(&Letter) -> Option<&str>| {
+            wanted.is_none_or(|wanted| letter.and_then(has) == Some(wanted))
+        };
+        says(pipeline, |l| Some(&l.pipeline))
+            && says(self.class.as_deref(), |l| Some(&l.class))
+            && says(self.reason.as_deref(), |l| Some(&l.reason))
+            && says(self.step.as_deref(), |l| l.step.as_deref())
+            && says(self.original_topic.as_deref(), |l| Some(&l.topic))
+            && self.since.is_none_or(|since| time.is_some_and(|time| time >= since))
+            && self.until.is_none_or(|until| time.is_some_and(|time| time < until))
+    }
+}
+
+/// A place in a topic, `PARTITION:OFFSET`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The partition.
+    pub partition: i32,
+    /// The offset in it.
+    pub offset: i64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{}", self.partition, self.offset)
+    }
+}
+
+impl FromStr for Place {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Place, Self::Err> {
+        let read = || {
+            let (partition, offset) = text.split_once(':')?;
+            let place = Place {
+                partition: partition.parse().ok()?,
+                offset: offset.parse().ok()?,
+            };
+            (place.partition >= 0 && place.offset >= 0).then_some(place)
+        };
+        read().ok_or("write PARTITION:OFFSET, as `list` prints it")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter() -> Letter {
+        Letter {
+            pipeline: "orders".into(),
+            topic: "orders".into(),
+            partition: 1,
+            offset: 2,
+            timestamp_ms: None,
+            step: Some("profile".into()),
+            class: "permanent".into(),
+            reason: "invalid".into(),
+            message: String::new(),
+            attempts: 1,
+            schema_id: None,
+            replays: 0,
+            headers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_letter_has_to_fit_every_filter() {
+        let letter = letter();
+        let time = Some(Moment(1000));
+        let takes = |filter: &Filter| filter.takes(None, Some(&letter), time);
+        assert!(takes(&Filter::default()));
+        let fitting = Filter {
+            class: Some("permanent".into()),
+            reason: Some("invalid".into()),
+            step: Some("profile".into()),
+            original_topic: Some("orders".into()),
+            since: Some(Moment(1000)),
+            until: Some(Moment(1001)),
+        };
+        assert!(takes(&fitting));
+        let other = || Some("other".to_owned());
+        let base = || fitting.clone();
+        for wrong in [
+            Filter {
+                class: other(),
+                ..base()
+            },
+            Filter {
+                reason: other(),
+                ..base()
+            },
+            Filter {
+                step: other(),
+                ..base()
+            },
+            Filter {
+                original_topic: other(),
+                ..base()
+            },
+            Filter {
+                since: Some(Moment(1001)),
+                ..base()
+            },
+            Filter {
+                until: Some(Moment(1000)),
+                ..base()
+            },
+        ] {
+            assert!(!takes(&wrong), "{wrong:?}");
+        }
+        assert!(fitting.takes(Some("orders"), Some(&letter), time));
+        assert!(!fitting.takes(Some("navigation"), Some(&letter), time));
+    }
+
+    #[test]
+    fn what_is_no_dead_letter_fits_no_filter_about_one() {
+        assert!(Filter::default().takes(None, None, None));
+        assert!(!Filter::default().takes(Some("orders"), None, None));
+        let reason = Filter {
+            reason: Some("avro".into()),
+            ..Filter::default()
+        };
+        assert!(!reason.takes(None, None, Some(Moment(0))));
+    }
+
+    #[test]
+    fn places_are_read_as_they_are_printed() {
+        let place = Place {
+            partition: 3,
+            offset: 17,
+        };
+        assert_eq!(place.to_string().parse(), Ok(place));
+        for wrong in ["", "3", "3:", ":3", "-1:3", "3:-1", "a:b", "3:4:5"] {
+            assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Reads a topic from one place to another, once, and commits nothing.
+//!
+//! Partition after partition, so that the order is the same each time and a place says what is done and what is not. The end is
+//! where the topic ended when reading began: what comes meanwhile, a replayed record that failed again above all, is not read.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::filter::Place;
+use super::time::Moment;
+use super::{Context, Trouble};
+use crate::kafka;
+use crate::sink::letter::{Header, Letter};
+
+/// For one question to the brokers.
+const ASK: Duration = Duration::from_secs(15);
+/// Silence while a partition is read that means that it cannot be.
+const SILENCE: Duration = Duration::from_secs(30);
+/// What is fetched ahead.
+const FETCH_KBYTES: &str = "16384";
+
+/// A part of a partition: `from` is read, `to` is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub topic: String,
+    pub partition: i32,
+    pub from: i64,
+    pub to: i64,
+}
+
+/// A record of a dead-letter topic.
+#[derive(Debug)]
+pub struct Record {
+    /// Where it is.
+    pub place: Place,
+    /// When it was published.
+    pub time: Option<Moment>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    /// All headers.
+    pub headers: Vec<Header>,
+    /// What it says of itself; none where it is no dead letter of Messina's.
+    pub letter: Option<Letter>,
+}
+
+/// The consumer of one command.
+pub struct Reader {
+    consumer: BaseConsumer,
+}
+
+impl Reader {
+    /// A consumer with the configuration's properties, in no group's membership.
+    pub fn new(context: &Context) -> anyhow::Result<Reader> {
+        let kafka = &context.config.kafka;
+        let mut config: ClientConfig = kafka::client(kafka, &kafka.consumer_properties, context.consumer_properties())?;
+        // librdkafka wants a group before it assigns; it is never joined, and nothing is committed to it.
+        config.set("group.id", "messina-dead-letters");
+        config.set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false");
+        config.set("enable.partition.eof", "true");
+        config.set("queued.max.messages.kbytes", FETCH_KBYTES);
+        config.set("statistics.interval.ms", "0");
+        config.set("auto.offset.reset", "earliest");
+        let consumer = config
+            .create()
+            .map_err(|e| Trouble::unavailable("cannot make a consumer", &e))?;
+        Ok(Reader { consumer })
+    }
+
+    /// The partitions of a topic.
+    pub fn partitions(&self, topic: &str) -> anyhow::Result<Vec<i32>> {
+        let metadata = self.consumer.fetch_metadata(Some(topic), ASK);
+        let metadata = metadata.map_err(|e| Trouble::unavailable("the brokers do not answer", &e))?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|t| t.name() == topic && t.error().is_none());
+        let mut partitions: Vec<i32> = found.iter().flat_map(|t| t.partitions()).map(|p| p.id()).collect();
+        if partitions.is_empty() {
+            return Err(Trouble::Unavailable(format!("the brokers have no topic '{topic}'")).into());
+        }
+        partitions.sort_unstable();
+        Ok(partitions)
+    }
+
+    /// What a topic holds now, from a time on.
+    pub fn parts(&self, topic: &str, since: Option<Moment>) -> anyhow::Result<Vec<Part>> {
+        let partitions = self.partitions(topic)?;
+        let answer = |e: KafkaError| Trouble::unavailable(&format!("topic {topic}"), &e);
+        let mut parts = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let (from, to) = self.consumer.fetch_watermarks(topic, partition, ASK).map_err(answer)?;
+            parts.push(Part {
+                topic: topic.to_owned(),
+                partition,
+                from,
+                to,
+            });
+        }
+        if let Some(since) = since {
+            let mut list = TopicPartitionList::new();
+            for part in &parts {
+                list.add_partition_offset(topic, part.partition, Offset::Offset(since.0.max(0)))
+                    .map_err(answer)?;
+            }
+            let found = self.consumer.offsets_for_times(list, ASK).map_err(answer)?;
+            for part in &mut parts {
+                let element = found.find_partition(topic, part.partition);
+                part.from = match element.map(|e| e.offset()) {
+                    Some(Offset::Offset(offset)) => part.from.max(offset),
+                    // No record is that young.
+                    _ => part.to,
+                };
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Reads one part; `each` says whether to go on.
+    pub fn read(
+        &self,
+        part: &Part,
+        each: &mut dyn FnMut(Record) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<ControlFlow<()>> {
+        if part.from >= part.to {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let name = format!("topic {}, partition {}", part.topic, part.partition);
+        let failed = |e: KafkaError| Trouble::unavailable(&name, &e);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&part.topic, part.partition, Offset::Offset(part.from))
+            .map_err(failed)?;
+        self.consumer.assign(&list).map_err(failed)?;
+        let mut heard = Instant::now();
+        loop {
+            match self.consumer.poll(Duration::from_millis(100)) {
+                None if heard.elapsed() < SILENCE => continue,
+                None => {
+                    return Err(
+                        Trouble::Unavailable(format!("{name}: nothing comes although it is not at its end")).into(),
+                    );
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) if partition == part.partition => break,
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(failed(error)),
+                // Brokers that went away come back, or silence ends the wait.
+                Some(Err(error)) => eprintln!("warning: {name}: {error}"),
+                // What an earlier assignment had fetched.
+                Some(Ok(message)) if message.partition() != part.partition || message.topic() != part.topic => {}
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    if message.offset() >= part.to {
+                        break;
+                    }
+                    let last = message.offset() + 1 >= part.to;
+                    if each(record(&message))?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    if last {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers: Vec<Header> = message
+        .headers()
+        .into_iter()
+        .flat_map(|headers| headers.iter())
+        .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+        .collect();
+    Record {
+        place: Place {
+            partition: message.partition(),
+            offset: message.offset(),
+        },
+        time: message.timestamp().to_millis().map(Moment),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        letter: Letter::read(&headers),
+        headers,
+    }
+}

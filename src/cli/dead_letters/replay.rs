@@ -1,0 +1,454 @@
+//! `messina dead-letters replay`: sends records back to where they came from, as they were.
+//!
+//! Bytes, key, headers and timestamp are the record's own, and so is the partition, so that order by key holds as far as it can. Three
+//! things keep a replay from doing harm: without `--yes` nothing is sent; `--max` caps it; and a header counts how often a record was
+//! sent back, so that one that cannot succeed does not go round for ever.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::filter::{Filter, Place};
+use super::reader::{Part, Reader, Record};
+use super::returning::{Sender, way_back};
+use super::time::Moment;
+use super::{Context, Target, Trouble};
+use crate::shutdown;
+
+/// Sends records back.
+#[derive(Debug, clap::Args)]
+pub struct Replay {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    filter: Filter,
+    /// Send them. Without it, only what would be sent is said.
+    #[arg(long, conflicts_with = "dry_run")]
+    yes: bool,
+    /// Send nothing, and say what would be sent: the default.
+    #[arg(long)]
+    dry_run: bool,
+    /// Only the dead letter at this place; may be repeated.
+    #[arg(long, value_name = "PARTITION:OFFSET", conflicts_with = "from_offset")]
+    only: Vec<Place>,
+    /// Send them to this topic, instead of the one that each came from.
+    #[arg(long, value_name = "TOPIC")]
+    to: Option<String>,
+    /// So many at most.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    max: u64,
+    /// So many a second at most.
+    #[arg(long, value_name = "N", value_parser = rate)]
+    rate: Option<f64>,
+    /// Leave out what was sent back so often already.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    max_replays: u32,
+    /// Go on from here: what a replay that was stopped names at its end.
+    #[arg(long, value_name = "PARTITION:OFFSET")]
+    from_offset: Option<Place>,
+    /// The summary as one JSON object on stdout, and nothing else there.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `100` or `100/s`.
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text).parse::<f64>();
+    match number {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("write how many a second, above 0: 100, or 100/s".to_owned()),
+    }
+}
+
+/// What becomes of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Send,
+    /// Not asked for.
+    Other,
+    /// Sent back too often already.
+    Guarded,
+    /// The same record as one before it: a dead letter that a crash repeated.
+    Repeated,
+    /// Not one of Messina's: where it came from is unknown.
+    Foreign,
+}
+
+/// What came of a replay.
+#[derive(Debug, Default)]
+struct Summary {
+    /// When it began to read: what fails again is younger.
+    began: Option<Moment>,
+    read: u64,
+    /// Chosen to be sent.
+    chosen: u64,
+    guarded: u64,
+    repeated: u64,
+    foreign: u64,
+    /// The first place that was not looked at, where the cap or a signal came first.
+    next: Option<Place>,
+    interrupted: bool,
+}
+
+struct Choice<'a> {
+    args: &'a Replay,
+    pipeline: Option<&'a str>,
+    /// Origins of what was chosen: as many as `--max` at most.
+    origins: HashSet<(String, i32, i64)>,
+}
+
+impl Choice<'_> {
+    fn judge(&mut self, record: &Record) -> Verdict {
+        let asked = self.args.only.is_empty() || self.args.only.contains(&record.place);
+        if !asked
+            || !self
+                .args
+                .filter
+                .takes(self.pipeline, record.letter.as_ref(), record.time)
+        {
+            return Verdict::Other;
+        }
+        let Some(letter) = &record.letter else {
+            return Verdict::Foreign;
+        };
+        if letter.replays >= self.args.max_replays {
+            return Verdict::Guarded;
+        }
+        if !self
+            .origins
+            .insert((letter.topic.clone(), letter.partition, letter.offset))
+        {
+            return Verdict::Repeated;
+        }
+        Verdict::Send
+    }
+}
+
+/// Sends them back, or says what would be.
+pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
+    let context = match args.target.resolve()? {
+        Ok(context) => context,
+        Err(code) => return Ok(code),
+    };
+    if args.from_offset.is_some() || !args.only.is_empty() {
+        context.only_topic()?;
+    }
+    if let Some(to) = args.to.as_ref().filter(|to| context.topics.contains(to)) {
+        return Err(Trouble::Usage(format!("`{to}` is the topic that is read: choose another for --to")).into());
+    }
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let runtime = listen(interrupted.clone())?;
+    let reader = Reader::new(&context)?;
+    let mut sender = Sender::new(&context)?;
+    let mut summary = Summary {
+        began: Some(Moment::now()),
+        ..Summary::default()
+    };
+    let went = go(args, &context, &reader, &mut sender, &interrupted, &mut summary);
+    // What is under way may arrive, whatever ended the reading.
+    let finished = sender.finish();
+    let (sent, first_left) = sender.standing();
+    runtime.shutdown_background();
+    let next = first_left.or(summary.next);
+    say(args, &context, &summary, sent, next)?;
+    went?;
+    finished?;
+    Ok(if summary.interrupted {
+        ExitCode::from(130)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn listen(interrupted: Arc<AtomicBool>) -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.spawn(async move {
+        if shutdown::requested().await.is_ok() {
+            interrupted.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(runtime)
+}
+
+fn go(
+    args: &Replay,
+    context: &Context,
+    reader: &Reader,
+    sender: &mut Sender,
+    interrupted: &AtomicBool,
+    summary: &mut Summary,
+) -> anyhow::Result<()> {
+    let mut choice = Choice {
+        args,
+        pipeline: context.pipeline.as_deref(),
+        origins: HashSet::new(),
+    };
+    let began = Instant::now();
+    let out = &mut io::stdout().lock();
+    for topic in &context.topics {
+        for part in reader.parts(topic, args.filter.since)? {
+            let Some(part) = left_of(part, args) else { continue };
+            let read = reader.read(&part, &mut |record| {
+                if interrupted.load(Ordering::Relaxed) {
+                    summary.interrupted = true;
+                    summary.next = Some(record.place);
+                    return Ok(ControlFlow::Break(()));
+                }
+                let verdict = choice.judge(&record);
+                let (Verdict::Send, Some(letter)) = (verdict, &record.letter) else {
+                    summary.count(verdict);
+                    return Ok(ControlFlow::Continue(()));
+                };
+                if summary.chosen == args.max {
+                    summary.next = Some(record.place);
+                    return Ok(ControlFlow::Break(()));
+                }
+                summary.count(verdict);
+                let back = way_back(letter, args.to.as_deref());
+                if args.yes {
+                    wait_for_turn(began, summary.chosen - 1, args.rate);
+                    sender.send(&record, &back)?;
+                } else {
+                    sender.partitions(back.topic)?;
+                    if !args.json {
+                        let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
+                        let bytes = record.value.as_ref().map_or(0, Vec::len);
+                        writeln!(
+                            out,
+                            "{} of {topic}: {bytes} bytes to {}{partition}; {}: {}",
+                            record.place, back.topic, letter.reason, letter.message
+                        )?;
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            if read.is_break() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The part that is left of it behind `--from-offset`, or that holds what `--only` names; none if nothing is.
+fn left_of(mut part: Part, args: &Replay) -> Option<Part> {
+    if let Some(from) = args.from_offset {
+        if part.partition < from.partition {
+            return None;
+        }
+        if part.partition == from.partition {
+            part.from = part.from.max(from.offset);
+        }
+    }
+    if !args.only.is_empty() {
+        let offsets = args
+            .only
+            .iter()
+            .filter(|place| place.partition == part.partition)
+            .map(|place| place.offset);
+        let (first, last) = (offsets.clone().min()?, offsets.max()?);
+        part.from = part.from.max(first);
+        part.to = part.to.min(last.saturating_add(1));
+    }
+    Some(part)
+}
+
+/// Waits until the record with this number is due.
+fn wait_for_turn(began: Instant, number: u64, rate: Option<f64>) {
+    let Some(rate) = rate else { return };
+    let due = Duration::try_from_secs_f64(number as f64 / rate).unwrap_or(Duration::MAX);
+    std::thread::sleep(due.saturating_sub(began.elapsed()));
+}
+
+impl Summary {
+    fn count(&mut self, verdict: Verdict) {
+        self.read += 1;
+        match verdict {
+            Verdict::Send => self.chosen += 1,
+            Verdict::Other => {}
+            Verdict::Guarded => self.guarded += 1,
+            Verdict::Repeated => self.repeated += 1,
+            Verdict::Foreign => self.foreign += 1,
+        }
+    }
+}
+
+fn say(args: &Replay, context: &Context, summary: &Summary, sent: u64, next: Option<Place>) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if args.json {
+        let line = json!({
+            "dry_run": !args.yes, "began": summary.began.map(Moment::text), "read": summary.read, "chosen": summary.chosen, "sent": sent, "guarded": summary.guarded,
+            "repeated": summary.repeated, "foreign": summary.foreign, "next": next.map(|place| place.to_string()),
+        });
+        writeln!(out, "{line}")?;
+        return Ok(());
+    }
+    let done = if args.yes {
+        format!("{sent} sent")
+    } else {
+        format!("{} would be sent", summary.chosen)
+    };
+    write!(out, "{done}, of {} dead letters read", summary.read)?;
+    let left_out = [
+        (summary.guarded, format!("sent back {} times already", args.max_replays)),
+        (summary.repeated, "twice in the topic".to_owned()),
+        (summary.foreign, "not dead letters of Messina".to_owned()),
+    ];
+    for (count, why) in left_out.into_iter().filter(|(count, _)| *count > 0) {
+        write!(out, "; {count} left out: {why}")?;
+    }
+    writeln!(out)?;
+    if let Some(next) = next {
+        let topic = if context.topics.len() == 1 {
+            ""
+        } else {
+            ", with the --topic that it is of"
+        };
+        writeln!(out, "stopped before {next}: go on with --from-offset {next}{topic}")?;
+    }
+    if let Some(began) = summary.began.filter(|_| sent > 0 && next.is_none()) {
+        writeln!(
+            out,
+            "they stay in the topic: --since {} leaves them out the next time",
+            began.text()
+        )?;
+    }
+    if !args.yes && summary.chosen > 0 {
+        writeln!(out, "--yes sends them")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::letter::Letter;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        replay: Replay,
+    }
+
+    fn args(more: &[&str]) -> Replay {
+        let line = ["replay", "-c", "f.toml"].iter().chain(more);
+        Line::try_parse_from(line).unwrap().replay
+    }
+
+    fn record(offset: i64, origin: i64, replays: u32) -> Record {
+        Record {
+            place: Place { partition: 0, offset },
+            time: None,
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            letter: Some(Letter {
+                pipeline: "p".into(),
+                topic: "t".into(),
+                partition: 0,
+                offset: origin,
+                timestamp_ms: None,
+                step: None,
+                class: "permanent".into(),
+                reason: "avro".into(),
+                message: String::new(),
+                attempts: 1,
+                schema_id: None,
+                replays,
+                headers: Vec::new(),
+            }),
+        }
+    }
+
+    fn verdicts(args: &Replay, records: &[Record]) -> Vec<Verdict> {
+        let mut choice = Choice {
+            args,
+            pipeline: None,
+            origins: HashSet::new(),
+        };
+        records.iter().map(|record| choice.judge(record)).collect()
+    }
+
+    #[test]
+    fn the_guard_leaves_out_what_was_sent_back_too_often() {
+        let records = [
+            record(0, 10, 0),
+            record(1, 11, 2),
+            record(2, 12, 3),
+            record(3, 13, u32::MAX),
+        ];
+        use Verdict::{Guarded, Send};
+        assert_eq!(verdicts(&args(&[]), &records), [Send, Send, Guarded, Guarded]);
+        assert_eq!(
+            verdicts(&args(&["--max-replays", "1"]), &records),
+            [Send, Guarded, Guarded, Guarded]
+        );
+    }
+
+    #[test]
+    fn a_record_goes_back_once_however_often_it_is_in_the_topic() {
+        let records = [record(0, 10, 0), record(1, 10, 0), record(2, 11, 0)];
+        assert_eq!(
+            verdicts(&args(&[]), &records),
+            [Verdict::Send, Verdict::Repeated, Verdict::Send]
+        );
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_sent_and_what_came_from_nowhere_is_not() {
+        let mut foreign = record(5, 0, 0);
+        foreign.letter = None;
+        let records = [record(0, 10, 0), record(1, 11, 0), foreign];
+        use Verdict::{Foreign, Other, Send};
+        assert_eq!(verdicts(&args(&["--only", "0:1"]), &records), [Other, Send, Other]);
+        assert_eq!(verdicts(&args(&[]), &records), [Send, Send, Foreign]);
+        assert_eq!(
+            verdicts(&args(&["--reason", "missing"]), &records),
+            [Other, Other, Other]
+        );
+    }
+
+    #[test]
+    fn a_replay_goes_on_from_a_place() {
+        let part = |partition| Part {
+            topic: "dead".into(),
+            partition,
+            from: 5,
+            to: 50,
+        };
+        let range = |args: &Replay, partition| left_of(part(partition), args).map(|part| (part.from, part.to));
+        let on = args(&["--from-offset", "2:17"]);
+        assert_eq!([1, 2, 3].map(|p| range(&on, p)), [None, Some((17, 50)), Some((5, 50))]);
+        let early = args(&["--from-offset", "2:1"]);
+        assert_eq!(range(&early, 2), Some((5, 50)));
+        let only = args(&["--only", "1:9", "--only", "1:20"]);
+        assert_eq!([0, 1].map(|p| range(&only, p)), [None, Some((9, 21))]);
+    }
+
+    #[test]
+    fn rates_are_read() {
+        assert_eq!((rate("100"), rate("0.5/s")), (Ok(100.0), Ok(0.5)));
+        for wrong in ["", "0", "-1", "fast", "1/m", "inf", "NaN"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sending_has_to_be_asked_for() {
+        assert!(!args(&[]).yes);
+        assert!(Line::try_parse_from(["replay", "-c", "f", "--yes", "--dry-run"]).is_err());
+        assert!(Line::try_parse_from(["replay", "-c", "f", "--max", "0"]).is_err());
+    }
+}

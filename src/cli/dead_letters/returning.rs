@@ -1,0 +1,282 @@
+//! Sends records back, and knows up to which place all have arrived.
+//!
+//! So many are on their way at once, and no more; the first that is refused ends it. What a replay leaves when it is stopped is then
+//! one place: everything before it has arrived.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+
+use super::filter::Place;
+use super::reader::Record;
+use super::{Context, Trouble};
+use crate::kafka;
+use crate::sink::letter::{Letter, REPLAYS};
+
+/// Records on their way at once.
+const WINDOW: usize = 500;
+/// The producer's queue, in bytes.
+const QUEUE: usize = 32 << 20;
+/// How long a delivery may take, with all its retries.
+const DELIVERY: &str = "60000";
+/// Longer than that: nothing is on its way any more.
+const LONGEST: Duration = Duration::from_secs(90);
+/// For one question to the brokers.
+const ASK: Duration = Duration::from_secs(15);
+
+/// A record to be sent back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Return<'a> {
+    pub topic: &'a str,
+    /// The partition that it came from; none lets the key decide.
+    pub partition: Option<i32>,
+    /// Its own timestamp.
+    pub timestamp_ms: Option<i64>,
+    /// Its own headers; the count of replays is added.
+    pub letter: &'a Letter,
+}
+
+/// Where a record goes back to: its own partition of its own topic, or `to`.
+pub fn way_back<'a>(letter: &'a Letter, to: Option<&'a str>) -> Return<'a> {
+    Return {
+        topic: to.unwrap_or(&letter.topic),
+        partition: to.is_none().then_some(letter.partition),
+        timestamp_ms: letter.timestamp_ms,
+        letter,
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: BTreeSet<Place>,
+    delivered: u64,
+    refused: Option<(Place, KafkaError)>,
+}
+
+#[derive(Default)]
+struct Deliveries {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Deliveries {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits, for a while, until fewer than `count` are on their way or one is refused; the error of that one.
+    fn wait_for(&self, count: usize, limit: Duration) -> Result<(), (Place, KafkaError)> {
+        let busy = |state: &mut State| state.pending.len() >= count && state.refused.is_none();
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, busy);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.refused.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        eprintln!("warning: producer: {error}: {reason}");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<Place>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
+        let mut state = self.lock();
+        match result {
+            Ok(_) => {
+                state.pending.remove(&place);
+                state.delivered += 1;
+            }
+            // It stays pending, so that it is the place to go on from, if it is the first.
+            Err((error, _)) => {
+                state.refused.get_or_insert((*place, error.clone()));
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+/// The producer of a replay.
+pub struct Sender {
+    producer: ThreadedProducer<Deliveries>,
+    /// Partitions of the topics that records go to.
+    partitions: HashMap<String, i32>,
+}
+
+impl Sender {
+    /// An idempotent producer with the configuration's properties.
+    pub fn new(context: &Context) -> anyhow::Result<Sender> {
+        let mut config = kafka::producer(&context.config.kafka, context.producer_properties(), QUEUE, None, None)?;
+        config.set("message.timeout.ms", DELIVERY);
+        config.set("statistics.interval.ms", "0");
+        let producer = config
+            .create_with_context(Deliveries::default())
+            .map_err(|e| Trouble::unavailable("cannot make a producer", &e))?;
+        Ok(Sender {
+            producer,
+            partitions: HashMap::new(),
+        })
+    }
+
+    /// How many partitions a topic has; an error if it is not there.
+    pub fn partitions(&mut self, topic: &str) -> anyhow::Result<i32> {
+        if let Some(count) = self.partitions.get(topic) {
+            return Ok(*count);
+        }
+        let metadata = self.producer.client().fetch_metadata(Some(topic), ASK);
+        let metadata = metadata.map_err(|e| Trouble::unavailable("the brokers do not answer", &e))?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|t| t.name() == topic && t.error().is_none());
+        let count = found.map_or(0, |t| t.partitions().len());
+        if count == 0 {
+            return Err(Trouble::Unavailable(format!("the brokers have no topic '{topic}'")).into());
+        }
+        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        self.partitions.insert(topic.to_owned(), count);
+        Ok(count)
+    }
+
+    /// Sends a record back, once there is room for it.
+    pub fn send(&mut self, record: &Record, back: &Return<'_>) -> anyhow::Result<()> {
+        let count = self.partitions(back.topic)?;
+        // A topic that was made anew with fewer partitions takes it by its key.
+        let partition = back.partition.filter(|partition| *partition < count);
+        self.producer
+            .client()
+            .context()
+            .wait_for(WINDOW, LONGEST)
+            .map_err(refused)?;
+        self.producer.client().context().lock().pending.insert(record.place);
+        let mut base = BaseRecord {
+            topic: back.topic,
+            partition,
+            payload: record.value.as_deref(),
+            key: record.key.as_deref(),
+            timestamp: back.timestamp_ms,
+            headers: Some(headers(back.letter)),
+            delivery_opaque: Box::new(record.place),
+        };
+        let began = Instant::now();
+        loop {
+            match self.producer.send(base) {
+                Ok(()) => return Ok(()),
+                Err((error, again))
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) && began.elapsed() < ASK * 4 =>
+                {
+                    base = again;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err((error, _)) => return Err(refused((record.place, error)).into()),
+            }
+        }
+    }
+
+    /// Waits until all have arrived or are given up; the error of the first that was refused.
+    pub fn finish(&self) -> anyhow::Result<()> {
+        // What is not over by then is still pending, and so the place to go on from.
+        let _ = self.producer.flush(LONGEST);
+        let context = self.producer.client().context();
+        context.wait_for(1, Duration::ZERO).map_err(refused)?;
+        match context.lock().pending.len() {
+            0 => Ok(()),
+            left => Err(Trouble::Unavailable(format!("{left} records have not arrived")).into()),
+        }
+    }
+
+    /// How many have arrived, and the first that has not, if any is left.
+    pub fn standing(&self) -> (u64, Option<Place>) {
+        let state = self.producer.client().context().lock();
+        (state.delivered, state.pending.first().copied())
+    }
+}
+
+fn refused((place, error): (Place, KafkaError)) -> Trouble {
+    Trouble::Unavailable(format!("the record of dead letter {place} is not taken: {error}"))
+}
+
+/// The record's own headers, with one replay more.
+fn headers(letter: &Letter) -> OwnedHeaders {
+    let count = letter.replays.saturating_add(1).to_string();
+    let own = letter
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_deref()));
+    let all = own.chain([(REPLAYS, Some(count.as_bytes()))]);
+    all.fold(OwnedHeaders::new(), |headers, (key, value)| {
+        headers.insert(Header { key, value })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::message::Headers;
+
+    fn letter(replays: u32) -> Letter {
+        Letter {
+            pipeline: "p".into(),
+            topic: "orders".into(),
+            partition: 4,
+            offset: 9,
+            timestamp_ms: Some(7),
+            step: None,
+            class: "permanent".into(),
+            reason: "avro".into(),
+            message: String::new(),
+            attempts: 1,
+            schema_id: None,
+            replays,
+            headers: vec![("trace".into(), Some(b"1".to_vec())), ("null".into(), None)],
+        }
+    }
+
+    #[test]
+    fn a_record_goes_back_to_its_partition_or_where_it_is_told() {
+        let letter = letter(0);
+        let back = way_back(&letter, None);
+        assert_eq!(
+            (back.topic, back.partition, back.timestamp_ms),
+            ("orders", Some(4), Some(7))
+        );
+        let back = way_back(&letter, Some("elsewhere"));
+        assert_eq!(
+            (back.topic, back.partition, back.timestamp_ms),
+            ("elsewhere", None, Some(7))
+        );
+    }
+
+    #[test]
+    fn it_keeps_its_headers_and_counts_the_replay() {
+        let headers = headers(&letter(2));
+        let all: Vec<_> = headers.iter().map(|h| (h.key, h.value)).collect();
+        assert_eq!(
+            all,
+            [("trace", Some(&b"1"[..])), ("null", None), (REPLAYS, Some(&b"3"[..]))]
+        );
+    }
+
+    #[test]
+    fn the_first_that_has_not_arrived_is_the_place_to_go_on_from() {
+        let deliveries = Deliveries::default();
+        let place = |offset| Place { partition: 0, offset };
+        deliveries.lock().pending.extend([place(1), place(2), place(3)]);
+        deliveries.lock().pending.remove(&place(2));
+        assert_eq!(deliveries.lock().pending.first(), Some(&place(1)));
+        assert_eq!(deliveries.wait_for(3, Duration::from_secs(60)), Ok(()));
+        deliveries.lock().refused = Some((place(1), KafkaError::Canceled));
+        assert_eq!(
+            deliveries.wait_for(1, Duration::from_secs(60)),
+            Err((place(1), KafkaError::Canceled))
+        );
+    }
+}

@@ -1,0 +1,273 @@
+//! `messina dead-letters show`: everything about one dead letter; its key and value only with --payload.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::{Value as Json, json};
+
+use super::filter::Place;
+use super::reader::{Part, Reader, Record};
+use super::{Context, Target, Trouble, list};
+use crate::app;
+use crate::avro::Schema;
+use crate::avro::json::to_json;
+use crate::registry::{Registry, framing};
+
+/// Bytes that are shown in hexadecimal; what is longer is cut.
+const HEX: usize = 4096;
+/// For the registry's answer, its own time-out included.
+const REGISTRY: Duration = Duration::from_secs(15);
+
+/// Shows one dead letter.
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    #[command(flatten)]
+    target: Target,
+    /// Where it is, as `list` prints it.
+    #[arg(value_name = "PARTITION:OFFSET")]
+    place: Place,
+    /// Show key and value: as Avro where the registry knows the schema, else as text or in hexadecimal.
+    #[arg(long)]
+    payload: bool,
+    /// One JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Bytes as people can read them.
+#[derive(Debug, PartialEq)]
+enum Shown {
+    Null,
+    Avro(u32, Json),
+    Text(String),
+    /// Hexadecimal, how many bytes there are, and why they are no Avro, where they look like it.
+    Hex(String, usize, Option<String>),
+}
+
+/// Shows it.
+pub fn run(args: &Show) -> anyhow::Result<ExitCode> {
+    let context = match args.target.resolve()? {
+        Ok(context) => context,
+        Err(code) => return Ok(code),
+    };
+    let topic = context.only_topic()?;
+    let reader = Reader::new(&context)?;
+    let record = find(&reader, topic, args.place)?;
+    let payload = args.payload.then(|| payload(&context, &record)).transpose()?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        let mut line = list::line(topic, &record);
+        let headers = record
+            .headers
+            .iter()
+            .map(|(name, value)| json!({name: header(value.as_deref())}));
+        line["headers"] = headers.collect();
+        if let Some([key, value]) = &payload {
+            line["key"] = as_json(key);
+            line["value"] = as_json(value);
+        }
+        writeln!(out, "{line:#}")?;
+    } else {
+        out.write_all(human(topic, &record, payload.as_ref()).as_bytes())?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find(reader: &Reader, topic: &str, place: Place) -> anyhow::Result<Record> {
+    let parts = reader.parts(topic, None)?;
+    let Some(part) = parts.iter().find(|part| part.partition == place.partition) else {
+        return Err(Trouble::Usage(format!(
+            "topic {topic} has {} partitions: there is no {place}",
+            parts.len()
+        ))
+        .into());
+    };
+    let mut found = None;
+    if (part.from..part.to).contains(&place.offset) {
+        let only = Part {
+            from: place.offset,
+            to: place.offset + 1,
+            ..part.clone()
+        };
+        let _ = reader.read(&only, &mut |record| {
+            found = (record.place == place).then_some(record);
+            Ok(ControlFlow::Break(()))
+        })?;
+    }
+    found.ok_or_else(|| {
+        let (from, to) = (part.from, part.to);
+        Trouble::Usage(format!(
+            "topic {topic} has no record at {place}: partition {} holds offsets {from} to {}",
+            place.partition,
+            to - 1
+        ))
+        .into()
+    })
+}
+
+/// Key and value, decoded.
+fn payload(context: &Context, record: &Record) -> anyhow::Result<[Shown; 2]> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let registry = app::registry(&context.config).map_err(Trouble::Usage)?;
+    let show = |bytes: Option<&[u8]>| match bytes {
+        None => Shown::Null,
+        Some(bytes) => runtime.block_on(shown(&registry, bytes)),
+    };
+    Ok([show(record.key.as_deref()), show(record.value.as_deref())])
+}
+
+async fn shown(registry: &Registry, bytes: &[u8]) -> Shown {
+    let avro = match framing::parse(bytes) {
+        Ok((id, start)) => match tokio::time::timeout(REGISTRY, decode(registry, id, &bytes[start..])).await {
+            Ok(Ok(json)) => return Shown::Avro(id, json),
+            Ok(Err(why)) => Some(format!("schema {id}: {why}")),
+            Err(_) => Some(format!("schema {id}: the registry does not answer")),
+        },
+        Err(_) => None,
+    };
+    let printable = |c: char| !c.is_control() || matches!(c, '\n' | '\r' | '\t');
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.chars().all(printable) => Shown::Text(text.to_owned()),
+        _ => Shown::Hex(hex(&bytes[..bytes.len().min(HEX)]), bytes.len(), avro),
+    }
+}
+
+async fn decode(registry: &Registry, id: u32, datum: &[u8]) -> Result<Json, String> {
+    let fetched = registry.schema(id).await.map_err(|e| e.to_string())?;
+    let references: Vec<&str> = fetched.references.iter().map(String::as_str).collect();
+    let schema = Schema::parse_with_references(&fetched.schema, &references).map_err(|e| e.to_string())?;
+    let value = schema.decode(datum).map_err(|e| e.to_string())?;
+    Ok(to_json(&value))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            // Writing into a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// A header's value: text, or hexadecimal.
+fn header(value: Option<&[u8]>) -> Json {
+    match value {
+        None => Json::Null,
+        Some(bytes) => std::str::from_utf8(bytes).map_or_else(|_| Json::from(format!("0x{}", hex(bytes))), Json::from),
+    }
+}
+
+fn as_json(shown: &Shown) -> Json {
+    match shown {
+        Shown::Null => Json::Null,
+        Shown::Avro(id, json) => json!({"avro": json, "schema_id": id}),
+        Shown::Text(text) => json!({"text": text}),
+        Shown::Hex(hex, bytes, why) => json!({"hex": hex, "bytes": bytes, "not_avro": why}),
+    }
+}
+
+fn human(topic: &str, record: &Record, payload: Option<&[Shown; 2]>) -> String {
+    let line = list::line(topic, record);
+    let mut text = String::new();
+    let mut say = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<10} {value}");
+    };
+    say("place", &format!("{topic}, {}", record.place));
+    for name in [
+        "time",
+        "pipeline",
+        "step",
+        "class",
+        "reason",
+        "message",
+        "attempts",
+        "schema_id",
+        "replays",
+    ] {
+        match &line[name] {
+            Json::Null => {}
+            Json::String(value) => say(name, value),
+            other => say(name, &other.to_string()),
+        }
+    }
+    match &record.letter {
+        Some(l) => say("record", &format!("{}/{}:{}", l.topic, l.partition, l.offset)),
+        None => say("record", "not a dead letter of Messina"),
+    }
+    if let Json::String(time) = &line["record"]["time"] {
+        say("made", time);
+    }
+    for (name, bytes) in [("key", &record.key), ("value", &record.value)] {
+        match bytes {
+            None => say(name, "null"),
+            Some(bytes) => say(name, &format!("{} bytes", bytes.len())),
+        }
+    }
+    text.push_str("headers\n");
+    for (name, value) in &record.headers {
+        let value = header(value.as_deref());
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), |text| text.escape_debug().to_string());
+        let _ = writeln!(text, "  {name}: {value}");
+    }
+    let Some(payload) = payload else {
+        text.push_str("--payload shows key and value\n");
+        return text;
+    };
+    for (name, shown) in ["key", "value"].into_iter().zip(payload) {
+        let _ = match shown {
+            Shown::Null => writeln!(text, "{name}: null"),
+            Shown::Avro(id, json) => writeln!(text, "{name}, Avro of schema {id}:\n{json:#}"),
+            Shown::Text(value) => writeln!(text, "{name}, text:\n{value}"),
+            Shown::Hex(hex, bytes, why) => {
+                if let Some(why) = why {
+                    let _ = writeln!(text, "{name} is no Avro: {why}");
+                }
+                let cut = if 2 * bytes > hex.len() {
+                    format!(", the first {} of", hex.len() / 2)
+                } else {
+                    String::new()
+                };
+                writeln!(text, "{name}, hexadecimal{cut} {bytes} bytes:\n{hex}")
+            }
+        };
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::RegistryOptions;
+
+    #[tokio::test]
+    async fn bytes_are_shown_as_what_they_are() {
+        // Nobody listens there: whatever asks it gets a refusal.
+        let registry = Registry::new(RegistryOptions {
+            urls: vec!["http://127.0.0.1:1".to_owned()],
+            ..RegistryOptions::default()
+        })
+        .unwrap();
+        assert_eq!(shown(&registry, b"caf\xc3\xa9\n").await, Shown::Text("café\n".into()));
+        assert_eq!(shown(&registry, b"\xff\x01").await, Shown::Hex("ff01".into(), 2, None));
+        let Shown::Hex(hex, bytes, Some(why)) = shown(&registry, &[0, 0, 0, 0, 7, 9]).await else {
+            panic!("framed bytes without a registry are shown in hexadecimal");
+        };
+        assert_eq!((hex.as_str(), bytes), ("000000000709", 6));
+        assert!(why.starts_with("schema 7: "), "{why}");
+        let Shown::Hex(hex, bytes, _) = shown(&registry, &[0xff; HEX + 1]).await else {
+            panic!("bytes are shown in hexadecimal");
+        };
+        assert_eq!((hex.len(), bytes), (2 * HEX, HEX + 1));
+    }
+}

@@ -1,0 +1,69 @@
+//! What `exactly_once` needs, and what contradicts it.
+
+use super::super::{Config, Delivery, GroupProtocol, Pipeline, Property, PropertyValue, codes};
+use super::Report;
+
+pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
+    let name = &pipeline.name.value;
+    if *pipeline.delivery != Delivery::ExactlyOnce {
+        if let Some(interval) = &pipeline.transaction_interval {
+            let message = format!("`{name}` has a `transaction_interval` and no transactions");
+            let help = "remove it, or write delivery = \"exactly_once\"";
+            report.error(
+                codes::CONFLICT,
+                message,
+                interval.span,
+                "only under `exactly_once`",
+                help,
+            );
+        }
+        return;
+    }
+    let span = pipeline.delivery.span;
+    if pipeline.sink.is_none() {
+        let message = format!("`{name}` is to deliver exactly once and publishes nothing");
+        let help = "write \"at_least_once\", under which repeated writes give the same rows; or add a [sink]";
+        report.error(codes::CONFLICT, message, span, "about what a sink publishes", help);
+    }
+    if pipeline.source.group_protocol == GroupProtocol::Consumer {
+        let message =
+            format!("`{name}` is to deliver exactly once, which Messina does with the classic group protocol only");
+        let help = "remove `group_protocol`, or write \"at_least_once\"";
+        report.error(
+            codes::CONFLICT,
+            message,
+            span,
+            "excludes group_protocol = \"consumer\"",
+            help,
+        );
+    }
+    let kafka = &config.kafka;
+    let properties = [
+        &kafka.properties,
+        &kafka.consumer_properties,
+        &pipeline.source.properties,
+    ];
+    for property in properties
+        .into_iter()
+        .flatten()
+        .filter(|property| reads_uncommitted(property))
+    {
+        let message = "`isolation.level` cannot be `read_uncommitted` under `exactly_once`".to_owned();
+        let label = format!("`{name}` would take in what its producer takes back");
+        report.error(
+            codes::OWNED_PROPERTY,
+            message,
+            property.name.span,
+            label,
+            "remove it: `read_committed` is the default",
+        );
+    }
+}
+
+fn reads_uncommitted(property: &Property) -> bool {
+    let value = match &property.value {
+        PropertyValue::Plain(value) => value,
+        PropertyValue::Secret(_) => return false,
+    };
+    property.name.as_str() == "isolation.level" && value.as_str() != "read_committed"
+}

@@ -1,0 +1,192 @@
+//! What `docs/configuration.md` says of each key: its meaning and its default, by the path of the key.
+//!
+//! The page is for people and is written by hand. A test holds it against the readers, both ways, so that it can neither lack a key nor
+//! invent one.
+
+use serde_json::Value;
+
+/// The page that has a row for each key.
+const PAGE: &str = include_str!("../../../docs/configuration.md");
+
+/// Headings of the page that have a table of keys, and the tables of the configuration that these keys are in.
+const HEADINGS: [(&str, &[&str]); 19] = [
+    ("Top of the file", &[""]),
+    ("`[kafka]`", &["kafka"]),
+    ("`[registry]`", &["registry"]),
+    ("`[scylla]`", &["scylla"]),
+    ("TLS", &["registry.tls", "scylla.tls"]),
+    ("`[http]`, `[log]`, `[sentry]`, `[limits]`", &[""]),
+    ("`[mongo]`, `[references.NAME]`", &[""]),
+    ("`[pipelines.NAME]`", &["pipelines.NAME"]),
+    ("`[pipelines.NAME.source]`", &["pipelines.NAME.source"]),
+    ("`[[pipelines.NAME.steps]]`", &["pipelines.NAME.steps[]"]),
+    ("`lookup`", &[LOOKUP]),
+    ("`reference`", &["pipelines.NAME.steps[]|reference"]),
+    ("`write`", &[WRITE]),
+    ("Grouped writes", &[WRITE]),
+    ("Errors of a step", &[LOOKUP, WRITE, CUSTOM]),
+    (
+        "`filter` and `set`",
+        &["pipelines.NAME.steps[]|filter", "pipelines.NAME.steps[]|set"],
+    ),
+    ("`custom`", &[CUSTOM]),
+    ("`[pipelines.NAME.sink]`", &["pipelines.NAME.sink"]),
+    ("`[pipelines.NAME.dead_letter]`", &["pipelines.NAME.dead_letter"]),
+];
+const LOOKUP: &str = "pipelines.NAME.steps[]|lookup";
+const WRITE: &str = "pipelines.NAME.steps[]|write";
+const CUSTOM: &str = "pipelines.NAME.steps[]|custom";
+/// Tables that the page describes once.
+const ALIKE: [(&str, &str); 1] = [("references.NAME.cache.", "pipelines.NAME.steps[]|lookup.cache.")];
+
+/// What is said of a key.
+pub(super) struct About {
+    pub(super) meaning: String,
+    pub(super) default: Option<Value>,
+}
+
+/// A row of the page for one key.
+struct Row {
+    /// Where its key may be; a row of several kinds of step is in those that have it.
+    paths: Vec<String>,
+    about: About,
+}
+
+/// All rows.
+pub(super) struct Descriptions(Vec<Row>);
+
+impl Descriptions {
+    pub(super) fn read() -> Self {
+        let mut rows = Vec::new();
+        let (mut tables, mut columns): (&[&str], Vec<&str>) = (&[], vec![]);
+        for line in PAGE.lines() {
+            if let Some(heading) = line.strip_prefix('#') {
+                let heading = heading.trim_start_matches('#').trim();
+                tables = HEADINGS
+                    .iter()
+                    .find(|(known, _)| *known == heading)
+                    .map_or(&[], |(_, tables)| tables);
+            }
+            let Some(cells) = line.strip_prefix("| ").and_then(|line| line.strip_suffix(" |")) else {
+                columns.clear();
+                continue;
+            };
+            let cells: Vec<&str> = cells.split('|').map(str::trim).collect();
+            if columns.is_empty() {
+                columns = cells;
+                continue;
+            }
+            if columns.first() != Some(&"key") || cells.len() != columns.len() || cells[0] == "---" {
+                continue;
+            }
+            let cell = |name| {
+                columns
+                    .iter()
+                    .position(|column| *column == name)
+                    .map_or("", |at| cells[at])
+            };
+            for key in cells[0].split('`').skip(1).step_by(2) {
+                rows.push(Row {
+                    paths: tables.iter().map(|table| super::below(table, key)).collect(),
+                    about: About {
+                        meaning: plain(cell("meaning")),
+                        default: default(cell("default")),
+                    },
+                });
+            }
+        }
+        Self(rows)
+    }
+
+    /// What is said of the key of a path; of several rows, the last that says something.
+    pub(super) fn of(&self, path: &str) -> Option<&About> {
+        let mut path = path.to_owned();
+        for (copy, original) in ALIKE {
+            if let Some(rest) = path.strip_prefix(copy) {
+                path = format!("{original}{rest}");
+            }
+        }
+        let rows = self.0.iter().filter(|row| row.paths.contains(&path));
+        rows.map(|row| &row.about).rfind(|about| !about.meaning.is_empty())
+    }
+
+    /// Rows of which none of the keys that they could mean is among `read`, each by these keys.
+    #[cfg(test)]
+    pub(super) fn unread(&self, read: &[String]) -> Vec<&[String]> {
+        let unread = |row: &&Row| !row.paths.iter().any(|path| read.contains(path));
+        self.0.iter().filter(unread).map(|row| &row.paths[..]).collect()
+    }
+}
+
+/// A default, where the cell has one value as TOML writes it.
+fn default(cell: &str) -> Option<Value> {
+    let value = cell.strip_prefix('`')?.strip_suffix('`')?;
+    let table: toml::Table = toml::from_str(&format!("value = {value}")).ok()?;
+    serde_json::to_value(table.get("value")?).ok()
+}
+
+/// Without links, and without those that only point to another place of the page.
+fn plain(cell: &str) -> String {
+    let mut text = String::new();
+    let mut rest = cell;
+    while let Some((before, link)) = rest.split_once('[') {
+        let Some((label, (target, after))) = link
+            .split_once("](")
+            .and_then(|(label, link)| Some((label, link.split_once(')')?)))
+        else {
+            break;
+        };
+        text.push_str(before);
+        // `[limits] memory` is no link.
+        if label.contains(']') {
+            text.push('[');
+            rest = link;
+            continue;
+        }
+        rest = after;
+        match label {
+            "Below" | "Above" | "below" | "above" if target.starts_with('#') => {
+                rest = rest.trim_start_matches('.').trim_start();
+                text.truncate(text.trim_end_matches([':', ';', ' ']).len());
+                if rest.is_empty() && !text.is_empty() && !text.ends_with('.') {
+                    text.push('.');
+                } else if !text.is_empty() {
+                    text.push_str(". ");
+                }
+            }
+            _ => text.push_str(label),
+        }
+    }
+    text.push_str(rest);
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meaning_is_read_without_its_links() {
+        assert_eq!(plain("[Below](#a). Without it nothing."), "Without it nothing.");
+        assert_eq!(plain("[Below](#errors-of-a-step)."), "");
+        assert_eq!(
+            plain("Rows go together: [below](#grouped). `{}` is fine."),
+            "Rows go together. `{}` is fine."
+        );
+        assert_eq!(
+            plain("out of `[limits] memory`; see [operations](o.md#m)."),
+            "out of `[limits] memory`; see operations."
+        );
+        assert_eq!(plain("at [SIGHUP](operations.md)"), "at SIGHUP");
+        assert_eq!(plain("What is seen; [below](#exactly-once)."), "What is seen.");
+    }
+
+    #[test]
+    fn a_default_is_read_as_toml() {
+        assert_eq!(default("`\"30s\"`"), Some("30s".into()));
+        assert_eq!(default("`1024`"), Some(1024.into()));
+        assert_eq!(default("`\"5s\"`, or `ttl` if that is shorter"), None);
+        assert_eq!(default("required"), None);
+        assert_eq!(default(""), None);
+    }
+}

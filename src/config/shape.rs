@@ -1,0 +1,126 @@
+//! What the readers take, noted by themselves: the configuration is drawn by running them over nothing.
+//!
+//! A reader asks for each key that it knows and reads its value by a function that knows its type. While a document is
+//! drawn, every key is there and blank; asking for it notes the key, and reading it notes the shape and gives nothing. So there is
+//! no second list of keys that could differ from what is read. [`super::schema`] makes the JSON Schema of it.
+
+use std::cell::RefCell;
+
+use super::document::{Entry, Table, Value};
+use super::{FileId, Span, Spanned};
+
+/// What a value may be. A value with several shapes may be any of them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Shape {
+    /// Text in which this regular expression finds something.
+    Text(&'static str),
+    /// One of these words.
+    Word(Vec<&'static str>),
+    Boolean,
+    /// A whole number above 0.
+    Count,
+    /// A number from 0 to 1.
+    Share,
+    Duration,
+    PositiveDuration,
+    Size,
+    /// Texts, or one.
+    Texts,
+    /// Names and expressions.
+    Bindings,
+    /// Names of fields; or names, and one of these types for each.
+    Fields(Vec<&'static str>),
+    Secret,
+    /// librdkafka's properties.
+    Properties,
+    /// The keys below its own path.
+    Table,
+    /// Any names; what each has is below `NAME`.
+    Named,
+    /// A list; what an item has is below `[]`.
+    Items,
+    /// Exactly one of these keys; what each brings with it is below `|` and its name.
+    Kinds(Vec<&'static str>),
+}
+
+/// A key that a reader asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) required: bool,
+}
+
+/// What was noted, each under the path of its table or value: `pipelines.NAME.steps[]|lookup.cache`.
+pub(super) struct Drawing {
+    /// What stands under every key.
+    pub(super) blank: Entry,
+    keys: RefCell<Vec<(String, Key)>>,
+    shapes: RefCell<Vec<(String, Shape)>>,
+}
+
+impl Default for Drawing {
+    fn default() -> Self {
+        let nowhere = Span {
+            file: FileId::FIRST,
+            start: 0,
+            end: 0,
+        };
+        let blank = Entry {
+            key: Spanned::new("NAME".to_owned(), nowhere),
+            node: Spanned::new(Value::Table(Table::default()), nowhere),
+        };
+        Self {
+            blank,
+            keys: RefCell::default(),
+            shapes: RefCell::default(),
+        }
+    }
+}
+
+impl Drawing {
+    /// A key that may be absent; noted once.
+    pub(super) fn key(&self, path: &str, name: &'static str) {
+        self.note_key(path, name, false);
+    }
+
+    /// A key that must be there.
+    pub(super) fn require(&self, path: &str, name: &'static str) {
+        self.note_key(path, name, true);
+    }
+
+    fn note_key(&self, path: &str, name: &'static str, required: bool) {
+        let mut keys = self.keys.borrow_mut();
+        if !keys.iter().any(|(at, key)| at == path && key.name == name) {
+            keys.push((path.to_owned(), Key { name, required }));
+        }
+    }
+
+    pub(super) fn note(&self, path: &str, shape: Shape) {
+        self.shapes.borrow_mut().push((path.to_owned(), shape));
+    }
+
+    /// The keys of a table, in the order in which they are read.
+    pub(super) fn keys_of(&self, path: &str) -> Vec<Key> {
+        let keys = self.keys.borrow();
+        keys.iter().filter(|(at, _)| at == path).map(|(_, key)| *key).collect()
+    }
+
+    /// What a value may be.
+    pub(super) fn shapes_of(&self, path: &str) -> Vec<Shape> {
+        let shapes = self.shapes.borrow();
+        shapes
+            .iter()
+            .filter(|(at, _)| at == path)
+            .map(|(_, shape)| shape.clone())
+            .collect()
+    }
+
+    /// Every key by its path, but for those that name their table alone.
+    #[cfg(test)]
+    pub(super) fn paths(&self) -> Vec<String> {
+        let keys = self.keys.borrow();
+        keys.iter()
+            .map(|(at, key)| super::schema::below(at, key.name))
+            .collect()
+    }
+}

@@ -1,0 +1,270 @@
+//! Steps of one's own: written in Rust against this crate, registered by name, and used in TOML beside the declared ones.
+//!
+//! A program of one's own is the whole of `messina`, with steps that the binary does not have:
+//!
+//! ```no_run
+//! use futures_util::FutureExt;
+//! use futures_util::future::BoxFuture;
+//! use messina::avro::value::{Type, Value};
+//! use messina::custom::{CustomStep, CustomSteps, Row, StepError};
+//!
+//! /// The length of a text.
+//! struct Length;
+//!
+//! impl CustomStep for Length {
+//!     fn takes(&self) -> Vec<(String, Type)> {
+//!         vec![("text".to_owned(), Type::String)]
+//!     }
+//!
+//!     fn gives(&self) -> Vec<(String, Type)> {
+//!         vec![("length".to_owned(), Type::Long)]
+//!     }
+//!
+//!     fn run<'a>(&'a self, values: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
+//!         async move {
+//!             Ok(match &values[0] {
+//!                 Value::String(text) => Some(vec![Value::Long(text.chars().count() as i64)]),
+//!                 _ => None,
+//!             })
+//!         }
+//!         .boxed()
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     messina::cli::main(CustomSteps::new().with("length", Length))
+//! }
+//! ```
+//!
+//! In the configuration:
+//!
+//! ```toml
+//! [[pipelines.visits.steps]]
+//! name = "path"
+//! custom = "length"
+//! bind = { text = "event.url" }
+//! ```
+//!
+//! Why a trait and no plug-in: what is compiled in is checked by the compiler, and a record pays no more than a virtual call. Invariants: a step
+//! is type-checked like any other; what it is given has the types that it declares, or is null; it may run for many records at
+//! once, and more than once for a record, so what it does must bear repeating.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::avro::value::{Type, Value};
+use crate::retry::Class;
+
+/// The values that a step gives, in the order of [`CustomStep::gives`].
+pub type Row = Vec<Value<'static>>;
+
+/// A step of one's own. One value serves all pipelines that name it, on several threads.
+pub trait CustomStep: Send + Sync + 'static {
+    /// What it takes: names, which `bind` gives expressions for (or the event's field of that name is taken), and types.
+    fn takes(&self) -> Vec<(String, Type)>;
+
+    /// What it gives to later expressions, as `STEP.name`; any may be null.
+    fn gives(&self) -> Vec<(String, Type)>;
+
+    /// Runs it for one record, on the runtime that all pipelines share: what computes for long, or blocks, belongs on a thread of its own.
+    /// It may be dropped while it waits, when the record's partition has left.
+    ///
+    /// `None` is no row: the step's `on_missing` says what follows.
+    ///
+    /// # Errors
+    /// What may pass is tried again, as the step's `on_error` and `retry` say; what cannot pass makes a dead letter.
+    fn run<'a>(&'a self, values: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>>;
+}
+
+/// Why a step of one's own did not give an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StepError {
+    pub(crate) class: Class,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl StepError {
+    /// It may pass by itself: the step is tried again. `reason` is a word for metrics and headers; neither has the record's content.
+    pub fn transient(reason: &'static str, message: impl Into<String>) -> StepError {
+        StepError {
+            class: Class::Transient,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// It will not pass for this record, which becomes a dead letter.
+    pub fn permanent(reason: &'static str, message: impl Into<String>) -> StepError {
+        StepError {
+            class: Class::Permanent,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// It will not pass for any record: the pipeline halts.
+    pub fn fatal(reason: &'static str, message: impl Into<String>) -> StepError {
+        StepError {
+            class: Class::Fatal,
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+/// Steps of one's own, by the names that `custom = "NAME"` uses.
+#[derive(Clone, Default)]
+pub struct CustomSteps(BTreeMap<String, Arc<dyn CustomStep>>);
+
+impl CustomSteps {
+    /// None.
+    pub fn new() -> CustomSteps {
+        CustomSteps::default()
+    }
+
+    /// These and one more; it takes the place of another of its name.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, step: impl CustomStep) -> CustomSteps {
+        self.0.insert(name.into(), Arc::new(step));
+        self
+    }
+
+    /// The step of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn CustomStep>> {
+        self.0.get(name)
+    }
+
+    /// All names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+impl fmt::Debug for CustomSteps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// Whether values of `from` can be given where `to` is taken, and why not.
+pub(crate) fn fits(from: &Type, to: &Type) -> Result<(), String> {
+    let (bare_from, bare_to) = (from.non_null(), to.non_null());
+    let fits = match (bare_from, bare_to) {
+        // What is not known before a record is seen with it.
+        (Type::Any, _) | (_, Type::Any) | (Type::Null, _) => true,
+        (Type::Int, Type::Long)
+        | (Type::Float, Type::Double)
+        | (Type::Enum(_), Type::String)
+        | (Type::Fixed(_), Type::Bytes) => true,
+        (Type::Union(parts), to) => parts.iter().all(|part| fits(part, to).is_ok()),
+        (from, to) => from == to,
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("{bare_from} is not {bare_to}"))
+    }
+}
+
+/// A value as the type that it was declared to be taken as.
+pub(crate) fn taken<'v>(value: Value<'v>, ty: &Type) -> Result<Value<'v>, String> {
+    match (value, ty.non_null()) {
+        (Value::Int(value), Type::Long) => Ok(Value::Long(value.into())),
+        (Value::Float(value), Type::Double) => Ok(Value::Double(value.into())),
+        (value, ty) if value.is_null() || is_a(&value, ty) => Ok(value),
+        (_, ty) => Err(format!("a value is not {ty}")),
+    }
+}
+
+/// Whether a row is what a step declares to give, and why not.
+pub(crate) fn given(row: &[Value<'_>], declared: &[(String, Type)]) -> Result<(), String> {
+    if row.len() != declared.len() {
+        return Err(format!("it gave {} values, and declares {}", row.len(), declared.len()));
+    }
+    let wrong = row
+        .iter()
+        .zip(declared)
+        .find(|(value, (_, ty))| !value.is_null() && !is_a(value, ty.non_null()));
+    match wrong {
+        Some((_, (name, ty))) => Err(format!("'{name}' that it gave is not {}", ty.non_null())),
+        None => Ok(()),
+    }
+}
+
+/// Whether a value is one of a type; what is inside of lists, maps and records was checked by its schema.
+fn is_a(value: &Value<'_>, ty: &Type) -> bool {
+    match (value, ty) {
+        (_, Type::Any)
+        | (Value::Bool(_), Type::Bool)
+        | (Value::Int(_), Type::Int)
+        | (Value::Long(_), Type::Long)
+        | (Value::Float(_), Type::Float)
+        | (Value::Double(_), Type::Double)
+        | (Value::String(_), Type::String | Type::Enum(_))
+        | (Value::Bytes(_), Type::Bytes | Type::Fixed(_))
+        | (Value::Date(_), Type::Date)
+        | (Value::Decimal { .. }, Type::Decimal { .. })
+        | (Value::Uuid(_), Type::Uuid)
+        | (Value::Duration { .. }, Type::Duration)
+        | (Value::List(_), Type::List(_))
+        | (Value::Map(_), Type::Map(..))
+        | (Value::Record(_), Type::Record(_)) => true,
+        (Value::Time(_, unit), Type::Time(wanted))
+        | (Value::Timestamp(_, unit), Type::Timestamp(wanted))
+        | (Value::LocalTimestamp(_, unit), Type::LocalTimestamp(wanted)) => unit == wanted,
+        (value, Type::Union(parts)) => parts.iter().any(|part| is_a(value, part)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_widen_and_nothing_else() {
+        for (from, to) in [
+            (Type::Int, Type::Long),
+            (Type::Long.nullable(), Type::Long),
+            (Type::Enum(vec!["a".into()]), Type::String),
+            (Type::Null, Type::Uuid),
+            (Type::Any, Type::Uuid),
+            (Type::Union(vec![Type::Int, Type::Long]), Type::Long),
+        ] {
+            assert_eq!(fits(&from, &to), Ok(()), "{from} as {to}");
+        }
+        for (from, to) in [
+            (Type::Long, Type::Int),
+            (Type::String, Type::Uuid),
+            (Type::Union(vec![Type::Int, Type::String]), Type::Long),
+        ] {
+            assert!(fits(&from, &to).is_err(), "{from} as {to}");
+        }
+    }
+
+    #[test]
+    fn what_a_step_gives_is_held_against_what_it_declares() {
+        let declared = [("a".to_owned(), Type::Long), ("b".to_owned(), Type::String)];
+        assert_eq!(given(&[Value::Long(1), Value::Null], &declared), Ok(()));
+        assert_eq!(
+            given(&[Value::Long(1)], &declared),
+            Err("it gave 1 values, and declares 2".into())
+        );
+        let wrong = given(&[Value::Long(1), Value::Long(2)], &declared).unwrap_err();
+        assert!(wrong.starts_with("'b' that it gave is not "), "{wrong}");
+    }
+
+    #[test]
+    fn what_a_step_is_given_has_the_declared_type_or_is_null() {
+        assert_eq!(taken(Value::Int(3), &Type::Long), Ok(Value::Long(3)));
+        assert_eq!(taken(Value::Null, &Type::Long), Ok(Value::Null));
+        assert!(taken(Value::Bool(true), &Type::Long).is_err());
+        let millis = Value::Timestamp(1, crate::avro::value::Unit::Millis);
+        assert!(taken(millis, &Type::Timestamp(crate::avro::value::Unit::Micros)).is_err());
+    }
+}

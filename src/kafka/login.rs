@@ -1,0 +1,211 @@
+//! The logins of librdkafka's clients, read again while the clients live.
+//!
+//! librdkafka copies user and password when a client is made. A password that is rotated would end each client at its next connection, so
+//! they are read again: at SIGHUP, and whenever the brokers refuse the one that is in use. This serves SASL PLAIN and SCRAM; certificates are
+//! read once by each client, and [`Logins::read_again`] says so when they have changed.
+//!
+//! Invariant: a client gets a login only when it differs from the one that it has, so that one that stays wrong is not tried faster.
+
+use std::ffi::CString;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+
+use rdkafka::ClientConfig;
+use rdkafka::bindings::{rd_kafka_error_destroy, rd_kafka_sasl_set_credentials};
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::Producer as _;
+use rdkafka::types::RDKafka;
+
+use crate::config::SecretError;
+use crate::sink::Producer;
+use crate::source::context::SourceContext;
+
+/// A client of librdkafka's.
+pub trait Client: Send + Sync {
+    /// Its handle, good for as long as the client lives.
+    fn handle(&self) -> *mut RDKafka;
+}
+
+impl Client for StreamConsumer<SourceContext> {
+    fn handle(&self) -> *mut RDKafka {
+        self.client().native_ptr()
+    }
+}
+
+impl Client for Producer {
+    fn handle(&self) -> *mut RDKafka {
+        self.client().native_ptr()
+    }
+}
+
+/// Reads a client's properties, secrets included.
+type Read = Box<dyn Fn() -> Result<ClientConfig, SecretError> + Send>;
+
+struct Kept {
+    client: Weak<dyn Client>,
+    read: Read,
+    login: Option<(String, String)>,
+    certificates: u64,
+}
+
+/// The clients that live, each with the place that its login is read from.
+#[derive(Clone, Default)]
+pub struct Logins(Arc<Mutex<Vec<Kept>>>);
+
+impl Logins {
+    /// From now on the client's login is read again by `read`; `config` is what it was made of.
+    pub fn keep<C: Client + 'static>(
+        &self,
+        client: &Arc<C>,
+        config: &ClientConfig,
+        read: impl Fn() -> Result<ClientConfig, SecretError> + Send + 'static,
+    ) {
+        let client: Arc<dyn Client> = client.clone();
+        let kept = Kept {
+            client: Arc::downgrade(&client),
+            read: Box::new(read),
+            login: login(config),
+            certificates: certificates(config),
+        };
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|kept| kept.client.strong_count() > 0);
+        all.push(kept);
+    }
+
+    /// Gives each client the login that is configured now, for all connections that it makes from now on.
+    ///
+    /// # Errors
+    /// In words: a secret that cannot be read, or certificates that have changed, which takes a restart.
+    pub fn read_again(&self) -> Result<(), String> {
+        renew(self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The same where an error of librdkafka's says that the brokers refused the login. Comes inside of its callbacks.
+    pub fn refused(&self, error: &KafkaError) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::Authentication) {
+            return;
+        }
+        let kept = match self.0.try_lock() {
+            Ok(kept) => kept,
+            Err(TryLockError::Poisoned(kept)) => kept.into_inner(),
+            // It is being read.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if let Err(error) = renew(kept) {
+            tracing::warn!("the login of the brokers was refused: {error}");
+        }
+    }
+}
+
+fn renew(mut kept: MutexGuard<'_, Vec<Kept>>) -> Result<(), String> {
+    // Clients whose last owner this has become meanwhile are closed only when nobody is kept from here any more.
+    let mut clients = Vec::with_capacity(kept.len());
+    let (mut renewed, mut problem) = (0, Ok(()));
+    for kept in kept.iter_mut() {
+        let Some(client) = kept.client.upgrade() else { continue };
+        match kept.renew(&*client) {
+            Ok(true) => renewed += 1,
+            Ok(false) => {}
+            Err(error) => problem = Err(error),
+        }
+        clients.push(client);
+    }
+    drop(kept);
+    if renewed > 0 {
+        tracing::info!(
+            clients = renewed,
+            "the login of the brokers has changed, and was read again"
+        );
+    }
+    problem
+}
+
+impl Kept {
+    /// True where the login was another one.
+    fn renew(&mut self, client: &dyn Client) -> Result<bool, String> {
+        let config = (self.read)().map_err(|e| format!("[kafka]: {e}"))?;
+        let mut changed = false;
+        if let Some(login) = login(&config)
+            && self.login.as_ref() != Some(&login)
+        {
+            give(client, &login)?;
+            self.login = Some(login);
+            changed = true;
+        }
+        if certificates(&config) != self.certificates {
+            return Err(
+                "[kafka]: the certificates for the brokers have changed; they are read at the start only: restart"
+                    .to_owned(),
+            );
+        }
+        Ok(changed)
+    }
+}
+
+fn give(client: &dyn Client, (user, password): &(String, String)) -> Result<(), String> {
+    let text = |name: &str, value: &str| CString::new(value).map_err(|_| format!("[kafka]: {name} has a zero byte"));
+    let (user, password) = (text("sasl.username", user)?, text("sasl.password", password)?);
+    // SAFETY: the handle lives as long as the client, and librdkafka copies both texts, which end with a zero.
+    let error = unsafe { rd_kafka_sasl_set_credentials(client.handle(), user.as_ptr(), password.as_ptr()) };
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: it is ours, and used no more.
+    unsafe { rd_kafka_error_destroy(error) };
+    Err("[kafka]: librdkafka does not take the login".to_owned())
+}
+
+fn login(config: &ClientConfig) -> Option<(String, String)> {
+    let of = |name| config.get(name).map(str::to_owned);
+    of("sasl.username").zip(of("sasl.password"))
+}
+
+/// What the properties of TLS say, with the files that they name. A file that cannot be read counts as empty: it is librdkafka that says so.
+fn certificates(config: &ClientConfig) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (name, value) in config.config_map().iter().filter(|(name, _)| name.starts_with("ssl.")) {
+        (name, value).hash(&mut hasher);
+        if name.ends_with(".location") {
+            std::fs::read(value).unwrap_or_default().hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(properties: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in properties {
+            config.set(*name, *value);
+        }
+        config
+    }
+
+    #[test]
+    fn a_login_has_both_parts() {
+        assert_eq!(login(&config(&[("sasl.username", "u")])), None);
+        let both = config(&[("sasl.username", "u"), ("sasl.password", "p")]);
+        assert_eq!(login(&both), Some(("u".to_owned(), "p".to_owned())));
+    }
+
+    #[test]
+    fn certificates_are_compared_by_what_is_in_their_files() {
+        let folder = std::env::temp_dir().join(format!("messina-login-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("tls.crt");
+        let config = config(&[("ssl.certificate.location", file.to_str().unwrap()), ("linger.ms", "5")]);
+        let missing = certificates(&config);
+        std::fs::write(&file, "one").unwrap();
+        let one = certificates(&config);
+        std::fs::write(&file, "two").unwrap();
+        let two = certificates(&config);
+        std::fs::write(&file, "one").unwrap();
+        assert_eq!(certificates(&config), one);
+        assert!(one != two && one != missing);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

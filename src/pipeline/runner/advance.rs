@@ -1,0 +1,147 @@
+//! What of an event's way needs nobody's answer: run in the consumer loop, at once, without a task.
+//!
+//! A filter, a name, a hit in a cache and a document of a reference are in memory. An event that meets nothing else ends here, and one that
+//! does is given back at the stage where it has to wait; `process` goes on from there. Whatever is not plain sailing is left to
+//! `process` too, which meets it again: only what happens for each record is here.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Answer, Flow, Runtime};
+use crate::config::OnMissing;
+use crate::outcome::Outcome;
+use crate::pipeline::completions::How;
+use crate::pipeline::evaluate::{holds, value};
+use crate::pipeline::event::Event;
+use crate::pipeline::failure::Failure;
+use crate::pipeline::program::{Action, Lookup, Refer, Stage};
+use crate::store::cache::append_key;
+use crate::turns::Go;
+
+thread_local! {
+    /// The key of a look-up, under construction.
+    static KEY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How far an event came.
+#[derive(Debug)]
+pub enum Advance {
+    /// To its end, or to the producer's queue.
+    Ended,
+    /// To where it has to wait, or where something is amiss: `process` goes on.
+    Waits(Box<Event>),
+    /// The producer did not take it.
+    Refused(Failure, Box<Event>),
+}
+
+impl Runtime {
+    /// Runs an event whose datum has been read as far as it goes without waiting.
+    pub fn advance(&self, mut event: Box<Event>) -> Advance {
+        self.make_room(&mut event);
+        let mut skip = false;
+        while let Some(stage) = self.program.stages.get(event.stage) {
+            let flow = match stage {
+                Stage::Alone(index) => self.run_alone(*index, &mut event).ok(),
+                Stage::Together(members) => self.answer_now(members, &mut event),
+            };
+            match flow {
+                Some(Flow::Continue) => event.stage += 1,
+                Some(Flow::Skip) => {
+                    skip = true;
+                    break;
+                }
+                Some(Flow::Abandon) | None => return Advance::Waits(event),
+            }
+        }
+        match event.turn.as_mut().map(|turn| turn.has_come()) {
+            None | Some(Some(Go::Publish)) => {}
+            Some(Some(Go::Never) | None) => return Advance::Waits(event),
+        }
+        if skip {
+            event.complete(How::Finished(Outcome::Skipped));
+            return Advance::Ended;
+        }
+        let Some(sink) = &self.sink else {
+            event.complete(How::Finished(Outcome::Done));
+            return Advance::Ended;
+        };
+        if sink.is_transactional() {
+            return Advance::Waits(event);
+        }
+        match self.hand_over(sink, event) {
+            Ok(()) => Advance::Ended,
+            Err((failure, event)) => Advance::Refused(failure, event),
+        }
+    }
+
+    /// The answers of a stage's steps, where all are in memory. Those that are and stand beside one that is not are marked as
+    /// answered.
+    fn answer_now(&self, members: &[usize], event: &mut Event) -> Option<Flow> {
+        let mut all = true;
+        for &index in members {
+            match self
+                .answer_of(index, event)
+                .and_then(|answer| self.take(index, answer, event).ok())
+            {
+                Some(Flow::Continue) => event.answered |= 1 << index,
+                Some(flow) => return Some(flow),
+                None => all = false,
+            }
+        }
+        all.then(|| {
+            event.answered = 0;
+            Flow::Continue
+        })
+    }
+
+    fn answer_of(&self, index: usize, event: &Event) -> Option<Answer> {
+        let step = &self.program.steps[index];
+        // There is a bit for each of so many.
+        if index >= Event::ANSWERS {
+            return None;
+        }
+        if let Some(when) = &step.when
+            && !holds(&self.program, &when.source, event).ok()?
+        {
+            return Some(Answer::NotRun);
+        }
+        match &step.action {
+            Action::Lookup(lookup) => self.cached(lookup, event),
+            Action::Reference(refer) => self.referred(index, refer, event),
+            Action::Write(_) | Action::Custom(_) | Action::Filter(_) | Action::Set { .. } => None,
+        }
+    }
+
+    fn cached(&self, lookup: &Lookup, event: &Event) -> Option<Answer> {
+        let cache = lookup.cache.as_ref()?;
+        let values = self.binds(&lookup.binds, event).ok()?;
+        let hit = KEY.with_borrow_mut(|key| {
+            key.clear();
+            append_key(&values, key);
+            cache.get(key, Instant::now())
+        })?;
+        match lookup.on_missing {
+            _ if hit.is_some() => Some(Answer::Row(hit)),
+            OnMissing::Retry => None,
+            on_missing => Some(Answer::Missing(on_missing)),
+        }
+    }
+
+    fn referred(&self, index: usize, refer: &Refer, event: &Event) -> Option<Answer> {
+        if refer.reference.is_on_demand() {
+            return None;
+        }
+        let key = value(&self.program, &refer.key.source, event).ok()?;
+        let found = refer.reference.find(&key).ok()?;
+        if found.is_none() && refer.on_missing == OnMissing::Retry {
+            return None;
+        }
+        self.steps[index].count_found(found.is_some());
+        Some(if found.is_some() {
+            Answer::Row(Arc::new(found))
+        } else {
+            Answer::Missing(refer.on_missing)
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! What an event does without a task: as far as it needs nobody, and no further, with the same end as in a task.
+
+use super::tests::{Bench, STEPS, bench};
+use super::*;
+use crate::lanes::Order;
+use crate::store::StoreError;
+use crate::turns::Turns;
+
+fn waits(advance: Advance) -> Box<Event> {
+    match advance {
+        Advance::Waits(event) => event,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn cached() -> String {
+    STEPS.replace(
+        "WHERE id = :id\"\n",
+        "WHERE id = :id\"\ncache = { ttl = \"1h\", missing_ttl = \"1h\" }\n",
+    )
+}
+
+/// Its row is in the cache from here on.
+async fn ask_once(bench: &mut Bench, id: i64) {
+    let event = bench.event(0, id, "click", false);
+    let event = waits(bench.runtime.advance(event));
+    bench.runtime.process(event).await;
+    bench.end();
+}
+
+#[tokio::test]
+async fn who_is_filtered_out_ends_at_once() {
+    let mut bench = bench(STEPS).await;
+    let event = bench.event(0, 1, "bot", false);
+    assert!(matches!(bench.runtime.advance(event), Advance::Ended));
+    assert!(matches!(bench.end(), How::Finished(Outcome::Skipped)));
+}
+
+#[tokio::test]
+async fn a_hit_ends_at_once_and_a_write_is_waited_for() {
+    let mut bench = bench(&cached()).await;
+    bench.user(1, "ann", 0.5);
+    bench.user(2, "bob", 2.5);
+    ask_once(&mut bench, 1).await;
+    assert_eq!((bench.store.calls(), bench.store.writes().len()), (1, 0));
+    let event = bench.event(1, 1, "click", false);
+    assert!(
+        matches!(bench.runtime.advance(event), Advance::Ended),
+        "its condition wants no write"
+    );
+    assert!(matches!(bench.end(), How::Finished(Outcome::Done)));
+
+    let mut event = bench.event(2, 2, "click", false);
+    event = waits(bench.runtime.advance(event));
+    assert_eq!(event.stage, 1, "the filter is behind it, the look-up is not");
+    bench.runtime.process(event).await;
+    bench.end();
+    event = bench.event(3, 2, "click", false);
+    event = waits(bench.runtime.advance(event));
+    assert_eq!(event.stage, 2, "only the write is left");
+    bench.runtime.process(event).await;
+    bench.end();
+    assert_eq!(
+        (bench.store.calls(), bench.store.writes().len()),
+        (4, 2),
+        "two look-ups, two writes"
+    );
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_missing_ends_as_the_step_says() {
+    let steps = cached().replace(
+        "missing_ttl = \"1h\" }\n",
+        "missing_ttl = \"1h\" }\non_missing = \"skip\"\n",
+    );
+    let mut bench = bench(&steps).await;
+    ask_once(&mut bench, 404).await;
+    let event = bench.event(1, 404, "click", false);
+    assert!(matches!(bench.runtime.advance(event), Advance::Ended));
+    assert!(matches!(bench.end(), How::Finished(Outcome::Skipped)));
+    assert_eq!(bench.store.calls(), 1);
+}
+
+#[tokio::test]
+async fn of_two_look_ups_the_one_that_has_its_answer_is_not_asked_again() {
+    let both = r#"
+[[pipelines.p.steps]]
+name = "user"
+lookup = "SELECT name, score FROM users WHERE id = :id"
+cache = { ttl = "1h", missing_ttl = "1h" }
+[[pipelines.p.steps]]
+name = "again"
+lookup = "SELECT name, score FROM users WHERE id = :id"
+"#;
+    let mut bench = bench(both).await;
+    bench.user(1, "ann", 0.5);
+    ask_once(&mut bench, 1).await;
+    assert_eq!(bench.store.calls(), 2);
+    let event = bench.event(1, 1, "click", false);
+    let event = waits(bench.runtime.advance(event));
+    assert!(event.is_answered(0) && !event.is_answered(1));
+    assert!(event.rows[0].is_some());
+    bench.runtime.process(event).await;
+    assert!(matches!(bench.end(), How::Finished(Outcome::Done)));
+    assert_eq!(bench.store.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_turn_that_has_not_come_is_waited_for() {
+    let mut bench = bench(STEPS).await;
+    let mut turns = Turns::new(Order::Partition);
+    let before = turns.next(0, None);
+    let mut event = bench.event(0, 1, "bot", false);
+    event.turn = turns.next(0, None);
+    let event = waits(bench.runtime.advance(event));
+    let runtime = bench.runtime.clone();
+    let task = tokio::spawn(async move { runtime.process(event).await });
+    tokio::task::yield_now().await;
+    before.unwrap().pass();
+    task.await.unwrap();
+    assert!(matches!(bench.end(), How::Finished(Outcome::Skipped)));
+    let mut event = bench.event(1, 1, "bot", false);
+    event.turn = turns.next(0, None);
+    assert!(
+        matches!(bench.runtime.advance(event), Advance::Ended),
+        "nobody is before it any more"
+    );
+    bench.end();
+}
+
+#[tokio::test]
+async fn a_failure_is_left_to_the_task() {
+    let mut bench = bench(STEPS).await;
+    bench
+        .store
+        .fail_next(StoreError::permanent("invalid", "no such column"));
+    let event = bench.event(0, 1, "click", false);
+    let event = waits(bench.runtime.advance(event));
+    bench.runtime.process(event).await;
+    assert!(matches!(bench.end(), How::Fatal(_)));
+}

@@ -1,0 +1,356 @@
+//! One look-up or write of one event: attempts at the store until there is an answer, or the step's policy says what else.
+//!
+//! An attempt needs a pass of the store's breaker. While that is open, those who ask wait for it, at no cost to the store; the
+//! wait counts as time and not as an attempt. Only what a step declares makes it stop trying: its partition's leaving apart, an
+//! event otherwise waits for as long as it takes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Answer, Next, Runtime, random};
+use crate::avro::value::Value;
+use crate::breaker::gate::{Gate, Pass};
+use crate::config::{OnError, OnMissing};
+use crate::pipeline::evaluate::{holds, value};
+use crate::pipeline::event::Event;
+use crate::pipeline::failure::Failure;
+use crate::pipeline::policy::{Policy, Tries};
+use crate::pipeline::program::{Action, Lookup, Place, Step, Write};
+use crate::retry::Class;
+use crate::store::cache::{Cache, Hit, append_key};
+use crate::store::{AnyStore, Row, Store, StoreError};
+use crate::telemetry::handles::StepMetrics;
+
+/// The label of what ends a wait at an open breaker without a request.
+const NOT_ASKED: &str = "breaker_open";
+
+/// What is needed to make attempts, and what has become of them.
+struct Asking<'a> {
+    runtime: &'a Runtime,
+    step: &'a Step,
+    metrics: &'a StepMetrics,
+    event: &'a Event,
+    policy: Policy,
+    tries: Tries,
+}
+
+impl Runtime {
+    pub(super) async fn ask(&self, index: usize, event: &Event) -> Result<Answer, Failure> {
+        let step = &self.program.steps[index];
+        if event.is_answered(index) {
+            return Ok(Answer::NotRun);
+        }
+        if let Some(when) = &step.when
+            && !holds(&self.program, &when.source, event).map_err(|f| f.in_step(&step.name))?
+        {
+            return Ok(Answer::NotRun);
+        }
+        if let Action::Reference(refer) = &step.action {
+            let answer = self.refer(index, refer, event).await;
+            return answer.map_err(|f| f.in_step(&step.name));
+        }
+        if let Action::Custom(custom) = &step.action {
+            let answer = Box::pin(self.custom(index, custom, event)).await;
+            return answer.map_err(|f| f.in_step(&step.name));
+        }
+        let Some(store) = &self.store else {
+            return Err(Failure::fatal("internal", "a step needs a database and there is none").in_step(&step.name));
+        };
+        let _at_step = self.steps[index].step.enter();
+        let asking = |policy: Policy| Asking {
+            runtime: self,
+            step,
+            metrics: &self.steps[index].step,
+            event,
+            policy,
+            tries: Tries::default(),
+        };
+        let result = match &step.action {
+            Action::Lookup(lookup) => asking(lookup.policy).look_up(lookup, store).await,
+            Action::Write(write) => {
+                let answer = asking(write.policy).write(write, store).await;
+                if let (Ok(Answer::Written), Some(rows)) = (&answer, &self.steps[index].rows) {
+                    rows.inc();
+                }
+                answer
+            }
+            Action::Filter(_) | Action::Set { .. } | Action::Reference(_) | Action::Custom(_) => Ok(Answer::NotRun),
+        };
+        result.map_err(|f| f.in_step(&step.name))
+    }
+
+    pub(super) fn binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Vec<Value<'e>>, Failure> {
+        binds
+            .iter()
+            .map(|place| value(&self.program, &place.source, event))
+            .collect()
+    }
+
+    /// Waits before the next attempt; less if `deadline` comes first, or the breaker closes meanwhile.
+    pub(super) async fn wait(&self, gate: &Gate, event: &Event, attempt: u32, deadline: Option<Instant>) -> Next {
+        if event.is_abandoned() {
+            return Next::Abandon;
+        }
+        gate.wait(self.next_attempt(event, attempt, deadline)).await;
+        Next::of(event)
+    }
+
+    /// The same where there is no breaker.
+    pub(super) async fn pause(&self, event: &Event, attempt: u32, deadline: Option<Instant>) -> Next {
+        tokio::time::sleep_until(self.next_attempt(event, attempt, deadline).into()).await;
+        Next::of(event)
+    }
+
+    fn next_attempt(&self, event: &Event, attempt: u32, deadline: Option<Instant>) -> Instant {
+        let until = Instant::now() + self.backoff.delay(attempt, random(event, attempt));
+        deadline.map_or(until, |deadline| until.min(deadline))
+    }
+}
+
+impl Asking<'_> {
+    async fn look_up(&mut self, lookup: &Lookup, store: &AnyStore) -> Result<Answer, Failure> {
+        let values = self.runtime.binds(&lookup.binds, self.event)?;
+        let key = lookup.cache.as_ref().map(|_| {
+            let mut key = Vec::new();
+            append_key(&values, &mut key);
+            key
+        });
+        loop {
+            self.notice_an_open_breaker();
+            let result = match (&lookup.cache, &key) {
+                (Some(cache), Some(key)) => match cache.get(key, Instant::now()) {
+                    Some(hit) => Ok(hit),
+                    None => self.load(cache, key, lookup, store, &values).await,
+                },
+                _ => self.select(None, lookup, store, &values).await.map(Arc::new),
+            };
+            match result {
+                Ok(row) if row.is_some() => return Ok(Answer::Row(row)),
+                Ok(_) if lookup.on_missing == OnMissing::Retry => {
+                    let now = Instant::now();
+                    self.tries.failed(now);
+                    let end = lookup.missing.as_ref();
+                    if let Some(end) = end
+                        && self.tries.elapsed(now) >= end.deadline
+                    {
+                        return Ok(Answer::Missing(end.then));
+                    }
+                    let left = end.and_then(|end| now.checked_add(end.deadline - self.tries.elapsed(now)));
+                    let attempt = self.tries.made() - 1;
+                    if let Next::Abandon = self
+                        .runtime
+                        .wait(&self.runtime.gates.store, self.event, attempt, left)
+                        .await
+                    {
+                        return Ok(Answer::Abandon);
+                    }
+                    self.metrics.retries.inc();
+                }
+                Ok(_) => return Ok(Answer::Missing(lookup.on_missing)),
+                Err(error) => {
+                    if let Some(cache) = &lookup.cache
+                        && error.class == Class::Transient
+                        && let Some(row) = key.as_ref().and_then(|key| cache.get_stale(key, Instant::now()))
+                    {
+                        self.metrics.stale();
+                        return Ok(Answer::Row(row));
+                    }
+                    if let Some(answer) = Box::pin(self.after_error(error, true)).await? {
+                        return Ok(answer);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The row from the store, or from another event's request for it.
+    async fn load(
+        &self,
+        cache: &Cache,
+        key: &[u8],
+        lookup: &Lookup,
+        store: &AnyStore,
+        values: &[Value<'_>],
+    ) -> Result<Hit, StoreError> {
+        // Where an old row will do, nobody waits at an open breaker.
+        let pass = if cache.has_stale() {
+            match self.runtime.gates.store.pass() {
+                Ok(pass) => Some(pass),
+                Err(_) => {
+                    if let Some(row) = cache.get_stale(key, Instant::now()) {
+                        self.metrics.stale();
+                        return Ok(row);
+                    }
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        let load = || self.select(pass, lookup, store, values);
+        cache.get_or_load(key, Instant::now(), load).await.map(|(hit, _)| hit)
+    }
+
+    async fn select(
+        &self,
+        pass: Option<Pass<'_>>,
+        lookup: &Lookup,
+        store: &AnyStore,
+        values: &[Value<'_>],
+    ) -> Result<Option<Row>, StoreError> {
+        if values.iter().any(Value::is_null) {
+            // Nothing is asked, so nothing is learned of the store.
+            return store.lookup(&lookup.statement, values).await;
+        }
+        let pass = match pass {
+            Some(pass) => pass,
+            None => self.pass().await?,
+        };
+        let started = Instant::now();
+        let result = store.lookup(&lookup.statement, values).await;
+        self.report(pass, result, started)
+    }
+
+    async fn write(&mut self, write: &Write, store: &AnyStore) -> Result<Answer, Failure> {
+        let values = self.runtime.binds(&write.binds, self.event)?;
+        let timestamp = self.event.origin.write_timestamp_us;
+        loop {
+            self.notice_an_open_breaker();
+            let result = match self.pass().await {
+                Ok(pass) => {
+                    let started = Instant::now();
+                    let result = store.write(&write.statement, &values, timestamp).await;
+                    self.report(pass, result, started)
+                }
+                Err(not_asked) => Err(not_asked),
+            };
+            match result {
+                Ok(()) => return Ok(Answer::Written),
+                Err(error) => {
+                    if let Some(answer) = Box::pin(self.after_error(error, write.idempotent)).await? {
+                        return Ok(answer);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The event's time runs while it waits at the breaker.
+    fn notice_an_open_breaker(&mut self) {
+        if self.runtime.gates.store.is_open() {
+            self.tries.held_up(Instant::now());
+        }
+    }
+
+    /// Waits until the store may be asked. Fails where the event has no more time for it, or nobody wants it any more.
+    ///
+    /// What happens only in trouble is boxed, here and below: a future is made and copied for each event.
+    async fn pass(&self) -> Result<Pass<'_>, StoreError> {
+        match self.runtime.gates.store.pass() {
+            Ok(pass) => Ok(pass),
+            Err(_) => Box::pin(self.pass_when_it_closes()).await,
+        }
+    }
+
+    async fn pass_when_it_closes(&self) -> Result<Pass<'_>, StoreError> {
+        let gate = &self.runtime.gates.store;
+        let mut tries = self.tries;
+        loop {
+            let next = match gate.pass() {
+                Ok(pass) => return Ok(pass),
+                Err(next) => next,
+            };
+            let now = Instant::now();
+            tries.held_up(now);
+            let deadline = self.policy.deadline(tries);
+            if self.event.is_abandoned() || deadline.is_some_and(|deadline| now >= deadline) {
+                let message = "the database was not asked: it did not answer others, and its breaker is open";
+                return Err(StoreError::transient(NOT_ASKED, message));
+            }
+            gate.wait(deadline.map_or(next, |deadline| next.min(deadline))).await;
+        }
+    }
+
+    fn report<T>(&self, pass: Pass<'_>, result: Result<T, StoreError>, began: Instant) -> Result<T, StoreError> {
+        match &result {
+            Ok(_) => {
+                pass.succeeded();
+                self.metrics.succeeded(began.elapsed());
+            }
+            Err(error) if error.class == Class::Transient => pass.failed(),
+            // Often found out without asking: it says nothing of the store.
+            Err(_) => drop(pass),
+        }
+        result
+    }
+
+    /// What a failed attempt means: an answer, or none where another attempt follows, before which this waits.
+    async fn after_error(&mut self, error: StoreError, idempotent: bool) -> Result<Option<Answer>, Failure> {
+        let now = Instant::now();
+        let asked = error.label != NOT_ASKED;
+        if asked {
+            self.tries.failed(now);
+        } else {
+            self.tries.held_up(now);
+        }
+        let failure = |class, message| Failure {
+            class,
+            reason: error.label,
+            step: None,
+            attempts: self.tries.made(),
+            message,
+        };
+        if error.class != Class::Transient {
+            return Err(failure(error.class, error.to_string()));
+        }
+        // It may have happened: repeating could do it twice.
+        let twice = asked && !idempotent;
+        if twice || self.policy.is_over(self.tries, now) {
+            let what = if twice {
+                "the write is not idempotent and was not repeated"
+            } else {
+                "given up, as the step's `retry` says"
+            };
+            let on_missing = match self.policy.on_error {
+                OnError::Retry | OnError::DeadLetter => {
+                    return Err(failure(Class::Permanent, format!("{error}; {what}")));
+                }
+                OnError::Null => OnMissing::Null,
+                OnError::Skip => OnMissing::Skip,
+            };
+            self.metrics.failed("transient", "error");
+            self.tell(&error, what);
+            return Ok(Some(Answer::Missing(on_missing)));
+        }
+        if asked {
+            self.metrics.transient.inc();
+            self.metrics.retries.inc();
+            self.tell(&error, "trying again");
+        }
+        // An open breaker says by itself when to go on.
+        let gate = &self.runtime.gates.store;
+        let next = if asked && !gate.is_open() {
+            let deadline = self.policy.deadline(self.tries);
+            self.runtime
+                .wait(gate, self.event, self.tries.made() - 1, deadline)
+                .await
+        } else if self.event.is_abandoned() {
+            Next::Abandon
+        } else {
+            Next::Retry
+        };
+        Ok(match next {
+            Next::Retry => None,
+            Next::Abandon => Some(Answer::Abandon),
+        })
+    }
+
+    fn tell(&self, error: &StoreError, what: &str) {
+        if let Some(suppressed) = self.runtime.told(error.label) {
+            tracing::warn!(
+                pipeline = %self.runtime.program.name, step = %self.step.name, reason = error.label,
+                attempts = self.tries.made(), suppressed, "{error}; {what}"
+            );
+        }
+    }
+}

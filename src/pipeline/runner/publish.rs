@@ -1,0 +1,243 @@
+//! The way out of the steps: the output is made and handed to the producer, or the event ends as a dead letter.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Next, Runtime};
+use crate::avro::Value;
+use crate::breaker::gate::Pass;
+use crate::outcome::Outcome;
+use crate::pipeline::completions::How;
+use crate::pipeline::evaluate::{append_key_bytes, value};
+use crate::pipeline::event::Event;
+use crate::pipeline::failure::Failure;
+use crate::registry::framing::header;
+use crate::retry::Class;
+use crate::sink::{OVER, Sink};
+use crate::telemetry::sentry::Report;
+
+/// An output record under construction; librdkafka copies it.
+#[derive(Default)]
+struct Output {
+    value: Vec<u8>,
+    key: Vec<u8>,
+    has_key: bool,
+}
+
+impl Output {
+    fn key(&self) -> Option<&[u8]> {
+        self.has_key.then_some(&self.key)
+    }
+}
+
+thread_local! {
+    static OUTPUT: RefCell<Output> = RefCell::default();
+}
+
+/// So many new values need no memory of their own.
+const FEW: usize = 16;
+
+impl Runtime {
+    pub(super) async fn publish(&self, event: Box<Event>) {
+        let Some(sink) = &self.sink else {
+            event.complete(How::Finished(Outcome::Done));
+            return;
+        };
+        if !sink.may_send(&event).await {
+            event.complete(How::Abandoned);
+            return;
+        }
+        match self.hand_over(sink, event) {
+            Ok(()) => {}
+            // Boxed: the future of each event would have room for it.
+            Err((failure, event)) if failure.class == Class::Transient => {
+                Box::pin(self.send_again(event, failure)).await
+            }
+            Err((failure, event)) => Box::pin(self.fail(event, failure)).await,
+        }
+    }
+
+    /// Makes the output and hands it to the producer.
+    pub(super) fn hand_over(&self, sink: &Sink, mut event: Box<Event>) -> Result<(), (Failure, Box<Event>)> {
+        OUTPUT.with_borrow_mut(|output| match self.encode(&event, output) {
+            Err(failure) => Err((failure, event)),
+            Ok(now) => {
+                event.pending = Outcome::Done;
+                // A refused record keeps its output for the next attempt.
+                sink.send(event, &output.value, output.key(), now)
+                    .map_err(|(failure, mut event)| {
+                        event.output.clone_from(&output.value);
+                        event.output_key = output.key().map(<[u8]>::to_vec);
+                        (failure, event)
+                    })
+            }
+        })
+    }
+
+    /// Builds the output record: the value with its framing, and the key. Gives the time at which it was done.
+    fn encode(&self, event: &Event, output: &mut Output) -> Result<Instant, Failure> {
+        let started = Instant::now();
+        let Some(plan) = &event.plan else {
+            return Err(Failure::fatal(
+                "internal",
+                "an event without a schema was to be published",
+            ));
+        };
+        let Some(made) = &plan.output else {
+            return Err(Failure::fatal(
+                "internal",
+                "an event without an output schema was to be published",
+            ));
+        };
+        let outputs = &self.program.outputs;
+        let (mut few, mut many) = ([const { Value::Null }; FEW], Vec::new());
+        let new = match few.get_mut(..outputs.len()) {
+            Some(few) => few,
+            None => {
+                many.resize_with(outputs.len(), || Value::Null);
+                many.as_mut_slice()
+            }
+        };
+        for (new, (_, place)) in new.iter_mut().zip(outputs) {
+            *new = value(&self.program, &place.source, event)?;
+        }
+        output.key.clear();
+        output.has_key = match &self.program.key {
+            Some(place) => append_key_bytes(&value(&self.program, &place.source, event)?, &mut output.key)?,
+            None => {
+                output.key.extend_from_slice(event.key().unwrap_or_default());
+                event.key().is_some()
+            }
+        };
+        output.value.clear();
+        output.value.extend_from_slice(&header(made.schema_id));
+        made.splice
+            .build(
+                event.padded(),
+                event.datum_start,
+                event.datum_end(),
+                &event.marks,
+                new,
+                &mut output.value,
+            )
+            .map_err(|e| Failure::permanent("encode", e.to_string()))?;
+        new.iter_mut()
+            .for_each(|value| std::mem::replace(value, Value::Null).release());
+        let now = Instant::now();
+        self.metrics.encode.observe(now.duration_since(started).as_secs_f64());
+        Ok(now)
+    }
+
+    /// Hands an event to the producer again, after what may pass has passed. Serves outputs and dead letters.
+    pub async fn send_again(&self, mut event: Box<Event>, mut failure: Failure) {
+        loop {
+            if failure.reason == OVER {
+                event.complete(How::Abandoned);
+                return;
+            }
+            self.metrics.failed("sink", "transient", "warn");
+            if let Some(suppressed) = self.told(failure.reason) {
+                tracing::warn!(pipeline = %self.program.name, reason = failure.reason, suppressed, "{failure}; sending again");
+            }
+            event.attempts += 1;
+            let gate = &self.gates.sink;
+            gate.failed();
+            let Some(pass) = self.pass_again(&event).await else {
+                event.complete(How::Abandoned);
+                return;
+            };
+            let sent = match (&self.sink, &self.dead_letters) {
+                (_, Some(dead_letters)) if event.pending == Outcome::DeadLettered => dead_letters.send(event),
+                (Some(sink), _) => {
+                    let (output, key) = (std::mem::take(&mut event.output), event.output_key.take());
+                    sink.send(event, &output, key.as_deref(), Instant::now())
+                        .map_err(|(failure, mut event)| {
+                            (event.output, event.output_key) = (output, key);
+                            (failure, event)
+                        })
+                }
+                _ => Err((
+                    Failure::fatal("internal", "an event was sent, and there is nowhere to send it"),
+                    event,
+                )),
+            };
+            match sent {
+                // Whether it arrives is heard with its delivery.
+                Ok(()) => return pass.sent(),
+                Err((f, e)) if f.class == Class::Transient => (failure, event) = (f, e),
+                Err((f, e)) => return self.fail(e, f).await,
+            }
+        }
+    }
+
+    /// Waits out the back-off, or the producer's breaker where that is open; none if the event's partition has left.
+    async fn pass_again(&self, event: &Event) -> Option<Pass<'_>> {
+        let gate = &self.gates.sink;
+        if !gate.is_open()
+            && let Next::Abandon = self.wait(gate, event, event.attempts, None).await
+        {
+            return None;
+        }
+        while !event.is_abandoned() {
+            match gate.pass() {
+                Ok(pass) => return Some(pass),
+                Err(next) => gate.wait(next).await,
+            }
+        }
+        None
+    }
+
+    /// Ends an event that cannot succeed: as a dead letter, or by stopping its pipeline.
+    pub async fn fail(&self, mut event: Box<Event>, failure: Failure) {
+        self.report(&event, &failure);
+        let stage = failure.step.as_deref().unwrap_or(failure.reason);
+        let already_dead = event.pending == Outcome::DeadLettered;
+        let Some(dead_letters) = self
+            .dead_letters
+            .as_ref()
+            .filter(|_| failure.class == Class::Permanent && !already_dead)
+        else {
+            self.metrics.failed(stage, failure.class.as_str(), "fatal");
+            event.complete(How::Fatal(failure));
+            return;
+        };
+        self.metrics.failed(stage, "permanent", "error");
+        if let Some(suppressed) = self.told(failure.reason) {
+            tracing::warn!(
+                pipeline = %self.program.name, topic = %event.origin.topic, partition = event.origin.partition,
+                offset = event.origin.offset, reason = failure.reason, suppressed, "dead letter: {failure}"
+            );
+        }
+        event.pending = Outcome::DeadLettered;
+        event.failure = Some(failure);
+        if !dead_letters.may_send(&event).await {
+            event.complete(How::Abandoned);
+            return;
+        }
+        match dead_letters.send(event) {
+            Ok(()) => {}
+            Err((failure, event)) if failure.class == Class::Transient => {
+                Box::pin(self.send_again(event, failure)).await
+            }
+            Err((failure, event)) => event.complete(How::Fatal(failure)),
+        }
+    }
+
+    fn report(&self, event: &Event, failure: &Failure) {
+        let Some(sentry) = &self.sentry else { return };
+        let level = if failure.class == Class::Fatal {
+            ::sentry::Level::Fatal
+        } else {
+            ::sentry::Level::Error
+        };
+        sentry.report(Report {
+            pipeline: self.program.name.clone(),
+            step: failure.step.clone().unwrap_or_else(|| Arc::from(failure.reason)),
+            class: failure.class.as_str(),
+            level,
+            topic: Some(event.origin.topic.clone()),
+            error: failure.message.clone(),
+        });
+    }
+}

@@ -1,0 +1,269 @@
+//! Keeps one reference fresh: reads the collection whole, follows its change stream, and reads it again on schedule.
+//!
+//! The stream is opened before the reading begins, and what it says is applied after: so nothing that happens meanwhile is
+//! missed, and the copy converges. A stream that breaks is resumed by its token; where the server has lost that history, and
+//! where it has no streams, the collection is read again.
+//!
+//! Invariants: what is held goes on being served, whatever fails; a reading that finds the collection empty is never believed
+//! where there were documents, and one that finds less than half of them only when the next reading agrees: a collection that is
+//! being filled anew must not empty the copy.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::ResumeToken;
+use tokio::time::{sleep, sleep_until};
+
+use super::Reference;
+use super::server::{Change, Source, cannot_resume, class, has_no_change_streams};
+use crate::retry::{Backoff, Class, Jitter};
+use crate::store::StoreError;
+use crate::telemetry::handles::ReferenceMetrics;
+
+/// Where only a change stream brings news, a doubtful reading is repeated after this long.
+const DOUBT: Duration = Duration::from_secs(300);
+
+/// See the module's page.
+pub struct Follower {
+    reference: Arc<Reference>,
+    source: Source,
+    refresh: Duration,
+    backoff: Backoff,
+    jitter: Jitter,
+    metrics: ReferenceMetrics,
+    generation: u8,
+    stream: Option<ChangeStream<Change>>,
+    token: Option<ResumeToken>,
+    has_streams: bool,
+    /// The last reading found much less than was held, or too much to hold.
+    doubted: bool,
+}
+
+impl Follower {
+    /// `refresh` of zero reads the collection once, and then only follows its changes.
+    pub fn new(
+        reference: Arc<Reference>,
+        source: Source,
+        refresh: Duration,
+        backoff: Backoff,
+        metrics: ReferenceMetrics,
+    ) -> Follower {
+        Follower {
+            reference,
+            source,
+            refresh,
+            backoff,
+            jitter: Jitter::new(u64::from(std::process::id())),
+            metrics,
+            generation: 0,
+            stream: None,
+            token: None,
+            has_streams: true,
+            doubted: false,
+        }
+    }
+
+    /// Reads the collection whole.
+    pub async fn read(&mut self) -> Result<(), StoreError> {
+        let started = Instant::now();
+        let result = self.read_all().await;
+        match &result {
+            Ok(()) => {
+                self.doubted = false;
+                self.reference.is_current(started);
+                self.metrics.refreshed.inc();
+                self.metrics.seconds.observe(started.elapsed().as_secs_f64());
+            }
+            Err(_) => self.metrics.failed.inc(),
+        }
+        self.sample();
+        result
+    }
+
+    async fn read_all(&mut self) -> Result<(), StoreError> {
+        self.stream = None;
+        self.token = None;
+        if self.has_streams {
+            match self.source.watch(None).await {
+                Ok(stream) => {
+                    self.token = stream.resume_token();
+                    self.stream = Some(stream);
+                }
+                Err(error) if has_no_change_streams(&error) => {
+                    self.has_streams = false;
+                    tracing::info!(
+                        reference = &*self.reference.shape.name,
+                        refresh = ?self.refresh,
+                        "the server has no change streams; the collection is read again on schedule"
+                    );
+                }
+                Err(error) => return Err(class(&error)),
+            }
+        }
+        let held = self.reference.entries();
+        self.generation = self.generation.wrapping_add(1);
+        let (mut found, mut keyless) = (0u64, 0u64);
+        let mut cursor = self.source.read().await.map_err(|e| class(&e))?;
+        while cursor.advance().await.map_err(|e| class(&e))? {
+            let usable = self.reference.put(self.generation, cursor.current());
+            found += 1;
+            keyless += u64::from(!usable);
+            if found.is_multiple_of(1000) {
+                self.fits()?;
+            }
+        }
+        self.fits()?;
+        let shape = &self.reference.shape;
+        if found == 0 && held > 0 {
+            self.doubted = true;
+            let message = format!(
+                "{} is empty, and {held} documents were held: they are kept",
+                shape.collection
+            );
+            return Err(StoreError::permanent("empty", message));
+        }
+        if found < held / 2 && !std::mem::replace(&mut self.doubted, true) {
+            let message = format!(
+                "{} has {found} documents, and {held} were held: they are kept until it is read again",
+                shape.collection
+            );
+            return Err(StoreError::permanent("shrunk", message));
+        }
+        self.reference.sweep(self.generation);
+        if keyless > 0 {
+            tracing::warn!(
+                reference = &*shape.name,
+                keyless,
+                "documents without a usable {} cannot be looked up",
+                shape.key
+            );
+        }
+        Ok(())
+    }
+
+    fn fits(&self) -> Result<(), StoreError> {
+        let (bytes, shape) = (self.reference.bytes(), &self.reference.shape);
+        if bytes <= shape.max_bytes {
+            return Ok(());
+        }
+        let message = format!(
+            "{} takes more than the {} bytes of its max_bytes: raise it, or keep fewer fields",
+            shape.collection, shape.max_bytes
+        );
+        Err(StoreError::permanent("max_bytes", message))
+    }
+
+    /// Follows for as long as the task lives. The collection has been read.
+    pub async fn run(mut self) {
+        let mut attempt = 0;
+        let mut due = self.next();
+        loop {
+            let mut again = false;
+            match self.stream.as_mut() {
+                Some(stream) => {
+                    let next = stream.next_if_any().await;
+                    match next {
+                        Ok(change) => {
+                            self.token = stream.resume_token();
+                            let alive = stream.is_alive();
+                            let applied = change.is_none_or(|change| self.apply(&change));
+                            again = !alive || !applied;
+                            if !self.doubted && !again {
+                                self.reference.is_current(Instant::now());
+                            }
+                            attempt = 0;
+                        }
+                        Err(error) => {
+                            self.stream = None;
+                            again = cannot_resume(&error) || self.token.is_none();
+                            self.tell("its change stream broke", &class(&error));
+                        }
+                    }
+                }
+                None => match self.token.clone() {
+                    Some(token) => match self.source.watch(Some(token)).await {
+                        Ok(stream) => self.stream = Some(stream),
+                        Err(error) => {
+                            again = cannot_resume(&error) || class(&error).class != Class::Transient;
+                            self.tell("its change stream cannot be resumed", &class(&error));
+                            sleep(self.backoff.delay(attempt, self.jitter.next_u64())).await;
+                            attempt = attempt.saturating_add(1);
+                        }
+                    },
+                    None => match due {
+                        Some(due) => sleep_until(due.into()).await,
+                        // Neither a stream nor a schedule: the stream is tried again at leisure.
+                        None => {
+                            sleep(DOUBT).await;
+                            again = true;
+                        }
+                    },
+                },
+            }
+            if again || due.is_some_and(|due| due <= Instant::now()) {
+                due = match self.read().await {
+                    Ok(()) => {
+                        attempt = 0;
+                        self.next()
+                    }
+                    Err(error) => {
+                        self.tell("it cannot be read again", &error);
+                        let wait = match error.class {
+                            Class::Transient => self.backoff.delay(attempt, self.jitter.next_u64()),
+                            Class::Permanent | Class::Fatal if self.refresh.is_zero() => DOUBT,
+                            Class::Permanent | Class::Fatal => self.refresh,
+                        };
+                        attempt = attempt.saturating_add(1);
+                        Instant::now().checked_add(wait)
+                    }
+                };
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        (!self.refresh.is_zero()).then(|| Instant::now().checked_add(self.refresh))?
+    }
+
+    /// Applies a change; false where the collection is to be read again.
+    fn apply(&mut self, change: &Change) -> bool {
+        self.metrics.changes.inc();
+        match change.operation.as_str() {
+            "insert" | "update" | "replace" => {
+                if let Some(document) = &change.document {
+                    self.reference.put(self.generation, document);
+                }
+                if let Err(error) = self.fits()
+                    && !std::mem::replace(&mut self.doubted, true)
+                {
+                    self.tell("it grows", &error);
+                }
+                true
+            }
+            "delete" => {
+                let id = change.key.as_ref().and_then(|key| key.get("_id").ok().flatten());
+                if let Some(id) = id {
+                    self.reference.remove(id);
+                }
+                true
+            }
+            "drop" | "dropDatabase" | "rename" | "invalidate" => false,
+            _ => true,
+        }
+    }
+
+    fn tell(&self, what: &str, error: &StoreError) {
+        let age = self.reference.age(Instant::now()).unwrap_or_default();
+        tracing::warn!(
+            reference = &*self.reference.shape.name,
+            age_seconds = age.as_secs(),
+            reason = error.label,
+            "{what}: {error}; the documents in memory are served"
+        );
+    }
+
+    fn sample(&self) {
+        self.metrics.show(&self.reference, Instant::now());
+    }
+}

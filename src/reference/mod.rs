@@ -1,0 +1,291 @@
+//! References: collections of MongoDB that steps look documents up in, held in memory and kept fresh.
+//!
+//! Why: a partner, a campaign or a tariff is needed for every record and changes a few times a day. A copy in memory answers
+//! in less than a microsecond, and goes on answering while the server is away. The parts: [`server`] is all that speaks to
+//! MongoDB, [`sample`] finds types, [`codec`] and [`table`] hold the documents, [`follow`] keeps them fresh; [`on_demand`] is for what is too
+//! big for that.
+//!
+//! Invariants: a reference has been read whole before the first record is consumed; what is held is never given up for a
+//! refresh that failed; a document that does not fit the types that were checked fails the records that need it, and changes
+//! nothing silently.
+
+pub mod codec;
+pub mod follow;
+pub mod on_demand;
+pub mod sample;
+pub mod server;
+pub mod table;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use mongodb::bson::{RawBsonRef, RawDocument};
+
+use self::on_demand::OnDemand;
+use self::table::Table;
+use crate::avro::value::{Type, Value};
+use crate::store::cache::Hit;
+use crate::store::{ColumnType, Row, StoreError};
+
+/// The references of a configuration, by name.
+#[derive(Debug, Default)]
+pub struct References {
+    by_name: BTreeMap<String, Arc<Reference>>,
+}
+
+impl References {
+    /// Of these.
+    pub fn new(references: impl IntoIterator<Item = Arc<Reference>>) -> References {
+        let named = references.into_iter().map(|r| (r.shape.name.to_string(), r));
+        References {
+            by_name: named.collect(),
+        }
+    }
+
+    /// The one by this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Reference>> {
+        self.by_name.get(name)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Reference>> {
+        self.by_name.values()
+    }
+}
+
+/// What a reference is made of, as declared or sampled.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// `database.collection`.
+    pub collection: String,
+    /// The field that documents are found by.
+    pub key: String,
+    /// What goes into the key.
+    pub key_type: ColumnType,
+    /// The fields that are kept, and their types; each may be null besides.
+    pub fields: Vec<(String, Type)>,
+    /// Bytes that it may hold.
+    pub max_bytes: u64,
+}
+
+/// One collection in memory.
+#[derive(Debug)]
+pub struct Reference {
+    /// What it is made of.
+    pub shape: Shape,
+    table: Table,
+    /// Where the key is not `_id`: the key of each document, by its `_id`.
+    keys: Option<Table>,
+    /// When it was last known to be what the server has.
+    current: Mutex<Option<Instant>>,
+    /// Where it is not held as a whole.
+    on_demand: Option<OnDemand>,
+}
+
+impl Reference {
+    /// An empty one.
+    pub fn new(shape: Shape) -> Reference {
+        Reference {
+            keys: (shape.key != "_id").then(Table::default),
+            shape,
+            table: Table::default(),
+            current: Mutex::default(),
+            on_demand: None,
+        }
+    }
+
+    /// One that asks for each document when it is needed.
+    pub fn on_demand(shape: Shape, on_demand: OnDemand) -> Reference {
+        Reference {
+            on_demand: Some(on_demand),
+            ..Reference::new(shape)
+        }
+    }
+
+    /// What asks for documents, where it is not held as a whole.
+    pub fn asks(&self) -> Option<&OnDemand> {
+        self.on_demand.as_ref()
+    }
+
+    /// The document by this key, asked for if it has to be.
+    ///
+    /// # Errors
+    /// Transient where the server does not answer.
+    pub async fn look_up(&self, key: &Value<'_>) -> Result<Hit, StoreError> {
+        match &self.on_demand {
+            Some(on_demand) => on_demand.find(&self.shape, key).await,
+            None => self.find(key).map(Arc::new),
+        }
+    }
+
+    /// Whether documents are asked for, and not held in memory.
+    pub fn is_on_demand(&self) -> bool {
+        self.on_demand.is_some()
+    }
+
+    /// The document in memory by this key: its fields, in the order of the shape.
+    pub fn find(&self, key: &Value<'_>) -> Result<Option<Row>, StoreError> {
+        let Some(key) = codec::key_of_value(key) else {
+            return Ok(None);
+        };
+        let found = self.table.get(&key, |content| match content {
+            Err(reason) => Err(unfit(&self.shape, reason)),
+            Ok(bytes) => codec::decode_document(&self.shape.fields, bytes)
+                .map(Vec::into_boxed_slice)
+                .ok_or_else(|| StoreError::fatal("internal", "a document in memory cannot be read")),
+        });
+        found.transpose()
+    }
+
+    /// Takes a document in; false where it has no usable key.
+    fn put(&self, generation: u8, document: &RawDocument) -> bool {
+        let field = |name: &str| document.get(name).ok().flatten();
+        let key = field(&self.shape.key).and_then(codec::key_of_bson);
+        if let (Some(keys), Some(id)) = (&self.keys, field("_id")) {
+            let id = codec::identity(id);
+            let old = keys.get(&id, |k| k.unwrap_or_default().to_vec());
+            match (&key, old) {
+                (Some(key), Some(old)) if *key == old => {}
+                (_, Some(old)) => self.table.remove(&old),
+                (_, None) => {}
+            }
+            match &key {
+                Some(key) => keys.put(generation, &id, Ok(key)),
+                None => keys.remove(&id),
+            }
+        }
+        let Some(key) = key else { return false };
+        let mut content = Vec::new();
+        match codec::encode_document(&self.shape.fields, document, &mut content) {
+            Ok(()) => self.table.put(generation, &key, Ok(&content)),
+            Err(reason) => self.table.put(generation, &key, Err(&reason)),
+        }
+        true
+    }
+
+    /// Removes the document with this `_id`.
+    fn remove(&self, id: RawBsonRef<'_>) {
+        match &self.keys {
+            None => {
+                if let Some(key) = codec::key_of_bson(id) {
+                    self.table.remove(&key);
+                }
+            }
+            Some(keys) => {
+                let id = codec::identity(id);
+                if let Some(key) = keys.get(&id, |k| k.unwrap_or_default().to_vec()) {
+                    self.table.remove(&key);
+                    keys.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn sweep(&self, generation: u8) {
+        self.table.sweep(generation);
+        if let Some(keys) = &self.keys {
+            keys.sweep(generation);
+        }
+    }
+
+    fn is_current(&self, now: Instant) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// How long ago it was last known to be what the server has; none before it has been read.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        let current = *self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.map(|at| now.saturating_duration_since(at))
+    }
+
+    /// Documents held.
+    pub fn entries(&self) -> u64 {
+        match &self.on_demand {
+            Some(on_demand) => on_demand.cache().stats().entries,
+            None => self.table.entries(),
+        }
+    }
+
+    /// Documents held that do not fit their types.
+    pub fn unfit(&self) -> u64 {
+        self.table.bad()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        if let Some(on_demand) = &self.on_demand {
+            return on_demand.cache().stats().bytes;
+        }
+        self.table.bytes() + self.keys.as_ref().map_or(0, Table::bytes)
+    }
+}
+
+fn unfit(shape: &Shape, reason: &str) -> StoreError {
+    StoreError::permanent(
+        "reference_type",
+        format!("a document of {}: {reason}", shape.collection),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::{Document, RawDocumentBuf, doc};
+
+    fn reference(key: &str) -> Reference {
+        Reference::new(Shape {
+            name: "partners".into(),
+            collection: "crm.partners".to_owned(),
+            key: key.to_owned(),
+            key_type: ColumnType::Text,
+            fields: vec![("name".to_owned(), Type::String)],
+            max_bytes: 1 << 20,
+        })
+    }
+
+    fn put(to: &Reference, document: &Document) -> bool {
+        to.put(0, &RawDocumentBuf::try_from(document).unwrap())
+    }
+
+    fn name(of: &Reference, key: &str) -> Option<Value<'static>> {
+        of.find(&Value::String(key.into())).unwrap().map(|row| row[0].clone())
+    }
+
+    #[test]
+    fn a_document_is_found_by_another_field_than_its_id_and_follows_a_change_of_it() {
+        let partners = reference("code");
+        assert!(put(&partners, &doc! { "_id": 1, "code": "a", "name": "Ada" }));
+        assert_eq!(name(&partners, "a"), Some(Value::String("Ada".into())));
+        assert!(put(&partners, &doc! { "_id": 1, "code": "b", "name": "Ada" }));
+        assert_eq!((name(&partners, "a"), partners.entries()), (None, 1));
+        assert!(
+            !put(&partners, &doc! { "_id": 1, "name": "Ada" }),
+            "it has no key any more"
+        );
+        assert_eq!((name(&partners, "b"), partners.entries()), (None, 0));
+        put(&partners, &doc! { "_id": 2, "code": "c", "name": "Bob" });
+        partners.remove(RawBsonRef::Int32(2));
+        assert_eq!(partners.entries(), 0);
+    }
+
+    #[test]
+    fn a_document_that_does_not_fit_fails_who_needs_it_until_it_is_mended() {
+        let partners = reference("_id");
+        put(&partners, &doc! { "_id": "a", "name": 7 });
+        let error = partners.find(&Value::String("a".into())).unwrap_err();
+        assert_eq!(
+            error.message,
+            "a document of crm.partners: field name is int, and string is expected"
+        );
+        assert_eq!(partners.unfit(), 1);
+        put(&partners, &doc! { "_id": "a", "name": "Ada" });
+        assert_eq!(
+            (name(&partners, "a"), partners.unfit()),
+            (Some(Value::String("Ada".into())), 0)
+        );
+        assert_eq!(name(&partners, "b"), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! A collection that is too big for memory: each document is asked for when a record needs it, and kept for a while.
+//!
+//! How: the cache is that of look-ups, so that rows and absences have a life, many askers share one request, and what is held is
+//! weighed. Invariants: what is found by a key here is what [`super::codec`] finds in memory by it; a document that does not fit
+//! its types fails who needs it, and is not kept.
+
+use std::time::Instant;
+
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Bson, Uuid};
+
+use super::codec::{self, decode_document, encode_document};
+use super::server::Source;
+use super::{Shape, unfit};
+use crate::avro::value::Value;
+use crate::pipeline::expression::uuid_text;
+use crate::store::cache::{Cache, CacheOptions, Hit};
+use crate::store::{Row, StoreError};
+
+/// What asks for single documents.
+#[derive(Debug)]
+pub struct OnDemand {
+    source: Source,
+    cache: Cache,
+}
+
+impl OnDemand {
+    /// Of this collection.
+    pub fn new(source: Source, options: CacheOptions) -> OnDemand {
+        OnDemand {
+            source,
+            cache: Cache::new(options),
+        }
+    }
+
+    /// What is kept.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The document by this key. A row past its life is given while the server fails, if that is declared.
+    pub(super) async fn find(&self, shape: &Shape, key: &Value<'_>) -> Result<Hit, StoreError> {
+        let Some(bytes) = codec::key_of_value(key) else {
+            return Ok(Hit::default());
+        };
+        let now = Instant::now();
+        if let Some(hit) = self.cache.get(&bytes, now) {
+            return Ok(hit);
+        }
+        let load = || self.load(shape, key);
+        match self.cache.get_or_load(&bytes, now, load).await {
+            Ok((hit, _)) => Ok(hit),
+            Err(error) if error.class == crate::retry::Class::Transient => {
+                self.cache.get_stale(&bytes, Instant::now()).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn load(&self, shape: &Shape, key: &Value<'_>) -> Result<Option<Row>, StoreError> {
+        let Some(document) = self.source.find(&shape.key, candidates(key)).await? else {
+            return Ok(None);
+        };
+        let mut content = Vec::new();
+        encode_document(&shape.fields, &document, &mut content).map_err(|reason| unfit(shape, &reason))?;
+        let row = decode_document(&shape.fields, &content).map(Vec::into_boxed_slice);
+        let unreadable = || StoreError::fatal("internal", "a document that was just written cannot be read");
+        row.map(Some).ok_or_else(unreadable)
+    }
+}
+
+/// The values of a document's key that a step's key stands for: text stands for UUIDs and ObjectIds too.
+fn candidates(key: &Value<'_>) -> Vec<Bson> {
+    let uuid = |bytes: [u8; 16]| Bson::Binary(Uuid::from_bytes(bytes).into());
+    match key {
+        Value::String(text) => {
+            let mut all = vec![Bson::String(text.to_string())];
+            // Only the form that MongoDB itself gives.
+            all.extend(
+                ObjectId::parse_str(text)
+                    .ok()
+                    .filter(|id| id.to_hex() == **text)
+                    .map(Bson::ObjectId),
+            );
+            all.extend(
+                Uuid::parse_str(text)
+                    .ok()
+                    .filter(|id| uuid_text(&id.bytes()) == **text)
+                    .map(|id| uuid(id.bytes())),
+            );
+            all
+        }
+        Value::Uuid(bytes) => vec![Bson::String(uuid_text(bytes)), uuid(*bytes)],
+        // Numbers are compared by value, whatever their type.
+        Value::Int(number) => vec![Bson::Int64(i64::from(*number))],
+        Value::Long(number) => vec![Bson::Int64(*number)],
+        Value::Double(number) => vec![Bson::Double(*number)],
+        Value::Bytes(bytes) => vec![Bson::Binary(Binary {
+            subtype: BinarySubtype::Generic,
+            bytes: bytes.to_vec(),
+        })],
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_stands_for_all_that_memory_would_find_by_it() {
+        let id = ObjectId::parse_str("65f1a2b3c4d5e6f708192a3b").unwrap();
+        let uuid = Uuid::parse_str("7d444840-9dc0-11d1-b245-5ffdce74fad2").unwrap();
+        let documents = [
+            Bson::String("a".into()),
+            Bson::String(id.to_hex()),
+            Bson::ObjectId(id),
+            Bson::Binary(uuid.into()),
+            Bson::Int64(7),
+        ];
+        let keys = [
+            Value::String("a".into()),
+            Value::String(id.to_hex().into()),
+            Value::String(uuid.to_string().into()),
+            Value::String("7D444840-9DC0-11D1-B245-5FFDCE74FAD2".into()),
+            Value::Uuid(uuid.bytes()),
+            Value::Int(7),
+            Value::Long(7),
+            Value::Bool(true),
+        ];
+        for key in &keys {
+            let wanted = codec::key_of_value(key);
+            let all = candidates(key);
+            for document in &documents {
+                let raw = mongodb::bson::RawBson::try_from(document.clone()).unwrap();
+                let in_memory = wanted.is_some() && codec::key_of_bson(raw.as_raw_bson_ref()) == wanted;
+                assert_eq!(all.contains(document), in_memory, "{key:?} and {document:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Types by example: what the documents of a sample have in common.
+//!
+//! Why: a collection has no schema, and a pipeline is checked before it runs. Whole numbers count as `long`, because
+//! drivers choose between 32 and 64 bits by the value at hand. Pure. Invariant: every sampled value fits the type that comes out,
+//! or an error names the two that do not agree.
+
+use std::collections::BTreeMap;
+
+use mongodb::bson::{RawBsonRef, RawDocument};
+
+use super::codec::{key_of_bson, type_name};
+use crate::avro::value::{Type, Unit};
+use crate::store::ColumnType;
+
+/// What has been seen of one field.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    ty: Option<Type>,
+    /// BSON's names of two types that have nothing in common.
+    conflict: Option<(String, String)>,
+    /// How often each of BSON's types was seen.
+    counts: BTreeMap<&'static str, usize>,
+}
+
+/// Why a sample gives no type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoType {
+    /// No document of the sample has a value.
+    Unseen,
+    /// Two types without a common one, with how often each of all types was seen.
+    Mixed(String),
+    /// A type that a pipeline cannot use.
+    Unusable(&'static str),
+}
+
+impl Seen {
+    /// Takes one value into account.
+    pub fn add(&mut self, value: RawBsonRef<'_>) {
+        *self.counts.entry(type_name(value)).or_default() += 1;
+        let Some(seen) = of(value) else { return };
+        self.ty = match self.ty.take() {
+            None => Some(seen),
+            Some(known) => match join(known.clone(), seen.clone()) {
+                Some(joined) => Some(joined),
+                None => {
+                    self.conflict.get_or_insert((known.to_string(), seen.to_string()));
+                    Some(known)
+                }
+            },
+        };
+    }
+
+    /// The type of all that was seen.
+    pub fn ty(self) -> Result<Type, NoType> {
+        if self.conflict.is_some() {
+            let counts: Vec<String> = self
+                .counts
+                .iter()
+                .map(|(name, count)| format!("{name} {count}"))
+                .collect();
+            return Err(NoType::Mixed(counts.join(", ")));
+        }
+        match self.ty {
+            Some(ty) if is_whole(&ty) => Ok(with_absent_fields(ty)),
+            Some(_) => Err(NoType::Unseen),
+            None => match self.counts.into_keys().find(|name| *name != "null") {
+                Some(name) => Err(NoType::Unusable(name)),
+                None => Err(NoType::Unseen),
+            },
+        }
+    }
+}
+
+/// The type of a value; none for null and for what no pipeline can use.
+fn of(value: RawBsonRef<'_>) -> Option<Type> {
+    Some(match value {
+        RawBsonRef::Boolean(_) => Type::Bool,
+        RawBsonRef::Int32(_) | RawBsonRef::Int64(_) => Type::Long,
+        RawBsonRef::Double(_) => Type::Double,
+        RawBsonRef::String(_) | RawBsonRef::Symbol(_) | RawBsonRef::ObjectId(_) => Type::String,
+        RawBsonRef::DateTime(_) => Type::Timestamp(Unit::Millis),
+        RawBsonRef::Decimal128(_) => Type::Decimal { precision: 0, scale: 0 },
+        RawBsonRef::Binary(b) if b.subtype == mongodb::bson::spec::BinarySubtype::Uuid => Type::Uuid,
+        RawBsonRef::Binary(_) => Type::Bytes,
+        RawBsonRef::Array(items) => {
+            let (mut item, mut nulls) = (Type::Null, false);
+            for value in items {
+                match value.ok()? {
+                    RawBsonRef::Null => nulls = true,
+                    value => item = join(item, of(value)?)?,
+                }
+            }
+            Type::List(Box::new(if nulls { item.nullable() } else { item }))
+        }
+        RawBsonRef::Document(document) => Type::Record(record(document)?),
+        _ => return None,
+    })
+}
+
+fn record(document: &RawDocument) -> Option<Vec<(String, Type)>> {
+    document
+        .into_iter()
+        .map(|element| {
+            let (name, value) = element.ok()?;
+            let ty = if value == RawBsonRef::Null {
+                Type::Null
+            } else {
+                of(value)?
+            };
+            Some((name.as_str().to_owned(), ty))
+        })
+        .collect()
+}
+
+/// The least type that has both; `Type::Null` stands for one that is not known yet.
+fn join(a: Type, b: Type) -> Option<Type> {
+    Some(match (a, b) {
+        (a, b) if a == b => a,
+        (Type::Null, t) | (t, Type::Null) => t,
+        (Type::Nullable(a), b) | (b, Type::Nullable(a)) => join(*a, b.non_null().clone())?.nullable(),
+        (Type::Long, Type::Double) | (Type::Double, Type::Long) => Type::Double,
+        (Type::Long, d @ Type::Decimal { .. }) | (d @ Type::Decimal { .. }, Type::Long) => d,
+        (Type::List(a), Type::List(b)) => Type::List(Box::new(join(*a, *b)?)),
+        (Type::Record(mut a), Type::Record(b)) => {
+            for (name, ty) in b {
+                match a.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, known)) => *known = join(known.clone(), ty)?,
+                    None => a.push((name, ty)),
+                }
+            }
+            Type::Record(a)
+        }
+        _ => return None,
+    })
+}
+
+/// The same, with every field of a record nullable: no document must have it.
+fn with_absent_fields(ty: Type) -> Type {
+    match ty {
+        Type::List(item) => Type::List(Box::new(with_absent_fields(*item))),
+        Type::Nullable(inner) => with_absent_fields(*inner).nullable(),
+        Type::Record(fields) => {
+            let nullable = |(name, ty): (String, Type)| (name, with_absent_fields(ty).nullable());
+            Type::Record(fields.into_iter().map(nullable).collect())
+        }
+        other => other,
+    }
+}
+
+/// Whether nothing in it is still unknown.
+fn is_whole(ty: &Type) -> bool {
+    match ty {
+        Type::Null => false,
+        Type::List(item) | Type::Nullable(item) => is_whole(item),
+        Type::Record(fields) => fields.iter().all(|(_, ty)| is_whole(ty)),
+        _ => true,
+    }
+}
+
+/// The kind of key that the values of a key field are; none where they are of several kinds or cannot be one.
+#[derive(Debug, Default)]
+pub struct SeenKeys(BTreeMap<u8, usize>);
+
+impl SeenKeys {
+    /// Takes one key into account: none for a document without one.
+    pub fn add(&mut self, value: Option<RawBsonRef<'_>>) {
+        let tag = value.and_then(key_of_bson).map_or(0, |key| key[0]);
+        *self.0.entry(tag).or_default() += 1;
+    }
+
+    /// The type that a step's key must go into. Without a document, anything may.
+    pub fn ty(&self) -> Result<ColumnType, String> {
+        let kinds: Vec<(u8, usize)> = self.0.iter().map(|(tag, count)| (*tag, *count)).collect();
+        match kinds.as_slice() {
+            [] => Ok(ColumnType::Any),
+            [(b's', _)] => Ok(ColumnType::Text),
+            [(b'n', _)] => Ok(ColumnType::BigInt),
+            [(b'b', _)] => Ok(ColumnType::Blob),
+            kinds => {
+                let named = kinds.iter().map(|(tag, count)| match tag {
+                    b's' => format!("{count} are text"),
+                    b'n' => format!("{count} are whole numbers"),
+                    b'b' => format!("{count} are bytes"),
+                    _ => format!("{count} have none that can be one"),
+                });
+                Err(named.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mongodb::bson::{Document, RawDocumentBuf, doc};
+
+    fn seen(documents: &[Document]) -> Result<Type, NoType> {
+        let mut seen = Seen::default();
+        for document in documents {
+            let raw = RawDocumentBuf::try_from(document).unwrap();
+            if let Some(value) = raw.get("f").unwrap() {
+                seen.add(value);
+            }
+        }
+        seen.ty()
+    }
+
+    #[test]
+    fn a_sample_gives_the_least_common_type() {
+        assert_eq!(
+            seen(&[doc! { "f": 1 }, doc! { "f": 1_i64 << 40 }, doc! {}]),
+            Ok(Type::Long)
+        );
+        assert_eq!(seen(&[doc! { "f": 1 }, doc! { "f": 1.5 }]), Ok(Type::Double));
+        let list = Type::List(Box::new(Type::String));
+        assert_eq!(seen(&[doc! { "f": [] }, doc! { "f": ["a"] }]), Ok(list));
+        let nulls = Type::List(Box::new(Type::Long.nullable()));
+        assert_eq!(seen(&[doc! { "f": [1] }, doc! { "f": [null, 2] }]), Ok(nulls));
+        let record = Type::Record(vec![
+            ("x".to_owned(), Type::Long.nullable()),
+            ("y".to_owned(), Type::String.nullable()),
+        ]);
+        assert_eq!(
+            seen(&[doc! { "f": { "x": null } }, doc! { "f": { "x": 1, "y": "b" } }]),
+            Ok(record)
+        );
+    }
+
+    #[test]
+    fn what_gives_no_type_is_said() {
+        assert_eq!(seen(&[doc! {}, doc! { "f": null }]), Err(NoType::Unseen));
+        assert_eq!(seen(&[doc! { "f": [] }]), Err(NoType::Unseen));
+        let mixed = seen(&[doc! { "f": 1 }, doc! { "f": "a" }, doc! { "f": "b" }]);
+        assert_eq!(mixed, Err(NoType::Mixed("int 1, string 2".to_owned())));
+        let minimum = mongodb::bson::Bson::MinKey;
+        assert_eq!(seen(&[doc! { "f": minimum }]), Err(NoType::Unusable("another type")));
+    }
+
+    #[test]
+    fn keys_are_of_one_kind() {
+        let mut keys = SeenKeys::default();
+        assert_eq!(keys.ty(), Ok(ColumnType::Any));
+        keys.add(Some(RawBsonRef::String("a")));
+        assert_eq!(keys.ty(), Ok(ColumnType::Text));
+        keys.add(Some(RawBsonRef::Int32(1)));
+        keys.add(None);
+        assert_eq!(
+            keys.ty(),
+            Err("1 have none that can be one, 1 are whole numbers, 1 are text".to_owned())
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! All that speaks to MongoDB: connecting, sampling, reading a collection, watching it; and what its errors mean.
+//!
+//! Why its own driver: TLS, SCRAM, X.509, replica sets and resumable change streams come with the connection string.
+//! Invariant: no error carries the connection string, which often holds a password.
+
+use std::time::Duration;
+
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::ResumeToken;
+use mongodb::error::{Error, ErrorKind};
+use mongodb::options::{ClientOptions, FullDocumentType};
+use mongodb::{Client, Collection, Cursor};
+use serde::Deserialize;
+
+use crate::retry::Class;
+use crate::store::StoreError;
+
+/// How many documents a sample has, and one answer of the server.
+const SAMPLE: i64 = 1000;
+const BATCH: u32 = 2000;
+/// Change streams are asked again after this long without a change: it bounds how stale "current" can be.
+const AWAIT: Duration = Duration::from_secs(1);
+/// Where the connection string does not say: a server that is away is waited for by us, not in the driver.
+const SELECTION: Duration = Duration::from_secs(5);
+
+/// One change of a collection. `operation` is MongoDB's `operationType`.
+#[derive(Debug, Deserialize)]
+pub struct Change {
+    /// `insert`, `update`, `replace`, `delete`, `drop`, …
+    #[serde(rename = "operationType")]
+    pub operation: String,
+    /// The document as it is now; none for a deletion, or where it has been deleted since.
+    #[serde(rename = "fullDocument", default)]
+    pub document: Option<RawDocumentBuf>,
+    /// `{ _id: … }`.
+    #[serde(rename = "documentKey", default)]
+    pub key: Option<RawDocumentBuf>,
+}
+
+/// A collection, and the fields that are wanted of it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    collection: Collection<RawDocumentBuf>,
+    wanted: Vec<String>,
+}
+
+/// The server.
+#[derive(Debug, Clone)]
+pub struct Server {
+    client: Client,
+}
+
+impl Server {
+    /// Reads the connection string; connects in the background.
+    pub async fn open(uri: &str) -> Result<Server, StoreError> {
+        let mut options = ClientOptions::parse(uri).await.map_err(|e| class(&e))?;
+        options.app_name.get_or_insert_with(|| "messina".to_owned());
+        options.server_selection_timeout.get_or_insert(SELECTION);
+        let client = Client::with_options(options).map_err(|e| class(&e))?;
+        // The last client of a server ends its sessions when it is dropped, in a task of the driver's. That task panics when the
+        // runtime ends before it (mongodb 3.9.1, cmap/connection_requester.rs), as it does behind a check and behind a stop. So one is
+        // kept for as long as the process; the server forgets sessions by itself.
+        std::mem::forget(client.clone());
+        Ok(Server { client })
+    }
+
+    /// `database.collection`, of which `wanted` are read; `_id` is always.
+    pub fn source(&self, name: &str, wanted: impl IntoIterator<Item = String>) -> Source {
+        let (database, collection) = name.split_once('.').unwrap_or((name, ""));
+        Source {
+            collection: self.client.database(database).collection(collection),
+            wanted: wanted.into_iter().collect(),
+        }
+    }
+}
+
+impl Source {
+    fn projection(&self, below: &str) -> Document {
+        self.wanted
+            .iter()
+            .map(|field| (format!("{below}{field}"), 1.into()))
+            .collect()
+    }
+
+    /// Some documents, as they come.
+    pub async fn sample(&self) -> Result<Vec<RawDocumentBuf>, StoreError> {
+        let find = self
+            .collection
+            .find(doc! {})
+            .projection(self.projection(""))
+            .limit(SAMPLE);
+        let mut cursor = find.await.map_err(|e| class(&e))?;
+        let mut documents = Vec::new();
+        while cursor.advance().await.map_err(|e| class(&e))? {
+            documents.push(cursor.current().to_owned());
+        }
+        Ok(documents)
+    }
+
+    /// A document of which `key` is one of these values.
+    pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
+        let find = self.collection.find_one(doc! { key: { "$in": values } });
+        find.projection(self.projection("")).await.map_err(|e| class(&e))
+    }
+
+    /// All documents.
+    pub async fn read(&self) -> Result<Cursor<RawDocumentBuf>, Error> {
+        let find = self.collection.find(doc! {}).projection(self.projection(""));
+        find.batch_size(BATCH).await
+    }
+
+    /// What changes from now on, or from where `after` was.
+    pub async fn watch(&self, after: Option<ResumeToken>) -> Result<ChangeStream<Change>, Error> {
+        let mut kept = self.projection("fullDocument.");
+        kept.extend(doc! { "operationType": 1, "documentKey": 1, "fullDocument._id": 1 });
+        let watch = self.collection.watch().pipeline([doc! { "$project": kept }]);
+        let watch = watch.full_document(FullDocumentType::UpdateLookup);
+        let watch = watch.max_await_time(AWAIT).batch_size(BATCH).resume_after(after);
+        Ok(watch.await?.with_type())
+    }
+}
+
+/// MongoDB's number of an error, where the server sent it.
+fn code(error: &Error) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
+/// Whether the server has no change streams: a standalone one (40573), or one that does not know them.
+pub fn has_no_change_streams(error: &Error) -> bool {
+    matches!(code(error), Some(40573 | 40324 | 59 | 115))
+        || matches!(&*error.kind, ErrorKind::IncompatibleServer { .. })
+}
+
+/// Whether a stream cannot be resumed and the collection is to be read again: history lost (286), a token that the server does not
+/// take (260), a cursor that is gone for good (280).
+pub fn cannot_resume(error: &Error) -> bool {
+    matches!(code(error), Some(286 | 260 | 280)) || matches!(&*error.kind, ErrorKind::MissingResumeToken)
+}
+
+/// What an error means: wrong credentials and options are fatal, what the server refuses permanent, the rest may pass.
+pub fn class(error: &Error) -> StoreError {
+    let (class, label) = match &*error.kind {
+        ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } => (Class::Fatal, "auth"),
+        ErrorKind::InvalidArgument { .. } => (Class::Fatal, "config"),
+        ErrorKind::Command(command) => match command.code {
+            13 | 18 | 8000 => (Class::Fatal, "auth"),
+            2 | 9 | 14 | 59 | 73 | 115 | 166 => (Class::Permanent, "invalid"),
+            _ => (Class::Transient, "server"),
+        },
+        ErrorKind::IncompatibleServer { .. } => (Class::Fatal, "server"),
+        _ => (Class::Transient, "unavailable"),
+    };
+    let message = format!("MongoDB: {}", error.kind);
+    StoreError { class, label, message }
+}

@@ -1,0 +1,236 @@
+//! The documents of one reference in memory: found by key, changed one by one, swept after a reading of all.
+//!
+//! Why not a map swapped as a whole: two copies during every refresh would double the memory, and a change stream changes
+//! single documents. A reading of the collection marks what it meets with its generation; what it has not met by its end is
+//! gone. Each entry is one allocation. A shard's lock is held for one look or one change.
+//!
+//! Invariants: `entries` and `bytes` are what is held; an entry that was put is found by its key until it is removed, replaced
+//! or swept.
+
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::mem::size_of;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+const SHARDS: usize = 16;
+/// Before key and content: the generation, whether the content is an error, the length of the key.
+const HEAD: usize = 6;
+
+/// Generation, flag, length of the key, key, content.
+struct Entry(Box<[u8]>);
+
+impl Entry {
+    fn new(generation: u8, bad: bool, key: &[u8], content: &[u8]) -> Entry {
+        let mut bytes = Vec::with_capacity(HEAD + key.len() + content.len());
+        bytes.extend_from_slice(&[generation, u8::from(bad)]);
+        bytes.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend_from_slice(key);
+        bytes.extend_from_slice(content);
+        Entry(bytes.into_boxed_slice())
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let length = u32::from_le_bytes([self.0[2], self.0[3], self.0[4], self.0[5]]) as usize;
+        self.0[HEAD..].split_at(length)
+    }
+
+    fn bad(&self) -> bool {
+        self.0[1] != 0
+    }
+
+    fn weight(&self) -> u64 {
+        self.0.len().next_multiple_of(16) as u64
+    }
+}
+
+// An entry is its key to the set.
+impl Borrow<[u8]> for Entry {
+    fn borrow(&self) -> &[u8] {
+        self.parts().0
+    }
+}
+
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().0.hash(state);
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts().0 == other.parts().0
+    }
+}
+
+impl Eq for Entry {}
+
+/// See the module's page.
+pub struct Table {
+    hasher: RandomState,
+    shards: Box<[RwLock<HashSet<Entry>>]>,
+    entries: AtomicU64,
+    bad: AtomicU64,
+    /// Of entries; tables are counted when asked.
+    content_bytes: AtomicU64,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Table({} entries)", self.entries())
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Table {
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            entries: AtomicU64::new(0),
+            bad: AtomicU64::new(0),
+            content_bytes: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Table {
+    fn shard(&self, key: &[u8]) -> &RwLock<HashSet<Entry>> {
+        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
+    }
+
+    /// What `read` makes of the content of `key`: its bytes, or the error that stands in its place.
+    pub fn get<R>(&self, key: &[u8], read: impl FnOnce(Result<&[u8], &str>) -> R) -> Option<R> {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        let entry = shard.get(key)?;
+        let content = entry.parts().1;
+        Some(read(if entry.bad() {
+            Err(std::str::from_utf8(content).unwrap_or("it cannot be read"))
+        } else {
+            Ok(content)
+        }))
+    }
+
+    /// Puts a document, or the reason why it cannot be used.
+    pub fn put(&self, generation: u8, key: &[u8], content: Result<&[u8], &str>) {
+        let (bad, bytes) = match content {
+            Ok(bytes) => (false, bytes),
+            Err(reason) => (true, reason.as_bytes()),
+        };
+        let entry = Entry::new(generation, bad, key, bytes);
+        let weight = entry.weight();
+        let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
+        let old = shard.replace(entry);
+        drop(shard);
+        self.forget(old);
+        self.entries.fetch_add(1, Ordering::Relaxed);
+        self.bad.fetch_add(u64::from(bad), Ordering::Relaxed);
+        self.content_bytes.fetch_add(weight, Ordering::Relaxed);
+    }
+
+    /// Removes a document.
+    pub fn remove(&self, key: &[u8]) {
+        let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
+        let old = shard.take(key);
+        drop(shard);
+        self.forget(old);
+    }
+
+    /// Removes what does not have this generation.
+    pub fn sweep(&self, generation: u8) {
+        for shard in &self.shards {
+            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+            for old in shard.extract_if(|entry| entry.0[0] != generation) {
+                self.forget(Some(old));
+            }
+            // A table that has lost most of its entries gives their places back.
+            if shard.capacity() > 4 * shard.len() {
+                shard.shrink_to_fit();
+            }
+        }
+    }
+
+    fn forget(&self, old: Option<Entry>) {
+        if let Some(old) = old {
+            self.entries.fetch_sub(1, Ordering::Relaxed);
+            self.bad.fetch_sub(u64::from(old.bad()), Ordering::Relaxed);
+            self.content_bytes.fetch_sub(old.weight(), Ordering::Relaxed);
+        }
+    }
+
+    /// Documents held.
+    pub fn entries(&self) -> u64 {
+        self.entries.load(Ordering::Relaxed)
+    }
+
+    /// Documents held that cannot be used, because a field is not of its type.
+    pub fn bad(&self) -> u64 {
+        self.bad.load(Ordering::Relaxed)
+    }
+
+    /// Bytes held, tables included.
+    pub fn bytes(&self) -> u64 {
+        let tables = self.shards.iter().map(|shard| {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            // A power of two of places, at most 7/8 of them full, and a control byte for each.
+            let places = match shard.capacity() {
+                0 => 0,
+                capacity => (capacity * 8 / 7).next_power_of_two().max(4),
+            };
+            (places * (size_of::<Entry>() + 1)) as u64
+        });
+        self.content_bytes.load(Ordering::Relaxed) + tables.sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn content(table: &Table, key: &[u8]) -> Option<Result<Vec<u8>, String>> {
+        table.get(key, |found| found.map(<[u8]>::to_vec).map_err(str::to_owned))
+    }
+
+    /// Generation and content, by key.
+    type Model = HashMap<Vec<u8>, (u8, Result<Vec<u8>, String>)>;
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_map(calls in prop::collection::vec((0..4u8, 0..20u8, any::<u8>()), 0..200)) {
+            let table = Table::default();
+            let mut model = Model::new();
+            let mut generation = 0;
+            for (call, key, value) in calls {
+                let key = vec![b's', key];
+                match call {
+                    0 => {
+                        table.put(generation, &key, Ok(&[value]));
+                        model.insert(key.clone(), (generation, Ok(vec![value])));
+                    }
+                    1 => {
+                        table.put(generation, &key, Err("why"));
+                        model.insert(key.clone(), (generation, Err("why".into())));
+                    }
+                    2 => {
+                        table.remove(&key);
+                        model.remove(&key);
+                    }
+                    _ => {
+                        table.sweep(generation);
+                        model.retain(|_, (g, _)| *g == generation);
+                        generation = generation.wrapping_add(1);
+                    }
+                }
+                prop_assert_eq!(content(&table, &key), model.get(&key).map(|(_, c)| c.clone()));
+                prop_assert_eq!(table.entries(), model.len() as u64);
+                prop_assert_eq!(table.bad(), model.values().filter(|(_, c)| c.is_err()).count() as u64);
+            }
+            for key in model.keys().cloned().collect::<Vec<_>>() {
+                table.remove(&key);
+            }
+            prop_assert_eq!(table.content_bytes.load(Ordering::Relaxed), 0);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What the loop does a few times a second beside its status: the limit of its budget follows the store, and a consumer that
+//! stands still is noticed.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+
+use super::{Loop, STATUS_EVERY};
+use crate::concurrency::Answers;
+use crate::telemetry::handles::{Part, PipelineMetrics};
+
+/// This loop's parts of the gauges that the consumers of a pipeline share.
+pub(super) struct Gauges {
+    pub(super) in_flight_records: Part,
+    pub(super) in_flight_bytes: Part,
+    pub(super) concurrency_limit: Part,
+    pub(super) assigned_partitions: Part,
+    pub(super) stalled_partitions: Part,
+    pub(super) paused_partitions: Part,
+}
+
+impl Gauges {
+    pub(super) fn new(metrics: &PipelineMetrics) -> Gauges {
+        Gauges {
+            in_flight_records: Part::of(&metrics.in_flight_records),
+            in_flight_bytes: Part::of(&metrics.in_flight_bytes),
+            concurrency_limit: Part::of(&metrics.concurrency_limit),
+            assigned_partitions: Part::of(&metrics.assigned_partitions),
+            stalled_partitions: Part::of(&metrics.stalled_partitions),
+            paused_partitions: Part::of(&metrics.paused_partitions),
+        }
+    }
+}
+
+/// How far the figures of the steps had come when the limit was last brought up to date.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    answers: Vec<Answers>,
+    failures: u64,
+}
+
+/// Whether librdkafka still speaks to us: it reports its figures once a second, to those who poll.
+#[derive(Debug, Default)]
+pub(super) struct Hearing {
+    reports: u64,
+    silent: u32,
+}
+
+impl Hearing {
+    /// Takes in how many reports there were, and whether the loop polls; true if it has polled for `limit` and heard nothing.
+    /// Counted in rounds and not in time: a loop that was held up itself has not listened.
+    fn lost(&mut self, reports: u64, polls: bool, limit: Duration) -> bool {
+        if !polls || reports != self.reports {
+            *self = Hearing { reports, silent: 0 };
+            return false;
+        }
+        self.silent = self.silent.saturating_add(1);
+        STATUS_EVERY * self.silent >= limit
+    }
+}
+
+impl Loop {
+    /// Brings the limit of the budget up to date with how the store has answered since the last time.
+    pub(super) fn adapt(&mut self) {
+        let Some(concurrency) = &mut self.parts.concurrency else {
+            return;
+        };
+        let steps = &self.parts.runtime.steps;
+        self.seen.answers.resize(steps.len(), Answers::default());
+        let mut fresh = Vec::with_capacity(steps.len());
+        let mut failures = 0;
+        for (step, seen) in steps.iter().zip(&mut self.seen.answers) {
+            let now = Answers {
+                count: step.step.seconds.get_sample_count(),
+                seconds: step.step.seconds.get_sample_sum(),
+            };
+            fresh.push(Answers {
+                count: now.count.saturating_sub(seen.count),
+                seconds: (now.seconds - seen.seconds).max(0.0),
+            });
+            *seen = now;
+            failures += step.step.transient.get();
+        }
+        let failed = failures.saturating_sub(self.seen.failures);
+        self.seen.failures = failures;
+        let limit = concurrency.observe(&fresh, failed, self.parts.budget.records());
+        self.parts.budget.set_max_records(limit);
+    }
+
+    /// Gives the consumer up for a new one where it stands still and nothing of ours holds it.
+    pub(super) fn watch(&mut self, fetches_nothing: Option<String>) {
+        let polls = self.joined && (self.takes_records() || self.paused);
+        let deaf = self
+            .hearing
+            .lost(self.parts.consumer.context().reports(), polls, self.parts.stall_after);
+        let why = match fetches_nothing {
+            Some(why) => why,
+            None if deaf => "librdkafka has fallen silent".to_owned(),
+            None => return,
+        };
+        if self.stopping.is_some() || self.stuck.is_some() {
+            return;
+        }
+        tracing::error!(
+            pipeline = %self.name(), seconds = self.parts.stall_after.as_secs(), partitions = self.held.len(),
+            in_flight = self.parts.budget.records(), full = self.parts.budget.is_full(), paused = self.paused,
+            "the consumer stands still: {why}"
+        );
+        self.note_error(format!("the consumer stands still: {why}"));
+        self.stuck = Some(why);
+        self.stop();
+    }
+
+    /// Whether librdkafka has reported errors of fetching within the time of a stall: it is not silent then.
+    pub(super) fn complains(&self, now: Instant) -> bool {
+        self.last_complaint
+            .is_some_and(|last| now.duration_since(last) < self.parts.stall_after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_counts_only_while_the_loop_listens() {
+        let mut hearing = Hearing::default();
+        let limit = STATUS_EVERY * 4;
+        assert!(!hearing.lost(1, true, limit));
+        for _ in 0..3 {
+            assert!(!hearing.lost(1, true, limit));
+        }
+        assert!(!hearing.lost(1, false, limit), "it does not poll");
+        for _ in 0..3 {
+            assert!(!hearing.lost(1, true, limit));
+        }
+        assert!(!hearing.lost(2, true, limit), "a report");
+        for _ in 0..3 {
+            assert!(!hearing.lost(2, true, limit));
+        }
+        assert!(hearing.lost(2, true, limit));
+    }
+}

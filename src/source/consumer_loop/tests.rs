@@ -1,0 +1,376 @@
+//! The loop with librdkafka's mock cluster, whose group and fetches are librdkafka's own protocol: what a rebalance waits for, and
+//! what becomes of a consumer to which nothing is delivered any more.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::*;
+use crate::avro::{Schema, Value};
+use crate::breaker::gate::Gates;
+use crate::config;
+use crate::kafka::login::Logins;
+use crate::pipeline::runner::StepHandles;
+use crate::pipeline::{plan, program};
+use crate::reference::References;
+use crate::registry::{Registry, RegistryOptions};
+use crate::retry::Backoff;
+use crate::source::context;
+use crate::store::AnyStore;
+use crate::store::memory::MemoryStore;
+use crate::telemetry::handles::PipelineMetrics;
+use crate::telemetry::kafka::KafkaMetrics;
+use crate::telemetry::limit::Limiter;
+use crate::telemetry::metrics::Metrics;
+
+const TOML: &str = r#"
+[kafka]
+brokers = "mock"
+[registry]
+url = "http://127.0.0.1:1"
+[scylla]
+nodes = ["s:9042"]
+[pipelines.p]
+order = "none"
+[pipelines.p.source]
+topics = ["in"]
+group = "g"
+[[pipelines.p.steps]]
+name = "row"
+write = "INSERT INTO t (p, k) VALUES (:p, :k)"
+bind = { p = "record.partition", k = "record.offset" }
+"#;
+
+/// An empty record of the schema with the id 7.
+const RECORD: [u8; 5] = [0, 0, 0, 0, 7];
+
+const LONG: Duration = Duration::from_secs(90);
+
+struct Bench {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    store: MemoryStore,
+    metrics: PipelineMetrics,
+    stop: watch::Sender<bool>,
+    thread: std::thread::JoinHandle<End>,
+}
+
+fn client(brokers: &str) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", brokers).set("group.id", "g");
+    for (name, value) in [
+        ("partition.assignment.strategy", "cooperative-sticky"),
+        ("session.timeout.ms", "6000"),
+        ("heartbeat.interval.ms", "300"),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("auto.offset.reset", "earliest"),
+        ("statistics.interval.ms", "500"),
+        ("topic.metadata.refresh.interval.ms", "1000"),
+    ] {
+        client.set(name, value);
+    }
+    client
+}
+
+impl Bench {
+    /// A loop on its own thread, as the application runs it.
+    fn start(partitions: i32, latency: Duration, stall_after: Duration) -> Bench {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("in", partitions, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        let store = MemoryStore::new();
+        store.set_latency(latency);
+        let metrics = Metrics::new().unwrap();
+        let of_pipeline = PipelineMetrics::new(&metrics, "p");
+        let (stop, stopped) = watch::channel(false);
+        let (given, handles) = (store.clone(), of_pipeline.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let end = runtime.block_on(async {
+                let (config, _) = config::load_str(vec![("t.toml".into(), TOML.into())], std::iter::empty()).unwrap();
+                let store = Arc::new(AnyStore::Memory(given));
+                let parsed = program::parse(&config.pipelines["p"]).unwrap();
+                let program = Arc::new(
+                    parsed
+                        .prepare(Some(&store), &References::default(), &Default::default())
+                        .await
+                        .unwrap(),
+                );
+                let schema = Schema::parse(r#"{"type": "record", "name": "E", "fields": []}"#).unwrap();
+                let compiled = plan::compile(&program, Arc::new(schema), None).unwrap();
+                let options = RegistryOptions {
+                    urls: vec!["http://127.0.0.1:1".to_owned()],
+                    ..RegistryOptions::default()
+                };
+                let registry = Arc::new(Registry::new(options).unwrap());
+                let schemas = Arc::new(Schemas::new(program.clone(), registry, None));
+                schemas.set(
+                    7,
+                    Arc::new(SchemaPlan {
+                        plan: compiled.plan,
+                        output: None,
+                    }),
+                );
+                let steps = vec![StepHandles {
+                    step: handles.step("row"),
+                    rows: Some(handles.rows_written("row")),
+                    found: None,
+                }];
+                let runtime = Arc::new(Runtime {
+                    program,
+                    store: Some(store),
+                    sink: None,
+                    dead_letters: None,
+                    metrics: handles,
+                    steps,
+                    backoff: Backoff::new(Duration::from_millis(50), Duration::from_millis(200), 2.0),
+                    gates: Gates::default(),
+                    limiter: Arc::new(Limiter::new(Duration::from_secs(1))),
+                    sentry: None,
+                });
+                let state = Arc::new(LoopState::default());
+                run_and_rebuild(|| {
+                    let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
+                    let consumer = context::consumer(
+                        &client(&brokers),
+                        SourceContext::new("p", statistics, Logins::default()),
+                    )
+                    .unwrap();
+                    Ok(Parts {
+                        consumer: Arc::new(consumer),
+                        topics: vec!["in".to_owned()],
+                        tombstone: OnTombstone::Skip,
+                        order: Order::None,
+                        budget: Budget::new(1000, 1 << 20),
+                        concurrency: None,
+                        pool: 100,
+                        limits: None,
+                        schemas: schemas.clone(),
+                        runtime: runtime.clone(),
+                        io: Handle::current(),
+                        state: state.clone(),
+                        static_member: false,
+                        drain_timeout: Duration::from_secs(20),
+                        stall_after,
+                        stop: stopped.clone(),
+                        transactions: None,
+                    })
+                })
+                .await
+            });
+            runtime.shutdown_background();
+            end
+        });
+        Bench {
+            cluster,
+            store,
+            metrics: of_pipeline,
+            stop,
+            thread,
+        }
+    }
+
+    /// The offsets of a partition whose rows were written.
+    fn written(&self, partition: i32) -> BTreeSet<i64> {
+        let wanted = Value::Long(i64::from(partition));
+        let offset = |value: &Value<'_>| match value {
+            Value::Long(offset) => Some(*offset),
+            Value::Int(offset) => Some(i64::from(*offset)),
+            _ => None,
+        };
+        let of_partition = |value: &Value<'_>| *value == wanted || *value == Value::Int(partition);
+        let writes = self.store.writes();
+        let rows = writes.iter().filter(|row| of_partition(&row.values[0].1));
+        rows.filter_map(|row| offset(&row.values[1].1)).collect()
+    }
+
+    fn end(self) -> End {
+        self.stop.send(true).unwrap();
+        self.thread.join().unwrap()
+    }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < LONG, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+struct Load {
+    producer: ThreadedProducer<DefaultProducerContext>,
+}
+
+impl Load {
+    fn new(bench: &Bench) -> Load {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", bench.cluster.bootstrap_servers());
+        Load {
+            producer: config.create().unwrap(),
+        }
+    }
+
+    fn send(&self, partition: i32) {
+        let record = BaseRecord::<(), _>::to("in").payload(&RECORD[..]).partition(partition);
+        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        self.producer.flush(Duration::from_secs(10)).unwrap();
+    }
+}
+
+#[test]
+fn partitions_are_drained_and_committed_before_they_are_given_back() {
+    // On a busy machine the mock cluster may answer a member's SyncGroup with InvalidRequest, refuse the other's commits while the first
+    // joins again, and throw the other out, which no broker does.
+    let is_committed = |attempt| {
+        let (committed, count, refused) = give_back();
+        assert!(
+            committed == Offset::Offset(count) || refused,
+            "attempt {attempt}: given back with work in flight: {committed:?} of {count}"
+        );
+        committed == Offset::Offset(count)
+    };
+    assert!((1..=5).any(is_committed), "never committed before");
+}
+
+/// One of two partitions is given to another member: what was committed of it, the records of it that were written, and whether the group refused
+/// a commit.
+fn give_back() -> (Offset, i64, bool) {
+    let bench = Bench::start(2, Duration::from_millis(800), Duration::from_secs(60));
+    let load = Load::new(&bench);
+    let send = || {
+        (0..2).for_each(|partition| load.send(partition));
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    until("the first rows", || {
+        send();
+        bench.store.writes().len() > 10
+    });
+    // There is always something in flight now. Another member takes one of the partitions.
+    let other: BaseConsumer = client(&bench.cluster.bootstrap_servers()).create().unwrap();
+    other.subscribe(&["in"]).unwrap();
+    let mut partition = None;
+    until("the other member to have a partition", || {
+        send();
+        let _ = other.poll(Duration::from_millis(1));
+        let list = other.assignment().unwrap();
+        partition = list.elements().first().map(|e| e.partition());
+        partition.is_some()
+    });
+    let partition = partition.unwrap();
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition("in", partition);
+    let answer = other.committed_offsets(asked, Duration::from_secs(10)).unwrap();
+    let committed = answer.elements()[0].offset();
+    // What was in flight, if it was not waited for, is written by now.
+    std::thread::sleep(Duration::from_millis(1500));
+    let written = bench.written(partition);
+    let count = written.len() as i64;
+    assert!(count > 10, "{written:?}");
+    assert_eq!(written, (0..count).collect());
+    let refused = bench.metrics.commit_failures.get() > 0;
+    drop(other);
+    assert!(matches!(bench.end(), End::Drained));
+    (committed, count, refused)
+}
+
+#[test]
+fn without_a_coordinator_partitions_are_given_back_all_the_same() {
+    let bench = Bench::start(2, Duration::ZERO, Duration::from_secs(60));
+    let load = Load::new(&bench);
+    let send = || (0..2).for_each(|partition| load.send(partition));
+    until("the first rows", || {
+        send();
+        (0..2).all(|partition| !bench.written(partition).is_empty())
+    });
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_COORDINATOR;
+    bench
+        .cluster
+        .request_errors(RDKafkaApiKey::OffsetCommit, &vec![refusal; 5000]);
+    let other: BaseConsumer = client(&bench.cluster.bootstrap_servers()).create().unwrap();
+    other.subscribe(&["in"]).unwrap();
+    let mut taken = None;
+    until("the other member to have a partition", || {
+        send();
+        let _ = other.poll(Duration::from_millis(10));
+        taken = other.assignment().unwrap().elements().first().map(|e| e.partition());
+        taken.is_some()
+    });
+    let kept = 1 - taken.unwrap();
+    let before = bench.written(kept).len();
+    until("rows of the partition that stays", || {
+        send();
+        let _ = other.poll(Duration::from_millis(10));
+        bench.written(kept).len() > before + 10
+    });
+    bench.cluster.clear_request_errors(RDKafkaApiKey::OffsetCommit);
+    drop(other);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn a_last_commit_that_the_group_refuses_for_a_moment_is_made_again() {
+    let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(60));
+    let load = Load::new(&bench);
+    until("the first row", || {
+        load.send(0);
+        !bench.written(0).is_empty()
+    });
+    // The answer while a rebalance is between its two halves. Some of them meet the commits of every second.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
+    bench
+        .cluster
+        .request_errors(RDKafkaApiKey::OffsetCommit, &[refusal; 12]);
+    let before = bench.written(0).len();
+    (0..20).for_each(|_| load.send(0));
+    until("twenty rows more", || bench.written(0).len() >= before + 20);
+    let written = bench.written(0).len() as i64;
+    let brokers = bench.cluster.bootstrap_servers();
+    let Bench {
+        cluster: _cluster,
+        stop,
+        thread,
+        ..
+    } = bench;
+    stop.send(true).unwrap();
+    assert!(matches!(thread.join().unwrap(), End::Drained));
+    let other: BaseConsumer = client(&brokers).create().unwrap();
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition("in", 0);
+    let answer = other.committed_offsets(asked, Duration::from_secs(10)).unwrap();
+    assert_eq!(answer.elements()[0].offset(), Offset::Offset(written));
+}
+
+#[test]
+fn a_consumer_to_which_nothing_is_delivered_is_made_anew() {
+    let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(3));
+    let load = Load::new(&bench);
+    until("the first row", || {
+        load.send(0);
+        bench.written(0).len() > 1
+    });
+    let before = bench.written(0).len();
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+    // Answered again and again with an error that librdkafka keeps to itself.
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE;
+    bench.cluster.request_errors(RDKafkaApiKey::Fetch, &vec![error; 5000]);
+    // A fetch that was under way may still bring something.
+    std::thread::sleep(Duration::from_secs(1));
+    (0..20).for_each(|_| load.send(0));
+    until("another consumer", || bench.metrics.consumer_rebuilds.get() > 0);
+    bench.cluster.clear_request_errors(RDKafkaApiKey::Fetch);
+    until("all rows", || {
+        let written = bench.written(0);
+        written.len() >= before + 20 && written == (0..written.len() as i64).collect()
+    });
+    assert!(matches!(bench.end(), End::Drained));
+}

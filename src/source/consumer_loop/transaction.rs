@@ -1,0 +1,392 @@
+//! Exactly once: what was published since the last commit, and the offsets it came from, are committed as one.
+//!
+//! The loop cuts a transaction every interval ([`Tally`]), waits until all of its events have ended, and commits beside the loop. The outputs
+//! of what is taken in meanwhile wait at the turnstile. What cannot be committed (an event that did not finish, a delivery that was
+//! refused, a drain that ran out of time, partitions that were lost) is aborted, and every partition starts again from the group's offset.
+//!
+//! Fencing has two parts. The group's metadata, taken before the offsets are sent, carry the generation: the brokers refuse the offsets of a
+//! member that was thrown out. The transactional id carries an epoch: a process that starts with the same id ends what its
+//! forerunner left open, and fences it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use tokio::sync::mpsc;
+
+use super::commit::LAST_COMMIT;
+use super::{End, Loop, Parts};
+use crate::ledger::Position;
+use crate::pipeline::completions::Batch;
+use crate::pipeline::event::Event;
+use crate::pipeline::failure::Failure;
+use crate::retry::Class;
+use crate::sink::transactions::{self, TransactionError};
+use crate::sink::turnstile::Turnstile;
+use crate::sink::{self};
+use crate::source::assignment::{Partition, Phase, Ticket};
+use crate::source::tally::{Step, Tally};
+
+/// What a commit may still take when the drain has used up its time.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a loop's transactions are made of.
+pub struct TransactionParts {
+    /// The loop's own producer, which has a transactional id.
+    pub producer: Arc<sink::Producer>,
+    /// The turnstile of that producer.
+    pub turnstile: Arc<Turnstile>,
+    /// How long a transaction is open.
+    pub interval: Duration,
+    /// How long it may last; below the brokers' own limit.
+    pub limit: Duration,
+}
+
+/// An output that was refused: its input, its bytes, and why.
+struct Suspect {
+    input: (Partition, i64),
+    bytes: usize,
+    failure: Failure,
+}
+
+/// An answer from beside the loop.
+pub(super) enum Answer {
+    Committed(Result<(), TransactionError>, Duration),
+    Aborted(Result<(), TransactionError>),
+}
+
+/// The transactions of a loop.
+pub(super) struct Transactions {
+    parts: TransactionParts,
+    tally: Tally,
+    /// A commit or an abort is under way.
+    busy: bool,
+    /// Partitions that are drained and wait for a commit before they are given back, and until when.
+    leaving: Vec<(Partition, Position)>,
+    leave_by: Option<Instant>,
+    /// Nothing is told to the group before that commit is over.
+    blocked: bool,
+    /// The producer cannot go on.
+    dead: bool,
+    /// What the commit under way holds.
+    committing: Vec<(Partition, Option<Ticket>, i64)>,
+    /// Outputs that the brokers refuse, by their input: they end as dead letters when they run again.
+    refused: HashMap<(Partition, i64), Failure>,
+    /// The largest output that was refused in the open transaction. Brokers refuse batches, so its neighbours are refused with it.
+    suspect: Option<Suspect>,
+    /// The transaction that was aborted last: deliveries of it may still be reported.
+    aborted: u64,
+    pub(super) answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
+}
+
+/// Takes the transactional id before the group is joined: the group's offsets are not settled before.
+pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End> {
+    let Some(from) = parts.transactions.take() else {
+        return Ok(None);
+    };
+    let (producer, stopped) = (from.producer.clone(), parts.stop.clone());
+    let given_up = move || *stopped.borrow() || stopped.has_changed().is_err();
+    let mut task = parts.io.spawn_blocking(move || transactions::init(&producer, given_up));
+    let result = loop {
+        parts.state.beat();
+        tokio::select! {
+            result = &mut task => break result,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    };
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(TransactionError::GivenUp)) => return Err(End::Drained),
+        Ok(Err(error)) => return Err(End::Halted(halting(&error))),
+        Err(error) => return Err(End::Halted(Failure::fatal("internal", error.to_string()))),
+    }
+    let tally = Tally::new(from.interval, from.limit);
+    from.turnstile.open(tally.open());
+    Ok(Some(Transactions {
+        parts: from,
+        tally,
+        busy: false,
+        leaving: Vec::new(),
+        leave_by: None,
+        blocked: false,
+        dead: false,
+        committing: Vec::new(),
+        refused: HashMap::new(),
+        suspect: None,
+        aborted: 0,
+        answers: mpsc::unbounded_channel(),
+    }))
+}
+
+fn halting(error: &TransactionError) -> Failure {
+    Failure::fatal(
+        "transaction",
+        format!(
+            "{error}. If the producer was fenced, another process has its transactional id (instance_id, or host and port of [http]), or \
+             this one stood still for longer than `transaction.timeout.ms`; what it had not committed was thrown away"
+        ),
+    )
+}
+
+impl Transactions {
+    /// When something is due, if time alone makes it so.
+    pub(super) fn due(&self) -> Option<Instant> {
+        if !self.is_idle() {
+            return None;
+        }
+        [self.tally.due(), self.leave_by].into_iter().flatten().min()
+    }
+
+    /// Takes an event in; the transaction that it belongs to.
+    pub(super) fn admit(&mut self, now: Instant) -> u64 {
+        self.tally.admit(now)
+    }
+
+    /// Whether a commit or an abort can be begun.
+    fn is_idle(&self) -> bool {
+        !self.busy && !self.dead
+    }
+
+    /// Nothing of it will ever be committed.
+    fn die(&mut self) {
+        self.dead = true;
+        self.blocked = false;
+        self.parts.turnstile.open(u64::MAX);
+    }
+}
+
+/// The next answer from beside the loop; never, where there are no transactions.
+pub(super) async fn answer(transactions: &mut Option<Transactions>) -> Option<Answer> {
+    match transactions {
+        Some(transactions) => transactions.answers.1.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Loop {
+    /// Commits or aborts what is due.
+    pub(super) fn transact(&mut self, now: Instant) {
+        let hurry = self.stopping.is_some() || self.assignment.next_deadline().is_some();
+        let Some(this) = self.transactions.as_mut().filter(|this| this.is_idle()) else {
+            return;
+        };
+        match this.tally.next(now, hurry, !this.leaving.is_empty()) {
+            Step::Commit => self.commit_transaction(),
+            Step::Abort => self.abort_transaction("an event did not finish"),
+            Step::Wait if this.leave_by.is_some_and(|by| now >= by) => {
+                self.abort_transaction("the partitions that leave did not drain in time");
+            }
+            Step::Wait => {}
+        }
+    }
+
+    /// A drain ends at its deadline with events unfinished: what these and their neighbours published cannot be told apart.
+    pub(super) fn abort_what_does_not_drain(&mut self, now: Instant) {
+        let idle = self.transactions.as_ref().is_some_and(Transactions::is_idle);
+        if !idle || self.assignment.next_deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        let undrained = |at: crate::source::assignment::Held<'_>| {
+            at.phase == Phase::Draining && at.ledger.is_some_and(|ledger| ledger.in_flight() > 0)
+        };
+        if self.assignment.held().any(undrained) {
+            self.abort_transaction("partitions that leave did not drain in time");
+        }
+    }
+
+    /// Partitions have gone to others already: nothing that came from them may be committed.
+    pub(super) fn abort_what_is_lost(&mut self) {
+        if self
+            .transactions
+            .as_ref()
+            .is_some_and(|this| this.is_idle() && this.tally.is_used())
+        {
+            self.abort_transaction("partitions were lost");
+        }
+    }
+
+    /// Whether the group has to wait for a commit.
+    pub(super) fn waits_for_commit(&self) -> bool {
+        self.last_commit.is_none() && self.transactions.as_ref().is_some_and(|this| this.blocked)
+    }
+
+    /// Why the brokers would refuse the output of this record, if they did before.
+    pub(super) fn refusal(&self, partition: Partition, event: &Event) -> Option<Failure> {
+        let refused = &self.transactions.as_ref()?.refused;
+        refused.get(&(partition, event.origin.offset)).cloned()
+    }
+
+    /// Keeps drained partitions until they are committed.
+    pub(super) fn leave_with_commit(&mut self, positions: Vec<(Partition, Position)>) {
+        let by = self.drain_by.max(Instant::now() + GRACE);
+        if let Some(this) = self.transactions.as_mut().filter(|this| !this.dead) {
+            this.blocked = true;
+            this.leaving.extend(positions);
+            this.leave_by.get_or_insert(by);
+        }
+    }
+
+    fn commit_transaction(&mut self) {
+        let held: Vec<_> = self.assignment.committable().collect();
+        let group = self.parts.consumer.group_metadata();
+        let Some(this) = &mut self.transactions else { return };
+        let leaving = std::mem::take(&mut this.leaving);
+        this.leave_by = None;
+        this.committing = held
+            .iter()
+            .map(|(partition, ticket, position)| (*partition, Some(*ticket), position.offset))
+            .chain(
+                leaving
+                    .iter()
+                    .map(|(partition, position)| (*partition, None, position.offset)),
+            )
+            .collect();
+        this.busy = true;
+        let (producer, answer) = (this.parts.producer.clone(), this.answers.0.clone());
+        let positions = held
+            .iter()
+            .map(|(partition, _, position)| (*partition, *position))
+            .chain(leaving);
+        let list = self.commit_list(positions.map(|(partition, at)| (partition, at.offset, at.clock)));
+        self.parts.io.spawn_blocking(move || {
+            let started = Instant::now();
+            let result = match &group {
+                _ if list.count() == 0 => transactions::commit(&producer, None, || answer.is_closed()),
+                Some(group) => transactions::commit(&producer, Some((&list, group)), || answer.is_closed()),
+                // Outputs without their offsets would come again.
+                None => Err(TransactionError::Abort("the consumer is in no group".to_owned())),
+            };
+            // The loop may have ended meanwhile.
+            let _ = answer.send(Answer::Committed(result, started.elapsed()));
+        });
+    }
+
+    pub(super) fn abort_transaction(&mut self, reason: &str) {
+        let Some(this) = &mut self.transactions else { return };
+        // From here on nothing of it is handed to the producer.
+        this.aborted = this.tally.open();
+        let over = this.tally.aborted();
+        this.parts.turnstile.open(over);
+        this.busy = true;
+        this.leaving.clear();
+        this.leave_by = None;
+        this.blocked = false;
+        let (producer, answer) = (this.parts.producer.clone(), this.answers.0.clone());
+        self.parts.runtime.metrics.transactions_aborted.inc();
+        if let Some(suppressed) = self.parts.runtime.told("transaction") {
+            tracing::warn!(pipeline = %self.name(), suppressed, "transaction aborted, and what was in it runs again: {reason}");
+        }
+        self.note_error(format!("transaction aborted: {reason}"));
+        self.assignment.restart();
+        self.parts.io.spawn_blocking(move || {
+            let result = transactions::abort(&producer, || answer.is_closed());
+            // The loop may have ended meanwhile.
+            let _ = answer.send(Answer::Aborted(result));
+        });
+    }
+
+    pub(super) fn transaction_answered(&mut self, answer: Answer) {
+        let Some(this) = &mut self.transactions else { return };
+        this.busy = false;
+        match answer {
+            Answer::Committed(Ok(()), took) => {
+                let open = this.tally.committed();
+                this.blocked = !this.leaving.is_empty();
+                this.parts.turnstile.open(open);
+                let committed = std::mem::take(&mut this.committing);
+                this.refused.retain(|(partition, offset), _| {
+                    !committed.iter().any(|(p, _, end)| p == partition && end > offset)
+                });
+                let metrics = &self.parts.runtime.metrics;
+                metrics.commits.inc();
+                metrics.transactions_committed.inc();
+                metrics.transaction_commit.observe(took.as_secs_f64());
+                for (partition, ticket, offset) in committed {
+                    let Some(ticket) = ticket else { continue };
+                    self.assignment.committed(ticket, offset);
+                    if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
+                        held.metrics.committed_offset.set(offset);
+                    }
+                }
+            }
+            Answer::Committed(Err(TransactionError::Abort(reason)), _) => {
+                self.parts.runtime.metrics.commit_failures.inc();
+                self.abort_transaction(&reason);
+            }
+            Answer::Aborted(Ok(())) => {
+                // By now all deliveries of it are reported.
+                self.take_ended(&mut Batch::default());
+                let Some(this) = &mut self.transactions else { return };
+                if let Some(Suspect { input, failure, .. }) = this.suspect.take() {
+                    this.refused.insert(input, failure);
+                }
+                this.parts.turnstile.open(this.tally.open());
+            }
+            Answer::Committed(Err(error), _) | Answer::Aborted(Err(error)) => {
+                this.die();
+                self.halt(halting(&error));
+            }
+        }
+    }
+
+    /// The brokers did not take an output: the transaction that it was in cannot be committed.
+    pub(super) fn undelivered_in_transaction(&mut self, event: Box<Event>, failure: Failure) {
+        let Some(this) = &mut self.transactions else { return };
+        let origin = &event.origin;
+        let current = [this.tally.open(), this.aborted].contains(&event.transaction);
+        if let Some(reason) = transactions::fatal(&this.parts.producer) {
+            this.die();
+            self.halt(halting(&TransactionError::Fatal(reason)));
+        } else if failure.class == Class::Fatal {
+            self.halt(failure);
+        } else if current {
+            let bytes = event.output.len();
+            let partition = self.partition(&origin.topic, origin.partition);
+            if let (Some(this), Some(partition)) = (&mut self.transactions, partition) {
+                let larger = this.suspect.as_ref().is_none_or(|suspect| bytes > suspect.bytes);
+                if failure.class == Class::Permanent && larger {
+                    this.suspect = Some(Suspect {
+                        input: (partition, origin.offset),
+                        bytes,
+                        failure,
+                    });
+                }
+                this.tally.spoil(event.transaction);
+            }
+        }
+        self.release(event, false);
+    }
+
+    /// The event has come back; `finished` is whether the offset of it counts.
+    pub(super) fn left_transaction(&mut self, transaction: u64, finished: bool) {
+        if let Some(this) = &mut self.transactions {
+            if !finished {
+                this.tally.spoil(transaction);
+            }
+            this.tally.ended(transaction);
+        }
+    }
+
+    /// Commits a last time, or throws away what cannot be; whether that is over.
+    pub(super) fn last_transaction_is_over(&mut self, now: Instant) -> bool {
+        let deadline = *self.last_commit.get_or_insert(now + LAST_COMMIT);
+        let Some(this) = self.transactions.as_mut().filter(|_| now < deadline) else {
+            return true;
+        };
+        if this.dead {
+            return true;
+        }
+        if this.busy {
+            return false;
+        }
+        let unfinished = this.tally.unfinished();
+        match this.tally.next(now, true, !this.leaving.is_empty()) {
+            Step::Commit => self.commit_transaction(),
+            Step::Abort => self.abort_transaction("an event did not finish"),
+            Step::Wait if unfinished > 0 => self.abort_transaction("not everything finished in time"),
+            Step::Wait => return true,
+        }
+        false
+    }
+}

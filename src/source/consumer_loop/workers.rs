@@ -1,0 +1,181 @@
+//! The tasks that run events. They outlive the event: a new task for each would be allocated, registered and copied each time,
+//! at several kilobytes, for the future of a request to the database is that large.
+//!
+//! Who is free waits at a desk; the loop lays the next event on the desk that was left last, whose memory is still warm. Invariants: an
+//! event is on one desk at most, and its worker is awake; no worker waits once the loop is gone; a worker that panics takes its
+//! event along, which says so itself, and is replaced.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::runtime::Handle;
+
+use crate::pipeline::event::Event;
+use crate::pipeline::runner::Runtime;
+
+/// So many may be idle; who finds more leaves. A peak must not be paid for ever.
+const IDLE: usize = 1024;
+
+/// The workers of one loop.
+pub(super) struct Workers {
+    runtime: Arc<Runtime>,
+    io: Handle,
+    room: Arc<Room>,
+}
+
+#[derive(Default)]
+struct Room {
+    /// Desks of those who are free; none once the loop is gone.
+    free: Mutex<Option<Vec<Arc<Desk>>>>,
+}
+
+#[derive(Default)]
+struct Desk {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    event: Option<Box<Event>>,
+    worker: Option<Waker>,
+    closed: bool,
+}
+
+/// Nothing panics under these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Workers {
+    /// Nobody yet; they run on `io`.
+    pub(super) fn new(runtime: Arc<Runtime>, io: Handle) -> Workers {
+        let room = Arc::new(Room {
+            free: Mutex::new(Some(Vec::new())),
+        });
+        Workers { runtime, io, room }
+    }
+
+    /// Lets a worker run the event.
+    pub(super) fn run(&self, event: Box<Event>) {
+        let desk = lock(&self.room.free).as_mut().and_then(Vec::pop);
+        match desk {
+            Some(desk) => desk.lay(event),
+            None => {
+                let work = work(self.runtime.clone(), self.room.clone(), event);
+                self.io.spawn(work);
+            }
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        let free = lock(&self.room.free).take();
+        free.into_iter().flatten().for_each(|desk| desk.close());
+    }
+}
+
+async fn work(runtime: Arc<Runtime>, room: Arc<Room>, event: Box<Event>) {
+    let desk = Arc::new(Desk::default());
+    let mut next = Some(event);
+    while let Some(event) = next {
+        runtime.process(event).await;
+        next = if room.enter(&desk) {
+            poll_fn(|context| desk.poll(context)).await
+        } else {
+            None
+        };
+    }
+}
+
+impl Room {
+    /// Waits for the next event from now on; false where nobody needs it.
+    fn enter(&self, desk: &Arc<Desk>) -> bool {
+        match &mut *lock(&self.free) {
+            Some(free) if free.len() < IDLE => {
+                free.push(desk.clone());
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+}
+
+impl Desk {
+    fn lay(&self, event: Box<Event>) {
+        let worker = {
+            let mut state = lock(&self.state);
+            state.event = Some(event);
+            state.worker.take()
+        };
+        if let Some(worker) = worker {
+            worker.wake();
+        }
+    }
+
+    fn close(&self) {
+        let worker = {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            state.worker.take()
+        };
+        if let Some(worker) = worker {
+            worker.wake();
+        }
+    }
+
+    /// The event on it; none once the loop is gone.
+    fn poll(&self, context: &Context<'_>) -> Poll<Option<Box<Event>>> {
+        let mut state = lock(&self.state);
+        if let Some(event) = state.event.take() {
+            Poll::Ready(Some(event))
+        } else if state.closed {
+            Poll::Ready(None)
+        } else {
+            state.worker = Some(context.waker().clone());
+            Poll::Pending
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_desk_gives_its_event_once_and_nothing_once_it_is_closed() {
+        let desk = Arc::new(Desk::default());
+        let waits = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn({
+            let (desk, waits) = (desk.clone(), waits.clone());
+            async move {
+                let event = poll_fn(|context| {
+                    waits.fetch_add(1, Ordering::Relaxed);
+                    desk.poll(context)
+                });
+                event.await.is_none()
+            }
+        });
+        while waits.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!task.is_finished());
+        desk.close();
+        assert!(task.await.unwrap(), "woken, and sent home");
+    }
+
+    #[test]
+    fn only_so_many_stay_and_none_once_the_loop_is_gone() {
+        let room = Room {
+            free: Mutex::new(Some(Vec::new())),
+        };
+        let desk = Arc::new(Desk::default());
+        assert!((0..IDLE).all(|_| room.enter(&desk)));
+        assert!(!room.enter(&desk));
+        *lock(&room.free) = None;
+        assert!(!room.enter(&desk));
+    }
+}

@@ -1,0 +1,293 @@
+//! Which transaction an event belongs to, and when one may be committed: arithmetic without I/O.
+//!
+//! A transaction is open for an interval. Then it is cut: what is taken in from there on belongs to the next. When all of it has ended, its
+//! outputs are all in it, the first unfinished offset of every partition is behind it, and it can be committed. An event that ended otherwise
+//! than finished spoils it, for then the offsets do not say what is in it.
+//!
+//! Invariants: a commit is asked for only when all events of the open transaction have finished; numbers of transactions grow, and those
+//! that were aborted are not used again.
+
+use std::time::{Duration, Instant};
+
+/// What is to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Wait,
+    /// Commit the open transaction, and report by [`Tally::committed`].
+    Commit,
+    /// Abort it, and report by [`Tally::aborted`] at once.
+    Abort,
+}
+
+/// The transactions of one consumer.
+#[derive(Debug)]
+pub struct Tally {
+    interval: Duration,
+    limit: Duration,
+    open: u64,
+    /// What new events belong to: `open`, or once it is cut the one after it.
+    admitting: u64,
+    of_open: usize,
+    of_next: usize,
+    /// When the first event of the open one was taken in, and of the next.
+    since: Option<Instant>,
+    next_since: Option<Instant>,
+    spoiled: bool,
+    next_spoiled: bool,
+}
+
+impl Tally {
+    /// Transactions that are cut after `interval`, and aborted when they have not ended after `limit`. The first is number 1.
+    pub fn new(interval: Duration, limit: Duration) -> Tally {
+        Tally {
+            interval,
+            limit,
+            open: 1,
+            admitting: 1,
+            of_open: 0,
+            of_next: 0,
+            since: None,
+            next_since: None,
+            spoiled: false,
+            next_spoiled: false,
+        }
+    }
+
+    /// The number of the open transaction.
+    pub fn open(&self) -> u64 {
+        self.open
+    }
+
+    /// Events of the open transaction that have not ended.
+    pub fn unfinished(&self) -> usize {
+        self.of_open
+    }
+
+    /// Whether anything was taken in since the last commit.
+    pub fn is_used(&self) -> bool {
+        self.since.is_some() || self.spoiled
+    }
+
+    /// Takes an event in; the transaction that it belongs to.
+    pub fn admit(&mut self, now: Instant) -> u64 {
+        let (count, since) = if self.admitting == self.open {
+            (&mut self.of_open, &mut self.since)
+        } else {
+            (&mut self.of_next, &mut self.next_since)
+        };
+        *count += 1;
+        since.get_or_insert(now);
+        self.admitting
+    }
+
+    /// An event has ended. One of a transaction that is over changes nothing.
+    pub fn ended(&mut self, transaction: u64) {
+        if transaction == self.open {
+            self.of_open = self.of_open.saturating_sub(1);
+        } else if transaction == self.admitting {
+            self.of_next = self.of_next.saturating_sub(1);
+        }
+    }
+
+    /// An event of this transaction did not finish: it cannot be committed.
+    pub fn spoil(&mut self, transaction: u64) {
+        self.spoiled |= transaction == self.open;
+        self.next_spoiled |= transaction == self.admitting && self.admitting > self.open;
+    }
+
+    /// What is to be done. `hurry` cuts before the interval is over; `must` asks for a commit although nothing was taken in.
+    pub fn next(&mut self, now: Instant, hurry: bool, must: bool) -> Step {
+        if self.spoiled {
+            return Step::Abort;
+        }
+        let due = match self.since {
+            Some(since) => hurry || must || now.saturating_duration_since(since) >= self.interval,
+            None => must,
+        };
+        if due && self.admitting == self.open {
+            self.admitting += 1;
+        }
+        match self.since {
+            _ if self.admitting > self.open && self.of_open == 0 => Step::Commit,
+            Some(since) if now.saturating_duration_since(since) >= self.limit => Step::Abort,
+            _ => Step::Wait,
+        }
+    }
+
+    /// When [`Tally::next`] has to be asked again, if time alone changes its answer.
+    pub fn due(&self) -> Option<Instant> {
+        let since = self.since?;
+        Some(
+            since
+                + if self.admitting == self.open {
+                    self.interval
+                } else {
+                    self.limit
+                },
+        )
+    }
+
+    /// The commit was acknowledged: the next transaction is open, whose number is returned.
+    pub fn committed(&mut self) -> u64 {
+        self.open = self.admitting.max(self.open + 1);
+        self.admitting = self.open;
+        self.of_open = std::mem::take(&mut self.of_next);
+        self.since = self.next_since.take();
+        self.spoiled = std::mem::take(&mut self.next_spoiled);
+        self.open
+    }
+
+    /// The open transaction, and what was taken in for the next, are over. Returns a number above all of theirs that no event has.
+    pub fn aborted(&mut self) -> u64 {
+        let over = self.admitting + 1;
+        self.open = over + 1;
+        self.admitting = self.open;
+        (self.of_open, self.of_next) = (0, 0);
+        (self.since, self.next_since) = (None, None);
+        (self.spoiled, self.next_spoiled) = (false, false);
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(100);
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_transaction_is_cut_and_waits_for_its_own_events_only() {
+        let mut tally = Tally::new(INTERVAL, LIMIT);
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(tally.next(at(1000), false, false), Step::Wait, "nothing was taken in");
+        let (a, b) = (tally.admit(at(1000)), tally.admit(at(1001)));
+        tally.ended(a);
+        tally.ended(b);
+        assert_eq!(tally.next(at(1050), false, false), Step::Wait);
+        let c = tally.admit(at(1099));
+        assert_eq!((tally.next(at(1100), false, false), a, c), (Step::Wait, 1, 1));
+        let d = tally.admit(at(1101));
+        assert_eq!((d, tally.next(at(1102), false, false)), (2, Step::Wait));
+        tally.ended(c);
+        assert_eq!(tally.next(at(1103), false, false), Step::Commit);
+        assert_eq!(tally.committed(), 2);
+        assert_eq!(tally.due(), Some(at(1201)));
+        assert_eq!(
+            tally.next(at(1150), true, false),
+            Step::Wait,
+            "cut early, and not ended"
+        );
+        tally.ended(d);
+        assert_eq!(tally.next(at(1151), true, false), Step::Commit);
+    }
+
+    #[test]
+    fn what_does_not_end_or_ends_otherwise_is_aborted() {
+        let mut tally = Tally::new(INTERVAL, LIMIT);
+        let now = Instant::now();
+        let stuck = tally.admit(now);
+        assert_eq!(tally.next(now + INTERVAL, false, false), Step::Wait);
+        assert_eq!(tally.next(now + LIMIT, false, false), Step::Abort);
+        let over = tally.aborted();
+        assert!(stuck < over && over < tally.open());
+        tally.ended(stuck);
+        let next = tally.admit(now);
+        assert_eq!((next, tally.unfinished()), (tally.open(), 1));
+        tally.spoil(stuck);
+        assert_eq!(tally.next(now, false, false), Step::Wait, "the spoiled one is over");
+        tally.spoil(next);
+        assert_eq!(tally.next(now, false, false), Step::Abort);
+    }
+
+    #[test]
+    fn a_commit_can_be_asked_for_without_events() {
+        let mut tally = Tally::new(INTERVAL, LIMIT);
+        let now = Instant::now();
+        assert_eq!(tally.next(now, true, false), Step::Wait);
+        assert_eq!(tally.next(now, false, true), Step::Commit);
+        assert_eq!(tally.committed(), 2);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Call {
+        Admit,
+        End(usize),
+        Spoil(usize),
+        Next { ms: u64, hurry: bool },
+    }
+
+    fn call() -> impl Strategy<Value = Call> {
+        prop_oneof![
+            4 => Just(Call::Admit),
+            4 => any::<usize>().prop_map(Call::End),
+            1 => any::<usize>().prop_map(Call::Spoil),
+            4 => (0..150u64, any::<bool>()).prop_map(|(ms, hurry)| Call::Next { ms, hurry }),
+        ]
+    }
+
+    proptest! {
+        /// Against a list of all events: a commit holds finished ones only, every one of its number, and no number comes twice.
+        #[test]
+        fn only_whole_transactions_are_committed(calls in prop::collection::vec(call(), 1..300)) {
+            let mut tally = Tally::new(INTERVAL, LIMIT);
+            let mut now = Instant::now();
+            // Number of the transaction to (out, finished, failed).
+            let mut model: BTreeMap<u64, (usize, usize, usize)> = BTreeMap::new();
+            let mut over = 0;
+            let pick = |model: &BTreeMap<u64, (usize, usize, usize)>, n: usize| {
+                let out: Vec<u64> = model.iter().filter(|(_, m)| m.0 > 0).map(|(number, _)| *number).collect();
+                (!out.is_empty()).then(|| out[n % out.len()])
+            };
+            for call in calls {
+                match call {
+                    Call::Admit => {
+                        let number = tally.admit(now);
+                        prop_assert!(number > over);
+                        model.entry(number).or_default().0 += 1;
+                    }
+                    Call::End(n) => if let Some(number) = pick(&model, n) {
+                        let entry = model.entry(number).or_default();
+                        entry.0 -= 1;
+                        entry.1 += 1;
+                        tally.ended(number);
+                    },
+                    Call::Spoil(n) => if let Some(number) = pick(&model, n).filter(|number| *number > over) {
+                        let entry = model.entry(number).or_default();
+                        entry.0 -= 1;
+                        entry.2 += 1;
+                        tally.spoil(number);
+                        tally.ended(number);
+                    },
+                    Call::Next { ms, hurry } => {
+                        now += Duration::from_millis(ms);
+                        let open = tally.open();
+                        match tally.next(now, hurry, false) {
+                            Step::Wait => {}
+                            Step::Commit => {
+                                let (out, finished, failed) = model.remove(&open).unwrap_or_default();
+                                prop_assert_eq!((out, failed), (0, 0));
+                                prop_assert!(finished > 0);
+                                over = open;
+                                prop_assert!(tally.committed() > over);
+                            }
+                            Step::Abort => {
+                                over = tally.aborted();
+                                prop_assert!(model.keys().all(|number| *number < over));
+                                prop_assert!(tally.open() > over);
+                            }
+                        }
+                        let out = model.get(&tally.open()).map_or(0, |m| m.0);
+                        prop_assert_eq!(tally.unfinished(), out);
+                    }
+                }
+            }
+        }
+    }
+}

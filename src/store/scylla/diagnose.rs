@@ -1,0 +1,60 @@
+//! Why TLS to a node fails, in OpenSSL's own words.
+//!
+//! Why: the driver tells that a connection broke, and not what the certificate lacked or which alert the node sent; with TLS 1.3 a node
+//! refuses a client's certificate only after the handshake. So, when no session can be opened, one connection is made by hand, up to the
+//! node's first byte. Invariant: it sends no login, only the question which options there are, which every node answers.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use openssl::ssl::{HandshakeError, SslConnectorBuilder};
+use openssl::x509::X509VerifyResult;
+
+/// An OPTIONS request of CQL 4: version, flags, stream, opcode, length.
+const OPTIONS: [u8; 9] = [4, 0, 0, 0, 5, 0, 0, 0, 0];
+
+/// What is wrong with TLS to the first of these nodes that can be reached; none if nothing is.
+pub(super) fn tls(context: SslConnectorBuilder, nodes: &[String], limit: Duration) -> Option<String> {
+    let (address, stream) = nodes.iter().find_map(|node| {
+        let with_port = if node.contains(':') {
+            node.clone()
+        } else {
+            format!("{node}:9042")
+        };
+        let address = with_port.to_socket_addrs().ok()?.next()?;
+        Some((address, TcpStream::connect_timeout(&address, limit).ok()?))
+    })?;
+    stream.set_read_timeout(Some(limit)).ok()?;
+    stream.set_write_timeout(Some(limit)).ok()?;
+    let configured = context.build().configure().ok()?;
+    // As the driver does it: certificates must name the address.
+    let mut stream = match configured.connect(&address.ip().to_string(), stream) {
+        Ok(stream) => stream,
+        Err(HandshakeError::Failure(stream)) => {
+            let verdict = stream.ssl().verify_result();
+            return Some(if verdict == X509VerifyResult::OK {
+                format!("TLS with {address}: {}", stream.error())
+            } else {
+                format!(
+                    "TLS with {address}: the node's certificate is refused: {}",
+                    verdict.error_string()
+                )
+            });
+        }
+        Err(error) => return Some(format!("TLS with {address}: {error}")),
+    };
+    let mut first = [0];
+    let answer = stream.write_all(&OPTIONS).and_then(|()| stream.read_exact(&mut first));
+    let error = answer.err()?;
+    Some(
+        if error.kind() == ErrorKind::UnexpectedEof || error.to_string().contains("unexpected EOF") {
+            format!(
+                "TLS with {address}: the node closes the connection after the handshake, as one does that wants another client certificate, or one at all \
+             (`cert` and `key`)"
+            )
+        } else {
+            format!("TLS with {address}: the node refuses us: {error}")
+        },
+    )
+}

@@ -1,0 +1,130 @@
+//! Grouped writes on CQL: one unlogged batch for rows of one partition, or of several where that is declared.
+//!
+//! How: a batch has one timestamp, and rows have each their own, so that the statement gets a marker for it (`USING TIMESTAMP`), which
+//! no one else sees. A row waits in the form of the wire, is compared by the encoded cells of its partition key, and is encoded once.
+//!
+//! Invariants: a batch is unlogged and idempotent; a statement that cannot be repeated, or whose partition is not bound, has no
+//! groups; a row that cannot be encoded fails before it has joined others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ::scylla::statement::batch::{Batch, BatchStatement, BatchType};
+use ::scylla::statement::prepared::PreparedStatement;
+
+use super::bind::Encoded;
+use super::{ScyllaStatement, ScyllaStore};
+use crate::avro::value::Value;
+use crate::store::group::{self, Came, GroupOptions, GroupStats};
+use crate::store::{Marker, Statement, StatementOptions, StoreError, classify, cql};
+
+/// Rows that wait, by statement and partition.
+pub(super) type Groups = group::Groups<(u64, Box<[u8]>), Encoded>;
+
+/// How the rows of a statement are grouped.
+#[derive(Debug)]
+pub(super) struct Grouping {
+    options: GroupOptions,
+    pub(super) stats: Arc<GroupStats>,
+    /// Tells statements apart, in every session.
+    statement: u64,
+    /// The place of the timestamp's marker among all.
+    pub(super) stamp: usize,
+    /// The places of the partition key among all markers; none where partitions do not matter.
+    key: Vec<usize>,
+}
+
+fn refused(message: &str) -> StoreError {
+    StoreError::permanent("invalid", message)
+}
+
+/// Refuses to group what may not be repeated.
+pub(super) fn check(options: &StatementOptions) -> Result<(), StoreError> {
+    if options.group.is_some() && !options.idempotent {
+        return Err(refused(
+            "a batch may be repeated, so what is grouped has to be idempotent: remove `group`",
+        ));
+    }
+    Ok(())
+}
+
+impl Grouping {
+    /// The grouping of a statement, if that is asked for, and the markers that are the statement's own.
+    pub(super) fn of(
+        prepared: &PreparedStatement,
+        mut markers: Vec<Marker>,
+        options: &StatementOptions,
+    ) -> Result<(Vec<Marker>, Option<Grouping>), StoreError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let Some(group) = options.group else {
+            return Ok((markers, None));
+        };
+        let stamp = markers.iter().position(|m| m.name == cql::TIMESTAMP_MARKER);
+        let stamp =
+            stamp.ok_or_else(|| refused("the database knows no marker of the timestamp, so rows cannot be grouped"))?;
+        markers.remove(stamp);
+        let key: Vec<usize> = prepared
+            .get_variable_pk_indexes()
+            .iter()
+            .map(|i| usize::from(i.index))
+            .collect();
+        if key.is_empty() && !group.across_partitions {
+            return Err(refused(
+                "its partition key is not bound by markers alone, so rows of one partition cannot be grouped: bind it, or remove `group`",
+            ));
+        }
+        let grouping = Grouping {
+            options: group,
+            stats: Arc::default(),
+            statement: NEXT.fetch_add(1, Ordering::Relaxed),
+            stamp,
+            key: if group.across_partitions { Vec::new() } else { key },
+        };
+        Ok((markers, Some(grouping)))
+    }
+}
+
+impl ScyllaStore {
+    /// Writes a row with others, or by itself where its batch is refused.
+    pub(super) async fn write_grouped(
+        &self,
+        grouping: &Grouping,
+        inner: &ScyllaStatement,
+        statement: &Statement,
+        values: &[Value<'_>],
+        timestamp_us: i64,
+    ) -> Result<(), StoreError> {
+        let encode = || Encoded::new(values, &statement.markers, (grouping.stamp, timestamp_us));
+        let row = encode()?;
+        let (key, bytes) = ((grouping.statement, row.key(&grouping.key)), row.len());
+        let send = |rows| self.send(inner, statement, rows);
+        let came = self
+            .groups
+            .write(key, row, bytes, &grouping.options, &grouping.stats, send)
+            .await;
+        match came {
+            Came::Written => Ok(()),
+            Came::Failed(error) => Err(error),
+            Came::Alone => self.send(inner, statement, vec![encode()?]).await,
+        }
+    }
+
+    async fn send(&self, inner: &ScyllaStatement, statement: &Statement, rows: Vec<Encoded>) -> Result<(), StoreError> {
+        let prepared = &inner.prepared;
+        let sent = if let [row] = rows.as_slice() {
+            self.session.execute_unpaged(prepared, row).await
+        } else {
+            let statements = vec![BatchStatement::PreparedStatement(prepared.clone()); rows.len()];
+            let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
+            batch.set_is_idempotent(true);
+            batch.set_request_timeout(prepared.get_request_timeout());
+            if let Some(level) = prepared.get_consistency() {
+                batch.set_consistency(level);
+            }
+            self.session.batch(&batch, rows).await
+        };
+        let result = sent.map_err(|e| classify::execution(&e))?;
+        inner.warn(statement, &result);
+        Ok(())
+    }
+}

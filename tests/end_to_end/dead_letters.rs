@@ -1,0 +1,349 @@
+//! Dead letters have a way back: listed, shown, and sent where they came from once the cause is mended; and a flood of them stops
+//! intake, loses nothing, and goes on after a restart.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::BaseRecord;
+use serde_json::Value;
+
+use crate::support::kafka::Record;
+use crate::support::numbers::{Numbers, Pipeline};
+use crate::support::process::{Finished, Messina, finish};
+use crate::support::{Bench, LONG, until};
+
+const RECORDS: i64 = 600;
+const CAP: u64 = 50;
+/// The key and the value of the record that is no Avro; neither may be shown unasked.
+const GARBAGE: (&str, &str) = ("secret-key", "secret-value: not Avro");
+const NAME: &str = "letters";
+/// A record without a row is a dead letter, where the stream's own step takes null.
+const STRICT: &str = "[[pipelines.letters.steps]]\nname = \"person\"\n\
+     lookup = \"SELECT number FROM people WHERE who = :who\"\non_missing = \"dead_letter\"\n";
+
+struct Scene<'b> {
+    bench: &'b Bench,
+    numbers: Numbers<'b>,
+    configs: Vec<PathBuf>,
+}
+
+impl<'b> Scene<'b> {
+    fn new(bench: &'b Bench, more: &str) -> Scene<'b> {
+        let pipelines = [Pipeline {
+            name: NAME,
+            order: "key",
+            cache: None,
+            writes: false,
+        }];
+        let numbers = Numbers::new(bench, 4, &pipelines);
+        let mut configs = numbers.config(Duration::from_secs(20), &pipelines).to_vec();
+        configs.push(bench.file("strict.toml", &format!("{STRICT}{more}")));
+        Scene {
+            bench,
+            numbers,
+            configs,
+        }
+    }
+
+    fn start(&self, name: &str) -> Messina {
+        let configs: Vec<&Path> = self.configs.iter().map(PathBuf::as_path).collect();
+        Messina::start(name, &configs)
+    }
+
+    /// Waits until the group has committed everything that is in the topic.
+    fn settled(&self, messina: &Messina) {
+        until("every record to be committed", LONG, &[messina], || {
+            let (done, there) = self
+                .bench
+                .kafka
+                .progress(&self.numbers.group(NAME), &self.numbers.topic);
+            (done == there).then_some(())
+        });
+    }
+
+    fn command(&self, arguments: &[&str]) -> Finished {
+        let configs: Vec<&Path> = self.configs.iter().map(PathBuf::as_path).collect();
+        finish(&[&["dead-letters"], arguments].concat(), &configs)
+    }
+
+    /// A command that succeeds; its stdout.
+    fn said(&self, arguments: &[&str]) -> String {
+        let done = self.command(arguments);
+        assert_eq!(done.code, Some(0), "{arguments:?}: {}{}", done.stdout, done.stderr);
+        done.stdout
+    }
+
+    /// Lines of JSON.
+    fn lines(&self, arguments: &[&str]) -> Vec<Value> {
+        let said = self.said(&[arguments, &["--json"]].concat());
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn sent(&self) -> i64 {
+        self.bench
+            .kafka
+            .ends(&self.numbers.topic)
+            .iter()
+            .map(|(_, end)| end)
+            .sum()
+    }
+
+    fn letters(&self) -> Vec<Record> {
+        self.bench.kafka.read(&self.bench.name("letters-dead-letters"))
+    }
+
+    /// Gives every key a row.
+    fn mend(&self) {
+        let database = self.bench.database();
+        for key in (1..64).step_by(2) {
+            let row = format!("('k{key:02}', {})", key * 10);
+            let table = format!("{}.people", self.bench.keyspace);
+            database.run(self.bench, &format!("INSERT INTO {table} (who, number) VALUES {row}"));
+        }
+    }
+
+    /// Numbers that are in the output, and how many records that is.
+    fn arrived(&self) -> (BTreeSet<i64>, usize) {
+        let outputs = self.numbers.outputs(NAME);
+        (outputs.iter().map(|o| o.seq).collect(), outputs.len())
+    }
+}
+
+/// The place of a line of `list --json`, as the command line takes it.
+fn place(line: &Value) -> String {
+    format!("{}:{}", line["partition"], line["offset"])
+}
+
+#[test]
+fn the_way_back() {
+    let Some(bench) = Bench::find("the_way_back") else {
+        return;
+    };
+    let scene = Scene::new(&bench, "");
+    bench.kafka.create(&bench, &[&bench.name("elsewhere")], 1);
+    scene.numbers.fill(RECORDS);
+    let headers = OwnedHeaders::new().insert(Header {
+        key: "trace",
+        value: Some("of the producer"),
+    });
+    bench.kafka.send(
+        BaseRecord::to(&scene.numbers.topic)
+            .key(GARBAGE.0.as_bytes())
+            .payload(GARBAGE.1.as_bytes())
+            .timestamp(1_700_000_000_000)
+            .headers(headers),
+    );
+    let messina = scene.start("messina");
+    scene.settled(&messina);
+    let missing = scene.letters().len() as u64 - 1;
+    assert!(missing > 2 * CAP, "{missing} records without a row");
+
+    // Seen, and nothing of what is in them.
+    let counts = scene.lines(&["list", "--summary"]);
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|c| (&c["step"], &c["reason"], c["dead_letters"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            (&"person".into(), &"missing".into(), missing),
+            (&"-".into(), &"framing".into(), 1)
+        ]
+    );
+    let table = scene.said(&["list", "--pipeline", NAME]);
+    assert_eq!(table.lines().count() as u64, missing + 2, "{table}");
+    assert_eq!(scene.said(&["list", "--limit", "3"]).lines().count(), 4);
+    let [garbage] = &scene.lines(&["list", "--reason", "framing"])[..] else {
+        panic!("one record is no Avro")
+    };
+    assert_eq!(garbage["record"]["topic"], *scene.numbers.topic);
+    assert_eq!(garbage["record"]["time"], "2023-11-14T22:13:20.000Z");
+    assert_eq!(
+        (&garbage["class"], &garbage["attempts"], &garbage["replays"]),
+        (&"permanent".into(), &1.into(), &0.into())
+    );
+    let shown = scene.said(&["show", &place(garbage)]);
+    for unasked in [&table, &shown, &scene.said(&["list", "--json"])] {
+        assert!(!unasked.contains("secret"), "{unasked}");
+    }
+    assert!(
+        shown.contains("trace: of the producer") && shown.contains("magic byte"),
+        "{shown}"
+    );
+    let asked = scene.said(&["show", &place(garbage), "--payload"]);
+    assert!(asked.contains(GARBAGE.0) && asked.contains(GARBAGE.1), "{asked}");
+    let one = scene.lines(&["list", "--step", "person", "--limit", "1"]).remove(0);
+    let json: Value = serde_json::from_str(&scene.said(&["show", &place(&one), "--payload", "--json"])).unwrap();
+    assert_eq!(json["value"]["avro"]["who"], json["key"]["text"], "{json:#}");
+    assert!(scene.lines(&["list", "--until", "1h"]).is_empty());
+    assert_eq!(
+        scene.lines(&["list", "--since", "1h", "--class", "permanent"]).len() as u64,
+        missing + 1
+    );
+
+    // Said, and not sent.
+    let before = scene.sent();
+    let dry = scene.said(&["replay"]);
+    assert!(
+        dry.contains(&format!("{} would be sent", missing + 1)) && dry.contains("--yes"),
+        "{dry}"
+    );
+    assert_eq!(scene.sent(), before, "a dry run sends nothing");
+
+    // The cap, and on from there.
+    scene.mend();
+    let replay = ["replay", "--yes", "--reason", "missing"];
+    let first = scene
+        .lines(&[&replay[..], &["--max", &CAP.to_string()]].concat())
+        .remove(0);
+    assert_eq!(first["sent"], CAP, "{first}");
+    assert_eq!(scene.sent(), before + CAP as i64);
+    let next = first["next"].as_str().unwrap();
+    let rest = scene
+        .lines(&[&replay[..], &["--from-offset", next, "--rate", "2000/s"]].concat())
+        .remove(0);
+    assert_eq!(
+        (rest["sent"].as_u64(), &rest["next"]),
+        (Some(missing - CAP), &Value::Null),
+        "{rest}"
+    );
+    scene.settled(&messina);
+    let (numbers, records) = scene.arrived();
+    assert_eq!(numbers, (0..RECORDS).collect(), "every number is in the output");
+    assert_eq!(records as i64, RECORDS, "once");
+    let inputs = bench.kafka.read(&scene.numbers.topic);
+    let back: Vec<&Record> = inputs
+        .iter()
+        .filter(|r| r.header("messina.replays") == Some("1"))
+        .collect();
+    assert_eq!(back.len() as u64, missing);
+    for record in back {
+        let original = inputs
+            .iter()
+            .find(|r| r.value == record.value && r.headers.is_empty())
+            .unwrap();
+        let same = |r: &Record| (r.partition, r.timestamp, r.key.clone());
+        assert_eq!((same(record), record.headers.len()), (same(original), 1));
+    }
+
+    // What cannot succeed goes round as often as the guard lets it.
+    let mut latest = garbage.clone();
+    for round in 1..=2u64 {
+        let sent = scene
+            .lines(&["replay", "--yes", "--max-replays", "2", "--only", &place(&latest)])
+            .remove(0);
+        assert_eq!((&sent["sent"], &sent["guarded"]), (&1.into(), &0.into()), "{sent}");
+        scene.settled(&messina);
+        let letters = scene.lines(&["list", "--reason", "framing"]);
+        latest = letters.into_iter().find(|l| l["replays"] == round).unwrap();
+    }
+    let sent = scene
+        .lines(&["replay", "--yes", "--max-replays", "2", "--only", &place(&latest)])
+        .remove(0);
+    assert_eq!((&sent["sent"], &sent["guarded"]), (&0.into(), &1.into()), "{sent}");
+    let elsewhere = bench.name("elsewhere");
+    scene.said(&["replay", "--yes", "--only", &place(&latest), "--to", &elsewhere]);
+    let [copy] = &bench.kafka.read(&elsewhere)[..] else {
+        panic!("one record went elsewhere")
+    };
+    assert_eq!(
+        (copy.key_text(), copy.value.as_deref()),
+        (GARBAGE.0, Some(GARBAGE.1.as_bytes()))
+    );
+    assert_eq!(
+        (copy.timestamp, copy.header("trace"), copy.header("messina.replays")),
+        (1_700_000_000_000, Some("of the producer"), Some("3"))
+    );
+    assert!(copy.headers.len() == 2, "{}", copy.about());
+
+    // Exit codes.
+    let code = |arguments: &[&str]| scene.command(arguments).code;
+    assert_eq!(code(&["list", "--pipeline", "unknown"]), Some(64));
+    assert_eq!(code(&["list", "--since", "soon"]), Some(64));
+    assert_eq!(code(&["show", "0:999999"]), Some(64));
+    assert_eq!(code(&["list", "--topic", &bench.name("nowhere")]), Some(69));
+    messina.stop();
+    drop(messina);
+    drop(scene);
+    bench.clean();
+}
+
+#[test]
+fn a_flood_stops_intake() {
+    const ALLOWED: u64 = 20;
+    let Some(bench) = Bench::find("a_flood_stops_intake") else {
+        return;
+    };
+    let limit = format!("[pipelines.{NAME}.dead_letter.stop_above]\nconsecutive = {ALLOWED}\n");
+    let scene = Scene::new(&bench, &limit);
+    // No key has a row: what an operator's mistake looks like.
+    bench
+        .database()
+        .run(&bench, &format!("TRUNCATE {}.people", bench.keyspace));
+    // More than is in flight when the limit is passed.
+    let count = 40 * crate::support::numbers::MAX_IN_FLIGHT as i64;
+    scene.numbers.fill(count);
+    let messina = scene.start("messina");
+    until("intake to stop", LONG, &[&messina], || {
+        (messina.metric("messina_dead_letter_stop") == 1.0).then_some(())
+    });
+    // The status is a moment behind.
+    std::thread::sleep(Duration::from_secs(1));
+    until("what is in flight to end", LONG, &[&messina], || {
+        (messina.in_flight() == 0).then_some(())
+    });
+    let stopped_at = messina.ended_records();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(
+        messina.ended_records(),
+        stopped_at,
+        "intake goes on\n{}",
+        messina.tail()
+    );
+    assert!(!messina.is_ready(), "a stopped pipeline is not ready");
+    assert!(
+        !messina.lines("intake stopped").is_empty(),
+        "nobody was told\n{}",
+        messina.tail()
+    );
+    messina.stop();
+    let letters = scene.letters().len() as u64;
+    println!("{letters} dead letters of {count} records, {ALLOWED} in a row allowed");
+    assert!(
+        letters > ALLOWED && letters <= 4 * crate::support::numbers::MAX_IN_FLIGHT,
+        "{letters} dead letters"
+    );
+    let (committed, _) = bench.kafka.progress(&scene.numbers.group(NAME), &scene.numbers.topic);
+    assert!(
+        committed <= letters,
+        "{committed} committed, and only {letters} have ended"
+    );
+
+    // The cause is mended: what was stopped goes on by itself, and what became a dead letter is sent back.
+    for key in (0..64).step_by(2) {
+        let row = format!("('k{key:02}', {})", key * 10);
+        bench.database().run(
+            &bench,
+            &format!("INSERT INTO {}.people (who, number) VALUES {row}", bench.keyspace),
+        );
+    }
+    scene.mend();
+    let messina = scene.start("messina, mended");
+    scene.settled(&messina);
+    let sent = scene.lines(&["replay", "--yes", "--max", "1000000"]).remove(0);
+    assert_eq!(sent["sent"], letters, "{sent}");
+    scene.settled(&messina);
+    messina.stop();
+    let (numbers, records) = scene.arrived();
+    assert_eq!(
+        (numbers.len() as i64, records as i64),
+        (count, count),
+        "every number is in the output, once"
+    );
+    drop(messina);
+    drop(scene);
+    bench.clean();
+}

@@ -1,0 +1,291 @@
+//! Promise 7: who reads what is committed sees each record once, whatever happens to the processes that wrote it.
+//!
+//! Kills, rebalances, a member that stands still for longer than its session and then goes on, a drain that runs out of time, and an output
+//! that the brokers refuse. Each test also looks at what was written and thrown away: where that is nothing, it has shown nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rdkafka::producer::BaseRecord;
+
+use crate::support::numbers::{Numbers, Pipeline, duplicates};
+use crate::support::process::Messina;
+use crate::support::{Bench, LONG, is_long, until};
+
+const NAME: &str = "once";
+const RATE: i64 = 3000;
+const PIPELINES: [Pipeline<'static>; 1] = [Pipeline {
+    name: NAME,
+    order: "key",
+    cache: None,
+    writes: true,
+}];
+
+/// The stream, and files for as many members as the test has.
+struct Scene<'b> {
+    bench: &'b Bench,
+    numbers: Numbers<'b>,
+    base: [PathBuf; 2],
+}
+
+impl<'b> Scene<'b> {
+    fn new(bench: &'b Bench, partitions: i32, shutdown_timeout: Duration) -> Scene<'b> {
+        let numbers = Numbers::new(bench, partitions, &PIPELINES);
+        let base = numbers.config(shutdown_timeout, &PIPELINES);
+        Scene { bench, numbers, base }
+    }
+
+    /// A member with transactions; `more` lies over the rest.
+    fn start(&self, name: &str, more: &str) -> Messina {
+        self.start_with(name, 15_000, more)
+    }
+
+    fn start_with(&self, name: &str, timeout_ms: u32, more: &str) -> Messina {
+        let text = format!(
+            "[pipelines.{NAME}]\ndelivery = \"exactly_once\"\ntransaction_interval = \"200ms\"\n\
+             [pipelines.{NAME}.sink.properties]\n\"transaction.timeout.ms\" = {timeout_ms}\n{more}"
+        );
+        let file = self
+            .bench
+            .file(&format!("{}.toml", name.replace([' ', ','], "-")), &text);
+        let [numbers, local] = self.base.each_ref().map(|path| path as &Path);
+        Messina::start(name, &[numbers, local, &file])
+    }
+
+    fn committed(&self) -> u64 {
+        self.bench
+            .kafka
+            .progress(&self.numbers.group(NAME), &self.numbers.topic)
+            .0
+    }
+
+    fn settled(&self, sent: i64, processes: &[&Messina]) {
+        until("every record to be committed", LONG, processes, || {
+            (self.committed() == sent as u64).then_some(())
+        });
+    }
+
+    /// Records in the output topic that were thrown away.
+    fn aborted(&self) -> usize {
+        let topic = self.bench.name(&format!("{NAME}-enriched"));
+        self.bench.kafka.read_uncommitted(&topic).len() - self.bench.kafka.read(&topic).len()
+    }
+
+    /// Each of `0..sent` is there once, for who reads what is committed, and has its row.
+    fn verify(&self, sent: i64) {
+        // What a killed member left open hides what came after it, until the brokers end it by its time-out.
+        let topic = self.bench.name(&format!("{NAME}-enriched"));
+        until("no transaction to be open any more", LONG, &[], || {
+            (self.bench.kafka.read(&topic).len() as i64 >= sent).then_some(())
+        });
+        let repeated = duplicates(&self.numbers.outputs(NAME), sent);
+        let rows: Vec<(i64,)> = self
+            .bench
+            .database()
+            .rows(self.bench, &format!("SELECT seq FROM {}.numbers", self.bench.keyspace));
+        assert_eq!((repeated, rows.len() as i64), (0, sent), "duplicates, rows");
+    }
+}
+
+#[test]
+fn kill_9_leaves_each_record_once() {
+    let Some(bench) = Bench::find("kill_9_leaves_each_record_once") else {
+        return;
+    };
+    let scene = Scene::new(&bench, 8, Duration::from_secs(20));
+    // The same member each time: it ends what its forerunner left open, and waits for no session to run out.
+    let member = format!(
+        "[pipelines.{NAME}.source]\ninstance_id = \"{}\"\n",
+        bench.name("member")
+    );
+    let load = scene.numbers.load(RATE, i64::MAX);
+    let lives = if is_long() { 30 } else { 5 };
+    let mut committed = 0;
+    for life in 1..=lives {
+        let messina = scene.start(&format!("life {life}"), &member);
+        until("more to be committed, and some not", LONG, &[&messina], || {
+            let ended = messina.ended_records();
+            (scene.committed() > committed + 1000 && ended > 1000 && messina.in_flight() > 0).then_some(())
+        });
+        messina.kill();
+        committed = scene.committed();
+    }
+    let sent = load.stop();
+    let messina = scene.start("last life", &member);
+    scene.settled(sent, &[&messina]);
+    assert!(messina.metric("messina_transactions_total") > 0.0);
+    messina.stop();
+    let aborted = scene.aborted();
+    println!("{sent} records, {lives} kills: {aborted} outputs thrown away, none seen twice");
+    assert!(aborted > 0, "no kill hit a transaction with output in it");
+    scene.verify(sent);
+    drop(messina);
+    drop(scene);
+    bench.clean();
+}
+
+#[test]
+fn members_that_come_and_go_leave_each_record_once() {
+    let Some(bench) = Bench::find("members_that_come_and_go_leave_each_record_once") else {
+        return;
+    };
+    const PARTITIONS: usize = 12;
+    let scene = Scene::new(&bench, PARTITIONS as i32, Duration::from_secs(20));
+    let load = scene.numbers.load(RATE, i64::MAX);
+    let first = scene.start("first member", "");
+    until("the first member to work", LONG, &[&first], || {
+        (first.ended_records() > 2000).then_some(())
+    });
+    for round in 1..=3 {
+        let second = scene.start(&format!("second member, round {round}"), "");
+        let both = [&first, &second];
+        until("the partitions to be shared", LONG, &both, || {
+            (first.partitions() == PARTITIONS / 2 && second.partitions() == PARTITIONS / 2).then_some(())
+        });
+        let before = second.ended_records();
+        until("the second member to work", LONG, &both, || {
+            (second.ended_records() > before + 2000).then_some(())
+        });
+        if round == 2 {
+            second.kill();
+        } else {
+            second.stop();
+        }
+        until("the first member to have all partitions back", LONG, &[&first], || {
+            (first.partitions() == PARTITIONS).then_some(())
+        });
+    }
+    let sent = load.stop();
+    scene.settled(sent, &[&first]);
+    let aborts = first.lines("transaction aborted").len();
+    first.stop();
+    scene.verify(sent);
+    println!(
+        "{sent} records, three joins, two leaves, one kill: {} outputs thrown away, {aborts} aborts of the first",
+        scene.aborted()
+    );
+    drop(first);
+    drop(scene);
+    bench.clean();
+}
+
+#[test]
+fn a_member_that_stood_still_publishes_nothing_that_is_seen() {
+    let Some(bench) = Bench::find("a_member_that_stood_still_publishes_nothing_that_is_seen") else {
+        return;
+    };
+    const PARTITIONS: usize = 8;
+    let scene = Scene::new(&bench, PARTITIONS as i32, Duration::from_secs(20));
+    let load = scene.numbers.load(RATE, i64::MAX);
+    // Its transaction outlives its session by far: what fences it is the group.
+    let zombie = scene.start_with("the one that stands still", 120_000, "");
+    let other = scene.start("the other", "");
+    until("the partitions to be shared", LONG, &[&zombie, &other], || {
+        (zombie.partitions() == PARTITIONS / 2 && other.partitions() == PARTITIONS / 2).then_some(())
+    });
+    let before = zombie.ended_records();
+    until("it to work", LONG, &[&zombie, &other], || {
+        (zombie.ended_records() > before + 2000 && zombie.in_flight() > 0).then_some(())
+    });
+    zombie.freeze();
+    until("the other to have all partitions", LONG, &[&other], || {
+        (other.partitions() == PARTITIONS).then_some(())
+    });
+    let before = other.ended_records();
+    until("the other to work", LONG, &[&other], || {
+        (other.ended_records() > before + 2000).then_some(())
+    });
+    zombie.thaw();
+    std::thread::sleep(Duration::from_secs(10));
+    let sent = load.stop();
+    scene.settled(sent, &[&other]);
+    // It has thrown its transaction away and joined again, or found itself fenced and ended; either is right.
+    let fate = match zombie.ended() {
+        Some(status) => format!("ended with {status}"),
+        None => {
+            zombie.stop();
+            "joined again".to_owned()
+        }
+    };
+    other.stop();
+    let aborted = scene.aborted();
+    println!("{sent} records; the one that stood still {fate}; {aborted} outputs thrown away");
+    assert!(aborted > 0, "it stood still without output in its transaction");
+    scene.verify(sent);
+    drop((zombie, other));
+    drop(scene);
+    bench.clean();
+}
+
+#[test]
+fn a_drain_that_runs_out_of_time_is_thrown_away() {
+    let Some(bench) = Bench::find("a_drain_that_runs_out_of_time_is_thrown_away") else {
+        return;
+    };
+    const RECORDS: i64 = 300;
+    let scene = Scene::new(&bench, 4, Duration::from_secs(2));
+    scene.numbers.fill(RECORDS);
+    // Every second key waits for its row; the others are published.
+    let waiting = format!(
+        "[[pipelines.{NAME}.steps]]\nname = \"person\"\n\
+         lookup = \"SELECT number FROM people WHERE who = :who\"\non_missing = \"retry\"\n\
+         [[pipelines.{NAME}.steps]]\nname = \"row\"\n\
+         write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = {{ place = \"record.offset\" }}\n"
+    );
+    let messina = scene.start("one that waits", &waiting);
+    until("some to end, and others not", LONG, &[&messina], || {
+        (messina.ended_records() > 50 && messina.in_flight() > 50).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    messina.signal();
+    let (code, _) = messina.wait_for_end(LONG, || {});
+    assert_eq!(code, Some(0), "{}", messina.tail());
+    let (seen, aborted) = (scene.numbers.outputs(NAME).len(), scene.aborted());
+    println!(
+        "{seen} outputs seen, {aborted} thrown away, {} committed",
+        scene.committed()
+    );
+    assert!(aborted > 50, "{aborted} outputs were thrown away");
+    assert_eq!((seen, scene.committed()), (0, 0), "{}", messina.tail());
+    let messina = scene.start("one that does not", "");
+    scene.settled(RECORDS, &[&messina]);
+    messina.stop();
+    scene.verify(RECORDS);
+    drop(messina);
+    drop(scene);
+    bench.clean();
+}
+
+#[test]
+fn an_output_that_is_refused_is_a_dead_letter_once() {
+    let Some(bench) = Bench::find("an_output_that_is_refused_is_a_dead_letter_once") else {
+        return;
+    };
+    const RECORDS: i64 = 2000;
+    let scene = Scene::new(&bench, 4, Duration::from_secs(20));
+    let output = bench.name(&format!("{NAME}-enriched"));
+    bench.kafka.configure(&bench, &output, "max.message.bytes", "30000");
+    scene.numbers.fill(RECORDS);
+    let big = scene.numbers.record(-1, &"x".repeat(60_000));
+    bench.kafka.send(
+        BaseRecord::to(&scene.numbers.topic)
+            .key(b"big".as_slice())
+            .payload(&big),
+    );
+    let messina = scene.start("messina", "\"compression.type\" = \"none\"\n");
+    scene.settled(RECORDS + 1, &[&messina]);
+    messina.stop();
+    let letters = bench.kafka.read(&bench.name(&format!("{NAME}-dead-letters")));
+    let [letter] = &letters[..] else {
+        panic!("{} dead letters\n{}", letters.len(), messina.tail())
+    };
+    assert_eq!(
+        (letter.key_text(), letter.header("messina.reason")),
+        ("big", Some("delivery"))
+    );
+    assert!(scene.aborted() > 0, "nothing was thrown away\n{}", messina.tail());
+    assert_eq!(duplicates(&scene.numbers.outputs(NAME), RECORDS), 0);
+    drop(messina);
+    drop(scene);
+    bench.clean();
+}

@@ -1,0 +1,146 @@
+//! Promises 1 and 5 with the brokers: one of three killed, all three killed, and a dead-letter topic that takes nothing.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{more, pipelines};
+use crate::support::figures;
+use crate::support::judge::{judge, judge_good};
+use crate::support::numbers::{MAX_IN_FLIGHT, Numbers};
+use crate::support::process::Messina;
+use crate::support::watch::Watch;
+use crate::support::{Bench, LONG, until};
+
+const RATE: i64 = 1000;
+const BETWEEN: u64 = 2000;
+const BROKERS: [&str; 3] = ["kafka-cluster-1", "kafka-cluster-2", "kafka-cluster-3"];
+/// Bad records: more than may be in flight, so that intake must stop when they have nowhere to go.
+const BAD: i64 = 3 * MAX_IN_FLIGHT as i64;
+
+#[test]
+fn brokers_killed() {
+    let Some(bench) = Bench::find_with("brokers_killed", &["kafka-cluster"], &[]) else {
+        return;
+    };
+    let services = bench.own();
+    let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("outage"));
+    let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
+    messina.ready();
+    let load = numbers.load(RATE, i64::MAX);
+    more(&messina, BETWEEN, "before the first kill");
+    let watch = Watch::over(&messina);
+
+    services.kill(&BROKERS[..1]);
+    let moved = more(&messina, BETWEEN, "with two of three brokers");
+    services.start(&BROKERS[..1]);
+    more(&messina, BETWEEN, "with three again");
+
+    services.kill(&BROKERS);
+    std::thread::sleep(Duration::from_secs(3));
+    services.start(&["kafka-cluster"]);
+    let back = more(&messina, 1, "after all three were killed");
+    more(&messina, BETWEEN, "after that");
+    println!(
+        "one of three killed: {BETWEEN} records later after {moved:.1?}; all killed: first record {back:.1?} after they answered"
+    );
+
+    let sent = load.stop();
+    until("every record to be committed", LONG, &[&messina], || {
+        (bench.kafka.progress(&numbers.group("outage"), &numbers.topic).0 == sent as u64).then_some(())
+    });
+    watch.stop();
+    messina.stop();
+    let judgement = judge(&bench, &numbers, "outage", sent);
+    let mut figures = judgement.figures();
+    figures["one_killed_s"] = json!(moved.as_secs_f64());
+    figures["resume_after_all_killed_s"] = json!(back.as_secs_f64());
+    figures::note("brokers_killed", &figures);
+    drop(messina);
+    bench.clean();
+}
+
+/// The topic wants three replicas in sync, and one of three brokers is gone: nothing can be written to it.
+#[test]
+fn dead_letters_unwritable() {
+    let Some(bench) = Bench::find_with("dead_letters_unwritable", &["kafka-cluster"], &[]) else {
+        return;
+    };
+    let services = bench.own();
+    let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
+    let letters = bench.name("outage-dead-letters");
+    bench.kafka.configure(&bench, &letters, "min.insync.replicas", "3");
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("outage"));
+    let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
+    messina.ready();
+    let load = numbers.load(RATE, i64::MAX);
+    more(&messina, BETWEEN, "before the kill");
+    let watch = Watch::over(&messina);
+    services.kill(&BROKERS[2..]);
+    more(&messina, BETWEEN, "without the bad ones");
+    numbers.send_bad(BAD);
+    until(
+        "the dead letters to fill what may be in flight",
+        LONG,
+        &[&messina],
+        || (messina.in_flight() >= MAX_IN_FLIGHT).then_some(()),
+    );
+    // What is in flight beside them may end.
+    let standing = until("intake to stop", LONG, &[&messina], || {
+        let before = messina.ended_records();
+        std::thread::sleep(Duration::from_secs(3));
+        (messina.ended_records() == before).then_some(before)
+    });
+    println!(
+        "intake stopped at {standing} records, {} in flight",
+        messina.in_flight()
+    );
+    let open: HashMap<i32, i64> = numbers.first_bad();
+    let group = numbers.group("outage");
+    let committed = bench.kafka.committed(&group, &numbers.topic);
+    for (partition, first) in &open {
+        let committed = committed[usize::try_from(*partition).unwrap()];
+        assert!(
+            committed <= *first,
+            "{partition}: {committed} is committed, and {first} is bad and not delivered"
+        );
+    }
+    assert!(!open.is_empty());
+    let began = Instant::now();
+    services.start(&BROKERS[2..]);
+    let back = more(&messina, 1, "after the topic takes records again");
+    println!(
+        "first record {back:.1?} after the broker answered, {:.1?} after its start",
+        began.elapsed()
+    );
+    let sent = load.stop();
+    until("every record to be committed", LONG, &[&messina], || {
+        (bench.kafka.progress(&group, &numbers.topic).0 == (sent + BAD) as u64).then_some(())
+    });
+    watch.stop();
+    messina.stop();
+    let mut places: Vec<_> = bench
+        .kafka
+        .read(&letters)
+        .iter()
+        .map(|letter| {
+            let number = |name: &str| letter.header(name).unwrap().parse::<i64>().unwrap();
+            assert_eq!(letter.header("messina.reason"), Some("framing"), "{}", letter.about());
+            (number("messina.partition"), number("messina.offset"))
+        })
+        .collect();
+    let all = places.len() as i64;
+    places.sort_unstable();
+    places.dedup();
+    assert_eq!(places.len() as i64, BAD, "bad records that have a dead letter");
+    assert_eq!(all, BAD, "dead letters");
+    let judgement = judge_good(&bench, &numbers, "outage", sent);
+    let mut figures = judgement.figures();
+    figures["resume_s"] = json!(back.as_secs_f64());
+    figures::note("dead_letters_unwritable", &figures);
+    drop(messina);
+    bench.clean();
+}

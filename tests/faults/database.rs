@@ -1,0 +1,136 @@
+//! Promise 5 with the database: frozen, killed, one datacenter gone. A slow dependency slows, and never breaks.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{more, pipelines};
+use crate::support::figures;
+use crate::support::judge::judge;
+use crate::support::numbers::Numbers;
+use crate::support::process::Messina;
+use crate::support::watch::Watch;
+use crate::support::{Bench, LONG, is_long, until};
+
+/// Records a second, and those that are processed between two faults.
+const RATE: i64 = 1000;
+const BETWEEN: u64 = 2000;
+/// What memory may grow by while everything waits, in MiB: far below `[limits] memory`, which is 256.
+const GROWTH: f64 = 64.0;
+/// When the first record has to be through after a minute's freeze; held against in the full form alone, for `./test` runs beside much else.
+const RESUME: Duration = Duration::from_secs(5);
+
+/// Assigned, revoked and lost, in all: a consumer that stays in its group sees none.
+fn rebalances(messina: &Messina) -> f64 {
+    messina.metric("messina_rebalances_total")
+}
+
+#[test]
+fn database_frozen_and_killed() {
+    let Some(bench) = Bench::find_with("database_frozen_and_killed", &["cassandra"], &[]) else {
+        return;
+    };
+    let services = bench.own();
+    let freezes: &[u64] = if is_long() { &[60, 600] } else { &[15] };
+    let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("outage"));
+    let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
+    messina.ready();
+    let load = numbers.load(RATE, i64::MAX);
+    more(&messina, BETWEEN, "before the freeze");
+    let watch = Watch::over(&messina);
+    let began = Instant::now();
+    let (joined, before) = (rebalances(&messina), watch.peak_after(Duration::from_secs(2)));
+
+    let mut resumes = Vec::new();
+    for &seconds in freezes {
+        services.freeze(&["cassandra"]);
+        std::thread::sleep(Duration::from_secs(seconds));
+        let standing = messina.ended_records();
+        services.thaw(&["cassandra"]);
+        let first = more(&messina, 1, "after the thaw");
+        let thawed = Instant::now();
+        let waited = standing + RATE as u64 * seconds;
+        until("the records that waited", LONG * 6, &[&messina], || {
+            (messina.ended_records() >= waited).then_some(())
+        });
+        println!(
+            "frozen for {seconds} s at {standing} records: first record {first:.1?} after the thaw, the backlog after {:.1?} more",
+            thawed.elapsed()
+        );
+        resumes.push(first);
+    }
+    let resume = resumes[0];
+    assert!(
+        !is_long() || resume < RESUME,
+        "{resume:.1?} until the first record after a thaw"
+    );
+    let frozen = watch.seen().peak(0.0, began.elapsed().as_secs_f64());
+    println!("{before:.0} MiB before, {frozen:.0} MiB at most");
+    assert!(
+        frozen < before + GROWTH,
+        "memory: {before:.0} MiB before, {frozen:.0} MiB while it was frozen"
+    );
+
+    services.kill(&["cassandra"]);
+    std::thread::sleep(Duration::from_secs(2));
+    services.start(&["cassandra"]);
+    let back = more(&messina, 1, "after the restart");
+    more(&messina, BETWEEN, "after the restart");
+    println!("killed: first record {back:.1?} after it answered again");
+
+    let sent = load.stop();
+    until("every record to be committed", LONG, &[&messina], || {
+        (bench.kafka.progress(&numbers.group("outage"), &numbers.topic).0 == sent as u64).then_some(())
+    });
+    watch.stop();
+    assert_eq!(rebalances(&messina), joined, "the consumer left its group");
+    messina.stop();
+    let judgement = judge(&bench, &numbers, "outage", sent);
+    assert_eq!(judgement.duplicated, 0, "nothing was to run again");
+    let mut figures = judgement.figures();
+    figures["resume_s"] = json!(resume.as_secs_f64());
+    figures["resume_after_restart_s"] = json!(back.as_secs_f64());
+    figures["frozen_s"] = json!(freezes);
+    figures["resumes_s"] = json!(resumes.iter().map(Duration::as_secs_f64).collect::<Vec<_>>());
+    figures["memory_grew_mb"] = json!((frozen - before).max(0.0));
+    figures::note("database_frozen_and_killed", &figures);
+    drop(messina);
+    bench.clean();
+}
+
+#[test]
+fn one_of_two_datacenters_gone() {
+    let Some(bench) = Bench::find_with("one_of_two_datacenters_gone", &["cassandra-2dc"], &[]) else {
+        return;
+    };
+    let services = bench.own();
+    let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
+    let [config, local] = numbers.config(Duration::from_secs(30), &pipelines("outage"));
+    let failover = bench.file("failover.toml", "[scylla]\nfailover = true\n");
+    let messina = Messina::start("messina", &[&config, &local, &failover]);
+    messina.ready();
+    let load = numbers.load(RATE, i64::MAX);
+    more(&messina, BETWEEN, "with both datacenters");
+    let watch = Watch::over(&messina);
+    let joined = rebalances(&messina);
+    services.kill(&["cassandra-2dc-1"]);
+    let moved = more(&messina, BETWEEN, "with the other datacenter");
+    services.start(&["cassandra-2dc-1"]);
+    more(&messina, BETWEEN, "with both again");
+    let sent = load.stop();
+    until("every record to be committed", LONG, &[&messina], || {
+        (bench.kafka.progress(&numbers.group("outage"), &numbers.topic).0 == sent as u64).then_some(())
+    });
+    watch.stop();
+    assert_eq!(rebalances(&messina), joined, "the consumer left its group");
+    messina.stop();
+    let judgement = judge(&bench, &numbers, "outage", sent);
+    println!("the preferred datacenter killed: {BETWEEN} records later after {moved:.1?}");
+    let mut figures = judgement.figures();
+    figures["moved_s"] = json!(moved.as_secs_f64());
+    figures::note("one_of_two_datacenters_gone", &figures);
+    drop(messina);
+    bench.clean();
+}

@@ -1,0 +1,88 @@
+//! Promise 5 with the network: 200 ms of delay, chunks that come late, and connections that break, to the brokers and to the database.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{more, pipelines};
+use crate::support::figures;
+use crate::support::judge::judge;
+use crate::support::numbers::Numbers;
+use crate::support::process::Messina;
+use crate::support::proxy::{Proxy, Weather};
+use crate::support::watch::Watch;
+use crate::support::{Bench, LONG, until};
+
+const RATE: i64 = 1000;
+const BETWEEN: u64 = 4000;
+/// The broker's second listener, and where it says that it is: at the proxy.
+const LISTENER: &str = "127.0.0.1:17095";
+const ADVERTISED: &str = "127.0.0.1:17096";
+
+const BAD: Weather = Weather {
+    delay: Duration::from_millis(100),
+    stalled_of_1000: 20,
+    stall: Duration::from_millis(400),
+};
+
+#[test]
+fn delayed_and_lossy_network() {
+    let properties = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("proxied.properties");
+    let text = format!(
+        "listeners=PLAINTEXT://127.0.0.1:17092,PROXIED://{LISTENER},CONTROLLER://127.0.0.1:27092\n\
+         advertised.listeners=PLAINTEXT://127.0.0.1:17092,PROXIED://{ADVERTISED}\n\
+         listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
+    );
+    std::fs::write(&properties, text).unwrap();
+    let settings = [("KAFKA_EXTRA_PROPERTIES", properties.to_str().unwrap())];
+    let Some(bench) = Bench::find_with("delayed_and_lossy_network", &["kafka", "cassandra"], &settings) else {
+        return;
+    };
+    let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
+    let brokers = Proxy::new(ADVERTISED, LISTENER, 1);
+    let database = Proxy::new("127.0.0.1:0", &bench.nodes[0], 2);
+    let [config, local] = numbers.config(Duration::from_secs(30), &pipelines("outage"));
+    let far = bench.file(
+        "far.toml",
+        &format!(
+            "[kafka]\nbrokers = \"{ADVERTISED}\"\n[scylla]\nnodes = [\"{}\"]\n",
+            database.address
+        ),
+    );
+    let messina = Messina::start("messina", &[&config, &local, &far]);
+    messina.ready();
+    let load = numbers.load(RATE, i64::MAX);
+    more(&messina, BETWEEN, "in fair weather");
+    let watch = Watch::over(&messina);
+    brokers.set(BAD);
+    database.set(BAD);
+    let began = Instant::now();
+    more(&messina, BETWEEN, "in bad weather");
+    let broken = (brokers.break_all(), database.break_all());
+    more(&messina, BETWEEN, "after the connections broke");
+    let again = (brokers.break_all(), database.break_all());
+    more(&messina, BETWEEN, "after they broke again");
+    let took = began.elapsed();
+    brokers.set(Weather::default());
+    database.set(Weather::default());
+    let sent = load.stop();
+    until("every record to be committed", LONG, &[&messina], || {
+        (bench.kafka.progress(&numbers.group("outage"), &numbers.topic).0 == sent as u64).then_some(())
+    });
+    watch.stop();
+    messina.stop();
+    println!(
+        "{} records in bad weather took {took:.1?}; connections to brokers and database that broke: {broken:?}, {again:?}",
+        3 * BETWEEN
+    );
+    assert!(
+        broken.0 > 0 && broken.1 > 0 && again.0 > 0 && again.1 > 0,
+        "nothing broke: {broken:?}, {again:?}"
+    );
+    let judgement = judge(&bench, &numbers, "outage", sent);
+    let mut figures = judgement.figures();
+    figures["connections_broken"] = json!(broken.0 + broken.1 + again.0 + again.1);
+    figures::note("delayed_and_lossy_network", &figures);
+    drop(messina);
+    bench.clean();
+}

@@ -1,0 +1,75 @@
+//! Promise 5 with the schema registry: down at the start, and down when a record with a schema comes that is not known yet.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{more, pipelines};
+use crate::support::figures;
+use crate::support::judge::judge;
+use crate::support::numbers::Numbers;
+use crate::support::process::Messina;
+use crate::support::watch::Watch;
+use crate::support::{Bench, LONG, until};
+
+const RATE: i64 = 1000;
+const BETWEEN: u64 = 2000;
+
+#[test]
+fn registry_down() {
+    let Some(bench) = Bench::find_with("registry_down", &["registry"], &[]) else {
+        return;
+    };
+    let services = bench.own();
+    let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("outage"));
+
+    services.kill(&["registry"]);
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = bench.file("listen.toml", &format!("[http]\nlisten = \"{address}\"\n"));
+    let messina = Messina::start("messina", &[&configs[0], &configs[1], &listen]);
+    messina.listens_on(address);
+    messina.ready();
+    until("readiness to name the registry", LONG, &[&messina], || {
+        let (ready, why) = messina.readiness()?;
+        assert!(!ready, "ready without a registry");
+        why.contains("registry").then_some(())
+    });
+    let watch = Watch::over(&messina);
+    services.start(&["registry"]);
+    let began = Instant::now();
+    let load = numbers.load(RATE, i64::MAX);
+    more(&messina, BETWEEN, "after the registry came");
+    println!("{BETWEEN} records {:.1?} after the registry answered", began.elapsed());
+
+    let sent = load.stop();
+    numbers.evolve();
+    services.kill(&["registry"]);
+    let load = numbers.load_from(sent, RATE, i64::MAX);
+    until("records to wait for their schema", LONG, &[&messina], || {
+        (messina.waiting_for_schema() > 0).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(5));
+    services.start(&["registry"]);
+    let began = Instant::now();
+    until("the records that wait to have their schema", LONG, &[&messina], || {
+        (messina.waiting_for_schema() == 0).then_some(())
+    });
+    let back = began.elapsed();
+    println!("no record waits {back:.1?} after the registry answered again");
+    more(&messina, BETWEEN, "after the registry came back");
+    let sent = load.stop();
+    until("every record to be committed", LONG, &[&messina], || {
+        (bench.kafka.progress(&numbers.group("outage"), &numbers.topic).0 == sent as u64).then_some(())
+    });
+    watch.stop();
+    messina.stop();
+    let judgement = judge(&bench, &numbers, "outage", sent);
+    assert_eq!(judgement.duplicated, 0, "nothing was to run again");
+    let mut figures = judgement.figures();
+    figures["resume_s"] = json!(back.as_secs_f64());
+    figures::note("registry_down", &figures);
+    drop(messina);
+    bench.clean();
+}

@@ -1,0 +1,108 @@
+//! Promise 5 with records that are too large: brokers refuse a whole batch for one of them, and only that one is a dead letter.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::producer::BaseRecord;
+
+use super::pipelines;
+use crate::support::numbers::{Numbers, duplicates};
+use crate::support::process::Messina;
+use crate::support::random::Random;
+use crate::support::{Bench, LONG, until};
+
+/// What the output topic takes, in bytes: a handful of records in one batch, and none of those that are too large.
+const TAKES: usize = 2000;
+const GOOD: i64 = 20_000;
+const LARGE: i64 = 5;
+
+fn committed(bench: &Bench, numbers: &Numbers<'_>, messina: &Messina, records: i64) {
+    until("every record to be committed", LONG, &[messina], || {
+        (bench.kafka.progress(&numbers.group("sizes"), &numbers.topic).0 == records as u64).then_some(())
+    });
+}
+
+#[test]
+fn neighbours_of_a_record_that_is_too_large() {
+    let Some(bench) = Bench::find("neighbours_of_a_record_that_is_too_large") else {
+        return;
+    };
+    let numbers = Numbers::new(&bench, 2, &pipelines("sizes"));
+    let [output, letters] = ["enriched", "dead-letters"].map(|s| bench.name(&format!("sizes-{s}")));
+    bench
+        .kafka
+        .configure(&bench, &output, "max.message.bytes", &TAKES.to_string());
+    let mut random = Random::from(7);
+    let mut sent = 0;
+    for number in 0..LARGE {
+        sent = numbers.load_from(sent, 1_000_000, sent + GOOD / LARGE).wait();
+        // Nothing that could be compressed.
+        let who: String = (0..2 * TAKES)
+            .map(|_| char::from(b'!' + random.below(90) as u8))
+            .collect();
+        let value = numbers.record(GOOD + number, &who);
+        bench
+            .kafka
+            .send(BaseRecord::to(&numbers.topic).key(&b"large"[..]).payload(&value[..]));
+    }
+    // All of it is there before Messina is: its batches are as full as they can be.
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("sizes"));
+    let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
+    committed(&bench, &numbers, &messina, GOOD + LARGE);
+    messina.stop();
+    let found = bench.kafka.read(&letters);
+    for letter in &found {
+        assert_eq!(letter.key_text(), "large", "a good record: {}", letter.about());
+        let text = |name: &str| letter.header(name).unwrap_or_default().to_owned();
+        assert_eq!(
+            (text("messina.class"), text("messina.reason")),
+            ("permanent".to_owned(), "delivery".to_owned())
+        );
+    }
+    let places: HashSet<_> = found
+        .iter()
+        .map(|l| (l.header("messina.partition"), l.header("messina.offset")))
+        .collect();
+    assert_eq!(
+        (found.len(), places.len()),
+        (LARGE as usize, LARGE as usize),
+        "dead letters"
+    );
+    assert_eq!(duplicates(&numbers.outputs("sizes"), GOOD), 0);
+    drop(messina);
+    bench.clean();
+}
+
+/// What a topic takes can be lowered while batches are as large as it took before. They are refused, and none of their records may be a dead
+/// letter for it.
+#[test]
+fn topic_takes_less_than_at_the_start() {
+    let Some(bench) = Bench::find("topic_takes_less_than_at_the_start") else {
+        return;
+    };
+    let numbers = Numbers::new(&bench, 2, &pipelines("sizes"));
+    let output = bench.name("sizes-enriched");
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("sizes"));
+    let configs = configs.each_ref().map(|path| path as &Path);
+    let messina = Messina::start("first", &configs);
+    let sent = numbers.load(1_000_000, GOOD / 2).wait();
+    committed(&bench, &numbers, &messina, sent);
+    bench
+        .kafka
+        .configure(&bench, &output, "max.message.bytes", &TAKES.to_string());
+    let sent = numbers.load_from(sent, 1_000_000, GOOD).wait();
+    let (code, _) = messina.wait_for_end(LONG, || {});
+    assert_eq!(code, Some(70), "{}", messina.tail());
+    let told = messina.lines("max.message.bytes");
+    assert!(told.iter().any(|line| line.contains("restart")), "{}", messina.tail());
+    let again = Messina::start("second", &configs);
+    committed(&bench, &numbers, &again, sent);
+    again.stop();
+    // What came behind a refused batch may have been there before it: it comes again behind it.
+    duplicates(&numbers.outputs("sizes"), sent);
+    let letters = bench.kafka.read(&bench.name("sizes-dead-letters"));
+    assert!(letters.is_empty(), "a good record: {}", letters[0].about());
+    drop((messina, again));
+    bench.clean();
+}

@@ -1,0 +1,79 @@
+//! Promise 4 over time: at full rate memory, files, threads and tasks stay what they are.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::pipelines;
+use crate::support::figures;
+use crate::support::judge::judge;
+use crate::support::numbers::{MAX_IN_FLIGHT, Numbers};
+use crate::support::process::Messina;
+use crate::support::watch::{Sample, Watch};
+use crate::support::{Bench, LONG, is_long, until};
+
+/// The stream is kept so far ahead of the process, at least, and grows by so much at a time.
+const AHEAD: i64 = 30_000;
+/// What the slope may be, in MiB a minute: of the short form only what a leak of a whole buffer a second would show.
+const SLOPE: (f64, f64) = (1.0, 24.0);
+
+#[test]
+fn soak_at_full_rate() {
+    let Some(bench) = Bench::find("soak_at_full_rate") else {
+        return;
+    };
+    let (warm_up, length) = if is_long() { (120.0, 720.0) } else { (15.0, 45.0) };
+    let numbers = Numbers::new(&bench, 8, &pipelines("soak"));
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("soak"));
+    let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
+    messina.ready();
+    let watch = Watch::over(&messina);
+    let began = Instant::now();
+    let (mut sent, mut tasks) = (0, Vec::new());
+    while began.elapsed().as_secs_f64() < length {
+        if sent - (messina.ended_records() as i64) < AHEAD {
+            sent = numbers.load_from(sent, 1_000_000, sent + AHEAD).wait();
+        }
+        tasks.push(messina.metric("messina_runtime_tasks"));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let rate = messina.ended_records() as f64 / began.elapsed().as_secs_f64();
+    let seen = watch.stop();
+    until("every record to be committed", LONG, &[&messina], || {
+        (bench.kafka.progress(&numbers.group("soak"), &numbers.topic).0 == sent as u64).then_some(())
+    });
+    messina.stop();
+    let slope = seen.slope(warm_up, |s| s.rss);
+    let most = |from: f64, to: f64, value: fn(&Sample) -> usize| {
+        let part = seen.samples.iter().filter(|s| (from..to).contains(&s.at));
+        part.map(value).max().unwrap()
+    };
+    let middle = f64::midpoint(warm_up, length);
+    let of = |value: fn(&Sample) -> usize| (most(warm_up, middle, value), most(middle, f64::MAX, value));
+    let (files, threads) = (of(|s| s.files), of(|s| s.threads));
+    let tasks = tasks.into_iter().fold(0.0, f64::max);
+    println!(
+        "{rate:.0} records a second for {length} s: {:.0} MiB at most, {slope:+.2} MiB a minute after {warm_up} s; files {files:?}, threads {threads:?} \
+         in the first and second half; {tasks} tasks at most",
+        seen.peak(0.0, f64::MAX)
+    );
+    // A connection more or less, and a thread of the pool for blocking work that comes and goes.
+    assert!(files.1 <= files.0 + 4, "open files grow: {files:?}");
+    assert!(threads.1 <= threads.0 + 4, "threads grow: {threads:?}");
+    // One for each record in flight, and a handful of the process's own.
+    assert!(tasks <= MAX_IN_FLIGHT as f64 + 100.0, "{tasks} tasks");
+    assert!(
+        slope < if is_long() { SLOPE.0 } else { SLOPE.1 },
+        "memory grows by {slope:.2} MiB a minute"
+    );
+    let judgement = judge(&bench, &numbers, "soak", sent);
+    let mut figures = judgement.figures();
+    figures["rss_slope_mb_per_min"] = json!(slope);
+    figures["rss_peak_mb"] = json!(seen.peak(0.0, f64::MAX));
+    figures["records_per_s"] = json!(rate);
+    figures["seconds"] = json!(length);
+    figures::note("soak", &figures);
+    drop(messina);
+    bench.clean();
+}

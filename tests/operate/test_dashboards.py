@@ -1,0 +1,89 @@
+"""Dashboards are what their source says, and what Grafana takes."""
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import unittest
+
+from operate import CACHE, HERE, ROOT, dashboards, panels
+
+
+class Dashboards(unittest.TestCase):
+    def test_they_are_what_the_source_makes(self):
+        built = runpy.run_path(str(ROOT / "dashboards/build"))["built"]()
+        stored = {path.name: path.read_text() for path in (ROOT / "dashboards").glob("*.json")}
+        self.assertEqual(built.keys(), stored.keys())
+        for name in built:
+            self.assertEqual(built[name], stored[name], f"{name} is old: run dashboards/build")
+
+    def test_each_panel_says_what_it_shows(self):
+        for name, dashboard in dashboards().items():
+            titles = [panel["title"] for panel in panels(dashboard)]
+            for panel in panels(dashboard):
+                place = f"{name}: {panel['title']}"
+                self.assertGreater(len(panel["description"]), 15, place)
+                self.assertTrue(panel["fieldConfig"]["defaults"]["unit"], place)
+                self.assertTrue(panel["targets"], place)
+                for target in panel["targets"]:
+                    for span in re.findall(r"\[([^\]]*)\]", target["expr"].split("{")[0] + re.sub(r"\{[^}]*\}", "", target["expr"])):
+                        self.assertIn(span, ("$__rate_interval", "$__range"), f"{place}: {target['expr']}")
+            self.assertTrue(titles)
+
+    def test_no_quantile_is_averaged_or_added_up(self):
+        for name, dashboard in dashboards().items():
+            for panel in panels(dashboard):
+                for target in panel["targets"]:
+                    self.assertNotRegex(target["expr"], r"(avg|sum|max)[^(]*\(\s*histogram_quantile", f"{name}: {panel['title']}")
+
+    def test_panels_fit_side_by_side(self):
+        for name, dashboard in dashboards().items():
+            taken = {}
+            for panel in dashboard["panels"]:
+                place = panel["gridPos"]
+                self.assertLessEqual(place["x"] + place["w"], 24, f"{name}: {panel['title']}")
+                for x in range(place["x"], place["x"] + place["w"]):
+                    for y in range(place["y"], place["y"] + place["h"]):
+                        self.assertNotIn((x, y), taken, f"{name}: {panel['title']} lies on {taken.get((x, y))}")
+                        taken[x, y] = panel["title"]
+
+    def test_grafana_knows_the_types_and_units(self):
+        work = CACHE / "grafana"
+        work.mkdir(parents=True, exist_ok=True)
+        for file in ("package.json", "package-lock.json", "tsconfig.json", "types.ts", "units.cjs"):
+            shutil.copy(HERE / "grafana" / file, work / file)
+        lock = (work / "package-lock.json").read_text()
+        mark = work / "installed"
+        if not mark.exists() or mark.read_text() != lock:
+            run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], work)
+            mark.write_text(lock)
+        generated = work / "generated"
+        shutil.rmtree(generated, ignore_errors=True)
+        generated.mkdir()
+        for name, dashboard in dashboards().items():
+            text = f"import type {{ Checked }} from '../types';\nexport const dashboard: Checked = {json.dumps(dashboard, indent=1)};\n"
+            (generated / name).with_suffix(".ts").write_text(text)
+        run(["npx", "--no-install", "tsc", "-p", "."], work)
+        # A misspelt option is found, so that silence means something.
+        wrong = json.dumps(dashboards()["tail.json"], indent=1).replace('"mode": "multi"', '"mode": "mult"')
+        (generated / "wrong.ts").write_text(f"import type {{ Checked }} from '../types';\nexport const dashboard: Checked = {wrong};\n")
+        checked = subprocess.run(["npx", "--no-install", "tsc", "-p", "."], cwd=work, capture_output=True, text=True)
+        self.assertNotEqual(checked.returncode, 0)
+        self.assertIn("wrong.ts", checked.stdout)
+
+        units = set(json.loads(run(["node", "units.cjs"], work)))
+        for name, dashboard in dashboards().items():
+            for panel in panels(dashboard):
+                self.assertIn(panel["fieldConfig"]["defaults"]["unit"], units, f"{name}: {panel['title']}")
+
+
+def run(command, folder):
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: {done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    unittest.main()

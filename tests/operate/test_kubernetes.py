@@ -1,0 +1,185 @@
+"""The chart's rendered manifests: current, valid, restricted; and the binary takes the configuration that they carry."""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+import yaml
+from operate import ROOT, prometheus
+
+DEPLOY = ROOT / "deploy"
+RENDERED = {path.name: path.read_text() for path in (DEPLOY / "kubernetes/messina.yaml", DEPLOY / "kubernetes/everything.yaml")}
+# Of operators, and so not in Kubernetes' own schemas.
+OTHERS = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+
+
+def documents(name):
+    return [document for document in yaml.safe_load_all(RENDERED[name]) if document]
+
+
+def one(name, *kinds):
+    found = [document for document in documents(name) if document["kind"] in kinds]
+    assert len(found) == 1, f"{name} has {len(found)} of {kinds}"
+    return found[0]
+
+
+def pods(name):
+    """(title, pod's specification) of all that run."""
+    for document in documents(name):
+        if document["kind"] in ("Deployment", "StatefulSet"):
+            yield f"{name}: {document['kind']}", document["spec"]["template"]["spec"]
+        elif document["kind"] == "Pod":
+            yield f"{name}: Pod", document["spec"]
+
+
+class Kubernetes(unittest.TestCase):
+    def test_they_are_rendered_from_this_chart(self):
+        sources = subprocess.run(["bash", DEPLOY / "sources"], capture_output=True, text=True, check=True).stdout.strip()
+        for name, text in RENDERED.items():
+            self.assertIn(f"# sources: {sources}\n", text, f"{name} is old: run deploy/render")
+        if os.environ.get("MESSINA_TEST_LONG"):  # builds helm
+            with tempfile.TemporaryDirectory() as folder:
+                subprocess.run(["bash", DEPLOY / "render", folder], check=True)
+                for name, text in RENDERED.items():
+                    self.assertEqual((Path(folder) / name).read_text(), text, name)
+
+    def test_kubernetes_takes_them(self):
+        import kubernetes_validate
+
+        version = kubernetes_validate.latest_version()
+        kinds = set()
+        for name in RENDERED:
+            for document in documents(name):
+                kinds.add(document["kind"])
+                if document["kind"] not in OTHERS:
+                    kubernetes_validate.validate(document, version, strict=True)
+        self.assertLessEqual(OTHERS | {"Deployment", "StatefulSet", "ConfigMap", "PodDisruptionBudget", "NetworkPolicy"}, kinds)
+
+    def test_the_values_have_a_schema_that_refuses_what_is_unknown(self):
+        import jsonschema
+
+        schema = json.loads((DEPLOY / "helm/messina/values.schema.json").read_text())
+        values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
+        validator = jsonschema.Draft7Validator(schema)
+        self.assertEqual([error.message for error in validator.iter_errors(values)], [])
+        self.assertEqual(set(values), set(schema["properties"]) - {"global"})
+        for wrong in ({"replica": 3}, {"kind": "daemonset"}, {"terminationGracePeriodSeconds": 30}):
+            self.assertTrue(list(validator.iter_errors({**values, **wrong})), wrong)
+
+    def test_pods_are_restricted(self):
+        """Pod Security Standards, profile restricted (https://kubernetes.io/docs/concepts/security/pod-security-standards/), and more."""
+        seen = 0
+        for title, pod in (pair for name in RENDERED for pair in pods(name)):
+            seen += 1
+            for key in ("hostNetwork", "hostPID", "hostIPC"):
+                self.assertFalse(pod.get(key), title)
+            self.assertTrue(pod["securityContext"]["runAsNonRoot"], title)
+            self.assertGreater(pod["securityContext"]["runAsUser"], 0, title)
+            self.assertEqual(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", title)
+            self.assertIs(pod["automountServiceAccountToken"], False, title)
+            for volume in pod["volumes"]:
+                kind = set(volume) - {"name"}
+                self.assertLessEqual(kind, {"configMap", "emptyDir", "projected", "secret"}, title)
+            for container in pod["containers"]:
+                security = container["securityContext"]
+                self.assertIs(security["allowPrivilegeEscalation"], False, title)
+                self.assertIs(security["readOnlyRootFilesystem"], True, title)
+                self.assertEqual(security["capabilities"], {"drop": ["ALL"]}, title)
+                self.assertNotIn("privileged", security, title)
+                self.assertFalse([port for port in container.get("ports", []) if "hostPort" in port], title)
+                self.assertIn("memory", container["resources"]["limits"], title)
+        self.assertEqual(seen, 4)
+
+    def test_the_drain_has_time(self):
+        # `shutdown_timeout` is 30 s unless set, and the process ends 15 s after it in any case: docs/operations.md.
+        for name in RENDERED:
+            workload = one(name, "Deployment", "StatefulSet")
+            self.assertGreater(workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 45)
+
+    def test_the_binary_takes_the_configuration_and_the_environment(self):
+        for name in RENDERED:
+            container = one(name, "Deployment", "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+            toml = one_of_name(name, "ConfigMap", "messina.toml")
+            with tempfile.TemporaryDirectory() as folder:
+                # The only difference: what is mounted at /etc/messina in a pod is in a folder here.
+                config = Path(folder) / "messina.toml"
+                config.write_text(toml.replace("/etc/messina", folder))
+                secret = Path(folder) / "secrets/scylla-password"
+                secret.parent.mkdir()
+                secret.write_text("test-password")
+                environment = {entry["name"]: entry.get("value", "messina-0").replace("$(POD_NAME)", "messina-0") for entry in container["env"]}
+                arguments = [argument.replace("/etc/messina", folder) for argument in container["args"]]
+                self.assertEqual(arguments[0], "run")
+                binary = os.environ.get("MESSINA_BIN") or self.fail("MESSINA_BIN names no binary")
+                checked = subprocess.run(
+                    [binary, "check", *arguments[1:]], env={**os.environ, **environment}, capture_output=True, text=True
+                )
+                self.assertEqual(checked.returncode, 0, f"{name}: {checked.stderr}")
+                # And that it reads the environment at all.
+                environment["MESSINA__HTTP__LISTEN"] = "nowhere"
+                checked = subprocess.run(
+                    [binary, "check", *arguments[1:]], env={**os.environ, **environment}, capture_output=True, text=True
+                )
+                self.assertEqual(checked.returncode, 78, f"{name}: {checked.stderr}")
+
+    def test_a_prometheusrule_holds_the_rules(self):
+        spec = one("everything.yaml", "PrometheusRule")["spec"]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rules.yaml"
+            path.write_text(yaml.safe_dump(spec))
+            checked = subprocess.run([prometheus() / "promtool", "check", "rules", path], capture_output=True, text=True)
+            self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
+        source = yaml.safe_load((DEPLOY / "prometheus/messina.rules.yaml").read_text())
+        self.assertEqual(
+            yaml.safe_dump(spec).replace("https://runbooks.example/docs/", "docs/"), yaml.safe_dump(source), "rules differ"
+        )
+
+    def test_dashboards_are_carried_whole(self):
+        carried = {
+            key: json.loads(text)
+            for document in documents("everything.yaml")
+            if document["kind"] == "ConfigMap"
+            for key, text in document["data"].items()
+            if key.endswith(".json")
+        }
+        self.assertEqual(carried, {path.name: json.loads(path.read_text()) for path in (ROOT / "dashboards").glob("*.json")})
+
+    def test_keda_scales_up_to_the_partitions(self):
+        scaled = one("everything.yaml", "ScaledObject")["spec"]
+        values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
+        self.assertEqual(scaled["maxReplicaCount"], values["keda"]["partitions"])
+        workload = one("everything.yaml", "StatefulSet")
+        self.assertNotIn("replicas", workload["spec"], "the autoscaler's number and the chart's would fight")
+        self.assertEqual(scaled["scaleTargetRef"]["name"], workload["metadata"]["name"])
+        # That the query returns data is in test_prometheus.py.
+        self.assertRegex(scaled["triggers"][0]["metadata"]["query"], r"^sum\(messina_lag_records\{")
+
+
+def one_of_name(name, kind, key):
+    found = [document["data"][key] for document in documents(name) if document["kind"] == kind and key in document["data"]]
+    assert len(found) == 1, f"{name}: {len(found)} with {key}"
+    return found[0]
+
+
+class Image(unittest.TestCase):
+    def test_hadolint_is_content(self):
+        from sys import executable
+
+        hadolint = Path(executable).parent / "hadolint"
+        linted = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
+        self.assertEqual(linted.returncode, 0, linted.stdout + linted.stderr)
+
+    def test_the_image_has_what_the_build_copies(self):
+        ignored = (ROOT / ".dockerignore").read_text().split()
+        for source in re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.M):
+            for name in source.split():
+                self.assertTrue((ROOT / name).exists(), name)
+                self.assertIn(f"!{name}", ignored)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,58 @@
+"""Rules pass promtool, each alert is tested on its symptom, and each leads to a runbook."""
+
+import re
+import subprocess
+import unittest
+
+from operate import ROOT, RULES, prometheus, rules
+
+TESTS = RULES.with_suffix(".test.yaml")
+RUNBOOKS = ROOT / "docs/runbooks"
+
+
+def alerts():
+    return [rule for group in rules() for rule in group["rules"] if "alert" in rule]
+
+
+class Rules(unittest.TestCase):
+    def promtool(self, *arguments):
+        done = subprocess.run([prometheus() / "promtool", *arguments], capture_output=True, text=True, cwd=RULES.parent)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("SUCCESS", done.stdout)
+
+    def test_promtool_checks(self):
+        self.promtool("check", "rules", RULES.name)
+
+    def test_promtool_tests(self):
+        self.promtool("test", "rules", TESTS.name)
+
+    def test_each_alert_is_tested_as_firing(self):
+        import yaml
+
+        fired = set()
+        for case in yaml.safe_load(TESTS.read_text())["tests"]:
+            for test in case.get("alert_rule_test", []):
+                if test["exp_alerts"]:
+                    fired.add(test["alertname"])
+        self.assertEqual(fired, {alert["alert"] for alert in alerts()})
+
+    def test_each_alert_has_severity_summary_and_runbook(self):
+        for alert in alerts():
+            name = alert["alert"]
+            self.assertIn(alert["labels"]["severity"], ("page", "ticket"), name)
+            self.assertTrue(alert["annotations"]["summary"], name)
+            self.assertTrue((ROOT / alert["annotations"]["runbook"]).is_file(), f"{name}: {alert['annotations']['runbook']}")
+
+    def test_each_runbook_is_whole_and_is_led_to(self):
+        led_to = {(ROOT / alert["annotations"]["runbook"]).name for alert in alerts()}
+        self.assertEqual(led_to, {path.name for path in RUNBOOKS.glob("Messina*.md")})
+        for path in sorted(RUNBOOKS.glob("Messina*.md")):
+            text = path.read_text()
+            self.assertEqual(re.findall(r"^## (.*)$", text, re.M), ["Meaning", "Impact", "Look", "Act"], path.name)
+            self.assertTrue(text.startswith(f"# {path.stem}\n"), path.name)
+            for metric in re.findall(r"`(messina_[a-z_]+)`", text):
+                self.assertIn(f"| `{metric}` |", (ROOT / "docs/metrics.md").read_text(), f"{path.name}: {metric}")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,170 @@
+//! Wrong credentials are refused, and the message says which of them is wrong, and how.
+
+use super::secrets::tells_nothing;
+use super::settings::{self, Kafka, Settings};
+use crate::faults::pipelines;
+use crate::support::certificates::{expired, stranger};
+use crate::support::numbers::Numbers;
+use crate::support::process::finish;
+use crate::support::proxy::Proxy;
+
+/// A name that resolves to this machine and is in no certificate.
+const OTHER_HOST: &str = "127.0.0.9";
+
+#[test]
+fn wrong_credentials_are_refused() {
+    let Some((bench, right)) = settings::find("wrong_credentials_are_refused") else {
+        return;
+    };
+    let numbers = Numbers::new(&bench, 1, &pipelines("secure"));
+    let configs = numbers.config(std::time::Duration::from_secs(30), &pipelines("secure"));
+    let (other, old) = (stranger(&bench.folder), expired(&bench.own().tls(), &bench.folder));
+    let elsewhere = |address: &str| Proxy::new(&format!("{OTHER_HOST}:0"), address, 1).address;
+    let (broker, node) = (
+        elsewhere(&right.brokers.replace("localhost", "127.0.0.1")),
+        elsewhere(&right.nodes),
+    );
+    let registry = right.registry_url.strip_prefix("https://localhost:").unwrap();
+    let (port, path) = registry.split_once('/').unwrap();
+    let registry = elsewhere(&format!("127.0.0.1:{port}"));
+    let mongo = elsewhere(&right.mongo.replace("localhost", "127.0.0.1"));
+
+    let with = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = right.clone();
+        change(&mut settings);
+        settings
+    };
+    let certificate = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = right.clone().kafka(Kafka::Certificate);
+        change(&mut settings);
+        settings
+    };
+    let bearer = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = right.clone().bearer();
+        change(&mut settings);
+        settings
+    };
+    let wrong = "wr0ng-s3cret";
+    // What is wrong, the settings, and what the message must say: the service, and what is the matter.
+    let cases: Vec<(&str, Settings, &[&str])> = vec![
+        (
+            "brokers, wrong CA",
+            with(&|s| s.kafka_tls.ca.clone_from(&other)),
+            &["the brokers", "certificate"],
+        ),
+        (
+            "brokers, wrong password",
+            with(&|s| wrong.clone_into(&mut s.kafka_password)),
+            &["the brokers", "uthentication failed"],
+        ),
+        (
+            "brokers, wrong host",
+            with(&|s| s.brokers = broker.to_string()),
+            &["the brokers", "certificate"],
+        ),
+        (
+            "brokers, expired certificate",
+            certificate(&|s| s.kafka_tls.client = Some(old.clone())),
+            &["the brokers", "certificate"],
+        ),
+        (
+            "brokers, no certificate",
+            certificate(&|s| s.kafka_tls.client = None),
+            &["the brokers", "certificate"],
+        ),
+        (
+            "database, wrong CA",
+            with(&|s| s.database_tls.ca.clone_from(&other)),
+            &["the database", "certificate"],
+        ),
+        (
+            "database, wrong password",
+            with(&|s| wrong.clone_into(&mut s.database_password)),
+            &["the database", "incorrect"],
+        ),
+        (
+            "database, wrong host",
+            with(&|s| s.nodes = node.to_string()),
+            &["the database", "certificate"],
+        ),
+        (
+            "database, expired certificate",
+            with(&|s| s.database_tls.client = Some(old.clone())),
+            &["the database", "certificate"],
+        ),
+        (
+            "database, no certificate",
+            with(&|s| s.database_tls.client = None),
+            &["the database", "certificate"],
+        ),
+        (
+            "registry, wrong CA",
+            with(&|s| s.registry_tls.ca.clone_from(&other)),
+            &["schema registry", "certificate"],
+        ),
+        (
+            "registry, wrong password",
+            with(&|s| wrong.clone_into(&mut s.registry_secret)),
+            &["schema registry", "401"],
+        ),
+        (
+            "registry, wrong host",
+            with(&|s| s.registry_url = format!("https://{registry}/{path}")),
+            &["schema registry", "certificate"],
+        ),
+        (
+            "registry, wrong token",
+            bearer(&|s| wrong.clone_into(&mut s.registry_secret)),
+            &["schema registry", "401"],
+        ),
+        (
+            "registry, expired certificate",
+            bearer(&|s| s.registry_tls.client = Some(old.clone())),
+            &["schema registry", "certificate"],
+        ),
+        (
+            "registry, no certificate",
+            bearer(&|s| s.registry_tls.client = None),
+            &["schema registry", "certificate"],
+        ),
+        (
+            "MongoDB, wrong CA",
+            with(&|s| s.mongo_ca.clone_from(&other)),
+            &["MongoDB", "certificate"],
+        ),
+        (
+            "MongoDB, wrong password",
+            with(&|s| wrong.clone_into(&mut s.mongo_password)),
+            &["MongoDB", "Authentication failed"],
+        ),
+        (
+            "MongoDB, wrong host",
+            with(&|s| s.mongo = mongo.to_string()),
+            &["MongoDB", "certificate"],
+        ),
+    ];
+    let mut unclear = Vec::new();
+    for (what, settings, says) in [("nothing wrong", right.clone(), &[][..])].into_iter().chain(cases) {
+        let name = what.replace([',', ' '], "-");
+        let found = finish(
+            &["check", "--online"],
+            &[&configs[0], &configs[1], &settings.file(&bench, &name)],
+        );
+        println!("{what}: {:?}\n{}", found.code, found.stderr);
+        tells_nothing(what, &found.stderr);
+        assert!(!found.stderr.contains(wrong), "{what}: a wrong secret is a secret too");
+        let wanted = if says.is_empty() {
+            found.code == Some(0)
+        } else {
+            matches!(found.code, Some(69 | 78))
+        };
+        assert!(wanted, "{what}: exit {:?}", found.code);
+        unclear.extend(
+            says.iter()
+                .filter(|text| !found.stderr.contains(**text))
+                .map(|text| format!("{what}: does not say {text:?}")),
+        );
+    }
+    assert!(unclear.is_empty(), "{unclear:#?}");
+    bench.clean();
+}

@@ -1,0 +1,127 @@
+//! The right credentials work end to end, in every form, and neither logs nor pages nor Sentry tell a secret, a key or a value.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::settings::{
+    self, DATABASE_PASSWORD, KAFKA_PASSWORD, Kafka, MONGO_PASSWORD, REGISTRY_PASSWORD, REGISTRY_TOKEN,
+};
+use super::sink::Sink;
+use crate::faults::pipelines;
+use crate::support::judge::judge_good;
+use crate::support::numbers::Numbers;
+use crate::support::process::{Messina, get};
+use crate::support::{Bench, LONG, until};
+
+const RECORDS: i64 = 2000;
+/// The beginning of the public key of the DSN, and of keys and values of records.
+const MORE_SECRETS: [&str; 3] = ["0123456789abcdef", "k3y-s3cret", "v4lue-s3cret"];
+
+#[test]
+fn right_credentials_and_no_secret_told() {
+    let Some((bench, settings)) = settings::find("right_credentials_and_no_secret_told") else {
+        return;
+    };
+    let sink = Sink::new();
+    let numbers = Numbers::new(&bench, 4, &pipelines("secure"));
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("secure"));
+    let debug = bench.file(
+        "debug.toml",
+        &format!(
+            "[log]\nlevel = \"debug\"\n[sentry]\ndsn = \"{}\"\n[pipelines.secure.source]\nproperties = {{ \"debug\" = \"security,conf,broker\" }}\n",
+            sink.dsn
+        ),
+    );
+    let ways = [
+        settings.clone(),
+        settings.clone().kafka(Kafka::Scram("SCRAM-SHA-256")).bearer(),
+        settings.clone().kafka(Kafka::Token),
+        settings.kafka(Kafka::Certificate).bearer(),
+    ];
+    let mut sent = 0;
+    for (number, way) in ways.iter().enumerate() {
+        let secure = way.file(&bench, &format!("secure-{number}"));
+        let messina = Messina::start_keeping_all(
+            &format!("{:?}", way.kafka),
+            &[&configs[0], &configs[1], &secure, &debug],
+        );
+        messina.ready();
+        numbers.send_secret("k3y-s3cret", "v4lue-s3cret");
+        sent = numbers.load_from(sent, 2000, sent + RECORDS).wait();
+        all(&bench, &numbers, &messina, sent + number as i64 + 1);
+        // It has the collection with it, and could not have published without.
+        assert!(
+            messina.metric("messina_reference_entries") >= 1.0,
+            "no document of MongoDB"
+        );
+        if number == 0 {
+            until("Sentry to hear of the dead letter", LONG, &[&messina], || {
+                sink.taken().contains("event_id").then_some(())
+            });
+        }
+        let pages: String = ["/", "/status", "/metrics", "/readyz", "/livez"]
+            .iter()
+            .map(|path| get(messina.address().unwrap(), path).unwrap().1)
+            .collect();
+        messina.stop();
+        tells_nothing(&format!("{:?}: pages", way.kafka), &pages);
+        tells_nothing(&format!("{:?}: logs", way.kafka), &messina.all());
+        println!("{:?}: {} lines of logs", way.kafka, messina.all().lines().count());
+    }
+    let events = sink.taken();
+    assert!(events.contains("secure"), "no event names the pipeline: {events}");
+    // Its own address and public key are in the head of each request; the body must not have them.
+    let bodies: String = events.lines().filter(|line| line.starts_with('{')).collect();
+    assert!(!bodies.is_empty());
+    tells_nothing("Sentry", &bodies);
+    let judgement = judge_good(&bench, &numbers, "secure", sent);
+    assert_eq!(judgement.duplicated, 0);
+    bench.clean();
+}
+
+/// Waits until so many records are committed. (Not until more end than now: all may have ended by now.)
+pub fn all(bench: &Bench, numbers: &Numbers<'_>, messina: &Messina, records: i64) {
+    until("every record to be committed", LONG, &[messina], || {
+        (bench.kafka.progress(&numbers.group("secure"), &numbers.topic).0 == records as u64).then_some(())
+    });
+}
+
+/// Fails where a secret is in the text; the text itself may have more of them, so that the line alone is shown.
+pub fn tells_nothing(what: &str, text: &str) {
+    for secret in [
+        KAFKA_PASSWORD,
+        DATABASE_PASSWORD,
+        REGISTRY_PASSWORD,
+        REGISTRY_TOKEN,
+        MONGO_PASSWORD,
+    ]
+    .iter()
+    .chain(&MORE_SECRETS)
+    {
+        let line = text.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{what}: {secret:?} is in {line:?}");
+    }
+}
+
+/// What is printed of a configuration: a finding shows the line, and not the secret in it.
+#[test]
+fn findings_and_demo_tell_no_secret() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join("secret-in-the-file.toml");
+    let text = format!(
+        "[kafka]\nbrokers = \"b:1\"\nproperties = {{ \"sasl.password\" = \"{KAFKA_PASSWORD}\", \"acks\" = \"0\" }}\n\
+         [registry]\nurl = \"http://r\"\nusername = \"m\"\npassword = \"{REGISTRY_PASSWORD}\"\nbearer_token = \"{REGISTRY_TOKEN}\"\n\
+         [scylla]\nnodes = \"n\"\nusername = \"m\"\npassword = \"{DATABASE_PASSWORD}\" nonsense\n"
+    );
+    std::fs::write(&path, &text).unwrap();
+    for text in [text.clone(), text.replace(" nonsense", "")] {
+        std::fs::write(&path, &text).unwrap();
+        for format in ["human", "json"] {
+            let found = crate::support::process::finish(&["check", "--format", format], &[&path]);
+            assert_eq!(found.code, Some(78), "{}", found.stderr);
+            tells_nothing("findings", &found.stderr);
+            tells_nothing("findings", &found.stdout);
+            assert!(!(found.stderr + &found.stdout).is_empty());
+        }
+    }
+}

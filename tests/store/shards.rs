@@ -1,0 +1,310 @@
+//! Shards, as ScyllaDB has them, against a stand-in: a proxy before the real server that announces four shards and notes which of them
+//! each request came to.
+//!
+//! It says in its SUPPORTED frame what ScyllaDB says there, has a port where the client's own port chooses the shard, and knows
+//! ScyllaDB's error for a rate limit. Where a row belongs is computed here, from the token that the server itself gives.
+//! See <https://github.com/scylladb/scylladb/blob/master/docs/dev/protocol-extensions.md>.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use messina::avro::value::Value;
+use messina::retry::Class;
+use messina::store::group::GroupOptions;
+use messina::store::scylla::{ScyllaOptions, ScyllaStore};
+use messina::store::{AnyStore, StatementOptions, Store};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::{KEYSPACE, items, lookup, scylla, scylla_options, string, unique};
+
+const SHARDS: u16 = 4;
+/// Of a token, so many high bits are left out; ScyllaDB's default.
+const IGNORED_BITS: u32 = 12;
+/// ScyllaDB tells this code in its SUPPORTED frame.
+const RATE_LIMITED: i32 = 0x4321;
+
+const ERROR: u8 = 0x00;
+const SUPPORTED: u8 = 0x06;
+const QUERY: u8 = 0x07;
+const PREPARE: u8 = 0x09;
+const EXECUTE: u8 = 0x0a;
+const BATCH: u8 = 0x0d;
+
+/// The stand-in.
+struct Shards {
+    /// Requests that execute something: shard, and body.
+    requests: Mutex<Vec<(u16, Vec<u8>)>>,
+    connected: Mutex<BTreeSet<u16>>,
+    next: AtomicU16,
+    limited: AtomicBool,
+    /// Questions that had `USING TIMEOUT`.
+    timeouts: AtomicU16,
+    server: String,
+    shard_aware_port: u16,
+}
+
+struct Frame {
+    head: [u8; 9],
+    body: Vec<u8>,
+}
+
+impl Frame {
+    async fn read(from: &mut (impl AsyncReadExt + Unpin)) -> Option<Frame> {
+        let mut head = [0; 9];
+        from.read_exact(&mut head).await.ok()?;
+        let mut body = vec![0; u32::from_be_bytes(head[5..].try_into().unwrap()) as usize];
+        from.read_exact(&mut body).await.ok()?;
+        Some(Frame { head, body })
+    }
+
+    fn opcode(&self) -> u8 {
+        self.head[4]
+    }
+
+    async fn write(mut self, to: &mut (impl AsyncWriteExt + Unpin)) -> Option<()> {
+        self.head[5..].copy_from_slice(&(self.body.len() as u32).to_be_bytes());
+        to.write_all(&self.head).await.ok()?;
+        to.write_all(&self.body).await.ok()
+    }
+}
+
+fn put_text(to: &mut Vec<u8>, text: &str) {
+    to.extend((text.len() as u16).to_be_bytes());
+    to.extend(text.as_bytes());
+}
+
+impl Shards {
+    /// Starts it; the address to connect to, and what ends it.
+    async fn start(server: String) -> (Arc<Shards>, String, JoinSet<()>) {
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let aware = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = plain.local_addr().unwrap().to_string();
+        let shards = Arc::new(Shards {
+            requests: Mutex::default(),
+            connected: Mutex::default(),
+            next: AtomicU16::new(0),
+            limited: AtomicBool::new(false),
+            timeouts: AtomicU16::new(0),
+            server,
+            shard_aware_port: aware.local_addr().unwrap().port(),
+        });
+        let mut tasks = JoinSet::new();
+        for (listener, by_port) in [(plain, false), (aware, true)] {
+            let shards = shards.clone();
+            tasks.spawn(async move {
+                let mut connections = JoinSet::new();
+                while let Ok((client, from)) = listener.accept().await {
+                    let shard = match by_port {
+                        true => from.port() % SHARDS,
+                        false => shards.next.fetch_add(1, Ordering::Relaxed) % SHARDS,
+                    };
+                    connections.spawn(shards.clone().serve(client, shard));
+                }
+            });
+        }
+        (shards, address, tasks)
+    }
+
+    async fn serve(self: Arc<Self>, client: TcpStream, shard: u16) {
+        let server = TcpStream::connect(&self.server).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        server.set_nodelay(true).unwrap();
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        // What the proxy answers by itself goes the way of the server's answers.
+        let (own, mut answers) = tokio::sync::mpsc::unbounded_channel::<Frame>();
+        let to_writer = own.clone();
+        let requests = async {
+            while let Some(mut frame) = Frame::read(&mut from_client).await {
+                if matches!(frame.opcode(), QUERY | PREPARE) {
+                    self.without_timeout(&mut frame.body);
+                }
+                if matches!(frame.opcode(), EXECUTE | BATCH) {
+                    if self.limited.load(Ordering::Relaxed) {
+                        let mut body = RATE_LIMITED.to_be_bytes().to_vec();
+                        put_text(&mut body, "too many of this partition");
+                        // A write was rejected, by the coordinator.
+                        body.extend([1, 1]);
+                        let mut head = frame.head;
+                        (head[0], head[1], head[4]) = (0x84, 0, ERROR);
+                        let _ = own.send(Frame { head, body });
+                        continue;
+                    }
+                    self.requests.lock().unwrap().push((shard, frame.body.clone()));
+                }
+                if frame.write(&mut to_server).await.is_none() {
+                    break;
+                }
+            }
+        };
+        let replies = async {
+            while let Some(mut frame) = Frame::read(&mut from_server).await {
+                if frame.opcode() == SUPPORTED {
+                    self.announce(shard, &mut frame.body);
+                }
+                let _ = to_writer.send(frame);
+            }
+        };
+        let writer = async {
+            while let Some(frame) = answers.recv().await {
+                if frame.write(&mut to_client).await.is_none() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = requests => {}
+            () = replies => {}
+            () = writer => {}
+        }
+    }
+
+    /// Takes out ScyllaDB's `USING TIMEOUT`, by which the driver bounds its own questions, and which the server here does not know.
+    fn without_timeout(&self, body: &mut Vec<u8>) {
+        let length = u32::from_be_bytes(body[..4].try_into().unwrap()) as usize;
+        let text = std::str::from_utf8(&body[4..4 + length]).unwrap();
+        let Some((before, clause)) = text.split_once(" USING TIMEOUT ") else {
+            return;
+        };
+        let after = clause.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        let text = format!("{before}{after}");
+        self.timeouts.fetch_add(1, Ordering::Relaxed);
+        let rest = body.split_off(4 + length);
+        body.clear();
+        body.extend((text.len() as u32).to_be_bytes());
+        body.extend(text.as_bytes());
+        body.extend(rest);
+    }
+
+    /// Adds to a SUPPORTED frame what ScyllaDB says there.
+    fn announce(&self, shard: u16, body: &mut Vec<u8>) {
+        self.connected.lock().unwrap().insert(shard);
+        let more = [
+            ("SCYLLA_SHARD", shard.to_string()),
+            ("SCYLLA_NR_SHARDS", SHARDS.to_string()),
+            (
+                "SCYLLA_PARTITIONER",
+                "org.apache.cassandra.dht.Murmur3Partitioner".to_owned(),
+            ),
+            ("SCYLLA_SHARDING_ALGORITHM", "biased-token-round-robin".to_owned()),
+            ("SCYLLA_SHARDING_IGNORE_MSB", IGNORED_BITS.to_string()),
+            ("SCYLLA_SHARD_AWARE_PORT", self.shard_aware_port.to_string()),
+            ("SCYLLA_RATE_LIMIT_ERROR", format!("ERROR_CODE={RATE_LIMITED}")),
+        ];
+        let count = u16::from_be_bytes([body[0], body[1]]) + more.len() as u16;
+        body[..2].copy_from_slice(&count.to_be_bytes());
+        for (name, value) in more {
+            put_text(body, name);
+            body.extend(1u16.to_be_bytes());
+            put_text(body, &value);
+        }
+    }
+
+    /// The shards that requests with these bytes in them came to, and forgets them.
+    fn taken(&self, key: &str) -> Vec<u16> {
+        let holds = |body: &[u8]| body.windows(key.len()).any(|part| part == key.as_bytes());
+        let mut requests = self.requests.lock().unwrap();
+        let (with, without) = requests.drain(..).partition(|(_, body)| holds(body));
+        *requests = without;
+        let with: Vec<(u16, Vec<u8>)> = with;
+        with.into_iter().map(|(shard, _)| shard).collect()
+    }
+}
+
+/// ScyllaDB's "biased-token-round-robin": the token without its sign and its high bits, scaled to the number of shards.
+fn shard_of(token: i64) -> u16 {
+    let biased = (token as u64 ^ (1 << 63)) << IGNORED_BITS;
+    ((u128::from(biased) * u128::from(SHARDS)) >> 64) as u16
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_go_to_the_shard_that_owns_their_partition() {
+    let Some(options) = scylla_options() else { return };
+    // It has made the tables.
+    let direct = scylla().await.unwrap();
+    let (shards, address, _tasks) = Shards::start(options.nodes[0].clone()).await;
+    let options = ScyllaOptions {
+        nodes: vec![address],
+        keyspace: Some(KEYSPACE.to_owned()),
+        ..options
+    };
+    let store = AnyStore::Scylla(ScyllaStore::connect(&options).await.unwrap());
+    let (put, get) = items(&store).await;
+    let group = StatementOptions {
+        group: Some(GroupOptions {
+            linger: Duration::from_secs(600),
+            max_rows: 5,
+            max_bytes: 16 << 10,
+            across_partitions: false,
+        }),
+        ..StatementOptions::write()
+    };
+    let cql = "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, :a, :b)";
+    let grouped = store.prepare(cql, &group).await.unwrap();
+    let token = lookup(&direct.store, "SELECT token(id) AS t FROM items WHERE id = :id").await;
+
+    let began = Instant::now();
+    let mut owners = BTreeSet::new();
+    let mut right = 0;
+    // The first requests may come before there is a connection to each shard.
+    while right < 40 {
+        assert!(
+            began.elapsed() < Duration::from_secs(120),
+            "connected to {:?}",
+            shards.connected.lock().unwrap()
+        );
+        let key = unique("shard");
+        let id = string(&key);
+        store
+            .write(&put, &[id.clone(), Value::Int(1), string("a"), Value::Long(1)], 1)
+            .await
+            .unwrap();
+        let found = store.lookup(&get, &[id.clone(), Value::Int(1)]).await.unwrap();
+        assert!(found.is_some());
+        let batch = (2..7).map(|seq| {
+            let values = [id.clone(), Value::Int(seq), string("a"), Value::Long(1)];
+            let (store, grouped) = (&store, &grouped);
+            async move { store.write(grouped, &values, 1).await.unwrap() }
+        });
+        futures_util::future::join_all(batch).await;
+        let row = direct.store.lookup(&token, &[id]).await.unwrap().unwrap();
+        let Value::Long(token) = row[0] else { panic!("{row:?}") };
+        let owner = shard_of(token);
+        let taken = shards.taken(&key);
+        assert_eq!(taken.len(), 3, "a write, a look-up, and one batch of five rows");
+        if taken == [owner; 3] {
+            owners.insert(owner);
+            right += 1;
+        } else {
+            // It may have been right by chance before.
+            right = 0;
+            owners.clear();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(owners.len(), usize::from(SHARDS), "keys of all shards were among them");
+
+    assert!(
+        shards.timeouts.load(Ordering::Relaxed) > 0,
+        "the driver takes it for ScyllaDB"
+    );
+
+    // ScyllaDB's own error: it passes, so the record waits.
+    shards.limited.store(true, Ordering::Relaxed);
+    let error = store
+        .write(
+            &put,
+            &[string(&unique("limited")), Value::Int(1), string("a"), Value::Long(1)],
+            1,
+        )
+        .await
+        .unwrap_err();
+    assert_eq!((error.class, error.label), (Class::Transient, "rate_limit"), "{error}");
+    shards.limited.store(false, Ordering::Relaxed);
+    let row = [string(&unique("limited")), Value::Int(1), string("a"), Value::Long(1)];
+    store.write(&put, &row, 1).await.unwrap();
+}

@@ -1,0 +1,104 @@
+//! A TCP proxy that makes a network bad: every byte comes later, some come later still, and now and then a connection breaks.
+//!
+//! Loss in a network of TCP is seen as delay, by retransmission, and at the worst as a broken connection; so that is what it does. Each
+//! direction is a queue with a due time for each chunk, so that delay does not limit throughput.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use super::random::Random;
+
+/// What befalls what passes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weather {
+    /// Delay of each byte, each way.
+    pub delay: Duration,
+    /// Chunks of a thousand that come later by `stall`.
+    pub stalled_of_1000: u64,
+    /// How much later.
+    pub stall: Duration,
+}
+
+/// A listener in front of a server; it lives as long as the test process.
+pub struct Proxy {
+    /// Where it listens.
+    pub address: SocketAddr,
+    weather: Arc<Mutex<Weather>>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Proxy {
+    /// Listens on `address` for connections to `server`, in fair weather.
+    pub fn new(address: &str, server: &str, seed: u64) -> Proxy {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (weather, open) = (Arc::new(Mutex::new(Weather::default())), Arc::default());
+        let (server, of_listener) = (server.to_owned(), weather.clone());
+        let kept: Arc<Mutex<Vec<TcpStream>>> = open;
+        let open = kept.clone();
+        std::thread::spawn(move || {
+            for (number, client) in (0..).zip(listener.incoming().map_while(Result::ok)) {
+                // A server that is down: the client sees its connection closed.
+                let Ok(server) = TcpStream::connect(&server) else {
+                    continue;
+                };
+                kept.lock().unwrap().push(client.try_clone().unwrap());
+                for (from, to, way) in [(&client, &server, 0), (&server, &client, 1)] {
+                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let random = Random::from(seed ^ (number << 1 | way));
+                    pump(from, to, random, of_listener.clone());
+                }
+            }
+        });
+        Proxy { address, weather, open }
+    }
+
+    /// Changes the weather for what comes from now on.
+    pub fn set(&self, weather: Weather) {
+        *self.weather.lock().unwrap() = weather;
+    }
+
+    /// Breaks every connection that is open; how many were.
+    pub fn break_all(&self) -> usize {
+        let open = std::mem::take(&mut *self.open.lock().unwrap());
+        // One that was closed already is not counted.
+        open.iter()
+            .filter(|stream| stream.shutdown(Shutdown::Both).is_ok())
+            .count()
+    }
+}
+
+/// One direction of a connection: a reader that stamps chunks, and a writer that waits for their time.
+fn pump(mut from: TcpStream, mut to: TcpStream, mut random: Random, weather: Arc<Mutex<Weather>>) {
+    let _ = to.set_nodelay(true);
+    let (send, receive) = mpsc::channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
+            let now = *weather.lock().unwrap();
+            let stall = if random.below(1000) < now.stalled_of_1000 {
+                now.stall
+            } else {
+                Duration::ZERO
+            };
+            if send
+                .send((Instant::now() + now.delay + stall, buffer[..read].to_vec()))
+                .is_err()
+            {
+                let _ = from.shutdown(Shutdown::Both);
+                break;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        for (due, bytes) in receive {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
