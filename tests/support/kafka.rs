@@ -146,7 +146,7 @@ impl Kafka {
 
     /// Deletes the topics whose names begin so.
     pub fn delete_all(&self, bench: &Bench, prefix: &str) {
-        let metadata = self.admin.inner().fetch_metadata(None, REQUEST).unwrap();
+        let metadata = patiently("all topics", || self.admin.inner().fetch_metadata(None, REQUEST));
         let topics: Vec<&str> = metadata
             .topics()
             .iter()
@@ -249,10 +249,11 @@ impl Kafka {
         consumer.assign(&list).unwrap();
         let mut records = Vec::new();
         let mut heard = Instant::now();
+        let mut trouble = None;
         while !open.is_empty() {
             assert!(
                 heard.elapsed() < SILENCE,
-                "{topic}: {} partitions are not read to their end",
+                "{topic}: {} partitions are not read to their end; the last error: {trouble:?}",
                 open.len()
             );
             let Some(message) = consumer.poll(Duration::from_millis(200)) else {
@@ -265,7 +266,11 @@ impl Kafka {
                     open.remove(&partition);
                     continue;
                 }
-                Err(error) => panic!("{topic}: {error}"),
+                // A connection to a broker that was just killed breaks; librdkafka makes another, and goes on where it was.
+                Err(error) => {
+                    trouble = Some(error);
+                    continue;
+                }
             };
             heard = Instant::now();
             if open
