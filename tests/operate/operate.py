@@ -75,6 +75,23 @@ def get(url):
         return answer.read().decode()
 
 
+def metric(address, name):
+    """Sum of the series that begin so."""
+    lines = [line for line in get(f"http://{address}/metrics").splitlines() if line.startswith(name)]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def services_or_skip(test, *variables):
+    """Skips the test, and says so to ./test, where the addresses of services are not set."""
+    missing = [name for name in variables if name not in os.environ]
+    if missing:
+        reason = f"needs services: {', '.join(missing)} not set"
+        if os.environ.get("MESSINA_TEST_SKIPPED"):
+            with open(os.environ["MESSINA_TEST_SKIPPED"], "a") as skipped:
+                skipped.write(f"{test.id()}: {reason}\n")
+        test.skipTest(reason)
+
+
 def until(what, look):
     deadline = time.monotonic() + LONG
     while True:

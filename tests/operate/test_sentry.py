@@ -11,29 +11,16 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-from operate import HERE, free_port, get, until
+from operate import HERE, free_port, get, metric, services_or_skip, until
 
 RECORDS = 20_000
 SECRETS = ("k3y-s3cret", "v4lue-s3cret", "test-password-of-the-registry")
 SCHEMA = {"type": "record", "name": "Poisoned", "namespace": "com.acme.test", "fields": [{"name": "id", "type": "long"}]}
 
 
-def metric(address, name):
-    """Sum of the series that begin so."""
-    lines = [line for line in get(f"http://{address}/metrics").splitlines() if line.startswith(name)]
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
-
-
 class Sentry(unittest.TestCase):
     def setUp(self):
-        missing = [name for name in ("KAFKA_BROKERS", "REGISTRY_URL") if name not in os.environ]
-        if missing:
-            reason = f"needs kafka and registry: {', '.join(missing)} not set"
-            if os.environ.get("MESSINA_TEST_SKIPPED"):
-                with open(os.environ["MESSINA_TEST_SKIPPED"], "a") as skipped:
-                    skipped.write(f"{self.id()}: {reason}\n")
-            # ./test counts it from that file.
-            self.skipTest(reason)
+        services_or_skip(self, "KAFKA_BROKERS", "REGISTRY_URL")
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)

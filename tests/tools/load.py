@@ -26,14 +26,16 @@ def connect(datacenter="dc1"):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keyspace", default="e2e")
+    parser.add_argument("--datacenter", default="dc1", help="of the nodes, and of the keyspace's one replica (dc1)")
     parser.add_argument("--fresh", action="store_true", help="drop the keyspace first")
     options = parser.parse_args()
     began = time.monotonic()
-    cluster, session = connect()
+    cluster, session = connect(options.datacenter)
     space = options.keyspace
     if options.fresh:
         session.execute(f"DROP KEYSPACE IF EXISTS {space}")
-    session.execute(f"CREATE KEYSPACE IF NOT EXISTS {space} WITH replication = {{'class': 'NetworkTopologyStrategy', 'dc1': 1}}")
+    replication = f"{{'class': 'NetworkTopologyStrategy', '{options.datacenter}': 1}}"
+    session.execute(f"CREATE KEYSPACE IF NOT EXISTS {space} WITH replication = {replication}")
     tables = {"profiles": pipelines.PROFILES_DDL, pipelines.LATEST: pipelines.LATEST_DDL}
     tables |= {p.table.name: p.table.ddl for p in pipelines.PIPELINES}
     for name, columns in tables.items():
