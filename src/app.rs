@@ -133,21 +133,31 @@ pub(crate) type Shared = Arc<Mutex<Registered>>;
 pub struct Reload {
     registry: Arc<Registry>,
     logins: Logins,
+    credentials: watch::Sender<()>,
     config: Arc<Config>,
 }
 
 impl Reload {
     /// Reads the registry's login and certificates again, for all requests from now on, and the brokers' login, for all connections from now
-    /// on; the old ones stay where that fails.
+    /// on; the old ones stay where that fails. Sessions with the database look at their certificates and password, and log what comes of it.
     ///
     /// # Errors
     /// What cannot be used, in words.
     pub fn read_again(&self) -> Result<(), String> {
         let registry = services::registry_options(&self.config)
             .and_then(|options| self.registry.reload(&options).map_err(|e| format!("[registry]: {e}")));
-        match (registry, self.logins.read_again()) {
-            (Err(one), Err(other)) => Err(format!("{one}; {other}")),
-            (one, other) => one.and(other),
+        let database = services::scylla_options(&self.config).map_or(Ok(()), |options| {
+            options.credentials().map_err(|e| format!("[scylla]: {e}"))?;
+            self.credentials.send_replace(());
+            Ok(())
+        });
+        let problems: Vec<String> = [registry, self.logins.read_again(), database]
+            .into_iter()
+            .filter_map(Result::err)
+            .collect();
+        match problems.as_slice() {
+            [] => Ok(()),
+            problems => Err(problems.join("; ")),
         }
     }
 }
@@ -219,9 +229,10 @@ pub async fn start(
             let stop = stopped.clone();
             let (ended, pipeline) = (ended_sender.clone(), name.clone());
             let (config, store, metrics) = (config.clone(), services.store.clone(), metrics.clone());
+            let credentials = services.credentials.subscribe();
             let thread_name = format!("loop-{name}-{number}");
             let thread = std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
-                let end = run_loop(&config, store, make, stop, &metrics, &thread_name);
+                let end = run_loop(&config, store, credentials, make, stop, &metrics, &thread_name);
                 // Whoever waits for it may have gone.
                 let _ = ended.send(pipeline);
                 end
@@ -246,6 +257,7 @@ pub async fn start(
         reload: Reload {
             registry: services.registry.clone(),
             logins: services.logins.clone(),
+            credentials: services.credentials,
             config: Arc::new(config),
         },
         _sampler: sampler,
@@ -257,6 +269,7 @@ pub async fn start(
 fn run_loop(
     config: &Config,
     store: Option<Arc<AnyStore>>,
+    credentials: watch::Receiver<()>,
     mut make: build::MakeParts,
     stop: watch::Receiver<bool>,
     metrics: &Metrics,
@@ -267,7 +280,7 @@ fn run_loop(
         Err(error) => return End::Halted(Failure::fatal("runtime", error.to_string())),
     };
     let end = runtime.block_on(async {
-        let store = match services::store_of_loop(config, store, stop.clone()).await {
+        let store = match services::store_of_loop(config, store, credentials, stop.clone()).await {
             Ok(store) => store,
             Err(end) => return end,
         };

@@ -46,6 +46,8 @@ pub struct Services {
     pub store: Option<Arc<AnyStore>>,
     /// The logins of the brokers' clients.
     pub logins: Logins,
+    /// Tells the sessions of the loops to read their credentials again.
+    pub(super) credentials: watch::Sender<()>,
     /// The references, empty as yet.
     pub(super) references: Opened,
 }
@@ -73,6 +75,7 @@ impl Services {
             registry: Arc::new(registry),
             store: store(config, purpose).await?.map(Arc::new),
             logins: Logins::default(),
+            credentials: watch::Sender::default(),
             references: references::open(config).await?,
         })
     }
@@ -117,20 +120,10 @@ pub(super) fn registry_options(config: &Config) -> Result<RegistryOptions, Strin
     Ok(options)
 }
 
-async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {
-    if let (Some(path), Some(store)) = (config.sqlite_path(), &config.store) {
-        let opened = match purpose {
-            Purpose::Run => SqliteStore::open(&SqliteOptions::new(path)),
-            Purpose::Check => SqliteStore::open_tables_of(Path::new(path)).await,
-        };
-        return match opened {
-            Ok(sqlite) => Ok(Some(AnyStore::Sqlite(sqlite))),
-            Err(error) => Err(NotPrepared::Findings(vec![Finding::new(store.span, error.to_string())])),
-        };
-    }
-    let Some(from) = &config.scylla else { return Ok(None) };
-    let place = from.nodes.first().map(|n| n.span);
-    let options = ScyllaOptions {
+/// How the database is reached, if it is a CQL server; its files are read when a session is opened.
+pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
+    let from = config.scylla.as_ref()?;
+    Some(ScyllaOptions {
         nodes: from.nodes.iter().map(|n| n.value.clone()).collect(),
         keyspace: from.keyspace.as_ref().map(|k| k.value.clone()),
         datacenter: from.datacenter.as_ref().map(|d| d.value.clone()),
@@ -156,7 +149,28 @@ async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, No
         },
         request_timeout: from.timeout,
         ..ScyllaOptions::default()
+    })
+}
+
+async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {
+    if let (Some(path), Some(store)) = (config.sqlite_path(), &config.store) {
+        let opened = match purpose {
+            Purpose::Run => SqliteStore::open(&SqliteOptions::new(path)),
+            Purpose::Check => SqliteStore::open_tables_of(Path::new(path)).await,
+        };
+        return match opened {
+            Ok(sqlite) => Ok(Some(AnyStore::Sqlite(sqlite))),
+            Err(error) => Err(NotPrepared::Findings(vec![Finding::new(store.span, error.to_string())])),
+        };
+    }
+    let Some(options) = scylla_options(config) else {
+        return Ok(None);
     };
+    let place = config
+        .scylla
+        .as_ref()
+        .and_then(|from| from.nodes.first())
+        .map(|n| n.span);
     match ScyllaStore::connect(&options).await {
         Ok(scylla) => Ok(Some(AnyStore::Scylla(scylla))),
         Err(error) if error.class == Class::Transient => Err(NotPrepared::Unavailable(Failure::transient(
@@ -177,6 +191,7 @@ async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, No
 pub(super) async fn store_of_loop(
     config: &Config,
     prepared_by: Option<Arc<AnyStore>>,
+    credentials: watch::Receiver<()>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<Option<Arc<AnyStore>>, End> {
     if !matches!(prepared_by.as_deref(), Some(AnyStore::Scylla(_))) {
@@ -186,7 +201,18 @@ pub(super) async fn store_of_loop(
     let mut jitter = Jitter::new(u64::from(std::process::id()));
     loop {
         let failure = match store(config, Purpose::Run).await {
-            Ok(store) => return Ok(store.map(Arc::new)),
+            Ok(store) => {
+                let store = store.map(Arc::new);
+                if let Some(store) = store.clone() {
+                    // It ends with the runtime.
+                    tokio::spawn(async move {
+                        if let AnyStore::Scylla(store) = &*store {
+                            store.keep_credentials(credentials).await;
+                        }
+                    });
+                }
+                return Ok(store);
+            }
             Err(NotPrepared::Unavailable(failure)) => failure,
             Err(NotPrepared::Findings(findings)) => {
                 let message = findings

@@ -138,7 +138,7 @@ fn read_again(log_file: Option<&LogFile>, reload: Option<&Reload>) {
     // Before everything is connected nothing is old yet.
     match reload.map_or(Ok(()), Reload::read_again) {
         Ok(()) => tracing::info!(
-            "SIGHUP: log file opened again, logins of registry and brokers and certificates of the registry read again"
+            "SIGHUP: log file opened again, logins read again, and certificates of registry and database"
         ),
         Err(error) => tracing::error!("SIGHUP: {error}; what was in use is used on"),
     }

@@ -25,7 +25,11 @@ pub fn execution(error: &ExecutionError) -> StoreError {
         ExecutionError::BadQuery(e) => bad_query(e),
         ExecutionError::EmptyPlan => (Transient, "no_node"),
         ExecutionError::PrepareError(e) => prepare_verdict(e),
-        ExecutionError::ConnectionPoolError(e) => pool(e),
+        ExecutionError::ConnectionPoolError(e) => match pool(e) {
+            // The login was taken when the session was opened. What is refused now is being rotated: here first, or there.
+            (Fatal, "authentication") => (Transient, "authentication"),
+            verdict => verdict,
+        },
         ExecutionError::LastAttemptError(e) => attempt(e),
         ExecutionError::RequestTimeout(_) => (Transient, "timeout"),
         ExecutionError::UseKeyspaceError(e) => use_keyspace(e),

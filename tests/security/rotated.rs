@@ -1,14 +1,16 @@
-//! Passwords of the brokers that are rotated while Messina runs: read again at SIGHUP, and where the brokers refuse the old one.
+//! Passwords and certificates that are rotated while Messina runs: read again at SIGHUP, and where the old ones are refused.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::secrets::{all, tells_nothing};
-use super::settings;
+use super::settings::{self, Tls};
 use crate::faults::pipelines;
+use crate::support::certificates::renewed;
 use crate::support::judge::judge_good;
 use crate::support::numbers::Numbers;
 use crate::support::process::Messina;
+use crate::support::proxy::Proxy;
 use crate::support::{Bench, LONG, until};
 
 const RECORDS: i64 = 500;
@@ -67,6 +69,88 @@ fn rotated_password_of_the_brokers() {
     }
     tells_nothing("the log", &messina.all());
     judge_good(&bench, &numbers, "secure", sent);
+    drop(messina);
+    bench.clean();
+}
+
+#[test]
+fn rotated_password_and_certificate_of_the_database() {
+    let Some((bench, mut settings)) = settings::find("rotated_password_and_certificate_of_the_database") else {
+        return;
+    };
+    // A user of this test's own, behind a proxy that can break its connections.
+    let proxy = Proxy::new("127.0.0.1:0", &settings.nodes, 1);
+    settings.nodes = proxy.address.to_string();
+    settings.database_user = bench.name("rotating").replace('-', "_").to_lowercase();
+    PASSWORDS[0].clone_into(&mut settings.database_password);
+    let tls = bench.own().tls();
+    let certificate = || renewed(&tls, &bench.folder, "rotated");
+    settings.database_tls = Tls {
+        ca: tls.join("ca.pem"),
+        client: Some(certificate()),
+    };
+    let database = bench.database();
+    let alter = |verb: &str, password: &str| {
+        let role = &settings.database_user;
+        let statement =
+            format!("{verb} ROLE {role} WITH PASSWORD = '{password}' AND LOGIN = true AND SUPERUSER = true");
+        // Cassandra lets a password be changed every five seconds.
+        until("the password to be changed", LONG, &[], || {
+            database.try_run(&bench, &statement).ok()
+        });
+    };
+    alter("CREATE", PASSWORDS[0]);
+    let numbers = Numbers::new(&bench, 4, &pipelines("secure"));
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("secure"));
+    let secure = settings.file(&bench, "rotated");
+    let messina = Messina::start_keeping_all("messina", &[&configs[0], &configs[1], &secure]);
+    messina.ready();
+    let mut sent = numbers.load_from(0, 2000, RECORDS).wait();
+    all(&bench, &numbers, &messina, sent);
+
+    // Told so, while records come: a new session takes the place of the old one.
+    let load = numbers.load_from(sent, 200, sent + RECORDS);
+    alter("ALTER", PASSWORDS[1]);
+    bench.file("rotated-database.secret", &format!("{}\n", PASSWORDS[1]));
+    certificate();
+    messina.hang_up();
+    until("the credentials to be read again", LONG, &[&messina], || {
+        messina.lines("a new session is in use").pop()
+    });
+    sent = load.wait();
+    all(&bench, &numbers, &messina, sent);
+
+    // The server first: what it refuses now is waited for.
+    alter("ALTER", PASSWORDS[2]);
+    let load = numbers.load_from(sent, 2000, sent + RECORDS);
+    let mut broken: Option<Instant> = None;
+    until("the old password to be refused", LONG, &[&messina], || {
+        // The server keeps a password in mind for some seconds; a login takes its time, and must not be broken on its way.
+        if broken.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+            proxy.break_all();
+            broken = Some(Instant::now());
+        }
+        messina.lines("are incorrect").pop()
+    });
+    bench.file("rotated-database.secret", &format!("{}\n", PASSWORDS[2]));
+    sent = load.wait();
+    all(&bench, &numbers, &messina, sent);
+
+    std::fs::remove_file(bench.folder.join("rotated.key")).unwrap();
+    messina.hang_up();
+    until("a file that is gone to be named", LONG, &[&messina], || {
+        messina
+            .lines("SIGHUP: [scylla]: ")
+            .pop()
+            .filter(|line| line.contains("rotated.key"))
+    });
+    messina.stop();
+    for password in PASSWORDS {
+        assert!(!messina.all().contains(password), "the log tells a password");
+    }
+    tells_nothing("the log", &messina.all());
+    judge_good(&bench, &numbers, "secure", sent);
+    database.run(&bench, &format!("DROP ROLE {}", settings.database_user));
     drop(messina);
     bench.clean();
 }

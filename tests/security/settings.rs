@@ -55,6 +55,7 @@ pub struct Settings {
     pub kafka_password: String,
     pub kafka_tls: Tls,
     pub nodes: String,
+    pub database_user: String,
     pub database_password: String,
     pub database_tls: Tls,
     /// Host and port.
@@ -69,13 +70,16 @@ pub struct Settings {
     gateways: [String; 2],
 }
 
-/// The services that these tests run, and the property that makes the brokers ask for certificates.
+/// The services that these tests run. The brokers ask for certificates, and go by ACLs where there are any.
 pub const SERVICES: [&str; 4] = ["kafka-secure", "cassandra-tls", "registry", "mongo"];
 
 /// Finds the services; the gateways in front of the registry are made here, the user of the database, and a document.
 pub fn find(test: &str) -> Option<(Bench, Settings)> {
     let properties = Path::new(env!("CARGO_TARGET_TMPDIR")).join("certificates.properties");
-    std::fs::write(&properties, "listener.name.ssl.ssl.client.auth=required\n").unwrap();
+    let text = "listener.name.ssl.ssl.client.auth=required\n\
+        authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+        super.users=User:ANONYMOUS\nallow.everyone.if.no.acl.found=true\n";
+    std::fs::write(&properties, text).unwrap();
     let extra = [("KAFKA_EXTRA_PROPERTIES", properties.to_str().unwrap())];
     let bench = Bench::find_with(test, &SERVICES, &extra)?;
     let own = bench.own();
@@ -118,6 +122,7 @@ pub fn find(test: &str) -> Option<(Bench, Settings)> {
         kafka_password: KAFKA_PASSWORD.to_owned(),
         kafka_tls: right.clone(),
         nodes: own.get("SCYLLA_TLS_NODES"),
+        database_user: USER.to_owned(),
         database_password: DATABASE_PASSWORD.to_owned(),
         database_tls: right.clone(),
         mongo: mongo.to_owned(),
@@ -207,7 +212,7 @@ impl Settings {
         );
         let text = format!(
             "[kafka]\nbrokers = \"{}\"\nproperties = {{ {} }}\n\
-             [scylla]\nnodes = [\"{}\"]\nusername = \"{USER}\"\npassword = {}\ntls = {}\n\
+             [scylla]\nnodes = [\"{}\"]\nusername = \"{}\"\npassword = {}\ntls = {}\n\
              [registry]\nurl = \"{}\"\n{login}\ntls = {}\n\
              [mongo]\nuri = {}\n[references.people]\ncollection = \"{}.people\"\nfields = {{ name = \"string\" }}\n\
              [[pipelines.secure.steps]]\nname = \"person\"\nlookup = \"SELECT number FROM people WHERE who = :who\"\n\
@@ -218,6 +223,7 @@ impl Settings {
             self.brokers,
             kafka.join(", "),
             self.nodes,
+            self.database_user,
             secret("database", &self.database_password),
             self.database_tls.table(),
             self.registry_url,

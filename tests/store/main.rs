@@ -15,6 +15,7 @@ mod grouped;
 mod many;
 #[path = "../support/own.rs"]
 mod own;
+mod rotated;
 mod shards;
 
 use std::future::Future;

@@ -2,7 +2,7 @@
 //! each request came to.
 //!
 //! It says in its SUPPORTED frame what ScyllaDB says there, has a port where the client's own port chooses the shard, and knows
-//! ScyllaDB's error for a rate limit. Where a row belongs is computed here, from the token that the server itself gives.
+//! ScyllaDB's error for a rate limit. It can also keep the schema from the user. Where a row belongs is computed here, from the token that the server itself gives.
 //! See <https://github.com/scylladb/scylladb/blob/master/docs/dev/protocol-extensions.md>.
 
 use std::collections::BTreeSet;
@@ -27,6 +27,9 @@ const IGNORED_BITS: u32 = 12;
 /// ScyllaDB tells this code in its SUPPORTED frame.
 const RATE_LIMITED: i32 = 0x4321;
 
+/// CQL's code for a lack of rights.
+const UNAUTHORIZED: i32 = 0x2100;
+
 const ERROR: u8 = 0x00;
 const SUPPORTED: u8 = 0x06;
 const QUERY: u8 = 0x07;
@@ -41,6 +44,8 @@ struct Shards {
     connected: Mutex<BTreeSet<u16>>,
     next: AtomicU16,
     limited: AtomicBool,
+    /// Whether the tables that tell of keyspaces are kept from the user.
+    hidden: AtomicBool,
     /// Questions that had `USING TIMEOUT`.
     timeouts: AtomicU16,
     server: String,
@@ -59,6 +64,13 @@ impl Frame {
         let mut body = vec![0; u32::from_be_bytes(head[5..].try_into().unwrap()) as usize];
         from.read_exact(&mut body).await.ok()?;
         Some(Frame { head, body })
+    }
+
+    /// The answer to a request that is refused.
+    fn error(request: &Frame, body: Vec<u8>) -> Frame {
+        let mut head = request.head;
+        (head[0], head[1], head[4]) = (0x84, 0, ERROR);
+        Frame { head, body }
     }
 
     fn opcode(&self) -> u8 {
@@ -88,6 +100,7 @@ impl Shards {
             connected: Mutex::default(),
             next: AtomicU16::new(0),
             limited: AtomicBool::new(false),
+            hidden: AtomicBool::new(false),
             timeouts: AtomicU16::new(0),
             server,
             shard_aware_port: aware.local_addr().unwrap().port(),
@@ -122,6 +135,15 @@ impl Shards {
             while let Some(mut frame) = Frame::read(&mut from_client).await {
                 if matches!(frame.opcode(), QUERY | PREPARE) {
                     self.without_timeout(&mut frame.body);
+                    let keyspaces = b"system_schema.keyspaces";
+                    if self.hidden.load(Ordering::Relaxed)
+                        && frame.body.windows(keyspaces.len()).any(|part| part == keyspaces)
+                    {
+                        let mut body = UNAUTHORIZED.to_be_bytes().to_vec();
+                        put_text(&mut body, "not for you");
+                        let _ = own.send(Frame::error(&frame, body));
+                        continue;
+                    }
                 }
                 if matches!(frame.opcode(), EXECUTE | BATCH) {
                     if self.limited.load(Ordering::Relaxed) {
@@ -129,9 +151,7 @@ impl Shards {
                         put_text(&mut body, "too many of this partition");
                         // A write was rejected, by the coordinator.
                         body.extend([1, 1]);
-                        let mut head = frame.head;
-                        (head[0], head[1], head[4]) = (0x84, 0, ERROR);
-                        let _ = own.send(Frame { head, body });
+                        let _ = own.send(Frame::error(&frame, body));
                         continue;
                     }
                     self.requests.lock().unwrap().push((shard, frame.body.clone()));
@@ -307,4 +327,32 @@ async fn requests_go_to_the_shard_that_owns_their_partition() {
     shards.limited.store(false, Ordering::Relaxed);
     let row = [string(&unique("limited")), Value::Int(1), string("a"), Value::Long(1)];
     store.write(&put, &row, 1).await.unwrap();
+}
+
+/// The driver opens a session all the same, and with it nothing would be routed or checked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_tell_its_tables_is_waited_for() {
+    let Some(options) = scylla_options() else { return };
+    let (shards, address, _tasks) = Shards::start(options.nodes[0].clone()).await;
+    shards.hidden.store(true, Ordering::Relaxed);
+    let known = scylla_datacenter(&options).await;
+    for datacenter in [None, Some(known)] {
+        let options = ScyllaOptions {
+            nodes: vec![address.clone()],
+            datacenter,
+            ..options.clone()
+        };
+        let error = ScyllaStore::connect(&options).await.unwrap_err();
+        assert_eq!((error.class, error.label), (Class::Transient, "metadata"), "{error}");
+        assert!(error.message.contains("system_schema"), "it says what to do: {error}");
+        shards.hidden.store(false, Ordering::Relaxed);
+        ScyllaStore::connect(&options).await.unwrap();
+        shards.hidden.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn scylla_datacenter(options: &ScyllaOptions) -> String {
+    let store = ScyllaStore::connect(options).await.unwrap();
+    let state = store.session().get_cluster_state();
+    state.get_nodes_info()[0].datacenter.clone().unwrap()
 }

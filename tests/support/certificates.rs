@@ -12,20 +12,27 @@ use openssl::x509::{X509, X509Builder, X509Name, X509NameBuilder};
 
 /// A client certificate of the test authority that has run out, with its key.
 pub fn expired(tls: &Path, folder: &Path) -> (PathBuf, PathBuf) {
+    let at = |seconds| Asn1Time::from_unix(seconds).unwrap();
+    client(tls, folder, "expired", &at(1_600_000_000), &at(1_600_086_400))
+}
+
+/// Another client certificate of the test authority, good for a day, with its key.
+pub fn renewed(tls: &Path, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let in_days = |days| Asn1Time::days_from_now(days).unwrap();
+    client(tls, folder, name, &in_days(0), &in_days(1))
+}
+
+fn client(tls: &Path, folder: &Path, name: &str, from: &Asn1Time, to: &Asn1Time) -> (PathBuf, PathBuf) {
     let authority = X509::from_pem(&std::fs::read(tls.join("ca.pem")).unwrap()).unwrap();
     let signer = PKey::private_key_from_pem(&std::fs::read(tls.join("ca.key")).unwrap()).unwrap();
     let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
     let mut certificate = begun("client", &key);
     certificate.set_issuer_name(authority.subject_name()).unwrap();
-    certificate
-        .set_not_before(&Asn1Time::from_unix(1_600_000_000).unwrap())
-        .unwrap();
-    certificate
-        .set_not_after(&Asn1Time::from_unix(1_600_086_400).unwrap())
-        .unwrap();
+    certificate.set_not_before(from).unwrap();
+    certificate.set_not_after(to).unwrap();
     certificate.sign(&signer, MessageDigest::sha256()).unwrap();
     let pem = certificate.build().to_pem().unwrap();
-    let paths = (folder.join("expired.crt"), folder.join("expired.key"));
+    let paths = (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));
     std::fs::write(&paths.0, pem).unwrap();
     std::fs::write(&paths.1, key.private_key_to_pem_pkcs8().unwrap()).unwrap();
     paths

@@ -63,7 +63,13 @@ impl Bench {
 impl Database {
     /// Runs a statement that answers nothing.
     pub fn run(&self, bench: &Bench, cql: &str) {
-        bench.wait(self.session.query_unpaged(cql, ())).unwrap();
+        self.try_run(bench, cql).unwrap();
+    }
+
+    /// The same where the server may refuse.
+    pub fn try_run(&self, bench: &Bench, cql: &str) -> Result<(), String> {
+        let answer = bench.wait(self.session.query_unpaged(cql, ()));
+        answer.map(drop).map_err(|error| error.to_string())
     }
 
     /// All rows of a statement, as all replicas have them together: one that was down gets what it missed only later.

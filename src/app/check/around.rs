@@ -46,7 +46,8 @@ pub(super) fn certificates(config: &Config) -> Vec<Found> {
         let pem = std::fs::read(path).ok()?;
         let (message, warning) = judge(&pem, authority, &*Asn1Time::days_from_now(0).ok()?)?;
         let finding = Finding::new(place, format!("{}: {message}", path.display()));
-        let help = "have it renewed; the new file is read at the next start, that of the registry at SIGHUP too";
+        let help =
+            "have it renewed; the new file is read at the next start, and at SIGHUP where it is not the brokers'";
         Some((finding.help(help), warning))
     });
     judged.collect()

@@ -97,7 +97,7 @@ impl Default for ScyllaOptions {
     }
 }
 
-/// Opens the session and checks what the driver would find out only later: that the datacenter exists.
+/// Opens the session and checks what the driver would find out only later: that it knows the cluster, and that the datacenter exists.
 pub(super) async fn connect(options: &ScyllaOptions) -> Result<Session, StoreError> {
     let mut policy = DefaultPolicy::builder()
         .token_aware(true)
@@ -144,8 +144,24 @@ pub(super) async fn connect(options: &ScyllaOptions) -> Result<Session, StoreErr
         Ok(session) => session,
         Err(error) => return Err(explained(classify::session(&error), options).await),
     };
+    check_metadata(&session)?;
     check_datacenter(&session, options.datacenter.as_deref())?;
     Ok(session)
+}
+
+/// Refuses a session that knows nothing of the cluster. The driver opens one all the same where its first questions fail: without tables and
+/// datacenters, so that no statement is routed and no partition key is checked.
+fn check_metadata(session: &Session) -> Result<(), StoreError> {
+    let state = session.get_cluster_state();
+    // Every server has keyspaces of its own.
+    if state.keyspaces_iter().next().is_some() && state.get_nodes_info().iter().any(|node| node.datacenter.is_some()) {
+        return Ok(());
+    }
+    Err(StoreError::transient(
+        "metadata",
+        "a node answers, and does not tell which nodes and tables there are (the driver's warning in the log says why): it may be starting or \
+         overloaded; else let the user read system.local, system.peers and system_schema",
+    ))
 }
 
 /// The error with what is wrong about TLS, which the driver does not tell.

@@ -16,7 +16,7 @@ use super::bind::Encoded;
 use super::{ScyllaStatement, ScyllaStore};
 use crate::avro::value::Value;
 use crate::store::group::{self, Came, GroupOptions, GroupStats};
-use crate::store::{Marker, Statement, StatementOptions, StoreError, classify, cql};
+use crate::store::{Marker, Statement, StatementOptions, StoreError, cql};
 
 /// Rows that wait, by statement and partition.
 pub(super) type Groups = group::Groups<(u64, Box<[u8]>), Encoded>;
@@ -112,7 +112,7 @@ impl ScyllaStore {
     async fn send(&self, inner: &ScyllaStatement, statement: &Statement, rows: Vec<Encoded>) -> Result<(), StoreError> {
         let prepared = &inner.prepared;
         let sent = if let [row] = rows.as_slice() {
-            self.session.execute_unpaged(prepared, row).await
+            self.session().execute_unpaged(prepared, row).await
         } else {
             let statements = vec![BatchStatement::PreparedStatement(prepared.clone()); rows.len()];
             let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
@@ -121,9 +121,9 @@ impl ScyllaStore {
             if let Some(level) = prepared.get_consistency() {
                 batch.set_consistency(level);
             }
-            self.session.batch(&batch, rows).await
+            self.session().batch(&batch, rows).await
         };
-        let result = sent.map_err(|e| classify::execution(&e))?;
+        let result = sent.map_err(|e| self.failed(&e))?;
         inner.warn(statement, &result);
         Ok(())
     }

@@ -12,10 +12,11 @@ pub mod bind;
 pub mod connect;
 mod diagnose;
 mod grouped;
+mod renew;
 pub mod row;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::scylla::client::session::Session;
@@ -24,6 +25,8 @@ use ::scylla::response::query_result::QueryResult;
 use ::scylla::response::{PagingState, PagingStateResponse};
 use ::scylla::statement as driver;
 use ::scylla::statement::prepared::PreparedStatement;
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use self::bind::{Bind, Nulls};
 use super::group::GroupStats;
@@ -38,10 +41,15 @@ pub use connect::{ScyllaOptions, Secret, TlsOptions};
 /// Rows of one answer, where a look-up takes many.
 const PAGE: i32 = 1000;
 
-/// An open session.
+/// An open session, and what another one is made of when its credentials change.
 pub struct ScyllaStore {
-    /// Boxed: it is large, and stores are moved about while an application is put together.
-    session: Box<Session>,
+    session: ArcSwap<Session>,
+    /// Boxed: they are large, and stores are moved about while an application is put together.
+    options: Box<ScyllaOptions>,
+    /// The credentials of the session.
+    credentials: AtomicU64,
+    /// No node could be connected to.
+    unconnected: Notify,
     /// Rows that wait for others.
     groups: grouped::Groups,
 }
@@ -63,15 +71,21 @@ pub struct ScyllaStatement {
 impl ScyllaStore {
     /// Connects: fails transiently while no node answers, fatally for a wrong password, keyspace or datacenter.
     pub async fn connect(options: &ScyllaOptions) -> Result<Self, StoreError> {
+        // Before they are read: what changes meanwhile has changed. What cannot be read is told by who needs it.
+        let credentials = options.credentials().unwrap_or_default();
         Ok(ScyllaStore {
-            session: Box::new(connect::connect(options).await?),
+            session: ArcSwap::from_pointee(connect::connect(options).await?),
+            options: Box::new(options.clone()),
+            credentials: AtomicU64::new(credentials),
+            unconnected: Notify::new(),
             groups: grouped::Groups::default(),
         })
     }
 
-    /// The driver's session, for its metrics and for what a store does not do (schema, paging).
-    pub fn session(&self) -> &Session {
-        &self.session
+    /// The driver's session, for its metrics and for what a store does not do (schema, paging). Another one takes its place when the
+    /// credentials change, so that it is asked for anew for each request.
+    pub fn session(&self) -> Arc<Session> {
+        self.session.load_full()
     }
 
     /// The server's clock: how long it is since 1970 there.
@@ -80,7 +94,7 @@ impl ScyllaStore {
     /// Where it does not answer.
     pub async fn clock(&self) -> Result<Duration, StoreError> {
         const CLOCK: &str = "SELECT toUnixTimestamp(now()) FROM system.local";
-        let answer = self.session.query_unpaged(CLOCK, ()).await;
+        let answer = self.session().query_unpaged(CLOCK, ()).await;
         let answer = answer.map_err(|e| classify::execution(&e))?;
         let unread = |e: &dyn std::fmt::Display| StoreError::transient("protocol", format!("the server's clock: {e}"));
         let rows = answer.into_rows_result().map_err(|e| unread(&e))?;
@@ -94,7 +108,7 @@ impl ScyllaStore {
         let Some(spec) = columns.get().iter().map(|column| column.table_spec()).next() else {
             return Ok(());
         };
-        let state = self.session.get_cluster_state();
+        let state = self.session().get_cluster_state();
         let table = state
             .get_keyspace(spec.ks_name())
             .and_then(|k| k.tables.get(spec.table_name()));
@@ -134,7 +148,10 @@ impl ScyllaStore {
                 max_retry_count: 1,
                 retry_interval: after,
             };
-            let profile = self.session.get_default_execution_profile_handle().pointee_to_builder();
+            let profile = self
+                .session()
+                .get_default_execution_profile_handle()
+                .pointee_to_builder();
             let profile = profile.speculative_execution_policy(Some(Arc::new(policy))).build();
             prepared.set_execution_profile_handle(Some(profile.into_handle()));
         }
@@ -150,7 +167,7 @@ impl Store for ScyllaStore {
         };
         let sent = cql::with_using(text, using).map_err(|e| StoreError::permanent("invalid", e))?;
         let mut prepared = self
-            .session
+            .session()
             .prepare(sent.as_str())
             .await
             .map_err(|e| classify::prepare(&e))?;
@@ -225,10 +242,10 @@ impl Store for ScyllaStore {
                 nulls: Nulls::Refused,
             };
             let (result, next) = self
-                .session
+                .session()
                 .execute_single_page(&inner.prepared, &bind, state)
                 .await
-                .map_err(|e| classify::execution(&e))?;
+                .map_err(|e| self.failed(&e))?;
             inner.warn(statement, &result);
             if !row::gather(result, &statement.columns, &mut gather)? {
                 return Ok(gather.end());
@@ -267,10 +284,10 @@ impl Store for ScyllaStore {
             nulls: Nulls::Unset,
         };
         let result = self
-            .session
+            .session()
             .execute_unpaged(&prepared, &bind)
             .await
-            .map_err(|e| classify::execution(&e))?;
+            .map_err(|e| self.failed(&e))?;
         inner.warn(statement, &result);
         Ok(())
     }

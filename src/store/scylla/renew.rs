@@ -1,0 +1,101 @@
+//! Certificates and password that change while the store is in use.
+//!
+//! Why: the driver reads certificates once, when it opens a session, so that rotated ones would end the session at its next connections. The
+//! password it asks for at each connection; it is renewed with them so that a wrong one is known at once, and not when a connection breaks.
+//!
+//! How: a session is opened with what the files hold now, and takes the place of the old one. Requests that are on their way end on the old
+//! one, which goes with the last of them. Statements stay as they are: they belong to no session, and a node that does not know one says so,
+//! whereupon the driver prepares it there again.
+//!
+//! Invariants: a session is opened only where the files differ from those of the one in use, so that an outage is not made worse; the old one
+//! is used until the new one is connected and checked.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ::scylla::errors::ExecutionError;
+use tokio::sync::watch;
+
+use super::{ScyllaOptions, ScyllaStore, connect};
+use crate::retry::{Backoff, Jitter};
+use crate::store::{StoreError, classify};
+
+/// Between two looks at the files, while no node can be connected to.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between attempts with files that are not taken yet: they may have been changed before the server, or one before the other.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+impl ScyllaOptions {
+    /// What certificates, key and password are now, to be compared.
+    ///
+    /// # Errors
+    /// What cannot be read, in words.
+    pub fn credentials(&self) -> Result<u64, String> {
+        let mut hasher = DefaultHasher::new();
+        if let Some(password) = &self.password {
+            password()?.hash(&mut hasher);
+        }
+        let files = self.tls.iter().flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]);
+        for file in files.flatten() {
+            let read = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+            read.hash(&mut hasher);
+        }
+        Ok(hasher.finish())
+    }
+}
+
+impl ScyllaStore {
+    /// Keeps the session's credentials those of the files: looks at them at each change of `again`, and when no node can be connected to.
+    /// Returns when `again` can change no more.
+    pub async fn keep_credentials(&self, mut again: watch::Receiver<()>) {
+        loop {
+            tokio::select! {
+                changed = again.changed() => if changed.is_err() {
+                    return;
+                },
+                () = self.unconnected.notified() => tokio::time::sleep(LOOK).await,
+            }
+            self.renew().await;
+        }
+    }
+
+    async fn renew(&self) {
+        let backoff = Backoff::new(AGAIN.0, AGAIN.1, 2.0);
+        let mut jitter = Jitter::new(u64::from(std::process::id()));
+        for attempt in 0.. {
+            let found = match self.options.credentials() {
+                Ok(found) if found == self.credentials.load(Ordering::Relaxed) => return,
+                Ok(found) => found,
+                Err(error) => {
+                    return tracing::warn!(
+                        "certificates and password of the database: {error}; the old ones are used on"
+                    );
+                }
+            };
+            match connect::connect(&self.options).await {
+                Ok(session) => {
+                    self.session.store(Arc::new(session));
+                    self.credentials.store(found, Ordering::Relaxed);
+                    return tracing::info!(
+                        "certificates or password of the database have changed: they were read again, and a new session is in use"
+                    );
+                }
+                Err(error) => tracing::warn!(
+                    attempt,
+                    "certificates or password of the database have changed, and are refused: {error}; the old session is used on; trying again"
+                ),
+            }
+            tokio::time::sleep(backoff.delay(attempt, jitter.next_u64())).await;
+        }
+    }
+
+    /// What a failed execution means. Where no node can be connected to, credentials may be why, so they are looked at.
+    pub(super) fn failed(&self, error: &ExecutionError) -> StoreError {
+        if let ExecutionError::ConnectionPoolError(_) = error {
+            self.unconnected.notify_one();
+        }
+        classify::execution(error)
+    }
+}
