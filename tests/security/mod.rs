@@ -1,6 +1,7 @@
 //! Security towards all services: the right credentials work, each wrong one is refused in words that say which, and no secret is told.
 
 mod refused;
+mod rights;
 mod rotated;
 mod secrets;
 mod settings;

@@ -13,6 +13,7 @@ pub mod connect;
 mod diagnose;
 mod grouped;
 mod renew;
+pub mod rights;
 pub mod row;
 
 use std::sync::Arc;

@@ -1,0 +1,51 @@
+//! What the database tells `check --online` of a pipeline's rights on its tables.
+//!
+//! Not covered: what a client certificate or another login than user and password maps to, for the role is not known then; functions; views.
+
+use crate::config::{self, Config, Span, StepKind};
+use crate::pipeline::finding::Finding;
+use crate::pipeline::program::{Action, Program};
+use crate::store::AnyStore;
+use crate::store::scylla::rights::Permission;
+
+/// The tables that the user may not read, or write to.
+pub(super) async fn refused(
+    config: &Config,
+    pipeline: &config::Pipeline,
+    program: &Program,
+    store: Option<&AnyStore>,
+) -> Vec<Finding> {
+    let user = config.scylla.as_ref().and_then(|scylla| scylla.username.as_deref());
+    let (Some(AnyStore::Scylla(store)), Some(user)) = (store, user) else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    for (step, declared) in program.steps.iter().zip(&pipeline.steps) {
+        let Some((table, place, permission)) = needs(&step.action, &declared.kind) else {
+            continue;
+        };
+        if store.lacks(user, table, permission).await {
+            let what = match permission {
+                Permission::Select => "read",
+                Permission::Modify => "write to",
+            };
+            let message = format!("the database does not let user '{user}' {what} {table}");
+            let help = format!("grant it: GRANT {} ON TABLE {table} TO \"{user}\"", permission.name());
+            findings.push(Finding::new(place, message).help(help));
+        }
+    }
+    findings
+}
+
+/// The table of a step's statement, its place, and what the statement needs.
+fn needs<'a>(action: &'a Action, declared: &StepKind) -> Option<(&'a str, Span, Permission)> {
+    match (action, declared) {
+        (Action::Lookup(lookup), StepKind::Lookup(declared)) => {
+            Some((lookup.statement.table()?, declared.cql.span, Permission::Select))
+        }
+        (Action::Write(write), StepKind::Write(declared)) => {
+            Some((write.statement.table()?, declared.cql.span, Permission::Modify))
+        }
+        _ => None,
+    }
+}

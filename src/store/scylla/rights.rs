@@ -1,0 +1,69 @@
+//! What a role may do with a table, as the server itself says.
+//!
+//! Why: a server prepares statements for everybody, and refuses them when the first record executes them. Invariant: a server that does not
+//! tell (it has no authorization, or does not let the role ask) is asked for nothing more, and nothing is concluded from it.
+
+use ::scylla::value::{CqlValue, Row};
+
+use super::ScyllaStore;
+
+/// What a table's permissions are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// To read it.
+    Select,
+    /// To write to it.
+    Modify,
+}
+
+impl Permission {
+    /// CQL's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Permission::Select => "SELECT",
+            Permission::Modify => "MODIFY",
+        }
+    }
+}
+
+impl ScyllaStore {
+    /// Whether it is known that the role lacks a permission on a table (`keyspace.table`, as the server has it), those on the keyspace and on
+    /// all of them included.
+    pub async fn lacks(&self, role: &str, table: &str, permission: Permission) -> bool {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let Some((keyspace, name)) = table.split_once('.') else {
+            return false;
+        };
+        let role = quoted(role);
+        // A superuser may do everything, and has no permissions to be listed.
+        let roles = self.told(&format!("LIST ROLES OF {role}"), "super").await;
+        let is_super = |value: &Option<CqlValue>| matches!(value, Some(CqlValue::Boolean(true)));
+        if roles.is_none_or(|roles| roles.iter().any(is_super)) {
+            return false;
+        }
+        let (keyspace, name) = (quoted(keyspace), quoted(name));
+        let list = format!("LIST ALL PERMISSIONS ON TABLE {keyspace}.{name} OF {role}");
+        let Some(permissions) = self.told(&list, "permission").await else {
+            return false;
+        };
+        let is_it = |value: &Option<CqlValue>| {
+            let text = value.as_ref().and_then(CqlValue::as_text);
+            text.is_some_and(|text| text == permission.name())
+        };
+        !permissions.iter().any(is_it)
+    }
+
+    /// One column of an answer; none where there is none.
+    async fn told(&self, cql: &str, column: &str) -> Option<Vec<Option<CqlValue>>> {
+        let rows = self
+            .session()
+            .query_unpaged(cql, ())
+            .await
+            .ok()?
+            .into_rows_result()
+            .ok()?;
+        let column = rows.column_specs().iter().position(|spec| spec.name() == column)?;
+        let rows = rows.rows::<Row>().ok()?;
+        rows.map(|row| row.ok()?.columns.into_iter().nth(column)).collect()
+    }
+}
