@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::custom::StepError;
 use crate::retry::Class;
+use crate::store::StoreError;
 
 /// A failure of one event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,5 +60,29 @@ impl Failure {
     pub fn in_step(mut self, step: &Arc<str>) -> Failure {
         self.step = Some(step.clone());
         self
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure {
+            class: error.class,
+            reason: error.label,
+            step: None,
+            attempts: 1,
+            message: error.message,
+        }
+    }
+}
+
+impl From<StepError> for Failure {
+    fn from(error: StepError) -> Failure {
+        Failure {
+            class: error.class,
+            reason: error.reason,
+            step: None,
+            attempts: 1,
+            message: error.message,
+        }
     }
 }

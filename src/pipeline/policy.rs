@@ -60,6 +60,13 @@ impl Tries {
 }
 
 impl Policy {
+    /// Tries for as long as it takes.
+    pub const ENDLESS: Policy = Policy {
+        on_error: OnError::Retry,
+        max_attempts: u32::MAX,
+        max_elapsed: Duration::MAX,
+    };
+
     /// The time at which the step stops trying, once something has kept it from succeeding.
     pub fn deadline(&self, tries: Tries) -> Option<Instant> {
         match self.on_error {

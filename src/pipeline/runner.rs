@@ -4,10 +4,12 @@
 //! its lane; the consumer loop meanwhile stops taking records once the budget is full. What cannot pass goes to the dead-letter
 //! topic at once. Only when the partition has left does a retrying event give up.
 //!
-//! `advance` is what needs no waiting, `ask` what a look-up or write goes through, `refer` what one in memory does, `publish` the way out of the steps.
+//! `advance` is what needs no waiting, `ask` what a look-up or write goes through, `refer` what one in memory does,
+//! `attempts` what follows where one fails, `publish` the way out of the steps.
 
 mod advance;
 mod ask;
+mod attempts;
 mod custom;
 mod publish;
 mod refer;

@@ -7,32 +7,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Answer, Next, Runtime, random};
+use super::attempts::{Attempts, NOT_ASKED};
+use super::{Answer, Runtime};
 use crate::avro::value::Value;
-use crate::breaker::gate::{Gate, Pass};
-use crate::config::{OnError, OnMissing};
+use crate::breaker::gate::Pass;
 use crate::pipeline::evaluate::{holds, value};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
-use crate::pipeline::policy::{Policy, Tries};
-use crate::pipeline::program::{Action, Lookup, Place, Step, Write};
+use crate::pipeline::policy::Policy;
+use crate::pipeline::program::{Action, Lookup, Place, Write};
 use crate::retry::Class;
 use crate::store::cache::{Cache, Hit, append_key};
 use crate::store::{AnyStore, Row, Store, StoreError};
-use crate::telemetry::handles::StepMetrics;
-
-/// The label of what ends a wait at an open breaker without a request.
-const NOT_ASKED: &str = "breaker_open";
-
-/// What is needed to make attempts, and what has become of them.
-struct Asking<'a> {
-    runtime: &'a Runtime,
-    step: &'a Step,
-    metrics: &'a StepMetrics,
-    event: &'a Event,
-    policy: Policy,
-    tries: Tries,
-}
 
 impl Runtime {
     pub(super) async fn ask(&self, index: usize, event: &Event) -> Result<Answer, Failure> {
@@ -57,14 +43,7 @@ impl Runtime {
             return Err(Failure::fatal("internal", "a step needs a database and there is none").in_step(&step.name));
         };
         let _at_step = self.steps[index].step.enter();
-        let asking = |policy: Policy| Asking {
-            runtime: self,
-            step,
-            metrics: &self.steps[index].step,
-            event,
-            policy,
-            tries: Tries::default(),
-        };
+        let asking = |policy: Policy| self.attempts(index, event, policy, Some(&self.gates.store));
         let result = match &step.action {
             Action::Lookup(lookup) => asking(lookup.policy).look_up(lookup, store).await,
             Action::Write(write) => {
@@ -85,29 +64,9 @@ impl Runtime {
             .map(|place| value(&self.program, &place.source, event))
             .collect()
     }
-
-    /// Waits before the next attempt; less if `deadline` comes first, or the breaker closes meanwhile.
-    pub(super) async fn wait(&self, gate: &Gate, event: &Event, attempt: u32, deadline: Option<Instant>) -> Next {
-        if event.is_abandoned() {
-            return Next::Abandon;
-        }
-        gate.wait(self.next_attempt(event, attempt, deadline)).await;
-        Next::of(event)
-    }
-
-    /// The same where there is no breaker.
-    pub(super) async fn pause(&self, event: &Event, attempt: u32, deadline: Option<Instant>) -> Next {
-        tokio::time::sleep_until(self.next_attempt(event, attempt, deadline).into()).await;
-        Next::of(event)
-    }
-
-    fn next_attempt(&self, event: &Event, attempt: u32, deadline: Option<Instant>) -> Instant {
-        let until = Instant::now() + self.backoff.delay(attempt, random(event, attempt));
-        deadline.map_or(until, |deadline| until.min(deadline))
-    }
 }
 
-impl Asking<'_> {
+impl Attempts<'_> {
     async fn look_up(&mut self, lookup: &Lookup, store: &AnyStore) -> Result<Answer, Failure> {
         let values = self.runtime.binds(&lookup.binds, self.event)?;
         let key = lookup.cache.as_ref().map(|_| {
@@ -126,27 +85,11 @@ impl Asking<'_> {
             };
             match result {
                 Ok(row) if row.is_some() => return Ok(Answer::Row(row)),
-                Ok(_) if lookup.on_missing == OnMissing::Retry => {
-                    let now = Instant::now();
-                    self.tries.failed(now);
-                    let end = lookup.missing.as_ref();
-                    if let Some(end) = end
-                        && self.tries.elapsed(now) >= end.deadline
-                    {
-                        return Ok(Answer::Missing(end.then));
+                Ok(_) => {
+                    if let Some(answer) = self.after_missing(lookup.on_missing, lookup.missing.as_ref()).await {
+                        return Ok(answer);
                     }
-                    let left = end.and_then(|end| now.checked_add(end.deadline - self.tries.elapsed(now)));
-                    let attempt = self.tries.made() - 1;
-                    if let Next::Abandon = self
-                        .runtime
-                        .wait(&self.runtime.gates.store, self.event, attempt, left)
-                        .await
-                    {
-                        return Ok(Answer::Abandon);
-                    }
-                    self.metrics.retries.inc();
                 }
-                Ok(_) => return Ok(Answer::Missing(lookup.on_missing)),
                 Err(error) => {
                     if let Some(cache) = &lookup.cache
                         && error.class == Class::Transient
@@ -155,7 +98,7 @@ impl Asking<'_> {
                         self.metrics.stale();
                         return Ok(Answer::Row(row));
                     }
-                    if let Some(answer) = Box::pin(self.after_error(error, true)).await? {
+                    if let Some(answer) = Box::pin(self.after_error(error.into(), true)).await? {
                         return Ok(answer);
                     }
                 }
@@ -227,7 +170,7 @@ impl Asking<'_> {
             match result {
                 Ok(()) => return Ok(Answer::Written),
                 Err(error) => {
-                    if let Some(answer) = Box::pin(self.after_error(error, write.idempotent)).await? {
+                    if let Some(answer) = Box::pin(self.after_error(error.into(), write.idempotent)).await? {
                         return Ok(answer);
                     }
                 }
@@ -282,75 +225,5 @@ impl Asking<'_> {
             Err(_) => drop(pass),
         }
         result
-    }
-
-    /// What a failed attempt means: an answer, or none where another attempt follows, before which this waits.
-    async fn after_error(&mut self, error: StoreError, idempotent: bool) -> Result<Option<Answer>, Failure> {
-        let now = Instant::now();
-        let asked = error.label != NOT_ASKED;
-        if asked {
-            self.tries.failed(now);
-        } else {
-            self.tries.held_up(now);
-        }
-        let failure = |class, message| Failure {
-            class,
-            reason: error.label,
-            step: None,
-            attempts: self.tries.made(),
-            message,
-        };
-        if error.class != Class::Transient {
-            return Err(failure(error.class, error.to_string()));
-        }
-        // It may have happened: repeating could do it twice.
-        let twice = asked && !idempotent;
-        if twice || self.policy.is_over(self.tries, now) {
-            let what = if twice {
-                "the write is not idempotent and was not repeated"
-            } else {
-                "given up, as the step's `retry` says"
-            };
-            let on_missing = match self.policy.on_error {
-                OnError::Retry | OnError::DeadLetter => {
-                    return Err(failure(Class::Permanent, format!("{error}; {what}")));
-                }
-                OnError::Null => OnMissing::Null,
-                OnError::Skip => OnMissing::Skip,
-            };
-            self.metrics.failed("transient", "error");
-            self.tell(&error, what);
-            return Ok(Some(Answer::Missing(on_missing)));
-        }
-        if asked {
-            self.metrics.transient.inc();
-            self.metrics.retries.inc();
-            self.tell(&error, "trying again");
-        }
-        // An open breaker says by itself when to go on.
-        let gate = &self.runtime.gates.store;
-        let next = if asked && !gate.is_open() {
-            let deadline = self.policy.deadline(self.tries);
-            self.runtime
-                .wait(gate, self.event, self.tries.made() - 1, deadline)
-                .await
-        } else if self.event.is_abandoned() {
-            Next::Abandon
-        } else {
-            Next::Retry
-        };
-        Ok(match next {
-            Next::Retry => None,
-            Next::Abandon => Some(Answer::Abandon),
-        })
-    }
-
-    fn tell(&self, error: &StoreError, what: &str) {
-        if let Some(suppressed) = self.runtime.told(error.label) {
-            tracing::warn!(
-                pipeline = %self.runtime.program.name, step = %self.step.name, reason = error.label,
-                attempts = self.tries.made(), suppressed, "{error}; {what}"
-            );
-        }
     }
 }

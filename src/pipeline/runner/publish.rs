@@ -175,7 +175,7 @@ impl Runtime {
     async fn pass_again(&self, event: &Event) -> Option<Pass<'_>> {
         let gate = &self.gates.sink;
         if !gate.is_open()
-            && let Next::Abandon = self.wait(gate, event, event.attempts, None).await
+            && let Next::Abandon = self.wait(Some(gate), event, event.attempts, None).await
         {
             return None;
         }

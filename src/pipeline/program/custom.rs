@@ -1,0 +1,114 @@
+//! A step of one's own: the values of what it takes, and what it gives to later steps.
+
+use std::sync::Arc;
+
+use super::super::finding::Finding;
+use super::super::policy::Policy;
+use super::names::{Builder, Columns, columns};
+use super::parse::ParsedStep;
+use super::{Action, Place};
+use crate::avro::value::Type;
+use crate::config::{self, OnMissing};
+use crate::custom::{CustomStep, CustomSteps, fits};
+
+/// A step of one's own, ready to run.
+pub struct Custom {
+    /// The step.
+    pub step: Arc<dyn CustomStep>,
+    /// What it takes, by name and type.
+    pub takes: Vec<(String, Type)>,
+    /// The values of these.
+    pub binds: Vec<Place>,
+    /// What it gives, by name and type.
+    pub gives: Vec<(String, Type)>,
+    /// Where it gives nothing.
+    pub on_missing: OnMissing,
+    /// When it stops trying.
+    pub policy: Policy,
+}
+
+impl std::fmt::Debug for Custom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Custom");
+        shown
+            .field("takes", &self.takes)
+            .field("gives", &self.gives)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is said where a value cannot be given to a step of one's own; nothing where it can.
+pub fn not_taken(place: &Place, ty: &Type, name: &str, wanted: &Type) -> Option<Finding> {
+    let why = fits(ty, wanted).err()?;
+    let message = format!("'{name}' cannot take {}: {why}", place.what);
+    let help = "bind another field, or convert with a CEL function such as string(...) or int(...)";
+    Some(Finding::new(place.span, message).help(help))
+}
+
+impl Builder {
+    pub(super) fn custom(
+        &mut self,
+        index: usize,
+        wanted: &config::Custom,
+        parsed: &ParsedStep,
+        customs: &CustomSteps,
+    ) -> Option<(Action, Columns)> {
+        let name = &wanted.custom;
+        let Some(step) = customs.get(name) else {
+            let known: Vec<_> = customs.names().collect();
+            let message = format!("this program has no step '{}' of its own", name.value);
+            let help = if known.is_empty() {
+                "register it in Rust: see the documentation of messina::custom; the plain `messina` has none".to_owned()
+            } else {
+                format!("it has {}", known.join(", "))
+            };
+            self.findings.push(Finding::new(name.span, message).help(help));
+            return None;
+        };
+        let (takes, gives) = (step.takes(), step.gives());
+        for (bound, ..) in &parsed.binds {
+            if !takes.iter().any(|(taken, _)| *taken == bound.value) {
+                let names: Vec<_> = takes.iter().map(|(taken, _)| taken.as_str()).collect();
+                let message = format!("step '{}' takes no '{}'", name.value, bound.value);
+                let help = format!(
+                    "it takes {}",
+                    if names.is_empty() {
+                        "nothing".to_owned()
+                    } else {
+                        names.join(", ")
+                    }
+                );
+                self.findings.push(Finding::new(bound.span, message).help(help));
+            }
+        }
+        let mut binds = Vec::new();
+        for (taken, wanted) in &takes {
+            let bound = parsed.binds.iter().find(|(bound, ..)| bound.value == *taken);
+            let (place, ty) = match bound {
+                Some((_, e, span)) => (self.place(e, *span)?, self.static_type(e)),
+                None => (
+                    Place {
+                        source: self.slot(taken, name.span),
+                        span: name.span,
+                        what: format!("event.{taken}").into(),
+                    },
+                    None,
+                ),
+            };
+            if let Some(ty) = ty {
+                self.findings.extend(not_taken(&place, &ty, taken, wanted));
+            }
+            binds.push(place);
+        }
+        let columns = columns(index, gives.iter().cloned());
+        let custom = Custom {
+            step: step.clone(),
+            takes,
+            binds,
+            gives,
+            on_missing: wanted.on_missing,
+            policy: Policy::from(&wanted.errors),
+        };
+        Some((Action::Custom(Box::new(custom)), columns))
+    }
+}

@@ -1,0 +1,91 @@
+//! A look-up by CQL: its statement and values, and what its rows give to later steps.
+
+use std::sync::Arc;
+
+use super::super::finding::Finding;
+use super::super::policy::Policy;
+use super::names::{Builder, Columns, columns};
+use super::parse::ParsedStep;
+use super::{Action, Place, Source};
+use crate::avro::value::Value;
+use crate::config::{self, MissingDeadline, OnMissing, Span, Step as StepConfig};
+use crate::store::cache::{Cache, CacheOptions, Hit};
+use crate::store::{AnyStore, Kind, Rows, Statement, StatementOptions};
+
+/// What all rows of a look-up together are called.
+const ROWS: &str = "rows";
+
+/// A look-up, ready to run.
+#[derive(Debug)]
+pub struct Lookup {
+    /// The statement.
+    pub statement: Statement,
+    /// Its values, in the order of its markers.
+    pub binds: Vec<Place>,
+    /// Rows in memory.
+    pub cache: Option<Arc<Cache>>,
+    /// Without a row.
+    pub on_missing: OnMissing,
+    /// How long a row is waited for, and what then.
+    pub missing: Option<MissingDeadline>,
+    /// When it stops trying.
+    pub policy: Policy,
+    /// What stands for no row where all rows are taken: empty lists.
+    pub none: Option<Hit>,
+}
+
+impl Builder {
+    pub(super) async fn lookup(
+        &mut self,
+        index: usize,
+        step: &StepConfig,
+        lookup: &config::Lookup,
+        parsed: &ParsedStep,
+        store: Option<&AnyStore>,
+    ) -> Option<(Action, Columns)> {
+        let options = StatementOptions {
+            kind: Kind::Lookup,
+            rows: match lookup.rows {
+                config::Rows::First => Rows::First,
+                config::Rows::List { max, truncate } => Rows::List { max, truncate },
+            },
+            timeout: lookup.timeout,
+            ..StatementOptions::from(&lookup.execution)
+        };
+        let statement = self.statement(store, &lookup.cql, &options).await?;
+        let binds = self.binds(step, &statement, &lookup.cql, parsed);
+        let columns = self.columns_of(index, &statement, lookup.cql.span);
+        let none = statement.records().map(|_| {
+            let empty = statement.columns().iter().map(|_| Value::List(Vec::new()));
+            Arc::new(Some(empty.collect()))
+        });
+        let cache = lookup
+            .cache
+            .as_ref()
+            .map(|c| Arc::new(Cache::new(CacheOptions::from(c))));
+        let ready = Lookup {
+            statement,
+            binds,
+            cache,
+            on_missing: lookup.on_missing,
+            missing: lookup.missing_deadline.clone(),
+            policy: Policy::from(&lookup.errors),
+            none,
+        };
+        Some((Action::Lookup(Box::new(ready)), columns))
+    }
+
+    /// What a look-up gives to later expressions.
+    fn columns_of(&mut self, step: usize, statement: &Statement, span: Span) -> Columns {
+        let mut columns = columns(step, statement.gives());
+        if let Some(records) = statement.records() {
+            if columns.iter().any(|(name, ..)| name == ROWS) {
+                let message = "a column is named 'rows', which is the name of all rows together";
+                self.findings
+                    .push(Finding::new(span, message).help("give it another name: SELECT rows AS ..."));
+            }
+            columns.push((ROWS.to_owned(), records.nullable(), Source::Rows { step }));
+        }
+        columns
+    }
+}

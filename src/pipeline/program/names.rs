@@ -1,0 +1,147 @@
+//! What expressions name, resolved: fields of the event by slot, values of earlier steps by their place; and the types that are known
+//! without a schema.
+
+use super::super::expression::{Expression, Reference};
+use super::super::failure::Failure;
+use super::super::finding::Finding;
+use super::{ComputedSource, Place, Source};
+use crate::avro::value::{Type, Unit, Value};
+use crate::config::Span;
+
+/// What a step gives to later expressions: name, type, and place.
+pub(super) type Columns = Vec<(String, Type, Source)>;
+
+/// The columns of a step's row, any of which may be null.
+pub(super) fn columns<N: Into<String>>(step: usize, gives: impl IntoIterator<Item = (N, Type)>) -> Columns {
+    let gives = gives.into_iter().enumerate();
+    gives
+        .map(|(column, (name, ty))| (name.into(), ty.nullable(), Source::Column { step, column }))
+        .collect()
+}
+
+/// What one value of an earlier step is called, and its type.
+pub(super) struct StepNames {
+    pub(super) name: String,
+    pub(super) columns: Columns,
+}
+
+/// Collects what preparing a pipeline finds out.
+#[derive(Default)]
+pub(super) struct Builder {
+    pub(super) paths: Vec<(String, Span)>,
+    pub(super) known: Vec<StepNames>,
+    pub(super) findings: Vec<Finding>,
+    pub(super) unavailable: Option<Failure>,
+    /// How many values the `set` steps name.
+    pub(super) named: usize,
+}
+
+impl Builder {
+    pub(super) fn slot(&mut self, path: &str, span: Span) -> Source {
+        let slot = self.paths.iter().position(|(p, _)| p == path).unwrap_or_else(|| {
+            self.paths.push((path.to_owned(), span));
+            self.paths.len() - 1
+        });
+        Source::Event(slot)
+    }
+
+    /// Where an expression's value comes from; none, and a finding, where it names what is not there.
+    pub(super) fn place(&mut self, expression: &Expression, span: Span) -> Option<Place> {
+        let source = match expression {
+            Expression::Path(reference) => self.reference(reference, span)?,
+            Expression::Constant(value) => Source::Constant(value.clone()),
+            Expression::Now => Source::Now,
+            Expression::Computed(computed) => {
+                let inputs = computed
+                    .inputs
+                    .iter()
+                    .map(|r| self.reference(r, span))
+                    .collect::<Option<Vec<_>>>()?;
+                Source::Computed(Box::new(ComputedSource {
+                    expression: computed.clone(),
+                    inputs,
+                }))
+            }
+        };
+        Some(Place {
+            source,
+            span,
+            what: what(expression).into(),
+        })
+    }
+
+    fn reference(&mut self, reference: &Reference, span: Span) -> Option<Source> {
+        match reference {
+            Reference::Event(path) => Some(self.slot(path, span)),
+            Reference::Record(field) => Some(Source::Record(field.clone())),
+            Reference::Step { step, column } => {
+                let known = self.known.iter().find(|s| s.name == *step)?;
+                if let Some((_, _, source)) = known.columns.iter().find(|(name, _, _)| name == column) {
+                    return Some(source.clone());
+                }
+                let names: Vec<_> = known.columns.iter().map(|(name, _, _)| name.as_str()).collect();
+                let help = match names.as_slice() {
+                    [] => format!("step '{step}' answers no columns"),
+                    names => format!("step '{step}' answers {}", names.join(", ")),
+                };
+                self.findings
+                    .push(Finding::new(span, format!("step '{step}' has no column '{column}'")).help(help));
+                None
+            }
+        }
+    }
+
+    /// The type of an expression where no schema is needed to know it.
+    pub(super) fn static_type(&self, expression: &Expression) -> Option<Type> {
+        let of = |reference: &Reference| match reference {
+            Reference::Event(_) => None,
+            Reference::Record(field) => Some(field.value_type()),
+            Reference::Step { step, column } => self
+                .known
+                .iter()
+                .find(|s| s.name == *step)?
+                .columns
+                .iter()
+                .find(|(name, _, _)| name == column)
+                .map(|(_, ty, _)| ty.clone()),
+        };
+        match expression {
+            Expression::Path(reference) => of(reference),
+            Expression::Constant(value) => constant_type(value),
+            Expression::Now => Some(NOW),
+            Expression::Computed(computed) => {
+                let inputs: Vec<Type> = computed.inputs.iter().map(|r| of(r).unwrap_or(Type::Any)).collect();
+                computed.result_type(&inputs)
+            }
+        }
+    }
+}
+
+/// The type of `now()`.
+pub const NOW: Type = Type::Timestamp(Unit::Micros);
+
+/// What findings call an expression.
+fn what(expression: &Expression) -> String {
+    match expression {
+        Expression::Path(Reference::Event(path)) if path.is_empty() => "event".to_owned(),
+        Expression::Path(Reference::Event(path)) => format!("event.{path}"),
+        Expression::Path(Reference::Record(field)) => format!("record.{}", field.name()),
+        Expression::Path(Reference::Step { step, column }) => format!("{step}.{column}"),
+        Expression::Constant(_) => "this literal".to_owned(),
+        Expression::Now => "now()".to_owned(),
+        Expression::Computed(_) => "what this expression gives".to_owned(),
+    }
+}
+
+/// The type of a literal.
+pub fn constant_type(value: &Value<'_>) -> Option<Type> {
+    Some(match value {
+        Value::Null => Type::Null,
+        Value::Bool(_) => Type::Bool,
+        Value::Long(_) => Type::Long,
+        Value::Double(_) => Type::Double,
+        Value::String(_) => Type::String,
+        Value::Bytes(_) => Type::Bytes,
+        _ => return None,
+    })
+}

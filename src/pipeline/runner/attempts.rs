@@ -1,0 +1,171 @@
+//! The attempts of one event at one step: what follows one that failed, or that found no row.
+//!
+//! Why here: a look-up, a write, a reference and a step of one's own differ in what they ask, and not in when they ask again. Only what a step
+//! declares makes it stop trying; its partition's leaving apart, an event otherwise waits for as long as it takes.
+
+use std::time::Instant;
+
+use super::{Answer, Next, Runtime, random};
+use crate::breaker::gate::Gate;
+use crate::config::{MissingDeadline, OnError, OnMissing};
+use crate::pipeline::event::Event;
+use crate::pipeline::failure::Failure;
+use crate::pipeline::policy::{Policy, Tries};
+use crate::pipeline::program::Step;
+use crate::retry::Class;
+use crate::telemetry::handles::StepMetrics;
+
+/// The reason of what ends a wait at an open breaker without a request.
+pub(super) const NOT_ASKED: &str = "breaker_open";
+
+/// What is needed to make attempts, and what has become of them.
+pub(super) struct Attempts<'a> {
+    pub(super) runtime: &'a Runtime,
+    pub(super) step: &'a Step,
+    pub(super) metrics: &'a StepMetrics,
+    pub(super) event: &'a Event,
+    pub(super) policy: Policy,
+    pub(super) tries: Tries,
+    /// The breaker of what is asked, where it has one.
+    gate: Option<&'a Gate>,
+}
+
+impl Runtime {
+    pub(super) fn attempts<'a>(
+        &'a self,
+        index: usize,
+        event: &'a Event,
+        policy: Policy,
+        gate: Option<&'a Gate>,
+    ) -> Attempts<'a> {
+        Attempts {
+            runtime: self,
+            step: &self.program.steps[index],
+            metrics: &self.steps[index].step,
+            event,
+            policy,
+            tries: Tries::default(),
+            gate,
+        }
+    }
+
+    /// Waits before the next attempt; less if `deadline` comes first, or the breaker closes meanwhile.
+    pub(super) async fn wait(
+        &self,
+        gate: Option<&Gate>,
+        event: &Event,
+        attempt: u32,
+        deadline: Option<Instant>,
+    ) -> Next {
+        if event.is_abandoned() {
+            return Next::Abandon;
+        }
+        let until = Instant::now() + self.backoff.delay(attempt, random(event, attempt));
+        let until = deadline.map_or(until, |deadline| until.min(deadline));
+        match gate {
+            Some(gate) => gate.wait(until).await,
+            None => tokio::time::sleep_until(until.into()).await,
+        }
+        Next::of(event)
+    }
+}
+
+impl Attempts<'_> {
+    /// What a failed attempt means: an answer, or none where another attempt follows, before which this waits.
+    pub(super) async fn after_error(&mut self, error: Failure, idempotent: bool) -> Result<Option<Answer>, Failure> {
+        let now = Instant::now();
+        let asked = error.reason != NOT_ASKED;
+        if asked {
+            self.tries.failed(now);
+        } else {
+            self.tries.held_up(now);
+        }
+        let attempts = self.tries.made();
+        if error.class != Class::Transient {
+            return Err(Failure { attempts, ..error });
+        }
+        // It may have happened: repeating could do it twice.
+        let twice = asked && !idempotent;
+        if twice || self.policy.is_over(self.tries, now) {
+            let what = if twice {
+                "the write is not idempotent and was not repeated"
+            } else {
+                "given up, as the step's `retry` says"
+            };
+            let on_missing = match self.policy.on_error {
+                OnError::Retry | OnError::DeadLetter => {
+                    let message = format!("{error}; {what}");
+                    return Err(Failure {
+                        class: Class::Permanent,
+                        attempts,
+                        message,
+                        ..error
+                    });
+                }
+                OnError::Null => OnMissing::Null,
+                OnError::Skip => OnMissing::Skip,
+            };
+            self.metrics.failed("transient", "error");
+            self.tell(&error, what);
+            return Ok(Some(Answer::Missing(on_missing)));
+        }
+        if asked {
+            self.metrics.transient.inc();
+            self.metrics.retries.inc();
+            self.tell(&error, "trying again");
+        }
+        // An open breaker says by itself when to go on.
+        let next = if asked && !self.gate.is_some_and(Gate::is_open) {
+            self.wait(self.policy.deadline(self.tries)).await
+        } else {
+            Next::of(self.event)
+        };
+        Ok(match next {
+            Next::Retry => None,
+            Next::Abandon => Some(Answer::Abandon),
+        })
+    }
+
+    /// What an attempt without a row means: an answer, or none where another attempt follows, before which this waits.
+    pub(super) async fn after_missing(
+        &mut self,
+        on_missing: OnMissing,
+        end: Option<&MissingDeadline>,
+    ) -> Option<Answer> {
+        if on_missing != OnMissing::Retry {
+            return Some(Answer::Missing(on_missing));
+        }
+        let now = Instant::now();
+        self.tries.failed(now);
+        let elapsed = self.tries.elapsed(now);
+        if let Some(end) = end
+            && elapsed >= end.deadline
+        {
+            return Some(Answer::Missing(end.then));
+        }
+        match self
+            .wait(end.and_then(|end| now.checked_add(end.deadline - elapsed)))
+            .await
+        {
+            Next::Retry => {
+                self.metrics.retries.inc();
+                None
+            }
+            Next::Abandon => Some(Answer::Abandon),
+        }
+    }
+
+    async fn wait(&self, deadline: Option<Instant>) -> Next {
+        let attempt = self.tries.made().saturating_sub(1);
+        self.runtime.wait(self.gate, self.event, attempt, deadline).await
+    }
+
+    fn tell(&self, error: &Failure, what: &str) {
+        if let Some(suppressed) = self.runtime.told(error.reason) {
+            tracing::warn!(
+                pipeline = %self.runtime.program.name, step = %self.step.name, reason = error.reason,
+                attempts = self.tries.made(), suppressed, "{error}; {what}"
+            );
+        }
+    }
+}
