@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tracing::Subscriber;
-use tracing_subscriber::filter::ParseError;
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, registry, reload};
@@ -197,7 +197,13 @@ where
     } else {
         lines.with_ansi(colour).boxed()
     };
-    registry().with(filter).with(lines)
+    registry().with(filter).with(filter_fn(is_said_once)).with(lines)
+}
+
+/// The driver logs a warning of the server's with each answer that has it, which may be each record's; the store logs it once for each
+/// statement.
+fn is_said_once(line: &Metadata<'_>) -> bool {
+    !(line.target().starts_with("scylla::") && line.fields().field("warning").is_some())
 }
 
 #[cfg(test)]
@@ -227,6 +233,22 @@ mod tests {
         });
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn warnings_of_the_server_are_left_to_the_store() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (filter, _) = Verbosity::new(filter("info", None).unwrap());
+        tracing::subscriber::with_default(subscriber(filter, false, false, move || writer.clone()), || {
+            tracing::warn!(target: "scylla::network::connection", warning = "a", "the driver's");
+            tracing::warn!(target: "scylla::network::connection", "keepalive");
+            tracing::warn!(target: "messina::store::scylla", warning = "a", "the store's");
+        });
+        let bytes = lines.0.lock().unwrap().clone();
+        let lines = String::from_utf8(bytes).unwrap();
+        assert!(!lines.contains("the driver's"), "{lines}");
+        assert!(lines.contains("keepalive") && lines.contains("the store's"), "{lines}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod many;
 mod own;
 mod rotated;
 mod shards;
+mod wire;
 
 use std::future::Future;
 use std::path::PathBuf;

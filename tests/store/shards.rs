@@ -33,8 +33,8 @@ const UNAUTHORIZED: i32 = 0x2100;
 const ERROR: u8 = 0x00;
 const SUPPORTED: u8 = 0x06;
 const QUERY: u8 = 0x07;
-const PREPARE: u8 = 0x09;
-const EXECUTE: u8 = 0x0a;
+pub const PREPARE: u8 = 0x09;
+pub const EXECUTE: u8 = 0x0a;
 const BATCH: u8 = 0x0d;
 
 /// The stand-in.
@@ -52,13 +52,15 @@ struct Shards {
     shard_aware_port: u16,
 }
 
-struct Frame {
-    head: [u8; 9],
-    body: Vec<u8>,
+/// A request or an answer, as CQL 4 has it.
+#[derive(Clone)]
+pub struct Frame {
+    pub head: [u8; 9],
+    pub body: Vec<u8>,
 }
 
 impl Frame {
-    async fn read(from: &mut (impl AsyncReadExt + Unpin)) -> Option<Frame> {
+    pub async fn read(from: &mut (impl AsyncReadExt + Unpin)) -> Option<Frame> {
         let mut head = [0; 9];
         from.read_exact(&mut head).await.ok()?;
         let mut body = vec![0; u32::from_be_bytes(head[5..].try_into().unwrap()) as usize];
@@ -73,18 +75,18 @@ impl Frame {
         Frame { head, body }
     }
 
-    fn opcode(&self) -> u8 {
+    pub fn opcode(&self) -> u8 {
         self.head[4]
     }
 
-    async fn write(mut self, to: &mut (impl AsyncWriteExt + Unpin)) -> Option<()> {
+    pub async fn write(mut self, to: &mut (impl AsyncWriteExt + Unpin)) -> Option<()> {
         self.head[5..].copy_from_slice(&(self.body.len() as u32).to_be_bytes());
         to.write_all(&self.head).await.ok()?;
         to.write_all(&self.body).await.ok()
     }
 }
 
-fn put_text(to: &mut Vec<u8>, text: &str) {
+pub fn put_text(to: &mut Vec<u8>, text: &str) {
     to.extend((text.len() as u16).to_be_bytes());
     to.extend(text.as_bytes());
 }

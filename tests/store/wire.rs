@@ -1,0 +1,395 @@
+//! What options come to on the wire, seen by a proxy in front of the real server: compression, consistency, speculative execution,
+//! keepalive.
+//!
+//! The proxy is two nodes, on two addresses of this machine: what the server says of its neighbours is replaced. Both lead to the one
+//! server, which answers for either.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use messina::avro::value::Value;
+use messina::retry::Class;
+use messina::store::scylla::{ScyllaOptions, ScyllaStore};
+use messina::store::{AnyStore, Consistency, SerialConsistency, StatementOptions, Store};
+use scylla::client::Compression;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::shards::{EXECUTE, Frame, PREPARE, put_text};
+use super::{KEYSPACE, items, scylla, scylla_options, string, unique};
+
+const STARTUP: u8 = 0x01;
+const RESULT: u8 = 0x08;
+const COMPRESSED: u8 = 0x01;
+/// Kinds of results.
+const ROWS: i32 = 2;
+const PREPARED: i32 = 4;
+/// Of the numbers of two nodes that say they are one, driver and server make different use.
+const OTHER_NODE: [u8; 16] = [0x5a; 16];
+
+/// The nodes.
+struct Wire {
+    server: String,
+    /// Requests, by the node that they came to.
+    requests: Mutex<Vec<(usize, Frame)>>,
+    /// The id of the question for neighbours, once it is prepared.
+    neighbours: Mutex<Option<Vec<u8>>>,
+    /// The second node, where it is told of.
+    port: u16,
+    /// The next request that executes something of ours is never answered.
+    swallow: AtomicBool,
+}
+
+impl Wire {
+    async fn start(server: &str) -> (Arc<Wire>, ScyllaOptions, JoinSet<()>) {
+        // Drivers expect one port on every node.
+        let (one, two) = loop {
+            let one = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = one.local_addr().unwrap().port();
+            if let Ok(two) = TcpListener::bind(("127.0.0.2", port)).await {
+                break (one, two);
+            }
+        };
+        let port = one.local_addr().unwrap().port();
+        let wire = Arc::new(Wire {
+            server: server.to_owned(),
+            requests: Mutex::default(),
+            neighbours: Mutex::default(),
+            port,
+            swallow: AtomicBool::new(false),
+        });
+        let mut tasks = JoinSet::new();
+        for (node, listener) in [one, two].into_iter().enumerate() {
+            let wire = wire.clone();
+            tasks.spawn(async move {
+                let mut connections = JoinSet::new();
+                while let Ok((client, _)) = listener.accept().await {
+                    let connection = wire.clone().serve(node, client);
+                    connections.spawn(async { connection.await.unwrap_or_default() });
+                }
+            });
+        }
+        let options = ScyllaOptions {
+            nodes: vec![format!("127.0.0.1:{port}")],
+            keyspace: Some(KEYSPACE.to_owned()),
+            ..scylla_options().unwrap()
+        };
+        (wire, options, tasks)
+    }
+
+    async fn serve(self: Arc<Self>, node: usize, client: TcpStream) -> Option<()> {
+        let server = TcpStream::connect(&self.server).await.ok()?;
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        // What was asked, by the number of the request.
+        let asked: Mutex<HashMap<[u8; 2], Frame>> = Mutex::default();
+        let requests = async {
+            while let Some(frame) = Frame::read(&mut from_client).await {
+                let stream = [frame.head[2], frame.head[3]];
+                let of_ours = frame.opcode() == EXECUTE && !self.asks_for_neighbours(&frame);
+                asked.lock().unwrap().insert(stream, frame.clone());
+                self.requests.lock().unwrap().push((node, frame.clone()));
+                if of_ours && self.swallow.swap(false, Ordering::Relaxed) {
+                    continue;
+                }
+                if frame.write(&mut to_server).await.is_none() {
+                    break;
+                }
+            }
+        };
+        let replies = async {
+            while let Some(mut frame) = Frame::read(&mut from_server).await {
+                let asked = asked.lock().unwrap().remove(&[frame.head[2], frame.head[3]]);
+                if let Some(asked) = asked.filter(|_| frame.opcode() == RESULT && frame.head[1] & COMPRESSED == 0) {
+                    self.replace(&asked, &mut frame.body);
+                }
+                if frame.write(&mut to_client).await.is_none() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = requests => {}
+            () = replies => {}
+        }
+        Some(())
+    }
+
+    fn asks_for_neighbours(&self, frame: &Frame) -> bool {
+        let neighbours = self.neighbours.lock().unwrap();
+        neighbours.as_ref().is_some_and(|id| frame.body[2..].starts_with(id))
+    }
+
+    fn replace(&self, asked: &Frame, answer: &mut Vec<u8>) {
+        let question = b"FROM system.peers";
+        let kind = i32::from_be_bytes(answer[..4].try_into().unwrap());
+        if asked.opcode() == PREPARE
+            && kind == PREPARED
+            && asked.body.windows(question.len()).any(|part| part == question)
+        {
+            let length = u16::from_be_bytes([answer[4], answer[5]]) as usize;
+            *self.neighbours.lock().unwrap() = Some(answer[6..6 + length].to_vec());
+        } else if kind == ROWS && asked.opcode() == EXECUTE && self.asks_for_neighbours(asked) {
+            *answer = self.neighbour();
+        }
+    }
+
+    /// The second node, as a row of system.peers.
+    fn neighbour(&self) -> Vec<u8> {
+        const TEXT: u16 = 0x0d;
+        let mut body = ROWS.to_be_bytes().to_vec();
+        // All columns are of one table.
+        body.extend(1i32.to_be_bytes());
+        body.extend(5i32.to_be_bytes());
+        put_text(&mut body, "system");
+        put_text(&mut body, "peers");
+        let types: [(&str, &[u16]); 5] = [
+            ("host_id", &[0x0c]),
+            ("rpc_address", &[0x10]),
+            ("data_center", &[TEXT]),
+            ("rack", &[TEXT]),
+            ("tokens", &[0x22, TEXT]),
+        ];
+        for (name, ty) in types {
+            put_text(&mut body, name);
+            ty.iter().for_each(|part| body.extend(part.to_be_bytes()));
+        }
+        body.extend(1i32.to_be_bytes());
+        let mut tokens = 1i32.to_be_bytes().to_vec();
+        put_bytes(&mut tokens, b"0");
+        for value in [&OTHER_NODE[..], &[127, 0, 0, 2], b"dc1", b"rack1", &tokens] {
+            put_bytes(&mut body, value);
+        }
+        body
+    }
+
+    /// The requests that hold these bytes, with the node that each came to.
+    fn with(&self, bytes: &str) -> Vec<(usize, Frame)> {
+        let holds = |frame: &Frame| frame.body.windows(bytes.len()).any(|part| part == bytes.as_bytes());
+        let requests = self.requests.lock().unwrap();
+        requests.iter().filter(|(_, frame)| holds(frame)).cloned().collect()
+    }
+}
+
+fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
+    to.extend((bytes.len() as i32).to_be_bytes());
+    to.extend(bytes);
+}
+
+/// Consistency and serial consistency of an EXECUTE request, by the protocol's own numbers.
+fn levels(frame: &Frame) -> (u16, Option<u16>) {
+    assert_eq!(frame.opcode(), EXECUTE);
+    let short = |at: usize| u16::from_be_bytes([frame.body[at], frame.body[at + 1]]);
+    let int = |at: usize| i32::from_be_bytes(frame.body[at..at + 4].try_into().unwrap());
+    let mut at = 2 + usize::from(short(0));
+    let (consistency, flags) = (short(at), frame.body[at + 2]);
+    at += 3;
+    if flags & 0x01 != 0 {
+        let values = short(at);
+        at += 2;
+        for _ in 0..values {
+            // A null, or one that is not set, has no bytes.
+            at += 4 + usize::try_from(int(at)).unwrap_or(0);
+        }
+    }
+    if flags & 0x04 != 0 {
+        at += 4;
+    }
+    if flags & 0x08 != 0 {
+        at += 4 + usize::try_from(int(at)).unwrap_or(0);
+    }
+    (consistency, (flags & 0x10 != 0).then(|| short(at)))
+}
+
+fn row(key: &str) -> [Value<'static>; 4] {
+    [string(key), Value::Int(1), string("a"), Value::Long(1)]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_each_statement_has_its_own_consistency() {
+    let Some(options) = scylla_options() else { return };
+    // It has made the tables.
+    drop(scylla().await);
+    let (wire, options, _tasks) = Wire::start(&options.nodes[0]).await;
+    let store = AnyStore::Scylla(ScyllaStore::connect(&options).await.unwrap());
+    let own = StatementOptions {
+        idempotent: false,
+        consistency: Some(Consistency::Quorum),
+        serial_consistency: Some(SerialConsistency::Serial),
+        ..StatementOptions::write()
+    };
+    let usual = StatementOptions {
+        idempotent: false,
+        ..StatementOptions::write()
+    };
+    let cql = "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, :a, :b) IF NOT EXISTS";
+    // LOCAL_ONE with LOCAL_SERIAL, as the session has it, and QUORUM with SERIAL.
+    for (options, wanted) in [(usual, (0x0a, Some(0x09))), (own, (0x04, Some(0x08)))] {
+        let statement = store.prepare(cql, &options).await.unwrap();
+        let key = unique("levels");
+        // A condition chooses its timestamp by itself, so that the server refuses ours; the request is all that is wanted.
+        let _ = store.write(&statement, &row(&key), 1).await;
+        let sent = wire.with(&key);
+        assert!(!sent.is_empty());
+        sent.iter().for_each(|(_, frame)| assert_eq!(levels(frame), wanted));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_requests_are_compressed_where_that_is_declared() {
+    let Some(options) = scylla_options() else { return };
+    drop(scylla().await);
+    for (compression, name) in [
+        (None, ""),
+        (Some(Compression::Lz4), "lz4"),
+        (Some(Compression::Snappy), "snappy"),
+    ] {
+        let (wire, mut options, _tasks) = Wire::start(&options.nodes[0]).await;
+        options.compression = compression;
+        let store = AnyStore::Scylla(ScyllaStore::connect(&options).await.unwrap());
+        let (put, get) = items(&store).await;
+        let mut long = row(&unique("compressed"));
+        long[2] = string(&"long and alike ".repeat(500));
+        store.write(&put, &long, 1).await.unwrap();
+        let found = store.lookup(&get, &long[..2]).await.unwrap().unwrap();
+        assert_eq!(found[0], long[2], "it comes back as it was");
+        let requests = wire.requests.lock().unwrap();
+        let startups = requests.iter().filter(|(_, frame)| frame.opcode() == STARTUP);
+        for (_, startup) in startups {
+            let text = String::from_utf8_lossy(&startup.body);
+            assert_eq!(text.contains("COMPRESSION"), compression.is_some());
+            assert!(text.contains(name), "{text}");
+        }
+        let largest = requests.iter().map(|(_, frame)| frame);
+        let largest = largest
+            .filter(|frame| frame.opcode() == EXECUTE)
+            .max_by_key(|f| f.body.len());
+        assert_eq!(largest.unwrap().body.len() > 7000, compression.is_none());
+        let any = requests.iter().any(|(_, frame)| frame.head[1] & COMPRESSED != 0);
+        assert_eq!(any, compression.is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_another_node_is_asked_early_only_where_that_can_be_repeated() {
+    let Some(options) = scylla_options() else { return };
+    drop(scylla().await);
+    let (wire, options, _tasks) = Wire::start(&options.nodes[0]).await;
+    let connected = ScyllaStore::connect(&options).await.unwrap();
+    let began = Instant::now();
+    let both = || {
+        let state = connected.session().get_cluster_state();
+        state.get_nodes_info().len() == 2 && state.get_nodes_info().iter().all(|node| node.is_connected())
+    };
+    while !both() {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "the second node is not connected"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let store = AnyStore::Scylla(connected);
+    let (put, _) = items(&store).await;
+    let cql = "SELECT a, b FROM items WHERE id = :id AND seq = :seq";
+    for idempotent in [true, false] {
+        let options = StatementOptions {
+            idempotent,
+            speculative_after: Some(Duration::from_millis(50)),
+            // Until then nobody but the second node can answer.
+            timeout: Some(Duration::from_secs(if idempotent { 60 } else { 2 })),
+            ..StatementOptions::lookup()
+        };
+        let get = store.prepare(cql, &options).await.unwrap();
+        let key = unique("early");
+        store.write(&put, &row(&key), 1).await.unwrap();
+        wire.requests.lock().unwrap().clear();
+        wire.swallow.store(true, Ordering::Relaxed);
+        let found = store.lookup(&get, &row(&key)[..2]).await;
+        let mut nodes: Vec<usize> = wire.with(&key).iter().map(|(node, _)| *node).collect();
+        nodes.sort_unstable();
+        if idempotent {
+            assert!(found.unwrap().is_some());
+            assert_eq!(nodes, [0, 1], "each node once");
+        } else {
+            let error = found.unwrap_err();
+            assert_eq!((error.class, error.label), (Class::Transient, "timeout"), "{error}");
+            assert_eq!(nodes.len(), 1);
+        }
+    }
+}
+
+/// Linux shows which timer a connection has.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_connections_have_tcp_keepalive() {
+    let Some(options) = scylla_options() else { return };
+    drop(scylla().await);
+    let (wire, options, _tasks) = Wire::start(&options.nodes[0]).await;
+    let _store = ScyllaStore::connect(&options).await.unwrap();
+    // Of each connection: addresses, state (01 is established), queues, and the timer, of which 02 is keepalive's.
+    let timers = || -> Vec<String> {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let ours =
+            rows.filter(|row| row.len() > 5 && row[2].ends_with(&format!(":{:04X}", wire.port)) && row[3] == "01");
+        ours.map(|row| row[5][..2].to_owned()).collect()
+    };
+    let began = Instant::now();
+    loop {
+        let timers = timers();
+        // While something is under way another timer runs.
+        if !timers.is_empty() && timers.iter().all(|timer| timer == "02") {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{timers:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The database warns where a statement reads a whole table, at each execution; the log has it once.
+#[tokio::test]
+async fn cql_warnings_of_the_server_are_logged_once_for_each_statement() {
+    let Some(fixture) = scylla().await else { return };
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let options = StatementOptions {
+        scan: true,
+        ..StatementOptions::lookup()
+    };
+    let count = fixture
+        .store
+        .prepare("SELECT count(*) AS n FROM items", &options)
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        fixture.store.lookup(&count, &[]).await.unwrap();
+    }
+    let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let ours: Vec<&str> = lines
+        .lines()
+        .filter(|line| line.contains("warns about a statement"))
+        .collect();
+    assert_eq!(ours.len(), 1, "{lines}");
+    assert!(
+        ours[0].contains("SELECT count(*)") && ours[0].contains("partition key"),
+        "{ours:?}"
+    );
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
