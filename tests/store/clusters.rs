@@ -145,4 +145,5 @@ async fn the_local_datacenter_is_killed_with_and_without_failover() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("without failover: back {:?} after its restart", began.elapsed());
+    println!("figure two_datacenters 1");
 }
