@@ -16,8 +16,8 @@ mod renew;
 pub mod rights;
 pub mod row;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use ::scylla::client::session::Session;
@@ -26,7 +26,6 @@ use ::scylla::response::query_result::QueryResult;
 use ::scylla::response::{PagingState, PagingStateResponse};
 use ::scylla::statement as driver;
 use ::scylla::statement::prepared::PreparedStatement;
-use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use self::bind::{Bind, Nulls};
@@ -44,7 +43,8 @@ const PAGE: i32 = 1000;
 
 /// An open session, and what another one is made of when its credentials change.
 pub struct ScyllaStore {
-    session: ArcSwap<Session>,
+    /// A lock that nobody holds for long: 30 ns a request, and a session is one loop's own.
+    session: RwLock<Arc<Session>>,
     /// Boxed: they are large, and stores are moved about while an application is put together.
     options: Box<ScyllaOptions>,
     /// The credentials of the session.
@@ -75,7 +75,7 @@ impl ScyllaStore {
         // Before they are read: what changes meanwhile has changed. What cannot be read is told by who needs it.
         let credentials = options.credentials().unwrap_or_default();
         Ok(ScyllaStore {
-            session: ArcSwap::from_pointee(connect::connect(options).await?),
+            session: RwLock::new(Arc::new(connect::connect(options).await?)),
             options: Box::new(options.clone()),
             credentials: AtomicU64::new(credentials),
             unconnected: Notify::new(),
@@ -86,7 +86,7 @@ impl ScyllaStore {
     /// The driver's session, for its metrics and for what a store does not do (schema, paging). Another one takes its place when the
     /// credentials change, so that it is asked for anew for each request.
     pub fn session(&self) -> Arc<Session> {
-        self.session.load_full()
+        Arc::clone(&self.session.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The server's clock: how long it is since 1970 there.

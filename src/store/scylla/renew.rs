@@ -11,8 +11,8 @@
 //! is used until the new one is connected and checked.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use ::scylla::errors::ExecutionError;
@@ -76,7 +76,7 @@ impl ScyllaStore {
             };
             match connect::connect(&self.options).await {
                 Ok(session) => {
-                    self.session.store(Arc::new(session));
+                    *self.session.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(session);
                     self.credentials.store(found, Ordering::Relaxed);
                     return tracing::info!(
                         "certificates or password of the database have changed: they were read again, and a new session is in use"
