@@ -192,6 +192,8 @@ pub async fn start(
     let Telemetry { metrics, sentry } = telemetry;
     metrics.watch_runtime("shared", tokio::runtime::Handle::current());
     metrics.config_generation.of([]).set(1);
+    let certificates = crate::certificates::files(&config).await;
+    metrics.watch_certificates(certificates.into_iter().map(|(file, _)| file).collect());
     let shared = Shared::default();
     let probe = Arc::new(AppProbe::new(metrics.clone(), shared.clone()));
 
@@ -286,6 +288,13 @@ fn run_loop(
         };
         let io = tokio::runtime::Handle::current();
         metrics.watch_runtime(thread_name, io.clone());
+        if let Some(store) = store.as_ref().filter(|store| matches!(***store, AnyStore::Scylla(_))) {
+            let store = Arc::downgrade(store);
+            metrics.watch_driver(thread_name, move || match &*store.upgrade()? {
+                AnyStore::Scylla(scylla) => Some(scylla.driver()),
+                AnyStore::Sqlite(_) | AnyStore::Memory(_) => None,
+            });
+        }
         let context = LoopContext { stop, io, store };
         consumer_loop::run_and_rebuild(|| make(context.clone())).await
     });

@@ -20,6 +20,7 @@
 pub mod cli;
 
 pub mod app;
+pub mod certificates;
 pub mod config;
 pub mod shutdown;
 

@@ -17,11 +17,18 @@ DASHBOARD = filled(
         "CPU and memory",
         [
             graph("CPU", "Cores in use by each process.", "short", (rate("messina_process_cpu_seconds_total", PROCESS), "{{instance}}"), width=8),
-            graph("Memory", "Resident now, and the highest so far.", "bytes", (f"messina_process_resident_memory_bytes{{{PROCESS}}}", "{{instance}}"), (f"messina_process_peak_resident_memory_bytes{{{PROCESS}}}", "{{instance}} peak"), width=8),
+            graph("Memory", "Resident now, and the highest so far; and what the allocator has made usable, what it gave back since included.", "bytes", (f"messina_process_resident_memory_bytes{{{PROCESS}}}", "{{instance}}"), (f"messina_process_peak_resident_memory_bytes{{{PROCESS}}}", "{{instance}} peak"), (f"messina_allocator_committed_bytes{{{PROCESS}}}", "{{instance}} allocator"), width=8),
             graph("Budget", "Bytes in use by what holds them, and the limit.", "bytes", (f"sum by (part) (messina_budget_used_bytes{{{PROCESS}}})", "{{part}}"), (f"sum(messina_budget_limit_bytes{{{PROCESS}}})", "limit"), width=8),
-            graph("File descriptors", "Open ones, and the limit.", "short", (f"messina_process_open_fds{{{PROCESS}}}", "{{instance}}"), (f"messina_process_max_fds{{{PROCESS}}}", "{{instance}} limit"), log=True, width=8),
-            graph("Threads", "Threads of the process.", "short", (f"messina_process_threads{{{PROCESS}}}", "{{instance}}"), width=8),
-            graph("Events for Sentry", "Sent, suppressed (too many of one kind), dropped (its queue was full).", "cps", (f"sum by (outcome) ({rate('messina_sentry_events_total', PROCESS)})", "{{outcome}}"), width=8),
+            graph("File descriptors", "Open ones, and the limit.", "short", (f"messina_process_open_fds{{{PROCESS}}}", "{{instance}}"), (f"messina_process_max_fds{{{PROCESS}}}", "{{instance}} limit"), log=True, width=6),
+            graph("Memory given back", "Memory that the allocator gives back to the system.", "Bps", (rate("messina_allocator_purged_bytes_total", PROCESS), "{{instance}}"), width=6),
+            graph("Threads", "Threads of the process.", "short", (f"messina_process_threads{{{PROCESS}}}", "{{instance}}"), width=6),
+            graph("Events for Sentry", "Sent, suppressed (too many of one kind), dropped (its queue was full).", "cps", (f"sum by (outcome) ({rate('messina_sentry_events_total', PROCESS)})", "{{outcome}}"), width=6),
+        ],
+    ),
+    (
+        "Certificates",
+        [
+            graph("Time left", "Until the certificates of a file run out: of a chain the first, of several authorities the last.", "s", (f"min by (file) (messina_certificate_expiry_timestamp_seconds{{{PROCESS}}}) - time()", "{{file}}"), thresholds=[(3 * 86400, "red"), (14 * 86400, "orange")], width=24),
         ],
     ),
     (

@@ -17,6 +17,8 @@ DASHBOARD = filled(
             graph("Requests", "Requests answered, by step.", "cps", (f"sum by (pipeline, step) ({rate('messina_step_seconds_count')})", "{{pipeline}} {{step}}"), width=8),
             graph("Failures", "Failed attempts, by step and class.", "cps", (f"sum by (pipeline, step, class) ({rate('messina_failures_total')})", "{{pipeline}} {{step}} {{class}}"), width=8),
             graph("Waiting", "Events at a step: waiting for the answer, the next attempt or the breaker.", "short", (f"sum by (pipeline, step) (messina_step_in_flight{{{PIPELINE}}})", "{{pipeline}} {{step}}"), stacked=True, width=8),
+            graph("Nodes", "Nodes of the database that requests may go to, and those of them that are connected, over all sessions of a process.", "short", (f"max by (instance) (messina_cql_nodes{{{PROCESS}}})", "{{instance}} nodes"), (f"min by (instance) (messina_cql_nodes_connected{{{PROCESS}}})", "{{instance}} connected")),
+            graph("Requests repeated", "Failed requests that the driver sent again by itself, most to another node. Those that Messina tries again are among the failures.", "cps", (f"sum by (instance) ({rate('messina_cql_retries_total', PROCESS)})", "{{instance}}")),
             graph("Latency, p50 to p99", "Over all steps of a pipeline. Answers from caches are not in it.", "s", *quantiles("messina_step_seconds", "pipeline"), log=True),
             heat("Latency, all of it", "How many requests took how long.", "messina_step_seconds"),
         ],

@@ -13,7 +13,7 @@ use crate::pipeline::schemas::Registering;
 
 /// Checks everything that live services tell, with no effect on any of them.
 pub async fn check_online(config: &Config, sources: &Sources, customs: &CustomSteps) -> Result<Diagnostics, String> {
-    let certificates = around::certificates(config);
+    let certificates = around::certificates(config).await;
     // A certificate that has run out is why a service cannot be reached.
     let expired = certificates.iter().filter(|(_, warning)| !warning);
     let expired: String = expired.map(|(finding, _)| format!("; {}", finding.message)).collect();

@@ -15,7 +15,9 @@ use prometheus::{
 
 use super::declare::{Declared, Family, PREFIX, Vector, help, metrics};
 use super::process::Sampler;
+use crate::certificates::CertificateFile;
 use crate::registry::RegistryStats;
+use crate::store::scylla::DriverFigures;
 
 /// Bounds for work of the CPU alone, in nanoseconds: 100 ns to 1 s, six a decade as far as 1 ms, three above.
 const CPU: &[u64] = &[
@@ -315,6 +317,20 @@ metrics! {
         /// 99th percentile of the round trip to a broker in the last interval of statistics.
         kafka_broker_rtt_p99_seconds: GaugeVec ["pipeline", "client", "broker"],
 
+        // The CQL driver; runtime is that of the consumer loop whose session it is. Its own counters are left off: each request would
+        // pay for them, and requests, failures and times are in the steps' metrics.
+        /// Nodes of the database that requests may go to: those of the preferred datacenter, or all of them.
+        cql_nodes: IntGaugeVec ["runtime"],
+        /// Nodes among them that the driver is connected to.
+        cql_nodes_connected: IntGaugeVec ["runtime"],
+        /// Failed requests that the driver sent again by itself, most to another node.
+        cql_retries_total: IntCounterVec ["runtime"],
+
+        // Certificates
+        /// When the certificates of a file that the configuration names run out, in seconds since 1970-01-01T00:00:00Z: of a chain the
+        /// first, of several authorities the last. The file as it is now, which may be newer than what connections use.
+        certificate_expiry_timestamp_seconds: IntGaugeVec ["file"],
+
         // Process
         /// CPU time used, user and system.
         process_cpu_seconds_total: CounterVec [],
@@ -322,6 +338,11 @@ metrics! {
         process_resident_memory_bytes: IntGaugeVec [],
         /// Highest resident memory so far.
         process_peak_resident_memory_bytes: IntGaugeVec [],
+        /// Memory that the allocator has taken from the system and made usable, what it gave back since (purged) included. 0 in a
+        /// program with another allocator than mimalloc.
+        allocator_committed_bytes: IntGaugeVec [],
+        /// Memory that the allocator gave back to the system.
+        allocator_purged_bytes_total: IntCounterVec [],
         /// Open file descriptors.
         process_open_fds: IntGaugeVec [],
         /// Limit of open file descriptors.
@@ -394,8 +415,20 @@ impl Metrics {
         sampler.watch_registry(&self.families, Arc::clone(stats));
     }
 
+    /// Exports when the certificates of these files run out, from now on.
+    pub fn watch_certificates(&self, files: Vec<CertificateFile>) {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.watch_certificates(&self.families, files);
+    }
+
+    /// Exports what the CQL driver of a loop does, until `figures` has none any more.
+    pub fn watch_driver(&self, runtime: &str, figures: impl Fn() -> Option<DriverFigures> + Send + 'static) {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.watch_driver(&self.families, runtime, Box::new(figures));
+    }
+
     /// The Prometheus text format, version 0.0.4 ([`Metrics::CONTENT_TYPE`]). What is not counted as it happens
-    /// (process, runtimes, registry) is read now. A family that cannot be encoded is left out, and the others are there.
+    /// (process, runtimes, registry, driver, certificates) is read now. A family that cannot be encoded is left out, and the others are there.
     pub fn render(&self) -> Vec<u8> {
         self.sampler.lock().unwrap_or_else(PoisonError::into_inner).sample();
         let encoder = TextEncoder::new();
@@ -447,6 +480,7 @@ mod tests {
             "runtime",
             "version",
             "reference",
+            "file",
         ];
         for metric in declared() {
             let name = &metric.name;

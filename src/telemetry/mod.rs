@@ -3,6 +3,7 @@
 //! Metrics are declared once in [`metrics`] and reached through resolved [`handles`]; `/metrics` and the reference in
 //! `docs/metrics.md` come from the same declaration.
 
+mod allocator;
 mod declare;
 pub mod handles;
 pub mod kafka;

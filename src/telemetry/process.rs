@@ -1,17 +1,24 @@
-//! Figures that are counted elsewhere: the process, read from `/proc`, the Tokio runtimes, and the schema registry.
+//! Figures that are counted elsewhere: the process, read from `/proc`, its allocator, the Tokio runtimes, the schema registry, the CQL
+//! driver, and the certificates' files.
 //!
 //! They are read when metrics are rendered, so they cost nothing in between. Only `/proc/self` is read; where it does
 //! not exist (not Linux), the figures stay at zero. Format: proc(5), `stat`, `status` and `limits`.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
-use prometheus::{Counter, Gauge, IntCounter, IntGauge};
+use prometheus::{Counter, Gauge, IntCounter, IntGauge, IntGaugeVec};
 use tokio::runtime::{Handle, RuntimeMetrics};
 
+use super::allocator;
+use super::declare::Family;
 use super::metrics::Families;
+use crate::certificates::{self, CertificateFile};
 use crate::registry::RegistryStats;
+use crate::store::scylla::DriverFigures;
 
 /// Reads the figures and puts them into their metrics.
 pub(super) struct Sampler {
@@ -22,10 +29,29 @@ pub(super) struct Sampler {
     max_fds: IntGauge,
     threads: IntGauge,
     start_time: Gauge,
+    committed: IntGauge,
+    purged: IntCounter,
     ticks_per_second: f64,
     boot_time: Option<f64>,
     runtimes: Vec<Watched>,
     registry: Option<WatchedRegistry>,
+    drivers: Vec<WatchedDriver>,
+    certificates: Vec<WatchedCertificate>,
+}
+
+struct WatchedDriver {
+    figures: Box<dyn Fn() -> Option<DriverFigures> + Send>,
+    nodes: IntGauge,
+    connected: IntGauge,
+    retries: IntCounter,
+}
+
+struct WatchedCertificate {
+    path: PathBuf,
+    authority: bool,
+    /// Of the file as it was read last.
+    modified: Option<SystemTime>,
+    families: Family<IntGaugeVec, 1>,
 }
 
 struct WatchedRegistry {
@@ -57,10 +83,14 @@ impl Sampler {
             max_fds: families.process_max_fds.of([]),
             threads: families.process_threads.of([]),
             start_time: families.process_start_time_seconds.of([]),
+            committed: families.allocator_committed_bytes.of([]),
+            purged: families.allocator_purged_bytes_total.of([]),
             ticks_per_second: if ticks > 0 { ticks as f64 } else { 100.0 },
             boot_time: fs::read_to_string("/proc/stat").ok().and_then(|s| boot_time(&s)),
             runtimes: Vec::new(),
             registry: None,
+            drivers: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 
@@ -83,6 +113,30 @@ impl Sampler {
             failed: families.registry_requests_total.of(["failed"]),
             schemas: families.registry_schemas.of([]),
         });
+    }
+
+    pub(super) fn watch_driver(
+        &mut self,
+        families: &Families,
+        runtime: &str,
+        figures: Box<dyn Fn() -> Option<DriverFigures> + Send>,
+    ) {
+        self.drivers.push(WatchedDriver {
+            figures,
+            nodes: families.cql_nodes.of([runtime]),
+            connected: families.cql_nodes_connected.of([runtime]),
+            retries: families.cql_retries_total.of([runtime]),
+        });
+    }
+
+    pub(super) fn watch_certificates(&mut self, families: &Families, files: Vec<CertificateFile>) {
+        self.certificates
+            .extend(files.into_iter().map(|file| WatchedCertificate {
+                path: file.path,
+                authority: file.authority,
+                modified: None,
+                families: families.certificate_expiry_timestamp_seconds.clone(),
+            }));
     }
 
     pub(super) fn sample(&mut self) {
@@ -113,6 +167,12 @@ impl Sampler {
         {
             self.max_fds.set(limit);
         }
+        if let Some(figures) = allocator::figures() {
+            self.committed.set(figures.committed.current);
+            self.purged.inc_by(figures.purged.saturating_sub(self.purged.get()));
+        }
+        self.drivers.retain(WatchedDriver::show);
+        self.certificates.iter_mut().for_each(WatchedCertificate::show);
         for watched in &self.runtimes {
             let workers = watched.runtime.num_workers();
             let busy = (0..workers)
@@ -134,6 +194,41 @@ impl Sampler {
             watched
                 .schemas
                 .set(i64::try_from(watched.stats.schemas.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+impl WatchedDriver {
+    /// Whether there is still a driver to watch.
+    fn show(&self) -> bool {
+        let figures = (self.figures)();
+        let DriverFigures {
+            nodes,
+            connected,
+            retries,
+        } = figures.unwrap_or_default();
+        self.nodes.set(nodes as i64);
+        self.connected.set(connected as i64);
+        self.retries.inc_by(retries.saturating_sub(self.retries.get()));
+        figures.is_some()
+    }
+}
+
+impl WatchedCertificate {
+    /// Reads the file when it is another one than before. One that cannot be read keeps its series, for what was read from it is in use.
+    fn show(&mut self) {
+        let Ok(modified) = fs::metadata(&self.path).and_then(|file| file.modified()) else {
+            return;
+        };
+        if self.modified == Some(modified) {
+            return;
+        }
+        if let Some(end) = fs::read(&self.path)
+            .ok()
+            .and_then(|pem| certificates::end(&pem, self.authority))
+        {
+            self.families.of([&self.path.to_string_lossy()]).set(end);
+            self.modified = Some(modified);
         }
     }
 }
@@ -196,6 +291,67 @@ fn max_open_files(limits: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_is_read_again_when_its_file_changes() {
+        let families = Families::declare(&prometheus::Registry::new()).unwrap();
+        let mut sampler = Sampler::new(&families);
+        let path = std::env::temp_dir().join(format!("messina-certificate-{}.pem", std::process::id()));
+        let file = CertificateFile {
+            path: path.clone(),
+            authority: false,
+        };
+        sampler.watch_certificates(&families, vec![file]);
+        let name = path.to_string_lossy().into_owned();
+        let shown = |sampler: &mut Sampler| {
+            sampler.sample();
+            families.certificate_expiry_timestamp_seconds.by("file", &name, "file")
+        };
+        assert_eq!(shown(&mut sampler), [], "there is no file, and so no series");
+        let write = |end, age| {
+            let pem = certificates::tests::pem(end);
+            fs::write(&path, pem).unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - std::time::Duration::from_secs(age))
+                .unwrap();
+        };
+        write(1_900_000_000, 60);
+        assert_eq!(shown(&mut sampler), [(name.clone(), 1_900_000_000)]);
+        write(1_950_000_000, 0);
+        assert_eq!(shown(&mut sampler), [(name.clone(), 1_950_000_000)]);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(shown(&mut sampler), [(name.clone(), 1_950_000_000)]);
+    }
+
+    #[test]
+    fn a_driver_is_shown_until_it_is_gone() {
+        let families = Families::declare(&prometheus::Registry::new()).unwrap();
+        let mut sampler = Sampler::new(&families);
+        let figures = Arc::new(std::sync::Mutex::new(Some(DriverFigures {
+            nodes: 3,
+            connected: 2,
+            retries: 7,
+        })));
+        let shared = Arc::clone(&figures);
+        sampler.watch_driver(&families, "loop-a-0", Box::new(move || *shared.lock().unwrap()));
+        let shown = |sampler: &mut Sampler| {
+            sampler.sample();
+            (
+                families.cql_nodes.of(["loop-a-0"]).get(),
+                families.cql_nodes_connected.of(["loop-a-0"]).get(),
+                families.cql_retries_total.of(["loop-a-0"]).get(),
+            )
+        };
+        assert_eq!(shown(&mut sampler), (3, 2, 7));
+        assert_eq!(shown(&mut sampler), (3, 2, 7));
+        *figures.lock().unwrap() = None;
+        assert_eq!(
+            shown(&mut sampler),
+            (0, 0, 7),
+            "none is missing of a session that has ended"
+        );
+        assert!(sampler.drivers.is_empty());
+    }
 
     #[test]
     fn stat_is_read_behind_any_program_name() {

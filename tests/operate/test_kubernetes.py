@@ -47,6 +47,13 @@ class Kubernetes(unittest.TestCase):
                 for name, text in RENDERED.items():
                     self.assertEqual((Path(folder) / name).read_text(), text, name)
 
+    def test_the_chart_holds_these_dashboards_and_rules(self):
+        files = DEPLOY / "helm/messina/files"
+        self.assertEqual((files / "messina.rules.yaml").read_text(), (DEPLOY / "prometheus/messina.rules.yaml").read_text(), "run deploy/render")
+        held = {path.name: json.loads(path.read_text()) for path in files.glob("*.json")}
+        made = {path.name: json.loads(path.read_text()) for path in (ROOT / "dashboards").glob("*.json")}
+        self.assertEqual(held, made, "run deploy/render")
+
     def test_kubernetes_takes_them(self):
         import kubernetes_validate
 

@@ -121,6 +121,16 @@ async fn the_local_datacenter_is_killed_with_and_without_failover() {
     with.write(&put_with, &values("before"), 1).await.unwrap();
     without.write(&put_without, &values("before"), 1).await.unwrap();
 
+    let nodes = |store: &AnyStore| match store {
+        AnyStore::Scylla(scylla) => (scylla.driver().nodes, scylla.driver().connected),
+        _ => unreachable!(),
+    };
+    assert_eq!(
+        (nodes(&with), nodes(&without)),
+        ((2, 2), (1, 1)),
+        "nodes that requests may go to"
+    );
+
     own.run("kill9", "cassandra-2dc-1");
     let killed = Instant::now();
     for i in 0..50 {
@@ -136,6 +146,11 @@ async fn the_local_datacenter_is_killed_with_and_without_failover() {
     }
     let error = without.write(&put_without, &values("during"), 1).await.unwrap_err();
     assert_eq!(error.class, Class::Transient, "it is waited for: {error}");
+    assert_eq!(
+        (nodes(&with), nodes(&without)),
+        ((2, 1), (1, 0)),
+        "nodes that are connected"
+    );
     println!("with failover: no error in {:?}; without: {error}", killed.elapsed());
 
     own.run("restart", "cassandra-2dc-1");

@@ -26,6 +26,7 @@ const SHARDS: u16 = 4;
 const IGNORED_BITS: u32 = 12;
 /// ScyllaDB tells this code in its SUPPORTED frame.
 const RATE_LIMITED: i32 = 0x4321;
+const READ_TIMEOUT: i32 = 0x1200;
 
 /// CQL's code for a lack of rights.
 const UNAUTHORIZED: i32 = 0x2100;
@@ -46,6 +47,8 @@ struct Shards {
     limited: AtomicBool,
     /// Whether the tables that tell of keyspaces are kept from the user.
     hidden: AtomicBool,
+    /// So many of the next requests meet a replica that answers without data: what the driver sends again by itself.
+    timed_out: AtomicU16,
     /// Questions that had `USING TIMEOUT`.
     timeouts: AtomicU16,
     server: String,
@@ -103,6 +106,7 @@ impl Shards {
             next: AtomicU16::new(0),
             limited: AtomicBool::new(false),
             hidden: AtomicBool::new(false),
+            timed_out: AtomicU16::new(0),
             timeouts: AtomicU16::new(0),
             server,
             shard_aware_port: aware.local_addr().unwrap().port(),
@@ -148,11 +152,23 @@ impl Shards {
                     }
                 }
                 if matches!(frame.opcode(), EXECUTE | BATCH) {
-                    if self.limited.load(Ordering::Relaxed) {
+                    let error = if self.limited.load(Ordering::Relaxed) {
                         let mut body = RATE_LIMITED.to_be_bytes().to_vec();
                         put_text(&mut body, "too many of this partition");
                         // A write was rejected, by the coordinator.
                         body.extend([1, 1]);
+                        Some(body)
+                    } else if self.timed_out.load(Ordering::Relaxed) > 0 {
+                        self.timed_out.fetch_sub(1, Ordering::Relaxed);
+                        let mut body = READ_TIMEOUT.to_be_bytes().to_vec();
+                        put_text(&mut body, "a digest came, and no data");
+                        // At ONE, one replica of one answered, without data.
+                        body.extend([0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0]);
+                        Some(body)
+                    } else {
+                        None
+                    };
+                    if let Some(body) = error {
                         let _ = own.send(Frame::error(&frame, body));
                         continue;
                     }
@@ -329,6 +345,20 @@ async fn requests_go_to_the_shard_that_owns_their_partition() {
     shards.limited.store(false, Ordering::Relaxed);
     let row = [string(&unique("limited")), Value::Int(1), string("a"), Value::Long(1)];
     store.write(&put, &row, 1).await.unwrap();
+
+    let AnyStore::Scylla(scylla) = &store else {
+        unreachable!()
+    };
+    let before = scylla.driver();
+    assert_eq!(
+        (before.nodes, before.connected, before.retries),
+        (1, 1, 0),
+        "{before:?}"
+    );
+    shards.timed_out.store(1, Ordering::Relaxed);
+    let found = store.lookup(&get, &row[..2]).await.unwrap();
+    assert!(found.is_some(), "the driver asks again by itself");
+    assert_eq!(scylla.driver().retries, 1);
 }
 
 /// The driver opens a session all the same, and with it nothing would be routed or checked.

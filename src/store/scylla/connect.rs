@@ -22,6 +22,7 @@ use ::scylla::policies::load_balancing::DefaultPolicy;
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode};
 
 use super::diagnose;
+use super::watch::CountingRetries;
 use crate::retry::Class;
 use crate::store::{Consistency, SerialConsistency, StoreError, classify};
 
@@ -99,7 +100,7 @@ impl Default for ScyllaOptions {
 }
 
 /// Opens the session and checks what the driver would find out only later: that it knows the cluster, and that the datacenter exists.
-pub(super) async fn connect(options: &ScyllaOptions) -> Result<Session, StoreError> {
+pub(super) async fn connect(options: &ScyllaOptions, retries: CountingRetries) -> Result<Session, StoreError> {
     let mut policy = DefaultPolicy::builder()
         .token_aware(true)
         .permit_dc_failover(options.failover);
@@ -114,6 +115,7 @@ pub(super) async fn connect(options: &ScyllaOptions) -> Result<Session, StoreErr
         .consistency(options.consistency.into())
         .serial_consistency(Some(options.serial_consistency.into()))
         .request_timeout(Some(options.request_timeout))
+        .retry_policy(Arc::new(retries))
         .build();
     let mut builder = SessionBuilder::new()
         .known_nodes(&options.nodes)

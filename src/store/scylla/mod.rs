@@ -15,6 +15,7 @@ mod grouped;
 mod renew;
 pub mod rights;
 pub mod row;
+mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -29,6 +30,7 @@ use ::scylla::statement::prepared::PreparedStatement;
 use tokio::sync::Notify;
 
 use self::bind::{Bind, Nulls};
+use self::watch::Watch;
 use super::group::GroupStats;
 use super::types::ColumnType;
 use super::{
@@ -37,6 +39,7 @@ use super::{
 };
 use crate::avro::value::Value;
 pub use connect::{ScyllaOptions, Secret, TlsOptions};
+pub use watch::DriverFigures;
 
 /// Rows of one answer, where a look-up takes many.
 const PAGE: i32 = 1000;
@@ -53,6 +56,7 @@ pub struct ScyllaStore {
     unconnected: Notify,
     /// Rows that wait for others.
     groups: grouped::Groups,
+    watch: Watch,
 }
 
 impl std::fmt::Debug for ScyllaStore {
@@ -74,13 +78,23 @@ impl ScyllaStore {
     pub async fn connect(options: &ScyllaOptions) -> Result<Self, StoreError> {
         // Before they are read: what changes meanwhile has changed. What cannot be read is told by who needs it.
         let credentials = options.credentials().unwrap_or_default();
+        let watch = Watch {
+            datacenter: options.datacenter.clone().filter(|_| !options.failover),
+            ..Watch::default()
+        };
         Ok(ScyllaStore {
-            session: RwLock::new(Arc::new(connect::connect(options).await?)),
+            session: RwLock::new(Arc::new(connect::connect(options, watch.retries()).await?)),
             options: Box::new(options.clone()),
             credentials: AtomicU64::new(credentials),
             unconnected: Notify::new(),
             groups: grouped::Groups::default(),
+            watch,
         })
+    }
+
+    /// What the driver does and sees, as of now.
+    pub fn driver(&self) -> DriverFigures {
+        self.watch.figures(&self.session())
     }
 
     /// The driver's session, for its metrics and for what a store does not do (schema, paging). Another one takes its place when the

@@ -74,7 +74,7 @@ impl ScyllaStore {
                     );
                 }
             };
-            match connect::connect(&self.options).await {
+            match connect::connect(&self.options, self.watch.retries()).await {
                 Ok(session) => {
                     *self.session.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(session);
                     self.credentials.store(found, Ordering::Relaxed);

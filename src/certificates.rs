@@ -1,0 +1,143 @@
+//! The certificates that a configuration names as PEM files: which these are, and when they run out.
+//!
+//! It exists because an expired certificate ends every new connection, at night. `check --online` and the metrics tell it before; both go by
+//! what is said here. Certificates in a PKCS #12 store or in the configuration's own text are not looked at.
+
+use std::path::PathBuf;
+
+use mongodb::options::{ClientOptions, Tls};
+use openssl::asn1::Asn1Time;
+use openssl::x509::X509;
+
+use crate::config::{Config, PropertyValue, Span};
+
+/// Properties of librdkafka that name certificates as PEM files, and whether they are authorities.
+const PROPERTIES: [(&str, bool); 2] = [("ssl.certificate.location", false), ("ssl.ca.location", true)];
+
+/// A file of certificates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CertificateFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it holds authorities, of which one that has not run out is enough; else a chain, of which none may have.
+    pub authority: bool,
+}
+
+/// The files that the configuration names, and where it does. What cannot be read, as MongoDB's URI may be, is told by whoever connects with it.
+pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
+    let mut files = Vec::new();
+    let mut add = |path: PathBuf, authority, place| {
+        files.push((CertificateFile { path, authority }, place));
+    };
+    let sections = [
+        config.scylla.as_ref().and_then(|scylla| scylla.tls.as_ref()),
+        config.registry.tls.as_ref(),
+    ];
+    for tls in sections.into_iter().flatten() {
+        if let Some(cert) = &tls.cert {
+            add(cert.value.clone(), false, cert.span);
+        }
+        if let Some(ca) = &tls.ca {
+            add(ca.value.clone(), true, ca.span);
+        }
+    }
+    for property in &config.kafka.properties {
+        let known = PROPERTIES.iter().find(|(name, _)| *name == property.name.value);
+        if let (Some((_, authority)), PropertyValue::Plain(path)) = (known, &property.value) {
+            add(PathBuf::from(path.as_str()), *authority, property.name.span);
+        }
+    }
+    if let Some(mongo) = &config.mongo
+        && let Ok(uri) = mongo.uri.reveal()
+        && let Ok(options) = ClientOptions::parse(uri).await
+        && let Some(Tls::Enabled(tls)) = options.tls
+    {
+        if let Some(cert) = tls.cert_key_file_path {
+            add(cert, false, mongo.uri.span());
+        }
+        if let Some(ca) = tls.ca_file_path {
+            add(ca, true, mongo.uri.span());
+        }
+    }
+    files
+}
+
+/// When a file's certificates run out, in seconds since 1970: of a chain the first counts, of several authorities the last. None where it
+/// holds no certificate.
+pub fn end(pem: &[u8], authority: bool) -> Option<i64> {
+    let epoch = Asn1Time::from_unix(0).ok()?;
+    let certificates = X509::stack_from_pem(pem).ok()?;
+    let ends = certificates.iter().filter_map(|certificate| {
+        let since = epoch.diff(certificate.not_after()).ok()?;
+        Some(i64::from(since.days) * 86_400 + i64::from(since.secs))
+    });
+    if authority { ends.max() } else { ends.min() }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use openssl::hash::MessageDigest;
+    use openssl::pkey::PKey;
+    use openssl::rsa::Rsa;
+
+    use super::*;
+    use crate::config::load_str;
+
+    /// A certificate that ends then.
+    pub(crate) fn pem(end: i64) -> Vec<u8> {
+        let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
+        let mut certificate = X509::builder().unwrap();
+        certificate.set_pubkey(&key).unwrap();
+        certificate.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
+        certificate.set_not_after(&Asn1Time::from_unix(end).unwrap()).unwrap();
+        certificate.sign(&key, MessageDigest::sha256()).unwrap();
+        certificate.build().to_pem().unwrap()
+    }
+
+    #[test]
+    fn of_a_chain_the_first_to_run_out_counts_and_of_authorities_the_last() {
+        let both = [pem(1_900_000_001), pem(1_800_000_001)].concat();
+        assert_eq!(end(&both, false), Some(1_800_000_001));
+        assert_eq!(end(&both, true), Some(1_900_000_001));
+        assert_eq!(end(b"no certificate", true), None);
+    }
+
+    #[tokio::test]
+    async fn every_section_that_takes_certificates_is_looked_at() {
+        let text = r#"
+            [kafka]
+            brokers = "k:9092"
+            properties = { "ssl.ca.location" = "/k/ca.pem", "ssl.certificate.location" = "/k/tls.crt", "ssl.key.location" = "/k/tls.key" }
+            [registry]
+            url = "https://r"
+            tls = { ca = "/r/ca.pem" }
+            [scylla]
+            nodes = ["s:9042"]
+            tls = { ca = "/s/ca.pem", cert = "/s/tls.crt", key = "/s/tls.key" }
+            [mongo]
+            uri = "mongodb://user:pass@m/?tls=true&tlsCAFile=%2Fm%2Fca.pem&tlsCertificateKeyFile=/m/both.pem"
+            [pipelines.p.source]
+            topics = ["t"]
+            group = "g"
+        "#;
+        let config = load_str(vec![("test.toml".into(), text.into())], std::iter::empty())
+            .unwrap()
+            .0;
+        let mut found: Vec<_> = files(&config)
+            .await
+            .into_iter()
+            .map(|(file, _)| (file.path.display().to_string(), file.authority))
+            .collect();
+        found.sort();
+        let wanted = [
+            ("/k/ca.pem", true),
+            ("/k/tls.crt", false),
+            ("/m/both.pem", false),
+            ("/m/ca.pem", true),
+            ("/r/ca.pem", true),
+            ("/s/ca.pem", true),
+            ("/s/tls.crt", false),
+        ];
+        assert_eq!(found, wanted.map(|(path, authority)| (path.to_owned(), authority)));
+    }
+}

@@ -1,0 +1,37 @@
+//! What mimalloc says of itself, read when metrics are rendered (40 µs).
+//!
+//! How much of its memory is handed out, it does not count in a release build: that would cost each allocation.
+
+use mimalloc::MiMalloc;
+use serde::Deserialize;
+
+/// Figures of the allocator.
+#[derive(Debug, Deserialize)]
+pub(super) struct Figures {
+    pub(super) committed: Count,
+    /// Bytes given back to the system so far.
+    pub(super) purged: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Count {
+    /// Bytes now.
+    pub(super) current: i64,
+}
+
+/// The figures as they are now; none when it gives none.
+pub(super) fn figures() -> Option<Figures> {
+    let text = MiMalloc::stats_json().ok()?;
+    serde_json::from_slice(text.to_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_says_is_understood() {
+        let figures = figures().unwrap();
+        assert!(figures.committed.current >= 0, "{figures:?}");
+    }
+}
