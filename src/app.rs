@@ -5,13 +5,16 @@
 
 mod build;
 mod check;
+mod memory;
 mod output;
 mod probe;
 mod references;
+mod reload;
 mod services;
 mod stop;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,9 +36,10 @@ use crate::store::AnyStore;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::{Sentry, SentryOptions};
 
-use build::{Built, LoopContext};
+use build::{AllSampled, Built, Common, LoopContext};
 pub use check::{check_online, findings_to_diagnostics};
 use probe::AppProbe;
+pub use reload::Taken;
 use services::Services;
 
 /// Why the application does not start.
@@ -113,8 +117,35 @@ impl StopSummary {
 /// One pipeline that runs.
 struct RunningPipeline {
     name: String,
+    /// Its memory, in bytes.
+    share: usize,
     producer: Option<Arc<sink::Producer>>,
     loops: Vec<std::thread::JoinHandle<End>>,
+    /// Loops that have not ended.
+    alive: Arc<AtomicUsize>,
+    stop: watch::Sender<bool>,
+}
+
+impl RunningPipeline {
+    fn has_ended(&self) -> bool {
+        self.alive.load(Ordering::Acquire) == 0
+    }
+
+    /// Waits for its loops, which have been told to stop, and delivers what is queued.
+    fn join(self, deadline: Instant) -> PipelineEnd {
+        let panicked = |_| End::Halted(Failure::fatal("internal", "the loop panicked"));
+        let ends = self
+            .loops
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(panicked));
+        let ends = ends.collect();
+        let left = deadline.saturating_duration_since(Instant::now());
+        PipelineEnd {
+            pipeline: self.name,
+            ends,
+            undelivered: self.producer.map_or(0, |producer| sink::flush(&producer, left)),
+        }
+    }
 }
 
 /// What is known of the pipelines by those who look from outside.
@@ -170,13 +201,17 @@ pub struct Running {
     pub http: SocketAddr,
     probe: Arc<AppProbe>,
     shared: Shared,
+    common: Common,
     pipelines: Vec<RunningPipeline>,
-    stop: watch::Sender<bool>,
-    ended: mpsc::UnboundedReceiver<String>,
+    sampled: AllSampled,
+    /// One message for each loop that has ended.
+    ended: (mpsc::UnboundedSender<()>, mpsc::UnboundedReceiver<()>),
     http_stop: Option<oneshot::Sender<()>>,
     http_task: tokio::task::JoinHandle<()>,
-    shutdown_timeout: Duration,
     reload: Reload,
+    /// What runs.
+    config: Arc<Config>,
+    sources: Sources,
     _sampler: tokio::task::JoinHandle<()>,
     /// What keeps the references fresh; ends when dropped.
     _followers: JoinSet<()>,
@@ -189,11 +224,15 @@ pub async fn start(
     telemetry: Telemetry,
     customs: &CustomSteps,
 ) -> Result<Running, StartError> {
-    let Telemetry { metrics, sentry } = telemetry;
+    let metrics = telemetry.metrics.clone();
     metrics.watch_runtime("shared", tokio::runtime::Handle::current());
     metrics.config_generation.of([]).set(1);
     let certificates = crate::certificates::files(&config).await;
     metrics.watch_certificates(certificates.into_iter().map(|(file, _)| file).collect());
+    metrics.config_last_reload_successful.of([]).set(1);
+    for outcome in reload::OUTCOMES {
+        metrics.config_reloads_total.of([outcome]);
+    }
     let shared = Shared::default();
     let probe = Arc::new(AppProbe::new(metrics.clone(), shared.clone()));
 
@@ -209,62 +248,49 @@ pub async fn start(
 
     let services = Services::connect(&config, &sources, &shared).await?;
     metrics.watch_registry(services.registry.stats());
-    let built = build::pipelines(&config, &sources, &services, &metrics, &shared, &sentry, http, customs).await?;
+    let common = Common::new(services, telemetry, shared.clone(), http, customs.clone());
+    let wanted: Vec<_> = config.pipelines.values().collect();
+    let share = memory::share(&config, 0, wanted.len());
+    metrics.budget_limit_bytes.of([]).set(memory::limit(&config) as i64);
+    let built = build::pipelines(&config, &sources, &common, &wanted, share).await?;
 
     let mut followers = JoinSet::new();
-    let shown = references::load(services.references, &sources, &metrics, &shared, &mut followers).await?;
+    let references = &common.services.references;
+    let shown = references::load(references, &sources, &metrics, &shared, &mut followers).await?;
 
-    let (stop, stopped) = watch::channel(false);
-    let (ended_sender, ended) = mpsc::unbounded_channel();
-    let mut sampled = build::Sampled::default();
-    let mut pipelines = Vec::new();
-    for Built {
-        name,
-        producer,
-        parts,
-        sampled: its,
-    } in built
-    {
-        let mut loops = Vec::new();
-        sampled.extend(its);
-        for (number, make) in parts.into_iter().enumerate() {
-            let stop = stopped.clone();
-            let (ended, pipeline) = (ended_sender.clone(), name.clone());
-            let (config, store, metrics) = (config.clone(), services.store.clone(), metrics.clone());
-            let credentials = services.credentials.subscribe();
-            let thread_name = format!("loop-{name}-{number}");
-            let thread = std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
-                let end = run_loop(&config, store, credentials, make, stop, &metrics, &thread_name);
-                // Whoever waits for it may have gone.
-                let _ = ended.send(pipeline);
-                end
-            });
-            loops.push(thread.map_err(|e| StartError::Process(format!("cannot start a thread: {e}")))?);
-        }
-        pipelines.push(RunningPipeline { name, producer, loops });
-    }
-    shared.lock().unwrap_or_else(PoisonError::into_inner).prepared = true;
-    let sampler = tokio::spawn(build::sample(sampled, shown, metrics.clone()));
-    Ok(Running {
+    let sampled = AllSampled::default();
+    let sampler = tokio::spawn(build::sample(sampled.clone(), shown, metrics.clone()));
+    let config = Arc::new(config);
+    let mut running = Running {
         metrics,
         http,
         probe,
         shared,
-        pipelines,
-        stop,
-        ended,
+        pipelines: Vec::new(),
+        sampled,
+        ended: mpsc::unbounded_channel(),
         http_stop: Some(http_stop),
         http_task,
-        shutdown_timeout: config.shutdown_timeout,
         reload: Reload {
-            registry: services.registry.clone(),
-            logins: services.logins.clone(),
-            credentials: services.credentials,
-            config: Arc::new(config),
+            registry: common.services.registry.clone(),
+            logins: common.services.logins.clone(),
+            credentials: common.services.credentials.clone(),
+            config: config.clone(),
         },
+        common,
+        config,
+        sources,
         _sampler: sampler,
         _followers: followers,
-    })
+    };
+    for built in built {
+        running.launch(built)?;
+    }
+    let mut shared = running.shared.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.prepared = true;
+    shared.waiting_for = None;
+    drop(shared);
+    Ok(running)
 }
 
 /// The life of one consumer's thread: a runtime and a session of its own, then the loop.
@@ -325,46 +351,76 @@ impl Running {
             .unwrap_or_default()
     }
 
+    /// Starts the loops of a pipeline.
+    fn launch(&mut self, built: Built) -> Result<(), StartError> {
+        let Built {
+            name,
+            share,
+            producer,
+            parts,
+            states,
+            sink,
+            sampled,
+        } = built;
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.pipelines.push((name.clone(), states));
+        // By name, however often they are replaced.
+        shared.pipelines.sort_by(|(one, _), (other, _)| one.cmp(other));
+        shared.breakers.push(sink);
+        drop(shared);
+        let mut all = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(name.clone(), sampled);
+        drop(all);
+        let (stop, stopped) = watch::channel(false);
+        let alive = Arc::new(AtomicUsize::new(parts.len()));
+        let mut loops = Vec::new();
+        for (number, make) in parts.into_iter().enumerate() {
+            let (stop, alive, ended) = (stopped.clone(), alive.clone(), self.ended.0.clone());
+            let (config, store, metrics) = (
+                self.config.clone(),
+                self.common.services.store.clone(),
+                self.metrics.clone(),
+            );
+            let credentials = self.common.services.credentials.subscribe();
+            let thread_name = loop_name(&name, number);
+            let thread = std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
+                // A panic ends it too.
+                let _tell = Tell { alive, ended };
+                run_loop(&config, store, credentials, make, stop, &metrics, &thread_name)
+            });
+            loops.push(thread.map_err(|e| StartError::Process(format!("cannot start a thread: {e}")))?);
+        }
+        self.pipelines.push(RunningPipeline {
+            name,
+            share,
+            producer,
+            loops,
+            alive,
+            stop,
+        });
+        Ok(())
+    }
+
     /// Returns when every loop has ended by itself: nothing is left to run.
     pub async fn all_halted(&mut self) {
-        let mut left: usize = self.pipelines.iter().map(|p| p.loops.len()).sum();
-        while left > 0 && self.ended.recv().await.is_some() {
-            left -= 1;
+        while !self.pipelines.iter().all(RunningPipeline::has_ended) {
+            // A sender of it is here: it does not close.
+            self.ended.1.recv().await;
         }
     }
 
     /// Drains every pipeline, delivers what is queued, commits, leaves the groups; HTTP goes last.
     pub async fn stop(mut self) -> StopSummary {
         let began = Instant::now();
-        let deadline = began + self.shutdown_timeout;
-        // No receiver: every loop has ended already.
-        let _ = self.stop.send(true);
+        let deadline = began + self.config.shutdown_timeout;
+        for pipeline in &self.pipelines {
+            // No receiver: every loop has ended already.
+            let _ = pipeline.stop.send(true);
+        }
         let reporter = tokio::spawn(stop::name_what_runs(self.shared.clone(), self.metrics.clone()));
         let pipelines = std::mem::take(&mut self.pipelines);
-        let joined = tokio::task::spawn_blocking(move || {
-            pipelines
-                .into_iter()
-                .map(|pipeline| {
-                    let ends = pipeline
-                        .loops
-                        .into_iter()
-                        .map(|thread| {
-                            thread
-                                .join()
-                                .unwrap_or_else(|_| End::Halted(Failure::fatal("internal", "the loop panicked")))
-                        })
-                        .collect();
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    let undelivered = pipeline.producer.map_or(0, |producer| sink::flush(&producer, left));
-                    PipelineEnd {
-                        pipeline: pipeline.name,
-                        ends,
-                        undelivered,
-                    }
-                })
-                .collect()
-        })
-        .await;
+        let joined = tokio::task::spawn_blocking(move || pipelines.into_iter().map(|p| p.join(deadline)).collect());
+        let joined = joined.await;
         reporter.abort();
         drop(self.http_stop.take());
         // The server has its own bound on how long open requests may take.
@@ -373,6 +429,25 @@ impl Running {
         StopSummary {
             pipelines: joined.unwrap_or_default(),
         }
+    }
+}
+
+/// The name of a loop's thread, and of its runtime in the metrics.
+fn loop_name(pipeline: &str, number: usize) -> String {
+    format!("loop-{pipeline}-{number}")
+}
+
+/// Tells, when it is dropped, that a loop has ended.
+struct Tell {
+    alive: Arc<AtomicUsize>,
+    ended: mpsc::UnboundedSender<()>,
+}
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::Release);
+        // Whoever waits for it may have gone.
+        let _ = self.ended.send(());
     }
 }
 

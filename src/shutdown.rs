@@ -28,14 +28,14 @@ pub async fn requested() -> std::io::Result<&'static str> {
     Ok(name)
 }
 
-/// Calls `read_again` at each SIGHUP, which would end the process otherwise.
-pub async fn on_hangup(read_again: impl Fn()) {
+/// Calls `then` at each SIGHUP, which would end the process otherwise.
+pub async fn on_hangup(then: impl Fn()) {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
         Err(error) => return tracing::error!("cannot listen to SIGHUP: {error}"),
     };
     while hangup.recv().await.is_some() {
-        read_again();
+        then();
     }
 }
 

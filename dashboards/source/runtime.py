@@ -7,7 +7,7 @@ DASHBOARD = filled(
     (
         "Processes",
         [
-            rows("Versions", "What runs where, since when, and the generation of its configuration.", "short", (f"messina_build_info{{{PROCESS}}}", "up"), (f"messina_config_generation{{{PROCESS}}}", "configuration"), (f"time() - messina_process_start_time_seconds{{{PROCESS}}}", "uptime, s"), width=12),
+            rows("Versions", "What runs where, since when, and the generation of its configuration.", "short", (f"messina_build_info{{{PROCESS}}}", "up"), (f"messina_config_generation{{{PROCESS}}}", "configuration"), (f"messina_config_last_reload_successful{{{PROCESS}}}", "files say what runs"), (f"time() - messina_process_start_time_seconds{{{PROCESS}}}", "uptime, s"), width=12),
             number("CPU", "Cores in use, all processes.", "short", f"sum({rate('messina_process_cpu_seconds_total', PROCESS)})"),
             number("Memory", "Resident memory of the largest process.", "bytes", f"max(messina_process_resident_memory_bytes{{{PROCESS}}})"),
             number("Budget", "Share of [limits] memory in use, of the process that uses most.", "percentunit", f"max(sum by (instance) (messina_budget_used_bytes{{{PROCESS}}}) / sum by (instance) (messina_budget_limit_bytes{{{PROCESS}}}))", "green", (0.9, "yellow")),
@@ -19,10 +19,11 @@ DASHBOARD = filled(
             graph("CPU", "Cores in use by each process.", "short", (rate("messina_process_cpu_seconds_total", PROCESS), "{{instance}}"), width=8),
             graph("Memory", "Resident now, and the highest so far; and what the allocator has made usable, what it gave back since included.", "bytes", (f"messina_process_resident_memory_bytes{{{PROCESS}}}", "{{instance}}"), (f"messina_process_peak_resident_memory_bytes{{{PROCESS}}}", "{{instance}} peak"), (f"messina_allocator_committed_bytes{{{PROCESS}}}", "{{instance}} allocator"), width=8),
             graph("Budget", "Bytes in use by what holds them, and the limit.", "bytes", (f"sum by (part) (messina_budget_used_bytes{{{PROCESS}}})", "{{part}}"), (f"sum(messina_budget_limit_bytes{{{PROCESS}}})", "limit"), width=8),
-            graph("File descriptors", "Open ones, and the limit.", "short", (f"messina_process_open_fds{{{PROCESS}}}", "{{instance}}"), (f"messina_process_max_fds{{{PROCESS}}}", "{{instance}} limit"), log=True, width=6),
-            graph("Memory given back", "Memory that the allocator gives back to the system.", "Bps", (rate("messina_allocator_purged_bytes_total", PROCESS), "{{instance}}"), width=6),
-            graph("Threads", "Threads of the process.", "short", (f"messina_process_threads{{{PROCESS}}}", "{{instance}}"), width=6),
-            graph("Events for Sentry", "Sent, suppressed (too many of one kind), dropped (its queue was full).", "cps", (f"sum by (outcome) ({rate('messina_sentry_events_total', PROCESS)})", "{{outcome}}"), width=6),
+            graph("File descriptors", "Open ones, and the limit.", "short", (f"messina_process_open_fds{{{PROCESS}}}", "{{instance}}"), (f"messina_process_max_fds{{{PROCESS}}}", "{{instance}} limit"), log=True, width=5),
+            graph("Memory given back", "Memory that the allocator gives back to the system.", "Bps", (rate("messina_allocator_purged_bytes_total", PROCESS), "{{instance}}"), width=5),
+            graph("Configurations offered", "At SIGHUP or by --watch: taken, unchanged, or rejected, which leaves the old one running.", "cps", (f"sum by (outcome) ({rate('messina_config_reloads_total', PROCESS)})", "{{outcome}}"), width=4),
+            graph("Threads", "Threads of the process.", "short", (f"messina_process_threads{{{PROCESS}}}", "{{instance}}"), width=5),
+            graph("Events for Sentry", "Sent, suppressed (too many of one kind), dropped (its queue was full).", "cps", (f"sum by (outcome) ({rate('messina_sentry_events_total', PROCESS)})", "{{outcome}}"), width=5),
         ],
     ),
     (

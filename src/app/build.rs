@@ -1,10 +1,9 @@
-//! Makes the parts of the application out of the configuration: connections, prepared pipelines, consumers, producers.
-//!
-//! The memory of `[limits]` is shared out here: caches take what they declare; of the rest each pipeline has the same share,
-//! a quarter of it for what its consumers prefetch, a quarter for its producer's queue, half for records in flight.
+//! Makes the parts of the application out of the configuration: connections, prepared pipelines, consumers, producers. What each may hold
+//! in memory is `memory`'s.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 use super::output::Brokers;
 use super::references::Shown;
 use super::services::{Services, backoff, wait};
-use super::{Shared, StartError, config_error, output};
+use super::{Shared, StartError, Telemetry, config_error, output};
 use crate::breaker::Rules;
 use crate::breaker::gate::{BreakerMetrics, Gate, Gates};
 use crate::budget::Budget;
@@ -54,16 +53,17 @@ fn sink_rules() -> Rules {
     }
 }
 
-/// Makes a breaker, which the status shows from now on.
-fn gate(metrics: &Metrics, shared: &Shared, dependency: &str, rules: Rules) -> Arc<Gate> {
-    let gate = Arc::new(Gate::new(
+fn gate(metrics: &Metrics, dependency: &str, rules: Rules) -> Arc<Gate> {
+    Arc::new(Gate::new(
         dependency,
         rules,
         Some(BreakerMetrics::new(metrics, dependency)),
-    ));
-    let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    shared.breakers.push(gate.clone());
-    gate
+    ))
+}
+
+/// What the breaker of a pipeline's producer is called.
+pub(super) fn sink_gate(pipeline: &str) -> String {
+    format!("sink {pipeline}")
 }
 
 /// Over what the share of dead letters is judged.
@@ -89,50 +89,102 @@ pub(super) type MakeParts = Box<dyn FnMut(LoopContext) -> Result<Parts, String> 
 /// A pipeline that is ready to be started.
 pub(super) struct Built {
     pub(super) name: String,
+    /// Its memory, in bytes.
+    pub(super) share: usize,
     pub(super) producer: Option<Arc<sink::Producer>>,
     pub(super) parts: Vec<MakeParts>,
+    /// What its loops will say of themselves.
+    pub(super) states: Vec<Arc<LoopState>>,
+    /// Its producer's breaker.
+    pub(super) sink: Arc<Gate>,
     pub(super) sampled: Sampled,
 }
 
-/// What counts for itself, and the series that show it.
+/// What counts for itself in a pipeline, and the series that show it.
 #[derive(Default)]
 pub(super) struct Sampled {
-    caches: Vec<(Arc<Cache>, CacheMetrics)>,
+    /// Each with what it said last.
+    caches: Vec<(Arc<Cache>, CacheMetrics, CacheStats)>,
     groups: Vec<(Arc<GroupStats>, GroupMetrics)>,
 }
 
-impl Sampled {
-    pub(super) fn extend(&mut self, other: Sampled) {
-        self.caches.extend(other.caches);
-        self.groups.extend(other.groups);
+/// The same of all pipelines that run, by name.
+pub(super) type AllSampled = Arc<Mutex<BTreeMap<String, Sampled>>>;
+
+/// What all pipelines are made with, at the start and at each reload.
+pub(super) struct Common {
+    pub(super) services: Services,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) shared: Shared,
+    pub(super) sentry: Option<Arc<Sentry>>,
+    pub(super) http: SocketAddr,
+    pub(super) customs: CustomSteps,
+    store: Arc<Gate>,
+    registry: Arc<Gate>,
+}
+
+impl Common {
+    pub(super) fn new(
+        services: Services,
+        telemetry: Telemetry,
+        shared: Shared,
+        http: SocketAddr,
+        customs: CustomSteps,
+    ) -> Common {
+        let Telemetry { metrics, sentry } = telemetry;
+        let store = gate(&metrics, "store", Rules::default());
+        let registry = gate(&metrics, "registry", Rules::default());
+        let known = [store.clone(), registry.clone()];
+        shared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .breakers
+            .extend(known);
+        Common {
+            services,
+            metrics,
+            shared,
+            sentry,
+            http,
+            customs,
+            store,
+            registry,
+        }
     }
 }
 
-/// Prepares all pipelines; services that do not answer are waited for.
-#[expect(clippy::too_many_arguments, reason = "all that pipelines are made of, in one place")]
+/// Prepares these pipelines, each of which may take `share` bytes; services that do not answer are waited for.
 pub(super) async fn pipelines(
     config: &Config,
     sources: &Sources,
-    services: &Services,
-    metrics: &Arc<Metrics>,
-    shared: &Shared,
-    sentry: &Option<Arc<Sentry>>,
-    http: SocketAddr,
-    customs: &CustomSteps,
+    common: &Common,
+    wanted: &[&config::Pipeline],
+    share: usize,
 ) -> Result<Vec<Built>, StartError> {
     let registering = if config.registry.register {
         Registering::Register
     } else {
         Registering::MustExist
     };
-    let (store, references) = (services.store.as_deref(), &services.references.references);
+    let (services, shared) = (&common.services, &common.shared);
+    let store = services.store.as_deref();
     let mut jitter = Jitter::new(u64::from(std::process::id()));
     let mut prepared = Vec::new();
     let mut findings = Vec::new();
-    for pipeline in config.pipelines.values() {
+    for pipeline in wanted {
         let mut attempt = 0;
         loop {
-            match prepare(pipeline, store, references, &services.registry, registering, customs).await {
+            let references = &services.references.references;
+            match prepare(
+                pipeline,
+                store,
+                references,
+                &services.registry,
+                registering,
+                &common.customs,
+            )
+            .await
+            {
                 Ok(done) => {
                     for warning in &done.warnings {
                         tracing::warn!(pipeline = %pipeline.name.value, "{}", warning.message);
@@ -159,28 +211,13 @@ pub(super) async fn pipelines(
     if !findings.is_empty() {
         return Err(config_error(findings, sources));
     }
-    let caches: usize = prepared.iter().map(|(pipeline, _)| cache_bytes(pipeline)).sum();
-    let held: u64 = config.references.values().map(|r| r.max_bytes.bytes()).sum();
-    let caches = caches.saturating_add(usize::try_from(held).unwrap_or(usize::MAX));
-    let memory = usize::try_from(config.limits.memory.bytes()).unwrap_or(usize::MAX);
-    metrics.budget_limit_bytes.of([]).set(memory as i64);
-    let share = memory.saturating_sub(caches).max(1 << 20) / prepared.len().max(1);
-    let store = gate(metrics, shared, "store", Rules::default());
-    let registry = gate(metrics, shared, "registry", Rules::default());
     let mut built = Vec::new();
     for (pipeline, prepared) in prepared {
-        let gates = Gates {
-            store: store.clone(),
-            registry: registry.clone(),
-            sink: gate(metrics, shared, &format!("sink {}", pipeline.name.value), sink_rules()),
-        };
         let brokers = Brokers {
             batches: Arc::new(output::topics(config, pipeline, shared, &mut jitter).await?),
             logins: services.logins.clone(),
         };
-        built.push(build(
-            config, pipeline, prepared, gates, metrics, shared, sentry, share, http, &brokers,
-        )?);
+        built.push(build(config, pipeline, prepared, common, share, &brokers)?);
     }
     Ok(built)
 }
@@ -202,28 +239,21 @@ fn host_name() -> String {
     name.map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
-fn cache_bytes(pipeline: &config::Pipeline) -> usize {
-    let caches = pipeline.steps.iter().filter_map(|step| match &step.kind {
-        config::StepKind::Lookup(lookup) => lookup.cache.as_ref().map(|c| c.max_bytes.bytes()),
-        _ => None,
-    });
-    usize::try_from(caches.sum::<u64>()).unwrap_or(usize::MAX)
-}
-
-#[expect(clippy::too_many_arguments, reason = "all that a pipeline is made of, in one place")]
 fn build(
     config: &Config,
     pipeline: &config::Pipeline,
     prepared: Prepared,
-    gates: Gates,
-    metrics: &Arc<Metrics>,
-    shared: &Shared,
-    sentry: &Option<Arc<Sentry>>,
+    common: &Common,
     share: usize,
-    http: SocketAddr,
     brokers: &Brokers,
 ) -> Result<Built, StartError> {
+    let (metrics, http) = (&common.metrics, common.http);
     let name = pipeline.name.value.clone();
+    let gates = Gates {
+        store: common.store.clone(),
+        registry: common.registry.clone(),
+        sink: gate(metrics, &sink_gate(&name), sink_rules()),
+    };
     let in_words = |e: &dyn std::fmt::Display| StartError::Process(format!("pipeline {name}: {e}"));
     let pipeline_metrics = PipelineMetrics::new(metrics, &name);
     pipeline_metrics.max_in_flight.set(*pipeline.max_in_flight as i64);
@@ -260,7 +290,8 @@ fn build(
         if let Action::Lookup(lookup) = &step.action
             && let Some(cache) = &lookup.cache
         {
-            sampled.caches.push((cache.clone(), pipeline_metrics.cache(&step.name)));
+            let series = pipeline_metrics.cache(&step.name);
+            sampled.caches.push((cache.clone(), series, CacheStats::default()));
         }
         if let Action::Write(write) = &step.action
             && let Some(stats) = write.statement.grouped()
@@ -279,9 +310,9 @@ fn build(
         metrics: pipeline_metrics,
         steps,
         backoff: backoff(),
-        gates,
+        gates: gates.clone(),
         limiter: Arc::new(Limiter::new(LOG_EVERY)),
-        sentry: sentry.clone(),
+        sentry: common.sentry.clone(),
     };
 
     let mut states = Vec::new();
@@ -390,43 +421,41 @@ fn build(
             })
         }));
     }
-    shared
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .pipelines
-        .push((name.clone(), states));
     Ok(Built {
         name,
+        share,
         producer,
         parts,
+        states,
+        sink: gates.sink,
         sampled,
     })
 }
 
 /// Brings the figures of caches and grouped writes into the metrics, once a second, for as long as the application runs.
-pub(super) async fn sample(sampled: Sampled, references: Shown, metrics: Arc<Metrics>) {
-    let Sampled { caches, groups } = sampled;
-    let mut last = vec![CacheStats::default(); caches.len()];
+pub(super) async fn sample(sampled: AllSampled, references: Shown, metrics: Arc<Metrics>) {
     let mut interval =
         tokio::time::interval_at((Instant::now() + Duration::from_secs(1)).into(), Duration::from_secs(1));
     loop {
         interval.tick().await;
         let mut bytes = 0;
-        for ((cache, to), last) in caches.iter().zip(&mut last) {
-            let now = cache.stats();
-            to.hits.inc_by(now.hits - last.hits);
-            to.misses.inc_by(now.misses - last.misses);
-            to.coalesced.inc_by(now.coalesced - last.coalesced);
-            to.evictions.inc_by(now.evictions - last.evictions);
-            to.entries.set(now.entries as i64);
-            to.bytes.set(now.bytes as i64);
-            bytes += now.bytes as i64;
-            *last = now;
+        for of in sampled.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
+            for (cache, to, last) in &mut of.caches {
+                let now = cache.stats();
+                to.hits.inc_by(now.hits - last.hits);
+                to.misses.inc_by(now.misses - last.misses);
+                to.coalesced.inc_by(now.coalesced - last.coalesced);
+                to.evictions.inc_by(now.evictions - last.evictions);
+                to.entries.set(now.entries as i64);
+                to.bytes.set(now.bytes as i64);
+                bytes += now.bytes as i64;
+                *last = now;
+            }
+            for (stats, to) in &of.groups {
+                to.show(stats);
+            }
         }
         metrics.budget_used_bytes.of(["cache"]).set(bytes);
-        for (stats, to) in &groups {
-            to.show(stats);
-        }
         let mut held = 0;
         for (reference, to) in &references {
             to.show(reference, Instant::now());

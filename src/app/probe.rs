@@ -141,6 +141,10 @@ impl Probe for AppProbe {
             .collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "config": {
+                "generation": self.metrics.config_generation.of([]).get(),
+                "last_reload_successful": self.metrics.config_last_reload_successful.of([]).get() == 1,
+            },
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "ready": shared.prepared,
             "waiting_for": shared.waiting_for,

@@ -159,7 +159,7 @@ fn no_type(collection: &str, field: &config::Spanned<String>, sampled: usize, ab
 
 /// Reads every collection whole, waiting for a server that does not answer, and follows it from then on in `tasks`.
 pub(super) async fn load(
-    opened: Opened,
+    opened: &Opened,
     sources: &Sources,
     metrics: &Metrics,
     shared: &Shared,
@@ -167,7 +167,7 @@ pub(super) async fn load(
 ) -> Result<Shown, StartError> {
     let mut jitter = Jitter::new(u64::from(std::process::id()));
     let mut shown = Vec::new();
-    for (reference, source, refresh, place) in opened.sources {
+    for (reference, source, refresh, place) in opened.sources.iter().cloned() {
         let series = ReferenceMetrics::new(metrics, &reference.shape.name);
         if reference.asks().is_some() {
             shown.push((reference, series));

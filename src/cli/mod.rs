@@ -51,7 +51,7 @@ enum Command {
 }
 
 /// Where the configuration comes from.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct ConfigFiles {
     /// A configuration file; may be repeated, and the later one wins.
     #[arg(short = 'c', long = "config", value_name = "FILE", required = true)]

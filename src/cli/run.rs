@@ -1,13 +1,14 @@
-//! `messina run`: the daemon.
+//! `messina run`: the daemon, and what it does at SIGHUP: read secrets and configuration again.
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::sync::mpsc;
 
 use super::{ConfigFiles, print};
-use crate::app::{self, Reload, StartError, Telemetry};
+use crate::app::{self, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
 use crate::config::{Config, LogFormat};
 use crate::custom::CustomSteps;
 use crate::shutdown::{self, Exit};
@@ -17,11 +18,17 @@ use crate::telemetry::logging::{self, Format, LogFile, Verbosity};
 /// What closing consumers and HTTP may take beyond `shutdown_timeout`.
 const GRACE: Duration = Duration::from_secs(15);
 
+/// Between two looks at the configuration's files, with `--watch`.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Runs the pipelines until told to stop.
 #[derive(Debug, clap::Args)]
 pub struct Run {
     #[command(flatten)]
     config: ConfigFiles,
+    /// Takes the configuration again when a file of it changes, as at SIGHUP.
+    #[arg(long)]
+    watch: bool,
 }
 
 /// Runs the daemon; the exit code says how it ended.
@@ -58,10 +65,16 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let code = runtime.block_on(async {
         let mut signal = std::pin::pin!(shutdown::requested());
         let reload = Arc::new(OnceLock::new());
+        // One that waits stands for all that come meanwhile: the files are read when its turn comes.
+        let (offer, mut offers) = mpsc::channel(1);
         let hangups = tokio::spawn({
-            let reload = reload.clone();
-            shutdown::on_hangup(move || read_again(log_file.as_ref(), reload.get()))
+            let (reload, offer) = (reload.clone(), offer.clone());
+            shutdown::on_hangup(move || {
+                read_again(log_file.as_ref(), reload.get());
+                let _ = offer.try_send("SIGHUP");
+            })
         });
+        let watching = args.watch.then(|| tokio::spawn(watch(args.config.clone(), offer)));
         let user_signals = tokio::spawn(shutdown::on_user_signals(move |more| log_more(&verbosity, more)));
         let start = app::start(config, sources, telemetry.clone(), customs);
         let mut running = tokio::select! {
@@ -85,11 +98,30 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         // Only the first is set.
         let _ = reload.set(running.reload());
         tracing::info!(http = %running.http, version = env!("CARGO_PKG_VERSION"), "running");
-        tokio::select! {
-            signal = &mut signal => {
-                tracing::info!(signal = signal.context("cannot listen to signals")?, "stopping");
+        loop {
+            let offer = tokio::select! {
+                // In this order: a reload that waits may be what mends pipelines that have halted.
+                biased;
+                signal = &mut signal => {
+                    tracing::info!(signal = signal.context("cannot listen to signals")?, "stopping");
+                    break;
+                }
+                Some(offer) = offers.recv() => offer,
+                () = running.all_halted() => {
+                    tracing::error!("every pipeline has halted");
+                    break;
+                }
+            };
+            tokio::select! {
+                () = take(&mut running, &args.config, offer) => {}
+                signal = &mut signal => {
+                    tracing::info!(signal = signal.context("cannot listen to signals")?, "stopping amid a reload");
+                    break;
+                }
             }
-            () = running.all_halted() => tracing::error!("every pipeline has halted"),
+        }
+        if let Some(watching) = watching {
+            watching.abort();
         }
         hangups.abort();
         user_signals.abort();
@@ -98,22 +130,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             tracing::error!(seconds = limit.as_secs(), "could not stop in time");
             std::process::exit(Exit::Internal as i32);
         };
-        for pipeline in &summary.pipelines {
-            for end in &pipeline.ends {
-                match end {
-                    // One that is stuck is followed by another.
-                    End::Drained | End::Stuck { .. } => {}
-                    End::Abandoned(left) => {
-                        tracing::warn!(
-                            pipeline = pipeline.pipeline,
-                            left,
-                            "not finished in time; will be processed again"
-                        );
-                    }
-                    End::Halted(failure) => tracing::error!(pipeline = pipeline.pipeline, "halted: {failure}"),
-                }
-            }
-        }
+        tell(&summary.pipelines);
         let halted = summary
             .pipelines
             .iter()
@@ -128,6 +145,78 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     // Calls to brokers may still wait for an answer that nobody needs any more.
     runtime.shutdown_background();
     code
+}
+
+/// Says what was not finished.
+fn tell(ended: &[PipelineEnd]) {
+    for pipeline in ended {
+        let name = &pipeline.pipeline;
+        for end in &pipeline.ends {
+            match end {
+                // One that is stuck is followed by another.
+                End::Drained | End::Stuck { .. } => {}
+                End::Abandoned(left) => {
+                    tracing::warn!(pipeline = name, left, "not finished in time; will be processed again");
+                }
+                End::Halted(failure) => tracing::error!(pipeline = name, "halted: {failure}"),
+            }
+        }
+    }
+}
+
+/// Reads the configuration and takes it, if it can be taken; says what became of it.
+async fn take(running: &mut Running, files: &ConfigFiles, offer: &str) {
+    let kept = "configuration not taken, the old one runs on";
+    let (config, sources, warnings) = match files.load() {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            running.rejected();
+            return tracing::error!("{offer}: {kept}: {}", findings.human(false));
+        }
+    };
+    for warning in warnings.iter() {
+        tracing::warn!("{offer}: {}", warning.message);
+    }
+    match running.take(config, sources).await {
+        Ok(Taken::Unchanged) => tracing::info!("{offer}: the configuration is the one that runs"),
+        Ok(Taken::Changed {
+            generation,
+            started,
+            ended,
+        }) => {
+            tell(&ended);
+            let (started, ended) = (started.join(", "), ended.iter().map(|p| p.pipeline.as_str()));
+            let ended = ended.collect::<Vec<_>>().join(", ");
+            tracing::info!(generation, started, ended, "{offer}: configuration taken");
+        }
+        Err(error) => tracing::error!("{offer}: {kept}: {error}"),
+    }
+}
+
+/// Offers the configuration again when its files have changed, and have stood still since the look before. Their texts are compared, so that it
+/// does not matter how they were replaced: written over, moved into place, or by a link as in a mounted ConfigMap.
+async fn watch(files: ConfigFiles, offer: mpsc::Sender<&'static str>) {
+    let read = || {
+        files
+            .files
+            .iter()
+            .map(|path| std::fs::read(path).ok())
+            .collect::<Vec<_>>()
+    };
+    let mut offered = read();
+    let mut last = offered.clone();
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    loop {
+        looks.tick().await;
+        let now = read();
+        if now != offered && now == last {
+            if offer.send("--watch").await.is_err() {
+                return;
+            }
+            offered = now.clone();
+        }
+        last = now;
+    }
 }
 
 /// SIGHUP: the log file is opened again, and secrets are read again that are not read anew by themselves.

@@ -33,6 +33,7 @@ codes! {
     UNREADABLE_FILE = "MES0001", "A configuration file cannot be read as UTF-8 text.";
     SYNTAX = "MES0002", "The text is not TOML.";
     ENV_NAME = "MES0003", "The name of an environment variable is not a path of keys joined by double underscores.";
+    NEEDS_RESTART = "MES0004", "A section changed that a running process does not take: only pipelines are replaced by a reload.";
 
     UNKNOWN_KEY = "MES0101", "A key that Messina does not know.";
     MISSING_KEY = "MES0102", "A key or section that must be there is absent.";

@@ -15,7 +15,7 @@ use super::{FileId, Sources, Span, Spanned};
 pub(super) type Node = Spanned<Value>;
 
 /// A TOML value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     String(String),
     /// Absent where the number does not fit 64 bits.
@@ -43,12 +43,12 @@ impl Value {
 }
 
 /// Keys and values in the order in which they were written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
     pub(super) entries: Vec<Entry>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: Spanned<String>,
     pub(super) node: Node,

@@ -64,6 +64,7 @@ fn load_texts(
         broken |= findings.len() > before;
     }
     environment::overlay(&mut root, env, &mut sources, &mut findings);
+    sources.document = root;
     let before = findings.len();
     let context = Context {
         sources: &sources,
@@ -71,7 +72,7 @@ fn load_texts(
         broken,
         drawing: None,
     };
-    let config = read(&context, &root);
+    let config = read(&context, &sources.document);
     let mut findings = context.findings.into_inner();
     drop_echoes(&mut findings, before);
     match config {

@@ -7,6 +7,7 @@
 //! Invariants: a [`Config`] exists only if every key was known and every value had its type; a secret is printed nowhere;
 //! nothing here touches the network.
 
+mod changes;
 mod check;
 pub mod codes;
 pub mod diagnostic;
@@ -40,6 +41,7 @@ mod write_group;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use changes::{Changes, changes};
 pub use check::check;
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use execution::Execution;

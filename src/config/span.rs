@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 
 use super::diagnostic::Place;
+use super::document::Table;
 use super::redact;
 
 /// Index of a source in [`Sources`].
@@ -50,15 +51,25 @@ impl<T> Deref for Spanned<T> {
     }
 }
 
+/// By the value: the same word at another place is the same.
+impl<T: PartialEq> PartialEq for Spanned<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
 impl<T: fmt::Debug> fmt::Debug for Spanned<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.value.fmt(out)
     }
 }
 
-/// The texts that the configuration was read from: files, then one source per environment variable.
+/// What the configuration was read from: the texts of files, then one per environment variable, and the document that they make together.
 #[derive(Clone, Default)]
-pub struct Sources(Vec<SourceText>);
+pub struct Sources {
+    texts: Vec<SourceText>,
+    pub(super) document: Table,
+}
 
 #[derive(Clone)]
 struct SourceText {
@@ -72,7 +83,7 @@ struct SourceText {
 impl fmt::Debug for Sources {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_list()
-            .entries(self.0.iter().map(|source| &source.name))
+            .entries(self.texts.iter().map(|source| &source.name))
             .finish()
     }
 }
@@ -93,17 +104,17 @@ impl Sources {
 
     fn add(&mut self, name: String, text: String, environment: bool) -> FileId {
         let secrets = redact::secret_ranges(&text, environment);
-        self.0.push(SourceText {
+        self.texts.push(SourceText {
             name,
             text,
             environment,
             secrets,
         });
-        FileId(self.0.len() as u32 - 1)
+        FileId(self.texts.len() as u32 - 1)
     }
 
     fn source(&self, file: FileId) -> Option<&SourceText> {
-        self.0.get(file.0 as usize)
+        self.texts.get(file.0 as usize)
     }
 
     pub(super) fn is_environment(&self, span: Span) -> bool {

@@ -68,6 +68,31 @@ impl<V: Vector, const N: usize> Family<V, N> {
     }
 }
 
+impl<V: Vector, const N: usize> Family<V, N> {
+    /// Forgets all series whose label `name` is `value`.
+    pub fn forget_all(&self, name: &str, value: &str) {
+        let labels: Vec<String> = self
+            .0
+            .desc()
+            .iter()
+            .flat_map(|desc| desc.variable_labels.clone())
+            .collect();
+        for family in self.0.collect() {
+            for metric in family.get_metric() {
+                let of = |label: &String| metric.get_label().iter().find(|l| l.name() == label).map(|l| l.value());
+                if metric
+                    .get_label()
+                    .iter()
+                    .any(|l| l.name() == name && l.value() == value)
+                {
+                    let values: Vec<&str> = labels.iter().filter_map(of).collect();
+                    self.0.remove(&values);
+                }
+            }
+        }
+    }
+}
+
 impl<const N: usize> Family<IntGaugeVec, N> {
     /// The value of every series whose label `name` is `value`, by its label `by`.
     pub fn by(&self, name: &str, value: &str, by: &str) -> Vec<(String, i64)> {
@@ -143,6 +168,11 @@ macro_rules! metrics {
                         Family(vector)
                     }, )+
                 })
+            }
+
+            /// Forgets all series of all metrics whose label `name` is `value`, for what is gone for good.
+            pub fn forget_all(&self, name: &str, value: &str) {
+                $( self.$field.forget_all(name, value); )+
             }
 
             /// All declarations, in the order of the source.

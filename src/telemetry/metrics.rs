@@ -369,6 +369,10 @@ metrics! {
         build_info: IntGaugeVec ["version"],
         /// Counts the configurations taken since the start, the first being 1.
         config_generation: IntGaugeVec [],
+        /// Configurations offered to the running process (SIGHUP, `--watch`), by what became of them: taken, unchanged or rejected.
+        config_reloads_total: IntCounterVec ["outcome"],
+        /// Whether the configuration offered last was taken: 1, or 0 while another one runs than the files say.
+        config_last_reload_successful: IntGaugeVec [],
     }
 }
 
@@ -407,6 +411,12 @@ impl Metrics {
     pub fn watch_runtime(&self, name: &str, runtime: tokio::runtime::Handle) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch(&self.families, name, runtime);
+    }
+
+    /// Exports nothing more of this runtime.
+    pub fn forget_runtime(&self, name: &str) {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.forget(&self.families, name);
     }
 
     /// Exports what is asked of the schema registry from now on; there is one registry in a process.

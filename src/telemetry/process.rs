@@ -64,6 +64,7 @@ struct WatchedRegistry {
 }
 
 struct Watched {
+    name: String,
     runtime: RuntimeMetrics,
     workers: IntGauge,
     busy_seconds: Counter,
@@ -96,12 +97,18 @@ impl Sampler {
 
     pub(super) fn watch(&mut self, families: &Families, name: &str, runtime: Handle) {
         self.runtimes.push(Watched {
+            name: name.to_owned(),
             runtime: runtime.metrics(),
             workers: families.runtime_workers.of([name]),
             busy_seconds: families.runtime_busy_seconds_total.of([name]),
             tasks: families.runtime_tasks.of([name]),
             queue_depth: families.runtime_queue_depth.of([name]),
         });
+    }
+
+    pub(super) fn forget(&mut self, families: &Families, name: &str) {
+        self.runtimes.retain(|watched| watched.name != name);
+        families.forget_all("runtime", name);
     }
 
     pub(super) fn watch_registry(&mut self, families: &Families, stats: Arc<RegistryStats>) {

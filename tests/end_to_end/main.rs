@@ -26,4 +26,5 @@ mod order;
 mod processors;
 mod rebalance;
 mod references;
+mod reload;
 mod stream;

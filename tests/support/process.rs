@@ -112,16 +112,21 @@ pub fn finish(arguments: &[&str], configs: &[&Path]) -> Finished {
 impl Messina {
     /// Starts `messina run` with these files.
     pub fn start(name: &str, configs: &[&Path]) -> Messina {
-        Messina::spawn(name, configs, false)
+        Messina::spawn(name, &["run"], configs, false)
     }
 
     /// The same, and no log line is forgotten.
     pub fn start_keeping_all(name: &str, configs: &[&Path]) -> Messina {
-        Messina::spawn(name, configs, true)
+        Messina::spawn(name, &["run"], configs, true)
     }
 
-    fn spawn(name: &str, configs: &[&Path], keep_all: bool) -> Messina {
-        let mut child = command(&["run"], configs).spawn().unwrap();
+    /// Starts `messina run --watch` with these files.
+    pub fn start_watching(name: &str, configs: &[&Path]) -> Messina {
+        Messina::spawn(name, &["run", "--watch"], configs, false)
+    }
+
+    fn spawn(name: &str, arguments: &[&str], configs: &[&Path], keep_all: bool) -> Messina {
+        let mut child = command(arguments, configs).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(Log {
             keep_all,

@@ -5,6 +5,7 @@
 
 use super::{End, Parts, run};
 use crate::pipeline::failure::Failure;
+use crate::source::status::LoopState;
 
 /// Consumers made one after the other without a record from any of them.
 const REBUILDS: u32 = 3;
@@ -34,14 +35,15 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
         let (state, runtime) = (parts.state.clone(), parts.runtime.clone());
         let (why, took) = match run(parts).await {
             End::Stuck { why, took } => (why, took),
-            end @ (End::Drained | End::Abandoned(_) | End::Halted(_)) => return end,
+            End::Halted(failure) => {
+                halted(&state, failure.to_string());
+                return End::Halted(failure);
+            }
+            end @ (End::Drained | End::Abandoned(_)) => return end,
         };
         if !patience.another(took) {
             let message = format!("{REBUILDS} new consumers stood still like the first: {why}");
-            let mut status = state.get();
-            status.state = "halted";
-            status.halted = Some(message.clone());
-            state.set(status);
+            halted(&state, message.clone());
             tracing::error!(pipeline = %runtime.program.name, "pipeline halted: {message}");
             return End::Halted(Failure::fatal("stalled", message));
         }
@@ -50,6 +52,14 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             pipeline = %runtime.program.name, in_vain = patience.in_vain, "a new consumer takes its place"
         );
     }
+}
+
+/// From now on the status says why.
+fn halted(state: &LoopState, why: String) {
+    let mut status = state.get();
+    status.state = "halted";
+    status.halted = Some(why);
+    state.set(status);
 }
 
 #[cfg(test)]

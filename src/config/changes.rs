@@ -1,0 +1,137 @@
+//! What differs between two configurations as they are written. Comments, places, and the order of sections make no difference.
+
+use std::collections::BTreeSet;
+
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::document::{Table, Value};
+use super::{Sources, codes};
+
+/// What differs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Names of pipelines that came, went or are written otherwise.
+    pub pipelines: BTreeSet<String>,
+    /// Sections of the process that are written otherwise: `kafka`, `limits` and so on.
+    pub sections: BTreeSet<String>,
+}
+
+/// Compares the configuration that runs with one that is to take its place.
+pub fn changes(running: &Sources, wanted: &Sources) -> Changes {
+    let (running, wanted) = (&running.document, &wanted.document);
+    let mut sections = different(running, wanted);
+    let pipelines = if sections.remove("pipelines") {
+        different(&pipelines(running), &pipelines(wanted))
+    } else {
+        BTreeSet::new()
+    };
+    Changes { pipelines, sections }
+}
+
+fn pipelines(document: &Table) -> Table {
+    match document.get("pipelines").map(|entry| &entry.node.value) {
+        Some(Value::Table(table)) => table.clone(),
+        _ => Table::default(),
+    }
+}
+
+/// Keys whose values differ, or that only one of the tables has.
+fn different(one: &Table, other: &Table) -> BTreeSet<String> {
+    let keys = one.entries.iter().chain(&other.entries).map(|entry| entry.key.as_str());
+    let value = |table: &Table, key: &str| table.get(key).map(|entry| entry.node.value.clone());
+    keys.filter(|key| value(one, key) != value(other, key))
+        .map(str::to_owned)
+        .collect()
+}
+
+impl Changes {
+    /// A finding for each section that a running process cannot take, at its place in `wanted`.
+    pub fn refused(&self, wanted: &Sources) -> Diagnostics {
+        let finding = |section: &String| {
+            let message = format!("`{section}` changed, which a running process does not take");
+            let finding = Diagnostic::error(codes::NEEDS_RESTART, message);
+            let finding = match wanted.document.get(section) {
+                Some(entry) => finding.at(wanted, entry.key.span, "not what the process was started with"),
+                None => finding,
+            };
+            finding.help("restart the process, which drains first; or put it back as it was, and the pipelines are replaced alone")
+        };
+        Diagnostics::new(self.sections.iter().map(finding).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_str;
+
+    const BASE: &str = r#"
+store = "sqlite:a.db"
+[kafka]
+brokers = "b:9092"
+[registry]
+url = "http://r:8081"
+[pipelines.one]
+source = { topics = ["t"], group = "g" }
+steps = [{ name = "w", write = "INSERT INTO t (a) VALUES (:a)", bind = { a = "id" } }]
+[pipelines.two]
+source = { topics = ["u"], group = "g" }
+steps = [{ name = "w", write = "INSERT INTO t (a) VALUES (:a)", bind = { a = "id" } }]
+"#;
+
+    fn sources(text: &str, env: &[(&str, &str)]) -> Sources {
+        let env = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let loaded = load_str(vec![("m.toml".to_owned(), text.to_owned())], env);
+        loaded.unwrap_or_else(|e| panic!("{}", e.human(false))).1
+    }
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn of(text: &str) -> Changes {
+        changes(&sources(BASE, &[]), &sources(text, &[]))
+    }
+
+    #[test]
+    fn a_comment_or_another_place_changes_nothing() {
+        let (head, two) = BASE.split_once("[pipelines.two]").unwrap();
+        let (head, one) = head.split_once("[pipelines.one]").unwrap();
+        let moved = format!("# A comment.\n{head}\n[pipelines.two]{two}\n[pipelines.one] # First.\n{one}");
+        assert_eq!(of(&moved), Changes::default());
+    }
+
+    #[test]
+    fn pipelines_that_came_went_or_changed_are_named() {
+        let changed = BASE.replace("[\"u\"]", "[\"v\"]");
+        assert_eq!(of(&changed).pipelines, names(&["two"]));
+        let renamed = BASE.replace("[pipelines.two]", "[pipelines.three]");
+        assert_eq!(of(&renamed).pipelines, names(&["two", "three"]));
+        let gone = BASE.split_once("[pipelines.two]").unwrap().0;
+        assert_eq!(of(gone).pipelines, names(&["two"]));
+        assert_eq!(of(gone).sections, names(&[]));
+    }
+
+    #[test]
+    fn a_section_of_the_process_is_refused_at_its_place() {
+        let changed = BASE.replace("b:9092", "c:9092");
+        let wanted = sources(&changed, &[]);
+        let changes = changes(&sources(BASE, &[]), &wanted);
+        assert_eq!(
+            (changes.sections.clone(), changes.pipelines.clone()),
+            (names(&["kafka"]), names(&[]))
+        );
+        let text = changes.refused(&wanted).human(false);
+        assert!(text.contains("MES0004") && text.contains("m.toml:3:"), "{text}");
+        let without = of(&BASE.replace("store = \"sqlite:a.db\"", "[scylla]\nnodes = \"n\"\nkeyspace = \"k\""));
+        assert_eq!(without.sections, names(&["scylla", "store"]));
+    }
+
+    #[test]
+    fn variables_count_as_what_they_say() {
+        let env = [("MESSINA__PIPELINES__ONE__SOURCE__GROUP", "h")];
+        let changes = changes(&sources(BASE, &env), &sources(BASE, &[]));
+        assert_eq!((changes.pipelines, changes.sections), (names(&["one"]), names(&[])));
+    }
+}
