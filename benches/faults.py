@@ -1,6 +1,7 @@
 """Adds up what the fault tests noted ($MESSINA_FIGURES: a line of JSON for each test), and prints one line of JSON.
 
-Counts are sums over all tests, `resume_s` and the slope are the worst of any; beside them, under `tests`, is what each test noted.
+Counts are sums over all tests, the slope is the worst of any, and `resume_s` is from the thaw of the frozen database to the next record; beside them, under
+`tests`, is what each test noted.
 """
 
 import json
@@ -22,7 +23,7 @@ def main():
     line = {name: sum(every(name)) for name in ("lost", "out_of_order", "unfinished_commits", "dead_lettered_wrongly")}
     line |= {
         "duplicated_percent": round(duplicated * 100 / records, 4),
-        "resume_s": max(every("resume_s"), default=None),
+        "resume_s": tests.get("database_frozen_and_killed", {}).get("resume_s"),
         "rss_slope_mb_per_min": max(every("rss_slope_mb_per_min"), default=None),
         "records": records,
         "long": all(note["long"] for note in notes),
