@@ -40,6 +40,7 @@ pub mod progress;
 pub mod retry;
 pub mod turns;
 
+pub mod cases;
 pub mod custom;
 pub mod pipeline;
 pub mod reference;

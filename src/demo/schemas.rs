@@ -36,7 +36,11 @@ pub async fn register(url: &str) -> Result<[u32; 3], String> {
     Ok(ids)
 }
 
-async fn post(
+/// Registers one schema under a subject; its id. `references` are names that it refers to, each a subject of its own.
+///
+/// # Errors
+/// In words, as [`register`].
+pub async fn post(
     client: &reqwest::Client,
     url: &str,
     subject: &str,

@@ -1,6 +1,7 @@
 //! Values at run time: a source and an event give a value, borrowed wherever it can be.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::event::Event;
@@ -96,8 +97,20 @@ fn record_field<'e>(field: &RecordField, event: &'e Event) -> Value<'e> {
     }
 }
 
+/// What [`now_micros`] gives in place of the time; the least number is none.
+static FIXED: AtomicI64 = AtomicI64::new(i64::MIN);
+
+/// Fixes the time of the process's expressions at these microseconds since 1970, for cases of `messina test`, or lets it go again.
+pub fn fix_now(micros: Option<i64>) {
+    FIXED.store(micros.unwrap_or(i64::MIN), Ordering::Relaxed);
+}
+
 /// Microseconds since 1970; 0 where the clock is before it.
 pub fn now_micros() -> i64 {
+    let fixed = FIXED.load(Ordering::Relaxed);
+    if fixed != i64::MIN {
+        return fixed;
+    }
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))

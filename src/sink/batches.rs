@@ -6,6 +6,8 @@
 //! smallest topic takes: what is refused then is one record alone.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
@@ -17,6 +19,11 @@ use crate::kafka;
 
 /// What a record takes in a batch beside key, value and headers, with the batch's own head: an upper bound.
 const AROUND: usize = 1024;
+
+/// How long brokers may take to say what topics take: without an answer the start goes on.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long the cluster's id is waited for, which brokers before 0.10.1 do not have.
+const KNOWN: Duration = Duration::from_secs(1);
 
 /// Asks the brokers about topics.
 pub type Admin = AdminClient<AdminContext>;
@@ -43,9 +50,13 @@ pub struct Batches(HashMap<String, usize>);
 
 impl Batches {
     /// Asks what these topics take. Who may not ask is told so in the log, and batches are then as large as librdkafka makes them.
-    pub async fn ask(admin: &Admin, topics: &[&str]) -> Batches {
+    pub async fn ask(admin: &Arc<Admin>, topics: &[&str]) -> Batches {
+        if is_embedded(admin).await {
+            return Batches::default();
+        }
         let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let answers = admin.describe_configs(&asked, &AdminOptions::new()).await;
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let answers = admin.describe_configs(&asked, &options).await;
         let pipeline = &admin.inner().context().pipeline;
         let unknown = |topic: &str, why: &str| {
             tracing::warn!(
@@ -87,6 +98,14 @@ impl Batches {
     }
 }
 
+/// Whether this is librdkafka's mock cluster, which the demo and `messina test` run on: it never answers the question, and takes batches of any size.
+async fn is_embedded(admin: &Arc<Admin>) -> bool {
+    let admin = admin.clone();
+    // It is known once the topics have been asked for.
+    let id = tokio::task::spawn_blocking(move || admin.inner().fetch_cluster_id(KNOWN)).await;
+    id.is_ok_and(|id| id.is_some_and(|id| id.starts_with("mockCluster")))
+}
+
 /// Bytes of a record: key, value and headers.
 pub fn weight(record: &impl Message) -> usize {
     let headers = record.headers().map_or(0, |headers| {
@@ -102,6 +121,28 @@ pub fn weight(record: &impl Message) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_embedded_cluster_is_not_waited_for() {
+        let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let context = AdminContext {
+            pipeline: "p".to_owned(),
+        };
+        let mut config = rdkafka::ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let admin: Arc<Admin> = Arc::new(config.create_with_context(context).unwrap());
+        let asked = admin.clone();
+        let there = tokio::task::spawn_blocking(move || crate::sink::topic_exists(&asked, "t"))
+            .await
+            .unwrap();
+        assert!(there.unwrap());
+        assert!(
+            is_embedded(&admin).await,
+            "the mock cluster's id is another; the demo would wait a minute for each pipeline"
+        );
+        assert_eq!(Batches::ask(&admin, &["t"]).await, Batches::default());
+    }
 
     #[test]
     fn the_smallest_topic_decides_and_an_unknown_one_takes_nothing_for_sure() {

@@ -1,0 +1,182 @@
+//! The file of cases: TOML, in which expectations are JSON text, so that they can be written anew.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// A file of cases. Paths are relative to it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaseFile {
+    /// Configuration files, in their order; those of the command line win.
+    #[serde(default)]
+    pub config: Vec<PathBuf>,
+    /// Schemas that others refer to by name, each behind those that it refers to itself.
+    #[serde(default)]
+    pub types: Vec<PathBuf>,
+    /// The schema of each topic's values.
+    #[serde(default)]
+    pub schemas: BTreeMap<String, PathBuf>,
+    /// The columns and the primary key of each table, in CQL, as between the parentheses of CREATE TABLE.
+    #[serde(default)]
+    pub tables: BTreeMap<String, String>,
+    /// The cases.
+    pub cases: Vec<Case>,
+}
+
+/// One record, what it meets, and what comes of it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// What it shows.
+    pub name: Spanned<String>,
+    /// Which pipeline; may be left out where there is one.
+    pub pipeline: Option<String>,
+    /// What `now()` is: RFC 3339. The real time unless told.
+    pub now: Option<String>,
+    /// What the tables hold.
+    #[serde(default)]
+    pub rows: BTreeMap<String, Vec<toml::Table>>,
+    /// The record.
+    pub record: Record,
+    /// What must come of it, as JSON.
+    pub expect: Option<Spanned<String>>,
+}
+
+/// The record of a case.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Its topic; the pipeline's first unless told.
+    pub topic: Option<String>,
+    /// Its key, as text.
+    pub key: Option<String>,
+    /// Its value, as a table or as JSON text; none is a tombstone.
+    pub value: Option<toml::Value>,
+    /// In place of `value`: bytes as they are, as text, for records that cannot be read.
+    pub raw: Option<String>,
+    /// Its time, RFC 3339; that of the case, or the real one, unless told.
+    pub timestamp: Option<String>,
+    /// Its headers.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// Reads a file's text.
+///
+/// # Errors
+/// What is wrong with it and where, in words.
+pub fn parse(text: &str) -> Result<CaseFile, String> {
+    toml::from_str(text).map_err(|error| error.to_string())
+}
+
+/// Where an expectation goes, and what it is to say.
+#[derive(Debug)]
+pub struct Update {
+    /// The place of the old one, or the end of the case's name.
+    pub place: Range<usize>,
+    /// Whether there is an old one.
+    pub replaces: bool,
+    /// The new one.
+    pub expect: serde_json::Value,
+}
+
+/// The text with new expectations.
+///
+/// # Errors
+/// Where it could not be read any more: a case in braces, for instance, has no line of its own for one.
+pub fn updated(text: &str, mut updates: Vec<Update>) -> Result<String, String> {
+    updates.sort_by_key(|update| std::cmp::Reverse(update.place.start));
+    let mut new = text.to_owned();
+    for update in updates {
+        let json = serde_json::to_string_pretty(&update.expect).map_err(|e| e.to_string())?;
+        let literal = if json.contains("'''") {
+            toml::Value::String(json).to_string()
+        } else {
+            format!("'''\n{json}\n'''")
+        };
+        if update.replaces {
+            new.replace_range(update.place, &literal);
+        } else {
+            let end = new[update.place.end..]
+                .find('\n')
+                .map_or(new.len(), |at| update.place.end + at);
+            new.insert_str(end, &format!("\nexpect = {literal}"));
+        }
+    }
+    parse(&new).map_err(|_| {
+        "an expectation cannot be written into this file: write expect = '''{}''' into each case first".to_owned()
+    })?;
+    Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const TEXT: &str = r#"# Kept.
+[[cases]]
+name = "one" # kept, too
+record.value = { id = 1 }
+
+[[cases]]
+name = "two"
+expect = '''{"outcome": "skipped"}'''
+record.raw = "x"
+"#;
+
+    #[test]
+    fn expectations_are_written_into_the_text_and_the_rest_is_kept() {
+        let file = parse(TEXT).unwrap();
+        let update = |case: &Case, expect| match &case.expect {
+            Some(old) => Update {
+                place: old.span(),
+                replaces: true,
+                expect,
+            },
+            None => Update {
+                place: case.name.span(),
+                replaces: false,
+                expect,
+            },
+        };
+        let updates = vec![
+            update(&file.cases[0], json!({"outcome": "done"})),
+            update(&file.cases[1], json!({"key": "it's '''odd'''"})),
+        ];
+        let new = updated(TEXT, updates).unwrap();
+        assert!(
+            new.starts_with("# Kept.\n[[cases]]\nname = \"one\" # kept, too\nexpect = '''\n{\n"),
+            "{new}"
+        );
+        let file = parse(&new).unwrap();
+        let expect =
+            |case: &Case| serde_json::from_str::<serde_json::Value>(case.expect.as_ref().unwrap().get_ref()).unwrap();
+        assert_eq!(expect(&file.cases[0]), json!({"outcome": "done"}));
+        assert_eq!(expect(&file.cases[1]), json!({"key": "it's '''odd'''"}));
+        assert_eq!(file.cases[1].record.raw.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_line() {
+        let error = parse("[[cases]]\nname = \"a\"\nrecord.valeu = 1\n").unwrap_err();
+        assert!(error.contains("valeu") && error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn a_case_without_a_line_of_its_own_is_left_alone() {
+        let text = "cases = [{ name = \"a\", record = { raw = \"x\" } }]\n";
+        let file = parse(text).unwrap();
+        let place = file.cases[0].name.span();
+        let update = Update {
+            place,
+            replaces: false,
+            expect: json!({}),
+        };
+        assert!(updated(text, vec![update]).is_err());
+    }
+}

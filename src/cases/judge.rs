@@ -1,0 +1,228 @@
+//! What came of a record beside what was expected of it.
+//!
+//! Fields and columns that are not named are not compared. Effects are: rows of a table that nobody expected, a dead letter, or an outcome other
+//! than `done` fail a case that does not name them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+/// What came of a record, or what must.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Effects {
+    /// `done`, `skipped`, `dead_lettered` or `halted`; absent in an expectation means `done`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// The output's key, as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The output's value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<Json>,
+    /// All rows of the tables that changed.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub rows: Map<String, Json>,
+    /// Why it is a dead letter: `step`, `reason`, and `message`, of which an expectation names a part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
+    /// Why the pipeline halted, of which an expectation names a part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halted: Option<String>,
+}
+
+/// See [`Effects::dead_letter`].
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadLetter {
+    /// The step, where it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// The reason's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What was wrong, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// How they differ, a line each.
+pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
+    let mut found = Vec::new();
+    let outcome = expected.outcome.as_deref().unwrap_or("done");
+    if actual.outcome.as_deref() != Some(outcome) {
+        let came = actual.outcome.as_deref().unwrap_or("nothing");
+        found.push(format!("outcome: expected {outcome}, came {came}"));
+    }
+    if expected.key.is_some() && expected.key != actual.key {
+        found.push(format!(
+            "key: expected {}, came {}",
+            shown(&expected.key),
+            shown(&actual.key)
+        ));
+    }
+    if let Some(value) = &expected.value {
+        match &actual.value {
+            Some(came) => compare("value", value, came, &mut found),
+            None => found.push("value: expected an output, came none".to_owned()),
+        }
+    }
+    part("halted", &expected.halted, &actual.halted, &mut found);
+    let none = DeadLetter::default();
+    let (wanted, came) = (
+        expected.dead_letter.as_ref().unwrap_or(&none),
+        actual.dead_letter.as_ref().unwrap_or(&none),
+    );
+    for (name, wanted, came) in [
+        ("step", &wanted.step, &came.step),
+        ("reason", &wanted.reason, &came.reason),
+    ] {
+        if wanted.is_some() && wanted != came {
+            found.push(format!(
+                "dead_letter.{name}: expected {}, came {}",
+                shown(wanted),
+                shown(came)
+            ));
+        }
+    }
+    part("dead_letter.message", &wanted.message, &came.message, &mut found);
+    // Of a record that was not to be a dead letter, the reason is what one wants to read.
+    if expected.dead_letter.is_none()
+        && let Some(came) = &actual.dead_letter
+    {
+        found.push(format!(
+            "dead_letter: {}",
+            serde_json::to_string(came).unwrap_or_default()
+        ));
+    }
+    for (table, rows) in &expected.rows {
+        match (rows, actual.rows.get(table)) {
+            (Json::Array(wanted), Some(Json::Array(came))) => compare_rows(table, wanted, came, &mut found),
+            (Json::Array(_), _) => found.push(format!("rows.{table}: the table has not changed")),
+            _ => found.push(format!("rows.{table}: expected is an array of rows")),
+        }
+    }
+    for (table, rows) in &actual.rows {
+        if !expected.rows.contains_key(table) {
+            found.push(format!("rows.{table}: nobody expected a change; it holds {rows}"));
+        }
+    }
+    found
+}
+
+fn part(name: &str, wanted: &Option<String>, came: &Option<String>, found: &mut Vec<String>) {
+    if let Some(wanted) = wanted
+        && !came.as_ref().is_some_and(|came| came.contains(wanted))
+    {
+        found.push(format!("{name}: expected \"{wanted}\" in it, came {}", shown(came)));
+    }
+}
+
+fn shown(text: &Option<String>) -> String {
+    text.as_ref()
+        .map_or_else(|| "none".to_owned(), |text| format!("\"{text}\""))
+}
+
+fn compare(place: &str, expected: &Json, actual: &Json, found: &mut Vec<String>) {
+    match (expected, actual) {
+        (Json::Object(expected), Json::Object(actual)) => {
+            for (name, value) in expected {
+                let place = format!("{place}.{name}");
+                match actual.get(name) {
+                    Some(came) => compare(&place, value, came, found),
+                    // In a row a null is an absent column.
+                    None if value.is_null() => {}
+                    None => found.push(format!("{place}: expected {value}, came none")),
+                }
+            }
+        }
+        (Json::Array(expected), Json::Array(actual)) if expected.len() == actual.len() => {
+            for (number, (value, came)) in expected.iter().zip(actual).enumerate() {
+                compare(&format!("{place}[{number}]"), value, came, found);
+            }
+        }
+        (Json::Number(one), Json::Number(other)) if one.as_f64() == other.as_f64() => {}
+        _ if expected == actual => {}
+        _ => found.push(format!("{place}: expected {expected}, came {actual}")),
+    }
+}
+
+/// Rows have no order: each that is expected takes one that fits.
+fn compare_rows(table: &str, expected: &[Json], actual: &[Json], found: &mut Vec<String>) {
+    let mut left: Vec<&Json> = actual.iter().collect();
+    for row in expected {
+        let fits = |came: &&Json| {
+            let mut differences = Vec::new();
+            compare("", row, came, &mut differences);
+            differences.is_empty()
+        };
+        match left.iter().position(fits) {
+            Some(at) => drop(left.remove(at)),
+            None => found.push(format!("rows.{table}: there is no row {row}")),
+        }
+    }
+    found.extend(
+        left.into_iter()
+            .map(|row| format!("rows.{table}: nobody expected the row {row}")),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn effects(json: Json) -> Effects {
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn judged(expected: Json, actual: Json) -> Vec<String> {
+        differences(&effects(expected), &effects(actual))
+    }
+
+    #[test]
+    fn what_is_not_named_is_not_compared() {
+        let actual = json!({"outcome": "done", "key": "k", "value": {"a": 1, "b": [1, 2], "c": {"d": null}}});
+        assert_eq!(judged(json!({}), actual.clone()), Vec::<String>::new());
+        assert_eq!(
+            judged(json!({"value": {"a": 1.0, "c": {}}}), actual.clone()),
+            Vec::<String>::new()
+        );
+        let differences = judged(json!({"key": "x", "value": {"a": 2, "b": [1], "z": 1}}), actual);
+        assert_eq!(
+            differences,
+            [
+                "key: expected \"x\", came \"k\"",
+                "value.a: expected 2, came 1",
+                "value.b: expected [1], came [1,2]",
+                "value.z: expected 1, came none"
+            ]
+        );
+    }
+
+    #[test]
+    fn effects_that_nobody_expected_fail() {
+        assert_eq!(
+            judged(json!({}), json!({"outcome": "skipped"})),
+            ["outcome: expected done, came skipped"]
+        );
+        let dead = json!({"outcome": "dead_lettered", "dead_letter": {"reason": "missing", "step": "user", "message": "no row"}});
+        assert_eq!(judged(json!({}), dead.clone()).len(), 2);
+        let expected = json!({"outcome": "dead_lettered", "dead_letter": {"reason": "missing", "message": "row"}});
+        assert_eq!(judged(expected, dead.clone()), Vec::<String>::new());
+        let expected = json!({"outcome": "dead_lettered", "dead_letter": {"step": "x", "message": "column"}});
+        assert_eq!(judged(expected, dead).len(), 2);
+        let rows = json!({"outcome": "done", "rows": {"t": [{"a": 1}]}});
+        assert_eq!(judged(json!({}), rows).len(), 1);
+    }
+
+    #[test]
+    fn rows_have_no_order_and_none_may_be_left() {
+        let actual = json!({"outcome": "done", "rows": {"t": [{"a": 1, "b": 2}, {"a": 3}]}});
+        assert_eq!(
+            judged(json!({"rows": {"t": [{"a": 3}, {"a": 1}]}}), actual.clone()),
+            Vec::<String>::new()
+        );
+        let differences = judged(json!({"rows": {"t": [{"a": 4}], "u": []}}), actual);
+        assert_eq!(differences.len(), 4, "{differences:?}");
+    }
+}

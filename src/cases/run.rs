@@ -1,0 +1,267 @@
+//! Runs the cases of a file, one after the other, and gathers what came of each.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value as Json};
+
+use super::file::{Case, CaseFile};
+use super::from_json::from_json;
+use super::judge::{DeadLetter, Effects, differences};
+use super::report::{Covered, Report, Verdict};
+use super::stage::Stage;
+use super::tables::{Contents, toml_to_json};
+use crate::app::StartError;
+use crate::avro::value::{Type, Unit, Value};
+use crate::config::{Config, Pipeline, Sources, StepKind};
+use crate::custom::CustomSteps;
+use crate::pipeline::evaluate::fix_now;
+use crate::sink::letter;
+
+/// How long a record may take to end.
+const END: Duration = Duration::from_secs(10);
+const OUTCOMES: [&str; 3] = ["done", "skipped", "dead_lettered"];
+
+/// Why cases could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file of cases is wrong.
+    #[error("{0}")]
+    File(String),
+    /// The pipelines do not start with these schemas and tables.
+    #[error("{0}")]
+    Start(StartError),
+    /// Something of the process itself could not be had.
+    #[error("{0}")]
+    Environment(String),
+}
+
+/// Runs the cases whose names contain `only`, of the pipelines of `config`, which was checked offline. Paths are relative to `folder`.
+///
+/// # Errors
+/// Why none could be run. A case that fails is no error.
+pub async fn run(
+    file: &CaseFile,
+    folder: &Path,
+    mut config: Config,
+    sources: Sources,
+    customs: &CustomSteps,
+    only: Option<&str>,
+) -> Result<Report, Error> {
+    let wanted: Vec<&Case> = file
+        .cases
+        .iter()
+        .filter(|case| only.is_none_or(|only| case.name.get_ref().contains(only)))
+        .collect();
+    let mut named = Vec::new();
+    for case in &wanted {
+        named.push(pipeline_of(case, &config)?);
+    }
+    config.pipelines.retain(|name, _| named.contains(name));
+    for (name, pipeline) in &config.pipelines {
+        if let Some(step) = pipeline
+            .steps
+            .iter()
+            .find(|step| matches!(step.kind, StepKind::Reference(_)))
+        {
+            let message = format!(
+                "pipeline {name}: step {} asks a reference, and cases cannot hold one yet",
+                step.name.value
+            );
+            return Err(Error::File(message));
+        }
+    }
+    config.references.clear();
+    config.mongo = None;
+    let mut report = Report::default();
+    if wanted.is_empty() {
+        return Ok(report);
+    }
+    let pipelines = config.pipelines.clone();
+    let stage = Stage::build(file, folder, config, sources, customs).await?;
+    let mut stuck: BTreeMap<String, String> = BTreeMap::new();
+    for (case, name) in wanted.iter().zip(&named) {
+        let began = Instant::now();
+        let before = executions(&stage, name, &pipelines[name]);
+        let verdict = match stuck.get(name) {
+            Some(why) => Verdict::not_run(case, name, why),
+            None => {
+                let (effects, ended) = run_case(&stage, case, &pipelines[name]).await?;
+                if !ended {
+                    stuck.insert(
+                        name.clone(),
+                        format!(
+                            "an earlier case left the pipeline unable to go on: {}",
+                            case.name.get_ref()
+                        ),
+                    );
+                }
+                judge(case, name, effects, began.elapsed())
+            }
+        };
+        report.covered(
+            name,
+            &pipelines[name],
+            &before,
+            &executions(&stage, name, &pipelines[name]),
+            &verdict,
+        );
+        report.verdicts.push(verdict);
+    }
+    fix_now(None);
+    stage.close().await;
+    Ok(report)
+}
+
+fn pipeline_of(case: &Case, config: &Config) -> Result<String, Error> {
+    let name = case.name.get_ref();
+    let known = || config.pipelines.keys().cloned().collect::<Vec<_>>().join(", ");
+    match (&case.pipeline, config.pipelines.len()) {
+        (Some(pipeline), _) if config.pipelines.contains_key(pipeline) => Ok(pipeline.clone()),
+        (Some(pipeline), _) => Err(Error::File(format!(
+            "case \"{name}\": there is no pipeline {pipeline}; there are {}",
+            known()
+        ))),
+        (None, 1) => Ok(known()),
+        (None, _) => Err(Error::File(format!("case \"{name}\": say which pipeline: {}", known()))),
+    }
+}
+
+/// How often each step has run so far, by its name.
+fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
+    let count = |step: &str| stage.running.metrics.step_seconds.of([name, step]).get_sample_count();
+    pipeline
+        .steps
+        .iter()
+        .map(|step| (step.name.value.clone(), count(&step.name.value)))
+        .collect()
+}
+
+fn judge(case: &Case, pipeline: &str, effects: Effects, took: Duration) -> Verdict {
+    let mut verdict = Verdict::new(case, pipeline, took);
+    verdict.failures = match &case.expect {
+        None => vec![
+            "it says nothing under `expect`; this came of it:".to_owned(),
+            shown(&effects),
+        ],
+        Some(expect) => match serde_json::from_str::<Effects>(expect.get_ref()) {
+            Ok(expected) => differences(&expected, &effects),
+            Err(error) => vec![format!("expect: {error}")],
+        },
+    };
+    verdict.effects = Some(effects);
+    verdict
+}
+
+fn shown(effects: &Effects) -> String {
+    serde_json::to_string_pretty(effects).unwrap_or_default()
+}
+
+/// What came of a case, and whether the pipeline can go on.
+async fn run_case(stage: &Stage, case: &Case, pipeline: &Pipeline) -> Result<(Effects, bool), Error> {
+    let name = &pipeline.name.value;
+    let in_case = |what: String| Error::File(format!("case \"{}\": {what}", case.name.get_ref()));
+    let now = case
+        .now
+        .as_ref()
+        .map(|text| moment(text, "now"))
+        .transpose()
+        .map_err(in_case)?;
+    fix_now(now);
+    stage.tables.fill(&case.rows).await.map_err(in_case)?;
+    let before = stage.tables.contents().await.map_err(in_case)?;
+
+    let record = &case.record;
+    let topic = match &record.topic {
+        None => &pipeline.source.topics[0].value,
+        Some(topic) if pipeline.source.topics.iter().any(|t| t.value == *topic) => topic,
+        Some(topic) => return Err(in_case(format!("record.topic: {name} does not consume {topic}"))),
+    };
+    let value = match (&record.value, &record.raw) {
+        (Some(_), Some(_)) => return Err(in_case("record: `value` and `raw` exclude one another".to_owned())),
+        (None, raw) => raw.as_ref().map(|raw| raw.clone().into_bytes()),
+        (Some(toml::Value::String(text)), None) => {
+            let json: Json = serde_json::from_str(text).map_err(|e| in_case(format!("record.value: not JSON: {e}")))?;
+            Some(stage.encode(topic, &json).map_err(in_case)?)
+        }
+        (Some(table), None) => Some(stage.encode(topic, &toml_to_json(table)).map_err(in_case)?),
+    };
+    let timestamp = match &record.timestamp {
+        Some(text) => Some(moment(text, "record.timestamp").map_err(in_case)?),
+        None => now,
+    };
+    let counts = || OUTCOMES.map(|outcome| stage.running.metrics.records_total.of([name, outcome]).get());
+    let earlier = counts();
+    stage.send(
+        topic,
+        record.key.as_deref(),
+        value.as_deref(),
+        timestamp.map(|us| us / 1000),
+        &record.headers,
+    )?;
+
+    let mut effects = Effects::default();
+    let began = Instant::now();
+    let outcome = loop {
+        let ended = counts().iter().zip(earlier).position(|(now, earlier)| *now > earlier);
+        if let Some(ended) = ended {
+            break Some(OUTCOMES[ended]);
+        }
+        let halted = stage
+            .running
+            .loops(name)
+            .iter()
+            .find_map(|state| state.get().halted.clone());
+        if let Some(why) = halted {
+            effects.halted = Some(why);
+            break Some("halted");
+        }
+        if began.elapsed() > END {
+            break None;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    let ended = OUTCOMES.iter().any(|known| outcome == Some(*known));
+    effects.outcome = Some(outcome.map_or_else(
+        || format!("nothing within {} s: it is tried again and again", END.as_secs()),
+        str::to_owned,
+    ));
+    match outcome {
+        Some("done") if pipeline.sink.is_some() => {
+            let out = stage.receive()?;
+            effects.key = out.key;
+            if let Some(value) = out.value {
+                effects.value = Some(stage.decode(&value).await.map_err(in_case)?);
+            }
+        }
+        Some("dead_lettered") => {
+            let out = stage.receive()?;
+            let header = |name: &str| out.headers.get(name).cloned();
+            effects.dead_letter = Some(DeadLetter {
+                step: header(letter::STEP),
+                reason: header(letter::REASON),
+                message: header(letter::MESSAGE),
+            });
+        }
+        _ => {}
+    }
+    effects.rows = changed(&before, stage.tables.contents().await.map_err(in_case)?);
+    Ok((effects, ended))
+}
+
+/// Tables that hold something else than before.
+fn changed(before: &Contents, after: Contents) -> Map<String, Json> {
+    let other = after.into_iter().filter(|(name, rows)| before.get(name) != Some(rows));
+    other.map(|(name, rows)| (name, Json::Array(rows))).collect()
+}
+
+/// Microseconds since 1970 of an RFC 3339 text in UTC.
+fn moment(text: &str, what: &str) -> Result<i64, String> {
+    match from_json(&Json::from(text), &Type::Timestamp(Unit::Micros)) {
+        Ok(Value::Timestamp(micros, _)) => Ok(micros),
+        Ok(_) | Err(_) => Err(format!(
+            "{what}: expected a time like 2026-05-01T12:00:00Z, found \"{text}\""
+        )),
+    }
+}

@@ -1,0 +1,336 @@
+//! What stands around the pipelines while cases run: Kafka, registry and database, all embedded, and the two ends of the topics.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::Value as Json;
+
+use super::file::CaseFile;
+use super::from_json::from_json;
+use super::run::Error;
+use super::tables::Tables;
+use crate::app::{self, Running, Telemetry};
+use crate::avro::Schema;
+use crate::avro::json::to_json;
+use crate::config::{self, Config, Delivery, OffsetReset, Sources, StepKind};
+use crate::custom::CustomSteps;
+use crate::demo::cluster::{self, Scratch};
+use crate::demo::registry::DemoRegistry;
+use crate::demo::schemas::post;
+use crate::registry::{Registry, framing};
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::telemetry::metrics::Metrics;
+
+/// How long groups may take to form; the embedded cluster waits three seconds for more members.
+const JOIN: Duration = Duration::from_secs(60);
+/// How long a question to the cluster may take.
+const ASK: Duration = Duration::from_secs(10);
+
+/// A topic's schema, and its id in the embedded registry.
+struct Known {
+    schema: Schema,
+    id: u32,
+}
+
+/// A record as it came out.
+pub struct Out {
+    /// Its key, as text.
+    pub key: Option<String>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// See the module's page. Clients end before the cluster, and the directory goes last.
+pub struct Stage {
+    /// The application.
+    pub running: Running,
+    /// The tables.
+    pub tables: Tables,
+    schemas: BTreeMap<String, Known>,
+    client: Registry,
+    producer: BaseProducer,
+    consumer: BaseConsumer,
+    registry: DemoRegistry,
+    _cluster: MockCluster<'static, DefaultProducerContext>,
+    _scratch: Scratch,
+}
+
+impl Stage {
+    /// Starts all of it, for the pipelines that `config` has.
+    pub async fn build(
+        file: &CaseFile,
+        folder: &Path,
+        config: Config,
+        sources: Sources,
+        customs: &CustomSteps,
+    ) -> Result<Stage, Error> {
+        let scratch = Scratch::new().map_err(|e| Error::Environment(e.to_string()))?;
+        let store = SqliteStore::open(&SqliteOptions::new(scratch.database()));
+        let store = store.map_err(|e| Error::Environment(e.message))?;
+        let tables = Tables::create(store, &file.tables).await.map_err(Error::File)?;
+
+        let cluster = MockCluster::new(1).map_err(in_words)?;
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        for pipeline in config.pipelines.values() {
+            inputs.extend(pipeline.source.topics.iter().map(|t| t.value.clone()));
+            outputs.extend(pipeline.sink.iter().map(|s| s.topic.value.clone()));
+            outputs.extend(pipeline.dead_letter.iter().map(|d| d.topic.value.clone()));
+        }
+        for topics in [&mut inputs, &mut outputs] {
+            topics.sort();
+            topics.dedup();
+        }
+        let mut all: Vec<&String> = inputs.iter().chain(&outputs).collect();
+        all.sort();
+        all.dedup();
+        for topic in all {
+            cluster.create_topic(topic, 1, 1).map_err(in_words)?;
+        }
+        let brokers = cluster.bootstrap_servers();
+        let producer: BaseProducer = cluster::client(&brokers).create().map_err(in_words)?;
+        let consumer: BaseConsumer = cluster::client(&brokers)
+            .set("group.id", "messina-test")
+            .set("enable.auto.commit", "false")
+            .create()
+            .map_err(in_words)?;
+        let mut list = TopicPartitionList::new();
+        for topic in &outputs {
+            list.add_partition_offset(topic, 0, Offset::Beginning)
+                .map_err(in_words)?;
+        }
+        consumer.assign(&list).map_err(in_words)?;
+
+        let registry = DemoRegistry::start()
+            .await
+            .map_err(|e| Error::Environment(e.to_string()))?;
+        let schemas = register(file, folder, &registry.url()).await?;
+        let places = format!(
+            "store = \"sqlite:{}\"\n[kafka]\nbrokers = \"{brokers}\"\n[registry]\nurl = \"{}\"\nregister = true\n",
+            scratch.database().display(),
+            registry.url()
+        );
+        let (config, places) = around(config, &places)?;
+        let client = app::registry(&places).map_err(Error::Environment)?;
+        let metrics = Metrics::new().map_err(|e| Error::Environment(e.to_string()))?;
+        let telemetry = Telemetry { metrics, sentry: None };
+        let topics: BTreeMap<String, usize> = config
+            .pipelines
+            .iter()
+            .map(|(name, pipeline)| (name.clone(), pipeline.source.topics.len()))
+            .collect();
+        let running = app::start(config, sources, telemetry, customs)
+            .await
+            .map_err(Error::Start)?;
+        joined(&running, &topics).await?;
+        Ok(Stage {
+            running,
+            tables,
+            schemas,
+            client,
+            producer,
+            consumer,
+            registry,
+            _cluster: cluster,
+            _scratch: scratch,
+        })
+    }
+
+    /// The bytes of a value in the topic's schema.
+    pub fn encode(&self, topic: &str, value: &Json) -> Result<Vec<u8>, String> {
+        let Some(known) = self.schemas.get(topic) else {
+            return Err(format!(
+                "record: topic {topic} has no schema; name its file under [schemas]"
+            ));
+        };
+        let value = from_json(value, &known.schema.root_type()).map_err(|e| format!("record.value: {e}"))?;
+        let mut bytes = framing::header(known.id).to_vec();
+        let encoded = known.schema.encode(&value, &mut bytes);
+        encoded.map_err(|e| format!("record.value: {e}"))?;
+        Ok(bytes)
+    }
+
+    /// A value as JSON, by the schema that it says; what it is not, in words.
+    pub async fn decode(&self, value: &[u8]) -> Result<Json, String> {
+        let (id, start) = framing::parse(value).map_err(|e| e.to_string())?;
+        let fetched = self.client.schema(id).await.map_err(|e| e.to_string())?;
+        let references: Vec<&str> = fetched.references.iter().map(String::as_str).collect();
+        let schema = Schema::parse_with_references(&fetched.schema, &references).map_err(|e| e.to_string())?;
+        let decoded = schema.decode(&value[start..]).map_err(|e| e.to_string())?;
+        Ok(to_json(&decoded))
+    }
+
+    /// Writes a record, and waits until it is there.
+    pub fn send(
+        &self,
+        topic: &str,
+        key: Option<&str>,
+        value: Option<&[u8]>,
+        timestamp: Option<i64>,
+        headers: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
+        let mut record =
+            BaseRecord::to(topic).headers(headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+                all.insert(Header {
+                    key,
+                    value: Some(value),
+                })
+            }));
+        record.key = key.map(str::as_bytes);
+        record.payload = value;
+        record.timestamp = timestamp;
+        self.producer.send(record).map_err(|(error, _)| in_words(error))?;
+        self.producer.flush(ASK).map_err(in_words)
+    }
+
+    /// The next record of the outputs.
+    pub fn receive(&self) -> Result<Out, Error> {
+        let began = Instant::now();
+        while began.elapsed() < ASK {
+            let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(50)) else {
+                continue;
+            };
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+            return Ok(Out {
+                key: message.key().map(text),
+                value: message.payload().map(<[u8]>::to_vec),
+                headers: headers
+                    .map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default()))
+                    .collect(),
+            });
+        }
+        Err(Error::Environment("what was published cannot be read back".to_owned()))
+    }
+
+    /// Ends the application and the registry.
+    pub async fn close(self) {
+        self.running.stop().await;
+        self.registry.stop().await;
+    }
+}
+
+fn in_words(error: rdkafka::error::KafkaError) -> Error {
+    Error::Environment(format!("the embedded Kafka: {error}"))
+}
+
+/// Reads the schemas and registers them.
+async fn register(file: &CaseFile, folder: &Path, url: &str) -> Result<BTreeMap<String, Known>, Error> {
+    let read = |path: &Path| {
+        let path = folder.join(path);
+        std::fs::read_to_string(&path).map_err(|e| Error::File(format!("cannot read {}: {e}", path.display())))
+    };
+    let mut types: Vec<(String, String)> = Vec::new();
+    for path in &file.types {
+        let text = read(path)?;
+        let name = full_name(&text)
+            .ok_or_else(|| Error::File(format!("{}: it has no name to refer to it by", path.display())))?;
+        let used = used(&types, &text);
+        post(&reqwest::Client::new(), url, &name, &text, &names(&used))
+            .await
+            .map_err(Error::File)?;
+        types.push((name, text));
+    }
+    let mut known = BTreeMap::new();
+    for (topic, path) in &file.schemas {
+        let text = read(path)?;
+        let used = used(&types, &text);
+        let texts: Vec<&str> = used.iter().map(|(_, text)| text.as_str()).collect();
+        let schema = Schema::parse_with_references(&text, &texts)
+            .map_err(|e| Error::File(format!("{}: {e}", path.display())))?;
+        let subject = format!("{topic}-value");
+        let id = post(&reqwest::Client::new(), url, &subject, &text, &names(&used))
+            .await
+            .map_err(Error::File)?;
+        known.insert(topic.clone(), Known { schema, id });
+    }
+    Ok(known)
+}
+
+/// Those that a schema names, and those that they name in turn.
+fn used<'t>(types: &'t [(String, String)], text: &str) -> Vec<&'t (String, String)> {
+    let mut texts = text.to_owned();
+    let mut found = Vec::new();
+    for one in types.iter().rev() {
+        let short = one.0.rsplit('.').next().unwrap_or(&one.0);
+        if texts.contains(&format!("\"{}\"", one.0)) || texts.contains(&format!("\"{short}\"")) {
+            texts.push_str(&one.1);
+            found.insert(0, one);
+        }
+    }
+    found
+}
+
+fn names<'t>(types: &[&'t (String, String)]) -> Vec<&'t str> {
+    types.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+fn full_name(schema: &str) -> Option<String> {
+    let json: Json = serde_json::from_str(schema).ok()?;
+    let name = json["name"].as_str()?;
+    Some(match json["namespace"].as_str() {
+        Some(namespace) if !name.contains('.') => format!("{namespace}.{name}"),
+        _ => name.to_owned(),
+    })
+}
+
+/// The configuration with the embedded services in place of its own, and these alone.
+fn around(mut config: Config, places: &str) -> Result<(Config, Config), Error> {
+    let loaded = config::load_str(vec![("messina test".to_owned(), places.to_owned())], std::iter::empty());
+    let (places, _) = loaded.map_err(|findings| Error::Environment(findings.human(false)))?;
+    config.kafka = places.kafka.clone();
+    config.registry = places.registry.clone();
+    config.store.clone_from(&places.store);
+    config.scylla = None;
+    config.sentry = None;
+    config.http.listen = ([127, 0, 0, 1], 0).into();
+    for pipeline in config.pipelines.values_mut() {
+        pipeline.consumers.value = 1;
+        pipeline.delivery.value = Delivery::AtLeastOnce;
+        pipeline.source.properties.clear();
+        pipeline.source.instance_id = None;
+        pipeline.source.offset_reset = OffsetReset::Earliest;
+        if let Some(sink) = &mut pipeline.sink {
+            sink.properties.clear();
+        }
+        if let Some(dead_letter) = &mut pipeline.dead_letter {
+            dead_letter.stop_above = None;
+        }
+        for step in &mut pipeline.steps {
+            if let StepKind::Lookup(lookup) = &mut step.kind {
+                lookup.cache = None;
+            }
+        }
+    }
+    Ok((config, places))
+}
+
+/// Waits until each pipeline has its partitions, one of each topic.
+async fn joined(running: &Running, topics: &BTreeMap<String, usize>) -> Result<(), Error> {
+    let deadline = Instant::now() + JOIN;
+    for (name, topics) in topics {
+        loop {
+            let states: Vec<_> = running.loops(name).iter().map(|state| state.get()).collect();
+            if let Some(why) = states.iter().find_map(|state| state.halted.clone()) {
+                return Err(Error::Environment(format!("{name} halted: {why}")));
+            }
+            let partitions = states.iter().flat_map(|state| &state.partitions);
+            if partitions.filter(|p| p.phase == "running").count() == *topics {
+                break;
+            }
+            if Instant::now() > deadline {
+                let message = format!("{name} has not got its partitions in {} s", JOIN.as_secs());
+                return Err(Error::Environment(message));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    Ok(())
+}

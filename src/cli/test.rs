@@ -1,0 +1,141 @@
+//! `messina test`: cases of pipelines, run without any service.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::{ConfigFiles, print};
+use crate::app::StartError;
+use crate::cases::file::{self, CaseFile, Update};
+use crate::cases::report::Report;
+use crate::cases::{self, Error};
+use crate::config::codes::{self, Code};
+use crate::custom::CustomSteps;
+use crate::shutdown::Exit;
+
+/// Runs cases of pipelines without any service: each is a record, and what must come of it. Exit 0, or 1 where a case fails.
+#[derive(Debug, clap::Args)]
+pub struct Test {
+    /// Files of cases.
+    #[arg(required = true, value_name = "CASES")]
+    cases: Vec<PathBuf>,
+    /// A configuration file, in place of those that the files of cases name; may be repeated, and the later one wins.
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Only cases whose names contain this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// Writes what came of them into the files, as what is expected from now on.
+    #[arg(long)]
+    update: bool,
+    /// Writes JUnit's XML here, too.
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+}
+
+/// Findings about the place where the configuration runs, which is not here.
+const ELSEWHERE: [Code; 2] = [codes::MISSING_FILE, codes::SECRET];
+
+/// Runs the cases.
+pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let mut all = Report::default();
+    for path in &args.cases {
+        let read = std::fs::read_to_string(path).map_err(|e| e.to_string());
+        let (text, file) = match read.and_then(|text| file::parse(&text).map(|file| (text, file))) {
+            Ok(read) => read,
+            Err(error) => {
+                eprintln!("{}: {error}", path.display());
+                return Ok(Exit::Config.into());
+            }
+        };
+        let mut report = match runtime.block_on(run_file(&args, path, &file, customs)) {
+            Ok(report) => report,
+            Err(code) => return Ok(code),
+        };
+        if args.update {
+            update(path, &text, &file, &mut report)?;
+        }
+        all.verdicts.append(&mut report.verdicts);
+        all.take_coverage(report);
+    }
+    print!("{}", all.human());
+    if let Some(path) = &args.junit {
+        std::fs::write(path, all.junit()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(if all.failed() == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn run_file(args: &Test, path: &Path, file: &CaseFile, customs: &CustomSteps) -> Result<Report, ExitCode> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let files = if args.config.is_empty() {
+        file.config.iter().map(|config| folder.join(config)).collect()
+    } else {
+        args.config.clone()
+    };
+    if files.is_empty() {
+        eprintln!(
+            "{}: say which configuration: config = [\"FILE\"], or --config FILE",
+            path.display()
+        );
+        return Err(Exit::Config.into());
+    }
+    let (config, sources, _) = match (ConfigFiles { files }).load_leaving(&ELSEWHERE) {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            print(&findings);
+            return Err(Exit::Config.into());
+        }
+    };
+    let report = cases::run(file, folder, config, sources, customs, args.only.as_deref()).await;
+    report.map_err(|error| match error {
+        Error::Start(StartError::Config(findings)) => {
+            print(&findings);
+            Exit::Config.into()
+        }
+        Error::File(_) => {
+            eprintln!("{}: {error}", path.display());
+            Exit::Config.into()
+        }
+        Error::Start(_) | Error::Environment(_) => {
+            eprintln!("{error}");
+            Exit::Unavailable.into()
+        }
+    })
+}
+
+/// Writes the effects of the cases that failed into their file; they pass then.
+fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> anyhow::Result<()> {
+    let mut updates = Vec::new();
+    for verdict in &mut report.verdicts {
+        let case = file.cases.iter().find(|case| *case.name.get_ref() == verdict.name);
+        let (Some(case), Some(effects), false) = (case, &verdict.effects, verdict.failures.is_empty()) else {
+            continue;
+        };
+        let place = case
+            .expect
+            .as_ref()
+            .map_or_else(|| case.name.span(), |expect| expect.span());
+        updates.push(Update {
+            place,
+            replaces: case.expect.is_some(),
+            expect: serde_json::to_value(effects).context("effects as JSON")?,
+        });
+        verdict.failures.clear();
+    }
+    if updates.is_empty() {
+        return Ok(());
+    }
+    println!("{}: {} expectations written", path.display(), updates.len());
+    let new = file::updated(text, updates).map_err(anyhow::Error::msg)?;
+    std::fs::write(path, new).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,120 @@
+//! `messina test` as a user has it: the example's cases pass, a wrong one says why, and `--update` writes what came.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn messina(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_messina"))
+        .arg("test")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.test.toml")
+}
+
+/// A file in a folder of its own; paths in it are those of the example.
+fn file(name: &str, text: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cases-{name}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let text = text
+        .replace(
+            "\"example.toml\"",
+            &format!("\"{}\"", config.join("example.toml").display()),
+        )
+        .replace("\"schemas/", &format!("\"{}/", config.join("schemas").display()));
+    let path = folder.join("cases.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn the_examples_cases_pass() {
+    let output = messina(&[example().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).ends_with("5 passed, 0 failed\n"), "{}", stdout(&output));
+    assert!(!stdout(&output).contains("not tried"), "{}", stdout(&output));
+}
+
+#[test]
+fn a_wrong_case_says_what_came_and_an_update_writes_it() {
+    let text = std::fs::read_to_string(example()).unwrap();
+    let text = text
+        .replace("\"segment\": \"gold\"", "\"segment\": \"silver\"")
+        .replace("expect = '''{\"value\": {\"id\": 9}}'''\n", "");
+    let path = file("wrong", &text);
+    let junit = path.with_file_name("junit.xml");
+    let (path, junit) = (path.to_str().unwrap(), junit.to_str().unwrap());
+    let output = messina(&[path, "--junit", junit]);
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}{}", stderr(&output));
+    assert!(
+        said.contains("value.segment: expected \"silver\", came \"gold\""),
+        "{said}"
+    );
+    assert!(
+        said.contains("it says nothing under `expect`; this came of it:"),
+        "{said}"
+    );
+    assert!(said.ends_with("3 passed, 2 failed\n"), "{said}");
+    let junit = std::fs::read_to_string(junit).unwrap();
+    assert!(junit.contains("tests=\"5\" failures=\"2\""), "{junit}");
+
+    let output = messina(&[path, "--update"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    let updated = std::fs::read_to_string(path).unwrap();
+    assert!(
+        updated.starts_with("# Cases of example.toml") && updated.contains("\"segment\": \"gold\""),
+        "{updated}"
+    );
+    let output = messina(&[path, "--only", "known user"]);
+    assert!(stdout(&output).ends_with("1 passed, 0 failed\n"), "{}", stdout(&output));
+    // The write is left out by its condition in no case that ran.
+    assert!(
+        stdout(&output).contains("not tried: navigation: step history left out by its `when`"),
+        "{}",
+        stdout(&output)
+    );
+}
+
+#[test]
+fn what_cannot_be_run_is_told_in_words() {
+    let head = "config = [\"example.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n";
+    let tables = "[tables]\nprofiles = \"user_id text PRIMARY KEY, segment text, score double, country text\"\n\
+        events_by_user = \"user_id text, at timestamp, id bigint, kind text, amount decimal, PRIMARY KEY ((user_id), at, id)\"\n";
+    let case = "[[cases]]\nname = \"a\"\nrecord.value = { id = 1 }\n";
+    for (name, text, said) in [
+        ("key", format!("{head}[[cases]]\nnome = \"a\"\n"), "nome"),
+        ("field", format!("{head}{tables}{case}"), "case \"a\": record.value: "),
+        ("table", format!("{head}{case}"), "profiles"),
+        (
+            "pipeline",
+            format!("{head}{tables}{case}pipeline = \"x\"\n"),
+            "there is no pipeline x; there are navigation",
+        ),
+        ("config", case.to_owned(), "say which configuration"),
+    ] {
+        let output = messina(&[file(name, &text).to_str().unwrap()]);
+        assert_eq!(
+            output.status.code(),
+            Some(78),
+            "{name}: {}{}",
+            stdout(&output),
+            stderr(&output)
+        );
+        assert!(stderr(&output).contains(said), "{name}: {}", stderr(&output));
+    }
+}
