@@ -351,6 +351,29 @@ impl Running {
             .unwrap_or_default()
     }
 
+    /// Waits until a pipeline has this many partitions.
+    ///
+    /// # Errors
+    /// In words: that it halted, or had not got them in time.
+    pub async fn joined(&self, pipeline: &str, partitions: usize, limit: Duration) -> Result<(), String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let states: Vec<_> = self.loops(pipeline).iter().map(|state| state.get()).collect();
+            if let Some(why) = states.iter().find_map(|state| state.halted.clone()) {
+                return Err(format!("{pipeline}: {why}"));
+            }
+            let running = states.iter().flat_map(|state| &state.partitions);
+            if running.filter(|p| p.phase == "running").count() == partitions {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let seconds = limit.as_secs();
+                return Err(format!("{pipeline} has not got its partitions in {seconds} s"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Starts the loops of a pipeline.
     fn launch(&mut self, built: Built) -> Result<(), StartError> {
         let Built {

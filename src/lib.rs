@@ -32,6 +32,7 @@ pub mod registry;
 
 pub mod breaker;
 pub mod budget;
+pub mod calendar;
 pub mod concurrency;
 pub mod lanes;
 pub mod ledger;

@@ -23,7 +23,7 @@ use apache_avro::Schema as TheirSchema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value as Theirs;
 use apache_avro::writer::datum::GenericDatumWriter;
-use event::{Event, Flat, Generator};
+use event::{Event, Flat, Generator, without_decimals};
 use json::Json;
 use measure::{Competitor, least};
 use messina::avro::{PADDING, Plan, Schema, Splice, Unit, Value};
@@ -237,25 +237,6 @@ fn apache_flat_enrich(number: usize, value: Theirs, writer: &GenericDatumWriter<
     fields.push(("segment".to_owned(), segment));
     fields.push(("processed_at".to_owned(), Theirs::Long(ts * 1000)));
     writer.write_value_to_vec(Theirs::Record(fields)).unwrap()
-}
-
-/// The schema without `decimal`, which serde_avro_fast would make numbers of: it need not.
-fn without_decimals(schema: &str) -> serde_avro_fast::Schema {
-    fn strip(value: &mut serde_json::Value) {
-        match value {
-            serde_json::Value::Object(object) => {
-                if object.get("logicalType").is_some_and(|ty| ty == "decimal") {
-                    object.remove("logicalType");
-                }
-                object.values_mut().for_each(strip);
-            }
-            serde_json::Value::Array(items) => items.iter_mut().for_each(strip),
-            _ => {}
-        }
-    }
-    let mut json = serde_json::from_str(schema).unwrap();
-    strip(&mut json);
-    json.to_string().parse().unwrap()
 }
 
 fn number(name: &str, default: usize) -> usize {

@@ -10,31 +10,12 @@ mod event;
 
 use std::path::{Path, PathBuf};
 
-use event::Generator;
+use event::{Generator, without_decimals};
 use serde_avro_fast::ser::SerializerConfig;
 
 const EVENT: &str = include_str!("../../tests/schemas/event.avsc");
 const FLAT: &str = include_str!("flat.avsc");
 const RECORDS: usize = 20_000;
-
-/// The schema without logical types: the generator has the numbers and bytes below them.
-fn plain(schema: &str) -> serde_avro_fast::Schema {
-    fn strip(value: &mut serde_json::Value) {
-        match value {
-            serde_json::Value::Object(object) => {
-                if object.get("logicalType").is_some_and(|ty| ty == "decimal") {
-                    object.remove("logicalType");
-                }
-                object.values_mut().for_each(strip);
-            }
-            serde_json::Value::Array(items) => items.iter_mut().for_each(strip),
-            _ => {}
-        }
-    }
-    let mut json = serde_json::from_str(schema).unwrap();
-    strip(&mut json);
-    json.to_string().parse().unwrap()
-}
 
 fn write(path: &Path, data: impl Iterator<Item = Vec<u8>>) {
     let mut bytes = Vec::new();
@@ -55,7 +36,7 @@ fn main() {
     );
     // As in the bench: the events first, then the flat records, of one generator.
     let mut generator = Generator::new(7);
-    let (event, flat) = (plain(EVENT), plain(FLAT));
+    let (event, flat) = (without_decimals(EVENT), without_decimals(FLAT));
     let mut config = SerializerConfig::new(&event);
     let events = (0..RECORDS).map(|n| serde_avro_fast::to_datum_vec(&generator.event(n), &mut config).unwrap());
     write(&folder.join("events.bin"), events);

@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use super::build::{self, Built};
 use super::{PipelineEnd, Running, RunningPipeline, StartError, loop_name, memory, stop};
 use crate::config::{self, Config, Sources};
@@ -180,8 +182,9 @@ impl Running {
 
     /// Waits until the loops of these have ended, and says what they wait for.
     async fn ended(&mut self, leaving: &BTreeSet<String>) {
-        let reporter = tokio::spawn(stop::name_what_runs(self.shared.clone(), self.metrics.clone()));
-        let _abort = AbortOnDrop(reporter);
+        // It ends when it is dropped.
+        let mut reporter = JoinSet::new();
+        reporter.spawn(stop::name_what_runs(self.shared.clone(), self.metrics.clone()));
         while self
             .pipelines
             .iter()
@@ -208,14 +211,5 @@ impl Running {
             self.metrics.forget_all("pipeline", name);
             self.metrics.forget_all("dependency", &sink);
         }
-    }
-}
-
-/// A task that ends when this is dropped.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

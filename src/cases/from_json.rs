@@ -9,6 +9,7 @@ use serde_json::Value as Json;
 
 use crate::avro::uuid;
 use crate::avro::value::{Type, Unit, Value};
+use crate::calendar;
 
 /// The value that JSON stands for as this type.
 ///
@@ -221,7 +222,7 @@ fn digits(text: &str) -> Option<i64> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
-/// Days from 1970-01-01 to `YYYY-MM-DD` in the proleptic Gregorian calendar (Howard Hinnant's `days_from_civil`).
+/// Days from 1970-01-01 to `YYYY-MM-DD` in the proleptic Gregorian calendar.
 fn day(text: &str) -> Option<i64> {
     let (sign, text) = match text.strip_prefix('-') {
         Some(rest) => (-1, rest),
@@ -229,23 +230,7 @@ fn day(text: &str) -> Option<i64> {
     };
     let mut parts = text.splitn(3, '-').map(digits);
     let (year, month, day) = (sign * parts.next()??, parts.next()??, parts.next()??);
-    let leap = year.rem_euclid(4) == 0 && (year.rem_euclid(100) != 0 || year.rem_euclid(400) == 0);
-    let last = match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        1..=12 => 31,
-        _ => return None,
-    };
-    if !(1..=last).contains(&day) || year.abs() > 10_000_000 {
-        return None;
-    }
-    let shifted = year - i64::from(month <= 2);
-    let era = shifted.div_euclid(400);
-    let year_of_era = shifted.rem_euclid(400);
-    let month_from_march = (month + 9) % 12;
-    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    Some(era * 146_097 + day_of_era - 719_468)
+    calendar::days(year, month, day).filter(|_| year.abs() <= 10_000_000)
 }
 
 /// Nanoseconds since midnight.

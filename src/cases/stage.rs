@@ -1,6 +1,6 @@
 //! What stands around the pipelines while cases run: Kafka, registry and database, all embedded, and the two ends of the topics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -78,20 +78,13 @@ impl Stage {
         let tables = Tables::create(store, &file.tables).await.map_err(Error::File)?;
 
         let cluster = MockCluster::new(1).map_err(in_words)?;
-        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        let (mut inputs, mut outputs) = (BTreeSet::new(), BTreeSet::new());
         for pipeline in config.pipelines.values() {
             inputs.extend(pipeline.source.topics.iter().map(|t| t.value.clone()));
             outputs.extend(pipeline.sink.iter().map(|s| s.topic.value.clone()));
             outputs.extend(pipeline.dead_letter.iter().map(|d| d.topic.value.clone()));
         }
-        for topics in [&mut inputs, &mut outputs] {
-            topics.sort();
-            topics.dedup();
-        }
-        let mut all: Vec<&String> = inputs.iter().chain(&outputs).collect();
-        all.sort();
-        all.dedup();
-        for topic in all {
+        for topic in inputs.union(&outputs) {
             cluster.create_topic(topic, 1, 1).map_err(in_words)?;
         }
         let brokers = cluster.bootstrap_servers();
@@ -129,7 +122,10 @@ impl Stage {
         let running = app::start(config, sources, telemetry, customs)
             .await
             .map_err(Error::Start)?;
-        joined(&running, &topics).await?;
+        // Each has one partition of each of its topics.
+        for (name, topics) in topics {
+            running.joined(&name, topics, JOIN).await.map_err(Error::Environment)?;
+        }
         Ok(Stage {
             running,
             tables,
@@ -310,27 +306,4 @@ fn around(mut config: Config, places: &str) -> Result<(Config, Config), Error> {
         }
     }
     Ok((config, places))
-}
-
-/// Waits until each pipeline has its partitions, one of each topic.
-async fn joined(running: &Running, topics: &BTreeMap<String, usize>) -> Result<(), Error> {
-    let deadline = Instant::now() + JOIN;
-    for (name, topics) in topics {
-        loop {
-            let states: Vec<_> = running.loops(name).iter().map(|state| state.get()).collect();
-            if let Some(why) = states.iter().find_map(|state| state.halted.clone()) {
-                return Err(Error::Environment(format!("{name} halted: {why}")));
-            }
-            let partitions = states.iter().flat_map(|state| &state.partitions);
-            if partitions.filter(|p| p.phase == "running").count() == *topics {
-                break;
-            }
-            if Instant::now() > deadline {
-                let message = format!("{name} has not got its partitions in {} s", JOIN.as_secs());
-                return Err(Error::Environment(message));
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-    Ok(())
 }

@@ -18,29 +18,31 @@ pub struct Changes {
 /// Compares the configuration that runs with one that is to take its place.
 pub fn changes(running: &Sources, wanted: &Sources) -> Changes {
     let (running, wanted) = (&running.document, &wanted.document);
+    let none = Table::default();
+    let pipelines = |document| pipelines(document).unwrap_or(&none);
+    let pipelines = different(pipelines(running), pipelines(wanted));
     let mut sections = different(running, wanted);
-    let pipelines = if sections.remove("pipelines") {
-        different(&pipelines(running), &pipelines(wanted))
-    } else {
-        BTreeSet::new()
-    };
+    sections.remove("pipelines");
     Changes { pipelines, sections }
 }
 
-fn pipelines(document: &Table) -> Table {
-    match document.get("pipelines").map(|entry| &entry.node.value) {
-        Some(Value::Table(table)) => table.clone(),
-        _ => Table::default(),
+fn pipelines(document: &Table) -> Option<&Table> {
+    match &document.get("pipelines")?.node.value {
+        Value::Table(table) => Some(table),
+        _ => None,
     }
 }
 
 /// Keys whose values differ, or that only one of the tables has.
 fn different(one: &Table, other: &Table) -> BTreeSet<String> {
     let keys = one.entries.iter().chain(&other.entries).map(|entry| entry.key.as_str());
-    let value = |table: &Table, key: &str| table.get(key).map(|entry| entry.node.value.clone());
     keys.filter(|key| value(one, key) != value(other, key))
         .map(str::to_owned)
         .collect()
+}
+
+fn value<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
+    table.get(key).map(|entry| &entry.node.value)
 }
 
 impl Changes {

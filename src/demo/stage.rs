@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCluster;
@@ -104,26 +104,10 @@ impl Stage {
 
     /// Waits until the pipelines have all partitions; why not, otherwise.
     pub async fn joined(&self, running: &Running) -> Result<(), String> {
-        let deadline = Instant::now() + JOIN;
         for stream in self.streams.iter() {
-            let name = stream.job.name();
-            loop {
-                let states: Vec<_> = running.loops(name).iter().map(|state| state.get()).collect();
-                if let Some(why) = states.iter().find_map(|state| state.halted.clone()) {
-                    return Err(format!("{name}: {why}"));
-                }
-                let partitions = states
-                    .iter()
-                    .flat_map(|state| &state.partitions)
-                    .filter(|p| p.phase == "running");
-                if partitions.count() == INPUT_PARTITIONS as usize {
-                    break;
-                }
-                if Instant::now() > deadline {
-                    return Err(format!("{name} has not got its partitions in {} s", JOIN.as_secs()));
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            running
+                .joined(stream.job.name(), INPUT_PARTITIONS as usize, JOIN)
+                .await?;
         }
         Ok(())
     }

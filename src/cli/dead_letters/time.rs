@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::avro::json::to_json;
 use crate::avro::value::{Unit, Value};
+use crate::calendar;
 use crate::config::parse_duration;
 
 /// A moment, milliseconds since 1970.
@@ -46,10 +47,10 @@ fn parse_at(text: &str, now: Duration) -> Option<Moment> {
         number(date.get(8..10)?)?,
     );
     let dashes = date.as_bytes()[4] == b'-' && date.as_bytes()[7] == b'-';
-    if !dashes || !(1..=12).contains(&month) || !(1..=days_in(year, month)).contains(&day) {
+    if !dashes {
         return None;
     }
-    let midnight = days(year, month, day) * 86_400_000;
+    let midnight = calendar::days(year, month, day)? * 86_400_000;
     if rest.is_empty() {
         return Some(Moment(midnight));
     }
@@ -87,24 +88,6 @@ fn number(digits: &str) -> Option<i64> {
         .bytes()
         .all(|b| b.is_ascii_digit())
         .then(|| digits.parse().ok())?
-}
-
-fn days_in(year: i64, month: i64) -> i64 {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    match month {
-        2 => 28 + i64::from(leap),
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
-/// Days since 1970-01-01: Howard Hinnant's `days_from_civil` ("chrono-Compatible Low-Level Date Algorithms").
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
 #[cfg(test)]
