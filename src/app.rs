@@ -479,10 +479,24 @@ impl Drop for Tell {
 /// # Errors
 /// What cannot be used, in words.
 pub fn registry(config: &Config) -> Result<Registry, String> {
-    services::registry(config).map_err(|error| match error {
+    services::registry(config).map_err(in_words)
+}
+
+/// The configuration's database as a check opens it, so that nothing there changes; none where it has none.
+///
+/// # Errors
+/// What cannot be used, or does not answer, in words.
+pub async fn database(config: &Config) -> Result<Option<AnyStore>, String> {
+    services::store(config, services::Purpose::Check)
+        .await
+        .map_err(in_words)
+}
+
+fn in_words(error: NotPrepared) -> String {
+    match error {
         NotPrepared::Findings(findings) => findings.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "),
         NotPrepared::Unavailable(failure) => failure.message,
-    })
+    }
 }
 
 /// Findings as the diagnostics that `check` prints.

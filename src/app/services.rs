@@ -152,7 +152,7 @@ pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
     })
 }
 
-async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {
+pub(super) async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {
     if let (Some(path), Some(store)) = (config.sqlite_path(), &config.store) {
         let opened = match purpose {
             Purpose::Run => SqliteStore::open(&SqliteOptions::new(path)),

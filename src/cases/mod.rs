@@ -5,7 +5,7 @@
 //! its rows and nothing else, and `now()` is its time; caches are left out, since rows differ between cases.
 
 pub mod file;
-mod from_json;
+pub(crate) mod from_json;
 mod judge;
 pub mod report;
 mod run;

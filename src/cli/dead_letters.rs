@@ -13,9 +13,9 @@ mod table;
 mod time;
 
 use std::collections::BTreeSet;
-use std::io;
 use std::process::ExitCode;
 
+use super::trouble::{Trouble, ended};
 use super::{ConfigFiles, print};
 use crate::config::{Config, Pipeline, Property};
 use crate::shutdown::Exit;
@@ -48,23 +48,6 @@ pub(super) struct Target {
     /// Read from this topic, instead of those of the configuration's pipelines.
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
-}
-
-/// Why a command cannot do what it was told to.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Trouble {
-    /// The arguments ask for something that is not there.
-    #[error("{0}")]
-    Usage(String),
-    /// Kafka, or the registry, does not give what is needed.
-    #[error("{0}")]
-    Unavailable(String),
-}
-
-impl Trouble {
-    fn unavailable(what: &str, error: &dyn std::fmt::Display) -> anyhow::Error {
-        Trouble::Unavailable(format!("{what}: {error}")).into()
-    }
 }
 
 /// What all three commands need: the configuration, the topics, and whose letters count.
@@ -165,25 +148,7 @@ pub fn run(args: DeadLetters) -> anyhow::Result<ExitCode> {
         Command::Show(args) => show::run(&args),
         Command::Replay(args) => replay::run(&args),
     };
-    let Err(error) = result else { return result };
-    // Whoever reads has seen enough.
-    let closed = error
-        .downcast_ref::<io::Error>()
-        .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
-    if closed {
-        return Ok(ExitCode::SUCCESS);
-    }
-    match error.downcast_ref::<Trouble>() {
-        Some(trouble @ Trouble::Usage(_)) => {
-            eprintln!("error: {trouble}");
-            Ok(Exit::Usage.into())
-        }
-        Some(trouble @ Trouble::Unavailable(_)) => {
-            eprintln!("error: {trouble}");
-            Ok(Exit::Unavailable.into())
-        }
-        None => Err(error),
-    }
+    ended(result)
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ pub mod dead_letters;
 pub mod demo;
 pub mod explain;
 pub mod health;
+pub mod init;
 pub mod run;
 pub mod test;
+mod trouble;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -31,6 +33,8 @@ pub struct Cli {
 enum Command {
     /// Runs the main job end to end with nothing installed: in-process Kafka, registry and database.
     Demo(demo::Demo),
+    /// Drafts a pipeline from a topic's schema and tables of the database.
+    Init(Box<init::Init>),
     /// Runs the pipelines until told to stop.
     Run(run::Run),
     /// Checks a configuration and says everything that is wrong with it.
@@ -71,22 +75,27 @@ impl ConfigFiles {
     /// The same without findings of these codes.
     pub fn load_leaving(&self, left: &[Code]) -> Result<(Config, Sources, Diagnostics), Diagnostics> {
         let (config, sources) = crate::config::load(&self.files, std::env::vars())?;
-        let mut findings = crate::config::check(&config, &sources);
-        findings.retain(|finding| !left.contains(&finding.code));
-        for pipeline in config.pipelines.values() {
-            // Names and places are the configuration check's; what remains is what only the parser of CEL sees.
-            if findings.is_empty()
-                && let Err(found) = crate::pipeline::program::parse(pipeline)
-            {
-                findings.extend(crate::app::findings_to_diagnostics(found, &sources).iter().cloned());
-            }
+        judged(config, sources, left)
+    }
+}
+
+/// What was loaded, with what can be said against it offline; all findings, where an error is among them.
+fn judged(config: Config, sources: Sources, left: &[Code]) -> Result<(Config, Sources, Diagnostics), Diagnostics> {
+    let mut findings = crate::config::check(&config, &sources);
+    findings.retain(|finding| !left.contains(&finding.code));
+    for pipeline in config.pipelines.values() {
+        // Names and places are the configuration check's; what remains is what only the parser of CEL sees.
+        if findings.is_empty()
+            && let Err(found) = crate::pipeline::program::parse(pipeline)
+        {
+            findings.extend(crate::app::findings_to_diagnostics(found, &sources).iter().cloned());
         }
-        let findings = Diagnostics::new(findings);
-        if findings.has_errors() {
-            Err(findings)
-        } else {
-            Ok((config, sources, findings))
-        }
+    }
+    let findings = Diagnostics::new(findings);
+    if findings.has_errors() {
+        Err(findings)
+    } else {
+        Ok((config, sources, findings))
     }
 }
 
@@ -111,6 +120,7 @@ pub fn main(customs: CustomSteps) -> ExitCode {
 pub fn run(cli: Cli, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args),
+        Command::Init(args) => init::run(*args),
         Command::Run(args) => run::run(args, customs),
         Command::Check(args) => check::run(args, customs),
         Command::Test(args) => test::run(args, customs),

@@ -16,6 +16,7 @@ pub mod classify;
 pub mod convert;
 pub mod cql;
 pub mod decimal;
+pub mod describe;
 pub mod group;
 pub mod memory;
 pub mod scylla;

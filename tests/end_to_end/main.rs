@@ -21,6 +21,7 @@ mod drain;
 mod evolution;
 mod exactly_once;
 mod grouped;
+mod init;
 mod mistyped;
 mod order;
 mod processors;

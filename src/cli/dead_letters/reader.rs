@@ -11,9 +11,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
+use super::Context;
 use super::filter::Place;
 use super::time::Moment;
-use super::{Context, Trouble};
+use crate::cli::trouble::Trouble;
 use crate::kafka;
 use crate::sink::letter::{Header, Letter};
 

@@ -19,7 +19,8 @@ use super::filter::{Filter, Place};
 use super::reader::{Part, Reader, Record};
 use super::returning::{Sender, way_back};
 use super::time::Moment;
-use super::{Context, Target, Trouble};
+use super::{Context, Target};
+use crate::cli::trouble::Trouble;
 use crate::shutdown;
 
 /// Sends records back.

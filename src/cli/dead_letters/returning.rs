@@ -12,9 +12,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
+use super::Context;
 use super::filter::Place;
 use super::reader::Record;
-use super::{Context, Trouble};
+use crate::cli::trouble::Trouble;
 use crate::kafka;
 use crate::sink::letter::{Letter, REPLAYS};
 

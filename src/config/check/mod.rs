@@ -16,6 +16,7 @@ mod world;
 
 use super::diagnostic::Diagnostic;
 use super::{Config, Sources, Span, codes};
+pub use names::is_step_name;
 
 /// Everything that can be said against `config` offline, errors and warnings, in no particular order.
 pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {

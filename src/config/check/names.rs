@@ -60,9 +60,18 @@ pub(super) fn check(pipeline: &Pipeline, references: &BTreeMap<String, Reference
     }
 }
 
+/// Whether a step can have this name, so that expressions can use it.
+pub fn is_step_name(name: &str) -> bool {
+    is_identifier(name) && !is_reserved(name)
+}
+
+fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || CEL_WORDS.contains(&name)
+}
+
 fn step_name(step: &Step, report: &mut Report<'_>) {
     let name = step.name.as_str();
-    let (label, help) = if RESERVED.contains(&name) || CEL_WORDS.contains(&name) {
+    let (label, help) = if is_reserved(name) {
         (
             "reserved",
             "expressions have a meaning for this word already: choose another",

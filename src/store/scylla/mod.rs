@@ -103,6 +103,22 @@ impl ScyllaStore {
         Arc::clone(&self.session.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The columns of a table's partition key and of its clustering key; none for a table that is not there.
+    pub(super) fn primary_key(&self, keyspace: &str, table: &str) -> Option<(Vec<String>, Vec<String>)> {
+        let state = self.session().get_cluster_state();
+        let table = state.get_keyspace(keyspace)?.tables.get(table)?;
+        Some((table.partition_key.clone(), table.clustering_key.clone()))
+    }
+
+    /// The names of a keyspace's tables, sorted; empty for a keyspace that is not there.
+    pub(super) fn tables_of(&self, keyspace: &str) -> Vec<String> {
+        let state = self.session().get_cluster_state();
+        let tables = state.get_keyspace(keyspace).map(|keyspace| keyspace.tables.keys());
+        let mut names: Vec<String> = tables.into_iter().flatten().cloned().collect();
+        names.sort();
+        names
+    }
+
     /// The server's clock: how long it is since 1970 there.
     ///
     /// # Errors

@@ -169,6 +169,11 @@ impl SqliteStore {
         writer::answered(answer.await)
     }
 
+    /// The columns of a table's primary key, in order.
+    pub(super) fn primary_key(&self, table: &str) -> Result<Vec<String>, StoreError> {
+        Ok(Table::read(&self.reader(), table)?.key().map(str::to_owned).collect())
+    }
+
     /// A free read connection, or the next one when all are busy.
     fn reader(&self) -> MutexGuard<'_, Connection> {
         let first = self.next_reader.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,517 @@
+//! `messina init`: a first pipeline, drafted from a topic's schema and tables of the database.
+//!
+//! It only looks: at the registry (or a file) and at the database. What it writes has passed the offline checks, and its comments say what
+//! is guessed. It asks questions where it runs on a terminal and a flag is missing; elsewhere it names the flag.
+
+mod case;
+mod draft;
+mod guess;
+mod text;
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use self::draft::{Draft, Wanted};
+use self::text::{Connections, Database, Places};
+use super::trouble::{Trouble, ended};
+use super::{judged, print};
+use crate::app;
+use crate::avro::Schema;
+use crate::cases::{self, file};
+use crate::config::{self, Config, Sources};
+use crate::custom::CustomSteps;
+use crate::shutdown::Exit;
+use crate::store::AnyStore;
+use crate::store::describe::{Description, describe};
+
+/// Drafts a pipeline: from a topic's schema and a table that is looked up, or written, or both. The file that it writes is commented and passes
+/// `messina check`; lines that begin with GUESS say what to look at first. Nothing is changed in Kafka, registry or database.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  messina init --topic navigation --brokers localhost:9092 --registry http://localhost:8081 \\
+    --nodes localhost:9042 --keyspace tracking --table profiles --test
+  messina init --topic orders --schema order.avsc --brokers localhost:9092 --registry http://localhost:8081 \\
+    --store sqlite:orders.db --write orders_by_user -o orders.toml
+  messina init -c connections.toml --topic orders --table profiles")]
+pub struct Init {
+    /// The topic to read.
+    #[arg(long, value_name = "TOPIC")]
+    topic: Option<String>,
+    /// The Avro schema of its values, in place of the registry's newest of TOPIC-value.
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// The table to look each record up in: TABLE, or KEYSPACE.TABLE.
+    #[arg(long, value_name = "TABLE")]
+    table: Option<String>,
+    /// The table to write each record to.
+    #[arg(long, value_name = "TABLE")]
+    write: Option<String>,
+    /// Configuration files that have the connections, logins among them; the new file then has the pipeline alone.
+    #[arg(short = 'c', long = "config", value_name = "FILE", conflicts_with_all = ["brokers", "registry", "nodes", "keyspace", "store"])]
+    config: Vec<PathBuf>,
+    /// Kafka's bootstrap servers.
+    #[arg(long, value_name = "HOST:PORT,…")]
+    brokers: Option<String>,
+    /// The schema registry.
+    #[arg(long, value_name = "URL")]
+    registry: Option<String>,
+    /// Contact points of the CQL database.
+    #[arg(long, value_name = "HOST:PORT,…", conflicts_with = "store")]
+    nodes: Option<String>,
+    /// The keyspace of its tables.
+    #[arg(long, value_name = "KEYSPACE", requires = "nodes")]
+    keyspace: Option<String>,
+    /// The embedded database in place of a CQL one.
+    #[arg(long, value_name = "sqlite:PATH")]
+    store: Option<String>,
+    /// The pipeline's name. Default: the topic's.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The topic to publish to. Default: TOPIC-enriched.
+    #[arg(long, value_name = "TOPIC")]
+    output: Option<String>,
+    /// What a column is bound to, in place of a guess: user_id=event.user.id. May be repeated.
+    #[arg(long, value_name = "COLUMN=EXPRESSION", value_parser = binding)]
+    bind: Vec<(String, String)>,
+    /// The file to write, or - for stdout. Default: NAME.toml.
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Write a case for `messina test` beside it, NAME.test.toml, and the schema, NAME.avsc.
+    #[arg(long)]
+    test: bool,
+    /// Write over files that are there.
+    #[arg(long)]
+    force: bool,
+}
+
+fn binding(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((column, expression)) if !column.is_empty() && !expression.is_empty() => {
+            Ok((column.trim().to_owned(), expression.trim().to_owned()))
+        }
+        _ => Err("write COLUMN=EXPRESSION, such as user_id=event.user.id".to_owned()),
+    }
+}
+
+/// Drafts the pipeline.
+pub fn run(args: Init) -> anyhow::Result<ExitCode> {
+    ended(drafted(args))
+}
+
+fn drafted(args: Init) -> anyhow::Result<ExitCode> {
+    let topic = answered(args.topic.as_ref(), "--topic", "Topic to read")?;
+    if args.table.is_none() && args.write.is_none() && !can_ask() {
+        return Err(
+            usage("say which table to look records up in, --table TABLE, or to write them to, --write TABLE").into(),
+        );
+    }
+    let connections = if args.config.is_empty() {
+        Some(connections(&args)?)
+    } else {
+        None
+    };
+    let (tables, write) = match (&args.table, &args.write) {
+        (None, None) => (
+            Some(answered(None, "--table", "Table to look each record up in")?),
+            None,
+        ),
+        (table, write) => (table.clone(), write.clone()),
+    };
+    let name = args.name.clone().unwrap_or_else(|| pipeline_name(&topic));
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
+    let files = Files::new(&args, &out)?;
+    let texts = base(&args, connections.as_ref())?;
+    let (config, _) = match config::load_str(texts.clone(), std::env::vars()) {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            print(&findings);
+            return Ok(Exit::Config.into());
+        }
+    };
+    if config.pipelines.contains_key(&name) {
+        return Err(usage(&format!("there is a pipeline `{name}` already: choose another --name")).into());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let schema = runtime.block_on(schema(&args, &config, &topic))?;
+    let described = runtime.block_on(describe_both(&config, tables.as_deref(), write.as_deref()))?;
+    let bind: BTreeMap<String, String> = args.bind.iter().cloned().collect();
+    let wanted = Wanted {
+        schema: &schema,
+        table: described.0.as_ref(),
+        write: described.1.as_ref(),
+        bind: &bind,
+    };
+    let draft = draft::draft(&wanted).map_err(|e| usage(&e))?;
+    let output = args.output.clone().unwrap_or_else(|| format!("{topic}-enriched"));
+    let places = Places {
+        name: &name,
+        topic: &topic,
+        output: &output,
+        dead_letters: &format!("{topic}-dead-letters"),
+        group: &format!("messina-{name}"),
+        file: &files.config.display().to_string(),
+        connections: connections.as_ref(),
+        others: &args.config.iter().map(|c| c.display().to_string()).collect::<Vec<_>>(),
+    };
+    let text = text::text(&draft, &places);
+    // The connections are in it, where they are not in files of their own.
+    let mut whole = if connections.is_some() { Vec::new() } else { texts };
+    whole.push((places.file.to_owned(), text.clone()));
+    let loaded = config::load_str(whole, std::env::vars()).and_then(|(config, sources)| judged(config, sources, &[]));
+    let (config, sources, warnings) = match loaded {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            print(&findings);
+            return Ok(Exit::Config.into());
+        }
+    };
+    print(&warnings);
+    if files.to_stdout {
+        io::stdout().lock().write_all(text.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let case = match &files.case {
+        Some(path) => Some(case_text(&draft, &schema, &topic, &files, path)?),
+        None => None,
+    };
+    files.refuse_to_overwrite(args.force)?;
+    save(&files.config, &text)?;
+    if let (Some(path), Some(case)) = (&files.case, case) {
+        if let Some(path) = &files.schema {
+            save(path, &format!("{}\n", pretty(schema.json())))?;
+        }
+        save(path, &case)?;
+        runtime.block_on(expect(path, case, &draft, config, sources))?;
+    }
+    say(&draft, &files, &places);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn usage(message: &str) -> Trouble {
+    Trouble::Usage(message.to_owned())
+}
+
+fn can_ask() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// What a flag says, or its answer on a terminal.
+fn answered(given: Option<&String>, flag: &str, question: &str) -> anyhow::Result<String> {
+    if let Some(given) = given {
+        return Ok(given.clone());
+    }
+    if !can_ask() {
+        return Err(usage(&format!("{flag} is missing: {}", question.to_lowercase())).into());
+    }
+    eprint!("{question} ({flag}): ");
+    let mut line = String::new();
+    io::stdin().read_line(&mut line).context("cannot read the answer")?;
+    match line.trim() {
+        "" => Err(usage(&format!("{flag} is missing: {}", question.to_lowercase())).into()),
+        answer => Ok(answer.to_owned()),
+    }
+}
+
+fn connections(args: &Init) -> anyhow::Result<Connections> {
+    let brokers = answered(
+        args.brokers.as_ref(),
+        "--brokers",
+        "Kafka's bootstrap servers, HOST:PORT,…",
+    )?;
+    let registry = answered(
+        args.registry.as_ref(),
+        "--registry",
+        "Schema registry, http://HOST:PORT",
+    )?;
+    let database = match &args.store {
+        Some(store) => Database::Sqlite(store.clone()),
+        None => {
+            let question = "Nodes of the CQL database, HOST:PORT,… (or --store sqlite:PATH)";
+            let nodes = answered(args.nodes.as_ref(), "--nodes", question)?;
+            Database::Cql {
+                nodes: nodes.split(',').map(|node| node.trim().to_owned()).collect(),
+                keyspace: args.keyspace.clone(),
+            }
+        }
+    };
+    Ok(Connections {
+        brokers,
+        registry,
+        database,
+    })
+}
+
+/// The configuration that the connections come from: its texts with their names.
+fn base(args: &Init, connections: Option<&Connections>) -> anyhow::Result<Vec<(String, String)>> {
+    if let Some(connections) = connections {
+        return Ok(vec![("the flags".to_owned(), connections.toml())]);
+    }
+    let read = |path: &PathBuf| {
+        let name = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok((name, text)),
+            Err(error) => Err(usage(&format!("cannot read {name}: {error}")).into()),
+        }
+    };
+    args.config.iter().map(read).collect()
+}
+
+/// A topic's name as one that a pipeline can have.
+fn pipeline_name(topic: &str) -> String {
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') {
+            c
+        } else {
+            '-'
+        }
+    };
+    topic.chars().map(plain).collect()
+}
+
+/// The files that are written.
+struct Files {
+    to_stdout: bool,
+    config: PathBuf,
+    case: Option<PathBuf>,
+    /// None where the schema's own file is used.
+    schema: Option<PathBuf>,
+    /// As the case names it.
+    schema_name: String,
+    /// As the case names them, the new one last.
+    configs: Vec<String>,
+}
+
+impl Files {
+    fn new(args: &Init, out: &Path) -> Result<Files, Trouble> {
+        let to_stdout = out == Path::new("-");
+        if to_stdout && args.test {
+            return Err(usage(
+                "--test writes files beside the pipeline's own: give it one with --out FILE",
+            ));
+        }
+        let config = if to_stdout {
+            PathBuf::from("pipeline.toml")
+        } else {
+            out.to_owned()
+        };
+        let beside = |end: &str| config.with_extension(end);
+        let own = beside("avsc");
+        let given = args.schema.as_deref().filter(|given| same_folder(given, &config));
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut configs: Vec<String> = Vec::new();
+        for other in &args.config {
+            configs.push(if same_folder(other, &config) {
+                name(other)
+            } else {
+                let path = std::fs::canonicalize(other);
+                path.map_err(|e| usage(&format!("cannot read {}: {e}", other.display())))?
+                    .display()
+                    .to_string()
+            });
+        }
+        configs.push(name(&config));
+        Ok(Files {
+            to_stdout,
+            case: args.test.then(|| beside("test.toml")),
+            schema_name: name(given.unwrap_or(&own)),
+            schema: (args.test && given.is_none()).then_some(own),
+            config,
+            configs,
+        })
+    }
+
+    /// All or nothing: none is written where one is there.
+    fn refuse_to_overwrite(&self, force: bool) -> Result<(), Trouble> {
+        let all = [Some(&self.config), self.case.as_ref(), self.schema.as_ref()];
+        let there: Vec<String> = all
+            .into_iter()
+            .flatten()
+            .filter(|path| path.exists())
+            .map(|path| path.display().to_string())
+            .collect();
+        if force || there.is_empty() {
+            return Ok(());
+        }
+        let (is, it) = if there.len() == 1 {
+            ("is", "it")
+        } else {
+            ("are", "them")
+        };
+        Err(usage(&format!(
+            "{} {is} there already: --force writes over {it}, --out FILE chooses another place",
+            there.join(", ")
+        )))
+    }
+}
+
+fn same_folder(one: &Path, other: &Path) -> bool {
+    let folder = |path: &Path| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        std::fs::canonicalize(parent.unwrap_or(Path::new("."))).ok()
+    };
+    folder(one).is_some() && folder(one) == folder(other)
+}
+
+fn save(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).map_err(|e| usage(&format!("cannot write {}: {e}", path.display())).into())
+}
+
+/// The schema of the topic's values.
+async fn schema(args: &Init, config: &Config, topic: &str) -> anyhow::Result<Schema> {
+    if let Some(path) = &args.schema {
+        let name = path.display();
+        let text = std::fs::read_to_string(path).map_err(|e| usage(&format!("cannot read {name}: {e}")))?;
+        return Schema::parse(&text).map_err(|e| usage(&format!("{name}: {e}")).into());
+    }
+    let registry = app::registry(config).map_err(Trouble::Unavailable)?;
+    let subject = format!("{topic}-value");
+    let versions = registry.versions(&subject).await;
+    let versions = versions.map_err(|e| Trouble::Unavailable(format!("the registry: {e}")))?;
+    let Some(newest) = versions.last() else {
+        return Err(usage(&format!(
+            "the registry has no schema under {subject}: give one with --schema FILE, or register it first"
+        ))
+        .into());
+    };
+    let references: Vec<&str> = newest.references.iter().map(String::as_str).collect();
+    Schema::parse_with_references(&newest.schema, &references).map_err(|e| usage(&format!("{subject}: {e}")).into())
+}
+
+async fn describe_both(
+    config: &Config,
+    table: Option<&str>,
+    write: Option<&str>,
+) -> anyhow::Result<(Option<Description>, Option<Description>)> {
+    let store = app::database(config).await.map_err(Trouble::Unavailable)?;
+    let Some(store) = store else {
+        return Err(
+            usage("the configuration has no database: add a section [scylla], or store = \"sqlite:PATH\"").into(),
+        );
+    };
+    let keyspace = config
+        .scylla
+        .as_ref()
+        .and_then(|s| s.keyspace.as_ref())
+        .map(|k| k.as_str());
+    Ok((
+        one_table(&store, keyspace, table).await?,
+        one_table(&store, keyspace, write).await?,
+    ))
+}
+
+async fn one_table(
+    store: &AnyStore,
+    keyspace: Option<&str>,
+    name: Option<&str>,
+) -> anyhow::Result<Option<Description>> {
+    let Some(name) = name else { return Ok(None) };
+    if matches!(store, AnyStore::Scylla(_)) && keyspace.is_none() && !name.contains('.') {
+        return Err(usage(&format!(
+            "say in which keyspace {name} is: --keyspace KEYSPACE, or KEYSPACE.{name}"
+        ))
+        .into());
+    }
+    let described = describe(store, keyspace, name).await;
+    described
+        .map(Some)
+        .map_err(|e| usage(&format!("table {name}: {e}")).into())
+}
+
+fn pretty(json: &str) -> String {
+    let value: Result<serde_json::Value, _> = serde_json::from_str(json);
+    value
+        .ok()
+        .and_then(|value| serde_json::to_string_pretty(&value).ok())
+        .unwrap_or_else(|| json.to_owned())
+}
+
+fn case_text(draft: &Draft, schema: &Schema, topic: &str, files: &Files, path: &Path) -> Result<String, Trouble> {
+    let names = case::Names {
+        topic,
+        configs: &files.configs,
+        file: &path.display().to_string(),
+        schema: &files.schema_name,
+    };
+    case::text(draft, &schema.root_type(), &names).map_err(Trouble::Usage)
+}
+
+/// Runs the case, and writes down what came of it.
+async fn expect(path: &Path, text: String, draft: &Draft, config: Config, sources: Sources) -> anyhow::Result<()> {
+    let case = file::parse(&text).map_err(anyhow::Error::msg)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let report = cases::run(&case, folder, config, sources, &CustomSteps::new(), None).await;
+    let report = report.with_context(|| format!("cannot run the case of {}", path.display()))?;
+    let verdict = report.verdicts.first();
+    let (Some(effects), Some(place)) = (
+        verdict.and_then(|verdict| verdict.effects.as_ref()),
+        case.cases.first().and_then(|case| case.expect.as_ref()),
+    ) else {
+        return Ok(());
+    };
+    let mut expect = serde_json::to_value(effects).context("effects as JSON")?;
+    if let Some(value) = expect.get_mut("value").and_then(|value| value.as_object_mut()) {
+        // The event's own fields pass unchanged: what is new is what is worth reading.
+        value.retain(|name, _| draft.set.iter().any(|(field, _)| field == name));
+    }
+    let update = file::Update {
+        place: place.span(),
+        replaces: true,
+        expect,
+    };
+    let new = file::updated(&text, vec![update]).map_err(anyhow::Error::msg)?;
+    save(path, &new)
+}
+
+/// What was done, and what comes next.
+fn say(draft: &Draft, files: &Files, places: &Places<'_>) {
+    let others: String = places.others.iter().map(|other| format!("-c {other} ")).collect();
+    let file = places.file;
+    eprintln!("wrote {file}");
+    for path in files.case.iter().chain(&files.schema) {
+        eprintln!("wrote {}", path.display());
+    }
+    for step in draft.lookup.iter().chain(&draft.write) {
+        for bound in &step.bind {
+            let sure = match bound.why {
+                None | Some(guess::Why::Name) => "",
+                Some(guess::Why::Alike | guess::Why::Type) => "   a guess: look at it",
+            };
+            eprintln!(
+                "  {}.{} <- {}{sure}",
+                step.table.name, bound.column.name, bound.expression
+            );
+        }
+    }
+    eprintln!("next:\n  messina check {others}-c {file} --online");
+    if let Some(case) = &files.case {
+        eprintln!("  messina test {}", case.display());
+    }
+    eprintln!("  messina run {others}-c {file}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bindings_and_names_are_read() {
+        assert_eq!(
+            binding("a = event.b == 'x=y'"),
+            Ok(("a".to_owned(), "event.b == 'x=y'".to_owned()))
+        );
+        assert!(binding("a=").is_err() && binding("=b").is_err() && binding("ab").is_err());
+        assert_eq!(pipeline_name("team.nav_v1-x"), "team-nav_v1-x");
+    }
+}

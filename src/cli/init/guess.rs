@@ -1,0 +1,191 @@
+//! Which field of an event belongs to which column: by name, then by type.
+//!
+//! Pure. A guess says how sure it is, so that the file that is written can say where to look first.
+
+use crate::avro::value::Type;
+use crate::store::{Column, ColumnType, bindable};
+
+/// Levels of records that are looked into.
+const LEVELS: usize = 6;
+
+/// A field that a path leads to, and that is no record itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leaf {
+    /// From the event on, without `event.`.
+    pub path: Vec<String>,
+    /// Its type.
+    pub ty: Type,
+}
+
+impl Leaf {
+    /// As an expression writes it.
+    pub fn expression(&self) -> String {
+        format!("event.{}", self.path.join("."))
+    }
+}
+
+/// The fields of a record and of the records in it, in the order of the schema.
+pub fn leaves(root: &Type) -> Vec<Leaf> {
+    let mut found = Vec::new();
+    collect(root, &mut Vec::new(), &mut found);
+    found
+}
+
+fn collect(ty: &Type, path: &mut Vec<String>, found: &mut Vec<Leaf>) {
+    match ty.non_null() {
+        Type::Record(fields) if path.len() < LEVELS => {
+            for (name, ty) in fields {
+                path.push(name.clone());
+                collect(ty, path, found);
+                path.pop();
+            }
+        }
+        Type::Null | Type::Any => {}
+        _ if path.is_empty() => {}
+        _ => found.push(Leaf {
+            path: path.clone(),
+            ty: ty.clone(),
+        }),
+    }
+}
+
+/// How a guess was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The names say so.
+    Name,
+    /// The names are alike.
+    Alike,
+    /// Only the type fits.
+    Type,
+}
+
+/// The field that a column's value probably comes from, among those whose type it takes.
+pub fn guess<'l>(column: &Column, table: &str, leaves: &'l [Leaf]) -> Option<(&'l Leaf, Why)> {
+    let fitting = leaves.iter().filter(|leaf| bindable(&leaf.ty, &column.ty).is_ok());
+    let mut best: Option<(u32, &Leaf, Why)> = None;
+    for leaf in fitting {
+        let Some((score, why)) = score(column, table, leaf) else {
+            continue;
+        };
+        // Of two that are equally good the shallower, then the first.
+        let score = score * 16 - leaf.path.len() as u32;
+        if best.is_none_or(|(least, ..)| score > least) {
+            best = Some((score, leaf, why));
+        }
+    }
+    best.map(|(_, leaf, why)| (leaf, why))
+}
+
+fn score(column: &Column, table: &str, leaf: &Leaf) -> Option<(u32, Why)> {
+    let wanted = plain(&column.name);
+    let last = leaf.path.last().map(|name| plain(name)).unwrap_or_default();
+    // `user.id` is `userid`, as `user_id` is.
+    let whole = (0..leaf.path.len().saturating_sub(1)).map(|from| plain(&leaf.path[from..].concat()));
+    let whole: Vec<String> = whole.collect();
+    if last == wanted {
+        return Some((9, Why::Name));
+    }
+    if whole.contains(&wanted) {
+        return Some((8, Why::Name));
+    }
+    // Table `profiles`, column `id`, field `profile_id` or `profile.id`.
+    let of_table = plain(singular(table)) + &wanted;
+    if last == of_table || whole.contains(&of_table) {
+        return Some((7, Why::Name));
+    }
+    if wanted.len() > 1 && last.ends_with(&wanted) {
+        return Some((5, Why::Alike));
+    }
+    if last.len() > 1 && wanted.ends_with(&last) {
+        return Some((4, Why::Alike));
+    }
+    let is_time = matches!(leaf.ty.non_null(), Type::Timestamp(_) | Type::LocalTimestamp(_));
+    match column.ty {
+        ColumnType::Any => None,
+        ColumnType::Timestamp if is_time => Some((3, Why::Type)),
+        // A number that is not called a time is none.
+        ColumnType::Timestamp => None,
+        _ => Some((1, Why::Type)),
+    }
+}
+
+/// Letters and digits alone, small.
+fn plain(name: &str) -> String {
+    name.chars()
+        .filter(|c| c.is_alphanumeric())
+        .flat_map(char::to_lowercase)
+        .collect()
+}
+
+/// One of what a table holds, as far as an `s` tells.
+pub fn singular(table: &str) -> &str {
+    let name = table.rsplit('.').next().unwrap_or(table);
+    match name.strip_suffix('s') {
+        Some(one) if one.len() > 1 && !one.ends_with('s') => one,
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::avro::Schema;
+
+    const EVENT: &str = r#"{"type": "record", "name": "E", "fields": [
+        {"name": "id", "type": "long"},
+        {"name": "eventTime", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "user", "type": ["null", {"type": "record", "name": "U", "fields": [
+            {"name": "id", "type": "string"}, {"name": "tags", "type": {"type": "array", "items": "string"}}]}]},
+        {"name": "profile_id", "type": "int"},
+        {"name": "amount", "type": "double"}]}"#;
+
+    fn found(table: &str, column: &str, ty: &str) -> Option<(String, Why)> {
+        let leaves = leaves(&Schema::parse(EVENT).unwrap().root_type());
+        let column = Column {
+            name: column.into(),
+            ty: ColumnType::parse(ty).unwrap(),
+        };
+        guess(&column, table, &leaves).map(|(leaf, why)| (leaf.expression(), why))
+    }
+
+    #[test]
+    fn names_decide_where_types_allow() {
+        let is = |path: &str, why| Some((path.to_owned(), why));
+        assert_eq!(found("users", "user_id", "text"), is("event.user.id", Why::Name));
+        assert_eq!(found("orders", "id", "bigint"), is("event.id", Why::Name));
+        assert_eq!(
+            found("orders", "id", "text"),
+            is("event.user.id", Why::Name),
+            "the type rules"
+        );
+        assert_eq!(found("t", "event_time", "timestamp"), is("event.eventTime", Why::Name));
+        assert_eq!(found("t", "tags", "list<text>"), is("event.user.tags", Why::Name));
+        assert_eq!(
+            found("profiles", "profile_id", "int"),
+            is("event.profile_id", Why::Name)
+        );
+        assert_eq!(found("t", "order_id", "bigint"), is("event.id", Why::Alike));
+        assert_eq!(found("t", "at", "timestamp"), is("event.eventTime", Why::Type));
+        assert_eq!(found("t", "total", "double"), is("event.id", Why::Type));
+        assert_eq!(found("t", "x", "uuid"), is("event.user.id", Why::Type));
+        assert_eq!(found("t", "x", "blob"), None);
+        let no_time = [Leaf {
+            path: vec!["n".into()],
+            ty: Type::Long,
+        }];
+        let at = Column {
+            name: "at".into(),
+            ty: ColumnType::Timestamp,
+        };
+        assert_eq!(guess(&at, "t", &no_time), None);
+    }
+
+    #[test]
+    fn a_table_has_one_of_something() {
+        assert_eq!(singular("tracking.profiles"), "profile");
+        assert_eq!(singular("events_by_user"), "events_by_user");
+        assert_eq!(singular("address"), "address");
+        assert_eq!(singular("s"), "s");
+    }
+}

@@ -1,0 +1,44 @@
+//! Why a command cannot do what it was told to, and how that ends it.
+
+use std::fmt::Display;
+use std::io;
+use std::process::ExitCode;
+
+use crate::shutdown::Exit;
+
+/// Why a command cannot do what it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The arguments ask for something that is not there.
+    #[error("{0}")]
+    Usage(String),
+    /// A service does not give what is needed.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Trouble {
+    /// A service, and what it said.
+    pub fn unavailable(what: &str, error: &dyn Display) -> anyhow::Error {
+        Trouble::Unavailable(format!("{what}: {error}")).into()
+    }
+}
+
+/// A command's end: trouble is told and becomes its exit code; output that nobody reads any more is no trouble.
+pub fn ended(result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    let Err(error) = result else { return result };
+    // Whoever reads has seen enough.
+    let closed = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
+    if closed {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let exit = match error.downcast_ref::<Trouble>() {
+        Some(Trouble::Usage(_)) => Exit::Usage,
+        Some(Trouble::Unavailable(_)) => Exit::Unavailable,
+        None => return Err(error),
+    };
+    eprintln!("error: {error}");
+    Ok(exit.into())
+}

@@ -1,0 +1,261 @@
+//! `messina init` without services: what it drafts from a schema's file and a table of SQLite passes `check` and `test`, and nothing is overwritten.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use messina::store::sqlite::{SqliteOptions, SqliteStore};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("init-{name}"));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        Folder(folder)
+    }
+
+    /// Runs `messina` there.
+    fn messina(&self, arguments: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_messina"))
+            .args(arguments.split_whitespace())
+            .current_dir(&self.0)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// The same, which must end with this code; what it says on stdout and stderr.
+    fn must(&self, code: i32, arguments: &str) -> (String, String) {
+        let output = self.messina(arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "messina {arguments}\n{out}{err}");
+        (out, err)
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.join(name)).unwrap()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).unwrap();
+    }
+
+    fn tables(&self, sql: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let store = SqliteStore::open(&SqliteOptions::new(self.0.join("test.db"))).unwrap();
+            store.execute_script(sql).await.unwrap();
+        });
+    }
+}
+
+const SERVICES: &str = "--brokers localhost:9092 --registry http://localhost:8081 --store sqlite:test.db";
+
+fn schema(name: &str) -> String {
+    format!("{}/tests/schemas/{name}.avsc", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_look_up_and_a_write_pass_check_and_test() {
+    let folder = Folder::new("both");
+    folder.tables(
+        "CREATE TABLE users (user_id text PRIMARY KEY, segment text, partner_id text) WITHOUT ROWID;
+         CREATE TABLE history (user_id text, ts timestamp, event_id uuid, partner_id text, segment text, spare text,
+           PRIMARY KEY (user_id, ts, event_id)) WITHOUT ROWID;",
+    );
+    let schema = schema("event");
+    let flags = format!(
+        "init --topic web.events --schema {schema} {SERVICES} --table users --write history --name events --test"
+    );
+    let (_, said) = folder.must(0, &flags);
+    assert!(
+        said.contains("wrote events.toml") && said.contains("users.user_id <- event.user.id"),
+        "{said}"
+    );
+    let text = folder.read("events.toml");
+    for line in [
+        "lookup = \"SELECT segment, partner_id FROM users WHERE user_id = :user_id\"",
+        "bind = { user_id = \"event.user.id\" }",
+        "write = \"INSERT INTO history (user_id, ts, event_id, partner_id, segment) VALUES (:user_id, :ts, :event_id, :partner_id, :segment)\"",
+        "segment = \"user.segment\"",
+        // The event has a field of this name.
+        "user_partner_id = \"user.partner_id\"",
+        "# left out: column spare, no field is named like it",
+    ] {
+        assert!(text.contains(line), "no line {line}:\n{text}");
+    }
+    folder.must(0, "check -c events.toml");
+    let (out, _) = folder.must(0, "test events.test.toml");
+    assert!(out.ends_with("1 passed, 0 failed\n"), "{out}");
+    // The row was found: it is in the output, and in the row that was written.
+    let case = folder.read("events.test.toml");
+    let expected = &case[case.find("expect = ").unwrap()..];
+    assert_eq!(expected.matches("\"segment\": \"segment-1\"").count(), 2, "{case}");
+    assert!(
+        case.contains("\"outcome\": \"done\"") || !case.contains("outcome"),
+        "{case}"
+    );
+
+    // Nothing is overwritten, and nothing is written beside what is there.
+    folder.write("events.toml", "mine");
+    let (_, said) = folder.must(64, &flags);
+    assert!(
+        said.contains("events.toml, events.test.toml, events.avsc are there already: --force"),
+        "{said}"
+    );
+    assert_eq!(folder.read("events.toml"), "mine");
+    std::fs::remove_file(folder.0.join("events.test.toml")).unwrap();
+    folder.must(64, &flags);
+    assert!(!folder.0.join("events.test.toml").exists());
+    folder.must(0, &format!("{flags} --force"));
+    assert_eq!(folder.read("events.toml"), text);
+}
+
+#[test]
+fn tables_of_every_type_and_names_in_quotes_pass_check_and_test() {
+    let folder = Folder::new("types");
+    folder.tables(
+        "CREATE TABLE \"Order\" (\"order\" text, \"Weird name\" text, n int, big bigint, small smallint, f float, d double, b boolean,
+           raw blob, at timestamp, on_day date, time_of time, id uuid, ip inet, money decimal, many varint, span duration,
+           tags \"list<text>\", set_of \"set<int>\", map_of \"map<text, bigint>\", pair \"tuple<int, text>\", vec \"vector<float, 3>\",
+           PRIMARY KEY (\"order\")) WITHOUT ROWID;
+         CREATE TABLE uuids (device uuid, ip inet, at timestamp, PRIMARY KEY (device, ip, at)) WITHOUT ROWID;
+         CREATE TABLE nodes (label text PRIMARY KEY, weight double) WITHOUT ROWID;",
+    );
+    folder.write(
+        "e.avsc",
+        r#"{"type": "record", "name": "E", "fields": [
+            {"name": "order", "type": "string"}, {"name": "device", "type": ["null", "string"], "default": null},
+            {"name": "ip", "type": {"type": "fixed", "name": "Ip", "size": 4}},
+            {"name": "when", "type": {"type": "long", "logicalType": "local-timestamp-micros"}}]}"#,
+    );
+    folder.write(
+        "tree.avsc",
+        r#"{"type": "record", "name": "Tree", "fields": [{"name": "label", "type": "string"},
+            {"name": "left", "type": ["null", "Tree"], "default": null},
+            {"name": "children", "type": {"type": "array", "items": "Tree"}}]}"#,
+    );
+    let tested = |flags: &str, name: &str| {
+        folder.must(0, &format!("init --topic t {SERVICES} --name {name} --test {flags}"));
+        folder.must(0, &format!("check -c {name}.toml"));
+        let (out, _) = folder.must(0, &format!("test {name}.test.toml"));
+        assert!(out.ends_with("1 passed, 0 failed\n"), "{out}");
+        assert!(
+            !folder.read(&format!("{name}.test.toml")).contains("dead_letter"),
+            "{name}"
+        );
+        folder.read(&format!("{name}.toml"))
+    };
+    let text = tested("--schema e.avsc --table Order", "order");
+    assert!(
+        text.contains("WHERE \\\"order\\\" = :value_order") || text.contains("WHERE \"order\" = :value_order"),
+        "{text}"
+    );
+    assert!(text.contains("# left out: column Weird name"), "{text}");
+    let text = tested("--schema e.avsc --write uuids", "keep");
+    assert!(
+        text.contains("# GUESS: event.when fits by its type only (column at, timestamp)"),
+        "{text}"
+    );
+    tested("--schema tree.avsc --table nodes", "tree");
+    // Its own file serves where it lies beside the case.
+    assert!(!folder.0.join("tree.avsc.toml").exists() && folder.read("tree.test.toml").contains("\"tree.avsc\""));
+}
+
+#[test]
+fn connections_may_come_from_a_file() {
+    let folder = Folder::new("base");
+    folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text) WITHOUT ROWID;");
+    folder.write(
+        "base.toml",
+        "store = \"sqlite:test.db\"\n[kafka]\nbrokers = \"k:9092\"\nproperties = { \"sasl.password\" = { env = \"NOT_SET_HERE\" } }\n[registry]\nurl = \"http://r:8081\"\nregister = true\n",
+    );
+    let flags = format!("init -c base.toml --topic t --schema {} --table users", schema("event"));
+    let (_, said) = folder.must(78, &flags);
+    assert!(
+        said.contains("NOT_SET_HERE"),
+        "what is wrong with the file is told: {said}"
+    );
+    let sound = folder.read("base.toml").replace("properties = ", "# ");
+    folder.write("base.toml", &sound);
+    folder.must(0, &format!("{flags} --test"));
+    assert!(!folder.read("t.toml").contains("[kafka]"));
+    folder.must(0, "check -c base.toml -c t.toml");
+    folder.must(0, "test t.test.toml");
+    let (_, said) = folder.must(
+        64,
+        &format!(
+            "init -c base.toml -c t.toml --topic t --schema {} --table users",
+            schema("event")
+        ),
+    );
+    assert!(said.contains("there is a pipeline `t` already"), "{said}");
+}
+
+#[test]
+fn what_is_missing_is_named_by_its_flag() {
+    let folder = Folder::new("flags");
+    folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text) WITHOUT ROWID; CREATE TABLE blobs (k blob PRIMARY KEY, v text) WITHOUT ROWID;");
+    let event = schema("event");
+    folder.write("int.avsc", "\"int\"");
+    let some = format!("--topic t --schema {event} {SERVICES}");
+    for (flags, says) in [
+        (String::new(), "--topic is missing"),
+        ("--topic t".to_owned(), "--table TABLE"),
+        ("--topic t --table users".to_owned(), "--brokers is missing"),
+        (
+            "--topic t --table users --brokers k:9092".to_owned(),
+            "--registry is missing",
+        ),
+        (
+            "--topic t --table users --brokers k:9092 --registry http://r".to_owned(),
+            "--nodes is missing",
+        ),
+        (
+            format!("{some} --table nobody"),
+            "table nobody: SQLite has no table nobody",
+        ),
+        (
+            format!("{some} --table users --bind x=event.id"),
+            "no table has a column x",
+        ),
+        (format!("{some} --table users --bind x"), "COLUMN=EXPRESSION"),
+        (format!("{some} --table users --out - --test"), "--out FILE"),
+        (
+            format!("--topic t --schema int.avsc {SERVICES} --table users"),
+            "outermost type",
+        ),
+        (
+            format!("--topic t --schema none.avsc {SERVICES} --table users"),
+            "cannot read none.avsc",
+        ),
+        (format!("{some} --table users --nodes n:9042"), "cannot be used with"),
+    ] {
+        let (_, said) = folder.must(64, &format!("init {flags}"));
+        assert!(said.contains(says), "`{flags}` does not say {says:?}: {said}");
+    }
+    let (out, _) = folder.must(0, &format!("init {some} --table users --out -"));
+    assert!(
+        out.starts_with("# Pipeline `t`") && out.contains("[pipelines.t.sink]"),
+        "{out}"
+    );
+    folder.must(
+        0,
+        &format!("init {some} --table blobs --bind k=record.key --out blobs.toml"),
+    );
+    folder.must(0, "check -c blobs.toml");
+    // The registry is not there, and no file is given.
+    let (_, said) = folder.must(
+        69,
+        "init --topic t --brokers 127.0.0.1:9 --registry http://127.0.0.1:9 --store sqlite:test.db --table users",
+    );
+    assert!(said.contains("the registry"), "{said}");
+    assert!(!folder.0.join("t.toml").exists());
+}
