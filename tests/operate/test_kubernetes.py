@@ -12,9 +12,11 @@ import yaml
 from operate import ROOT, prometheus
 
 DEPLOY = ROOT / "deploy"
-RENDERED = {path.name: path.read_text() for path in (DEPLOY / "kubernetes/messina.yaml", DEPLOY / "kubernetes/everything.yaml")}
+RENDERED = {path.name: path.read_text() for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) if not path.name.endswith(".values.yaml")}
+# Those that hold a workload.
+WHOLE = ("everything.yaml", "messina.yaml")
 # Of operators, and so not in Kubernetes' own schemas.
-OTHERS = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+OTHERS = {"PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 
 
 def documents(name):
@@ -74,7 +76,8 @@ class Kubernetes(unittest.TestCase):
         validator = jsonschema.Draft7Validator(schema)
         self.assertEqual([error.message for error in validator.iter_errors(values)], [])
         self.assertEqual(set(values), set(schema["properties"]) - {"global"})
-        for wrong in ({"replica": 3}, {"kind": "daemonset"}, {"terminationGracePeriodSeconds": 30}):
+        twice = {kind: {"enabled": True} for kind in ("podMonitor", "serviceMonitor")}
+        for wrong in ({"replica": 3}, {"kind": "daemonset"}, {"terminationGracePeriodSeconds": 30}, {"monitoring": {**values["monitoring"], **twice}}):
             self.assertTrue(list(validator.iter_errors({**values, **wrong})), wrong)
 
     def test_pods_are_restricted(self):
@@ -103,12 +106,12 @@ class Kubernetes(unittest.TestCase):
 
     def test_the_drain_has_time(self):
         # `shutdown_timeout` is 30 s unless set, and the process ends 15 s after it in any case: docs/operations.md.
-        for name in RENDERED:
+        for name in WHOLE:
             workload = one(name, "Deployment", "StatefulSet")
             self.assertGreater(workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 45)
 
     def test_the_binary_takes_the_configuration_and_the_environment(self):
-        for name in RENDERED:
+        for name in WHOLE:
             container = one(name, "Deployment", "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
             toml = one_of_name(name, "ConfigMap", "messina.toml")
             with tempfile.TemporaryDirectory() as folder:
@@ -132,6 +135,20 @@ class Kubernetes(unittest.TestCase):
                     [binary, "check", *arguments[1:]], env={**os.environ, **environment}, capture_output=True, text=True
                 )
                 self.assertEqual(checked.returncode, 78, f"{name}: {checked.stderr}")
+
+    def test_monitors_find_what_they_scrape(self):
+        workload, service = one("everything.yaml", "StatefulSet")["spec"]["template"], one("everything.yaml", "Service")
+        ports = {port["name"] for container in workload["spec"]["containers"] for port in container["ports"]}
+        for name, kind, endpoints, labels, named in (
+            ("everything.yaml", "PodMonitor", "podMetricsEndpoints", workload["metadata"]["labels"], ports),
+            ("servicemonitor.yaml", "ServiceMonitor", "endpoints", service["metadata"]["labels"], {port["name"] for port in service["spec"]["ports"]}),
+        ):
+            spec = one(name, kind)["spec"]
+            self.assertTrue(spec["selector"]["matchLabels"])
+            self.assertLessEqual(spec["selector"]["matchLabels"].items(), labels.items(), kind)
+            self.assertIn(spec["jobLabel"], labels, kind)
+            self.assertEqual([(endpoint["path"], endpoint["port"] in named) for endpoint in spec[endpoints]], [("/metrics", True)], kind)
+        self.assertTrue(service["spec"]["publishNotReadyAddresses"], "what is not ready is to be scraped too")
 
     def test_a_prometheusrule_holds_the_rules(self):
         spec = one("everything.yaml", "PrometheusRule")["spec"]
