@@ -33,6 +33,7 @@ use crate::sink;
 use crate::source::consumer_loop::{self, End};
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
+use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::{Sentry, SentryOptions};
 
@@ -63,8 +64,9 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Metrics, and Sentry where the configuration has it. To be called on the main thread, once, before a runtime starts.
-    pub fn new(config: &Config) -> Result<Telemetry, StartError> {
+    /// Metrics, and Sentry where the configuration has it. To be called on the main thread, once, before a runtime starts. `breadcrumbs` is what
+    /// the log keeps its last lines in.
+    pub fn new(config: &Config, breadcrumbs: Breadcrumbs) -> Result<Telemetry, StartError> {
         let metrics = Metrics::new().map_err(|e| StartError::Process(format!("metrics: {e}")))?;
         let Some(from) = &config.sentry else {
             return Ok(Telemetry { metrics, sentry: None });
@@ -79,7 +81,8 @@ impl Telemetry {
             every: Duration::from_secs(60),
             flush: Duration::from_secs(5),
         };
-        let sentry = Sentry::init(options, &metrics).map_err(|e| StartError::Process(format!("[sentry]: {e}")))?;
+        let sentry =
+            Sentry::init(options, breadcrumbs, &metrics).map_err(|e| StartError::Process(format!("[sentry]: {e}")))?;
         Ok(Telemetry {
             metrics,
             sentry: Some(Arc::new(sentry)),

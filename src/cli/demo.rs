@@ -30,7 +30,7 @@ pub fn run(args: Demo) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // Dead letters are part of the show and would be all that is seen.
-    logging::init("off", Format::Auto, None).context("logging")?;
+    logging::init("off", Format::Auto, None, None).context("logging")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("messina-io")
         .enable_all()

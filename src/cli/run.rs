@@ -13,6 +13,7 @@ use crate::config::{Config, LogFormat};
 use crate::custom::CustomSteps;
 use crate::shutdown::{self, Exit};
 use crate::source::consumer_loop::End;
+use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::logging::{self, Format, LogFile, Verbosity};
 
 /// What closing consumers and HTTP may take beyond `shutdown_timeout`.
@@ -48,8 +49,9 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             return Ok(Exit::Config.into());
         }
     };
-    let verbosity = start_logging(&config, log_file.as_ref())?;
-    let telemetry = match Telemetry::new(&config) {
+    let breadcrumbs = Breadcrumbs::default();
+    let verbosity = start_logging(&config, log_file.as_ref(), &breadcrumbs)?;
+    let telemetry = match Telemetry::new(&config, breadcrumbs) {
         Ok(telemetry) => telemetry,
         Err(error) => {
             tracing::error!("{error}");
@@ -246,11 +248,13 @@ fn log_more(verbosity: &Verbosity, more: bool) {
     }
 }
 
-fn start_logging(config: &Config, file: Option<&LogFile>) -> anyhow::Result<Verbosity> {
+fn start_logging(config: &Config, file: Option<&LogFile>, breadcrumbs: &Breadcrumbs) -> anyhow::Result<Verbosity> {
     let format = match config.log.format {
         LogFormat::Auto => Format::Auto,
         LogFormat::Human => Format::Human,
         LogFormat::Json => Format::Json,
     };
-    logging::init(&config.log.level, format, file).context("[log]")
+    // They are for Sentry alone.
+    let breadcrumbs = config.sentry.is_some().then(|| breadcrumbs.clone());
+    logging::init(&config.log.level, format, file, breadcrumbs).context("[log]")
 }

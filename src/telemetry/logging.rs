@@ -16,6 +16,8 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, registry, reload};
 
+use super::breadcrumbs::Breadcrumbs;
+
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -54,20 +56,30 @@ pub enum LoggingError {
     Twice(#[from] TryInitError),
 }
 
-/// Starts logging to stderr, or to `file`. `level` is a level (`info`) or a filter (`info,scylla=debug`) from the configuration.
+/// Starts logging to stderr, or to `file`. `level` is a level (`info`) or a filter (`info,scylla=debug`) from the configuration. What is logged as
+/// warning or error goes into `breadcrumbs` too.
 ///
 /// # Errors
 /// When `level` or `RUST_LOG` cannot be read as a filter, the file cannot be opened, or logging was started before.
-pub fn init(level: &str, format: Format, file: Option<&LogFile>) -> Result<Verbosity, LoggingError> {
+pub fn init(
+    level: &str,
+    format: Format,
+    file: Option<&LogFile>,
+    breadcrumbs: Option<Breadcrumbs>,
+) -> Result<Verbosity, LoggingError> {
     let (filter, verbosity) = Verbosity::new(filter(level, std::env::var("RUST_LOG").ok().as_deref())?);
     let terminal = file.is_none() && std::io::stderr().is_terminal();
     let json = format == Format::Json || (format == Format::Auto && !terminal);
     match file {
         Some(file) => {
             let file = file.clone();
-            subscriber(filter, json, false, move || file.clone()).try_init()?;
+            subscriber(filter, json, false, move || file.clone())
+                .with(breadcrumbs)
+                .try_init()?;
         }
-        None => subscriber(filter, json, terminal, std::io::stderr).try_init()?,
+        None => subscriber(filter, json, terminal, std::io::stderr)
+            .with(breadcrumbs)
+            .try_init()?,
     }
     Ok(verbosity)
 }

@@ -4,6 +4,7 @@
 //! `docs/metrics.md` come from the same declaration.
 
 mod allocator;
+pub mod breadcrumbs;
 mod declare;
 pub mod handles;
 pub mod kafka;

@@ -2,27 +2,30 @@
 //!
 //! One fault of a dependency must become one issue, not a million events, and a Sentry server that is slow or gone must
 //! cost the stream nothing. So a failure is reported explicitly, not by a layer over all logs: it passes a rate limit
-//! per kind (pipeline, step, class), then a bounded queue, and a thread of its own makes the event. A full queue drops
-//! the report and counts it. The kind is also the fingerprint by which Sentry groups.
+//! per kind (pipeline, step, class), then a bounded queue, and a thread of its own hands it to Sentry's client. A full queue
+//! drops the report and counts it. The kind is also the fingerprint by which Sentry groups.
 //!
 //! Invariants: [`Sentry::report`] never blocks and never fails. An event carries the kind, topic and scrubbed words
-//! of the error, and no payload, key or secret ([`scrub`]). A panic is reported by Sentry's own hook, scrubbed too.
+//! of the error, and the pipeline's last warnings before it ([`Breadcrumbs`]), and no payload, key or secret ([`scrub`]).
+//! A panic is reported by Sentry's own hook, scrubbed too.
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
-use sentry::protocol::{Event, Level};
+use sentry::protocol::{Breadcrumb, Event, Level};
 use sentry::{ClientOptions, Hub};
 
+use super::breadcrumbs::Breadcrumbs;
 use super::limit::Limiter;
 use super::metrics::Metrics;
 use super::scrub::scrub;
 
-/// Reports that wait for the thread.
+/// Events that wait for the thread.
 const QUEUE: usize = 64;
 
 /// What the configuration says about Sentry.
@@ -51,28 +54,31 @@ pub enum SentryError {
     Thread(#[from] std::io::Error),
 }
 
-/// A failure worth an issue.
-#[derive(Debug, Clone)]
-pub struct Report {
+/// A failure worth an issue. All is borrowed, for most of a flood are only counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
     /// The pipeline.
-    pub pipeline: Arc<str>,
+    pub pipeline: &'a str,
     /// The step or stage that failed.
-    pub step: Arc<str>,
+    pub step: &'a str,
     /// The error's class, as in the metrics: a word of a bounded set.
     pub class: &'static str,
     /// Whether it stops the pipeline, gives up the record, or will be tried again.
     pub level: Level,
     /// The topic it came from, if any.
-    pub topic: Option<Arc<str>>,
+    pub topic: Option<&'a str>,
     /// The error in words; scrubbed before it is sent.
-    pub error: String,
+    pub error: &'a str,
 }
 
 /// The way to Sentry. Dropping it sends what waits, for as long as `flush` says.
 pub struct Sentry {
-    queue: Option<SyncSender<(Report, u64)>>,
+    queue: Option<SyncSender<Event<'static>>>,
     thread: Option<JoinHandle<()>>,
-    limiter: Limiter<(Arc<str>, Arc<str>, &'static str)>,
+    /// By the hash of the kind.
+    limiter: Limiter<u64>,
+    hashes: RandomState,
+    breadcrumbs: Breadcrumbs,
     suppressed: IntCounter,
     dropped: IntCounter,
     _client: Option<sentry::ClientInitGuard>,
@@ -84,24 +90,31 @@ impl Sentry {
     ///
     /// # Errors
     /// When the DSN cannot be read or no thread can be started. An unreachable server is no error.
-    pub fn init(options: SentryOptions, metrics: &Metrics) -> Result<Self, SentryError> {
-        let client = client_options(&options)?;
+    pub fn init(options: SentryOptions, breadcrumbs: Breadcrumbs, metrics: &Metrics) -> Result<Self, SentryError> {
+        let client = client_options(&options, breadcrumbs.clone())?;
         let guard = sentry::init(client);
-        let mut sentry = Self::with_hub(Hub::current(), options.every, metrics)?;
+        let mut sentry = Self::with_hub(Hub::current(), options.every, breadcrumbs, metrics)?;
         sentry._client = Some(guard);
         Ok(sentry)
     }
 
-    fn with_hub(hub: Arc<Hub>, every: Duration, metrics: &Metrics) -> Result<Self, SentryError> {
-        let (queue, reports) = sync_channel(QUEUE);
+    fn with_hub(
+        hub: Arc<Hub>,
+        every: Duration,
+        breadcrumbs: Breadcrumbs,
+        metrics: &Metrics,
+    ) -> Result<Self, SentryError> {
+        let (queue, events) = sync_channel(QUEUE);
         let sent = metrics.sentry_events_total.of(["sent"]);
         let thread = std::thread::Builder::new()
             .name("messina-sentry".into())
-            .spawn(move || send(&hub, &reports, &sent))?;
+            .spawn(move || send(&hub, &events, &sent))?;
         Ok(Self {
             queue: Some(queue),
             thread: Some(thread),
             limiter: Limiter::new(every),
+            hashes: RandomState::new(),
+            breadcrumbs,
             suppressed: metrics.sentry_events_total.of(["suppressed"]),
             dropped: metrics.sentry_events_total.of(["dropped"]),
             _client: None,
@@ -109,17 +122,14 @@ impl Sentry {
     }
 
     /// Reports a failure, unless one of its kind was reported lately or too much waits.
-    pub fn report(&self, report: Report) {
-        let kind = (Arc::clone(&report.pipeline), Arc::clone(&report.step), report.class);
+    pub fn report(&self, report: Report<'_>) {
+        let kind = self.hashes.hash_one((report.pipeline, report.step, report.class));
         let Some(suppressed) = self.limiter.admit(kind, Instant::now()) else {
             self.suppressed.inc();
             return;
         };
-        if self
-            .queue
-            .as_ref()
-            .is_none_or(|queue| queue.try_send((report, suppressed)).is_err())
-        {
+        let event = event(report, suppressed, self.breadcrumbs.last(Some(report.pipeline)));
+        if self.queue.as_ref().is_none_or(|queue| queue.try_send(event).is_err()) {
             self.dropped.inc();
         }
     }
@@ -136,21 +146,21 @@ impl Drop for Sentry {
     }
 }
 
-fn send(hub: &Hub, reports: &Receiver<(Report, u64)>, sent: &IntCounter) {
-    for (report, suppressed) in reports {
-        hub.capture_event(event(report, suppressed));
+fn send(hub: &Hub, events: &Receiver<Event<'static>>, sent: &IntCounter) {
+    for event in events {
+        hub.capture_event(event);
         sent.inc();
     }
 }
 
-fn client_options(options: &SentryOptions) -> Result<ClientOptions, SentryError> {
+fn client_options(options: &SentryOptions, breadcrumbs: Breadcrumbs) -> Result<ClientOptions, SentryError> {
     let mut client = ClientOptions::new()
         .release(concat!("messina@", env!("CARGO_PKG_VERSION")))
         .sample_rate(options.sample_rate.clamp(0.0, 1.0))
         .shutdown_timeout(options.flush)
         .max_breadcrumbs(0)
         .send_default_pii(false)
-        .before_send(|event| Some(scrubbed(event)));
+        .before_send(move |event| Some(scrubbed(event, &breadcrumbs)));
     client.dsn = Some(
         options
             .dsn
@@ -161,7 +171,7 @@ fn client_options(options: &SentryOptions) -> Result<ClientOptions, SentryError>
     Ok(client)
 }
 
-fn event(report: Report, suppressed: u64) -> Event<'static> {
+fn event(report: Report<'_>, suppressed: u64, before: Vec<Breadcrumb>) -> Event<'static> {
     let Report {
         pipeline,
         step,
@@ -173,18 +183,15 @@ fn event(report: Report, suppressed: u64) -> Event<'static> {
     let mut event = Event {
         level,
         message: Some(format!("{pipeline}/{step}: {class}: {error}")),
-        fingerprint: Cow::Owned(
-            [&*pipeline, &*step, class]
-                .map(|part| Cow::Owned(part.to_owned()))
-                .to_vec(),
-        ),
+        fingerprint: Cow::Owned([pipeline, step, class].map(|part| Cow::Owned(part.to_owned())).to_vec()),
+        breadcrumbs: before.into(),
         ..Event::default()
     };
     let tags = [
-        ("pipeline", Some(&*pipeline)),
-        ("step", Some(&*step)),
+        ("pipeline", Some(pipeline)),
+        ("step", Some(step)),
         ("class", Some(class)),
-        ("topic", topic.as_deref()),
+        ("topic", topic),
     ];
     event.tags.extend(
         tags.into_iter()
@@ -195,13 +202,15 @@ fn event(report: Report, suppressed: u64) -> Event<'static> {
 }
 
 /// The last gate, for events that others make too (panics): texts are scrubbed, and what only a web server would know
-/// is taken out.
-fn scrubbed(mut event: Event<'static>) -> Event<'static> {
+/// is taken out. A panic gets the last lines of all pipelines, for it is of none.
+fn scrubbed(mut event: Event<'static>, breadcrumbs: &Breadcrumbs) -> Event<'static> {
     event.message = event.message.map(|text| scrub(&text));
     event.logentry = None;
     event.user = None;
     event.request = None;
-    event.breadcrumbs = Vec::new().into();
+    if !event.exception.is_empty() {
+        event.breadcrumbs = breadcrumbs.last(None).into();
+    }
     for exception in &mut event.exception.values {
         exception.value = exception.value.take().map(|text| scrub(&text));
     }
@@ -229,14 +238,14 @@ mod tests {
         }
     }
 
-    fn report(step: &str) -> Report {
+    fn report(step: &str) -> Report<'_> {
         Report {
-            pipeline: "navigation".into(),
-            step: step.into(),
+            pipeline: "navigation",
+            step,
             class: "permanent",
             level: Level::Error,
-            topic: Some("clicks".into()),
-            error: "bad value \"bob@example.org\" near 123456789".into(),
+            topic: Some("clicks"),
+            error: "bad value \"bob@example.org\" near 123456789",
         }
     }
 
@@ -251,10 +260,12 @@ mod tests {
 
     fn connected<T: Transport>(transport: Arc<T>) -> (Sentry, Arc<Metrics>) {
         let metrics = Metrics::new().unwrap();
-        let client: ClientOptions = client_options(&options()).unwrap().transport(transport);
+        let client: ClientOptions = client_options(&options(), Breadcrumbs::default())
+            .unwrap()
+            .transport(transport);
         let hub = Hub::new(Some(Arc::new(Client::from(client))), Arc::new(Scope::default()));
         (
-            Sentry::with_hub(Arc::new(hub), options().every, &metrics).unwrap(),
+            Sentry::with_hub(Arc::new(hub), options().every, Breadcrumbs::default(), &metrics).unwrap(),
             metrics,
         )
     }
@@ -318,7 +329,7 @@ mod tests {
             dsn: "https://secret-key@".into(),
             ..options()
         };
-        let error = client_options(&bad).err().unwrap().to_string();
+        let error = client_options(&bad, Breadcrumbs::default()).err().unwrap().to_string();
         assert!(error.contains("DSN") && !error.contains("secret-key"), "{error}");
     }
 
@@ -348,6 +359,7 @@ mod tests {
                 flush: Duration::from_secs(5),
                 ..options()
             },
+            Breadcrumbs::default(),
             &metrics,
         )
         .unwrap();
@@ -362,7 +374,7 @@ mod tests {
         assert!(!request.contains("bob@example.org"), "{request}");
 
         let start = Instant::now();
-        let sentry = Sentry::init(options(), &metrics).unwrap();
+        let sentry = Sentry::init(options(), Breadcrumbs::default(), &metrics).unwrap();
         sentry.report(report("profile"));
         drop(sentry);
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());

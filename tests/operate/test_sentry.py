@@ -137,6 +137,14 @@ topic = "{self.topic}-dead"
         self.assertEqual(event["tags"]["class"], "permanent")
         self.assertEqual(event["tags"]["topic"], self.topic)
         self.assertIn("step", event["tags"])
+        # What the log said of the pipeline before: at least the line that names the record.
+        lines = event["data"]["breadcrumbs"]["values"]
+        self.assertTrue(lines)
+        for line in lines:
+            self.assertIn(line["level"], ("warning", "error"), line)
+        self.assertRegex(lines[-1]["message"], "^dead letter: ")
+        self.assertEqual(lines[-1]["data"]["topic"], self.topic)
+        self.assertIn("offset", lines[-1]["data"])
         text = json.dumps(found)
         for secret in (*SECRETS, dsn.split("@")[0].split("//")[1]):
             self.assertNotIn(secret, text)

@@ -1,7 +1,6 @@
 //! The way out of the steps: the output is made and handed to the producer, or the event ends as a dead letter.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Next, Runtime};
@@ -190,7 +189,6 @@ impl Runtime {
 
     /// Ends an event that cannot succeed: as a dead letter, or by stopping its pipeline.
     pub async fn fail(&self, mut event: Box<Event>, failure: Failure) {
-        self.report(&event, &failure);
         let stage = failure.step.as_deref().unwrap_or(failure.reason);
         let already_dead = event.pending == Outcome::DeadLettered;
         let Some(dead_letters) = self
@@ -199,6 +197,7 @@ impl Runtime {
             .filter(|_| failure.class == Class::Permanent && !already_dead)
         else {
             self.metrics.failed(stage, failure.class.as_str(), "fatal");
+            self.report(&event, &failure);
             event.complete(How::Fatal(failure));
             return;
         };
@@ -209,6 +208,8 @@ impl Runtime {
                 offset = event.origin.offset, reason = failure.reason, suppressed, "dead letter: {failure}"
             );
         }
+        // After the line, which names the record and goes with the report.
+        self.report(&event, &failure);
         event.pending = Outcome::DeadLettered;
         event.failure = Some(failure);
         if !dead_letters.may_send(&event).await {
@@ -232,12 +233,12 @@ impl Runtime {
             ::sentry::Level::Error
         };
         sentry.report(Report {
-            pipeline: self.program.name.clone(),
-            step: failure.step.clone().unwrap_or_else(|| Arc::from(failure.reason)),
+            pipeline: &self.program.name,
+            step: failure.step.as_deref().unwrap_or(failure.reason),
             class: failure.class.as_str(),
             level,
-            topic: Some(event.origin.topic.clone()),
-            error: failure.message.clone(),
+            topic: Some(&event.origin.topic),
+            error: &failure.message,
         });
     }
 }
