@@ -21,7 +21,7 @@ DASHBOARD = filled(
         [
             graph("Lag by partition", "Records from the first unfinished one to the end, the ten worst.", "short", (f"topk(10, messina_lag_records{{{PIPELINE}}})", "{{topic}}/{{partition}}")),
             graph("Rate by partition", "Records taken a second. Equal partitions have equal rates: one that stands out is skewed.", "cps", (f"sum by (topic, partition) (deriv(messina_position{{{PIPELINE}}}[$__rate_interval]))", "{{topic}}/{{partition}}")),
-            rows("Positions", "Next record to take, offset committed, and lag, now.", "short", (f"messina_position{{{PIPELINE}}}", "position"), (f"messina_committed_offset{{{PIPELINE}}}", "committed"), (f"messina_lag_records{{{PIPELINE}}}", "lag"), width=24, hide=("job",)),
+            rows("Positions", "Next record to take, offset committed, and lag, now.", "short", *((f"max by (instance, pipeline, topic, partition) ({metric}{{{PIPELINE}}})", title) for metric, title in (("messina_position", "position"), ("messina_committed_offset", "committed"), ("messina_lag_records", "lag"))), width=24),
         ],
     ),
     (

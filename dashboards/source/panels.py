@@ -65,13 +65,14 @@ def graph(title, description, unit, *queries, width=12, height=8, stacked=False,
     panel = (
         panel.min(0)
         .line_width(1)
-        .fill_opacity(25 if stacked else 8)
+        .fill_opacity(25 if stacked else 0)
         .show_points(c.VisibilityMode.NEVER)
         .thresholds(_steps("green", *(thresholds or [])))
         .legend(
             common.VizLegendOptions()
             .display_mode(c.LegendDisplayMode.TABLE)
-            .placement(c.LegendPlacement.BOTTOM)
+            # Beside a wide graph, for under it the legend would take half of the height.
+            .placement(c.LegendPlacement.RIGHT if width >= 12 else c.LegendPlacement.BOTTOM)
             .show_legend(True)
             .calcs(["lastNotNull", "max"])
         )
@@ -114,12 +115,12 @@ def heat(title, description, metric, more="", width=12, height=8, selector=PIPEL
     )
 
 
-def rows(title, description, unit, *queries, width=12, height=8, hide=()):
+def rows(title, description, unit, *queries, width=12, height=8):
     """A table of what is now: one line for each set of labels, one column for each query."""
     panel = _common(table.Panel(), title, description, unit, queries, width, height, instant=True, format=p.PromQueryFormat.TABLE)
     names = {f"Value #{chr(ord('A') + n)}": legend for n, (_, legend) in enumerate(queries)}
     names["Value"] = queries[0][1]
-    hidden = {name: True for name in ("Time", "__name__", *hide)}
+    hidden = {name: True for name in ("Time", "__name__")}
     return panel.with_transformation(d.DataTransformerConfig(id_val="merge", options={})).with_transformation(
         d.DataTransformerConfig(id_val="organize", options={"excludeByName": hidden, "renameByName": names})
     )

@@ -28,10 +28,10 @@ DASHBOARD = filled(
             heat("Steps", "How many requests took how long, of the steps chosen.", "messina_step_seconds", selector=STEP),
             graph("Concurrency load against store latency", "The share of max_in_flight that is used (left) and the store's p95 (right, seconds): when the store slows, the load takes it up, and the rate stays until the load reaches 100 %.", "percentunit", (f"max by (pipeline) (messina_concurrency_load_ratio{{{PIPELINE}}})", "{{pipeline}} load"), (quantile(0.95, "messina_step_seconds", "pipeline"), "{{pipeline}} store p95")).override_by_regexp(".*store p95", [{"id": "unit", "value": "s"}, {"id": "custom.axisPlacement", "value": "right"}]),
             graph("Events at a step", "Events that wait for a step's answer, for its next attempt or for a breaker.", "short", (f"sum by (step) (messina_step_in_flight{{{STEP}}})", "{{step}}"), stacked=True),
-            graph("Rows written", "Rows acknowledged by the store.", "cps", (f"sum by (step) ({rate('messina_rows_written_total', STEP)})", "{{step}}"), width=8),
-            graph("Rows a batch", "Rows that went together in one batch, of writes with `group`.", "short", (f"sum by (step) ({rate('messina_grouped_rows_total', STEP)}) / sum by (step) ({rate('messina_write_batches_total', STEP)})", "{{step}}"), width=8),
-            graph("Retries", "Attempts that repeat a failed one.", "cps", (f"sum by (step) ({rate('messina_retries_total', STEP)})", "{{step}}"), width=8),
-            graph("Concurrency", "Events in the pipeline, the bound as it is, and the configured one. They differ under max_in_flight = \"auto\".", "short", (f"sum by (pipeline) (messina_in_flight_records{{{PIPELINE}}})", "{{pipeline}} in flight"), (f"sum by (pipeline) (messina_concurrency_limit{{{PIPELINE}}})", "{{pipeline}} bound"), (f"sum by (pipeline) (messina_max_in_flight{{{PIPELINE}}})", "{{pipeline}} max_in_flight"), width=8),
+            graph("Rows written", "Rows acknowledged by the store.", "cps", (f"sum by (step) ({rate('messina_rows_written_total', STEP)})", "{{step}}"), width=6),
+            graph("Rows a batch", "Rows that went together in one batch, of writes with `group`.", "short", (f"sum by (step) ({rate('messina_grouped_rows_total', STEP)}) / sum by (step) ({rate('messina_write_batches_total', STEP)})", "{{step}}"), width=6),
+            graph("Retries", "Attempts that repeat a failed one.", "cps", (f"sum by (step) ({rate('messina_retries_total', STEP)})", "{{step}}"), width=6),
+            graph("Concurrency", "Events in the pipeline, the bound as it is, and the configured one. They differ under max_in_flight = \"auto\".", "short", (f"sum by (pipeline) (messina_in_flight_records{{{PIPELINE}}})", "{{pipeline}} in flight"), (f"sum by (pipeline) (messina_concurrency_limit{{{PIPELINE}}})", "{{pipeline}} bound"), (f"sum by (pipeline) (messina_max_in_flight{{{PIPELINE}}})", "{{pipeline}} max_in_flight"), width=6),
         ],
     ),
     (
@@ -56,9 +56,9 @@ DASHBOARD = filled(
     (
         "Held back",
         [
-            graph("Bytes in flight", "Bytes of the records admitted and not yet finished.", "bytes", (f"sum by (pipeline) (messina_in_flight_bytes{{{PIPELINE}}})", "{{pipeline}}")),
-            graph("Pauses", "Partitions paused over the budget, and times that this happened.", "short", (f"sum by (pipeline) (messina_paused_partitions{{{PIPELINE}}})", "{{pipeline}} paused now"), (f"sum by (pipeline) ({rate('messina_pauses_total')})", "{{pipeline}} pauses a second")),
-            graph("Budget by part", "Bytes of the budget in use, by what holds them.", "bytes", (f"sum by (part) (messina_budget_used_bytes{{{PROCESS}}})", "{{part}}"), stacked=True),
+            graph("Bytes in flight", "Bytes of the records admitted and not yet finished.", "bytes", (f"sum by (pipeline) (messina_in_flight_bytes{{{PIPELINE}}})", "{{pipeline}}"), width=8),
+            graph("Pauses", "Partitions paused over the budget, and times that this happened.", "short", (f"sum by (pipeline) (messina_paused_partitions{{{PIPELINE}}})", "{{pipeline}} paused now"), (f"sum by (pipeline) ({rate('messina_pauses_total')})", "{{pipeline}} pauses a second"), width=8),
+            graph("Budget by part", "Bytes of the budget in use, by what holds them.", "bytes", (f"sum by (part) (messina_budget_used_bytes{{{PROCESS}}})", "{{part}}"), stacked=True, width=8),
         ],
     ),
 )

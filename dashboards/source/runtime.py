@@ -2,15 +2,21 @@
 
 from panels import PROCESS, RATE, board, filled, graph, number, rate, rows
 
+
+def versioned(metric):
+    """With the version as a label: rows of a table are one row only where all labels are the same."""
+    return f"max by (instance, version) ({metric}{{{PROCESS}}} * on (job, instance) group_left (version) messina_build_info{{{PROCESS}}})"
+
+
 DASHBOARD = filled(
     board("runtime", "Runtime", "The process itself: CPU, memory, descriptors, and the runtimes that run its tasks.", ()),
     (
         "Processes",
         [
-            rows("Versions", "What runs where, since when, and the generation of its configuration.", "short", (f"messina_build_info{{{PROCESS}}}", "up"), (f"messina_config_generation{{{PROCESS}}}", "configuration"), (f"messina_config_last_reload_successful{{{PROCESS}}}", "files say what runs"), (f"time() - messina_process_start_time_seconds{{{PROCESS}}}", "uptime, s"), width=12),
-            number("CPU", "Cores in use, all processes.", "short", f"sum({rate('messina_process_cpu_seconds_total', PROCESS)})"),
-            number("Memory", "Resident memory of the largest process.", "bytes", f"max(messina_process_resident_memory_bytes{{{PROCESS}}})"),
-            number("Budget", "Share of [limits] memory in use, of the process that uses most.", "percentunit", f"max(sum by (instance) (messina_budget_used_bytes{{{PROCESS}}}) / sum by (instance) (messina_budget_limit_bytes{{{PROCESS}}}))", "green", (0.9, "yellow")),
+            number("CPU", "Cores in use, all processes.", "short", f"sum({rate('messina_process_cpu_seconds_total', PROCESS)})", width=8),
+            number("Memory", "Resident memory of the largest process.", "bytes", f"max(messina_process_resident_memory_bytes{{{PROCESS}}})", width=8),
+            number("Budget", "Share of [limits] memory in use, of the process that uses most.", "percentunit", f"max(sum by (instance) (messina_budget_used_bytes{{{PROCESS}}}) / sum by (instance) (messina_budget_limit_bytes{{{PROCESS}}}))", "green", (0.9, "yellow"), width=8),
+            rows("Versions", "What runs where, since when, and the generation of its configuration.", "short", (versioned("messina_build_info"), "up"), (versioned("messina_config_generation"), "configuration"), (versioned("messina_config_last_reload_successful"), "files say what runs"), (f"time() - {versioned('messina_process_start_time_seconds')}", "uptime, s"), width=24, height=6),
         ],
     ),
     (

@@ -1,12 +1,18 @@
-"""What these tests share: the dashboards' and rules' expressions, where the tools are, and waiting. No test is in here."""
+"""What these tests share: the dashboards' and rules' expressions, a demo beside a real Prometheus, where the tools are, and waiting. No test is in here."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -101,3 +107,97 @@ def until(what, look):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {LONG} s in vain for {what}")
         time.sleep(0.3)
+
+
+class Observed:
+    """A running demo, and a Prometheus that scrapes it every two seconds and evaluates the rules. `address` is the demo's, `url` Prometheus'."""
+
+    def __init__(self):
+        self.processes = []
+        self.held = tempfile.TemporaryDirectory()
+        try:
+            self.start(pathlib.Path(self.held.name))
+        except BaseException:
+            self.stop()
+            raise
+
+    def start(self, folder):
+        binary = os.environ.get("MESSINA_BIN")
+        if not binary:
+            raise AssertionError("MESSINA_BIN names no binary: cargo build --release, or ./test")
+        # Minutes of records: it is stopped when all is looked at.
+        self.log = folder / "demo.log"
+        with self.log.open("w") as out:
+            demo = subprocess.Popen([binary, "demo", "--records", "20000000"], stdout=out, stderr=out, cwd=folder)
+        self.processes.append(demo)
+
+        def page():
+            if demo.poll() is not None:
+                raise AssertionError(f"the demo has ended: {self.log.read_text()}")
+            return re.search(r"status page is http://([\d.:]+)/", self.log.read_text())
+
+        self.address = until("the demo's address", page).group(1)
+        config = folder / "prometheus.yml"
+        config.write_text(
+            f"global: {{ scrape_interval: 2s, evaluation_interval: 2s }}\nrule_files: ['{RULES}']\n"
+            f"scrape_configs: [{{ job_name: messina, static_configs: [{{ targets: ['{self.address}'], "
+            # As a PodMonitor's.
+            "labels: { namespace: messina, pod: messina-0 } }] }]\n"
+        )
+        port = free_port()
+        with (folder / "prometheus.log").open("w") as out:
+            command = [prometheus() / "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"]
+            self.processes.append(subprocess.Popen(command, stdout=out, stderr=out))
+        self.url = f"http://127.0.0.1:{port}"
+        # A rate needs two scrapes with counts in them, of all pipelines.
+        until("three pipelines with a rate", lambda: len(self.ask('rate(messina_records_total{outcome="done"}[30s]) > 0')) >= 3)
+        until("commits", lambda: len(self.ask("rate(messina_commits_total[30s]) > 0")) >= 3)
+
+    def stop(self):
+        for process in self.processes:
+            process.send_signal(signal.SIGINT)
+        for process in self.processes:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.held.cleanup()
+
+    def ask(self, expression, kind="query", **more):
+        """The result of a query; an error is an AssertionError with Prometheus' words."""
+        try:
+            answer = json.loads(get(f"{self.url}/api/v1/{kind}?" + urllib.parse.urlencode({"query": expression, **more})))
+        except urllib.error.HTTPError as error:
+            if error.code == 503:  # it starts
+                return []
+            raise AssertionError(f"{expression}: {error.read().decode()}") from None
+        except OSError:
+            return []
+        return [result for result in answer["data"]["result"] if "values" in result or result["value"][1] != "NaN"]
+
+
+def with_variables(expression):
+    """The expression as Grafana asks it: with all that can be chosen. The range is longer than a demo on a slow machine."""
+    for variable, value in {"$__rate_interval": "30s", "$__range": "5m", "$job": "messina", "$instance": ".*", "$pipeline": ".*", "$step": ".*"}.items():
+        expression = expression.replace(variable, value)
+    return expression
+
+
+def chromium():
+    """The Chromium of the system, if there is one."""
+    return next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@contextlib.contextmanager
+def browser():
+    """A headless Chromium, for a with statement."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # The sandbox wants user namespaces, which a container may not have; what is shown is our own.
+        running = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield running
+        finally:
+            running.close()

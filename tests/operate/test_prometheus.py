@@ -1,31 +1,14 @@
 """A real Prometheus scrapes a running demo: what dashboards and rules ask, it can answer."""
 
-import json
 import os
 import re
-import signal
 import subprocess
-import tempfile
 import unittest
-import urllib.error
-import urllib.parse
 import urllib.request
-from pathlib import Path
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from operate import HERE, RULES, free_port, get, metrics_in, panel_expressions, prometheus, rules, until
-
-# What Grafana puts in for its variables. The range is longer than a demo on a slow machine.
-VARIABLES = {
-    "$__rate_interval": "30s",
-    "$__range": "5m",
-    "$job": "messina",
-    "$instance": ".*",
-    "$pipeline": ".*",
-    "$step": ".*",
-}
-
+from operate import HERE, Observed, free_port, get, metrics_in, panel_expressions, rules, with_variables
 
 def reasons(file):
     """Lines `pattern: reason`; # begins a comment."""
@@ -40,75 +23,9 @@ def reasons(file):
 class Answers(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.processes = []
-        cls.folder = tempfile.TemporaryDirectory()
-        cls.addClassCleanup(cls.stop)
-        binary = os.environ.get("MESSINA_BIN")
-        if not binary:
-            raise AssertionError("MESSINA_BIN names no binary: cargo build --release, or ./test")
-        # Minutes of records: it is stopped when all is looked at.
-        log = Path(cls.folder.name) / "demo.log"
-        with log.open("w") as out:
-            cls.demo = subprocess.Popen([binary, "demo", "--records", "20000000"], stdout=out, stderr=out, cwd=cls.folder.name)
-        cls.processes.append(cls.demo)
-        page = until("the demo's address", lambda: cls.alive(log) and re.search(r"status page is http://([\d.:]+)/", log.read_text()))
-        cls.address = page.group(1)
-        config = Path(cls.folder.name) / "prometheus.yml"
-        config.write_text(
-            f"global: {{ scrape_interval: 2s, evaluation_interval: 2s }}\nrule_files: ['{RULES}']\n"
-            f"scrape_configs: [{{ job_name: messina, static_configs: [{{ targets: ['{cls.address}'], "
-            # As a PodMonitor's.
-            "labels: { namespace: messina, pod: messina-0 } }] }]\n"
-        )
-        port = free_port()
-        with (Path(cls.folder.name) / "prometheus.log").open("w") as out:
-            cls.processes.append(
-                subprocess.Popen(
-                    [
-                        prometheus() / "prometheus",
-                        f"--config.file={config}",
-                        f"--storage.tsdb.path={cls.folder.name}/data",
-                        f"--web.listen-address=127.0.0.1:{port}",
-                    ],
-                    stdout=out,
-                    stderr=out,
-                )
-            )
-        cls.url = f"http://127.0.0.1:{port}"
-        # A rate needs two scrapes with counts in them, of all pipelines.
-        until("three pipelines with a rate", lambda: len(cls.ask('rate(messina_records_total{outcome="done"}[30s]) > 0')) >= 3)
-        until("commits", lambda: len(cls.ask("rate(messina_commits_total[30s]) > 0")) >= 3)
-
-    @classmethod
-    def stop(cls):
-        for process in cls.processes:
-            process.send_signal(signal.SIGINT)
-        for process in cls.processes:
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        cls.folder.cleanup()
-
-    @classmethod
-    def alive(cls, log):
-        if cls.demo.poll() is not None:
-            raise AssertionError(f"the demo has ended: {log.read_text()}")
-        return True
-
-    @classmethod
-    def ask(cls, expression):
-        """The result of a query; an error is an AssertionError with Prometheus' words."""
-        try:
-            answer = json.loads(get(f"{cls.url}/api/v1/query?" + urllib.parse.urlencode({"query": expression})))
-        except urllib.error.HTTPError as error:
-            if error.code == 503:  # it starts
-                return []
-            raise AssertionError(f"{expression}: {error.read().decode()}") from None
-        except OSError:
-            return []
-        return [result for result in answer["data"]["result"] if result["value"][1] != "NaN"]
+        cls.observed = Observed()
+        cls.addClassCleanup(cls.observed.stop)
+        cls.address, cls.ask = cls.observed.address, cls.observed.ask
 
     def test_every_expression_returns_data_or_is_empty_by_nature(self):
         empty_by_nature = reasons("empty_by_nature.txt")
@@ -123,8 +40,7 @@ class Answers(unittest.TestCase):
                 else:
                     self.ask(rule["expr"])
         for place, expression in expressions:
-            for variable, value in VARIABLES.items():
-                expression = expression.replace(variable, value)
+            expression = with_variables(expression)
             found = self.ask(expression)
             matching = [pattern for pattern in empty_by_nature if re.search(pattern, expression)]
             if found:
