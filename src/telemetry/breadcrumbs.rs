@@ -3,7 +3,7 @@
 //! An event says what failed. What led to it (a breaker that opened, a commit that was refused) stands in the log, on
 //! another system. So the last lines are kept, and an event takes those of its pipeline and of the process along.
 //!
-//! Invariants: bounded memory, [`KEPT`] lines for each pipeline; a line is scrubbed before it is kept; lines that the
+//! Invariants: bounded memory, sixteen lines for each pipeline; a line is scrubbed before it is kept; lines that the
 //! log leaves out (its filter, its limits) are not kept either, so that a flood costs nothing here.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
