@@ -23,6 +23,7 @@ mod exactly_once;
 mod grouped;
 mod init;
 mod mistyped;
+mod newcomer;
 mod order;
 mod processors;
 mod rebalance;

@@ -46,7 +46,7 @@ pub struct Finished {
 }
 
 /// The binary under test.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     std::env::var_os("MESSINA_BIN").map_or_else(|| env!("CARGO_BIN_EXE_messina").into(), PathBuf::from)
 }
 
