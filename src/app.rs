@@ -9,6 +9,7 @@ mod memory;
 mod output;
 mod probe;
 mod references;
+pub mod rehearsal;
 mod reload;
 mod services;
 mod stop;
@@ -321,7 +322,7 @@ fn run_loop(
             let store = Arc::downgrade(store);
             metrics.watch_driver(thread_name, move || match &*store.upgrade()? {
                 AnyStore::Scylla(scylla) => Some(scylla.driver()),
-                AnyStore::Sqlite(_) | AnyStore::Memory(_) => None,
+                AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
             });
         }
         let context = LoopContext { stop, io, store };

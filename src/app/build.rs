@@ -22,7 +22,7 @@ use crate::custom::CustomSteps;
 use crate::kafka;
 use crate::lanes::Order;
 use crate::pipeline::prepare::{NotPrepared, Prepared, prepare};
-use crate::pipeline::program::Action;
+use crate::pipeline::program::{Action, Program, Step};
 use crate::pipeline::runner::{Runtime, StepHandles};
 use crate::pipeline::schemas::Registering;
 use crate::retry::Jitter;
@@ -41,10 +41,10 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Sentry;
 
 /// How often one kind of failure is logged.
-const LOG_EVERY: Duration = Duration::from_secs(10);
+pub(super) const LOG_EVERY: Duration = Duration::from_secs(10);
 /// When a producer's breaker opens: its queue stands still and is full, or its deliveries fail. A queue that is full for a
 /// moment is only back-pressure.
-fn sink_rules() -> Rules {
+pub(super) fn sink_rules() -> Rules {
     Rules {
         many: 1000,
         span: Duration::from_secs(5),
@@ -53,7 +53,7 @@ fn sink_rules() -> Rules {
     }
 }
 
-fn gate(metrics: &Metrics, dependency: &str, rules: Rules) -> Arc<Gate> {
+pub(super) fn gate(metrics: &Metrics, dependency: &str, rules: Rules) -> Arc<Gate> {
     Arc::new(Gate::new(
         dependency,
         rules,
@@ -239,6 +239,16 @@ fn host_name() -> String {
     name.map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
 }
 
+/// The metrics of a program's steps.
+pub(super) fn step_handles(program: &Program, metrics: &PipelineMetrics) -> Vec<StepHandles> {
+    let handles = |step: &Step| StepHandles {
+        step: metrics.step(&step.name),
+        rows: matches!(step.action, Action::Write(_)).then(|| metrics.rows_written(&step.name)),
+        found: matches!(step.action, Action::Reference(_)).then(|| metrics.reference_lookups(&step.name)),
+    };
+    program.steps.iter().map(handles).collect()
+}
+
 fn build(
     config: &Config,
     pipeline: &config::Pipeline,
@@ -279,14 +289,8 @@ fn build(
     let producer = outputs.first().and_then(|output| output.producer.clone());
 
     let mut sampled = Sampled::default();
-    let mut steps = Vec::new();
+    let steps = step_handles(&prepared.program, &pipeline_metrics);
     for step in &prepared.program.steps {
-        let rows = matches!(step.action, Action::Write(_)).then(|| pipeline_metrics.rows_written(&step.name));
-        steps.push(StepHandles {
-            step: pipeline_metrics.step(&step.name),
-            rows,
-            found: matches!(step.action, Action::Reference(_)).then(|| pipeline_metrics.reference_lookups(&step.name)),
-        });
         if let Action::Lookup(lookup) = &step.action
             && let Some(cache) = &lookup.cache
         {

@@ -10,7 +10,6 @@ mod replay;
 mod returning;
 mod show;
 mod table;
-mod time;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;

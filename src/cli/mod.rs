@@ -3,11 +3,13 @@
 pub mod check;
 pub mod dead_letters;
 pub mod demo;
+mod dry_run;
 pub mod explain;
 pub mod health;
 pub mod init;
 pub mod run;
 pub mod test;
+mod time;
 mod trouble;
 
 use std::io::IsTerminal;

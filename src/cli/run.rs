@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::mpsc;
 
-use super::{ConfigFiles, print};
+use super::{ConfigFiles, dry_run, print};
 use crate::app::{self, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
 use crate::config::{Config, LogFormat};
 use crate::custom::CustomSteps;
@@ -30,10 +30,15 @@ pub struct Run {
     /// Takes the configuration again when a file of it changes, as at SIGHUP.
     #[arg(long)]
     watch: bool,
+    #[command(flatten)]
+    dry: dry_run::DryRun,
 }
 
 /// Runs the daemon; the exit code says how it ended.
 pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
+    if args.dry.is_wanted() {
+        return dry_run::run(&args.dry, &args.config, customs);
+    }
     let (config, sources, warnings) = match args.config.load() {
         Ok(loaded) => loaded,
         Err(findings) => {

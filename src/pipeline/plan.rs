@@ -25,6 +25,8 @@ pub struct SchemaPlan {
 pub struct Output {
     /// Input bytes and new fields to output bytes.
     pub splice: Splice,
+    /// The output schema.
+    pub schema: Arc<Schema>,
     /// The registry's id of the output schema.
     pub schema_id: u32,
 }

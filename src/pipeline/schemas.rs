@@ -138,7 +138,11 @@ impl Schemas {
         let output = match (compiled.output, &self.output) {
             (Some((splice, schema)), Some(subject)) => {
                 let schema_id = self.register(&schema, subject).await.map_err(Unusable::Failure)?;
-                Some(Output { splice, schema_id })
+                Some(Output {
+                    splice,
+                    schema,
+                    schema_id,
+                })
             }
             _ => None,
         };

@@ -59,7 +59,7 @@ pub async fn describe(store: &AnyStore, keyspace: Option<&str>, name: &str) -> R
             return Err(error);
         }
         (AnyStore::Sqlite(sqlite), all) => (all?.columns().to_vec(), (sqlite.primary_key(table)?, Vec::new())),
-        (AnyStore::Memory(_), all) => (all?.columns().to_vec(), (Vec::new(), Vec::new())),
+        (AnyStore::Memory(_) | AnyStore::HeldBack(_), all) => (all?.columns().to_vec(), (Vec::new(), Vec::new())),
     };
     Ok(Description {
         name: name.to_owned(),

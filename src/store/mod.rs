@@ -18,6 +18,7 @@ pub mod cql;
 pub mod decimal;
 pub mod describe;
 pub mod group;
+pub mod held_back;
 pub mod memory;
 pub mod scylla;
 pub mod sqlite;
@@ -498,6 +499,8 @@ pub enum AnyStore {
     Sqlite(sqlite::SqliteStore),
     /// Canned answers, for `messina test` and for tests.
     Memory(memory::MemoryStore),
+    /// One of these, whose writes are held back.
+    HeldBack(held_back::HeldBack),
 }
 
 impl Store for AnyStore {
@@ -506,6 +509,7 @@ impl Store for AnyStore {
             AnyStore::Scylla(s) => s.prepare(cql, options).await,
             AnyStore::Sqlite(s) => s.prepare(cql, options).await,
             AnyStore::Memory(s) => s.prepare(cql, options).await,
+            AnyStore::HeldBack(s) => s.prepare(cql, options).await,
         }
     }
 
@@ -514,6 +518,7 @@ impl Store for AnyStore {
             AnyStore::Scylla(s) => s.lookup(statement, values).await,
             AnyStore::Sqlite(s) => s.lookup(statement, values).await,
             AnyStore::Memory(s) => s.lookup(statement, values).await,
+            AnyStore::HeldBack(s) => s.lookup(statement, values).await,
         }
     }
 
@@ -522,6 +527,7 @@ impl Store for AnyStore {
             AnyStore::Scylla(s) => s.write(statement, values, timestamp_us).await,
             AnyStore::Sqlite(s) => s.write(statement, values, timestamp_us).await,
             AnyStore::Memory(s) => s.write(statement, values, timestamp_us).await,
+            AnyStore::HeldBack(s) => s.write(statement, values, timestamp_us).await,
         }
     }
 }

@@ -18,6 +18,7 @@ mod check_online;
 mod costs;
 mod dead_letters;
 mod drain;
+mod dry_run;
 mod evolution;
 mod exactly_once;
 mod grouped;

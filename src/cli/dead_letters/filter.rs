@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::time::{self, Moment};
+use crate::cli::time::{self, Moment};
 use crate::sink::letter::Letter;
 
 /// Only dead letters that fit all of these.

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::filter::Filter;
 use super::reader::{Reader, Record};
-use super::time::Moment;
 use super::{Target, table};
+use crate::cli::time::Moment;
 
 /// The lines of a table that are kept in memory, unless --limit says otherwise.
 const LINES: u64 = 1000;

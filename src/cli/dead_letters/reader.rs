@@ -13,26 +13,17 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::Context;
 use super::filter::Place;
-use super::time::Moment;
+use crate::cli::time::Moment;
 use crate::cli::trouble::Trouble;
 use crate::kafka;
+use crate::kafka::range;
+pub use crate::kafka::range::Part;
 use crate::sink::letter::{Header, Letter};
 
-/// For one question to the brokers.
-const ASK: Duration = Duration::from_secs(15);
 /// Silence while a partition is read that means that it cannot be.
 const SILENCE: Duration = Duration::from_secs(30);
 /// What is fetched ahead.
 const FETCH_KBYTES: &str = "16384";
-
-/// A part of a partition: `from` is read, `to` is not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    pub topic: String,
-    pub partition: i32,
-    pub from: i64,
-    pub to: i64,
-}
 
 /// A record of a dead-letter topic.
 #[derive(Debug)]
@@ -73,53 +64,10 @@ impl Reader {
         Ok(Reader { consumer })
     }
 
-    /// The partitions of a topic.
-    pub fn partitions(&self, topic: &str) -> anyhow::Result<Vec<i32>> {
-        let metadata = self.consumer.fetch_metadata(Some(topic), ASK);
-        let metadata = metadata.map_err(|e| Trouble::unavailable("the brokers do not answer", &e))?;
-        let found = metadata
-            .topics()
-            .iter()
-            .find(|t| t.name() == topic && t.error().is_none());
-        let mut partitions: Vec<i32> = found.iter().flat_map(|t| t.partitions()).map(|p| p.id()).collect();
-        if partitions.is_empty() {
-            return Err(Trouble::Unavailable(format!("the brokers have no topic '{topic}'")).into());
-        }
-        partitions.sort_unstable();
-        Ok(partitions)
-    }
-
     /// What a topic holds now, from a time on.
     pub fn parts(&self, topic: &str, since: Option<Moment>) -> anyhow::Result<Vec<Part>> {
-        let partitions = self.partitions(topic)?;
-        let answer = |e: KafkaError| Trouble::unavailable(&format!("topic {topic}"), &e);
-        let mut parts = Vec::with_capacity(partitions.len());
-        for partition in partitions {
-            let (from, to) = self.consumer.fetch_watermarks(topic, partition, ASK).map_err(answer)?;
-            parts.push(Part {
-                topic: topic.to_owned(),
-                partition,
-                from,
-                to,
-            });
-        }
-        if let Some(since) = since {
-            let mut list = TopicPartitionList::new();
-            for part in &parts {
-                list.add_partition_offset(topic, part.partition, Offset::Offset(since.0.max(0)))
-                    .map_err(answer)?;
-            }
-            let found = self.consumer.offsets_for_times(list, ASK).map_err(answer)?;
-            for part in &mut parts {
-                let element = found.find_partition(topic, part.partition);
-                part.from = match element.map(|e| e.offset()) {
-                    Some(Offset::Offset(offset)) => part.from.max(offset),
-                    // No record is that young.
-                    _ => part.to,
-                };
-            }
-        }
-        Ok(parts)
+        let parts = range::parts(&self.consumer, topic, since.map(|since| since.0), None);
+        Ok(parts.map_err(Trouble::Unavailable)?)
     }
 
     /// Reads one part; `each` says whether to go on.

@@ -18,8 +18,8 @@ use serde_json::json;
 use super::filter::{Filter, Place};
 use super::reader::{Part, Reader, Record};
 use super::returning::{Sender, way_back};
-use super::time::Moment;
 use super::{Context, Target};
+use crate::cli::time::Moment;
 use crate::cli::trouble::Trouble;
 use crate::shutdown;
 

@@ -88,7 +88,7 @@ pub fn text(draft: &Draft, places: &Places<'_>) -> String {
     let mut out = format!(
         "# Pipeline `{name}`, drafted by `messina init` from the schema of `{}` and {}.\n# Yours to change: what begins with GUESS comes \
          first.\n#\n#   messina check {files}-c {file}             # what is wrong with this file\n#   messina check {files}-c {file} \
-         --online    # and with topics, schema, statements and types\n#   messina run {files}-c {file}\n",
+         --online    # and with topics, schema, statements and types\n#   messina run {files}-c {file} --dry-run    # what would come of the next records\n#   messina run {files}-c {file}\n",
         places.topic,
         tables(draft)
     );

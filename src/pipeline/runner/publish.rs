@@ -74,6 +74,14 @@ impl Runtime {
         })
     }
 
+    /// The output record of an event whose steps have run, value and key, for who publishes nothing.
+    pub fn output_of(&self, event: &Event) -> Result<(Vec<u8>, Option<Vec<u8>>), Failure> {
+        let mut output = Output::default();
+        self.encode(event, &mut output)?;
+        let key = output.key().map(<[u8]>::to_vec);
+        Ok((output.value, key))
+    }
+
     /// Builds the output record: the value with its framing, and the key. Gives the time at which it was done.
     fn encode(&self, event: &Event, output: &mut Output) -> Result<Instant, Failure> {
         let started = Instant::now();

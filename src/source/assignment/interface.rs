@@ -23,6 +23,11 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// For a record that no group has assigned to anybody.
+    pub fn unassigned() -> Ticket {
+        Ticket { slot: 0, epoch: 0 }
+    }
+
     /// A small number that stands for the partition, the same for all its assignments.
     pub fn slot(self) -> u32 {
         self.slot

@@ -157,6 +157,20 @@ impl SqliteStore {
         Ok(store)
     }
 
+    /// Copies a database file as it is now to a file that is not there yet. The original is only read.
+    ///
+    /// # Errors
+    /// A file that is not there, or no room.
+    pub fn copy(path: &Path, to: &Path) -> Result<(), StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let copy = || Connection::open_with_flags(path, flags)?.execute("VACUUM INTO ?1", [to.to_string_lossy()]);
+        copy().map(drop).map_err(|e| {
+            let mut error = classify::sqlite(&e);
+            error.message = format!("{}: {}", path.display(), error.message);
+            error
+        })
+    }
+
     /// Runs statements that are no part of a pipeline, such as those that make the demo's tables; SQLite's dialect.
     pub async fn execute_script(&self, sql: &str) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();

@@ -1,0 +1,372 @@
+//! A pipeline on real records without any effect: look-ups are asked, and what would be written, published or put aside is told.
+//!
+//! Nothing is registered, no group is joined, nothing is committed. Records run one after the other, so that what is told of one is its own.
+//! What a record would have written is not seen by the look-ups of later ones. The embedded database is copied first, for even preparing a
+//! write changes its tables.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value as Json};
+use tokio::task::JoinSet;
+
+use super::build::{LOG_EVERY, gate, sink_rules, step_handles};
+use super::services::{Purpose, Services, backoff};
+use super::{Shared, StartError, config_error, references};
+use crate::avro::json::to_json;
+use crate::breaker::Rules;
+use crate::breaker::gate::Gates;
+use crate::config::{self, Config, Sources, StepKind};
+use crate::custom::CustomSteps;
+use crate::demo::cluster::Scratch;
+use crate::outcome::Outcome;
+use crate::pipeline::completions::{Batch, Completions, How};
+use crate::pipeline::event::{Content, Event, Origin};
+use crate::pipeline::failure::Failure;
+use crate::pipeline::finding::Finding;
+use crate::pipeline::prepare::{NotPrepared, prepare};
+use crate::pipeline::program::Action;
+use crate::pipeline::runner::Runtime;
+use crate::pipeline::schemas::{Registering, Schemas};
+use crate::retry::Class;
+use crate::source::assignment::Ticket;
+use crate::source::read::{Plans, Read, read};
+use crate::store::AnyStore;
+use crate::store::held_back::{Held, HeldBack};
+use crate::store::sqlite::SqliteStore;
+use crate::telemetry::handles::PipelineMetrics;
+use crate::telemetry::limit::Limiter;
+use crate::telemetry::metrics::Metrics;
+
+/// How long a record may try: a real one would go on.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A record as it was read.
+#[derive(Debug, Clone, Default)]
+pub struct Incoming {
+    /// Its topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+}
+
+/// A row that would have been written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    /// The step.
+    pub step: String,
+    /// Its statement.
+    pub statement: String,
+    /// The values by marker.
+    pub values: Map<String, Json>,
+}
+
+/// What would have been published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    /// To where.
+    pub topic: String,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Json,
+    /// The fields of it that the sink has set.
+    pub set: Vec<String>,
+}
+
+/// What would have come of a record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effects {
+    /// `done`, `skipped`, `dead_lettered`, `halted`, or `waiting`: it would be tried again.
+    pub outcome: &'static str,
+    /// What the look-ups have found, by step; null where there was no row, or nobody asked.
+    pub lookups: Vec<(String, Json)>,
+    /// Rows.
+    pub writes: Vec<Written>,
+    /// The output.
+    pub published: Option<Published>,
+    /// Why it would be a dead letter, or halt the pipeline.
+    pub failure: Option<Failure>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A pipeline that is tried out.
+pub struct Rehearsal {
+    runtime: Runtime,
+    schemas: Arc<Schemas>,
+    plans: Plans,
+    store: Option<Arc<AnyStore>>,
+    completions: Arc<Completions>,
+    pipeline: config::Pipeline,
+    _followers: JoinSet<()>,
+    _copy: Option<Scratch>,
+}
+
+impl Rehearsal {
+    /// Connects and type-checks; services that do not answer are an error.
+    ///
+    /// # Errors
+    /// What is wrong with the pipeline, or which service does not answer.
+    pub async fn open(
+        mut config: Config,
+        sources: &Sources,
+        pipeline: &config::Pipeline,
+        customs: &CustomSteps,
+    ) -> Result<Rehearsal, StartError> {
+        refuse_steps_of_ones_own(pipeline, sources)?;
+        let process = |e: &dyn std::fmt::Display| StartError::Process(e.to_string());
+        let not_prepared = |error| match error {
+            NotPrepared::Findings(findings) => config_error(findings, sources),
+            NotPrepared::Unavailable(failure) => StartError::Process(failure.message),
+        };
+        let metrics = Metrics::new().map_err(|e| process(&e))?;
+        let copy = copy_of_sqlite(&mut config).map_err(StartError::Process)?;
+        let services = Services::connect_once(&config, Purpose::Run)
+            .await
+            .map_err(not_prepared)?;
+        // It is here alone: nothing has cloned it.
+        let store = services.store.and_then(Arc::into_inner);
+        let store = store.map(|store| Arc::new(HeldBack::of(store)));
+        let prepared = prepare(
+            pipeline,
+            store.as_deref(),
+            &services.references.references,
+            &services.registry,
+            Registering::Skip,
+            customs,
+        );
+        let prepared = prepared.await.map_err(not_prepared)?;
+        let mut followers = JoinSet::new();
+        references::load(
+            &services.references,
+            sources,
+            &metrics,
+            &Shared::default(),
+            &mut followers,
+        )
+        .await?;
+        let pipeline_metrics = PipelineMetrics::new(&metrics, &pipeline.name.value);
+        let runtime = Runtime {
+            steps: step_handles(&prepared.program, &pipeline_metrics),
+            program: prepared.program,
+            store: store.clone(),
+            // Without them an event ends where it would be handed to the producer.
+            sink: None,
+            dead_letters: None,
+            metrics: pipeline_metrics,
+            backoff: backoff(),
+            gates: Gates {
+                store: gate(&metrics, "store", Rules::default()),
+                registry: gate(&metrics, "registry", Rules::default()),
+                sink: gate(&metrics, "sink", sink_rules()),
+            },
+            limiter: Arc::new(Limiter::new(LOG_EVERY)),
+            sentry: None,
+        };
+        Ok(Rehearsal {
+            runtime,
+            schemas: prepared.schemas,
+            plans: Plans::default(),
+            store,
+            completions: Arc::default(),
+            pipeline: pipeline.clone(),
+            _followers: followers,
+            _copy: copy,
+        })
+    }
+
+    /// What would come of a record.
+    pub async fn run(&mut self, record: &Incoming) -> Effects {
+        let began = Instant::now();
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let event = self.event(record, abandoned.clone(), began);
+        let (how, event) = match self.read(event).await {
+            Read::Ready(event) => self.process(event, &abandoned).await,
+            Read::Ends(outcome, event) => (How::Finished(outcome), Some(event)),
+            Read::Fails(failure, event) => (How::Fatal(failure), Some(event)),
+            Read::Waits(_, event) => (How::Abandoned, Some(event)),
+        };
+        let mut effects = Effects {
+            outcome: "waiting",
+            lookups: event.as_deref().map(|event| self.found(event)).unwrap_or_default(),
+            writes: self.written(),
+            published: None,
+            failure: None,
+            took: began.elapsed(),
+        };
+        match how {
+            How::Finished(Outcome::Done) => {
+                effects.outcome = "done";
+                match event.as_deref().map(|event| self.published(event)) {
+                    Some(Ok(published)) => effects.published = published,
+                    Some(Err(failure)) => self.failed(failure, &mut effects),
+                    None => {}
+                }
+            }
+            How::Finished(Outcome::Skipped) => effects.outcome = "skipped",
+            How::Finished(Outcome::DeadLettered) => effects.outcome = "dead_lettered",
+            How::Fatal(failure) | How::Undelivered(failure) => self.failed(failure, &mut effects),
+            How::Abandoned => {}
+        }
+        effects
+    }
+
+    fn failed(&self, failure: Failure, effects: &mut Effects) {
+        let ends = failure.class == Class::Permanent && self.pipeline.dead_letter.is_some();
+        effects.outcome = if ends { "dead_lettered" } else { "halted" };
+        effects.failure = Some(failure);
+    }
+
+    fn event(&self, record: &Incoming, abandoned: Arc<AtomicBool>, now: Instant) -> Box<Event> {
+        let origin = Origin {
+            ticket: Ticket::unassigned(),
+            topic: Arc::from(record.topic.as_str()),
+            partition: record.partition,
+            offset: record.offset,
+            timestamp_ms: record.timestamp_ms,
+            // Shown to nobody.
+            write_timestamp_us: record.timestamp_ms.unwrap_or(0).saturating_mul(1000),
+        };
+        let content = Content {
+            value: record.value.as_deref(),
+            key: record.key.as_deref(),
+            headers: None,
+        };
+        Event::new(None, origin, content, abandoned, self.completions.clone(), now)
+    }
+
+    /// Reads the record; its schema is fetched where it is new.
+    async fn read(&mut self, event: Box<Event>) -> Read {
+        let tombstone = self.pipeline.source.on_tombstone;
+        match read(event, &mut self.plans, tombstone, Instant::now()) {
+            Read::Waits(id, event) => {
+                match tokio::time::timeout(PATIENCE, self.schemas.resolve(id)).await {
+                    Ok(Err(failure)) if failure.class == Class::Transient => return Read::Waits(id, event),
+                    Ok(plan) => self.plans.learn(id, plan, Instant::now()),
+                    Err(_) => return Read::Waits(id, event),
+                }
+                read(event, &mut self.plans, tombstone, Instant::now())
+            }
+            other => other,
+        }
+    }
+
+    async fn process(&self, event: Box<Event>, abandoned: &AtomicBool) -> (How, Option<Box<Event>>) {
+        {
+            let mut work = std::pin::pin!(self.runtime.process(event));
+            if tokio::time::timeout(PATIENCE, &mut work).await.is_err() {
+                abandoned.store(true, Ordering::Relaxed);
+                work.await;
+            }
+        }
+        let mut batch = Batch::default();
+        self.completions.take(&mut batch);
+        match batch.completions.pop() {
+            Some(completion) => (completion.how, Some(completion.event)),
+            None => (How::Fatal(Failure::fatal("internal", "the record was lost")), None),
+        }
+    }
+
+    fn found(&self, event: &Event) -> Vec<(String, Json)> {
+        let steps = self.runtime.program.steps.iter().zip(&event.rows);
+        steps
+            .filter_map(|(step, hit)| {
+                let Action::Lookup(lookup) = &step.action else {
+                    return None;
+                };
+                let row = hit.as_ref().and_then(|hit| hit.as_ref().as_ref());
+                let found = row.map(|row| {
+                    let names = lookup.statement.gives().map(|(name, _)| name.to_owned());
+                    Json::Object(names.zip(row.iter().map(to_json)).collect())
+                });
+                Some((step.name.to_string(), found.unwrap_or(Json::Null)))
+            })
+            .collect()
+    }
+
+    fn written(&self) -> Vec<Written> {
+        let Some(AnyStore::HeldBack(store)) = self.store.as_deref() else {
+            return Vec::new();
+        };
+        store.take().into_iter().map(|held| self.of_step(held)).collect()
+    }
+
+    fn of_step(&self, held: Held) -> Written {
+        let mut steps = self.runtime.program.steps.iter();
+        let step = steps.find(|step| matches!(&step.action, Action::Write(write) if write.statement.cql() == held.cql));
+        Written {
+            step: step.map(|step| step.name.to_string()).unwrap_or_default(),
+            statement: held.cql,
+            values: held
+                .values
+                .iter()
+                .map(|(name, value)| (name.clone(), to_json(value)))
+                .collect(),
+        }
+    }
+
+    fn published(&self, event: &Event) -> Result<Option<Published>, Failure> {
+        let Some(sink) = &self.pipeline.sink else {
+            return Ok(None);
+        };
+        let (value, key) = self.runtime.output_of(event)?;
+        let output = event.plan.as_ref().and_then(|plan| plan.output.as_ref());
+        let (Some(output), Some(datum)) = (output, value.get(crate::registry::framing::HEADER..)) else {
+            return Ok(None);
+        };
+        let decoded = output.schema.decode(datum);
+        let decoded = decoded.map_err(|e| Failure::permanent("encode", e.to_string()))?;
+        Ok(Some(Published {
+            topic: sink.topic.value.clone(),
+            key,
+            value: to_json(&decoded),
+            set: self
+                .runtime
+                .program
+                .outputs
+                .iter()
+                .map(|(name, _)| name.value.clone())
+                .collect(),
+        }))
+    }
+}
+
+/// What code of one's own does outside cannot be held back.
+fn refuse_steps_of_ones_own(pipeline: &config::Pipeline, sources: &Sources) -> Result<(), StartError> {
+    let own = pipeline
+        .steps
+        .iter()
+        .find(|step| matches!(step.kind, StepKind::Custom(_)));
+    let Some(step) = own else { return Ok(()) };
+    let message = format!(
+        "step `{}` is code of your own: what it does outside cannot be held back",
+        step.name.value
+    );
+    let finding = Finding::new(step.name.span, message).help("try the pipeline out by `messina test`");
+    Err(config_error(vec![finding], sources))
+}
+
+/// Puts a copy in place of the embedded database.
+fn copy_of_sqlite(config: &mut Config) -> Result<Option<Scratch>, String> {
+    let Some(path) = config.sqlite_path().map(str::to_owned) else {
+        return Ok(None);
+    };
+    let scratch = Scratch::new().map_err(|e| format!("cannot copy the database: {e}"))?;
+    let copy = scratch.database();
+    SqliteStore::copy(Path::new(&path), &copy).map_err(|e| e.message)?;
+    if let Some(store) = &mut config.store {
+        store.value = format!("sqlite:{}", copy.display());
+    }
+    Ok(Some(scratch))
+}

@@ -1,0 +1,321 @@
+//! `messina run --dry-run`: what a pipeline would do with the next records of its topics.
+//!
+//! Partitions are assigned, and no group is joined; nothing is committed, written, registered or published. Values are shown: who asks for it
+//! may read the topic.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::{Value as Json, json};
+use tokio::sync::mpsc;
+
+use super::time::{self, Moment};
+use super::trouble::{Trouble, ended};
+use super::{ConfigFiles, print};
+use crate::app::StartError;
+use crate::app::rehearsal::{Effects, Incoming, Rehearsal};
+use crate::config::{Config, Pipeline};
+use crate::custom::CustomSteps;
+use crate::kafka::{self, range};
+use crate::shutdown::{self, Exit};
+use crate::telemetry::logging::{self, Format};
+
+/// Records that wait for the one before them.
+const AHEAD: usize = 16;
+
+/// What belongs to `--dry-run`.
+#[derive(Debug, clap::Args)]
+pub struct DryRun {
+    /// Writes, publishes and commits nothing, in no group: says what would come of the next records, values included.
+    #[arg(long, conflicts_with = "watch")]
+    dry_run: bool,
+    /// Of this pipeline; may be left out where there is one.
+    #[arg(long, value_name = "NAME", requires = "dry_run")]
+    pipeline: Option<String>,
+    /// So many records.
+    #[arg(long, value_name = "N", default_value_t = 10, requires = "dry_run", value_parser = clap::value_parser!(u64).range(1..))]
+    records: u64,
+    /// From the first record on that is as young as this: 2026-11-24T10:00:00Z, or 2h for two hours ago. Default: what comes from now on.
+    #[arg(long, value_name = "TIME", requires = "dry_run", value_parser = time::parse)]
+    since: Option<Moment>,
+    /// A JSON object for each record, with the whole output.
+    #[arg(long, requires = "dry_run")]
+    json: bool,
+}
+
+impl DryRun {
+    /// Whether it is one.
+    pub fn is_wanted(&self) -> bool {
+        self.dry_run
+    }
+}
+
+/// Says what would come of the next records.
+pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
+    let (config, sources, warnings) = match files.load() {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            print(&findings);
+            return Ok(Exit::Config.into());
+        }
+    };
+    print(&warnings);
+    logging::init("error", Format::Auto, None).context("logging")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let code = runtime.block_on(async {
+        let pipeline = chosen(&config, args.pipeline.as_deref())?.clone();
+        let rehearsal = match Rehearsal::open(config.clone(), &sources, &pipeline, customs).await {
+            Ok(rehearsal) => rehearsal,
+            Err(StartError::Config(findings)) => {
+                print(&findings);
+                return Ok(Exit::Config.into());
+            }
+            Err(error @ StartError::Process(_)) => return Err(Trouble::Unavailable(error.to_string()).into()),
+        };
+        rehearse(args, &config, &pipeline, rehearsal).await
+    });
+    // The reader may wait for a record that never comes.
+    runtime.shutdown_background();
+    ended(code)
+}
+
+/// The pipeline that is meant.
+pub(super) fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Pipeline, Trouble> {
+    let known = || {
+        config
+            .pipelines
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    match (name, config.pipelines.len()) {
+        (Some(name), _) => config
+            .pipelines
+            .get(name)
+            .ok_or_else(|| Trouble::Usage(format!("there is no pipeline `{name}`: there are {}", known()))),
+        (None, 1) => config
+            .pipelines
+            .values()
+            .next()
+            .ok_or_else(|| Trouble::Usage("there is no pipeline".to_owned())),
+        (None, _) => Err(Trouble::Usage(format!(
+            "say which pipeline, --pipeline NAME: {}",
+            known()
+        ))),
+    }
+}
+
+async fn rehearse(
+    args: &DryRun,
+    config: &Config,
+    pipeline: &Pipeline,
+    mut rehearsal: Rehearsal,
+) -> anyhow::Result<ExitCode> {
+    let consumer = consumer(config, pipeline)?;
+    let topics: Vec<String> = pipeline.source.topics.iter().map(|topic| topic.value.clone()).collect();
+    let since = args.since.map(|since| since.0);
+    let (sender, mut records) = mpsc::channel(AHEAD);
+    let topics_read = topics.clone();
+    tokio::task::spawn_blocking(move || read(&consumer, &topics_read, since, &sender));
+    let mut signal = std::pin::pin!(shutdown::requested());
+    let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+    eprintln!(
+        "waiting for {} records of {}; Ctrl-C ends",
+        args.records,
+        topics.join(", ")
+    );
+    while counts.values().sum::<u64>() < args.records {
+        let record: Incoming = tokio::select! {
+            signal = &mut signal => {
+                signal.context("cannot listen to signals")?;
+                break;
+            }
+            record = records.recv() => match record {
+                Some(record) => record.map_err(Trouble::Unavailable)?,
+                None => break,
+            }
+        };
+        let effects = rehearsal.run(&record).await;
+        *counts.entry(effects.outcome).or_default() += 1;
+        let text = if args.json {
+            format!("{}\n", in_json(&record, &effects, pipeline))
+        } else {
+            in_words(&record, &effects, pipeline)
+        };
+        io::stdout().lock().write_all(text.as_bytes())?;
+    }
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(outcome, count)| format!("{count} {outcome}"))
+        .collect();
+    let counts = if counts.is_empty() {
+        "no record".to_owned()
+    } else {
+        counts.join(", ")
+    };
+    eprintln!("{counts}; nothing was written, published or committed");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn consumer(config: &Config, pipeline: &Pipeline) -> anyhow::Result<BaseConsumer> {
+    let kafka = &config.kafka;
+    let mut client = kafka::client(kafka, &kafka.consumer_properties, &pipeline.source.properties)?;
+    // librdkafka wants a group before it assigns; it is never joined, and nothing is committed to it.
+    client.set("group.id", format!("messina-dry-run-{}", std::process::id()));
+    client.set("enable.auto.commit", "false");
+    client.set("enable.auto.offset.store", "false");
+    client.set("statistics.interval.ms", "0");
+    let made = client.create();
+    made.map_err(|e| Trouble::unavailable("cannot make a consumer", &e))
+}
+
+/// Sends records until nobody takes them any more.
+fn read(consumer: &BaseConsumer, topics: &[String], since: Option<i64>, to: &mpsc::Sender<Result<Incoming, String>>) {
+    if let Err(error) = try_to_read(consumer, topics, since, to) {
+        // Who has ended needs no error.
+        let _ = to.blocking_send(Err(error));
+    }
+}
+
+fn try_to_read(
+    consumer: &BaseConsumer,
+    topics: &[String],
+    since: Option<i64>,
+    to: &mpsc::Sender<Result<Incoming, String>>,
+) -> Result<(), String> {
+    let in_words = |e: KafkaError| format!("Kafka: {e}");
+    let mut list = TopicPartitionList::new();
+    for topic in topics {
+        for part in range::parts(consumer, topic, since, None)? {
+            let from = if since.is_some() { part.from } else { part.to };
+            list.add_partition_offset(topic, part.partition, Offset::Offset(from))
+                .map_err(in_words)?;
+        }
+    }
+    consumer.assign(&list).map_err(in_words)?;
+    while !to.is_closed() {
+        match consumer.poll(Duration::from_millis(100)) {
+            None | Some(Err(KafkaError::PartitionEOF(_))) => {}
+            Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(in_words(error)),
+            // Brokers that went away come back.
+            Some(Err(error)) => eprintln!("warning: Kafka: {error}"),
+            Some(Ok(message)) => {
+                let record = Incoming {
+                    topic: message.topic().to_owned(),
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    timestamp_ms: message.timestamp().to_millis(),
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().map(<[u8]>::to_vec),
+                };
+                if to.blocking_send(Ok(record)).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Text as it is, and other bytes in a form that can be read.
+fn key_text(key: Option<&[u8]>) -> Option<String> {
+    key.map(|key| match std::str::from_utf8(key) {
+        Ok(text) => text.to_owned(),
+        Err(_) => key.iter().map(|byte| format!("\\x{byte:02x}")).collect(),
+    })
+}
+
+fn in_json(record: &Incoming, effects: &Effects, pipeline: &Pipeline) -> Json {
+    let lookups: serde_json::Map<String, Json> = effects.lookups.iter().cloned().collect();
+    let writes = effects.writes.iter();
+    let writes: Vec<Json> = writes
+        .map(|write| json!({"step": write.step, "statement": write.statement, "values": write.values}))
+        .collect();
+    let published = effects.published.as_ref();
+    let published =
+        published.map(|out| json!({"topic": out.topic, "key": key_text(out.key.as_deref()), "value": out.value}));
+    let failure = effects.failure.as_ref().map(|failure| {
+        json!({
+            "topic": pipeline.dead_letter.as_ref().map(|letters| &letters.topic.value), "step": failure.step.as_deref(),
+            "class": failure.class.as_str(), "reason": failure.reason, "message": failure.message,
+        })
+    });
+    json!({
+        "topic": record.topic, "partition": record.partition, "offset": record.offset,
+        "time": record.timestamp_ms.map(|ms| Moment(ms).text()), "key": key_text(record.key.as_deref()),
+        "outcome": effects.outcome, "lookups": lookups, "writes": writes, "publish": published, "failure": failure,
+        "seconds": effects.took.as_secs_f64(),
+    })
+}
+
+fn in_words(record: &Incoming, effects: &Effects, pipeline: &Pipeline) -> String {
+    let fields = |json: &Json, names: Option<&[String]>| -> String {
+        let Json::Object(object) = json else {
+            return json.to_string();
+        };
+        let named = object
+            .iter()
+            .filter(|(name, _)| names.is_none_or(|names| names.contains(name)));
+        named
+            .map(|(name, value)| format!("{name} = {value}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut out = format!("{} {}:{}", record.topic, record.partition, record.offset);
+    if let Some(key) = key_text(record.key.as_deref()) {
+        out.push_str(&format!("  key {key}"));
+    }
+    if let Some(ms) = record.timestamp_ms {
+        out.push_str(&format!("  {}", Moment(ms).text()));
+    }
+    out.push_str(&format!(
+        "  {} in {:.1} ms\n",
+        effects.outcome,
+        effects.took.as_secs_f64() * 1e3
+    ));
+    for (step, found) in &effects.lookups {
+        let found = if found.is_null() {
+            "no row".to_owned()
+        } else {
+            fields(found, None)
+        };
+        out.push_str(&format!("  look up  {step}: {found}\n"));
+    }
+    for write in &effects.writes {
+        out.push_str(&format!(
+            "  write    {}: {}\n",
+            write.step,
+            fields(&Json::Object(write.values.clone()), None)
+        ));
+    }
+    if let Some(published) = &effects.published {
+        let key = key_text(published.key.as_deref())
+            .map(|key| format!(", key {key}"))
+            .unwrap_or_default();
+        let set = fields(&published.value, Some(&published.set));
+        out.push_str(&format!("  publish  {}{key}: {set}\n", published.topic));
+    }
+    if let Some(failure) = &effects.failure {
+        let to = pipeline
+            .dead_letter
+            .as_ref()
+            .map_or("no dead-letter topic", |letters| &letters.topic.value);
+        out.push_str(&format!("  failure  {to}: {failure}\n"));
+    }
+    if effects.outcome == "waiting" {
+        out.push_str("  it waits for what it needs, and would be tried again\n");
+    }
+    out
+}
