@@ -121,7 +121,11 @@ async fn no_tree_is_built_of_a_record() {
     .unwrap();
     let schema_plan = Arc::new(SchemaPlan {
         plan: compiled.plan,
-        output: compiled.output.map(|(splice, _)| Output { splice, schema_id: 8 }),
+        output: compiled.output.map(|(splice, schema)| Output {
+            splice,
+            schema,
+            schema_id: 8,
+        }),
     });
     let metrics = Metrics::new().unwrap();
     let of_pipeline = PipelineMetrics::new(&metrics, "p");

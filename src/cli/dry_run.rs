@@ -67,7 +67,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
         }
     };
     print(&warnings);
-    logging::init("error", Format::Auto, None).context("logging")?;
+    logging::init("error", Format::Auto, None, None).context("logging")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
