@@ -444,7 +444,11 @@ impl Running {
             // No receiver: every loop has ended already.
             let _ = pipeline.stop.send(true);
         }
-        let reporter = tokio::spawn(stop::name_what_runs(self.shared.clone(), self.metrics.clone()));
+        let reporter = tokio::spawn(stop::name_what_runs(
+            self.shared.clone(),
+            self.metrics.clone(),
+            tokio::time::sleep,
+        ));
         let pipelines = std::mem::take(&mut self.pipelines);
         let joined = tokio::task::spawn_blocking(move || pipelines.into_iter().map(|p| p.join(deadline)).collect());
         let joined = joined.await;

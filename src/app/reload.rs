@@ -184,7 +184,11 @@ impl Running {
     async fn ended(&mut self, leaving: &BTreeSet<String>) {
         // It ends when it is dropped.
         let mut reporter = JoinSet::new();
-        reporter.spawn(stop::name_what_runs(self.shared.clone(), self.metrics.clone()));
+        reporter.spawn(stop::name_what_runs(
+            self.shared.clone(),
+            self.metrics.clone(),
+            tokio::time::sleep,
+        ));
         while self
             .pipelines
             .iter()

@@ -12,10 +12,14 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Partitions that one report names.
 const NAMED: usize = 20;
 
-/// Logs what is in flight, by pipeline, partition and step, until it is dropped.
-pub(super) async fn name_what_runs(shared: Shared, metrics: Arc<Metrics>) {
+/// Logs what is in flight, by pipeline, partition and step, until it is dropped. `sleep` is Tokio's; a test has a clock of its own.
+pub(super) async fn name_what_runs<S: Future<Output = ()>>(
+    shared: Shared,
+    metrics: Arc<Metrics>,
+    sleep: impl Fn(Duration) -> S,
+) {
     loop {
-        tokio::time::sleep(EVERY).await;
+        sleep(EVERY).await;
         let loops: Vec<(String, Vec<LoopStatus>)> = shared
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -68,8 +72,33 @@ fn steps(steps: &[(String, i64)], left: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::sync::Mutex;
+
     use super::*;
-    use crate::source::status::PartitionStatus;
+    use crate::source::status::{LoopState, PartitionStatus};
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Log {
+        fn lines(&self) -> Vec<String> {
+            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            text.lines().map(str::to_owned).collect()
+        }
+    }
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
 
     fn partition(index: i32, in_flight: usize) -> PartitionStatus {
         PartitionStatus {
@@ -105,6 +134,63 @@ mod tests {
         let at = [("profile".to_owned(), 3), ("history".to_owned(), 0)];
         assert_eq!(steps(&at, 5), "profile: 3, elsewhere: 2");
         assert_eq!(steps(&at, 3), "profile: 3");
+    }
+
+    /// The clock is the test's: it stands until the test lets a sleep end.
+    #[tokio::test]
+    async fn what_runs_is_named_every_5_s_until_nothing_does() {
+        let log = Log::default();
+        let into = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || into.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let state = Arc::new(LoopState::default());
+        let runs = |in_flight: usize| {
+            state.set(LoopStatus {
+                in_flight_records: in_flight,
+                partitions: vec![partition(0, in_flight)],
+                ..LoopStatus::default()
+            });
+        };
+        let shared = Shared::default();
+        shared.lock().unwrap().pipelines = vec![("orders".to_owned(), vec![state.clone()])];
+        let metrics = Metrics::new().unwrap();
+        let step = crate::telemetry::handles::PipelineMetrics::new(&metrics, "orders").step("profile");
+        let _entered = step.enter();
+
+        let (asked, mut sleeps) = tokio::sync::mpsc::unbounded_channel();
+        let sleep = move |time: Duration| {
+            let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+            asked.send((time, wake)).unwrap();
+            async move { woken.await.unwrap() }
+        };
+        let reporter = tokio::spawn(name_what_runs(shared, metrics, sleep));
+        let line = |in_flight: usize| {
+            format!(
+                "still draining pipeline=\"orders\" in_flight={in_flight} partitions=t/0: {in_flight} steps=profile: 1, elsewhere: "
+            )
+        };
+        runs(3);
+        let (mut time, mut wake) = sleeps.recv().await.unwrap();
+        assert_eq!(log.lines(), Vec::<String>::new(), "nothing is said at once");
+        let mut said = 0;
+        for in_flight in [3, 3, 2, 0, 0] {
+            assert_eq!(time, Duration::from_secs(5));
+            runs(in_flight);
+            wake.send(()).unwrap();
+            (time, wake) = sleeps.recv().await.unwrap();
+            let lines = log.lines();
+            let new = &lines[said..];
+            if in_flight == 0 {
+                assert!(new.is_empty(), "{new:?}");
+            } else {
+                assert!(new.len() == 1 && new[0].contains(&line(in_flight)), "{new:?}");
+            }
+            said = lines.len();
+        }
+        reporter.abort();
     }
 
     #[test]
