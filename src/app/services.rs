@@ -2,7 +2,7 @@
 //!
 //! A service that does not answer is waited for, with back-off; one that is configured wrongly is a finding.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use tokio::sync::watch;
 
 use super::references::{self, Opened};
 use super::{Shared, StartError, config_error};
-use crate::config::{self, Config, Sources};
+use crate::config::{self, Config, Sources, Spanned};
 use crate::kafka::login::Logins;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::NotPrepared;
-use crate::registry::{Registry, RegistryOptions};
+use crate::registry::{OauthOptions, Registry, RegistryOptions};
 use crate::retry::{Backoff, Class, Jitter};
 use crate::source::consumer_loop::End;
 use crate::store::AnyStore;
@@ -110,6 +110,19 @@ pub(super) fn registry_options(config: &Config) -> Result<RegistryOptions, Strin
             options.password = Some(password.reveal().map_err(|e| e.to_string())?);
         }
         Some(config::RegistryAuth::Bearer(token)) => options.bearer = Some(token.reveal().map_err(|e| e.to_string())?),
+        Some(config::RegistryAuth::Oauth(oauth)) => {
+            let tls = oauth.tls.as_ref().or(from.tls.as_ref());
+            let file = |of: fn(&config::Tls) -> &Option<Spanned<PathBuf>>| Some(of(tls?).as_ref()?.value.clone());
+            options.oauth = Some(OauthOptions {
+                token_endpoint: oauth.token_endpoint.value.clone(),
+                client_id: oauth.client_id.clone(),
+                client_secret: oauth.client_secret.reveal().map_err(|e| e.to_string())?,
+                scope: oauth.scope.clone(),
+                ca: file(|tls| &tls.ca),
+                cert: file(|tls| &tls.cert),
+                key: file(|tls| &tls.key),
+            });
+        }
         None => {}
     }
     if let Some(tls) = &from.tls {

@@ -51,7 +51,7 @@ pub use mongo::{Mongo, Reference, ReferenceField};
 pub use pipeline::{Delivery, Order, Pipeline};
 pub use policy::{ErrorPolicy, MissingDeadline, OnError};
 pub use process::{Http, Limits, Log, LogFormat, Sentry};
-pub use registry::{Registry, RegistryAuth};
+pub use registry::{Oauth, Registry, RegistryAuth};
 pub use scylla::{Compression, Consistency, Scylla, SerialConsistency};
 pub use secret::{Secret, SecretError};
 pub use sink::{DeadLetter, Sink, SinkSchema, StopAbove};

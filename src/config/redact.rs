@@ -15,7 +15,10 @@ const REFERENCES: [&str; 2] = ["env", "file"];
 /// Whether a key by this name holds a secret.
 pub(super) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    WORDS.iter().any(|word| name.contains(word)) || name.split(['.', '_', '-']).any(|part| PARTS.contains(&part))
+    // `token_endpoint` says where tokens come from.
+    let parts = || name.split(['.', '_', '-']);
+    let address = parts().next_back() == Some("endpoint");
+    WORDS.iter().any(|word| name.contains(word)) || !address && parts().any(|part| PARTS.contains(&part))
 }
 
 /// The ranges of `text` that must not be shown: values of secret keys, and user information in URLs. In an environment variable
@@ -147,6 +150,7 @@ mod tests {
         for text in [
             "security.protocol = \"ssl\"",
             "password = { env = \"P\" }",
+            "token_endpoint = \"https://login/token\"",
             "write = \"SET token = :token\"",
         ] {
             assert_eq!(shown(text, false), text);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::reader::{Field, Section};
-use super::values::{boolean, plain_text, positive_duration, texts};
+use super::values::{boolean, plain_text, positive_duration, text, texts};
 use super::{Secret, Spanned, Tls};
 
 /// The schema registry, Confluent's HTTP interface.
@@ -35,6 +35,44 @@ pub enum RegistryAuth {
     },
     /// `bearer_token`.
     Bearer(Secret),
+    /// `[registry.oauth]`.
+    Oauth(Box<Oauth>),
+}
+
+/// `[registry.oauth]`: bearer tokens by OAuth 2 client credentials.
+#[derive(Clone, Debug)]
+pub struct Oauth {
+    /// Where tokens are fetched.
+    pub token_endpoint: Spanned<String>,
+    /// The client's name there.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: Secret,
+    /// What to ask for.
+    pub scope: Option<String>,
+    /// TLS to it, where it is not that of the registry.
+    pub tls: Option<Tls>,
+}
+
+impl Oauth {
+    fn read(field: Field<'_>) -> Option<Box<Self>> {
+        let mut section = field.section()?;
+        let example = "token_endpoint = \"https://login.example.com/oauth2/token\"";
+        let token_endpoint = section.required("token_endpoint", example, text);
+        let client_id = section.required("client_id", "client_id = \"messina\"", plain_text);
+        let example = "client_secret = { file = \"/run/secrets/registry\" }";
+        let client_secret = section.required("client_secret", example, Secret::read);
+        let scope = section.optional("scope", plain_text);
+        let tls = section.optional("tls", Tls::read);
+        section.finish();
+        Some(Box::new(Self {
+            token_endpoint: token_endpoint?,
+            client_id: client_id?,
+            client_secret: client_secret?,
+            scope: scope?,
+            tls: tls?,
+        }))
+    }
 }
 
 impl Registry {
@@ -62,14 +100,17 @@ impl RegistryAuth {
         let username = section.optional("username", plain_text);
         let password = section.optional("password", Secret::read);
         let token = section.optional("bearer_token", Secret::read);
-        let message = match (username?, password?, token?) {
-            (None, None, None) => return Some(None),
-            (Some(username), Some(password), None) => return Some(Some(Self::Basic { username, password })),
-            (None, None, Some(token)) => return Some(Some(Self::Bearer(token))),
-            (_, _, Some(_)) => "`bearer_token` and `username` with `password` exclude one another",
-            (_, _, None) => "`username` and `password` come together",
+        let oauth = section.optional("oauth", Oauth::read);
+        let message = match (username?, password?, token?, oauth?) {
+            (None, None, None, None) => return Some(None),
+            (Some(username), Some(password), None, None) => return Some(Some(Self::Basic { username, password })),
+            (None, None, Some(token), None) => return Some(Some(Self::Bearer(token))),
+            (None, None, None, Some(oauth)) => return Some(Some(Self::Oauth(oauth))),
+            (_, _, _, Some(_)) => "`oauth` excludes `bearer_token`, and `username` with `password`,",
+            (_, _, Some(_), None) => "`bearer_token` and `username` with `password` exclude one another",
+            (_, _, None, None) => "`username` and `password` come together",
         };
-        let place = ["bearer_token", "username", "password"]
+        let place = ["oauth", "bearer_token", "username", "password"]
             .into_iter()
             .find_map(|key| section.table.get(key));
         let span = place.map_or(section.span, |entry| entry.key.span);
@@ -77,7 +118,7 @@ impl RegistryAuth {
             Diagnostic::error(codes::CONFLICT, format!("{message} in `registry`")).at(section.cx.sources, span, "");
         section
             .cx
-            .report(finding.help("write `username` and `password`, or `bearer_token`, or none of them"));
+            .report(finding.help("write `username` and `password`, or `bearer_token`, or `oauth`, or none of them"));
         None
     }
 }

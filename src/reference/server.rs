@@ -38,6 +38,13 @@ pub struct Change {
     pub key: Option<RawDocumentBuf>,
 }
 
+/// What TLS servers answer to a client that shows no certificate where one is asked for: OpenSSL's before TLS 1.3 and since, and Java's.
+const NO_CERTIFICATE: [&str; 3] = [
+    "alert handshake failure",
+    "alert certificate required",
+    "alert bad certificate",
+];
+
 /// A collection, and the fields that are wanted of it.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -154,6 +161,11 @@ pub fn class(error: &Error) -> StoreError {
         ErrorKind::IncompatibleServer { .. } => (Class::Fatal, "server"),
         _ => (Class::Transient, "unavailable"),
     };
-    let message = format!("MongoDB: {}", error.kind);
+    let mut message = format!("MongoDB: {}", error.kind);
+    if NO_CERTIFICATE.iter().any(|alert| message.contains(alert)) {
+        message.push_str(
+            "; perhaps it wants a certificate of the client (`tlsCertificateKeyFile` in the connection string)",
+        );
+    }
     StoreError { class, label, message }
 }

@@ -27,6 +27,14 @@ pub enum RegistryError {
         /// The beginning of what it says.
         message: String,
     },
+    /// There is no token to show to the registry.
+    #[error("token endpoint {endpoint} of the schema registry {reason}")]
+    Token {
+        /// Its address.
+        endpoint: String,
+        /// What it answers, or why it does not.
+        reason: String,
+    },
     /// The registry does not know this id.
     #[error("schema id {id} is unknown to the registry")]
     Unknown {
@@ -74,7 +82,7 @@ impl RegistryError {
     /// Whether it may pass by itself.
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } | Self::Refused { .. } => Class::Transient,
+            Self::Unreachable { .. } | Self::Refused { .. } | Self::Token { .. } => Class::Transient,
             Self::Unknown { .. }
             | Self::Unsupported { .. }
             | Self::Reference { .. }

@@ -11,6 +11,8 @@ mod cache;
 mod client;
 mod error;
 pub mod framing;
+mod http;
+mod oauth;
 pub(crate) mod percent;
 mod transport;
 
@@ -41,6 +43,8 @@ pub struct RegistryOptions {
     pub password: Option<String>,
     /// Token of bearer authentication; wins over the user.
     pub bearer: Option<String>,
+    /// Where bearer tokens come from; wins over all of the above.
+    pub oauth: Option<OauthOptions>,
     /// PEM file of the authorities that vouch for the server; when given, no other is trusted.
     pub ca: Option<PathBuf>,
     /// PEM file of the client's certificate and the chain above it.
@@ -53,6 +57,25 @@ pub struct RegistryOptions {
     pub unknown_ttl: Duration,
 }
 
+/// An OAuth 2 authorization server, and what it is asked with: client credentials (RFC 6749, 4.4).
+#[derive(Clone)]
+pub struct OauthOptions {
+    /// Address of its token endpoint.
+    pub token_endpoint: String,
+    /// The client's name there.
+    pub client_id: String,
+    /// And its secret.
+    pub client_secret: String,
+    /// What to ask for, where the server does not know; words with blanks between them.
+    pub scope: Option<String>,
+    /// PEM files, as of [`RegistryOptions`].
+    pub ca: Option<PathBuf>,
+    /// The client's certificate.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+}
+
 impl Default for RegistryOptions {
     fn default() -> Self {
         Self {
@@ -60,6 +83,7 @@ impl Default for RegistryOptions {
             username: None,
             password: None,
             bearer: None,
+            oauth: None,
             ca: None,
             cert: None,
             key: None,

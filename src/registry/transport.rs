@@ -4,19 +4,18 @@
 //! about the schema (5xx, 429, a refused login). "Not found" is believed only when every address that answers says so: a
 //! follower may not have heard yet of a schema that was registered a moment ago.
 //!
-//! Invariants: an answer is read up to a limit and within the time-out. Connections are not kept: requests are rare (one
-//! per schema), and a kept connection would belong to the runtime of whichever caller came first. No login is in an error.
+//! A token that an address refuses is fetched anew, and that address asked once more.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use openssl::pkey::PKey;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use reqwest::{Certificate, Identity, Method, Url, redirect};
+use reqwest::{Method, Url, redirect};
 use serde::Deserialize;
 
 use super::error::RegistryError;
+use super::http::{Files, Http, NoAnswer};
+use super::oauth::Tokens;
 use super::percent::decoded;
 use super::{RegistryOptions, RegistryStats};
 
@@ -26,11 +25,11 @@ const LARGEST: usize = 16 * 1024 * 1024;
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 pub(super) struct Transport {
-    http: reqwest::Client,
+    http: Http,
     addresses: Vec<Address>,
     preferred: AtomicUsize,
-    /// Whether no client certificate is shown.
-    anonymous: bool,
+    /// Where the authorization comes from, in place of the addresses' logins.
+    tokens: Option<Tokens>,
     stats: Arc<RegistryStats>,
 }
 
@@ -110,30 +109,17 @@ impl Transport {
             .iter()
             .map(|url| Address::new(url, options))
             .collect::<Result<_, _>>()?;
-        let mut http = reqwest::Client::builder()
-            .timeout(options.timeout)
-            .connect_timeout(options.timeout)
-            .pool_max_idle_per_host(0)
-            .redirect(redirect::Policy::limited(3))
-            .user_agent(concat!("messina/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = &options.ca {
-            let authorities = Certificate::from_pem_bundle(&read(path)?)
-                .map_err(|e| bad(format!("no certificates in {}: {e}", path.display())))?;
-            http = http.tls_certs_only(authorities);
-        }
-        match (&options.cert, &options.key) {
-            (Some(cert), Some(key)) => http = http.identity(identity(cert, key)?),
-            (None, None) => {}
-            _ => return Err(bad("a client certificate needs both cert and key".into())),
-        }
-        let http = http
-            .build()
-            .map_err(|e| bad(format!("cannot prepare HTTP: {}", causes(&e))))?;
+        let files = Files {
+            ca: options.ca.as_ref(),
+            cert: options.cert.as_ref(),
+            key: options.key.as_ref(),
+        };
+        let tokens = options.oauth.as_ref().map(|oauth| Tokens::new(oauth, options));
         Ok(Self {
-            http,
+            http: Http::new(&files, options.timeout, redirect::Policy::limited(3))?,
             addresses,
             preferred: AtomicUsize::new(0),
-            anonymous: options.cert.is_none(),
+            tokens: tokens.transpose()?,
             stats,
         })
     }
@@ -148,12 +134,24 @@ impl Transport {
     ) -> Result<Answer, RegistryError> {
         let first = self.preferred.load(Ordering::Relaxed);
         let (mut not_found, mut failure) = (None, None);
+        let mut token = self.token(None).await?;
         for turn in 0..self.addresses.len() {
             let at = (first + turn) % self.addresses.len();
-            match self
-                .ask_one(&self.addresses[at], method.clone(), path, query, body.clone())
-                .await
+            let ask = |token: Option<HeaderValue>| {
+                self.ask_one(&self.addresses[at], token, method.clone(), path, query, body.clone())
+            };
+            let mut answer = ask(token.clone()).await;
+            if let Err(RegistryError::Refused { status: 401, .. }) = answer
+                && token.is_some()
             {
+                let newer = self.token(token.as_ref()).await?;
+                // The server gives the same one again: it would be refused again.
+                if newer != token {
+                    token = newer;
+                    answer = ask(token.clone()).await;
+                }
+            }
+            match answer {
                 Ok(answer) if answer.status == 404 => not_found = Some(answer),
                 Ok(answer) => {
                     self.preferred.store(at, Ordering::Relaxed);
@@ -170,10 +168,23 @@ impl Transport {
         }
     }
 
+    /// The token to show, where there is an endpoint for it; another one than `refused`.
+    async fn token(&self, refused: Option<&HeaderValue>) -> Result<Option<HeaderValue>, RegistryError> {
+        let Some(tokens) = &self.tokens else {
+            return Ok(None);
+        };
+        let token = tokens.authorization(refused).await;
+        if token.is_err() {
+            self.stats.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        token.map(Some)
+    }
+
     /// An answer that was considered, or an error.
     async fn ask_one(
         &self,
         address: &Address,
+        token: Option<HeaderValue>,
         method: Method,
         path: &[&str],
         query: &[(&str, &str)],
@@ -186,16 +197,29 @@ impl Transport {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.http.request(method, url).header(ACCEPT, MEDIA_TYPE);
-        request = match &address.login {
-            Login::None => request,
-            Login::Basic { username, password } => request.basic_auth(username, password.as_ref()),
-            Login::Bearer(header) => request.header(AUTHORIZATION, header.clone()),
+        let mut request = self.http.client.request(method, url).header(ACCEPT, MEDIA_TYPE);
+        request = match (token, &address.login) {
+            (Some(header), _) => request.header(AUTHORIZATION, header),
+            (None, Login::None) => request,
+            (None, Login::Basic { username, password }) => request.basic_auth(username, password.as_ref()),
+            (None, Login::Bearer(header)) => request.header(AUTHORIZATION, header.clone()),
         };
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, MEDIA_TYPE).body(body);
         }
-        let answer = read_answer(request, address.base.as_str(), self.anonymous).await;
+        let url = || address.base.to_string();
+        let answer = match self.http.answer(request, &address.base, LARGEST).await {
+            Ok((status, body)) => Ok(Answer {
+                status,
+                body,
+                url: url(),
+            }),
+            Err(NoAnswer::Unreachable(reason)) => Err(RegistryError::Unreachable { url: url(), reason }),
+            Err(NoAnswer::TooLarge) => Err(RegistryError::TooLarge {
+                url: url(),
+                limit: LARGEST,
+            }),
+        };
         let counter = match &answer {
             Ok(answer) if answer.status == 404 && answer.considered() => &self.stats.unknown,
             Ok(answer) if (200..300).contains(&answer.status) => &self.stats.ok,
@@ -210,46 +234,9 @@ impl Transport {
     }
 }
 
-async fn read_answer(request: reqwest::RequestBuilder, url: &str, anonymous: bool) -> Result<Answer, RegistryError> {
-    // reqwest's error names the address as it was asked; ours is the one without a login and path.
-    let unreachable = |error: reqwest::Error| {
-        let mut reason = causes(&error.without_url());
-        // The alerts for it differ by version, and one that comes after the handshake can be lost with the connection.
-        if anonymous && url.starts_with("https:") && (reason.contains(" alert ") || reason.contains("unexpected EOF")) {
-            reason.push_str("; perhaps it wants a certificate of the client (`cert` and `key`)");
-        }
-        RegistryError::Unreachable {
-            url: url.to_owned(),
-            reason,
-        }
-    };
-    let mut response = request.send().await.map_err(unreachable)?;
-    let status = response.status().as_u16();
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-        if body.len() + chunk.len() > LARGEST {
-            return Err(RegistryError::TooLarge {
-                url: url.to_owned(),
-                limit: LARGEST,
-            });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Answer {
-        status,
-        body,
-        url: url.to_owned(),
-    })
-}
-
 impl Address {
     fn new(url: &str, options: &RegistryOptions) -> Result<Self, RegistryError> {
-        // The text is not shown: it may hold a password.
-        let bad = |reason: String| RegistryError::Options(format!("an address cannot be used: {reason}"));
-        let mut base = Url::parse(url).map_err(|e| bad(format!("{e}; it looks like http://registry:8081")))?;
-        if !matches!(base.scheme(), "http" | "https") {
-            return Err(bad(format!("its scheme is {}, not http or https", base.scheme())));
-        }
+        let mut base = super::http::address(url, "http://registry:8081")?;
         let in_url = (!base.username().is_empty()).then(|| (decoded(base.username()), base.password().map(decoded)));
         let configured = options
             .username
@@ -269,38 +256,12 @@ impl Address {
     }
 }
 
-fn bearer(token: &str) -> Result<HeaderValue, RegistryError> {
+/// The header that shows a token, which is not printed.
+pub(super) fn bearer(token: &str) -> Result<HeaderValue, RegistryError> {
     let mut header = HeaderValue::try_from(format!("Bearer {token}"))
         .map_err(|_| RegistryError::Options("the bearer token has characters that HTTP cannot carry".into()))?;
     header.set_sensitive(true);
     Ok(header)
-}
-
-/// The client's certificate and key. Any PEM key is taken; the TLS library below wants PKCS #8.
-fn identity(cert: &Path, key: &Path) -> Result<Identity, RegistryError> {
-    let bad = |what: &Path, error: String| RegistryError::Options(format!("cannot use {}: {error}", what.display()));
-    let pem = PKey::private_key_from_pem(&read(key)?)
-        .and_then(|key| key.private_key_to_pem_pkcs8())
-        .map_err(|e| bad(key, e.to_string()))?;
-    Identity::from_pkcs8_pem(&read(cert)?, &pem).map_err(|e| bad(cert, causes(&e)))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
-    std::fs::read(path).map_err(|e| RegistryError::Options(format!("cannot read {}: {e}", path.display())))
-}
-
-/// An error with all that lies beneath it: the last cause is usually the one that helps.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

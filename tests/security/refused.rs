@@ -27,6 +27,8 @@ fn wrong_credentials_are_refused() {
     let registry = right.registry_url.strip_prefix("https://localhost:").unwrap();
     let (port, path) = registry.split_once('/').unwrap();
     let registry = elsewhere(&format!("127.0.0.1:{port}"));
+    let tokens = right.token_endpoint.replace("https://localhost:", "127.0.0.1:");
+    let tokens = elsewhere(tokens.trim_end_matches("/token"));
     let mongo = elsewhere(&right.mongo.replace("localhost", "127.0.0.1"));
 
     let with = |change: &dyn Fn(&mut Settings)| {
@@ -41,6 +43,16 @@ fn wrong_credentials_are_refused() {
     };
     let bearer = |change: &dyn Fn(&mut Settings)| {
         let mut settings = right.clone().bearer();
+        change(&mut settings);
+        settings
+    };
+    let mongo_certificate = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = right.clone().mongo_certificate();
+        change(&mut settings);
+        settings
+    };
+    let oauth = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = right.clone().oauth();
         change(&mut settings);
         settings
     };
@@ -128,8 +140,34 @@ fn wrong_credentials_are_refused() {
             &["schema registry", "certificate"],
         ),
         (
+            "registry, wrong client secret",
+            oauth(&|s| wrong.clone_into(&mut s.registry_secret)),
+            &[
+                "token endpoint",
+                "schema registry",
+                "401",
+                "invalid_client",
+                "`client_secret`",
+            ],
+        ),
+        (
+            "registry, wrong scope",
+            oauth(&|s| "everything".clone_into(&mut s.token_scope)),
+            &["token endpoint", "schema registry", "400", "`scope`"],
+        ),
+        (
+            "registry, wrong CA of the token endpoint",
+            oauth(&|s| s.token_ca.clone_from(&other)),
+            &["token endpoint", "schema registry", "certificate verify failed"],
+        ),
+        (
+            "registry, wrong host of the token endpoint",
+            oauth(&|s| s.token_endpoint = format!("https://{tokens}/token")),
+            &["token endpoint", "schema registry", "certificate verify failed"],
+        ),
+        (
             "MongoDB, wrong CA",
-            with(&|s| s.mongo_ca.clone_from(&other)),
+            with(&|s| s.mongo_tls.ca.clone_from(&other)),
             &["MongoDB", "certificate"],
         ),
         (
@@ -141,6 +179,16 @@ fn wrong_credentials_are_refused() {
             "MongoDB, wrong host",
             with(&|s| s.mongo = mongo.to_string()),
             &["MongoDB", "certificate"],
+        ),
+        (
+            "MongoDB, expired certificate",
+            mongo_certificate(&|s| s.mongo_tls.client = Some(old.clone())),
+            &["MongoDB", "certificate expired"],
+        ),
+        (
+            "MongoDB, no certificate",
+            mongo_certificate(&|s| s.mongo_tls.client = None),
+            &["MongoDB", "certificate of the client", "tlsCertificateKeyFile"],
         ),
     ];
     let mut unclear = Vec::new();

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::settings::{
-    self, DATABASE_PASSWORD, KAFKA_PASSWORD, Kafka, MONGO_PASSWORD, REGISTRY_PASSWORD, REGISTRY_TOKEN,
+    self, DATABASE_PASSWORD, ISSUED_TOKEN, KAFKA_PASSWORD, Kafka, MONGO_PASSWORD, OAUTH_SECRET, REGISTRY_PASSWORD,
+    REGISTRY_TOKEN,
 };
 use super::sink::Sink;
 use crate::faults::pipelines;
@@ -35,9 +36,10 @@ fn right_credentials_and_no_secret_told() {
     let ways = [
         settings.clone(),
         settings.clone().kafka(Kafka::Scram("SCRAM-SHA-256")).bearer(),
-        settings.clone().kafka(Kafka::Token),
-        settings.kafka(Kafka::Certificate).bearer(),
+        settings.clone().kafka(Kafka::Token).oauth(),
+        settings.kafka(Kafka::Certificate).bearer().mongo_certificate(),
     ];
+    let issuer = ways[0].issuer.clone();
     let mut sent = 0;
     for (number, way) in ways.iter().enumerate() {
         let secure = way.file(&bench, &format!("secure-{number}"));
@@ -68,6 +70,9 @@ fn right_credentials_and_no_secret_told() {
         tells_nothing(&format!("{:?}: logs", way.kafka), &messina.all());
         println!("{:?}: {} lines of logs", way.kafka, messina.all().lines().count());
     }
+    let issued = issuer.issued.lock().unwrap().len();
+    println!("{issued} tokens were issued for the registry");
+    assert!(issued > 1, "a token that is refused was to be fetched anew");
     let events = sink.taken();
     assert!(events.contains("secure"), "no event names the pipeline: {events}");
     // Its own address and public key are in the head of each request; the body must not have them.
@@ -93,6 +98,8 @@ pub fn tells_nothing(what: &str, text: &str) {
         DATABASE_PASSWORD,
         REGISTRY_PASSWORD,
         REGISTRY_TOKEN,
+        OAUTH_SECRET,
+        ISSUED_TOKEN,
         MONGO_PASSWORD,
     ]
     .iter()

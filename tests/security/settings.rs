@@ -1,11 +1,12 @@
 //! The configuration of a secure run, in parts that a test can get wrong one by one.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use mongodb::bson::doc;
 
 use crate::support::Bench;
-use crate::support::tls_proxy::{Gateway, serve};
+use crate::support::tls_proxy::{Authorization, Gateway, Issuer, serve, serve_messages, serve_tokens};
 
 /// Passwords and tokens of these tests; none of them may ever be seen.
 pub const KAFKA_PASSWORD: &str = "test-password";
@@ -13,6 +14,11 @@ pub const DATABASE_PASSWORD: &str = "d4tabase-s3cret";
 pub const MONGO_PASSWORD: &str = "test-password";
 pub const REGISTRY_PASSWORD: &str = "r3gistry-s3cret";
 pub const REGISTRY_TOKEN: &str = "t0ken-s3cret";
+pub const OAUTH_SECRET: &str = "0auth-s3cret";
+/// How each token begins that the authorization server issues.
+pub const ISSUED_TOKEN: &str = "issued-t0ken-";
+/// `messina-client:0auth-s3cret` in Base64.
+const OAUTH_LOGIN: &str = "Basic bWVzc2luYS1jbGllbnQ6MGF1dGgtczNjcmV0";
 /// `messina:r3gistry-s3cret` in Base64.
 const BASIC: &str = "Basic bWVzc2luYTpyM2dpc3RyeS1zM2NyZXQ=";
 const USER: &str = "messina";
@@ -35,6 +41,8 @@ pub enum Registry {
     Basic,
     /// A bearer token, and the client's certificate.
     Bearer,
+    /// A bearer token that is fetched by client credentials.
+    Oauth,
 }
 
 /// A file with what the other side must be told, or trusted with.
@@ -47,7 +55,7 @@ pub struct Tls {
 }
 
 /// All of it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     pub kafka: Kafka,
     pub brokers: String,
@@ -61,13 +69,20 @@ pub struct Settings {
     /// Host and port.
     pub mongo: String,
     pub mongo_password: String,
-    pub mongo_ca: PathBuf,
+    pub mongo_tls: Tls,
     pub registry: Registry,
     pub registry_url: String,
     pub registry_secret: String,
     pub registry_tls: Tls,
+    pub token_endpoint: String,
+    pub token_scope: String,
+    pub token_ca: PathBuf,
+    /// How many requests each token has left, that was issued.
+    pub issuer: Arc<Issuer>,
     mtls_brokers: String,
-    gateways: [String; 2],
+    /// Where a certificate is asked for.
+    mtls_mongo: String,
+    gateways: [String; 3],
 }
 
 /// The services that these tests run. The brokers ask for certificates, and go by ACLs where there are any.
@@ -100,17 +115,31 @@ pub fn find(test: &str) -> Option<(Bench, Settings)> {
     let mongo = own.get("MONGO_TLS_URI");
     let (_, mongo) = mongo.split_once('@').unwrap();
     let (mongo, _) = mongo.split_once('/').unwrap();
+    let (_, plain_mongo) = uri.split_once('@').unwrap();
+    let (plain_mongo, _) = plain_mongo.split_once('/').unwrap();
     let plain = bench.registry.url.strip_prefix("http://").unwrap();
     let (server, path) = plain.split_once('/').unwrap();
-    let gateways = [(BASIC.to_owned(), false), (format!("Bearer {REGISTRY_TOKEN}"), true)].map(
-        |(authorization, client_certificate)| {
-            let gateway = Gateway {
-                authorization,
-                client_certificate,
-            };
-            format!("https://localhost:{}/{path}", serve(gateway, server, &tls).port())
-        },
-    );
+    // A token soon is refused, so that the next one must be fetched.
+    let issuer = Arc::new(Issuer {
+        login: OAUTH_LOGIN.to_owned(),
+        scope: "schemas".to_owned(),
+        prefix: ISSUED_TOKEN.to_owned(),
+        uses: 2,
+        issued: Mutex::default(),
+    });
+    let gateways = [
+        (Authorization::Fixed(BASIC.to_owned()), false),
+        (Authorization::Fixed(format!("Bearer {REGISTRY_TOKEN}")), true),
+        (Authorization::Issued(issuer.clone()), false),
+    ]
+    .map(|(authorization, client_certificate)| {
+        let gateway = Gateway {
+            authorization,
+            client_certificate,
+        };
+        format!("https://localhost:{}/{path}", serve(gateway, server, &tls).port())
+    });
+    let token_endpoint = format!("https://localhost:{}/token", serve_tokens(issuer.clone(), &tls).port());
     let right = Tls {
         ca: tls.join("ca.pem"),
         client: Some((tls.join("client.crt"), tls.join("client.key"))),
@@ -127,12 +156,20 @@ pub fn find(test: &str) -> Option<(Bench, Settings)> {
         database_tls: right.clone(),
         mongo: mongo.to_owned(),
         mongo_password: MONGO_PASSWORD.to_owned(),
-        mongo_ca: tls.join("ca.pem"),
+        mongo_tls: Tls {
+            client: None,
+            ..right.clone()
+        },
         registry: Registry::Basic,
         registry_url: gateways[0].clone(),
         registry_secret: REGISTRY_PASSWORD.to_owned(),
         registry_tls: right,
+        token_endpoint,
+        token_scope: "schemas".to_owned(),
+        token_ca: tls.join("ca.pem"),
+        issuer,
         mtls_brokers: own.get("KAFKA_MTLS_BROKERS"),
+        mtls_mongo: format!("localhost:{}", serve_messages(plain_mongo, &tls).port()),
         gateways,
     };
     Some((bench, settings))
@@ -153,6 +190,21 @@ impl Settings {
         self.registry = Registry::Bearer;
         self.registry_url.clone_from(&self.gateways[1]);
         REGISTRY_TOKEN.clone_into(&mut self.registry_secret);
+        self
+    }
+
+    /// With the client's certificate for MongoDB too.
+    pub fn mongo_certificate(mut self) -> Settings {
+        self.mongo.clone_from(&self.mtls_mongo);
+        self.mongo_tls = self.database_tls.clone();
+        self
+    }
+
+    /// With tokens for the registry that are fetched.
+    pub fn oauth(mut self) -> Settings {
+        self.registry = Registry::Oauth;
+        self.registry_url.clone_from(&self.gateways[2]);
+        OAUTH_SECRET.clone_into(&mut self.registry_secret);
         self
     }
 
@@ -196,19 +248,33 @@ impl Settings {
                 secret("registry", &self.registry_secret)
             ),
             Registry::Bearer => format!("bearer_token = {}", secret("registry", &self.registry_secret)),
+            Registry::Oauth => format!(
+                "oauth = {{ token_endpoint = \"{}\", client_id = \"messina-client\", client_secret = {}, scope = \"{}\", \
+                 tls = {{ ca = {} }} }}",
+                self.token_endpoint,
+                secret("registry", &self.registry_secret),
+                self.token_scope,
+                quoted(&self.token_ca)
+            ),
         };
         let registry_tls = match self.registry {
-            Registry::Basic => Tls {
+            Registry::Basic | Registry::Oauth => Tls {
                 client: None,
                 ..self.registry_tls.clone()
             },
             Registry::Bearer => self.registry_tls.clone(),
         };
+        // The driver wants both in one file.
+        let certificate = self.mongo_tls.client.as_ref().map_or(String::new(), |(cert, key)| {
+            let pem = [cert, key].map(|path| std::fs::read_to_string(path).unwrap());
+            let path = bench.file(&format!("{name}-mongo.pem"), &pem.concat());
+            format!("&tlsCertificateKeyFile={}", path.display())
+        });
         let mongo = format!(
-            "mongodb://{USER}:{}@{}/?directConnection=true&tls=true&tlsCAFile={}",
+            "mongodb://{USER}:{}@{}/?directConnection=true&tls=true&tlsCAFile={}{certificate}",
             self.mongo_password,
             self.mongo,
-            self.mongo_ca.display()
+            self.mongo_tls.ca.display()
         );
         let text = format!(
             "[kafka]\nbrokers = \"{}\"\nproperties = {{ {} }}\n\

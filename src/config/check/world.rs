@@ -32,10 +32,15 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
             "add the other, or remove both",
         );
     }
+    let oauth = match &config.registry.auth {
+        Some(RegistryAuth::Oauth(oauth)) => Some(oauth),
+        Some(RegistryAuth::Basic { .. } | RegistryAuth::Bearer(_)) | None => None,
+    };
     for tls in config
         .registry
         .tls
         .iter()
+        .chain(oauth.and_then(|oauth| oauth.tls.as_ref()))
         .chain(config.scylla.iter().filter_map(|scylla| scylla.tls.as_ref()))
     {
         tls_files(tls, report);
@@ -57,7 +62,20 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
             );
         }
     }
-    config.registry.urls.iter().for_each(|url| registry_url(url, report));
+    for at in &config.registry.urls {
+        let help = [
+            "write url = \"http://registry:8081\"",
+            "use `username` and `password`, which are never printed",
+        ];
+        url(at, "registry", help, report);
+    }
+    if let Some(oauth) = oauth {
+        let help = [
+            "write token_endpoint = \"https://login.example.com/oauth2/token\"",
+            "use `client_id` and `client_secret`, which is never printed",
+        ];
+        url(&oauth.token_endpoint, "token endpoint", help, report);
+    }
     memory(config, report);
 }
 
@@ -98,6 +116,7 @@ fn secrets(config: &Config) -> Vec<&Secret> {
     secrets.extend(of(&kafka.consumer_properties).chain(of(&kafka.producer_properties)));
     secrets.extend(match &config.registry.auth {
         Some(RegistryAuth::Basic { password: secret, .. } | RegistryAuth::Bearer(secret)) => Some(secret),
+        Some(RegistryAuth::Oauth(oauth)) => Some(&oauth.client_secret),
         None => None,
     });
     secrets.extend(config.scylla.as_ref().and_then(|scylla| scylla.password.as_ref()));
@@ -110,25 +129,24 @@ fn secrets(config: &Config) -> Vec<&Secret> {
     secrets
 }
 
-fn registry_url(url: &Spanned<String>, report: &mut Report<'_>) {
+/// What is not a URL, or carries a login; a remedy for each.
+fn url(url: &Spanned<String>, of: &str, [form, login]: [&str; 2], report: &mut Report<'_>) {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let authority = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
     match authority {
         None | Some("") => {
-            let message = "the registry's URL is not one".to_owned();
-            let help = "write url = \"http://registry:8081\"";
+            let message = format!("the {of}'s URL is not one");
             report.error(
                 codes::URL,
                 message,
                 url.span,
                 "expected http:// or https:// and a host",
-                help,
+                form,
             );
         }
         Some(authority) if authority.contains('@') => {
-            let message = "the registry's URL carries a password".to_owned();
-            let help = "use `username` and `password`, which are never printed";
-            report.error(codes::URL, message, url.span, "user information", help);
+            let message = format!("the {of}'s URL carries a password");
+            report.error(codes::URL, message, url.span, "user information", login);
         }
         Some(_) => {}
     }

@@ -9,12 +9,13 @@ use serde_json::Value;
 const PAGE: &str = include_str!("../../../docs/configuration.md");
 
 /// Headings of the page that have a table of keys, and the tables of the configuration that these keys are in.
-const HEADINGS: [(&str, &[&str]); 19] = [
+const HEADINGS: [(&str, &[&str]); 20] = [
     ("Top of the file", &[""]),
     ("`[kafka]`", &["kafka"]),
     ("`[registry]`", &["registry"]),
+    ("`[registry.oauth]`", &["registry.oauth"]),
     ("`[scylla]`", &["scylla"]),
-    ("TLS", &["registry.tls", "scylla.tls"]),
+    ("TLS", &["registry.tls", "registry.oauth.tls", "scylla.tls"]),
     ("`[http]`, `[log]`, `[sentry]`, `[limits]`", &[""]),
     ("`[mongo]`, `[references.NAME]`", &[""]),
     ("`[pipelines.NAME]`", &["pipelines.NAME"]),

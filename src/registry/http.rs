@@ -1,0 +1,130 @@
+//! HTTP as registry and token endpoint are asked: by a client with the certificates that are configured, and with answers that are bounded.
+//!
+//! Invariants: an answer is read up to a limit and within the time-out. Connections are not kept: requests are rare (one per schema, or per
+//! token), and a kept connection would belong to the runtime of whichever caller came first. No login is in an error.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use openssl::pkey::PKey;
+use reqwest::{Certificate, Identity, Url, redirect};
+
+use super::error::RegistryError;
+
+/// A client, and whether it shows no certificate.
+pub(super) struct Http {
+    pub(super) client: reqwest::Client,
+    anonymous: bool,
+}
+
+/// Certificates in PEM files, see [`super::RegistryOptions`].
+pub(super) struct Files<'a> {
+    pub(super) ca: Option<&'a PathBuf>,
+    pub(super) cert: Option<&'a PathBuf>,
+    pub(super) key: Option<&'a PathBuf>,
+}
+
+/// Why there is no answer.
+pub(super) enum NoAnswer {
+    /// Refused, broken off, timed out, or TLS failed: in words.
+    Unreachable(String),
+    /// Longer than was to be read.
+    TooLarge,
+}
+
+impl Http {
+    pub(super) fn new(
+        files: &Files<'_>,
+        timeout: Duration,
+        redirects: redirect::Policy,
+    ) -> Result<Self, RegistryError> {
+        let bad = RegistryError::Options;
+        let mut client = reqwest::Client::builder()
+            .timeout(timeout)
+            .connect_timeout(timeout)
+            .pool_max_idle_per_host(0)
+            .redirect(redirects)
+            .user_agent(concat!("messina/", env!("CARGO_PKG_VERSION")));
+        if let Some(path) = files.ca {
+            let authorities = Certificate::from_pem_bundle(&read(path)?)
+                .map_err(|e| bad(format!("no certificates in {}: {e}", path.display())))?;
+            client = client.tls_certs_only(authorities);
+        }
+        match (files.cert, files.key) {
+            (Some(cert), Some(key)) => client = client.identity(identity(cert, key)?),
+            (None, None) => {}
+            _ => return Err(bad("a client certificate needs both cert and key".into())),
+        }
+        let client = client
+            .build()
+            .map_err(|e| bad(format!("cannot prepare HTTP: {}", causes(&e))))?;
+        let anonymous = files.cert.is_none();
+        Ok(Self { client, anonymous })
+    }
+
+    /// Status and body of what `url` answers to `request`.
+    pub(super) async fn answer(
+        &self,
+        request: reqwest::RequestBuilder,
+        url: &Url,
+        largest: usize,
+    ) -> Result<(u16, Vec<u8>), NoAnswer> {
+        // reqwest's error names the address as it was asked; the caller names the one without a login and path.
+        let unreachable = |error: reqwest::Error| {
+            let mut reason = causes(&error.without_url());
+            // The alerts for it differ by version, and one that comes after the handshake can be lost with the connection.
+            let alert = reason.contains(" alert ") || reason.contains("unexpected EOF");
+            if self.anonymous && url.scheme() == "https" && alert {
+                reason.push_str("; perhaps it wants a certificate of the client (`cert` and `key`)");
+            }
+            NoAnswer::Unreachable(reason)
+        };
+        let mut response = request.send().await.map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + chunk.len() > largest {
+                return Err(NoAnswer::TooLarge);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((status, body))
+    }
+}
+
+/// An address that can be asked, without a query; `example` shows how one looks. The text is not in the error, for it may hold a password.
+pub(super) fn address(text: &str, example: &str) -> Result<Url, RegistryError> {
+    let bad = |reason: String| RegistryError::Options(format!("an address cannot be used: {reason}"));
+    let url = Url::parse(text).map_err(|e| bad(format!("{e}; it looks like {example}")))?;
+    match url.scheme() {
+        "http" | "https" => Ok(url),
+        scheme => Err(bad(format!("its scheme is {scheme}, not http or https"))),
+    }
+}
+
+/// The client's certificate and key. Any PEM key is taken; the TLS library below wants PKCS #8.
+fn identity(cert: &Path, key: &Path) -> Result<Identity, RegistryError> {
+    let bad = |what: &Path, error: String| RegistryError::Options(format!("cannot use {}: {error}", what.display()));
+    let pem = PKey::private_key_from_pem(&read(key)?)
+        .and_then(|key| key.private_key_to_pem_pkcs8())
+        .map_err(|e| bad(key, e.to_string()))?;
+    Identity::from_pkcs8_pem(&read(cert)?, &pem).map_err(|e| bad(cert, causes(&e)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
+    std::fs::read(path).map_err(|e| RegistryError::Options(format!("cannot read {}: {e}", path.display())))
+}
+
+/// An error with all that lies beneath it: the last cause is usually the one that helps.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
