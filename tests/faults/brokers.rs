@@ -1,4 +1,5 @@
-//! Promises 1 and 5 with the brokers: one of three killed, all three killed, and a dead-letter topic that takes nothing.
+//! Promises 1 and 5 with the brokers: one of three killed, all three killed, and a dead-letter topic that takes nothing, because a replica is gone
+//! or the disk of one is full.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,6 +18,8 @@ use crate::support::{Bench, LONG, until};
 const RATE: i64 = 1000;
 const BETWEEN: u64 = 2000;
 const BROKERS: [&str; 3] = ["kafka-cluster-1", "kafka-cluster-2", "kafka-cluster-3"];
+/// The disk that is to be full, in MiB.
+const DISK: u32 = 192;
 /// Bad records: more than may be in flight, so that intake must stop when they have nowhere to go.
 const BAD: i64 = 3 * MAX_IN_FLIGHT as i64;
 
@@ -63,13 +66,55 @@ fn brokers_killed() {
     bench.clean();
 }
 
-/// The topic wants three replicas in sync, and one of three brokers is gone: nothing can be written to it.
+/// Why the last of three brokers takes no dead letters. Their topic wants all three in sync.
+#[derive(Clone, Copy)]
+enum Fault {
+    Killed,
+    /// Its disk is full, which ends it: Kafka gives up a log directory that it cannot write to, and a broker that has no other.
+    DiskFull,
+}
+
+impl Fault {
+    fn begin(self, bench: &Bench) {
+        match self {
+            Self::Killed => bench.own().kill(&BROKERS[2..]),
+            Self::DiskFull => {
+                bench.disk().fill();
+                let filled = Instant::now();
+                until("the broker to give up its full disk", LONG, &[], || {
+                    (!bench.own().is_up(BROKERS[2])).then_some(())
+                });
+                println!("the broker ended {:.1?} after its disk was full", filled.elapsed());
+            }
+        }
+    }
+
+    fn end(self, bench: &Bench) {
+        match self {
+            Self::Killed => {}
+            Self::DiskFull => bench.disk().free(),
+        }
+        bench.own().start(&BROKERS[2..]);
+    }
+}
+
 #[test]
 fn dead_letters_unwritable() {
-    let Some(bench) = Bench::find_with("dead_letters_unwritable", &["kafka-cluster"], &[]) else {
-        return;
-    };
-    let services = bench.own();
+    let test = "dead_letters_unwritable";
+    if let Some(bench) = Bench::find_with(test, &["kafka-cluster"], &[]) {
+        unwritable(test, bench, Fault::Killed);
+    }
+}
+
+#[test]
+fn dead_letter_disk_full() {
+    let test = "dead_letter_disk_full";
+    if let Some(bench) = Bench::find_with_disk(test, "kafka-cluster", BROKERS[2], DISK) {
+        unwritable(test, bench, Fault::DiskFull);
+    }
+}
+
+fn unwritable(test: &str, bench: Bench, fault: Fault) {
     let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
     let letters = bench.name("outage-dead-letters");
     bench.kafka.configure(&bench, &letters, "min.insync.replicas", "3");
@@ -79,7 +124,7 @@ fn dead_letters_unwritable() {
     let load = numbers.load(RATE, i64::MAX);
     more(&messina, BETWEEN, "before the kill");
     let watch = Watch::over(&messina);
-    services.kill(&BROKERS[2..]);
+    fault.begin(&bench);
     more(&messina, BETWEEN, "without the bad ones");
     numbers.send_bad(BAD);
     until(
@@ -110,7 +155,7 @@ fn dead_letters_unwritable() {
     }
     assert!(!open.is_empty());
     let began = Instant::now();
-    services.start(&BROKERS[2..]);
+    fault.end(&bench);
     let back = more(&messina, 1, "after the topic takes records again");
     println!(
         "first record {back:.1?} after the broker answered, {:.1?} after its start",
@@ -140,7 +185,7 @@ fn dead_letters_unwritable() {
     let judgement = judge_good(&bench, &numbers, "outage", sent);
     let mut figures = judgement.figures();
     figures["resume_s"] = json!(back.as_secs_f64());
-    figures::note("dead_letters_unwritable", &figures);
+    figures::note(test, &figures);
     drop(messina);
     bench.clean();
 }

@@ -41,6 +41,9 @@ fn database_frozen_and_killed() {
     more(&messina, BETWEEN, "before the freeze");
     let watch = Watch::over(&messina);
     let began = Instant::now();
+    let group = numbers.group("outage");
+    let members = bench.kafka.member_ids(&group);
+    assert_eq!(members.len(), 1);
     let (joined, before) = (rebalances(&messina), watch.peak_after(Duration::from_secs(2)));
 
     let mut resumes = Vec::new();
@@ -86,6 +89,11 @@ fn database_frozen_and_killed() {
     });
     watch.stop();
     assert_eq!(rebalances(&messina), joined, "the consumer left its group");
+    assert_eq!(
+        bench.kafka.member_ids(&group),
+        members,
+        "the consumer was put out of its group"
+    );
     messina.stop();
     let judgement = judge(&bench, &numbers, "outage", sent);
     assert_eq!(judgement.duplicated, 0, "nothing was to run again");

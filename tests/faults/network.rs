@@ -1,4 +1,5 @@
-//! Promise 5 with the network: 200 ms of delay, chunks that come late, and connections that break, to the brokers and to the database.
+//! Promise 5 with the network: 200 ms of delay each way, chunks that come late, and connections that break, to the brokers, the database and the
+//! registry.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,13 @@ use crate::support::watch::Watch;
 use crate::support::{Bench, LONG, until};
 
 const RATE: i64 = 1000;
-const BETWEEN: u64 = 4000;
+const BETWEEN: u64 = 2000;
 /// The broker's second listener, and where it says that it is: at the proxy.
 const LISTENER: &str = "127.0.0.1:17095";
 const ADVERTISED: &str = "127.0.0.1:17096";
 
 const BAD: Weather = Weather {
-    delay: Duration::from_millis(100),
+    delay: Duration::from_millis(200),
     stalled_of_1000: 20,
     stall: Duration::from_millis(400),
 };
@@ -41,35 +42,55 @@ fn delayed_and_lossy_network() {
     let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
     let brokers = Proxy::new(ADVERTISED, LISTENER, 1);
     let database = Proxy::new("127.0.0.1:0", &bench.nodes[0], 2);
+    let (host, path) = bench
+        .registry
+        .url
+        .strip_prefix("http://")
+        .unwrap()
+        .split_once('/')
+        .unwrap_or((bench.registry.url.trim_start_matches("http://"), ""));
+    let registry = Proxy::new("127.0.0.1:0", host, 3);
     let [config, local] = numbers.config(Duration::from_secs(30), &pipelines("outage"));
     let far = bench.file(
         "far.toml",
         &format!(
-            "[kafka]\nbrokers = \"{ADVERTISED}\"\n[scylla]\nnodes = [\"{}\"]\n",
-            database.address
+            "[kafka]\nbrokers = \"{ADVERTISED}\"\n\
+             consumer_properties = {{ \"session.timeout.ms\" = 45000, \"heartbeat.interval.ms\" = 3000 }}\n\
+             [scylla]\nnodes = [\"{}\"]\n[registry]\nurl = \"http://{}/{path}\"\n",
+            database.address, registry.address
         ),
     );
+    // From the start on: the registry is asked then.
+    for proxy in [&brokers, &database, &registry] {
+        proxy.set(BAD);
+    }
     let messina = Messina::start("messina", &[&config, &local, &far]);
     messina.ready();
     let load = numbers.load(RATE, i64::MAX);
-    more(&messina, BETWEEN, "in fair weather");
     let watch = Watch::over(&messina);
-    brokers.set(BAD);
-    database.set(BAD);
+    let group = numbers.group("outage");
     let began = Instant::now();
     more(&messina, BETWEEN, "in bad weather");
+    let members = bench.kafka.member_ids(&group);
+    assert_eq!(members.len(), 1);
     let broken = (brokers.break_all(), database.break_all());
     more(&messina, BETWEEN, "after the connections broke");
     let again = (brokers.break_all(), database.break_all());
     more(&messina, BETWEEN, "after they broke again");
     let took = began.elapsed();
-    brokers.set(Weather::default());
-    database.set(Weather::default());
+    for proxy in [&brokers, &database, &registry] {
+        proxy.set(Weather::default());
+    }
     let sent = load.stop();
     until("every record to be committed", LONG, &[&messina], || {
-        (bench.kafka.progress(&numbers.group("outage"), &numbers.topic).0 == sent as u64).then_some(())
+        (bench.kafka.progress(&group, &numbers.topic).0 == sent as u64).then_some(())
     });
     watch.stop();
+    assert_eq!(
+        bench.kafka.member_ids(&group),
+        members,
+        "the consumer was put out of its group"
+    );
     messina.stop();
     println!(
         "{} records in bad weather took {took:.1?}; connections to brokers and database that broke: {broken:?}, {again:?}",
@@ -79,6 +100,7 @@ fn delayed_and_lossy_network() {
         broken.0 > 0 && broken.1 > 0 && again.0 > 0 && again.1 > 0,
         "nothing broke: {broken:?}, {again:?}"
     );
+    assert!(registry.carried() > 0, "the registry was not asked through the proxy");
     let judgement = judge(&bench, &numbers, "outage", sent);
     let mut figures = judgement.figures();
     figures["connections_broken"] = json!(broken.0 + broken.1 + again.0 + again.1);

@@ -206,10 +206,18 @@ impl Kafka {
 
     /// How many members the group has.
     pub fn members(&self, group: &str) -> usize {
+        self.member_ids(group).len()
+    }
+
+    /// The ids that the coordinator has given to the members of the group, in order: one that was put out gets another when it comes back.
+    pub fn member_ids(&self, group: &str) -> Vec<String> {
         let list = self.with_group("test-tools", |c| {
             patiently("the members of a group", || c.fetch_group_list(Some(group), REQUEST))
         });
-        list.groups().iter().map(|group| group.members().len()).sum()
+        let members = list.groups().iter().flat_map(|group| group.members());
+        let mut ids: Vec<String> = members.map(|member| member.id().to_owned()).collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Records committed by the group, and records there are. Partitions must begin at 0.

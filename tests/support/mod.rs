@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod database;
+pub mod disk;
 pub mod figures;
 pub mod finished;
 pub mod judge;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use disk::Disk;
 use kafka::Kafka;
 use process::Messina;
 use registry::Registry;
@@ -57,6 +59,8 @@ pub struct Bench {
     pub datacenters: &'static [&'static str],
     /// For configuration files.
     pub folder: PathBuf,
+    /// Goes before the next test may begin.
+    disk: Option<Disk>,
     own: Option<Services>,
     runtime: tokio::runtime::Runtime,
     _alone: MutexGuard<'static, ()>,
@@ -70,6 +74,20 @@ impl Bench {
 
     /// The same with services of the test's own in place of the shared ones: it may break them.
     pub fn find_with(test: &str, own: &[&str], settings: &[(&str, &str)]) -> Option<Bench> {
+        Bench::find_on(test, own, settings, None)
+    }
+
+    /// The same with one of them on a small disk: the service, its instance, and MiB.
+    pub fn find_with_disk(test: &str, service: &'static str, instance: &str, mebibytes: u32) -> Option<Bench> {
+        Bench::find_on(test, &[service], &[], Some((service, instance, mebibytes)))
+    }
+
+    fn find_on(
+        test: &str,
+        own: &[&str],
+        settings: &[(&str, &str)],
+        disk: Option<(&'static str, &str, u32)>,
+    ) -> Option<Bench> {
         let wanted = ["KAFKA_BROKERS", "REGISTRY_URL", "SCYLLA_NODES", "MESSINA_TEST_PYTHON"];
         let missing: Vec<&str> = wanted.into_iter().filter(|name| std::env::var(name).is_err()).collect();
         if !missing.is_empty() {
@@ -78,6 +96,10 @@ impl Bench {
         }
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let [mut brokers, mut registry, mut nodes, python] = wanted.map(|name| std::env::var(name).unwrap());
+        let disk = match disk {
+            Some((service, instance, mebibytes)) => Some(Disk::mount(test, service, instance, mebibytes)?),
+            None => None,
+        };
         let own = (!own.is_empty()).then(|| Services::up(own, settings));
         if let Some(own) = &own {
             let replace = |with: &[&str], value: &mut String| {
@@ -116,6 +138,7 @@ impl Bench {
                 &["dc1"]
             },
             folder,
+            disk,
             own,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)
@@ -129,6 +152,11 @@ impl Bench {
     /// The services of the test's own.
     pub fn own(&self) -> &Services {
         self.own.as_ref().expect("the test named services of its own")
+    }
+
+    /// The small disk of one of them.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("the test asked for a disk")
     }
 
     /// Waits for a future.

@@ -5,6 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ pub struct Proxy {
     pub address: SocketAddr,
     weather: Arc<Mutex<Weather>>,
     open: Arc<Mutex<Vec<TcpStream>>>,
+    carried: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -38,12 +40,15 @@ impl Proxy {
         let (server, of_listener) = (server.to_owned(), weather.clone());
         let kept: Arc<Mutex<Vec<TcpStream>>> = open;
         let open = kept.clone();
+        let carried = Arc::<AtomicUsize>::default();
+        let count = carried.clone();
         std::thread::spawn(move || {
             for (number, client) in (0..).zip(listener.incoming().map_while(Result::ok)) {
                 // A server that is down: the client sees its connection closed.
                 let Ok(server) = TcpStream::connect(&server) else {
                     continue;
                 };
+                count.fetch_add(1, Ordering::Relaxed);
                 kept.lock().unwrap().push(client.try_clone().unwrap());
                 for (from, to, way) in [(&client, &server, 0), (&server, &client, 1)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
@@ -52,12 +57,22 @@ impl Proxy {
                 }
             }
         });
-        Proxy { address, weather, open }
+        Proxy {
+            address,
+            weather,
+            open,
+            carried,
+        }
     }
 
     /// Changes the weather for what comes from now on.
     pub fn set(&self, weather: Weather) {
         *self.weather.lock().unwrap() = weather;
+    }
+
+    /// Connections that were made to the server so far.
+    pub fn carried(&self) -> usize {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// Breaks every connection that is open; how many were.

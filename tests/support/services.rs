@@ -37,10 +37,7 @@ pub struct Services {
 impl Services {
     /// Starts the named services, and stops the others of this folder. `extra` are further settings, of a fresh start only.
     pub fn up(names: &[&str], extra: &[(&str, &str)]) -> Services {
-        let mut services = Services {
-            state: folder(),
-            environment: HashMap::new(),
-        };
+        let mut services = Services::idle();
         for line in services.call(&["status"], extra).lines().skip(1) {
             let mut words = line.split_whitespace();
             let (instance, state) = (words.next().unwrap(), words.next().unwrap());
@@ -59,6 +56,14 @@ impl Services {
                 .insert(name.to_owned(), value.trim_matches('\'').to_owned());
         }
         services
+    }
+
+    /// The services as they are.
+    pub fn idle() -> Services {
+        Services {
+            state: folder(),
+            environment: HashMap::new(),
+        }
     }
 
     /// What `services env` says, for example `KAFKA_CLUSTER_BROKERS`.
@@ -81,6 +86,15 @@ impl Services {
         self.call(&[&["up"], names].concat(), &[]);
     }
 
+    /// Whether an instance runs.
+    pub fn is_up(&self, instance: &str) -> bool {
+        let status = self.call(&["status"], &[]);
+        let line = status
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(instance));
+        line.is_some_and(|line| line.split_whitespace().nth(1) == Some("up"))
+    }
+
     /// SIGKILL.
     pub fn kill(&self, names: &[&str]) {
         self.call(&[&["kill9"], names].concat(), &[]);
@@ -96,7 +110,8 @@ impl Services {
         self.call(&[&["thaw"], names].concat(), &[]);
     }
 
-    fn call(&self, arguments: &[&str], extra: &[(&str, &str)]) -> String {
+    /// One verb of `tests/services`.
+    pub fn call(&self, arguments: &[&str], extra: &[(&str, &str)]) -> String {
         let script = format!("{}/tests/services/services", env!("CARGO_MANIFEST_DIR"));
         let output = Command::new("bash")
             .arg(script)
@@ -125,7 +140,7 @@ fn is_instance(service: &str, instance: &str) -> bool {
 }
 
 /// The state folder, with what the usual one has brought in already.
-fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     let usual = std::env::var_os("MESSINA_SERVICES_STATE").map_or_else(
         || {
             let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
