@@ -7,7 +7,7 @@
 //! Invariants: no clock of its own (the caller passes the time); bounded memory, whatever the keys.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,9 @@ const KINDS: usize = 1024;
 ///     tracing::warn!(pipeline = "navigation", step = "profile", suppressed, "look-up failed");
 /// }
 /// ```
-pub struct Limiter<K> {
+pub struct Limiter<K, S = RandomState> {
     every: Duration,
-    kinds: Mutex<HashMap<K, Kind>>,
+    kinds: Mutex<HashMap<K, Kind, S>>,
 }
 
 struct Kind {
@@ -37,9 +37,16 @@ struct Kind {
 impl<K: Hash + Eq> Limiter<K> {
     /// One occurrence of each kind every `every`.
     pub fn new(every: Duration) -> Self {
+        Self::hashed(every)
+    }
+}
+
+impl<K: Hash + Eq, S: BuildHasher + Default> Limiter<K, S> {
+    /// The same, with a hash of one's own.
+    pub fn hashed(every: Duration) -> Self {
         Self {
             every,
-            kinds: Mutex::new(HashMap::new()),
+            kinds: Mutex::default(),
         }
     }
 

@@ -87,15 +87,20 @@ def metric(address, name):
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
+def skip(test, reason):
+    """Skips the test, and says so to ./test."""
+    if os.environ.get("MESSINA_TEST_SKIPPED"):
+        with open(os.environ["MESSINA_TEST_SKIPPED"], "a") as skipped:
+            skipped.write(f"{test.id()}: {reason}\n")
+    test.skipTest(reason)
+
+
 def services_or_skip(test, *variables):
-    """Skips the test, and says so to ./test, where the addresses of services are not set."""
+    """Skips the test where the addresses of services are not set."""
     missing = [name for name in variables if name not in os.environ]
     if missing:
         reason = f"needs services: {', '.join(missing)} not set"
-        if os.environ.get("MESSINA_TEST_SKIPPED"):
-            with open(os.environ["MESSINA_TEST_SKIPPED"], "a") as skipped:
-                skipped.write(f"{test.id()}: {reason}\n")
-        test.skipTest(reason)
+        skip(test, reason)
 
 
 def until(what, look):
@@ -109,8 +114,8 @@ def until(what, look):
         time.sleep(0.3)
 
 
-class Observed:
-    """A running demo, and a Prometheus that scrapes it every two seconds and evaluates the rules. `address` is the demo's, `url` Prometheus'."""
+class Demo:
+    """A running demo. `address` is that of its page."""
 
     def __init__(self):
         self.processes = []
@@ -137,6 +142,24 @@ class Observed:
             return re.search(r"status page is http://([\d.:]+)/", self.log.read_text())
 
         self.address = until("the demo's address", page).group(1)
+
+    def stop(self):
+        for process in self.processes:
+            process.send_signal(signal.SIGINT)
+        for process in self.processes:
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.held.cleanup()
+
+
+class Observed(Demo):
+    """A running demo, and a Prometheus that scrapes it every two seconds and evaluates the rules. `url` is Prometheus'."""
+
+    def start(self, folder):
+        super().start(folder)
         config = folder / "prometheus.yml"
         config.write_text(
             f"global: {{ scrape_interval: 2s, evaluation_interval: 2s }}\nrule_files: ['{RULES}']\n"
@@ -152,17 +175,6 @@ class Observed:
         # A rate needs two scrapes with counts in them, of all pipelines.
         until("three pipelines with a rate", lambda: len(self.ask('rate(messina_records_total{outcome="done"}[30s]) > 0')) >= 3)
         until("commits", lambda: len(self.ask("rate(messina_commits_total[30s]) > 0")) >= 3)
-
-    def stop(self):
-        for process in self.processes:
-            process.send_signal(signal.SIGINT)
-        for process in self.processes:
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self.held.cleanup()
 
     def ask(self, expression, kind="query", **more):
         """The result of a query; an error is an AssertionError with Prometheus' words."""

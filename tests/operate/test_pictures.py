@@ -15,6 +15,7 @@ PICTURES = ROOT / "docs/pictures"
 # By the page that shows them.
 SHOWN = {
     "docs/dashboards.md": {f"{name.removesuffix('.json')}.png" for name in dashboards()},
+    "docs/operations.md": {"status-light.png", "status-dark.png"},
 }
 LARGEST = 200 * 1024
 

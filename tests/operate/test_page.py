@@ -1,0 +1,117 @@
+"""The status page in a real browser, on a running demo: it lives, asks nobody else, fits a telephone, and needs no mouse."""
+
+import re
+import unittest
+
+from operate import LONG, Demo, browser, chromium, get, skip
+
+GRAPHS = ("Throughput", "Latency, p99", "Lag", "Concurrency load", "Cache")
+PIPELINES = ("navigation", "orders", "reactions")
+
+
+class Page(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.chromium = None
+        if not chromium():
+            return
+        cls.demo = Demo()
+        cls.addClassCleanup(cls.demo.stop)
+        cls.chromium = cls.enterClassContext(browser())
+
+    def setUp(self):
+        if not self.chromium:
+            skip(self, "needs a Chromium (Debian: chromium-headless-shell)")
+
+    def opened(self, **context):
+        """The page, when it has drawn all pipelines. What goes wrong on it fails the test at its end."""
+        page = self.chromium.new_page(**context)
+        self.addCleanup(page.close)
+        wrong, asked = [], []
+        page.on("console", lambda line: wrong.append(line.text) if line.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.set_default_timeout(LONG * 1000)
+        page.goto(f"http://{self.demo.address}/")
+        for name in PIPELINES:
+            page.get_by_role("heading", name=re.compile(f"^{name}")).wait_for()
+        self.addCleanup(lambda: self.assertEqual(wrong, []))
+        self.addCleanup(lambda: self.assertEqual([url for url in asked if not url.startswith(f"http://{self.demo.address}/")], []))
+        return page
+
+    @staticmethod
+    def way(page):
+        """The numbers on the picture of the first pipeline."""
+        return page.get_by_role("list", name="The way of a record through navigation").inner_text()
+
+    def changed(self, page, before):
+        page.wait_for_function("before => document.querySelector('ol').innerText !== before", arg=before)
+        return self.way(page)
+
+    def test_it_lives(self):
+        page = self.opened()
+        self.assertLess(len(get(f"http://{self.demo.address}/")), 100_000)
+        page.wait_for_function("() => [...document.querySelectorAll('.edge b')].filter(e => /[1-9]/.test(e.textContent)).length > 10")
+        first = self.way(page)
+        for part in ("Kafka", "decode", "lanes", "steps", "encode", "publish", "commit", "dead letters"):
+            self.assertIn(part, first)
+        self.changed(page, self.changed(page, first))
+        for pipeline in PIPELINES:
+            section = page.get_by_role("region", name=re.compile(f"^{pipeline}"))
+            for title in GRAPHS:
+                graph = section.get_by_role("img", name=re.compile(f"^{title}, now: .*[0-9]"))
+                graph.wait_for(state="attached")
+                self.assertGreater(len(graph.locator("polyline").first.get_attribute("points").split()), 1, f"{pipeline}: {title}")
+        # What it says is what the process says.
+        taken = float(page.locator(".edge b").first.inner_text().removesuffix("/s").replace(",", "").replace(" k", "e3"))
+        self.assertGreater(taken, 0)
+
+    def test_it_fits_a_telephone(self):
+        for scheme in ("light", "dark"):
+            page = self.opened(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+            for summary in page.locator("summary").all():
+                summary.click()
+            self.assertLessEqual(page.evaluate("document.documentElement.scrollWidth"), 360)
+
+    def test_it_is_light_and_dark(self):
+        def brightness(scheme):
+            page = self.opened(color_scheme=scheme)
+            return [
+                sum(map(int, re.findall(r"\d+", page.evaluate(f"getComputedStyle(document.body).{of}"))[:3])) for of in ("backgroundColor", "color")
+            ]
+
+        (light, on_light), (dark, on_dark) = brightness("light"), brightness("dark")
+        self.assertGreater(light - on_light, 400)
+        self.assertGreater(on_dark - dark, 400)
+
+    def test_it_needs_no_mouse(self):
+        page = self.opened()
+        page.keyboard.press("Tab")
+        self.assertEqual(page.evaluate("document.activeElement.id"), "skip")
+        pause = page.get_by_role("button", name="Pause")
+        while not pause.evaluate("e => e === document.activeElement"):
+            page.keyboard.press("Tab")
+        while page.evaluate("document.activeElement.tagName") != "SUMMARY":
+            page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        table = page.get_by_role("region", name="Partitions of navigation")
+        table.wait_for()
+        # What has the focus and what is open stays so while values change.
+        self.changed(page, self.changed(page, self.way(page)))
+        self.assertEqual(page.evaluate("document.activeElement.tagName"), "SUMMARY")
+        self.assertGreater(table.get_by_role("row").count(), 8)
+        page.keyboard.press("Tab")
+        self.assertTrue(table.evaluate("e => e === document.activeElement"))
+        pause.press("Space")
+        self.assertEqual(pause.get_attribute("aria-pressed"), "true")
+        page.wait_for_timeout(2_500)
+        still = self.way(page)
+        page.wait_for_timeout(5_000)
+        self.assertEqual(self.way(page), still)
+        pause.press("Space")
+        self.changed(page, still)
+        self.assertEqual(page.get_by_role("status").inner_text(), "ready")
+
+
+if __name__ == "__main__":
+    unittest.main()
