@@ -31,6 +31,7 @@ use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::NotPrepared;
 use crate::registry::Registry;
 use crate::sink;
+use crate::source::bounds::Bounds;
 use crate::source::consumer_loop::{self, End};
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
@@ -228,6 +229,17 @@ pub async fn start(
     telemetry: Telemetry,
     customs: &CustomSteps,
 ) -> Result<Running, StartError> {
+    start_within(config, sources, telemetry, customs, None).await
+}
+
+/// The same, and no more is taken than `bounds` say.
+pub async fn start_within(
+    config: Config,
+    sources: Sources,
+    telemetry: Telemetry,
+    customs: &CustomSteps,
+    bounds: Option<Arc<Bounds>>,
+) -> Result<Running, StartError> {
     let metrics = telemetry.metrics.clone();
     metrics.watch_runtime("shared", tokio::runtime::Handle::current());
     metrics.config_generation.of([]).set(1);
@@ -252,7 +264,7 @@ pub async fn start(
 
     let services = Services::connect(&config, &sources, &shared).await?;
     metrics.watch_registry(services.registry.stats());
-    let common = Common::new(services, telemetry, shared.clone(), http, customs.clone());
+    let common = Common::new(services, telemetry, shared.clone(), http, customs.clone(), bounds);
     let wanted: Vec<_> = config.pipelines.values().collect();
     let share = memory::share(&config, 0, wanted.len());
     metrics.budget_limit_bytes.of([]).set(memory::limit(&config) as i64);

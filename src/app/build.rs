@@ -28,6 +28,7 @@ use crate::pipeline::schemas::Registering;
 use crate::retry::Jitter;
 use crate::sink;
 use crate::sink::limits::{Limits, StopAbove, Window};
+use crate::source::bounds::Bounds;
 use crate::source::consumer_loop::Parts;
 use crate::source::context::{self, SourceContext};
 use crate::source::status::LoopState;
@@ -119,6 +120,8 @@ pub(super) struct Common {
     pub(super) sentry: Option<Arc<Sentry>>,
     pub(super) http: SocketAddr,
     pub(super) customs: CustomSteps,
+    /// What a replay takes; none takes all.
+    bounds: Option<Arc<Bounds>>,
     store: Arc<Gate>,
     registry: Arc<Gate>,
 }
@@ -130,6 +133,7 @@ impl Common {
         shared: Shared,
         http: SocketAddr,
         customs: CustomSteps,
+        bounds: Option<Arc<Bounds>>,
     ) -> Common {
         let Telemetry { metrics, sentry } = telemetry;
         let store = gate(&metrics, "store", Rules::default());
@@ -147,6 +151,7 @@ impl Common {
             sentry,
             http,
             customs,
+            bounds,
             store,
             registry,
         }
@@ -389,7 +394,7 @@ fn build(
             }
         };
         let pipeline = pipeline.clone();
-        let (schemas, runtime) = (prepared.schemas.clone(), runtime.clone());
+        let (schemas, runtime, bounds) = (prepared.schemas.clone(), runtime.clone(), common.bounds.clone());
         let (drain_timeout, stall_after) = (config.shutdown_timeout, pipeline.source.stall_timeout);
         parts.push(Box::new(move |LoopContext { stop, io, store }| {
             let output = match output.take() {
@@ -418,6 +423,7 @@ fn build(
                 }),
                 io,
                 state: state.clone(),
+                bounds: bounds.clone(),
                 static_member: pipeline.source.instance_id.is_some(),
                 drain_timeout,
                 stall_after,

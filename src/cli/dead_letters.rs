@@ -3,10 +3,10 @@
 //! `list` and `show` only read. `replay` sends records back to where they came from, once the cause is mended. All three read with a
 //! consumer that commits nothing, up to where the topics end when the command begins. Keys and values appear only where asked for.
 
-mod filter;
+pub(super) mod filter;
 mod list;
 mod reader;
-mod replay;
+pub(super) mod replay;
 mod returning;
 mod show;
 mod table;

@@ -7,6 +7,7 @@ mod dry_run;
 pub mod explain;
 pub mod health;
 pub mod init;
+pub mod replay;
 pub mod run;
 pub mod test;
 mod time;
@@ -39,6 +40,8 @@ enum Command {
     Init(Box<init::Init>),
     /// Runs the pipelines until told to stop.
     Run(run::Run),
+    /// Runs a pipeline over a past range, in a group of its own.
+    Replay(Box<replay::Replay>),
     /// Checks a configuration and says everything that is wrong with it.
     Check(check::Check),
     /// Runs cases of pipelines, without any service.
@@ -124,6 +127,7 @@ pub fn run(cli: Cli, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args),
         Command::Init(args) => init::run(*args),
         Command::Run(args) => run::run(args, customs),
+        Command::Replay(args) => replay::run(&args, customs),
         Command::Check(args) => check::run(args, customs),
         Command::Test(args) => test::run(args, customs),
         Command::DeadLetters(args) => dead_letters::run(*args),

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 use self::adapt::{Gauges, Hearing, Seen};
 pub use self::rebuild::run_and_rebuild;
 use super::assignment::{Assignment, Partition, Ticket};
+use super::bounds::Bounds;
 use super::context::SourceContext;
 use super::read::Plans;
 use super::status::LoopState;
@@ -104,6 +105,8 @@ pub struct Parts {
     pub stop: watch::Receiver<bool>,
     /// What commits as one what is published and where it came from; none under `at_least_once`.
     pub transactions: Option<TransactionParts>,
+    /// What a replay takes; none takes all.
+    pub bounds: Option<Arc<Bounds>>,
 }
 
 /// How a loop ended.
@@ -303,7 +306,7 @@ impl Loop {
                         Some(Some(message)) => self.take(message),
                         _ => break,
                     }
-                    if self.parts.budget.is_full() {
+                    if self.parts.budget.is_full() || !self.is_paced() {
                         break;
                     }
                 }
@@ -374,6 +377,13 @@ impl Loop {
             && self.stopping.is_none()
             && self.halted.is_none()
             && !self.stopped_by_limit
+            && self.is_paced()
+    }
+
+    /// Whether the pace of a replay lets another record in.
+    fn is_paced(&self) -> bool {
+        let bounds = self.parts.bounds.as_ref();
+        bounds.is_none_or(|bounds| bounds.has_room(Instant::now()))
     }
 
     /// Pauses the partitions when the budget has been full for a while, and resumes them when there is room.

@@ -4,6 +4,7 @@
 //! the same runtime, with a database session of the loop's own: waking another thread costs more than the work. The loop owns the ledger, the lanes and the budget, so that none of them needs a lock.
 
 pub mod assignment;
+pub mod bounds;
 pub mod consumer_loop;
 pub mod context;
 pub mod read;

@@ -30,4 +30,5 @@ mod processors;
 mod rebalance;
 mod references;
 mod reload;
+mod replay;
 mod stream;

@@ -125,7 +125,8 @@ impl Messina {
         Messina::spawn(name, &["run", "--watch"], configs, false)
     }
 
-    fn spawn(name: &str, arguments: &[&str], configs: &[&Path], keep_all: bool) -> Messina {
+    /// Starts a command that goes on until it is told to stop.
+    pub fn spawn(name: &str, arguments: &[&str], configs: &[&Path], keep_all: bool) -> Messina {
         let mut child = command(arguments, configs).spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let log = Arc::new(Mutex::new(Log {

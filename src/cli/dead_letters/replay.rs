@@ -60,7 +60,7 @@ pub struct Replay {
 }
 
 /// `100` or `100/s`.
-fn rate(text: &str) -> Result<f64, String> {
+pub(in crate::cli) fn rate(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text).parse::<f64>();
     match number {
         Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
 
@@ -41,6 +43,12 @@ impl Loop {
             return;
         };
         let offset = message.offset();
+        if let Some(bounds) = &self.parts.bounds {
+            if !bounds.contains(message.topic(), message.partition(), offset) {
+                return self.leave_alone(message);
+            }
+            bounds.took();
+        }
         let timestamp_ms = message.timestamp().to_millis();
         let (ticket, write_timestamp_us) = match self.assignment.admit(partition, offset, timestamp_ms) {
             Ok(Intake::Admitted { ticket, timestamp }) => (ticket, timestamp),
@@ -91,6 +99,15 @@ impl Loop {
             self.read(partition, event, started);
         } else {
             held.parked.push_back(event);
+        }
+    }
+
+    /// What a replay does not take is not fetched on.
+    fn leave_alone(&self, message: &BorrowedMessage<'_>) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(message.topic(), message.partition());
+        if let Err(error) = self.parts.consumer.pause(&list) {
+            tracing::debug!(pipeline = %self.name(), "not paused: {error}");
         }
     }
 

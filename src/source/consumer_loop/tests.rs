@@ -163,6 +163,7 @@ impl Bench {
                         stall_after,
                         stop: stopped.clone(),
                         transactions: None,
+                        bounds: None,
                     })
                 })
                 .await

@@ -1,0 +1,267 @@
+//! `messina replay`: runs a pipeline over a past range, in a group of its own.
+//!
+//! The pipeline is the one that runs in production, with all its effects. The group's offsets say how far it is, so that a replay that was
+//! stopped goes on where it was.
+
+mod progress;
+mod range;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rdkafka::consumer::BaseConsumer;
+
+use self::progress::Progress;
+use self::range::Range;
+use super::dead_letters::filter::Place;
+use super::dead_letters::replay::rate;
+use super::time::{self, Moment};
+use super::trouble::{Trouble, ended};
+use super::{ConfigFiles, dry_run, print};
+use crate::app::{self, Running, StartError, Telemetry};
+use crate::config::{Config, Pipeline, Sources};
+use crate::custom::CustomSteps;
+use crate::kafka::{self, range as parts};
+use crate::shutdown::{self, Exit};
+use crate::source::bounds::Bounds;
+use crate::telemetry::breadcrumbs::Breadcrumbs;
+use crate::telemetry::logging::{self, Format};
+
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(500);
+/// No partition stands still for so long that it would be a stall: those that are done do.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Runs a pipeline over a past range of its topics, in a group of its own: it writes and publishes as it does in production. Stopped, it goes on where it
+/// was when it is told the same group and range. `messina run --dry-run --since TIME` shows first what would come of the records.
+#[derive(Debug, clap::Args)]
+pub struct Replay {
+    #[command(flatten)]
+    config: ConfigFiles,
+    /// The pipeline; may be left out where there is one.
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+    /// From the first record on that is as young as this: 2026-11-24T10:00:00Z, 2026-11-24, or how long ago (2h, 7d).
+    #[arg(long, value_name = "TIME", value_parser = time::parse, required_unless_present = "from_offset")]
+    from: Option<Moment>,
+    /// Up to the first record that is as young as this, which is not taken. Default: up to the end as it is now.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    to: Option<Moment>,
+    /// Only this partition, from this offset on; may be repeated. For a pipeline of one topic.
+    #[arg(long, value_name = "PARTITION:OFFSET", conflicts_with_all = ["from", "to"])]
+    from_offset: Vec<Place>,
+    /// Up to this offset, which is not taken; may be repeated.
+    #[arg(long, value_name = "PARTITION:OFFSET", requires = "from_offset")]
+    to_offset: Vec<Place>,
+    /// So many records a second at most.
+    #[arg(long, value_name = "N", value_parser = rate)]
+    rate: Option<f64>,
+    /// The consumer group, to go on with what was stopped. Default: the pipeline's with the range in its name.
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+}
+
+/// Runs the replay.
+pub fn run(args: &Replay, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
+    let (mut config, sources, warnings) = match args.config.load() {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            print(&findings);
+            return Ok(Exit::Config.into());
+        }
+    };
+    print(&warnings);
+    logging::init("warn", Format::Auto, None, None).context("logging")?;
+    ended(
+        prepare(args, &mut config)
+            .and_then(|(name, group, range)| go(args, config, sources, customs, &name, &group, range)),
+    )
+}
+
+/// Leaves the one pipeline in the configuration, in the replay's group, and finds the range.
+fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String, Range)> {
+    let mut pipeline = dry_run::chosen(config, args.pipeline.as_deref())?.clone();
+    let group = args.group.clone().unwrap_or_else(|| group_of(args, &pipeline));
+    if group == pipeline.source.group.value {
+        let message = format!("{group} is the pipeline's own group: choose another --group");
+        return Err(Trouble::Usage(message).into());
+    }
+    let consumer = consumer(config, &pipeline, &group)?;
+    let mut found = Vec::new();
+    for topic in &pipeline.source.topics {
+        let (from, to) = (args.from.map(|from| from.0), args.to.map(|to| to.0));
+        let parts = parts::parts(&consumer, topic, from, to).map_err(Trouble::Unavailable)?;
+        found.extend(if args.from_offset.is_empty() {
+            parts
+        } else {
+            by_offset(args, &pipeline, parts)?
+        });
+    }
+    let range = Range::find(consumer, found).map_err(Trouble::Unavailable)?;
+    let name = pipeline.name.value.clone();
+    pipeline.source.group.value.clone_from(&group);
+    pipeline.source.instance_id = None;
+    pipeline.source.stall_timeout = NEVER;
+    config.pipelines.clear();
+    config.pipelines.insert(name.clone(), pipeline);
+    // The daemon may run beside it.
+    config.http.listen = ([127, 0, 0, 1], 0).into();
+    Ok((name, group, range))
+}
+
+fn by_offset(args: &Replay, pipeline: &Pipeline, parts: Vec<parts::Part>) -> Result<Vec<parts::Part>, Trouble> {
+    if pipeline.source.topics.len() > 1 {
+        let message = "a place is PARTITION:OFFSET of one topic, and the pipeline has several: use --from and --to";
+        return Err(Trouble::Usage(message.to_owned()));
+    }
+    let of = |places: &[Place], partition| {
+        places
+            .iter()
+            .find(|place| place.partition == partition)
+            .map(|p| p.offset)
+    };
+    if let Some(unknown) = args
+        .from_offset
+        .iter()
+        .find(|place| parts.iter().all(|p| p.partition != place.partition))
+    {
+        return Err(Trouble::Usage(format!(
+            "--from-offset {unknown}: the topic has no such partition"
+        )));
+    }
+    let chosen = parts.into_iter().filter_map(|part| {
+        let from = of(&args.from_offset, part.partition)?.clamp(part.from, part.to);
+        let to = of(&args.to_offset, part.partition)
+            .unwrap_or(part.to)
+            .clamp(from, part.to);
+        Some(parts::Part { from, to, ..part })
+    });
+    Ok(chosen.collect())
+}
+
+/// The same for the same range, so that the same command goes on.
+fn group_of(args: &Replay, pipeline: &Pipeline) -> String {
+    let moment = |moment: Option<Moment>| moment.map_or_else(|| "end".to_owned(), |m| m.0.to_string());
+    let range = if args.from_offset.is_empty() {
+        format!("{}-{}", moment(args.from), moment(args.to))
+    } else {
+        let places = args.from_offset.iter().chain(&args.to_offset);
+        places
+            .map(|place| format!("{}_{}", place.partition, place.offset))
+            .collect::<Vec<_>>()
+            .join("-")
+    };
+    format!("{}-replay-{range}", pipeline.source.group.value)
+}
+
+fn consumer(config: &Config, pipeline: &Pipeline, group: &str) -> anyhow::Result<BaseConsumer> {
+    let kafka = &config.kafka;
+    let mut client = kafka::client(kafka, &kafka.consumer_properties, &pipeline.source.properties)?;
+    client.set("group.id", group);
+    client.set("enable.auto.commit", "false");
+    client.set("enable.auto.offset.store", "false");
+    client.set("enable.partition.eof", "true");
+    client.set("statistics.interval.ms", "0");
+    let made = client.create();
+    made.map_err(|e| Trouble::unavailable("cannot make a consumer", &e))
+}
+
+fn go(
+    args: &Replay,
+    config: Config,
+    sources: Sources,
+    customs: &CustomSteps,
+    name: &str,
+    group: &str,
+    range: Range,
+) -> anyhow::Result<ExitCode> {
+    let total = range.total();
+    let before = range.begin().map_err(Trouble::Unavailable)?;
+    eprintln!("{name}: {total} offsets, {before} of them done before; group {group}");
+    if before == total {
+        eprintln!("nothing is left to replay");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let telemetry = match Telemetry::new(&config, Breadcrumbs::default()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return Err(Trouble::Usage(error.to_string()).into()),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("messina-io")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let bounds = Arc::new(Bounds::new(range.ends(), args.rate, Instant::now()));
+    let code = runtime.block_on(async {
+        let mut signal = std::pin::pin!(shutdown::requested());
+        let start = app::start_within(config, sources, telemetry, customs, Some(bounds));
+        let mut running = tokio::select! {
+            started = start => match started {
+                Ok(running) => running,
+                Err(StartError::Config(findings)) => {
+                    print(&findings);
+                    return Ok(Exit::Config.into());
+                }
+                Err(error @ StartError::Process(_)) => return Err(Trouble::Unavailable(error.to_string()).into()),
+            },
+            _ = &mut signal => return Ok(ExitCode::from(130)),
+        };
+        let range = Arc::new(range);
+        let mut progress = Progress::new(total, before);
+        let end = tokio::select! {
+            end = watch(&mut running, &range, total, &mut progress) => end,
+            _ = &mut signal => Ended::Stopped,
+        };
+        running.stop().await;
+        let done = looked(&range).await.unwrap_or(0);
+        progress.show(done);
+        progress.end();
+        Ok(match end {
+            _ if done == total => {
+                eprintln!("{name}: all {total} offsets are done");
+                ExitCode::SUCCESS
+            }
+            Ended::Halted => {
+                eprintln!("error: {name} has halted after {done} of {total} offsets; the log says why");
+                Exit::Internal.into()
+            }
+            Ended::Done | Ended::Stopped => {
+                eprintln!("stopped after {done} of {total} offsets: go on with the same range and --group {group}");
+                ExitCode::from(130)
+            }
+        })
+    });
+    runtime.shutdown_background();
+    code
+}
+
+/// Why a replay ends.
+enum Ended {
+    Done,
+    Halted,
+    Stopped,
+}
+
+/// Waits for the end, and shows how far it is.
+async fn watch(running: &mut Running, range: &Arc<Range>, total: i64, progress: &mut Progress) -> Ended {
+    loop {
+        tokio::select! {
+            () = running.all_halted() => return Ended::Halted,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        // Brokers that do not answer now are asked again.
+        let Some(done) = looked(range).await else { continue };
+        progress.show(done);
+        if done >= total {
+            return Ended::Done;
+        }
+    }
+}
+
+async fn looked(range: &Arc<Range>) -> Option<i64> {
+    let range = range.clone();
+    let done = tokio::task::spawn_blocking(move || range.done()).await;
+    done.ok()?.ok()
+}

@@ -1,0 +1,109 @@
+//! What a replay takes: up to an end in each partition, and so many records a second.
+//!
+//! The pace is a bucket that holds a quarter of a second at most, so that a wait is not made up for by a burst.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// How much of a second may be taken at once.
+const BURST: f64 = 0.25;
+
+/// See the module's page. Shared by the consumers of a pipeline.
+#[derive(Debug)]
+pub struct Bounds {
+    /// The first offset of each partition that is not taken; of others nothing is.
+    ends: HashMap<(String, i32), i64>,
+    pace: Option<Mutex<Pace>>,
+}
+
+#[derive(Debug)]
+struct Pace {
+    per_second: f64,
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Pace {
+    fn has_room(&mut self, now: Instant) -> bool {
+        let gained = now.saturating_duration_since(self.filled).as_secs_f64() * self.per_second;
+        self.tokens = (self.tokens + gained).min((self.per_second * BURST).max(1.0));
+        self.filled = now;
+        self.tokens >= 1.0
+    }
+}
+
+impl Bounds {
+    /// Up to these ends, and so many records a second where that is bounded.
+    pub fn new(ends: HashMap<(String, i32), i64>, per_second: Option<f64>, now: Instant) -> Bounds {
+        let pace = per_second.map(|per_second| {
+            Mutex::new(Pace {
+                per_second,
+                tokens: 1.0,
+                filled: now,
+            })
+        });
+        Bounds { ends, pace }
+    }
+
+    /// Whether a record is before the end of its partition.
+    pub fn contains(&self, topic: &str, partition: i32, offset: i64) -> bool {
+        let end = self.ends.iter().find(|((t, p), _)| t == topic && *p == partition);
+        end.is_some_and(|(_, end)| offset < *end)
+    }
+
+    /// Whether another record may be taken now.
+    pub fn has_room(&self, now: Instant) -> bool {
+        let Some(pace) = &self.pace else { return true };
+        pace.lock().unwrap_or_else(PoisonError::into_inner).has_room(now)
+    }
+
+    /// A record was taken.
+    pub fn took(&self) {
+        if let Some(pace) = &self.pace {
+            pace.lock().unwrap_or_else(PoisonError::into_inner).tokens -= 1.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn nothing_behind_the_end_is_taken() {
+        let now = Instant::now();
+        let bounds = Bounds::new(HashMap::from([(("t".to_owned(), 1), 10)]), None, now);
+        let taken = [("t", 1, 9), ("t", 1, 10), ("t", 0, 0), ("u", 1, 0)].map(|(t, p, o)| bounds.contains(t, p, o));
+        assert_eq!(taken, [true, false, false, false]);
+        assert!(bounds.has_room(now));
+    }
+
+    #[test]
+    fn the_pace_is_kept_and_a_wait_is_no_burst() {
+        let mut now = Instant::now();
+        let bounds = Bounds::new(HashMap::new(), Some(100.0), now);
+        let mut taken = 0;
+        let mut run = |steps: u32, step: Duration| {
+            taken = 0;
+            for _ in 0..steps {
+                now += step;
+                while bounds.has_room(now) {
+                    bounds.took();
+                    taken += 1;
+                }
+            }
+            taken
+        };
+        let in_ten_seconds = run(1000, Duration::from_millis(10));
+        assert!((990..=1002).contains(&in_ten_seconds), "{in_ten_seconds}");
+        assert_eq!(run(1, Duration::from_secs(3600)), 25);
+        let slow = Bounds::new(HashMap::new(), Some(0.5), now);
+        assert!(slow.has_room(now), "the first comes at once");
+        slow.took();
+        assert!(!slow.has_room(now + Duration::from_secs(1)));
+        assert!(slow.has_room(now + Duration::from_secs(2)));
+    }
+}
