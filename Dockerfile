@@ -9,11 +9,12 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /src
 # The dependencies first, in a layer of their own: it stays as long as Cargo.lock does.
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
-RUN mkdir -p src benches/avro benches/compare && echo 'fn main() {}' | tee src/main.rs benches/avro/main.rs benches/compare/data.rs >/dev/null \
+RUN mkdir -p src benches/avro benches/compare examples/geo \
+    && echo 'fn main() {}' | tee src/main.rs benches/avro/main.rs benches/compare/data.rs examples/geo/main.rs >/dev/null \
     && touch src/lib.rs && cargo build --release --locked --bin messina && rm -r src
 COPY src src
-# What `explain` prints.
-COPY docs/findings.md docs/findings.md
+# What `explain` and `schema` print.
+COPY docs/findings.md docs/configuration.md docs/
 # Cargo judges by times, and those of the copy are older than the stand-ins'.
 RUN find src -name '*.rs' -exec touch {} + && cargo build --release --locked --bin messina \
     && cp target/release/messina /messina && cargo tree --locked --edges normal --prefix none --format '{p} {l}' | sort -u > /messina.dependencies

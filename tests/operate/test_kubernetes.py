@@ -204,6 +204,22 @@ class Image(unittest.TestCase):
                 self.assertTrue((ROOT / name).exists(), name)
                 self.assertIn(f"!{name}", ignored)
 
+    def test_the_image_has_what_cargo_and_the_compiler_ask_for(self):
+        """Targets that the manifest names must be there, and texts that the program includes."""
+        import tomllib
+
+        dockerfile = (ROOT / "Dockerfile").read_text()
+        manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())
+        for kind, folder in (("example", "examples"), ("bench", "benches"), ("test", "tests")):
+            for target in manifest.get(kind, []):
+                path = target.get("path", f"{folder}/{target['name']}/main.rs")
+                self.assertIn(f" {path} ", dockerfile, "cargo builds nothing where a target of the manifest is away")
+        copied = {source for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.M) for source in sources.split()}
+        for path in (ROOT / "src").rglob("*.rs"):
+            # What stands behind cfg(test) is not compiled there.
+            for name in re.findall(r'include_(?:str|bytes)!\("((?:\.\./)+docs/[^"]*)"\)', path.read_text().split("#[cfg(test)]")[0]):
+                self.assertIn(os.path.relpath((path.parent / name).resolve(), ROOT), copied, path.name)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -1,0 +1,71 @@
+"""What a dead Sentry costs a stream that is nothing but poison: instructions of the process by callgrind, and the part of them that is Sentry's.
+
+Two ways of being dead: connections are refused, or taken and never answered. Setting the client up, once, is told apart. Instructions of the kernel
+are not counted, neither Sentry's few nor the stream's many, so the share of the CPU is smaller. Needs valgrind, KAFKA_BROKERS, REGISTRY_URL and
+MESSINA_BIN, and prints one JSON line last.
+"""
+
+import json
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/operate"))
+
+import operate  # noqa: E402
+import test_sentry  # noqa: E402
+
+# Under valgrind all takes fifty times as long.
+operate.LONG = 1200
+RECORDS = 20_000
+
+
+class Ground(test_sentry.Sentry):
+    """A poisoned run under callgrind: its folder, topics and records are those of the test."""
+
+    def runTest(self):
+        self.poison()
+        shares = {}
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            for way, port in (("refused", operate.free_port()), ("silent", silent.getsockname()[1])):
+                counted = self.folder / f"callgrind.{way}"
+                wrapper = self.folder / "messina"
+                wrapper.write_text(f'#!/bin/sh\nexec valgrind --quiet --tool=callgrind --callgrind-out-file={counted} {binary} "$@"\n')
+                wrapper.chmod(0o755)
+                os.environ["MESSINA_BIN"] = str(wrapper)
+                self.run_poisoned(f"http://0123456789abcdef0123456789abcdef@127.0.0.1:{port}/1")
+                shares[way] = share(counted)
+        figures.update({f"{way}_{name}": value for way, one in shares.items() for name, value in one.items()})
+
+
+def share(counted):
+    text = subprocess.run(["callgrind_annotate", "--inclusive=yes", "--threshold=100", counted], capture_output=True, text=True, check=True).stdout
+    lines = [(int(found[1].replace(",", "")), found[2]) for found in re.finditer(r"^ *([\d,]+) \([^)]*\) +(.*)$", text, re.M)]
+
+    def of(pattern):
+        # A function that was inlined in parts has several lines; that of the whole comes first.
+        return next((count for count, name in lines if re.search(pattern, name)), 0)
+
+    total, setting_up = of("PROGRAM TOTALS"), of(r":messina::telemetry::sentry::Sentry::init")
+    sentry = of(r":messina::telemetry::sentry::Sentry::report") + of(r"sentry_core::hub::Hub::capture_event") + of(r":sentry::transports::tokio_thread::")
+    return {
+        "percent": round(100 * sentry / (total - setting_up), 2),
+        "instructions_per_record": round(sentry / RECORDS),
+        "of_instructions_per_record": round((total - setting_up) / RECORDS),
+    }
+
+
+figures = {}
+binary = os.environ["MESSINA_BIN"]
+test_sentry.RECORDS = RECORDS
+if __name__ == "__main__":
+    import unittest
+
+    result = unittest.TextTestRunner(stream=sys.stderr).run(Ground())
+    if not result.wasSuccessful():
+        sys.exit(1)
+    print(json.dumps(figures))
