@@ -1,6 +1,7 @@
 //! What the consumer and the producer share towards librdkafka: properties, error classes, log lines.
 
 pub mod login;
+pub mod member;
 pub mod range;
 pub mod rights;
 

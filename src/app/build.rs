@@ -17,7 +17,7 @@ use crate::breaker::Rules;
 use crate::breaker::gate::{BreakerMetrics, Gate, Gates};
 use crate::budget::Budget;
 use crate::concurrency::Concurrency;
-use crate::config::{self, Config, Sources};
+use crate::config::{self, Config, GroupProtocol, Sources};
 use crate::custom::CustomSteps;
 use crate::kafka;
 use crate::lanes::Order;
@@ -425,6 +425,7 @@ fn build(
                 state: state.clone(),
                 bounds: bounds.clone(),
                 static_member: pipeline.source.instance_id.is_some(),
+                classic: pipeline.source.group_protocol == GroupProtocol::Classic,
                 drain_timeout,
                 stall_after,
                 stop,

@@ -97,6 +97,8 @@ pub struct Parts {
     pub state: Arc<LoopState>,
     /// Whether the group keeps its place for a while when it ends (`group.instance.id`).
     pub static_member: bool,
+    /// Whether the group speaks the classic protocol, in which members join and leave by requests of their own.
+    pub classic: bool,
     /// How long a drain may take, before a rebalance and at the end.
     pub drain_timeout: Duration,
     /// How long lag without progress is no stall yet.
@@ -219,6 +221,7 @@ pub async fn run(mut parts: Parts) -> End {
         tokio::time::sleep_until(named_by.into()).await;
     }
     this.consumer_closes();
+    this.leave_group(&consumer).await;
     let _ = this.publish_status(match &end {
         End::Halted(_) => "halted",
         End::Drained | End::Abandoned(_) => "stopped",

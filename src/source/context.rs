@@ -108,6 +108,20 @@ impl SourceContext {
     }
 }
 
+/// What of `list` is assigned to the consumer. The group may take what it gave while the consumer closed, which took nothing then, and
+/// librdkafka refuses to take away what is not there, and with it the whole answer.
+fn held_of(consumer: &BaseConsumer<SourceContext>, list: &TopicPartitionList) -> TopicPartitionList {
+    let mut both = TopicPartitionList::new();
+    if let Ok(held) = consumer.assignment() {
+        for element in held.elements() {
+            if list.find_partition(element.topic(), element.partition()).is_some() {
+                both.add_partition(element.topic(), element.partition());
+            }
+        }
+    }
+    both
+}
+
 fn partitions(list: &TopicPartitionList) -> Vec<(String, i32)> {
     list.elements()
         .iter()
@@ -163,7 +177,7 @@ impl ConsumerContext for SourceContext {
         if self.closing.load(Ordering::Acquire) {
             let answered = match (assigned, cooperative) {
                 (true, true) => consumer.incremental_assign(&TopicPartitionList::new()),
-                (false, true) => consumer.incremental_unassign(list),
+                (false, true) => consumer.incremental_unassign(&held_of(consumer, list)),
                 (_, false) => consumer.unassign(),
             };
             if let Err(error) = answered {

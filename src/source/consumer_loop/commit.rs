@@ -3,11 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{End, Loop};
+use crate::kafka::member;
 use crate::ledger::{Position, encode_clock};
 use crate::pipeline::failure::Failure;
 use crate::shutdown::LEAVE_COMMIT;
@@ -262,16 +264,38 @@ impl Loop {
             metrics.forget_partition(self.topic(*partition), partition.index);
         }
         self.parts.consumer.context().close();
-        self.leave_with_nothing();
         self.metrics.flush();
     }
 
-    /// Leaves the group where librdkafka (2.12) would not: a consumer of a cooperative group that holds no partition is closed
-    /// without a word, and until its session runs out the group waits for it, and takes nobody's commits meanwhile.
-    fn leave_with_nothing(&self) {
-        let holds_nothing = self.parts.consumer.assignment().is_ok_and(|list| list.count() == 0);
-        if self.cooperative && holds_nothing && !self.parts.static_member {
-            self.parts.consumer.unsubscribe();
+    /// Leaves the group where librdkafka (2.12) would not when it closes the consumer; until its session runs out the group would wait for
+    /// it, and take nobody's commits meanwhile. One of a cooperative group that holds no partition is closed without a word, so it
+    /// unsubscribes before. While its request to join is unanswered that is not enough: librdkafka puts it off until the rebalance is over, and
+    /// of one that holds partitions the request to leave stands behind that to join, and is given up after five seconds. So the group is
+    /// answered on until it has let the member go.
+    pub(super) async fn leave_group(&self, consumer: &StreamConsumer<SourceContext>) {
+        if !self.cooperative || self.parts.static_member {
+            return;
+        }
+        if !self.parts.classic {
+            if consumer.assignment().is_ok_and(|list| list.count() == 0) {
+                consumer.unsubscribe();
+            }
+            return;
+        }
+        consumer.unsubscribe();
+        let until = self.stopping.unwrap_or_else(Instant::now);
+        let mut stream = consumer.stream();
+        while member::has_name(consumer) {
+            self.parts.state.beat();
+            // What is still delivered is not admitted, and so not committed past.
+            let _ = tokio::time::timeout(BETWEEN, stream.next()).await;
+            if Instant::now() >= until && member::has_name(consumer) {
+                tracing::warn!(
+                    pipeline = %self.name(),
+                    "the group was still joining at the end of shutdown_timeout: it may wait for this member until its session has run out"
+                );
+                return;
+            }
         }
     }
 }

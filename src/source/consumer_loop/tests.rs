@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, RebalanceProtocol};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -56,6 +56,7 @@ struct Bench {
     cluster: MockCluster<'static, DefaultProducerContext>,
     store: MemoryStore,
     metrics: PipelineMetrics,
+    state: Arc<LoopState>,
     stop: watch::Sender<bool>,
     thread: std::thread::JoinHandle<End>,
 }
@@ -78,11 +79,20 @@ fn client(brokers: &str) -> ClientConfig {
     client
 }
 
+fn cluster(partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("in", partitions, 1).unwrap();
+    cluster
+}
+
 impl Bench {
-    /// A loop on its own thread, as the application runs it.
+    /// A loop on its own thread, as the application runs it, with a cluster of its own.
     fn start(partitions: i32, latency: Duration, stall_after: Duration) -> Bench {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("in", partitions, 1).unwrap();
+        Bench::join(cluster(partitions), latency, stall_after)
+    }
+
+    /// The same with this cluster.
+    fn join(cluster: MockCluster<'static, DefaultProducerContext>, latency: Duration, stall_after: Duration) -> Bench {
         let brokers = cluster.bootstrap_servers();
         let store = MemoryStore::new();
         store.set_latency(latency);
@@ -90,6 +100,8 @@ impl Bench {
         let of_pipeline = PipelineMetrics::new(&metrics, "p");
         let (stop, stopped) = watch::channel(false);
         let (given, handles) = (store.clone(), of_pipeline.clone());
+        let state = Arc::new(LoopState::default());
+        let of_loop = state.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -137,7 +149,6 @@ impl Bench {
                     limiter: Arc::new(Limiter::new(Duration::from_secs(1))),
                     sentry: None,
                 });
-                let state = Arc::new(LoopState::default());
                 run_and_rebuild(|| {
                     let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
                     let consumer = context::consumer(
@@ -157,8 +168,9 @@ impl Bench {
                         schemas: schemas.clone(),
                         runtime: runtime.clone(),
                         io: Handle::current(),
-                        state: state.clone(),
+                        state: of_loop.clone(),
                         static_member: false,
+                        classic: true,
                         drain_timeout: Duration::from_secs(20),
                         stall_after,
                         stop: stopped.clone(),
@@ -175,6 +187,7 @@ impl Bench {
             cluster,
             store,
             metrics: of_pipeline,
+            state,
             stop,
             thread,
         }
@@ -349,6 +362,45 @@ fn a_last_commit_that_the_group_refuses_for_a_moment_is_made_again() {
     asked.add_partition("in", 0);
     let answer = other.committed_offsets(asked, Duration::from_secs(10)).unwrap();
     assert_eq!(answer.elements()[0].offset(), Offset::Offset(written));
+}
+
+#[test]
+fn a_member_without_partitions_that_ends_while_the_group_joins_leaves_when_that_is_over() {
+    let cluster = cluster(1);
+    let brokers = cluster.bootstrap_servers();
+    let join = || {
+        let member: BaseConsumer = client(&brokers).create().unwrap();
+        member.subscribe(&["in"]).unwrap();
+        member
+    };
+    let first = join();
+    until("the first member to have the only partition", || {
+        let _ = first.poll(Duration::from_millis(10));
+        first.assignment().unwrap().count() == 1
+    });
+    let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(60));
+    until("the loop to be a member", || {
+        let _ = first.poll(Duration::from_millis(10));
+        bench.state.get().state == "running"
+    });
+    // The mock cluster answers nobody's request to join for the five seconds after a third member has come. The loop hears of that with its next
+    // heartbeat, and ends in the midst of it.
+    let third = join();
+    std::thread::sleep(Duration::from_millis(2500));
+    let Bench {
+        cluster: _cluster,
+        stop,
+        thread,
+        ..
+    } = bench;
+    stop.send(true).unwrap();
+    assert!(matches!(thread.join().unwrap(), End::Drained));
+    // It has been answered together with the third.
+    let protocol = third.rebalance_protocol();
+    assert!(
+        matches!(protocol, RebalanceProtocol::Cooperative),
+        "it had gone before it could say so"
+    );
 }
 
 #[test]

@@ -1,0 +1,23 @@
+//! Whether a consumer is a member of its group, as librdkafka sees it; it says so in its C interface only.
+
+use std::ffi::CStr;
+
+use rdkafka::bindings as c;
+use rdkafka::consumer::{Consumer, ConsumerContext};
+
+/// Whether the group has given this consumer a name which it has not given back: librdkafka forgets it when it asks the group to let the
+/// consumer go. In the classic protocol only: in the other one the name is the consumer's own, and stays.
+pub fn has_name<C: ConsumerContext, T: Consumer<C>>(consumer: &T) -> bool {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client lives as long as the borrowed consumer; what is returned is null or a string that ends in a null byte, is ours, and is
+    // given back once.
+    unsafe {
+        let name = c::rd_kafka_memberid(client);
+        if name.is_null() {
+            return false;
+        }
+        let named = !CStr::from_ptr(name).is_empty();
+        c::rd_kafka_mem_free(client, name.cast());
+        named
+    }
+}
