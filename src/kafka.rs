@@ -63,6 +63,9 @@ pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result
     Ok(config)
 }
 
+/// What a consumer prefetches at most, in bytes: 70 ms of 200,000 records/s of 600 bytes. Eight times as much took 70 MB more memory, and gave no speed.
+const PREFETCHED: usize = 8 * 1024 * 1024;
+
 /// The consumer of a pipeline. `queue_bytes` bounds what librdkafka prefetches.
 pub fn consumer(
     kafka: &Kafka,
@@ -77,11 +80,18 @@ pub fn consumer(
             config.set(name, value);
         }
     };
-    default("queued.max.messages.kbytes", &(queue_bytes / 1024).max(1).to_string());
+    let queue = queue_bytes.min(PREFETCHED);
+    default("queued.max.messages.kbytes", &(queue / 1024).max(1).to_string());
     default("queued.min.messages", "20000");
+    // What comes with the answer that fills the queue is beyond its bound, and unpacked it is several times as large. A batch that is larger than
+    // these comes all the same, alone.
+    default(
+        "fetch.max.bytes",
+        &(queue / 4).clamp(64 * 1024, 2 * 1024 * 1024).to_string(),
+    );
     default(
         "fetch.message.max.bytes",
-        &(queue_bytes / 4).clamp(64 * 1024, 1024 * 1024).to_string(),
+        &(queue / 32).clamp(64 * 1024, 1024 * 1024).to_string(),
     );
     default("fetch.wait.max.ms", "100");
     // How long a full queue holds back the next fetch: librdkafka's second is an idle second for a fast pipeline.

@@ -23,6 +23,7 @@ pub mod app;
 pub mod certificates;
 pub mod config;
 pub mod shutdown;
+pub mod sizing;
 
 pub mod kafka;
 pub mod source;

@@ -99,10 +99,12 @@ class Run:
             "HTTP__LISTEN": f"127.0.0.1:{self.port}",
             "PIPELINES__EVENTS__SOURCE__TOPICS": in_topic,
             "PIPELINES__EVENTS__SOURCE__GROUP": group,
-            "PIPELINES__EVENTS__SINK__TOPIC": out_topic,
             "PIPELINES__EVENTS__MAX_IN_FLIGHT": E.get("MAX_IN_FLIGHT", "512"),
         }
-        command = [E["MESSINA_BIN"], "run", "-c", E.get("CONFIG", str(HERE / "peers.toml"))]
+        config = pathlib.Path(E.get("CONFIG", HERE / "peers.toml"))
+        if ".sink]" in config.read_text(encoding="utf-8"):
+            settings["PIPELINES__EVENTS__SINK__TOPIC"] = out_topic
+        command = [E["MESSINA_BIN"], "run", "-c", str(config)]
         for overlay in overlays:
             command += ["-c", str(overlay)]
         # What the caller sets wins.

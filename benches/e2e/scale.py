@@ -8,6 +8,7 @@ needs are made and filled once. DIVIDE: by how much fewer records a run has.
 
 import os
 import pathlib
+import random
 import struct
 import subprocess
 import sys
@@ -61,12 +62,17 @@ def flat(size, records):
         file.write(FLAT)
         file.flush()
         sid = load.register("events-flat-value", file.name)
+    rng = random.Random(7)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(500)]
+    prose = " ".join(rng.choices(words, k=1_000_000))
     head, users = b"\0" + struct.pack(">I", sid), [str(uuid.UUID(int=i)) for i in range(20_000)]
     for i in range(records):
         user = users[i * 7919 % len(users)]
         value = head + text(str(uuid.UUID(int=i))) + text(user) + b"\x80\xa0\xde\xf9\xb5\x64"
         body = max(1, size - len(value) - 2)
-        yield user.encode(), value + text(chr(97 + i % 26) * body)
+        # Words of a small vocabulary pack as text does; one letter over and over would pack to nothing.
+        start = i * 104_729 % (len(prose) - body)
+        yield user.encode(), value + text(prose[start : start + body])
 
 
 def pipelines(n, topics):
@@ -136,7 +142,8 @@ def cache():
     yield lambda: run("no cache", 190_000, IN_TOPIC="events-bulk")
 
 
-def size():
+def flat_config():
+    """The peers' job over the flat records."""
     config = (HERE / "peers.toml").read_text(encoding="utf-8")
     for old, new in (
         ("event.user.id", "event.user"),
@@ -148,8 +155,13 @@ def size():
         (", :amount,", ","),
     ):
         config = config.replace(old, new)
+    return config
+
+
+def size():
+    config = flat_config()
     for bytes_, records in ((100, 400_000), (1_000, 200_000), (10_000, 40_000)):
-        topic = f"events-size-{bytes_}"
+        topic = f"events-words-{bytes_}"
         fill(topic, 20, flat(bytes_, records))
 
         def go(bytes_=bytes_, records=records, topic=topic):

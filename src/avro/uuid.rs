@@ -10,23 +10,44 @@ pub fn parse(text: &[u8]) -> Option<[u8; 16]> {
         .strip_prefix(b"{")
         .and_then(|text| text.strip_suffix(b"}"))
         .unwrap_or(text);
-    let mut out = [0; 16];
-    let mut digits = 0;
-    for (at, byte) in text.iter().enumerate() {
-        let hyphen = text.len() == 36 && matches!(at, 8 | 13 | 18 | 23);
-        if hyphen {
-            if *byte != b'-' {
-                return None;
-            }
-            continue;
+    let mut bare = [0; 32];
+    if let Ok(text) = <&[u8; 36]>::try_from(text) {
+        if HYPHENS.iter().any(|at| text[*at] != b'-') {
+            return None;
         }
-        let digit = (*byte as char).to_digit(16)? as u8;
-        let place = out.get_mut(digits / 2)?;
-        *place = *place << 4 | digit;
-        digits += 1;
+        bare[..8].copy_from_slice(&text[..8]);
+        bare[8..12].copy_from_slice(&text[9..13]);
+        bare[12..16].copy_from_slice(&text[14..18]);
+        bare[16..20].copy_from_slice(&text[19..23]);
+        bare[20..].copy_from_slice(&text[24..]);
+    } else {
+        bare = *<&[u8; 32]>::try_from(text).ok()?;
     }
-    (digits == 32 && matches!(text.len(), 32 | 36)).then_some(out)
+    let (mut out, mut all) = ([0; 16], 0);
+    for (byte, [high, low]) in out.iter_mut().zip(bare.as_chunks().0) {
+        let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+        all |= high | low;
+        *byte = high << 4 | low & 15;
+    }
+    (all & NO_DIGIT == 0).then_some(out)
 }
+
+/// Where the hyphens of the long form are.
+const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+/// What no digit has for its value.
+const NO_DIGIT: u8 = 0x80;
+/// The value of each character as a hexadecimal digit: a look into a table, for this is done for a record and not once.
+static DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        let digit = b"0123456789abcdef"[value as usize];
+        digits[digit as usize] = value;
+        digits[digit.to_ascii_uppercase() as usize] = value;
+        value += 1;
+    }
+    digits
+};
 
 /// The text of a UUID: 36 characters, lower case.
 pub fn text(uuid: &[u8; 16]) -> [u8; 36] {

@@ -9,6 +9,7 @@ pub mod health;
 pub mod init;
 pub mod replay;
 pub mod run;
+pub mod size;
 pub mod test;
 mod time;
 mod trouble;
@@ -48,6 +49,8 @@ enum Command {
     Test(test::Test),
     /// Explains a code of a finding, such as MES0101, or lists all.
     Explain(explain::Explain),
+    /// Says how many cores and pods the pipelines need at a rate.
+    Size(size::Size),
     /// Prints the JSON Schema of the configuration, for editors, to stdout.
     Schema,
     /// Lists dead letters, shows one, or sends records back to where they came from.
@@ -132,6 +135,7 @@ pub fn run(cli: Cli, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         Command::Test(args) => test::run(args, customs),
         Command::DeadLetters(args) => dead_letters::run(*args),
         Command::Health(args) => health::run(&args),
+        Command::Size(args) => size::run(&args),
         Command::Explain(args) => Ok(explain::run(&args)),
         Command::Schema => {
             print!("{}", crate::config::schema::schema());

@@ -35,15 +35,23 @@ pub enum Read {
 #[derive(Debug, Default)]
 pub struct Plans {
     plans: HashMap<u32, (Result<Arc<SchemaPlan>, Failure>, Instant)>,
+    /// The plan asked for last: most records have the schema of the one before.
+    last: Option<(u32, Arc<SchemaPlan>)>,
 }
 
 impl Plans {
     /// Notes the answer for `id`. An error is forgotten after ten seconds.
     pub fn learn(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>, now: Instant) {
         self.plans.insert(id, (plan, now));
+        self.last = None;
     }
 
-    fn get(&mut self, id: u32, now: Instant) -> Option<&Result<Arc<SchemaPlan>, Failure>> {
+    fn get(&mut self, id: u32, now: Instant) -> Option<Result<Arc<SchemaPlan>, &Failure>> {
+        if let Some((last, plan)) = &self.last
+            && *last == id
+        {
+            return Some(Ok(plan.clone()));
+        }
         let expired = self
             .plans
             .get(&id)
@@ -51,7 +59,11 @@ impl Plans {
         if expired {
             self.plans.remove(&id);
         }
-        self.plans.get(&id).map(|(plan, _)| plan)
+        let (plan, _) = self.plans.get(&id)?;
+        if let Ok(plan) = plan {
+            self.last = Some((id, plan.clone()));
+        }
+        Some(plan.as_ref().map(Arc::clone))
     }
 }
 
@@ -70,7 +82,7 @@ pub fn read(mut event: Box<Event>, plans: &mut Plans, tombstone: OnTombstone, no
     event.schema_id = Some(id);
     event.datum_start = start;
     let plan = match plans.get(id, now) {
-        Some(Ok(plan)) => plan.clone(),
+        Some(Ok(plan)) => plan,
         Some(Err(failure)) => {
             let failure = Failure {
                 class: Class::Permanent,

@@ -59,10 +59,12 @@ impl Runtime {
     }
 
     pub(super) fn binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Vec<Value<'e>>, Failure> {
-        binds
-            .iter()
-            .map(|place| value(&self.program, &place.source, event))
-            .collect()
+        // Collected, it would not know how many come.
+        let mut values = Vec::with_capacity(binds.len());
+        for place in binds {
+            values.push(value(&self.program, &place.source, event)?);
+        }
+        Ok(values)
     }
 }
 

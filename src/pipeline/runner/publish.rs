@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use super::{Next, Runtime};
 use crate::avro::Value;
 use crate::breaker::gate::Pass;
@@ -98,16 +100,9 @@ impl Runtime {
             ));
         };
         let outputs = &self.program.outputs;
-        let (mut few, mut many) = ([const { Value::Null }; FEW], Vec::new());
-        let new = match few.get_mut(..outputs.len()) {
-            Some(few) => few,
-            None => {
-                many.resize_with(outputs.len(), || Value::Null);
-                many.as_mut_slice()
-            }
-        };
-        for (new, (_, place)) in new.iter_mut().zip(outputs) {
-            *new = value(&self.program, &place.source, event)?;
+        let mut new: SmallVec<[Value<'_>; FEW]> = SmallVec::with_capacity(outputs.len());
+        for (_, place) in outputs {
+            new.push(value(&self.program, &place.source, event)?);
         }
         output.key.clear();
         output.has_key = match &self.program.key {
@@ -125,12 +120,11 @@ impl Runtime {
                 event.datum_start,
                 event.datum_end(),
                 &event.marks,
-                new,
+                &new,
                 &mut output.value,
             )
             .map_err(|e| Failure::permanent("encode", e.to_string()))?;
-        new.iter_mut()
-            .for_each(|value| std::mem::replace(value, Value::Null).release());
+        new.into_iter().for_each(Value::release);
         let now = Instant::now();
         self.metrics.encode.observe(now.duration_since(started).as_secs_f64());
         Ok(now)

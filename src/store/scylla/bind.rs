@@ -6,6 +6,8 @@
 use ::scylla::serialize::SerializationError;
 use ::scylla::serialize::row::{RowSerializationContext, SerializeRow};
 use ::scylla::serialize::writers::{CellOverflowError, CellValueBuilder, CellWriter, RowWriter, WrittenCellProof};
+use scylla_cql_core::serialize::row::SerializedValues;
+use std::cell::RefCell;
 use std::net::IpAddr;
 
 use crate::avro::value::Value;
@@ -29,6 +31,14 @@ pub(super) struct Bind<'b, 'v> {
     pub(super) nulls: Nulls,
 }
 
+/// The most memory that a thread keeps for the next row, in bytes.
+const KEPT: usize = 64 * 1024;
+
+/// A statement has fewer markers than 65,536 in the protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} values are more than a statement takes")]
+struct TooMany(usize);
+
 /// A value that could not be bound, and where.
 #[derive(Debug, thiserror::Error)]
 #[error("marker :{marker}: {error}")]
@@ -37,12 +47,37 @@ struct BindError {
     error: ConvertError,
 }
 
-impl SerializeRow for Bind<'_, '_> {
-    fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter) -> Result<(), SerializationError> {
-        for (value, marker) in self.values.iter().zip(self.markers) {
-            bind(value, marker, self.nulls, writer.make_cell_writer()).map_err(SerializationError::new)?;
+thread_local! {
+    /// A row under construction.
+    static ROW: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Makes a row in memory that the thread keeps, for its size is not known before: a buffer of its own would grow some eight times.
+fn with_row<T>(make: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    ROW.with_borrow_mut(|row| {
+        row.clear();
+        let made = make(row);
+        if row.capacity() > KEPT {
+            *row = Vec::new();
         }
-        Ok(())
+        made
+    })
+}
+
+impl SerializeRow for Bind<'_, '_> {
+    /// Not cell by cell into the driver's buffer, which starts empty.
+    fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter) -> Result<(), SerializationError> {
+        let too_many = |_| SerializationError::new(TooMany(self.values.len()));
+        let count = u16::try_from(self.values.len()).map_err(too_many)?;
+        with_row(|row| {
+            row.extend_from_slice(&count.to_be_bytes());
+            for (value, marker) in self.values.iter().zip(self.markers) {
+                bind(value, marker, self.nulls, CellWriter::new(row)).map_err(SerializationError::new)?;
+            }
+            let whole = SerializedValues::new_from_frame(&mut row.as_slice()).map_err(SerializationError::new)?;
+            writer.append_serialize_row(&whole);
+            Ok(())
+        })
     }
 
     fn is_empty(&self) -> bool {
@@ -64,7 +99,7 @@ fn bind(value: &Value<'_>, marker: &Marker, nulls: Nulls, cell: CellWriter<'_>) 
 
 /// The values of a write in the form of the wire, with its timestamp among them: what waits to be sent with others.
 #[derive(Debug)]
-pub(super) struct Encoded(Vec<u8>);
+pub(super) struct Encoded(Box<[u8]>);
 
 impl Encoded {
     /// Encodes them; `timestamp` stands before this marker (or behind all).
@@ -73,23 +108,24 @@ impl Encoded {
         markers: &[Marker],
         timestamp: (usize, i64),
     ) -> Result<Encoded, StoreError> {
-        let mut bytes = Vec::with_capacity(16 * (markers.len() + 1));
         let (place, micros) = timestamp;
         let stamp = |bytes: &mut Vec<u8>| {
             // Eight bytes are never too long.
             let _ = CellWriter::new(bytes).set_value(&micros.to_be_bytes());
         };
-        for (i, (value, marker)) in values.iter().zip(markers).enumerate() {
-            if i == place {
-                stamp(&mut bytes);
+        with_row(|row| {
+            for (i, (value, marker)) in values.iter().zip(markers).enumerate() {
+                if i == place {
+                    stamp(row);
+                }
+                bind(value, marker, Nulls::Unset, CellWriter::new(row))
+                    .map_err(|e| StoreError::permanent("value", e.to_string()))?;
             }
-            bind(value, marker, Nulls::Unset, CellWriter::new(&mut bytes))
-                .map_err(|e| StoreError::permanent("value", e.to_string()))?;
-        }
-        if place >= markers.len() {
-            stamp(&mut bytes);
-        }
-        Ok(Encoded(bytes))
+            if place >= markers.len() {
+                stamp(row);
+            }
+            Ok(Encoded(row.as_slice().into()))
+        })
     }
 
     /// How many bytes they take.

@@ -18,7 +18,7 @@ pub mod row;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use ::scylla::client::session::Session;
@@ -69,6 +69,8 @@ impl std::fmt::Debug for ScyllaStore {
 #[derive(Debug)]
 pub struct ScyllaStatement {
     prepared: PreparedStatement,
+    /// Handles of writes that succeeded, for the next: the timestamp is the handle's, and another handle is a dozen counted references.
+    handles: Mutex<Vec<PreparedStatement>>,
     warned: AtomicBool,
     group: Option<grouped::Grouping>,
 }
@@ -250,6 +252,7 @@ impl Store for ScyllaStore {
             table: table.map(String::into_boxed_str),
             inner: Prepared::Scylla(ScyllaStatement {
                 prepared,
+                handles: Mutex::default(),
                 warned: AtomicBool::new(false),
                 group,
             }),
@@ -306,8 +309,7 @@ impl Store for ScyllaStore {
                 .write_grouped(grouping, inner, statement, values, timestamp_us)
                 .await;
         }
-        // A handle of its own for its own timestamp: a clone of the handle takes 40 ns.
-        let mut prepared = inner.prepared.clone();
+        let mut prepared = inner.handle();
         prepared.set_timestamp(Some(timestamp_us));
         let bind = Bind {
             values,
@@ -319,12 +321,29 @@ impl Store for ScyllaStore {
             .execute_unpaged(&prepared, &bind)
             .await
             .map_err(|e| self.failed(&e))?;
+        inner.give_back(prepared);
         inner.warn(statement, &result);
         Ok(())
     }
 }
 
+/// So many handles are kept of a statement.
+const HANDLES: usize = 1024;
+
 impl ScyllaStatement {
+    /// A handle of the caller's own.
+    fn handle(&self) -> PreparedStatement {
+        let spare = self.handles.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_else(|| self.prepared.clone())
+    }
+
+    fn give_back(&self, handle: PreparedStatement) {
+        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        if handles.len() < HANDLES {
+            handles.push(handle);
+        }
+    }
+
     pub(super) fn grouped(&self) -> Option<&Arc<GroupStats>> {
         self.group.as_ref().map(|group| &group.stats)
     }

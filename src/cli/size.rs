@@ -1,0 +1,159 @@
+//! `messina size`: how many cores and pods a rate needs, before there is a cluster.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{ConfigFiles, print};
+use crate::config::parse_duration;
+use crate::shutdown::Exit;
+use crate::sizing::{Load, Needs, needs};
+
+/// Says how many cores, pods and records in flight the pipelines need at a rate: an estimate from measured costs, asking no service.
+#[derive(Debug, clap::Args)]
+pub struct Size {
+    #[command(flatten)]
+    config: ConfigFiles,
+    /// Only this pipeline.
+    #[arg(long)]
+    pipeline: Option<String>,
+    /// Records a second, over all pods.
+    #[arg(long, value_parser = positive)]
+    rate: f64,
+    /// Bytes of a record's value.
+    #[arg(long, default_value = "600", value_parser = positive)]
+    bytes: f64,
+    /// Share of the look-ups with a cache that it answers.
+    #[arg(long, default_value = "0.95", value_parser = share)]
+    hit_ratio: f64,
+    /// How long the database takes to answer.
+    #[arg(long, default_value = "2ms", value_parser = duration)]
+    store_latency: Duration,
+    /// How long a record waits in the producer for others (`linger.ms`).
+    #[arg(long, default_value = "5ms", value_parser = duration)]
+    linger: Duration,
+    /// Partitions of the source.
+    #[arg(long, default_value_t = 20)]
+    partitions: usize,
+    /// Cores of a pod.
+    #[arg(long, default_value = "1", value_parser = positive)]
+    cores: f64,
+    /// How much of its cores a pod may use at that rate; the rest is for catching up and for peaks.
+    #[arg(long, default_value = "0.6", value_parser = share)]
+    utilisation: f64,
+    /// How many times as long your machine takes as that of docs/benchmarks.md: CPU for a record there, measured, through what this says.
+    #[arg(long, default_value = "1", value_parser = positive)]
+    machine: f64,
+    /// One JSON object, to stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if number.is_finite() && number > 0.0 {
+        Ok(number)
+    } else {
+        Err("a number above zero is needed".to_owned())
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.0..=1.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("a share is from 0 to 1".to_owned())
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "a duration is needed, such as 2ms or 1s".to_owned())
+}
+
+/// Runs the command.
+pub fn run(args: &Size) -> anyhow::Result<ExitCode> {
+    let (config, _, warnings) = match args.config.load() {
+        Ok(loaded) => loaded,
+        Err(findings) => {
+            print(&findings);
+            return Ok(Exit::Config.into());
+        }
+    };
+    print(&warnings);
+    let load = Load {
+        rate: args.rate,
+        bytes: args.bytes,
+        hit_ratio: args.hit_ratio,
+        store_latency: args.store_latency,
+        linger: args.linger,
+        partitions: args.partitions,
+        cores: args.cores,
+        utilisation: args.utilisation.max(0.01),
+        machine: args.machine,
+    };
+    let sized: Vec<(&str, Needs)> = config
+        .pipelines
+        .iter()
+        .filter(|(name, _)| args.pipeline.as_ref().is_none_or(|wanted| wanted == *name))
+        .map(|(name, pipeline)| (name.as_str(), needs(pipeline, &load)))
+        .collect();
+    if sized.is_empty() {
+        let names: Vec<&str> = config.pipelines.keys().map(String::as_str).collect();
+        eprintln!("error: there is no such pipeline; there are: {}", names.join(", "));
+        return Ok(Exit::Usage.into());
+    }
+    if args.json {
+        let object: serde_json::Map<String, serde_json::Value> = sized
+            .iter()
+            .map(|(name, needs)| Ok(((*name).to_owned(), serde_json::to_value(needs)?)))
+            .collect::<Result<_, serde_json::Error>>()?;
+        println!("{}", serde_json::Value::Object(object));
+    } else {
+        for (name, needs) in &sized {
+            print!("{}", words(name, needs, &load));
+        }
+        println!(
+            "These are estimates, for each pipeline by itself; docs/sizing.md says what they are made of, and how to scale them to your machine."
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn words(name: &str, needs: &Needs, load: &Load) -> String {
+    use std::fmt::Write;
+
+    let mut text = format!("{name}: {:.0} records/s of {:.0} bytes\n", load.rate, load.bytes);
+    let mut line = |what: &str, value: String| {
+        // A string takes everything.
+        let _ = writeln!(text, "  {what:<28}{value}");
+    };
+    for (part, us) in &needs.parts {
+        line(part, format!("{us:6.2} µs"));
+    }
+    line("CPU for a record", format!("{:6.2} µs", needs.cpu_us));
+    line("cores kept busy", format!("{:6.2}", needs.cores));
+    let used = needs.cores / (needs.pods as f64 * load.cores) * 100.0;
+    line(
+        "pods",
+        format!("{:6} of {} cores, {used:.0} % used", needs.pods, load.cores),
+    );
+    line("consumers of a pod", format!("{:6}", needs.consumers));
+    line(
+        "in flight in a pod",
+        format!("{:6.0}, by Little's law", needs.in_flight),
+    );
+    line(
+        "max_in_flight",
+        format!("{:6}, {:.0} MB", needs.max_in_flight, needs.in_flight_bytes / 1e6),
+    );
+    if needs.too_few_partitions {
+        line(
+            "not enough",
+            format!(
+                "{} partitions give no more pods work: add partitions, or cores to a pod",
+                load.partitions
+            ),
+        );
+    }
+    text
+}

@@ -1,0 +1,223 @@
+//! What a pipeline costs before it runs: CPU for a record, cores and pods for a rate, and how many records are in flight meanwhile.
+//!
+//! The cost is a sum of what each part of the way takes, fitted to measurements (`benches/e2e/run sizing` makes them anew, and says how far the sum is
+//! off). Records in flight follow from Little's law, L = λ W (J. D. C. Little, A Proof for the Queuing Formula: L = λW, Operations Research
+//! 9, 1961). Pure: configuration in, numbers out.
+
+use std::time::Duration;
+
+use crate::config::{Pipeline, StepKind};
+
+/// CPU of the whole process, in µs, on one core of the machine of docs/benchmarks.md. Fitted to the pipelines of `benches/e2e/run sizing`.
+mod cost {
+    /// Read from Kafka, taken in, its Avro marked and checked, counted, committed: a record of no bytes.
+    pub const RECORD: f64 = 0.70;
+    /// The same, for a thousand bytes of its value; unpacking is most of it.
+    pub const RECORD_KB: f64 = 1.0;
+    /// Encoded and published, without its bytes.
+    pub const PUBLISH: f64 = 1.62;
+    /// The same, for a thousand bytes; packing is most of it.
+    pub const PUBLISH_KB: f64 = 1.9;
+    /// A SELECT.
+    pub const LOOKUP: f64 = 2.26;
+    /// A look-up that the cache answers.
+    pub const HIT: f64 = 1.2;
+    /// A look-up in a reference. Not measured by itself: a hash table without the cache's bookkeeping.
+    pub const REFERENCE: f64 = 0.4;
+    /// An INSERT.
+    pub const WRITE: f64 = 2.62;
+    /// A row that goes to the database with others.
+    pub const GROUPED: f64 = 1.0;
+    /// A thousand bytes of `record.datum` in a row.
+    pub const DATUM_KB: f64 = 0.6;
+    /// A filter, a name, a condition: an expression that is more than a path. Not measured by itself.
+    pub const EXPRESSION: f64 = 0.5;
+}
+
+/// The part of the cost that falls on the consumer's own thread, which has one core at most.
+const OF_THE_LOOP: f64 = 0.8;
+/// From the producer to the brokers' acknowledgement, beside its linger: a guess for a broker in the same place.
+const DELIVERY: Duration = Duration::from_millis(5);
+/// What one record keeps in memory beside its bytes, twice its value and its output.
+const EVENT_BYTES: f64 = 8_000.0;
+
+/// What is known of the load.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Records a second, over all pods.
+    pub rate: f64,
+    /// Bytes of a record's value.
+    pub bytes: f64,
+    /// Share of the look-ups with a cache that it answers, 0 to 1.
+    pub hit_ratio: f64,
+    /// How long the database takes to answer.
+    pub store_latency: Duration,
+    /// How long a record waits in the producer for others.
+    pub linger: Duration,
+    /// Partitions of the source: no more pods than these have work.
+    pub partitions: usize,
+    /// Cores of a pod.
+    pub cores: f64,
+    /// How much of its cores a pod may use at that rate, 0 to 1: what is left is for catching up, and for peaks.
+    pub utilisation: f64,
+    /// How many times as long this machine takes for the same work.
+    pub machine: f64,
+}
+
+/// What a pipeline needs.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Needs {
+    /// CPU for a record, by part, in µs.
+    pub parts: Vec<(String, f64)>,
+    /// CPU for a record, µs.
+    pub cpu_us: f64,
+    /// Cores that the rate keeps busy.
+    pub cores: f64,
+    /// Pods.
+    pub pods: usize,
+    /// Whether there are fewer partitions than pods: the rate is out of reach.
+    pub too_few_partitions: bool,
+    /// Consumers of a pod (`consumers`): each has one thread.
+    pub consumers: usize,
+    /// Records in flight in a pod, on average, by Little's law.
+    pub in_flight: f64,
+    /// A bound that leaves room for a database that is four times slower for a while (`max_in_flight`).
+    pub max_in_flight: usize,
+    /// Bytes in flight at that bound.
+    pub in_flight_bytes: f64,
+}
+
+/// What `pipeline` needs under `load`.
+pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
+    let kilobytes = load.bytes / 1000.0;
+    let mut parts = vec![("read and decode".to_owned(), cost::RECORD + cost::RECORD_KB * kilobytes)];
+    let mut waits = Duration::ZERO;
+    for step in &pipeline.steps {
+        let condition = if step.when.is_some() { cost::EXPRESSION } else { 0.0 };
+        let own = match &step.kind {
+            StepKind::Lookup(lookup) => {
+                let asks = if lookup.cache.is_some() {
+                    1.0 - load.hit_ratio
+                } else {
+                    1.0
+                };
+                waits += load.store_latency.mul_f64(asks);
+                asks * cost::LOOKUP + (1.0 - asks) * cost::HIT
+            }
+            StepKind::Write(write) => {
+                waits += load.store_latency;
+                let datum = write.bind.iter().filter(|bind| bind.expression.value == "record.datum");
+                let bytes = datum.count() as f64 * cost::DATUM_KB * kilobytes;
+                match &write.group {
+                    Some(group) => {
+                        waits += group.linger;
+                        cost::GROUPED + bytes
+                    }
+                    None => cost::WRITE + bytes,
+                }
+            }
+            StepKind::Reference(_) => cost::REFERENCE,
+            StepKind::Filter(_) | StepKind::Custom(_) => cost::EXPRESSION,
+            StepKind::Set(values) => cost::EXPRESSION * values.len() as f64,
+        };
+        parts.push((step.name.value.clone(), own + condition));
+    }
+    if pipeline.sink.is_some() {
+        parts.push((
+            "encode and publish".to_owned(),
+            cost::PUBLISH + cost::PUBLISH_KB * kilobytes,
+        ));
+        // On average a record waits for half of the linger.
+        waits += load.linger / 2 + DELIVERY;
+    }
+    parts.iter_mut().for_each(|(_, us)| *us *= load.machine);
+    let cpu_us: f64 = parts.iter().map(|(_, us)| us).sum();
+    let cores = load.rate * cpu_us / 1e6;
+    let wanted = (cores / (load.cores * load.utilisation)).ceil().max(1.0) as usize;
+    let pods = wanted.min(load.partitions.max(1));
+    let of_pod = load.rate / pods as f64;
+    let loops = of_pod * cpu_us * OF_THE_LOOP / 1e6 / load.utilisation;
+    let in_flight = of_pod * waits.as_secs_f64();
+    let max_in_flight = ((in_flight * 4.0) as usize).next_power_of_two().max(64);
+    Needs {
+        parts,
+        cpu_us,
+        cores,
+        pods,
+        too_few_partitions: wanted > load.partitions,
+        consumers: (loops.ceil() as usize).clamp(1, load.partitions.max(1)),
+        in_flight,
+        max_in_flight,
+        in_flight_bytes: max_in_flight as f64 * (2.0 * load.bytes + EVENT_BYTES),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn pipeline(steps: &str) -> Pipeline {
+        let text = format!(
+            "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[scylla]\nnodes = [\"s:1\"]\n[pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
+             [pipelines.p.sink]\ntopic = \"o\"\n{steps}"
+        );
+        let (config, _) = config::load_str(vec![("t.toml".into(), text)], std::iter::empty())
+            .unwrap_or_else(|e| panic!("{}", e.human(false)));
+        config.pipelines["p"].clone()
+    }
+
+    const LOOKUP: &str = "[[pipelines.p.steps]]\nname = \"l\"\nlookup = \"SELECT a FROM k.t WHERE b = :b\"\n";
+    const LOAD: Load = Load {
+        rate: 200_000.0,
+        bytes: 617.0,
+        hit_ratio: 0.95,
+        store_latency: Duration::from_millis(2),
+        linger: Duration::from_millis(5),
+        partitions: 20,
+        cores: 1.0,
+        utilisation: 0.6,
+        machine: 1.0,
+    };
+
+    #[test]
+    fn a_cache_saves_what_it_answers_and_the_parts_are_the_whole() {
+        let asks = needs(&pipeline(LOOKUP), &LOAD);
+        let cached = needs(
+            &pipeline(&format!("{LOOKUP}cache = {{ ttl = \"1m\", max_bytes = \"1MiB\" }}\n")),
+            &LOAD,
+        );
+        let saved = 0.95 * (cost::LOOKUP - cost::HIT);
+        assert!((asks.cpu_us - cached.cpu_us - saved).abs() < 1e-9);
+        let sum: f64 = asks.parts.iter().map(|(_, us)| us).sum();
+        assert!((sum - asks.cpu_us).abs() < 1e-9);
+        let in_all = |needs: &Needs| needs.in_flight * needs.pods as f64;
+        assert!(in_all(&cached) < in_all(&asks));
+    }
+
+    #[test]
+    fn little_s_law_gives_what_is_in_flight() {
+        let needs = needs(&pipeline(LOOKUP), &LOAD);
+        // 2 ms at the database, 2.5 ms of the linger, 5 ms of delivery.
+        let expected = 200_000.0 / needs.pods as f64 * 0.0095;
+        assert!((needs.in_flight - expected).abs() < 1e-6, "{needs:?}");
+        assert!(needs.max_in_flight as f64 >= 4.0 * expected);
+    }
+
+    #[test]
+    fn more_pods_than_partitions_have_no_work() {
+        let few = Load { partitions: 2, ..LOAD };
+        let needs = needs(&pipeline(LOOKUP), &few);
+        assert_eq!(needs.pods, 2);
+        assert!(needs.too_few_partitions);
+        assert!(needs.consumers >= 1 && needs.consumers <= 2);
+    }
+
+    #[test]
+    fn a_slower_machine_needs_more_of_everything() {
+        let slow = Load { machine: 2.0, ..LOAD };
+        let (here, there) = (needs(&pipeline(LOOKUP), &LOAD), needs(&pipeline(LOOKUP), &slow));
+        assert!((there.cpu_us - 2.0 * here.cpu_us).abs() < 1e-9);
+        assert!(there.pods >= here.pods);
+    }
+}
