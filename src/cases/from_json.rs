@@ -246,7 +246,7 @@ fn clock(text: &str) -> Option<i128> {
 }
 
 /// Nanoseconds since 1970, of a date and time without a zone.
-fn instant(text: &str) -> Option<i128> {
+pub(super) fn instant(text: &str) -> Option<i128> {
     let (date, time) = text.split_once(['T', 't', ' '])?;
     Some(i128::from(day(date)?) * 86_400_000_000_000 + clock(time)?)
 }

@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use super::from_json::instant;
+
 /// What came of a record, or what must.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -141,9 +143,16 @@ fn compare(place: &str, expected: &Json, actual: &Json, found: &mut Vec<String>)
             }
         }
         (Json::Number(one), Json::Number(other)) if one.as_f64() == other.as_f64() => {}
+        (Json::String(one), Json::String(other)) if same_time(one, other) => {}
         _ if expected == actual => {}
         _ => found.push(format!("{place}: expected {expected}, came {actual}")),
     }
+}
+
+/// Whether both are times, and the same: `12:00:00Z` is `12:00:00.000Z`.
+fn same_time(one: &str, other: &str) -> bool {
+    let time = |text: &str| text.strip_suffix('Z').and_then(instant);
+    time(one).is_some_and(|one| time(other) == Some(one))
 }
 
 /// Rows have no order: each that is expected takes one that fits.
@@ -197,6 +206,15 @@ mod tests {
                 "value.z: expected 1, came none"
             ]
         );
+    }
+
+    #[test]
+    fn a_time_is_the_same_with_and_without_its_zeros() {
+        let actual = json!({"outcome": "done", "value": {"at": "2026-05-01T11:59:58.000Z"}});
+        let of = |at: &str| judged(json!({"value": {"at": at}}), actual.clone());
+        assert_eq!(of("2026-05-01T11:59:58Z"), Vec::<String>::new());
+        assert_eq!(of("2026-05-01T11:59:58.001Z").len(), 1);
+        assert_eq!(of("2026-05-01 11:59:58").len(), 1, "text is compared as text");
     }
 
     #[test]
