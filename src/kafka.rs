@@ -63,6 +63,17 @@ pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result
     Ok(config)
 }
 
+/// A consumer that reads what it is told to, for commands. librdkafka wants a group before it assigns: it is never joined, and nothing is
+/// committed to it but by the caller.
+pub fn reader(kafka: &Kafka, pipeline: &[Property], group: &str) -> Result<ClientConfig, SecretError> {
+    let mut config = client(kafka, &kafka.consumer_properties, pipeline)?;
+    config.set("group.id", group);
+    config.set("enable.auto.commit", "false");
+    config.set("enable.auto.offset.store", "false");
+    config.set("statistics.interval.ms", "0");
+    Ok(config)
+}
+
 /// What a consumer prefetches at most, in bytes: 70 ms of 200,000 records/s of 600 bytes. Eight times as much took 70 MB more memory, and gave no speed.
 const PREFETCHED: usize = 8 * 1024 * 1024;
 

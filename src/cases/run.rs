@@ -116,15 +116,17 @@ pub async fn run(
 
 fn pipeline_of(case: &Case, config: &Config) -> Result<String, Error> {
     let name = case.name.get_ref();
-    let known = || config.pipelines.keys().cloned().collect::<Vec<_>>().join(", ");
     match (&case.pipeline, config.pipelines.len()) {
         (Some(pipeline), _) if config.pipelines.contains_key(pipeline) => Ok(pipeline.clone()),
         (Some(pipeline), _) => Err(Error::File(format!(
             "case \"{name}\": there is no pipeline {pipeline}; there are {}",
-            known()
+            config.pipeline_names()
         ))),
-        (None, 1) => Ok(known()),
-        (None, _) => Err(Error::File(format!("case \"{name}\": say which pipeline: {}", known()))),
+        (None, 1) => Ok(config.pipeline_names()),
+        (None, _) => Err(Error::File(format!(
+            "case \"{name}\": say which pipeline: {}",
+            config.pipeline_names()
+        ))),
     }
 }
 

@@ -104,21 +104,13 @@ impl Target {
 }
 
 fn topics(config: &Config, pipeline: Option<&str>, topic: Option<&str>) -> Result<Vec<String>, Trouble> {
-    let known = || {
-        config
-            .pipelines
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
     if let Some(name) = pipeline
         && !config.pipelines.contains_key(name)
         && topic.is_none()
     {
         return Err(Trouble::Usage(format!(
             "there is no pipeline `{name}`: there are {}",
-            known()
+            config.pipeline_names()
         )));
     }
     if let Some(topic) = topic {

@@ -92,19 +92,13 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
 
 /// The pipeline that is meant.
 pub(super) fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Pipeline, Trouble> {
-    let known = || {
-        config
-            .pipelines
-            .keys()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
     match (name, config.pipelines.len()) {
-        (Some(name), _) => config
-            .pipelines
-            .get(name)
-            .ok_or_else(|| Trouble::Usage(format!("there is no pipeline `{name}`: there are {}", known()))),
+        (Some(name), _) => config.pipelines.get(name).ok_or_else(|| {
+            Trouble::Usage(format!(
+                "there is no pipeline `{name}`: there are {}",
+                config.pipeline_names()
+            ))
+        }),
         (None, 1) => config
             .pipelines
             .values()
@@ -112,7 +106,7 @@ pub(super) fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c P
             .ok_or_else(|| Trouble::Usage("there is no pipeline".to_owned())),
         (None, _) => Err(Trouble::Usage(format!(
             "say which pipeline, --pipeline NAME: {}",
-            known()
+            config.pipeline_names()
         ))),
     }
 }
@@ -170,14 +164,8 @@ async fn rehearse(
 }
 
 fn consumer(config: &Config, pipeline: &Pipeline) -> anyhow::Result<BaseConsumer> {
-    let kafka = &config.kafka;
-    let mut client = kafka::client(kafka, &kafka.consumer_properties, &pipeline.source.properties)?;
-    // librdkafka wants a group before it assigns; it is never joined, and nothing is committed to it.
-    client.set("group.id", format!("messina-dry-run-{}", std::process::id()));
-    client.set("enable.auto.commit", "false");
-    client.set("enable.auto.offset.store", "false");
-    client.set("statistics.interval.ms", "0");
-    let made = client.create();
+    let group = format!("messina-dry-run-{}", std::process::id());
+    let made = kafka::reader(&config.kafka, &pipeline.source.properties, &group)?.create();
     made.map_err(|e| Trouble::unavailable("cannot make a consumer", &e))
 }
 

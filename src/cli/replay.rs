@@ -157,13 +157,8 @@ fn group_of(args: &Replay, pipeline: &Pipeline) -> String {
 }
 
 fn consumer(config: &Config, pipeline: &Pipeline, group: &str) -> anyhow::Result<BaseConsumer> {
-    let kafka = &config.kafka;
-    let mut client = kafka::client(kafka, &kafka.consumer_properties, &pipeline.source.properties)?;
-    client.set("group.id", group);
-    client.set("enable.auto.commit", "false");
-    client.set("enable.auto.offset.store", "false");
+    let mut client = kafka::reader(&config.kafka, &pipeline.source.properties, group)?;
     client.set("enable.partition.eof", "true");
-    client.set("statistics.interval.ms", "0");
     let made = client.create();
     made.map_err(|e| Trouble::unavailable("cannot make a consumer", &e))
 }

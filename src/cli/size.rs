@@ -98,8 +98,10 @@ pub fn run(args: &Size) -> anyhow::Result<ExitCode> {
         .map(|(name, pipeline)| (name.as_str(), needs(pipeline, &load)))
         .collect();
     if sized.is_empty() {
-        let names: Vec<&str> = config.pipelines.keys().map(String::as_str).collect();
-        eprintln!("error: there is no such pipeline; there are: {}", names.join(", "));
+        eprintln!(
+            "error: there is no such pipeline; there are: {}",
+            config.pipeline_names()
+        );
         return Ok(Exit::Usage.into());
     }
     if args.json {

@@ -97,4 +97,9 @@ impl Config {
     pub fn sqlite_path(&self) -> Option<&str> {
         self.store.as_ref().and_then(|store| store.strip_prefix("sqlite:"))
     }
+
+    /// The names of the pipelines, for messages: `a, b`.
+    pub fn pipeline_names(&self) -> String {
+        self.pipelines.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
 }

@@ -67,11 +67,7 @@ impl Store for HeldBack {
 
     async fn write(&self, statement: &Statement, values: &[Value<'_>], _timestamp_us: i64) -> Result<(), StoreError> {
         statement.expect(Kind::Write, values)?;
-        if let Some(i) = statement.partition_key().iter().find(|i| values[**i].is_null()) {
-            let name = &statement.markers()[*i].name;
-            let message = format!("marker :{name} of the partition key is null");
-            return Err(StoreError::permanent("null_key", message));
-        }
+        statement.expect_partition_key(values)?;
         let names = statement.markers().iter().map(|marker| marker.name.clone());
         let held = Held {
             cql: statement.cql().to_owned(),

@@ -387,6 +387,18 @@ impl Statement {
         }
         Ok(())
     }
+
+    /// Fails where a marker of the partition key would be null.
+    fn expect_partition_key(&self, values: &[Value<'_>]) -> Result<(), StoreError> {
+        let Some(i) = self.partition_key.iter().find(|i| values[**i].is_null()) else {
+            return Ok(());
+        };
+        let name = &self.markers[*i].name;
+        Err(StoreError::permanent(
+            "null_key",
+            format!("marker :{name} of the partition key is null"),
+        ))
+    }
 }
 
 /// Gathers the rows of a look-up.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 
 use super::Context;
 use super::filter::Place;
@@ -48,15 +48,10 @@ pub struct Reader {
 impl Reader {
     /// A consumer with the configuration's properties, in no group's membership.
     pub fn new(context: &Context) -> anyhow::Result<Reader> {
-        let kafka = &context.config.kafka;
-        let mut config: ClientConfig = kafka::client(kafka, &kafka.consumer_properties, context.consumer_properties())?;
-        // librdkafka wants a group before it assigns; it is never joined, and nothing is committed to it.
-        config.set("group.id", "messina-dead-letters");
-        config.set("enable.auto.commit", "false");
-        config.set("enable.auto.offset.store", "false");
+        let properties = context.consumer_properties();
+        let mut config = kafka::reader(&context.config.kafka, properties, "messina-dead-letters")?;
         config.set("enable.partition.eof", "true");
         config.set("queued.max.messages.kbytes", FETCH_KBYTES);
-        config.set("statistics.interval.ms", "0");
         config.set("auto.offset.reset", "earliest");
         let consumer = config
             .create()

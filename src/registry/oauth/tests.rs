@@ -1,3 +1,5 @@
+//! Tokens: fetched once for all, again before they end and when they are refused, and no record pays for a server that is away.
+
 use std::sync::{Arc, Mutex as Plain};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -297,13 +297,7 @@ impl Store for ScyllaStore {
             return Err(foreign_statement());
         };
         statement.expect(Kind::Write, values)?;
-        if let Some(i) = statement.partition_key.iter().find(|i| values[**i].is_null()) {
-            let name = &statement.markers[*i].name;
-            return Err(StoreError::permanent(
-                "null_key",
-                format!("marker :{name} of the partition key is null"),
-            ));
-        }
+        statement.expect_partition_key(values)?;
         if let Some(grouping) = &inner.group {
             return self
                 .write_grouped(grouping, inner, statement, values, timestamp_us)
