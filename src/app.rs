@@ -250,7 +250,7 @@ pub async fn start_within(
         metrics.config_reloads_total.of([outcome]);
     }
     let shared = Shared::default();
-    let probe = Arc::new(AppProbe::new(metrics.clone(), shared.clone()));
+    let probe = Arc::new(AppProbe::new(metrics.clone(), shared.clone(), config.http.tap));
 
     let (http_stop, http_stopped) = oneshot::channel::<()>();
     let server = crate::http::bind(config.http.listen)

@@ -49,6 +49,7 @@ pub mod reference;
 pub mod store;
 
 pub mod sink;
+pub mod tap;
 
 pub mod demo;
 pub mod http;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::Shared;
-use crate::http::Probe;
+use crate::http::{Probe, Refused, Wanted};
+use crate::tap::{Looker, Showing};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::quantile::quantile;
 
@@ -18,14 +19,17 @@ pub struct AppProbe {
     metrics: Arc<Metrics>,
     shared: Shared,
     started: Instant,
+    /// What may be shown of records.
+    tap: Option<Showing>,
 }
 
 impl AppProbe {
-    pub(super) fn new(metrics: Arc<Metrics>, shared: Shared) -> AppProbe {
+    pub(super) fn new(metrics: Arc<Metrics>, shared: Shared, tap: Option<Showing>) -> AppProbe {
         AppProbe {
             metrics,
             shared,
             started: Instant::now(),
+            tap,
         }
     }
 
@@ -155,5 +159,22 @@ impl Probe for AppProbe {
 
     fn metrics(&self) -> Vec<u8> {
         self.metrics.render()
+    }
+
+    fn tap(&self, pipeline: &str, wanted: Wanted) -> Result<Arc<Looker>, Refused> {
+        let showing = self.tap.ok_or(Refused::Off)?;
+        let gap = wanted.gap();
+        let looker = Looker::new(showing, wanted.outcome, wanted.records, gap);
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, loops)) = shared.pipelines.iter().find(|(name, _)| name == pipeline) else {
+            return Err(Refused::Unknown(
+                shared.pipelines.iter().map(|(name, _)| name.clone()).collect(),
+            ));
+        };
+        if loops.iter().all(|state| state.tap.open(&looker)) {
+            Ok(looker)
+        } else {
+            Err(Refused::Busy)
+        }
     }
 }

@@ -24,6 +24,7 @@ use crate::app::rehearsal::{Effects, Incoming, Rehearsal};
 use crate::config::{Config, Pipeline};
 use crate::custom::CustomSteps;
 use crate::kafka::{self, range};
+use crate::pipeline::story;
 use crate::shutdown::{self, Exit};
 use crate::telemetry::logging::{self, Format};
 
@@ -217,12 +218,8 @@ fn try_to_read(
     Ok(())
 }
 
-/// Text as it is, and other bytes in a form that can be read.
 fn key_text(key: Option<&[u8]>) -> Option<String> {
-    key.map(|key| match std::str::from_utf8(key) {
-        Ok(text) => text.to_owned(),
-        Err(_) => key.iter().map(|byte| format!("\\x{byte:02x}")).collect(),
-    })
+    key.map(story::key_text)
 }
 
 fn in_json(record: &Incoming, effects: &Effects, pipeline: &Pipeline) -> Json {

@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod ask;
 pub mod check;
 pub mod dead_letters;
 pub mod demo;
@@ -10,6 +11,7 @@ pub mod init;
 pub mod replay;
 pub mod run;
 pub mod size;
+pub mod tap;
 pub mod test;
 mod time;
 mod trouble;
@@ -55,6 +57,8 @@ enum Command {
     Schema,
     /// Lists dead letters, shows one, or sends records back to where they came from.
     DeadLetters(Box<dead_letters::DeadLetters>),
+    /// Shows records of a running pipeline as they end, step by step.
+    Tap(tap::Tap),
     /// Asks a running process whether it lives, for health checks of images without a shell.
     Health(health::Health),
     /// Prints completions for a shell, to stdout.
@@ -134,6 +138,7 @@ pub fn run(cli: Cli, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::run(args, customs),
         Command::Test(args) => test::run(args, customs),
         Command::DeadLetters(args) => dead_letters::run(*args),
+        Command::Tap(args) => tap::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Size(args) => size::run(&args),
         Command::Explain(args) => Ok(explain::run(&args)),

@@ -8,12 +8,15 @@ use super::reader::{Field, spanned_or};
 use super::shape::Shape;
 use super::values::{path, plain_text, share, size, text};
 use super::{Secret, Size, Span, Spanned};
+use crate::tap::Showing;
 
 /// Metrics, probes and status over HTTP.
 #[derive(Clone, Debug)]
 pub struct Http {
     /// Address to listen on. Default `127.0.0.1:9090`.
     pub listen: SocketAddr,
+    /// What `messina tap` may show of records; none: nothing. Default [`Showing::Shapes`].
+    pub tap: Option<Showing>,
 }
 
 /// What is logged, and in which form.
@@ -62,6 +65,12 @@ const LOG_FORMAT: [(&str, LogFormat); 3] = [
     ("json", LogFormat::Json),
 ];
 
+const TAP: [(&str, Option<Showing>); 3] = [
+    ("off", None),
+    ("shapes", Some(Showing::Shapes)),
+    ("values", Some(Showing::Values)),
+];
+
 const LEVELS: [(&str, ()); 6] = [
     ("error", ()),
     ("warn", ()),
@@ -75,6 +84,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
+            tap: Some(Showing::Shapes),
         }
     }
 }
@@ -94,8 +104,12 @@ impl Http {
                 )
             })
         });
+        let tap = section.or("tap", Self::default().tap, |field| field.choice(&TAP));
         section.finish();
-        Some(Self { listen: listen? })
+        Some(Self {
+            listen: listen?,
+            tap: tap?,
+        })
     }
 }
 

@@ -7,10 +7,12 @@
 //! | `/readyz` | 200 when assigned, connected, checked and not stalled; else 503 and all reasons |
 //! | `/status` | JSON: pipelines, partitions, lag, rates, last errors |
 //! | `/` | the same as a page that keeps itself current |
+//! | `/tap/PIPELINE` | JSON: records of the pipeline as they end, sampled; see the `tap` file |
 //!
 //! Only GET and HEAD are answered. What is told comes from a [`Probe`], so this module knows nothing of pipelines.
 
 mod listener;
+mod tap;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +25,9 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 
 pub use listener::{BindError, Listener};
+pub use tap::{MOST, PATIENCE, Refused, Wanted};
 
+use crate::tap::Looker;
 use crate::telemetry::{Metrics, openmetrics};
 
 /// The page, whole in itself: it loads nothing but `/status`.
@@ -33,7 +37,7 @@ const PAGE: &str = include_str!("page.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                            base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-const PATHS: &[&str] = &["/", "/livez", "/metrics", "/readyz", "/status"];
+const PATHS: &[&str] = &["/", "/livez", "/metrics", "/readyz", "/status", "/tap/PIPELINE"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -56,6 +60,12 @@ pub trait Probe: Send + Sync {
 
     /// The Prometheus text format, as [`Metrics::render`] makes it.
     fn metrics(&self) -> Vec<u8>;
+
+    /// Lets somebody look at records of a pipeline.
+    ///
+    /// # Errors
+    /// Why not.
+    fn tap(&self, pipeline: &str, wanted: Wanted) -> Result<Arc<Looker>, Refused>;
 }
 
 /// Binds `listen`; serving begins with [`Server::serve`], so that a bad address is known before anything starts.
@@ -79,16 +89,19 @@ impl Server {
     pub async fn serve(self, probe: Arc<dyn Probe>, shutdown: impl Future<Output = ()>) {
         let handler = move |request: Request<Incoming>| {
             let probe = Arc::clone(&probe);
-            async move { answer(&request, &*probe) }
+            async move { answer(&request, &*probe).await }
         };
         self.0.serve(handler, shutdown).await;
     }
 }
 
 /// The answer to one request. The server leaves out the body where HEAD was asked.
-fn answer<B>(request: &Request<B>, probe: &dyn Probe) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, probe: &dyn Probe) -> Response<Full<Bytes>> {
     let (method, path) = (request.method(), request.uri().path());
-    if !PATHS.contains(&path) {
+    let tapped = path
+        .strip_prefix("/tap/")
+        .filter(|name| !name.is_empty() && !name.contains('/'));
+    if tapped.is_none() && !PATHS.contains(&path) {
         let known = PATHS.join("\n");
         return response(
             StatusCode::NOT_FOUND,
@@ -102,6 +115,9 @@ fn answer<B>(request: &Request<B>, probe: &dyn Probe) -> Response<Full<Bytes>> {
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
+    }
+    if let Some(pipeline) = tapped {
+        return tap::answer(probe, pipeline, request.uri().query().unwrap_or_default()).await;
     }
     match path {
         "/metrics" => metrics(request.headers().get(ACCEPT), probe.metrics()),

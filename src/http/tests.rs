@@ -1,6 +1,7 @@
 //! The server over real connections.
 
 use super::*;
+use crate::tap::{Showing, Tap};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -10,6 +11,17 @@ use tokio::task::JoinHandle;
 struct Fake {
     live: Result<(), String>,
     ready: Result<(), Vec<String>>,
+    tap: Arc<Tap>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Fake {
+            live: Ok(()),
+            ready: Ok(()),
+            tap: Arc::default(),
+        }
+    }
 }
 
 impl Probe for Fake {
@@ -24,6 +36,17 @@ impl Probe for Fake {
     }
     fn metrics(&self) -> Vec<u8> {
         b"messina_build_info 1\n".to_vec()
+    }
+    fn tap(&self, pipeline: &str, wanted: Wanted) -> Result<Arc<Looker>, Refused> {
+        match pipeline {
+            "navigation" => {
+                let gap = wanted.gap();
+                let looker = Looker::new(Showing::Shapes, wanted.outcome, wanted.records, gap);
+                self.tap.open(&looker).then_some(looker).ok_or(Refused::Busy)
+            }
+            "off" => Err(Refused::Off),
+            _ => Err(Refused::Unknown(vec!["navigation".to_owned()])),
+        }
     }
 }
 
@@ -52,11 +75,7 @@ async fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str) 
 
 #[tokio::test]
 async fn metrics_are_openmetrics_for_who_accepts_it() {
-    let (address, _stop, _task) = started(Fake {
-        live: Ok(()),
-        ready: Ok(()),
-    })
-    .await;
+    let (address, _stop, _task) = started(Fake::default()).await;
     for (accept, content_type, end) in [
         (
             "application/openmetrics-text;version=1.0.0,*/*;q=0.1",
@@ -74,11 +93,7 @@ async fn metrics_are_openmetrics_for_who_accepts_it() {
 
 #[tokio::test]
 async fn each_path_answers_in_its_type() {
-    let (address, _stop, _task) = started(Fake {
-        live: Ok(()),
-        ready: Ok(()),
-    })
-    .await;
+    let (address, _stop, _task) = started(Fake::default()).await;
     for (path, content_type, part) in [
         ("/metrics", "text/plain; version=0.0.4", "messina_build_info 1"),
         ("/livez", "text/plain", "ok"),
@@ -110,6 +125,7 @@ async fn failing_probes_say_why() {
     let (address, _stop, _task) = started(Fake {
         live: Err("consumer 0 stands still".into()),
         ready,
+        tap: Arc::default(),
     })
     .await;
     let live = ask(address, "GET", "/livez").await;
@@ -127,11 +143,7 @@ async fn failing_probes_say_why() {
 
 #[tokio::test]
 async fn nothing_else_is_answered() {
-    let (address, _stop, _task) = started(Fake {
-        live: Ok(()),
-        ready: Ok(()),
-    })
-    .await;
+    let (address, _stop, _task) = started(Fake::default()).await;
     let unknown = ask(address, "GET", "/health").await;
     assert!(
         unknown.starts_with("HTTP/1.1 404") && unknown.contains("/readyz"),
@@ -148,11 +160,7 @@ async fn nothing_else_is_answered() {
 
 #[tokio::test]
 async fn a_taken_address_is_named() {
-    let (address, _stop, _task) = started(Fake {
-        live: Ok(()),
-        ready: Ok(()),
-    })
-    .await;
+    let (address, _stop, _task) = started(Fake::default()).await;
     let error = bind(address).await.err().unwrap().to_string();
     assert!(
         error.contains(&address.to_string()) && error.contains("in use"),
@@ -162,11 +170,7 @@ async fn a_taken_address_is_named() {
 
 #[tokio::test]
 async fn it_stops_though_a_client_is_silent() {
-    let (address, stop, task) = started(Fake {
-        live: Ok(()),
-        ready: Ok(()),
-    })
-    .await;
+    let (address, stop, task) = started(Fake::default()).await;
     let _silent = TcpStream::connect(address).await.unwrap();
     let mut half = TcpStream::connect(address).await.unwrap();
     half.write_all(b"GET /status HTTP/1.1\r\nHo").await.unwrap();
@@ -183,11 +187,7 @@ async fn it_stops_though_a_client_is_silent() {
 
 #[tokio::test]
 async fn more_clients_than_places_are_served_in_turn() {
-    let (address, _stop, _task) = started(Fake {
-        live: Ok(()),
-        ready: Ok(()),
-    })
-    .await;
+    let (address, _stop, _task) = started(Fake::default()).await;
     let asks = (0..300).map(|_| tokio::spawn(async move { ask(address, "GET", "/livez").await }));
     for answer in futures_util::future::join_all(asks).await {
         assert!(answer.unwrap().starts_with("HTTP/1.1 200"));
@@ -198,5 +198,44 @@ async fn more_clients_than_places_are_served_in_turn() {
 fn the_page_asks_nobody_else() {
     for outside in ["http://", "https://", "//cdn", "@import", "src="] {
         assert!(!PAGE.contains(outside), "{outside}");
+    }
+}
+
+#[tokio::test]
+async fn records_are_shown_as_they_end() {
+    let fake = Fake::default();
+    let tap = fake.tap.clone();
+    let (address, _stop, _task) = started(fake).await;
+    let asked = tokio::spawn(async move { ask(address, "GET", "/tap/navigation?records=2&seconds=10").await });
+    while !tap.is_open() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let now = Instant::now();
+    for (offset, seconds) in [(1, 0), (2, 1), (3, 5)] {
+        let tell = |showing: Showing| serde_json::json!({"offset": offset, "showing": showing.as_str()});
+        tap.offer("done", now + Duration::from_secs(seconds), &tell);
+    }
+    let answer = asked.await.unwrap();
+    assert!(answer.contains("content-type: application/json"), "{answer}");
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    let expected = serde_json::json!({
+        "shows": "shapes", "ended": 3,
+        "records": [{"offset": 1, "showing": "shapes"}, {"offset": 3, "showing": "shapes"}],
+    });
+    assert_eq!(body, expected);
+    for (path, status, part) in [
+        ("/tap/navigation?records=0", "400 Bad Request", "1 to 100"),
+        ("/tap/off", "403 Forbidden", "[http] tap"),
+        ("/tap/orders", "404 Not Found", "there are navigation"),
+        ("/tap/", "404 Not Found", "/tap/PIPELINE"),
+        ("/tap", "404 Not Found", "/tap/PIPELINE"),
+        ("/tap/PIPELINE/x", "404 Not Found", "/tap/PIPELINE"),
+    ] {
+        let answer = ask(address, "GET", path).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")) && answer.contains(part),
+            "{path}: {answer}"
+        );
     }
 }

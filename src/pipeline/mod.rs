@@ -18,3 +18,4 @@ pub mod prepare;
 pub mod program;
 pub mod runner;
 pub mod schemas;
+pub mod story;

@@ -121,6 +121,11 @@ impl Sink {
         }
     }
 
+    /// The output topic.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
     /// Waits until the event may be sent; false where it never may.
     pub async fn may_send(&self, event: &Event) -> bool {
         may_send(&self.producer, event).await

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::tap::Tap;
+
 /// Where a partition stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct PartitionStatus {
@@ -62,6 +64,8 @@ pub struct LoopState {
     started: Instant,
     beat_ms: AtomicU64,
     status: Mutex<LoopStatus>,
+    /// Where single records can be looked at.
+    pub tap: Tap,
 }
 
 impl Default for LoopState {
@@ -73,6 +77,7 @@ impl Default for LoopState {
                 state: "connecting",
                 ..LoopStatus::default()
             }),
+            tap: Tap::default(),
         }
     }
 }

@@ -32,3 +32,4 @@ mod references;
 mod reload;
 mod replay;
 mod stream;
+mod tap;

@@ -5,20 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value as Json, json};
+
 use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gate;
 use crate::breaker::{Rules, State};
 use crate::config;
-use crate::pipeline::completions::{Batch, Completions};
+use crate::pipeline::completions::{Batch, Completion, Completions};
 use crate::pipeline::event::{Content, Origin};
 use crate::pipeline::plan::{self, SchemaPlan};
 use crate::pipeline::program;
+use crate::pipeline::story::story;
 use crate::reference::References;
 use crate::source::assignment::{Action, Assignment, Intake, Partition};
 use crate::store::StoreError;
 use crate::store::memory::MemoryStore;
 use crate::store::types::ColumnType;
+use crate::tap::Showing;
 use crate::telemetry::metrics::Metrics;
 
 pub(super) const LOOKUP: &str = "SELECT name, score FROM users WHERE id = :id";
@@ -184,11 +188,15 @@ impl Bench {
     }
 
     pub(super) fn end(&self) -> How {
+        self.ended().how
+    }
+
+    fn ended(&self) -> Completion {
         let mut batch = Batch::default();
         self.completions.take(&mut batch);
         assert_eq!(batch.completions.len(), 1, "an event comes back exactly once");
         assert!(batch.vanished.is_empty());
-        batch.completions.remove(0).how
+        batch.completions.remove(0)
     }
 
     pub(super) fn user(&self, id: i64, name: &str, score: f64) {
@@ -502,4 +510,78 @@ async fn an_event_that_is_dropped_is_noticed() {
     bench.completions.take(&mut batch);
     assert_eq!(batch.vanished.len(), 1);
     assert_eq!(batch.vanished[0].offset, 3);
+}
+
+#[tokio::test]
+async fn what_is_told_of_an_event_is_what_its_steps_did() {
+    let mut bench = bench(STEPS).await;
+    bench.user(1, "Ada", 2.0);
+    bench.user(2, "Bob", 0.5);
+    let mut told = Vec::new();
+    for (offset, id, kind) in [(0, 1, "click"), (1, 2, "click"), (2, 3, "click"), (3, 1, "bot")] {
+        let event = bench.event(offset, id, kind, false);
+        bench.runtime.process(event).await;
+        let ended = bench.ended();
+        let How::Finished(outcome) = ended.how else {
+            panic!("{:?}", ended.how)
+        };
+        let told_of = story(
+            &bench.runtime,
+            &ended.event,
+            outcome.as_str(),
+            None,
+            Instant::now(),
+            Showing::Values,
+        );
+        told.push(told_of["steps"].clone());
+    }
+    let kept = json!({"step": "human", "does": "filter", "came_to": "kept"});
+    let user = |id: i64, row: Option<Json>| {
+        let (came_to, mut step) = (
+            if row.is_some() { "found" } else { "no row" },
+            json!({"step": "user", "does": "look up"}),
+        );
+        step["came_to"] = json!(came_to);
+        step["took"] = json!({"id": id});
+        if let Some(row) = row {
+            step["gave"] = row;
+        }
+        step
+    };
+    let seen = json!({"step": "seen", "does": "write", "came_to": "written", "took": {"id": 1, "kind": "click", "score": 2.0}});
+    let not = json!({"step": "seen", "does": "write", "came_to": "not run"});
+    assert_eq!(
+        told[0],
+        json!([kept, user(1, Some(json!({"name": "Ada", "score": 2.0}))), seen])
+    );
+    assert_eq!(
+        told[1],
+        json!([kept, user(2, Some(json!({"name": "Bob", "score": 0.5}))), not])
+    );
+    assert_eq!(told[2], json!([kept, user(3, None), not]));
+    assert_eq!(
+        told[3],
+        json!([{"step": "human", "does": "filter", "came_to": "left out"}])
+    );
+
+    let event = bench.event(9, 1, "click", false);
+    let failure = Failure::permanent("missing", "gone").in_step(&"user".into());
+    let told = story(
+        &bench.runtime,
+        &event,
+        "dead_lettered",
+        Some(&failure),
+        Instant::now(),
+        Showing::Shapes,
+    );
+    assert_eq!(
+        told["steps"],
+        json!([kept, {"step": "user", "does": "look up", "came_to": "failed", "took": {"id": "long"}}])
+    );
+    assert_eq!(
+        (&told["key"], &told["event"]["kind"]),
+        (&json!("1 bytes"), &json!("text of 5 bytes"))
+    );
+    assert_eq!(told["failure"]["message"], "gone");
+    event.complete(How::Abandoned);
 }

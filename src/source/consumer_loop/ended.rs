@@ -8,6 +8,7 @@ use crate::outcome::Outcome;
 use crate::pipeline::completions::{Batch, Completion, How};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
+use crate::pipeline::story::story;
 use crate::retry::Class;
 use crate::sink::limits::Verdict;
 use crate::source::assignment::Completion as Counted;
@@ -70,6 +71,7 @@ impl Loop {
                 return;
             }
             How::Fatal(failure) => {
+                self.show(&event, "halted", Some(&failure), now);
                 // Its lane is not given on: what waits behind it must not overtake it.
                 event.lane = None;
                 self.halt(failure);
@@ -95,6 +97,17 @@ impl Loop {
         }
     }
 
+    /// Shows an event that has ended to who looks.
+    fn show(&self, event: &Event, outcome: &str, failure: Option<&Failure>, now: Instant) {
+        let tap = &self.parts.state.tap;
+        if tap.is_open() {
+            let runtime = &self.parts.runtime;
+            tap.offer(outcome, now, &|showing| {
+                story(runtime, event, outcome, failure, now, showing)
+            });
+        }
+    }
+
     pub(super) fn count(&mut self, event: &Event, outcome: Outcome, now: Instant) {
         match self.assignment.finished(event.origin.ticket, event.origin.offset) {
             Ok(Counted::Counted) => {}
@@ -113,6 +126,7 @@ impl Loop {
         if event.produced.is_some() {
             self.parts.runtime.gates.sink.succeeded();
         }
+        self.show(event, outcome.as_str(), None, now);
         let took = now.saturating_duration_since(event.admitted);
         self.metrics.event.observe(took.as_secs_f64());
         if let Some(limits) = &mut self.parts.limits

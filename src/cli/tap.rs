@@ -1,0 +1,291 @@
+//! `messina tap`: records of a running process as they end, with what each step made of them.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::Value as Json;
+
+use super::ask::Process;
+use super::time::Moment;
+use super::trouble::{Trouble, ended};
+use crate::http::MOST;
+use crate::shutdown;
+
+/// How long one request waits for records, and one answer may take beyond that.
+const WINDOW: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Shows records of a running pipeline as they end: what came in, what each step took and gave, what went out.
+///
+/// Shown are names, types and lengths, and values where the process is configured so: `[http] tap = "values"`.
+#[derive(Debug, clap::Args)]
+pub struct Tap {
+    /// The pipeline.
+    #[arg(value_name = "PIPELINE")]
+    pipeline: String,
+    #[command(flatten)]
+    process: Process,
+    /// So many records, and then it ends.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    records: u64,
+    /// So many in a second at most, spread over it.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=MOST as u64))]
+    rate: u64,
+    /// Only those that end so.
+    #[arg(long, value_name = "OUTCOME", value_parser = ["done", "skipped", "dead_lettered", "halted"])]
+    outcome: Option<String>,
+    /// A JSON object for each record.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Tap) -> anyhow::Result<ExitCode> {
+    // Its requests are short, and a signal ends it in the middle of one.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let code = runtime.block_on(async {
+        let mut signal = std::pin::pin!(shutdown::requested());
+        let mut total = Total::default();
+        let end = loop {
+            let wanted = (args.records - total.shown).min(args.rate);
+            let began = Instant::now();
+            let (process, path) = (args.process, args.path(wanted));
+            let asked = tokio::task::spawn_blocking(move || process.ask(&path, PATIENCE));
+            let answer = tokio::select! {
+                signal = &mut signal => break signal.map(|_| ()).context("cannot listen to signals"),
+                answer = asked => answer.context("the request")?,
+            };
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(error) => break Err(args.unreachable(&error)),
+            };
+            match answer.status {
+                200 => args.print(&answer.body, &mut total)?,
+                // Somebody else's look ends within seconds.
+                429 => {}
+                404 | 400 => break Err(Trouble::Usage(plain(&answer.body)).into()),
+                _ => {
+                    break Err(
+                        Trouble::Unavailable(format!("{}: {}", args.process.address(), plain(&answer.body))).into(),
+                    );
+                }
+            }
+            if total.shown >= args.records {
+                break Ok(());
+            }
+            let rest = WINDOW.saturating_sub(began.elapsed());
+            tokio::select! {
+                signal = &mut signal => break signal.map(|_| ()).context("cannot listen to signals"),
+                () = tokio::time::sleep(rest) => {}
+            }
+        };
+        total.tell();
+        end.map(|()| ExitCode::SUCCESS)
+    });
+    runtime.shutdown_background();
+    ended(code)
+}
+
+/// What has been seen in all.
+#[derive(Debug, Default)]
+struct Total {
+    shown: u64,
+    ended: u64,
+    shapes: bool,
+}
+
+impl Total {
+    fn tell(&self) {
+        let shapes = if self.shapes {
+            "; values are not shown: the process needs [http] tap = \"values\" for that"
+        } else {
+            ""
+        };
+        eprintln!(
+            "{} shown of {} that ended while looking{shapes}",
+            self.shown, self.ended
+        );
+    }
+}
+
+impl Tap {
+    fn path(&self, records: u64) -> String {
+        let outcome = self.outcome.iter().map(|outcome| format!("&outcome={outcome}"));
+        let outcome: String = outcome.collect();
+        format!(
+            "/tap/{}?records={records}&seconds={}{outcome}",
+            self.pipeline,
+            WINDOW.as_secs()
+        )
+    }
+
+    fn unreachable(&self, error: &io::Error) -> anyhow::Error {
+        let address = self.process.address();
+        let message =
+            format!("{address} does not answer: {error}; --listen says where the process listens, its [http] listen");
+        Trouble::Unavailable(message).into()
+    }
+
+    fn print(&self, body: &str, total: &mut Total) -> anyhow::Result<()> {
+        let answer: Json = match serde_json::from_str(body) {
+            Ok(answer) => answer,
+            Err(error) => return Err(Trouble::unavailable("the answer is none of Messina's", &error)),
+        };
+        total.shapes = answer["shows"] == "shapes";
+        total.ended += answer["ended"].as_u64().unwrap_or(0);
+        let mut out = io::stdout().lock();
+        for record in answer["records"].as_array().into_iter().flatten() {
+            let text = if self.json {
+                format!("{record}\n")
+            } else {
+                in_words(record)
+            };
+            out.write_all(plain(&text).as_bytes())?;
+            total.shown += 1;
+        }
+        out.flush()?;
+        Ok(())
+    }
+}
+
+/// What came from outside, without what a terminal would obey.
+fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}
+
+fn in_words(record: &Json) -> String {
+    let word = |json: &Json| match json {
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut out = format!(
+        "{} {}:{}",
+        word(&record["topic"]),
+        record["partition"],
+        record["offset"]
+    );
+    if !record["key"].is_null() {
+        out.push_str(&format!("  key {}", word(&record["key"])));
+    }
+    if let Some(ms) = record["timestamp_ms"].as_i64() {
+        out.push_str(&format!("  {}", Moment(ms).text()));
+    }
+    let seconds = record["seconds"].as_f64().unwrap_or(0.0);
+    out.push_str(&format!("  {} in {:.1} ms\n", word(&record["outcome"]), seconds * 1e3));
+    let mut line = |what: &str, text: &str| out.push_str(&format!("  {what:<9} {text}\n"));
+    line("in", &fields(&record["event"], None));
+    for step in record["steps"].as_array().into_iter().flatten() {
+        let mut text = word(&step["step"]);
+        if let Some(took) = step.get("took") {
+            text.push_str(&format!(" ({})", fields(took, None)));
+        }
+        match step.get("gave") {
+            Some(gave) => text.push_str(&format!(": {}", fields(gave, None))),
+            None => text.push_str(&format!(": {}", word(&step["came_to"]))),
+        }
+        line(&word(&step["does"]), &text);
+    }
+    let output = &record["output"];
+    if !output.is_null() {
+        let set: Vec<&str> = output["set"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Json::as_str)
+            .collect();
+        let key = Some(&output["key"]).filter(|key| !key.is_null());
+        let key = key.map(|key| format!(", key {}", word(key))).unwrap_or_default();
+        line(
+            "publish",
+            &format!(
+                "{}{key}: {}",
+                word(&output["topic"]),
+                fields(&output["value"], Some(&set))
+            ),
+        );
+    }
+    let failure = &record["failure"];
+    if !failure.is_null() {
+        let step = failure["step"]
+            .as_str()
+            .map(|step| format!("{step}: "))
+            .unwrap_or_default();
+        let (class, reason) = (word(&failure["class"]), word(&failure["reason"]));
+        line(
+            "failure",
+            &format!("{step}{class}, {reason}: {}", word(&failure["message"])),
+        );
+    }
+    out
+}
+
+/// `name = value, ...`, of the fields named where some are; other JSON as it is.
+fn fields(json: &Json, named: Option<&[&str]>) -> String {
+    let value = |value: &Json| match value {
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let Json::Object(object) = json else {
+        return value(json);
+    };
+    let wanted = object
+        .iter()
+        .filter(|(name, _)| named.is_none_or(|named| named.contains(&name.as_str())));
+    let fields: Vec<String> = wanted.map(|(name, of)| format!("{name} = {}", value(of))).collect();
+    fields.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_record_is_told_in_the_order_of_its_way() {
+        let record = json!({
+            "topic": "clicks", "partition": 3, "offset": 7, "timestamp_ms": 0, "key": "6 bytes", "schema_id": 1,
+            "event": {"user": "text of 3 bytes", "n": "int"},
+            "steps": [
+                {"step": "real", "does": "filter", "came_to": "kept"},
+                {"step": "who", "does": "look up", "came_to": "found", "took": {"id": "text of 3 bytes"}, "gave": {"tier": "text of 4 bytes"}},
+                {"step": "seen", "does": "write", "came_to": "written", "took": {"id": "text of 3 bytes"}},
+            ],
+            "output": {"topic": "rich", "key": null, "schema_id": 2, "value": {"user": "text of 3 bytes", "tier": "text of 4 bytes"}, "set": ["tier"]},
+            "outcome": "done", "failure": null, "seconds_to_producer": 0.001, "seconds": 0.0042,
+        });
+        assert_eq!(
+            in_words(&record),
+            "clicks 3:7  key 6 bytes  1970-01-01T00:00:00.000Z  done in 4.2 ms\n\
+             \x20 in        user = text of 3 bytes, n = int\n\
+             \x20 filter    real: kept\n\
+             \x20 look up   who (id = text of 3 bytes): tier = text of 4 bytes\n\
+             \x20 write     seen (id = text of 3 bytes): written\n\
+             \x20 publish   rich: tier = text of 4 bytes\n"
+        );
+    }
+
+    #[test]
+    fn a_failure_says_where_and_why() {
+        let record = json!({
+            "topic": "t", "partition": 0, "offset": 1, "timestamp_ms": null, "key": null, "event": "7 bytes", "steps": [], "output": null,
+            "outcome": "dead_lettered", "seconds": 0.0,
+            "failure": {"step": "who", "class": "permanent", "reason": "missing", "message": "the look-up found no row", "attempts": 1},
+        });
+        let text = in_words(&record);
+        assert!(
+            text.ends_with("  failure   who: permanent, missing: the look-up found no row\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing() {
+        assert_eq!(plain("a\u{1b}[2Jb\u{9b}1m\nc"), "a\u{fffd}[2Jb\u{fffd}1m\nc");
+    }
+}

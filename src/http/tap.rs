@@ -1,0 +1,151 @@
+//! `/tap/PIPELINE`: records of a running pipeline as they end.
+//!
+//! | in the query | | default |
+//! | --- | --- | --- |
+//! | `records` | how many at most, 1 to 100 | 10 |
+//! | `seconds` | how long to wait for them, 0.1 to 20; they are spread over that time | 1 |
+//! | `outcome` | only those that end so: `done`, `skipped`, `dead_lettered`, `halted` | all |
+//!
+//! The answer is `{"shows": "shapes" | "values", "ended": N, "records": [...]}`, where `ended` counts those that were not sampled too. It comes when
+//! there are as many as were asked for, or when the time is over.
+
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+use super::{Probe, TEXT, response};
+use crate::outcome::Outcome;
+
+/// The most records that one request gets.
+pub const MOST: usize = 100;
+
+/// The longest that one request waits.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What somebody wants to see.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// So many records at most.
+    pub records: usize,
+    /// So long.
+    pub patience: Duration,
+    /// Only those that end so.
+    pub outcome: Option<String>,
+}
+
+/// Why somebody may not look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// Records are not shown at all.
+    Off,
+    /// There is no such pipeline; those that there are.
+    Unknown(Vec<String>),
+    /// Too many look already.
+    Busy,
+}
+
+/// Waits for records.
+pub(super) async fn answer(probe: &dyn Probe, pipeline: &str, query: &str) -> Response<Full<Bytes>> {
+    let wanted = match Wanted::read(query) {
+        Ok(wanted) => wanted,
+        Err(why) => return response(StatusCode::BAD_REQUEST, TEXT, why + "\n"),
+    };
+    let patience = wanted.patience;
+    let looker = match probe.tap(pipeline, wanted) {
+        Ok(looker) => looker,
+        Err(refused) => return response(refused.status(), TEXT, refused.in_words(pipeline) + "\n"),
+    };
+    let seen = looker.look(patience).await;
+    let body = json!({"shows": looker.showing().as_str(), "ended": seen.ended, "records": seen.records});
+    response(StatusCode::OK, "application/json", format!("{body}\n"))
+}
+
+impl Wanted {
+    fn read(query: &str) -> Result<Wanted, String> {
+        let mut wanted = Wanted {
+            records: 10,
+            patience: Duration::from_secs(1),
+            outcome: None,
+        };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match key {
+                "records" => {
+                    let records = value.parse().ok().filter(|n| (1..=MOST).contains(n));
+                    wanted.records = records.ok_or(format!("`records` is a number from 1 to {MOST}"))?;
+                }
+                "seconds" => {
+                    let longest = PATIENCE.as_secs_f64();
+                    let seconds = value.parse().ok().filter(|s| (0.1..=longest).contains(s));
+                    let seconds = seconds.ok_or(format!("`seconds` is a number from 0.1 to {longest}"))?;
+                    wanted.patience = Duration::from_secs_f64(seconds);
+                }
+                "outcome" => {
+                    let mut known = Outcome::ALL.map(Outcome::as_str).into_iter().chain(["halted"]);
+                    let outcome = known.find(|known| *known == value);
+                    let outcome = outcome.ok_or("`outcome` is done, skipped, dead_lettered or halted")?;
+                    wanted.outcome = Some(outcome.to_owned());
+                }
+                _ => {
+                    return Err(format!(
+                        "there is no `{key}` here; there are records, seconds and outcome"
+                    ));
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Between two samples.
+    pub fn gap(&self) -> Duration {
+        self.patience / u32::try_from(self.records).unwrap_or(u32::MAX)
+    }
+}
+
+impl Refused {
+    fn status(&self) -> StatusCode {
+        match self {
+            Refused::Off => StatusCode::FORBIDDEN,
+            Refused::Unknown(_) => StatusCode::NOT_FOUND,
+            Refused::Busy => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    fn in_words(&self, pipeline: &str) -> String {
+        match self {
+            Refused::Off => "records are not shown: [http] tap = \"off\"".to_owned(),
+            Refused::Unknown(names) if names.is_empty() => {
+                format!("there is no pipeline {pipeline} yet: the process is starting")
+            }
+            Refused::Unknown(names) => format!("there is no pipeline {pipeline}: there are {}", names.join(", ")),
+            Refused::Busy => "others look at it, as many as may: try again".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_or_refused() {
+        let wanted = Wanted::read("records=4&seconds=0.5&outcome=dead_lettered").unwrap();
+        assert_eq!((wanted.records, wanted.outcome.as_deref()), (4, Some("dead_lettered")));
+        assert_eq!(wanted.gap(), Duration::from_millis(125));
+        assert_eq!(Wanted::read("").unwrap().records, 10);
+        for (query, part) in [
+            ("records=0", "1 to 100"),
+            ("records=101", "1 to 100"),
+            ("seconds=NaN", "0.1 to 20"),
+            ("seconds=21", "0.1 to 20"),
+            ("outcome=lost", "skipped"),
+            ("record=1", "there is no `record`"),
+        ] {
+            let why = Wanted::read(query).unwrap_err();
+            assert!(why.contains(part), "{query}: {why}");
+        }
+    }
+}

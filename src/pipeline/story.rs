@@ -1,0 +1,365 @@
+//! The way of one event that has ended, in JSON for who looks at it: what came in, what each step took and gave, what went out.
+//!
+//! It is told from what the event still holds, so that events that nobody looks at keep no notes. What an expression computes is computed again:
+//! `now()` is then later. Whatever is long is cut; the content of a record is shown as names, types and lengths unless values are asked for.
+
+use std::time::Instant;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::evaluate::{holds, value};
+use super::event::Event;
+use super::failure::Failure;
+use super::program::{Action, Place, Program, Stage, Step};
+use super::runner::Runtime;
+use crate::avro::Value;
+use crate::avro::json::to_json;
+use crate::config::{OnError, OnMissing};
+use crate::registry::framing::HEADER;
+use crate::tap::Showing;
+
+/// The longest record whose content is shown, in bytes.
+const LONGEST: usize = 64 * 1024;
+/// So much of a text is shown, in characters.
+const TEXT: usize = 200;
+/// So many items of a list.
+const ITEMS: usize = 10;
+
+/// The way of `event`, which ended as `outcome`.
+pub fn story(
+    runtime: &Runtime,
+    event: &Event,
+    outcome: &str,
+    failure: Option<&Failure>,
+    now: Instant,
+    showing: Showing,
+) -> Json {
+    let teller = Teller {
+        program: &runtime.program,
+        event,
+        failure: failure.or(event.failure.as_ref()),
+        showing,
+    };
+    let origin = &event.origin;
+    let seconds = |until: Instant| until.saturating_duration_since(event.admitted).as_secs_f64();
+    json!({
+        "topic": &*origin.topic,
+        "partition": origin.partition,
+        "offset": origin.offset,
+        "timestamp_ms": origin.timestamp_ms,
+        "key": event.key().map(|key| teller.key(key)),
+        "schema_id": event.schema_id,
+        "event": teller.input(),
+        "steps": teller.steps(outcome),
+        "output": (outcome == "done").then(|| teller.output(runtime)).flatten(),
+        "outcome": outcome,
+        "failure": teller.failure.map(|failure| json!({
+            "step": failure.step.as_deref(), "class": failure.class.as_str(), "reason": failure.reason,
+            "message": failure.message, "attempts": failure.attempts,
+        })),
+        "seconds_to_producer": event.produced.map(seconds),
+        "seconds": seconds(now),
+    })
+}
+
+/// Values by name.
+type Fields = Map<String, Json>;
+
+struct Teller<'a> {
+    program: &'a Program,
+    event: &'a Event,
+    failure: Option<&'a Failure>,
+    showing: Showing,
+}
+
+impl Teller<'_> {
+    fn key(&self, key: &[u8]) -> Json {
+        match self.showing {
+            Showing::Shapes => Json::from(format!("{} bytes", key.len())),
+            Showing::Values => Json::from(cut(&key_text(key))),
+        }
+    }
+
+    fn input(&self) -> Json {
+        let Some(bytes) = self.event.value() else {
+            return Json::Null;
+        };
+        match &self.event.plan {
+            Some(plan) if bytes.len() <= LONGEST => match plan.plan.writer().decode(self.event.datum()) {
+                Ok(datum) => shown(&datum, self.showing),
+                Err(error) => Json::from(format!("{} bytes: {error}", bytes.len())),
+            },
+            Some(_) | None => Json::from(format!("{} bytes", bytes.len())),
+        }
+    }
+
+    fn output(&self, runtime: &Runtime) -> Option<Json> {
+        let sink = runtime.sink.as_ref()?;
+        let made = self.event.plan.as_ref()?.output.as_ref()?;
+        let (bytes, key) = runtime.output_of(self.event).ok()?;
+        let value = if bytes.len() <= LONGEST {
+            shown(&made.schema.decode(bytes.get(HEADER..)?).ok()?, self.showing)
+        } else {
+            Json::from(format!("{} bytes", bytes.len()))
+        };
+        let set: Vec<&str> = self.program.outputs.iter().map(|(name, _)| name.as_str()).collect();
+        Some(
+            json!({"topic": sink.topic(), "key": key.map(|key| self.key(&key)), "schema_id": made.schema_id, "value": value, "set": set}),
+        )
+    }
+
+    /// The steps in the order in which they ran, up to the one that ended the event.
+    fn steps(&self, outcome: &str) -> Vec<Json> {
+        let mut told = Vec::new();
+        // Without its fields no step has run.
+        if self.event.plan.is_none() {
+            return told;
+        }
+        for stage in &self.program.stages {
+            let mut over = false;
+            let members = match stage {
+                Stage::Alone(index) => std::slice::from_ref(index),
+                Stage::Together(members) => members,
+            };
+            let fails = members.iter().any(|&index| self.failed(&self.program.steps[index]));
+            for &index in members {
+                let (story, ends) = self.step(index, outcome, fails);
+                told.push(story);
+                over |= ends;
+            }
+            if over {
+                break;
+            }
+        }
+        told
+    }
+
+    fn failed(&self, step: &Step) -> bool {
+        self.failure
+            .is_some_and(|failure| failure.step.as_deref() == Some(&*step.name))
+    }
+
+    /// What became of a step, and whether the event ended by it. The answers of steps beside one that `fails` are gone.
+    fn step(&self, index: usize, outcome: &str, fails: bool) -> (Json, bool) {
+        let step = &self.program.steps[index];
+        let failed = self.failed(step);
+        let runs = match &step.when {
+            None => true,
+            Some(when) => holds(self.program, &when.source, self.event).unwrap_or(failed),
+        };
+        let (does, took, gave) = self.took_and_gave(index, step);
+        let (came_to, ends) = match &step.action {
+            _ if failed => ("failed", true),
+            _ if !runs => ("not run", false),
+            _ if fails => ("not known", false),
+            Action::Filter(condition) => match holds(self.program, &condition.source, self.event) {
+                Ok(true) => ("kept", false),
+                Ok(false) | Err(_) => ("left out", true),
+            },
+            Action::Set { .. } => ("set", false),
+            Action::Write(_) => ("written", false),
+            Action::Lookup(_) | Action::Reference(_) | Action::Custom(_) if gave.is_some() => ("found", false),
+            Action::Lookup(lookup) => without_row(lookup.on_missing, lookup.policy.on_error, outcome),
+            Action::Custom(custom) => without_row(custom.on_missing, custom.policy.on_error, outcome),
+            Action::Reference(refer) => without_row(refer.on_missing, OnError::Retry, outcome),
+        };
+        let mut story = Map::new();
+        story.insert("step".to_owned(), Json::from(&*step.name));
+        story.insert("does".to_owned(), Json::from(does));
+        story.insert("came_to".to_owned(), Json::from(came_to));
+        if runs && let Some(took) = took {
+            story.insert("took".to_owned(), Json::Object(took));
+        }
+        if runs && let Some(gave) = gave {
+            story.insert("gave".to_owned(), Json::Object(gave));
+        }
+        (Json::Object(story), ends)
+    }
+
+    fn took_and_gave(&self, index: usize, step: &Step) -> (&'static str, Option<Fields>, Option<Fields>) {
+        match &step.action {
+            Action::Lookup(lookup) => {
+                let names = lookup.statement.markers().iter().map(|marker| marker.name.as_str());
+                let gives = lookup.statement.gives().map(|(name, _)| name.to_owned());
+                (
+                    "look up",
+                    Some(self.values(names, &lookup.binds)),
+                    self.row(index, gives),
+                )
+            }
+            Action::Reference(refer) => {
+                let gives = refer.reference.shape.fields.iter().map(|(name, _)| name.clone());
+                let took = self.values(std::iter::once("key"), std::slice::from_ref(&refer.key));
+                ("reference", Some(took), self.row(index, gives))
+            }
+            Action::Custom(custom) => {
+                let names = custom.takes.iter().map(|(name, _)| name.as_str());
+                let gives = custom.gives.iter().map(|(name, _)| name.clone());
+                (
+                    "custom",
+                    Some(self.values(names, &custom.binds)),
+                    self.row(index, gives),
+                )
+            }
+            Action::Write(write) => {
+                let names = write.statement.markers().iter().map(|marker| marker.name.as_str());
+                ("write", Some(self.values(names, &write.binds)), None)
+            }
+            Action::Filter(_) => ("filter", None, None),
+            Action::Set { first, values } => {
+                let named = values.iter().enumerate().map(|(i, (name, _))| {
+                    let value = self
+                        .event
+                        .named
+                        .get(first + i)
+                        .map_or(Json::Null, |value| shown(value, self.showing));
+                    (name.clone(), value)
+                });
+                ("set", None, Some(named.collect()))
+            }
+        }
+    }
+
+    fn values<'n>(&self, names: impl Iterator<Item = &'n str>, places: &[Place]) -> Fields {
+        let values = places
+            .iter()
+            .map(|place| match value(self.program, &place.source, self.event) {
+                Ok(value) => shown(&value, self.showing),
+                Err(_) => Json::Null,
+            });
+        names.map(str::to_owned).zip(values).collect()
+    }
+
+    fn row(&self, index: usize, names: impl Iterator<Item = String>) -> Option<Fields> {
+        let row = self.event.rows.get(index)?.as_deref()?.as_ref()?;
+        Some(names.zip(row.iter().map(|value| shown(value, self.showing))).collect())
+    }
+}
+
+/// What a step without a row came to.
+fn without_row(on_missing: OnMissing, on_error: OnError, outcome: &str) -> (&'static str, bool) {
+    let skips = outcome == "skipped" && (on_missing == OnMissing::Skip || on_error == OnError::Skip);
+    if skips { ("left out", true) } else { ("no row", false) }
+}
+
+/// Text as it is, and other bytes in a form that can be read.
+pub fn key_text(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(text) => text.to_owned(),
+        Err(_) => key.iter().map(|byte| format!("\\x{byte:02x}")).collect(),
+    }
+}
+
+fn shown(value: &Value<'_>, showing: Showing) -> Json {
+    match showing {
+        Showing::Shapes => shape(value),
+        Showing::Values => shortened(to_json(value)),
+    }
+}
+
+/// A value's type and length; nothing of its content, to which the keys of a map belong.
+fn shape(value: &Value<'_>) -> Json {
+    let words = match value {
+        Value::Null => return Json::Null,
+        Value::Bool(_) => "boolean".to_owned(),
+        Value::Int(_) => "int".to_owned(),
+        Value::Long(_) => "long".to_owned(),
+        Value::Float(_) => "float".to_owned(),
+        Value::Double(_) => "double".to_owned(),
+        Value::String(text) => format!("text of {} bytes", text.len()),
+        Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
+        Value::Date(_) => "date".to_owned(),
+        Value::Time(..) => "time".to_owned(),
+        Value::Timestamp(..) => "timestamp".to_owned(),
+        Value::LocalTimestamp(..) => "local timestamp".to_owned(),
+        Value::Decimal { .. } => "decimal".to_owned(),
+        Value::Uuid(_) => "uuid".to_owned(),
+        Value::Duration { .. } => "duration".to_owned(),
+        Value::Map(entries) => format!("map of {}", entries.len()),
+        Value::List(items) => match items.as_slice() {
+            [] => "empty list".to_owned(),
+            [first, rest @ ..] => {
+                let mut list = vec![shape(first)];
+                list.extend((!rest.is_empty()).then(|| Json::from(format!("and {} more", rest.len()))));
+                return Json::Array(list);
+            }
+        },
+        Value::Record(fields) => {
+            return Json::Object(
+                fields
+                    .iter()
+                    .map(|(name, value)| (name.to_string(), shape(value)))
+                    .collect(),
+            );
+        }
+    };
+    Json::from(words)
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(TEXT) {
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
+        None => text.to_owned(),
+    }
+}
+
+/// The same with long texts and lists cut.
+fn shortened(json: Json) -> Json {
+    match json {
+        Json::String(text) => Json::from(cut(&text)),
+        Json::Array(items) => {
+            let more = items.len().saturating_sub(ITEMS);
+            let mut list: Vec<Json> = items.into_iter().take(ITEMS).map(shortened).collect();
+            list.extend((more > 0).then(|| Json::from(format!("and {more} more"))));
+            Json::Array(list)
+        }
+        Json::Object(fields) => Json::Object(
+            fields
+                .into_iter()
+                .map(|(name, value)| (name, shortened(value)))
+                .collect(),
+        ),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::borrow::Cow;
+
+    fn nested() -> Value<'static> {
+        let text = |text: &'static str| Value::String(Cow::Borrowed(text));
+        Value::Record(vec![
+            ("name".into(), text("Ada")),
+            ("none".into(), Value::Null),
+            ("many".into(), Value::List((0..12).map(Value::Int).collect())),
+            ("map".into(), Value::Map(vec![(text("secret"), Value::Bool(true))])),
+        ])
+    }
+
+    #[test]
+    fn a_shape_holds_nothing_of_the_content() {
+        let shape = shape(&nested());
+        assert_eq!(
+            shape.to_string(),
+            r#"{"name":"text of 3 bytes","none":null,"many":["int","and 11 more"],"map":"map of 1"}"#
+        );
+    }
+
+    #[test]
+    fn what_is_long_is_cut() {
+        let json = shown(&nested(), Showing::Values);
+        assert_eq!(json["many"], json!([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, "and 2 more"]));
+        assert_eq!(json["map"]["secret"], true);
+        let long = "é".repeat(TEXT + 1);
+        assert_eq!(cut(&long), format!("{}… (402 bytes)", "é".repeat(TEXT)));
+        assert_eq!(cut("short"), "short");
+    }
+
+    #[test]
+    fn keys_are_text_where_they_can_be() {
+        assert_eq!(key_text("né".as_bytes()), "né");
+        assert_eq!(key_text(&[0xff, 0]), "\\xff\\x00");
+    }
+}

@@ -1,0 +1,216 @@
+//! A look at single records of a running pipeline: sampled as they end, at most so many in a time, for as long as somebody asks.
+//!
+//! A loop offers each record that ends. While nobody looks that costs one load of a flag; while somebody does, the whole way of a record is put
+//! into words at most as often as was asked for. Nothing waits for who looks.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+use tokio::sync::Notify;
+
+/// How many may look at one loop at a time.
+const LOOKERS: usize = 4;
+
+/// What is shown of a record's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Showing {
+    /// Names of fields, types and lengths.
+    Shapes,
+    /// Values.
+    Values,
+}
+
+impl Showing {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Showing::Shapes => "shapes",
+            Showing::Values => "values",
+        }
+    }
+}
+
+/// Somebody who looks, at one or more loops of a pipeline.
+#[derive(Debug)]
+pub struct Looker {
+    showing: Showing,
+    /// Only records that end so.
+    outcome: Option<String>,
+    /// Between two samples, so that they are spread over the time.
+    gap: Duration,
+    seen: Mutex<Seen>,
+    enough: Notify,
+}
+
+/// What came of a look.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// The records, in the order in which they ended.
+    pub records: Vec<Json>,
+    /// How many ended in that time as was asked for, those that are not shown included.
+    pub ended: u64,
+    wanted: usize,
+    next: Option<Instant>,
+}
+
+impl Looker {
+    /// Who looks at `wanted` records, no two of which end within `gap`.
+    pub fn new(showing: Showing, outcome: Option<String>, wanted: usize, gap: Duration) -> Arc<Looker> {
+        let seen = Seen {
+            wanted,
+            ..Seen::default()
+        };
+        Arc::new(Looker {
+            showing,
+            outcome,
+            gap,
+            seen: Mutex::new(seen),
+            enough: Notify::new(),
+        })
+    }
+
+    /// What is shown.
+    pub fn showing(&self) -> Showing {
+        self.showing
+    }
+
+    /// Waits until there are as many as were wanted, or for so long; gives what there is.
+    pub async fn look(&self, patience: Duration) -> Seen {
+        let _ = tokio::time::timeout(patience, self.enough.notified()).await;
+        std::mem::take(&mut *self.seen())
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offer(&self, outcome: &str, now: Instant, tell: &dyn Fn(Showing) -> Json) {
+        if self.outcome.as_deref().is_some_and(|wanted| wanted != outcome) {
+            return;
+        }
+        let mut seen = self.seen();
+        seen.ended += 1;
+        if seen.records.len() >= seen.wanted || seen.next.is_some_and(|next| now < next) {
+            return;
+        }
+        seen.next = Some(now + self.gap);
+        seen.records.push(tell(self.showing));
+        if seen.records.len() == seen.wanted {
+            self.enough.notify_one();
+        }
+    }
+}
+
+/// Where a loop offers its records.
+#[derive(Debug, Default)]
+pub struct Tap {
+    open: AtomicBool,
+    lookers: Mutex<Vec<Weak<Looker>>>,
+}
+
+impl Tap {
+    /// Lets somebody look, until he goes; false where too many do.
+    pub fn open(&self, looker: &Arc<Looker>) -> bool {
+        let mut lookers = self.lookers();
+        lookers.retain(|looker| looker.strong_count() > 0);
+        if lookers.len() >= LOOKERS {
+            return false;
+        }
+        lookers.push(Arc::downgrade(looker));
+        self.open.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether somebody may be looking.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// A record ended; `tell` puts it into words, if somebody wants it.
+    pub fn offer(&self, outcome: &str, now: Instant, tell: &dyn Fn(Showing) -> Json) {
+        let mut lookers = self.lookers();
+        lookers.retain(|looker| match looker.upgrade() {
+            Some(looker) => {
+                looker.offer(outcome, now, tell);
+                true
+            }
+            None => false,
+        });
+        self.open.store(!lookers.is_empty(), Ordering::Relaxed);
+    }
+
+    fn lookers(&self) -> MutexGuard<'_, Vec<Weak<Looker>>> {
+        self.lookers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    const GAP: Duration = Duration::from_millis(100);
+
+    fn looker(outcome: Option<&str>, wanted: usize) -> Arc<Looker> {
+        Looker::new(Showing::Values, outcome.map(str::to_owned), wanted, GAP)
+    }
+
+    #[test]
+    fn nobody_looks_and_nothing_is_told() {
+        let tap = Tap::default();
+        assert!(!tap.is_open());
+        let looker = looker(None, 1);
+        assert!(tap.open(&looker) && tap.is_open());
+        drop(looker);
+        tap.offer("done", Instant::now(), &|_| panic!("told to nobody"));
+        assert!(!tap.is_open(), "who went away costs nothing any more");
+    }
+
+    #[tokio::test]
+    async fn samples_are_spread_and_the_others_counted() {
+        let tap = Tap::default();
+        let looker = looker(None, 3);
+        assert!(tap.open(&looker));
+        let (start, told) = (Instant::now(), Cell::new(0));
+        for ms in 0..1000_u64 {
+            let tell = |_| {
+                told.set(told.get() + 1);
+                Json::from(ms)
+            };
+            tap.offer("done", start + Duration::from_millis(ms), &tell);
+        }
+        let seen = looker.look(Duration::from_secs(1)).await;
+        assert_eq!(seen.records, [0, 100, 200]);
+        assert_eq!(
+            (seen.ended, told.get()),
+            (1000, 3),
+            "what is not shown is not put into words"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_looker_gets_only_what_he_asked_for_and_does_not_wait_for_ever() {
+        let tap = Tap::default();
+        let (letters, all) = (looker(Some("dead_lettered"), 2), looker(None, 2));
+        assert!(tap.open(&letters) && tap.open(&all));
+        let now = Instant::now();
+        tap.offer("done", now, &|showing| Json::from(showing.as_str()));
+        tap.offer("dead_lettered", now + GAP, &|_| Json::from("letter"));
+        // There are as many as were wanted: it does not take an hour.
+        assert_eq!(all.look(Duration::from_secs(3600)).await.records, ["values", "letter"]);
+        let seen = letters.look(Duration::from_millis(20)).await;
+        assert_eq!((seen.records, seen.ended), (vec![Json::from("letter")], 1));
+    }
+
+    #[test]
+    fn only_a_few_may_look() {
+        let tap = Tap::default();
+        let mut lookers: Vec<_> = (0..LOOKERS).map(|_| looker(None, 1)).collect();
+        assert!(lookers.iter().all(|looker| tap.open(looker)));
+        assert!(!tap.open(&looker(None, 1)));
+        lookers.pop();
+        assert!(tap.open(&looker(None, 1)));
+    }
+}
