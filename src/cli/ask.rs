@@ -1,7 +1,11 @@
 //! Asks a running process over its HTTP. One request, one answer, of plain HTTP: for more there is no need.
+//!
+//! HTTP/1.0, so that the body ends with the connection and is never in chunks, whatever stands in between.
 
+use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The longest answer that is read, in bytes; more than this is somebody else's.
@@ -45,14 +49,30 @@ impl Process {
     /// # Errors
     /// When there is no connection, or no answer in time.
     pub fn ask(&self, path: &str, patience: Duration) -> io::Result<Answer> {
-        let address = self.address();
-        let mut stream = TcpStream::connect_timeout(&address, patience)?;
+        Place::from(*self).ask(path, patience)
+    }
+}
+
+/// Where a process can be reached, also from another host: host, port, and the path before its own ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    host: String,
+    port: u16,
+    prefix: String,
+}
+
+impl Place {
+    /// Asks for `path`, as [`Process::ask`] does.
+    ///
+    /// # Errors
+    /// When there is no connection, or no answer in time.
+    pub fn ask(&self, path: &str, patience: Duration) -> io::Result<Answer> {
+        let mut stream = self.connect(patience)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-        )?;
+        // In one piece: who answers before the last one came would reset the connection.
+        let (prefix, authority) = (&self.prefix, self.authority());
+        stream.write_all(format!("GET {prefix}{path} HTTP/1.0\r\nHost: {authority}\r\n\r\n").as_bytes())?;
         let mut answer = Vec::new();
         stream.take(LONGEST).read_to_end(&mut answer)?;
         let answer = String::from_utf8_lossy(&answer);
@@ -61,6 +81,91 @@ impl Process {
         Ok(Answer {
             status: status.unwrap_or(0),
             body: body.trim_end().to_owned(),
+        })
+    }
+
+    fn connect(&self, patience: Duration) -> io::Result<TcpStream> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+        for address in (self.host.as_str(), self.port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, patience) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.authority(), self.prefix)
+    }
+}
+
+impl From<Process> for Place {
+    fn from(process: Process) -> Place {
+        let address = process.address();
+        Place {
+            host: address.ip().to_string(),
+            port: address.port(),
+            prefix: String::new(),
+        }
+    }
+}
+
+/// `http://HOST[:PORT][/PATH]`, whose port is 80 where none is said, or `HOST[:PORT][/PATH]`, where it is Messina's own.
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Place, String> {
+        let (rest, port) = match text.split_once("://") {
+            None => (text, 9090),
+            Some(("http", rest)) => (rest, 80),
+            Some((scheme, _)) => {
+                return Err(format!(
+                    "Messina serves http, not {scheme}: write http://HOST:PORT, through a tunnel (kubectl port-forward) if need be"
+                ));
+            }
+        };
+        let wrong = || "write http://HOST:PORT, or HOST:PORT".to_owned();
+        if rest.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(wrong());
+        }
+        let (authority, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, ""),
+        };
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(v6) => {
+                let (host, rest) = v6.split_once(']').ok_or_else(wrong)?;
+                match rest.strip_prefix(':') {
+                    Some(port) => (host, port.parse().map_err(|_| wrong())?),
+                    None if rest.is_empty() => (host, port),
+                    None => return Err(wrong()),
+                }
+            }
+            None => match authority.split_once(':') {
+                Some((host, port)) => (host, port.parse().map_err(|_| wrong())?),
+                None => (authority, port),
+            },
+        };
+        if host.is_empty() {
+            return Err(wrong());
+        }
+        // The address of the page, or of /status itself, is what people copy.
+        let path = path.trim_end_matches('/');
+        Ok(Place {
+            host: host.to_owned(),
+            port,
+            prefix: path.strip_suffix("/status").unwrap_or(path).to_owned(),
         })
     }
 }
@@ -106,7 +211,7 @@ mod tests {
                     stream.read_exact(&mut byte).unwrap();
                     asked.push(byte[0]);
                 }
-                assert!(asked.starts_with(b"GET /livez HTTP/1.1\r\n"));
+                assert!(asked.starts_with(b"GET /livez HTTP/1.0\r\n"));
                 stream.write_all(answer.as_bytes()).unwrap();
             }
         });
@@ -120,5 +225,40 @@ mod tests {
         assert_eq!(ask().unwrap().0, 0);
         server.join().unwrap();
         assert!(ask().is_err());
+    }
+
+    #[test]
+    fn a_url_says_host_port_and_what_stands_before_the_path() {
+        for (url, place) in [
+            ("http://pod-1:9191", "pod-1:9191"),
+            ("http://pod-1:9191/", "pod-1:9191"),
+            ("http://pod-1/status", "pod-1:80"),
+            ("http://gateway/messina/", "gateway:80/messina"),
+            ("pod-1", "pod-1:9090"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("http://[::1]:9090", "[::1]:9090"),
+            ("[::1]", "[::1]:9090"),
+        ] {
+            assert_eq!(url.parse::<Place>().unwrap().to_string(), place, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_with_what_to_write() {
+        for url in [
+            "",
+            "http://",
+            ":9090",
+            "pod:port",
+            "pod:99999",
+            "[::1",
+            "[::1]9",
+            "pod:1/a b",
+            "pod:1/\r\nX: y",
+        ] {
+            assert!(url.parse::<Place>().unwrap_err().contains("HOST:PORT"), "{url}");
+        }
+        let refused = "https://pod:9090".parse::<Place>().unwrap_err();
+        assert!(refused.contains("not https"), "{refused}");
     }
 }

@@ -14,6 +14,7 @@ pub mod size;
 pub mod tap;
 pub mod test;
 mod time;
+pub mod top;
 mod trouble;
 
 use std::io::IsTerminal;
@@ -61,6 +62,8 @@ enum Command {
     Tap(tap::Tap),
     /// Asks a running process whether it lives, for health checks of images without a shell.
     Health(health::Health),
+    /// Shows what a running process does, in the terminal.
+    Top(top::Top),
     /// Prints completions for a shell, to stdout.
     Completions {
         /// The shell.
@@ -140,6 +143,7 @@ pub fn run(cli: Cli, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         Command::DeadLetters(args) => dead_letters::run(*args),
         Command::Tap(args) => tap::run(&args),
         Command::Health(args) => health::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Size(args) => size::run(&args),
         Command::Explain(args) => Ok(explain::run(&args)),
         Command::Schema => {

@@ -1,0 +1,187 @@
+//! Prometheus' text format, read back: series by name and labels, and quantiles of what a histogram took up between two looks.
+
+use std::collections::HashMap;
+
+use prometheus::proto;
+
+use super::answer::clean;
+use crate::telemetry::quantile::{quantile, since};
+
+/// A series of a family: its labels, and its value.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct One {
+    labels: Vec<(String, String)>,
+    pub value: f64,
+}
+
+impl One {
+    /// The value of a label; empty where the series has none of that name.
+    pub(super) fn label(&self, name: &str) -> &str {
+        self.labels
+            .iter()
+            .find(|(of, _)| of == name)
+            .map_or("", |(_, value)| value)
+    }
+
+    fn has(&self, labels: &[(&str, &str)]) -> bool {
+        labels.iter().all(|(name, value)| self.label(name) == *value)
+    }
+}
+
+/// All series of `/metrics`.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Series(HashMap<String, Vec<One>>);
+
+impl Series {
+    /// Reads the text. A line that is none is left out.
+    pub(super) fn parse(text: &str) -> Series {
+        let mut series = Series::default();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if let Some((name, one)) = sample(line) {
+                match series.0.get_mut(name) {
+                    Some(family) => family.push(one),
+                    None => drop(series.0.insert(name.to_owned(), vec![one])),
+                }
+            }
+        }
+        series
+    }
+
+    /// The series of a family that have these labels.
+    pub(super) fn of<'a>(&'a self, name: &str, labels: &'a [(&str, &str)]) -> impl Iterator<Item = &'a One> {
+        let all = self.0.get(name).map_or(&[][..], Vec::as_slice);
+        all.iter().filter(move |one| one.has(labels))
+    }
+
+    /// The sum of the series that have these labels; none where there is no such series.
+    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        self.of(name, labels).map(|one| one.value).reduce(|a, b| a + b)
+    }
+
+    /// Quantiles, in seconds, of what the histogram `name` with these labels took up since `then`; none where that is nothing.
+    pub(super) fn quantiles<const N: usize>(
+        &self,
+        then: &Series,
+        name: &str,
+        labels: &[(&str, &str)],
+        wanted: [f64; N],
+    ) -> [Option<f64>; N] {
+        let (now, then) = (self.histogram(name, labels), then.histogram(name, labels));
+        // One that is new had taken up nothing.
+        let new = if then.get_bucket().is_empty() {
+            now
+        } else {
+            since(&now, &then)
+        };
+        wanted.map(|q| quantile(&new, q))
+    }
+
+    fn histogram(&self, name: &str, labels: &[(&str, &str)]) -> proto::Histogram {
+        let mut buckets: Vec<(f64, u64)> = self
+            .of(&format!("{name}_bucket"), labels)
+            .filter_map(|one| Some((one.label("le").parse().ok()?, one.value as u64)))
+            .collect();
+        buckets.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        let mut histogram = proto::Histogram::default();
+        histogram.set_sample_count(buckets.last().map_or(0, |(_, count)| *count));
+        let bucket = |(bound, count)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(count);
+            bucket
+        };
+        histogram.set_bucket(buckets.into_iter().map(bucket).collect());
+        histogram
+    }
+}
+
+/// `name{label="value",…} 1.5`, or without labels.
+fn sample(line: &str) -> Option<(&str, One)> {
+    let (name, rest) = line.split_at(line.find(['{', ' '])?);
+    let (labels, rest) = match rest.strip_prefix('{') {
+        Some(rest) => labels(rest)?,
+        None => (Vec::new(), rest),
+    };
+    let value = rest.split_ascii_whitespace().next()?.parse().ok()?;
+    Some((name, One { labels, value }))
+}
+
+/// The labels, and what is behind the closing brace. A value may have any character; quotes, backslashes and newlines come escaped.
+fn labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
+    let mut labels = Vec::new();
+    loop {
+        rest = rest.trim_start_matches([',', ' ']);
+        if let Some(behind) = rest.strip_prefix('}') {
+            return Some((labels, behind));
+        }
+        let (name, text) = rest.split_once("=\"")?;
+        let mut value = String::new();
+        let mut chars = text.char_indices();
+        rest = loop {
+            match chars.next()? {
+                (at, '"') => break &text[at + 1..],
+                (_, '\\') => value.push(match chars.next()?.1 {
+                    'n' => '\n',
+                    other => other,
+                }),
+                (_, c) => value.push(c),
+            }
+        };
+        labels.push((name.to_owned(), clean(&value).into_owned()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
+
+    use super::*;
+
+    #[test]
+    fn what_the_encoder_writes_is_read_back() {
+        let registry = Registry::new();
+        let counter = IntCounterVec::new(Opts::new("n_total", "help \\ {x=\"y\"} 3"), &["pipeline", "step"]).unwrap();
+        registry.register(Box::new(counter.clone())).unwrap();
+        counter.with_label_values(&["a", "x"]).inc_by(2);
+        counter.with_label_values(&["a", "q\"},\\ ="]).inc_by(3);
+        counter.with_label_values(&["b", "x"]).inc_by(7);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
+        let series = Series::parse(&String::from_utf8(text).unwrap());
+        assert_eq!(series.sum("n_total", &[("pipeline", "a")]), Some(5.0));
+        assert_eq!(series.sum("n_total", &[("step", "q\"},\\ =")]), Some(3.0));
+        assert_eq!(series.sum("n_total", &[]), Some(12.0));
+        assert_eq!(series.sum("n_total", &[("pipeline", "c")]), None);
+        assert_eq!(series.sum("m_total", &[]), None);
+    }
+
+    #[test]
+    fn a_quantile_is_of_what_came_between() {
+        let registry = Registry::new();
+        let opts = HistogramOpts::new("s", "seconds").buckets(vec![1.0, 2.0, 4.0]);
+        let histogram = HistogramVec::new(opts, &["step"]).unwrap();
+        registry.register(Box::new(histogram.clone())).unwrap();
+        let look = || {
+            let mut text = Vec::new();
+            TextEncoder::new().encode(&registry.gather(), &mut text).unwrap();
+            Series::parse(&String::from_utf8(text).unwrap())
+        };
+        let of = [("step", "a")];
+        let none = look();
+        histogram.with_label_values(&["b"]).observe(0.5);
+        let a = histogram.with_label_values(&["a"]);
+        (0..100).for_each(|_| a.observe(0.5));
+        let then = look();
+        assert_eq!(then.quantiles(&none, "s", &of, [1.0]), [Some(1.0)], "a new one");
+        assert_eq!(then.quantiles(&then, "s", &of, [0.5]), [None]);
+        a.observe(3.0);
+        a.observe(9.0);
+        assert_eq!(look().quantiles(&then, "s", &of, [0.5, 1.0]), [Some(4.0), Some(4.0)]);
+    }
+
+    #[test]
+    fn what_is_no_sample_is_left_out() {
+        let series = Series::parse("a\nb{\nc{x=\"1} 2\nd{x=\"1\"}\ne 1 1700000000\nf x\n\n# g 1\n");
+        assert_eq!(series.0.keys().collect::<Vec<_>>(), ["e"]);
+    }
+}
