@@ -1,7 +1,7 @@
 //! `messina top`: a running process in the terminal, for those who look at night and have a shell.
 //!
-//! One thread asks the process, one reads keys, one waits for signals; this one draws. What is shown comes from [`model`], how it looks from
-//! [`view`], and both are pure. Invariant: however it ends, by a key, a signal, an error or a panic, the terminal is as it was before.
+//! One thread asks the process, one reads keys, one waits for signals; this one draws. What is shown comes from `model`, how it looks from
+//! `view`, and both are pure. Invariant: however it ends, by a key, a signal, an error or a panic, the terminal is as it was before.
 
 mod answer;
 mod model;
@@ -88,7 +88,14 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
         print!("{}", text.unwrap_or_default());
         return Ok(ExitCode::SUCCESS);
     }
-    let mut terminal = ratatui::try_init().context("cannot take the terminal: --once prints the same as text")?;
+    let mut terminal = match ratatui::try_init() {
+        Ok(terminal) => terminal,
+        Err(error) => {
+            // It may have been taken in part.
+            let _ = ratatui::try_restore();
+            return Err(error).context("cannot take the terminal: --once prints the same as text");
+        }
+    };
     let end = Watch::new(place, args.interval, began, history).and_then(|mut watch| watch.go(&mut terminal));
     // The cursor first, which it hid.
     let shown = terminal.show_cursor();

@@ -3,11 +3,14 @@
 //! A rate is the growth of a counter between the newest answer and the youngest that is ten seconds older, or the oldest, as on the status page. A
 //! counter that fell has begun anew and has no rate until the next answer. When the process was started again, all before it is forgotten.
 
+mod state;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::answer::{self, Answers, Loop};
 use super::series::Series;
+use state::state;
 
 /// Over how long rates are taken.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -352,54 +355,6 @@ fn last_errors(loops: &[Loop]) -> Vec<(String, usize)> {
         }
     }
     found
-}
-
-/// The state of a pipeline in a word or two, by its worst consumer, and all that holds it up.
-fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<String>) {
-    let mut found: Vec<((Mood, String), String)> = Vec::new();
-    for why in loops.iter().filter_map(|one| one.halted.as_deref()) {
-        found.push(((Mood::Bad, "halted".to_owned()), format!("halted: {why}")));
-    }
-    if stopped {
-        let why = "stopped: more dead letters than stop_above allows; restart it when the cause is mended";
-        found.push(((Mood::Bad, "dead letters".to_owned()), why.to_owned()));
-    }
-    let stalled = loops
-        .iter()
-        .flat_map(|one| &one.partitions)
-        .filter(|p| p.stalled)
-        .count();
-    if stalled > 0 {
-        let why = format!("partitions that make no progress: {stalled}");
-        found.push(((Mood::Bad, format!("stalled: {stalled}")), why));
-    }
-    let others = loops
-        .iter()
-        .filter(|one| one.halted.is_none() && one.state != "running");
-    let mut named: Vec<&str> = Vec::new();
-    for state in others.map(|one| one.state.as_str()).filter(|state| !state.is_empty()) {
-        if !named.contains(&state) {
-            named.push(state);
-            let many = loops.iter().filter(|one| one.state == state).count();
-            let why = format!("consumers that are {state}: {many} of {}", loops.len());
-            found.push(((Mood::Warn, state.to_owned()), why));
-        }
-    }
-    if loops.iter().any(|one| one.paused) {
-        let why = "paused: the memory or the concurrency is used up, and its partitions wait";
-        found.push(((Mood::Warn, "paused".to_owned()), why.to_owned()));
-    }
-    let waiting: u64 = loops.iter().map(|one| one.waiting_for_schema).sum();
-    if waiting > 0 {
-        let why = format!("records that wait for their schema from the registry: {waiting}");
-        found.push(((Mood::Warn, "no schema".to_owned()), why));
-    }
-    let word = match found.first() {
-        Some((state, _)) => state.clone(),
-        None if loops.is_empty() => (Mood::Warn, "starting".to_owned()),
-        None => (Mood::Good, "running".to_owned()),
-    };
-    (word, found.into_iter().map(|(_, why)| why).collect())
 }
 
 #[cfg(test)]
