@@ -132,8 +132,10 @@ struct Watch {
     model: Model,
     screen: Screen,
     look: Look,
-    /// When it was found to be away, and why.
+    /// When it was asked first without an answer, and why there is none.
     away: Option<(Instant, String)>,
+    /// When it was asked last.
+    asked: Instant,
     ask: Sender<()>,
     /// When it is to be asked; none while an answer is awaited.
     due: Option<Instant>,
@@ -163,6 +165,7 @@ impl Watch {
                 colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             },
             away: None,
+            asked: Instant::now(),
             ask,
             due: Some(Instant::now() + interval),
             happened,
@@ -178,7 +181,7 @@ impl Watch {
                 && due <= now
                 && !self.screen.paused
             {
-                self.due = None;
+                (self.due, self.asked) = (None, now);
                 self.ask.send(()).context("the thread that asks has ended")?;
             }
             self.draw(terminal, now)?;
@@ -213,7 +216,7 @@ impl Watch {
                 }
             }
             Err(why) => {
-                let since = self.away.take().map_or(now, |(since, _)| since);
+                let since = self.away.take().map_or(self.asked, |(since, _)| since);
                 self.away = Some((since, why));
             }
         }
