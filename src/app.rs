@@ -153,10 +153,19 @@ impl RunningPipeline {
     }
 }
 
-/// What is known of the pipelines by those who look from outside.
+/// What is known of one pipeline by those who look from outside.
+pub(crate) struct Known {
+    pub(crate) name: String,
+    /// What its loops say of themselves.
+    pub(crate) loops: Vec<Arc<LoopState>>,
+    /// Its steps as they are declared, and whether each has a cache.
+    pub(crate) steps: Vec<(Arc<str>, bool)>,
+}
+
+/// The same of all.
 #[derive(Default)]
 pub(crate) struct Registered {
-    pub(crate) pipelines: Vec<(String, Vec<Arc<LoopState>>)>,
+    pub(crate) pipelines: Vec<Known>,
     pub(crate) breakers: Vec<Arc<Gate>>,
     pub(crate) prepared: bool,
     pub(crate) waiting_for: Option<String>,
@@ -362,8 +371,8 @@ impl Running {
         shared
             .pipelines
             .iter()
-            .find(|(name, _)| name == pipeline)
-            .map(|(_, loops)| loops.clone())
+            .find(|known| known.name == pipeline)
+            .map(|known| known.loops.clone())
             .unwrap_or_default()
     }
 
@@ -393,18 +402,18 @@ impl Running {
     /// Starts the loops of a pipeline.
     fn launch(&mut self, built: Built) -> Result<(), StartError> {
         let Built {
-            name,
             share,
             producer,
             parts,
-            states,
+            known,
             sink,
             sampled,
         } = built;
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.pipelines.push((name.clone(), states));
+        let name = known.name.clone();
+        shared.pipelines.push(known);
         // By name, however often they are replaced.
-        shared.pipelines.sort_by(|(one, _), (other, _)| one.cmp(other));
+        shared.pipelines.sort_by(|one, other| one.name.cmp(&other.name));
         shared.breakers.push(sink);
         drop(shared);
         let mut all = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::output::Brokers;
 use super::references::Shown;
 use super::services::{Services, backoff, wait};
-use super::{Shared, StartError, Telemetry, config_error, output};
+use super::{Known, Shared, StartError, Telemetry, config_error, output};
 use crate::breaker::Rules;
 use crate::breaker::gate::{BreakerMetrics, Gate, Gates};
 use crate::budget::Budget;
@@ -89,13 +89,12 @@ pub(super) type MakeParts = Box<dyn FnMut(LoopContext) -> Result<Parts, String> 
 
 /// A pipeline that is ready to be started.
 pub(super) struct Built {
-    pub(super) name: String,
+    /// Its name, and what others see of it.
+    pub(super) known: Known,
     /// Its memory, in bytes.
     pub(super) share: usize,
     pub(super) producer: Option<Arc<sink::Producer>>,
     pub(super) parts: Vec<MakeParts>,
-    /// What its loops will say of themselves.
-    pub(super) states: Vec<Arc<LoopState>>,
     /// Its producer's breaker.
     pub(super) sink: Arc<Gate>,
     pub(super) sampled: Sampled,
@@ -311,6 +310,9 @@ fn build(
         }
     }
     let steps_count = steps.len();
+    let has_cache = |step: &Step| matches!(&step.action, Action::Lookup(lookup) if lookup.cache.is_some());
+    let steps_seen = prepared.program.steps.iter();
+    let steps_seen = steps_seen.map(|step| (step.name.clone(), has_cache(step))).collect();
     let runtime = Runtime {
         program: prepared.program,
         store: None,
@@ -433,11 +435,14 @@ fn build(
         }));
     }
     Ok(Built {
-        name,
+        known: Known {
+            name,
+            loops: states,
+            steps: steps_seen,
+        },
         share,
         producer,
         parts,
-        states,
         sink: gates.sink,
         sampled,
     })

@@ -1,11 +1,12 @@
 //! What HTTP answers: liveness by progress, readiness by assignment, status in full.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::Shared;
+use super::{Known, Shared};
 use crate::http::{Probe, Refused, Wanted};
 use crate::tap::{Looker, Showing};
 use crate::telemetry::metrics::Metrics;
@@ -33,8 +34,9 @@ impl AppProbe {
         }
     }
 
-    fn stages(&self, pipeline: &str) -> Value {
-        let mut stages = serde_json::Map::new();
+    /// The figures of a pipeline's stages, in the order of a record's way.
+    fn stages(&self, pipeline: &str, steps: &[(Arc<str>, bool)]) -> Value {
+        let mut found = BTreeMap::new();
         for family in self.metrics.gather() {
             let name = family.name().trim_start_matches("messina_");
             if !matches!(
@@ -61,20 +63,49 @@ impl AppProbe {
                 };
                 let histogram = metric.get_histogram();
                 let micros = |q: f64| quantile(histogram, q).map(|s| (s * 1e7).round() / 10.0);
-                stages.insert(
+                found.insert(
                     stage,
                     json!({"count": histogram.get_sample_count(), "p50_us": micros(0.5), "p95_us": micros(0.95), "p99_us": micros(0.99)}),
                 );
             }
         }
-        Value::Object(stages)
+        let steps = steps.iter().map(|(step, _)| format!("step:{step}"));
+        let way = std::iter::once("decode".to_owned()).chain(steps);
+        let way = way.chain(["encode", "delivery", "event"].map(str::to_owned));
+        way.filter_map(|stage| found.remove_entry(&stage)).collect()
+    }
+
+    /// What the caches of a pipeline's look-ups have answered, by step.
+    fn caches(&self, pipeline: &str, steps: &[(Arc<str>, bool)]) -> Value {
+        let metrics = &self.metrics;
+        let cached = steps.iter().filter(|(_, cached)| *cached);
+        let cached = cached.map(|(step, _)| {
+            let of = [pipeline, &**step];
+            let (hits, misses) = (
+                metrics.cache_hits_total.of(of).get(),
+                metrics.cache_misses_total.of(of).get(),
+            );
+            let asked = hits + misses;
+            let figures = json!({
+                "hits": hits,
+                "misses": misses,
+                "hit_ratio": (asked > 0).then(|| hits as f64 / asked as f64),
+                "entries": metrics.cache_entries.of(of).get(),
+                "bytes": metrics.cache_bytes.of(of).get(),
+            });
+            (step.to_string(), figures)
+        });
+        Value::Object(cached.collect())
     }
 }
 
 impl Probe for AppProbe {
     fn live(&self) -> Result<(), String> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        for (pipeline, loops) in &shared.pipelines {
+        for Known {
+            name: pipeline, loops, ..
+        } in &shared.pipelines
+        {
             for (number, state) in loops.iter().enumerate() {
                 let silent = state.silent_for();
                 let ended = matches!(state.get().state, "connecting" | "halted" | "stopped");
@@ -95,7 +126,10 @@ impl Probe for AppProbe {
         if !shared.prepared {
             reasons.push(shared.waiting_for.clone().unwrap_or_else(|| "starting".to_owned()));
         }
-        for (pipeline, loops) in &shared.pipelines {
+        for Known {
+            name: pipeline, loops, ..
+        } in &shared.pipelines
+        {
             for (number, state) in loops.iter().enumerate() {
                 let status = state.get();
                 let about = |what: String| format!("pipeline {pipeline}, loop {number}: {what}");
@@ -116,7 +150,12 @@ impl Probe for AppProbe {
     fn status(&self) -> Value {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pipelines = serde_json::Map::new();
-        for (pipeline, loops) in &shared.pipelines {
+        for Known {
+            name: pipeline,
+            loops,
+            steps,
+        } in &shared.pipelines
+        {
             let count = |outcome: &str| self.metrics.records_total.of([pipeline, outcome]).get();
             let states: Vec<_> = loops.iter().map(|l| l.get()).collect();
             let lag: i64 = states
@@ -133,7 +172,8 @@ impl Probe for AppProbe {
                     "dead_lettered": count("dead_lettered"),
                     "published": self.metrics.published_total.of([pipeline]).get(),
                     "lag_records": lag,
-                    "stages": self.stages(pipeline),
+                    "stages": self.stages(pipeline, steps),
+                    "cache": self.caches(pipeline, steps),
                     "loops": states,
                 }),
             );
@@ -166,12 +206,12 @@ impl Probe for AppProbe {
         let gap = wanted.gap();
         let looker = Looker::new(showing, wanted.outcome, wanted.records, gap);
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, loops)) = shared.pipelines.iter().find(|(name, _)| name == pipeline) else {
+        let Some(known) = shared.pipelines.iter().find(|known| known.name == pipeline) else {
             return Err(Refused::Unknown(
-                shared.pipelines.iter().map(|(name, _)| name.clone()).collect(),
+                shared.pipelines.iter().map(|known| known.name.clone()).collect(),
             ));
         };
-        if loops.iter().all(|state| state.tap.open(&looker)) {
+        if known.loops.iter().all(|state| state.tap.open(&looker)) {
             Ok(looker)
         } else {
             Err(Refused::Busy)

@@ -135,8 +135,8 @@ impl Running {
         let halted = shared
             .pipelines
             .iter()
-            .filter(|(_, loops)| loops.iter().any(|l| l.get().state == "halted"));
-        halted.map(|(name, _)| name.clone()).collect()
+            .filter(|known| known.loops.iter().any(|l| l.get().state == "halted"));
+        halted.map(|known| known.name.clone()).collect()
     }
 
     /// Drains what leaves, and starts what is new in its place.
@@ -167,7 +167,7 @@ impl Running {
 
         self.config = Arc::new(config);
         self.sources = sources;
-        let started = built.iter().map(|b| b.name.clone()).collect();
+        let started = built.iter().map(|b| b.known.name.clone()).collect();
         for built in built {
             self.launch(built)?;
         }
@@ -203,7 +203,7 @@ impl Running {
     fn forget(&self, pipeline: &RunningPipeline, replaced: bool) {
         let name = &pipeline.name;
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.pipelines.retain(|(other, _)| other != name);
+        shared.pipelines.retain(|other| other.name != *name);
         let sink = build::sink_gate(name);
         shared.breakers.retain(|gate| gate.name() != sink);
         drop(shared);

@@ -25,7 +25,7 @@ pub(super) async fn name_what_runs<S: Future<Output = ()>>(
             .unwrap_or_else(PoisonError::into_inner)
             .pipelines
             .iter()
-            .map(|(name, loops)| (name.clone(), loops.iter().map(|l| l.get()).collect()))
+            .map(|known| (known.name.clone(), known.loops.iter().map(|l| l.get()).collect()))
             .collect();
         for (pipeline, loops) in loops {
             let left: usize = loops.iter().map(|l| l.in_flight_records).sum();
@@ -76,6 +76,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::app::Known;
     use crate::source::status::{LoopState, PartitionStatus};
 
     /// What was logged.
@@ -155,7 +156,11 @@ mod tests {
             });
         };
         let shared = Shared::default();
-        shared.lock().unwrap().pipelines = vec![("orders".to_owned(), vec![state.clone()])];
+        shared.lock().unwrap().pipelines = vec![Known {
+            name: "orders".to_owned(),
+            loops: vec![state.clone()],
+            steps: Vec::new(),
+        }];
         let metrics = Metrics::new().unwrap();
         let step = crate::telemetry::handles::PipelineMetrics::new(&metrics, "orders").step("profile");
         let _entered = step.enter();

@@ -31,7 +31,7 @@ fn records_of_a_running_process_are_seen() {
     let pipelines = [Pipeline {
         name: "tapped",
         order: "key",
-        cache: None,
+        cache: Some("{ ttl = \"1m\" }"),
         writes: true,
     }];
     let numbers = Numbers::new(&bench, 4, &pipelines);
@@ -77,6 +77,23 @@ fn records_of_a_running_process_are_seen() {
         assert_eq!(record["output"]["value"]["number"], Json::from(number), "{record}");
         assert_eq!(record["output"]["value"]["source_offset"], record["offset"], "{record}");
     }
+    let status = messina.status().unwrap();
+    let of = &status["pipelines"]["tapped"];
+    let stages: Vec<_> = of["stages"].as_object().unwrap().keys().collect();
+    assert_eq!(
+        stages,
+        ["decode", "step:person", "step:row", "encode", "delivery", "event"],
+        "{of}"
+    );
+    let cache = &of["cache"]["person"];
+    assert!(
+        cache["hits"].as_u64() > Some(0) && cache["hit_ratio"].as_f64() > Some(0.5),
+        "{cache}"
+    );
+    assert!(
+        cache["entries"].as_u64() > Some(0) && of["cache"].as_object().unwrap().len() == 1,
+        "{of}"
+    );
     // Only what ends while somebody looks is shown.
     let bad = std::thread::scope(|scope| {
         let looking = scope.spawn(|| tap(&messina, &["--outcome", "dead_lettered", "-n", "1", "--json"]));

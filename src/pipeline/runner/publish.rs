@@ -61,9 +61,13 @@ impl Runtime {
 
     /// Makes the output and hands it to the producer.
     pub(super) fn hand_over(&self, sink: &Sink, mut event: Box<Event>) -> Result<(), (Failure, Box<Event>)> {
+        let started = Instant::now();
         OUTPUT.with_borrow_mut(|output| match self.encode(&event, output) {
             Err(failure) => Err((failure, event)),
-            Ok(now) => {
+            Ok(()) => {
+                let now = Instant::now();
+                let took = now.duration_since(started).as_secs_f64();
+                self.metrics.encode.observe(took);
                 event.pending = Outcome::Done;
                 // A refused record keeps its output for the next attempt.
                 sink.send(event, &output.value, output.key(), now)
@@ -84,9 +88,8 @@ impl Runtime {
         Ok((output.value, key))
     }
 
-    /// Builds the output record: the value with its framing, and the key. Gives the time at which it was done.
-    fn encode(&self, event: &Event, output: &mut Output) -> Result<Instant, Failure> {
-        let started = Instant::now();
+    /// Builds the output record: the value with its framing, and the key.
+    fn encode(&self, event: &Event, output: &mut Output) -> Result<(), Failure> {
         let Some(plan) = &event.plan else {
             return Err(Failure::fatal(
                 "internal",
@@ -125,9 +128,7 @@ impl Runtime {
             )
             .map_err(|e| Failure::permanent("encode", e.to_string()))?;
         new.into_iter().for_each(Value::release);
-        let now = Instant::now();
-        self.metrics.encode.observe(now.duration_since(started).as_secs_f64());
-        Ok(now)
+        Ok(())
     }
 
     /// Hands an event to the producer again, after what may pass has passed. Serves outputs and dead letters.
