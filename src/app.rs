@@ -29,6 +29,7 @@ use crate::kafka::login::Logins;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::NotPrepared;
+use crate::reference::References;
 use crate::registry::Registry;
 use crate::sink;
 use crate::source::bounds::Bounds;
@@ -42,6 +43,7 @@ use crate::telemetry::sentry::{Sentry, SentryOptions};
 use build::{AllSampled, Built, Common, LoopContext};
 pub use check::{check_online, findings_to_diagnostics};
 use probe::AppProbe;
+pub use references::shape_for_cases as reference_shape;
 pub use reload::Taken;
 use services::Services;
 
@@ -238,7 +240,7 @@ pub async fn start(
     telemetry: Telemetry,
     customs: &CustomSteps,
 ) -> Result<Running, StartError> {
-    start_within(config, sources, telemetry, customs, None).await
+    begin(config, sources, telemetry, customs, None, None).await
 }
 
 /// The same, and no more is taken than `bounds` say.
@@ -247,7 +249,29 @@ pub async fn start_within(
     sources: Sources,
     telemetry: Telemetry,
     customs: &CustomSteps,
+    bounds: Arc<Bounds>,
+) -> Result<Running, StartError> {
+    begin(config, sources, telemetry, customs, Some(bounds), None).await
+}
+
+/// The same with references that somebody else fills.
+pub async fn start_with(
+    config: Config,
+    sources: Sources,
+    telemetry: Telemetry,
+    customs: &CustomSteps,
+    references: Arc<References>,
+) -> Result<Running, StartError> {
+    begin(config, sources, telemetry, customs, None, Some(references)).await
+}
+
+async fn begin(
+    config: Config,
+    sources: Sources,
+    telemetry: Telemetry,
+    customs: &CustomSteps,
     bounds: Option<Arc<Bounds>>,
+    references: Option<Arc<References>>,
 ) -> Result<Running, StartError> {
     let metrics = telemetry.metrics.clone();
     metrics.watch_runtime("shared", tokio::runtime::Handle::current());
@@ -271,7 +295,10 @@ pub async fn start_within(
         let _ = http_stopped.await;
     }));
 
-    let services = Services::connect(&config, &sources, &shared).await?;
+    let mut services = Services::connect(&config, &sources, &shared).await?;
+    if let Some(references) = references {
+        services.references = references.into();
+    }
     metrics.watch_registry(services.registry.stats());
     let common = Common::new(services, telemetry, shared.clone(), http, customs.clone(), bounds);
     let wanted: Vec<_> = config.pipelines.values().collect();

@@ -30,6 +30,15 @@ pub(super) struct Opened {
     sources: Vec<(Arc<Reference>, Source, Duration, Span)>,
 }
 
+impl From<Arc<References>> for Opened {
+    fn from(references: Arc<References>) -> Self {
+        Opened {
+            references,
+            sources: Vec::new(),
+        }
+    }
+}
+
 /// References with the series that show them.
 pub(super) type Shown = Vec<(Arc<Reference>, ReferenceMetrics)>;
 
@@ -80,6 +89,24 @@ fn refused(error: StoreError, place: Span, what: &str) -> NotPrepared {
     match error.class {
         Class::Transient => NotPrepared::Unavailable(Failure::transient(error.label, message)),
         Class::Permanent | Class::Fatal => NotPrepared::Findings(vec![Finding::new(place, message)]),
+    }
+}
+
+/// Key and fields with their types, where these documents are all that there are.
+///
+/// # Errors
+/// Which types do not follow from them.
+pub fn shape_for_cases(
+    reference: &config::Reference,
+    documents: &[mongodb::bson::RawDocumentBuf],
+    sources: &Sources,
+) -> Result<Shape, StartError> {
+    let mut findings = Vec::new();
+    let shape = shape(reference, documents, &mut findings);
+    if findings.is_empty() {
+        Ok(shape)
+    } else {
+        Err(config_error(findings, sources))
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Case {
     /// What the tables hold.
     #[serde(default)]
     pub rows: BTreeMap<String, Vec<toml::Table>>,
+    /// What the references hold, by their names: tables, or JSON text, both in MongoDB's extended JSON.
+    #[serde(default)]
+    pub documents: BTreeMap<String, Vec<toml::Value>>,
     /// The record.
     pub record: Record,
     /// What must come of it, as JSON.

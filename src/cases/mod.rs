@@ -2,8 +2,9 @@
 //!
 //! The pipeline is run by the application itself, in this process, with an embedded Kafka, registry and database around it, so that a case goes
 //! the way of every record: framing, schema, steps, output, dead letter. Nothing outside of the process is asked. Before each case the tables hold
-//! its rows and nothing else, and `now()` is its time; caches are left out, since rows differ between cases.
+//! its rows, and references its documents, and nothing else, and `now()` is its time; caches are left out, since rows differ between cases.
 
+mod documents;
 pub mod file;
 pub(crate) mod from_json;
 mod judge;

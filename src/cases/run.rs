@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value as Json};
 
+use super::documents;
 use super::file::{Case, CaseFile};
 use super::from_json::from_json;
 use super::judge::{DeadLetter, Effects, differences};
@@ -14,7 +16,7 @@ use super::stage::Stage;
 use super::tables::{Contents, toml_to_json};
 use crate::app::StartError;
 use crate::avro::value::{Type, Unit, Value};
-use crate::config::{Config, Pipeline, Sources, StepKind};
+use crate::config::{Config, Pipeline, Sources, Step, StepKind};
 use crate::custom::CustomSteps;
 use crate::pipeline::evaluate::fix_now;
 use crate::sink::letter;
@@ -59,19 +61,19 @@ pub async fn run(
         named.push(pipeline_of(case, &config)?);
     }
     config.pipelines.retain(|name, _| named.contains(name));
-    for (name, pipeline) in &config.pipelines {
-        if let Some(step) = pipeline
-            .steps
-            .iter()
-            .find(|step| matches!(step.kind, StepKind::Reference(_)))
-        {
-            let message = format!(
-                "pipeline {name}: step {} asks a reference, and cases cannot hold one yet",
-                step.name.value
-            );
-            return Err(Error::File(message));
-        }
+    // Those that nobody asks need no documents.
+    let asked = |name: &str| {
+        let mut steps = config.pipelines.values().flat_map(|pipeline| &pipeline.steps);
+        steps.any(|step| matches!(&step.kind, StepKind::Reference(wanted) if wanted.reference.value == *name))
+    };
+    let asked: Vec<String> = config.references.keys().filter(|name| asked(name)).cloned().collect();
+    config.references.retain(|name, _| asked.contains(name));
+    let mut documents = Vec::new();
+    for case in &wanted {
+        documents.push(documents::of_case(case).map_err(|what| in_case(case, what))?);
     }
+    let references = documents::references(&config.references, &documents, &sources)?;
+    let references = Arc::new(references);
     config.references.clear();
     config.mongo = None;
     let mut report = Report::default();
@@ -79,9 +81,10 @@ pub async fn run(
         return Ok(report);
     }
     let pipelines = config.pipelines.clone();
-    let stage = Stage::build(file, folder, config, sources, customs).await?;
+    let stage = Stage::build(file, folder, config, sources, customs, references.clone()).await?;
     let mut stuck: BTreeMap<String, String> = BTreeMap::new();
-    for (case, name) in wanted.iter().zip(&named) {
+    for ((case, name), documents) in wanted.iter().zip(&named).zip(&documents) {
+        documents::fill(&references, documents).map_err(|what| in_case(case, what))?;
         let began = Instant::now();
         let before = executions(&stage, name, &pipelines[name]);
         let verdict = match stuck.get(name) {
@@ -114,6 +117,10 @@ pub async fn run(
     Ok(report)
 }
 
+fn in_case(case: &Case, what: String) -> Error {
+    Error::File(format!("case \"{}\": {what}", case.name.get_ref()))
+}
+
 fn pipeline_of(case: &Case, config: &Config) -> Result<String, Error> {
     let name = case.name.get_ref();
     match (&case.pipeline, config.pipelines.len()) {
@@ -132,12 +139,21 @@ fn pipeline_of(case: &Case, config: &Config) -> Result<String, Error> {
 
 /// How often each step has run so far, by its name.
 fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
-    let count = |step: &str| stage.running.metrics.step_seconds.of([name, step]).get_sample_count();
-    pipeline
-        .steps
-        .iter()
-        .map(|step| (step.name.value.clone(), count(&step.name.value)))
-        .collect()
+    let metrics = &stage.running.metrics;
+    let count = |step: &Step| {
+        let of = &*step.name.value;
+        match &step.kind {
+            // What is in memory takes no time that is measured.
+            StepKind::Reference(_) => {
+                let came =
+                    ["found", "missing"].map(|outcome| metrics.reference_lookups_total.of([name, of, outcome]).get());
+                came.iter().sum()
+            }
+            _ => metrics.step_seconds.of([name, of]).get_sample_count(),
+        }
+    };
+    let steps = pipeline.steps.iter();
+    steps.map(|step| (step.name.value.clone(), count(step))).collect()
 }
 
 fn judge(case: &Case, pipeline: &str, effects: Effects, took: Duration) -> Verdict {
@@ -163,7 +179,7 @@ fn shown(effects: &Effects) -> String {
 /// What came of a case, and whether the pipeline can go on.
 async fn run_case(stage: &Stage, case: &Case, pipeline: &Pipeline) -> Result<(Effects, bool), Error> {
     let name = &pipeline.name.value;
-    let in_case = |what: String| Error::File(format!("case \"{}\": {what}", case.name.get_ref()));
+    let in_case = |what: String| in_case(case, what);
     let now = case
         .now
         .as_ref()

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -23,6 +24,7 @@ use crate::custom::CustomSteps;
 use crate::demo::cluster::{self, Scratch};
 use crate::demo::registry::DemoRegistry;
 use crate::demo::schemas::post;
+use crate::reference::References;
 use crate::registry::{Registry, framing};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::telemetry::metrics::Metrics;
@@ -71,6 +73,7 @@ impl Stage {
         config: Config,
         sources: Sources,
         customs: &CustomSteps,
+        references: Arc<References>,
     ) -> Result<Stage, Error> {
         let scratch = Scratch::new().map_err(|e| Error::Environment(e.to_string()))?;
         let store = SqliteStore::open(&SqliteOptions::new(scratch.database()));
@@ -119,7 +122,7 @@ impl Stage {
             .iter()
             .map(|(name, pipeline)| (name.clone(), pipeline.source.topics.len()))
             .collect();
-        let running = app::start(config, sources, telemetry, customs)
+        let running = app::start_with(config, sources, telemetry, customs, references)
             .await
             .map_err(Error::Start)?;
         // Each has one partition of each of its topics.

@@ -191,7 +191,7 @@ fn go(
     let bounds = Arc::new(Bounds::new(range.ends(), args.rate, Instant::now()));
     let code = runtime.block_on(async {
         let mut signal = std::pin::pin!(shutdown::requested());
-        let start = app::start_within(config, sources, telemetry, customs, Some(bounds));
+        let start = app::start_within(config, sources, telemetry, customs, bounds);
         let mut running = tokio::select! {
             started = start => match started {
                 Ok(running) => running,

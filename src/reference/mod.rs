@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mongodb::bson::{RawBsonRef, RawDocument};
+use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
 use self::on_demand::OnDemand;
 use self::table::Table;
@@ -164,6 +164,13 @@ impl Reference {
             Err(reason) => self.table.put(generation, &key, Err(&reason)),
         }
         true
+    }
+
+    /// Puts these documents in place of all; gives the first that has no usable key.
+    pub fn replace(&self, documents: &[RawDocumentBuf]) -> Option<usize> {
+        // All that is held was put by the line below.
+        self.sweep(1);
+        documents.iter().position(|document| !self.put(0, document))
     }
 
     /// Removes the document with this `_id`.
