@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use messina::store::sqlite::{SqliteOptions, SqliteStore};
+
+#[path = "support/terminal.rs"]
+mod terminal;
 
 struct Folder(PathBuf);
 
@@ -258,4 +262,65 @@ fn what_is_missing_is_named_by_its_flag() {
     );
     assert!(said.contains("the registry"), "{said}");
     assert!(!folder.0.join("t.toml").exists());
+}
+
+/// What is asked, with the answer to each question; gives all that was on the screen, and the exit code.
+fn asked(folder: &Folder, arguments: &str, answers: &[(&str, &str)]) -> (String, Option<i32>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
+    command.args(arguments.split_whitespace()).current_dir(&folder.0);
+    let (mut master, slave) = terminal::on_terminal(&mut command);
+    let mut child = command.spawn().unwrap();
+    // Its ends are closed with it, and with the command itself.
+    drop((command, slave));
+    let (mut seen, mut answered) = (String::new(), 0);
+    let mut answers = answers.iter();
+    let mut next = answers.next();
+    let mut part = [0; 4096];
+    // When nobody has the other end any more, reading fails.
+    while let Ok(read @ 1..) = master.read(&mut part) {
+        seen.push_str(&String::from_utf8_lossy(&part[..read]));
+        if let Some((question, answer)) = next
+            && seen[answered..].ends_with(&format!("{question}: "))
+        {
+            master.write_all(format!("{answer}\n").as_bytes()).unwrap();
+            answered = seen.len();
+            next = answers.next();
+        }
+    }
+    assert_eq!(next, None, "it is not asked: {seen}");
+    (seen, child.wait().unwrap().code())
+}
+
+#[test]
+fn on_a_terminal_it_asks_for_what_no_flag_says() {
+    let folder = Folder::new("asked");
+    folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text, partner_id text) WITHOUT ROWID;");
+    let arguments = format!("init --schema {} --store sqlite:test.db", schema("event"));
+    let answers = [
+        ("(--topic)", "web.events"),
+        ("(--brokers)", "localhost:9092"),
+        ("(--registry)", "http://localhost:8081"),
+        ("(--table)", "users"),
+    ];
+    let (seen, code) = asked(&folder, &arguments, &answers);
+    assert_eq!(code, Some(0), "{seen}");
+    assert!(
+        seen.contains("Topic to read") && seen.contains("wrote web-events.toml"),
+        "{seen}"
+    );
+    let by_flags = Folder::new("told");
+    by_flags.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text, partner_id text) WITHOUT ROWID;");
+    by_flags.must(
+        0,
+        &format!(
+            "init --topic web.events --schema {} {SERVICES} --table users",
+            schema("event")
+        ),
+    );
+    assert_eq!(folder.read("web-events.toml"), by_flags.read("web-events.toml"));
+
+    // Nothing is drafted from no answer.
+    let (seen, code) = asked(&folder, &arguments, &[("(--topic)", "")]);
+    assert_eq!(code, Some(64), "{seen}");
+    assert!(seen.contains("--topic is missing: topic to read"), "{seen}");
 }

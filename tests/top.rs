@@ -5,13 +5,17 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+#[path = "support/terminal.rs"]
+mod terminal;
+
+use terminal::on_terminal;
 
 /// How long a loaded machine may take; whatever is waited for comes in milliseconds.
 const LONG: Duration = Duration::from_secs(60);
@@ -177,31 +181,8 @@ fn settings(terminal: &OwnedFd) -> libc::termios {
 
 impl Terminal {
     fn start(arguments: &[&str]) -> Terminal {
-        let (mut master, mut slave) = (-1, -1);
-        let mut size = libc::winsize {
-            ws_row: 24,
-            ws_col: 80,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let (no_name, as_it_is) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: the pointers are of living variables, or null where openpty takes null.
-        let made = unsafe { libc::openpty(&raw mut master, &raw mut slave, no_name, as_it_is, &raw mut size) };
-        assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
-        // SAFETY: openpty has just made both, and nobody else owns them.
-        let (master, slave) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
-        let end = || Stdio::from(slave.try_clone().unwrap());
         let mut command = top(arguments);
-        command.stdin(end()).stdout(end()).stderr(end());
-        // SAFETY: between fork and exec, both calls are async-signal-safe.
-        unsafe {
-            command.pre_exec(|| {
-                if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-                Ok(())
-            });
-        }
+        let (master, slave) = on_terminal(&mut command);
         let before = settings(&slave);
         let child = command.spawn().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
