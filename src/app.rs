@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::breaker::gate::Gate;
-use crate::config::{Config, Diagnostics, Sources};
+use crate::config::{self, Config, Diagnostics, Sources};
 use crate::custom::CustomSteps;
 use crate::kafka::login::Logins;
 use crate::pipeline::failure::Failure;
@@ -39,6 +39,7 @@ use crate::store::AnyStore;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::{Sentry, SentryOptions};
+use crate::telemetry::traces::{Tracer, TracerOptions};
 
 use build::{AllSampled, Built, Common, LoopContext};
 pub use check::{check_online, findings_to_diagnostics};
@@ -65,33 +66,56 @@ pub struct Telemetry {
     pub metrics: Arc<Metrics>,
     /// Where failures are reported, if anywhere.
     pub sentry: Option<Arc<Sentry>>,
+    /// Where spans of records go, if anywhere.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl Telemetry {
-    /// Metrics, and Sentry where the configuration has it. To be called on the main thread, once, before a runtime starts. `breadcrumbs` is what
+    /// Metrics, and Sentry and traces where the configuration has them. To be called on the main thread, once, before a runtime starts. `breadcrumbs` is what
     /// the log keeps its last lines in.
     pub fn new(config: &Config, breadcrumbs: Breadcrumbs) -> Result<Telemetry, StartError> {
         let metrics = Metrics::new().map_err(|e| StartError::Process(format!("metrics: {e}")))?;
-        let Some(from) = &config.sentry else {
-            return Ok(Telemetry { metrics, sentry: None });
-        };
-        let options = SentryOptions {
-            dsn: from
-                .dsn
-                .reveal()
-                .map_err(|e| StartError::Process(format!("[sentry] dsn: {e}")))?,
-            environment: from.environment.clone(),
-            sample_rate: from.sample_rate as f32,
-            every: Duration::from_secs(60),
-            flush: Duration::from_secs(5),
-        };
-        let sentry =
-            Sentry::init(options, breadcrumbs, &metrics).map_err(|e| StartError::Process(format!("[sentry]: {e}")))?;
+        let sentry = config.sentry.as_ref().map(|from| sentry(from, breadcrumbs, &metrics));
+        let tracer = config.tracing.as_ref().map(|from| tracer(from, &metrics));
         Ok(Telemetry {
+            sentry: sentry.transpose()?,
+            tracer: tracer.transpose()?,
             metrics,
-            sentry: Some(Arc::new(sentry)),
         })
     }
+}
+
+fn sentry(from: &config::Sentry, breadcrumbs: Breadcrumbs, metrics: &Metrics) -> Result<Arc<Sentry>, StartError> {
+    let options = SentryOptions {
+        dsn: from
+            .dsn
+            .reveal()
+            .map_err(|e| StartError::Process(format!("[sentry] dsn: {e}")))?,
+        environment: from.environment.clone(),
+        sample_rate: from.sample_rate as f32,
+        every: Duration::from_secs(60),
+        flush: Duration::from_secs(5),
+    };
+    let sentry =
+        Sentry::init(options, breadcrumbs, metrics).map_err(|e| StartError::Process(format!("[sentry]: {e}")))?;
+    Ok(Arc::new(sentry))
+}
+
+fn tracer(from: &config::Tracing, metrics: &Metrics) -> Result<Arc<Tracer>, StartError> {
+    let in_words = |e: &dyn std::fmt::Display| StartError::Process(format!("[tracing]: {e}"));
+    let headers = from
+        .headers
+        .iter()
+        .map(|(name, secret)| Ok((name.clone(), secret.reveal()?)));
+    let headers: Result<_, config::SecretError> = headers.collect();
+    let options = TracerOptions {
+        collector: from.otlp.value.clone(),
+        headers: headers.map_err(|e| in_words(&e))?,
+        sample_ratio: from.sample_ratio,
+        max_spans_per_second: u32::try_from(from.max_spans_per_second).unwrap_or(u32::MAX),
+        instance: format!("{}:{}", build::host_name(), std::process::id()),
+    };
+    Ok(Arc::new(Tracer::new(options, metrics).map_err(|e| in_words(&e))?))
 }
 
 /// What a pipeline came to.

@@ -33,6 +33,8 @@ use messina::telemetry::handles::PipelineMetrics;
 use messina::telemetry::kafka::KafkaMetrics;
 use messina::telemetry::limit::Limiter;
 use messina::telemetry::metrics::Metrics;
+use messina::telemetry::traces::{PipelineTracer, Tracer, TracerOptions};
+use rdkafka::message::{Header, OwnedHeaders};
 
 struct Counting;
 
@@ -95,6 +97,7 @@ set = { user_region = "event.user.geo.region", user_id = "event.user.id", kind =
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
     copied: u64,
+    traced: u64,
     read: u64,
     run: u64,
 }
@@ -140,6 +143,14 @@ async fn no_tree_is_built_of_a_record() {
         Logins::default(),
     )
     .unwrap();
+    let none = TracerOptions {
+        collector: "http://127.0.0.1:9".to_owned(),
+        headers: Vec::new(),
+        sample_ratio: 0.0,
+        max_spans_per_second: 1,
+        instance: String::new(),
+    };
+    let tracer = Tracer::new(none, &metrics).unwrap();
     let runtime = Runtime {
         program,
         store: None,
@@ -151,6 +162,7 @@ async fn no_tree_is_built_of_a_record() {
         gates: messina::breaker::gate::Gates::default(),
         limiter: Arc::new(Limiter::new(Duration::from_secs(1))),
         sentry: None,
+        tracer: Some(PipelineTracer::new(Arc::new(tracer), "p", "g")),
     };
     let mut plans = Plans::default();
     plans.learn(7, Ok(schema_plan), Instant::now());
@@ -189,6 +201,10 @@ async fn no_tree_is_built_of_a_record() {
 
     let (topic, completions): (Arc<str>, Arc<Completions>) = (Arc::from("t"), Arc::default());
     let abandoned = Arc::new(AtomicBool::new(false));
+    let unsampled = OwnedHeaders::new().insert(Header {
+        key: "traceparent",
+        value: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"),
+    });
     let (mut spare, mut costs) = (None, Vec::new());
     for (offset, record) in (0..).zip(&records) {
         let Ok(Intake::Admitted { ticket, timestamp }) = assignment.admit(partition, offset, Some(1000)) else {
@@ -205,10 +221,10 @@ async fn no_tree_is_built_of_a_record() {
         let content = Content {
             value: Some(record),
             key: Some(b"a key"),
-            headers: None,
+            headers: (offset % 2 == 0).then(|| unsampled.clone()),
         };
         let now = Instant::now();
-        let (event, copied) = asked(|| {
+        let (mut event, copied) = asked(|| {
             Event::new(
                 spare.take(),
                 origin,
@@ -218,6 +234,7 @@ async fn no_tree_is_built_of_a_record() {
                 now,
             )
         });
+        let ((), traced) = asked(|| runtime.tracer.iter().for_each(|tracer| tracer.begin(&mut event)));
         let (answer, read) = asked(|| read(event, &mut plans, OnTombstone::Skip, now));
         let Read::Ready(event) = answer else {
             panic!("{answer:?}")
@@ -226,6 +243,7 @@ async fn no_tree_is_built_of_a_record() {
         runtime.process(event).await;
         costs.push(Cost {
             copied,
+            traced,
             read,
             run: ASKED.get() - before,
         });
@@ -250,6 +268,7 @@ async fn no_tree_is_built_of_a_record() {
     // The topic's name as C has it. It does not grow with the record.
     let expected = Cost {
         copied: 0,
+        traced: 0,
         read: 0,
         run: 1,
     };

@@ -87,6 +87,7 @@ impl Services {
         let telemetry = Telemetry {
             metrics: Metrics::new().unwrap(),
             sentry: None,
+            tracer: None,
         };
         app::start(config, sources, telemetry, &steps()).await
     }

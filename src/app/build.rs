@@ -40,6 +40,7 @@ use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Sentry;
+use crate::telemetry::traces::{PipelineTracer, Tracer};
 
 /// How often one kind of failure is logged.
 pub(super) const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -117,6 +118,7 @@ pub(super) struct Common {
     pub(super) metrics: Arc<Metrics>,
     pub(super) shared: Shared,
     pub(super) sentry: Option<Arc<Sentry>>,
+    tracer: Option<Arc<Tracer>>,
     pub(super) http: SocketAddr,
     pub(super) customs: CustomSteps,
     /// What a replay takes; none takes all.
@@ -134,7 +136,11 @@ impl Common {
         customs: CustomSteps,
         bounds: Option<Arc<Bounds>>,
     ) -> Common {
-        let Telemetry { metrics, sentry } = telemetry;
+        let Telemetry {
+            metrics,
+            sentry,
+            tracer,
+        } = telemetry;
         let store = gate(&metrics, "store", Rules::default());
         let registry = gate(&metrics, "registry", Rules::default());
         let known = [store.clone(), registry.clone()];
@@ -148,6 +154,7 @@ impl Common {
             metrics,
             shared,
             sentry,
+            tracer,
             http,
             customs,
             bounds,
@@ -238,9 +245,14 @@ fn transactional_id(pipeline: &config::Pipeline, http: SocketAddr, number: usize
     )
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").or_else(|_| std::env::var("HOSTNAME"));
     name.map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}
+
+fn tracer(common: &Common, pipeline: &config::Pipeline) -> Option<PipelineTracer> {
+    let tracer = common.tracer.clone()?;
+    Some(PipelineTracer::new(tracer, &pipeline.name, &pipeline.source.group))
 }
 
 /// The metrics of a program's steps.
@@ -324,6 +336,7 @@ fn build(
         gates: gates.clone(),
         limiter: Arc::new(Limiter::new(LOG_EVERY)),
         sentry: common.sentry.clone(),
+        tracer: tracer(common, pipeline),
     };
 
     let mut states = Vec::new();

@@ -173,6 +173,7 @@ impl Rehearsal {
             },
             limiter: Arc::new(Limiter::new(LOG_EVERY)),
             sentry: None,
+            tracer: None,
         };
         Ok(Rehearsal {
             runtime,

@@ -116,7 +116,11 @@ impl Stage {
         let (config, places) = around(config, &places)?;
         let client = app::registry(&places).map_err(Error::Environment)?;
         let metrics = Metrics::new().map_err(|e| Error::Environment(e.to_string()))?;
-        let telemetry = Telemetry { metrics, sentry: None };
+        let telemetry = Telemetry {
+            metrics,
+            sentry: None,
+            tracer: None,
+        };
         let topics: BTreeMap<String, usize> = config
             .pipelines
             .iter()
@@ -289,6 +293,7 @@ fn around(mut config: Config, places: &str) -> Result<(Config, Config), Error> {
     config.store.clone_from(&places.store);
     config.scylla = None;
     config.sentry = None;
+    config.tracing = None;
     config.http.listen = ([127, 0, 0, 1], 0).into();
     for pipeline in config.pipelines.values_mut() {
         pipeline.consumers.value = 1;

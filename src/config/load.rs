@@ -13,7 +13,7 @@ use super::shape::{Drawing, Shape};
 use super::values::{positive_duration, text};
 use super::{
     Config, FileId, Http, Kafka, Limits, Log, Mongo, Pipeline, Reference, Registry, Scylla, Sentry, Sources, Span,
-    environment,
+    Tracing, environment,
 };
 
 /// Reads the files in their order, later over earlier, then the variables of `env` that begin with `MESSINA__`.
@@ -153,6 +153,7 @@ fn read(cx: &Context<'_>, root: &Table) -> Option<Config> {
     let http = section.or("http", Http::default(), Http::read);
     let log = section.or("log", Log::default_at(nowhere), Log::read);
     let sentry = section.optional("sentry", Sentry::read);
+    let tracing = section.optional("tracing", Tracing::read);
     let limits = section.or("limits", Limits::default_at(nowhere), Limits::read);
     let shutdown_timeout = section.or("shutdown_timeout", Duration::from_secs(30), positive_duration);
     let pipelines = section.or("pipelines", BTreeMap::new(), |field| {
@@ -175,6 +176,7 @@ fn read(cx: &Context<'_>, root: &Table) -> Option<Config> {
         http: http?,
         log: log?,
         sentry: sentry?,
+        tracing: tracing?,
         limits: limits?,
         shutdown_timeout: shutdown_timeout?,
         pipelines: pipelines?,

@@ -50,7 +50,7 @@ pub use load::{load, load_str};
 pub use mongo::{Mongo, Reference, ReferenceField};
 pub use pipeline::{Delivery, Order, Pipeline};
 pub use policy::{ErrorPolicy, MissingDeadline, OnError};
-pub use process::{Http, Limits, Log, LogFormat, Sentry};
+pub use process::{Http, Limits, Log, LogFormat, Sentry, Tracing};
 pub use registry::{Oauth, Registry, RegistryAuth};
 pub use scylla::{Compression, Consistency, Scylla, SerialConsistency};
 pub use secret::{Secret, SecretError};
@@ -84,6 +84,8 @@ pub struct Config {
     pub log: Log,
     /// `[sentry]`: where errors are reported, if anywhere.
     pub sentry: Option<Sentry>,
+    /// `[tracing]`: where spans of records are sent, if anywhere.
+    pub tracing: Option<Tracing>,
     /// `[limits]`: the process's memory budget.
     pub limits: Limits,
     /// `shutdown_timeout`: how long a stop may take before in-flight work is abandoned uncommitted. Default 30 s.

@@ -1,12 +1,14 @@
-//! `[http]`, `[log]`, `[sentry]`, `[limits]`: the process around the pipelines.
+//! `[http]`, `[log]`, `[sentry]`, `[tracing]`, `[limits]`: the process around the pipelines.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use reqwest::header::HeaderName;
+
 use super::document::Value;
-use super::reader::{Field, spanned_or};
+use super::reader::{Field, all, spanned_or};
 use super::shape::Shape;
-use super::values::{path, plain_text, share, size, text};
+use super::values::{count, path, plain_text, share, size, text};
 use super::{Secret, Size, Span, Spanned};
 use crate::tap::Showing;
 
@@ -50,6 +52,19 @@ pub struct Sentry {
     pub environment: Option<String>,
     /// Share of errors that are sent, 0 to 1. Default 1.
     pub sample_rate: f64,
+}
+
+/// Where spans of records are sent.
+#[derive(Clone, Debug)]
+pub struct Tracing {
+    /// The collector's base URL.
+    pub otlp: Spanned<String>,
+    /// What each request to it carries.
+    pub headers: Vec<(String, Secret)>,
+    /// Share of records without a trace that begin one, 0 to 1. Default 0.01.
+    pub sample_ratio: f64,
+    /// Most spans in a second. Default 100.
+    pub max_spans_per_second: usize,
 }
 
 /// Budgets of the whole process.
@@ -158,6 +173,42 @@ impl Sentry {
             sample_rate: sample_rate?,
         })
     }
+}
+
+impl Tracing {
+    pub(super) fn read(field: Field<'_>) -> Option<Self> {
+        let mut section = field.section()?;
+        let otlp = section.required("otlp", "otlp = \"http://127.0.0.1:4318\"", text);
+        let headers = section.or("headers", vec![], headers);
+        let sample_ratio = section.or("sample_ratio", 0.01, share);
+        let max_spans_per_second = section.or("max_spans_per_second", 100, |field| {
+            count(field).map(|count| count.value)
+        });
+        section.finish();
+        Some(Self {
+            otlp: otlp?,
+            headers: headers?,
+            sample_ratio: sample_ratio?,
+            max_spans_per_second: max_spans_per_second?,
+        })
+    }
+}
+
+/// Names of HTTP headers, and a secret for each.
+fn headers(field: Field<'_>) -> Option<Vec<(String, Secret)>> {
+    let section = field.section()?;
+    if let Some(drawing) = field.cx.drawing {
+        field.draws(Shape::Named);
+        Secret::read(section.field_of(&drawing.blank));
+        return None;
+    }
+    all(section.table.entries.iter().map(|entry| {
+        let field = section.field_of(entry);
+        if HeaderName::from_bytes(entry.key.as_bytes()).is_err() {
+            return field.malformed("a header of HTTP", "a name has letters, digits and hyphens");
+        }
+        Some((entry.key.value.clone(), Secret::read(field)?))
+    }))
 }
 
 const DEFAULT_MEMORY: Size = Size(256 << 20);

@@ -8,7 +8,7 @@ use std::ops::Range;
 /// A key with one of these in it holds a secret.
 const WORDS: [&str; 4] = ["password", "passphrase", "secret", "credential"];
 /// A key with one of these among its parts holds a secret.
-const PARTS: [&str; 4] = ["token", "dsn", "uri", "pem"];
+const PARTS: [&str; 6] = ["token", "dsn", "uri", "pem", "headers", "authorization"];
 /// Keys that say where a secret is.
 const REFERENCES: [&str; 2] = ["env", "file"];
 

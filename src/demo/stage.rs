@@ -95,6 +95,7 @@ impl Stage {
         let telemetry = Telemetry {
             metrics: metrics.clone(),
             sentry: None,
+            tracer: None,
         };
         Ok((
             app::start(config, sources, telemetry, &CustomSteps::new()).await?,

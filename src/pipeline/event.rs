@@ -19,6 +19,7 @@ use crate::lanes::LaneId;
 use crate::outcome::Outcome;
 use crate::source::assignment::Ticket;
 use crate::store::cache::Hit;
+use crate::telemetry::traces::Span;
 use crate::turns::Turn;
 
 /// The most memory that a buffer of an ended event keeps, in bytes.
@@ -59,8 +60,10 @@ pub struct Event {
     pub datum_start: usize,
     /// Schema id of the Confluent framing, once read.
     pub schema_id: Option<u32>,
-    /// The record's headers.
+    /// The record's headers; of a traced one they name its span.
     pub headers: Option<OwnedHeaders>,
+    /// Its span, where it is traced.
+    pub span: Option<Box<Span>>,
     /// What reads this record's schema; none until it is known.
     pub plan: Option<Arc<SchemaPlan>>,
     /// Positions that the plan recorded.
@@ -134,6 +137,7 @@ impl Event {
                 datum_start: 0,
                 schema_id: None,
                 headers: None,
+                span: None,
                 plan: None,
                 marks: Vec::new(),
                 rows: Vec::new(),
@@ -244,6 +248,7 @@ impl Event {
         self.schema_id = None;
         self.datum_start = 0;
         self.headers = None;
+        self.span = None;
         self.plan = None;
         self.rows.clear();
         self.named.clear();

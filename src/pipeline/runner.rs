@@ -38,6 +38,7 @@ use crate::store::cache::Hit;
 use crate::telemetry::handles::{PipelineMetrics, StepMetrics};
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::sentry::Sentry;
+use crate::telemetry::traces::PipelineTracer;
 use crate::turns::Go;
 
 /// Everything that the events of one pipeline share.
@@ -63,6 +64,8 @@ pub struct Runtime {
     pub limiter: Arc<Limiter<&'static str>>,
     /// Where failures that end a record are reported, if anywhere.
     pub sentry: Option<Arc<Sentry>>,
+    /// What makes spans of its records, if anything.
+    pub tracer: Option<PipelineTracer>,
 }
 
 /// The metrics of one step.

@@ -116,7 +116,7 @@ fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
 }
 
 /// An error with all that lies beneath it: the last cause is usually the one that helps.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

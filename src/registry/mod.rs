@@ -28,6 +28,7 @@ use cache::Cache;
 use client::Client;
 pub use client::Compatibility;
 pub use error::RegistryError;
+pub(crate) use http::causes;
 
 /// Versions of a subject fetched at the same time.
 const AT_ONCE: usize = 8;

@@ -365,6 +365,9 @@ metrics! {
         // Messina itself
         /// Events for Sentry, by outcome: sent, suppressed (too many of one kind) or dropped (its queue was full).
         sentry_events_total: IntCounterVec ["outcome"],
+        /// Spans for the collector, by outcome: exported, suppressed (over max_spans_per_second), dropped (its queue was full) or failed (it did not
+        /// take them).
+        trace_spans_total: IntCounterVec ["outcome"],
         /// Always 1; the label is the version that runs.
         build_info: IntGaugeVec ["version"],
         /// Counts the configurations taken since the start, the first being 1.

@@ -1,4 +1,4 @@
-//! What an operator sees of the process: metrics, logs, and errors sent to Sentry.
+//! What an operator sees of the process: metrics, logs, errors sent to Sentry, and spans sent to a collector.
 //!
 //! Metrics are declared once in [`metrics`] and reached through resolved [`handles`]; `/metrics` and the reference in
 //! `docs/metrics.md` come from the same declaration.
@@ -17,6 +17,7 @@ pub mod quantile;
 pub mod reference;
 pub mod scrub;
 pub mod sentry;
+pub mod traces;
 
 pub use declare::{Declared, Family};
 pub use handles::{CacheMetrics, LocalPipeline, PartitionMetrics, PipelineMetrics, StepMetrics};

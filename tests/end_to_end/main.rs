@@ -33,3 +33,4 @@ mod reload;
 mod replay;
 mod stream;
 mod tap;
+mod traces;

@@ -76,6 +76,13 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         ];
         url(&oauth.token_endpoint, "token endpoint", help, report);
     }
+    if let Some(tracing) = &config.tracing {
+        let help = [
+            "write otlp = \"http://127.0.0.1:4318\"",
+            "use `headers`, whose values are never printed",
+        ];
+        url(&tracing.otlp, "collector", help, report);
+    }
     memory(config, report);
 }
 
@@ -122,6 +129,8 @@ fn secrets(config: &Config) -> Vec<&Secret> {
     secrets.extend(config.scylla.as_ref().and_then(|scylla| scylla.password.as_ref()));
     secrets.extend(config.mongo.as_ref().map(|mongo| &mongo.uri));
     secrets.extend(config.sentry.as_ref().map(|sentry| &sentry.dsn));
+    let headers = config.tracing.iter().flat_map(|tracing| &tracing.headers);
+    secrets.extend(headers.map(|(_, secret)| secret));
     for pipeline in config.pipelines.values() {
         secrets.extend(of(&pipeline.source.properties));
         secrets.extend(pipeline.sink.iter().flat_map(|sink| of(&sink.properties)));

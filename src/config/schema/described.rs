@@ -16,7 +16,7 @@ const HEADINGS: [(&str, &[&str]); 20] = [
     ("`[registry.oauth]`", &["registry.oauth"]),
     ("`[scylla]`", &["scylla"]),
     ("TLS", &["registry.tls", "registry.oauth.tls", "scylla.tls"]),
-    ("`[http]`, `[log]`, `[sentry]`, `[limits]`", &[""]),
+    ("`[http]`, `[log]`, `[sentry]`, `[tracing]`, `[limits]`", &[""]),
     ("`[mongo]`, `[references.NAME]`", &[""]),
     ("`[pipelines.NAME]`", &["pipelines.NAME"]),
     ("`[pipelines.NAME.source]`", &["pipelines.NAME.source"]),

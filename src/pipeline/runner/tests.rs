@@ -100,6 +100,7 @@ pub(super) async fn bench(steps: &str) -> Bench {
         gates: gates(),
         limiter: Arc::new(Limiter::new(Duration::from_secs(1))),
         sentry: None,
+        tracer: None,
     });
     let mut assignment = Assignment::new();
     assignment.assigned(&[Partition { topic: 0, index: 0 }]);

@@ -43,6 +43,9 @@ impl Loop {
 
     pub(super) fn ended(&mut self, Completion { mut event, how }: Completion, now: Instant) {
         let finished = matches!(how, How::Finished(_));
+        if event.span.is_some() {
+            self.end_span(&mut event, &how, now);
+        }
         match how {
             How::Finished(outcome) => {
                 self.count(&event, outcome, now);
@@ -105,6 +108,29 @@ impl Loop {
             tap.offer(outcome, now, &|showing| {
                 story(runtime, event, outcome, failure, now, showing)
             });
+        }
+    }
+
+    /// Ends the span of a traced event, unless the event goes on.
+    fn end_span(&self, event: &mut Event, how: &How, now: Instant) {
+        let Some(tracer) = &self.parts.runtime.tracer else {
+            return;
+        };
+        match how {
+            How::Finished(outcome) => {
+                let failure = event.failure.clone();
+                tracer.end(event, outcome.as_str(), failure, now);
+            }
+            // It is processed again, here or elsewhere: what it has published already names this span.
+            How::Abandoned => tracer.end(event, "abandoned", None, now),
+            How::Undelivered(failure) if failure.class == Class::Fatal => {
+                tracer.end(event, "halted", Some(failure.clone()), now);
+            }
+            How::Undelivered(failure) if self.transactions.is_some() => {
+                tracer.end(event, "abandoned", Some(failure.clone()), now);
+            }
+            How::Undelivered(_) => {}
+            How::Fatal(failure) => tracer.end(event, "halted", Some(failure.clone()), now),
         }
     }
 

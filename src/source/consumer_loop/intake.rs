@@ -91,6 +91,9 @@ impl Loop {
             self.completions.clone(),
             started,
         );
+        if let Some(tracer) = &self.parts.runtime.tracer {
+            tracer.begin(&mut event);
+        }
         event.transaction = self
             .transactions
             .as_mut()

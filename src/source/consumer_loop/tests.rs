@@ -148,6 +148,7 @@ impl Bench {
                     gates: Gates::default(),
                     limiter: Arc::new(Limiter::new(Duration::from_secs(1))),
                     sentry: None,
+                    tracer: None,
                 });
                 run_and_rebuild(|| {
                     let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");

@@ -1,0 +1,199 @@
+//! Sends spans to the collector, in batches, on a thread of its own.
+//!
+//! What may pass (no connection, 429, 502, 503, 504) is tried again twice; what the queue takes meanwhile waits, and what it does not take is
+//! dropped where it comes from. At the end each batch is sent once.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounter;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Client, Url, redirect};
+use serde_json::Value as Json;
+use tokio::sync::{mpsc as spans, watch};
+use tokio::time::{sleep, timeout_at};
+
+use super::{Ended, TracerError, otlp};
+use crate::registry::causes;
+use crate::telemetry::limit::Limiter;
+use crate::telemetry::metrics::Metrics;
+
+/// Spans in a request, at most.
+const BATCH: usize = 512;
+/// How long the first span of a batch waits for others.
+const LINGER: Duration = Duration::from_secs(1);
+/// How long a request may take.
+const REQUEST: Duration = Duration::from_secs(4);
+/// Before the second attempt, and before the third.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+/// The most that is read of an answer, in bytes.
+const ANSWER: usize = 64 * 1024;
+/// How often a collector that fails is logged.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) struct Exporter {
+    client: Client,
+    url: Url,
+    instance: String,
+    closing: watch::Receiver<()>,
+    limiter: Limiter<&'static str>,
+    exported: IntCounter,
+    failed: IntCounter,
+}
+
+/// Why spans did not arrive.
+struct Refusal {
+    message: String,
+    may_pass: bool,
+}
+
+impl Exporter {
+    pub(super) fn new(
+        url: Url,
+        mut headers: HeaderMap,
+        instance: String,
+        closing: watch::Receiver<()>,
+        metrics: &Metrics,
+    ) -> Result<Exporter, TracerError> {
+        headers.insert(
+            CONTENT_TYPE,
+            reqwest::header::HeaderValue::from_static("application/json"),
+        );
+        let client = Client::builder()
+            .timeout(REQUEST)
+            // The headers are for the collector and nobody else.
+            .redirect(redirect::Policy::none())
+            .user_agent(concat!("messina/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .build()?;
+        Ok(Exporter {
+            client,
+            url,
+            instance,
+            closing,
+            limiter: Limiter::new(LOG_EVERY),
+            exported: metrics.trace_spans_total.of(["exported"]),
+            failed: metrics.trace_spans_total.of(["failed"]),
+        })
+    }
+
+    /// Sends what comes, until nothing can come any more; `end` is dropped then.
+    pub(super) fn start(mut self, queue: spans::Receiver<Ended>, end: mpsc::Sender<()>) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("messina-traces".into());
+        thread.spawn(move || {
+            runtime.block_on(self.run(queue));
+            drop(end);
+        })?;
+        Ok(())
+    }
+
+    async fn run(&mut self, mut queue: spans::Receiver<Ended>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while queue.recv_many(&mut batch, BATCH).await > 0 {
+            let due = tokio::time::Instant::now() + LINGER;
+            while batch.len() < BATCH {
+                let room = BATCH - batch.len();
+                match timeout_at(due, queue.recv_many(&mut batch, room)).await {
+                    Ok(more) if more > 0 => {}
+                    Ok(_) | Err(_) => break,
+                }
+            }
+            self.export(&batch).await;
+            batch.clear();
+        }
+    }
+
+    async fn export(&mut self, batch: &[Ended]) {
+        let body = otlp::request(batch, &self.instance).to_string();
+        let mut pauses = PAUSES.into_iter();
+        let refusal = loop {
+            match self.post(body.clone()).await {
+                Ok(rejected) => {
+                    let rejected = rejected.min(batch.len() as u64);
+                    self.exported.inc_by(batch.len() as u64 - rejected);
+                    self.failed.inc_by(rejected);
+                    if rejected == 0 {
+                        return;
+                    }
+                    break format!("it took all but {rejected} of {} spans", batch.len());
+                }
+                Err(refusal) => {
+                    let pause = pauses.next().filter(|_| refusal.may_pass);
+                    if !self.goes_on_after(pause).await {
+                        self.failed.inc_by(batch.len() as u64);
+                        break refusal.message;
+                    }
+                }
+            }
+        };
+        if let Some(suppressed) = self.limiter.admit("collector", Instant::now()) {
+            let collector = self.url.as_str();
+            tracing::warn!(collector, suppressed, "spans are lost: {refusal}");
+        }
+    }
+
+    /// Waits before another attempt; false where there is to be none, because the process ends or because there were enough.
+    async fn goes_on_after(&mut self, pause: Option<Duration>) -> bool {
+        let Some(pause) = pause else { return false };
+        tokio::select! {
+            () = sleep(pause) => true,
+            // Nothing is sent on it: it was closed.
+            _ = self.closing.changed() => false,
+        }
+    }
+
+    /// How many spans the collector refused of those that it was sent.
+    async fn post(&self, body: String) -> Result<u64, Refusal> {
+        let lost = |error: reqwest::Error| Refusal {
+            message: causes(&error.without_url()),
+            may_pass: true,
+        };
+        let mut response = self
+            .client
+            .post(self.url.clone())
+            .body(body)
+            .send()
+            .await
+            .map_err(lost)?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(Refusal {
+                message: format!("it answers {status}"),
+                may_pass: matches!(status.as_u16(), 429 | 502 | 503 | 504),
+            });
+        }
+        let mut answer = Vec::new();
+        // Spans that were taken are not sent again because the answer broke off.
+        while let Ok(Some(chunk)) = response.chunk().await {
+            if answer.len() + chunk.len() > ANSWER {
+                break;
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        Ok(rejected(&answer))
+    }
+}
+
+/// What a collector's answer says of spans that it took no further.
+fn rejected(answer: &[u8]) -> u64 {
+    let answer: Json = serde_json::from_slice(answer).unwrap_or_default();
+    match &answer["partialSuccess"]["rejectedSpans"] {
+        Json::String(count) => count.parse().unwrap_or_default(),
+        count => count.as_u64().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rejected;
+
+    #[test]
+    fn an_answer_may_say_that_spans_were_refused() {
+        assert_eq!(rejected(b""), 0);
+        assert_eq!(rejected(b"{}"), 0);
+        assert_eq!(rejected(br#"{"partialSuccess": {}}"#), 0);
+        assert_eq!(rejected(br#"{"partialSuccess": {"rejectedSpans": "3"}}"#), 3);
+        assert_eq!(rejected(br#"{"partialSuccess": {"rejectedSpans": 3}}"#), 3);
+    }
+}

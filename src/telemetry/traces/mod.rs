@@ -1,0 +1,303 @@
+//! One span for each traced record, from its admission to its end, sent to an OpenTelemetry collector where the configuration names one.
+//!
+//! A trace that comes in a record's headers ([`context`]) is gone on with, and otherwise begun for a share of the records ([`sampler`]). What is
+//! published from a traced record names the span as its parent: the headers are changed once, when the record is admitted, so output and dead
+//! letter have them alike. A record that is not traced keeps its headers as they are, and costs the look at them.
+//!
+//! Invariants: [`PipelineTracer::end`] never blocks; what does not fit into the queue is dropped and counted (`export` empties it, on a thread of
+//! its own). A span carries where its record came from and what became of it, and nothing of key, value and other headers.
+
+pub mod context;
+mod export;
+mod otlp;
+pub mod sampler;
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant, SystemTime};
+
+use prometheus::IntCounter;
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::sync::{mpsc, watch};
+
+use self::context::{TRACEPARENT, TRACESTATE, TraceParent, trace_state};
+use self::export::Exporter;
+use self::sampler::{Bound, begins};
+use super::metrics::Metrics;
+use crate::pipeline::event::Event;
+use crate::pipeline::failure::Failure;
+
+/// Spans that wait for the thread: 20 s of them at the default bound, about a kilobyte each.
+const QUEUE: usize = 2048;
+/// How long the last spans may take at the end.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// What the configuration says about traces.
+pub struct TracerOptions {
+    /// The collector's address, to which `/v1/traces` is added.
+    pub collector: String,
+    /// What each request to it carries: name and value, the latter a secret.
+    pub headers: Vec<(String, String)>,
+    /// The share of records without a trace that begin one, 0 to 1.
+    pub sample_ratio: f64,
+    /// Spans in a second, those of traces that came in included.
+    pub max_spans_per_second: u32,
+    /// Tells this process from others that do the same.
+    pub instance: String,
+}
+
+/// Why no spans can be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum TracerError {
+    /// The collector's address cannot be used.
+    #[error("the collector's address cannot be used: {0}")]
+    Url(String),
+    /// A header cannot be sent. Its value is not shown, being a secret.
+    #[error("the header `{0}` cannot be sent: its name or value has characters that HTTP does not take")]
+    Header(String),
+    /// The client for HTTP could not be made.
+    #[error("cannot make the client that sends spans: {0}")]
+    Client(#[from] reqwest::Error),
+    /// The thread could not be started.
+    #[error("cannot start the thread that sends spans: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(#[from] openssl::error::ErrorStack),
+}
+
+/// The way to the collector. Dropping it sends what waits, for five seconds at most.
+pub struct Tracer {
+    queue: Option<mpsc::Sender<Ended>>,
+    /// Its drop tells the thread not to try anything again.
+    closing: Option<watch::Sender<()>>,
+    /// Closed by the thread at its end.
+    ended: std::sync::Mutex<Receiver<()>>,
+    sample_ratio: f64,
+    bound: Bound,
+    seed: u64,
+    epoch: Instant,
+    suppressed: IntCounter,
+    dropped: IntCounter,
+}
+
+/// A record's span while it is on its way.
+#[derive(Debug)]
+pub struct Span {
+    /// The trace, and this span.
+    own: TraceParent,
+    /// The span that caused it, if any.
+    parent: Option<[u8; 8]>,
+    state: Option<String>,
+    began: SystemTime,
+}
+
+/// What the spans of a pipeline have in common.
+#[derive(Debug)]
+struct Names {
+    pipeline: String,
+    group: String,
+}
+
+/// A span that is over.
+#[derive(Debug)]
+struct Ended {
+    span: Box<Span>,
+    names: Arc<Names>,
+    topic: Arc<str>,
+    partition: i32,
+    offset: i64,
+    /// Since it began.
+    produced: Option<Duration>,
+    took: Duration,
+    outcome: &'static str,
+    failure: Option<Failure>,
+}
+
+impl Tracer {
+    /// Starts the thread that sends. A collector that does not answer is no error.
+    ///
+    /// # Errors
+    /// What of the options cannot be used.
+    pub fn new(options: TracerOptions, metrics: &Metrics) -> Result<Tracer, TracerError> {
+        let mut url = Url::parse(&options.collector).map_err(|e| TracerError::Url(e.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(TracerError::Url("its scheme is not http or https".to_owned()));
+        }
+        let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        let mut headers = HeaderMap::new();
+        for (name, value) in options.headers {
+            let sent = HeaderName::from_bytes(name.as_bytes())
+                .ok()
+                .zip(HeaderValue::from_str(&value).ok());
+            let (key, mut value) = sent.ok_or(TracerError::Header(name))?;
+            value.set_sensitive(true);
+            headers.insert(key, value);
+        }
+        let (queue, spans) = mpsc::channel(QUEUE);
+        let (closing, closed) = watch::channel(());
+        let (end, ended) = std::sync::mpsc::channel();
+        let exporter = Exporter::new(url, headers, options.instance, closed, metrics)?;
+        exporter.start(spans, end)?;
+        Ok(Tracer {
+            queue: Some(queue),
+            closing: Some(closing),
+            ended: std::sync::Mutex::new(ended),
+            sample_ratio: options.sample_ratio,
+            bound: Bound::new(options.max_spans_per_second),
+            seed: u64::from_ne_bytes(random()?),
+            epoch: Instant::now(),
+            suppressed: metrics.trace_spans_total.of(["suppressed"]),
+            dropped: metrics.trace_spans_total.of(["dropped"]),
+        })
+    }
+
+    /// The span of a record and the headers that name it, for one that is traced.
+    fn begin(&self, headers: Option<&OwnedHeaders>, partition: i32, offset: i64, now: Instant) -> Option<Begun> {
+        let cause = headers.and_then(cause);
+        let traced = match cause {
+            Some(cause) => cause.is_sampled(),
+            None => begins(self.sample_ratio, self.seed, partition, offset),
+        };
+        if !traced {
+            return None;
+        }
+        let second = now.saturating_duration_since(self.epoch).as_secs();
+        if !self.bound.admits(u32::try_from(second).unwrap_or(u32::MAX)) {
+            self.suppressed.inc();
+            return None;
+        }
+        // Without an id the record is not traced.
+        let span = random().ok()?;
+        let own = match cause {
+            Some(cause) => TraceParent { span, ..cause },
+            None => TraceParent::root(random().ok()?, span),
+        };
+        // Of another trace, or of none that can be read, it would say nothing.
+        let state = cause
+            .and(headers)
+            .and_then(|headers| trace_state(values(headers, TRACESTATE)));
+        let named = named(headers, own, state.as_deref());
+        let span = Box::new(Span {
+            own,
+            parent: cause.map(|cause| cause.span),
+            state,
+            began: SystemTime::now(),
+        });
+        Some((span, named))
+    }
+
+    fn send(&self, ended: Ended) {
+        if self.queue.as_ref().is_none_or(|queue| queue.try_send(ended).is_err()) {
+            self.dropped.inc();
+        }
+    }
+}
+
+type Begun = (Box<Span>, OwnedHeaders);
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // The thread sends what waits, each batch once, and ends.
+        self.queue = None;
+        self.closing = None;
+        let ended = self.ended.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Nothing is ever sent: it is closed, or the time is over.
+        let _ = ended.recv_timeout(FLUSH);
+    }
+}
+
+/// What traces the records of one pipeline.
+#[derive(Clone)]
+pub struct PipelineTracer {
+    tracer: Arc<Tracer>,
+    names: Arc<Names>,
+}
+
+impl PipelineTracer {
+    /// For a pipeline that consumes in this group.
+    pub fn new(tracer: Arc<Tracer>, pipeline: &str, group: &str) -> PipelineTracer {
+        let names = Names {
+            pipeline: pipeline.to_owned(),
+            group: group.to_owned(),
+        };
+        PipelineTracer {
+            tracer,
+            names: Arc::new(names),
+        }
+    }
+
+    /// Gives an event that has just been admitted its span, and headers that name it, if it is to be traced.
+    pub fn begin(&self, event: &mut Event) {
+        let origin = &event.origin;
+        let begun = self
+            .tracer
+            .begin(event.headers.as_ref(), origin.partition, origin.offset, event.admitted);
+        if let Some((span, headers)) = begun {
+            event.span = Some(span);
+            event.headers = Some(headers);
+        }
+    }
+
+    /// Ends an event's span, if it has one; `failure` is why the event did not come to its purpose.
+    pub fn end(&self, event: &mut Event, outcome: &'static str, failure: Option<Failure>, now: Instant) {
+        let Some(span) = event.span.take() else { return };
+        let since = |at: Instant| at.saturating_duration_since(event.admitted);
+        self.tracer.send(Ended {
+            span,
+            names: self.names.clone(),
+            topic: event.origin.topic.clone(),
+            partition: event.origin.partition,
+            offset: event.origin.offset,
+            produced: event.produced.map(since),
+            took: since(now),
+            outcome,
+            failure,
+        });
+    }
+}
+
+fn random<const BYTES: usize>() -> Result<[u8; BYTES], openssl::error::ErrorStack> {
+    let mut bytes = [0; BYTES];
+    openssl::rand::rand_bytes(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The values of all headers of a name; one without a value is empty.
+fn values<'h>(headers: &'h OwnedHeaders, name: &str) -> impl Iterator<Item = &'h [u8]> {
+    let named = headers.iter().filter(move |header| header.key == name);
+    named.map(|header| header.value.unwrap_or_default())
+}
+
+/// The trace that a record is of; none where two headers say so, of which one would be wrong.
+fn cause(headers: &OwnedHeaders) -> Option<TraceParent> {
+    let mut all = values(headers, TRACEPARENT);
+    let first = TraceParent::parse(all.next()?)?;
+    all.next().is_none().then_some(first)
+}
+
+/// The headers with another trace's in place of their own, in front of the others.
+fn named(headers: Option<&OwnedHeaders>, own: TraceParent, state: Option<&str>) -> OwnedHeaders {
+    let count = headers.map_or(0, Headers::count);
+    let value = own.value();
+    let mut named = OwnedHeaders::new_with_capacity(count + 2).insert(Header {
+        key: TRACEPARENT,
+        value: Some(&value),
+    });
+    if state.is_some() {
+        named = named.insert(Header {
+            key: TRACESTATE,
+            value: state,
+        });
+    }
+    let others = headers.into_iter().flat_map(Headers::iter);
+    others
+        .filter(|header| ![TRACEPARENT, TRACESTATE].contains(&header.key))
+        .fold(named, OwnedHeaders::insert)
+}
+
+#[cfg(test)]
+mod tests;
