@@ -26,6 +26,7 @@ sys.path[:0] = [str(HERE.parent / "e2e"), os.path.join(E["PEERS"], "tools")]
 import bench  # noqa: E402  the peers' harness
 import load  # noqa: E402
 import measure  # noqa: E402
+import plot  # noqa: E402
 
 PARTITIONS = 20
 TOPIC, OUT = "events-tail", "events-tail-out"
@@ -33,6 +34,7 @@ TOPIC, OUT = "events-tail", "events-tail-out"
 CALM, SLOW = (1_000, 2_000), (1_000, 32_000)
 DECODE = re.compile(r'^messina_stage_seconds_bucket\{(?=[^}]*stage="decode")[^}]*le="([^"]+)"[^}]*\} ([0-9.e+]+)$', re.M)
 IN_FLIGHT = re.compile(r"^messina_in_flight_records\{[^}]*\} ([0-9.e+]+)$", re.M)
+TIME = re.compile(r"^messina_event_seconds_(sum|count)\{[^}]*\} ([0-9.e+-]+)$", re.M)
 LIMIT = re.compile(r"^messina_concurrency_limit\{[^}]*\} ([0-9.e+]+)$", re.M)
 
 
@@ -79,17 +81,19 @@ class Messina:
         log = os.path.join(E["PEERS_BUILD"], f"tail-messina-{limit}.log")
         self.run = measure.Run(bench, E["STUB_ADDR"], TOPIC, OUT, f"tail-messina-{time.time_ns()}", log)
         self.run.wait_until_ready(60)
-        self.decode, self.event = {}, {}
+        self.decode, self.event, self.time = {}, {}, {}
 
     def sample(self):
         _, text = measure.get(self.run.port, "/metrics")
-        before = self.decode, self.event
+        before = self.decode, self.event, self.time
+        self.time = {what: float(value) for what, value in TIME.findall(text)}
         self.decode, self.event = measure.summed(DECODE, text), measure.summed(measure.BUCKET, text)
         return {
             "in_flight": sum(map(float, IN_FLIGHT.findall(text))),
             "limit": sum(map(float, LIMIT.findall(text))),
             "consumer": (before[0], self.decode),
             "event": (before[1], self.event),
+            "time": (before[2], self.time),
         }
 
     def stop(self):
@@ -119,6 +123,12 @@ def between(samples, what, q):
     """A quantile over a whole phase, in milliseconds."""
     first, last = samples[0][what][0], samples[-1][what][1]
     return measure.quantiles(first, last, (q,))[0]
+
+
+def little(samples):
+    first, last = samples[0]["time"][0], samples[-1]["time"][1]
+    seconds = samples[-1]["at"] - samples[0]["at"] + 1
+    return (last["sum"] - first["sum"]) / seconds
 
 
 def measured(name, seconds, rate, sid):
@@ -155,7 +165,8 @@ def measured(name, seconds, rate, sid):
                 line[f"{what}_p{q * 100:.0f}_ms"] = {p: round(between(of, what, q), 4) for p, of in phases.items()}
         line["consumer_p95_ratio"] = round(line["consumer_p95_ms"]["during"] / line["consumer_p95_ms"]["before"], 3)
         line["in_flight"] = {p: round(statistics.mean(s["in_flight"] for s in of)) for p, of in phases.items()}
-        # What Little's law asks for: rate times the mean of a look-up and a write.
+        # By Little's law: records a second times the mean time of one.
+        line["little"] = {p: round(little(of)) for p, of in phases.items()}
         line["limit"] = {p: round(of[-1]["limit"]) for p, of in phases.items()}
     line["series"] = [
         {"at": round(s["at"], 1), "phase": s["phase"], "out": s["out"], **({"consumer_p95_ms": round(measure.quantiles(*s["consumer"], (0.95,))[0], 4), "event_p95_ms": round(measure.quantiles(*s["event"], (0.95,))[0], 2), "in_flight": s["in_flight"]} if "event" in s else {})}
@@ -173,7 +184,9 @@ def main(seconds, rate, stacks):
         lines.append(measured(name, seconds, rate, sid))
     results = pathlib.Path(E["PEERS_BUILD"], "tail.jsonl")
     results.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    print(f"store: median {CALM[0] / 1e3} ms, p95 {CALM[1] / 1e3} ms; slow: p95 {SLOW[1] / 1e3} ms; series: {results}", file=sys.stderr)
+    picture = E.get("PLOT") or str(results.with_suffix(".svg"))
+    pathlib.Path(picture).write_text(plot.draw(lines), encoding="utf-8")
+    print(f"store: median {CALM[0] / 1e3} ms, p95 {CALM[1] / 1e3} ms; slow: p95 {SLOW[1] / 1e3} ms; series: {results}; plot: {picture}", file=sys.stderr)
     print("| stack | | before | slow | after |\n| --- | --- | --- | --- | --- |", file=sys.stderr)
     for line in lines:
         for key, values in line.items():
