@@ -89,6 +89,7 @@ fn recipes() -> Vec<String> {
 fn messina(arguments: &[PathBuf]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_messina"))
         .args(arguments)
+        .env("OTLP_AUTHORIZATION", "Bearer of nothing")
         .output()
         .unwrap()
 }
@@ -137,4 +138,131 @@ fn every_recipes_cases_pass_and_try_all_of_it() {
     let said = words(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(!said.contains("not tried"), "{said}");
+}
+
+/// README and all pages, with their texts.
+fn texts() -> Vec<(String, String)> {
+    let pages = pages().into_iter().map(|page| format!("docs/{page}"));
+    let all = pages.chain(["README.md".to_owned(), "CONTRIBUTING.md".to_owned()]);
+    all.map(|page| {
+        let text = std::fs::read_to_string(root().join(&page)).unwrap();
+        (page, text)
+    })
+    .collect()
+}
+
+/// Blocks of code of a language.
+fn blocks<'t>(text: &'t str, language: &str) -> Vec<&'t str> {
+    let begin = format!("```{language}\n");
+    text.split(&begin)
+        .skip(1)
+        .filter_map(|rest| rest.split_once("```").map(|(block, _)| block))
+        .collect()
+}
+
+#[test]
+fn every_command_that_is_shown_exists_with_its_options() {
+    let (mut helps, mut wrong, mut seen) = (std::collections::BTreeMap::new(), Vec::new(), 0);
+    for (page, text) in texts() {
+        let commands = text
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix("messina "));
+        for line in commands.filter(|line| !line.starts_with(|c: char| c.is_uppercase())) {
+            let line = line
+                .split(" #")
+                .next()
+                .unwrap_or_default()
+                .replace(['[', ']', '`'], " ");
+            let mut words = line.split_whitespace().peekable();
+            let mut command = vec![words.next().unwrap_or_default().to_owned()];
+            if command[0] == "dead-letters" {
+                command.extend(words.next().map(str::to_owned));
+            }
+            let help = helps.entry(command.clone()).or_insert_with(|| {
+                let arguments: Vec<PathBuf> = command
+                    .iter()
+                    .chain(["--help".to_owned()].iter())
+                    .map(PathBuf::from)
+                    .collect();
+                let output = messina(&arguments);
+                output.status.success().then(|| words_of(&output))
+            });
+            let Some(help) = help else {
+                wrong.push(format!("{page}: there is no `messina {}`", command.join(" ")));
+                continue;
+            };
+            seen += 1;
+            let options = words.filter(|word| word.len() > 1 && word.starts_with('-'));
+            for option in options.map(|word| word.split('=').next().unwrap_or_default()) {
+                if !help.contains(&option.to_owned()) {
+                    wrong.push(format!("{page}: `messina {}` has no {option}", command.join(" ")));
+                }
+            }
+        }
+    }
+    assert!(seen > 30, "{seen}");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The words of a help text, without what stands around them.
+fn words_of(output: &Output) -> Vec<String> {
+    let text = words(output);
+    let split = text.split(|c: char| c.is_whitespace() || ",[]=<>()`".contains(c));
+    split.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_configuration_that_is_shown_is_one() {
+    let own = std::fs::read_to_string(root().join("examples/geo/pipeline.toml")).unwrap();
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docs-snippets");
+    std::fs::create_dir_all(&scratch).unwrap();
+    let mut seen = 0;
+    for (page, text) in texts().iter().filter(|(page, _)| page != "docs/cookbook.md") {
+        for block in blocks(text, "toml") {
+            seen += 1;
+            // A step of one's own is known to its own program alone.
+            if block.contains("custom = ") {
+                assert!(
+                    own.contains(block.trim()),
+                    "{page}: examples/geo/pipeline.toml does not have\n{block}"
+                );
+                continue;
+            }
+            let file = scratch.join(format!("{seen}.toml"));
+            let secret = scratch.join("secret");
+            std::fs::write(&secret, "secret").unwrap();
+            let secret = format!("\"{}\"", secret.display());
+            std::fs::write(&file, block.replace("\"/run/secrets/registry\"", &secret)).unwrap();
+            let whole = block.contains("[kafka]");
+            let others = if whole {
+                vec![]
+            } else {
+                vec![folder().join("services.toml"), folder().join("enrich.toml")]
+            };
+            let mut arguments = vec![PathBuf::from("check")];
+            for file in others.into_iter().chain([file]) {
+                arguments.extend([PathBuf::from("-c"), file]);
+            }
+            let output = messina(&arguments);
+            assert_eq!(output.status.code(), Some(0), "{page}: {}{block}", words(&output));
+        }
+    }
+    assert!(seen >= 5, "{seen}");
+}
+
+#[test]
+fn the_step_that_is_shown_has_the_signatures_of_the_example() {
+    let page = std::fs::read_to_string(root().join("docs/custom-steps.md")).unwrap();
+    let example = std::fs::read_to_string(root().join("examples/geo/main.rs")).unwrap();
+    let example: String = example.split_whitespace().collect();
+    let mut seen = 0;
+    for line in blocks(&page, "rust,ignore").iter().flat_map(|block| block.lines()) {
+        let Some((signature, _)) = line.split_once('{').filter(|(signature, _)| signature.contains("fn ")) else {
+            continue;
+        };
+        seen += 1;
+        let signature: String = signature.split_whitespace().collect();
+        assert!(example.contains(&signature), "examples/geo/main.rs has no {line}");
+    }
+    assert!(seen >= 4, "{seen}");
 }
