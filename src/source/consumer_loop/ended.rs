@@ -66,6 +66,7 @@ impl Loop {
                         .spawn(async move { runtime.send_again(event, failure).await }),
                     Class::Permanent => self.parts.io.spawn(async move { runtime.fail(event, failure).await }),
                     Class::Fatal => {
+                        self.show(&event, "halted", Some(&failure), now);
                         self.halt(failure);
                         self.release(event, false);
                         return;
