@@ -39,6 +39,7 @@ pub mod lanes;
 pub mod ledger;
 pub mod outcome;
 pub mod progress;
+mod proxy;
 pub mod retry;
 pub mod turns;
 

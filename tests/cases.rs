@@ -9,6 +9,8 @@ fn messina(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_messina"))
         .arg("test")
         .args(arguments)
+        // What is embedded listens on this host, and no proxy is asked for it.
+        .env("http_proxy", "http://127.0.0.1:9")
         .output()
         .unwrap()
 }

@@ -10,6 +10,8 @@ const RECORDS: u64 = 8000;
 fn the_demo_verifies_what_it_did() {
     let output = Command::new(env!("CARGO_BIN_EXE_messina"))
         .args(["demo", "--json", "--records", &RECORDS.to_string()])
+        // What is embedded listens on this host, and no proxy is asked for it.
+        .env("http_proxy", "http://127.0.0.1:9")
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

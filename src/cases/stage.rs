@@ -236,9 +236,7 @@ async fn register(file: &CaseFile, folder: &Path, url: &str) -> Result<BTreeMap<
         let name = full_name(&text)
             .ok_or_else(|| Error::File(format!("{}: it has no name to refer to it by", path.display())))?;
         let used = used(&types, &text);
-        post(&reqwest::Client::new(), url, &name, &text, &names(&used))
-            .await
-            .map_err(Error::File)?;
+        post(url, &name, &text, &names(&used)).await.map_err(Error::File)?;
         types.push((name, text));
     }
     let mut known = BTreeMap::new();
@@ -249,9 +247,7 @@ async fn register(file: &CaseFile, folder: &Path, url: &str) -> Result<BTreeMap<
         let schema = Schema::parse_with_references(&text, &texts)
             .map_err(|e| Error::File(format!("{}: {e}", path.display())))?;
         let subject = format!("{topic}-value");
-        let id = post(&reqwest::Client::new(), url, &subject, &text, &names(&used))
-            .await
-            .map_err(Error::File)?;
+        let id = post(url, &subject, &text, &names(&used)).await.map_err(Error::File)?;
         known.insert(topic.clone(), Known { schema, id });
     }
     Ok(known)

@@ -21,9 +21,8 @@ const MONEY_NAME: &str = "messina.demo.Money";
 /// # Errors
 /// In words: what the registry refused, or that it does not answer.
 pub async fn register(url: &str) -> Result<[u32; 3], String> {
-    let client = reqwest::Client::new();
     for (name, schema) in [(GEO_NAME, GEO), (MONEY_NAME, MONEY)] {
-        post(&client, url, name, schema, &[]).await?;
+        post(url, name, schema, &[]).await?;
     }
     let mut ids = [0; 3];
     for (id, (topic, schema)) in ids.iter_mut().zip(VALUES) {
@@ -31,7 +30,7 @@ pub async fn register(url: &str) -> Result<[u32; 3], String> {
             .into_iter()
             .filter(|name| schema.contains(&format!("\"{name}\"")))
             .collect();
-        *id = post(&client, url, &format!("{topic}-value"), schema, &used).await?;
+        *id = post(url, &format!("{topic}-value"), schema, &used).await?;
     }
     Ok(ids)
 }
@@ -40,20 +39,19 @@ pub async fn register(url: &str) -> Result<[u32; 3], String> {
 ///
 /// # Errors
 /// In words, as [`register`].
-pub async fn post(
-    client: &reqwest::Client,
-    url: &str,
-    subject: &str,
-    schema: &str,
-    references: &[&str],
-) -> Result<u32, String> {
+pub async fn post(url: &str, subject: &str, schema: &str, references: &[&str]) -> Result<u32, String> {
     let references: Vec<_> = references
         .iter()
         .map(|name| json!({"name": name, "subject": name, "version": 1}))
         .collect();
     let body = json!({"schema": schema, "references": references});
     let wrong = |what: String| format!("schema of {subject}: {what}");
-    let request = client.post(format!("{url}/subjects/{subject}/versions")).json(&body);
+    let address = format!("{url}/subjects/{subject}/versions");
+    let address = reqwest::Url::parse(&address).map_err(|e| wrong(e.to_string()))?;
+    let client = crate::proxy::client([&address])
+        .build()
+        .map_err(|e| wrong(e.to_string()))?;
+    let request = client.post(address).json(&body);
     let answer = request.send().await.map_err(|e| wrong(e.to_string()))?;
     let answer: serde_json::Value = answer.json().await.map_err(|e| wrong(e.to_string()))?;
     let id = answer["id"].as_u64().and_then(|id| u32::try_from(id).ok());

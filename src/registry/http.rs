@@ -33,13 +33,14 @@ pub(super) enum NoAnswer {
 }
 
 impl Http {
-    pub(super) fn new(
+    pub(super) fn new<'u>(
         files: &Files<'_>,
         timeout: Duration,
         redirects: redirect::Policy,
+        addresses: impl IntoIterator<Item = &'u Url>,
     ) -> Result<Self, RegistryError> {
         let bad = RegistryError::Options;
-        let mut client = reqwest::Client::builder()
+        let mut client = crate::proxy::client(addresses)
             .timeout(timeout)
             .connect_timeout(timeout)
             .pool_max_idle_per_host(0)

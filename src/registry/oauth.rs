@@ -73,9 +73,10 @@ impl Tokens {
             cert: options.cert.as_ref(),
             key: options.key.as_ref(),
         };
+        let endpoint = address(&options.token_endpoint, "https://login.example.com/oauth2/token")?;
         Ok(Self {
-            http: Http::new(&files, registry.timeout, redirect::Policy::none())?,
-            endpoint: address(&options.token_endpoint, "https://login.example.com/oauth2/token")?,
+            http: Http::new(&files, registry.timeout, redirect::Policy::none(), [&endpoint])?,
+            endpoint,
             options: options.clone(),
             state: Mutex::default(),
         })

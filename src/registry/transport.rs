@@ -108,7 +108,7 @@ impl Transport {
             .urls
             .iter()
             .map(|url| Address::new(url, options))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
         let files = Files {
             ca: options.ca.as_ref(),
             cert: options.cert.as_ref(),
@@ -116,7 +116,12 @@ impl Transport {
         };
         let tokens = options.oauth.as_ref().map(|oauth| Tokens::new(oauth, options));
         Ok(Self {
-            http: Http::new(&files, options.timeout, redirect::Policy::limited(3))?,
+            http: Http::new(
+                &files,
+                options.timeout,
+                redirect::Policy::limited(3),
+                addresses.iter().map(|address| &address.base),
+            )?,
             addresses,
             preferred: AtomicUsize::new(0),
             tokens: tokens.transpose()?,
