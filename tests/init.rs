@@ -319,6 +319,18 @@ fn on_a_terminal_it_asks_for_what_no_flag_says() {
     );
     assert_eq!(folder.read("web-events.toml"), by_flags.read("web-events.toml"));
 
+    // A CQL database has keyspaces; nobody is there to be asked for its tables.
+    let arguments_of_cql = format!("init --topic t --schema {}", schema("event"));
+    let answers = [
+        ("(--brokers)", "localhost:9092"),
+        ("(--registry)", "http://localhost:8081"),
+        ("sqlite:PATH) (--nodes)", "127.0.0.1:1"),
+        ("(--table)", "users"),
+        ("Keyspace of the tables (--keyspace)", "shop"),
+    ];
+    let (seen, code) = asked(&folder, &arguments_of_cql, &answers);
+    assert_eq!(code, Some(69), "{seen}");
+
     // Nothing is drafted from no answer.
     let (seen, code) = asked(&folder, &arguments, &[("(--topic)", "")]);
     assert_eq!(code, Some(64), "{seen}");

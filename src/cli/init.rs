@@ -110,7 +110,7 @@ fn drafted(args: Init) -> anyhow::Result<ExitCode> {
             usage("say which table to look records up in, --table TABLE, or to write them to, --write TABLE").into(),
         );
     }
-    let connections = if args.config.is_empty() {
+    let mut connections = if args.config.is_empty() {
         Some(connections(&args)?)
     } else {
         None
@@ -122,6 +122,16 @@ fn drafted(args: Init) -> anyhow::Result<ExitCode> {
         ),
         (table, write) => (table.clone(), write.clone()),
     };
+    if let Some(Database::Cql { keyspace, .. }) = connections.as_mut().map(|c| &mut c.database)
+        && keyspace.is_none()
+        && can_ask()
+        && [&tables, &write]
+            .into_iter()
+            .flatten()
+            .any(|table| !table.contains('.'))
+    {
+        *keyspace = Some(answered(None, "--keyspace", "Keyspace of the tables")?);
+    }
     let name = args.name.clone().unwrap_or_else(|| pipeline_name(&topic));
     let out = args
         .out
