@@ -44,7 +44,7 @@ use crate::telemetry::traces::{Tracer, TracerOptions};
 use build::{AllSampled, Built, Common, LoopContext};
 pub use check::{check_online, findings_to_diagnostics};
 use probe::AppProbe;
-pub use references::shape_for_cases as reference_shape;
+pub use references::reference_shape;
 pub use reload::Taken;
 use services::Services;
 

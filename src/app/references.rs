@@ -96,7 +96,7 @@ fn refused(error: StoreError, place: Span, what: &str) -> NotPrepared {
 ///
 /// # Errors
 /// Which types do not follow from them.
-pub fn shape_for_cases(
+pub fn reference_shape(
     reference: &config::Reference,
     documents: &[mongodb::bson::RawDocumentBuf],
     sources: &Sources,

@@ -23,7 +23,7 @@ use crate::config::{self, Config, Delivery, OffsetReset, Sources, StepKind};
 use crate::custom::CustomSteps;
 use crate::demo::cluster::{self, Scratch};
 use crate::demo::registry::DemoRegistry;
-use crate::demo::schemas::post;
+use crate::demo::schemas::Subjects;
 use crate::reference::References;
 use crate::registry::{Registry, framing};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
@@ -230,13 +230,14 @@ async fn register(file: &CaseFile, folder: &Path, url: &str) -> Result<BTreeMap<
         let path = folder.join(path);
         std::fs::read_to_string(&path).map_err(|e| Error::File(format!("cannot read {}: {e}", path.display())))
     };
+    let registry = Subjects::of(url).map_err(Error::Environment)?;
     let mut types: Vec<(String, String)> = Vec::new();
     for path in &file.types {
         let text = read(path)?;
         let name = full_name(&text)
             .ok_or_else(|| Error::File(format!("{}: it has no name to refer to it by", path.display())))?;
         let used = used(&types, &text);
-        post(url, &name, &text, &names(&used)).await.map_err(Error::File)?;
+        registry.post(&name, &text, &names(&used)).await.map_err(Error::File)?;
         types.push((name, text));
     }
     let mut known = BTreeMap::new();
@@ -247,7 +248,10 @@ async fn register(file: &CaseFile, folder: &Path, url: &str) -> Result<BTreeMap<
         let schema = Schema::parse_with_references(&text, &texts)
             .map_err(|e| Error::File(format!("{}: {e}", path.display())))?;
         let subject = format!("{topic}-value");
-        let id = post(url, &subject, &text, &names(&used)).await.map_err(Error::File)?;
+        let id = registry
+            .post(&subject, &text, &names(&used))
+            .await
+            .map_err(Error::File)?;
         known.insert(topic.clone(), Known { schema, id });
     }
     Ok(known)

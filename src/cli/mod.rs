@@ -2,6 +2,7 @@
 
 mod ask;
 pub mod check;
+mod clean;
 pub mod dead_letters;
 pub mod demo;
 mod dry_run;

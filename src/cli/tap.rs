@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use serde_json::Value as Json;
 
 use super::ask::Process;
+use super::clean::clean;
 use super::time::Moment;
 use super::trouble::{Trouble, ended};
 use crate::http::MOST;
@@ -153,17 +154,20 @@ impl Tap {
     }
 }
 
-/// What came from outside, without what a terminal would obey.
+/// Lines that came from outside, without what a terminal would obey.
 fn plain(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' { '\u{fffd}' } else { c };
-    text.chars().map(shown).collect()
+    text.split('\n').map(clean).collect::<Vec<_>>().join("\n")
+}
+
+/// Text without its quotes, and other JSON as it is.
+fn word(json: &Json) -> String {
+    match json {
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }
 
 fn in_words(record: &Json) -> String {
-    let word = |json: &Json| match json {
-        Json::String(text) => text.clone(),
-        other => other.to_string(),
-    };
     let mut out = format!(
         "{} {}:{}",
         word(&record["topic"]),
@@ -227,17 +231,13 @@ fn in_words(record: &Json) -> String {
 
 /// `name = value, ...`, of the fields named where some are; other JSON as it is.
 fn fields(json: &Json, named: Option<&[&str]>) -> String {
-    let value = |value: &Json| match value {
-        Json::String(text) => text.clone(),
-        other => other.to_string(),
-    };
     let Json::Object(object) = json else {
-        return value(json);
+        return word(json);
     };
     let wanted = object
         .iter()
         .filter(|(name, _)| named.is_none_or(|named| named.contains(&name.as_str())));
-    let fields: Vec<String> = wanted.map(|(name, of)| format!("{name} = {}", value(of))).collect();
+    let fields: Vec<String> = wanted.map(|(name, of)| format!("{name} = {}", word(of))).collect();
     fields.join(", ")
 }
 

@@ -1,5 +1,6 @@
 //! The demo's Avro schemas, and how they get into the registry.
 
+use reqwest::{Client, Url};
 use serde_json::json;
 
 /// `messina.demo.Geo`, which others refer to.
@@ -21,8 +22,9 @@ const MONEY_NAME: &str = "messina.demo.Money";
 /// # Errors
 /// In words: what the registry refused, or that it does not answer.
 pub async fn register(url: &str) -> Result<[u32; 3], String> {
+    let registry = Subjects::of(url)?;
     for (name, schema) in [(GEO_NAME, GEO), (MONEY_NAME, MONEY)] {
-        post(url, name, schema, &[]).await?;
+        registry.post(name, schema, &[]).await?;
     }
     let mut ids = [0; 3];
     for (id, (topic, schema)) in ids.iter_mut().zip(VALUES) {
@@ -30,30 +32,49 @@ pub async fn register(url: &str) -> Result<[u32; 3], String> {
             .into_iter()
             .filter(|name| schema.contains(&format!("\"{name}\"")))
             .collect();
-        *id = post(url, &format!("{topic}-value"), schema, &used).await?;
+        *id = registry.post(&format!("{topic}-value"), schema, &used).await?;
     }
     Ok(ids)
 }
 
-/// Registers one schema under a subject; its id. `references` are names that it refers to, each a subject of its own.
-///
-/// # Errors
-/// In words, as [`register`].
-pub async fn post(url: &str, subject: &str, schema: &str, references: &[&str]) -> Result<u32, String> {
-    let references: Vec<_> = references
-        .iter()
-        .map(|name| json!({"name": name, "subject": name, "version": 1}))
-        .collect();
-    let body = json!({"schema": schema, "references": references});
-    let wrong = |what: String| format!("schema of {subject}: {what}");
-    let address = format!("{url}/subjects/{subject}/versions");
-    let address = reqwest::Url::parse(&address).map_err(|e| wrong(e.to_string()))?;
-    let client = crate::proxy::client([&address])
-        .build()
-        .map_err(|e| wrong(e.to_string()))?;
-    let request = client.post(address).json(&body);
-    let answer = request.send().await.map_err(|e| wrong(e.to_string()))?;
-    let answer: serde_json::Value = answer.json().await.map_err(|e| wrong(e.to_string()))?;
-    let id = answer["id"].as_u64().and_then(|id| u32::try_from(id).ok());
-    id.ok_or_else(|| wrong(answer.to_string()))
+/// A registry as it is written to.
+pub struct Subjects {
+    client: Client,
+    url: String,
+}
+
+impl Subjects {
+    /// Of the registry at `url`.
+    ///
+    /// # Errors
+    /// In words: what is wrong with the address, or with HTTP.
+    pub fn of(url: &str) -> Result<Subjects, String> {
+        let address = Url::parse(url).map_err(|e| format!("{url}: {e}"))?;
+        let client = crate::proxy::client([&address]).build().map_err(|e| e.to_string())?;
+        Ok(Subjects {
+            client,
+            url: url.to_owned(),
+        })
+    }
+
+    /// Registers one schema under a subject; its id. `references` are names that it refers to, each a subject of its own.
+    ///
+    /// # Errors
+    /// In words, as [`register`].
+    pub async fn post(&self, subject: &str, schema: &str, references: &[&str]) -> Result<u32, String> {
+        let references: Vec<_> = references
+            .iter()
+            .map(|name| json!({"name": name, "subject": name, "version": 1}))
+            .collect();
+        let body = json!({"schema": schema, "references": references});
+        let wrong = |what: String| format!("schema of {subject}: {what}");
+        let request = self
+            .client
+            .post(format!("{}/subjects/{subject}/versions", self.url))
+            .json(&body);
+        let answer = request.send().await.map_err(|e| wrong(e.to_string()))?;
+        let answer: serde_json::Value = answer.json().await.map_err(|e| wrong(e.to_string()))?;
+        let id = answer["id"].as_u64().and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| wrong(answer.to_string()))
+    }
 }

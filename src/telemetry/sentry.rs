@@ -199,13 +199,15 @@ impl TransportFactory for Http {
 }
 
 fn client_options(options: &SentryOptions, breadcrumbs: Breadcrumbs) -> Result<ClientOptions, SentryError> {
+    // One that is none has no DSN either, which is said below.
+    let address = reqwest::Url::parse(&options.dsn).ok();
     let mut client = ClientOptions::new()
         .release(concat!("messina@", env!("CARGO_PKG_VERSION")))
         .sample_rate(options.sample_rate.clamp(0.0, 1.0))
         .shutdown_timeout(options.flush)
         .max_breadcrumbs(0)
         .send_default_pii(false)
-        .transport(Http(reqwest::Client::builder().timeout(REQUEST).build()?))
+        .transport(Http(crate::proxy::client(&address).timeout(REQUEST).build()?))
         .before_send(move |event| Some(scrubbed(event, &breadcrumbs)));
     client.dsn = Some(
         options

@@ -6,18 +6,9 @@ use rdkafka::producer::BaseRecord;
 use serde_json::{Value as Json, json};
 
 use crate::support::Bench;
-use crate::support::process::{Finished, finish};
+use crate::support::process::finish;
 
 const CLICK: &str = r#"{"type": "record", "name": "Click", "fields": [{"name": "id", "type": "long"}, {"name": "user", "type": "string"}]}"#;
-
-fn lines(finished: &Finished) -> Vec<Json> {
-    assert_eq!(finished.code, Some(0), "{}{}", finished.stdout, finished.stderr);
-    finished
-        .stdout
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
 
 #[test]
 fn a_dry_run_has_no_effect() {
@@ -107,7 +98,7 @@ fn a_dry_run_has_no_effect() {
         &["run", "--dry-run", "--since", "1h", "--records", "4", "--json"],
         &[&config],
     );
-    let told_of = lines(&told);
+    let told_of = told.json_lines();
     assert_eq!(told_of.len(), 4);
     let parts = |json: &Json| {
         [
@@ -178,7 +169,7 @@ fn a_dry_run_has_no_effect() {
         number += 1;
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
-    let told_of = lines(&live.join().unwrap());
+    let told_of = live.join().unwrap().json_lines();
     assert!(
         told_of[0]["publish"]["value"]["id"].as_i64().unwrap() >= 100,
         "{}",

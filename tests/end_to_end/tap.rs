@@ -14,15 +14,6 @@ fn tap(messina: &Messina, more: &[&str]) -> Finished {
     finish(&[&["tap", "tapped", "--listen", &listen], more].concat(), &[])
 }
 
-fn records(finished: &Finished) -> Vec<Json> {
-    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
-    finished
-        .stdout
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
 #[test]
 fn records_of_a_running_process_are_seen() {
     let Some(bench) = Bench::find("records_of_a_running_process_are_seen") else {
@@ -49,7 +40,7 @@ fn records_of_a_running_process_are_seen() {
     let load = numbers.load(500, i64::MAX);
 
     let messina = started(&[main, local, &values]);
-    let seen = records(&tap(&messina, &["--json", "--records", "8", "--rate", "100"]));
+    let seen = tap(&messina, &["--json", "--records", "8", "--rate", "100"]).json_lines();
     assert_eq!(seen.len(), 8);
     for record in &seen {
         let seq = record["event"]["seq"].as_i64().unwrap();
@@ -101,7 +92,7 @@ fn records_of_a_running_process_are_seen() {
             numbers.send_bad(1);
             std::thread::sleep(Duration::from_millis(200));
         }
-        records(&looking.join().unwrap())
+        looking.join().unwrap().json_lines()
     });
     assert_eq!(
         (&bad[0]["failure"]["reason"], &bad[0]["steps"]),

@@ -45,6 +45,17 @@ pub struct Finished {
     pub stderr: String,
 }
 
+impl Finished {
+    /// The JSON of each line of its stdout, where it went well.
+    pub fn json_lines(&self) -> Vec<Value> {
+        assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
 /// The binary under test.
 pub fn binary() -> PathBuf {
     std::env::var_os("MESSINA_BIN").map_or_else(|| env!("CARGO_BIN_EXE_messina").into(), PathBuf::from)

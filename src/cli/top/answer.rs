@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::series::Series;
 use crate::cli::ask::{Answer, Place};
+use crate::cli::clean::clean;
 
 /// How long each answer may take.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -166,23 +167,6 @@ pub(super) fn said(status: u16, body: &str) -> Answer {
         status,
         body: body.to_owned(),
     }
-}
-
-/// The text without what a terminal or a reader could take for something else than a letter.
-pub(super) fn clean(text: &str) -> Cow<'_, str> {
-    let drives = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    if !text.contains(drives) {
-        return Cow::Borrowed(text);
-    }
-    let one = |c: char| match c {
-        '\n' | '\t' => ' ',
-        c if drives(c) => '\u{fffd}',
-        c => c,
-    };
-    Cow::Owned(text.chars().map(one).collect())
 }
 
 fn clean_all(value: &mut Value) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use prometheus::proto;
 
-use super::answer::clean;
+use crate::cli::clean::clean;
 use crate::telemetry::quantile::{quantile, since};
 
 /// A series of a family: its labels, and its value.

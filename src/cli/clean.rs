@@ -1,0 +1,20 @@
+//! What came from outside, fit for a terminal.
+
+use std::borrow::Cow;
+
+/// The text without what a terminal or a reader could take for something else than a letter.
+pub fn clean(text: &str) -> Cow<'_, str> {
+    let drives = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    if !text.contains(drives) {
+        return Cow::Borrowed(text);
+    }
+    let one = |c: char| match c {
+        '\n' | '\t' => ' ',
+        c if drives(c) => '\u{fffd}',
+        c => c,
+    };
+    Cow::Owned(text.chars().map(one).collect())
+}
