@@ -28,7 +28,7 @@ E = os.environ
 COUNTED = re.compile(r"^messina_records_total\{[^}]*\} ([0-9.e+]+)$", re.M)
 BUCKET = re.compile(r'^messina_event_seconds_bucket\{[^}]*le="([^"]+)"[^}]*\} ([0-9.e+]+)$', re.M)
 CACHE = re.compile(r"^messina_cache_(hits|misses|coalesced)_total\{[^}]*\} ([0-9.e+]+)$", re.M)
-PARTS = {"loop-": "loop", "rdk:": "librdkafka", "producer": "deliveries"}
+PARTS = {"loop-": "loop", "rdk:": "librdkafka", "deliveries": "deliveries"}
 
 
 def free_port():

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 
-THREADS = [("loop-", "loop"), ("rdk:", "librdkafka's threads"), ("producer", "delivery reports")]
+THREADS = [("loop-", "loop"), ("rdk:", "librdkafka's threads"), ("deliveries", "delivery reports")]
 KINDS = [
     (r"\[k\]", "kernel"),
     (r"memmove|memcpy|memset|memcmp", "copying"),

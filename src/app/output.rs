@@ -126,6 +126,11 @@ pub(super) fn make(
 }
 
 impl Output {
+    /// Whether librdkafka has given its producer up.
+    pub(super) fn is_over(&self) -> bool {
+        self.producer.as_ref().is_some_and(|producer| producer.is_over())
+    }
+
     /// What a loop commits with; none without transactions.
     pub(super) fn transactions(&self, pipeline: &config::Pipeline) -> Option<TransactionParts> {
         let (producer, turnstile) = self.producer.clone().zip(self.turnstile.clone())?;

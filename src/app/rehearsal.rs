@@ -217,7 +217,9 @@ impl Rehearsal {
             }
             How::Finished(Outcome::Skipped) => effects.outcome = "skipped",
             How::Finished(Outcome::DeadLettered) => effects.outcome = "dead_lettered",
-            How::Fatal(failure) | How::Undelivered(failure) => self.failed(failure, &mut effects),
+            How::Fatal(failure) | How::Undelivered(failure) | How::StartAgain(failure) => {
+                self.failed(failure, &mut effects)
+            }
             How::Abandoned => {}
         }
         effects

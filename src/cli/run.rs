@@ -160,8 +160,8 @@ fn tell(ended: &[PipelineEnd]) {
         let name = &pipeline.pipeline;
         for end in &pipeline.ends {
             match end {
-                // One that is stuck is followed by another.
-                End::Drained | End::Stuck { .. } => {}
+                // One that is replaced is followed by another.
+                End::Drained | End::Replaced { .. } => {}
                 End::Abandoned(left) => {
                     tracing::warn!(pipeline = name, left, "not finished in time; will be processed again");
                 }

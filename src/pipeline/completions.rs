@@ -19,6 +19,9 @@ pub enum How {
     Finished(Outcome),
     /// Its output or dead letter was handed to the producer and refused; the event still holds both.
     Undelivered(Failure),
+    /// It has to be processed again from the last commit: its output was refused, and others of its key may be in the topic that came after it,
+    /// behind which it would stand if it were sent now; or the producer is over.
+    StartAgain(Failure),
     /// It cannot go on, and its pipeline must not commit past it.
     Fatal(Failure),
     /// Its partition has left; another owner will process it.

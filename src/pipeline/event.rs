@@ -233,7 +233,7 @@ impl Event {
         match (self.turn.take(), &how) {
             (Some(turn), How::Finished(_)) => turn.pass(),
             // Dropped: what comes behind it is not published.
-            (_, How::Undelivered(_) | How::Fatal(_) | How::Abandoned) | (None, _) => {}
+            (_, How::Undelivered(_) | How::StartAgain(_) | How::Fatal(_) | How::Abandoned) | (None, _) => {}
         }
         if let Some(completions) = self.completions.take() {
             completions.push(Completion { event: self, how });

@@ -9,6 +9,7 @@ pub mod batches;
 pub mod dead_letters;
 pub mod letter;
 pub mod limits;
+pub mod producer;
 pub mod transactions;
 pub mod turnstile;
 
@@ -19,10 +20,11 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::statistics::Statistics;
 
 use batches::{Admin, Batches, weight};
+pub use producer::Producer;
 use turnstile::Turnstile;
 
 use crate::kafka;
@@ -35,11 +37,11 @@ use crate::retry::Class;
 use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
 
+/// The reason of a refusal by a producer that librdkafka has given up: another one would take the record.
+pub const PRODUCER_OVER: &str = "producer_over";
+
 /// The reason of a refusal that no other attempt can mend: the event's transaction is over, and the event with it.
 pub const OVER: &str = "transaction_over";
-
-/// The producer of one pipeline.
-pub type Producer = ThreadedProducer<SinkContext>;
 
 /// What the producer's thread needs to bring events back.
 pub struct SinkContext {
@@ -76,16 +78,15 @@ pub fn producer(
     batches: Arc<Batches>,
     logins: Logins,
 ) -> Result<Arc<Producer>, KafkaError> {
-    config
-        .create_with_context(SinkContext {
-            metrics,
-            statistics,
-            ordered,
-            turnstile,
-            batches,
-            logins,
-        })
-        .map(Arc::new)
+    let context = SinkContext {
+        metrics,
+        statistics,
+        ordered,
+        turnstile,
+        batches,
+        logins,
+    };
+    Producer::start(config, context).map(Arc::new)
 }
 
 /// Waits until everything handed over has been delivered, or the time is over; how many are still in the queue.
@@ -210,7 +211,15 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
             event.lane = lane;
             event.turn = turn;
             event.headers = headers;
-            Err((failure(topic, &error), event))
+            let mut failure = failure(topic, &error);
+            // A transactional one is asked for its fatal error by its loop.
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) && turnstile.is_none() {
+                failure.reason = PRODUCER_OVER;
+                if let Some((_, why)) = producer.client().fatal_error() {
+                    failure.message = format!("topic {topic}: the producer was given up: {why}");
+                }
+            }
+            Err((failure, event))
         }
     }
 }
@@ -283,9 +292,8 @@ impl ProducerContext for SinkContext {
                 if event.pending != Outcome::DeadLettered {
                     // A transaction is thrown away as a whole, so nothing came after it.
                     if self.ordered && self.turnstile.is_none() && failure.class == Class::Transient {
-                        // Records of its key may be in the topic already that came after it. Sending it now would put it behind
-                        // them; starting again from the last commit does not.
-                        failure.class = Class::Fatal;
+                        event.complete(How::StartAgain(failure));
+                        return;
                     }
                     event.output.clear();
                     event.output.extend_from_slice(message.payload().unwrap_or_default());

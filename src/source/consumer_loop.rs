@@ -120,8 +120,9 @@ pub enum End {
     Abandoned(usize),
     /// It could not go on.
     Halted(Failure),
-    /// Its consumer stood still although nothing held it; what was in flight is committed or will run again.
-    Stuck {
+    /// Another consumer has to take its place and start from the last commit: it stood still although nothing held it, or an output was refused
+    /// whose turn is over.
+    Replaced {
         /// In words.
         why: String,
         /// Whether it had taken records before.
@@ -186,7 +187,7 @@ struct Loop {
     left: (mpsc::UnboundedSender<Left>, mpsc::UnboundedReceiver<Left>),
     halted: Option<Failure>,
     /// Why another consumer has to take this one's place.
-    stuck: Option<String>,
+    replace: Option<String>,
     took: bool,
     hearing: Hearing,
     last_complaint: Option<Instant>,
@@ -225,7 +226,7 @@ pub async fn run(mut parts: Parts) -> End {
     let _ = this.publish_status(match &end {
         End::Halted(_) => "halted",
         End::Drained | End::Abandoned(_) => "stopped",
-        End::Stuck { .. } => "rebuilding",
+        End::Replaced { .. } => "rebuilding",
     });
     end
 }
@@ -276,7 +277,7 @@ impl Loop {
             commits_left: 0,
             left: mpsc::unbounded_channel(),
             halted: None,
-            stuck: None,
+            replace: None,
             took: false,
             hearing: Hearing::default(),
             last_complaint: None,

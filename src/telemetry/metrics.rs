@@ -234,7 +234,7 @@ metrics! {
         assigned_partitions: IntGaugeVec ["pipeline"],
         /// Partitions with lag that make no progress.
         stalled_partitions: IntGaugeVec ["pipeline"],
-        /// Consumers made anew because they stood still.
+        /// Consumers made anew: they stood still, or what a broker refused is published again from the last commit.
         consumer_rebuilds_total: IntCounterVec ["pipeline"],
         /// Rebalances, by kind: assigned, revoked, lost or error.
         rebalances_total: IntCounterVec ["pipeline", "kind"],

@@ -15,7 +15,7 @@ use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 use crate::registry::framing::header;
 use crate::retry::Class;
-use crate::sink::{OVER, Sink};
+use crate::sink::{OVER, PRODUCER_OVER, Sink};
 use crate::telemetry::sentry::Report;
 
 /// An output record under construction; librdkafka copies it.
@@ -192,6 +192,10 @@ impl Runtime {
 
     /// Ends an event that cannot succeed: as a dead letter, or by stopping its pipeline.
     pub async fn fail(&self, mut event: Box<Event>, failure: Failure) {
+        if failure.reason == PRODUCER_OVER {
+            event.complete(How::StartAgain(failure));
+            return;
+        }
         let stage = failure.step.as_deref().unwrap_or(failure.reason);
         let already_dead = event.pending == Outcome::DeadLettered;
         let Some(dead_letters) = self
@@ -224,6 +228,7 @@ impl Runtime {
             Err((failure, event)) if failure.class == Class::Transient => {
                 Box::pin(self.send_again(event, failure)).await
             }
+            Err((failure, event)) if failure.reason == PRODUCER_OVER => event.complete(How::StartAgain(failure)),
             Err((failure, event)) => event.complete(How::Fatal(failure)),
         }
     }

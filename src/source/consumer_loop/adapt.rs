@@ -98,7 +98,7 @@ impl Loop {
             None if deaf => "librdkafka has fallen silent".to_owned(),
             None => return,
         };
-        if self.stopping.is_some() || self.stuck.is_some() {
+        if self.stopping.is_some() || self.replace.is_some() {
             return;
         }
         tracing::error!(
@@ -107,7 +107,7 @@ impl Loop {
             "the consumer stands still: {why}"
         );
         self.note_error(format!("the consumer stands still: {why}"));
-        self.stuck = Some(why);
+        self.replace = Some(why);
         self.stop();
     }
 

@@ -211,9 +211,9 @@ impl Loop {
         } else if !self.last_commit_is_over(now) {
             return None;
         }
-        Some(match (self.halted.take(), self.stuck.take()) {
+        Some(match (self.halted.take(), self.replace.take()) {
             (Some(failure), _) => End::Halted(failure),
-            (None, Some(why)) => End::Stuck { why, took: self.took },
+            (None, Some(why)) => End::Replaced { why, took: self.took },
             (None, None) if left == 0 => End::Drained,
             (None, None) => End::Abandoned(left),
         })

@@ -74,6 +74,10 @@ impl Loop {
                 };
                 return;
             }
+            How::StartAgain(failure) => {
+                self.show(&event, "abandoned", Some(&failure), now);
+                self.start_again(&failure);
+            }
             How::Fatal(failure) => {
                 self.show(&event, "halted", Some(&failure), now);
                 // Its lane is not given on: what waits behind it must not overtake it.
@@ -85,6 +89,21 @@ impl Loop {
             self.leave(lane);
         }
         self.release(event, finished);
+    }
+
+    /// Gives the consumer up for another one, which starts from the last commit.
+    fn start_again(&mut self, failure: &Failure) {
+        let runtime = &self.parts.runtime;
+        runtime.metrics.failed("sink", "transient", "error");
+        runtime.gates.sink.failed();
+        self.note_error(failure.to_string());
+        // At the end of the process the next one starts from there.
+        if self.stopping.is_some() {
+            return;
+        }
+        tracing::error!(pipeline = %self.name(), "{failure}; starting again from the last commit");
+        self.replace = Some(failure.to_string());
+        self.stop();
     }
 
     /// An event is over; `finished` is whether its offset counts.
@@ -130,6 +149,7 @@ impl Loop {
             How::Undelivered(failure) if self.transactions.is_some() => {
                 tracer.end(event, "abandoned", Some(failure.clone()), now);
             }
+            How::StartAgain(failure) => tracer.end(event, "abandoned", Some(failure.clone()), now),
             How::Undelivered(_) => {}
             How::Fatal(failure) => tracer.end(event, "halted", Some(failure.clone()), now),
         }

@@ -1,55 +1,84 @@
-//! A consumer that stands still is closed, and another takes its place in the same process.
+//! A consumer that stands still, or that can keep the order only by starting again, is closed, and another takes its place in the same process.
 //!
 //! librdkafka consumers have stopped delivering after a rebalance, silently and for good (rust-rdkafka issues 638 and 665). What
 //! helps is a new one. Why not forever: if the new ones stand still as well, the cause is elsewhere, and a process that ends says so.
+//!
+//! A broker may refuse an output for good although another attempt would succeed: one whose disk is full answers so now and then. In an
+//! ordered pipeline later records of its key may be in the topic by then, so all is processed again from the last commit. That is tried
+//! for as long as it takes, with pauses that grow.
+
+use std::time::{Duration, Instant};
 
 use super::{End, Parts, run};
 use crate::pipeline::failure::Failure;
+use crate::retry::{Backoff, Jitter};
 use crate::source::status::LoopState;
 
 /// Consumers made one after the other without a record from any of them.
 const REBUILDS: u32 = 3;
 
-/// How many consumers in a row have stood still without a record.
+/// A consumer that ran for so long is a first one again.
+const LONG_RUN: Duration = Duration::from_secs(60);
+
+/// How often a loop that waits shows that it lives.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// The pauses between one consumer and the next: their group hears of each.
+fn pauses() -> Backoff {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(30), 2.0)
+}
+
+/// How many consumers in a row were replaced.
 #[derive(Debug, Default)]
 struct Patience {
+    in_a_row: u32,
     in_vain: u32,
 }
 
 impl Patience {
-    /// Another one has; `took` is whether it had taken records before. True if one more is worth the try.
-    fn another(&mut self, took: bool) -> bool {
+    /// One more was, that ran for so long; `took` is whether it had taken records. How many before it were, if another is worth the try.
+    fn another(&mut self, took: bool, ran: Duration) -> Option<u32> {
         self.in_vain = if took { 1 } else { self.in_vain + 1 };
-        self.in_vain <= REBUILDS
+        self.in_a_row = if ran >= LONG_RUN { 1 } else { self.in_a_row + 1 };
+        (self.in_vain <= REBUILDS).then_some(self.in_a_row - 1)
     }
 }
 
-/// Runs consumers, one after the other, for as long as they stand still; `make` makes the parts of each.
+/// Runs consumers, one after the other, for as long as each has to be replaced; `make` makes the parts of each.
 pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) -> End {
     let mut patience = Patience::default();
+    let (pauses, mut jitter) = (pauses(), Jitter::new(u64::from(std::process::id())));
     loop {
         let parts = match make() {
             Ok(parts) => parts,
             Err(error) => return End::Halted(Failure::fatal("consumer", error)),
         };
-        let (state, runtime) = (parts.state.clone(), parts.runtime.clone());
+        let (state, runtime, mut stop) = (parts.state.clone(), parts.runtime.clone(), parts.stop.clone());
+        let began = Instant::now();
         let (why, took) = match run(parts).await {
-            End::Stuck { why, took } => (why, took),
+            End::Replaced { why, took } => (why, took),
             End::Halted(failure) => {
                 halted(&state, failure.to_string());
                 return End::Halted(failure);
             }
             end @ (End::Drained | End::Abandoned(_)) => return end,
         };
-        if !patience.another(took) {
+        let Some(before) = patience.another(took, began.elapsed()) else {
             let message = format!("{REBUILDS} new consumers stood still like the first: {why}");
             halted(&state, message.clone());
             tracing::error!(pipeline = %runtime.program.name, "pipeline halted: {message}");
             return End::Halted(Failure::fatal("stalled", message));
+        };
+        let until = Instant::now() + pauses.delay(before, jitter.next_u64());
+        // At the end of the process the next consumer ends at once.
+        while Instant::now() < until && !*stop.borrow() {
+            state.beat();
+            let next = until.min(Instant::now() + BEAT);
+            let _ = tokio::time::timeout_at(next.into(), stop.wait_for(|stop| *stop)).await;
         }
         runtime.metrics.consumer_rebuilds.inc();
         tracing::warn!(
-            pipeline = %runtime.program.name, in_vain = patience.in_vain, "a new consumer takes its place"
+            pipeline = %runtime.program.name, before, "a new consumer takes its place"
         );
     }
 }
@@ -69,9 +98,16 @@ mod tests {
     #[test]
     fn three_new_ones_in_a_row_and_a_record_starts_the_count_anew() {
         let mut patience = Patience::default();
-        assert!(patience.another(true) && patience.another(false) && patience.another(false));
-        assert!(patience.another(true));
-        assert!(patience.another(false) && patience.another(false));
-        assert!(!patience.another(false));
+        let mut another = |took| patience.another(took, Duration::from_secs(30));
+        assert_eq!([true, false, false].map(&mut another), [Some(0), Some(1), Some(2)]);
+        assert_eq!(another(true), Some(3));
+        assert_eq!([false, false, false].map(another), [Some(4), Some(5), None]);
+    }
+
+    #[test]
+    fn one_that_has_run_for_long_is_followed_at_once() {
+        let mut patience = Patience::default();
+        let mut another = |seconds| patience.another(true, Duration::from_secs(seconds));
+        assert_eq!([1, 1, 60, 1].map(&mut another), [Some(0), Some(1), Some(0), Some(1)]);
     }
 }
