@@ -1,9 +1,9 @@
-"""Messina's cost per record as one thing grows: partitions, pipelines, records in flight, the cache's hit ratio, the size of a value.
+"""Messina's cost per record as one thing grows: partitions, records, pipelines, records in flight, the cache's hit ratio, the size of a value.
 
-usage: scale.py ROUNDS partitions|pipelines|in-flight|cache|size ...
+usage: scale.py ROUNDS partitions|records|pipelines|in-flight|cache|size ...
 
 Each setting is run once in each round, by measure.py on the CQL stand-in; a line of RESULTS has the setting as its `label`. Topics that a setting
-needs are made and filled once. DIVIDE: by how much fewer records a run has.
+needs are made and filled once, and stay; those of `records` are taken away at the end: ten million records need 12 GB of disk. DIVIDE: by how much fewer records a run has.
 """
 
 import os
@@ -23,6 +23,8 @@ E = os.environ
 sys.path.insert(0, os.path.join(E["PEERS"], "tools"))
 import load  # noqa: E402  the peers' loader: messages and registration
 
+# Topics that do not stay.
+AT_THE_END = []
 DIVIDE = int(E.get("DIVIDE", "1"))
 FLAT = '{"type": "record", "name": "Flat", "fields": [{"name": "id", "type": "string"}, {"name": "user", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}, {"name": "body", "type": "string"}]}'
 
@@ -36,7 +38,12 @@ def fill(topic, partitions, records):
         future.result()
     producer = Producer({"bootstrap.servers": E["KAFKA_BOOTSTRAP"], "compression.type": "lz4", "linger.ms": 50, "partitioner": "murmur2_random", "queue.buffering.max.messages": 1_000_000})
     for i, (key, value) in enumerate(records):
-        producer.produce(topic, value, key)
+        while True:
+            try:
+                producer.produce(topic, value, key)
+                break
+            except BufferError:
+                producer.poll(0.1)
         if i % 1000 == 0:
             producer.poll(0)
     producer.flush()
@@ -47,7 +54,7 @@ def rich(copies):
     sid = load.register("events-value", os.path.join(E["PEERS"], "schema", "event.avsc"))
     head = b"\0" + struct.pack(">I", sid)
     messages = load.read(os.path.join(E["PEERS_BUILD"], "messages.bin"))
-    return [(key, head + load.fresh_id(datum, copy)) for copy in range(copies) for key, datum in messages]
+    return ((key, head + load.fresh_id(datum, copy)) for copy in range(copies) for key, datum in messages)
 
 
 def text(s):
@@ -84,7 +91,7 @@ def pipelines(n, topics):
     for i in range(n):
         mine = ", ".join(f'"{t}"' for t in topics[i::n])
         one = body.replace("pipelines.events", f"pipelines.p{i}").replace('topics = ["events"]', f"topics = [{mine}]")
-        one = one.replace('"enrich-messina"', f'"{E["GROUP"]}-{i}"').replace("max_in_flight = 512", f"max_in_flight = {max(1, 512 // n)}")
+        one = one.replace('"enrich-messina"', f'"{E["GROUP"]}-{i}"')
         parts.append(one.replace('topic = "events-enriched-messina"', 'topic = "events-enriched-rich"'))
     return "\n".join(parts)
 
@@ -101,11 +108,20 @@ def partitions():
         yield lambda n=n, topic=topic: run(f"{n} partitions", 190_000, IN_TOPIC=topic, PARTITIONS=str(n))
 
 
+def records():
+    topic, out = "events-ten-million", "events-enriched-ten-million"
+    fill(topic, 20, rich(100 // DIVIDE))
+    # Not all of them: a member that ends in the midst of its work has less to wait for than one at the end of its topic.
+    for n in (10_000, 100_000, 1_000_000, 9_900_000):
+        yield lambda n=n: run(f"{n:,} records", n, IN_TOPIC=topic, OUT_TOPIC=out)
+    AT_THE_END.extend([topic, out])
+
+
 def many_pipelines():
     topics = [f"events-share-{i}" for i in range(10)]
     records = None
     for i, topic in enumerate(topics):
-        records = records or rich(2)
+        records = records or list(rich(2))
         fill(topic, 2, records[i::10])
     for n in (1, 3, 10):
 
@@ -121,7 +137,7 @@ def many_pipelines():
 
 def in_flight():
     for limit in (1, 16, 128, 512, 1024, 8192):
-        n = 20_000 if limit == 1 else 190_000
+        n = {1: 4_000, 16: 40_000}.get(limit, 190_000)
         yield lambda limit=limit, n=n: run(f"{limit} in flight", n, IN_TOPIC="events-bulk", MAX_IN_FLIGHT=str(limit))
 
 
@@ -174,10 +190,13 @@ def size():
 
 
 if __name__ == "__main__":
-    kinds = {"partitions": partitions, "pipelines": many_pipelines, "in-flight": in_flight, "cache": cache, "size": size}
+    kinds = {"partitions": partitions, "records": records, "pipelines": many_pipelines, "in-flight": in_flight, "cache": cache, "size": size}
     if len(sys.argv) < 3 or not sys.argv[1].isdigit() or any(kind not in kinds for kind in sys.argv[2:]):
         sys.exit(__doc__)
     settings = [setting for kind in sys.argv[2:] for setting in kinds[kind]()]
     for _ in range(int(sys.argv[1])):
         for setting in settings:
             setting()
+    if AT_THE_END:
+        for future in AdminClient({"bootstrap.servers": E["KAFKA_BOOTSTRAP"]}).delete_topics(AT_THE_END).values():
+            future.result()

@@ -29,7 +29,7 @@ pub struct Size {
     #[arg(long, default_value = "2ms", value_parser = duration)]
     store_latency: Duration,
     /// How long a record waits in the producer for others (`linger.ms`).
-    #[arg(long, default_value = "5ms", value_parser = duration)]
+    #[arg(long, default_value = "1ms", value_parser = duration)]
     linger: Duration,
     /// Partitions of the source.
     #[arg(long, default_value_t = 20)]

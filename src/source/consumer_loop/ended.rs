@@ -76,12 +76,13 @@ impl Loop {
             }
             How::StartAgain(failure) => {
                 self.show(&event, "abandoned", Some(&failure), now);
+                // Its lane is not given on: what waits behind it must not overtake it.
+                event.lane = None;
                 self.start_again(&failure);
             }
             How::Fatal(failure) => {
                 self.show(&event, "halted", Some(&failure), now);
-                // Its lane is not given on: what waits behind it must not overtake it.
-                event.lane = None;
+                event.lane = None; // as above
                 self.halt(failure);
             }
         }
