@@ -1,6 +1,6 @@
 """A steady load, and a store that is 16 times slower at p95 in the middle of it.
 
-usage: tail.py SECONDS RATE STACK...     STACK: messina-LIMIT, messina-auto, rust-talk, go
+usage: tail.py SECONDS RATE STACK...     STACK: messina-LIMIT, messina-auto, rust-talk, go; inline, deferred: deferred.rs, decoding in its loop or in tasks
 
 Once a second it reads: how long the consumer loop had a record (poll to decoded, the stage that a slow database must not touch), how long records took
 in all, how many are in flight (Messina, from its metrics); how many records came out (all, from the output topic). Figures compare the slow phase
@@ -119,6 +119,23 @@ class Peer:
         self.process.wait()
 
 
+class Decoder(Peer):
+    """deferred.rs, which tells on a line a second how long records took to be decoded."""
+
+    def __init__(self, mode):
+        self.lines, self.decoded = os.path.join(E["PEERS_BUILD"], f"tail-{mode}.jsonl"), {}
+        env = dict(E, MODE=mode, IN_TOPIC=TOPIC, OUT_TOPIC=OUT, GROUP=f"tail-{mode}-{time.time_ns()}", CQL_CONTACT=E["STUB_ADDR"], MAX_IN_FLIGHT="512")
+        env["SCHEMA"] = os.path.join(E["PEERS"], "schema", "event.avsc")
+        with open(self.lines, "wb") as out:
+            self.process = subprocess.Popen([E["DEFERRED_BIN"]], env=env, stdout=out)
+
+    def sample(self):
+        super().sample()
+        whole = pathlib.Path(self.lines).read_text(encoding="utf-8").rpartition("\n")[0]
+        before, self.decoded = self.decoded, json.loads(whole.rpartition("\n")[2] or "{}")
+        return {"consumer": (before, self.decoded)}
+
+
 def between(samples, what, q):
     """A quantile over a whole phase, in milliseconds."""
     first, last = samples[0][what][0], samples[-1][what][1]
@@ -137,7 +154,7 @@ def measured(name, seconds, rate, sid):
     delay(CALM)
     kind, _, limit = name.partition("-")
     load_thread = Load(rate, sid)
-    runs = Messina(limit or "512") if kind == "messina" else Peer(name)
+    runs = Messina(limit or "512") if kind == "messina" else (Decoder if name in ("inline", "deferred") else Peer)(name)
     out, samples = Counter(OUT), []
     try:
         load_thread.start()
@@ -159,20 +176,30 @@ def measured(name, seconds, rate, sid):
     phases = {phase: [s for s in samples if s["phase"] == phase] for phase in ("before", "during", "after")}
     line = {"stack": name, "rate": {p: round(statistics.mean(s["out"] for s in of)) for p, of in phases.items()}}
     line["rate_ratio"] = round(line["rate"]["during"] / line["rate"]["before"], 3)
-    if kind == "messina":
-        for what in ("consumer", "event"):
+    for what in ("consumer", "event"):
+        if what in samples[0]:
             for q in (0.5, 0.95, 0.99):
                 line[f"{what}_p{q * 100:.0f}_ms"] = {p: round(between(of, what, q), 4) for p, of in phases.items()}
+    if "consumer_p95_ms" in line:
         line["consumer_p95_ratio"] = round(line["consumer_p95_ms"]["during"] / line["consumer_p95_ms"]["before"], 3)
+    if kind == "messina":
         line["in_flight"] = {p: round(statistics.mean(s["in_flight"] for s in of)) for p, of in phases.items()}
         # By Little's law: records a second times the mean time of one.
         line["little"] = {p: round(little(of)) for p, of in phases.items()}
         line["limit"] = {p: round(of[-1]["limit"]) for p, of in phases.items()}
-    line["series"] = [
-        {"at": round(s["at"], 1), "phase": s["phase"], "out": s["out"], **({"consumer_p95_ms": round(measure.quantiles(*s["consumer"], (0.95,))[0], 4), "event_p95_ms": round(measure.quantiles(*s["event"], (0.95,))[0], 2), "in_flight": s["in_flight"]} if "event" in s else {})}
-        for s in samples
-    ]
+    line["series"] = [shown(s) for s in samples]
     return line
+
+
+def shown(sample):
+    """What is drawn of one second."""
+    of = {"at": round(sample["at"], 1), "phase": sample["phase"], "out": sample["out"]}
+    for what, places in (("consumer", 4), ("event", 2)):
+        if what in sample and max(sample[what][1].values(), default=0) > max(sample[what][0].values(), default=0):
+            of[f"{what}_p95_ms"] = round(measure.quantiles(*sample[what], (0.95,))[0], places)
+    if "in_flight" in sample:
+        of["in_flight"] = sample["in_flight"]
+    return of
 
 
 def main(seconds, rate, stacks):

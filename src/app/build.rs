@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::output::Brokers;
+use super::output::{Brokers, SharedOutput};
 use super::references::Shown;
 use super::services::{Services, backoff, wait};
 use super::{Known, Shared, StartError, Telemetry, config_error, output};
@@ -303,7 +303,7 @@ fn build(
         outputs.push(made.map_err(|e| in_words(&e))?);
     }
     let producer = outputs.first().and_then(|output| output.producer.clone());
-    let shared = (!exactly_once).then(|| Arc::new(Mutex::new(outputs[0].clone())));
+    let shared = (!exactly_once).then(|| Arc::new(SharedOutput::new(outputs[0].clone())));
 
     let mut sampled = Sampled::default();
     let steps = step_handles(&prepared.program, &pipeline_metrics);
@@ -390,29 +390,16 @@ fn build(
             let (config, pipeline, metrics) = (config.clone(), pipeline.clone(), metrics.clone());
             let (pipeline_metrics, brokers) = (runtime.metrics.clone(), brokers.clone());
             let shared = shared.clone();
-            move || -> Result<output::Output, String> {
-                let mut shared = shared
-                    .as_deref()
-                    .map(|output| output.lock().unwrap_or_else(PoisonError::into_inner));
-                if let Some(output) = shared.as_deref().filter(|output| !output.is_over()) {
-                    return Ok(output.clone());
-                }
+            let id = exactly_once.then(|| transactional_id(&pipeline, http, number));
+            let make = move |id: Option<&str>| {
+                let queue = share / 4 / producers;
+                output::make(&config, &pipeline, &pipeline_metrics, &metrics, &brokers, queue, id)
+                    .map_err(|e| e.to_string())
+            };
+            move || match &shared {
+                Some(shared) => shared.get(|| make(None)),
                 // A transactional id is taken once by each producer, so a consumer that is made anew gets a new one of the same id.
-                let id = exactly_once.then(|| transactional_id(&pipeline, http, number));
-                let made = output::make(
-                    &config,
-                    &pipeline,
-                    &pipeline_metrics,
-                    &metrics,
-                    &brokers,
-                    share / 4 / producers,
-                    id.as_deref(),
-                );
-                let made = made.map_err(|e| e.to_string())?;
-                if let Some(output) = &mut shared {
-                    output.clone_from(&made);
-                }
-                Ok(made)
+                None => make(id.as_deref()),
             }
         };
         let pipeline = pipeline.clone();

@@ -1,6 +1,6 @@
 //! What a pipeline, or one of its consumers, publishes with: the topics, a producer, and under `exactly_once` its transactions.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::services::wait;
@@ -125,12 +125,26 @@ pub(super) fn make(
     })
 }
 
-impl Output {
-    /// Whether librdkafka has given its producer up.
-    pub(super) fn is_over(&self) -> bool {
-        self.producer.as_ref().is_some_and(|producer| producer.is_over())
+/// What the consumers of a pipeline without transactions publish with, all with the same.
+pub(super) struct SharedOutput(Mutex<Output>);
+
+impl SharedOutput {
+    pub(super) fn new(output: Output) -> SharedOutput {
+        SharedOutput(Mutex::new(output))
     }
 
+    /// It, or another one in its place if librdkafka has given its producer up.
+    pub(super) fn get(&self, make: impl FnOnce() -> Result<Output, String>) -> Result<Output, String> {
+        // What panics leaves the one before.
+        let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if output.producer.as_ref().is_some_and(|producer| producer.is_over()) {
+            *output = make()?;
+        }
+        Ok(output.clone())
+    }
+}
+
+impl Output {
     /// What a loop commits with; none without transactions.
     pub(super) fn transactions(&self, pipeline: &config::Pipeline) -> Option<TransactionParts> {
         let (producer, turnstile) = self.producer.clone().zip(self.turnstile.clone())?;
@@ -142,5 +156,56 @@ impl Output {
             // Below the brokers' limit, with room for the commit itself.
             limit: self.timeout * 3 / 4,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::producer::Producer as _;
+
+    use super::*;
+
+    #[test]
+    fn a_producer_that_is_over_is_replaced_once() {
+        let toml = r#"
+[kafka]
+brokers = "127.0.0.1:1"
+[registry]
+url = "http://127.0.0.1:1"
+[pipelines.p.source]
+topics = ["in"]
+group = "g"
+[pipelines.p.sink]
+topic = "out"
+"#;
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let handles = PipelineMetrics::new(&metrics, "p");
+        let brokers = Brokers::default();
+        let make = || {
+            make(
+                &config,
+                &config.pipelines["p"],
+                &handles,
+                &metrics,
+                &brokers,
+                1 << 20,
+                None,
+            )
+            .map_err(|e| e.to_string())
+        };
+        let shared = SharedOutput::new(make().unwrap());
+        let get = || shared.get(make).unwrap().producer.unwrap();
+        let first = get();
+        assert!(Arc::ptr_eq(&first, &get()));
+        // SAFETY: the client lives as long as the borrowed producer, and the reason ends with a null byte.
+        unsafe {
+            let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+            rdkafka::bindings::rd_kafka_test_fatal_error(first.client().native_ptr(), error, c"a test".as_ptr());
+        }
+        assert!(first.is_over());
+        let second = get();
+        assert!(!Arc::ptr_eq(&first, &second) && !second.is_over());
+        assert!(Arc::ptr_eq(&second, &get()));
     }
 }
