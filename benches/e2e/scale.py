@@ -198,5 +198,6 @@ if __name__ == "__main__":
         for setting in settings:
             setting()
     if AT_THE_END:
-        for future in AdminClient({"bootstrap.servers": E["KAFKA_BOOTSTRAP"]}).delete_topics(AT_THE_END).values():
+        admin = AdminClient({"bootstrap.servers": E["KAFKA_BOOTSTRAP"]})
+        for future in admin.delete_topics(AT_THE_END).values():
             future.result()

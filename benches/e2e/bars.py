@@ -1,6 +1,6 @@
 """Draws the runs of `run` or `run scale`: a line for each stack or setting, a bar to its best round, a dot for every round.
 
-usage: plot.py RESULTS.jsonl PICTURE.svg
+usage: bars.py RESULTS.jsonl PICTURE.svg
 
 CPU of the whole process per record in the second half of a run, as measured, on an axis by powers of ten where the lines differ much.
 """
