@@ -43,6 +43,7 @@ use crate::telemetry::traces::{Tracer, TracerOptions};
 
 use build::{AllSampled, Built, Common, LoopContext};
 pub use check::{check_online, findings_to_diagnostics};
+use output::SharedOutput;
 use probe::AppProbe;
 pub use references::reference_shape;
 pub use reload::Taken;
@@ -150,7 +151,7 @@ struct RunningPipeline {
     name: String,
     /// Its memory, in bytes.
     share: usize,
-    producer: Option<Arc<sink::Producer>>,
+    output: Arc<SharedOutput>,
     loops: Vec<std::thread::JoinHandle<End>>,
     /// Loops that have not ended.
     alive: Arc<AtomicUsize>,
@@ -174,7 +175,10 @@ impl RunningPipeline {
         PipelineEnd {
             pipeline: self.name,
             ends,
-            undelivered: self.producer.map_or(0, |producer| sink::flush(&producer, left)),
+            undelivered: self
+                .output
+                .producer()
+                .map_or(0, |producer| sink::flush(&producer, left)),
         }
     }
 }
@@ -454,7 +458,7 @@ impl Running {
     fn launch(&mut self, built: Built) -> Result<(), StartError> {
         let Built {
             share,
-            producer,
+            output,
             parts,
             known,
             sink,
@@ -492,7 +496,7 @@ impl Running {
         self.pipelines.push(RunningPipeline {
             name,
             share,
-            producer,
+            output,
             loops,
             alive,
             stop,

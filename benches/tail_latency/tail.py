@@ -71,6 +71,11 @@ class Counter:
         return sum(self.consumer.get_watermark_offsets(TopicPartition(self.topic, p), timeout=10)[1] for p in range(PARTITIONS))
 
 
+def peer_settings(name, **more):
+    """The environment of a stack that is set as the peers are."""
+    return dict(E, IN_TOPIC=TOPIC, OUT_TOPIC=OUT, GROUP=f"tail-{name}-{time.time_ns()}", CQL_CONTACT=E["STUB_ADDR"], MAX_IN_FLIGHT="512", **more)
+
+
 def delay(us_p95):
     bench.http(f"http://{E['STUB_ADMIN']}/delay?us={us_p95[0]}&p95={us_p95[1]}")
 
@@ -103,7 +108,7 @@ class Messina:
 class Peer:
     def __init__(self, name):
         command, extra = bench.COMMANDS[name]
-        env = dict(E, N="1000000000", IN_TOPIC=TOPIC, OUT_TOPIC=OUT, GROUP=f"tail-{name}-{time.time_ns()}", CQL_CONTACT=E["STUB_ADDR"], STACK=name, MAX_IN_FLIGHT="512", **extra)
+        env = peer_settings(name, N="1000000000", STACK=name, **extra)
         if name == "rust-talk":
             env["N"] = "1000000"  # it keeps a sample of each
         with open(os.path.join(E["PEERS_BUILD"], f"tail-{name}.log"), "wb") as log:
@@ -124,8 +129,7 @@ class Decoder(Peer):
 
     def __init__(self, mode):
         self.lines, self.decoded = os.path.join(E["PEERS_BUILD"], f"tail-{mode}.jsonl"), {}
-        env = dict(E, MODE=mode, IN_TOPIC=TOPIC, OUT_TOPIC=OUT, GROUP=f"tail-{mode}-{time.time_ns()}", CQL_CONTACT=E["STUB_ADDR"], MAX_IN_FLIGHT="512")
-        env["SCHEMA"] = os.path.join(E["PEERS"], "schema", "event.avsc")
+        env = peer_settings(mode, MODE=mode, SCHEMA=os.path.join(E["PEERS"], "schema", "event.avsc"))
         with open(self.lines, "wb") as out:
             self.process = subprocess.Popen([E["DEFERRED_BIN"]], env=env, stdout=out)
 

@@ -26,7 +26,6 @@ use crate::pipeline::program::{Action, Program, Step};
 use crate::pipeline::runner::{Runtime, StepHandles};
 use crate::pipeline::schemas::Registering;
 use crate::retry::Jitter;
-use crate::sink;
 use crate::sink::limits::{Limits, StopAbove, Window};
 use crate::source::bounds::Bounds;
 use crate::source::consumer_loop::Parts;
@@ -94,7 +93,8 @@ pub(super) struct Built {
     pub(super) known: Known,
     /// Its memory, in bytes.
     pub(super) share: usize,
-    pub(super) producer: Option<Arc<sink::Producer>>,
+    /// What its consumers publish with; under transactions, what the first does.
+    pub(super) output: Arc<SharedOutput>,
     pub(super) parts: Vec<MakeParts>,
     /// Its producer's breaker.
     pub(super) sink: Arc<Gate>,
@@ -302,8 +302,7 @@ fn build(
         );
         outputs.push(made.map_err(|e| in_words(&e))?);
     }
-    let producer = outputs.first().and_then(|output| output.producer.clone());
-    let shared = (!exactly_once).then(|| Arc::new(SharedOutput::new(outputs[0].clone())));
+    let shared = Arc::new(SharedOutput::new(outputs[0].clone()));
 
     let mut sampled = Sampled::default();
     let steps = step_handles(&prepared.program, &pipeline_metrics);
@@ -389,7 +388,7 @@ fn build(
         let make_output = {
             let (config, pipeline, metrics) = (config.clone(), pipeline.clone(), metrics.clone());
             let (pipeline_metrics, brokers) = (runtime.metrics.clone(), brokers.clone());
-            let shared = shared.clone();
+            let shared = (!exactly_once).then(|| shared.clone());
             let id = exactly_once.then(|| transactional_id(&pipeline, http, number));
             let make = move |id: Option<&str>| {
                 let queue = share / 4 / producers;
@@ -448,7 +447,7 @@ fn build(
             steps: steps_seen,
         },
         share,
-        producer,
+        output: shared,
         parts,
         sink: gates.sink,
         sampled,

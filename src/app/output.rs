@@ -125,7 +125,8 @@ pub(super) fn make(
     })
 }
 
-/// What the consumers of a pipeline without transactions publish with, all with the same.
+/// What the consumers of a pipeline without transactions publish with, all with the same. Who flushes the producer at the end asks here too: kept
+/// by itself, one that was replaced would live on beside the other, and be the one that is flushed.
 pub(super) struct SharedOutput(Mutex<Output>);
 
 impl SharedOutput {
@@ -137,10 +138,20 @@ impl SharedOutput {
     pub(super) fn get(&self, make: impl FnOnce() -> Result<Output, String>) -> Result<Output, String> {
         // What panics leaves the one before.
         let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if output.producer.as_ref().is_some_and(|producer| producer.is_over()) {
+        if output
+            .producer
+            .as_ref()
+            .is_some_and(|producer| producer.fatal().is_some())
+        {
             *output = make()?;
         }
         Ok(output.clone())
+    }
+
+    /// Its producer as of now, if it has one.
+    pub(super) fn producer(&self) -> Option<Arc<sink::Producer>> {
+        let output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        output.producer.clone()
     }
 }
 
@@ -203,9 +214,12 @@ topic = "out"
             let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
             rdkafka::bindings::rd_kafka_test_fatal_error(first.client().native_ptr(), error, c"a test".as_ptr());
         }
-        assert!(first.is_over());
+        assert!(first.fatal().is_some());
         let second = get();
-        assert!(!Arc::ptr_eq(&first, &second) && !second.is_over());
+        assert!(!Arc::ptr_eq(&first, &second) && second.fatal().is_none());
         assert!(Arc::ptr_eq(&second, &get()));
+        assert!(Arc::ptr_eq(&second, &shared.producer().unwrap()));
+        // Nobody keeps the one before.
+        assert_eq!(Arc::strong_count(&first), 1);
     }
 }

@@ -215,7 +215,7 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
             // A transactional one is asked for its fatal error by its loop.
             if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) && turnstile.is_none() {
                 failure.reason = PRODUCER_OVER;
-                if let Some((_, why)) = producer.client().fatal_error() {
+                if let Some(why) = producer.fatal() {
                     failure.message = format!("topic {topic}: the producer was given up: {why}");
                 }
             }

@@ -41,9 +41,10 @@ impl Producer {
         Ok(Producer { inner, stop })
     }
 
-    /// Whether librdkafka has given it up by a fatal error: it takes nothing any more, and another one has to take its place.
-    pub fn is_over(&self) -> bool {
-        self.inner.client().fatal_error().is_some()
+    /// The fatal error by which librdkafka has given it up, if it has: it takes nothing any more, and another one has to take its place.
+    pub fn fatal(&self) -> Option<String> {
+        let (code, reason) = self.inner.client().fatal_error()?;
+        Some(format!("{code}: {reason}"))
     }
 }
 

@@ -75,7 +75,7 @@ fn again(
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if let Some(fatal) = fatal(producer) {
+        if let Some(fatal) = producer.fatal() {
             return Err(TransactionError::Fatal(fatal));
         }
         if let KafkaError::Transaction(inner) = &error {
@@ -99,10 +99,4 @@ fn again(
         );
         std::thread::sleep(PAUSE);
     }
-}
-
-/// What keeps this producer from ever going on, if anything.
-pub fn fatal(producer: &Producer) -> Option<String> {
-    let (code, reason) = producer.client().fatal_error()?;
-    Some(format!("{code}: {reason}"))
 }

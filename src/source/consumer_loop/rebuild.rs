@@ -4,8 +4,8 @@
 //! helps is a new one. Why not forever: if the new ones stand still as well, the cause is elsewhere, and a process that ends says so.
 //!
 //! A broker may refuse an output for good although another attempt would succeed: one whose disk is full answers so now and then. In an
-//! ordered pipeline later records of its key may be in the topic by then, so all is processed again from the last commit. That is tried
-//! for as long as it takes, with pauses that grow.
+//! ordered pipeline later records of its key may be in the topic by then, so all is processed again from the last commit; and so it is when
+//! librdkafka has given the producer up. That is tried for as long as it takes, with pauses that grow.
 
 use std::time::{Duration, Instant};
 

@@ -9,8 +9,7 @@ use rdkafka::consumer::{BaseConsumer, RebalanceProtocol};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use rdkafka::{ClientConfig, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 
 use super::*;
 use crate::avro::{Schema, Value};
@@ -165,7 +164,7 @@ impl Bench {
                     rows: Some(handles.rows_written("row")),
                     found: None,
                 }];
-                let make_sink = || {
+                let make_producer = || {
                     let properties = kafka::producer(&config.kafka, &[], 1 << 20, None, None).unwrap();
                     let statistics = KafkaMetrics::new(&metrics, "p", "producer");
                     let batches = Arc::new(Batches::default());
@@ -180,7 +179,7 @@ impl Bench {
                     );
                     made.unwrap()
                 };
-                let mut producer = publishes.then(make_sink);
+                let mut producer = publishes.then(make_producer);
                 let runtime = Runtime {
                     program,
                     store: Some(store),
@@ -195,8 +194,8 @@ impl Bench {
                     tracer: None,
                 };
                 run_and_rebuild(|| {
-                    if producer.as_ref().is_some_and(|producer| producer.is_over()) {
-                        producer = Some(make_sink());
+                    if producer.as_ref().is_some_and(|producer| producer.fatal().is_some()) {
+                        producer = Some(make_producer());
                     }
                     let mut runtime = runtime.clone();
                     runtime.sink = producer.clone().map(|producer| Sink::new(producer, "out"));

@@ -335,7 +335,7 @@ impl Loop {
         let Some(this) = &mut self.transactions else { return };
         let origin = &event.origin;
         let current = [this.tally.open(), this.aborted].contains(&event.transaction);
-        if let Some(reason) = transactions::fatal(&this.parts.producer) {
+        if let Some(reason) = this.parts.producer.fatal() {
             this.die();
             self.halt(halting(&TransactionError::Fatal(reason)));
         } else if failure.class == Class::Fatal {
