@@ -15,8 +15,8 @@ WORKDIR /src
 ENV CARGO_PROFILE_RELEASE_DEBUG=false
 # The dependencies first, in a layer of their own: it stays as long as Cargo.lock does.
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
-RUN mkdir -p src benches/avro benches/compare examples/geo \
-    && echo 'fn main() {}' | tee src/main.rs benches/avro/main.rs benches/compare/data.rs examples/geo/main.rs >/dev/null \
+RUN mkdir -p src benches/avro benches/compare benches/tail_latency examples/geo \
+    && echo 'fn main() {}' | tee src/main.rs benches/avro/main.rs benches/compare/data.rs benches/tail_latency/deferred.rs examples/geo/main.rs >/dev/null \
     && touch src/lib.rs && cargo build --release --locked --bin messina && rm -r src
 COPY src src
 # What `explain` and `schema` print.
