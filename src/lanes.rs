@@ -14,7 +14,9 @@
 //! - a lane without an item out takes no memory; waiting items sit in one slab, so that steady work allocates nothing.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
+
+use foldhash::quality::RandomState;
 
 /// Which order the events of a pipeline keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +81,7 @@ impl<T> Lanes<T> {
     pub fn new(order: Order) -> Self {
         Lanes {
             order,
-            seed: RandomState::new(),
+            seed: RandomState::default(),
             lanes: HashMap::default(),
             places: Vec::new(),
             free: None,

@@ -10,10 +10,11 @@
 //! published.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use foldhash::quality::RandomState;
 use tokio::sync::Notify;
 
 use crate::lanes::Order;
@@ -109,7 +110,7 @@ impl Turns {
     pub fn new(order: Order) -> Turns {
         Turns {
             order,
-            seed: RandomState::new(),
+            seed: RandomState::default(),
             last: HashMap::new(),
             sweep_at: 4096,
         }

@@ -163,7 +163,7 @@ mod tests {
         }];
         let metrics = Metrics::new().unwrap();
         let step = crate::telemetry::handles::PipelineMetrics::new(&metrics, "orders").step("profile");
-        let _entered = step.enter();
+        let _entered = step.enter(1);
 
         let (asked, mut sleeps) = tokio::sync::mpsc::unbounded_channel();
         let sleep = move |time: Duration| {
@@ -204,7 +204,7 @@ mod tests {
         let pipeline = crate::telemetry::handles::PipelineMetrics::new(&metrics, "p");
         let other = crate::telemetry::handles::PipelineMetrics::new(&metrics, "q").step("profile");
         let step = pipeline.step("profile");
-        let (one, _two, _other) = (step.enter(), step.enter(), other.enter());
+        let (one, _two, _other) = (step.enter(1), step.enter(1), other.enter(1));
         assert_eq!(
             metrics.step_in_flight.by("pipeline", "p", "step"),
             [("profile".to_owned(), 2)]

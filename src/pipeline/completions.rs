@@ -40,6 +40,8 @@ pub struct Completion {
 #[derive(Debug, Default)]
 struct Inbox {
     completions: Vec<Completion>,
+    #[expect(clippy::vec_box, reason = "an event keeps its box on its way")]
+    going_on: Vec<Box<Event>>,
     lane_releases: Vec<LaneId>,
     vanished: Vec<Origin>,
 }
@@ -55,7 +57,10 @@ impl Completions {
     fn with<T>(&self, add: impl FnOnce(&mut Inbox) -> T) -> T {
         // A poisoned lock means a panic while pushing onto a vector; the vector itself is whole.
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_empty = inbox.completions.is_empty() && inbox.lane_releases.is_empty() && inbox.vanished.is_empty();
+        let was_empty = inbox.completions.is_empty()
+            && inbox.going_on.is_empty()
+            && inbox.lane_releases.is_empty()
+            && inbox.vanished.is_empty();
         let result = add(&mut inbox);
         drop(inbox);
         if was_empty {
@@ -67,6 +72,11 @@ impl Completions {
     /// Adds an event that has ended.
     pub fn push(&self, completion: Completion) {
         self.with(|inbox| inbox.completions.push(completion));
+    }
+
+    /// Adds an event that has not ended, and goes on in the loop.
+    pub fn go_on(&self, event: Box<Event>) {
+        self.with(|inbox| inbox.going_on.push(event));
     }
 
     /// Frees a lane before its event ends: its output is in the producer's queue, whose order is kept.
@@ -87,10 +97,12 @@ impl Completions {
     /// Takes everything; the buffers given are emptied and used again.
     pub fn take(&self, batch: &mut Batch) {
         batch.completions.clear();
+        batch.going_on.clear();
         batch.lane_releases.clear();
         batch.vanished.clear();
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut inbox.completions, &mut batch.completions);
+        std::mem::swap(&mut inbox.going_on, &mut batch.going_on);
         std::mem::swap(&mut inbox.lane_releases, &mut batch.lane_releases);
         std::mem::swap(&mut inbox.vanished, &mut batch.vanished);
     }
@@ -101,6 +113,9 @@ impl Completions {
 pub struct Batch {
     /// Events that ended.
     pub completions: Vec<Completion>,
+    /// Events that go on in the loop.
+    #[expect(clippy::vec_box, reason = "an event keeps its box on its way")]
+    pub going_on: Vec<Box<Event>>,
     /// Lanes to free.
     pub lane_releases: Vec<LaneId>,
     /// Events that were dropped without an end.

@@ -76,6 +76,8 @@ pub struct Event {
     pub stage: usize,
     /// Steps of that stage that have their answer, by bit; see [`Event::ANSWERS`].
     pub answered: u64,
+    /// Whether it writes its row by itself, for the batch that it was in has failed.
+    pub alone: bool,
     /// The output record's value, kept until it is delivered.
     pub output: Vec<u8>,
     /// The output record's key, where it has one; kept like its value.
@@ -144,6 +146,7 @@ impl Event {
                 named: Vec::new(),
                 stage: 0,
                 answered: 0,
+                alone: false,
                 output: Vec::new(),
                 output_key: None,
                 pending: Outcome::Done,
@@ -240,6 +243,13 @@ impl Event {
         }
     }
 
+    /// Gives the event back to its loop, where it goes on from the stage that comes next; it keeps its lane and its turn.
+    pub fn go_on(mut self: Box<Event>) {
+        if let Some(completions) = self.completions.take() {
+            completions.go_on(self);
+        }
+    }
+
     /// Empties the event for reuse; its memory stays.
     pub fn recycle(mut self: Box<Event>) -> Box<Event> {
         self.completions = None;
@@ -254,6 +264,7 @@ impl Event {
         self.named.clear();
         self.stage = 0;
         self.answered = 0;
+        self.alone = false;
         self.output.clear();
         self.output_key = None;
         // One phase of large values must not be paid for ever.

@@ -4,8 +4,8 @@
 //! its lane; the consumer loop meanwhile stops taking records once the budget is full. What cannot pass goes to the dead-letter
 //! topic at once. Only when the partition has left does a retrying event give up.
 //!
-//! `advance` is what needs no waiting, `ask` what a look-up or write goes through, `refer` what one in memory does,
-//! `attempts` what follows where one fails, `publish` the way out of the steps.
+//! `advance` is what needs no waiting, `ask` what a look-up or write goes through, `refer` what one in memory does, `together` what a row does that
+//! shares a batch with others; `attempts` is what follows where one fails, `publish` the way out of the steps.
 
 mod advance;
 mod ask;
@@ -13,6 +13,7 @@ mod attempts;
 mod custom;
 mod publish;
 mod refer;
+mod together;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +21,7 @@ use std::time::Instant;
 use futures_util::future::join_all;
 
 pub use advance::Advance;
+pub use together::Member;
 
 use super::completions::How;
 use super::evaluate::{holds, value};
@@ -92,6 +94,8 @@ enum Flow {
     Continue,
     Skip,
     Abandon,
+    /// To a write whose rows the loop gathers.
+    GoOn,
 }
 
 /// What one look-up or write came to.
@@ -129,7 +133,7 @@ impl Runtime {
     /// Runs an event whose datum has been read to its end, or to the producer's queue.
     pub async fn process(&self, mut event: Box<Event>) {
         let flow = self.run_steps(&mut event).await;
-        let over = matches!(&flow, Ok(Flow::Abandon)) || matches!(&flow, Err(failure) if failure.class == Class::Fatal);
+        let over = matches!(&flow, Ok(Flow::Abandon | Flow::GoOn)) || matches!(&flow, Err(failure) if failure.class == Class::Fatal);
         if !over
             && let Some(turn) = &mut event.turn
             && turn.come().await == Go::Never
@@ -141,6 +145,7 @@ impl Runtime {
             Ok(Flow::Continue) => self.publish(event).await,
             Ok(Flow::Skip) => event.complete(How::Finished(Outcome::Skipped)),
             Ok(Flow::Abandon) => event.complete(How::Abandoned),
+            Ok(Flow::GoOn) => event.go_on(),
             Err(failure) => Box::pin(self.fail(event, failure)).await,
         }
     }
@@ -148,7 +153,12 @@ impl Runtime {
     async fn run_steps(&self, event: &mut Event) -> Result<Flow, Failure> {
         self.make_room(event);
         // Where `advance` has come to.
-        for stage in &self.program.stages[event.stage..] {
+        let mut asked = false;
+        while let Some(stage) = self.program.stages.get(event.stage) {
+            if asked && self.shared(stage, event).is_some() {
+                return Ok(Flow::GoOn);
+            }
+            asked = true;
             let flow = match stage {
                 Stage::Alone(index) => self.run_alone(*index, event)?,
                 Stage::Together(members) => match members.as_slice() {
@@ -171,6 +181,8 @@ impl Runtime {
             if !matches!(flow, Flow::Continue) {
                 return Ok(flow);
             }
+            event.stage += 1;
+            event.answered = 0;
         }
         Ok(Flow::Continue)
     }

@@ -11,6 +11,7 @@
 mod adapt;
 mod commit;
 mod ended;
+mod gather;
 mod intake;
 mod membership;
 mod rebuild;
@@ -30,6 +31,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use self::adapt::{Gauges, Hearing, Seen};
+use self::gather::Gathering;
 pub use self::rebuild::run_and_rebuild;
 use super::assignment::{Assignment, Partition, Ticket};
 use super::bounds::Bounds;
@@ -152,7 +154,7 @@ struct Loop {
     parts: Parts,
     topics: Vec<Arc<str>>,
     assignment: Assignment,
-    held: HashMap<Partition, Held>,
+    held: HashMap<Partition, Held, foldhash::fast::RandomState>,
     /// Assigned by the group, and not yet by us to librdkafka: offsets are being fetched.
     unanswered: HashSet<Partition>,
     cooperative: bool,
@@ -161,6 +163,7 @@ struct Loop {
     turns: Option<Turns>,
     completions: Arc<Completions>,
     workers: Workers,
+    gathering: Gathering,
     plans: Plans,
     resolving: HashSet<u32>,
     resolved: (mpsc::UnboundedSender<Resolved>, mpsc::UnboundedReceiver<Resolved>),
@@ -244,7 +247,7 @@ impl Loop {
         Loop {
             topics: parts.topics.iter().map(|t| Arc::from(t.as_str())).collect(),
             assignment: Assignment::new(),
-            held: HashMap::new(),
+            held: HashMap::default(),
             unanswered: HashSet::new(),
             cooperative: true,
             lanes: Lanes::new(parts.order),
@@ -258,6 +261,7 @@ impl Loop {
             }),
             completions: Arc::default(),
             workers: Workers::new(parts.runtime.clone(), parts.io.clone()),
+            gathering: Gathering::default(),
             plans: Plans::default(),
             resolving: HashSet::new(),
             resolved: mpsc::unbounded_channel(),
@@ -318,6 +322,7 @@ impl Loop {
             self.regulate();
 
             let now = Instant::now();
+            self.write_what_is_due(now);
             self.transact(now);
             if now >= next_commit {
                 self.commit();
@@ -338,7 +343,8 @@ impl Loop {
             }
 
             let due = self.transactions.as_ref().and_then(Transactions::due);
-            let wake = due.unwrap_or(next_status).min(next_commit).min(next_status).into();
+            let rows = self.gathering.due().unwrap_or(next_status);
+            let wake = due.unwrap_or(next_status).min(rows).min(next_commit).min(next_status).into();
             let polls = self.takes_records() || self.paused || self.stopping.is_some() || self.halted.is_some();
             tokio::select! {
                 () = self.completions.ready() => {}

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use crate::avro::value::{Type, Value};
 use crate::retry::Class;
+pub use scylla::EncodedRow;
 pub use types::{ColumnType, bindable, result_type};
 
 /// A named marker of a prepared statement. A name that the statement uses twice is listed twice.
@@ -513,6 +514,36 @@ pub enum AnyStore {
     Memory(memory::MemoryStore),
     /// One of these, whose writes are held back.
     HeldBack(held_back::HeldBack),
+}
+
+impl AnyStore {
+    /// How rows of a write share batches, whatever their partitions; none where they do not.
+    pub fn shares<'s>(&self, statement: &'s Statement) -> Option<&'s group::GroupOptions> {
+        match (self, &statement.inner) {
+            (AnyStore::Scylla(_), Prepared::Scylla(inner)) => inner.shared(),
+            _ => None,
+        }
+    }
+
+    /// Encodes a row of such a write for [`AnyStore::write_rows`]. None where the row fills a batch by itself, and where it cannot be encoded: then
+    /// [`Store::write`] is for it, which tells why.
+    pub fn encode(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Option<EncodedRow> {
+        match self {
+            AnyStore::Scylla(s) => s.encode(statement, values, timestamp_us),
+            AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
+        }
+    }
+
+    /// Writes rows of one statement in one batch: all of them are written, or it is not known which.
+    ///
+    /// # Errors
+    /// Those of [`Store::write`]; a permanent one says nothing of a single row.
+    pub async fn write_rows(&self, statement: &Statement, rows: Vec<EncodedRow>) -> Result<(), StoreError> {
+        match self {
+            AnyStore::Scylla(s) => s.write_rows(statement, rows).await,
+            AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => Err(foreign_statement()),
+        }
+    }
 }
 
 impl Store for AnyStore {

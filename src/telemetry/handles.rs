@@ -239,10 +239,11 @@ impl StepMetrics {
         self.seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts an event at the step, until what this gives is dropped.
-    pub fn enter(&self) -> AtStep<'_> {
-        self.in_flight.inc();
-        AtStep(&self.in_flight)
+    /// Counts events at the step, until what this gives is dropped.
+    pub fn enter(&self, events: usize) -> AtStep<'_> {
+        let events = events as i64;
+        self.in_flight.add(events);
+        AtStep(&self.in_flight, events)
     }
 
     /// Counts a row that was answered past its life, because the store failed.
@@ -259,12 +260,12 @@ impl StepMetrics {
     }
 }
 
-/// An event at a step; see [`StepMetrics::enter`].
-pub struct AtStep<'m>(&'m IntGauge);
+/// Events at a step; see [`StepMetrics::enter`].
+pub struct AtStep<'m>(&'m IntGauge, i64);
 
 impl Drop for AtStep<'_> {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.sub(self.1);
     }
 }
 

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Answer, Flow, Runtime};
+use super::{Answer, Flow, Member, Runtime};
 use crate::config::OnMissing;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::How;
@@ -31,19 +31,21 @@ pub enum Advance {
     Ended,
     /// To where it has to wait, or where something is amiss: `process` goes on.
     Waits(Box<Event>),
+    /// To a write whose rows share batches: its row waits for others.
+    Joins(Member),
     /// The producer did not take it.
     Refused(Failure, Box<Event>),
 }
 
 impl Runtime {
-    /// Runs an event whose datum has been read as far as it goes without waiting.
-    pub fn advance(&self, mut event: Box<Event>) -> Advance {
+    /// Runs an event whose datum has been read as far as it goes without waiting. `now` is the time.
+    pub fn advance(&self, mut event: Box<Event>, now: Instant) -> Advance {
         self.make_room(&mut event);
         let mut skip = false;
         while let Some(stage) = self.program.stages.get(event.stage) {
             let flow = match stage {
                 Stage::Alone(index) => self.run_alone(*index, &mut event).ok(),
-                Stage::Together(members) => self.answer_now(members, &mut event),
+                Stage::Together(members) => self.answer_now(members, &mut event, now),
             };
             match flow {
                 Some(Flow::Continue) => event.stage += 1,
@@ -51,7 +53,13 @@ impl Runtime {
                     skip = true;
                     break;
                 }
-                Some(Flow::Abandon) | None => return Advance::Waits(event),
+                Some(Flow::Abandon | Flow::GoOn) => return Advance::Waits(event),
+                None => {
+                    return match self.row(stage, &event) {
+                        Some((step, row)) => Advance::Joins(Member { step, row, event, since: now }),
+                        None => Advance::Waits(event),
+                    };
+                }
             }
         }
         match event.turn.as_mut().map(|turn| turn.has_come()) {
@@ -77,11 +85,11 @@ impl Runtime {
 
     /// The answers of a stage's steps, where all are in memory. Those that are and stand beside one that is not are marked as
     /// answered.
-    fn answer_now(&self, members: &[usize], event: &mut Event) -> Option<Flow> {
+    fn answer_now(&self, members: &[usize], event: &mut Event, now: Instant) -> Option<Flow> {
         let mut all = true;
         for &index in members {
             match self
-                .answer_of(index, event)
+                .answer_of(index, event, now)
                 .and_then(|answer| self.take(index, answer, event).ok())
             {
                 Some(Flow::Continue) => event.answered |= 1 << index,
@@ -95,7 +103,7 @@ impl Runtime {
         })
     }
 
-    fn answer_of(&self, index: usize, event: &Event) -> Option<Answer> {
+    fn answer_of(&self, index: usize, event: &Event, now: Instant) -> Option<Answer> {
         let step = &self.program.steps[index];
         // There is a bit for each of so many.
         if index >= Event::ANSWERS {
@@ -107,19 +115,19 @@ impl Runtime {
             return Some(Answer::NotRun);
         }
         match &step.action {
-            Action::Lookup(lookup) => self.cached(lookup, event),
+            Action::Lookup(lookup) => self.cached(lookup, event, now),
             Action::Reference(refer) => self.referred(index, refer, event),
             Action::Write(_) | Action::Custom(_) | Action::Filter(_) | Action::Set { .. } => None,
         }
     }
 
-    fn cached(&self, lookup: &Lookup, event: &Event) -> Option<Answer> {
+    fn cached(&self, lookup: &Lookup, event: &Event, now: Instant) -> Option<Answer> {
         let cache = lookup.cache.as_ref()?;
         let values = self.binds(&lookup.binds, event).ok()?;
         let hit = KEY.with_borrow_mut(|key| {
             key.clear();
             append_key(&values, key);
-            cache.get(key, Instant::now())
+            cache.get(key, now)
         })?;
         match lookup.on_missing {
             _ if hit.is_some() => Some(Answer::Row(hit)),

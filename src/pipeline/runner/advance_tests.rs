@@ -23,7 +23,7 @@ fn cached() -> String {
 /// Its row is in the cache from here on.
 async fn ask_once(bench: &mut Bench, id: i64) {
     let event = bench.event(0, id, "click", false);
-    let event = waits(bench.runtime.advance(event));
+    let event = waits(bench.runtime.advance(event, Instant::now()));
     bench.runtime.process(event).await;
     bench.end();
 }
@@ -32,7 +32,7 @@ async fn ask_once(bench: &mut Bench, id: i64) {
 async fn who_is_filtered_out_ends_at_once() {
     let mut bench = bench(STEPS).await;
     let event = bench.event(0, 1, "bot", false);
-    assert!(matches!(bench.runtime.advance(event), Advance::Ended));
+    assert!(matches!(bench.runtime.advance(event, Instant::now()), Advance::Ended));
     assert!(matches!(bench.end(), How::Finished(Outcome::Skipped)));
 }
 
@@ -45,18 +45,18 @@ async fn a_hit_ends_at_once_and_a_write_is_waited_for() {
     assert_eq!((bench.store.calls(), bench.store.writes().len()), (1, 0));
     let event = bench.event(1, 1, "click", false);
     assert!(
-        matches!(bench.runtime.advance(event), Advance::Ended),
+        matches!(bench.runtime.advance(event, Instant::now()), Advance::Ended),
         "its condition wants no write"
     );
     assert!(matches!(bench.end(), How::Finished(Outcome::Done)));
 
     let mut event = bench.event(2, 2, "click", false);
-    event = waits(bench.runtime.advance(event));
+    event = waits(bench.runtime.advance(event, Instant::now()));
     assert_eq!(event.stage, 1, "the filter is behind it, the look-up is not");
     bench.runtime.process(event).await;
     bench.end();
     event = bench.event(3, 2, "click", false);
-    event = waits(bench.runtime.advance(event));
+    event = waits(bench.runtime.advance(event, Instant::now()));
     assert_eq!(event.stage, 2, "only the write is left");
     bench.runtime.process(event).await;
     bench.end();
@@ -76,7 +76,7 @@ async fn what_is_known_to_be_missing_ends_as_the_step_says() {
     let mut bench = bench(&steps).await;
     ask_once(&mut bench, 404).await;
     let event = bench.event(1, 404, "click", false);
-    assert!(matches!(bench.runtime.advance(event), Advance::Ended));
+    assert!(matches!(bench.runtime.advance(event, Instant::now()), Advance::Ended));
     assert!(matches!(bench.end(), How::Finished(Outcome::Skipped)));
     assert_eq!(bench.store.calls(), 1);
 }
@@ -97,7 +97,7 @@ lookup = "SELECT name, score FROM users WHERE id = :id"
     ask_once(&mut bench, 1).await;
     assert_eq!(bench.store.calls(), 2);
     let event = bench.event(1, 1, "click", false);
-    let event = waits(bench.runtime.advance(event));
+    let event = waits(bench.runtime.advance(event, Instant::now()));
     assert!(event.is_answered(0) && !event.is_answered(1));
     assert!(event.rows[0].is_some());
     bench.runtime.process(event).await;
@@ -112,7 +112,7 @@ async fn a_turn_that_has_not_come_is_waited_for() {
     let before = turns.next(0, None);
     let mut event = bench.event(0, 1, "bot", false);
     event.turn = turns.next(0, None);
-    let event = waits(bench.runtime.advance(event));
+    let event = waits(bench.runtime.advance(event, Instant::now()));
     let runtime = bench.runtime.clone();
     let task = tokio::spawn(async move { runtime.process(event).await });
     tokio::task::yield_now().await;
@@ -122,7 +122,7 @@ async fn a_turn_that_has_not_come_is_waited_for() {
     let mut event = bench.event(1, 1, "bot", false);
     event.turn = turns.next(0, None);
     assert!(
-        matches!(bench.runtime.advance(event), Advance::Ended),
+        matches!(bench.runtime.advance(event, Instant::now()), Advance::Ended),
         "nobody is before it any more"
     );
     bench.end();
@@ -135,7 +135,7 @@ async fn a_failure_is_left_to_the_task() {
         .store
         .fail_next(StoreError::permanent("invalid", "no such column"));
     let event = bench.event(0, 1, "click", false);
-    let event = waits(bench.runtime.advance(event));
+    let event = waits(bench.runtime.advance(event, Instant::now()));
     bench.runtime.process(event).await;
     assert!(matches!(bench.end(), How::Fatal(_)));
 }

@@ -42,7 +42,7 @@ impl Runtime {
         let Some(store) = &self.store else {
             return Err(Failure::fatal("internal", "a step needs a database and there is none").in_step(&step.name));
         };
-        let _at_step = self.steps[index].step.enter();
+        let _at_step = self.steps[index].step.enter(1);
         let asking = |policy: Policy| self.attempts(index, event, policy, Some(&self.gates.store));
         let result = match &step.action {
             Action::Lookup(lookup) => asking(lookup.policy).look_up(lookup, store).await,

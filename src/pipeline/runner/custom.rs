@@ -13,7 +13,7 @@ use crate::pipeline::program::Custom;
 impl Runtime {
     pub(super) async fn custom(&self, index: usize, custom: &Custom, event: &Event) -> Result<Answer, Failure> {
         let metrics = &self.steps[index].step;
-        let _at_step = metrics.enter();
+        let _at_step = metrics.enter(1);
         let mut values = Vec::with_capacity(custom.binds.len());
         for (place, (name, ty)) in custom.binds.iter().zip(&custom.takes) {
             let value = value(&self.program, &place.source, event)?;

@@ -52,10 +52,15 @@ impl Runtime {
         match self.hand_over(sink, event) {
             Ok(()) => {}
             // Boxed: the future of each event would have room for it.
-            Err((failure, event)) if failure.class == Class::Transient => {
-                Box::pin(self.send_again(event, failure)).await
-            }
-            Err((failure, event)) => Box::pin(self.fail(event, failure)).await,
+            Err((failure, event)) => Box::pin(self.refused(event, failure)).await,
+        }
+    }
+
+    /// What follows where the producer did not take an event's output.
+    pub async fn refused(&self, event: Box<Event>, failure: Failure) {
+        match failure.class {
+            Class::Transient => self.send_again(event, failure).await,
+            Class::Permanent | Class::Fatal => self.fail(event, failure).await,
         }
     }
 

@@ -180,9 +180,10 @@ impl Bench {
     async fn run(&mut self, offset: i64, id: i64, kind: &str) -> How {
         let event = self.event(offset, id, kind, false);
         // As the loop does it.
-        match self.runtime.advance(event) {
+        match self.runtime.advance(event, Instant::now()) {
             Advance::Ended => {}
             Advance::Waits(event) => self.runtime.process(event).await,
+            Advance::Joins(_) => panic!("the store shares no batches"),
             Advance::Refused(failure, _) => panic!("{failure}"),
         }
         self.end()

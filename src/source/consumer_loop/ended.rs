@@ -16,11 +16,15 @@ use crate::source::assignment::Completion as Counted;
 impl Loop {
     pub(super) fn take_ended(&mut self, batch: &mut Batch) {
         self.completions.take(batch);
-        for lane in batch.lane_releases.drain(..) {
-            self.leave(lane);
-        }
         // One look at the clock for all of them.
         let now = Instant::now();
+        for lane in batch.lane_releases.drain(..) {
+            self.leave(lane, now);
+        }
+        for mut event in batch.going_on.drain(..) {
+            event.restore_completions(self.completions.clone());
+            self.run(event, now);
+        }
         for completion in batch.completions.drain(..) {
             self.ended(completion, now);
         }
@@ -35,9 +39,9 @@ impl Loop {
         }
     }
 
-    pub(super) fn leave(&mut self, lane: LaneId) {
+    fn leave(&mut self, lane: LaneId, now: Instant) {
         if let Some((lane, event)) = self.lanes.leave(lane) {
-            self.start(lane, event);
+            self.start(lane, event, now);
         }
     }
 
@@ -87,7 +91,7 @@ impl Loop {
             }
         }
         if let Some(lane) = event.lane.take() {
-            self.leave(lane);
+            self.leave(lane, now);
         }
         self.release(event, finished);
     }

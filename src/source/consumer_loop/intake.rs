@@ -122,8 +122,9 @@ impl Loop {
                 self.parts.io.spawn(async move { runtime.fail(event, failure).await });
             }
             Read::Ready(event) => {
-                self.metrics.decode.observe(now.elapsed().as_secs_f64());
-                self.enter(event);
+                let decoded = Instant::now();
+                self.metrics.decode.observe(decoded.duration_since(now).as_secs_f64());
+                self.enter(event, decoded);
             }
             Read::Ends(outcome, event) => event.complete(How::Finished(outcome)),
             Read::Fails(failure, event) => {
@@ -142,36 +143,32 @@ impl Loop {
         true
     }
 
-    pub(super) fn enter(&mut self, event: Box<Event>) {
+    fn enter(&mut self, event: Box<Event>, now: Instant) {
         if let Some(turns) = &mut self.turns {
             let mut event = event;
             event.turn = turns.next(event.origin.ticket, event.key());
-            self.spawn(event);
+            self.run(event, now);
             return;
         }
         let lane = self.lanes.lane_of(event.origin.ticket.slot(), event.key());
         if let Entered::Run(lane, event) = self.lanes.enter_lane(lane, event) {
-            self.start(lane, event);
+            self.start(lane, event, now);
         }
     }
 
-    pub(super) fn start(&mut self, lane: LaneId, mut event: Box<Event>) {
+    pub(super) fn start(&mut self, lane: LaneId, mut event: Box<Event>, now: Instant) {
         event.lane = Some(lane);
-        self.spawn(event);
+        self.run(event, now);
     }
 
-    fn spawn(&mut self, event: Box<Event>) {
-        match self.parts.runtime.advance(event) {
+    pub(super) fn run(&mut self, event: Box<Event>, now: Instant) {
+        match self.parts.runtime.advance(event, now) {
             Advance::Ended => {}
             Advance::Waits(event) => self.workers.run(event),
+            Advance::Joins(member) => self.gather(member),
             Advance::Refused(failure, event) => {
                 let runtime = self.parts.runtime.clone();
-                self.parts.io.spawn(async move {
-                    match failure.class {
-                        Class::Transient => runtime.send_again(event, failure).await,
-                        Class::Permanent | Class::Fatal => runtime.fail(event, failure).await,
-                    }
-                });
+                self.parts.io.spawn(async move { runtime.refused(event, failure).await });
             }
         }
     }

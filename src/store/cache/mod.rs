@@ -15,12 +15,13 @@ mod weight;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher};
 use std::mem::size_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
 use self::weight::{allocated, row_bytes};
@@ -171,7 +172,7 @@ impl Cache {
         let shards = (options.max_bytes / (256 << 10)).clamp(1, 16).next_power_of_two();
         Cache {
             options,
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             shards: (0..shards).map(|_| Mutex::default()).collect(),
             max_shard_bytes: options.max_bytes / shards,
             missing: Arc::new(None),

@@ -16,7 +16,18 @@ use super::bind::Encoded;
 use super::{ScyllaStatement, ScyllaStore};
 use crate::avro::value::Value;
 use crate::store::group::{self, Came, GroupOptions, GroupStats};
-use crate::store::{Marker, Statement, StatementOptions, StoreError, cql};
+use crate::store::{Kind, Marker, Prepared, Statement, StatementOptions, StoreError, cql, foreign_statement};
+
+/// A row of a write in the form of the wire, for a batch with others.
+#[derive(Debug)]
+pub struct EncodedRow(Encoded);
+
+impl EncodedRow {
+    /// How many bytes its values take.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
 
 /// Rows that wait, by statement and partition.
 pub(super) type Groups = group::Groups<(u64, Box<[u8]>), Encoded>;
@@ -84,7 +95,39 @@ impl Grouping {
     }
 }
 
+impl Grouping {
+    /// How rows share batches whatever their partitions; none where they do not.
+    pub(super) fn shared(&self) -> Option<&GroupOptions> {
+        self.options.across_partitions.then_some(&self.options)
+    }
+}
+
 impl ScyllaStore {
+    /// Encodes a row for [`ScyllaStore::write_rows`]. None where its statement shares no batches, where the row fills one by itself, and where it cannot
+    /// be encoded: then it is to be written by itself, which tells why.
+    pub fn encode(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Option<EncodedRow> {
+        let Prepared::Scylla(inner) = &statement.inner else {
+            return None;
+        };
+        let grouping = inner.group.as_ref()?;
+        let max_bytes = grouping.shared()?.max_bytes;
+        statement.expect(Kind::Write, values).ok()?;
+        statement.expect_partition_key(values).ok()?;
+        let row = Encoded::new(values, &statement.markers, (grouping.stamp, timestamp_us)).ok()?;
+        (row.len() < max_bytes).then_some(EncodedRow(row))
+    }
+
+    /// Writes rows of one statement in one batch.
+    pub async fn write_rows(&self, statement: &Statement, rows: Vec<EncodedRow>) -> Result<(), StoreError> {
+        let Prepared::Scylla(inner) = &statement.inner else {
+            return Err(foreign_statement());
+        };
+        if let Some(grouping) = &inner.group {
+            grouping.stats.count(rows.len());
+        }
+        self.send(inner, statement, rows.into_iter().map(|row| row.0).collect()).await
+    }
+
     /// Writes a row with others, or by itself where its batch is refused.
     pub(super) async fn write_grouped(
         &self,

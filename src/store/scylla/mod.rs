@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 
 use self::bind::{Bind, Nulls};
 use self::watch::Watch;
-use super::group::GroupStats;
+use super::group::{GroupOptions, GroupStats};
 use super::types::ColumnType;
 use super::{
     Column, Consistency, Gather, Kind, Marker, Prepared, Row, Rows, SerialConsistency, Statement, StatementOptions,
@@ -39,6 +39,7 @@ use super::{
 };
 use crate::avro::value::Value;
 pub use connect::{ScyllaOptions, Secret, TlsOptions};
+pub use grouped::EncodedRow;
 pub use watch::DriverFigures;
 
 /// Rows of one answer, where a look-up takes many.
@@ -336,6 +337,11 @@ impl ScyllaStatement {
         if handles.len() < HANDLES {
             handles.push(handle);
         }
+    }
+
+    /// How its rows share batches whatever their partitions; none where they do not.
+    pub(super) fn shared(&self) -> Option<&GroupOptions> {
+        self.group.as_ref().and_then(grouped::Grouping::shared)
     }
 
     pub(super) fn grouped(&self) -> Option<&Arc<GroupStats>> {

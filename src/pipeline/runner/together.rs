@@ -1,0 +1,133 @@
+//! Rows of a write that share batches whatever their partitions: the loop gathers them, and their events go on when their batch is written.
+//!
+//! Why beside `ask`: a row that waits in a task of its own costs two wake-ups, a channel and the memory of the task. Here the event itself waits in the
+//! batch, and one task serves all of it. Only plain sailing is here: where a batch fails, each of its events goes the way of `ask`, which makes
+//! attempts as the step declares, and finds the row that is at fault.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Advance, Runtime, random};
+use crate::pipeline::evaluate::holds;
+use crate::pipeline::event::Event;
+use crate::pipeline::program::{Action, Stage, Write};
+use crate::retry::Class;
+use crate::store::group::GroupOptions;
+use crate::store::{EncodedRow, StoreError};
+
+/// An event that waits for its row to be written with others.
+#[derive(Debug)]
+pub struct Member {
+    /// The step that writes.
+    pub step: usize,
+    /// The row.
+    pub row: EncodedRow,
+    /// Whose it is.
+    pub event: Box<Event>,
+    /// When it came.
+    pub since: Instant,
+}
+
+impl Runtime {
+    /// The write that a stage is, where its rows share batches, and how; none for an event that writes by itself.
+    pub(super) fn shared(&self, stage: &Stage, event: &Event) -> Option<(usize, &Write, &GroupOptions)> {
+        let Stage::Together(members) = stage else { return None };
+        let [index] = members.as_slice() else { return None };
+        let Action::Write(write) = &self.program.steps[*index].action else {
+            return None;
+        };
+        let options = self.store.as_ref()?.shares(&write.statement)?;
+        (!event.alone).then_some((*index, write, options))
+    }
+
+    /// How the rows of a step share batches; none where they do not.
+    pub fn sharing(&self, step: usize) -> Option<&GroupOptions> {
+        match &self.program.steps[step].action {
+            Action::Write(write) => self.store.as_ref()?.shares(&write.statement),
+            _ => None,
+        }
+    }
+
+    /// The row that an event would write with others at this stage; none where anything is amiss, which `process` meets again.
+    pub(super) fn row(&self, stage: &Stage, event: &Event) -> Option<(usize, EncodedRow)> {
+        let (index, write, _) = self.shared(stage, event)?;
+        if self.gates.store.is_open() {
+            return None;
+        }
+        if let Some(when) = &self.program.steps[index].when
+            && !holds(&self.program, &when.source, event).ok()?
+        {
+            return None;
+        }
+        let values = self.binds(&write.binds, event).ok()?;
+        let store = self.store.as_ref()?;
+        let row = store.encode(&write.statement, &values, event.origin.write_timestamp_us)?;
+        Some((index, row))
+    }
+
+    /// Writes the rows of one step, which are all of `members`, in one batch, and lets their events go on.
+    pub async fn write_together(self: Arc<Self>, step: usize, members: Vec<Member>) {
+        let (Action::Write(write), Some(store)) = (&self.program.steps[step].action, &self.store) else {
+            return members.into_iter().for_each(|member| member.event.go_on());
+        };
+        let handles = &self.steps[step];
+        let waiting = handles.step.enter(members.len());
+        let mut rows = Vec::with_capacity(members.len());
+        let mut events = Vec::with_capacity(members.len());
+        for Member { row, event, since, .. } in members {
+            rows.push(row);
+            events.push((event, since));
+        }
+        let result = store.write_rows(&write.statement, rows).await;
+        drop(waiting);
+        let now = Instant::now();
+        if let Err(error) = result {
+            return self.write_alone(step, &error, events).await;
+        }
+        self.gates.store.succeeded();
+        for (mut event, since) in events {
+            handles.step.succeeded(now.saturating_duration_since(since));
+            if let Some(rows) = &handles.rows {
+                rows.inc();
+            }
+            event.stage += 1;
+            match self.advance(event, now) {
+                Advance::Ended => {}
+                Advance::Waits(event) | Advance::Joins(Member { event, .. }) => event.go_on(),
+                Advance::Refused(failure, event) => {
+                    let runtime = self.clone();
+                    tokio::spawn(async move { runtime.refused(event, failure).await });
+                }
+            }
+        }
+    }
+
+    /// Their batch has failed: each goes on by itself, where what may pass has had time to.
+    async fn write_alone(&self, step: usize, error: &StoreError, events: Vec<(Box<Event>, Instant)>) {
+        if error.class == Class::Transient {
+            let metrics = &self.steps[step].step;
+            for _ in &events {
+                self.gates.store.failed();
+                metrics.transient.inc();
+                metrics.retries.inc();
+            }
+            if let Some(suppressed) = self.told(error.label) {
+                tracing::warn!(
+                    pipeline = %self.program.name, step = %self.program.steps[step].name, reason = error.label,
+                    rows = events.len(), suppressed, "{error}; trying again"
+                );
+            }
+            // An open breaker says by itself when to go on.
+            if let Some((event, _)) = events.first()
+                && !self.gates.store.is_open()
+            {
+                let until = Instant::now() + self.backoff.delay(0, random(event, 0));
+                self.gates.store.wait(until).await;
+            }
+        }
+        for (mut event, _) in events {
+            event.alone = true;
+            event.go_on();
+        }
+    }
+}
