@@ -133,7 +133,8 @@ impl Runtime {
     /// Runs an event whose datum has been read to its end, or to the producer's queue.
     pub async fn process(&self, mut event: Box<Event>) {
         let flow = self.run_steps(&mut event).await;
-        let over = matches!(&flow, Ok(Flow::Abandon | Flow::GoOn)) || matches!(&flow, Err(failure) if failure.class == Class::Fatal);
+        let over = matches!(&flow, Ok(Flow::Abandon | Flow::GoOn))
+            || matches!(&flow, Err(failure) if failure.class == Class::Fatal);
         if !over
             && let Some(turn) = &mut event.turn
             && turn.come().await == Go::Never

@@ -46,7 +46,7 @@ use crate::pipeline::completions::{Batch, Completions};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
-use crate::pipeline::runner::Runtime;
+use crate::pipeline::runner::{Member, Runtime};
 use crate::pipeline::schemas::Schemas;
 use crate::progress::Progress;
 use crate::retry::Jitter;
@@ -163,7 +163,7 @@ struct Loop {
     turns: Option<Turns>,
     completions: Arc<Completions>,
     workers: Workers,
-    gathering: Gathering,
+    gathering: Gathering<Member>,
     plans: Plans,
     resolving: HashSet<u32>,
     resolved: (mpsc::UnboundedSender<Resolved>, mpsc::UnboundedReceiver<Resolved>),
@@ -344,7 +344,12 @@ impl Loop {
 
             let due = self.transactions.as_ref().and_then(Transactions::due);
             let rows = self.gathering.due().unwrap_or(next_status);
-            let wake = due.unwrap_or(next_status).min(rows).min(next_commit).min(next_status).into();
+            let wake = due
+                .unwrap_or(next_status)
+                .min(rows)
+                .min(next_commit)
+                .min(next_status)
+                .into();
             let polls = self.takes_records() || self.paused || self.stopping.is_some() || self.halted.is_some();
             tokio::select! {
                 () = self.completions.ready() => {}

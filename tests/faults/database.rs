@@ -1,6 +1,5 @@
 //! Promise 5 with the database: frozen, killed, one datacenter gone. A slow dependency slows, and never breaks.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -28,14 +27,31 @@ fn rebalances(messina: &Messina) -> f64 {
 
 #[test]
 fn database_frozen_and_killed() {
-    let Some(bench) = Bench::find_with("database_frozen_and_killed", &["cassandra"], &[]) else {
+    frozen_and_killed("database_frozen_and_killed", "");
+}
+
+/// The same where the rows of all keys share batches.
+#[test]
+fn database_frozen_and_killed_amid_batches() {
+    let steps = "[[pipelines.outage.steps]]\nname = \"person\"\n\
+         lookup = \"SELECT number FROM people WHERE who = :who\"\ncache = { ttl = \"1m\" }\n\
+         [[pipelines.outage.steps]]\nname = \"row\"\n\
+         write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\n\
+         bind = { place = \"record.offset\" }\ngroup = { across_partitions = true }\n";
+    frozen_and_killed("database_frozen_and_killed_amid_batches", steps);
+}
+
+/// `more_config` lies over the configuration.
+fn frozen_and_killed(name: &str, more_config: &str) {
+    let Some(bench) = Bench::find_with(name, &["cassandra"], &[]) else {
         return;
     };
     let services = bench.own();
     let freezes: &[u64] = if is_long() { &[60, 600] } else { &[15] };
     let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
-    let configs = numbers.config(Duration::from_secs(30), &pipelines("outage"));
-    let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
+    let [config, local] = numbers.config(Duration::from_secs(30), &pipelines("outage"));
+    let over = bench.file("over.toml", more_config);
+    let messina = Messina::start("messina", &[&config, &local, &over]);
     messina.ready();
     let load = numbers.load(RATE, i64::MAX);
     more(&messina, BETWEEN, "before the freeze");
@@ -103,7 +119,7 @@ fn database_frozen_and_killed() {
     figures["frozen_s"] = json!(freezes);
     figures["resumes_s"] = json!(resumes.iter().map(Duration::as_secs_f64).collect::<Vec<_>>());
     figures["memory_grew_mb"] = json!((frozen - before).max(0.0));
-    figures::note("database_frozen_and_killed", &figures);
+    figures::note(name, &figures);
     drop(messina);
     bench.clean();
 }

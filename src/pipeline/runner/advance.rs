@@ -56,7 +56,12 @@ impl Runtime {
                 Some(Flow::Abandon | Flow::GoOn) => return Advance::Waits(event),
                 None => {
                     return match self.row(stage, &event) {
-                        Some((step, row)) => Advance::Joins(Member { step, row, event, since: now }),
+                        Some((step, row)) => Advance::Joins(Member {
+                            step,
+                            row,
+                            event,
+                            since: now,
+                        }),
                         None => Advance::Waits(event),
                     };
                 }
@@ -123,7 +128,7 @@ impl Runtime {
 
     fn cached(&self, lookup: &Lookup, event: &Event, now: Instant) -> Option<Answer> {
         let cache = lookup.cache.as_ref()?;
-        let values = self.binds(&lookup.binds, event).ok()?;
+        let values = self.few_binds(&lookup.binds, event).ok()?;
         let hit = KEY.with_borrow_mut(|key| {
             key.clear();
             append_key(&values, key);

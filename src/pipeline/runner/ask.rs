@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use super::attempts::{Attempts, NOT_ASKED};
 use super::{Answer, Runtime};
 use crate::avro::value::Value;
@@ -19,6 +21,9 @@ use crate::pipeline::program::{Action, Lookup, Place, Write};
 use crate::retry::Class;
 use crate::store::cache::{Cache, Hit, append_key};
 use crate::store::{AnyStore, Row, Store, StoreError};
+
+/// So many values need no memory of their own.
+pub(super) type Few<'e> = SmallVec<[Value<'e>; 8]>;
 
 impl Runtime {
     pub(super) async fn ask(&self, index: usize, event: &Event) -> Result<Answer, Failure> {
@@ -61,6 +66,15 @@ impl Runtime {
     pub(super) fn binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Vec<Value<'e>>, Failure> {
         // Collected, it would not know how many come.
         let mut values = Vec::with_capacity(binds.len());
+        for place in binds {
+            values.push(value(&self.program, &place.source, event)?);
+        }
+        Ok(values)
+    }
+
+    /// The same for who keeps no future: without an allocation where they are few.
+    pub(super) fn few_binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Few<'e>, Failure> {
+        let mut values = Few::with_capacity(binds.len());
         for place in binds {
             values.push(value(&self.program, &place.source, event)?);
         }

@@ -59,7 +59,7 @@ impl Runtime {
         {
             return None;
         }
-        let values = self.binds(&write.binds, event).ok()?;
+        let values = self.few_binds(&write.binds, event).ok()?;
         let store = self.store.as_ref()?;
         let row = store.encode(&write.statement, &values, event.origin.write_timestamp_us)?;
         Some((index, row))

@@ -39,7 +39,7 @@ impl Loop {
 
     pub(super) fn admit(&mut self, message: &BorrowedMessage<'_>) {
         let started = Instant::now();
-        let Some(partition) = self.partition(message.topic(), message.partition()) else {
+        let Some(partition) = self.partition_of(message) else {
             return;
         };
         let offset = message.offset();
@@ -168,7 +168,9 @@ impl Loop {
             Advance::Joins(member) => self.gather(member),
             Advance::Refused(failure, event) => {
                 let runtime = self.parts.runtime.clone();
-                self.parts.io.spawn(async move { runtime.refused(event, failure).await });
+                self.parts
+                    .io
+                    .spawn(async move { runtime.refused(event, failure).await });
             }
         }
     }

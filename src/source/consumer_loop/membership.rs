@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Held, Loop};
@@ -83,6 +84,15 @@ impl Loop {
             topic: u16::try_from(topic).ok()?,
             index,
         })
+    }
+
+    pub(super) fn partition_of(&self, message: &BorrowedMessage<'_>) -> Option<Partition> {
+        let index = message.partition();
+        // The name of a message's topic is checked for UTF-8 each time that it is asked for.
+        match self.topics.as_slice() {
+            [_] => Some(Partition { topic: 0, index }),
+            _ => self.partition(message.topic(), index),
+        }
     }
 
     pub(super) fn topic(&self, partition: Partition) -> &Arc<str> {

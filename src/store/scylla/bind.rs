@@ -99,7 +99,7 @@ fn bind(value: &Value<'_>, marker: &Marker, nulls: Nulls, cell: CellWriter<'_>) 
 
 /// The values of a write in the form of the wire, with its timestamp among them: what waits to be sent with others.
 #[derive(Debug)]
-pub(super) struct Encoded(Box<[u8]>);
+pub(super) struct Encoded(SerializedValues);
 
 impl Encoded {
     /// Encodes them; `timestamp` stands before this marker (or behind all).
@@ -109,66 +109,50 @@ impl Encoded {
         timestamp: (usize, i64),
     ) -> Result<Encoded, StoreError> {
         let (place, micros) = timestamp;
+        let invalid = |error: String| StoreError::permanent("value", error);
+        let count = u16::try_from(values.len() + 1).map_err(|_| invalid(TooMany(values.len() + 1).to_string()))?;
         let stamp = |bytes: &mut Vec<u8>| {
             // Eight bytes are never too long.
             let _ = CellWriter::new(bytes).set_value(&micros.to_be_bytes());
         };
         with_row(|row| {
+            row.extend_from_slice(&count.to_be_bytes());
             for (i, (value, marker)) in values.iter().zip(markers).enumerate() {
                 if i == place {
                     stamp(row);
                 }
-                bind(value, marker, Nulls::Unset, CellWriter::new(row))
-                    .map_err(|e| StoreError::permanent("value", e.to_string()))?;
+                bind(value, marker, Nulls::Unset, CellWriter::new(row)).map_err(|e| invalid(e.to_string()))?;
             }
             if place >= markers.len() {
                 stamp(row);
             }
-            Ok(Encoded(row.as_slice().into()))
+            SerializedValues::new_from_frame(&mut row.as_slice())
+                .map(Encoded)
+                .map_err(|e| invalid(e.to_string()))
         })
     }
 
     /// How many bytes they take.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.0.buffer_size()
     }
 
     /// These cells, one behind the other with their lengths: equal for equal values only.
     pub(super) fn key(&self, cells: &[usize]) -> Box<[u8]> {
         let mut key = Vec::new();
         for wanted in cells {
-            if let Some((start, end)) = self.cells().nth(*wanted) {
-                key.extend_from_slice(&self.0[start..end]);
+            if let Some(cell) = self.0.iter().nth(*wanted).and_then(|cell| cell.as_value()) {
+                key.extend_from_slice(&(cell.len() as u32).to_be_bytes());
+                key.extend_from_slice(cell);
             }
         }
         key.into()
-    }
-
-    /// From and to of each cell, its length of four bytes included.
-    fn cells(&self) -> impl Iterator<Item = (usize, usize)> {
-        let mut at = 0;
-        std::iter::from_fn(move || {
-            let start = at;
-            let length = self.0.get(start..start + 4)?;
-            let length = i32::from_be_bytes(length.try_into().ok()?);
-            // Null and unset are below zero, and nothing follows.
-            at = start + 4 + usize::try_from(length).unwrap_or(0);
-            Some((start, at))
-        })
     }
 }
 
 impl SerializeRow for Encoded {
     fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter) -> Result<(), SerializationError> {
-        for (start, end) in self.cells() {
-            let cell = writer.make_cell_writer();
-            if self.0[start..start + 4] == (-2i32).to_be_bytes() {
-                cell.set_unset();
-            } else {
-                cell.set_value(&self.0[start + 4..end])
-                    .map_err(SerializationError::new)?;
-            }
-        }
+        writer.append_serialize_row(&self.0);
         Ok(())
     }
 

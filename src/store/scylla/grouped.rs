@@ -125,7 +125,8 @@ impl ScyllaStore {
         if let Some(grouping) = &inner.group {
             grouping.stats.count(rows.len());
         }
-        self.send(inner, statement, rows.into_iter().map(|row| row.0).collect()).await
+        self.send(inner, statement, rows.into_iter().map(|row| row.0).collect())
+            .await
     }
 
     /// Writes a row with others, or by itself where its batch is refused.
