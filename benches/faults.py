@@ -26,7 +26,7 @@ def main():
     line = {name: sum(every(name)) for name in ("lost", "out_of_order", "unfinished_commits", "dead_lettered_wrongly")}
     line |= {
         "duplicated_percent": round(duplicated / of, 4) if of else None,
-        "resume_s": tests.get("database_frozen_and_killed", {}).get("resume_s"),
+        "resume_s": max(every("resume_s"), default=None),
         "rss_slope_mb_per_min": max(every("rss_slope_mb_per_min"), default=None),
         "records": records,
         "long": all(note["long"] for note in notes),
