@@ -156,7 +156,7 @@ impl Runtime {
         // Where `advance` has come to.
         let mut asked = false;
         while let Some(stage) = self.program.stages.get(event.stage) {
-            if asked && self.shared(stage, event).is_some() {
+            if asked && self.grouped(stage, event).is_some() {
                 return Ok(Flow::GoOn);
             }
             asked = true;

@@ -517,10 +517,10 @@ pub enum AnyStore {
 }
 
 impl AnyStore {
-    /// How rows of a write share batches, whatever their partitions; none where they do not.
-    pub fn shares<'s>(&self, statement: &'s Statement) -> Option<&'s group::GroupOptions> {
+    /// How the rows of a write are grouped, if they are.
+    pub fn grouping<'s>(&self, statement: &'s Statement) -> Option<&'s group::GroupOptions> {
         match (self, &statement.inner) {
-            (AnyStore::Scylla(_), Prepared::Scylla(inner)) => inner.shared(),
+            (AnyStore::Scylla(_), Prepared::Scylla(inner)) => inner.grouping(),
             _ => None,
         }
     }

@@ -31,7 +31,7 @@ pub enum Advance {
     Ended,
     /// To where it has to wait, or where something is amiss: `process` goes on.
     Waits(Box<Event>),
-    /// To a write whose rows share batches: its row waits for others.
+    /// To a grouped write: its row waits for others.
     Joins(Member),
     /// The producer did not take it.
     Refused(Failure, Box<Event>),

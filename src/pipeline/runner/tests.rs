@@ -183,7 +183,7 @@ impl Bench {
         match self.runtime.advance(event, Instant::now()) {
             Advance::Ended => {}
             Advance::Waits(event) => self.runtime.process(event).await,
-            Advance::Joins(_) => panic!("the store shares no batches"),
+            Advance::Joins(_) => panic!("the store has no groups"),
             Advance::Refused(failure, _) => panic!("{failure}"),
         }
         self.end()

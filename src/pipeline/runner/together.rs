@@ -1,4 +1,4 @@
-//! Rows of a write that share batches whatever their partitions: the loop gathers them, and their events go on when their batch is written.
+//! Rows of a grouped write: the loop gathers them, and their events go on when their batch is written.
 //!
 //! Why beside `ask`: a row that waits in a task of its own costs two wake-ups, a channel and the memory of the task. Here the event itself waits in the
 //! batch, and one task serves all of it. Only plain sailing is here: where a batch fails, each of its events goes the way of `ask`, which makes
@@ -29,28 +29,28 @@ pub struct Member {
 }
 
 impl Runtime {
-    /// The write that a stage is, where its rows share batches, and how; none for an event that writes by itself.
-    pub(super) fn shared(&self, stage: &Stage, event: &Event) -> Option<(usize, &Write, &GroupOptions)> {
+    /// The grouped write that a stage is; none for an event that writes by itself.
+    pub(super) fn grouped(&self, stage: &Stage, event: &Event) -> Option<(usize, &Write)> {
         let Stage::Together(members) = stage else { return None };
         let [index] = members.as_slice() else { return None };
         let Action::Write(write) = &self.program.steps[*index].action else {
             return None;
         };
-        let options = self.store.as_ref()?.shares(&write.statement)?;
-        (!event.alone).then_some((*index, write, options))
+        self.store.as_ref()?.grouping(&write.statement)?;
+        (!event.alone).then_some((*index, write))
     }
 
-    /// How the rows of a step share batches; none where they do not.
-    pub fn sharing(&self, step: usize) -> Option<&GroupOptions> {
+    /// How the rows of a step are grouped, if they are.
+    pub fn grouping(&self, step: usize) -> Option<&GroupOptions> {
         match &self.program.steps[step].action {
-            Action::Write(write) => self.store.as_ref()?.shares(&write.statement),
+            Action::Write(write) => self.store.as_ref()?.grouping(&write.statement),
             _ => None,
         }
     }
 
     /// The row that an event would write with others at this stage; none where anything is amiss, which `process` meets again.
     pub(super) fn row(&self, stage: &Stage, event: &Event) -> Option<(usize, EncodedRow)> {
-        let (index, write, _) = self.shared(stage, event)?;
+        let (index, write) = self.grouped(stage, event)?;
         if self.gates.store.is_open() {
             return None;
         }

@@ -20,12 +20,20 @@ use crate::store::{Kind, Marker, Prepared, Statement, StatementOptions, StoreErr
 
 /// A row of a write in the form of the wire, for a batch with others.
 #[derive(Debug)]
-pub struct EncodedRow(Encoded);
+pub struct EncodedRow {
+    row: Encoded,
+    place: Box<[u8]>,
+}
 
 impl EncodedRow {
     /// How many bytes its values take.
     pub fn bytes(&self) -> usize {
-        self.0.len()
+        self.row.len()
+    }
+
+    /// What rows that may share a batch have in common, to be taken once: the partition key, or nothing where partitions do not matter.
+    pub fn take_place(&mut self) -> Box<[u8]> {
+        std::mem::take(&mut self.place)
     }
 }
 
@@ -35,7 +43,7 @@ pub(super) type Groups = group::Groups<(u64, Box<[u8]>), Encoded>;
 /// How the rows of a statement are grouped.
 #[derive(Debug)]
 pub(super) struct Grouping {
-    options: GroupOptions,
+    pub(super) options: GroupOptions,
     pub(super) stats: Arc<GroupStats>,
     /// Tells statements apart, in every session.
     statement: u64,
@@ -95,26 +103,19 @@ impl Grouping {
     }
 }
 
-impl Grouping {
-    /// How rows share batches whatever their partitions; none where they do not.
-    pub(super) fn shared(&self) -> Option<&GroupOptions> {
-        self.options.across_partitions.then_some(&self.options)
-    }
-}
-
 impl ScyllaStore {
-    /// Encodes a row for [`ScyllaStore::write_rows`]. None where its statement shares no batches, where the row fills one by itself, and where it cannot
-    /// be encoded: then it is to be written by itself, which tells why.
+    /// Encodes a row for [`ScyllaStore::write_rows`]. None where its statement has no groups, where the row fills one by itself, and where it cannot be
+    /// encoded: then it is to be written by itself, which tells why.
     pub fn encode(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Option<EncodedRow> {
         let Prepared::Scylla(inner) = &statement.inner else {
             return None;
         };
         let grouping = inner.group.as_ref()?;
-        let max_bytes = grouping.shared()?.max_bytes;
         statement.expect(Kind::Write, values).ok()?;
         statement.expect_partition_key(values).ok()?;
         let row = Encoded::new(values, &statement.markers, (grouping.stamp, timestamp_us)).ok()?;
-        (row.len() < max_bytes).then_some(EncodedRow(row))
+        let place = row.key(&grouping.key);
+        (row.len() < grouping.options.max_bytes).then_some(EncodedRow { row, place })
     }
 
     /// Writes rows of one statement in one batch.
@@ -125,7 +126,7 @@ impl ScyllaStore {
         if let Some(grouping) = &inner.group {
             grouping.stats.count(rows.len());
         }
-        self.send(inner, statement, rows.into_iter().map(|row| row.0).collect())
+        self.send(inner, statement, rows.into_iter().map(|row| row.row).collect())
             .await
     }
 

@@ -339,9 +339,9 @@ impl ScyllaStatement {
         }
     }
 
-    /// How its rows share batches whatever their partitions; none where they do not.
-    pub(super) fn shared(&self) -> Option<&GroupOptions> {
-        self.group.as_ref().and_then(grouped::Grouping::shared)
+    /// How its rows are grouped, if they are.
+    pub(super) fn grouping(&self) -> Option<&GroupOptions> {
+        self.group.as_ref().map(|group| &group.options)
     }
 
     pub(super) fn grouped(&self) -> Option<&Arc<GroupStats>> {
