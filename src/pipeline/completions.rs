@@ -114,7 +114,6 @@ pub struct Batch {
     /// Events that ended.
     pub completions: Vec<Completion>,
     /// Events that go on in the loop.
-    #[expect(clippy::vec_box, reason = "an event keeps its box on its way")]
     pub going_on: Vec<Box<Event>>,
     /// Lanes to free.
     pub lane_releases: Vec<LaneId>,
