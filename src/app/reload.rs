@@ -74,9 +74,10 @@ impl Running {
     }
 
     fn count_reload(&self, outcome: &str) {
-        self.metrics.config_reloads_total.of([outcome]).inc();
         let successful = i64::from(outcome != "rejected");
         self.metrics.config_last_reload_successful.of([]).set(successful);
+        // Last: who has seen it counted finds the rest done.
+        self.metrics.config_reloads_total.of([outcome]).inc();
     }
 
     /// Finds out what has to be done, and makes what is new; none where nothing is to be done.
@@ -159,11 +160,16 @@ impl Running {
             .partition(|p| leaving.contains(&p.name));
         self.pipelines = staying;
         for pipeline in &left {
-            self.forget(pipeline, config.pipelines.contains_key(&pipeline.name));
+            self.forget(pipeline);
         }
         // Its loops have ended: what takes time is a producer that still has records to deliver.
         let joined = tokio::task::spawn_blocking(move || left.into_iter().map(|p| p.join(deadline)).collect());
-        let ended = joined.await.unwrap_or_default();
+        let ended: Vec<PipelineEnd> = joined.await.unwrap_or_default();
+        // Not before: what is delivered last is counted, and would bring series back.
+        for name in leaving.iter().filter(|name| !config.pipelines.contains_key(*name)) {
+            self.metrics.forget_all("pipeline", name);
+            self.metrics.forget_all("dependency", &build::sink_gate(name));
+        }
 
         self.config = Arc::new(config);
         self.sources = sources;
@@ -199,8 +205,8 @@ impl Running {
         }
     }
 
-    /// Probes and metrics do not show it any more; its series stay where another takes its place.
-    fn forget(&self, pipeline: &RunningPipeline, replaced: bool) {
+    /// Probes do not show it any more.
+    fn forget(&self, pipeline: &RunningPipeline) {
         let name = &pipeline.name;
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.pipelines.retain(|other| other.name != *name);
@@ -210,10 +216,6 @@ impl Running {
         self.sampled.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         for number in 0..pipeline.loops.len() {
             self.metrics.forget_runtime(&loop_name(name, number));
-        }
-        if !replaced {
-            self.metrics.forget_all("pipeline", name);
-            self.metrics.forget_all("dependency", &sink);
         }
     }
 }

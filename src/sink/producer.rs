@@ -60,6 +60,8 @@ impl Deref for Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        // The thread may poll for another second.
+        self.inner.context().statistics.close();
         self.inner.purge(PurgeConfig::default().queue().inflight());
     }
 }

@@ -105,6 +105,7 @@ impl SourceContext {
     /// From now on rebalances are answered at once: the loop has ended.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Release);
+        self.statistics.close();
     }
 }
 

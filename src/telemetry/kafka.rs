@@ -5,7 +5,7 @@
 //! `STATISTICS.md`.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::{IntCounter, IntGauge};
 use rdkafka::Statistics;
@@ -32,6 +32,7 @@ struct Counted {
     failures: Total,
     disconnects: Total,
     brokers: HashSet<String>,
+    closed: bool,
 }
 
 /// A counter that follows a total kept elsewhere.
@@ -68,6 +69,7 @@ impl KafkaMetrics {
                 failures: Total::new(m.kafka_request_failures_total.of(labels)),
                 disconnects: Total::new(m.kafka_disconnects_total.of(labels)),
                 brokers: HashSet::new(),
+                closed: false,
             }),
             metrics: Arc::clone(metrics),
             pipeline: pipeline.to_owned(),
@@ -75,8 +77,21 @@ impl KafkaMetrics {
         }
     }
 
+    /// Takes no more reports: those that come late must not bring back the series of a pipeline that is gone.
+    pub fn close(&self) {
+        self.counted().closed = true;
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Counted> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes one report, as `statistics.interval.ms` brings it.
     pub fn observe(&self, statistics: &Statistics) {
+        let mut counted = self.counted();
+        if counted.closed {
+            return;
+        }
         let partitions = || statistics.topics.values().flat_map(|t| t.partitions.values());
         self.fetch_queue_records.set(partitions().map(|p| p.fetchq_cnt).sum());
         self.fetch_queue_bytes
@@ -88,7 +103,6 @@ impl KafkaMetrics {
         let brokers = || statistics.brokers.values();
         self.brokers_up
             .set(brokers().filter(|b| b.nodeid >= 0 && b.state == "UP").count() as i64);
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         counted.transmitted.follow(statistics.tx_bytes.max(0).unsigned_abs());
         counted.received.follow(statistics.rx_bytes.max(0).unsigned_abs());
         counted.requests.follow(statistics.tx.max(0).unsigned_abs());
@@ -189,5 +203,17 @@ mod tests {
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains(r#"messina_kafka_transmitted_bytes_total{client="producer",pipeline="p"} 180"#));
         assert!(!text.contains("messina_kafka_broker_rtt_p99_seconds{"));
+    }
+
+    #[test]
+    fn a_late_report_of_a_client_that_is_gone_brings_no_series_back() {
+        let metrics = Metrics::new().unwrap();
+        let kafka = KafkaMetrics::new(&metrics, "p", "producer");
+        kafka.observe(&report(100, Some(1500)));
+        kafka.close();
+        metrics.forget_all("pipeline", "p");
+        kafka.observe(&report(150, Some(1500)));
+        let text = String::from_utf8(metrics.render()).unwrap();
+        assert!(!text.contains(r#"pipeline="p""#), "{text}");
     }
 }
