@@ -175,10 +175,11 @@ impl RunningPipeline {
         PipelineEnd {
             pipeline: self.name,
             ends,
-            undelivered: self
-                .output
-                .producer()
-                .map_or(0, |producer| sink::flush(&producer, left)),
+            undelivered: self.output.producer().map_or(0, |producer| {
+                let undelivered = sink::flush(&producer, left);
+                producer.close_statistics();
+                undelivered
+            }),
         }
     }
 }

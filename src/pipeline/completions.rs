@@ -44,6 +44,8 @@ struct Inbox {
     going_on: Vec<Box<Event>>,
     lane_releases: Vec<LaneId>,
     vanished: Vec<Origin>,
+    /// The loop is gone.
+    closed: bool,
 }
 
 /// The list that a consumer loop takes its ended events from.
@@ -74,9 +76,26 @@ impl Completions {
         self.with(|inbox| inbox.completions.push(completion));
     }
 
-    /// Adds an event that has not ended, and goes on in the loop.
+    /// Adds an event that has not ended, and goes on in the loop; where that is gone, the event is dropped.
     pub fn go_on(&self, event: Box<Event>) {
-        self.with(|inbox| inbox.going_on.push(event));
+        let refused = self.with(|inbox| {
+            if inbox.closed {
+                return Some(event);
+            }
+            inbox.going_on.push(event);
+            None
+        });
+        // Not under the lock: its turn tells the next of its key.
+        drop(refused);
+    }
+
+    /// The loop is gone: what would have gone on in it is dropped, now and later, so that nobody waits for its turn.
+    pub fn close(&self) {
+        let left = self.with(|inbox| {
+            inbox.closed = true;
+            std::mem::take(&mut inbox.going_on)
+        });
+        drop(left);
     }
 
     /// Frees a lane before its event ends: its output is in the producer's queue, whose order is kept.

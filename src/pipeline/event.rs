@@ -76,7 +76,7 @@ pub struct Event {
     pub stage: usize,
     /// Steps of that stage that have their answer, by bit; see [`Event::ANSWERS`].
     pub answered: u64,
-    /// Whether it writes its row by itself, for the batch that it was in has failed.
+    /// Whether it writes its row by itself, for the batch that it was in has failed or may not be written.
     pub alone: bool,
     /// The output record's value, kept until it is delivered.
     pub output: Vec<u8>,
@@ -248,6 +248,12 @@ impl Event {
         if let Some(completions) = self.completions.take() {
             completions.go_on(self);
         }
+    }
+
+    /// The same, and it writes its row by itself.
+    pub fn go_on_alone(mut self: Box<Event>) {
+        self.alone = true;
+        self.go_on();
     }
 
     /// Empties the event for reuse; its memory stays.

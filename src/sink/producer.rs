@@ -41,6 +41,11 @@ impl Producer {
         Ok(Producer { inner, stop })
     }
 
+    /// Takes no more statistics: the pipeline is gone, and its thread may poll for another second.
+    pub fn close_statistics(&self) {
+        self.inner.context().statistics.close();
+    }
+
     /// The fatal error by which librdkafka has given it up, if it has: it takes nothing any more, and another one has to take its place.
     pub fn fatal(&self) -> Option<String> {
         let (code, reason) = self.inner.client().fatal_error()?;
@@ -60,8 +65,7 @@ impl Deref for Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // The thread may poll for another second.
-        self.inner.context().statistics.close();
+        self.close_statistics();
         self.inner.purge(PurgeConfig::default().queue().inflight());
     }
 }

@@ -238,6 +238,7 @@ pub async fn run(mut parts: Parts) -> End {
 impl Drop for Loop {
     fn drop(&mut self) {
         self.parts.consumer.context().close();
+        self.completions.close();
     }
 }
 

@@ -93,6 +93,10 @@ impl Runtime {
     fn answer_now(&self, members: &[usize], event: &mut Event, now: Instant) -> Option<Flow> {
         let mut all = true;
         for &index in members {
+            // It was here before, and has asked.
+            if event.is_answered(index) {
+                continue;
+            }
             match self
                 .answer_of(index, event, now)
                 .and_then(|answer| self.take(index, answer, event).ok())

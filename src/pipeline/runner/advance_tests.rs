@@ -3,6 +3,7 @@
 use super::tests::{Bench, STEPS, bench};
 use super::*;
 use crate::lanes::Order;
+use crate::pipeline::completions::Batch;
 use crate::store::StoreError;
 use crate::turns::Turns;
 
@@ -100,6 +101,12 @@ lookup = "SELECT name, score FROM users WHERE id = :id"
     let event = waits(bench.runtime.advance(event, Instant::now()));
     assert!(event.is_answered(0) && !event.is_answered(1));
     assert!(event.rows[0].is_some());
+    // As one does that has gone on behind a grouped write, and comes by once more.
+    let event = waits(bench.runtime.advance(event, Instant::now()));
+    let Action::Lookup(user) = &bench.runtime.program.steps[0].action else {
+        unreachable!()
+    };
+    assert_eq!(user.cache.as_ref().unwrap().stats().hits, 1);
     bench.runtime.process(event).await;
     assert!(matches!(bench.end(), How::Finished(Outcome::Done)));
     assert_eq!(bench.store.calls(), 3);
@@ -125,6 +132,25 @@ async fn a_turn_that_has_not_come_is_waited_for() {
         matches!(bench.runtime.advance(event, Instant::now()), Advance::Ended),
         "nobody is before it any more"
     );
+    bench.end();
+}
+
+#[tokio::test]
+async fn what_would_go_on_in_a_loop_that_is_gone_holds_nobody_up() {
+    let mut bench = bench(STEPS).await;
+    let mut turns = Turns::new(Order::Partition);
+    let mut events = [0, 1, 2].map(|offset| bench.event(offset, 1, "click", false));
+    events.iter_mut().for_each(|event| event.turn = turns.next(0, None));
+    let [before, after, mut last] = events;
+    before.go_on();
+    bench.completions.close();
+    after.go_on();
+    assert_eq!(last.turn.as_mut().unwrap().come().await, Go::Never);
+    let mut batch = Batch::default();
+    bench.completions.take(&mut batch);
+    assert!(batch.going_on.is_empty() && batch.completions.is_empty() && batch.vanished.is_empty());
+    // Not held up by the one between either.
+    last.complete(How::Abandoned);
     bench.end();
 }
 

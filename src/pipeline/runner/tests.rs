@@ -34,7 +34,7 @@ pub(super) struct Bench {
     pub(super) runtime: Arc<Runtime>,
     plan: Arc<SchemaPlan>,
     pub(super) store: MemoryStore,
-    completions: Arc<Completions>,
+    pub(super) completions: Arc<Completions>,
     assignment: Assignment,
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Advance, Runtime, random};
+use crate::config::OnError;
 use crate::pipeline::evaluate::holds;
 use crate::pipeline::event::Event;
 use crate::pipeline::program::{Action, Stage, Write};
@@ -29,7 +30,7 @@ pub struct Member {
 }
 
 impl Runtime {
-    /// The grouped write that a stage is; none for an event that writes by itself.
+    /// The grouped write that a stage is; none for an event that writes by itself, and where attempts are counted: a batch's is nobody's own.
     pub(super) fn grouped(&self, stage: &Stage, event: &Event) -> Option<(usize, &Write)> {
         let Stage::Together(members) = stage else { return None };
         let [index] = members.as_slice() else { return None };
@@ -37,7 +38,7 @@ impl Runtime {
             return None;
         };
         self.store.as_ref()?.grouping(&write.statement)?;
-        (!event.alone).then_some((*index, write))
+        (!event.alone && write.policy.on_error == OnError::Retry).then_some((*index, write))
     }
 
     /// How the rows of a step are grouped, if they are.
@@ -70,6 +71,10 @@ impl Runtime {
         let (Action::Write(write), Some(store)) = (&self.program.steps[step].action, &self.store) else {
             return members.into_iter().for_each(|member| member.event.go_on());
         };
+        // One for all of them: they are one request. At an open breaker each waits by itself.
+        let Ok(pass) = self.gates.store.pass() else {
+            return members.into_iter().for_each(|member| member.event.go_on_alone());
+        };
         let handles = &self.steps[step];
         let waiting = handles.step.enter(members.len());
         let mut rows = Vec::with_capacity(members.len());
@@ -82,9 +87,14 @@ impl Runtime {
         drop(waiting);
         let now = Instant::now();
         if let Err(error) = result {
+            match error.class {
+                Class::Transient => pass.failed(),
+                // It says nothing of the store.
+                Class::Permanent | Class::Fatal => drop(pass),
+            }
             return self.write_alone(step, &error, events).await;
         }
-        self.gates.store.succeeded();
+        pass.succeeded();
         for (mut event, since) in events {
             handles.step.succeeded(now.saturating_duration_since(since));
             if let Some(rows) = &handles.rows {
@@ -106,11 +116,8 @@ impl Runtime {
     async fn write_alone(&self, step: usize, error: &StoreError, events: Vec<(Box<Event>, Instant)>) {
         if error.class == Class::Transient {
             let metrics = &self.steps[step].step;
-            for _ in &events {
-                self.gates.store.failed();
-                metrics.transient.inc();
-                metrics.retries.inc();
-            }
+            metrics.transient.inc_by(events.len() as u64);
+            metrics.retries.inc_by(events.len() as u64);
             if let Some(suppressed) = self.told(error.label) {
                 tracing::warn!(
                     pipeline = %self.program.name, step = %self.program.steps[step].name, reason = error.label,
@@ -125,9 +132,6 @@ impl Runtime {
                 self.gates.store.wait(until).await;
             }
         }
-        for (mut event, _) in events {
-            event.alone = true;
-            event.go_on();
-        }
+        events.into_iter().for_each(|(event, _)| event.go_on_alone());
     }
 }
