@@ -66,12 +66,11 @@ fn grouped_writes_survive_kill_9_and_one_bad_row_ends_alone() {
             (committed == RECORDS as u64).then_some(())
         });
         // The figures of groups follow once a second.
-        let figure =
-            |name: &str, metric: &str| messina.metric(&format!("{metric}{{pipeline=\"{name}\",step=\"row\"}}"));
+        let figure = |metric| messina.metric(&format!("{metric}{{pipeline=\"{name}\",step=\"row\"}}"));
         let (rows, batches) = until("batches to be counted", LONG, &[&messina], || {
             let (rows, batches) = (
-                figure(name, "messina_grouped_rows_total"),
-                figure(name, "messina_write_batches_total"),
+                figure("messina_grouped_rows_total"),
+                figure("messina_write_batches_total"),
             );
             (batches > 0.0).then_some((rows, batches))
         });

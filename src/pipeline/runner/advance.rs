@@ -56,8 +56,9 @@ impl Runtime {
                 Some(Flow::Abandon | Flow::GoOn) => return Advance::Waits(event),
                 None => {
                     return match self.row(stage, &event) {
-                        Some((step, row)) => Advance::Joins(Member {
+                        Some((step, options, row)) => Advance::Joins(Member {
                             step,
+                            options,
                             row,
                             event,
                             since: now,
@@ -132,7 +133,7 @@ impl Runtime {
 
     fn cached(&self, lookup: &Lookup, event: &Event, now: Instant) -> Option<Answer> {
         let cache = lookup.cache.as_ref()?;
-        let values = self.few_binds(&lookup.binds, event).ok()?;
+        let values = self.binds(&lookup.binds, event).ok()?;
         let hit = KEY.with_borrow_mut(|key| {
             key.clear();
             append_key(&values, key);

@@ -63,17 +63,7 @@ impl Runtime {
         result.map_err(|f| f.in_step(&step.name))
     }
 
-    pub(super) fn binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Vec<Value<'e>>, Failure> {
-        // Collected, it would not know how many come.
-        let mut values = Vec::with_capacity(binds.len());
-        for place in binds {
-            values.push(value(&self.program, &place.source, event)?);
-        }
-        Ok(values)
-    }
-
-    /// The same for who keeps no future: without an allocation where they are few.
-    pub(super) fn few_binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Few<'e>, Failure> {
+    pub(super) fn binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Few<'e>, Failure> {
         let mut values = Few::with_capacity(binds.len());
         for place in binds {
             values.push(value(&self.program, &place.source, event)?);
@@ -84,7 +74,8 @@ impl Runtime {
 
 impl Attempts<'_> {
     async fn look_up(&mut self, lookup: &Lookup, store: &AnyStore) -> Result<Answer, Failure> {
-        let values = self.runtime.binds(&lookup.binds, self.event)?;
+        // On the heap: the future would have room for the few.
+        let values = self.runtime.binds(&lookup.binds, self.event)?.into_vec();
         let key = lookup.cache.as_ref().map(|_| {
             let mut key = Vec::new();
             append_key(&values, &mut key);
@@ -171,7 +162,7 @@ impl Attempts<'_> {
     }
 
     async fn write(&mut self, write: &Write, store: &AnyStore) -> Result<Answer, Failure> {
-        let values = self.runtime.binds(&write.binds, self.event)?;
+        let values = self.runtime.binds(&write.binds, self.event)?.into_vec();
         let timestamp = self.event.origin.write_timestamp_us;
         loop {
             self.notice_an_open_breaker();

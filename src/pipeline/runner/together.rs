@@ -21,6 +21,8 @@ use crate::store::{EncodedRow, StoreError};
 pub struct Member {
     /// The step that writes.
     pub step: usize,
+    /// How its rows are grouped.
+    pub options: GroupOptions,
     /// The row.
     pub row: EncodedRow,
     /// Whose it is.
@@ -31,27 +33,20 @@ pub struct Member {
 
 impl Runtime {
     /// The grouped write that a stage is; none for an event that writes by itself, and where attempts are counted: a batch's is nobody's own.
-    pub(super) fn grouped(&self, stage: &Stage, event: &Event) -> Option<(usize, &Write)> {
+    pub(super) fn grouped(&self, stage: &Stage, event: &Event) -> Option<(usize, &Write, &GroupOptions)> {
         let Stage::Together(members) = stage else { return None };
         let [index] = members.as_slice() else { return None };
         let Action::Write(write) = &self.program.steps[*index].action else {
             return None;
         };
-        self.store.as_ref()?.grouping(&write.statement)?;
-        (!event.alone && write.policy.on_error == OnError::Retry).then_some((*index, write))
+        let options = self.store.as_ref()?.grouping(&write.statement)?;
+        (!event.alone && write.policy.on_error == OnError::Retry).then_some((*index, write, options))
     }
 
-    /// How the rows of a step are grouped, if they are.
-    pub fn grouping(&self, step: usize) -> Option<&GroupOptions> {
-        match &self.program.steps[step].action {
-            Action::Write(write) => self.store.as_ref()?.grouping(&write.statement),
-            _ => None,
-        }
-    }
-
-    /// The row that an event would write with others at this stage; none where anything is amiss, which `process` meets again.
-    pub(super) fn row(&self, stage: &Stage, event: &Event) -> Option<(usize, EncodedRow)> {
-        let (index, write) = self.grouped(stage, event)?;
+    /// The row that an event would write with others at this stage, its step, and how that groups; none where anything is amiss, which `process` meets
+    /// again.
+    pub(super) fn row(&self, stage: &Stage, event: &Event) -> Option<(usize, GroupOptions, EncodedRow)> {
+        let (index, write, options) = self.grouped(stage, event)?;
         if self.gates.store.is_open() {
             return None;
         }
@@ -60,19 +55,17 @@ impl Runtime {
         {
             return None;
         }
-        let values = self.few_binds(&write.binds, event).ok()?;
+        let values = self.binds(&write.binds, event).ok()?;
         let store = self.store.as_ref()?;
         let row = store.encode(&write.statement, &values, event.origin.write_timestamp_us)?;
-        Some((index, row))
+        Some((index, *options, row))
     }
 
     /// Writes the rows of one step, which are all of `members`, in one batch, and lets their events go on.
     pub async fn write_together(self: Arc<Self>, step: usize, members: Vec<Member>) {
-        let (Action::Write(write), Some(store)) = (&self.program.steps[step].action, &self.store) else {
-            return members.into_iter().for_each(|member| member.event.go_on());
-        };
-        // One for all of them: they are one request. At an open breaker each waits by itself.
-        let Ok(pass) = self.gates.store.pass() else {
+        // One pass for all of them: they are one request. At an open breaker each waits by itself.
+        let (action, pass) = (&self.program.steps[step].action, self.gates.store.pass());
+        let (Action::Write(write), Some(store), Ok(pass)) = (action, &self.store, pass) else {
             return members.into_iter().for_each(|member| member.event.go_on_alone());
         };
         let handles = &self.steps[step];

@@ -46,31 +46,26 @@ impl<T> Default for Gathering<T> {
 impl<T> Gathering<T> {
     /// Takes in a row of this many bytes, fewer than a batch has. What it gives is to be written.
     fn add(&mut self, place: Place, row: T, bytes: usize, now: Instant, options: &GroupOptions) -> Option<Vec<T>> {
+        let (due, next) = (&mut self.due, &mut self.next);
+        let mut begin = |place: &Place, row| {
+            let id = *next;
+            *next += 1;
+            due.push(Reverse((now + options.linger, id, place.clone())));
+            let rows = vec![row];
+            Open { id, rows, bytes }
+        };
         let mut entry = match self.open.entry(place) {
             Entry::Occupied(entry) => entry,
             Entry::Vacant(entry) => {
-                self.due
-                    .push(Reverse((now + options.linger, self.next, entry.key().clone())));
-                entry.insert(Open {
-                    id: self.next,
-                    rows: vec![row],
-                    bytes,
-                });
-                self.next += 1;
+                let open = begin(entry.key(), row);
+                entry.insert(open);
                 return None;
             }
         };
         let open = entry.get_mut();
         if open.bytes + bytes > options.max_bytes {
-            self.due
-                .push(Reverse((now + options.linger, self.next, entry.key().clone())));
-            let next = Open {
-                id: self.next,
-                rows: vec![row],
-                bytes,
-            };
-            self.next += 1;
-            return Some(entry.insert(next).rows);
+            let open = begin(entry.key(), row);
+            return Some(entry.insert(open).rows);
         }
         open.rows.push(row);
         open.bytes += bytes;
@@ -100,11 +95,8 @@ impl<T> Gathering<T> {
 impl Loop {
     pub(super) fn gather(&mut self, mut member: Member) {
         let place = (member.step, member.row.take_place());
-        let (bytes, since) = (member.row.bytes(), member.since);
-        let batch = match self.parts.runtime.grouping(member.step) {
-            Some(options) => self.gathering.add(place, member, bytes, since, options),
-            None => Some(vec![member]),
-        };
+        let (bytes, since, options) = (member.row.bytes(), member.since, member.options);
+        let batch = self.gathering.add(place, member, bytes, since, &options);
         if let Some(members) = batch {
             self.write_together(members);
         }
