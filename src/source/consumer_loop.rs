@@ -1,7 +1,7 @@
 //! One consumer: polls, decodes, admits, hands out, takes back, commits. The heart of Messina.
 //!
-//! Each round: what librdkafka's callbacks said; what has ended; new records while the budget has room; what is due (commits,
-//! deadlines, the status); then sleep until any of these has something. Over the budget the loop stops taking records at once;
+//! Each round: what librdkafka's callbacks said; what has ended; new records while the budget has room, and no more at a time than
+//! a wave of workers; what is due (commits, deadlines, the status); then sleep until any of these has something. Over the budget the loop stops taking records at once;
 //! if that lasts it pauses the partitions and goes on polling, so that the group never takes it for dead. It does not pause at
 //! once because a pause throws away what librdkafka has prefetched.
 //!
@@ -315,12 +315,13 @@ impl Loop {
                         Some(Some(message)) => self.take(message),
                         _ => break,
                     }
-                    if self.parts.budget.is_full() || !self.is_paced() {
+                    if self.parts.budget.is_full() || !self.is_paced() || self.workers.are_a_wave() {
                         break;
                     }
                 }
             }
             self.regulate();
+            self.workers.go_first().await;
 
             let now = Instant::now();
             self.write_what_is_due(now);

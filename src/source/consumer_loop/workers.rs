@@ -17,11 +17,36 @@ use crate::pipeline::runner::Runtime;
 /// So many may be idle; who finds more leaves. A peak must not be paid for ever.
 const IDLE: usize = 1024;
 
+/// So many events begin in one go; then these have the processor, and the runtime looks at its sockets, before others begin. For the same rate
+/// fewer are under way at a time, so that what they keep is still in the processor's caches when they go on, and requests leave while
+/// others are still read. docs/benchmarks.md has what it gives.
+const WAVE: usize = 16;
+
 /// The workers of one loop.
 pub(super) struct Workers {
     runtime: Arc<Runtime>,
     io: Handle,
     room: Arc<Room>,
+    wave: Wave,
+}
+
+/// How many events have begun since workers last had the processor.
+#[derive(Default)]
+struct Wave {
+    begun: usize,
+}
+
+impl Wave {
+    fn is_full(&self) -> bool {
+        self.begun >= WAVE
+    }
+
+    async fn go_first(&mut self) {
+        if self.is_full() {
+            self.begun = 0;
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[derive(Default)]
@@ -53,11 +78,28 @@ impl Workers {
         let room = Arc::new(Room {
             free: Mutex::new(Some(Vec::new())),
         });
-        Workers { runtime, io, room }
+        Workers {
+            runtime,
+            io,
+            room,
+            wave: Wave::default(),
+        }
+    }
+
+    /// Whether enough have begun for one go.
+    pub(super) fn are_a_wave(&self) -> bool {
+        self.wave.is_full()
+    }
+
+    /// Lets them have the processor where they are a wave. Who yields goes on when all that were woken before have had their turn and the runtime
+    /// has looked at its sockets; whose answers it finds there goes on beside the next wave.
+    pub(super) async fn go_first(&mut self) {
+        self.wave.go_first().await;
     }
 
     /// Lets a worker run the event.
-    pub(super) fn run(&self, event: Box<Event>) {
+    pub(super) fn run(&mut self, event: Box<Event>) {
+        self.wave.begun += 1;
         let desk = lock(&self.room.free).as_mut().and_then(Vec::pop);
         match desk {
             Some(desk) => desk.lay(event),
@@ -165,6 +207,46 @@ mod tests {
         assert!(!task.is_finished());
         desk.close();
         assert!(task.await.unwrap(), "woken, and sent home");
+    }
+
+    /// What a wave relies on the runtime for.
+    #[tokio::test]
+    async fn a_wave_goes_before_the_next_and_answers_are_taken_meanwhile() {
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        let note = |what: &'static str| {
+            let ran = ran.clone();
+            move || lock(&ran).push(what)
+        };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut server = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (client, _) = listener.accept().unwrap();
+        client.set_nonblocking(true).unwrap();
+        let client = tokio::net::TcpStream::from_std(client).unwrap();
+        let answered = note("answered");
+        tokio::spawn(async move {
+            client.readable().await.unwrap();
+            answered();
+        });
+        tokio::task::yield_now().await; // it waits for its answer
+        std::io::Write::write_all(&mut server, b"!").unwrap();
+
+        let mut wave = Wave::default();
+        for _ in 0..WAVE {
+            assert!(!wave.is_full());
+            wave.go_first().await; // nothing to wait for yet
+            assert!(lock(&ran).is_empty());
+            wave.begun += 1;
+            let begun = note("begun");
+            if wave.is_full() {
+                tokio::spawn(async move { begun() });
+            }
+        }
+        wave.go_first().await;
+        assert_eq!(*lock(&ran), ["begun"]);
+        assert!(!wave.is_full());
+        wave.begun = WAVE;
+        wave.go_first().await;
+        assert_eq!(*lock(&ran), ["begun", "answered"]);
     }
 
     #[test]
