@@ -40,6 +40,11 @@ use crate::telemetry::kafka::KafkaMetrics;
 /// The reason of a refusal by a producer that librdkafka has given up: another one would take the record.
 pub const PRODUCER_OVER: &str = "producer_over";
 
+/// What a delivery without an offset is taken for. The brokers have not acknowledged it: librdkafka infers it from a later batch of the partition that
+/// they took, which need not be so. A broker that knows nothing of a producer takes its first batch with any sequence number; where it had refused
+/// the one before, for want of replicas say, that one is lost. Publishing it again may make a duplicate, and no loss.
+const UNPROVEN: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::RequestTimedOut);
+
 /// The reason of a refusal that no other attempt can mend: the event's transaction is over, and the event with it.
 pub const OVER: &str = "transaction_over";
 
@@ -48,6 +53,8 @@ pub struct SinkContext {
     metrics: PipelineMetrics,
     statistics: KafkaMetrics,
     ordered: bool,
+    /// Brokers give an offset with each delivery, as they do where they number the batches of a producer.
+    idempotent: bool,
     turnstile: Option<Arc<Turnstile>>,
     batches: Arc<Batches>,
     logins: Logins,
@@ -82,6 +89,7 @@ pub fn producer(
         metrics,
         statistics,
         ordered,
+        idempotent: config.get("enable.idempotence") == Some("true"),
         turnstile,
         batches,
         logins,
@@ -256,7 +264,12 @@ impl ClientContext for SinkContext {
 impl ProducerContext for SinkContext {
     type DeliveryOpaque = Box<Event>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, mut event: Box<Event>) {
+    fn delivery(&self, delivered: &DeliveryResult<'_>, mut event: Box<Event>) {
+        let result = match delivered {
+            Ok(message) if self.idempotent && message.offset() < 0 => Err((&UNPROVEN, message)),
+            Ok(message) => Ok(message),
+            Err((error, message)) => Err((error, message)),
+        };
         match result {
             Ok(_) => {
                 if let Some(produced) = event.produced {
@@ -271,6 +284,12 @@ impl ProducerContext for SinkContext {
             }
             Err((error, message)) => {
                 let mut failure = failure(message.topic(), error);
+                if delivered.is_ok() {
+                    failure.message = format!(
+                        "topic {}: no broker said that it was delivered; publishing it again",
+                        message.topic()
+                    );
+                }
                 let purged = [RDKafkaErrorCode::PurgeQueue, RDKafkaErrorCode::PurgeInflight];
                 if error.rdkafka_error_code().is_some_and(|code| purged.contains(&code)) {
                     event.complete(How::Abandoned);

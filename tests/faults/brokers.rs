@@ -114,6 +114,30 @@ fn dead_letter_disk_full() {
     }
 }
 
+/// Which bad records have no dead letter, where those around them have theirs, and whether it is there a little later: a broker that was behind is
+/// something else than a loss.
+fn tell_missing(bench: &Bench, numbers: &Numbers, letters: &str, places: &[(i64, i64)]) {
+    let missing = |places: &[(i64, i64)]| -> Vec<(i64, i64)> {
+        let bad = numbers.bad();
+        bad.into_iter()
+            .filter(|place| places.binary_search(place).is_err())
+            .collect()
+    };
+    println!("without a dead letter: {:?}", missing(places));
+    std::thread::sleep(Duration::from_secs(10));
+    let (mut later, mut lines) = (Vec::new(), Vec::new());
+    for letter in bench.kafka.read(letters) {
+        let number = |name: &str| letter.header(name).unwrap().parse::<i64>().unwrap();
+        let place = (number("messina.partition"), number("messina.offset"));
+        lines.push((letter.partition, letter.offset, place));
+        later.push(place);
+    }
+    later.sort_unstable();
+    println!("ten seconds later: {:?}", missing(&later));
+    println!("the letters (partition, offset, of which record): {lines:?}");
+    println!("their topic's ends: {:?}", bench.kafka.ends(letters));
+}
+
 fn unwritable(test: &str, bench: Bench, fault: Fault) {
     let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
     let letters = bench.name("outage-dead-letters");
@@ -180,6 +204,9 @@ fn unwritable(test: &str, bench: Bench, fault: Fault) {
     let all = places.len() as i64;
     places.sort_unstable();
     places.dedup();
+    if (places.len() as i64) < BAD {
+        tell_missing(&bench, &numbers, &letters, &places);
+    }
     assert_eq!(places.len() as i64, BAD, "bad records that have a dead letter");
     assert_eq!(all, BAD, "dead letters");
     let judgement = judge_good(&bench, &numbers, "outage", sent);

@@ -19,6 +19,8 @@ use super::{Bench, LONG, until};
 const REQUEST: Duration = Duration::from_secs(20);
 /// Silence while a topic is read that means that something is wrong.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long a partition that is said to be at its end is listened to all the same.
+const AT_END: Duration = Duration::from_secs(1);
 /// What one record may weigh, in bytes: a value of 10 MB with room around it.
 pub const BIGGEST: &str = "16777216";
 
@@ -258,7 +260,11 @@ impl Kafka {
         let mut records = Vec::new();
         let mut heard = Instant::now();
         let mut trouble = None;
+        // Behind the last record there may be the markers of transactions, so that its offset is not the end's. But who leads a partition since a moment
+        // ago may not know yet how far it goes: what such a one calls the end is none if more comes.
+        let mut ended: HashMap<i32, Instant> = HashMap::new();
         while !open.is_empty() {
+            open.retain(|partition, _| ended.get(partition).is_none_or(|since| since.elapsed() < AT_END));
             assert!(
                 heard.elapsed() < SILENCE,
                 "{topic}: {} partitions are not read to their end; the last error: {trouble:?}",
@@ -269,9 +275,8 @@ impl Kafka {
             };
             let message = match message {
                 Ok(message) => message,
-                // Behind the last record there may be the markers of transactions.
                 Err(KafkaError::PartitionEOF(partition)) => {
-                    open.remove(&partition);
+                    ended.insert(partition, Instant::now());
                     continue;
                 }
                 // A connection to a broker that was just killed breaks; librdkafka makes another, and goes on where it was.
@@ -281,6 +286,7 @@ impl Kafka {
                 }
             };
             heard = Instant::now();
+            ended.remove(&message.partition());
             if open
                 .get(&message.partition())
                 .is_some_and(|end| message.offset() + 1 >= *end)

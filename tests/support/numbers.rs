@@ -254,6 +254,17 @@ impl<'b> Numbers<'b> {
         );
     }
 
+    /// Partition and offset of each bad record.
+    pub fn bad(&self) -> Vec<(i64, i64)> {
+        let mut places = Vec::new();
+        for record in self.bench.kafka.read(&self.topic) {
+            if record.value.as_ref().is_some_and(|value| value[0] != 0) {
+                places.push((record.partition.into(), record.offset));
+            }
+        }
+        places
+    }
+
     /// The offset of the first bad record of each partition that has one.
     pub fn first_bad(&self) -> HashMap<i32, i64> {
         let mut first = HashMap::new();

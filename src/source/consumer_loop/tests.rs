@@ -525,3 +525,41 @@ fn a_producer_that_librdkafka_gives_up_is_made_anew() {
     let first = published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
     assert_eq!(first, (0..8).collect::<Vec<_>>());
 }
+
+/// Two batches are under way; the first is refused for want of replicas, and the mock cluster takes the one behind it, as a broker does that knows
+/// nothing of the producer yet. librdkafka then calls the first delivered too.
+#[test]
+fn an_output_that_only_a_later_batch_speaks_for_is_published_again() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    let slow = Duration::from_millis(1500);
+    let bench = Bench::run(cluster, slow, Duration::from_secs(30), TOML.to_owned() + OUTPUT);
+    let load = Load::new(&bench);
+    load.send(0);
+    until("the first row", || bench.written(0).len() == 1);
+    load.send(0);
+    std::thread::sleep(Duration::from_millis(100));
+    load.send(0);
+    // While they are written.
+    bench
+        .cluster
+        .broker_round_trip_time(1, Duration::from_millis(400))
+        .unwrap();
+    bench.cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS],
+    );
+    let consumer: BaseConsumer = client(&bench.cluster.bootstrap_servers()).create().unwrap();
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset("out", 0, Offset::Beginning).unwrap();
+    consumer.assign(&from).unwrap();
+    let mut places = BTreeSet::new();
+    until("every output", || {
+        if let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) {
+            places.insert(record.payload().unwrap()[5] >> 1);
+        }
+        places.len() == 3
+    });
+    drop(consumer);
+    assert!(matches!(bench.end(), End::Drained));
+}
