@@ -1,8 +1,8 @@
 //! One consumer: polls, decodes, admits, hands out, takes back, commits. The heart of Messina.
 //!
 //! Each round: what librdkafka's callbacks said; what has ended; new records while the budget has room, and no more at a time than
-//! a wave of workers; what is due (commits, deadlines, the status); then sleep until any of these has something. Over the budget the loop stops taking records at once;
-//! if that lasts it pauses the partitions and goes on polling, so that the group never takes it for dead. It does not pause at
+//! a wave of workers; what is due (commits, deadlines, the status); then sleep until any of these has something. Over the budget
+//! the loop stops taking records at once; if that lasts it pauses the partitions and goes on polling, so that the group never takes it for dead. It does not pause at
 //! once because a pause throws away what librdkafka has prefetched.
 //!
 //! Invariants: an offset is committed only as the ledger allows; every admitted event comes back exactly once; after a fatal

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{more, pipelines};
 use crate::support::figures;
 use crate::support::judge::{judge, judge_good};
+use crate::support::kafka::Record;
 use crate::support::numbers::{MAX_IN_FLIGHT, Numbers};
 use crate::support::process::Messina;
 use crate::support::watch::Watch;
@@ -114,12 +115,18 @@ fn dead_letter_disk_full() {
     }
 }
 
+/// Partition and offset of the record that a dead letter is about.
+fn place_of(letter: &Record) -> (i64, i64) {
+    let number = |name: &str| letter.header(name).unwrap().parse::<i64>().unwrap();
+    (number("messina.partition"), number("messina.offset"))
+}
+
 /// Which bad records have no dead letter, where those around them have theirs, and whether it is there a little later: a broker that was behind is
 /// something else than a loss.
 fn tell_missing(bench: &Bench, numbers: &Numbers, letters: &str, places: &[(i64, i64)]) {
     let missing = |places: &[(i64, i64)]| -> Vec<(i64, i64)> {
-        let bad = numbers.bad();
-        bad.into_iter()
+        let bad = numbers.bad().into_iter();
+        bad.map(|(partition, offset)| (partition.into(), offset))
             .filter(|place| places.binary_search(place).is_err())
             .collect()
     };
@@ -127,8 +134,7 @@ fn tell_missing(bench: &Bench, numbers: &Numbers, letters: &str, places: &[(i64,
     std::thread::sleep(Duration::from_secs(10));
     let (mut later, mut lines) = (Vec::new(), Vec::new());
     for letter in bench.kafka.read(letters) {
-        let number = |name: &str| letter.header(name).unwrap().parse::<i64>().unwrap();
-        let place = (number("messina.partition"), number("messina.offset"));
+        let place = place_of(&letter);
         lines.push((letter.partition, letter.offset, place));
         later.push(place);
     }
@@ -196,9 +202,8 @@ fn unwritable(test: &str, bench: Bench, fault: Fault) {
         .read(&letters)
         .iter()
         .map(|letter| {
-            let number = |name: &str| letter.header(name).unwrap().parse::<i64>().unwrap();
             assert_eq!(letter.header("messina.reason"), Some("framing"), "{}", letter.about());
-            (number("messina.partition"), number("messina.offset"))
+            place_of(letter)
         })
         .collect();
     let all = places.len() as i64;

@@ -255,11 +255,11 @@ impl<'b> Numbers<'b> {
     }
 
     /// Partition and offset of each bad record.
-    pub fn bad(&self) -> Vec<(i64, i64)> {
+    pub fn bad(&self) -> Vec<(i32, i64)> {
         let mut places = Vec::new();
         for record in self.bench.kafka.read(&self.topic) {
             if record.value.as_ref().is_some_and(|value| value[0] != 0) {
-                places.push((record.partition.into(), record.offset));
+                places.push((record.partition, record.offset));
             }
         }
         places
@@ -268,10 +268,8 @@ impl<'b> Numbers<'b> {
     /// The offset of the first bad record of each partition that has one.
     pub fn first_bad(&self) -> HashMap<i32, i64> {
         let mut first = HashMap::new();
-        for record in self.bench.kafka.read(&self.topic) {
-            if record.value.as_ref().is_some_and(|value| value[0] != 0) {
-                first.entry(record.partition).or_insert(record.offset);
-            }
+        for (partition, offset) in self.bad() {
+            first.entry(partition).or_insert(offset);
         }
         first
     }

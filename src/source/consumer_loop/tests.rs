@@ -476,6 +476,26 @@ fn a_consumer_to_which_nothing_is_delivered_is_made_anew() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
+/// So many outputs, by the offsets of their records, as each comes first.
+fn published(bench: &Bench, count: usize) -> Vec<i64> {
+    let consumer: BaseConsumer = client(&bench.cluster.bootstrap_servers()).create().unwrap();
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset("out", 0, Offset::Beginning).unwrap();
+    consumer.assign(&from).unwrap();
+    let mut first = Vec::new();
+    until("the last output", || {
+        if let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) {
+            // Framing, and one small number, zigzag.
+            let place = i64::from(record.payload().unwrap()[5] >> 1);
+            if !first.contains(&place) {
+                first.push(place);
+            }
+        }
+        first.len() == count
+    });
+    first
+}
+
 /// What a pipeline that is ordered by key publishes of eight records, by their offsets, where brokers answer so to one batch.
 fn published_after(answer: RDKafkaRespErr) -> Vec<i64> {
     let cluster = cluster(1);
@@ -491,22 +511,7 @@ fn published_after(answer: RDKafkaRespErr) -> Vec<i64> {
     until("another consumer", || bench.metrics.consumer_rebuilds.get() > 0);
     (0..4).for_each(|_| load.send(0));
     until("the last row", || bench.written(0).len() == 8);
-    let consumer: BaseConsumer = client(&bench.cluster.bootstrap_servers()).create().unwrap();
-    let mut from = TopicPartitionList::new();
-    from.add_partition_offset("out", 0, Offset::Beginning).unwrap();
-    consumer.assign(&from).unwrap();
-    let mut first = Vec::new();
-    until("the last output", || {
-        if let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) {
-            // Framing, and one small number, zigzag.
-            let place = i64::from(record.payload().unwrap()[5] >> 1);
-            if !first.contains(&place) {
-                first.push(place);
-            }
-        }
-        first.len() == 8
-    });
-    drop(consumer);
+    let first = published(&bench, 8);
     assert_eq!(bench.metrics.consumer_rebuilds.get(), 1);
     assert!(matches!(bench.end(), End::Drained));
     first
@@ -549,17 +554,6 @@ fn an_output_that_only_a_later_batch_speaks_for_is_published_again() {
         RDKafkaApiKey::Produce,
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS],
     );
-    let consumer: BaseConsumer = client(&bench.cluster.bootstrap_servers()).create().unwrap();
-    let mut from = TopicPartitionList::new();
-    from.add_partition_offset("out", 0, Offset::Beginning).unwrap();
-    consumer.assign(&from).unwrap();
-    let mut places = BTreeSet::new();
-    until("every output", || {
-        if let Some(Ok(record)) = consumer.poll(Duration::from_millis(100)) {
-            places.insert(record.payload().unwrap()[5] >> 1);
-        }
-        places.len() == 3
-    });
-    drop(consumer);
+    published(&bench, 3);
     assert!(matches!(bench.end(), End::Drained));
 }
