@@ -34,6 +34,7 @@ use crate::registry::Registry;
 use crate::sink;
 use crate::source::bounds::Bounds;
 use crate::source::consumer_loop::{self, End};
+use crate::source::moderation::moderate;
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
@@ -384,7 +385,8 @@ fn run_loop(
     metrics: &Metrics,
     thread_name: &str,
 ) -> End {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = match moderate(builder.enable_all()).build() {
         Ok(runtime) => runtime,
         Err(error) => return End::Halted(Failure::fatal("runtime", error.to_string())),
     };

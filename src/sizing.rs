@@ -15,25 +15,31 @@ mod cost {
     /// The same, for a thousand bytes of its value; unpacking is most of it.
     pub const RECORD_KB: f64 = 1.0;
     /// Encoded and published, without its bytes.
-    pub const PUBLISH: f64 = 1.62;
+    pub const PUBLISH: f64 = 1.3;
     /// The same, for a thousand bytes; packing is most of it.
     pub const PUBLISH_KB: f64 = 1.9;
     /// A SELECT.
-    pub const LOOKUP: f64 = 2.26;
+    pub const LOOKUP: f64 = 2.4;
     /// A look-up that the cache answers.
-    pub const HIT: f64 = 1.2;
+    pub const HIT: f64 = 1.0;
     /// A look-up in a reference. Not measured by itself: a hash table without the cache's bookkeeping.
     pub const REFERENCE: f64 = 0.4;
     /// An INSERT.
-    pub const WRITE: f64 = 2.62;
+    pub const WRITE: f64 = 2.8;
     /// A row that goes to the database with others.
-    pub const GROUPED: f64 = 1.0;
+    pub const GROUPED: f64 = 0.3;
+    /// A wait for the database, at most: the longer it takes, the more is in flight, and the less of it is in the processor's caches when the answer comes.
+    pub const WAIT: f64 = 5.0;
+    /// The same for a row that goes with others.
+    pub const WAIT_GROUPED: f64 = 2.0;
     /// A thousand bytes of `record.datum` in a row.
     pub const DATUM_KB: f64 = 0.6;
     /// A filter, a name, a condition: an expression that is more than a path. Not measured by itself.
     pub const EXPRESSION: f64 = 0.5;
 }
 
+/// How long the database takes when a wait for it costs half of what it costs at most.
+const HALF_COLD: Duration = Duration::from_millis(10);
 /// The part of the cost that falls on the consumer's own thread, which has one core at most.
 const OF_THE_LOOP: f64 = 0.8;
 /// From the producer to the brokers' acknowledgement, beside its linger: a guess for a broker in the same place.
@@ -92,6 +98,8 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
     let kilobytes = load.bytes / 1000.0;
     let mut parts = vec![("read and decode".to_owned(), cost::RECORD + cost::RECORD_KB * kilobytes)];
     let mut waits = Duration::ZERO;
+    let latency = load.store_latency.as_secs_f64();
+    let cold = latency / (latency + HALF_COLD.as_secs_f64());
     for step in &pipeline.steps {
         let condition = if step.when.is_some() { cost::EXPRESSION } else { 0.0 };
         let own = match &step.kind {
@@ -102,7 +110,7 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
                     1.0
                 };
                 waits += load.store_latency.mul_f64(asks);
-                asks * cost::LOOKUP + (1.0 - asks) * cost::HIT
+                asks * (cost::LOOKUP + cold * cost::WAIT) + (1.0 - asks) * cost::HIT
             }
             StepKind::Write(write) => {
                 waits += load.store_latency;
@@ -111,9 +119,9 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
                 match &write.group {
                     Some(group) => {
                         waits += group.linger;
-                        cost::GROUPED + bytes
+                        cost::GROUPED + cold * cost::WAIT_GROUPED + bytes
                     }
-                    None => cost::WRITE + bytes,
+                    None => cost::WRITE + cold * cost::WAIT + bytes,
                 }
             }
             StepKind::Reference(_) => cost::REFERENCE,
@@ -187,7 +195,8 @@ mod tests {
             &pipeline(&format!("{LOOKUP}cache = {{ ttl = \"1m\", max_bytes = \"1MiB\" }}\n")),
             &LOAD,
         );
-        let saved = 0.95 * (cost::LOOKUP - cost::HIT);
+        // 2 ms: a sixth of what a wait costs at most.
+        let saved = 0.95 * (cost::LOOKUP + cost::WAIT / 6.0 - cost::HIT);
         assert!((asks.cpu_us - cached.cpu_us - saved).abs() < 1e-9);
         let sum: f64 = asks.parts.iter().map(|(_, us)| us).sum();
         assert!((sum - asks.cpu_us).abs() < 1e-9);
@@ -211,6 +220,20 @@ mod tests {
         assert_eq!(needs.pods, 2);
         assert!(needs.too_few_partitions);
         assert!(needs.consumers >= 1 && needs.consumers <= 2);
+    }
+
+    #[test]
+    fn a_slower_database_costs_more_up_to_a_bound() {
+        let at = |ms| {
+            let load = Load {
+                store_latency: Duration::from_millis(ms),
+                ..LOAD
+            };
+            needs(&pipeline(LOOKUP), &load).cpu_us
+        };
+        let free = at(0);
+        assert!((at(10) - free - cost::WAIT / 2.0).abs() < 1e-9);
+        assert!(at(10) < at(100) && at(100_000) < free + cost::WAIT);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod assignment;
 pub mod bounds;
 pub mod consumer_loop;
 pub mod context;
+pub mod moderation;
 pub mod read;
 pub mod status;
 pub mod tally;
