@@ -5,7 +5,7 @@
 //! it looks, and then finds together what has come meanwhile, as network cards do it with their interrupts. docs/benchmarks.md has what it gives. Where
 //! wake-ups are few enough to be cheap nothing waits for a rest.
 //!
-//! Invariant: who rests was woken [`OFTEN`] times within [`WITHIN`], and that is no longer ago than [`FOR`] and a rest.
+//! Invariant: who rests was woken `OFTEN` times within `WITHIN`, and that is no longer ago than `FOR` and a rest.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
