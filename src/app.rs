@@ -34,7 +34,7 @@ use crate::registry::Registry;
 use crate::sink;
 use crate::source::bounds::Bounds;
 use crate::source::consumer_loop::{self, End};
-use crate::source::moderation::moderate;
+use crate::source::moderation::{Rest, moderate};
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
@@ -386,7 +386,8 @@ fn run_loop(
     thread_name: &str,
 ) -> End {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = match moderate(builder.enable_all()).build() {
+    let rest = Arc::new(Rest::default());
+    let runtime = match moderate(builder.enable_all(), rest.clone()).build() {
         Ok(runtime) => runtime,
         Err(error) => return End::Halted(Failure::fatal("runtime", error.to_string())),
     };
@@ -404,7 +405,7 @@ fn run_loop(
                 AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
             });
         }
-        let context = LoopContext { stop, io, store };
+        let context = LoopContext { stop, io, store, rest };
         consumer_loop::run_and_rebuild(|| make(context.clone())).await
     });
     // Calls to brokers may still wait for an answer that nobody needs any more.

@@ -30,6 +30,7 @@ use crate::sink::limits::{Limits, StopAbove, Window};
 use crate::source::bounds::Bounds;
 use crate::source::consumer_loop::Parts;
 use crate::source::context::{self, SourceContext};
+use crate::source::moderation::Rest;
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::store::cache::{Cache, CacheStats};
@@ -82,6 +83,8 @@ pub(super) struct LoopContext {
     pub(super) io: Handle,
     /// Its session with the database.
     pub(super) store: Option<Arc<AnyStore>>,
+    /// How long its thread rests at a time.
+    pub(super) rest: Arc<Rest>,
 }
 
 /// Makes the parts of one loop, on its thread; again for each consumer that has to take the place of another.
@@ -404,7 +407,7 @@ fn build(
         let pipeline = pipeline.clone();
         let (schemas, runtime, bounds) = (prepared.schemas.clone(), runtime.clone(), common.bounds.clone());
         let (drain_timeout, stall_after) = (config.shutdown_timeout, pipeline.source.stall_timeout);
-        parts.push(Box::new(move |LoopContext { stop, io, store }| {
+        parts.push(Box::new(move |LoopContext { stop, io, store, rest }| {
             let output = match output.take() {
                 Some(output) => output,
                 None => make_output()?,
@@ -431,6 +434,7 @@ fn build(
                 }),
                 io,
                 state: state.clone(),
+                rest,
                 bounds: bounds.clone(),
                 static_member: pipeline.source.instance_id.is_some(),
                 classic: pipeline.source.group_protocol == GroupProtocol::Classic,

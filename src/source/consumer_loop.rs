@@ -36,6 +36,7 @@ pub use self::rebuild::run_and_rebuild;
 use super::assignment::{Assignment, Partition, Ticket};
 use super::bounds::Bounds;
 use super::context::SourceContext;
+use super::moderation::Rest;
 use super::read::Plans;
 use super::status::LoopState;
 use crate::budget::Budget;
@@ -97,6 +98,8 @@ pub struct Parts {
     pub io: Handle,
     /// What the loop says of itself.
     pub state: Arc<LoopState>,
+    /// How long the loop's thread rests at a time.
+    pub rest: Arc<Rest>,
     /// Whether the group keeps its place for a while when it ends (`group.instance.id`).
     pub static_member: bool,
     /// Whether the group speaks the classic protocol, in which members join and leave by requests of their own.
@@ -331,6 +334,7 @@ impl Loop {
                 next_commit = now + COMMIT_EVERY;
             }
             if now >= next_status {
+                self.moderate();
                 self.metrics.flush();
                 self.adapt();
                 let fetches_nothing = self.publish_status(self.phase());

@@ -3,17 +3,22 @@
 //! A loop and the requests of its events share one thread. A database that takes its time answers them one by one, and each answer would wake the thread:
 //! at some thousand records a second wake-ups cost more than the work, since the kernel has its part in each. So a thread that is woken often rests before
 //! it looks, and then finds together what has come meanwhile, as network cards do it with their interrupts. docs/benchmarks.md has what it gives. Where
-//! wake-ups are few enough to be cheap nothing waits for a rest.
+//! wake-ups are few enough to be cheap nothing waits for a rest. A rest is short beside the time that a record takes in any case: a rate that is bounded by
+//! what may be in flight is that number divided by this time (Little's law), and would fall with it.
 //!
 //! Invariant: who rests was woken `OFTEN` times within `WITHIN`, and that is no longer ago than `FOR` and a rest.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 
-/// What an answer may wait for, at most, before it is looked at.
-const REST: Duration = Duration::from_micros(500);
+/// A rest is this part of a record's time, and no longer than [`LONGEST`].
+const PART: u32 = 32;
+const LONGEST: Duration = Duration::from_micros(500);
+/// What would be shorter is none: the kernel takes about as long to wake a thread that sleeps.
+const SHORTEST: Duration = Duration::from_micros(50);
 
 /// So many wake-ups within [`WITHIN`] are often: 8,000 a second, some 5 % of a core.
 const OFTEN: u32 = 64;
@@ -61,28 +66,51 @@ impl Moderation {
     }
 }
 
-/// Moderates the wake-ups of the current-thread runtime that this builds.
-pub fn moderate(runtime: &mut Builder) -> &mut Builder {
-    moderate_with(runtime, || std::thread::sleep(REST))
+/// How long the thread of a loop rests at a time; not at all before its loop has said how long records take.
+#[derive(Debug, Default)]
+pub struct Rest(AtomicU64);
+
+impl Rest {
+    /// Takes in how long a record takes now, from its admission to its end.
+    pub fn follow(&self, record: Duration) {
+        let rest = (record / PART).min(LONGEST);
+        let rest = if rest < SHORTEST { Duration::ZERO } else { rest };
+        self.0.store(rest.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<Duration> {
+        Some(Duration::from_micros(self.0.load(Ordering::Relaxed))).filter(|rest| !rest.is_zero())
+    }
 }
 
-fn moderate_with(runtime: &mut Builder, rest: impl Fn() + Send + Sync + 'static) -> &mut Builder {
+/// Moderates the wake-ups of the current-thread runtime that this builds.
+pub fn moderate(runtime: &mut Builder, rest: Arc<Rest>) -> &mut Builder {
+    moderate_with(runtime, rest, std::thread::sleep)
+}
+
+fn moderate_with(
+    runtime: &mut Builder,
+    rest: Arc<Rest>,
+    sleep: impl Fn(Duration) + Send + Sync + 'static,
+) -> &mut Builder {
     let moderation = Mutex::new(Moderation::new());
     runtime.on_thread_park(move || {
+        let Some(rest) = rest.get() else {
+            return;
+        };
         let rests = {
             let mut moderation = moderation.lock().unwrap_or_else(PoisonError::into_inner);
             moderation.rests(Instant::now())
         };
         if rests {
-            rest();
+            sleep(rest);
         }
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use proptest::prelude::*;
 
@@ -95,7 +123,7 @@ mod tests {
             now += Duration::from_micros(gap);
             let seen = (now, moderation.rests(now));
             if seen.1 {
-                now += REST;
+                now += LONGEST;
             }
             seen
         };
@@ -119,6 +147,20 @@ mod tests {
         assert!(quiet[65..].iter().all(|(_, rests)| !rests));
     }
 
+    #[test]
+    fn a_rest_is_short_beside_a_record_and_never_long() {
+        let rest = Rest::default();
+        let mut of = |us| {
+            rest.follow(Duration::from_micros(us));
+            rest.get().map_or(0, |rest| rest.as_micros())
+        };
+        assert_eq!(
+            [0, 300, 1_500, 1_600, 6_400, 16_000, 60_000_000].map(&mut of),
+            [0, 0, 0, 50, 200, 500, 500]
+        );
+        assert_eq!(Rest::default().get(), None);
+    }
+
     proptest! {
         #[test]
         fn a_rest_has_its_reason(gaps in prop::collection::vec(prop_oneof![0..50u64, 0..300u64, 0..200_000u64], 0..2000)) {
@@ -138,7 +180,10 @@ mod tests {
         let rests = Arc::new(AtomicUsize::new(0));
         let count = rests.clone();
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = moderate_with(&mut builder, move || {
+        let rest = Arc::new(Rest::default());
+        rest.follow(Duration::from_millis(8));
+        let runtime = moderate_with(&mut builder, rest, move |rest| {
+            assert_eq!(rest, Duration::from_micros(250));
             count.fetch_add(1, Ordering::Relaxed);
         });
         let (there, mut asked) = tokio::sync::mpsc::unbounded_channel::<()>();

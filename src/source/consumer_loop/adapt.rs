@@ -87,6 +87,16 @@ impl Loop {
         self.parts.budget.set_max_records(limit);
     }
 
+    /// Fits the rests of the thread to how long records have taken since the last time.
+    pub(super) fn moderate(&self) {
+        let events = &self.metrics.event;
+        let mean = events.get_sample_sum() / events.get_sample_count() as f64;
+        // Without a record there is none.
+        if let Ok(mean) = Duration::try_from_secs_f64(mean) {
+            self.parts.rest.follow(mean);
+        }
+    }
+
     /// Gives the consumer up for a new one where it stands still and nothing of ours holds it.
     pub(super) fn watch(&mut self, fetches_nothing: Option<String>) {
         let polls = self.joined && (self.takes_records() || self.paused);

@@ -218,6 +218,7 @@ impl Bench {
                         runtime: Arc::new(runtime),
                         io: Handle::current(),
                         state: of_loop.clone(),
+                        rest: Arc::default(),
                         static_member: false,
                         classic: true,
                         drain_timeout: Duration::from_secs(20),
