@@ -30,7 +30,7 @@ RICH = 617
 
 
 def settings():
-    """(label, configuration, topic, bytes, records, output topic, the database's median and p95 in µs)"""
+    """(label, configuration, topic, bytes, records, output topic, milliseconds of the database, records in flight)"""
     plain, grouped = HEAD + LOOKUP + WRITE + SINK, HEAD + CACHED + GROUPED + SINK
     for label, config, n in (
         ("read alone", HEAD, 390_000),
@@ -41,24 +41,24 @@ def settings():
         ("cached, write, publish", HEAD + CACHED + WRITE + SINK, 390_000),
         ("cached, grouped, publish", grouped, 390_000),
     ):
-        yield label, config, "events-bulk", RICH, n, "events-enriched-rich", (0, 0)
+        yield label, config, "events-bulk", RICH, n, "events-enriched-rich", 0, 512
     for ms, in_flight in ((1, 512), (5, 1024), (12, 2048), (40, 4096)):
-        yield f"look-up, write, publish, {ms} ms", plain, "events-bulk", RICH, 250_000, "events-enriched-rich", (1000 * ms, 2500 * ms, in_flight)
-    yield "cached, grouped, publish, 12 ms", grouped, "events-bulk", RICH, 300_000, "events-enriched-rich", (12_000, 30_000, 2048)
+        yield f"look-up, write, publish, {ms} ms", plain, "events-bulk", RICH, 250_000, "events-enriched-rich", ms, in_flight
+    yield "cached, grouped, publish, 12 ms", grouped, "events-bulk", RICH, 300_000, "events-enriched-rich", 12, 2048
     for bytes_, records in ((100, 400_000), (1_000, 200_000), (10_000, 40_000)):
         topic = f"events-words-{bytes_}"
         scale.fill(topic, 20, scale.flat(bytes_, records))
-        yield f"plain, {bytes_} bytes", scale.flat_config(), topic, bytes_, records * 95 // 100, "events-enriched-flat", (0, 0)
+        yield f"plain, {bytes_} bytes", scale.flat_config(), topic, bytes_, records * 95 // 100, "events-enriched-flat", 0, 512
 
 
-def measured(label, config, topic, n, out, median, p95, in_flight=512):
-    scale.run(label, n, CONFIG=config, IN_TOPIC=topic, OUT_TOPIC=out, STUB_DELAY_US=str(median), STUB_P95_US=str(p95), MAX_IN_FLIGHT=str(in_flight))
+def measured(label, config, topic, n, out, ms, in_flight):
+    scale.run(label, n, CONFIG=config, IN_TOPIC=topic, OUT_TOPIC=out, STUB_DELAY_US=str(1000 * ms), STUB_P95_US=str(2500 * ms), MAX_IN_FLIGHT=str(in_flight))
     with open(E["RESULTS"], encoding="utf-8") as file:
         return json.loads(file.readlines()[-1])
 
 
-def estimated(config, bytes_, hit_ratio, latency_us):
-    command = [E["MESSINA_BIN"], "size", "-c", config, "--json", "--rate", "1000", "--bytes", str(bytes_), "--hit-ratio", str(hit_ratio), "--store-latency", f"{latency_us}us"]
+def estimated(config, bytes_, hit_ratio, ms):
+    command = [E["MESSINA_BIN"], "size", "-c", config, "--json", "--rate", "1000", "--bytes", str(bytes_), "--hit-ratio", str(hit_ratio), "--store-latency", f"{ms}ms"]
     # Warnings go to stderr.
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(answer.stdout)["events"]["cpu_us"]
@@ -68,12 +68,12 @@ def main(rounds):
     all_, runs, sums = list(settings()), {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for i in range(rounds):
-            for number, (label, text, topic, bytes_, n, out, store) in enumerate(all_):
+            for number, (label, text, topic, bytes_, n, out, ms, in_flight) in enumerate(all_):
                 config = os.path.join(folder, f"{number}.toml")
                 pathlib.Path(config).write_text(text, encoding="utf-8")
-                line = measured(label, config, topic, n, out, *store)
+                line = measured(label, config, topic, n, out, ms, in_flight)
                 runs.setdefault(label, []).append(line["cpu_us_per_msg_2nd_half"])
-                sums[label] = estimated(config, bytes_, round(line.get("cache_hit_ratio", 0.0), 4), store[0])
+                sums[label] = estimated(config, bytes_, round(line.get("cache_hit_ratio", 0.0), 4), ms)
     us = {label: min(values) for label, values in runs.items()}
     machine = statistics.median(us[label] / sums[label] for label in us)
     print(f"the machine's factor: {machine:.2f}", file=sys.stderr)

@@ -29,40 +29,30 @@ const FOR: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Copy)]
 enum Moderation {
-    Counting { since: Option<Instant>, wakes: u32 },
+    Counting { since: Instant, wakes: u32 },
     Resting { until: Instant },
 }
 
 impl Moderation {
-    const fn new() -> Moderation {
-        Moderation::Counting { since: None, wakes: 0 }
+    /// Whoever asks next is the first that is counted.
+    fn new(now: Instant) -> Moderation {
+        Moderation::Resting { until: now }
     }
 
     /// The thread has nothing to do at this time: whether it should rest before it waits.
     fn rests(&mut self, now: Instant) -> bool {
-        match self {
-            Moderation::Counting { since, wakes } => {
-                let began = *since.get_or_insert(now);
-                if *wakes < OFTEN {
-                    *wakes += 1;
-                    return false;
-                }
-                if now.duration_since(began) > WITHIN {
-                    (*since, *wakes) = (Some(now), 1);
-                    return false;
-                }
-                *self = Moderation::Resting { until: now + FOR };
-                true
+        *self = match *self {
+            Moderation::Counting { since, wakes } if wakes < OFTEN => Moderation::Counting {
+                since,
+                wakes: wakes + 1,
+            },
+            Moderation::Counting { since, .. } if now.duration_since(since) <= WITHIN => {
+                Moderation::Resting { until: now + FOR }
             }
-            Moderation::Resting { until } if now < *until => true,
-            Moderation::Resting { .. } => {
-                *self = Moderation::Counting {
-                    since: Some(now),
-                    wakes: 1,
-                };
-                false
-            }
-        }
+            Moderation::Resting { until } if now < until => *self,
+            Moderation::Counting { .. } | Moderation::Resting { .. } => Moderation::Counting { since: now, wakes: 1 },
+        };
+        matches!(self, Moderation::Resting { .. })
     }
 }
 
@@ -74,12 +64,11 @@ impl Rest {
     /// Takes in how long a record takes now, from its admission to its end.
     pub fn follow(&self, record: Duration) {
         let rest = (record / PART).min(LONGEST);
-        let rest = if rest < SHORTEST { Duration::ZERO } else { rest };
         self.0.store(rest.as_micros() as u64, Ordering::Relaxed);
     }
 
     fn get(&self) -> Option<Duration> {
-        Some(Duration::from_micros(self.0.load(Ordering::Relaxed))).filter(|rest| !rest.is_zero())
+        Some(Duration::from_micros(self.0.load(Ordering::Relaxed))).filter(|rest| *rest >= SHORTEST)
     }
 }
 
@@ -93,7 +82,7 @@ fn moderate_with(
     rest: Arc<Rest>,
     sleep: impl Fn(Duration) + Send + Sync + 'static,
 ) -> &mut Builder {
-    let moderation = Mutex::new(Moderation::new());
+    let moderation = Mutex::new(Moderation::new(Instant::now()));
     runtime.on_thread_park(move || {
         let Some(rest) = rest.get() else {
             return;
@@ -118,7 +107,8 @@ mod tests {
 
     /// When the thread has nothing to do, and whether it rests then; a rest takes its time.
     fn run(gaps: impl IntoIterator<Item = u64>) -> Vec<(Instant, bool)> {
-        let (mut now, mut moderation) = (Instant::now(), Moderation::new());
+        let mut now = Instant::now();
+        let mut moderation = Moderation::new(now);
         let step = |gap| {
             now += Duration::from_micros(gap);
             let seen = (now, moderation.rests(now));

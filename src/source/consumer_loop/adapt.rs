@@ -87,7 +87,7 @@ impl Loop {
         self.parts.budget.set_max_records(limit);
     }
 
-    /// Fits the rests of the thread to how long records have taken since the last time.
+    /// Fits the rests of the thread to how long records have taken since the figures were flushed.
     pub(super) fn moderate(&self) {
         let events = &self.metrics.event;
         let mean = events.get_sample_sum() / events.get_sample_count() as f64;
