@@ -469,7 +469,7 @@ impl Running {
             sampled,
         } = built;
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = known.name.clone();
+        let (name, states) = (known.name.clone(), known.loops.clone());
         shared.pipelines.push(known);
         // By name, however often they are replaced.
         shared.pipelines.sort_by(|one, other| one.name.cmp(&other.name));
@@ -481,7 +481,7 @@ impl Running {
         let (stop, stopped) = watch::channel(false);
         let alive = Arc::new(AtomicUsize::new(parts.len()));
         let mut loops = Vec::new();
-        for (number, make) in parts.into_iter().enumerate() {
+        for (number, (make, state)) in parts.into_iter().zip(states).enumerate() {
             let (stop, alive, ended) = (stopped.clone(), alive.clone(), self.ended.0.clone());
             let (config, store, metrics) = (
                 self.config.clone(),
@@ -489,11 +489,23 @@ impl Running {
                 self.metrics.clone(),
             );
             let credentials = self.common.services.credentials.subscribe();
-            let thread_name = loop_name(&name, number);
+            let (pipeline, thread_name) = (name.clone(), loop_name(&name, number));
             let thread = std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
                 // A panic ends it too.
                 let _tell = Tell { alive, ended };
-                run_loop(&config, store, credentials, make, stop, &metrics, &thread_name)
+                let end = run_loop(&config, store, credentials, make, stop, &metrics, &thread_name);
+                if let End::Halted(failure) = &end
+                    && state.halted(&failure.to_string())
+                {
+                    // Before its first round, or between two consumers.
+                    let class = failure.class.as_str();
+                    metrics
+                        .failures_total
+                        .of([&pipeline, failure.reason, class, "fatal"])
+                        .inc();
+                    tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
+                }
+                end
             });
             loops.push(thread.map_err(|e| StartError::Process(format!("cannot start a thread: {e}")))?);
         }

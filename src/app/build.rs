@@ -109,7 +109,7 @@ pub(super) struct Built {
 pub(super) struct Sampled {
     /// Each with what it said last.
     caches: Vec<(Arc<Cache>, CacheMetrics, CacheStats)>,
-    groups: Vec<(Arc<GroupStats>, GroupMetrics)>,
+    groups: Vec<(Arc<GroupStats>, GroupMetrics, (u64, u64))>,
 }
 
 /// The same of all pipelines that run, by name.
@@ -319,9 +319,8 @@ fn build(
         if let Action::Write(write) = &step.action
             && let Some(stats) = write.statement.grouped()
         {
-            sampled
-                .groups
-                .push((stats.clone(), pipeline_metrics.grouped(&step.name)));
+            let series = pipeline_metrics.grouped(&step.name);
+            sampled.groups.push((stats.clone(), series, (0, 0)));
         }
     }
     let steps_count = steps.len();
@@ -477,8 +476,8 @@ pub(super) async fn sample(sampled: AllSampled, references: Shown, metrics: Arc<
                 bytes += now.bytes as i64;
                 *last = now;
             }
-            for (stats, to) in &of.groups {
-                to.show(stats);
+            for (stats, to, last) in &mut of.groups {
+                to.show(stats, last);
             }
         }
         metrics.budget_used_bytes.of(["cache"]).set(bytes);

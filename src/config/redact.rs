@@ -51,9 +51,10 @@ pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> 
     }
     for (scheme, separator) in text.match_indices("://") {
         let start = scheme + separator.len();
-        let authority = text[start..].find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\''));
-        let authority = &text[start..start + authority.unwrap_or(text.len() - start)];
-        if let Some(at) = authority.rfind('@') {
+        // A password may hold what would end it in an address that is right, a slash say.
+        let address = text[start..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''));
+        let address = &text[start..start + address.unwrap_or(text.len() - start)];
+        if let Some(at) = address.rfind('@') {
             ranges.push(start..start + at);
         }
     }
@@ -125,6 +126,10 @@ mod tests {
         assert_eq!(
             shown("bearer_token = 'x'\nurl = \"http://me:x@host/\"", false),
             "bearer_token = ***\nurl = \"http://***@host/\""
+        );
+        assert_eq!(
+            shown("url = 'http://me:p/a?s#s@host'", false),
+            "url = 'http://***@host'"
         );
         assert_eq!(
             shown("password = \"\"\"\nx\ny\"\"\" # end", false),

@@ -8,7 +8,7 @@ use super::event::Event;
 use super::expression::{RecordField, uuid_text};
 use super::failure::Failure;
 use super::program::{Action, Program, Source};
-use crate::avro::value::{Unit, Value};
+use crate::avro::value::{Type, Unit, Value};
 
 /// The value of `source` for `event`.
 pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> Result<Value<'e>, Failure> {
@@ -114,6 +114,20 @@ pub fn now_micros() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// Whether values of this type can be an output key, as far as a type tells.
+pub fn can_be_key(ty: &Type) -> bool {
+    !matches!(
+        ty.non_null(),
+        Type::Float
+            | Type::Double
+            | Type::Decimal { .. }
+            | Type::Duration
+            | Type::List(_)
+            | Type::Map(..)
+            | Type::Record(_)
+    )
 }
 
 /// Appends the bytes of an output key: text and UUIDs as UTF-8, bytes as they are, numbers in decimal; false for null, which is none.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use rdkafka::message::OwnedHeaders;
+use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 
 use super::completions::{Completion, Completions, How};
 use super::failure::Failure;
@@ -24,6 +24,8 @@ use crate::turns::Turn;
 
 /// The most memory that a buffer of an ended event keeps, in bytes.
 const KEPT: usize = 16 * 1024;
+/// What librdkafka keeps for each header beside its name and value, in bytes.
+const HEADER: usize = 64;
 
 /// Where an event came from, and what the ledger and the lanes know it by.
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub struct Event {
     pub schema_id: Option<u32>,
     /// The record's headers; of a traced one they name its span.
     pub headers: Option<OwnedHeaders>,
+    /// What the record's headers take, in bytes.
+    header_bytes: usize,
     /// Its span, where it is traced.
     pub span: Option<Box<Span>>,
     /// What reads this record's schema; none until it is known.
@@ -139,6 +143,7 @@ impl Event {
                 datum_start: 0,
                 schema_id: None,
                 headers: None,
+                header_bytes: 0,
                 span: None,
                 plan: None,
                 marks: Vec::new(),
@@ -174,6 +179,7 @@ impl Event {
         event.origin = origin;
         event.value_length = value.len();
         event.has_value = content.value.is_some();
+        event.header_bytes = content.headers.as_ref().map_or(0, header_bytes);
         event.headers = content.headers;
         event.abandoned = abandoned;
         event.completions = Some(completions);
@@ -207,13 +213,13 @@ impl Event {
     }
 
     /// What the event weighs in the budget, in bytes: value, key and output are of one order of size.
-    pub fn weight(value: usize, key: usize) -> usize {
-        2 * value + key + std::mem::size_of::<Event>()
+    pub fn weight(value: usize, key: usize, headers: usize) -> usize {
+        2 * value + key + headers + std::mem::size_of::<Event>()
     }
 
-    /// The weight of this event.
+    /// The weight of this event. Its headers count to its end, wherever they are.
     pub fn own_weight(&self) -> usize {
-        Event::weight(self.value_length, self.key.map_or(0, |(s, e)| e - s))
+        Event::weight(self.value_length, self.key.map_or(0, |(s, e)| e - s), self.header_bytes)
     }
 
     /// The list that the event comes back by.
@@ -286,6 +292,12 @@ impl Event {
         self.produced = None;
         self
     }
+}
+
+/// What headers take in memory, in bytes.
+fn header_bytes(headers: &OwnedHeaders) -> usize {
+    let one = |header: Header<'_, &[u8]>| HEADER + header.key.len() + header.value.map_or(0, <[u8]>::len);
+    headers.iter().map(one).sum()
 }
 
 impl Drop for Event {

@@ -147,7 +147,7 @@ pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> 
     let mut inputs = Vec::new();
     let mut bound = Vec::new();
     cut_paths(&mut tree, steps, &mut inputs, &mut bound)?;
-    let names = (0..inputs.len()).map(|i| format!("v{i}")).collect();
+    let names = (0..inputs.len()).map(|i| format!("{INPUT}{i}")).collect();
     Ok(Expression::Computed(Computed {
         tree: Arc::new(tree),
         inputs,
@@ -335,12 +335,15 @@ fn cut_paths(
     }
 }
 
+/// Begins the names of inputs in an expression's tree: no name that can be written begins so, and none of a macro's variables is taken for one.
+const INPUT: char = '@';
+
 fn variable(reference: Reference, inputs: &mut Vec<Reference>) -> String {
     let index = inputs.iter().position(|r| *r == reference).unwrap_or_else(|| {
         inputs.push(reference);
         inputs.len() - 1
     });
-    format!("v{index}")
+    format!("{INPUT}{index}")
 }
 
 /// The interpreter's functions and operators, made once per pipeline.
@@ -385,7 +388,7 @@ impl Computed {
 fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
     match expr {
         Expr::Ident(name) => {
-            let input = inputs.get(name.strip_prefix('v')?.parse::<usize>().ok()?)?;
+            let input = inputs.get(name.strip_prefix(INPUT)?.parse::<usize>().ok()?)?;
             Some(match input.non_null() {
                 Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {
                     rewrap(Type::Long, input)
@@ -615,6 +618,19 @@ mod tests {
         };
         assert_eq!(run(4), Value::Bool(true));
         assert_eq!(run(5), Value::Bool(false));
+    }
+
+    #[test]
+    fn a_macro_may_call_its_variable_as_it_likes() {
+        for name in ["v0", "v1", "i"] {
+            let c = computed(&format!("event.ids.exists({name}, {name} == event.wanted)"), &[]);
+            let ids = Value::List(vec![Value::Int(1), Value::Int(2)]);
+            let run = |wanted| {
+                c.evaluate(&Interpreter::default(), &[ids.borrowed(), Value::Int(wanted)])
+                    .unwrap()
+            };
+            assert_eq!((run(2), run(3)), (Value::Bool(true), Value::Bool(false)), "{name}");
+        }
     }
 
     #[test]

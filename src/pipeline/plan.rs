@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::evaluate::can_be_key;
 use super::finding::Finding;
 use super::program::{Action, NOW, Place, Program, Source, constant_type, mismatch, not_taken, wrong_key};
 use crate::avro::value::Type;
@@ -193,6 +194,16 @@ impl Types<'_> {
                 Action::Set { .. } => {}
             }
         }
+        if let Some(key) = &self.program.key
+            && let Some(ty) = self.of(&key.source)
+            && !can_be_key(&ty)
+        {
+            let message = format!(
+                "a key is text, bytes, a UUID or a whole number, and {} is {ty}",
+                key.what
+            );
+            findings.push(Finding::new(key.span, message).help("make text of it: string(...)"));
+        }
     }
 
     fn markers(&self, statement: &crate::store::Statement, binds: &[Place], findings: &mut Vec<Finding>) {
@@ -239,5 +250,54 @@ impl Types<'_> {
             }
         }
         fields
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::pipeline::program;
+    use crate::reference::References;
+
+    #[tokio::test]
+    async fn a_key_of_a_type_that_has_no_bytes_is_found() {
+        let schema = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "price", "type": ["null", "double"]},
+            {"name": "tags", "type": {"type": "array", "items": "string"}}, {"name": "kind", "type": {"type": "enum", "name": "K", "symbols": ["a"]}}]}"#;
+        let findings = async |key: &str| {
+            let toml = format!(
+                "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
+                 [pipelines.p.sink]\ntopic = \"o\"\nkey = \"{key}\"\n"
+            );
+            let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let parsed = program::parse(&config.pipelines["p"]).unwrap();
+            let program = parsed
+                .prepare(None, &References::default(), &Default::default())
+                .await
+                .unwrap();
+            let compiled = compile(
+                &program,
+                Arc::new(Schema::parse(schema).unwrap()),
+                Some(&OutputSchema::Appended),
+            );
+            compiled
+                .map(|_| ())
+                .map_err(|found| found.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "))
+        };
+        for good in ["event.id", "event.kind", "string(event.price)", "event.id + 1"] {
+            assert_eq!(findings(good).await, Ok(()), "{good}");
+        }
+        for (bad, ty) in [
+            ("event.price", "double"),
+            ("event.tags", "array"),
+            ("event.price * 2.0", "double"),
+        ] {
+            let error = findings(bad).await.unwrap_err();
+            assert!(
+                error.starts_with("a key is text, bytes, a UUID or a whole number, and"),
+                "{error}"
+            );
+            assert!(error.contains(ty), "{error}");
+        }
     }
 }

@@ -110,10 +110,10 @@ impl Follower {
             found += 1;
             keyless += u64::from(!usable);
             if found.is_multiple_of(1000) {
-                self.fits()?;
+                self.reference.fits()?;
             }
         }
-        self.fits()?;
+        self.reference.fits()?;
         let shape = &self.reference.shape;
         if found == 0 && held > 0 {
             self.doubted = true;
@@ -140,18 +140,6 @@ impl Follower {
             );
         }
         Ok(())
-    }
-
-    fn fits(&self) -> Result<(), StoreError> {
-        let (bytes, shape) = (self.reference.bytes(), &self.reference.shape);
-        if bytes <= shape.max_bytes {
-            return Ok(());
-        }
-        let message = format!(
-            "{} takes more than the {} bytes of its max_bytes: raise it, or keep fewer fields",
-            shape.collection, shape.max_bytes
-        );
-        Err(StoreError::permanent("max_bytes", message))
     }
 
     /// Follows for as long as the task lives. The collection has been read.
@@ -231,13 +219,16 @@ impl Follower {
         self.metrics.changes.inc();
         match change.operation.as_str() {
             "insert" | "update" | "replace" => {
-                if let Some(document) = &change.document {
-                    self.reference.put(self.generation, document);
-                }
-                if let Err(error) = self.fits()
+                let taken = change
+                    .document
+                    .as_deref()
+                    .map(|document| self.reference.change(self.generation, document));
+                // What is left out makes the copy doubtful until the collection has been read and fits; that is tried now, and then on schedule.
+                if let Some(Err(error)) = taken
                     && !std::mem::replace(&mut self.doubted, true)
                 {
-                    self.tell("it grows", &error);
+                    self.tell("it has grown, and changes are left out", &error);
+                    return false;
                 }
                 true
             }

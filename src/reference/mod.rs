@@ -77,19 +77,53 @@ pub struct Reference {
     /// What it is made of.
     pub shape: Shape,
     table: Table,
-    /// Where the key is not `_id`: the key of each document, by its `_id`.
-    keys: Option<Table>,
+    /// Where the key is not `_id`.
+    keys: Option<Keys>,
     /// When it was last known to be what the server has.
     current: Mutex<Option<Instant>>,
     /// Where it is not held as a whole.
     on_demand: Option<OnDemand>,
 }
 
+/// Which document is found by which key, where keys are not the documents' own. Two may have one key: the one that was read last is found, and what
+/// becomes of the other changes nothing.
+#[derive(Debug, Default)]
+struct Keys {
+    /// The key of each document, by its `_id`.
+    by_id: Table,
+    /// The `_id` of the document that is found, by its key.
+    owners: Table,
+}
+
+impl Keys {
+    /// The key that a document had, and whether it is the one that is found by it.
+    fn had(&self, id: &[u8]) -> Option<(Vec<u8>, bool)> {
+        let bytes = |content: Result<&[u8], &str>| content.unwrap_or_default().to_vec();
+        let key = self.by_id.get(id, bytes)?;
+        let owns = self.owners.get(&key, |owner| owner == Ok(id)).unwrap_or_default();
+        Some((key, owns))
+    }
+
+    fn put(&self, generation: u8, id: &[u8], key: &[u8]) {
+        self.by_id.put(generation, id, Ok(key));
+        self.owners.put(generation, key, Ok(id));
+    }
+
+    fn sweep(&self, generation: u8) {
+        self.by_id.sweep(generation);
+        self.owners.sweep(generation);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.by_id.bytes() + self.owners.bytes()
+    }
+}
+
 impl Reference {
     /// An empty one.
     pub fn new(shape: Shape) -> Reference {
         Reference {
-            keys: (shape.key != "_id").then(Table::default),
+            keys: (shape.key != "_id").then(Keys::default),
             shape,
             table: Table::default(),
             current: Mutex::default(),
@@ -146,15 +180,15 @@ impl Reference {
         let key = field(&self.shape.key).and_then(codec::key_of_bson);
         if let (Some(keys), Some(id)) = (&self.keys, field("_id")) {
             let id = codec::identity(id);
-            let old = keys.get(&id, |k| k.unwrap_or_default().to_vec());
-            match (&key, old) {
-                (Some(key), Some(old)) if *key == old => {}
-                (_, Some(old)) => self.table.remove(&old),
-                (_, None) => {}
+            if let Some((old, true)) = keys.had(&id)
+                && key.as_ref() != Some(&old)
+            {
+                self.table.remove(&old);
+                keys.owners.remove(&old);
             }
             match &key {
-                Some(key) => keys.put(generation, &id, Ok(key)),
-                None => keys.remove(&id),
+                Some(key) => keys.put(generation, &id, key),
+                None => keys.by_id.remove(&id),
             }
         }
         let Some(key) = key else { return false };
@@ -164,6 +198,26 @@ impl Reference {
             Err(reason) => self.table.put(generation, &key, Err(&reason)),
         }
         true
+    }
+
+    /// Takes in a document that has changed, or is new; not where more is held than may be.
+    fn change(&self, generation: u8, document: &RawDocument) -> Result<(), StoreError> {
+        self.fits()?;
+        self.put(generation, document);
+        Ok(())
+    }
+
+    /// Whether no more is held than may be.
+    fn fits(&self) -> Result<(), StoreError> {
+        let shape = &self.shape;
+        if self.bytes() <= shape.max_bytes {
+            return Ok(());
+        }
+        let message = format!(
+            "{} takes more than the {} bytes of its max_bytes: raise it, or keep fewer fields",
+            shape.collection, shape.max_bytes
+        );
+        Err(StoreError::permanent("max_bytes", message))
     }
 
     /// Puts these documents in place of all; gives the first that has no usable key.
@@ -183,10 +237,11 @@ impl Reference {
             }
             Some(keys) => {
                 let id = codec::identity(id);
-                if let Some(key) = keys.get(&id, |k| k.unwrap_or_default().to_vec()) {
+                if let Some((key, true)) = keys.had(&id) {
                     self.table.remove(&key);
-                    keys.remove(&id);
+                    keys.owners.remove(&key);
                 }
+                keys.by_id.remove(&id);
             }
         }
     }
@@ -226,7 +281,7 @@ impl Reference {
         if let Some(on_demand) = &self.on_demand {
             return on_demand.cache().stats().bytes;
         }
-        self.table.bytes() + self.keys.as_ref().map_or(0, Table::bytes)
+        self.table.bytes() + self.keys.as_ref().map_or(0, Keys::bytes)
     }
 }
 
@@ -276,6 +331,41 @@ mod tests {
         put(&partners, &doc! { "_id": 2, "code": "c", "name": "Bob" });
         partners.remove(RawBsonRef::Int32(2));
         assert_eq!(partners.entries(), 0);
+    }
+
+    #[test]
+    fn of_two_documents_with_one_key_the_end_of_the_other_changes_nothing() {
+        let partners = reference("code");
+        let ada = Some(Value::String("Ada".into()));
+        put(&partners, &doc! { "_id": 1, "code": "a", "name": "Old" });
+        put(&partners, &doc! { "_id": 2, "code": "a", "name": "Ada" });
+        partners.remove(RawBsonRef::Int32(1));
+        assert_eq!(name(&partners, "a"), ada);
+        put(&partners, &doc! { "_id": 1, "code": "a", "name": "Old" });
+        put(&partners, &doc! { "_id": 2, "code": "a", "name": "Ada" });
+        put(&partners, &doc! { "_id": 1, "code": "b", "name": "Old" });
+        assert_eq!((name(&partners, "a"), partners.entries()), (ada, 2));
+        put(&partners, &doc! { "_id": 1, "name": "Old" });
+        partners.remove(RawBsonRef::Int32(2));
+        assert_eq!((name(&partners, "a"), name(&partners, "b")), (None, None));
+        assert_eq!(partners.entries(), 0);
+        let keys = partners.keys.as_ref().unwrap();
+        assert_eq!((keys.owners.entries(), keys.by_id.entries()), (0, 0));
+    }
+
+    #[test]
+    fn changes_stop_where_it_is_full() {
+        let partners = reference("_id");
+        let change = |id: i32| {
+            let document = doc! { "_id": id.to_string(), "name": "n".repeat(1000) };
+            partners.change(0, &RawDocumentBuf::try_from(&document).unwrap())
+        };
+        let taken = (0..10_000).filter(|id| change(*id).is_ok()).count();
+        assert_eq!(partners.entries(), taken as u64);
+        assert!((900..1100).contains(&taken), "{taken}");
+        let largest = partners.shape.max_bytes + 2000;
+        assert!(partners.bytes() <= largest, "passed by one document at most");
+        assert_eq!(change(0).unwrap_err().label, "max_bytes");
     }
 
     #[test]

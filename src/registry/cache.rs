@@ -6,6 +6,9 @@
 //! - an unknown id is kept shortly, so that a flood of bad records is not a flood of requests, and a schema that was
 //!   registered a moment later is found soon. The time is jittered by a fifth, lest all processes ask together.
 //!
+//! A request is a task of the runtime on which it was first needed, and ends with it at the latest: then those who wait on other runtimes hear of a
+//! failure that may pass.
+//!
 //! Invariants: at most one request per id is under way. Failures are bounded in number, since ids come from the records
 //! and anybody may send any. No lock is held across an await.
 
@@ -75,8 +78,12 @@ impl Cache {
                 Some(Slot::Failed { error, until }) if Instant::now() < *until => return Err(error.clone()),
                 Some(Slot::Asking(request)) => request.clone(),
                 Some(Slot::Failed { .. }) | None => {
-                    let (cache, answer) = (Arc::clone(self), fetch());
-                    let request = async move { cache.keep(id, answer.await) }.boxed().shared();
+                    let (cache, answer) = (Arc::clone(self), tokio::spawn(fetch()));
+                    let request = async move {
+                        let answer = answer.await.unwrap_or(Err(RegistryError::Interrupted { id }));
+                        cache.keep(id, answer)
+                    };
+                    let request = request.boxed().shared();
                     slots.insert(id, Slot::Asking(request.clone()));
                     request
                 }
@@ -239,6 +246,35 @@ mod tests {
         assert!((&mut first).now_or_never().is_none());
         drop(first);
         assert!(cache.get(7, || async { panic!("a second request") }).await.is_ok());
+    }
+
+    #[test]
+    fn a_request_that_ends_with_its_runtime_is_made_again() {
+        let cache = cache();
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.enable_all().build().unwrap()
+        };
+        let (halts, stays) = (runtime(), runtime());
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            Ok(fetched(7))
+        };
+        let mut first = Box::pin(cache.get(7, slow));
+        halts.block_on(async { assert!((&mut first).now_or_never().is_none()) });
+        let waits = stays.spawn({
+            let cache = cache.clone();
+            async move { cache.get(7, || async { panic!("a second request") }).await }
+        });
+        stays.block_on(tokio::task::yield_now());
+        drop(first);
+        halts.shutdown_background();
+        assert_eq!(
+            stays.block_on(waits).unwrap(),
+            Err(RegistryError::Interrupted { id: 7 })
+        );
+        let again = stays.block_on(cache.get(7, || async { Ok(fetched(7)) }));
+        assert_eq!(again.unwrap().id, 7);
     }
 
     #[tokio::test]

@@ -27,6 +27,12 @@ pub enum RegistryError {
         /// The beginning of what it says.
         message: String,
     },
+    /// The request was dropped before its answer came.
+    #[error("the request for schema id {id} ended with the pipeline that had made it")]
+    Interrupted {
+        /// The id.
+        id: u32,
+    },
     /// There is no token to show to the registry.
     #[error("token endpoint {endpoint} of the schema registry {reason}")]
     Token {
@@ -82,7 +88,9 @@ impl RegistryError {
     /// Whether it may pass by itself.
     pub fn class(&self) -> Class {
         match self {
-            Self::Unreachable { .. } | Self::Refused { .. } | Self::Token { .. } => Class::Transient,
+            Self::Unreachable { .. } | Self::Refused { .. } | Self::Interrupted { .. } | Self::Token { .. } => {
+                Class::Transient
+            }
             Self::Unknown { .. }
             | Self::Unsupported { .. }
             | Self::Reference { .. }

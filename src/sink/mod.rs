@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::statistics::Statistics;
 
@@ -45,6 +45,19 @@ pub const PRODUCER_OVER: &str = "producer_over";
 /// the one before, for want of replicas say, that one is lost. Publishing it again may make a duplicate, and no loss.
 const UNPROVEN: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::RequestTimedOut);
 
+/// The record that the brokers have acknowledged, or why it is to be published again; `idempotent` is whether they give an offset with each delivery,
+/// as they do where they number the batches of a producer.
+pub fn acknowledged<'d, 'm>(
+    delivered: &'d DeliveryResult<'m>,
+    idempotent: bool,
+) -> Result<&'d BorrowedMessage<'m>, (&'d KafkaError, &'d BorrowedMessage<'m>)> {
+    match delivered {
+        Ok(message) if idempotent && message.offset() < 0 => Err((&UNPROVEN, message)),
+        Ok(message) => Ok(message),
+        Err((error, message)) => Err((error, message)),
+    }
+}
+
 /// The reason of a refusal that no other attempt can mend: the event's transaction is over, and the event with it.
 pub const OVER: &str = "transaction_over";
 
@@ -53,7 +66,6 @@ pub struct SinkContext {
     metrics: PipelineMetrics,
     statistics: KafkaMetrics,
     ordered: bool,
-    /// Brokers give an offset with each delivery, as they do where they number the batches of a producer.
     idempotent: bool,
     turnstile: Option<Arc<Turnstile>>,
     batches: Arc<Batches>,
@@ -265,12 +277,7 @@ impl ProducerContext for SinkContext {
     type DeliveryOpaque = Box<Event>;
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, mut event: Box<Event>) {
-        let result = match delivered {
-            Ok(message) if self.idempotent && message.offset() < 0 => Err((&UNPROVEN, message)),
-            Ok(message) => Ok(message),
-            Err((error, message)) => Err((error, message)),
-        };
-        match result {
+        match acknowledged(delivered, self.idempotent) {
             Ok(_) => {
                 if let Some(produced) = event.produced {
                     self.metrics.delivery.observe(produced.elapsed().as_secs_f64());

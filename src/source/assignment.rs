@@ -1,7 +1,7 @@
 //! Which partitions this consumer has, and what may still be done with each: a state machine without I/O.
 //!
 //! ```text
-//!               assigned              started                  revoked              drained or deadline
+//!               assigned         started, Start taken            revoked              drained or deadline
 //!  unassigned ───────────► starting ───────────► running ───────────────► draining ─────────────────────► unassigned
 //!                             │                     │                        │
 //!                             └─────────────────────┴──────── lost ──────────┴──────► unassigned, nothing committed
@@ -16,7 +16,8 @@
 //! - each revocation is answered by one `Unassign`, once all its partitions are drained or its deadline has passed;
 //! - a lost partition has no ledger any more, so it can not be committed;
 //! - a [`Ticket`] of an older assignment changes nothing;
-//! - a record that was refused while its partition was starting is fetched again: `Start` names its offset.
+//! - a record that was refused while its partition was starting is fetched again: `Start` names its offset;
+//! - between what makes a partition start at an offset and its `Start`, which the loop may put off, no record is taken in: it would be from elsewhere.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -33,6 +34,11 @@ enum State {
     /// `floor` is the lowest offset that was returned and is not finished: fetching must not start above it.
     Starting {
         floor: Option<i64>,
+    },
+    /// The loop is to start fetching at `from`. What is returned before that comes from elsewhere, and is refused.
+    Ready {
+        ledger: Ledger,
+        from: Option<i64>,
     },
     Running(Ledger),
     Draining(Ledger),
@@ -83,7 +89,7 @@ impl Assignment {
             };
             let floor = match &self.places[slot as usize].state {
                 State::Unassigned => None,
-                State::Starting { floor } => *floor,
+                State::Starting { floor } | State::Ready { from: floor, .. } => *floor,
                 State::Running(ledger) | State::Draining(ledger) => ledger.position().map(|position| position.offset),
             };
             self.end(slot);
@@ -96,16 +102,20 @@ impl Assignment {
     }
 
     /// The group's committed offset of a starting partition is known (`None`: there is none), with the clock from its metadata
-    /// (`i64::MIN` if that held none). The partition runs from now on. Answers for an assignment that is over change nothing.
+    /// (`i64::MIN` if that held none). The partition runs once its `Start` is taken. Answers for an assignment that is over change nothing.
     pub fn started(&mut self, ticket: Ticket, committed: Option<i64>, clock: i64) {
         let Some(place) = self.current(ticket) else { return };
         let State::Starting { floor } = place.state else { return };
-        place.state = State::Running(Ledger::new(committed, clock));
+        let from = committed.or(floor);
+        place.state = State::Ready {
+            ledger: Ledger::new(committed, clock),
+            from,
+        };
         let partition = place.partition;
         self.actions.push_back(Action::Start {
             partition,
             ticket,
-            from: committed.or(floor),
+            from,
         });
     }
 
@@ -119,13 +129,13 @@ impl Assignment {
             .collect();
         for &partition in partitions {
             let Some(slot) = self.slot(partition) else { continue };
-            if matches!(self.places[slot as usize].state, State::Starting { .. }) {
+            if let State::Starting { .. } | State::Ready { .. } = self.places[slot as usize].state {
                 self.end(slot); // nothing is in flight and nothing to commit
             }
             let state = &mut self.places[slot as usize].state;
             *state = match std::mem::replace(state, State::Unassigned) {
                 State::Running(ledger) | State::Draining(ledger) => State::Draining(ledger),
-                State::Unassigned | State::Starting { .. } => State::Unassigned,
+                State::Unassigned | State::Starting { .. } | State::Ready { .. } => State::Unassigned,
             };
         }
         self.revocations.push(Revocation { members, deadline });
@@ -162,9 +172,22 @@ impl Assignment {
         self.revocations.iter().map(|revocation| revocation.deadline).min()
     }
 
-    /// The next thing to do, if any. To be asked after each call that changes the assignment, until it is `None`.
+    /// The next thing to do, if any, to be done before the next record is looked at: of a partition whose `Start` is taken records are taken in.
+    /// To be asked after each call that changes the assignment, until it is `None`; later where it cannot be done yet.
     pub fn next_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let mut action = self.actions.pop_front()?;
+        if let Action::Start { ticket, from, .. } = &mut action
+            && let Some(place) = self.current(*ticket)
+        {
+            place.state = match std::mem::replace(&mut place.state, State::Unassigned) {
+                State::Ready { ledger, from: at } => {
+                    *from = at;
+                    State::Running(ledger)
+                }
+                other => other,
+            };
+        }
+        Some(action)
     }
 
     /// Whether a record of this partition would be taken in.
@@ -198,7 +221,9 @@ impl Assignment {
                     timestamp,
                 })
             }
-            State::Starting { floor } => {
+            // The group's own offset is where it starts in any case.
+            State::Ready { ledger, .. } if ledger.uncommitted().is_some() => Ok(Intake::Refused),
+            State::Starting { floor } | State::Ready { from: floor, .. } => {
                 *floor = Some(floor.map_or(offset, |floor| floor.min(offset)));
                 Ok(Intake::Refused)
             }
@@ -222,7 +247,9 @@ impl Assignment {
                     self.settle(None);
                 }
             }
-            State::Unassigned | State::Starting { .. } => return Err(LedgerError::NotInFlight { offset }),
+            State::Unassigned | State::Starting { .. } | State::Ready { .. } => {
+                return Err(LedgerError::NotInFlight { offset });
+            }
         }
         Ok(Completion::Counted)
     }
@@ -254,11 +281,12 @@ impl Assignment {
         }
         let ledger = Ledger::new(None, ledger.clock());
         self.end(slot);
-        let ticket = self.begin(slot, State::Running(ledger));
+        let from = Some(offset);
+        let ticket = self.begin(slot, State::Ready { ledger, from });
         self.actions.push_back(Action::Start {
             partition,
             ticket,
-            from: Some(offset),
+            from,
         });
         true
     }
@@ -277,7 +305,7 @@ impl Assignment {
                     starting.push((partition, self.begin(slot, State::Starting { floor })));
                 }
                 State::Draining(_) => self.end(slot),
-                State::Unassigned | State::Starting { .. } => {}
+                State::Unassigned | State::Starting { .. } | State::Ready { .. } => {}
             }
         }
         if !starting.is_empty() {
@@ -308,7 +336,7 @@ impl Assignment {
         self.places.iter().zip(0..).filter_map(|(place, slot)| {
             let (phase, ledger) = match &place.state {
                 State::Unassigned => return None,
-                State::Starting { .. } => (Phase::Starting, None),
+                State::Starting { .. } | State::Ready { .. } => (Phase::Starting, None),
                 State::Running(ledger) => (Phase::Running, Some(ledger)),
                 State::Draining(ledger) => (Phase::Draining, Some(ledger)),
             };
@@ -322,6 +350,11 @@ impl Assignment {
                 ledger,
             })
         })
+    }
+
+    /// Whether this partition is held, in whatever phase.
+    pub fn holds(&self, partition: Partition) -> bool {
+        self.ticket(partition).is_some()
     }
 
     /// Answers each revocation that has nothing to wait for any more, or whose deadline is not after `now`.
@@ -370,7 +403,7 @@ impl Assignment {
             .get(ticket.slot as usize)
             .is_some_and(|place| match &place.state {
                 State::Draining(ledger) => place.epoch == ticket.epoch && ledger.in_flight() > 0,
-                State::Unassigned | State::Starting { .. } | State::Running(_) => false,
+                State::Unassigned | State::Starting { .. } | State::Ready { .. } | State::Running(_) => false,
             })
     }
 

@@ -17,6 +17,7 @@ mod membership;
 mod rebuild;
 mod report;
 mod transaction;
+mod watchdogs;
 mod workers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -33,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 use self::adapt::{Gauges, Hearing, Seen};
 use self::gather::Gathering;
 pub use self::rebuild::run_and_rebuild;
+use self::watchdogs::Watchdogs;
 use super::assignment::{Assignment, Partition, Ticket};
 use super::bounds::Bounds;
 use super::context::SourceContext;
@@ -49,7 +51,6 @@ use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
 use crate::pipeline::runner::{Member, Runtime};
 use crate::pipeline::schemas::Schemas;
-use crate::progress::Progress;
 use crate::retry::Jitter;
 use crate::sink::limits::Limits;
 use crate::telemetry::handles::{LocalPipeline, PartitionMetrics};
@@ -141,10 +142,6 @@ struct Held {
     abandoned: Arc<AtomicBool>,
     parked: VecDeque<Box<Event>>,
     last_timestamp_ms: Option<i64>,
-    progress: Progress,
-    /// The same, of the records taken in: it stands still only while nothing of ours holds it.
-    intake: Progress,
-    stalled: bool,
     metrics: PartitionMetrics,
 }
 
@@ -158,6 +155,7 @@ struct Loop {
     topics: Vec<Arc<str>>,
     assignment: Assignment,
     held: HashMap<Partition, Held, foldhash::fast::RandomState>,
+    watchdogs: Watchdogs,
     /// Assigned by the group, and not yet by us to librdkafka: offsets are being fetched.
     unanswered: HashSet<Partition>,
     cooperative: bool,
@@ -203,6 +201,8 @@ struct Loop {
     /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
     ledger_full: bool,
     joined: bool,
+    /// The group took all partitions as lost, and has not answered since.
+    lost: bool,
     last_errors: VecDeque<String>,
     jitter: Jitter,
 }
@@ -252,6 +252,7 @@ impl Loop {
             topics: parts.topics.iter().map(|t| Arc::from(t.as_str())).collect(),
             assignment: Assignment::new(),
             held: HashMap::default(),
+            watchdogs: Watchdogs::new(parts.stall_after, transactions.as_ref().map(Transactions::interval)),
             unanswered: HashSet::new(),
             cooperative: true,
             lanes: Lanes::new(parts.order),
@@ -294,6 +295,7 @@ impl Loop {
             stopped_by_limit: false,
             ledger_full: false,
             joined: false,
+            lost: false,
             last_errors: VecDeque::new(),
             jitter: Jitter::new(u64::from(std::process::id())),
             parts,
@@ -385,7 +387,7 @@ impl Loop {
             "halted"
         } else if self.stopping.is_some() {
             "stopping"
-        } else if !self.joined {
+        } else if !self.joined || self.lost {
             "joining"
         } else {
             "running"

@@ -111,7 +111,7 @@ impl SourceContext {
 
 /// What of `list` is assigned to the consumer. The group may take what it gave while the consumer closed, which took nothing then, and
 /// librdkafka refuses to take away what is not there, and with it the whole answer.
-fn held_of(consumer: &BaseConsumer<SourceContext>, list: &TopicPartitionList) -> TopicPartitionList {
+pub fn held_of<C: Consumer<SourceContext>>(consumer: &C, list: &TopicPartitionList) -> TopicPartitionList {
     let mut both = TopicPartitionList::new();
     if let Ok(held) = consumer.assignment() {
         for element in held.elements() {

@@ -101,8 +101,40 @@ impl LoopState {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
+    /// The loop has ended, and does not go on; true if it had not said why.
+    pub fn halted(&self, why: &str) -> bool {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.state = "halted";
+        let unsaid = status.halted.is_none();
+        status.halted.get_or_insert_with(|| why.to_owned());
+        unsaid
+    }
+
     /// A copy of the status.
     pub fn get(&self) -> LoopStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reason_of_a_halt_stays() {
+        let state = LoopState::default();
+        assert!(state.halted("no login"));
+        assert!(!state.halted("something else"));
+        let status = state.get();
+        assert_eq!((status.state, status.halted.as_deref()), ("halted", Some("no login")));
+        // A loop that said so while it drained ends.
+        let told = Some("fenced".to_owned());
+        state.set(LoopStatus {
+            state: "stopping",
+            halted: told.clone(),
+            ..LoopStatus::default()
+        });
+        assert!(!state.halted("fenced"));
+        assert_eq!((state.get().state, state.get().halted), ("halted", told));
     }
 }

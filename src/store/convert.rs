@@ -286,8 +286,14 @@ pub fn decimal<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<(Cow<'v, 
 pub fn varint<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<Cow<'v, [u8]>> {
     match decimal(value, to)? {
         (unscaled, 0) => Ok(unscaled),
-        (unscaled, scale) => Err(range(decimal::to_text(&unscaled, scale), to)),
+        (unscaled, scale) => Err(range(decimal_text(&unscaled, scale, to)?, to)),
     }
+}
+
+/// The digits of a decimal; too many are an error.
+pub fn decimal_text(unscaled: &[u8], scale: i32, to: &ColumnType) -> Converted<String> {
+    let text = decimal::to_text(unscaled, scale);
+    text.ok_or_else(|| range("a decimal of more than 4,096 digits", to))
 }
 
 /// `inet`.

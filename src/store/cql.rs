@@ -307,12 +307,13 @@ pub fn compares_all<'c>(cql: &str, columns: impl IntoIterator<Item = &'c str>) -
     })
 }
 
-/// Recognises `a = a + x`, `a = x + a` and `a = a - x` at the equals sign, unless x is bound and is a set or a map.
+/// Recognises `a = a + x`, `a = x + a`, `a = a - x`, `a += x` and `a -= x` at the equals sign, unless x is bound and is a set or a map.
 fn appends(scanned: &Scanned<'_>, equals: usize, markers: &[Marker]) -> Option<String> {
     if equals == 0 || !scanned.is_symbol(equals, '=') {
         return None;
     }
-    let column = scanned.str(equals - 1);
+    let short = scanned.is_symbol(equals - 1, '+') || scanned.is_symbol(equals - 1, '-');
+    let column = scanned.str((equals - 1).checked_sub(usize::from(short))?);
     let set = scanned.find_word("set")?;
     let end = scanned.find_word("where").unwrap_or(scanned.tokens.len());
     if equals < set || equals > end {
@@ -336,7 +337,7 @@ fn appends(scanned: &Scanned<'_>, equals: usize, markers: &[Marker]) -> Option<S
     let operator = range
         .clone()
         .any(|i| scanned.is_symbol(i, '+') || scanned.is_symbol(i, '-'));
-    if !itself || !operator {
+    if !short && (!itself || !operator) {
         return None;
     }
     let repeatable = range.clone().any(|i| scanned.is_symbol(i, '{'))
@@ -478,6 +479,8 @@ mod tests {
             ("UPDATE t SET l = l + :x WHERE k = 1", &list),
             ("UPDATE t SET l = :x + l WHERE k = 1", &list),
             ("UPDATE t SET a = 1, n = n - 1 WHERE k = :x", &set),
+            ("UPDATE t SET n += 1 WHERE k = :x", &set),
+            ("UPDATE t SET a = 1, l -= :x WHERE k = 1", &list),
             ("INSERT INTO t (k, at) VALUES (:x, now())", &set),
             ("INSERT INTO t (k, at) VALUES (:x, toTimestamp(now()))", &set),
         ] {
@@ -486,6 +489,8 @@ mod tests {
         for cql in [
             "UPDATE t SET s = s + :x WHERE k = 1",
             "UPDATE t SET s = s + {1}, b = 2 WHERE k = :x",
+            "UPDATE t SET s += :x WHERE k = 1",
+            "UPDATE t SET s -= {1}, b = 2 WHERE k = :x",
             "INSERT INTO t (k, v) VALUES (:x, 'if now()')",
             "UPDATE t SET v = :x WHERE k = 1 -- if",
             "UPDATE t SET v = -1 WHERE k = :x",

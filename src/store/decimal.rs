@@ -1,13 +1,19 @@
 //! Decimals between Avro's and CQL's form (big-endian two's complement and a scale) and digits.
 //!
 //! Why: SQLite has no decimal, and a driver-neutral value needs no big-number library for this one job. Invariant:
-//! exact, of any length; text made here reads back to the same unscaled number and scale.
+//! exact, or refused where it has more digits than any sensible number: reading and writing them takes time that grows with the square of their
+//! number, and anybody may send a megabyte of them. Text made here reads back to the same unscaled number and scale.
 
-/// Digits of `unscaled × 10^-scale`, without an exponent unless the scale is negative: `-12.50`, `0.001`, `5E+3`.
-pub fn to_text(unscaled: &[u8], scale: i32) -> String {
-    let (negative, mut digits) = digits(unscaled);
+/// Digits beyond which a decimal is refused.
+const MAX_DIGITS: usize = 4096;
+/// Bytes that so many digits have at most, a sign included.
+const MAX_BYTES: usize = 1702;
+
+/// Digits of `unscaled × 10^-scale`, without an exponent unless the scale is negative: `-12.50`, `0.001`, `5E+3`. None beyond 4,096 digits.
+pub fn to_text(unscaled: &[u8], scale: i32) -> Option<String> {
+    let (negative, mut digits) = digits(unscaled)?;
     if scale > 0 {
-        let scale = scale as usize;
+        let scale = usize::try_from(scale).ok().filter(|scale| *scale <= MAX_DIGITS)?;
         if digits.len() <= scale {
             digits.insert_str(0, &"0".repeat(scale + 1 - digits.len()));
         }
@@ -18,10 +24,11 @@ pub fn to_text(unscaled: &[u8], scale: i32) -> String {
     if negative {
         digits.insert(0, '-');
     }
-    digits
+    Some(digits)
 }
 
-/// Reads `[-+]digits[.digits][e[+-]digits]` into an unscaled number and a scale; `None` if it is anything else.
+/// Reads `[-+]digits[.digits][e[+-]digits]` into an unscaled number and a scale; `None` if it is anything else,
+/// or has more than 4,096 digits.
 pub fn parse(text: &str) -> Option<(Vec<u8>, i32)> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
@@ -32,7 +39,7 @@ pub fn parse(text: &str) -> Option<(Vec<u8>, i32)> {
         None => (false, mantissa.strip_prefix('+').unwrap_or(mantissa)),
     };
     let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-    if whole.is_empty() && fraction.is_empty() {
+    if whole.is_empty() && fraction.is_empty() || whole.len() + fraction.len() > MAX_DIGITS {
         return None;
     }
     let mut magnitude = vec![0u8];
@@ -62,13 +69,16 @@ fn is_negative(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(|b| b & 0x80 != 0)
 }
 
-/// Sign and decimal digits, without leading zeros.
-fn digits(bytes: &[u8]) -> (bool, String) {
+/// Sign and decimal digits, without leading zeros; none beyond [`MAX_DIGITS`].
+fn digits(bytes: &[u8]) -> Option<(bool, String)> {
     if let Some(small) = to_i64(bytes) {
-        return (small < 0, small.unsigned_abs().to_string());
+        return Some((small < 0, small.unsigned_abs().to_string()));
     }
     let negative = is_negative(bytes);
-    let mut magnitude = bytes.to_vec();
+    let mut magnitude = trim(bytes.to_vec());
+    if magnitude.len() > MAX_BYTES {
+        return None;
+    }
     if negative {
         negate(&mut magnitude);
     }
@@ -82,7 +92,8 @@ fn digits(bytes: &[u8]) -> (bool, String) {
         }
         reversed.push(b'0' + remainder as u8);
     }
-    (negative, reversed.iter().rev().map(|b| char::from(*b)).collect())
+    let digits = reversed.iter().rev().map(|b| char::from(*b)).collect();
+    (reversed.len() <= MAX_DIGITS).then_some((negative, digits))
 }
 
 /// `magnitude × factor + addend`, in place, growing at the front.
@@ -133,10 +144,10 @@ mod tests {
 
     #[test]
     fn reads_and_writes_the_usual_forms() {
-        assert_eq!(to_text(&[0x04, 0xe2], 2), "12.50");
-        assert_eq!(to_text(&from_i64(-1), 3), "-0.001");
-        assert_eq!(to_text(&[], 0), "0");
-        assert_eq!(to_text(&from_i64(5), -3), "5E+3");
+        assert_eq!(to_text(&[0x04, 0xe2], 2).unwrap(), "12.50");
+        assert_eq!(to_text(&from_i64(-1), 3).unwrap(), "-0.001");
+        assert_eq!(to_text(&[], 0).unwrap(), "0");
+        assert_eq!(to_text(&from_i64(5), -3).unwrap(), "5E+3");
         assert_eq!(parse("12.50"), Some((vec![0x04, 0xe2], 2)));
         assert_eq!(parse("-1e-2"), Some((vec![0xff], 2)));
         for bad in ["", ".", "-", "1,5", "1e", "0x1", "1.2.3", "NaN"] {
@@ -144,10 +155,30 @@ mod tests {
         }
     }
 
+    /// A megabyte of digits would hold the thread for an hour.
+    #[test]
+    fn what_no_number_needs_is_refused() {
+        let most = "9".repeat(MAX_DIGITS);
+        let (unscaled, scale) = parse(&most).unwrap();
+        assert_eq!(to_text(&unscaled, scale), Some(most.clone()));
+        assert_eq!(parse(&format!("{most}0")), None);
+        let (ten_times, _) = parse(&format!("1{}", "0".repeat(MAX_DIGITS - 1))).unwrap();
+        let mut more = ten_times.clone();
+        multiply_add(&mut more, 10, 0);
+        assert_eq!(to_text(&more, 0), None);
+        for bytes in [vec![0x7f; 1 << 20], vec![0x80; 1 << 20]] {
+            assert_eq!(to_text(&bytes, 2), None);
+        }
+        assert_eq!(to_text(&[vec![0; 1 << 20], vec![7]].concat(), 0).unwrap(), "7");
+        assert_eq!(parse(&"9".repeat(1 << 20)), None);
+        assert_eq!(to_text(&[7], i32::MAX), None);
+        assert_eq!(to_text(&[7], i32::MIN).unwrap(), "7E+2147483648");
+    }
+
     proptest! {
         #[test]
         fn text_keeps_every_digit(bytes in prop::collection::vec(any::<u8>(), 1..40), scale in -40i32..40) {
-            let (unscaled, read_scale) = parse(&to_text(&bytes, scale)).unwrap();
+            let (unscaled, read_scale) = parse(&to_text(&bytes, scale).unwrap()).unwrap();
             prop_assert_eq!(unscaled, trim(bytes));
             prop_assert_eq!(read_scale, scale);
         }
@@ -155,14 +186,14 @@ mod tests {
         #[test]
         fn integers_agree(value: i64) {
             prop_assert_eq!(to_i64(&from_i64(value)), Some(value));
-            prop_assert_eq!(to_text(&from_i64(value), 0), value.to_string());
+            prop_assert_eq!(to_text(&from_i64(value), 0), Some(value.to_string()));
             prop_assert_eq!(parse(&value.to_string()), Some((from_i64(value), 0)));
         }
 
         #[test]
         fn beyond_64_bits_is_said(value: i128) {
             prop_assert_eq!(to_i64(&value.to_be_bytes()), i64::try_from(value).ok());
-            prop_assert_eq!(to_text(&value.to_be_bytes(), 0), value.to_string());
+            prop_assert_eq!(to_text(&value.to_be_bytes(), 0), Some(value.to_string()));
         }
     }
 }

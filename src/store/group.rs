@@ -56,7 +56,7 @@ impl GroupStats {
         (self.batches.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed))
     }
 
-    pub(super) fn count(&self, rows: usize) {
+    pub(crate) fn count(&self, rows: usize) {
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
     }

@@ -277,11 +277,12 @@ pub struct GroupMetrics {
 }
 
 impl GroupMetrics {
-    /// Brings these counters up to what has been sent.
-    pub fn show(&self, stats: &GroupStats) {
+    /// Counts what has been sent since the last time; `last` is what had been by then.
+    pub fn show(&self, stats: &GroupStats, last: &mut (u64, u64)) {
         let (batches, rows) = stats.sent();
-        self.batches.inc_by(batches.saturating_sub(self.batches.get()));
-        self.rows.inc_by(rows.saturating_sub(self.rows.get()));
+        self.batches.inc_by(batches - last.0);
+        self.rows.inc_by(rows - last.1);
+        *last = (batches, rows);
     }
 }
 
@@ -451,6 +452,20 @@ mod tests {
         local.flush();
         assert!(text(&metrics).contains("messina_received_total{pipeline=\"p\"} 1"));
         assert!(text(&metrics).contains("messina_stage_seconds_count{pipeline=\"p\",stage=\"decode\"} 1"));
+    }
+
+    #[test]
+    fn batches_count_on_when_a_pipeline_is_made_anew() {
+        let metrics = Metrics::new().unwrap();
+        let series = PipelineMetrics::new(&metrics, "p").grouped("row");
+        for _ in 0..2 {
+            let (stats, mut last) = (GroupStats::default(), (0, 0));
+            for _ in 0..3 {
+                stats.count(10);
+                series.show(&stats, &mut last);
+            }
+        }
+        assert_eq!((series.batches.get(), series.rows.get()), (6, 60));
     }
 
     #[test]

@@ -196,7 +196,7 @@ metrics! {
         retries_total: IntCounterVec ["pipeline", "step"],
         /// Records published to the dead-letter topic and acknowledged, by the class of the reason.
         dead_letters_total: IntCounterVec ["pipeline", "class"],
-        /// 1 while the pipeline is stopped because more of its records became dead letters than its limit allows.
+        /// Consumers of the pipeline that take nothing in, because more of their records became dead letters than the limit allows.
         dead_letter_stop: IntGaugeVec ["pipeline"],
 
         // Load

@@ -217,6 +217,46 @@ fn a_member_that_stood_still_publishes_nothing_that_is_seen() {
     bench.clean();
 }
 
+/// Every second key waits for its row; the others are published.
+fn waiting() -> String {
+    format!(
+        "[[pipelines.{NAME}.steps]]\nname = \"person\"\n\
+         lookup = \"SELECT number FROM people WHERE who = :who\"\non_missing = \"retry\"\n\
+         [[pipelines.{NAME}.steps]]\nname = \"row\"\n\
+         write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = {{ place = \"record.offset\" }}\n"
+    )
+}
+
+/// Each abort makes every partition start anew, sooner than one that stands still is called so.
+#[test]
+fn transactions_that_are_thrown_away_again_and_again_are_a_stall() {
+    let Some(bench) = Bench::find("transactions_that_are_thrown_away_again_and_again_are_a_stall") else {
+        return;
+    };
+    const RECORDS: i64 = 300;
+    let scene = Scene::new(&bench, 4, Duration::from_secs(2));
+    scene.numbers.fill(RECORDS);
+    let more = format!("{}[pipelines.{NAME}.source]\nstall_timeout = \"8s\"\n", waiting());
+    let messina = scene.start_with("one that waits", 4000, &more);
+    until("the stall to be told", LONG, &[&messina], || {
+        let (ready, why) = messina.readiness()?;
+        (!ready && why.contains("make no progress")).then_some(())
+    });
+    let aborts = messina.lines("transaction aborted").len();
+    assert!(aborts > 1, "{aborts} aborts\n{}", messina.tail());
+    assert!(messina.metric("messina_stalled_partitions") > 0.0);
+    messina.stop();
+    let messina = scene.start("one that does not", "");
+    scene.settled(RECORDS, &[&messina]);
+    assert!(messina.is_ready());
+    messina.stop();
+    println!("a stall after {aborts} aborts");
+    scene.verify(RECORDS);
+    drop(messina);
+    drop(scene);
+    bench.clean();
+}
+
 #[test]
 fn a_drain_that_runs_out_of_time_is_thrown_away() {
     let Some(bench) = Bench::find("a_drain_that_runs_out_of_time_is_thrown_away") else {
@@ -225,14 +265,7 @@ fn a_drain_that_runs_out_of_time_is_thrown_away() {
     const RECORDS: i64 = 300;
     let scene = Scene::new(&bench, 4, Duration::from_secs(2));
     scene.numbers.fill(RECORDS);
-    // Every second key waits for its row; the others are published.
-    let waiting = format!(
-        "[[pipelines.{NAME}.steps]]\nname = \"person\"\n\
-         lookup = \"SELECT number FROM people WHERE who = :who\"\non_missing = \"retry\"\n\
-         [[pipelines.{NAME}.steps]]\nname = \"row\"\n\
-         write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = {{ place = \"record.offset\" }}\n"
-    );
-    let messina = scene.start("one that waits", &waiting);
+    let messina = scene.start("one that waits", &waiting());
     until("some to end, and others not", LONG, &[&messina], || {
         (messina.ended_records() > 50 && messina.in_flight() > 50).then_some(())
     });

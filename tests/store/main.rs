@@ -1059,6 +1059,41 @@ async fn sqlite_full_synchronous_mode_works_too() {
     std::fs::remove_dir_all(dir).unwrap();
 }
 
+/// SQLite's names are the same in either case, and CQL's are read in lower case where they are not quoted.
+#[tokio::test]
+async fn sqlite_finds_columns_that_are_declared_in_mixed_case() {
+    let dir = std::env::temp_dir().join(unique("messina-mixed"));
+    std::fs::create_dir_all(&dir).unwrap();
+    let store = SqliteStore::open(&SqliteOptions::new(dir.join("m.db"))).unwrap();
+    store
+        .execute_script("CREATE TABLE t (userId text PRIMARY KEY, userName text, Score int)")
+        .await
+        .unwrap();
+    let write = async |cql: &str| store.prepare(cql, &StatementOptions::write()).await.unwrap();
+    let both = write("INSERT INTO t (userId, userName, score) VALUES (:userId, :userName, :score)").await;
+    let one = write("UPDATE t SET userName = :name WHERE userId = :id").await;
+    let get = store
+        .prepare(
+            "SELECT userName, Score FROM t WHERE userId = :id",
+            &StatementOptions::lookup(),
+        )
+        .await
+        .unwrap();
+    let held = async || store.lookup(&get, &[string("u")]).await.unwrap().unwrap().to_vec();
+    for (at, name, score) in [(1, "a", 1), (2, "b", 2)] {
+        let values = [string("u"), string(name), Value::Int(score)];
+        store.write(&both, &values, at).await.unwrap();
+        assert_eq!(held().await, [string(name), Value::Int(score)]);
+    }
+    let named: Vec<_> = one.markers().iter().map(|marker| marker.name.clone()).collect();
+    assert_eq!(named, ["name", "id"]);
+    store.write(&one, &[string("c"), string("u")], 3).await.unwrap();
+    assert_eq!(held().await, [string("c"), Value::Int(2)]);
+    store.write(&one, &[string("old"), string("u")], 2).await.unwrap();
+    assert_eq!(held().await, [string("c"), Value::Int(2)]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
 /// The futures go to a multi-threaded runtime.
 fn _futures_are_send(store: &AnyStore, statement: &Statement) {
     fn send<F: Future + Send>(_: F) {}

@@ -17,6 +17,7 @@ use super::filter::Place;
 use super::reader::Record;
 use crate::cli::trouble::Trouble;
 use crate::kafka;
+use crate::sink::acknowledged;
 use crate::sink::letter::{Letter, REPLAYS};
 
 /// Records on their way at once.
@@ -59,13 +60,21 @@ struct State {
     refused: Option<(Place, KafkaError)>,
 }
 
-#[derive(Default)]
 struct Deliveries {
+    idempotent: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl Deliveries {
+    fn new(idempotent: bool) -> Deliveries {
+        Deliveries {
+            idempotent,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,7 +99,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
         let mut state = self.lock();
-        match result {
+        match acknowledged(result, self.idempotent) {
             Ok(_) => {
                 state.pending.remove(&place);
                 state.delivered += 1;
@@ -118,8 +127,9 @@ impl Sender {
         let mut config = kafka::producer(&context.config.kafka, context.producer_properties(), QUEUE, None, None)?;
         config.set("message.timeout.ms", DELIVERY);
         config.set("statistics.interval.ms", "0");
+        let deliveries = Deliveries::new(config.get("enable.idempotence") == Some("true"));
         let producer = config
-            .create_with_context(Deliveries::default())
+            .create_with_context(deliveries)
             .map_err(|e| Trouble::unavailable("cannot make a producer", &e))?;
         Ok(Sender {
             producer,
@@ -268,7 +278,7 @@ mod tests {
 
     #[test]
     fn the_first_that_has_not_arrived_is_the_place_to_go_on_from() {
-        let deliveries = Deliveries::default();
+        let deliveries = Deliveries::new(true);
         let place = |offset| Place { partition: 0, offset };
         deliveries.lock().pending.extend([place(1), place(2), place(3)]);
         deliveries.lock().pending.remove(&place(2));

@@ -136,34 +136,36 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
         if insert {
             continue;
         }
-        // `x = x + …` and `x = … + x`: a counter, or an append or prepend to a list.
-        let (Token::Word(column), Some(Token::Symbol('='))) = (*token, at(index + 1)) else {
+        // `x = x + …`, `x = … + x` and `x += …`: a counter, or an append or prepend to a list.
+        let Token::Word(column) = *token else {
             continue;
         };
         let own =
             |token: Option<Token<'_>>| matches!(token, Some(Token::Word(word)) if word.eq_ignore_ascii_case(column));
+        let short = matches!(at(index + 1), Some(Token::Symbol('+' | '-')));
+        if at(index + 1 + usize::from(short)) != Some(Token::Symbol('=')) {
+            continue;
+        }
         let operand = match (at(index + 2), at(index + 3), at(index + 4)) {
+            (_, Some(operand), _) if short => operand,
             (first, Some(Token::Symbol('+' | '-')), Some(operand)) if own(first) => operand,
             (Some(operand), Some(Token::Symbol('+')), last) if own(last) => operand,
             // A list literal of any length before `+ x`: only its beginning matters.
             (Some(Token::Symbol('[')), ..) if prepends(&tokens[index + 2..], column) => Token::Symbol('['),
             _ => continue,
         };
+        let last = index + if short { 3 } else { 4 };
         match operand {
             Token::Symbol('{') => {}
             Token::Marker(_) | Token::Positional => {
                 return found(
                     "a repeated `x = x + …` counts twice on a counter or a list",
-                    index + 4,
+                    last,
                     false,
                 );
             }
             _ => {
-                return found(
-                    "a counter update or a list append takes effect each time",
-                    index + 4,
-                    true,
-                );
+                return found("a counter update or a list append takes effect each time", last, true);
             }
         }
     }
@@ -194,6 +196,9 @@ mod tests {
         assert_eq!(certain("UPDATE t SET l = l + ['a'] WHERE id = :id"), Some(true));
         assert_eq!(certain("UPDATE t SET l = ['a', 'b'] + l WHERE id = :id"), Some(true));
         assert_eq!(certain("UPDATE t SET l = :x + l WHERE id = :id"), Some(false));
+        assert_eq!(certain("UPDATE t SET n += 1 WHERE id = :id"), Some(true));
+        assert_eq!(certain("update t set a = :a, n-=:d where id=:id"), Some(false));
+        assert_eq!(certain("UPDATE t SET l += ['a'] WHERE id = :id"), Some(true));
         assert_eq!(certain("INSERT INTO t (a) VALUES (:a) IF NOT EXISTS"), Some(true));
         assert_eq!(certain("INSERT INTO t (a, b) VALUES (:a, uuid())"), Some(true));
     }
@@ -202,6 +207,8 @@ mod tests {
     fn plain_writes_and_sets_are_repeatable() {
         assert_eq!(certain("INSERT INTO t (a) VALUES (:a)"), None);
         assert_eq!(certain("UPDATE t SET s = s + {'a'} WHERE id = :id"), None);
+        assert_eq!(certain("UPDATE t SET s += {'a'}, m -= {'b'} WHERE id = :id"), None);
+        assert_eq!(certain("UPDATE t SET a = -1 WHERE id = :id"), None);
         assert_eq!(certain("UPDATE t SET a = 'x = x + 1 IF' WHERE id = :id -- IF"), None);
         assert_eq!(certain("DELETE FROM \"IF\" WHERE id = $$IF$$ /* IF */"), None);
     }

@@ -234,7 +234,10 @@ impl Runtime {
                 Box::pin(self.send_again(event, failure)).await
             }
             Err((failure, event)) if failure.reason == PRODUCER_OVER => event.complete(How::StartAgain(failure)),
-            Err((failure, event)) => event.complete(How::Fatal(failure)),
+            Err((failure, event)) => {
+                self.metrics.failed("dead_letter", failure.class.as_str(), "fatal");
+                event.complete(How::Fatal(failure));
+            }
         }
     }
 

@@ -563,6 +563,7 @@ fn a_revocation_does_not_wait_for_a_later_assignment() {
     };
     let of_q = list[0].1;
     assignment.started(of_q, Some(0), 0);
+    actions(&mut assignment);
     assignment.admit(Q, 0, None).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     assignment.revoked(&[P, Q], deadline);
@@ -572,6 +573,7 @@ fn a_revocation_does_not_wait_for_a_later_assignment() {
     };
     assert_ne!(list[0].1, old);
     assignment.started(list[0].1, Some(10), 0);
+    actions(&mut assignment);
     assignment.admit(P, 10, None).unwrap();
     assignment.revoked(&[P], deadline);
     actions(&mut assignment);
@@ -692,4 +694,54 @@ fn a_restart_forgets_what_finished_and_begins_at_the_groups_offset() {
         })
         .collect();
     assert_eq!(from, [(a, Some(10)), (b, Some(70))]);
+}
+
+/// The loop puts actions off while a commit is waited for, and records that were fetched before go on coming.
+#[test]
+fn nothing_is_taken_in_before_its_start_is_taken() {
+    let (mut assignment, _) = running();
+    assert!(assignment.rewind(P, 5));
+    for offset in [6, 7] {
+        assert_eq!(assignment.admit(P, offset, None), Ok(Intake::Refused));
+    }
+    assert!(!assignment.accepts(P) && !assignment.rewind(P, 3));
+    let taken = actions(&mut assignment);
+    assert!(
+        matches!(taken[..], [Action::Forget { .. }, Action::Start { from: Some(5), .. }]),
+        "{taken:?}"
+    );
+    for offset in [5, 6] {
+        assert!(matches!(assignment.admit(P, offset, None), Ok(Intake::Admitted { .. })));
+    }
+
+    for (committed, from) in [(Some(10), Some(10)), (None, Some(12))] {
+        let mut assignment = Assignment::new();
+        assignment.assigned(&[P]);
+        let Some(Action::FetchCommitted(starting)) = assignment.next_action() else {
+            panic!("offsets are fetched");
+        };
+        assignment.started(starting[0].1, committed, i64::MIN);
+        for offset in [13, 12, 14] {
+            assert_eq!(assignment.admit(P, offset, None), Ok(Intake::Refused));
+        }
+        let start = Action::Start {
+            partition: P,
+            ticket: starting[0].1,
+            from,
+        };
+        assert_eq!(actions(&mut assignment), [start]);
+        assert!(assignment.accepts(P));
+    }
+
+    // Nothing is committed of what leaves before.
+    let (mut assignment, _) = running();
+    assert!(assignment.rewind(P, 5));
+    assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
+    let taken = actions(&mut assignment);
+    assert!(
+        matches!(taken.last(), Some(Action::Unassign(left)) if left[..] == [P]),
+        "{taken:?}"
+    );
+    assert!(!taken.iter().any(|action| matches!(action, Action::Commit(_))));
+    assert_eq!(assignment.held().count(), 0);
 }

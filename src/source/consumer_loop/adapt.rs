@@ -17,6 +17,7 @@ pub(super) struct Gauges {
     pub(super) assigned_partitions: Part,
     pub(super) stalled_partitions: Part,
     pub(super) paused_partitions: Part,
+    pub(super) dead_letter_stop: Part,
 }
 
 impl Gauges {
@@ -28,6 +29,7 @@ impl Gauges {
             assigned_partitions: Part::of(&metrics.assigned_partitions),
             stalled_partitions: Part::of(&metrics.stalled_partitions),
             paused_partitions: Part::of(&metrics.paused_partitions),
+            dead_letter_stop: Part::of(&metrics.dead_letter_stop),
         }
     }
 }

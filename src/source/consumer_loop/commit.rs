@@ -187,6 +187,16 @@ impl Loop {
 
     pub(super) fn halt(&mut self, failure: Failure) {
         if self.halted.is_none() {
+            let stage = failure.step.as_deref().unwrap_or(failure.reason);
+            let metrics = &self.parts.runtime.metrics;
+            metrics.failed(stage, failure.class.as_str(), "fatal");
+        }
+        self.halt_uncounted(failure);
+    }
+
+    /// The same for a failure that is counted already.
+    pub(super) fn halt_uncounted(&mut self, failure: Failure) {
+        if self.halted.is_none() {
             tracing::error!(pipeline = %self.name(), reason = failure.reason, "pipeline halted: {failure}");
             self.note_error(failure.to_string());
             self.halted = Some(failure);
@@ -211,7 +221,7 @@ impl Loop {
         } else if !self.last_commit_is_over(now) {
             return None;
         }
-        Some(match (self.halted.take(), self.replace.take()) {
+        Some(match (self.halted.clone(), self.replace.take()) {
             (Some(failure), _) => End::Halted(failure),
             (None, Some(why)) => End::Replaced { why, took: self.took },
             (None, None) if left == 0 => End::Drained,

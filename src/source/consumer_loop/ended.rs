@@ -87,7 +87,8 @@ impl Loop {
             How::Fatal(failure) => {
                 self.show(&event, "halted", Some(&failure), now);
                 event.lane = None; // as above
-                self.halt(failure);
+                // Who ended it so has counted it.
+                self.halt_uncounted(failure);
             }
         }
         if let Some(lane) = event.lane.take() {
@@ -186,7 +187,7 @@ impl Loop {
             && !self.stopped_by_limit
         {
             self.stopped_by_limit = true;
-            metrics.dead_letter_stop.set(1);
+            self.gauges.dead_letter_stop.set(1);
             let message = format!("intake stopped: {reason}; restart when the cause is mended");
             tracing::error!(pipeline = %self.name(), "{message}");
             self.note_error(message);

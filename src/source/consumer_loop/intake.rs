@@ -70,7 +70,6 @@ impl Loop {
         let (value, key) = (message.payload(), message.key());
         let value_length = value.map_or(0, <[u8]>::len);
         let key_length = key.map_or(0, <[u8]>::len);
-        self.parts.budget.admit(Event::weight(value_length, key_length));
         self.metrics.received.inc();
         self.metrics.record_bytes.inc_by((value_length + key_length) as u64);
         let origin = Origin {
@@ -91,6 +90,7 @@ impl Loop {
             self.completions.clone(),
             started,
         );
+        self.parts.budget.admit(event.own_weight());
         if let Some(tracer) = &self.parts.runtime.tracer {
             tracer.begin(&mut event);
         }

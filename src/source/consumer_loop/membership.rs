@@ -14,9 +14,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::{Held, Loop};
 use crate::ledger::decode_clock;
 use crate::pipeline::failure::Failure;
-use crate::progress::Progress;
 use crate::source::assignment::{Action, Partition, Ticket};
-use crate::source::context::Notice;
+use crate::source::context::{Notice, held_of};
 
 /// How long the group is asked for its committed offsets before it is asked again.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,7 +29,7 @@ impl Loop {
                     cooperative,
                 } => {
                     self.cooperative = cooperative;
-                    self.joined = true;
+                    (self.joined, self.lost) = (true, false);
                     let partitions = self.known(&partitions);
                     tracing::info!(pipeline = %self.name(), partitions = partitions.len(), "partitions assigned");
                     self.parts.runtime.metrics.rebalanced("assigned");
@@ -57,6 +56,7 @@ impl Loop {
                         self.assignment.lost(&partitions);
                         // Drains that were pending have nothing to wait for any more.
                         self.assignment.lost_all();
+                        self.lost = true;
                     } else {
                         self.drain_by = Instant::now() + self.parts.drain_timeout;
                         self.assignment.revoked(&partitions, self.drain_by);
@@ -155,9 +155,6 @@ impl Loop {
             abandoned: Arc::default(),
             parked: VecDeque::new(),
             last_timestamp_ms: None,
-            progress: Progress::new(self.parts.stall_after),
-            intake: Progress::new(self.parts.stall_after),
-            stalled: false,
             metrics,
         };
         self.held.insert(partition, held);
@@ -257,6 +254,8 @@ impl Loop {
                     list.add_partition(self.topic(*partition), partition.index);
                 }
             }
+            // At the end what was still unanswered is answered as a whole, and is not there.
+            let list = held_of(&*self.parts.consumer, &list);
             self.parts.consumer.incremental_unassign(&list)
         } else {
             self.unanswered.clear();

@@ -7,10 +7,14 @@
 //! ordered pipeline later records of its key may be in the topic by then, so all is processed again from the last commit; and so it is when
 //! librdkafka has given the producer up. That is tried for as long as it takes, with pauses that grow.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use super::{End, Parts, run};
 use crate::pipeline::failure::Failure;
+use crate::pipeline::runner::Runtime;
 use crate::retry::{Backoff, Jitter};
 use crate::source::status::LoopState;
 
@@ -44,51 +48,67 @@ impl Patience {
     }
 }
 
+/// What stays of a consumer that is to be replaced.
+struct Last {
+    runtime: Arc<Runtime>,
+    state: Arc<LoopState>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Last {
+    fn is_stopped(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Waits for so long; at the end of the process not at all, for the next consumer ends at once.
+    async fn pause(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        while Instant::now() < until && !self.is_stopped() {
+            self.state.beat();
+            let next = until.min(Instant::now() + BEAT);
+            let _ = tokio::time::timeout_at(next.into(), self.stop.wait_for(|stop| *stop)).await;
+        }
+    }
+}
+
 /// Runs consumers, one after the other, for as long as each has to be replaced; `make` makes the parts of each.
 pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) -> End {
     let mut patience = Patience::default();
     let (pauses, mut jitter) = (pauses(), Jitter::new(u64::from(std::process::id())));
+    let mut last: Option<Last> = None;
+    let mut unmade = 0;
     loop {
-        let parts = match make() {
-            Ok(parts) => parts,
-            Err(error) => return End::Halted(Failure::fatal("consumer", error)),
+        let parts = match (make(), &mut last) {
+            (Ok(parts), _) => parts,
+            (Err(error), None) => return End::Halted(Failure::fatal("consumer", error)),
+            // The first one could be made: a file with a secret is being written, say.
+            (Err(_), Some(last)) if last.is_stopped() => return End::Drained,
+            (Err(error), Some(last)) => {
+                tracing::warn!(pipeline = %last.runtime.program.name, "cannot make a new consumer: {error}; trying again");
+                last.pause(pauses.delay(unmade, jitter.next_u64())).await;
+                unmade += 1;
+                continue;
+            }
         };
-        let (state, runtime, mut stop) = (parts.state.clone(), parts.runtime.clone(), parts.stop.clone());
+        unmade = 0;
+        let last = last.insert(Last {
+            runtime: parts.runtime.clone(),
+            state: parts.state.clone(),
+            stop: parts.stop.clone(),
+        });
         let began = Instant::now();
         let (why, took) = match run(parts).await {
             End::Replaced { why, took } => (why, took),
-            End::Halted(failure) => {
-                halted(&state, failure.to_string());
-                return End::Halted(failure);
-            }
-            end @ (End::Drained | End::Abandoned(_)) => return end,
+            end @ (End::Drained | End::Abandoned(_) | End::Halted(_)) => return end,
         };
         let Some(before) = patience.another(took, began.elapsed()) else {
             let message = format!("{REBUILDS} new consumers stood still like the first: {why}");
-            halted(&state, message.clone());
-            tracing::error!(pipeline = %runtime.program.name, "pipeline halted: {message}");
             return End::Halted(Failure::fatal("stalled", message));
         };
-        let until = Instant::now() + pauses.delay(before, jitter.next_u64());
-        // At the end of the process the next consumer ends at once.
-        while Instant::now() < until && !*stop.borrow() {
-            state.beat();
-            let next = until.min(Instant::now() + BEAT);
-            let _ = tokio::time::timeout_at(next.into(), stop.wait_for(|stop| *stop)).await;
-        }
-        runtime.metrics.consumer_rebuilds.inc();
-        tracing::warn!(
-            pipeline = %runtime.program.name, before, "a new consumer takes its place"
-        );
+        last.pause(pauses.delay(before, jitter.next_u64())).await;
+        last.runtime.metrics.consumer_rebuilds.inc();
+        tracing::warn!(pipeline = %last.runtime.program.name, before, "a new consumer takes its place");
     }
-}
-
-/// From now on the status says why.
-fn halted(state: &LoopState, why: String) {
-    let mut status = state.get();
-    status.state = "halted";
-    status.halted = Some(why);
-    state.set(status);
 }
 
 #[cfg(test)]

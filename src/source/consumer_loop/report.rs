@@ -5,7 +5,7 @@ use std::time::Instant;
 use rdkafka::consumer::Consumer;
 
 use super::Loop;
-use crate::progress::Health;
+use super::watchdogs::Sight;
 use crate::source::assignment::Phase;
 use crate::source::status::{LoopStatus, PartitionStatus};
 
@@ -47,7 +47,32 @@ impl Loop {
                 _ => None,
             };
             let mut lag_seconds = 0.0;
-            let mut is_stalled = false;
+            // Before the first record of a group without an offset its place is not known, and neither is how many there are.
+            let waits_for_first = || extent.is_some_and(|extent| extent.end > 0 && !extent.exhausted);
+            let seen = Sight {
+                starting: at.phase == Phase::Starting && self.stopping.is_none(),
+                lag: lag.map(i64::unsigned_abs),
+                some: position.is_none() && at.phase == Phase::Running && waits_for_first(),
+                unfinished,
+                committed: at.ledger.and_then(|l| l.uncommitted()),
+                position,
+                free: open && in_flight == 0 && at.phase == Phase::Running && extent.is_some_and(|e| e.leader_up),
+            };
+            let watched = self.watchdogs.observe(at.partition, &seen, now);
+            let is_stalled = watched.stalled;
+            if watched.stalls_now {
+                tracing::error!(
+                    pipeline = %self.parts.runtime.program.name, topic = %topic, partition = at.partition.index, lag,
+                    unfinished, starting = seen.starting, full = self.parts.budget.is_full(), paused = self.paused, "no progress"
+                );
+            }
+            if watched.fetches_nothing {
+                let (index, count) = (
+                    at.partition.index,
+                    lag.map_or_else(String::new, |lag| format!("{lag} ")),
+                );
+                fetches_nothing = Some(format!("{topic}/{index} has {count}records and none of them arrives"));
+            }
             if let Some(held) = self.held.get_mut(&at.partition) {
                 if let (Some(lag), Some(timestamp)) = (lag, held.last_timestamp_ms)
                     && lag > 0
@@ -55,23 +80,7 @@ impl Loop {
                     lag_seconds = (wall_ms - timestamp).max(0) as f64 / 1000.0;
                 }
                 if let Some(lag) = lag {
-                    let health = held.progress.observe(lag.unsigned_abs(), unfinished.unwrap_or(0), now);
-                    is_stalled = matches!(health, Health::Stalled { .. });
-                    if is_stalled && !held.stalled {
-                        tracing::error!(
-                            pipeline = %self.parts.runtime.program.name, topic = %topic, partition = at.partition.index, lag,
-                            unfinished, full = self.parts.budget.is_full(), paused = self.paused, "no progress"
-                        );
-                    }
-                    held.stalled = is_stalled;
                     held.metrics.lag_records.set(lag);
-                    let free =
-                        open && in_flight == 0 && at.phase == Phase::Running && extent.is_some_and(|e| e.leader_up);
-                    let waiting = if free { lag.unsigned_abs() } else { 0 };
-                    if let Health::Stalled(_) = held.intake.observe(waiting, position.unwrap_or(-1), now) {
-                        let index = at.partition.index;
-                        fetches_nothing = Some(format!("{topic}/{index} has {lag} records and none of them arrives"));
-                    }
                 }
                 held.metrics.lag_seconds.set(lag_seconds);
                 if let Some(position) = position {
@@ -96,6 +105,7 @@ impl Loop {
                 stalled: is_stalled,
             });
         }
+        self.watchdogs.keep(|partition| self.assignment.holds(partition));
         let gauges = &mut self.gauges;
         gauges.in_flight_records.set(self.parts.budget.records() as i64);
         gauges.in_flight_bytes.set(self.parts.budget.bytes() as i64);

@@ -130,6 +130,11 @@ fn halting(error: &TransactionError) -> Failure {
 }
 
 impl Transactions {
+    /// Between commits.
+    pub(super) fn interval(&self) -> Duration {
+        self.parts.interval
+    }
+
     /// When something is due, if time alone makes it so.
     pub(super) fn due(&self) -> Option<Instant> {
         if !self.is_idle() {

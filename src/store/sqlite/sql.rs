@@ -119,7 +119,7 @@ impl Change {
         }
         let missing: Vec<&str> = table
             .key()
-            .filter(|key| !self.columns.iter().any(|(column, _)| column == key))
+            .filter(|key| !self.columns.iter().any(|(column, _)| column.eq_ignore_ascii_case(key)))
             .collect();
         if !missing.is_empty() || table.key().next().is_none() {
             return Err(match missing.first() {
@@ -170,7 +170,7 @@ impl Change {
         let expired = format!("{t}.{EXPIRES} <= ?{now}");
         for column in table.visible().filter(|column| !table.key().any(|key| key == *column)) {
             let c = quoted(column);
-            let written = self.columns.iter().any(|(name, _)| name == column);
+            let written = self.columns.iter().any(|(name, _)| name.eq_ignore_ascii_case(column));
             let new = if written {
                 format!("excluded.{c}")
             } else {

@@ -35,13 +35,13 @@ pub(super) fn bind(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
         ColumnType::Decimal => {
             let (unscaled, scale) = convert::decimal(value, ty)?;
             // A blob, since the column's NUMERIC affinity would make a rounded number of text.
-            Bound::Blob(decimal::to_text(&unscaled, scale).into_bytes())
+            Bound::Blob(convert::decimal_text(&unscaled, scale, ty)?.into_bytes())
         }
         ColumnType::Varint => {
             let unscaled = convert::varint(value, ty)?;
             match decimal::to_i64(&unscaled) {
                 Some(small) => Bound::Integer(small),
-                None => Bound::Blob(decimal::to_text(&unscaled, 0).into_bytes()),
+                None => Bound::Blob(convert::decimal_text(&unscaled, 0, ty)?.into_bytes()),
             }
         }
         ColumnType::Inet => Bound::Text(convert::inet(value, ty)?.to_string()),

@@ -270,7 +270,7 @@ impl Writer {
         let key_markers = change
             .columns
             .iter()
-            .filter(|(column, _)| table.key().any(|key| key == column))
+            .filter(|(column, _)| table.key().any(|key| key.eq_ignore_ascii_case(column)))
             .filter_map(|(column, term)| match term {
                 Term::Marker(marker) => names.iter().position(|n| n == marker).map(|i| (column.clone(), i)),
                 Term::Literal(_) => None,

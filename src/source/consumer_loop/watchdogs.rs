@@ -1,0 +1,218 @@
+//! The stall watchdogs of the partitions that the loop holds.
+//!
+//! They outlive single assignments: a partition that starts anew, as after each aborted transaction, has not moved by that. While it starts it has no
+//! position, and while nothing was ever committed or read none is known; both may last for ever, and are watched like lag.
+//!
+//! Invariants: a partition has its watchdogs for as long as it is held, whatever becomes of its assignments; under transactions only what is
+//! committed counts as progress, for what is finished beyond it runs again after an abort.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::progress::{Health, Progress};
+use crate::source::assignment::Partition;
+
+/// What is seen of a partition.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sight {
+    /// It is to start, and has not yet.
+    pub(super) starting: bool,
+    /// Records behind the end, as far as that is known.
+    pub(super) lag: Option<u64>,
+    /// There are records, though not known how many.
+    pub(super) some: bool,
+    /// The first unfinished offset.
+    pub(super) unfinished: Option<i64>,
+    /// The offset from which it would run again.
+    pub(super) committed: Option<i64>,
+    /// The next offset to take in.
+    pub(super) position: Option<i64>,
+    /// Nothing of ours keeps records from arriving.
+    pub(super) free: bool,
+}
+
+/// What follows from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Watched {
+    /// There is work, and no progress.
+    pub(super) stalled: bool,
+    /// Since this moment.
+    pub(super) stalls_now: bool,
+    /// There are records, nothing of ours holds them, and none arrives.
+    pub(super) fetches_nothing: bool,
+}
+
+#[derive(Debug)]
+struct Watchdog {
+    progress: Progress,
+    intake: Progress,
+    stalled: bool,
+    /// Where it stood when that was known last.
+    place: i64,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub(super) struct Watchdogs {
+    stall_after: Duration,
+    /// Between the commits of transactions, where these alone are progress.
+    interval: Option<Duration>,
+    by_partition: HashMap<Partition, Watchdog>,
+}
+
+impl Watchdogs {
+    pub(super) fn new(stall_after: Duration, interval: Option<Duration>) -> Watchdogs {
+        Watchdogs {
+            stall_after,
+            interval,
+            by_partition: HashMap::new(),
+        }
+    }
+
+    pub(super) fn observe(&mut self, partition: Partition, seen: &Sight, now: Instant) -> Watched {
+        let limit = self.stall_after.saturating_add(self.interval.unwrap_or_default());
+        let watchdog = self.by_partition.entry(partition).or_insert_with(|| Watchdog {
+            progress: Progress::new(limit),
+            intake: Progress::new(self.stall_after),
+            stalled: false,
+            place: -1,
+        });
+        let place = if self.interval.is_some() {
+            seen.committed
+        } else {
+            seen.unfinished
+        };
+        watchdog.place = place.unwrap_or(watchdog.place);
+        let Some(work) = seen.lag.or((seen.starting || seen.some).then_some(1)) else {
+            return Watched {
+                stalled: watchdog.stalled,
+                ..Watched::default()
+            };
+        };
+        let health = watchdog.progress.observe(work, watchdog.place, now);
+        let stalled = matches!(health, Health::Stalled(_));
+        let was = std::mem::replace(&mut watchdog.stalled, stalled);
+        let waiting = if seen.free { work } else { 0 };
+        let intake = watchdog.intake.observe(waiting, seen.position.unwrap_or(-1), now);
+        Watched {
+            stalled,
+            stalls_now: stalled && !was,
+            fetches_nothing: matches!(intake, Health::Stalled(_)),
+        }
+    }
+
+    /// Forgets the partitions that are not held any more.
+    pub(super) fn keep(&mut self, held: impl Fn(Partition) -> bool) {
+        self.by_partition.retain(|partition, _| held(*partition));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: Partition = Partition { topic: 0, index: 0 };
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn running(unfinished: i64, committed: i64) -> Sight {
+        Sight {
+            lag: Some(100),
+            unfinished: Some(unfinished),
+            committed: Some(committed),
+            position: Some(unfinished + 5),
+            ..Sight::default()
+        }
+    }
+
+    const STARTING: Sight = Sight {
+        starting: true,
+        lag: None,
+        some: false,
+        unfinished: None,
+        committed: None,
+        position: None,
+        free: false,
+    };
+
+    /// When it is first called stalled, in seconds, of what is seen in each; none within ten minutes.
+    fn stalls(interval: Option<Duration>, sight: impl Fn(u64) -> Sight) -> Option<u64> {
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, interval), Instant::now());
+        let mut seen = (0..600).map(|second| {
+            let watched = dogs.observe(P, &sight(second), start + Duration::from_secs(second));
+            assert!(watched.stalled || !watched.stalls_now);
+            (second, watched)
+        });
+        let first = seen.find(|(_, watched)| watched.stalled)?;
+        assert!(first.1.stalls_now);
+        Some(first.0)
+    }
+
+    #[test]
+    fn transactions_that_are_aborted_again_and_again_are_a_stall() {
+        // Each aborted after 45 s; before that some records more had finished.
+        let aborted = |second: u64| match second % 45 {
+            0 => STARTING,
+            1 => running(1000, 1000),
+            _ => running(1050, 1000),
+        };
+        assert_eq!(stalls(Some(Duration::from_secs(1)), aborted), Some(62));
+        let committed = |second: u64| running(1000 + second as i64, 1000 + second as i64 / 30 * 30);
+        assert_eq!(stalls(Some(Duration::from_secs(1)), committed), None);
+    }
+
+    #[test]
+    fn a_partition_that_never_starts_is_a_stall() {
+        assert_eq!(stalls(None, |_| STARTING), Some(60));
+        // One that had moved, and starts anew.
+        let anew = |second| {
+            if second < 100 {
+                running(second as i64, 0)
+            } else {
+                STARTING
+            }
+        };
+        assert_eq!(stalls(None, anew), Some(159));
+        let soon = |second| {
+            if second % 50 < 10 {
+                STARTING
+            } else {
+                running(second as i64, 0)
+            }
+        };
+        assert_eq!(stalls(None, soon), None);
+    }
+
+    #[test]
+    fn a_first_record_that_never_arrives_is_noticed() {
+        let first = Sight {
+            some: true,
+            free: true,
+            ..Sight::default()
+        };
+        assert_eq!(stalls(None, |_| first), Some(60));
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
+        assert!(!dogs.observe(P, &first, start).fetches_nothing);
+        assert!(dogs.observe(P, &first, start + LIMIT).fetches_nothing);
+        let held = Sight { free: false, ..first };
+        assert!(!dogs.observe(P, &held, start + LIMIT).fetches_nothing);
+        // Nothing is known: no news.
+        assert_eq!(stalls(None, |_| Sight::default()), None);
+        assert_eq!(
+            stalls(None, |_| Sight {
+                lag: Some(0),
+                ..Sight::default()
+            }),
+            None
+        );
+    }
+
+    #[test]
+    fn who_leaves_is_forgotten() {
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
+        dogs.observe(P, &running(7, 0), start);
+        dogs.keep(|partition| partition == P);
+        assert!(dogs.observe(P, &running(7, 0), start + LIMIT).stalled);
+        dogs.keep(|_| false);
+        assert!(!dogs.observe(P, &running(7, 0), start + LIMIT).stalled);
+    }
+}
