@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus::IntGauge;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -478,11 +479,20 @@ impl Running {
         let mut all = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(name.clone(), sampled);
         drop(all);
+        // Those before it have ended.
+        let halted = self.metrics.halted.of([&name]);
+        halted.set(0);
         let (stop, stopped) = watch::channel(false);
         let alive = Arc::new(AtomicUsize::new(parts.len()));
         let mut loops = Vec::new();
         for (number, (make, state)) in parts.into_iter().zip(states).enumerate() {
-            let (stop, alive, ended) = (stopped.clone(), alive.clone(), self.ended.0.clone());
+            let (stop, halted) = (stopped.clone(), halted.clone());
+            let tell = Tell {
+                alive: alive.clone(),
+                ended: self.ended.0.clone(),
+                state: state.clone(),
+                halted: halted.clone(),
+            };
             let (config, store, metrics) = (
                 self.config.clone(),
                 self.common.services.store.clone(),
@@ -492,18 +502,17 @@ impl Running {
             let (pipeline, thread_name) = (name.clone(), loop_name(&name, number));
             let thread = std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
                 // A panic ends it too.
-                let _tell = Tell { alive, ended };
+                let _tell = tell;
                 let end = run_loop(&config, store, credentials, make, stop, &metrics, &thread_name);
-                if let End::Halted(failure) = &end
-                    && state.halted(&failure.to_string())
-                {
-                    // Before its first round, or between two consumers.
-                    let class = failure.class.as_str();
-                    metrics
-                        .failures_total
-                        .of([&pipeline, failure.reason, class, "fatal"])
-                        .inc();
-                    tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
+                if let End::Halted(failure) = &end {
+                    halted.inc();
+                    if state.halted(&failure.to_string()) {
+                        // Before its first round, or between two consumers.
+                        let stage = failure.step.as_deref().unwrap_or(failure.reason);
+                        let class = failure.class.as_str();
+                        metrics.failures_total.of([&pipeline, stage, class, "fatal"]).inc();
+                        tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
+                    }
                 }
                 end
             });
@@ -564,10 +573,15 @@ fn loop_name(pipeline: &str, number: usize) -> String {
 struct Tell {
     alive: Arc<AtomicUsize>,
     ended: mpsc::UnboundedSender<()>,
+    state: Arc<LoopState>,
+    halted: IntGauge,
 }
 
 impl Drop for Tell {
     fn drop(&mut self) {
+        if std::thread::panicking() && self.state.halted("its thread panicked") {
+            self.halted.inc();
+        }
         self.alive.fetch_sub(1, Ordering::Release);
         // Whoever waits for it may have gone.
         let _ = self.ended.send(());

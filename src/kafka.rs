@@ -43,6 +43,17 @@ fn classify_code(code: Code) -> Class {
     }
 }
 
+/// Properties that say who is trusted.
+const TRUSTED: [&str; 3] = ["ssl.ca.location", "ssl.ca.pem", "ssl.ca.certificate.stores"];
+
+/// The authorities of the system, a file or a folder: librdkafka would leave it to OpenSSL, and one that is built from source looks for them where
+/// nobody has put any.
+fn system_authorities() -> Option<String> {
+    let found = openssl_probe::probe();
+    let place = found.cert_file.or_else(|| found.cert_dir.into_iter().next())?;
+    place.into_os_string().into_string().ok()
+}
+
 /// Properties that every client has, in the order in which later ones win.
 pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result<ClientConfig, SecretError> {
     let mut config = ClientConfig::new();
@@ -52,6 +63,15 @@ pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result
     config.set("log.connection.close", "false");
     for property in kafka.properties.iter().chain(kind).chain(pipeline) {
         config.set(property.name.as_str(), property.value.reveal()?);
+    }
+    let tls = config
+        .get("security.protocol")
+        .is_some_and(|protocol| protocol.to_ascii_lowercase().ends_with("ssl"));
+    if tls
+        && TRUSTED.iter().all(|property| config.get(property).is_none())
+        && let Some(authorities) = system_authorities()
+    {
+        config.set("ssl.ca.location", authorities);
     }
     // librdkafka's `debug` lines come only at that level.
     let debug = config.get("debug").is_some();
@@ -220,6 +240,23 @@ pub fn log_error(pipeline: &str, error: &KafkaError, reason: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_file_the_authorities_of_the_system_are_trusted() {
+        let trusted = |properties: &str| {
+            let toml = format!(
+                "[kafka]\nbrokers = \"k:9093\"\nproperties = {{ {properties} }}\n[registry]\nurl = \"http://r:8081\"\n"
+            );
+            let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let client = client(&config.kafka, &[], &[]).unwrap();
+            client.get("ssl.ca.location").map(str::to_owned)
+        };
+        assert_eq!(trusted("\"security.protocol\" = \"SASL_SSL\""), system_authorities());
+        assert_eq!(trusted("\"security.protocol\" = \"sasl_plaintext\""), None);
+        let own = trusted("\"security.protocol\" = \"ssl\", \"ssl.ca.location\" = \"/ca.pem\"");
+        assert_eq!(own.as_deref(), Some("/ca.pem"));
+        assert_eq!(trusted("\"security.protocol\" = \"ssl\", \"ssl.ca.pem\" = \"x\""), None);
+    }
 
     #[test]
     fn errors_have_classes() {

@@ -301,7 +301,7 @@ fn build(
             metrics,
             brokers,
             share / 4 / producers,
-            id.as_deref(),
+            id.as_deref().map(|id| (number, id)),
         );
         outputs.push(made.map_err(|e| in_words(&e))?);
     }
@@ -392,7 +392,7 @@ fn build(
             let (pipeline_metrics, brokers) = (runtime.metrics.clone(), brokers.clone());
             let shared = (!exactly_once).then(|| shared.clone());
             let id = exactly_once.then(|| transactional_id(&pipeline, http, number));
-            let make = move |id: Option<&str>| {
+            let make = move |id: Option<(usize, &str)>| {
                 let queue = share / 4 / producers;
                 output::make(&config, &pipeline, &pipeline_metrics, &metrics, &brokers, queue, id)
                     .map_err(|e| e.to_string())
@@ -400,7 +400,7 @@ fn build(
             move || match &shared {
                 Some(shared) => shared.get(|| make(None)),
                 // A transactional id is taken once by each producer, so a consumer that is made anew gets a new one of the same id.
-                None => make(id.as_deref()),
+                None => make(id.as_deref().map(|id| (number, id))),
             }
         };
         let pipeline = pipeline.clone();

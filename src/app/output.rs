@@ -81,7 +81,7 @@ pub(super) struct Output {
     timeout: Duration,
 }
 
-/// Makes the producer; `queue_bytes` bounds what it holds, and with a transactional id it has transactions.
+/// Makes the producer; `queue_bytes` bounds what it holds, and with a consumer's number and a transactional id it has transactions.
 pub(super) fn make(
     config: &Config,
     pipeline: &config::Pipeline,
@@ -89,16 +89,18 @@ pub(super) fn make(
     metrics: &Arc<Metrics>,
     brokers: &Brokers,
     queue_bytes: usize,
-    transactional_id: Option<&str>,
+    transactions: Option<(usize, &str)>,
 ) -> Result<Output, Box<dyn std::error::Error>> {
     if pipeline.sink.is_none() && pipeline.dead_letter.is_none() {
         return Ok(Output::default());
     }
     let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
     let batch_bytes = brokers.batches.smallest();
-    let client = kafka::producer(&config.kafka, properties, queue_bytes, batch_bytes, transactional_id)?;
-    let statistics = KafkaMetrics::new(metrics, &pipeline.name, "producer");
-    let turnstile = transactional_id.map(|_| Arc::new(Turnstile::default()));
+    let id = transactions.map(|(_, id)| id);
+    let client = kafka::producer(&config.kafka, properties, queue_bytes, batch_bytes, id)?;
+    let name = transactions.map_or_else(|| "producer".to_owned(), |(number, _)| format!("producer-{number}"));
+    let statistics = KafkaMetrics::new(metrics, &pipeline.name, &name);
+    let turnstile = transactions.map(|_| Arc::new(Turnstile::default()));
     let ordered = pipeline.order != Order::None;
     let producer = sink::producer(
         &client,

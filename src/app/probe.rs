@@ -198,6 +198,7 @@ impl Probe for AppProbe {
     }
 
     fn metrics(&self) -> Vec<u8> {
+        self.metrics.ready.of([]).set(i64::from(self.ready().is_ok()));
         self.metrics.render()
     }
 

@@ -4,7 +4,8 @@
 //! partition comes into being; afterwards a count is one atomic addition. The consumer loop goes further and collects
 //! its timings in a [`LocalPipeline`], which touches shared memory once a batch.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::local::{LocalHistogram, LocalIntCounter};
@@ -48,7 +49,7 @@ pub struct PipelineMetrics {
     /// The bound now.
     pub concurrency_limit: IntGauge,
     /// In flight over the bound.
-    pub concurrency_load: Gauge,
+    pub concurrency_load: Largest,
     /// Partitions paused now.
     pub paused_partitions: IntGauge,
     /// Times paused.
@@ -92,7 +93,7 @@ impl PipelineMetrics {
             in_flight_bytes: m.in_flight_bytes.of([pipeline]),
             max_in_flight: m.max_in_flight.of([pipeline]),
             concurrency_limit: m.concurrency_limit.of([pipeline]),
-            concurrency_load: m.concurrency_load_ratio.of([pipeline]),
+            concurrency_load: Largest::of(m.concurrency_load_ratio.of([pipeline])),
             paused_partitions: m.paused_partitions.of([pipeline]),
             pauses: m.pauses_total.of([pipeline]),
             assigned_partitions: m.assigned_partitions.of([pipeline]),
@@ -409,6 +410,62 @@ impl Drop for Part {
     }
 }
 
+/// A gauge that shows the largest of what the consumers of a pipeline say.
+#[derive(Clone)]
+pub struct Largest {
+    gauge: Gauge,
+    parts: Arc<Mutex<BTreeMap<u64, f64>>>,
+}
+
+impl Largest {
+    fn of(gauge: Gauge) -> Largest {
+        Largest {
+            gauge,
+            parts: Arc::default(),
+        }
+    }
+
+    /// One consumer's part, 0 until it is set; taken back when it is dropped.
+    pub fn part(&self) -> LargestPart {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = parts.last_key_value().map_or(0, |(last, _)| last + 1);
+        parts.insert(number, 0.0);
+        LargestPart {
+            of: self.clone(),
+            number,
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<u64, f64>)) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut parts);
+        self.gauge.set(parts.values().copied().fold(0.0, f64::max));
+    }
+}
+
+/// See [`Largest::part`].
+pub struct LargestPart {
+    of: Largest,
+    number: u64,
+}
+
+impl LargestPart {
+    /// Sets this part.
+    pub fn set(&self, value: f64) {
+        self.of.change(|parts| {
+            parts.insert(self.number, value);
+        });
+    }
+}
+
+impl Drop for LargestPart {
+    fn drop(&mut self) {
+        self.of.change(|parts| {
+            parts.remove(&self.number);
+        });
+    }
+}
+
 /// What a consumer loop counts for every record, without touching shared memory until [`LocalPipeline::flush`] (or
 /// its drop, for the timer).
 pub struct LocalPipeline {
@@ -466,6 +523,24 @@ mod tests {
             }
         }
         assert_eq!((series.batches.get(), series.rows.get()), (6, 60));
+    }
+
+    #[test]
+    fn the_consumer_with_most_is_shown() {
+        let largest = Largest::of(Gauge::new("g", "g").unwrap());
+        let (one, two, three) = (largest.part(), largest.part(), largest.part());
+        one.set(0.2);
+        two.set(1.0);
+        three.set(0.1);
+        assert_eq!(largest.gauge.get(), 1.0);
+        drop(two);
+        assert_eq!(largest.gauge.get(), 0.2);
+        let four = largest.part();
+        four.set(0.3);
+        one.set(0.0);
+        assert_eq!(largest.gauge.get(), 0.3);
+        drop((one, three, four));
+        assert_eq!(largest.gauge.get(), 0.0);
     }
 
     #[test]

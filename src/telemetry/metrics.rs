@@ -199,6 +199,11 @@ metrics! {
         /// Consumers of the pipeline that take nothing in, because more of their records became dead letters than the limit allows.
         dead_letter_stop: IntGaugeVec ["pipeline"],
 
+        /// Consumers of the pipeline that have ended, and do not go on.
+        halted: IntGaugeVec ["pipeline"],
+        /// 1 while the process is ready, as /readyz has it: connected, checked, in its groups, and nowhere halted or stalled.
+        ready: IntGaugeVec [],
+
         // Load
         /// Records admitted and not yet finished.
         in_flight_records: IntGaugeVec ["pipeline"],
@@ -210,7 +215,7 @@ metrics! {
         concurrency_limit: IntGaugeVec ["pipeline"],
         /// Configured bound of the events worked on at the same time; with max_in_flight = "auto" the upper one.
         max_in_flight: IntGaugeVec ["pipeline"],
-        /// Events being worked on over max_in_flight: 1 means that the concurrency is used up.
+        /// Events being worked on over max_in_flight: 1 means that the concurrency is used up. Of several consumers the one with most.
         concurrency_load_ratio: GaugeVec ["pipeline"],
         /// Bytes that the process may hold for records, caches and queues together.
         budget_limit_bytes: IntGaugeVec [],
@@ -291,7 +296,7 @@ metrics! {
         /// Schemas held, by id.
         registry_schemas: IntGaugeVec [],
 
-        // librdkafka, from its statistics; client is "producer" or "consumer-N"
+        // librdkafka, from its statistics; client is "consumer-N" or "producer", under exactly_once "producer-N"
         /// Records waiting in the client's local fetch queues.
         kafka_fetch_queue_records: IntGaugeVec ["pipeline", "client"],
         /// Bytes waiting in the client's local fetch queues.

@@ -7,13 +7,14 @@ use rdkafka::consumer::Consumer;
 
 use super::{Loop, STATUS_EVERY};
 use crate::concurrency::Answers;
-use crate::telemetry::handles::{Part, PipelineMetrics};
+use crate::telemetry::handles::{LargestPart, Part, PipelineMetrics};
 
 /// This loop's parts of the gauges that the consumers of a pipeline share.
 pub(super) struct Gauges {
     pub(super) in_flight_records: Part,
     pub(super) in_flight_bytes: Part,
     pub(super) concurrency_limit: Part,
+    pub(super) concurrency_load: LargestPart,
     pub(super) assigned_partitions: Part,
     pub(super) stalled_partitions: Part,
     pub(super) paused_partitions: Part,
@@ -26,6 +27,7 @@ impl Gauges {
             in_flight_records: Part::of(&metrics.in_flight_records),
             in_flight_bytes: Part::of(&metrics.in_flight_bytes),
             concurrency_limit: Part::of(&metrics.concurrency_limit),
+            concurrency_load: metrics.concurrency_load.part(),
             assigned_partitions: Part::of(&metrics.assigned_partitions),
             stalled_partitions: Part::of(&metrics.stalled_partitions),
             paused_partitions: Part::of(&metrics.paused_partitions),

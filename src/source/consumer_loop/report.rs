@@ -115,11 +115,7 @@ impl Loop {
         gauges
             .paused_partitions
             .set(if self.paused { partitions.len() as i64 } else { 0 });
-        self.parts
-            .runtime
-            .metrics
-            .concurrency_load
-            .set(self.parts.budget.load());
+        gauges.concurrency_load.set(self.parts.budget.load());
         let halted = match (&self.halted, self.stopped_by_limit) {
             (Some(failure), _) => Some(failure.to_string()),
             (None, true) => Some("too many dead letters".to_owned()),
