@@ -66,6 +66,8 @@ pub struct Ledger {
     clock_before: i64,
     /// The last write timestamp handed out.
     clock: i64,
+    /// So many write timestamps a record has: one for each of its writes, so that the later one wins.
+    writes: i64,
     /// The lowest offset that may come next, once any is known.
     next: Option<i64>,
     first_admitted: Option<i64>,
@@ -77,6 +79,7 @@ pub struct Ledger {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     offset: i64,
+    /// The last of its write timestamps.
     timestamp: i64,
     finished: bool,
 }
@@ -90,6 +93,7 @@ impl Ledger {
             ring: VecDeque::new(),
             clock_before: clock,
             clock,
+            writes: 1,
             next: committed,
             first_admitted: None,
             last_admitted: None,
@@ -98,8 +102,14 @@ impl Ledger {
         }
     }
 
-    /// Takes in the record at `offset` and returns its write timestamp in µs:
-    /// `max(record_timestamp_ms * 1000, previous + 1)`, where a timestamp that is absent, negative or above
+    /// The same, where each record makes so many writes; none counts as one.
+    pub fn with_writes(self, writes: usize) -> Ledger {
+        let writes = i64::try_from(writes).unwrap_or(i64::MAX).max(1);
+        Ledger { writes, ..self }
+    }
+
+    /// Takes in the record at `offset` and returns the write timestamp in µs of its first write; each that follows has one more.
+    /// It is `max(record_timestamp_ms * 1000, previous + 1)`, where a timestamp that is absent, negative or above
     /// [`MAX_RECORD_TIMESTAMP_MS`] counts as 0.
     ///
     /// Offsets strictly increase. Gaps are legal: compaction and transaction markers leave them.
@@ -120,12 +130,15 @@ impl Ledger {
             .checked_add(1)
             .ok_or(LedgerError::ClockExhausted { clock: self.clock })?;
         let timestamp = own.max(after);
+        let last = timestamp
+            .checked_add(self.writes - 1)
+            .ok_or(LedgerError::ClockExhausted { clock: self.clock })?;
         self.ring.push_back(Entry {
             offset,
-            timestamp,
+            timestamp: last,
             finished: false,
         });
-        self.clock = timestamp;
+        self.clock = last;
         self.next = Some(offset.saturating_add(1));
         self.first_admitted.get_or_insert(offset);
         self.last_admitted = Some(offset);

@@ -59,6 +59,7 @@ struct Followed {
 impl Followed {
     async fn start(uri: &str, collection: &str, refresh: Duration) -> Followed {
         let server = Server::open(uri).await.unwrap();
+        server.keep();
         let fields = ["_id", "name", "country", "vat"].map(str::to_owned);
         let source = server.source(collection, fields);
         let reference = Arc::new(Reference::new(shape(collection)));
@@ -309,6 +310,7 @@ async fn documents_are_asked_for_one_by_one_and_kept_for_a_while() {
         let uri = uri.clone();
         async move {
             let source = Server::open(&uri).await.unwrap();
+            source.keep();
             let fields = ["_id", "name", "country", "vat"].map(str::to_owned);
             let options = CacheOptions {
                 ttl,

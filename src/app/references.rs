@@ -53,12 +53,18 @@ pub(super) async fn open(config: &Config) -> Result<Opened, NotPrepared> {
     let server = Server::open(&uri).await.map_err(|e| refused(e, place, "[mongo]"))?;
     let mut findings = Vec::new();
     let mut sources = Vec::new();
+    let mut answered = false;
     for reference in config.references.values() {
         let wanted = reference.fields.iter().map(|f| f.name.value.clone());
         let source = server.source(&reference.collection, wanted.chain([reference.key.value.clone()]));
         let sample = source.sample().await;
         let sample = match sample.map_err(|e| refused(e, reference.collection.span, &reference.collection)) {
-            Ok(sample) => sample,
+            Ok(sample) => {
+                if !std::mem::replace(&mut answered, true) {
+                    server.keep();
+                }
+                sample
+            }
             Err(NotPrepared::Findings(found)) => {
                 findings.extend(found);
                 continue;

@@ -59,12 +59,27 @@ impl Services {
         let mut jitter = Jitter::new(u64::from(std::process::id()));
         loop {
             match Services::connect_once(config, Purpose::Run).await {
-                Ok(services) => return Ok(services),
+                Ok(services) => {
+                    services.keep_credentials();
+                    return Ok(services);
+                }
                 Err(NotPrepared::Findings(findings)) => return Err(config_error(findings, sources)),
                 Err(NotPrepared::Unavailable(failure)) => {
                     wait(shared, &failure.message, &mut attempt, &mut jitter).await
                 }
             }
+        }
+    }
+
+    /// Keeps the session that prepares pipelines at each reload able to log in, as the loops' are.
+    fn keep_credentials(&self) {
+        if let Some(store) = self.store.clone() {
+            let credentials = self.credentials.subscribe();
+            tokio::spawn(async move {
+                if let AnyStore::Scylla(store) = &*store {
+                    store.keep_credentials(credentials).await;
+                }
+            });
         }
     }
 

@@ -231,6 +231,12 @@ impl Builder {
 }
 
 impl Program {
+    /// How many of its steps are writes.
+    pub fn writes(&self) -> usize {
+        let is_write = |step: &&Step| matches!(step.action, Action::Write(_));
+        self.steps.iter().filter(is_write).count()
+    }
+
     /// Whether events of one key may run at the same time: no look-up reads a table that a write changes, and every write keeps
     /// the newest value by the record's own timestamp.
     pub fn commutes(&self) -> bool {

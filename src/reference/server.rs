@@ -65,11 +65,16 @@ impl Server {
         options.app_name.get_or_insert_with(|| "messina".to_owned());
         options.server_selection_timeout.get_or_insert(SELECTION);
         let client = Client::with_options(options).map_err(|e| class(&e))?;
-        // The last client of a server ends its sessions when it is dropped, in a task of the driver's. That task panics when the
-        // runtime ends before it (mongodb 3.9.1, cmap/connection_requester.rs), as it does behind a check and behind a stop. So one is
-        // kept for as long as the process; the server forgets sessions by itself.
-        std::mem::forget(client.clone());
         Ok(Server { client })
+    }
+
+    /// Keeps its connections for as long as the process; for a server that has answered, or each attempt to reach one would leave its own.
+    ///
+    /// The last client of a server ends its sessions when it is dropped, in a task of the driver's. That task panics when the
+    /// runtime ends before it (mongodb 3.9.1, cmap/connection_requester.rs), as it does behind a check and behind a stop. The server forgets
+    /// sessions by itself.
+    pub fn keep(&self) {
+        std::mem::forget(self.client.clone());
     }
 
     /// `database.collection`, of which `wanted` are read; `_id` is always.

@@ -68,6 +68,8 @@ pub struct Assignment {
     slots: Vec<Vec<Option<u32>>>,
     revocations: Vec<Revocation>,
     actions: VecDeque<Action>,
+    /// Writes of each record; see [`Ledger::with_writes`].
+    writes: usize,
     /// The epoch given out last. One for each partition assigned: it does not wrap within the life of a process.
     epoch: u32,
 }
@@ -76,6 +78,14 @@ impl Assignment {
     /// No partition at all.
     pub fn new() -> Assignment {
         Assignment::default()
+    }
+
+    /// The same, of records that make so many writes each.
+    pub fn with_writes(writes: usize) -> Assignment {
+        Assignment {
+            writes,
+            ..Assignment::default()
+        }
     }
 
     /// The group gave these partitions to this consumer; librdkafka is told so once their committed offsets are known.
@@ -104,11 +114,12 @@ impl Assignment {
     /// The group's committed offset of a starting partition is known (`None`: there is none), with the clock from its metadata
     /// (`i64::MIN` if that held none). The partition runs once its `Start` is taken. Answers for an assignment that is over change nothing.
     pub fn started(&mut self, ticket: Ticket, committed: Option<i64>, clock: i64) {
+        let writes = self.writes;
         let Some(place) = self.current(ticket) else { return };
         let State::Starting { floor } = place.state else { return };
         let from = committed.or(floor);
         place.state = State::Ready {
-            ledger: Ledger::new(committed, clock),
+            ledger: Ledger::new(committed, clock).with_writes(writes),
             from,
         };
         let partition = place.partition;
@@ -279,7 +290,7 @@ impl Assignment {
         if ledger.position().is_none_or(|position| position.offset <= offset) {
             return false;
         }
-        let ledger = Ledger::new(None, ledger.clock());
+        let ledger = Ledger::new(None, ledger.clock()).with_writes(self.writes);
         self.end(slot);
         let from = Some(offset);
         let ticket = self.begin(slot, State::Ready { ledger, from });

@@ -250,7 +250,7 @@ impl Loop {
         let metrics = parts.runtime.metrics.local();
         Loop {
             topics: parts.topics.iter().map(|t| Arc::from(t.as_str())).collect(),
-            assignment: Assignment::new(),
+            assignment: Assignment::with_writes(parts.runtime.program.writes()),
             held: HashMap::default(),
             watchdogs: Watchdogs::new(parts.stall_after, transactions.as_ref().map(Transactions::interval)),
             unanswered: HashSet::new(),

@@ -34,6 +34,8 @@ pub(super) struct Builder {
     pub(super) unavailable: Option<Failure>,
     /// How many values the `set` steps name.
     pub(super) named: usize,
+    /// How many writes there are.
+    pub(super) writes: i64,
 }
 
 impl Builder {

@@ -16,6 +16,8 @@ pub struct Write {
     pub statement: Statement,
     /// Its values, in the order of its markers.
     pub binds: Vec<Place>,
+    /// Its place among the writes, from 0. By so many microseconds it is later than the first: of two that touch one row the later step wins.
+    pub place: i64,
     /// Whether it may be repeated.
     pub idempotent: bool,
     /// When it stops trying.
@@ -45,9 +47,12 @@ impl Builder {
         };
         let statement = self.statement(store, &write.cql, &options).await?;
         let binds = self.binds(step, &statement, &write.cql, parsed);
+        let place = self.writes;
+        self.writes += 1;
         let ready = Write {
             statement,
             binds,
+            place,
             idempotent,
             policy: Policy::from(&write.errors),
         };

@@ -163,7 +163,7 @@ impl Attempts<'_> {
 
     async fn write(&mut self, write: &Write, store: &AnyStore) -> Result<Answer, Failure> {
         let values = self.runtime.binds(&write.binds, self.event)?.into_vec();
-        let timestamp = self.event.origin.write_timestamp_us;
+        let timestamp = self.event.origin.write_timestamp_us.saturating_add(write.place);
         loop {
             self.notice_an_open_breaker();
             let result = match self.pass().await {

@@ -357,6 +357,21 @@ async fn a_cached_row_is_asked_for_once() {
     assert_eq!(bench.store.calls(), 1);
 }
 
+/// CQL keeps the newest of two writes to one cell, and lets a delete hide what has its own timestamp.
+#[tokio::test]
+async fn the_write_of_a_later_step_is_newer() {
+    let two = STEPS.to_owned()
+        + "[[pipelines.p.steps]]\nname = \"again\"\nwrite = \"INSERT INTO seen (id, kind, score) VALUES (:id, :kind, :score)\"\n\
+           bind = { score = \"user.score\" }\n";
+    let mut bench = bench(&two).await;
+    assert_eq!(bench.runtime.program.writes(), 2);
+    bench.user(7, "Ada", 1.5);
+    assert!(matches!(bench.run(0, 7, "click").await, How::Finished(Outcome::Done)));
+    let mut stamps: Vec<_> = bench.store.writes().iter().map(|write| write.timestamp_us).collect();
+    stamps.sort_unstable();
+    assert_eq!(stamps[1], stamps[0] + 1);
+}
+
 #[tokio::test]
 async fn look_ups_that_do_not_need_one_another_run_together() {
     let two = STEPS.to_owned()

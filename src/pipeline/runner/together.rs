@@ -57,7 +57,8 @@ impl Runtime {
         }
         let values = self.binds(&write.binds, event).ok()?;
         let store = self.store.as_ref()?;
-        let row = store.encode(&write.statement, &values, event.origin.write_timestamp_us)?;
+        let timestamp = event.origin.write_timestamp_us.saturating_add(write.place);
+        let row = store.encode(&write.statement, &values, timestamp)?;
         Some((index, *options, row))
     }
 

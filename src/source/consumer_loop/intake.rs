@@ -6,7 +6,7 @@ use std::time::Instant;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers, Message};
 
 use super::Loop;
 use crate::lanes::{Entered, LaneId};
@@ -16,8 +16,14 @@ use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
 use crate::pipeline::runner::Advance;
 use crate::retry::{Class, Jitter};
+use crate::sink::letter::REPLAYS;
 use crate::source::assignment::{Intake, Partition};
 use crate::source::read::{Read, read};
+
+/// Whether a record is one that `dead-letters replay` has sent back.
+fn was_sent_back(headers: &BorrowedHeaders) -> bool {
+    headers.iter().any(|header| header.key == REPLAYS)
+}
 
 impl Loop {
     pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
@@ -72,6 +78,12 @@ impl Loop {
         let key_length = key.map_or(0, <[u8]>::len);
         self.metrics.received.inc();
         self.metrics.record_bytes.inc_by((value_length + key_length) as u64);
+        let headers = message.headers();
+        let write_timestamp_us = match (headers.is_some_and(was_sent_back), timestamp_ms) {
+            // Rows that are younger than the record keep what they have. The header is in the log, so it is the same when the record runs again.
+            (true, Some(own)) => own.max(0).saturating_mul(1000),
+            _ => write_timestamp_us,
+        };
         let origin = Origin {
             ticket,
             topic: self.topics[usize::from(partition.topic)].clone(),
@@ -80,7 +92,7 @@ impl Loop {
             timestamp_ms,
             write_timestamp_us,
         };
-        let headers = message.headers().map(BorrowedHeaders::detach);
+        let headers = headers.map(BorrowedHeaders::detach);
         let content = Content { value, key, headers };
         let mut event = Event::new(
             self.pool.pop(),
