@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
@@ -114,6 +114,45 @@ impl<'b> Scene<'b> {
 /// The place of a line of `list --json`, as the command line takes it.
 fn place(line: &Value) -> String {
     format!("{}:{}", line["partition"], line["offset"])
+}
+
+/// A record that was sent back is late: what younger ones have written stays.
+#[test]
+fn one_that_was_sent_back_leaves_younger_rows_alone() {
+    let Some(bench) = Bench::find("one_that_was_sent_back_leaves_younger_rows_alone") else {
+        return;
+    };
+    let row = "[[pipelines.letters.steps]]\nname = \"row\"\n\
+         write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = { place = \"record.offset\" }\n";
+    let scene = Scene::new(&bench, row);
+    let person = |who: &str| {
+        let table = format!("{}.people", bench.keyspace);
+        let insert = format!("INSERT INTO {table} (who, number) VALUES ('{who}', 1)");
+        bench.database().run(&bench, &insert);
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    person("young");
+    for (who, at) in [("late", now - 20_000), ("young", now - 10_000)] {
+        let value = scene.numbers.record(7, who);
+        let record = BaseRecord::to(&scene.numbers.topic).partition(0).timestamp(at);
+        bench.kafka.send(record.key(b"k".as_slice()).payload(&value));
+    }
+    let messina = scene.start("messina");
+    scene.settled(&messina);
+    assert_eq!(scene.letters().len(), 1);
+    person("late");
+    scene.said(&["replay", "--yes"]);
+    scene.settled(&messina);
+    messina.stop();
+    let rows: Vec<(String, i64)> = bench.database().rows(
+        &bench,
+        &format!("SELECT who, place FROM {}.numbers WHERE seq = 7", bench.keyspace),
+    );
+    assert_eq!(rows, [("young".to_owned(), 1)]);
+    assert_eq!(scene.arrived().1, 2, "both are in the output");
+    drop(messina);
+    drop(scene);
+    bench.clean();
 }
 
 #[test]
