@@ -153,10 +153,7 @@ impl<'a> Reader<'a> {
             return Err(DatumError::Depth { at: self.at });
         }
         if schema.facts(id).empty {
-            self.empties = self
-                .empties
-                .checked_sub(1)
-                .ok_or(DatumError::EmptyItems { count: 1, at: self.at })?;
+            self.claim_empty()?;
         }
         let node = schema.node(id);
         Ok(match &node.shape {
@@ -229,8 +226,13 @@ impl<'a> Reader<'a> {
             }
             Shape::Array(items) => {
                 let empty = schema.facts(*items).empty;
-                self.items(empty, |reader| reader.skip(schema, *items, level + 1))
-                    .map(|_| ())
+                let item = |reader: &mut Self| {
+                    if empty {
+                        reader.claim_empty()?;
+                    }
+                    reader.skip(schema, *items, level + 1)
+                };
+                self.items(empty, item).map(|_| ())
             }
             Shape::Map(values) => self
                 .items(false, |reader| {

@@ -10,6 +10,15 @@ pub(crate) fn is_name(name: &str) -> bool {
     chars.next().is_some_and(|c| c.is_alphabetic() || c == '_') && chars.all(|c| c.is_alphanumeric() || c == '_')
 }
 
+/// Whether `name` is one, behind a namespace or not. Of a namespace Java looks at nothing but its dots, and topics of Debezium have hyphens in it.
+pub(crate) fn is_full_name(name: &str) -> bool {
+    let (space, last) = name.rsplit_once('.').unwrap_or(("_", name));
+    is_name(last)
+        && space
+            .split('.')
+            .all(|part| !part.is_empty() && !part.contains(char::is_whitespace))
+}
+
 /// Whether `name` is what the specification calls a name, which is what Messina itself writes.
 pub(crate) fn is_plain_name(name: &str) -> bool {
     is_name(name) && name.is_ascii()
@@ -85,6 +94,22 @@ mod tests {
         assert!(is_name("a_1") && is_name("_") && is_name("größe"));
         assert!(!is_name("") && !is_name("1a") && !is_name("a-b") && !is_name("a b"));
         assert!(!is_plain_name("größe"));
+    }
+
+    #[test]
+    fn a_namespace_is_what_java_takes_for_one() {
+        for name in [
+            "a",
+            "a.b",
+            "my-server.inventory.Envelope",
+            "com.acme.Outer$.Inner",
+            "0.a",
+        ] {
+            assert!(is_full_name(name), "{name}");
+        }
+        for name in ["", "a.", ".a", "a..b", "a b.c", "a.b-c", "a.1"] {
+            assert!(!is_full_name(name), "{name}");
+        }
     }
 
     #[test]

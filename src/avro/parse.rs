@@ -192,7 +192,7 @@ impl<'j> Parser<'j> {
         let name = name.ok_or_else(|| self.error(SchemaProblem::Attribute("name")))?;
         let own = object.get("namespace").and_then(Json::as_str);
         let (full, space) = names::full_name(name, own, namespace);
-        if !full.split('.').all(names::is_name) || names::PRIMITIVES.contains(&full.as_str()) {
+        if !names::is_full_name(&full) || names::PRIMITIVES.contains(&full.as_str()) {
             return Err(self.error(SchemaProblem::Name(full)));
         }
         if let Some(known) = self.names.get(&full) {

@@ -34,6 +34,13 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// One more value without bytes.
+    pub fn claim_empty(&mut self) -> Result<(), DatumError> {
+        let left = self.empties.checked_sub(1);
+        self.empties = left.ok_or(DatumError::EmptyItems { count: 1, at: self.at })?;
+        Ok(())
+    }
+
     fn left(&self) -> usize {
         self.bytes.len() - self.at
     }

@@ -359,3 +359,24 @@ fn the_rich_schema_is_enriched_with_one_copy() {
     );
     assert_eq!(splice.pieces.len(), 5);
 }
+
+/// Blocks of items without bytes take three bytes each, and claim 65,536 that take one each in the output.
+#[test]
+fn items_without_bytes_do_not_fill_the_memory() {
+    let from = record(&[r#""name":"f","type":{"type":"array","items":"null"}"#]);
+    let to = record(&[r#""name":"f","type":{"type":"array","items":["null","string"]}"#]);
+    let (plan, splice) = Plan::compile_with_output(Arc::clone(&from), &[], Arc::clone(&to), &[]).unwrap();
+    let convert = |blocks: usize| {
+        let mut buf = [0x80, 0x80, 0x08].repeat(blocks);
+        buf.push(0);
+        let end = buf.len();
+        buf.extend_from_slice(&[0; crate::avro::PADDING]);
+        let mut marks = vec![0; plan.marks()];
+        plan.run(&buf, 0, end, &mut marks).unwrap();
+        let mut out = Vec::new();
+        let done = splice.build(&buf, 0, end, &marks, &[], &mut out);
+        done.map(|_| out.len()).map_err(|error| error.to_string())
+    };
+    assert_eq!(convert(1), Ok(3 + 65_536 + 1));
+    assert!(convert(20_000).is_err());
+}

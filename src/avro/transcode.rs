@@ -75,11 +75,14 @@ impl<'a> Transcoder<'a> {
             }
             (Conversion::Items(inner), Shape::Array(items)) => {
                 let empty = self.writer.facts(*items).empty;
-                let count = reader
-                    .clone()
-                    .items(empty, |reader| reader.skip(self.writer, *items, level + 1))?
-                    .len();
+                let claim = |reader: &mut Reader<'a>| if empty { reader.claim_empty() } else { Ok(()) };
+                let item = |reader: &mut Reader<'a>| {
+                    claim(reader)?;
+                    reader.skip(self.writer, *items, level + 1)
+                };
+                let count = reader.clone().items(empty, item)?.len();
                 self.items(count, reader, out, empty, |reader, out| {
+                    claim(reader)?;
                     self.step(*inner, buf, reader, out, level + 1)
                 })
             }

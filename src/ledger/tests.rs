@@ -285,7 +285,11 @@ fn each_write_of_a_record_has_a_timestamp_of_its_own_and_so_it_is_again() {
     ledger.finish(10).unwrap();
     ledger.finish(11).unwrap();
     let position = ledger.position().unwrap();
-    assert_eq!((position.offset, position.clock), (12, 5005), "the last write of the last record");
+    assert_eq!(
+        (position.offset, position.clock),
+        (12, 5005),
+        "the last write of the last record"
+    );
     let mut again = Ledger::new(Some(12), position.clock).with_writes(3);
     assert_eq!(again.admit(12, Some(4)), Ok(5006));
     assert_eq!(again.admit(13, Some(6)), Ok(6000));
@@ -293,5 +297,8 @@ fn each_write_of_a_record_has_a_timestamp_of_its_own_and_so_it_is_again() {
     let mut none = Ledger::new(None, i64::MIN).with_writes(0);
     assert_eq!([none.admit(0, Some(1)), none.admit(1, Some(1))], [Ok(1000), Ok(1001)]);
     let mut late = Ledger::new(Some(0), i64::MAX - 2).with_writes(3);
-    assert_eq!(late.admit(0, None), Err(LedgerError::ClockExhausted { clock: i64::MAX - 2 }));
+    assert_eq!(
+        late.admit(0, None),
+        Err(LedgerError::ClockExhausted { clock: i64::MAX - 2 })
+    );
 }

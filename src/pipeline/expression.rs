@@ -16,6 +16,7 @@ use std::sync::Arc;
 use cel::common::ast::{Expr, LiteralValue, operators};
 use cel::{Context, Env, IdedExpr, Program};
 
+use crate::avro::path;
 use crate::avro::value::{Type, Unit, Value};
 
 /// What a path points at.
@@ -211,19 +212,19 @@ fn path_of(expr: &Expr, steps: &[&str]) -> Result<Option<Reference>, ExpressionE
     };
     let reference = match head {
         "event" => {
-            let mut path = String::new();
+            let mut text = String::new();
             for part in &parts {
                 match part {
-                    Part::Field(name) if path.is_empty() => path.push_str(name),
+                    Part::Field(name) if text.is_empty() => text.push_str(name),
                     Part::Field(name) => {
-                        path.push('.');
-                        path.push_str(name);
+                        text.push('.');
+                        text.push_str(name);
                     }
-                    Part::Index(i) => path.push_str(&format!("[{i}]")),
-                    Part::Key(k) => path.push_str(&format!("['{k}']")),
+                    Part::Index(i) => text.push_str(&format!("[{i}]")),
+                    Part::Key(k) => text.push_str(&path::Part::Key((*k).to_owned()).to_string()),
                 }
             }
-            Reference::Event(path)
+            Reference::Event(text)
         }
         "record" => Reference::Record(match parts.as_slice() {
             [Part::Field("key")] => RecordField::Key,
@@ -618,6 +619,18 @@ mod tests {
         };
         assert_eq!(run(4), Value::Bool(true));
         assert_eq!(run(5), Value::Bool(false));
+    }
+
+    #[test]
+    fn keys_are_quoted_in_paths() {
+        let path = |text: &str| match parse(text, &[]) {
+            Ok(Expression::Path(Reference::Event(path))) => path,
+            other => panic!("{text}: {other:?}"),
+        };
+        for (text, key) in [(r#"event.tags["it's"]"#, "it's"), (r#"event.tags["a\\b"]"#, r"a\b")] {
+            let parts = path::parse(&path(text)).unwrap();
+            assert_eq!(parts.last(), Some(&path::Part::Key(key.to_owned())), "{text}");
+        }
     }
 
     #[test]

@@ -41,8 +41,18 @@ struct Schema {
 
 #[derive(Deserialize)]
 struct Reference {
+    /// The type's name in the schema that refers; not every registry tells it.
+    #[serde(default)]
+    name: String,
     subject: String,
     version: i32,
+}
+
+/// References that were met, by the names and by the places that they have in the registry.
+#[derive(Default)]
+struct Seen {
+    names: HashSet<String>,
+    places: HashSet<(String, i32)>,
 }
 
 #[derive(Serialize)]
@@ -159,7 +169,7 @@ impl Client {
 
     async fn resolved(&self, id: u32, name: &str, schema: Schema) -> Result<Fetched, RegistryError> {
         avro_only(name, &schema)?;
-        let (mut seen, mut references) = (HashSet::new(), Vec::new());
+        let (mut seen, mut references) = (Seen::default(), Vec::new());
         for reference in schema.references.into_iter().flatten() {
             self.collect(name, reference, &mut seen, &mut references).await?;
         }
@@ -171,20 +181,25 @@ impl Client {
         })
     }
 
-    /// Appends what `reference` needs, and then itself. What was seen already is not asked again, so a circle ends.
+    /// Appends what `reference` needs, and then itself. What was seen already is not asked again, so a circle ends. Where two schemas refer to one
+    /// name in two versions, the one that is met first stands for both, as in the registry and in its Java clients.
     fn collect<'a>(
         &'a self,
         name: &'a str,
         reference: Reference,
-        seen: &'a mut HashSet<(String, i32)>,
+        seen: &'a mut Seen,
         into: &'a mut Vec<String>,
     ) -> BoxFuture<'a, Result<(), RegistryError>> {
         async move {
-            let Reference { subject, version } = reference;
-            if !seen.insert((subject.clone(), version)) {
+            let Reference {
+                name: of,
+                subject,
+                version,
+            } = reference;
+            if !of.is_empty() && !seen.names.insert(of) || !seen.places.insert((subject.clone(), version)) {
                 return Ok(());
             }
-            if seen.len() > REFERENCES {
+            if seen.places.len() > REFERENCES {
                 let reason = format!("it refers to more than {REFERENCES} schemas");
                 return Err(RegistryError::Reference {
                     name: name.to_owned(),

@@ -275,7 +275,7 @@ pub fn push_hex(out: &mut String, byte: u8) {
 pub fn decimal<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<(Cow<'v, [u8]>, i32)> {
     match value {
         Value::Decimal { unscaled, scale } if unscaled.is_empty() => Ok((Cow::Borrowed(&[0]), *scale)),
-        Value::Decimal { unscaled, scale } => Ok((Cow::Borrowed(unscaled.as_ref()), *scale)),
+        Value::Decimal { unscaled, scale } => Ok((Cow::Borrowed(decimal::shortest(unscaled)), *scale)),
         Value::Int(v) => Ok((Cow::Owned(decimal::from_i64(i64::from(*v))), 0)),
         Value::Long(v) => Ok((Cow::Owned(decimal::from_i64(*v)), 0)),
         _ => Err(mismatch(value, to)),

@@ -127,14 +127,20 @@ fn negate(bytes: &mut [u8]) {
 
 /// Drops leading bytes that only repeat the sign.
 fn trim(mut bytes: Vec<u8>) -> Vec<u8> {
+    let redundant = bytes.len() - shortest(&bytes).len();
+    bytes.drain(..redundant);
+    bytes
+}
+
+/// The same number without leading bytes that only repeat the sign. Databases compare numbers, and hash the bytes of a key.
+pub fn shortest(bytes: &[u8]) -> &[u8] {
     let redundant = bytes
         .windows(2)
         .take_while(|pair| {
             matches!(pair, [0, next] if next & 0x80 == 0) || matches!(pair, [0xff, next] if next & 0x80 != 0)
         })
         .count();
-    bytes.drain(..redundant);
-    bytes
+    &bytes[redundant..]
 }
 
 #[cfg(test)]

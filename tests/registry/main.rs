@@ -258,6 +258,29 @@ async fn a_server_that_is_no_registry_costs_no_record() {
     assert_eq!(client.versions("clicks").await.unwrap_err().class(), Class::Transient);
 }
 
+/// As in Confluent's own resolution: of one name the first counts.
+#[tokio::test]
+async fn of_two_versions_of_one_reference_the_first_stands_for_both() {
+    let registry_of = DemoRegistry::start().await.unwrap();
+    let url = registry_of.url();
+    let user = |more: &str| {
+        format!(r#"{{"type":"record","name":"User","namespace":"m","fields":[{{"name":"id","type":"long"}}{more}]}}"#)
+    };
+    let newer = user(r#",{"name":"by","type":["null","string"],"default":null}"#);
+    let page = r#"{"type":"record","name":"Page","namespace":"m","fields":[{"name":"owner","type":"m.User"}]}"#;
+    let click = r#"{"type":"record","name":"Click","namespace":"m","fields":[{"name":"user","type":"m.User"},{"name":"page","type":"m.Page"}]}"#;
+    let to = |name: &str, version: i32| json!({ "name": format!("m.{name}"), "subject": name, "version": version });
+    post(&url, "User", json!({ "schema": user("") })).await;
+    post(&url, "User", json!({ "schema": newer })).await;
+    post(&url, "Page", json!({ "schema": page, "references": [to("User", 1)] })).await;
+    let references = [to("User", 2), to("Page", 1)];
+    let answer = post(&url, "Click", json!({ "schema": click, "references": references })).await;
+    let id = u32::try_from(answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"))).unwrap();
+    let fetched = registry(&[url]).schema(id).await.unwrap();
+    assert_eq!(fetched.references.len(), 2, "{:?}", fetched.references);
+    assert!(same(&fetched.references[0], &newer) && same(&fetched.references[1], page));
+}
+
 #[tokio::test]
 async fn a_reference_that_leads_nowhere_is_told() {
     let (a, b) = (

@@ -350,9 +350,13 @@ mod tests {
             prop_assert_eq!(ours(&Value::Time(nanos, Unit::Nanos), &ColumnType::Time), theirs(&CqlTime(nanos), NativeType::Time));
             let unscaled = long.to_be_bytes().to_vec();
             let decimal = Value::Decimal { unscaled: unscaled.clone().into(), scale: int };
-            let driver = CqlDecimal::from_signed_be_bytes_and_exponent(unscaled, int);
+            // In as few bytes as the number takes, for a key is found by its bytes.
+            let shortest = crate::store::decimal::from_i64(long);
+            let driver = CqlDecimal::from_signed_be_bytes_and_exponent(shortest.clone(), int);
             prop_assert_eq!(ours(&decimal, &ColumnType::Decimal), theirs(&driver, NativeType::Decimal));
-            let varint = CqlVarint::from_signed_bytes_be_slice(&crate::store::decimal::from_i64(long));
+            let varint = CqlVarint::from_signed_bytes_be_slice(&shortest);
+            let whole = Value::Decimal { unscaled: unscaled.into(), scale: 0 };
+            prop_assert_eq!(ours(&whole, &ColumnType::Varint), theirs(&varint, NativeType::Varint));
             prop_assert_eq!(ours(&Value::Long(long), &ColumnType::Varint), theirs(&varint, NativeType::Varint));
         }
 
