@@ -17,6 +17,7 @@ use self::progress::Progress;
 use self::range::Range;
 use super::dead_letters::filter::Place;
 use super::dead_letters::replay::rate;
+use super::run::GRACE;
 use super::time::{self, Moment};
 use super::trouble::{Trouble, ended};
 use super::{ConfigFiles, dry_run, print};
@@ -26,6 +27,7 @@ use crate::custom::CustomSteps;
 use crate::kafka::{self, range as parts};
 use crate::shutdown::{self, Exit};
 use crate::source::bounds::Bounds;
+use crate::source::status::LoopState;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::logging::{self, Format};
 
@@ -189,6 +191,7 @@ fn go(
         .build()
         .context("cannot start the runtime")?;
     let bounds = Arc::new(Bounds::new(range.ends(), args.rate, Instant::now()));
+    let limit = config.shutdown_timeout + GRACE;
     let code = runtime.block_on(async {
         let mut signal = std::pin::pin!(shutdown::requested());
         let start = app::start_within(config, sources, telemetry, customs, bounds);
@@ -206,10 +209,11 @@ fn go(
         let range = Arc::new(range);
         let mut progress = Progress::new(total, before);
         let end = tokio::select! {
-            end = watch(&mut running, &range, total, &mut progress) => end,
+            end = watch(&mut running, name, &range, total, &mut progress) => end,
             _ = &mut signal => Ended::Stopped,
         };
-        running.stop().await;
+        // A broker that does not answer can keep a consumer from closing.
+        let stopped = tokio::time::timeout(limit, running.stop()).await.is_ok();
         let done = looked(&range).await.unwrap_or(0);
         progress.show(done);
         progress.end();
@@ -220,6 +224,13 @@ fn go(
             }
             Ended::Halted => {
                 eprintln!("error: {name} has halted after {done} of {total} offsets; the log says why");
+                Exit::Internal.into()
+            }
+            _ if !stopped => {
+                let seconds = limit.as_secs();
+                eprintln!(
+                    "error: could not stop in {seconds} s, after {done} of {total} offsets: go on with the same range and --group {group}"
+                );
                 Exit::Internal.into()
             }
             Ended::Done | Ended::Stopped => {
@@ -240,11 +251,20 @@ enum Ended {
 }
 
 /// Waits for the end, and shows how far it is.
-async fn watch(running: &mut Running, range: &Arc<Range>, total: i64, progress: &mut Progress) -> Ended {
+async fn watch(
+    running: &mut Running,
+    name: &str,
+    range: &Arc<Range>,
+    total: i64,
+    progress: &mut Progress,
+) -> Ended {
     loop {
         tokio::select! {
             () = running.all_halted() => return Ended::Halted,
             () = tokio::time::sleep(LOOK) => {}
+        }
+        if takes_no_more(&running.loops(name)) {
+            return Ended::Halted;
         }
         // Brokers that do not answer now are asked again.
         let Some(done) = looked(range).await else { continue };
@@ -255,8 +275,31 @@ async fn watch(running: &mut Running, range: &Arc<Range>, total: i64, progress: 
     }
 }
 
+/// Whether a loop has stopped its intake for good. Its thread may live on, as it does when there are too many dead letters.
+fn takes_no_more(loops: &[Arc<LoopState>]) -> bool {
+    loops.iter().any(|state| state.get().halted.is_some())
+}
+
 async fn looked(range: &Arc<Range>) -> Option<i64> {
     let range = range.clone();
     let done = tokio::task::spawn_blocking(move || range.done()).await;
     done.ok()?.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::status::LoopStatus;
+
+    #[test]
+    fn a_loop_that_lives_and_takes_no_more_ends_a_replay() {
+        let loops = [Arc::new(LoopState::default()), Arc::new(LoopState::default())];
+        assert!(!takes_no_more(&loops));
+        loops[1].set(LoopStatus {
+            state: "halted",
+            halted: Some("too many dead letters".to_owned()),
+            ..LoopStatus::default()
+        });
+        assert!(takes_no_more(&loops));
+    }
 }

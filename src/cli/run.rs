@@ -17,7 +17,7 @@ use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::logging::{self, Format, LogFile, Verbosity};
 
 /// What closing consumers and HTTP may take beyond `shutdown_timeout`.
-const GRACE: Duration = Duration::from_secs(15);
+pub(super) const GRACE: Duration = Duration::from_secs(15);
 
 /// Between two looks at the configuration's files, with `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
