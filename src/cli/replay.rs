@@ -6,6 +6,7 @@
 mod progress;
 mod range;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ pub struct Replay {
     /// Only this partition, from this offset on; may be repeated. For a pipeline of one topic.
     #[arg(long, value_name = "PARTITION:OFFSET", conflicts_with_all = ["from", "to"])]
     from_offset: Vec<Place>,
-    /// Up to this offset, which is not taken; may be repeated.
+    /// Up to this offset, which is not taken, of a partition that --from-offset names; may be repeated.
     #[arg(long, value_name = "PARTITION:OFFSET", requires = "from_offset")]
     to_offset: Vec<Place>,
     /// So many records a second at most.
@@ -84,6 +85,7 @@ pub fn run(args: &Replay, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
 
 /// Leaves the one pipeline in the configuration, in the replay's group, and finds the range.
 fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String, Range)> {
+    check_places(args).map_err(Trouble::Usage)?;
     let mut pipeline = dry_run::chosen(config, args.pipeline.as_deref())?.clone();
     let group = args.group.clone().unwrap_or_else(|| group_of(args, &pipeline));
     if group == pipeline.source.group.value {
@@ -111,6 +113,33 @@ fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String
     // The daemon may run beside it.
     config.http.listen = ([127, 0, 0, 1], 0).into();
     Ok((name, group, range))
+}
+
+/// Whether each partition has one range that does not end before it begins.
+fn check_places(args: &Replay) -> Result<(), String> {
+    for (option, places) in [("--from-offset", &args.from_offset), ("--to-offset", &args.to_offset)] {
+        let mut seen = BTreeSet::new();
+        if let Some(again) = places.iter().find(|place| !seen.insert(place.partition)) {
+            return Err(format!(
+                "{option} {again}: partition {} has one already",
+                again.partition
+            ));
+        }
+    }
+    for to in &args.to_offset {
+        let from = args.from_offset.iter().find(|from| from.partition == to.partition);
+        match from {
+            None => {
+                let partition = to.partition;
+                return Err(format!("--to-offset {to}: partition {partition} has no --from-offset"));
+            }
+            Some(from) if to.offset < from.offset => {
+                return Err(format!("--to-offset {to}: it is before --from-offset {from}"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn by_offset(args: &Replay, pipeline: &Pipeline, parts: Vec<parts::Part>) -> Result<Vec<parts::Part>, Trouble> {
@@ -149,13 +178,23 @@ fn group_of(args: &Replay, pipeline: &Pipeline) -> String {
     let range = if args.from_offset.is_empty() {
         format!("{}-{}", moment(args.from), moment(args.to))
     } else {
-        let places = args.from_offset.iter().chain(&args.to_offset);
-        places
-            .map(|place| format!("{}_{}", place.partition, place.offset))
-            .collect::<Vec<_>>()
-            .join("-")
+        let from = places_of(&args.from_offset);
+        match args.to_offset.as_slice() {
+            [] => from,
+            to => format!("{from}-to-{}", places_of(to)),
+        }
     };
     format!("{}-replay-{range}", pipeline.source.group.value)
+}
+
+/// Places as a part of a name, the same in whatever order they were said.
+fn places_of(places: &[Place]) -> String {
+    let mut places = places.to_vec();
+    places.sort_unstable();
+    let names = places
+        .iter()
+        .map(|place| format!("{}_{}", place.partition, place.offset));
+    names.collect::<Vec<_>>().join("-")
 }
 
 fn consumer(config: &Config, pipeline: &Pipeline, group: &str) -> anyhow::Result<BaseConsumer> {
@@ -251,13 +290,7 @@ enum Ended {
 }
 
 /// Waits for the end, and shows how far it is.
-async fn watch(
-    running: &mut Running,
-    name: &str,
-    range: &Arc<Range>,
-    total: i64,
-    progress: &mut Progress,
-) -> Ended {
+async fn watch(running: &mut Running, name: &str, range: &Arc<Range>, total: i64, progress: &mut Progress) -> Ended {
     loop {
         tokio::select! {
             () = running.all_halted() => return Ended::Halted,
@@ -288,8 +321,74 @@ async fn looked(range: &Arc<Range>) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
     use crate::source::status::LoopStatus;
+
+    const CONFIG: &str = r#"
+        [kafka]
+        brokers = "k:9092"
+        [registry]
+        url = "http://r:8081"
+        [pipelines.a]
+        source = { topics = "a", group = "g" }
+        sink = { topic = "out" }
+    "#;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        replay: Replay,
+    }
+
+    fn args(more: &[&str]) -> Replay {
+        let line = ["replay", "-c", "f.toml"].iter().chain(more);
+        Line::try_parse_from(line).unwrap().replay
+    }
+
+    #[test]
+    fn places_that_make_no_range_are_refused() {
+        let said = |more: &[&str]| check_places(&args(more));
+        let (from, to) = ("--from-offset", "--to-offset");
+        assert_eq!(said(&["--from", "1h"]), Ok(()));
+        assert_eq!(said(&[from, "3:1", from, "4:2", to, "3:1", to, "4:9"]), Ok(()));
+        for (wrong, message) in [
+            (
+                &[from, "3:1", to, "4:2"][..],
+                "--to-offset 4:2: partition 4 has no --from-offset",
+            ),
+            (
+                &[from, "3:1", from, "3:2"],
+                "--from-offset 3:2: partition 3 has one already",
+            ),
+            (
+                &[from, "3:1", to, "3:2", to, "3:4"],
+                "--to-offset 3:4: partition 3 has one already",
+            ),
+            (
+                &[from, "3:5", to, "3:4"],
+                "--to-offset 3:4: it is before --from-offset 3:5",
+            ),
+        ] {
+            assert_eq!(said(wrong), Err(message.to_owned()), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn each_range_has_a_group_of_its_own() {
+        let (config, _) = crate::config::load_str(vec![("c.toml".into(), CONFIG.into())], std::iter::empty()).unwrap();
+        let group = |more: &[&str]| group_of(&args(more), &config.pipelines["a"]);
+        let (from, to) = ("--from-offset", "--to-offset");
+        assert_eq!(group(&[from, "3:1", from, "4:2"]), "g-replay-3_1-4_2");
+        assert_eq!(group(&[from, "4:2", from, "3:1"]), "g-replay-3_1-4_2");
+        assert_eq!(group(&[from, "3:1", to, "3:2"]), "g-replay-3_1-to-3_2");
+        assert_eq!(group(&[from, "3:1", from, "4:2", to, "4:5"]), "g-replay-3_1-4_2-to-4_5");
+        assert_eq!(
+            group(&["--from", "1970-01-01", "--to", "1970-01-02"]),
+            "g-replay-0-86400000"
+        );
+    }
 
     #[test]
     fn a_loop_that_lives_and_takes_no_more_ends_a_replay() {
