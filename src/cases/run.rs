@@ -248,7 +248,7 @@ async fn run_case(stage: &Stage, case: &Case, pipeline: &Pipeline) -> Result<(Ef
     match outcome {
         Some("done") if pipeline.sink.is_some() => {
             let out = stage.receive()?;
-            effects.key = out.key;
+            effects.key = out.key.map(Some);
             if let Some(value) = out.value {
                 effects.value = Some(stage.decode(&value).await.map_err(in_case)?);
             }
