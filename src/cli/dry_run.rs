@@ -16,6 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value as Json, json};
 use tokio::sync::mpsc;
 
+use super::clean::plain;
 use super::time::{self, Moment};
 use super::trouble::{Trouble, ended};
 use super::{ConfigFiles, print};
@@ -147,7 +148,7 @@ async fn rehearse(
         let text = if args.json {
             format!("{}\n", in_json(&record, &effects, pipeline))
         } else {
-            in_words(&record, &effects, pipeline)
+            plain(&in_words(&record, &effects, pipeline))
         };
         io::stdout().lock().write_all(text.as_bytes())?;
     }

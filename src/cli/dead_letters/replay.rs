@@ -19,6 +19,7 @@ use super::filter::{Filter, Place, Spot};
 use super::reader::{Part, Reader, Record};
 use super::returning::{Sender, way_back};
 use super::{Context, Target};
+use crate::cli::clean::clean;
 use crate::cli::time::Moment;
 use crate::cli::trouble::Trouble;
 use crate::shutdown;
@@ -241,11 +242,11 @@ fn go(
                     if !args.json {
                         let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
                         let bytes = record.value.as_ref().map_or(0, Vec::len);
-                        writeln!(
-                            out,
+                        let line = format!(
                             "{} of {topic}: {bytes} bytes to {}{partition}; {}: {}",
                             record.place, back.topic, letter.reason, letter.message
-                        )?;
+                        );
+                        writeln!(out, "{}", clean(&line))?;
                     }
                 }
                 Ok(ControlFlow::Continue(()))
