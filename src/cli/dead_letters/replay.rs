@@ -23,6 +23,7 @@ use crate::cli::clean::clean;
 use crate::cli::time::Moment;
 use crate::cli::trouble::Trouble;
 use crate::shutdown;
+use crate::source::bounds::Pace;
 
 /// Sends records back.
 #[derive(Debug, clap::Args)]
@@ -69,6 +70,8 @@ pub(in crate::cli) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Between two looks for a signal while a record waits for its turn.
+const LOOK: Duration = Duration::from_millis(100);
 /// Where a topic begins at the earliest.
 const BEGINNING: Place = Place {
     partition: 0,
@@ -202,7 +205,7 @@ fn go(
         pipeline: context.pipeline.as_deref(),
         origins: HashSet::new(),
     };
-    let began = Instant::now();
+    let mut pace = args.rate.map(|rate| Pace::new(rate, Instant::now()));
     let out = &mut io::stdout().lock();
     for (number, topic) in context.topics.iter().enumerate() {
         let at = |place| Some(Spot { topic: number, place });
@@ -231,10 +234,13 @@ fn go(
                 if summary.chosen == args.max {
                     return Ok(ControlFlow::Break(()));
                 }
-                summary.count(verdict);
                 let back = way_back(letter, args.to.as_deref());
+                if args.yes && !wait_for_turn(pace.as_mut(), interrupted) {
+                    summary.interrupted = true;
+                    return Ok(ControlFlow::Break(()));
+                }
+                summary.count(verdict);
                 if args.yes {
-                    wait_for_turn(began, summary.chosen - 1, args.rate);
                     sender.send(spot, &record, &back)?;
                     summary.next = at(behind(spot.place));
                 } else {
@@ -291,11 +297,16 @@ fn left_of(mut part: Part, args: &Replay) -> Option<Part> {
     Some(part)
 }
 
-/// Waits until the record with this number is due.
-fn wait_for_turn(began: Instant, number: u64, rate: Option<f64>) {
-    let Some(rate) = rate else { return };
-    let due = Duration::try_from_secs_f64(number as f64 / rate).unwrap_or(Duration::MAX);
-    std::thread::sleep(due.saturating_sub(began.elapsed()));
+/// Waits until another record is due; false if a signal came first.
+fn wait_for_turn(pace: Option<&mut Pace>, interrupted: &AtomicBool) -> bool {
+    let Some(pace) = pace else { return true };
+    while let Err(rest) = pace.take(Instant::now()) {
+        if interrupted.load(Ordering::Relaxed) {
+            return false;
+        }
+        std::thread::sleep(rest.min(LOOK));
+    }
+    true
 }
 
 impl Summary {
@@ -524,6 +535,15 @@ mod tests {
         for wrong in ["", "0", "-1", "fast", "1/m", "inf", "NaN"] {
             assert!(rate(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_signal_ends_the_wait_for_a_turn() {
+        let interrupted = AtomicBool::new(true);
+        assert!(wait_for_turn(None, &interrupted));
+        let mut pace = Pace::new(0.001, Instant::now());
+        assert!(wait_for_turn(Some(&mut pace), &interrupted), "the first is due at once");
+        assert!(!wait_for_turn(Some(&mut pace), &interrupted));
     }
 
     #[test]
