@@ -222,7 +222,10 @@ fn go(
     }
     let telemetry = match Telemetry::new(&config, Breadcrumbs::default()) {
         Ok(telemetry) => telemetry,
-        Err(error) => return Err(Trouble::Usage(error.to_string()).into()),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Ok(Exit::Config.into());
+        }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("messina-io")
