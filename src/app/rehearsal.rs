@@ -131,7 +131,7 @@ impl Rehearsal {
             NotPrepared::Unavailable(failure) => StartError::Process(failure.message),
         };
         let metrics = Metrics::new().map_err(|e| process(&e))?;
-        let copy = copy_of_sqlite(&mut config).map_err(StartError::Process)?;
+        let copy = copy_of_sqlite(&mut config).await.map_err(StartError::Process)?;
         let services = Services::connect_once(&config, Purpose::Run)
             .await
             .map_err(not_prepared)?;
@@ -360,14 +360,16 @@ fn refuse_steps_of_ones_own(pipeline: &config::Pipeline, sources: &Sources) -> R
     Err(config_error(vec![finding], sources))
 }
 
-/// Puts a copy in place of the embedded database.
-fn copy_of_sqlite(config: &mut Config) -> Result<Option<Scratch>, String> {
+/// Puts a copy in place of the embedded database. Its directory belongs to this call, so that it goes away with one that is given up.
+async fn copy_of_sqlite(config: &mut Config) -> Result<Option<Scratch>, String> {
     let Some(path) = config.sqlite_path().map(str::to_owned) else {
         return Ok(None);
     };
     let scratch = Scratch::new().map_err(|e| format!("cannot copy the database: {e}"))?;
     let copy = scratch.database();
-    SqliteStore::copy(Path::new(&path), &copy).map_err(|e| e.message)?;
+    let to = copy.clone();
+    let copied = tokio::task::spawn_blocking(move || SqliteStore::copy(Path::new(&path), &to)).await;
+    copied.map_err(|e| e.to_string())?.map_err(|e| e.message)?;
     if let Some(store) = &mut config.store {
         store.value = format!("sqlite:{}", copy.display());
     }

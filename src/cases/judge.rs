@@ -1,10 +1,10 @@
 //! What came of a record beside what was expected of it.
 //!
 //! Fields and columns that are not named are not compared. Effects are: rows of a table that nobody expected, a dead letter, or an outcome other
-//! than `done` fail a case that does not name them.
+//! than `done` fail a case that does not name them. A `key` or `value` of null is named: there must be none.
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value as Json};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Number, Value as Json};
 
 use super::from_json::instant;
 
@@ -15,11 +15,11 @@ pub struct Effects {
     /// `done`, `skipped`, `dead_lettered` or `halted`; absent in an expectation means `done`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// The output's key, as text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// The output's value.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The output's key, as text; null where an expectation says that there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "named")]
+    pub key: Option<Option<String>>,
+    /// The output's value; null as for the key.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "named")]
     pub value: Option<Json>,
     /// All rows of the tables that changed.
     #[serde(skip_serializing_if = "Map::is_empty")]
@@ -47,6 +47,11 @@ pub struct DeadLetter {
     pub message: Option<String>,
 }
 
+/// What is named, be it null; what is absent is the default.
+fn named<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
 /// How they differ, a line each.
 pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
     let mut found = Vec::new();
@@ -55,18 +60,17 @@ pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
         let came = actual.outcome.as_deref().unwrap_or("nothing");
         found.push(format!("outcome: expected {outcome}, came {came}"));
     }
-    if expected.key.is_some() && expected.key != actual.key {
-        found.push(format!(
-            "key: expected {}, came {}",
-            shown(&expected.key),
-            shown(&actual.key)
-        ));
-    }
-    if let Some(value) = &expected.value {
-        match &actual.value {
-            Some(came) => compare("value", value, came, &mut found),
-            None => found.push("value: expected an output, came none".to_owned()),
+    if let Some(key) = &expected.key {
+        let came = actual.key.as_ref().and_then(Option::as_ref);
+        if key.as_ref() != came {
+            let (key, came) = (shown(key.as_ref()), shown(came));
+            found.push(format!("key: expected {key}, came {came}"));
         }
+    }
+    match (&expected.value, &actual.value) {
+        (None, _) | (Some(Json::Null), None) => {}
+        (Some(value), Some(came)) => compare("value", value, came, Null::IsNull, &mut found),
+        (Some(_), None) => found.push("value: expected an output, came none".to_owned()),
     }
     part("halted", &expected.halted, &actual.halted, &mut found);
     let none = DeadLetter::default();
@@ -81,8 +85,8 @@ pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
         if wanted.is_some() && wanted != came {
             found.push(format!(
                 "dead_letter.{name}: expected {}, came {}",
-                shown(wanted),
-                shown(came)
+                shown(wanted.as_ref()),
+                shown(came.as_ref())
             ));
         }
     }
@@ -115,37 +119,59 @@ fn part(name: &str, wanted: &Option<String>, came: &Option<String>, found: &mut 
     if let Some(wanted) = wanted
         && !came.as_ref().is_some_and(|came| came.contains(wanted))
     {
-        found.push(format!("{name}: expected \"{wanted}\" in it, came {}", shown(came)));
+        found.push(format!(
+            "{name}: expected \"{wanted}\" in it, came {}",
+            shown(came.as_ref())
+        ));
     }
 }
 
-fn shown(text: &Option<String>) -> String {
-    text.as_ref()
-        .map_or_else(|| "none".to_owned(), |text| format!("\"{text}\""))
+fn shown(text: Option<&String>) -> String {
+    text.map_or_else(|| "none".to_owned(), |text| format!("\"{text}\""))
 }
 
-fn compare(place: &str, expected: &Json, actual: &Json, found: &mut Vec<String>) {
+/// What a null stands for that is expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Null {
+    /// For null alone.
+    IsNull,
+    /// In a row: for a column that is absent.
+    IsAbsent,
+}
+
+fn compare(place: &str, expected: &Json, actual: &Json, null: Null, found: &mut Vec<String>) {
     match (expected, actual) {
         (Json::Object(expected), Json::Object(actual)) => {
             for (name, value) in expected {
                 let place = format!("{place}.{name}");
                 match actual.get(name) {
-                    Some(came) => compare(&place, value, came, found),
-                    // In a row a null is an absent column.
-                    None if value.is_null() => {}
+                    Some(came) => compare(&place, value, came, null, found),
+                    None if value.is_null() && null == Null::IsAbsent => {}
                     None => found.push(format!("{place}: expected {value}, came none")),
                 }
             }
         }
         (Json::Array(expected), Json::Array(actual)) if expected.len() == actual.len() => {
             for (number, (value, came)) in expected.iter().zip(actual).enumerate() {
-                compare(&format!("{place}[{number}]"), value, came, found);
+                compare(&format!("{place}[{number}]"), value, came, null, found);
             }
         }
-        (Json::Number(one), Json::Number(other)) if one.as_f64() == other.as_f64() => {}
+        (Json::Number(one), Json::Number(other)) if same_number(one, other) => {}
         (Json::String(one), Json::String(other)) if same_time(one, other) => {}
         _ if expected == actual => {}
         _ => found.push(format!("{place}: expected {expected}, came {actual}")),
+    }
+}
+
+/// Whole numbers are compared to the last digit, others as floating point: `1` is `1.0`.
+fn same_number(one: &Number, other: &Number) -> bool {
+    let whole = |number: &Number| {
+        let signed = number.as_i64().map(i128::from);
+        signed.or_else(|| number.as_u64().map(i128::from))
+    };
+    match (whole(one), whole(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => one.as_f64() == other.as_f64(),
     }
 }
 
@@ -161,7 +187,7 @@ fn compare_rows(table: &str, expected: &[Json], actual: &[Json], found: &mut Vec
     for row in expected {
         let fits = |came: &&Json| {
             let mut differences = Vec::new();
-            compare("", row, came, &mut differences);
+            compare("", row, came, Null::IsAbsent, &mut differences);
             differences.is_empty()
         };
         match left.iter().position(fits) {
@@ -206,6 +232,45 @@ mod tests {
                 "value.z: expected 1, came none"
             ]
         );
+    }
+
+    #[test]
+    fn whole_numbers_are_compared_to_the_last_digit() {
+        let of = |expected: Json, came: Json| {
+            judged(
+                json!({"value": {"n": expected}}),
+                json!({"outcome": "done", "value": {"n": came}}),
+            )
+            .len()
+        };
+        let large = 9_007_199_254_740_993_i64;
+        assert_eq!(of(json!(large), json!(large)), 0);
+        assert_eq!(of(json!(large), json!(large - 1)), 1);
+        assert_eq!(of(json!(u64::MAX), json!(u64::MAX - 1)), 1);
+        assert_eq!(of(json!(-1), json!(u64::MAX)), 1);
+        assert_eq!(of(json!(2), json!(2.0)), 0);
+    }
+
+    #[test]
+    fn null_is_what_must_be_null() {
+        let keyed = json!({"outcome": "done", "key": "k", "value": {"a": null}});
+        assert_eq!(
+            judged(json!({"key": null}), keyed.clone()),
+            ["key: expected none, came \"k\""]
+        );
+        assert_eq!(
+            judged(json!({"value": null}), keyed.clone()),
+            ["value: expected null, came {\"a\":null}"]
+        );
+        assert_eq!(
+            judged(json!({"value": {"a": null, "b": null}}), keyed),
+            ["value.b: expected null, came none"]
+        );
+        let bare = json!({"outcome": "done"});
+        assert_eq!(judged(json!({"key": null, "value": null}), bare), Vec::<String>::new());
+        let row = json!({"outcome": "done", "rows": {"t": [{"a": 1}]}});
+        let expected = json!({"rows": {"t": [{"a": 1, "b": null}]}});
+        assert_eq!(judged(expected, row), Vec::<String>::new(), "an absent column");
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Report {
 /// How one case ended.
 #[derive(Debug)]
 pub struct Verdict {
+    /// Which of its file's cases it is: several may have one name.
+    pub number: usize,
     /// Its name.
     pub name: String,
     /// Its pipeline.
@@ -36,8 +38,9 @@ pub struct Verdict {
 
 impl Verdict {
     /// One that has no failures yet.
-    pub fn new(case: &Case, pipeline: &str, took: Duration) -> Verdict {
+    pub fn new(number: usize, case: &Case, pipeline: &str, took: Duration) -> Verdict {
         Verdict {
+            number,
             name: case.name.get_ref().clone(),
             pipeline: pipeline.to_owned(),
             failures: Vec::new(),
@@ -47,10 +50,10 @@ impl Verdict {
     }
 
     /// One that could not be tried.
-    pub fn not_run(case: &Case, pipeline: &str, why: &str) -> Verdict {
+    pub fn not_run(number: usize, case: &Case, pipeline: &str, why: &str) -> Verdict {
         Verdict {
             failures: vec![format!("not run: {why}")],
-            ..Verdict::new(case, pipeline, Duration::ZERO)
+            ..Verdict::new(number, case, pipeline, Duration::ZERO)
         }
     }
 }
@@ -211,6 +214,7 @@ mod tests {
 
     fn verdict(name: &str, failures: &[&str]) -> Verdict {
         Verdict {
+            number: 0,
             name: name.to_owned(),
             pipeline: "p".to_owned(),
             failures: failures.iter().map(|f| (*f).to_owned()).collect(),

@@ -51,13 +51,14 @@ pub async fn run(
     customs: &CustomSteps,
     only: Option<&str>,
 ) -> Result<Report, Error> {
-    let wanted: Vec<&Case> = file
+    let wanted: Vec<(usize, &Case)> = file
         .cases
         .iter()
-        .filter(|case| only.is_none_or(|only| case.name.get_ref().contains(only)))
+        .enumerate()
+        .filter(|(_, case)| only.is_none_or(|only| case.name.get_ref().contains(only)))
         .collect();
     let mut named = Vec::new();
-    for case in &wanted {
+    for (_, case) in &wanted {
         named.push(pipeline_of(case, &config)?);
     }
     config.pipelines.retain(|name, _| named.contains(name));
@@ -69,7 +70,7 @@ pub async fn run(
     let asked: Vec<String> = config.references.keys().filter(|name| asked(name)).cloned().collect();
     config.references.retain(|name, _| asked.contains(name));
     let mut documents = Vec::new();
-    for case in &wanted {
+    for (_, case) in &wanted {
         documents.push(documents::of_case(case).map_err(|what| in_case(case, what))?);
     }
     let references = documents::references(&config.references, &documents, &sources)?;
@@ -83,12 +84,12 @@ pub async fn run(
     let pipelines = config.pipelines.clone();
     let stage = Stage::build(file, folder, config, sources, customs, references.clone()).await?;
     let mut stuck: BTreeMap<String, String> = BTreeMap::new();
-    for ((case, name), documents) in wanted.iter().zip(&named).zip(&documents) {
+    for (((number, case), name), documents) in wanted.iter().zip(&named).zip(&documents) {
         documents::fill(&references, documents).map_err(|what| in_case(case, what))?;
         let began = Instant::now();
         let before = executions(&stage, name, &pipelines[name]);
         let verdict = match stuck.get(name) {
-            Some(why) => Verdict::not_run(case, name, why),
+            Some(why) => Verdict::not_run(*number, case, name, why),
             None => {
                 let (effects, ended) = run_case(&stage, case, &pipelines[name]).await?;
                 if !ended {
@@ -100,7 +101,7 @@ pub async fn run(
                         ),
                     );
                 }
-                judge(case, name, effects, began.elapsed())
+                judge(*number, case, name, effects, began.elapsed())
             }
         };
         report.covered(
@@ -156,8 +157,8 @@ fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
     steps.map(|step| (step.name.value.clone(), count(step))).collect()
 }
 
-fn judge(case: &Case, pipeline: &str, effects: Effects, took: Duration) -> Verdict {
-    let mut verdict = Verdict::new(case, pipeline, took);
+fn judge(number: usize, case: &Case, pipeline: &str, effects: Effects, took: Duration) -> Verdict {
+    let mut verdict = Verdict::new(number, case, pipeline, took);
     verdict.failures = match &case.expect {
         None => vec![
             "it says nothing under `expect`; this came of it:".to_owned(),
@@ -248,7 +249,7 @@ async fn run_case(stage: &Stage, case: &Case, pipeline: &Pipeline) -> Result<(Ef
     match outcome {
         Some("done") if pipeline.sink.is_some() => {
             let out = stage.receive()?;
-            effects.key = out.key;
+            effects.key = out.key.map(Some);
             if let Some(value) = out.value {
                 effects.value = Some(stage.decode(&value).await.map_err(in_case)?);
             }

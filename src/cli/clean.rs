@@ -18,3 +18,19 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     };
     Cow::Owned(text.chars().map(one).collect())
 }
+
+/// The same for text of several lines, which stay lines.
+pub fn plain(text: &str) -> String {
+    text.split('\n').map(clean).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_told_nothing() {
+        assert_eq!(plain("a\u{1b}[2Jb\u{9b}1m\nc"), "a\u{fffd}[2Jb\u{fffd}1m\nc");
+        assert_eq!(clean("a\nb"), "a b");
+    }
+}

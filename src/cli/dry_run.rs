@@ -16,6 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value as Json, json};
 use tokio::sync::mpsc;
 
+use super::clean::plain;
 use super::time::{self, Moment};
 use super::trouble::{Trouble, ended};
 use super::{ConfigFiles, print};
@@ -76,7 +77,18 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
         .context("cannot start the runtime")?;
     let code = runtime.block_on(async {
         let pipeline = chosen(&config, args.pipeline.as_deref())?.clone();
-        let rehearsal = match Rehearsal::open(config.clone(), &sources, &pipeline, customs).await {
+        // From here on a signal ends it in order: a copy of the database is not left behind.
+        let mut signal = std::pin::pin!(shutdown::requested());
+        let opened = tokio::select! {
+            biased;
+            signal = &mut signal => {
+                signal.context("cannot listen to signals")?;
+                eprintln!("stopped before the first record");
+                return Ok(ExitCode::SUCCESS);
+            }
+            opened = Rehearsal::open(config.clone(), &sources, &pipeline, customs) => opened,
+        };
+        let rehearsal = match opened {
             Ok(rehearsal) => rehearsal,
             Err(StartError::Config(findings)) => {
                 print(&findings);
@@ -84,7 +96,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
             }
             Err(error @ StartError::Process(_)) => return Err(Trouble::Unavailable(error.to_string()).into()),
         };
-        rehearse(args, &config, &pipeline, rehearsal).await
+        rehearse(args, &config, &pipeline, rehearsal, signal).await
     });
     // The reader may wait for a record that never comes.
     runtime.shutdown_background();
@@ -117,6 +129,7 @@ async fn rehearse(
     config: &Config,
     pipeline: &Pipeline,
     mut rehearsal: Rehearsal,
+    mut signal: impl Future<Output = io::Result<&'static str>> + Unpin,
 ) -> anyhow::Result<ExitCode> {
     let consumer = consumer(config, pipeline)?;
     let topics: Vec<String> = pipeline.source.topics.iter().map(|topic| topic.value.clone()).collect();
@@ -124,7 +137,6 @@ async fn rehearse(
     let (sender, mut records) = mpsc::channel(AHEAD);
     let topics_read = topics.clone();
     tokio::task::spawn_blocking(move || read(&consumer, &topics_read, since, &sender));
-    let mut signal = std::pin::pin!(shutdown::requested());
     let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
     eprintln!(
         "waiting for {} records of {}; Ctrl-C ends",
@@ -142,12 +154,18 @@ async fn rehearse(
                 None => break,
             }
         };
-        let effects = rehearsal.run(&record).await;
+        let effects = tokio::select! {
+            signal = &mut signal => {
+                signal.context("cannot listen to signals")?;
+                break;
+            }
+            effects = rehearsal.run(&record) => effects,
+        };
         *counts.entry(effects.outcome).or_default() += 1;
         let text = if args.json {
             format!("{}\n", in_json(&record, &effects, pipeline))
         } else {
-            in_words(&record, &effects, pipeline)
+            plain(&in_words(&record, &effects, pipeline))
         };
         io::stdout().lock().write_all(text.as_bytes())?;
     }

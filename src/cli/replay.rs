@@ -6,6 +6,7 @@
 mod progress;
 mod range;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use self::progress::Progress;
 use self::range::Range;
 use super::dead_letters::filter::Place;
 use super::dead_letters::replay::rate;
+use super::run::GRACE;
 use super::time::{self, Moment};
 use super::trouble::{Trouble, ended};
 use super::{ConfigFiles, dry_run, print};
@@ -26,6 +28,7 @@ use crate::custom::CustomSteps;
 use crate::kafka::{self, range as parts};
 use crate::shutdown::{self, Exit};
 use crate::source::bounds::Bounds;
+use crate::source::status::LoopState;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::logging::{self, Format};
 
@@ -52,7 +55,7 @@ pub struct Replay {
     /// Only this partition, from this offset on; may be repeated. For a pipeline of one topic.
     #[arg(long, value_name = "PARTITION:OFFSET", conflicts_with_all = ["from", "to"])]
     from_offset: Vec<Place>,
-    /// Up to this offset, which is not taken; may be repeated.
+    /// Up to this offset, which is not taken, of a partition that --from-offset names; may be repeated.
     #[arg(long, value_name = "PARTITION:OFFSET", requires = "from_offset")]
     to_offset: Vec<Place>,
     /// So many records a second at most.
@@ -82,6 +85,7 @@ pub fn run(args: &Replay, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
 
 /// Leaves the one pipeline in the configuration, in the replay's group, and finds the range.
 fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String, Range)> {
+    check_places(args).map_err(Trouble::Usage)?;
     let mut pipeline = dry_run::chosen(config, args.pipeline.as_deref())?.clone();
     let group = args.group.clone().unwrap_or_else(|| group_of(args, &pipeline));
     if group == pipeline.source.group.value {
@@ -109,6 +113,33 @@ fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String
     // The daemon may run beside it.
     config.http.listen = ([127, 0, 0, 1], 0).into();
     Ok((name, group, range))
+}
+
+/// Whether each partition has one range that does not end before it begins.
+fn check_places(args: &Replay) -> Result<(), String> {
+    for (option, places) in [("--from-offset", &args.from_offset), ("--to-offset", &args.to_offset)] {
+        let mut seen = BTreeSet::new();
+        if let Some(again) = places.iter().find(|place| !seen.insert(place.partition)) {
+            return Err(format!(
+                "{option} {again}: partition {} has one already",
+                again.partition
+            ));
+        }
+    }
+    for to in &args.to_offset {
+        let from = args.from_offset.iter().find(|from| from.partition == to.partition);
+        match from {
+            None => {
+                let partition = to.partition;
+                return Err(format!("--to-offset {to}: partition {partition} has no --from-offset"));
+            }
+            Some(from) if to.offset < from.offset => {
+                return Err(format!("--to-offset {to}: it is before --from-offset {from}"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn by_offset(args: &Replay, pipeline: &Pipeline, parts: Vec<parts::Part>) -> Result<Vec<parts::Part>, Trouble> {
@@ -147,13 +178,23 @@ fn group_of(args: &Replay, pipeline: &Pipeline) -> String {
     let range = if args.from_offset.is_empty() {
         format!("{}-{}", moment(args.from), moment(args.to))
     } else {
-        let places = args.from_offset.iter().chain(&args.to_offset);
-        places
-            .map(|place| format!("{}_{}", place.partition, place.offset))
-            .collect::<Vec<_>>()
-            .join("-")
+        let from = places_of(&args.from_offset);
+        match args.to_offset.as_slice() {
+            [] => from,
+            to => format!("{from}-to-{}", places_of(to)),
+        }
     };
     format!("{}-replay-{range}", pipeline.source.group.value)
+}
+
+/// Places as a part of a name, the same in whatever order they were said.
+fn places_of(places: &[Place]) -> String {
+    let mut places = places.to_vec();
+    places.sort_unstable();
+    let names = places
+        .iter()
+        .map(|place| format!("{}_{}", place.partition, place.offset));
+    names.collect::<Vec<_>>().join("-")
 }
 
 fn consumer(config: &Config, pipeline: &Pipeline, group: &str) -> anyhow::Result<BaseConsumer> {
@@ -181,7 +222,10 @@ fn go(
     }
     let telemetry = match Telemetry::new(&config, Breadcrumbs::default()) {
         Ok(telemetry) => telemetry,
-        Err(error) => return Err(Trouble::Usage(error.to_string()).into()),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Ok(Exit::Config.into());
+        }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("messina-io")
@@ -189,6 +233,7 @@ fn go(
         .build()
         .context("cannot start the runtime")?;
     let bounds = Arc::new(Bounds::new(range.ends(), args.rate, Instant::now()));
+    let limit = config.shutdown_timeout + GRACE;
     let code = runtime.block_on(async {
         let mut signal = std::pin::pin!(shutdown::requested());
         let start = app::start_within(config, sources, telemetry, customs, bounds);
@@ -206,10 +251,11 @@ fn go(
         let range = Arc::new(range);
         let mut progress = Progress::new(total, before);
         let end = tokio::select! {
-            end = watch(&mut running, &range, total, &mut progress) => end,
+            end = watch(&mut running, name, &range, total, &mut progress) => end,
             _ = &mut signal => Ended::Stopped,
         };
-        running.stop().await;
+        // A broker that does not answer can keep a consumer from closing.
+        let stopped = tokio::time::timeout(limit, running.stop()).await.is_ok();
         let done = looked(&range).await.unwrap_or(0);
         progress.show(done);
         progress.end();
@@ -220,6 +266,13 @@ fn go(
             }
             Ended::Halted => {
                 eprintln!("error: {name} has halted after {done} of {total} offsets; the log says why");
+                Exit::Internal.into()
+            }
+            _ if !stopped => {
+                let seconds = limit.as_secs();
+                eprintln!(
+                    "error: could not stop in {seconds} s, after {done} of {total} offsets: go on with the same range and --group {group}"
+                );
                 Exit::Internal.into()
             }
             Ended::Done | Ended::Stopped => {
@@ -240,11 +293,14 @@ enum Ended {
 }
 
 /// Waits for the end, and shows how far it is.
-async fn watch(running: &mut Running, range: &Arc<Range>, total: i64, progress: &mut Progress) -> Ended {
+async fn watch(running: &mut Running, name: &str, range: &Arc<Range>, total: i64, progress: &mut Progress) -> Ended {
     loop {
         tokio::select! {
             () = running.all_halted() => return Ended::Halted,
             () = tokio::time::sleep(LOOK) => {}
+        }
+        if takes_no_more(&running.loops(name)) {
+            return Ended::Halted;
         }
         // Brokers that do not answer now are asked again.
         let Some(done) = looked(range).await else { continue };
@@ -255,8 +311,97 @@ async fn watch(running: &mut Running, range: &Arc<Range>, total: i64, progress: 
     }
 }
 
+/// Whether a loop has stopped its intake for good. Its thread may live on, as it does when there are too many dead letters.
+fn takes_no_more(loops: &[Arc<LoopState>]) -> bool {
+    loops.iter().any(|state| state.get().halted.is_some())
+}
+
 async fn looked(range: &Arc<Range>) -> Option<i64> {
     let range = range.clone();
     let done = tokio::task::spawn_blocking(move || range.done()).await;
     done.ok()?.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::source::status::LoopStatus;
+
+    const CONFIG: &str = r#"
+        [kafka]
+        brokers = "k:9092"
+        [registry]
+        url = "http://r:8081"
+        [pipelines.a]
+        source = { topics = "a", group = "g" }
+        sink = { topic = "out" }
+    "#;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        replay: Replay,
+    }
+
+    fn args(more: &[&str]) -> Replay {
+        let line = ["replay", "-c", "f.toml"].iter().chain(more);
+        Line::try_parse_from(line).unwrap().replay
+    }
+
+    #[test]
+    fn places_that_make_no_range_are_refused() {
+        let said = |more: &[&str]| check_places(&args(more));
+        let (from, to) = ("--from-offset", "--to-offset");
+        assert_eq!(said(&["--from", "1h"]), Ok(()));
+        assert_eq!(said(&[from, "3:1", from, "4:2", to, "3:1", to, "4:9"]), Ok(()));
+        for (wrong, message) in [
+            (
+                &[from, "3:1", to, "4:2"][..],
+                "--to-offset 4:2: partition 4 has no --from-offset",
+            ),
+            (
+                &[from, "3:1", from, "3:2"],
+                "--from-offset 3:2: partition 3 has one already",
+            ),
+            (
+                &[from, "3:1", to, "3:2", to, "3:4"],
+                "--to-offset 3:4: partition 3 has one already",
+            ),
+            (
+                &[from, "3:5", to, "3:4"],
+                "--to-offset 3:4: it is before --from-offset 3:5",
+            ),
+        ] {
+            assert_eq!(said(wrong), Err(message.to_owned()), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn each_range_has_a_group_of_its_own() {
+        let (config, _) = crate::config::load_str(vec![("c.toml".into(), CONFIG.into())], std::iter::empty()).unwrap();
+        let group = |more: &[&str]| group_of(&args(more), &config.pipelines["a"]);
+        let (from, to) = ("--from-offset", "--to-offset");
+        assert_eq!(group(&[from, "3:1", from, "4:2"]), "g-replay-3_1-4_2");
+        assert_eq!(group(&[from, "4:2", from, "3:1"]), "g-replay-3_1-4_2");
+        assert_eq!(group(&[from, "3:1", to, "3:2"]), "g-replay-3_1-to-3_2");
+        assert_eq!(group(&[from, "3:1", from, "4:2", to, "4:5"]), "g-replay-3_1-4_2-to-4_5");
+        assert_eq!(
+            group(&["--from", "1970-01-01", "--to", "1970-01-02"]),
+            "g-replay-0-86400000"
+        );
+    }
+
+    #[test]
+    fn a_loop_that_lives_and_takes_no_more_ends_a_replay() {
+        let loops = [Arc::new(LoopState::default()), Arc::new(LoopState::default())];
+        assert!(!takes_no_more(&loops));
+        loops[1].set(LoopStatus {
+            state: "halted",
+            halted: Some("too many dead letters".to_owned()),
+            ..LoopStatus::default()
+        });
+        assert!(takes_no_more(&loops));
+    }
 }

@@ -14,10 +14,10 @@ use crate::custom::CustomSteps;
 use crate::shutdown::{self, Exit};
 use crate::source::consumer_loop::End;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
-use crate::telemetry::logging::{self, Format, LogFile, Verbosity};
+use crate::telemetry::logging::{self, Format, LogFile, LoggingError, Verbosity};
 
 /// What closing consumers and HTTP may take beyond `shutdown_timeout`.
-const GRACE: Duration = Duration::from_secs(15);
+pub(super) const GRACE: Duration = Duration::from_secs(15);
 
 /// Between two looks at the configuration's files, with `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -55,7 +55,15 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         }
     };
     let breadcrumbs = Breadcrumbs::default();
-    let verbosity = start_logging(&config, log_file.as_ref(), &breadcrumbs)?;
+    let verbosity = match start_logging(&config, log_file.as_ref(), &breadcrumbs) {
+        Ok(verbosity) => verbosity,
+        // The configuration's was checked: it is RUST_LOG.
+        Err(error @ LoggingError::Filter { .. }) => {
+            eprintln!("[log] {error}");
+            return Ok(Exit::Config.into());
+        }
+        Err(error) => return Err(error).context("[log]"),
+    };
     let telemetry = match Telemetry::new(&config, breadcrumbs) {
         Ok(telemetry) => telemetry,
         Err(error) => {
@@ -253,7 +261,11 @@ fn log_more(verbosity: &Verbosity, more: bool) {
     }
 }
 
-fn start_logging(config: &Config, file: Option<&LogFile>, breadcrumbs: &Breadcrumbs) -> anyhow::Result<Verbosity> {
+fn start_logging(
+    config: &Config,
+    file: Option<&LogFile>,
+    breadcrumbs: &Breadcrumbs,
+) -> Result<Verbosity, LoggingError> {
     let format = match config.log.format {
         LogFormat::Auto => Format::Auto,
         LogFormat::Human => Format::Human,
@@ -261,5 +273,5 @@ fn start_logging(config: &Config, file: Option<&LogFile>, breadcrumbs: &Breadcru
     };
     // They are for Sentry alone.
     let breadcrumbs = config.sentry.is_some().then(|| breadcrumbs.clone());
-    logging::init(&config.log.level, format, file, breadcrumbs).context("[log]")
+    logging::init(&config.log.level, format, file, breadcrumbs)
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use serde_json::Value as Json;
 
 use super::ask::Process;
-use super::clean::clean;
+use super::clean::plain;
 use super::time::Moment;
 use super::trouble::{Trouble, ended};
 use crate::http::MOST;
@@ -154,11 +154,6 @@ impl Tap {
     }
 }
 
-/// Lines that came from outside, without what a terminal would obey.
-fn plain(text: &str) -> String {
-    text.split('\n').map(clean).collect::<Vec<_>>().join("\n")
-}
-
 /// Text without its quotes, and other JSON as it is.
 fn word(json: &Json) -> String {
     match json {
@@ -282,10 +277,5 @@ mod tests {
             text.ends_with("  failure   who: permanent, missing: the look-up found no row\n"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn a_terminal_is_told_nothing() {
-        assert_eq!(plain("a\u{1b}[2Jb\u{9b}1m\nc"), "a\u{fffd}[2Jb\u{fffd}1m\nc");
     }
 }

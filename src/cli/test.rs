@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::{ConfigFiles, print};
 use crate::app::StartError;
 use crate::cases::file::{self, CaseFile, Update};
-use crate::cases::report::Report;
+use crate::cases::report::{Report, Verdict};
 use crate::cases::{self, Error};
 use crate::config::codes::{self, Code};
 use crate::custom::CustomSteps;
@@ -115,9 +115,20 @@ async fn run_file(args: &Test, path: &Path, file: &CaseFile, customs: &CustomSte
 
 /// Writes the effects of the cases that failed into their file; they pass then.
 fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> anyhow::Result<()> {
+    let updates = updates(file, &mut report.verdicts)?;
+    if updates.is_empty() {
+        return Ok(());
+    }
+    println!("{}: {} expectations written", path.display(), updates.len());
+    let new = file::updated(text, updates).map_err(anyhow::Error::msg)?;
+    std::fs::write(path, new).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// What came of the cases that failed, each where its own case expects something.
+fn updates(file: &CaseFile, verdicts: &mut [Verdict]) -> anyhow::Result<Vec<Update>> {
     let mut updates = Vec::new();
-    for verdict in &mut report.verdicts {
-        let case = file.cases.iter().find(|case| *case.name.get_ref() == verdict.name);
+    for verdict in verdicts {
+        let case = file.cases.get(verdict.number);
         let (Some(case), Some(effects), false) = (case, &verdict.effects, verdict.failures.is_empty()) else {
             continue;
         };
@@ -132,10 +143,38 @@ fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> anyh
         });
         verdict.failures.clear();
     }
-    if updates.is_empty() {
-        return Ok(());
+    Ok(updates)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const TWINS: &str = r#"[[cases]]
+name = "twin"
+expect = '''{"outcome": "done"}'''
+record.raw = "x"
+
+[[cases]]
+name = "twin"
+expect = '''{"outcome": "done"}'''
+record.raw = "y"
+"#;
+
+    #[test]
+    fn of_two_cases_of_one_name_each_is_written_its_own() {
+        let cases = file::parse(TWINS).unwrap();
+        let mut second = Verdict::new(1, &cases.cases[1], "p", Duration::ZERO);
+        second.failures.push("outcome".to_owned());
+        second.effects = serde_json::from_str(r#"{"outcome": "skipped"}"#).unwrap();
+        let first = Verdict::new(0, &cases.cases[0], "p", Duration::ZERO);
+        let mut verdicts = [first, second];
+        let new = file::updated(TWINS, updates(&cases, &mut verdicts).unwrap()).unwrap();
+        assert!(verdicts.iter().all(|verdict| verdict.failures.is_empty()));
+        let cases = file::parse(&new).unwrap().cases;
+        let expects = |number: usize, what: &str| cases[number].expect.as_ref().unwrap().get_ref().contains(what);
+        assert!(expects(0, "done") && expects(1, "skipped"), "{new}");
     }
-    println!("{}: {} expectations written", path.display(), updates.len());
-    let new = file::updated(text, updates).map_err(anyhow::Error::msg)?;
-    std::fs::write(path, new).with_context(|| format!("cannot write {}", path.display()))
 }

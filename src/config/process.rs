@@ -11,6 +11,7 @@ use super::shape::Shape;
 use super::values::{count, path, plain_text, share, size, text};
 use super::{Secret, Size, Span, Spanned};
 use crate::tap::Showing;
+use crate::telemetry::logging;
 
 /// Metrics, probes and status over HTTP.
 #[derive(Clone, Debug)]
@@ -144,8 +145,12 @@ impl Log {
         let level = section.optional("level", |field| {
             field.draws(Shape::Text("[=,]"));
             match &field.node.value {
-                // Directives name targets, which only the subscriber knows how to read.
-                Value::String(text) if text.contains(['=', ',']) => {}
+                Value::String(text) if text.contains(['=', ',']) => {
+                    if !logging::is_filter(text) {
+                        let remedy = "write a level, or directives such as info,messina::sink=debug";
+                        return field.malformed("a filter of the log", remedy);
+                    }
+                }
                 _ => field.clone().choice(&LEVELS)?,
             }
             text(field)
@@ -228,5 +233,19 @@ impl Limits {
         Some(Self {
             memory: spanned_or(memory?, DEFAULT_MEMORY, span),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_log_filter_that_cannot_be_read_is_found() {
+        let found = |level: &str| {
+            let text = format!("[log]\nlevel = \"{level}\"\n");
+            let loaded = crate::config::load_str(vec![("c.toml".into(), text)], std::iter::empty());
+            loaded.unwrap_err().human(false).contains("`log.level` is not a filter")
+        };
+        assert!(found("info,messina=loud"));
+        assert!(!found("info,messina=debug"));
     }
 }

@@ -3,8 +3,11 @@
 //! The mock cluster keeps at most 5 MiB per partition and drops the oldest batches beyond that, read or not. See
 //! [`Flow`](super::flow::Flow) for how the demo stays below it.
 
+use std::fmt::Write;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaResult;
@@ -60,17 +63,26 @@ pub fn client(brokers: &str) -> ClientConfig {
     config
 }
 
-/// A directory for the database; it goes away with this value.
+/// A directory for the database, which nobody else may look into; it goes away with this value.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes one of its own in the system's directory for temporary files.
-    pub fn new() -> std::io::Result<Scratch> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("messina-demo-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
+    /// Makes one of its own in the system's directory for temporary files. Others may write there: its name cannot be guessed, and one that is there
+    /// already is an error.
+    pub fn new() -> io::Result<Scratch> {
+        let mut random = [0; 16];
+        openssl::rand::rand_bytes(&mut random).map_err(io::Error::other)?;
+        let mut name = "messina-".to_owned();
+        for byte in random {
+            // Writing into a string does not fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        Scratch::at(std::env::temp_dir().join(name))
+    }
+
+    fn at(path: PathBuf) -> io::Result<Scratch> {
+        DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Scratch(path))
     }
 
@@ -84,5 +96,26 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed is left to the system, which clears its temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_scratch_directory_is_new_for_its_owner_alone_and_goes_away() {
+        let (one, other) = (Scratch::new().unwrap(), Scratch::new().unwrap());
+        assert_ne!(one.0, other.0);
+        assert_eq!(one.0.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        let there = Scratch::at(other.0.clone()).unwrap_err();
+        assert_eq!(there.kind(), io::ErrorKind::AlreadyExists);
+        assert!(other.0.exists(), "what is not its own is left alone");
+        let path = one.0.clone();
+        std::fs::write(one.database(), "").unwrap();
+        drop(one);
+        assert!(!path.exists());
     }
 }

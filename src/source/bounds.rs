@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How much of a second may be taken at once.
 const BURST: f64 = 0.25;
@@ -17,14 +17,34 @@ pub struct Bounds {
     pace: Option<Mutex<Pace>>,
 }
 
+/// So many a second, without bursts.
 #[derive(Debug)]
-struct Pace {
+pub struct Pace {
     per_second: f64,
     tokens: f64,
     filled: Instant,
 }
 
 impl Pace {
+    /// So many a second, above 0; the first may be taken at once.
+    pub fn new(per_second: f64, now: Instant) -> Pace {
+        Pace {
+            per_second,
+            tokens: 1.0,
+            filled: now,
+        }
+    }
+
+    /// Takes one, if one may be taken now; else how long it takes until then.
+    pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        if self.has_room(now) {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        let seconds = (1.0 - self.tokens) / self.per_second;
+        Err(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+    }
+
     fn has_room(&mut self, now: Instant) -> bool {
         let gained = now.saturating_duration_since(self.filled).as_secs_f64() * self.per_second;
         self.tokens = (self.tokens + gained).min((self.per_second * BURST).max(1.0));
@@ -36,13 +56,7 @@ impl Pace {
 impl Bounds {
     /// Up to these ends, and so many records a second where that is bounded.
     pub fn new(ends: HashMap<(String, i32), i64>, per_second: Option<f64>, now: Instant) -> Bounds {
-        let pace = per_second.map(|per_second| {
-            Mutex::new(Pace {
-                per_second,
-                tokens: 1.0,
-                filled: now,
-            })
-        });
+        let pace = per_second.map(|per_second| Mutex::new(Pace::new(per_second, now)));
         Bounds { ends, pace }
     }
 
@@ -68,8 +82,6 @@ impl Bounds {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -105,5 +117,18 @@ mod tests {
         slow.took();
         assert!(!slow.has_room(now + Duration::from_secs(1)));
         assert!(slow.has_room(now + Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn who_has_to_wait_is_told_how_long() {
+        let begin = Instant::now();
+        let mut pace = Pace::new(4.0, begin);
+        assert_eq!(pace.take(begin), Ok(()));
+        assert_eq!(pace.take(begin), Err(Duration::from_millis(250)));
+        assert_eq!(pace.take(begin + Duration::from_millis(250)), Ok(()));
+        // An hour in which nothing was taken, such as of records that nobody asked for.
+        let later = begin + Duration::from_secs(3600);
+        assert_eq!(pace.take(later), Ok(()));
+        assert_eq!(pace.take(later), Err(Duration::from_millis(250)));
     }
 }

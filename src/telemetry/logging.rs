@@ -188,6 +188,11 @@ impl Write for LogFile {
     }
 }
 
+/// Whether a text can be read as a level or a filter.
+pub fn is_filter(text: &str) -> bool {
+    filter(text, None).is_ok()
+}
+
 /// The filter: `RUST_LOG` where it says something, else the configuration's.
 fn filter(level: &str, rust_log: Option<&str>) -> Result<EnvFilter, LoggingError> {
     let (from, text) = match rust_log {

@@ -128,6 +128,10 @@ fn a_range_is_replayed_and_no_more() {
         ),
         (vec!["replay", "--from-offset", "9:0"], "no such partition"),
         (
+            vec!["replay", "--from-offset", "1:0", "--to-offset", "0:9"],
+            "partition 0 has no --from-offset",
+        ),
+        (
             vec!["replay", "--from", "1h", "--pipeline", "q"],
             "there is no pipeline `q`",
         ),

@@ -76,6 +76,15 @@ impl FromStr for Place {
     }
 }
 
+/// A place among all that a command reads: places of several topics are in the order in which they are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Spot {
+    /// Which of the topics.
+    pub topic: usize,
+    /// Where in it.
+    pub place: Place,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

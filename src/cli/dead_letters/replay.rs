@@ -15,13 +15,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::filter::{Filter, Place};
+use super::filter::{Filter, Place, Spot};
 use super::reader::{Part, Reader, Record};
 use super::returning::{Sender, way_back};
 use super::{Context, Target};
+use crate::cli::clean::clean;
 use crate::cli::time::Moment;
 use crate::cli::trouble::Trouble;
 use crate::shutdown;
+use crate::source::bounds::Pace;
 
 /// Sends records back.
 #[derive(Debug, clap::Args)]
@@ -68,6 +70,14 @@ pub(in crate::cli) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Between two looks for a signal while a record waits for its turn.
+const LOOK: Duration = Duration::from_millis(100);
+/// Where a topic begins at the earliest.
+const BEGINNING: Place = Place {
+    partition: 0,
+    offset: 0,
+};
+
 /// What becomes of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -93,8 +103,8 @@ struct Summary {
     guarded: u64,
     repeated: u64,
     foreign: u64,
-    /// The first place that was not looked at, where the cap or a signal came first.
-    next: Option<Place>,
+    /// The first that was not looked at, where the cap, a signal or an error came first.
+    next: Option<Spot>,
     interrupted: bool,
 }
 
@@ -158,7 +168,7 @@ pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
     let (sent, first_left) = sender.standing();
     runtime.shutdown_background();
     let next = first_left.or(summary.next);
-    say(args, &context, &summary, sent, next)?;
+    say(args, &context.topics, &summary, sent, next)?;
     went?;
     finished?;
     Ok(if summary.interrupted {
@@ -195,15 +205,25 @@ fn go(
         pipeline: context.pipeline.as_deref(),
         origins: HashSet::new(),
     };
-    let began = Instant::now();
+    let mut pace = args.rate.map(|rate| Pace::new(rate, Instant::now()));
     let out = &mut io::stdout().lock();
-    for topic in &context.topics {
+    for (number, topic) in context.topics.iter().enumerate() {
+        let at = |place| Some(Spot { topic: number, place });
+        summary.next = at(args.from_offset.unwrap_or(BEGINNING));
         for part in reader.parts(topic, args.filter.since)? {
             let Some(part) = left_of(part, args) else { continue };
+            summary.next = at(Place {
+                partition: part.partition,
+                offset: part.from,
+            });
             let read = reader.read(&part, &mut |record| {
+                let spot = Spot {
+                    topic: number,
+                    place: record.place,
+                };
+                summary.next = Some(spot);
                 if interrupted.load(Ordering::Relaxed) {
                     summary.interrupted = true;
-                    summary.next = Some(record.place);
                     return Ok(ControlFlow::Break(()));
                 }
                 let verdict = choice.judge(&record);
@@ -212,24 +232,27 @@ fn go(
                     return Ok(ControlFlow::Continue(()));
                 };
                 if summary.chosen == args.max {
-                    summary.next = Some(record.place);
+                    return Ok(ControlFlow::Break(()));
+                }
+                let back = way_back(letter, args.to.as_deref());
+                if args.yes && !wait_for_turn(pace.as_mut(), interrupted) {
+                    summary.interrupted = true;
                     return Ok(ControlFlow::Break(()));
                 }
                 summary.count(verdict);
-                let back = way_back(letter, args.to.as_deref());
                 if args.yes {
-                    wait_for_turn(began, summary.chosen - 1, args.rate);
-                    sender.send(&record, &back)?;
+                    sender.send(spot, &record, &back)?;
+                    summary.next = at(behind(spot.place));
                 } else {
                     sender.partitions(back.topic)?;
                     if !args.json {
                         let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
                         let bytes = record.value.as_ref().map_or(0, Vec::len);
-                        writeln!(
-                            out,
+                        let line = format!(
                             "{} of {topic}: {bytes} bytes to {}{partition}; {}: {}",
                             record.place, back.topic, letter.reason, letter.message
-                        )?;
+                        );
+                        writeln!(out, "{}", clean(&line))?;
                     }
                 }
                 Ok(ControlFlow::Continue(()))
@@ -239,7 +262,16 @@ fn go(
             }
         }
     }
+    summary.next = None;
     Ok(())
+}
+
+/// The place behind one.
+fn behind(place: Place) -> Place {
+    Place {
+        offset: place.offset.saturating_add(1),
+        ..place
+    }
 }
 
 /// The part that is left of it behind `--from-offset`, or that holds what `--only` names; none if nothing is.
@@ -265,11 +297,16 @@ fn left_of(mut part: Part, args: &Replay) -> Option<Part> {
     Some(part)
 }
 
-/// Waits until the record with this number is due.
-fn wait_for_turn(began: Instant, number: u64, rate: Option<f64>) {
-    let Some(rate) = rate else { return };
-    let due = Duration::try_from_secs_f64(number as f64 / rate).unwrap_or(Duration::MAX);
-    std::thread::sleep(due.saturating_sub(began.elapsed()));
+/// Waits until another record is due; false if a signal came first.
+fn wait_for_turn(pace: Option<&mut Pace>, interrupted: &AtomicBool) -> bool {
+    let Some(pace) = pace else { return true };
+    while let Err(rest) = pace.take(Instant::now()) {
+        if interrupted.load(Ordering::Relaxed) {
+            return false;
+        }
+        std::thread::sleep(rest.min(LOOK));
+    }
+    true
 }
 
 impl Summary {
@@ -285,13 +322,41 @@ impl Summary {
     }
 }
 
-fn say(args: &Replay, context: &Context, summary: &Summary, sent: u64, next: Option<Place>) -> anyhow::Result<()> {
+/// The topics that are read behind a spot's own.
+fn topics_behind(topics: &[String], spot: Spot) -> &[String] {
+    topics.get(spot.topic + 1..).unwrap_or_default()
+}
+
+fn in_json(args: &Replay, topics: &[String], summary: &Summary, sent: u64, next: Option<Spot>) -> serde_json::Value {
+    json!({
+        "dry_run": !args.yes, "began": summary.began.map(Moment::text), "read": summary.read, "chosen": summary.chosen, "sent": sent, "guarded": summary.guarded,
+        "repeated": summary.repeated, "foreign": summary.foreign, "next": next.map(|spot| spot.place.to_string()),
+        "next_topic": next.and_then(|spot| topics.get(spot.topic)),
+        "topics_left": next.map(|spot| topics_behind(topics, spot)).unwrap_or_default(),
+    })
+}
+
+fn how_to_go_on(topics: &[String], next: Spot) -> String {
+    let place = next.place;
+    let topic = match topics.get(next.topic) {
+        Some(topic) if topics.len() > 1 => topic,
+        _ => return format!("stopped before {place}: go on with --from-offset {place}\n"),
+    };
+    let mut text = format!("stopped before {place} of {topic}: go on with --topic {topic} --from-offset {place}\n");
+    let behind = topics_behind(topics, next);
+    if !behind.is_empty() {
+        text.push_str(&format!(
+            "and then with --topic for each that comes behind it: {}\n",
+            behind.join(", ")
+        ));
+    }
+    text
+}
+
+fn say(args: &Replay, topics: &[String], summary: &Summary, sent: u64, next: Option<Spot>) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     if args.json {
-        let line = json!({
-            "dry_run": !args.yes, "began": summary.began.map(Moment::text), "read": summary.read, "chosen": summary.chosen, "sent": sent, "guarded": summary.guarded,
-            "repeated": summary.repeated, "foreign": summary.foreign, "next": next.map(|place| place.to_string()),
-        });
+        let line = in_json(args, topics, summary, sent, next);
         writeln!(out, "{line}")?;
         return Ok(());
     }
@@ -311,12 +376,7 @@ fn say(args: &Replay, context: &Context, summary: &Summary, sent: u64, next: Opt
     }
     writeln!(out)?;
     if let Some(next) = next {
-        let topic = if context.topics.len() == 1 {
-            ""
-        } else {
-            ", with the --topic that it is of"
-        };
-        writeln!(out, "stopped before {next}: go on with --from-offset {next}{topic}")?;
+        out.write_all(how_to_go_on(topics, next).as_bytes())?;
     }
     if let Some(began) = summary.began.filter(|_| sent > 0 && next.is_none()) {
         writeln!(
@@ -439,11 +499,51 @@ mod tests {
     }
 
     #[test]
+    fn where_to_go_on_is_said_with_the_topic_and_those_behind_it() {
+        let topics = ["a", "b", "c"].map(str::to_owned);
+        let spot = |topic| Spot {
+            topic,
+            place: Place {
+                partition: 2,
+                offset: 17,
+            },
+        };
+        assert_eq!(
+            how_to_go_on(&topics[..1], spot(0)),
+            "stopped before 2:17: go on with --from-offset 2:17\n"
+        );
+        assert_eq!(
+            how_to_go_on(&topics, spot(1)),
+            "stopped before 2:17 of b: go on with --topic b --from-offset 2:17\n\
+             and then with --topic for each that comes behind it: c\n"
+        );
+        assert_eq!(
+            how_to_go_on(&topics, spot(2)),
+            "stopped before 2:17 of c: go on with --topic c --from-offset 2:17\n"
+        );
+        let json = |next| {
+            let line = in_json(&args(&[]), &topics, &Summary::default(), 0, next);
+            json!([line["next"], line["next_topic"], line["topics_left"]])
+        };
+        assert_eq!(json(Some(spot(0))), json!(["2:17", "a", ["b", "c"]]));
+        assert_eq!(json(None), json!([null, null, []]));
+    }
+
+    #[test]
     fn rates_are_read() {
         assert_eq!((rate("100"), rate("0.5/s")), (Ok(100.0), Ok(0.5)));
         for wrong in ["", "0", "-1", "fast", "1/m", "inf", "NaN"] {
             assert!(rate(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_signal_ends_the_wait_for_a_turn() {
+        let interrupted = AtomicBool::new(true);
+        assert!(wait_for_turn(None, &interrupted));
+        let mut pace = Pace::new(0.001, Instant::now());
+        assert!(wait_for_turn(Some(&mut pace), &interrupted), "the first is due at once");
+        assert!(!wait_for_turn(Some(&mut pace), &interrupted));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use super::Context;
-use super::filter::Place;
+use super::filter::Spot;
 use super::reader::Record;
 use crate::cli::trouble::Trouble;
 use crate::kafka;
@@ -55,9 +55,9 @@ pub fn way_back<'a>(letter: &'a Letter, to: Option<&'a str>) -> Return<'a> {
 
 #[derive(Debug, Default)]
 struct State {
-    pending: BTreeSet<Place>,
+    pending: BTreeSet<Spot>,
     delivered: u64,
-    refused: Option<(Place, KafkaError)>,
+    refused: Option<(Spot, KafkaError)>,
 }
 
 struct Deliveries {
@@ -80,7 +80,7 @@ impl Deliveries {
     }
 
     /// Waits, for a while, until fewer than `count` are on their way or one is refused; the error of that one.
-    fn wait_for(&self, count: usize, limit: Duration) -> Result<(), (Place, KafkaError)> {
+    fn wait_for(&self, count: usize, limit: Duration) -> Result<(), (Spot, KafkaError)> {
         let busy = |state: &mut State| state.pending.len() >= count && state.refused.is_none();
         let waited = self.changed.wait_timeout_while(self.lock(), limit, busy);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -95,18 +95,18 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<Place>;
+    type DeliveryOpaque = Box<Spot>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, place: Box<Place>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, spot: Box<Spot>) {
         let mut state = self.lock();
         match acknowledged(result, self.idempotent) {
             Ok(_) => {
-                state.pending.remove(&place);
+                state.pending.remove(&spot);
                 state.delivered += 1;
             }
             // It stays pending, so that it is the place to go on from, if it is the first.
             Err((error, _)) => {
-                state.refused.get_or_insert((*place, error.clone()));
+                state.refused.get_or_insert((*spot, error.clone()));
             }
         }
         drop(state);
@@ -117,6 +117,8 @@ impl ProducerContext for Deliveries {
 /// The producer of a replay.
 pub struct Sender {
     producer: ThreadedProducer<Deliveries>,
+    /// The topics that are read, in that order.
+    topics: Vec<String>,
     /// Partitions of the topics that records go to.
     partitions: HashMap<String, i32>,
 }
@@ -133,6 +135,7 @@ impl Sender {
             .map_err(|e| Trouble::unavailable("cannot make a producer", &e))?;
         Ok(Sender {
             producer,
+            topics: context.topics.clone(),
             partitions: HashMap::new(),
         })
     }
@@ -157,8 +160,8 @@ impl Sender {
         Ok(count)
     }
 
-    /// Sends a record back, once there is room for it.
-    pub fn send(&mut self, record: &Record, back: &Return<'_>) -> anyhow::Result<()> {
+    /// Sends the record of a spot back, once there is room for it.
+    pub fn send(&mut self, spot: Spot, record: &Record, back: &Return<'_>) -> anyhow::Result<()> {
         let count = self.partitions(back.topic)?;
         // A topic that was made anew with fewer partitions takes it by its key.
         let partition = back.partition.filter(|partition| *partition < count);
@@ -166,8 +169,8 @@ impl Sender {
             .client()
             .context()
             .wait_for(WINDOW, LONGEST)
-            .map_err(refused)?;
-        self.producer.client().context().lock().pending.insert(record.place);
+            .map_err(|refused| self.refused(refused))?;
+        self.producer.client().context().lock().pending.insert(spot);
         let mut base = BaseRecord {
             topic: back.topic,
             partition,
@@ -175,7 +178,7 @@ impl Sender {
             key: record.key.as_deref(),
             timestamp: back.timestamp_ms,
             headers: Some(headers(back.letter)),
-            delivery_opaque: Box::new(record.place),
+            delivery_opaque: Box::new(spot),
         };
         let began = Instant::now();
         loop {
@@ -187,7 +190,7 @@ impl Sender {
                     base = again;
                     std::thread::sleep(Duration::from_millis(20));
                 }
-                Err((error, _)) => return Err(refused((record.place, error)).into()),
+                Err((error, _)) => return Err(self.refused((spot, error)).into()),
             }
         }
     }
@@ -197,7 +200,9 @@ impl Sender {
         // What is not over by then is still pending, and so the place to go on from.
         let _ = self.producer.flush(LONGEST);
         let context = self.producer.client().context();
-        context.wait_for(1, Duration::ZERO).map_err(refused)?;
+        context
+            .wait_for(1, Duration::ZERO)
+            .map_err(|refused| self.refused(refused))?;
         match context.lock().pending.len() {
             0 => Ok(()),
             left => Err(Trouble::Unavailable(format!("{left} records have not arrived")).into()),
@@ -205,14 +210,17 @@ impl Sender {
     }
 
     /// How many have arrived, and the first that has not, if any is left.
-    pub fn standing(&self) -> (u64, Option<Place>) {
+    pub fn standing(&self) -> (u64, Option<Spot>) {
         let state = self.producer.client().context().lock();
         (state.delivered, state.pending.first().copied())
     }
-}
 
-fn refused((place, error): (Place, KafkaError)) -> Trouble {
-    Trouble::Unavailable(format!("the record of dead letter {place} is not taken: {error}"))
+    fn refused(&self, (spot, error): (Spot, KafkaError)) -> Trouble {
+        let (place, topic) = (spot.place, self.topics.get(spot.topic).map_or("", String::as_str));
+        Trouble::Unavailable(format!(
+            "the record of dead letter {place} of {topic} is not taken: {error}"
+        ))
+    }
 }
 
 /// The record's own headers, with one replay more.
@@ -231,6 +239,7 @@ fn headers(letter: &Letter) -> OwnedHeaders {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::dead_letters::filter::Place;
     use rdkafka::message::Headers;
 
     fn letter(replays: u32) -> Letter {
@@ -279,15 +288,21 @@ mod tests {
     #[test]
     fn the_first_that_has_not_arrived_is_the_place_to_go_on_from() {
         let deliveries = Deliveries::new(true);
-        let place = |offset| Place { partition: 0, offset };
-        deliveries.lock().pending.extend([place(1), place(2), place(3)]);
-        deliveries.lock().pending.remove(&place(2));
-        assert_eq!(deliveries.lock().pending.first(), Some(&place(1)));
-        assert_eq!(deliveries.wait_for(3, Duration::from_secs(60)), Ok(()));
-        deliveries.lock().refused = Some((place(1), KafkaError::Canceled));
+        let spot = |topic, offset| Spot {
+            topic,
+            place: Place { partition: 0, offset },
+        };
+        // The topic that is read later has the same places, and smaller ones.
+        let all = [spot(0, 1), spot(0, 2), spot(0, 3), spot(1, 0), spot(1, 1)];
+        deliveries.lock().pending.extend(all);
+        deliveries.lock().pending.remove(&spot(0, 2));
+        assert_eq!(deliveries.lock().pending.len(), 4);
+        assert_eq!(deliveries.lock().pending.first(), Some(&spot(0, 1)));
+        assert_eq!(deliveries.wait_for(5, Duration::from_secs(60)), Ok(()));
+        deliveries.lock().refused = Some((spot(0, 1), KafkaError::Canceled));
         assert_eq!(
             deliveries.wait_for(1, Duration::from_secs(60)),
-            Err((place(1), KafkaError::Canceled))
+            Err((spot(0, 1), KafkaError::Canceled))
         );
     }
 }

@@ -15,6 +15,7 @@ use super::{Context, Target, Trouble, list};
 use crate::app;
 use crate::avro::Schema;
 use crate::avro::json::to_json;
+use crate::cli::clean::plain;
 use crate::registry::{Registry, framing};
 
 /// Bytes that are shown in hexadecimal; what is longer is cut.
@@ -72,7 +73,7 @@ pub fn run(args: &Show) -> anyhow::Result<ExitCode> {
         }
         writeln!(out, "{line:#}")?;
     } else {
-        out.write_all(human(topic, &record, payload.as_ref()).as_bytes())?;
+        out.write_all(plain(&human(topic, &record, payload.as_ref())).as_bytes())?;
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)

@@ -2,8 +2,12 @@
 
 use std::io::{self, Write};
 
-/// Prints a table: the heads, then the rows, two blanks between columns.
+use crate::cli::clean::clean;
+
+/// Prints a table: the heads, then the rows, two blanks between columns. Cells may be from outside: a terminal is told nothing by them.
 pub fn print(out: &mut dyn Write, heads: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let cleaned = |row: &Vec<String>| row.iter().map(|cell| clean(cell).into_owned()).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = rows.iter().map(cleaned).collect();
     let width = |column: usize| {
         let cells = rows
             .iter()
@@ -13,7 +17,7 @@ pub fn print(out: &mut dyn Write, heads: &[&str], rows: &[Vec<String>]) -> io::R
     };
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
-    for row in std::iter::once(&heads).chain(rows) {
+    for row in std::iter::once(&heads).chain(&rows) {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
@@ -38,5 +42,17 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "PLACE   STEP    X\n1:2     länger  1\n10:200\n"
         );
+    }
+
+    #[test]
+    fn a_cell_is_one_line_and_tells_a_terminal_nothing() {
+        let mut out = Vec::new();
+        print(
+            &mut out,
+            &["A", "B"],
+            &[vec!["\u{1b}[2J".to_owned(), "x\ny".to_owned()]],
+        )
+        .unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "A     B\n\u{fffd}[2J  x y\n");
     }
 }
