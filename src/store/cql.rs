@@ -193,6 +193,20 @@ impl<'t> Scanned<'t> {
         }
     }
 
+    /// Whether the select list may have a `*` for all columns.
+    pub fn selects_all(&self) -> bool {
+        let from = self.find_word("from").unwrap_or(self.tokens.len());
+        let mut depth = 0i32;
+        (0..from).any(|i| {
+            match self.tokens[i].kind {
+                TokenKind::Symbol('(') => depth += 1,
+                TokenKind::Symbol(')') => depth -= 1,
+                _ => {}
+            }
+            depth == 0 && self.is_symbol(i, '*')
+        })
+    }
+
     /// Whether a function is called, or a tuple opened, in the select list.
     pub fn selects_function(&self) -> bool {
         let from = self.find_word("from").unwrap_or(self.tokens.len());
@@ -576,6 +590,19 @@ mod tests {
             assert_eq!(compares_all(cql, ["k"]), whole, "{cql}");
         }
         assert!(!compares_all("SELECT a FROM t WHERE k = 1", ["k", "l"]), "one of two");
+    }
+
+    #[test]
+    fn a_selection_of_all_columns_is_recognised() {
+        for (cql, all) in [
+            ("SELECT * FROM t WHERE k = :k", true),
+            ("select /* a */ * from t", true),
+            ("SELECT count(*) FROM t WHERE k = :k", false),
+            ("SELECT a, \"*\" FROM t WHERE b = '*'", false),
+            ("SELECT a FROM t /* * */", false),
+        ] {
+            assert_eq!(scan(cql).selects_all(), all, "{cql}");
+        }
     }
 
     #[test]

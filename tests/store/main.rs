@@ -708,6 +708,33 @@ async fn lists_that_would_be_doubled_are_refused_on_cql() {
     }
 }
 
+#[tokio::test]
+async fn all_columns_of_a_table_that_changes_are_not_mixed_up_on_cql() {
+    let Some(fixture) = scylla().await else { return };
+    let AnyStore::Scylla(store) = &fixture.store else {
+        unreachable!()
+    };
+    let table = unique("changing").replace('-', "_");
+    let session = store.session();
+    for cql in [
+        format!("CREATE TABLE {table} (id text PRIMARY KEY, b int)"),
+        format!("INSERT INTO {table} (id, b) VALUES ('x', 7)"),
+    ] {
+        session.query_unpaged(cql, ()).await.unwrap();
+    }
+    let all = lookup(&fixture.store, &format!("SELECT * FROM {table} WHERE id = :id")).await;
+    let named = lookup(&fixture.store, &format!("SELECT id, b FROM {table} WHERE id = :id")).await;
+    let row: Row = Box::new([string("x"), Value::Int(7)]);
+    assert_eq!(store.lookup(&all, &[string("x")]).await.unwrap(), Some(row.clone()));
+    session
+        .query_unpaged(format!("ALTER TABLE {table} ADD a int"), ())
+        .await
+        .unwrap();
+    assert_eq!(store.lookup(&named, &[string("x")]).await.unwrap(), Some(row));
+    let error = store.lookup(&all, &[string("x")]).await.unwrap_err();
+    assert_eq!((error.class, error.label), (Class::Fatal, "columns_changed"), "{error}");
+}
+
 async fn misuse_is_fatal(store: &AnyStore) {
     let (put, get) = items(store).await;
     let fatal = |e: StoreError| assert_eq!((e.class, e.label), (Class::Fatal, "misuse"), "{e}");

@@ -2,7 +2,8 @@
 //!
 //! Why these choices, from measurements: a plain `Session` with prepared statements held by [`Statement`], since a
 //! `CachingSession` looks each one up by its text for up to 0.5 µs more a request (the driver prepares again by itself
-//! when the schema changes, either way); cached result metadata; one connection a shard, for fewer system calls.
+//! when the schema changes, either way); cached result metadata, but for `SELECT *`, whose columns change with the table; one connection a
+//! shard, for fewer system calls.
 //!
 //! Invariants: a write's timestamp is the caller's (in the request, which means what `USING TIMESTAMP` does; a clause
 //! in the text wins over it); a null is bound as UNSET; a statement that is not idempotent is never repeated by the
@@ -75,6 +76,8 @@ pub struct ScyllaStatement {
     handles: Mutex<Vec<PreparedStatement>>,
     warned: AtomicBool,
     group: Option<grouped::Grouping>,
+    /// It selects `*`, so that an answer's columns are compared with those that were prepared.
+    all_columns: bool,
 }
 
 impl ScyllaStore {
@@ -182,9 +185,10 @@ impl ScyllaStore {
         why.map_or(Ok(()), |why| Err(unrepeatable(&why)))
     }
 
-    fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, select_all_pages: bool) {
+    fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, scanned: &cql::Scanned<'_>) {
         prepared.set_is_idempotent(options.idempotent);
-        prepared.set_use_cached_result_metadata(true);
+        // What `*` stands for changes with the table, so there each answer says what it has.
+        prepared.set_use_cached_result_metadata(!scanned.selects_all());
         prepared.set_request_timeout(options.timeout);
         if let Some(consistency) = options.consistency {
             prepared.set_consistency(consistency.into());
@@ -192,7 +196,8 @@ impl ScyllaStore {
         if let Some(serial) = options.serial_consistency {
             prepared.set_serial_consistency(Some(serial.into()));
         }
-        if options.kind == Kind::Lookup && !select_all_pages {
+        // An aggregate is computed over pages of this size inside the server, so it keeps the driver's own.
+        if options.kind == Kind::Lookup && !scanned.selects_function() {
             prepared.set_page_size(match options.rows {
                 Rows::First => 1,
                 // One more than is wanted tells that there are more.
@@ -260,8 +265,8 @@ impl Store for ScyllaStore {
         if options.kind == Kind::Lookup && !options.scan && prepared.get_variable_pk_indexes().is_empty() {
             self.check_partition_key(text, &prepared)?;
         }
-        // An aggregate is computed over pages of this size inside the server, so it keeps the driver's own.
-        self.configure(&mut prepared, options, cql::scan(text).selects_function());
+        let scanned = cql::scan(text);
+        self.configure(&mut prepared, options, &scanned);
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
         partition_key.sort_by_key(|index| index.sequence);
         let stamp = group.as_ref().map_or(usize::MAX, |group| group.stamp);
@@ -284,6 +289,7 @@ impl Store for ScyllaStore {
                 handles: Mutex::default(),
                 warned: AtomicBool::new(false),
                 group,
+                all_columns: scanned.selects_all(),
             }),
         })
     }
@@ -310,7 +316,7 @@ impl Store for ScyllaStore {
                 .await
                 .map_err(|e| self.failed(&e))?;
             inner.warn(statement, &result);
-            if !row::gather(result, &statement.columns, &mut gather)? {
+            if !row::gather(result, &statement.columns, inner.all_columns, &mut gather)? {
                 return Ok(gather.end());
             }
             // A page may be empty though rows follow: the server counts filtered and deleted ones.
