@@ -2,7 +2,7 @@
 //!
 //! Why: retry, dead letter or stop is decided by class alone, so the class must be right, in one place, for every
 //! variant. Invariants: labels are a bounded set; what is unknown is transient, since waiting loses nothing while a dead
-//! letter could be wrong for every record that follows.
+//! letter could be wrong for every record that follows; of a failure it is said that nothing was applied only where that is certain.
 
 use ::scylla::errors::{
     BadQuery, BrokenConnectionError, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError,
@@ -40,6 +40,26 @@ pub fn execution(error: &ExecutionError) -> StoreError {
         class,
         label,
         message: error.to_string(),
+        not_applied: false,
+    }
+}
+
+/// Whether a failed execution has certainly applied nothing: no node was asked, or the one that was asked refused before it sent anything on. It
+/// is so for a write of one partition without a condition that the driver does not take for idempotent: others it may have sent before, and
+/// they may have been applied in part. An overloaded server is not sure of it.
+pub fn not_applied(error: &ExecutionError) -> bool {
+    match error {
+        ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => true,
+        ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => true,
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(e, _)) => match e {
+            DbError::Unavailable { .. } | DbError::IsBootstrapping => true,
+            DbError::RateLimitReached {
+                rejected_by_coordinator,
+                ..
+            } => *rejected_by_coordinator,
+            _ => false,
+        },
+        _ => false,
     }
 }
 
@@ -52,7 +72,12 @@ pub fn prepare(error: &PrepareError) -> StoreError {
         } if !words.is_empty() => words.clone(),
         _ => error.to_string(),
     };
-    StoreError { class, label, message }
+    StoreError {
+        class,
+        label,
+        message,
+        not_applied: false,
+    }
 }
 
 /// A session that could not be opened.
@@ -68,6 +93,7 @@ pub fn session(error: &NewSessionError) -> StoreError {
         class,
         label,
         message: error.to_string(),
+        not_applied: false,
     }
 }
 
@@ -233,6 +259,7 @@ pub fn sqlite(error: &rusqlite::Error) -> StoreError {
         class,
         label,
         message: format!("SQLite: {error}"),
+        not_applied: false,
     }
 }
 
@@ -265,6 +292,8 @@ fn sqlite_code(code: ErrorCode) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::scylla::errors::{OperationType, WriteType};
+    use ::scylla::statement::Consistency;
     use std::time::Duration;
 
     #[test]
@@ -291,6 +320,45 @@ mod tests {
         let missing = ConnectionSetupRequestErrorKind::MissingAuthentication;
         assert_eq!(setup(&missing), (Fatal, "authentication"));
         assert_eq!(database(&DbError::AuthenticationError).0, Fatal);
+    }
+
+    #[test]
+    fn only_what_was_refused_before_it_was_sent_on_is_not_applied() {
+        let answered = |e: DbError| ExecutionError::LastAttemptError(RequestAttemptError::DbError(e, String::new()));
+        let limit = |rejected_by_coordinator| DbError::RateLimitReached {
+            op_type: OperationType::Write,
+            rejected_by_coordinator,
+        };
+        let unavailable = DbError::Unavailable {
+            consistency: Consistency::Quorum,
+            required: 2,
+            alive: 1,
+        };
+        for sure in [
+            ExecutionError::EmptyPlan,
+            ExecutionError::ConnectionPoolError(ConnectionPoolError::Initializing),
+            ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId),
+            answered(unavailable),
+            answered(DbError::IsBootstrapping),
+            answered(limit(true)),
+        ] {
+            assert!(not_applied(&sure), "{sure}");
+            assert_eq!(execution(&sure).class, Transient, "{sure}");
+        }
+        for unsure in [
+            ExecutionError::RequestTimeout(Duration::from_secs(1)),
+            answered(DbError::Overloaded),
+            answered(DbError::ServerError),
+            answered(limit(false)),
+            answered(DbError::WriteTimeout {
+                consistency: Consistency::Quorum,
+                received: 0,
+                required: 2,
+                write_type: WriteType::Simple,
+            }),
+        ] {
+            assert!(!not_applied(&unsure), "{unsure}");
+        }
     }
 
     #[test]

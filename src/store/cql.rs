@@ -137,6 +137,11 @@ impl<'t> Scanned<'t> {
         self.tokens.get(i).is_some_and(|t| t.kind == TokenKind::Symbol(symbol))
     }
 
+    /// Whether a keyword stands anywhere.
+    pub fn has_word(&self, word: &str) -> bool {
+        (0..self.tokens.len()).any(|i| self.is_word(i, word))
+    }
+
     /// The first place of a keyword outside all parentheses.
     pub fn find_word(&self, word: &str) -> Option<usize> {
         let mut depth = 0i32;

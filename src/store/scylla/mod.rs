@@ -78,6 +78,8 @@ pub struct ScyllaStatement {
     group: Option<grouped::Grouping>,
     /// It selects `*`, so that an answer's columns are compared with those that were prepared.
     all_columns: bool,
+    /// It is written once, to one partition and without a condition, so that a refusal may tell that nothing was applied.
+    once: bool,
 }
 
 impl ScyllaStore {
@@ -290,6 +292,7 @@ impl Store for ScyllaStore {
                 warned: AtomicBool::new(false),
                 group,
                 all_columns: scanned.selects_all(),
+                once: !options.idempotent && !scanned.has_word("if") && !scanned.has_word("in"),
             }),
         })
     }
@@ -349,7 +352,10 @@ impl Store for ScyllaStore {
             .session()
             .execute_unpaged(&prepared, &bind)
             .await
-            .map_err(|e| self.failed(&e))?;
+            .map_err(|e| StoreError {
+                not_applied: inner.once && classify::not_applied(&e),
+                ..self.failed(&e)
+            })?;
         inner.give_back(prepared);
         inner.warn(statement, &result);
         Ok(())
