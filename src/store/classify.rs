@@ -51,13 +51,13 @@ pub fn not_applied(error: &ExecutionError) -> bool {
     match error {
         ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => true,
         ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => true,
-        ExecutionError::LastAttemptError(RequestAttemptError::DbError(e, _)) => match e {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(e, words)) => match e {
             DbError::Unavailable { .. } | DbError::IsBootstrapping => true,
             DbError::RateLimitReached {
                 rejected_by_coordinator,
                 ..
             } => *rejected_by_coordinator,
-            _ => false,
+            e => rights_unknown(e, words),
         },
         _ => false,
     }
@@ -141,7 +141,7 @@ fn connection(error: &ConnectionError) -> Verdict {
 fn setup(error: &ConnectionSetupRequestErrorKind) -> Verdict {
     use ConnectionSetupRequestErrorKind as E;
     match error {
-        E::DbError(e, _) => database(e),
+        E::DbError(e, words) => database(e, words),
         E::StartAuthSessionError(_)
         | E::AuthChallengeEvaluationError(_)
         | E::AuthFinishError(_)
@@ -174,9 +174,10 @@ fn use_keyspace(error: &UseKeyspaceError) -> Verdict {
     match error {
         UseKeyspaceError::BadKeyspaceName(_) | UseKeyspaceError::KeyspaceNameMismatch { .. } => (Fatal, "keyspace"),
         // The server's word for a keyspace that is not there, or not for this user.
-        UseKeyspaceError::RequestError(RequestAttemptError::DbError(DbError::Invalid | DbError::Unauthorized, _)) => {
-            (Fatal, "keyspace")
-        }
+        UseKeyspaceError::RequestError(RequestAttemptError::DbError(
+            e @ (DbError::Invalid | DbError::Unauthorized),
+            words,
+        )) if !rights_unknown(e, words) => (Fatal, "keyspace"),
         UseKeyspaceError::RequestError(e) => attempt(e),
         UseKeyspaceError::RequestTimeout(_) => (Transient, "timeout"),
         _ => (Transient, "unknown"),
@@ -189,7 +190,7 @@ fn attempt(error: &RequestAttemptError) -> Verdict {
         RequestAttemptError::CqlRequestSerialization(_) => (Permanent, "too_large"),
         RequestAttemptError::UnableToAllocStreamId => (Transient, "overloaded"),
         RequestAttemptError::BrokenConnectionError(e) => broken(e),
-        RequestAttemptError::DbError(e, _) => database(e),
+        RequestAttemptError::DbError(e, words) => database(e, words),
         RequestAttemptError::BodyExtensionsParseError(_)
         | RequestAttemptError::CqlResultParseError(_)
         | RequestAttemptError::CqlErrorParseError(_)
@@ -206,9 +207,15 @@ fn broken(_: &BrokenConnectionError) -> Verdict {
     (Transient, "connection")
 }
 
-/// What the server answered.
-pub fn database(error: &DbError) -> Verdict {
+/// Whether a refusal says only that the server could not look the user or the rights up: Cassandra's words where that reading of its own failed.
+fn rights_unknown(error: &DbError, words: &str) -> bool {
+    matches!(error, DbError::AuthenticationError | DbError::Unauthorized) && words.starts_with("Unable to perform")
+}
+
+/// What the server answered, with its words.
+pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
+        error if rights_unknown(error, words) => (Transient, "rights_unknown"),
         DbError::SyntaxError => (Permanent, "syntax"),
         DbError::Invalid => (Permanent, "invalid"),
         DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
@@ -319,7 +326,26 @@ mod tests {
     fn a_login_refused_is_fatal() {
         let missing = ConnectionSetupRequestErrorKind::MissingAuthentication;
         assert_eq!(setup(&missing), (Fatal, "authentication"));
-        assert_eq!(database(&DbError::AuthenticationError).0, Fatal);
+        assert_eq!(database(&DbError::AuthenticationError, "wrong password").0, Fatal);
+        assert_eq!(
+            database(&DbError::Unauthorized, "User a has no SELECT permission").0,
+            Fatal
+        );
+    }
+
+    #[test]
+    fn rights_that_the_server_could_not_look_up_are_looked_up_again() {
+        let words = "Unable to perform authorization of permissions: Operation timed out - received only 0 responses.";
+        let refused = RequestAttemptError::DbError(DbError::Unauthorized, words.to_owned());
+        let refused = execution(&ExecutionError::LastAttemptError(refused));
+        assert_eq!((refused.class, refused.label), (Transient, "rights_unknown"));
+        let login = ConnectionSetupRequestErrorKind::DbError(
+            DbError::AuthenticationError,
+            "Unable to perform authentication: Cannot achieve consistency level LOCAL_ONE".to_owned(),
+        );
+        assert_eq!(setup(&login), (Transient, "rights_unknown"));
+        let refused = RequestAttemptError::DbError(DbError::Unauthorized, words.to_owned());
+        assert_eq!(use_keyspace(&UseKeyspaceError::RequestError(refused)).0, Transient);
     }
 
     #[test]
