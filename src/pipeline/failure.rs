@@ -20,6 +20,8 @@ pub struct Failure {
     pub attempts: u32,
     /// In words, without the record's content.
     pub message: String,
+    /// Whether it is certain that what failed has not been done; see [`StoreError::not_applied`].
+    pub not_applied: bool,
 }
 
 impl Failure {
@@ -31,6 +33,7 @@ impl Failure {
             step: None,
             attempts: 1,
             message: message.into(),
+            not_applied: false,
         }
     }
 
@@ -42,6 +45,7 @@ impl Failure {
             step: None,
             attempts: 1,
             message: message.into(),
+            not_applied: false,
         }
     }
 
@@ -53,6 +57,7 @@ impl Failure {
             step: None,
             attempts: 1,
             message: message.into(),
+            not_applied: false,
         }
     }
 
@@ -71,6 +76,7 @@ impl From<StoreError> for Failure {
             step: None,
             attempts: 1,
             message: error.message,
+            not_applied: error.not_applied,
         }
     }
 }
@@ -83,6 +89,7 @@ impl From<StepError> for Failure {
             step: None,
             attempts: 1,
             message: error.message,
+            not_applied: false,
         }
     }
 }

@@ -90,6 +90,7 @@ impl Schemas {
             step: None,
             attempts: 1,
             message: format!("schema {id}: {e}"),
+            not_applied: false,
         })?;
         // Kept is what stays true: a plan, and types that do not fit. An output schema that is missing may be registered.
         let result = match self.plan(&fetched).await {
@@ -159,6 +160,7 @@ impl Schemas {
             step: None,
             attempts: 1,
             message: format!("output schema under {}: {e}", to.subject),
+            not_applied: false,
         };
         match to.registering {
             Registering::Register => {

@@ -172,5 +172,10 @@ pub fn class(error: &Error) -> StoreError {
             "; perhaps it wants a certificate of the client (`tlsCertificateKeyFile` in the connection string)",
         );
     }
-    StoreError { class, label, message }
+    StoreError {
+        class,
+        label,
+        message,
+        not_applied: false,
+    }
 }

@@ -255,6 +255,7 @@ fn failure(topic: &str, error: &KafkaError) -> Failure {
         step: None,
         attempts: 1,
         message: format!("topic {topic}: {error}"),
+        not_applied: false,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Why: retry, dead letter or stop is decided by class alone, so the class must be right, in one place, for every
 //! variant. Invariants: labels are a bounded set; what is unknown is transient, since waiting loses nothing while a dead
-//! letter could be wrong for every record that follows.
+//! letter could be wrong for every record that follows; of a failure it is said that nothing was applied only where that is certain.
 
 use ::scylla::errors::{
     BadQuery, BrokenConnectionError, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError,
@@ -40,6 +40,26 @@ pub fn execution(error: &ExecutionError) -> StoreError {
         class,
         label,
         message: error.to_string(),
+        not_applied: false,
+    }
+}
+
+/// Whether a failed execution has certainly applied nothing: no node was asked, or the one that was asked refused before it sent anything on. It
+/// is so for a write of one partition without a condition that the driver does not take for idempotent: others it may have sent before, and
+/// they may have been applied in part. An overloaded server is not sure of it.
+pub fn not_applied(error: &ExecutionError) -> bool {
+    match error {
+        ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => true,
+        ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => true,
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(e, words)) => match e {
+            DbError::Unavailable { .. } | DbError::IsBootstrapping => true,
+            DbError::RateLimitReached {
+                rejected_by_coordinator,
+                ..
+            } => *rejected_by_coordinator,
+            e => rights_unknown(e, words),
+        },
+        _ => false,
     }
 }
 
@@ -52,7 +72,12 @@ pub fn prepare(error: &PrepareError) -> StoreError {
         } if !words.is_empty() => words.clone(),
         _ => error.to_string(),
     };
-    StoreError { class, label, message }
+    StoreError {
+        class,
+        label,
+        message,
+        not_applied: false,
+    }
 }
 
 /// A session that could not be opened.
@@ -68,6 +93,7 @@ pub fn session(error: &NewSessionError) -> StoreError {
         class,
         label,
         message: error.to_string(),
+        not_applied: false,
     }
 }
 
@@ -115,7 +141,7 @@ fn connection(error: &ConnectionError) -> Verdict {
 fn setup(error: &ConnectionSetupRequestErrorKind) -> Verdict {
     use ConnectionSetupRequestErrorKind as E;
     match error {
-        E::DbError(e, _) => database(e),
+        E::DbError(e, words) => database(e, words),
         E::StartAuthSessionError(_)
         | E::AuthChallengeEvaluationError(_)
         | E::AuthFinishError(_)
@@ -148,9 +174,10 @@ fn use_keyspace(error: &UseKeyspaceError) -> Verdict {
     match error {
         UseKeyspaceError::BadKeyspaceName(_) | UseKeyspaceError::KeyspaceNameMismatch { .. } => (Fatal, "keyspace"),
         // The server's word for a keyspace that is not there, or not for this user.
-        UseKeyspaceError::RequestError(RequestAttemptError::DbError(DbError::Invalid | DbError::Unauthorized, _)) => {
-            (Fatal, "keyspace")
-        }
+        UseKeyspaceError::RequestError(RequestAttemptError::DbError(
+            e @ (DbError::Invalid | DbError::Unauthorized),
+            words,
+        )) if !rights_unknown(e, words) => (Fatal, "keyspace"),
         UseKeyspaceError::RequestError(e) => attempt(e),
         UseKeyspaceError::RequestTimeout(_) => (Transient, "timeout"),
         _ => (Transient, "unknown"),
@@ -163,7 +190,7 @@ fn attempt(error: &RequestAttemptError) -> Verdict {
         RequestAttemptError::CqlRequestSerialization(_) => (Permanent, "too_large"),
         RequestAttemptError::UnableToAllocStreamId => (Transient, "overloaded"),
         RequestAttemptError::BrokenConnectionError(e) => broken(e),
-        RequestAttemptError::DbError(e, _) => database(e),
+        RequestAttemptError::DbError(e, words) => database(e, words),
         RequestAttemptError::BodyExtensionsParseError(_)
         | RequestAttemptError::CqlResultParseError(_)
         | RequestAttemptError::CqlErrorParseError(_)
@@ -180,9 +207,15 @@ fn broken(_: &BrokenConnectionError) -> Verdict {
     (Transient, "connection")
 }
 
-/// What the server answered.
-pub fn database(error: &DbError) -> Verdict {
+/// Whether a refusal says only that the server could not look the user or the rights up: Cassandra's words where that reading of its own failed.
+fn rights_unknown(error: &DbError, words: &str) -> bool {
+    matches!(error, DbError::AuthenticationError | DbError::Unauthorized) && words.starts_with("Unable to perform")
+}
+
+/// What the server answered, with its words.
+pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
+        error if rights_unknown(error, words) => (Transient, "rights_unknown"),
         DbError::SyntaxError => (Permanent, "syntax"),
         DbError::Invalid => (Permanent, "invalid"),
         DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
@@ -233,6 +266,7 @@ pub fn sqlite(error: &rusqlite::Error) -> StoreError {
         class,
         label,
         message: format!("SQLite: {error}"),
+        not_applied: false,
     }
 }
 
@@ -265,6 +299,8 @@ fn sqlite_code(code: ErrorCode) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::scylla::errors::{OperationType, WriteType};
+    use ::scylla::statement::Consistency;
     use std::time::Duration;
 
     #[test]
@@ -290,7 +326,65 @@ mod tests {
     fn a_login_refused_is_fatal() {
         let missing = ConnectionSetupRequestErrorKind::MissingAuthentication;
         assert_eq!(setup(&missing), (Fatal, "authentication"));
-        assert_eq!(database(&DbError::AuthenticationError).0, Fatal);
+        assert_eq!(database(&DbError::AuthenticationError, "wrong password").0, Fatal);
+        assert_eq!(
+            database(&DbError::Unauthorized, "User a has no SELECT permission").0,
+            Fatal
+        );
+    }
+
+    #[test]
+    fn rights_that_the_server_could_not_look_up_are_looked_up_again() {
+        let words = "Unable to perform authorization of permissions: Operation timed out - received only 0 responses.";
+        let refused = RequestAttemptError::DbError(DbError::Unauthorized, words.to_owned());
+        let refused = execution(&ExecutionError::LastAttemptError(refused));
+        assert_eq!((refused.class, refused.label), (Transient, "rights_unknown"));
+        let login = ConnectionSetupRequestErrorKind::DbError(
+            DbError::AuthenticationError,
+            "Unable to perform authentication: Cannot achieve consistency level LOCAL_ONE".to_owned(),
+        );
+        assert_eq!(setup(&login), (Transient, "rights_unknown"));
+        let refused = RequestAttemptError::DbError(DbError::Unauthorized, words.to_owned());
+        assert_eq!(use_keyspace(&UseKeyspaceError::RequestError(refused)).0, Transient);
+    }
+
+    #[test]
+    fn only_what_was_refused_before_it_was_sent_on_is_not_applied() {
+        let answered = |e: DbError| ExecutionError::LastAttemptError(RequestAttemptError::DbError(e, String::new()));
+        let limit = |rejected_by_coordinator| DbError::RateLimitReached {
+            op_type: OperationType::Write,
+            rejected_by_coordinator,
+        };
+        let unavailable = DbError::Unavailable {
+            consistency: Consistency::Quorum,
+            required: 2,
+            alive: 1,
+        };
+        for sure in [
+            ExecutionError::EmptyPlan,
+            ExecutionError::ConnectionPoolError(ConnectionPoolError::Initializing),
+            ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId),
+            answered(unavailable),
+            answered(DbError::IsBootstrapping),
+            answered(limit(true)),
+        ] {
+            assert!(not_applied(&sure), "{sure}");
+            assert_eq!(execution(&sure).class, Transient, "{sure}");
+        }
+        for unsure in [
+            ExecutionError::RequestTimeout(Duration::from_secs(1)),
+            answered(DbError::Overloaded),
+            answered(DbError::ServerError),
+            answered(limit(false)),
+            answered(DbError::WriteTimeout {
+                consistency: Consistency::Quorum,
+                received: 0,
+                required: 2,
+                write_type: WriteType::Simple,
+            }),
+        ] {
+            assert!(!not_applied(&unsure), "{unsure}");
+        }
     }
 
     #[test]

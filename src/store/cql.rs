@@ -137,6 +137,11 @@ impl<'t> Scanned<'t> {
         self.tokens.get(i).is_some_and(|t| t.kind == TokenKind::Symbol(symbol))
     }
 
+    /// Whether a keyword stands anywhere.
+    pub fn has_word(&self, word: &str) -> bool {
+        (0..self.tokens.len()).any(|i| self.is_word(i, word))
+    }
+
     /// The first place of a keyword outside all parentheses.
     pub fn find_word(&self, word: &str) -> Option<usize> {
         let mut depth = 0i32;
@@ -147,6 +152,63 @@ impl<'t> Scanned<'t> {
                 _ => {}
             }
             depth == 0 && self.is_word(*i, word)
+        })
+    }
+
+    /// The column that token `i` names, as the database keeps its name.
+    fn name(&self, i: usize) -> Option<String> {
+        match self.tokens.get(i)?.kind {
+            TokenKind::Word => Some(self.str(i).to_ascii_lowercase()),
+            TokenKind::QuotedName => Some(self.str(i).trim_matches('"').to_owned()),
+            _ => None,
+        }
+    }
+
+    /// The parts between commas outside brackets, from token `from` to the bracket that closes, or to `end`.
+    fn parts(&self, from: usize, end: usize) -> Vec<Range<usize>> {
+        let (mut parts, mut start, mut depth) = (Vec::new(), from, 0i32);
+        let mut stop = end;
+        for i in from..end {
+            match self.tokens[i].kind {
+                TokenKind::Symbol('(' | '[' | '{') => depth += 1,
+                TokenKind::Symbol(')' | ']' | '}') if depth == 0 => {
+                    stop = i;
+                    break;
+                }
+                TokenKind::Symbol(')' | ']' | '}') => depth -= 1,
+                TokenKind::Symbol(',') if depth == 0 => {
+                    parts.push(start..i);
+                    start = i + 1;
+                }
+                _ => {}
+            }
+        }
+        if start < stop {
+            parts.push(start..stop);
+        }
+        parts
+    }
+
+    /// Whether a value is `null` or `[]`: either removes what is stored, and can be repeated.
+    fn is_nothing(&self, value: &Range<usize>) -> bool {
+        match value.len() {
+            1 => self.is_word(value.start, "null"),
+            2 => self.is_symbol(value.start, '[') && self.is_symbol(value.start + 1, ']'),
+            _ => false,
+        }
+    }
+
+    /// Whether the select list may have a `*` for all columns.
+    pub fn selects_all(&self) -> bool {
+        let from = self.find_word("from").unwrap_or(self.tokens.len());
+        let mut depth = 0i32;
+        (0..from).any(|i| {
+            match self.tokens[i].kind {
+                TokenKind::Symbol('(') => depth += 1,
+                TokenKind::Symbol(')') => depth -= 1,
+                _ => {}
+            }
+            depth == 0 && self.is_symbol(i, '*')
         })
     }
 
@@ -287,6 +349,73 @@ pub fn unrepeatable(cql: &str, markers: &[Marker]) -> Option<String> {
         }
     }
     None
+}
+
+/// What a statement does that cannot be repeated where it does it to a list that is not frozen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListUse {
+    /// Gives a column a whole value. The server removes the old elements, and puts each new one in under an identity that it makes anew: with
+    /// the same timestamp a second time, each is there twice.
+    Whole(String),
+    /// Gives any columns their values, by JSON.
+    Json,
+    /// Deletes an element by its index: a second time, the one that has taken its place.
+    Element(String),
+}
+
+/// All such uses of a write, whatever the columns' types are.
+pub fn list_uses(cql: &str) -> Vec<ListUse> {
+    let scanned = scan(cql);
+    let count = scanned.tokens.len();
+    if scanned.is_word(0, "insert") {
+        let Some(open) = (0..count).find(|i| scanned.is_symbol(*i, '(')) else {
+            return if (0..count).any(|i| scanned.is_word(i, "json")) {
+                vec![ListUse::Json]
+            } else {
+                Vec::new()
+            };
+        };
+        // A function may be called inside the JSON form, and no column list stands before that.
+        if (0..open).any(|i| scanned.is_word(i, "json")) {
+            return vec![ListUse::Json];
+        }
+        let columns = scanned.parts(open + 1, count);
+        let after = columns.last().map_or(count, |part| part.end);
+        let Some(values) = (after..count).find(|i| scanned.is_word(*i, "values")) else {
+            return Vec::new();
+        };
+        let values = scanned.parts(values + 2, count);
+        let pairs = columns.into_iter().zip(values);
+        return pairs
+            .filter(|(_, value)| !scanned.is_nothing(value))
+            .filter_map(|(column, _)| scanned.name(column.start).map(ListUse::Whole))
+            .collect();
+    }
+    if scanned.is_word(0, "update") {
+        let Some(set) = scanned.find_word("set") else {
+            return Vec::new();
+        };
+        let end = scanned.find_word("where").unwrap_or(count);
+        let uses = scanned.parts(set + 1, end).into_iter().filter_map(|part| {
+            let name = scanned.name(part.start)?;
+            if scanned.is_symbol(part.start + 1, '[') {
+                let null = scanned.is_symbol(part.end.saturating_sub(2), '=') && scanned.is_word(part.end - 1, "null");
+                return null.then_some(ListUse::Element(name));
+            }
+            let whole = scanned.is_symbol(part.start + 1, '=') && !scanned.is_nothing(&(part.start + 2..part.end));
+            whole.then_some(ListUse::Whole(name))
+        });
+        return uses.collect();
+    }
+    if scanned.is_word(0, "delete") {
+        let end = scanned.find_word("from").unwrap_or(count);
+        let parts = scanned.parts(1, end).into_iter();
+        let elements = parts.filter(|part| scanned.is_symbol(part.start + 1, '['));
+        return elements
+            .filter_map(|part| scanned.name(part.start).map(ListUse::Element))
+            .collect();
+    }
+    Vec::new()
 }
 
 /// Whether each of these columns is compared by `=` or `IN` behind WHERE.
@@ -469,6 +598,19 @@ mod tests {
     }
 
     #[test]
+    fn a_selection_of_all_columns_is_recognised() {
+        for (cql, all) in [
+            ("SELECT * FROM t WHERE k = :k", true),
+            ("select /* a */ * from t", true),
+            ("SELECT count(*) FROM t WHERE k = :k", false),
+            ("SELECT a, \"*\" FROM t WHERE b = '*'", false),
+            ("SELECT a FROM t /* * */", false),
+        ] {
+            assert_eq!(scan(cql).selects_all(), all, "{cql}");
+        }
+    }
+
+    #[test]
     fn statements_that_cannot_be_repeated_are_known() {
         let of = |ty: ColumnType| vec![Marker { name: "x".into(), ty }];
         let list = of(ColumnType::List(Box::new(ColumnType::Int)));
@@ -499,7 +641,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_a_write_does_to_lists_is_known() {
+        let whole =
+            |names: &[&str]| -> Vec<ListUse> { names.iter().map(|n| ListUse::Whole((*n).to_owned())).collect() };
+        let element = |name: &str| vec![ListUse::Element(name.to_owned())];
+        for (cql, wanted) in [
+            (
+                "INSERT INTO k.t (a, B, \"C\") VALUES (:x, f(1, 2), [:y, 'z'])",
+                whole(&["a", "b", "C"]),
+            ),
+            (
+                "insert into t (k, l, m) values (:k, null, []) using ttl 5",
+                whole(&["k"]),
+            ),
+            ("INSERT INTO t JSON :doc", vec![ListUse::Json]),
+            ("INSERT INTO t JSON toJson(:doc)", vec![ListUse::Json]),
+            (
+                "UPDATE t SET l = :x, n = n + 1, \"M\" = {'a': [1, 2]} WHERE k = :k",
+                whole(&["l", "n", "M"]),
+            ),
+            ("UPDATE t USING TTL 5 SET l = null, m = [] WHERE k = 1", whole(&[])),
+            ("UPDATE t SET l[:i] = :x, s += :y WHERE l = :k", whole(&[])),
+            ("UPDATE t SET l[0] = null WHERE k = 1", element("l")),
+            ("DELETE l[:i], a FROM t WHERE k = :k", element("l")),
+            ("DELETE a, \"L\"[0] FROM t WHERE k = :k", element("L")),
+            ("DELETE FROM t WHERE k = :k", vec![]),
+            ("SELECT l FROM t WHERE k = :k", vec![]),
+        ] {
+            assert_eq!(list_uses(cql), wanted, "{cql}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_statement_breaks_what_is_said_of_lists(
+            verb in "(INSERT INTO t|UPDATE t SET|DELETE|)", rest in "([a-z]{1,3}|VALUES|FROM|WHERE|null|json|:x|[(),=\\[\\]{}+ ]){0,20}",
+        ) {
+            list_uses(&format!("{verb} {rest}"));
+        }
+
         #[test]
         fn tokens_lie_in_order_and_inside(text in "\\PC{0,60}") {
             let mut end = 0;

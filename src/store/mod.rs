@@ -245,6 +245,8 @@ pub struct StoreError {
     pub label: &'static str,
     /// The whole story, for people.
     pub message: String,
+    /// Whether it is certain that what was asked for has not been done, so that asking again cannot do it twice.
+    pub not_applied: bool,
 }
 
 impl StoreError {
@@ -254,6 +256,7 @@ impl StoreError {
             class: Class::Permanent,
             label,
             message: message.into(),
+            not_applied: false,
         }
     }
 
@@ -263,6 +266,7 @@ impl StoreError {
             class: Class::Fatal,
             label,
             message: message.into(),
+            not_applied: false,
         }
     }
 
@@ -272,6 +276,7 @@ impl StoreError {
             class: Class::Transient,
             label,
             message: message.into(),
+            not_applied: false,
         }
     }
 }

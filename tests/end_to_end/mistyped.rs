@@ -33,12 +33,12 @@ const SCHEMA: &str = r#"{"type": "record", "name": "Event", "namespace": "com.ac
 const TABLES: [(&str, &str); 3] = [
     (
         "profiles",
-        "user text PRIMARY KEY, name text, score double, age int, tags list<text>, worth decimal",
+        "user text PRIMARY KEY, name text, score double, age int, tags frozen<list<text>>, worth decimal",
     ),
     ("pairs", "a text, b bigint, v text, PRIMARY KEY ((a, b))"),
     (
         "events",
-        "user text, at timestamp, amount double, n int, big bigint, flag boolean, id uuid, tags list<text>, day date, \
+        "user text, at timestamp, amount double, n int, big bigint, flag boolean, id uuid, tags frozen<list<text>>, day date, \
          price decimal, raw blob, counts map<text, bigint>, note text, PRIMARY KEY (user, at)",
     ),
 ];

@@ -37,7 +37,7 @@ use tokio::sync::OnceCell;
 
 use many::all_rows_are_taken_page_by_page_and_no_more_than_declared;
 
-const KEYSPACE: &str = "messina_store_suite_1";
+const KEYSPACE: &str = "messina_store_suite_2";
 
 /// Columns of the table `kinds`, alike in both dialects but for the quotes.
 const KINDS: &[(&str, &str)] = &[
@@ -147,7 +147,12 @@ async fn scylla() -> Option<Fixture> {
 
 async fn create_schema(options: ScyllaOptions) {
     let store = ScyllaStore::connect(&options).await.unwrap();
-    let kinds: Vec<_> = KINDS.iter().map(|(name, ty)| format!("{name} {ty}")).collect();
+    // A list is written whole, which can be repeated where it is frozen.
+    let column = |(name, ty): &(&str, &str)| match ty.starts_with("list<") {
+        true => format!("{name} frozen<{ty}>"),
+        false => format!("{name} {ty}"),
+    };
+    let kinds: Vec<_> = KINDS.iter().map(column).collect();
     let kinds = kinds.join(", ");
     let ks = KEYSPACE;
     for statement in [
@@ -158,9 +163,12 @@ async fn create_schema(options: ScyllaOptions) {
         format!("CREATE TABLE IF NOT EXISTS {ks}.kinds (id text PRIMARY KEY, {kinds})"),
         format!("CREATE TABLE IF NOT EXISTS {ks}.items (id text, seq int, a text, b bigint, PRIMARY KEY (id, seq))"),
         format!(
-            "CREATE TABLE IF NOT EXISTS {ks}.homes (id text PRIMARY KEY, home address, homes list<frozen<address>>)"
+            "CREATE TABLE IF NOT EXISTS {ks}.homes (id text PRIMARY KEY, home address, homes frozen<list<address>>)"
         ),
         format!("CREATE TABLE IF NOT EXISTS {ks}.counts (id text PRIMARY KEY, n counter)"),
+        format!(
+            "CREATE TABLE IF NOT EXISTS {ks}.lists (id text PRIMARY KEY, a list<int>, b frozen<list<int>>, m map<int, int>)"
+        ),
     ] {
         store.session().query_unpaged(statement, ()).await.unwrap();
     }
@@ -672,6 +680,59 @@ async fn statements_that_cannot_be_repeated_are_refused(store: &AnyStore) {
     let cql = "INSERT INTO items (id, seq) VALUES (:id, :seq) IF NOT EXISTS";
     let error = store.prepare(cql, &StatementOptions::write()).await.unwrap_err();
     assert_eq!((error.class, error.label), (Class::Permanent, "invalid"), "{error}");
+}
+
+#[tokio::test]
+async fn lists_that_would_be_doubled_are_refused_on_cql() {
+    let Some(fixture) = scylla().await else { return };
+    for (cql, sound) in [
+        ("INSERT INTO lists (id, a) VALUES (:id, :v)", false),
+        ("UPDATE lists SET a = :v WHERE id = :id", false),
+        ("DELETE a[:i] FROM lists WHERE id = :id", false),
+        ("INSERT INTO lists (id, b) VALUES (:id, :v)", true),
+        ("UPDATE lists SET b = :v WHERE id = :id", true),
+        ("DELETE m[:i] FROM lists WHERE id = :id", true),
+        ("DELETE a FROM lists WHERE id = :id", true),
+    ] {
+        let options = StatementOptions::write();
+        let prepared = fixture.store.prepare(cql, &options).await;
+        assert_eq!(prepared.is_ok(), sound, "{cql}: {prepared:?}");
+        if let Err(error) = prepared {
+            assert!(error.message.contains("cannot be repeated"), "{cql}: {error}");
+            let options = StatementOptions {
+                idempotent: false,
+                ..options
+            };
+            fixture.store.prepare(cql, &options).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn all_columns_of_a_table_that_changes_are_not_mixed_up_on_cql() {
+    let Some(fixture) = scylla().await else { return };
+    let AnyStore::Scylla(store) = &fixture.store else {
+        unreachable!()
+    };
+    let table = unique("changing").replace('-', "_");
+    let session = store.session();
+    for cql in [
+        format!("CREATE TABLE {table} (id text PRIMARY KEY, b int)"),
+        format!("INSERT INTO {table} (id, b) VALUES ('x', 7)"),
+    ] {
+        session.query_unpaged(cql, ()).await.unwrap();
+    }
+    let all = lookup(&fixture.store, &format!("SELECT * FROM {table} WHERE id = :id")).await;
+    let named = lookup(&fixture.store, &format!("SELECT id, b FROM {table} WHERE id = :id")).await;
+    let row: Row = Box::new([string("x"), Value::Int(7)]);
+    assert_eq!(store.lookup(&all, &[string("x")]).await.unwrap(), Some(row.clone()));
+    session
+        .query_unpaged(format!("ALTER TABLE {table} ADD a int"), ())
+        .await
+        .unwrap();
+    assert_eq!(store.lookup(&named, &[string("x")]).await.unwrap(), Some(row));
+    let error = store.lookup(&all, &[string("x")]).await.unwrap_err();
+    assert_eq!((error.class, error.label), (Class::Fatal, "columns_changed"), "{error}");
 }
 
 async fn misuse_is_fatal(store: &AnyStore) {

@@ -13,8 +13,10 @@ pub(super) enum Token<'a> {
     Marker(&'a str),
     /// `?`
     Positional,
-    /// A string, a quoted name, or a number.
+    /// A string or a quoted name.
     Literal,
+    /// A number, or another constant that begins with a digit.
+    Number,
     /// Any other character.
     Symbol(char),
 }
@@ -34,7 +36,7 @@ pub(super) fn tokens(text: &str) -> Vec<(Token<'_>, Range<usize>)> {
         let rest = &text[at..];
         let (token, length) = if first.is_ascii_digit() {
             (
-                Some(Token::Literal),
+                Some(Token::Number),
                 rest.find(|c: char| !(c.is_alphanumeric() || c == '.'))
                     .unwrap_or(rest.len()),
             )
@@ -136,6 +138,13 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
         if insert {
             continue;
         }
+        if let Some(last) = deleted(tokens, index) {
+            return found(
+                "an element of a list deleted by its index: a second time it is another one",
+                last,
+                false,
+            );
+        }
         // `x = x + …`, `x = … + x` and `x += …`: a counter, or an append or prepend to a list.
         let Token::Word(column) = *token else {
             continue;
@@ -172,6 +181,20 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
     None
 }
 
+/// Where an element is deleted by what may be the index of a list (`DELETE l[0] FROM …`), if its column stands at `index`. A text is the key of
+/// a map.
+fn deleted(tokens: &[(Token<'_>, Range<usize>)], index: usize) -> Option<usize> {
+    let at = |index: usize| tokens.get(index).map(|(token, _)| *token);
+    let from = tokens.iter().position(|(token, _)| token.is("from"))?;
+    let place = at(0).is_some_and(|token| token.is("delete")) && (1..from).contains(&index);
+    let name = matches!(at(index), Some(Token::Word(_) | Token::Literal)) && at(index + 1) == Some(Token::Symbol('['));
+    let key = matches!(
+        at(index + 2),
+        Some(Token::Marker(_) | Token::Positional | Token::Number)
+    );
+    (place && name && key).then_some(index + 3)
+}
+
 /// Whether the list literal that `tokens` begins with is followed by `+ column`.
 fn prepends(tokens: &[(Token<'_>, Range<usize>)], column: &str) -> bool {
     let close = tokens.iter().position(|(token, _)| *token == Token::Symbol(']'));
@@ -201,6 +224,15 @@ mod tests {
         assert_eq!(certain("UPDATE t SET l += ['a'] WHERE id = :id"), Some(true));
         assert_eq!(certain("INSERT INTO t (a) VALUES (:a) IF NOT EXISTS"), Some(true));
         assert_eq!(certain("INSERT INTO t (a, b) VALUES (:a, uuid())"), Some(true));
+    }
+
+    #[test]
+    fn an_element_that_is_deleted_may_be_one_of_a_list() {
+        assert_eq!(certain("DELETE l[0] FROM t WHERE id = :id"), Some(false));
+        assert_eq!(certain("delete a, \"L\"[:i] from t where id = :id"), Some(false));
+        assert_eq!(certain("DELETE m['key'] FROM t WHERE id = :id"), None);
+        assert_eq!(certain("DELETE a, b FROM t WHERE id = :id"), None);
+        assert_eq!(certain("UPDATE t SET m[0] = :x WHERE id = :id"), None);
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Attempts<'_> {
             return Err(Failure { attempts, ..error });
         }
         // It may have happened: repeating could do it twice.
-        let twice = asked && !idempotent;
+        let twice = asked && !error.not_applied && !idempotent;
         if twice || self.policy.is_over(self.tries, now) {
             let what = if twice {
                 "the write is not idempotent and was not repeated"

@@ -308,13 +308,13 @@ async fn without_a_dead_letter_topic_a_permanent_failure_stops_the_pipeline() {
     }
 }
 
-#[tokio::test]
-async fn a_write_that_is_not_idempotent_is_never_repeated() {
+/// A write that is not idempotent, and fails first like this.
+async fn fails_once_at_its_write(error: StoreError) -> Bench {
     let steps = STEPS.replace("when = \"user.score > 1.0\"\n", "") + "idempotent = false\n";
     let mut bench = bench(&steps).await;
     bench.user(1, "ann", 2.5);
     let event = bench.event(0, 1, "click", false);
-    // The look-up passes, the write times out.
+    // The look-up passes, the write fails.
     let runtime = bench.runtime.clone();
     bench.store.set_latency(Duration::from_millis(20));
     let store = bench.store.clone();
@@ -322,15 +322,33 @@ async fn a_write_that_is_not_idempotent_is_never_repeated() {
         while store.calls() < 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        store.fail_next(StoreError::transient("timeout", "no answer"));
+        store.fail_next(error);
     });
     runtime.process(event).await;
     fails.await.unwrap();
+    bench
+}
+
+#[tokio::test]
+async fn a_write_that_is_not_idempotent_is_never_repeated() {
+    let bench = fails_once_at_its_write(StoreError::transient("timeout", "no answer")).await;
     match bench.end() {
         How::Fatal(failure) => assert!(failure.message.contains("not repeated"), "{failure}"),
         other => panic!("{other:?}"),
     }
     assert_eq!(bench.store.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_write_that_was_certainly_not_applied_is_made_again_idempotent_or_not() {
+    let refused = StoreError {
+        not_applied: true,
+        ..StoreError::transient("unavailable", "too few nodes are alive")
+    };
+    let bench = fails_once_at_its_write(refused).await;
+    assert!(!matches!(bench.end(), How::Fatal(_)));
+    assert_eq!(bench.store.writes().len(), 1);
+    assert_eq!(bench.store.calls(), 3);
 }
 
 #[tokio::test]

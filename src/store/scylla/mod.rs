@@ -2,7 +2,8 @@
 //!
 //! Why these choices, from measurements: a plain `Session` with prepared statements held by [`Statement`], since a
 //! `CachingSession` looks each one up by its text for up to 0.5 µs more a request (the driver prepares again by itself
-//! when the schema changes, either way); cached result metadata; one connection a shard, for fewer system calls.
+//! when the schema changes, either way); cached result metadata, but for `SELECT *`, whose columns change with the table; one connection a
+//! shard, for fewer system calls.
 //!
 //! Invariants: a write's timestamp is the caller's (in the request, which means what `USING TIMESTAMP` does; a clause
 //! in the text wins over it); a null is bound as UNSET; a statement that is not idempotent is never repeated by the
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use ::scylla::client::session::Session;
+use ::scylla::frame::response::result::{CollectionType, ColumnType as Driver};
 use ::scylla::policies::speculative_execution::SimpleSpeculativeExecutionPolicy;
 use ::scylla::response::query_result::QueryResult;
 use ::scylla::response::{PagingState, PagingStateResponse};
@@ -74,6 +76,10 @@ pub struct ScyllaStatement {
     handles: Mutex<Vec<PreparedStatement>>,
     warned: AtomicBool,
     group: Option<grouped::Grouping>,
+    /// It selects `*`, so that an answer's columns are compared with those that were prepared.
+    all_columns: bool,
+    /// It is written once, to one partition and without a condition, so that a refusal may tell that nothing was applied.
+    once: bool,
 }
 
 impl ScyllaStore {
@@ -160,9 +166,31 @@ impl ScyllaStore {
         ))
     }
 
-    fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, select_all_pages: bool) {
+    /// Refuses a write that cannot be repeated because of a list: the text alone does not tell which columns are lists that are not frozen.
+    async fn check_lists(&self, text: &str, table: Option<(&str, &str)>) -> Result<(), StoreError> {
+        let uses = cql::list_uses(text);
+        let Some((keyspace, name)) = table.filter(|_| !uses.is_empty()) else {
+            return Ok(());
+        };
+        if self.primary_key(keyspace, name).is_none() {
+            // It has just been made, perhaps. Where it stays unknown, nothing can be said of it.
+            let _ = self.session().refresh_metadata().await;
+        }
+        let state = self.session().get_cluster_state();
+        let table = state.get_keyspace(keyspace).and_then(|k| k.tables.get(name));
+        let Some(table) = table else { return Ok(()) };
+        let lists = table.columns.iter().filter(|(_, column)| is_open_list(&column.typ));
+        let lists: Vec<(&str, String)> = lists
+            .map(|(name, column)| (name.as_str(), ColumnType::from(&column.typ).to_string()))
+            .collect();
+        let why = uses.iter().find_map(|used| doubled(used, &lists));
+        why.map_or(Ok(()), |why| Err(unrepeatable(&why)))
+    }
+
+    fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, scanned: &cql::Scanned<'_>) {
         prepared.set_is_idempotent(options.idempotent);
-        prepared.set_use_cached_result_metadata(true);
+        // What `*` stands for changes with the table, so there each answer says what it has.
+        prepared.set_use_cached_result_metadata(!scanned.selects_all());
         prepared.set_request_timeout(options.timeout);
         if let Some(consistency) = options.consistency {
             prepared.set_consistency(consistency.into());
@@ -170,7 +198,8 @@ impl ScyllaStore {
         if let Some(serial) = options.serial_consistency {
             prepared.set_serial_consistency(Some(serial.into()));
         }
-        if options.kind == Kind::Lookup && !select_all_pages {
+        // An aggregate is computed over pages of this size inside the server, so it keeps the driver's own.
+        if options.kind == Kind::Lookup && !scanned.selects_function() {
             prepared.set_page_size(match options.rows {
                 Rows::First => 1,
                 // One more than is wanted tells that there are more.
@@ -209,7 +238,7 @@ impl Store for ScyllaStore {
         let table = specs
             .map(|s| s.table_spec())
             .next()
-            .map(|t| format!("{}.{}", t.ks_name(), t.table_name()));
+            .map(|t| (t.ks_name().to_owned(), t.table_name().to_owned()));
         let markers: Vec<Marker> = prepared
             .get_variable_col_specs()
             .iter()
@@ -229,11 +258,17 @@ impl Store for ScyllaStore {
             .collect();
         let (markers, group) = grouped::Grouping::of(&prepared, markers, options)?;
         check_kind(text, &markers, &columns, options)?;
+        if options.kind == Kind::Write && options.idempotent {
+            let table = table
+                .as_ref()
+                .map(|(keyspace, table)| (keyspace.as_str(), table.as_str()));
+            self.check_lists(text, table).await?;
+        }
         if options.kind == Kind::Lookup && !options.scan && prepared.get_variable_pk_indexes().is_empty() {
             self.check_partition_key(text, &prepared)?;
         }
-        // An aggregate is computed over pages of this size inside the server, so it keeps the driver's own.
-        self.configure(&mut prepared, options, cql::scan(text).selects_function());
+        let scanned = cql::scan(text);
+        self.configure(&mut prepared, options, &scanned);
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
         partition_key.sort_by_key(|index| index.sequence);
         let stamp = group.as_ref().map_or(usize::MAX, |group| group.stamp);
@@ -250,12 +285,14 @@ impl Store for ScyllaStore {
             cql: text.into(),
             kind: options.kind,
             rows: options.rows,
-            table: table.map(String::into_boxed_str),
+            table: table.map(|(keyspace, table)| format!("{keyspace}.{table}").into_boxed_str()),
             inner: Prepared::Scylla(ScyllaStatement {
                 prepared,
                 handles: Mutex::default(),
                 warned: AtomicBool::new(false),
                 group,
+                all_columns: scanned.selects_all(),
+                once: !options.idempotent && !scanned.has_word("if") && !scanned.has_word("in"),
             }),
         })
     }
@@ -282,7 +319,7 @@ impl Store for ScyllaStore {
                 .await
                 .map_err(|e| self.failed(&e))?;
             inner.warn(statement, &result);
-            if !row::gather(result, &statement.columns, &mut gather)? {
+            if !row::gather(result, &statement.columns, inner.all_columns, &mut gather)? {
                 return Ok(gather.end());
             }
             // A page may be empty though rows follow: the server counts filtered and deleted ones.
@@ -315,7 +352,10 @@ impl Store for ScyllaStore {
             .session()
             .execute_unpaged(&prepared, &bind)
             .await
-            .map_err(|e| self.failed(&e))?;
+            .map_err(|e| StoreError {
+                not_applied: inner.once && classify::not_applied(&e),
+                ..self.failed(&e)
+            })?;
         inner.give_back(prepared);
         inner.warn(statement, &result);
         Ok(())
@@ -375,11 +415,48 @@ fn check_kind(
     let refused = match options.kind {
         Kind::Lookup if !is_select || columns.is_empty() => Some("a lookup is a SELECT".to_owned()),
         Kind::Write if is_select => Some("a write is an INSERT, UPDATE or DELETE, not a SELECT".to_owned()),
-        Kind::Write if options.idempotent => cql::unrepeatable(text, markers)
-            .map(|why| format!("the statement cannot be repeated: {why}; declare idempotent = false to accept that")),
+        Kind::Write if options.idempotent => {
+            let why = cql::unrepeatable(text, markers);
+            return why.map_or(Ok(()), |why| Err(unrepeatable(&why)));
+        }
         _ => None,
     };
     refused.map_or(Ok(()), |message| Err(StoreError::permanent("invalid", message)))
+}
+
+fn unrepeatable(why: &str) -> StoreError {
+    let message = format!("the statement cannot be repeated: {why}; declare idempotent = false to accept that");
+    StoreError::permanent("invalid", message)
+}
+
+/// Whether a column is a list of which elements can be written one by one.
+fn is_open_list(ty: &Driver<'_>) -> bool {
+    matches!(
+        ty,
+        Driver::Collection {
+            frozen: false,
+            typ: CollectionType::List(_)
+        }
+    )
+}
+
+/// Why a use of a column cannot be repeated, where it is among these lists, with their types.
+fn doubled(used: &cql::ListUse, lists: &[(&str, String)]) -> Option<String> {
+    let find = |column: &str| lists.iter().find(|(name, _)| *name == column);
+    let remedy = |ty: &str| format!("make the column frozen<{ty}> or a set");
+    match used {
+        cql::ListUse::Whole(column) => find(column).map(|(name, ty)| {
+            let remedy = remedy(ty);
+            format!("it writes the whole list {name}, which would have each element twice ({remedy})")
+        }),
+        cql::ListUse::Json => lists.first().map(|(name, ty)| {
+            let remedy = remedy(ty);
+            format!("it may write the whole list {name}, which would have each element twice ({remedy})")
+        }),
+        cql::ListUse::Element(column) => find(column).map(|(name, _)| {
+            format!("it deletes an element of the list {name} by its index, and would delete another one (make the column a set)")
+        }),
+    }
 }
 
 impl From<Consistency> for driver::Consistency {
@@ -403,6 +480,45 @@ impl From<SerialConsistency> for driver::SerialConsistency {
         match level {
             SerialConsistency::Serial => driver::SerialConsistency::Serial,
             SerialConsistency::LocalSerial => driver::SerialConsistency::LocalSerial,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::scylla::frame::response::result::NativeType;
+
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_not_frozen_is_not_written_whole() {
+        let list = |frozen| Driver::Collection {
+            frozen,
+            typ: CollectionType::List(Box::new(Driver::Native(NativeType::Int))),
+        };
+        assert!(is_open_list(&list(false)));
+        assert!(!is_open_list(&list(true)));
+        assert!(!is_open_list(&Driver::Native(NativeType::Int)));
+        let lists = [("tags", "list<int>".to_owned())];
+        let why = |cql: &str| cql::list_uses(cql).iter().find_map(|used| doubled(used, &lists));
+        for cql in [
+            "INSERT INTO t (id, tags) VALUES (:id, :v)",
+            "INSERT INTO t JSON :v",
+            "UPDATE t SET a = 1, tags = :v WHERE id = :id",
+        ] {
+            let why = why(cql).unwrap();
+            assert!(
+                why.contains("tags") && why.contains("frozen<list<int>>"),
+                "{cql}: {why}"
+            );
+        }
+        assert!(why("DELETE tags[:i] FROM t WHERE id = :id").unwrap().contains("index"));
+        for cql in [
+            "INSERT INTO t (id, other) VALUES (:tags, :v)",
+            "UPDATE t SET other = :v WHERE id = :tags",
+            "DELETE other[:i], tags FROM t WHERE id = :id",
+        ] {
+            assert_eq!(why(cql), None, "{cql}");
         }
     }
 }

@@ -28,10 +28,19 @@ enum ReadError {
     Convert(#[from] ConvertError),
 }
 
-/// The rows of an answer, one after the other, for as long as `gather` wants more; false where it does not.
-pub(super) fn gather(result: QueryResult, columns: &[Column], gather: &mut Gather) -> Result<bool, StoreError> {
+/// The rows of an answer, one after the other, for as long as `gather` wants more; false where it does not. With `compare` the answer has to
+/// have these columns and no others.
+pub(super) fn gather(
+    result: QueryResult,
+    columns: &[Column],
+    compare: bool,
+    gather: &mut Gather,
+) -> Result<bool, StoreError> {
     let unreadable = |what: String| StoreError::permanent("value", what);
     let rows = result.into_rows_result().map_err(|e| unreadable(e.to_string()))?;
+    if compare {
+        same_columns(rows.column_specs().iter().map(|spec| spec.name()), columns)?;
+    }
     let rows = rows
         .rows::<ColumnIterator<'_, '_>>()
         .map_err(|e| unreadable(e.to_string()))?;
@@ -51,6 +60,17 @@ pub(super) fn gather(result: QueryResult, columns: &[Column], gather: &mut Gathe
         }
     }
     Ok(true)
+}
+
+/// Refuses an answer with other columns than those that the pipeline was checked with: what stands in them would be taken for something else.
+fn same_columns<'n>(found: impl Iterator<Item = &'n str>, columns: &[Column]) -> Result<(), StoreError> {
+    if found.eq(columns.iter().map(|column| column.name.as_str())) {
+        return Ok(());
+    }
+    Err(StoreError::fatal(
+        "columns_changed",
+        "the table's columns have changed since the start, and the look-up selects `*`: restart, or name the columns",
+    ))
 }
 
 fn read(bytes: &[u8], ty: &ColumnType) -> Result<Value<'static>, ReadError> {
@@ -269,6 +289,20 @@ mod tests {
         );
         assert_eq!(read(&[], &ColumnType::Int), Ok(Value::Null));
         assert_eq!(read(&[], &ColumnType::Text), Ok(Value::String("".into())));
+    }
+
+    #[test]
+    fn an_answer_with_other_columns_is_refused() {
+        let columns = ["a", "b"].map(|name| Column {
+            name: name.to_owned(),
+            ty: ColumnType::Int,
+        });
+        assert_eq!(same_columns(["a", "b"].into_iter(), &columns), Ok(()));
+        for found in [&["a"][..], &["a", "aa", "b"], &["a", "b", "c"], &["b", "a"]] {
+            let error = same_columns(found.iter().copied(), &columns).unwrap_err();
+            assert_eq!(error.class, crate::retry::Class::Fatal, "{found:?}");
+            assert!(error.message.contains("name the columns"), "{error}");
+        }
     }
 
     proptest! {

@@ -208,6 +208,7 @@ fn a_collector_hears_what_became_of_a_record() {
         step: Some("profile".into()),
         attempts: 1,
         message: "no row for \"bob@example.org\"".to_owned(),
+        not_applied: false,
     };
     tracer.send(ended(done, 17, None));
     tracer.send(ended(dead, 18, Some(failure)));
