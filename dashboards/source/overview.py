@@ -12,7 +12,7 @@ DASHBOARD = filled(
             number("Lag", "Age of the record that is behind most, over all partitions. This is how late outputs are.", "s", f"max(messina_lag_seconds{{{PIPELINE}}})", "green", (30, "yellow"), (120, "red")),
             number("Dead letters", "Share of the records that became dead letters.", "percentunit", f"sum({rate('messina_dead_letters_total')}) / sum({rate('messina_records_total')})", "green", (0.001, "yellow"), (0.01, "red")),
             number("Stalled partitions", "Partitions with lag that make no progress. Any is one too many.", "short", f"sum(messina_stalled_partitions{{{PIPELINE}}})", "green", (1, "red")),
-            number("Open breakers", "Dependencies whose breaker is open: they fail, and are asked only by a probe.", "short", f"count(messina_breaker_state{{{PROCESS}}} == 2) or vector(0)", "green", (1, "red")),
+            number("Open breakers", "Dependencies whose breaker is open or half-open: they fail, and are asked only by a probe.", "short", f"count(messina_breaker_state{{{PROCESS}}} > 0) or vector(0)", "green", (1, "red")),
         ],
     ),
     (

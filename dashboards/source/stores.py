@@ -7,7 +7,7 @@ DASHBOARD = filled(
     (
         "Breakers",
         [
-            graph("Breakers", "0 closed, 1 half-open (a probe is out), 2 open.", "short", (f"max by (dependency) (messina_breaker_state{{{PROCESS}}})", "{{dependency}}"), top=2, thresholds=[(2, "red")]),
+            graph("Breakers", "0 closed, 1 half-open (open, and a probe is out), 2 open.", "short", (f"max by (dependency) (messina_breaker_state{{{PROCESS}}})", "{{dependency}}"), top=2, thresholds=[(1, "red")]),
             graph("Breakers opened", "Times that a breaker opened, a second.", "cps", (f"sum by (dependency) ({rate('messina_breaker_opens_total', PROCESS)})", "{{dependency}}")),
         ],
     ),

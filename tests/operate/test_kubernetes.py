@@ -9,7 +9,7 @@ import unittest
 from pathlib import Path
 
 import yaml
-from operate import ROOT, prometheus
+from operate import CACHE, ROOT, prometheus
 
 DEPLOY = ROOT / "deploy"
 RENDERED = {path.name: path.read_text() for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) if not path.name.endswith(".values.yaml")}
@@ -104,6 +104,15 @@ class Kubernetes(unittest.TestCase):
                 self.assertIn("memory", container["resources"]["limits"], title)
         self.assertEqual(seen, 4)
 
+    def test_all_pods_go_where_the_values_say(self):
+        values = yaml.safe_load((DEPLOY / "kubernetes/everything.values.yaml").read_text())
+        found = list(pods("everything.yaml"))
+        self.assertEqual(len(found), 2)
+        for title, pod in found:
+            for key in ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"):
+                self.assertEqual(pod[key], values[key], f"{title}: {key}")
+            self.assertEqual(pod["containers"][0]["imagePullPolicy"], "IfNotPresent", title)
+
     def test_the_drain_has_time(self):
         # `shutdown_timeout` is 30 s unless set, and the process ends 15 s after it in any case: docs/operations.md.
         for name in WHOLE:
@@ -146,8 +155,10 @@ class Kubernetes(unittest.TestCase):
             spec = one(name, kind)["spec"]
             self.assertTrue(spec["selector"]["matchLabels"])
             self.assertLessEqual(spec["selector"]["matchLabels"].items(), labels.items(), kind)
-            self.assertIn(spec["jobLabel"], labels, kind)
             self.assertEqual([(endpoint["path"], endpoint["port"] in named) for endpoint in spec[endpoints]], [("/metrics", True)], kind)
+            # The job that MessinaDown and MessinaAbsent ask for.
+            self.assertEqual(spec[endpoints][0]["relabelings"], [{"targetLabel": "job", "replacement": "messina"}], kind)
+            self.assertNotIn("jobLabel", spec, kind)
         self.assertTrue(service["spec"]["publishNotReadyAddresses"], "what is not ready is to be scraped too")
 
     def test_a_prometheusrule_holds_the_rules(self):
@@ -157,10 +168,66 @@ class Kubernetes(unittest.TestCase):
             path.write_text(yaml.safe_dump(spec))
             checked = subprocess.run([prometheus() / "promtool", "check", "rules", path], capture_output=True, text=True)
             self.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
+        self.assertEqual(spec["groups"].pop()["name"], "messina.presence")
         source = yaml.safe_load((DEPLOY / "prometheus/messina.rules.yaml").read_text())
         self.assertEqual(
             yaml.safe_dump(spec).replace("https://runbooks.example/docs/", "docs/"), yaml.safe_dump(source), "rules differ"
         )
+
+    def test_no_process_at_all_is_told(self):
+        spec = one("everything.yaml", "PrometheusRule")["spec"]
+        absent = [rule for group in spec["groups"] for rule in group["rules"] if rule.get("alert") == "MessinaAbsent"]
+        self.assertEqual([rule["labels"]["severity"] for rule in absent], ["page"])
+        self.assertTrue((ROOT / absent[0]["annotations"]["runbook"].removeprefix("https://runbooks.example/")).is_file())
+        told = {"exp_labels": {"severity": "page", "namespace": "messina", "job": "messina"}, "exp_annotations": absent[0]["annotations"]}
+        # Those of other releases and namespaces are not it, and one that does not answer is there.
+        others = [{"series": f'up{{{labels}}}', "values": "1x60"} for labels in ('namespace="messina", job="messina-eu"', 'namespace="eu", job="messina"')]
+        there = {"series": 'up{namespace="messina", job="messina", pod="messina-0"}', "values": "1x5 0x10 _x45"}
+        cases = [(14, []), (20, []), (40, [told])]
+        tests = {
+            "rule_files": ["rules.yaml"],
+            "tests": [
+                {
+                    "interval": "1m",
+                    "input_series": [*others, there],
+                    "alert_rule_test": [{"alertname": "MessinaAbsent", "eval_time": f"{at}m", "exp_alerts": fires} for at, fires in cases],
+                }
+            ],
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "rules.yaml").write_text(yaml.safe_dump(spec))
+            (Path(folder) / "tests.yaml").write_text(yaml.safe_dump(tests))
+            tested = subprocess.run([prometheus() / "promtool", "test", "rules", "tests.yaml"], capture_output=True, text=True, cwd=folder)
+            self.assertEqual(tested.returncode, 0, tested.stdout + tested.stderr)
+
+    if os.environ.get("MESSINA_TEST_LONG"):
+
+        def test_other_names_and_kinds_are_asked_for_too(self):
+            with tempfile.TemporaryDirectory() as folder:  # builds helm
+                subprocess.run(["bash", DEPLOY / "render", folder], check=True)
+
+            def rendered(release, *more):
+                values = (f"monitoring.{what}.enabled=true" for what in ("podMonitor", "rules"))
+                values = [argument for value in (*values, "keda.enabled=true", *more) for argument in ("--set", value)]
+                command = [CACHE / "helm/helm", "template", release, DEPLOY / "helm/messina", "--namespace", "streams", "--kube-version", "1.34.0", *values]
+                text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                return {document["kind"]: document for document in yaml.safe_load_all(text) if document}
+
+            for release, name in (("enrichment", "enrichment-messina"), ("messina-eu", "messina-eu"), ("e" * 53, "e" * 45 + "-messina")):
+                made = rendered(release)
+                self.assertEqual(made["Deployment"]["metadata"]["name"], name)
+                [endpoint] = made["PodMonitor"]["spec"]["podMetricsEndpoints"]
+                self.assertEqual(endpoint["relabelings"], [{"targetLabel": "job", "replacement": name}])
+                absent = made["PrometheusRule"]["spec"]["groups"][-1]["rules"][0]
+                self.assertEqual(absent["expr"], f'absent(up{{namespace="streams", job="{name}"}})')
+            # Without a monitor of the chart nobody knows the job's name.
+            groups = rendered("enrichment", "monitoring.podMonitor.enabled=false")["PrometheusRule"]["spec"]["groups"]
+            self.assertNotIn("messina.presence", [group["name"] for group in groups])
+            query = rendered("messina")["ScaledObject"]["spec"]["triggers"][0]["metadata"]["query"]
+            pattern = re.search(r'pod=~"([^"]*)"', query).group(1)
+            # A long name and its hash are cut, and the last part follows without a dash.
+            for pod, of_it in (("messina-7c9f8b6d5-x2x4z", True), ("messina-7c9x2x4z", True), ("messina-eu-7c9f8b6d5-x2x4z", False), ("messina-eu-0", False)):
+                self.assertEqual(bool(re.fullmatch(pattern, pod)), of_it, pod)
 
     def test_dashboards_are_carried_whole(self):
         carried = {
@@ -180,7 +247,11 @@ class Kubernetes(unittest.TestCase):
         self.assertNotIn("replicas", workload["spec"], "the autoscaler's number and the chart's would fight")
         self.assertEqual(scaled["scaleTargetRef"]["name"], workload["metadata"]["name"])
         # That the query returns data is in test_prometheus.py.
-        self.assertRegex(scaled["triggers"][0]["metadata"]["query"], r"^sum\(messina_lag_records\{")
+        query = scaled["triggers"][0]["metadata"]["query"]
+        self.assertRegex(query, r"^sum\(messina_lag_records\{")
+        pattern = re.search(r'pod=~"([^"]*)"', query).group(1)
+        for pod, of_it in (("messina-0", True), ("messina-12", True), ("messina-eu-0", False), ("messina-eu-7c9f8b6d5-x2x4z", False)):
+            self.assertEqual(bool(re.fullmatch(pattern, pod)), of_it, pod)
 
 
 def one_of_name(name, kind, key):

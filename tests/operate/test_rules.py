@@ -1,7 +1,9 @@
 """Rules pass promtool, each alert is tested on its symptom, and each leads to a runbook."""
 
+import pathlib
 import re
 import subprocess
+import tempfile
 import unittest
 
 from operate import ROOT, RULES, prometheus, rules
@@ -15,8 +17,8 @@ def alerts():
 
 
 class Rules(unittest.TestCase):
-    def promtool(self, *arguments):
-        done = subprocess.run([prometheus() / "promtool", *arguments], capture_output=True, text=True, cwd=RULES.parent)
+    def promtool(self, *arguments, folder=RULES.parent):
+        done = subprocess.run([prometheus() / "promtool", *arguments], capture_output=True, text=True, cwd=folder)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertIn("SUCCESS", done.stdout)
 
@@ -25,6 +27,25 @@ class Rules(unittest.TestCase):
 
     def test_promtool_tests(self):
         self.promtool("test", "rules", TESTS.name)
+
+    def test_the_alert_that_the_documentation_gives_sees_a_first_failure(self):
+        import yaml
+
+        [expression] = re.findall(r"^```promql\n(.*?)^```", (ROOT / "docs/operations.md").read_text(), re.M | re.S)
+        rule = {"alert": "Schema", "expr": expression, "labels": {"severity": "ticket"}}
+        series = 'messina_failures_total{job="messina", instance="a", pipeline="p", step="schema", class="schema", level="error"}'
+        told = [{"exp_labels": {"severity": "ticket", "job": "messina", "pipeline": "p"}}]
+        # It is born at 1 in the 20th minute, and grows in the 60th.
+        cases = [(19, []), (21, told), (28, told), (40, []), (62, told), (80, [])]
+        test = {
+            "interval": "1m",
+            "input_series": [{"series": series, "values": "_x20 1x39 2x40"}],
+            "alert_rule_test": [{"alertname": "Schema", "eval_time": f"{at}m", "exp_alerts": alerts} for at, alerts in cases],
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            pathlib.Path(folder, "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "schema", "rules": [rule]}]}))
+            pathlib.Path(folder, "tests.yaml").write_text(yaml.safe_dump({"rule_files": ["rules.yaml"], "tests": [test]}))
+            self.promtool("test", "rules", "tests.yaml", folder=folder)
 
     def test_each_alert_is_tested_as_firing(self):
         import yaml

@@ -1,5 +1,6 @@
+{{- /* It always contains "messina": it is the job's name, too, and alerts ask for that. */ -}}
 {{- define "messina.name" -}}
-{{- if contains "messina" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ printf "%s-messina" .Release.Name | trunc 53 | trimSuffix "-" }}{{ end -}}
+{{- if contains "messina" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ .Release.Name | trunc 45 | trimSuffix "-" }}-messina{{ end -}}
 {{- end }}
 
 {{- define "messina.selector" -}}
@@ -16,6 +17,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "messina.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- /* Where a pod may run, and with what right: of all pods of the chart. */ -}}
+{{- define "messina.placement" -}}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{ toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "messina.containerSecurity" -}}
@@ -47,11 +67,8 @@ spec:
   automountServiceAccountToken: false
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
-  {{- with .Values.imagePullSecrets }}
-  imagePullSecrets: {{ toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  {{- with include "messina.placement" . | trim }}
+  {{- . | nindent 2 }}
   {{- end }}
   securityContext: {{ include "messina.podSecurity" . | nindent 4 }}
   containers:
@@ -108,13 +125,4 @@ spec:
       topologyKey: topology.kubernetes.io/zone
       whenUnsatisfiable: {{ .Values.topologySpread.zone }}
       labelSelector: { matchLabels: { {{ include "messina.selector" . | replace "\n" ", " }} } }
-  {{- with .Values.nodeSelector }}
-  nodeSelector: {{ toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.tolerations }}
-  tolerations: {{ toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.affinity }}
-  affinity: {{ toYaml . | nindent 4 }}
-  {{- end }}
 {{- end }}
