@@ -36,8 +36,10 @@ pub struct Follower {
     stream: Option<ChangeStream<Change>>,
     token: Option<ResumeToken>,
     has_streams: bool,
-    /// The last reading found much less than was held, or too much to hold.
+    /// The last reading failed, or changes were left out since: what is held may lack something.
     doubted: bool,
+    /// The last reading that came to its end found much less than was held.
+    shrunk: bool,
 }
 
 impl Follower {
@@ -61,6 +63,7 @@ impl Follower {
             token: None,
             has_streams: true,
             doubted: false,
+            shrunk: false,
         }
     }
 
@@ -71,11 +74,16 @@ impl Follower {
         match &result {
             Ok(()) => {
                 self.doubted = false;
+                self.shrunk = false;
                 self.reference.is_current(started);
                 self.metrics.refreshed.inc();
                 self.metrics.seconds.observe(started.elapsed().as_secs_f64());
             }
-            Err(_) => self.metrics.failed.inc(),
+            Err(_) => {
+                // The stream may be a new one, which knows nothing of what the old one would have told.
+                self.doubted = true;
+                self.metrics.failed.inc();
+            }
         }
         self.sample();
         result
@@ -116,14 +124,14 @@ impl Follower {
         self.reference.fits()?;
         let shape = &self.reference.shape;
         if found == 0 && held > 0 {
-            self.doubted = true;
+            self.shrunk = true;
             let message = format!(
                 "{} is empty, and {held} documents were held: they are kept",
                 shape.collection
             );
             return Err(StoreError::permanent("empty", message));
         }
-        if found < held / 2 && !std::mem::replace(&mut self.doubted, true) {
+        if found < held / 2 && !std::mem::replace(&mut self.shrunk, true) {
             let message = format!(
                 "{} has {found} documents, and {held} were held: they are kept until it is read again",
                 shape.collection
@@ -157,10 +165,11 @@ impl Follower {
                             let alive = stream.is_alive();
                             let applied = change.is_none_or(|change| self.apply(&change));
                             again = !alive || !applied;
+                            // While a reading is owed, neither is the copy current nor its back-off over.
                             if !self.doubted && !again {
                                 self.reference.is_current(Instant::now());
+                                attempt = 0;
                             }
-                            attempt = 0;
                         }
                         Err(error) => {
                             self.stream = None;
@@ -256,5 +265,38 @@ impl Follower {
 
     fn sample(&self) {
         self.metrics.show(&self.reference, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::Shape;
+    use crate::reference::server::Server;
+    use crate::store::ColumnType;
+    use crate::telemetry::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_reading_that_fails_leaves_the_copy_in_doubt_and_is_no_reading_that_found_less() {
+        // Nobody listens there.
+        let server = Server::open("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50")
+            .await
+            .unwrap();
+        let reference = Arc::new(Reference::new(Shape {
+            name: "partners".into(),
+            collection: "crm.partners".to_owned(),
+            key: "_id".to_owned(),
+            key_type: ColumnType::Text,
+            fields: Vec::new(),
+            max_bytes: 1 << 20,
+        }));
+        let metrics = ReferenceMetrics::new(&Metrics::new().unwrap(), "partners");
+        let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1), 1.0);
+        let source = server.source("crm.partners", []);
+        let mut follower = Follower::new(reference, source, Duration::ZERO, backoff, metrics);
+        assert!(!follower.doubted);
+        let error = follower.read().await.unwrap_err();
+        assert_eq!(error.class, Class::Transient, "{error}");
+        assert!(follower.doubted && !follower.shrunk);
     }
 }

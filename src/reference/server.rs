@@ -110,10 +110,11 @@ impl Source {
         Ok(documents)
     }
 
-    /// A document of which `key` is one of these values.
+    /// A document of which `key` is one of these values. Asked while pipelines run, and not at their start.
     pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
         let find = self.collection.find_one(doc! { key: { "$in": values } });
-        find.projection(self.projection("")).await.map_err(|e| class(&e))
+        let found = find.projection(self.projection("")).await;
+        found.map_err(|e| while_running(class(&e)))
     }
 
     /// All documents.
@@ -177,5 +178,31 @@ pub fn class(error: &Error) -> StoreError {
         label,
         message,
         not_applied: false,
+    }
+}
+
+/// What an error means for a server that has answered before. The login was taken at the start: what is refused now is being rotated, here
+/// first, or there.
+fn while_running(error: StoreError) -> StoreError {
+    let class = match error.label {
+        "auth" => Class::Transient,
+        _ => error.class,
+    };
+    StoreError { class, ..error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_refused_while_running_may_pass() {
+        let refused = while_running(StoreError::fatal("auth", "MongoDB: SCRAM failure"));
+        assert_eq!((refused.class, refused.label), (Class::Transient, "auth"));
+        assert_eq!(while_running(StoreError::fatal("config", "")).class, Class::Fatal);
+        assert_eq!(
+            while_running(StoreError::permanent("invalid", "")).class,
+            Class::Permanent
+        );
     }
 }

@@ -368,17 +368,13 @@ pub fn list_uses(cql: &str) -> Vec<ListUse> {
     let scanned = scan(cql);
     let count = scanned.tokens.len();
     if scanned.is_word(0, "insert") {
-        let Some(open) = (0..count).find(|i| scanned.is_symbol(*i, '(')) else {
-            return if (0..count).any(|i| scanned.is_word(i, "json")) {
-                vec![ListUse::Json]
-            } else {
-                Vec::new()
-            };
-        };
-        // A function may be called inside the JSON form, and no column list stands before that.
-        if (0..open).any(|i| scanned.is_word(i, "json")) {
+        let open = (0..count).find(|i| scanned.is_symbol(*i, '('));
+        // Behind the table's name, which may be the same word.
+        let mut before = 3..open.unwrap_or(count);
+        if before.any(|i| scanned.is_word(i, "json") && !scanned.is_symbol(i - 1, '.')) {
             return vec![ListUse::Json];
         }
+        let Some(open) = open else { return Vec::new() };
         let columns = scanned.parts(open + 1, count);
         let after = columns.last().map_or(count, |part| part.end);
         let Some(values) = (after..count).find(|i| scanned.is_word(*i, "values")) else {
@@ -657,6 +653,7 @@ mod tests {
             ),
             ("INSERT INTO t JSON :doc", vec![ListUse::Json]),
             ("INSERT INTO t JSON toJson(:doc)", vec![ListUse::Json]),
+            ("INSERT INTO k.json (a) VALUES (:x)", whole(&["a"])),
             (
                 "UPDATE t SET l = :x, n = n + 1, \"M\" = {'a': [1, 2]} WHERE k = :k",
                 whole(&["l", "n", "M"]),
