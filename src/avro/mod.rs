@@ -29,6 +29,7 @@ mod decode;
 mod default;
 mod direct;
 mod draft;
+mod encodable;
 mod encode;
 mod encode_error;
 mod error;

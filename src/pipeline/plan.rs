@@ -79,7 +79,14 @@ pub fn compile(
     let plain = Plan::compile(writer.clone(), &paths).map_err(|e| in_place(whole, e.to_string()))?;
     let types = Types { program, plan: &plain };
     types.check(&mut findings);
-    let new_fields = types.new_fields(&mut findings);
+    let new_fields = match output {
+        // The schema says the types, and takes what does not follow from an expression as it comes.
+        Some(OutputSchema::Fixed(schema)) => {
+            types.into_fields(schema, &mut findings);
+            Vec::new()
+        }
+        _ => types.new_fields(&mut findings),
+    };
     if !findings.is_empty() {
         return Err(findings);
     }
@@ -230,6 +237,22 @@ impl Types<'_> {
         }
     }
 
+    fn into_fields(&self, schema: &Schema, findings: &mut Vec<Finding>) {
+        for (name, place) in &self.program.outputs {
+            if let Some(ty) = self.of(&place.source)
+                && let Err(why) = schema.takes(&name.value, &ty)
+            {
+                let message = format!(
+                    "field '{}' of the output schema cannot take {}: {why}",
+                    name.value, place.what
+                );
+                findings.push(Finding::new(place.span, message).help(
+                    "convert it with a CEL function such as string(...), int(...) or double(...), or change the field's type in the sink's `schema`",
+                ));
+            }
+        }
+    }
+
     fn new_fields(&self, findings: &mut Vec<Finding>) -> Vec<NewField> {
         let mut fields = Vec::new();
         for (name, place) in &self.program.outputs {
@@ -260,30 +283,67 @@ mod tests {
     use crate::pipeline::program;
     use crate::reference::References;
 
+    /// The messages of what does not fit in a pipeline with this sink.
+    async fn found(schema: &str, sink: &str, output: OutputSchema) -> Result<(), String> {
+        let toml = format!(
+            "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
+             [pipelines.p.sink]\ntopic = \"o\"\n{sink}\n"
+        );
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+        let parsed = program::parse(&config.pipelines["p"]).unwrap();
+        let program = parsed
+            .prepare(None, &References::default(), &Default::default())
+            .await
+            .unwrap();
+        compile(&program, Arc::new(Schema::parse(schema).unwrap()), Some(&output))
+            .map(|_| ())
+            .map_err(|found| found.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "))
+    }
+
+    #[tokio::test]
+    async fn new_fields_are_compared_with_those_of_a_given_schema() {
+        let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "name", "type": ["null", "string"]},
+            {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}},
+            {"name": "tags", "type": {"type": "array", "items": "string"}}]}"#;
+        let output = r#"{"type": "record", "name": "O", "fields": [{"name": "id", "type": "long"}, {"name": "score", "type": "double"},
+            {"name": "label", "type": ["null", "string"], "default": null}, {"name": "all", "type": {"type": "array", "items": "string"}, "default": []}]}"#;
+        let output = OutputSchema::Fixed(Arc::new(Schema::parse(output).unwrap()));
+        let findings = async |set: &str| found(input, &format!("set = {{ {set} }}"), output.clone()).await;
+        for good in [
+            "score = \"event.id\"",
+            "score = \"double(event.price)\"",
+            "score = \"2.5\", label = \"event.name\"",
+            "score = \"3\", label = \"null\"",
+            "score = \"3\", all = \"event.tags.map(t, t + '!')\"",
+        ] {
+            assert_eq!(findings(good).await, Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            (
+                "score = \"event.price\"",
+                "event.price: decimal(9, 2) does not go into double",
+            ),
+            ("score = \"event.name\"", "event.name: string does not go into double"),
+            (
+                "score = \"string(event.id)\"",
+                "what this expression gives: string does not go into double",
+            ),
+            ("score = \"null\"", "this literal: null does not go into double"),
+        ] {
+            let wanted = format!("field 'score' of the output schema cannot take {why}");
+            assert_eq!(findings(bad).await, Err(wanted), "{bad}");
+        }
+        let both = findings("score = \"event.price\", label = \"event.id\"")
+            .await
+            .unwrap_err();
+        assert_eq!(both.matches("does not go into").count(), 2, "{both}");
+    }
+
     #[tokio::test]
     async fn a_key_of_a_type_that_has_no_bytes_is_found() {
         let schema = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "price", "type": ["null", "double"]},
             {"name": "tags", "type": {"type": "array", "items": "string"}}, {"name": "kind", "type": {"type": "enum", "name": "K", "symbols": ["a"]}}]}"#;
-        let findings = async |key: &str| {
-            let toml = format!(
-                "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
-                 [pipelines.p.sink]\ntopic = \"o\"\nkey = \"{key}\"\n"
-            );
-            let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
-            let parsed = program::parse(&config.pipelines["p"]).unwrap();
-            let program = parsed
-                .prepare(None, &References::default(), &Default::default())
-                .await
-                .unwrap();
-            let compiled = compile(
-                &program,
-                Arc::new(Schema::parse(schema).unwrap()),
-                Some(&OutputSchema::Appended),
-            );
-            compiled
-                .map(|_| ())
-                .map_err(|found| found.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "))
-        };
+        let findings = async |key: &str| found(schema, &format!("key = \"{key}\""), OutputSchema::Appended).await;
         for good in ["event.id", "event.kind", "string(event.price)", "event.id + 1"] {
             assert_eq!(findings(good).await, Ok(()), "{good}");
         }
