@@ -383,12 +383,44 @@ impl Computed {
             result
         })
     }
+
+    /// The types of times whose number the expression gives, where `inputs` are those of each input: a time comes in as a plain number in
+    /// its own unit, and as one it goes out. None where the number is another, several where branches differ.
+    pub fn counts(&self, inputs: &[Vec<Type>]) -> Vec<Type> {
+        counts(&self.tree.expr, inputs)
+    }
+}
+
+fn counts(expr: &Expr, inputs: &[Vec<Type>]) -> Vec<Type> {
+    match expr {
+        Expr::Ident(name) => input(name).and_then(|i| inputs.get(i)).cloned().unwrap_or_default(),
+        Expr::Call(call) => {
+            let arg = |i: usize| {
+                let arg = call.args.get(i);
+                arg.map(|a| counts(&a.expr, inputs)).unwrap_or_default()
+            };
+            match call.func_name.as_str() {
+                "int" => arg(0),
+                operators::CONDITIONAL => [arg(1), arg(2)].concat(),
+                // What is added to a time has no unit of its own. The difference of two is no time.
+                operators::ADD if arg(0).is_empty() => arg(1),
+                operators::ADD | operators::SUBSTRACT if arg(1).is_empty() => arg(0),
+                _ => Vec::new(),
+            }
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The number of the input that a variable stands for.
+fn input(name: &str) -> Option<usize> {
+    name.strip_prefix(INPUT)?.parse().ok()
 }
 
 fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
     match expr {
         Expr::Ident(name) => {
-            let input = inputs.get(name.strip_prefix(INPUT)?.parse::<usize>().ok()?)?;
+            let input = inputs.get(input(name)?)?;
             Some(match input.non_null() {
                 Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {
                     rewrap(Type::Long, input)
@@ -669,6 +701,30 @@ mod tests {
         assert_eq!(t("p.a * 2.0", &[Type::Double]), Some(Type::Double));
         assert_eq!(t("string(p.a)", &[Type::Int]), Some(Type::String));
         assert_eq!(t("p.a.map(x, x)", &[Type::List(Box::new(Type::Int))]), None);
+    }
+
+    #[test]
+    fn a_time_keeps_its_unit_as_a_number() {
+        let (millis, micros) = (Type::Timestamp(Unit::Millis), Type::Timestamp(Unit::Micros));
+        let counts = |text: &str| computed(text, &["p"]).counts(&[vec![micros.clone()], vec![millis.clone()]]);
+        for text in [
+            "p.a != null ? p.a : null",
+            "p.a + 1",
+            "1 + p.a",
+            "p.a - 1",
+            "int(p.a)",
+            "p.a == p.b ? p.a : p.a + 5",
+        ] {
+            let found = counts(text);
+            assert!(
+                !found.is_empty() && found.iter().all(|ty| *ty == micros),
+                "{text}: {found:?}"
+            );
+        }
+        assert_eq!(counts("p.a != null ? p.a : p.b"), [micros.clone(), millis.clone()]);
+        for text in ["p.a / 1000", "p.a - p.b", "p.a + p.b", "p.a > p.b", "string(p.a)"] {
+            assert_eq!(counts(text), [], "{text}");
+        }
     }
 
     #[test]

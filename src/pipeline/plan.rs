@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::evaluate::can_be_key;
 use super::finding::Finding;
-use super::program::{Action, NOW, Place, Program, Source, constant_type, mismatch, not_taken, wrong_key};
-use crate::avro::value::Type;
+use super::program::{Action, NOW, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key};
+use crate::avro::value::{Type, Unit};
 use crate::avro::{NewField, Plan, Schema, Splice, append_fields};
-use crate::store::types::bindable;
+use crate::store::types::{ColumnType, bindable};
 
 /// What reads and rewrites the records of one writer schema.
 #[derive(Debug)]
@@ -135,6 +135,19 @@ fn in_place(span: Option<crate::config::Span>, message: String) -> Vec<Finding> 
         .collect()
 }
 
+/// The remedy for a time in another unit.
+const UNITS: &str = "in an expression a time is a number in its own unit: bring each to the unit that is asked for, as in (...) / 1000 from micros \
+                     to millis; a path alone needs nothing";
+
+/// The unit in which a time is counted, where the type is one: none for days.
+fn unit(ty: &Type) -> Option<Option<Unit>> {
+    match ty {
+        Type::Date => Some(None),
+        Type::Time(unit) | Type::Timestamp(unit) | Type::LocalTimestamp(unit) => Some(Some(*unit)),
+        _ => None,
+    }
+}
+
 /// The types of all sources, for one writer schema.
 struct Types<'a> {
     program: &'a Program,
@@ -156,18 +169,12 @@ impl Types<'_> {
                 Action::Lookup(lookup) => lookup.statement.records()?.nullable(),
                 _ => return None,
             },
-            Source::Named(index) => self.program.steps.iter().find_map(|step| match &step.action {
-                Action::Set { first, values } => {
-                    values
-                        .get(index.checked_sub(*first)?)
-                        .and_then(|(_, place)| self.of(&place.source))
-                        .map(|ty| {
-                            // A step that did not run leaves its names null.
-                            if step.when.is_some() { ty.nullable() } else { ty }
-                        })
-                }
-                _ => None,
-            })?,
+            Source::Named(index) => {
+                let (step, place) = self.named(*index)?;
+                let ty = self.of(&place.source)?;
+                // A step that did not run leaves its names null.
+                if step.when.is_some() { ty.nullable() } else { ty }
+            }
             Source::Constant(value) => constant_type(value)?,
             Source::Now => NOW,
             Source::Computed(c) => {
@@ -175,6 +182,51 @@ impl Types<'_> {
                 c.expression.result_type(&inputs)?
             }
         })
+    }
+
+    /// A value of a `set` step, and the step.
+    fn named(&self, index: usize) -> Option<(&Step, &Place)> {
+        self.program.steps.iter().find_map(|step| match &step.action {
+            Action::Set { first, values } => {
+                let (_, place) = values.get(index.checked_sub(*first)?)?;
+                Some((step, place))
+            }
+            _ => None,
+        })
+    }
+
+    /// The types of times that a source gives as plain numbers: to CEL a time is one.
+    fn counts(&self, source: &Source) -> Vec<Type> {
+        match source {
+            Source::Computed(computed) => {
+                let of = |input: &Source| {
+                    let counts = self.counts(input);
+                    let own = self.of(input).map(|ty| ty.non_null().clone());
+                    match own.filter(|ty| counts.is_empty() && unit(ty).is_some()) {
+                        Some(time) => vec![time],
+                        None => counts,
+                    }
+                };
+                let inputs: Vec<_> = computed.inputs.iter().map(of).collect();
+                computed.expression.counts(&inputs)
+            }
+            Source::Named(index) => self
+                .named(*index)
+                .map(|(_, place)| self.counts(&place.source))
+                .unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Why a number that a source gives is not what it would be taken for, where it counts a time in another unit.
+    fn other_unit(&self, source: &Source, target: &Type) -> Option<String> {
+        let wanted = unit(target.non_null())?;
+        let counts = self.counts(source);
+        let other = counts.iter().find(|ty| unit(ty) != Some(wanted))?;
+        let target = target.non_null();
+        Some(format!(
+            "its number counts as {other} does, and would be taken for {target}"
+        ))
     }
 
     fn check(&self, findings: &mut Vec<Finding>) {
@@ -220,6 +272,12 @@ impl Types<'_> {
             {
                 findings.push(mismatch(place, &marker.name, &why));
             }
+            if marker.ty == ColumnType::Timestamp
+                && let Some(why) = self.other_unit(&place.source, &Type::Timestamp(Unit::Millis))
+            {
+                let message = format!("marker :{} cannot take {}: {why}", marker.name, place.what);
+                findings.push(Finding::new(place.span, message).help(UNITS));
+            }
         }
     }
 
@@ -238,17 +296,21 @@ impl Types<'_> {
     }
 
     fn into_fields(&self, schema: &Schema, findings: &mut Vec<Finding>) {
+        let cannot = |name: &str, place: &Place, why: String| {
+            let message = format!("field '{name}' of the output schema cannot take {}: {why}", place.what);
+            Finding::new(place.span, message)
+        };
         for (name, place) in &self.program.outputs {
             if let Some(ty) = self.of(&place.source)
                 && let Err(why) = schema.takes(&name.value, &ty)
             {
-                let message = format!(
-                    "field '{}' of the output schema cannot take {}: {why}",
-                    name.value, place.what
-                );
-                findings.push(Finding::new(place.span, message).help(
+                findings.push(cannot(&name.value, place, why).help(
                     "convert it with a CEL function such as string(...), int(...) or double(...), or change the field's type in the sink's `schema`",
                 ));
+            } else if let Some(target) = schema.field_type(&name.value)
+                && let Some(why) = self.other_unit(&place.source, &target)
+            {
+                findings.push(cannot(&name.value, place, why).help(UNITS));
             }
         }
     }
@@ -282,17 +344,29 @@ mod tests {
     use crate::config;
     use crate::pipeline::program;
     use crate::reference::References;
+    use crate::store::AnyStore;
+    use crate::store::memory::MemoryStore;
 
     /// The messages of what does not fit in a pipeline with this sink.
     async fn found(schema: &str, sink: &str, output: OutputSchema) -> Result<(), String> {
+        found_with(None, schema, sink, output).await
+    }
+
+    /// The same, with a database; `rest` is what stands behind the sink's topic.
+    async fn found_with(
+        store: Option<&AnyStore>,
+        schema: &str,
+        rest: &str,
+        output: OutputSchema,
+    ) -> Result<(), String> {
         let toml = format!(
             "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
-             [pipelines.p.sink]\ntopic = \"o\"\n{sink}\n"
+             [pipelines.p.sink]\ntopic = \"o\"\n{rest}\n"
         );
         let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
         let parsed = program::parse(&config.pipelines["p"]).unwrap();
         let program = parsed
-            .prepare(None, &References::default(), &Default::default())
+            .prepare(store, &References::default(), &Default::default())
             .await
             .unwrap();
         compile(&program, Arc::new(Schema::parse(schema).unwrap()), Some(&output))
@@ -337,6 +411,73 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(both.matches("does not go into").count(), 2, "{both}");
+    }
+
+    #[tokio::test]
+    async fn a_time_that_became_a_number_is_not_taken_for_another_unit() {
+        let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"},
+            {"name": "updated", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},
+            {"name": "created", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+            {"name": "seen", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+            {"name": "day", "type": {"type": "int", "logicalType": "date"}}]}"#;
+        let output = r#"{"type": "record", "name": "O", "fields": [
+            {"name": "at", "type": ["null", {"type": "long", "logicalType": "timestamp-millis"}], "default": null},
+            {"name": "n", "type": ["null", "long"], "default": null}]}"#;
+        let output = OutputSchema::Fixed(Arc::new(Schema::parse(output).unwrap()));
+        let write = "INSERT INTO t (id, at, n) VALUES (:id, :at, :n)";
+        let store = MemoryStore::new();
+        let markers = [
+            ("id", ColumnType::BigInt),
+            ("at", ColumnType::Timestamp),
+            ("n", ColumnType::BigInt),
+        ];
+        store.declare(write, &markers, &[]);
+        let store = AnyStore::Memory(store);
+        let newest = "event.updated != null ? event.updated : event.created";
+        let bound = async |at: &str| {
+            let rest = format!(
+                "[[pipelines.p.steps]]\nname = \"x\"\nset = {{ at = \"{at}\" }}\n\
+                 [[pipelines.p.steps]]\nname = \"w\"\nwrite = \"{write}\"\nbind = {{ at = \"{at}\", n = \"{at}\" }}\n\
+                 [[pipelines.p.steps]]\nname = \"v\"\nwrite = \"{write}\"\nbind = {{ at = \"x.at\", n = \"event.id\" }}\n\
+                 [scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\""
+            );
+            found_with(Some(&store), input, &rest, OutputSchema::Appended).await
+        };
+        let set = async |at: &str| {
+            found(
+                input,
+                &format!("set = {{ at = \"{at}\", n = \"{at}\" }}"),
+                output.clone(),
+            )
+            .await
+        };
+        for good in [
+            format!("({newest}) / 1000"),
+            "event.seen > 0 ? event.seen : null".to_owned(),
+            "event.id + 1".to_owned(),
+        ] {
+            assert_eq!(bound(&good).await, Ok(()), "{good}");
+            assert_eq!(set(&good).await, Ok(()), "{good}");
+        }
+        for bad in [
+            newest,
+            "event.created + 1",
+            "event.id > 0 ? event.seen : event.created",
+            "int(event.day)",
+        ] {
+            let error = bound(bad).await.unwrap_err();
+            assert_eq!(
+                error.matches("would be taken for timestamp-millis").count(),
+                2,
+                "{bad}: {error}"
+            );
+            let error = set(bad).await.unwrap_err();
+            assert_eq!(
+                error.matches("would be taken for timestamp-millis").count(),
+                1,
+                "{bad}: {error}"
+            );
+        }
     }
 
     #[tokio::test]
