@@ -6,15 +6,15 @@
 //!
 //! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
 //! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double`, records and
-//! maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null input (`null > 1`)
-//! gives null, and a condition that is null does not hold, as in SQL.
+//! maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
+//! (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null does not hold, as in SQL.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use cel::common::ast::{Expr, LiteralValue, operators};
-use cel::{Context, Env, IdedExpr, Program};
+use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
 use crate::avro::value::{Type, Unit, Value};
 
@@ -275,22 +275,27 @@ fn cut_paths(
             let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
             if !bound_head && let Some(reference) = path_of(&operand, steps)? {
                 let id = node.id;
-                let ident = IdedExpr {
-                    id,
-                    expr: Expr::Ident(variable(reference, inputs)),
-                };
-                let null = IdedExpr {
-                    id,
-                    expr: Expr::Literal(LiteralValue::Null),
-                };
-                node.expr = Expr::Call(cel::common::ast::CallExpr {
-                    func_name: operators::NOT_EQUALS.to_owned(),
-                    target: None,
-                    args: vec![ident, null],
-                });
+                let expr = |expr| IdedExpr { id, expr };
+                let ident = Expr::Ident(variable(reference, inputs));
+                let null = Expr::Literal(LiteralValue::Null);
+                node.expr = call(operators::NOT_EQUALS, [expr(ident), expr(null)]);
                 return Ok(());
             }
-            cut_paths(&mut select.operand, steps, inputs, bound)
+            cut_paths(&mut select.operand, steps, inputs, bound)?;
+            // CEL's own has() asks for the key alone, and a field that is null has one.
+            let value = Expr::Select(cel::common::ast::SelectExpr {
+                test: false,
+                ..select.clone()
+            });
+            let id = node.id;
+            let test = std::mem::take(&mut node.expr);
+            let expr = |expr| IdedExpr { id, expr };
+            let not_null = call(
+                operators::NOT_EQUALS,
+                [expr(value), expr(Expr::Literal(LiteralValue::Null))],
+            );
+            node.expr = call(operators::LOGICAL_AND, [expr(test), expr(not_null)]);
+            Ok(())
         }
         Expr::Select(select) => cut_paths(&mut select.operand, steps, inputs, bound),
         Expr::Call(call) => {
@@ -335,6 +340,14 @@ fn cut_paths(
     }
 }
 
+fn call(operator: &str, args: [IdedExpr; 2]) -> Expr {
+    Expr::Call(cel::common::ast::CallExpr {
+        func_name: operator.to_owned(),
+        target: None,
+        args: args.into(),
+    })
+}
+
 /// Begins the names of inputs in an expression's tree: no name that can be written begins so, and none of a macro's variables is taken for one.
 const INPUT: char = '@';
 
@@ -363,14 +376,22 @@ impl std::fmt::Debug for Interpreter {
 }
 
 impl Computed {
-    /// Evaluates over the values of `inputs`, in their order. The error is CEL's own, in words.
+    /// Evaluates over the values of `inputs`, in their order. CEL has no operators on null: as in SQL, what is computed from an absent
+    /// value is absent, wherever in the inputs it is missing. The error is CEL's own, in words.
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
         let mut context = Context::with_env(interpreter.0.clone());
         for (name, value) in self.names.iter().zip(inputs) {
             context.add_variable_from_value(name.as_str(), to_cel(value));
         }
-        let result = cel::Value::resolve(&self.tree, &context).map_err(|e| e.to_string())?;
-        from_cel(result)
+        let result = match cel::Value::resolve(&self.tree, &context) {
+            Ok(result) => from_cel(result),
+            Err(ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_)) => return Ok(Value::Null),
+            Err(error) => Err(error.to_string()),
+        };
+        match result {
+            Err(_) if inputs.iter().any(holds_null) => Ok(Value::Null),
+            result => result,
+        }
     }
 
     /// The type of the result, where it follows from the shape of the expression and the types of its inputs. It may be null
@@ -483,6 +504,17 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
         // all() and exists() begin with true or false, and end so.
         Expr::Comprehension(c) if matches!(literal(&c.accu_init.expr), Some(Value::Bool(_))) => Some(Type::Bool),
         _ => None,
+    }
+}
+
+/// Whether a value is null, or has one in it.
+fn holds_null(value: &Value<'_>) -> bool {
+    match value {
+        Value::Null => true,
+        Value::List(items) => items.iter().any(holds_null),
+        Value::Map(entries) => entries.iter().any(|(_, value)| holds_null(value)),
+        Value::Record(fields) => fields.iter().any(|(_, value)| holds_null(value)),
+        _ => false,
     }
 }
 
@@ -676,6 +708,76 @@ mod tests {
             c.evaluate(&Interpreter::default(), &[Value::Int(1)]).unwrap(),
             Value::Bool(true)
         );
+    }
+
+    fn object(fields: &[(&'static str, Value<'static>)]) -> Value<'static> {
+        Value::Record(fields.iter().map(|(name, v)| ((*name).into(), v.clone())).collect())
+    }
+
+    #[test]
+    fn what_is_absent_within_an_input_is_null() {
+        let run = |text: &str, inputs: &[Value<'_>]| computed(text, &["p"]).evaluate(&Interpreter::default(), inputs);
+        let text = |t: &'static str| Value::String(t.into());
+        let flags = Value::Map(vec![(text("new"), text("yes"))]);
+        assert_eq!(run("p.flags['vip'] == 'yes'", &[flags.borrowed()]), Ok(Value::Null));
+        assert_eq!(run("p.flags['new'] == 'yes'", &[flags]), Ok(Value::Bool(true)));
+        let address = object(&[("floor", Value::Null), ("city", text("Rome"))]);
+        assert_eq!(run("p.address.floor > 3", &[address.borrowed()]), Ok(Value::Null));
+        assert_eq!(run("p.address.city == 'Rome'", &[address]), Ok(Value::Bool(true)));
+        assert_eq!(
+            run("p.tags[event.n] == 'a'", &[Value::List(vec![]), Value::Int(0)]),
+            Ok(Value::Null)
+        );
+        let items = |discounts: &[Value<'static>]| {
+            let item = |discount: &Value<'static>| object(&[("discount", discount.clone())]);
+            Value::List(discounts.iter().map(item).collect())
+        };
+        let some = "event.items.exists(i, i.discount > 0.5)";
+        assert_eq!(run(some, &[items(&[Value::Null])]), Ok(Value::Null));
+        assert_eq!(
+            run(some, &[items(&[Value::Null, Value::Double(0.9)])]),
+            Ok(Value::Bool(true))
+        );
+        assert_eq!(run(some, &[items(&[Value::Double(0.1)])]), Ok(Value::Bool(false)));
+        // What fails for another reason is an error still.
+        assert!(run("event.a / event.b > 1", &[Value::Int(1), Value::Int(0)]).is_err());
+        assert!(run(some, &[items(&[text("x")])]).is_err());
+    }
+
+    #[test]
+    fn has_asks_for_presence_within_an_input() {
+        let run = |text: &str, inputs: &[Value<'_>]| computed(text, &["p"]).evaluate(&Interpreter::default(), inputs);
+        let address = |floor| object(&[("floor", floor)]);
+        for (text, value, there) in [
+            ("has(p.address.floor)", address(Value::Int(0)), true),
+            ("has(p.address.floor)", address(Value::Null), false),
+            ("has(p.address.door)", address(Value::Int(1)), false),
+            (
+                "has(p.address.floor) && p.address.floor > 3",
+                address(Value::Null),
+                false,
+            ),
+            (
+                "!has(p.address.floor) || p.address.floor > 3",
+                address(Value::Int(4)),
+                true,
+            ),
+            (
+                "event.items.exists(i, has(i.floor))",
+                Value::List(vec![address(Value::Null)]),
+                false,
+            ),
+            (
+                "event.items.all(i, has(i.floor))",
+                Value::List(vec![address(Value::Int(1))]),
+                true,
+            ),
+        ] {
+            assert_eq!(run(text, &[value]), Ok(Value::Bool(there)), "{text}");
+        }
+        let some = "event.items.filter(i, has(i.floor)).map(i, i.floor)";
+        let items = Value::List(vec![address(Value::Null), address(Value::Int(2))]);
+        assert_eq!(run(some, &[items]), Ok(Value::List(vec![Value::Long(2)])));
     }
 
     #[test]
