@@ -410,6 +410,98 @@ impl Computed {
     pub fn counts(&self, inputs: &[Vec<Type>]) -> Vec<Type> {
         counts(&self.tree.expr, inputs)
     }
+
+    /// A field that is asked for and that no record of these inputs has, which would be null for ever. One that has() asks for may be missing.
+    pub fn unknown_field(&self, inputs: &[Type]) -> Option<UnknownField> {
+        let mut fields = Fields {
+            inputs,
+            bound: Vec::new(),
+            unknown: Vec::new(),
+            tested: Vec::new(),
+        };
+        fields.look(&self.tree.expr);
+        let Fields { unknown, tested, .. } = fields;
+        unknown.into_iter().find(|field| !tested.contains(&field.name.as_str()))
+    }
+}
+
+/// A field that a record does not have, and those that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownField {
+    /// The name that is asked for.
+    pub name: String,
+    /// The names that there are.
+    pub known: Vec<String>,
+}
+
+/// Looks for fields that their records do not have.
+struct Fields<'a> {
+    inputs: &'a [Type],
+    /// The variables of the comprehensions around whose types are known.
+    bound: Vec<(&'a str, Type)>,
+    unknown: Vec<UnknownField>,
+    /// The fields that has() asks for: they may be missing.
+    tested: Vec<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn look(&mut self, expr: &'a Expr) {
+        match expr {
+            Expr::Select(select) => {
+                self.look(&select.operand.expr);
+                if select.test {
+                    self.tested.push(&select.field);
+                } else if let Some(Type::Record(fields)) = self.shape(&select.operand.expr)
+                    && !fields.iter().any(|(name, _)| *name == select.field)
+                {
+                    self.unknown.push(UnknownField {
+                        name: select.field.clone(),
+                        known: fields.into_iter().map(|(name, _)| name).collect(),
+                    });
+                }
+            }
+            Expr::Call(call) => {
+                let target = call.target.as_deref();
+                target.into_iter().chain(&call.args).for_each(|e| self.look(&e.expr));
+            }
+            Expr::List(list) => list.elements.iter().for_each(|e| self.look(&e.expr)),
+            Expr::Comprehension(c) => {
+                self.look(&c.iter_range.expr);
+                self.look(&c.accu_init.expr);
+                let item = match self.shape(&c.iter_range.expr) {
+                    Some(Type::List(item)) if c.iter_var2.is_none() => *item,
+                    _ => Type::Any,
+                };
+                self.bound.push((&c.iter_var, item));
+                for part in [&c.loop_cond, &c.loop_step, &c.result] {
+                    self.look(&part.expr);
+                }
+                self.bound.pop();
+            }
+            // In the values of a map or a message nothing is looked for.
+            Expr::Map(_) | Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
+        }
+    }
+
+    /// The type of an input, of a variable, or of what is in one.
+    fn shape(&self, expr: &Expr) -> Option<Type> {
+        let ty = match expr {
+            Expr::Ident(name) => match self.bound.iter().rfind(|(bound, _)| bound == name) {
+                Some((_, ty)) => ty.clone(),
+                None => self.inputs.get(input(name)?)?.clone(),
+            },
+            Expr::Select(select) if !select.test => match self.shape(&select.operand.expr)? {
+                Type::Record(fields) => fields.into_iter().find(|(name, _)| *name == select.field)?.1,
+                _ => return None,
+            },
+            Expr::Call(call) if call.func_name == operators::INDEX => match self.shape(&call.args.first()?.expr)? {
+                Type::List(item) | Type::Map(_, item) => *item,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        Some(ty.non_null().clone())
+    }
 }
 
 fn counts(expr: &Expr, inputs: &[Vec<Type>]) -> Vec<Type> {
@@ -742,6 +834,41 @@ mod tests {
         // What fails for another reason is an error still.
         assert!(run("event.a / event.b > 1", &[Value::Int(1), Value::Int(0)]).is_err());
         assert!(run(some, &[items(&[text("x")])]).is_err());
+    }
+
+    #[test]
+    fn a_field_that_no_record_has_is_found() {
+        let address = Type::Record(vec![("floor".into(), Type::Int.nullable())]).nullable();
+        let list = Type::List(Box::new(address.clone()));
+        let unknown = |text: &str, ty: &Type| {
+            let found = computed(text, &["p"]).unknown_field(std::slice::from_ref(ty));
+            found.map(|field| (field.name, field.known))
+        };
+        for (text, ty) in [
+            ("p.address.floor > 3", &address),
+            ("has(p.address.flor) ? p.address.flor > 3 : false", &address),
+            ("event.items.exists(i, i.floor > 3)", &list),
+            ("event.items.map(i, i.floor).exists(f, f > 3)", &list),
+            (
+                "p.flags['vip'] == 'yes'",
+                &Type::Map(Box::new(Type::String), Box::new(Type::String)),
+            ),
+            ("p.address.flor > 3", &Type::Any),
+        ] {
+            assert_eq!(unknown(text, ty), None, "{text}");
+        }
+        for (text, ty) in [
+            ("p.address.flor > 3", &address),
+            ("event.items.exists(i, i.flor > 3)", &list),
+            ("event.items.filter(i, size(string(i.flor)) > 3)", &list),
+            ("p.all[0].flor > 3", &list),
+        ] {
+            assert_eq!(
+                unknown(text, ty),
+                Some(("flor".to_owned(), vec!["floor".to_owned()])),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::evaluate::can_be_key;
 use super::finding::Finding;
-use super::program::{Action, NOW, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key};
+use super::program::{
+    Action, ComputedSource, NOW, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
+};
 use crate::avro::value::{Type, Unit};
 use crate::avro::{NewField, Plan, Schema, Splice, append_fields};
 use crate::store::types::{ColumnType, bindable};
@@ -148,6 +150,20 @@ fn unit(ty: &Type) -> Option<Option<Unit>> {
     }
 }
 
+/// Every place where a step asks for a value.
+fn places_of(step: &Step) -> Vec<&Place> {
+    let mut places: Vec<&Place> = step.when.iter().collect();
+    match &step.action {
+        Action::Lookup(lookup) => places.extend(&lookup.binds),
+        Action::Write(write) => places.extend(&write.binds),
+        Action::Custom(custom) => places.extend(&custom.binds),
+        Action::Reference(refer) => places.push(&refer.key),
+        Action::Filter(condition) => places.push(condition),
+        Action::Set { values, .. } => places.extend(values.iter().map(|(_, place)| place)),
+    }
+    places
+}
+
 /// The types of all sources, for one writer schema.
 struct Types<'a> {
     program: &'a Program,
@@ -177,10 +193,7 @@ impl Types<'_> {
             }
             Source::Constant(value) => constant_type(value)?,
             Source::Now => NOW,
-            Source::Computed(c) => {
-                let inputs: Vec<Type> = c.inputs.iter().map(|i| self.of(i).unwrap_or(Type::Any)).collect();
-                c.expression.result_type(&inputs)?
-            }
+            Source::Computed(c) => c.expression.result_type(&self.inputs(c))?,
         })
     }
 
@@ -229,7 +242,32 @@ impl Types<'_> {
         ))
     }
 
+    /// Every place where the configuration asks for a value.
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        let outputs = self.program.outputs.iter().map(|(_, place)| place);
+        let steps = self.program.steps.iter().flat_map(places_of);
+        steps.chain(outputs).chain(&self.program.key)
+    }
+
+    /// The types of a general expression's inputs.
+    fn inputs(&self, computed: &ComputedSource) -> Vec<Type> {
+        let of = |input| self.of(input).unwrap_or(Type::Any);
+        computed.inputs.iter().map(of).collect()
+    }
+
     fn check(&self, findings: &mut Vec<Finding>) {
+        for place in self.places() {
+            if let Source::Computed(computed) = &place.source
+                && let Some(field) = computed.expression.unknown_field(&self.inputs(computed))
+            {
+                let message = format!("there is no field '{}' where this expression asks for it", field.name);
+                let help = match field.known.as_slice() {
+                    [] => "the record there has no fields".to_owned(),
+                    known => format!("the record there has {}", known.join(", ")),
+                };
+                findings.push(Finding::new(place.span, message).help(help));
+            }
+        }
         for step in &self.program.steps {
             if let Some(when) = &step.when {
                 self.condition(when, findings);
@@ -478,6 +516,18 @@ mod tests {
                 "{bad}: {error}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_field_that_the_records_of_a_list_do_not_have_is_found() {
+        let input = r#"{"type": "record", "name": "E", "fields": [{"name": "items", "type": {"type": "array", "items":
+            {"type": "record", "name": "I", "fields": [{"name": "discount", "type": ["null", "double"]}]}}}]}"#;
+        let set = async |text: &str| found(input, &format!("set = {{ x = \"{text}\" }}"), OutputSchema::Appended).await;
+        assert_eq!(set("event.items.exists(i, i.discount > 0.5)").await, Ok(()));
+        assert_eq!(
+            set("event.items.exists(i, i.discont > 0.5)").await,
+            Err("there is no field 'discont' where this expression asks for it".to_owned())
+        );
     }
 
     #[tokio::test]
