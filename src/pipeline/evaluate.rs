@@ -38,12 +38,10 @@ pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> 
             for input in &computed.inputs {
                 inputs.push(value(program, input, event)?);
             }
-            match computed.expression.evaluate(&program.interpreter, &inputs) {
-                Ok(value) => value,
-                // CEL has no operators on null. As in SQL, what is computed from an absent value is absent.
-                Err(_) if inputs.iter().any(Value::is_null) => Value::Null,
-                Err(error) => return Err(Failure::permanent("expression", error)),
-            }
+            computed
+                .expression
+                .evaluate(&program.interpreter, &inputs)
+                .map_err(|error| Failure::permanent("expression", error))?
         }
     })
 }

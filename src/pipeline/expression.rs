@@ -6,18 +6,21 @@
 //!
 //! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
 //! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double`, records and
-//! maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null input (`null > 1`)
-//! gives null, and a condition that is null does not hold, as in SQL.
+//! maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
+//! (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null does not hold, as in SQL.
+
+mod types;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use cel::common::ast::{Expr, LiteralValue, operators};
-use cel::{Context, Env, IdedExpr, Program};
+use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
 use crate::avro::path;
 use crate::avro::value::{Type, Unit, Value};
+pub use types::UnknownField;
 
 /// What a path points at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,22 +279,27 @@ fn cut_paths(
             let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
             if !bound_head && let Some(reference) = path_of(&operand, steps)? {
                 let id = node.id;
-                let ident = IdedExpr {
-                    id,
-                    expr: Expr::Ident(variable(reference, inputs)),
-                };
-                let null = IdedExpr {
-                    id,
-                    expr: Expr::Literal(LiteralValue::Null),
-                };
-                node.expr = Expr::Call(cel::common::ast::CallExpr {
-                    func_name: operators::NOT_EQUALS.to_owned(),
-                    target: None,
-                    args: vec![ident, null],
-                });
+                let expr = |expr| IdedExpr { id, expr };
+                let ident = Expr::Ident(variable(reference, inputs));
+                let null = Expr::Literal(LiteralValue::Null);
+                node.expr = call(operators::NOT_EQUALS, [expr(ident), expr(null)]);
                 return Ok(());
             }
-            cut_paths(&mut select.operand, steps, inputs, bound)
+            cut_paths(&mut select.operand, steps, inputs, bound)?;
+            // CEL's own has() asks for the key alone, and a field that is null has one.
+            let value = Expr::Select(cel::common::ast::SelectExpr {
+                test: false,
+                ..select.clone()
+            });
+            let id = node.id;
+            let test = std::mem::take(&mut node.expr);
+            let expr = |expr| IdedExpr { id, expr };
+            let not_null = call(
+                operators::NOT_EQUALS,
+                [expr(value), expr(Expr::Literal(LiteralValue::Null))],
+            );
+            node.expr = call(operators::LOGICAL_AND, [expr(test), expr(not_null)]);
+            Ok(())
         }
         Expr::Select(select) => cut_paths(&mut select.operand, steps, inputs, bound),
         Expr::Call(call) => {
@@ -336,6 +344,14 @@ fn cut_paths(
     }
 }
 
+fn call(operator: &str, args: [IdedExpr; 2]) -> Expr {
+    Expr::Call(cel::common::ast::CallExpr {
+        func_name: operator.to_owned(),
+        target: None,
+        args: args.into(),
+    })
+}
+
 /// Begins the names of inputs in an expression's tree: no name that can be written begins so, and none of a macro's variables is taken for one.
 const INPUT: char = '@';
 
@@ -364,99 +380,34 @@ impl std::fmt::Debug for Interpreter {
 }
 
 impl Computed {
-    /// Evaluates over the values of `inputs`, in their order. The error is CEL's own, in words.
+    /// Evaluates over the values of `inputs`, in their order. CEL has no operators on null: as in SQL, what is computed from an absent
+    /// value is absent, wherever in the inputs it is missing. The error is CEL's own, in words.
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
         let mut context = Context::with_env(interpreter.0.clone());
         for (name, value) in self.names.iter().zip(inputs) {
             context.add_variable_from_value(name.as_str(), to_cel(value));
         }
-        let result = cel::Value::resolve(&self.tree, &context).map_err(|e| e.to_string())?;
-        from_cel(result)
-    }
-
-    /// The type of the result, where it follows from the shape of the expression and the types of its inputs. It may be null
-    /// wherever an input may be.
-    pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
-        let result = infer(&self.tree.expr, inputs)?;
-        Some(if inputs.iter().any(Type::is_nullable) {
-            result.nullable()
-        } else {
-            result
-        })
+        let result = match cel::Value::resolve(&self.tree, &context) {
+            Ok(result) => from_cel(result),
+            Err(ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_)) => return Ok(Value::Null),
+            Err(error) => Err(error.to_string()),
+        };
+        match result {
+            Err(_) if inputs.iter().any(holds_null) => Ok(Value::Null),
+            result => result,
+        }
     }
 }
 
-fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
-    match expr {
-        Expr::Ident(name) => {
-            let input = inputs.get(name.strip_prefix(INPUT)?.parse::<usize>().ok()?)?;
-            Some(match input.non_null() {
-                Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {
-                    rewrap(Type::Long, input)
-                }
-                Type::Float | Type::Double | Type::Decimal { .. } => rewrap(Type::Double, input),
-                Type::String | Type::Enum(_) | Type::Uuid => rewrap(Type::String, input),
-                Type::Bytes | Type::Fixed(_) => rewrap(Type::Bytes, input),
-                Type::Bool => rewrap(Type::Bool, input),
-                _ => return None,
-            })
-        }
-        Expr::Literal(_) => match literal(expr)? {
-            Value::Bool(_) => Some(Type::Bool),
-            Value::Long(_) => Some(Type::Long),
-            Value::Double(_) => Some(Type::Double),
-            Value::String(_) => Some(Type::String),
-            Value::Bytes(_) => Some(Type::Bytes),
-            Value::Null => Some(Type::Null),
-            _ => None,
-        },
-        Expr::Call(call) => {
-            let arg = |i: usize| call.args.get(i).and_then(|a| infer(&a.expr, inputs));
-            match call.func_name.as_str() {
-                operators::EQUALS
-                | operators::NOT_EQUALS
-                | operators::LESS
-                | operators::LESS_EQUALS
-                | operators::GREATER
-                | operators::GREATER_EQUALS
-                | operators::LOGICAL_AND
-                | operators::LOGICAL_OR
-                | operators::LOGICAL_NOT
-                | operators::IN
-                | "bool"
-                | "startsWith"
-                | "endsWith"
-                | "contains"
-                | "matches" => Some(Type::Bool),
-                "string" => Some(Type::String),
-                "int" | "size" => Some(Type::Long),
-                "double" => Some(Type::Double),
-                "bytes" => Some(Type::Bytes),
-                operators::CONDITIONAL => match (arg(1)?, arg(2)?) {
-                    (Type::Null, t) | (t, Type::Null) => Some(t.nullable()),
-                    (a, b) if a.non_null() == b.non_null() => Some(if a.is_nullable() || b.is_nullable() {
-                        a.nullable()
-                    } else {
-                        a
-                    }),
-                    _ => None,
-                },
-                operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO => {
-                    let (a, b) = (arg(0)?, arg(1)?);
-                    (a.non_null() == b.non_null()).then(|| a.non_null().clone())
-                }
-                operators::NEGATE => arg(0),
-                _ => None,
-            }
-        }
-        // all() and exists() begin with true or false, and end so.
-        Expr::Comprehension(c) if matches!(literal(&c.accu_init.expr), Some(Value::Bool(_))) => Some(Type::Bool),
-        _ => None,
+/// Whether a value is null, or has one in it.
+fn holds_null(value: &Value<'_>) -> bool {
+    match value {
+        Value::Null => true,
+        Value::List(items) => items.iter().any(holds_null),
+        Value::Map(entries) => entries.iter().any(|(_, value)| holds_null(value)),
+        Value::Record(fields) => fields.iter().any(|(_, value)| holds_null(value)),
+        _ => false,
     }
-}
-
-fn rewrap(t: Type, like: &Type) -> Type {
-    if like.is_nullable() { t.nullable() } else { t }
 }
 
 fn to_cel(value: &Value<'_>) -> cel::Value {
@@ -549,146 +500,4 @@ pub fn uuid_text(bytes: &[u8; 16]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn computed(text: &str, steps: &[&str]) -> Computed {
-        match parse(text, steps).unwrap() {
-            Expression::Computed(c) => c,
-            other => panic!("{text}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn plain_paths_never_reach_the_interpreter() {
-        let path = |t: &str| match parse(t, &["profile"]).unwrap() {
-            Expression::Path(r) => r,
-            other => panic!("{t}: {other:?}"),
-        };
-        assert_eq!(path("event.user.id"), Reference::Event("user.id".into()));
-        assert_eq!(path("event.items[0].sku"), Reference::Event("items[0].sku".into()));
-        assert_eq!(path("event.tags['x y']"), Reference::Event("tags['x y']".into()));
-        assert_eq!(path("record.offset"), Reference::Record(RecordField::Offset));
-        assert_eq!(
-            path("profile.score"),
-            Reference::Step {
-                step: "profile".into(),
-                column: "score".into()
-            }
-        );
-        assert!(matches!(parse(" now() ", &[]).unwrap(), Expression::Now));
-        assert!(matches!(parse("'a'", &[]).unwrap(), Expression::Constant(Value::String(s)) if s == "a"));
-        assert!(matches!(
-            parse("-3", &[]).unwrap(),
-            Expression::Constant(Value::Long(-3))
-        ));
-    }
-
-    #[test]
-    fn paths_inside_an_expression_become_variables_once() {
-        let c = computed("event.kind != 'heartbeat' && (event.n > 3 || event.kind == 'x')", &[]);
-        assert_eq!(
-            c.inputs,
-            [Reference::Event("kind".into()), Reference::Event("n".into())]
-        );
-        let run = |kind: &str, n| {
-            c.evaluate(
-                &Interpreter::default(),
-                &[Value::String(Cow::Borrowed(kind)), Value::Int(n)],
-            )
-            .unwrap()
-        };
-        assert_eq!(run("heartbeat", 9), Value::Bool(false));
-        assert_eq!(run("click", 2), Value::Bool(false));
-        assert_eq!(run("x", 2), Value::Bool(true));
-        assert_eq!(c.result_type(&[Type::String, Type::Int]), Some(Type::Bool));
-    }
-
-    #[test]
-    fn comprehensions_keep_their_variables() {
-        let c = computed("event.items.exists(i, i.qty > event.least)", &[]);
-        assert_eq!(
-            c.inputs,
-            [Reference::Event("items".into()), Reference::Event("least".into())]
-        );
-        let item = |q| Value::Record(vec![(Cow::Borrowed("qty"), Value::Int(q))]);
-        let items = Value::List(vec![item(1), item(5)]);
-        let run = |least| {
-            c.evaluate(&Interpreter::default(), &[items.borrowed(), Value::Int(least)])
-                .unwrap()
-        };
-        assert_eq!(run(4), Value::Bool(true));
-        assert_eq!(run(5), Value::Bool(false));
-    }
-
-    #[test]
-    fn keys_are_quoted_in_paths() {
-        let path = |text: &str| match parse(text, &[]) {
-            Ok(Expression::Path(Reference::Event(path))) => path,
-            other => panic!("{text}: {other:?}"),
-        };
-        for (text, key) in [(r#"event.tags["it's"]"#, "it's"), (r#"event.tags["a\\b"]"#, r"a\b")] {
-            let parts = path::parse(&path(text)).unwrap();
-            assert_eq!(parts.last(), Some(&path::Part::Key(key.to_owned())), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_macro_may_call_its_variable_as_it_likes() {
-        for name in ["v0", "v1", "i"] {
-            let c = computed(&format!("event.ids.exists({name}, {name} == event.wanted)"), &[]);
-            let ids = Value::List(vec![Value::Int(1), Value::Int(2)]);
-            let run = |wanted| {
-                c.evaluate(&Interpreter::default(), &[ids.borrowed(), Value::Int(wanted)])
-                    .unwrap()
-            };
-            assert_eq!((run(2), run(3)), (Value::Bool(true), Value::Bool(false)), "{name}");
-        }
-    }
-
-    #[test]
-    fn has_asks_for_presence() {
-        let c = computed("has(event.user.email)", &[]);
-        assert_eq!(
-            c.evaluate(&Interpreter::default(), &[Value::Null]).unwrap(),
-            Value::Bool(false)
-        );
-        assert_eq!(
-            c.evaluate(&Interpreter::default(), &[Value::Int(1)]).unwrap(),
-            Value::Bool(true)
-        );
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        assert!(
-            matches!(parse("evnt.a", &["profile"]), Err(ExpressionError::UnknownName { name, .. }) if name == "evnt")
-        );
-        assert!(matches!(parse("record.ofset == 1", &[]), Err(ExpressionError::UnknownRecordField(f)) if f == "ofset"));
-        assert!(matches!(
-            parse("profile == 1", &["profile"]),
-            Err(ExpressionError::WholeStep(_))
-        ));
-        assert!(matches!(parse("1 +", &[]), Err(ExpressionError::Syntax(_))));
-    }
-
-    #[test]
-    fn types_follow_from_shapes() {
-        let t = |text: &str, inputs: &[Type]| computed(text, &["p"]).result_type(inputs);
-        assert_eq!(
-            t("p.a == null ? 'none' : p.a", &[Type::String.nullable()]),
-            Some(Type::String.nullable())
-        );
-        assert_eq!(t("p.a * 2.0", &[Type::Double]), Some(Type::Double));
-        assert_eq!(t("string(p.a)", &[Type::Int]), Some(Type::String));
-        assert_eq!(t("p.a.map(x, x)", &[Type::List(Box::new(Type::Int))]), None);
-    }
-
-    #[test]
-    fn decimals_and_uuids() {
-        assert_eq!(decimal_to_f64(&[0x30, 0x39], 2), 123.45);
-        assert_eq!(decimal_to_f64(&[0xff], 0), -1.0);
-        assert_eq!(decimal_to_f64(&[], 3), 0.0);
-        assert_eq!(uuid_text(&[0x12; 16]), "12121212-1212-1212-1212-121212121212");
-    }
-}
+mod tests;

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use super::evaluate::can_be_key;
 use super::finding::Finding;
-use super::program::{Action, NOW, Place, Program, Source, constant_type, mismatch, not_taken, wrong_key};
-use crate::avro::value::Type;
+use super::program::{
+    Action, ComputedSource, NOW, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
+};
+use crate::avro::value::{Type, Unit};
 use crate::avro::{NewField, Plan, Schema, Splice, append_fields};
-use crate::store::types::bindable;
+use crate::store::types::{ColumnType, bindable};
 
 /// What reads and rewrites the records of one writer schema.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ pub fn compile(
     let new_fields = match output {
         // The schema says the types, and takes what does not follow from an expression as it comes.
         Some(OutputSchema::Fixed(schema)) => {
-            types.into_fields(schema, &mut findings);
+            types.given_fields(schema, &mut findings);
             Vec::new()
         }
         _ => types.new_fields(&mut findings),
@@ -135,6 +137,33 @@ fn in_place(span: Option<crate::config::Span>, message: String) -> Vec<Finding> 
         .collect()
 }
 
+/// The remedy for a time in another unit.
+const UNITS: &str = "in an expression a time is a number in its own unit: bring each to the unit that is asked for, as in (...) / 1000 from micros \
+                     to millis; a path alone needs nothing";
+
+/// The unit in which a time is counted, where the type is one: none for days.
+fn unit(ty: &Type) -> Option<Option<Unit>> {
+    match ty {
+        Type::Date => Some(None),
+        Type::Time(unit) | Type::Timestamp(unit) | Type::LocalTimestamp(unit) => Some(Some(*unit)),
+        _ => None,
+    }
+}
+
+/// Every place where a step asks for a value.
+fn places_of(step: &Step) -> Vec<&Place> {
+    let mut places: Vec<&Place> = step.when.iter().collect();
+    match &step.action {
+        Action::Lookup(lookup) => places.extend(&lookup.binds),
+        Action::Write(write) => places.extend(&write.binds),
+        Action::Custom(custom) => places.extend(&custom.binds),
+        Action::Reference(refer) => places.push(&refer.key),
+        Action::Filter(condition) => places.push(condition),
+        Action::Set { values, .. } => places.extend(values.iter().map(|(_, place)| place)),
+    }
+    places
+}
+
 /// The types of all sources, for one writer schema.
 struct Types<'a> {
     program: &'a Program,
@@ -156,28 +185,89 @@ impl Types<'_> {
                 Action::Lookup(lookup) => lookup.statement.records()?.nullable(),
                 _ => return None,
             },
-            Source::Named(index) => self.program.steps.iter().find_map(|step| match &step.action {
-                Action::Set { first, values } => {
-                    values
-                        .get(index.checked_sub(*first)?)
-                        .and_then(|(_, place)| self.of(&place.source))
-                        .map(|ty| {
-                            // A step that did not run leaves its names null.
-                            if step.when.is_some() { ty.nullable() } else { ty }
-                        })
-                }
-                _ => None,
-            })?,
+            Source::Named(index) => {
+                let (step, place) = self.named(*index)?;
+                let ty = self.of(&place.source)?;
+                // A step that did not run leaves its names null.
+                if step.when.is_some() { ty.nullable() } else { ty }
+            }
             Source::Constant(value) => constant_type(value)?,
             Source::Now => NOW,
-            Source::Computed(c) => {
-                let inputs: Vec<Type> = c.inputs.iter().map(|i| self.of(i).unwrap_or(Type::Any)).collect();
-                c.expression.result_type(&inputs)?
-            }
+            Source::Computed(c) => c.expression.result_type(&self.inputs(c))?,
         })
     }
 
+    /// A value of a `set` step, and the step.
+    fn named(&self, index: usize) -> Option<(&Step, &Place)> {
+        self.program.steps.iter().find_map(|step| match &step.action {
+            Action::Set { first, values } => {
+                let (_, place) = values.get(index.checked_sub(*first)?)?;
+                Some((step, place))
+            }
+            _ => None,
+        })
+    }
+
+    /// The types of times that a source gives as plain numbers: to CEL a time is one.
+    fn counts(&self, source: &Source) -> Vec<Type> {
+        match source {
+            Source::Computed(computed) => {
+                let of = |input: &Source| {
+                    let counts = self.counts(input);
+                    let own = self.of(input).map(|ty| ty.non_null().clone());
+                    match own.filter(|ty| counts.is_empty() && unit(ty).is_some()) {
+                        Some(time) => vec![time],
+                        None => counts,
+                    }
+                };
+                let inputs: Vec<_> = computed.inputs.iter().map(of).collect();
+                computed.expression.counts(&inputs)
+            }
+            Source::Named(index) => self
+                .named(*index)
+                .map(|(_, place)| self.counts(&place.source))
+                .unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Why a number that a source gives is not what it would be taken for, where it counts a time in another unit.
+    fn other_unit(&self, source: &Source, target: &Type) -> Option<String> {
+        let wanted = unit(target.non_null())?;
+        let counts = self.counts(source);
+        let other = counts.iter().find(|ty| unit(ty) != Some(wanted))?;
+        let target = target.non_null();
+        Some(format!(
+            "its number counts as {other} does, and would be taken for {target}"
+        ))
+    }
+
+    /// Every place where the configuration asks for a value.
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        let outputs = self.program.outputs.iter().map(|(_, place)| place);
+        let steps = self.program.steps.iter().flat_map(places_of);
+        steps.chain(outputs).chain(&self.program.key)
+    }
+
+    /// The types of a general expression's inputs.
+    fn inputs(&self, computed: &ComputedSource) -> Vec<Type> {
+        let of = |input| self.of(input).unwrap_or(Type::Any);
+        computed.inputs.iter().map(of).collect()
+    }
+
     fn check(&self, findings: &mut Vec<Finding>) {
+        for place in self.places() {
+            if let Source::Computed(computed) = &place.source
+                && let Some(field) = computed.expression.unknown_field(&self.inputs(computed))
+            {
+                let message = format!("there is no field '{}' where this expression asks for it", field.name);
+                let help = match field.known.as_slice() {
+                    [] => "the record there has no fields".to_owned(),
+                    known => format!("the record there has {}", known.join(", ")),
+                };
+                findings.push(Finding::new(place.span, message).help(help));
+            }
+        }
         for step in &self.program.steps {
             if let Some(when) = &step.when {
                 self.condition(when, findings);
@@ -220,6 +310,12 @@ impl Types<'_> {
             {
                 findings.push(mismatch(place, &marker.name, &why));
             }
+            if marker.ty == ColumnType::Timestamp
+                && let Some(why) = self.other_unit(&place.source, &Type::Timestamp(Unit::Millis))
+            {
+                let message = format!("marker :{} cannot take {}: {why}", marker.name, place.what);
+                findings.push(Finding::new(place.span, message).help(UNITS));
+            }
         }
     }
 
@@ -237,18 +333,22 @@ impl Types<'_> {
         }
     }
 
-    fn into_fields(&self, schema: &Schema, findings: &mut Vec<Finding>) {
+    fn given_fields(&self, schema: &Schema, findings: &mut Vec<Finding>) {
+        let cannot = |name: &str, place: &Place, why: String| {
+            let message = format!("field '{name}' of the output schema cannot take {}: {why}", place.what);
+            Finding::new(place.span, message)
+        };
         for (name, place) in &self.program.outputs {
             if let Some(ty) = self.of(&place.source)
                 && let Err(why) = schema.takes(&name.value, &ty)
             {
-                let message = format!(
-                    "field '{}' of the output schema cannot take {}: {why}",
-                    name.value, place.what
-                );
-                findings.push(Finding::new(place.span, message).help(
+                findings.push(cannot(&name.value, place, why).help(
                     "convert it with a CEL function such as string(...), int(...) or double(...), or change the field's type in the sink's `schema`",
                 ));
+            } else if let Some(target) = schema.field_type(&name.value)
+                && let Some(why) = self.other_unit(&place.source, &target)
+            {
+                findings.push(cannot(&name.value, place, why).help(UNITS));
             }
         }
     }
@@ -277,87 +377,4 @@ impl Types<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-    use crate::pipeline::program;
-    use crate::reference::References;
-
-    /// The messages of what does not fit in a pipeline with this sink.
-    async fn found(schema: &str, sink: &str, output: OutputSchema) -> Result<(), String> {
-        let toml = format!(
-            "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
-             [pipelines.p.sink]\ntopic = \"o\"\n{sink}\n"
-        );
-        let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
-        let parsed = program::parse(&config.pipelines["p"]).unwrap();
-        let program = parsed
-            .prepare(None, &References::default(), &Default::default())
-            .await
-            .unwrap();
-        compile(&program, Arc::new(Schema::parse(schema).unwrap()), Some(&output))
-            .map(|_| ())
-            .map_err(|found| found.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "))
-    }
-
-    #[tokio::test]
-    async fn new_fields_are_compared_with_those_of_a_given_schema() {
-        let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "name", "type": ["null", "string"]},
-            {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}},
-            {"name": "tags", "type": {"type": "array", "items": "string"}}]}"#;
-        let output = r#"{"type": "record", "name": "O", "fields": [{"name": "id", "type": "long"}, {"name": "score", "type": "double"},
-            {"name": "label", "type": ["null", "string"], "default": null}, {"name": "all", "type": {"type": "array", "items": "string"}, "default": []}]}"#;
-        let output = OutputSchema::Fixed(Arc::new(Schema::parse(output).unwrap()));
-        let findings = async |set: &str| found(input, &format!("set = {{ {set} }}"), output.clone()).await;
-        for good in [
-            "score = \"event.id\"",
-            "score = \"double(event.price)\"",
-            "score = \"2.5\", label = \"event.name\"",
-            "score = \"3\", label = \"null\"",
-            "score = \"3\", all = \"event.tags.map(t, t + '!')\"",
-        ] {
-            assert_eq!(findings(good).await, Ok(()), "{good}");
-        }
-        for (bad, why) in [
-            (
-                "score = \"event.price\"",
-                "event.price: decimal(9, 2) does not go into double",
-            ),
-            ("score = \"event.name\"", "event.name: string does not go into double"),
-            (
-                "score = \"string(event.id)\"",
-                "what this expression gives: string does not go into double",
-            ),
-            ("score = \"null\"", "this literal: null does not go into double"),
-        ] {
-            let wanted = format!("field 'score' of the output schema cannot take {why}");
-            assert_eq!(findings(bad).await, Err(wanted), "{bad}");
-        }
-        let both = findings("score = \"event.price\", label = \"event.id\"")
-            .await
-            .unwrap_err();
-        assert_eq!(both.matches("does not go into").count(), 2, "{both}");
-    }
-
-    #[tokio::test]
-    async fn a_key_of_a_type_that_has_no_bytes_is_found() {
-        let schema = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "price", "type": ["null", "double"]},
-            {"name": "tags", "type": {"type": "array", "items": "string"}}, {"name": "kind", "type": {"type": "enum", "name": "K", "symbols": ["a"]}}]}"#;
-        let findings = async |key: &str| found(schema, &format!("key = \"{key}\""), OutputSchema::Appended).await;
-        for good in ["event.id", "event.kind", "string(event.price)", "event.id + 1"] {
-            assert_eq!(findings(good).await, Ok(()), "{good}");
-        }
-        for (bad, ty) in [
-            ("event.price", "double"),
-            ("event.tags", "array"),
-            ("event.price * 2.0", "double"),
-        ] {
-            let error = findings(bad).await.unwrap_err();
-            assert!(
-                error.starts_with("a key is text, bytes, a UUID or a whole number, and"),
-                "{error}"
-            );
-            assert!(error.contains(ty), "{error}");
-        }
-    }
-}
+mod tests;

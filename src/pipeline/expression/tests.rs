@@ -1,0 +1,270 @@
+//! Tests of expressions: what becomes a path, what CEL gives, and the types that follow.
+
+use super::*;
+
+fn computed(text: &str, steps: &[&str]) -> Computed {
+    match parse(text, steps).unwrap() {
+        Expression::Computed(c) => c,
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+#[test]
+fn plain_paths_never_reach_the_interpreter() {
+    let path = |t: &str| match parse(t, &["profile"]).unwrap() {
+        Expression::Path(r) => r,
+        other => panic!("{t}: {other:?}"),
+    };
+    assert_eq!(path("event.user.id"), Reference::Event("user.id".into()));
+    assert_eq!(path("event.items[0].sku"), Reference::Event("items[0].sku".into()));
+    assert_eq!(path("event.tags['x y']"), Reference::Event("tags['x y']".into()));
+    assert_eq!(path("record.offset"), Reference::Record(RecordField::Offset));
+    assert_eq!(
+        path("profile.score"),
+        Reference::Step {
+            step: "profile".into(),
+            column: "score".into()
+        }
+    );
+    assert!(matches!(parse(" now() ", &[]).unwrap(), Expression::Now));
+    assert!(matches!(parse("'a'", &[]).unwrap(), Expression::Constant(Value::String(s)) if s == "a"));
+    assert!(matches!(
+        parse("-3", &[]).unwrap(),
+        Expression::Constant(Value::Long(-3))
+    ));
+}
+
+#[test]
+fn paths_inside_an_expression_become_variables_once() {
+    let c = computed("event.kind != 'heartbeat' && (event.n > 3 || event.kind == 'x')", &[]);
+    assert_eq!(
+        c.inputs,
+        [Reference::Event("kind".into()), Reference::Event("n".into())]
+    );
+    let run = |kind: &str, n| {
+        c.evaluate(
+            &Interpreter::default(),
+            &[Value::String(Cow::Borrowed(kind)), Value::Int(n)],
+        )
+        .unwrap()
+    };
+    assert_eq!(run("heartbeat", 9), Value::Bool(false));
+    assert_eq!(run("click", 2), Value::Bool(false));
+    assert_eq!(run("x", 2), Value::Bool(true));
+    assert_eq!(c.result_type(&[Type::String, Type::Int]), Some(Type::Bool));
+}
+
+#[test]
+fn comprehensions_keep_their_variables() {
+    let c = computed("event.items.exists(i, i.qty > event.least)", &[]);
+    assert_eq!(
+        c.inputs,
+        [Reference::Event("items".into()), Reference::Event("least".into())]
+    );
+    let item = |q| Value::Record(vec![(Cow::Borrowed("qty"), Value::Int(q))]);
+    let items = Value::List(vec![item(1), item(5)]);
+    let run = |least| {
+        c.evaluate(&Interpreter::default(), &[items.borrowed(), Value::Int(least)])
+            .unwrap()
+    };
+    assert_eq!(run(4), Value::Bool(true));
+    assert_eq!(run(5), Value::Bool(false));
+}
+
+#[test]
+fn keys_are_quoted_in_paths() {
+    let path = |text: &str| match parse(text, &[]) {
+        Ok(Expression::Path(Reference::Event(path))) => path,
+        other => panic!("{text}: {other:?}"),
+    };
+    for (text, key) in [(r#"event.tags["it's"]"#, "it's"), (r#"event.tags["a\\b"]"#, r"a\b")] {
+        let parts = path::parse(&path(text)).unwrap();
+        assert_eq!(parts.last(), Some(&path::Part::Key(key.to_owned())), "{text}");
+    }
+}
+
+#[test]
+fn a_macro_may_call_its_variable_as_it_likes() {
+    for name in ["v0", "v1", "i"] {
+        let c = computed(&format!("event.ids.exists({name}, {name} == event.wanted)"), &[]);
+        let ids = Value::List(vec![Value::Int(1), Value::Int(2)]);
+        let run = |wanted| {
+            c.evaluate(&Interpreter::default(), &[ids.borrowed(), Value::Int(wanted)])
+                .unwrap()
+        };
+        assert_eq!((run(2), run(3)), (Value::Bool(true), Value::Bool(false)), "{name}");
+    }
+}
+
+#[test]
+fn has_asks_for_presence() {
+    let c = computed("has(event.user.email)", &[]);
+    assert_eq!(
+        c.evaluate(&Interpreter::default(), &[Value::Null]).unwrap(),
+        Value::Bool(false)
+    );
+    assert_eq!(
+        c.evaluate(&Interpreter::default(), &[Value::Int(1)]).unwrap(),
+        Value::Bool(true)
+    );
+}
+
+fn object(fields: &[(&'static str, Value<'static>)]) -> Value<'static> {
+    Value::Record(fields.iter().map(|(name, v)| ((*name).into(), v.clone())).collect())
+}
+
+#[test]
+fn what_is_absent_within_an_input_is_null() {
+    let run = |text: &str, inputs: &[Value<'_>]| computed(text, &["p"]).evaluate(&Interpreter::default(), inputs);
+    let text = |t: &'static str| Value::String(t.into());
+    let flags = Value::Map(vec![(text("new"), text("yes"))]);
+    assert_eq!(run("p.flags['vip'] == 'yes'", &[flags.borrowed()]), Ok(Value::Null));
+    assert_eq!(run("p.flags['new'] == 'yes'", &[flags]), Ok(Value::Bool(true)));
+    let address = object(&[("floor", Value::Null), ("city", text("Rome"))]);
+    assert_eq!(run("p.address.floor > 3", &[address.borrowed()]), Ok(Value::Null));
+    assert_eq!(run("p.address.city == 'Rome'", &[address]), Ok(Value::Bool(true)));
+    assert_eq!(
+        run("p.tags[event.n] == 'a'", &[Value::List(vec![]), Value::Int(0)]),
+        Ok(Value::Null)
+    );
+    let items = |discounts: &[Value<'static>]| {
+        let item = |discount: &Value<'static>| object(&[("discount", discount.clone())]);
+        Value::List(discounts.iter().map(item).collect())
+    };
+    let some = "event.items.exists(i, i.discount > 0.5)";
+    assert_eq!(run(some, &[items(&[Value::Null])]), Ok(Value::Null));
+    assert_eq!(
+        run(some, &[items(&[Value::Null, Value::Double(0.9)])]),
+        Ok(Value::Bool(true))
+    );
+    assert_eq!(run(some, &[items(&[Value::Double(0.1)])]), Ok(Value::Bool(false)));
+    // What fails for another reason is an error still.
+    assert!(run("event.a / event.b > 1", &[Value::Int(1), Value::Int(0)]).is_err());
+    assert!(run(some, &[items(&[text("x")])]).is_err());
+}
+
+#[test]
+fn a_field_that_no_record_has_is_found() {
+    let address = Type::Record(vec![("floor".into(), Type::Int.nullable())]).nullable();
+    let list = Type::List(Box::new(address.clone()));
+    let unknown = |text: &str, ty: &Type| {
+        let found = computed(text, &["p"]).unknown_field(std::slice::from_ref(ty));
+        found.map(|field| (field.name, field.known))
+    };
+    for (text, ty) in [
+        ("p.address.floor > 3", &address),
+        ("has(p.address.flor) ? p.address.flor > 3 : false", &address),
+        ("event.items.exists(i, i.floor > 3)", &list),
+        ("event.items.map(i, i.floor).exists(f, f > 3)", &list),
+        (
+            "p.flags['vip'] == 'yes'",
+            &Type::Map(Box::new(Type::String), Box::new(Type::String)),
+        ),
+        ("p.address.flor > 3", &Type::Any),
+    ] {
+        assert_eq!(unknown(text, ty), None, "{text}");
+    }
+    for (text, ty) in [
+        ("p.address.flor > 3", &address),
+        ("event.items.exists(i, i.flor > 3)", &list),
+        ("event.items.filter(i, size(string(i.flor)) > 3)", &list),
+        ("p.all[0].flor > 3", &list),
+    ] {
+        assert_eq!(
+            unknown(text, ty),
+            Some(("flor".to_owned(), vec!["floor".to_owned()])),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn has_asks_for_presence_within_an_input() {
+    let run = |text: &str, inputs: &[Value<'_>]| computed(text, &["p"]).evaluate(&Interpreter::default(), inputs);
+    let address = |floor| object(&[("floor", floor)]);
+    for (text, value, there) in [
+        ("has(p.address.floor)", address(Value::Int(0)), true),
+        ("has(p.address.floor)", address(Value::Null), false),
+        ("has(p.address.door)", address(Value::Int(1)), false),
+        (
+            "has(p.address.floor) && p.address.floor > 3",
+            address(Value::Null),
+            false,
+        ),
+        (
+            "!has(p.address.floor) || p.address.floor > 3",
+            address(Value::Int(4)),
+            true,
+        ),
+        (
+            "event.items.exists(i, has(i.floor))",
+            Value::List(vec![address(Value::Null)]),
+            false,
+        ),
+        (
+            "event.items.all(i, has(i.floor))",
+            Value::List(vec![address(Value::Int(1))]),
+            true,
+        ),
+    ] {
+        assert_eq!(run(text, &[value]), Ok(Value::Bool(there)), "{text}");
+    }
+    let some = "event.items.filter(i, has(i.floor)).map(i, i.floor)";
+    let items = Value::List(vec![address(Value::Null), address(Value::Int(2))]);
+    assert_eq!(run(some, &[items]), Ok(Value::List(vec![Value::Long(2)])));
+}
+
+#[test]
+fn mistakes_are_named() {
+    assert!(matches!(parse("evnt.a", &["profile"]), Err(ExpressionError::UnknownName { name, .. }) if name == "evnt"));
+    assert!(matches!(parse("record.ofset == 1", &[]), Err(ExpressionError::UnknownRecordField(f)) if f == "ofset"));
+    assert!(matches!(
+        parse("profile == 1", &["profile"]),
+        Err(ExpressionError::WholeStep(_))
+    ));
+    assert!(matches!(parse("1 +", &[]), Err(ExpressionError::Syntax(_))));
+}
+
+#[test]
+fn types_follow_from_shapes() {
+    let t = |text: &str, inputs: &[Type]| computed(text, &["p"]).result_type(inputs);
+    assert_eq!(
+        t("p.a == null ? 'none' : p.a", &[Type::String.nullable()]),
+        Some(Type::String.nullable())
+    );
+    assert_eq!(t("p.a * 2.0", &[Type::Double]), Some(Type::Double));
+    assert_eq!(t("string(p.a)", &[Type::Int]), Some(Type::String));
+    assert_eq!(t("p.a.map(x, x)", &[Type::List(Box::new(Type::Int))]), None);
+}
+
+#[test]
+fn a_time_keeps_its_unit_as_a_number() {
+    let (millis, micros) = (Type::Timestamp(Unit::Millis), Type::Timestamp(Unit::Micros));
+    let counts = |text: &str| computed(text, &["p"]).counts(&[vec![micros.clone()], vec![millis.clone()]]);
+    for text in [
+        "p.a != null ? p.a : null",
+        "p.a + 1",
+        "1 + p.a",
+        "p.a - 1",
+        "int(p.a)",
+        "p.a == p.b ? p.a : p.a + 5",
+    ] {
+        let found = counts(text);
+        assert!(
+            !found.is_empty() && found.iter().all(|ty| *ty == micros),
+            "{text}: {found:?}"
+        );
+    }
+    assert_eq!(counts("p.a != null ? p.a : p.b"), [micros.clone(), millis.clone()]);
+    for text in ["p.a / 1000", "p.a - p.b", "p.a + p.b", "p.a > p.b", "string(p.a)"] {
+        assert_eq!(counts(text), [], "{text}");
+    }
+}
+
+#[test]
+fn decimals_and_uuids() {
+    assert_eq!(decimal_to_f64(&[0x30, 0x39], 2), 123.45);
+    assert_eq!(decimal_to_f64(&[0xff], 0), -1.0);
+    assert_eq!(decimal_to_f64(&[], 3), 0.0);
+    assert_eq!(uuid_text(&[0x12; 16]), "12121212-1212-1212-1212-121212121212");
+}

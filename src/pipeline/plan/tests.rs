@@ -1,0 +1,170 @@
+//! Tests of plans: what the check of a pipeline against a schema finds.
+
+use super::*;
+use crate::config;
+use crate::pipeline::program;
+use crate::reference::References;
+use crate::store::AnyStore;
+use crate::store::memory::MemoryStore;
+
+/// The messages of what does not fit in a pipeline with this sink.
+async fn found(schema: &str, sink: &str, output: OutputSchema) -> Result<(), String> {
+    found_with(None, schema, sink, output).await
+}
+
+/// The same, with a database; `rest` is what stands behind the sink's topic.
+async fn found_with(store: Option<&AnyStore>, schema: &str, rest: &str, output: OutputSchema) -> Result<(), String> {
+    let toml = format!(
+        "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
+         [pipelines.p.sink]\ntopic = \"o\"\n{rest}\n"
+    );
+    let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+    let parsed = program::parse(&config.pipelines["p"]).unwrap();
+    let program = parsed
+        .prepare(store, &References::default(), &Default::default())
+        .await
+        .unwrap();
+    compile(&program, Arc::new(Schema::parse(schema).unwrap()), Some(&output))
+        .map(|_| ())
+        .map_err(|found| found.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "))
+}
+
+#[tokio::test]
+async fn new_fields_are_compared_with_those_of_a_given_schema() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "name", "type": ["null", "string"]},
+        {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": 2}},
+        {"name": "tags", "type": {"type": "array", "items": "string"}}]}"#;
+    let output = r#"{"type": "record", "name": "O", "fields": [{"name": "id", "type": "long"}, {"name": "score", "type": "double"},
+        {"name": "label", "type": ["null", "string"], "default": null}, {"name": "all", "type": {"type": "array", "items": "string"}, "default": []}]}"#;
+    let output = OutputSchema::Fixed(Arc::new(Schema::parse(output).unwrap()));
+    let findings = async |set: &str| found(input, &format!("set = {{ {set} }}"), output.clone()).await;
+    for good in [
+        "score = \"event.id\"",
+        "score = \"double(event.price)\"",
+        "score = \"2.5\", label = \"event.name\"",
+        "score = \"3\", label = \"null\"",
+        "score = \"3\", all = \"event.tags.map(t, t + '!')\"",
+    ] {
+        assert_eq!(findings(good).await, Ok(()), "{good}");
+    }
+    for (bad, why) in [
+        (
+            "score = \"event.price\"",
+            "event.price: decimal(9, 2) does not go into double",
+        ),
+        ("score = \"event.name\"", "event.name: string does not go into double"),
+        (
+            "score = \"string(event.id)\"",
+            "what this expression gives: string does not go into double",
+        ),
+        ("score = \"null\"", "this literal: null does not go into double"),
+    ] {
+        let wanted = format!("field 'score' of the output schema cannot take {why}");
+        assert_eq!(findings(bad).await, Err(wanted), "{bad}");
+    }
+    let both = findings("score = \"event.price\", label = \"event.id\"")
+        .await
+        .unwrap_err();
+    assert_eq!(both.matches("does not go into").count(), 2, "{both}");
+}
+
+#[tokio::test]
+async fn a_time_that_became_a_number_is_not_taken_for_another_unit() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"},
+        {"name": "updated", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},
+        {"name": "created", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "seen", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "day", "type": {"type": "int", "logicalType": "date"}}]}"#;
+    let output = r#"{"type": "record", "name": "O", "fields": [
+        {"name": "at", "type": ["null", {"type": "long", "logicalType": "timestamp-millis"}], "default": null},
+        {"name": "n", "type": ["null", "long"], "default": null}]}"#;
+    let output = OutputSchema::Fixed(Arc::new(Schema::parse(output).unwrap()));
+    let write = "INSERT INTO t (id, at, n) VALUES (:id, :at, :n)";
+    let store = MemoryStore::new();
+    let markers = [
+        ("id", ColumnType::BigInt),
+        ("at", ColumnType::Timestamp),
+        ("n", ColumnType::BigInt),
+    ];
+    store.declare(write, &markers, &[]);
+    let store = AnyStore::Memory(store);
+    let newest = "event.updated != null ? event.updated : event.created";
+    let bound = async |at: &str| {
+        let rest = format!(
+            "[[pipelines.p.steps]]\nname = \"x\"\nset = {{ at = \"{at}\" }}\n\
+             [[pipelines.p.steps]]\nname = \"w\"\nwrite = \"{write}\"\nbind = {{ at = \"{at}\", n = \"{at}\" }}\n\
+             [[pipelines.p.steps]]\nname = \"v\"\nwrite = \"{write}\"\nbind = {{ at = \"x.at\", n = \"event.id\" }}\n\
+             [scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\""
+        );
+        found_with(Some(&store), input, &rest, OutputSchema::Appended).await
+    };
+    let set = async |at: &str| {
+        found(
+            input,
+            &format!("set = {{ at = \"{at}\", n = \"{at}\" }}"),
+            output.clone(),
+        )
+        .await
+    };
+    for good in [
+        format!("({newest}) / 1000"),
+        "event.seen > 0 ? event.seen : null".to_owned(),
+        "event.id + 1".to_owned(),
+    ] {
+        assert_eq!(bound(&good).await, Ok(()), "{good}");
+        assert_eq!(set(&good).await, Ok(()), "{good}");
+    }
+    for bad in [
+        newest,
+        "event.created + 1",
+        "event.id > 0 ? event.seen : event.created",
+        "int(event.day)",
+    ] {
+        let error = bound(bad).await.unwrap_err();
+        assert_eq!(
+            error.matches("would be taken for timestamp-millis").count(),
+            2,
+            "{bad}: {error}"
+        );
+        let error = set(bad).await.unwrap_err();
+        assert_eq!(
+            error.matches("would be taken for timestamp-millis").count(),
+            1,
+            "{bad}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_field_that_the_records_of_a_list_do_not_have_is_found() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "items", "type": {"type": "array", "items":
+        {"type": "record", "name": "I", "fields": [{"name": "discount", "type": ["null", "double"]}]}}}]}"#;
+    let set = async |text: &str| found(input, &format!("set = {{ x = \"{text}\" }}"), OutputSchema::Appended).await;
+    assert_eq!(set("event.items.exists(i, i.discount > 0.5)").await, Ok(()));
+    assert_eq!(
+        set("event.items.exists(i, i.discont > 0.5)").await,
+        Err("there is no field 'discont' where this expression asks for it".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_key_of_a_type_that_has_no_bytes_is_found() {
+    let schema = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "price", "type": ["null", "double"]},
+        {"name": "tags", "type": {"type": "array", "items": "string"}}, {"name": "kind", "type": {"type": "enum", "name": "K", "symbols": ["a"]}}]}"#;
+    let findings = async |key: &str| found(schema, &format!("key = \"{key}\""), OutputSchema::Appended).await;
+    for good in ["event.id", "event.kind", "string(event.price)", "event.id + 1"] {
+        assert_eq!(findings(good).await, Ok(()), "{good}");
+    }
+    for (bad, ty) in [
+        ("event.price", "double"),
+        ("event.tags", "array"),
+        ("event.price * 2.0", "double"),
+    ] {
+        let error = findings(bad).await.unwrap_err();
+        assert!(
+            error.starts_with("a key is text, bytes, a UUID or a whole number, and"),
+            "{error}"
+        );
+        assert!(error.contains(ty), "{error}");
+    }
+}
