@@ -135,7 +135,7 @@ fn one_that_was_sent_back_leaves_younger_rows_alone() {
     for (who, at) in [("late", now - 20_000), ("young", now - 10_000)] {
         let value = scene.numbers.record(7, who);
         let record = BaseRecord::to(&scene.numbers.topic).partition(0).timestamp(at);
-        bench.kafka.send(record.key(b"k".as_slice()).payload(&value));
+        bench.kafka.send(record.key(who.as_bytes()).payload(&value));
     }
     let messina = scene.start("messina");
     scene.settled(&messina);
