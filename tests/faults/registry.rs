@@ -45,9 +45,9 @@ fn registry_down() {
 
     let sent = load.stop();
     numbers.evolve();
-    // The registry's database (H2) writes to its file half a second after it has answered: killed at once, it never knew the schema, and its records
-    // are dead letters by right.
-    std::thread::sleep(Duration::from_secs(2));
+    // The registry's database (H2) writes to its file half a second after it has answered, and on a slow machine later: killed at once, it never knew
+    // the schema, and its records are dead letters by right.
+    std::thread::sleep(Duration::from_secs(6));
     services.kill(&["registry"]);
     let load = numbers.load_from(sent, RATE, i64::MAX);
     until("records to wait for their schema", LONG, &[&messina], || {
