@@ -245,6 +245,11 @@ impl Messina {
             .sum()
     }
 
+    /// Whether a loop takes nothing in because as much is in flight as may be.
+    pub fn is_full(&self) -> bool {
+        self.loops().iter().any(|l| l["full"] == true)
+    }
+
     /// Records that wait for their schema, in all pipelines.
     pub fn waiting_for_schema(&self) -> u64 {
         self.loops()
