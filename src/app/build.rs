@@ -305,7 +305,13 @@ fn build(
         );
         outputs.push(made.map_err(|e| in_words(&e))?);
     }
-    let shared = Arc::new(SharedOutput::new(outputs[0].clone()));
+    // With transactions each consumer has its own, and gives it up for another when it is made anew.
+    let output = if exactly_once {
+        output::Output::default()
+    } else {
+        outputs[0].clone()
+    };
+    let shared = Arc::new(SharedOutput::new(output));
 
     let mut sampled = Sampled::default();
     let steps = step_handles(&prepared.program, &pipeline_metrics);

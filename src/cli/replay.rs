@@ -256,7 +256,11 @@ fn go(
         };
         // A broker that does not answer can keep a consumer from closing.
         let stopped = tokio::time::timeout(limit, running.stop()).await.is_ok();
-        let done = looked(&range).await.unwrap_or(0);
+        let done = match end {
+            // Brokers that do not answer any more take nothing back.
+            Ended::Done => total,
+            Ended::Halted | Ended::Stopped => looked(&range).await.unwrap_or_else(|| progress.seen()),
+        };
         progress.show(done);
         progress.end();
         Ok(match end {

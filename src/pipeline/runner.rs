@@ -162,22 +162,27 @@ impl Runtime {
             asked = true;
             let flow = match stage {
                 Stage::Alone(index) => self.run_alone(*index, event)?,
-                Stage::Together(members) => match members.as_slice() {
-                    [index] => {
+                Stage::Together(members) if members.len() == 1 || self.in_turn(members) => {
+                    let mut flow = Flow::Continue;
+                    for index in members {
                         let answer = self.ask(*index, event).await?;
-                        self.take(*index, answer, event)?
-                    }
-                    many => {
-                        let answers = join_all(many.iter().map(|index| self.ask(*index, event))).await;
-                        let mut flow = Flow::Continue;
-                        for (index, answer) in many.iter().zip(answers) {
-                            if let Flow::Continue = flow {
-                                flow = self.take(*index, answer?, event)?;
-                            }
+                        flow = self.take(*index, answer, event)?;
+                        if !matches!(flow, Flow::Continue) {
+                            break;
                         }
-                        flow
                     }
-                },
+                    flow
+                }
+                Stage::Together(members) => {
+                    let answers = join_all(members.iter().map(|index| self.ask(*index, event))).await;
+                    let mut flow = Flow::Continue;
+                    for (index, answer) in members.iter().zip(answers) {
+                        if let Flow::Continue = flow {
+                            flow = self.take(*index, answer?, event)?;
+                        }
+                    }
+                    flow
+                }
             };
             if !matches!(flow, Flow::Continue) {
                 return Ok(flow);
@@ -186,6 +191,13 @@ impl Runtime {
             event.answered = 0;
         }
         Ok(Flow::Continue)
+    }
+
+    /// Whether these have to be one after the other although none needs another. SQLite keeps the timestamp of a row and not of each column: what an
+    /// earlier write sets would be lost where a later one of the same row came before it.
+    fn in_turn(&self, members: &[usize]) -> bool {
+        let writes = |index: &usize| matches!(self.program.steps[*index].action, Action::Write(_));
+        matches!(self.store.as_deref(), Some(AnyStore::Sqlite(_))) && members.iter().all(writes)
     }
 
     /// Places for what the steps give.

@@ -123,8 +123,8 @@ impl Follower {
         }
         self.reference.fits()?;
         let shape = &self.reference.shape;
+        // Nor does it speak for the next reading: a collection that is filled anew is small for a while.
         if found == 0 && held > 0 {
-            self.shrunk = true;
             let message = format!(
                 "{} is empty, and {held} documents were held: they are kept",
                 shape.collection

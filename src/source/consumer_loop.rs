@@ -193,6 +193,7 @@ struct Loop {
     /// Why another consumer has to take this one's place.
     replace: Option<String>,
     took: bool,
+    took_since_status: bool,
     hearing: Hearing,
     last_complaint: Option<Instant>,
     seen: Seen,
@@ -288,6 +289,7 @@ impl Loop {
             halted: None,
             replace: None,
             took: false,
+            took_since_status: false,
             hearing: Hearing::default(),
             last_complaint: None,
             seen: Seen::default(),

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{self, Statistics};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, TopicPartitionList};
 
@@ -44,16 +44,54 @@ pub enum Notice {
     Fatal(KafkaError, String),
 }
 
+/// What the brokers answered to librdkafka's last request for records of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// None has come.
+    None,
+    /// An error.
+    Error,
+    /// Records, or that there are none, and where the partition ends.
+    End,
+}
+
 /// Where a partition ends and how far librdkafka has fetched it, from its statistics.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
-    /// The offset behind the last record that can be read.
-    pub end: i64,
-    /// Everything up to the end has been fetched and taken, markers of transactions included, which are never delivered.
-    pub exhausted: bool,
+    /// The last answer.
+    pub answer: Answer,
+    /// The offset behind the last record that can be read, as of the last answer that said so.
+    pub end: Option<i64>,
+    /// Everything up to the end has been fetched, markers of transactions included, which are never delivered.
+    pub fetched: bool,
+    /// Nothing that was fetched waits to be taken, of any partition: librdkafka has one queue for all that a consumer holds.
+    pub queue_empty: bool,
     /// The connection to the broker that leads it is up.
     pub leader_up: bool,
 }
+
+impl Extent {
+    /// What the statistics say; an error leaves the end as it was known `before`.
+    fn of(partition: &statistics::Partition, leader_up: bool, before: Option<&Extent>) -> Extent {
+        // The end of committed transactions is what a consumer can reach.
+        let end = [partition.ls_offset, partition.hi_offset].into_iter().find(|o| *o >= 0);
+        let answer = match (end, partition.hi_offset) {
+            (Some(_), _) => Answer::End,
+            (None, UNKNOWN_OFFSET) => Answer::None,
+            (None, _) => Answer::Error,
+        };
+        Extent {
+            answer,
+            end: end.or(before.and_then(|b| b.end)),
+            fetched: end.is_some_and(|end| partition.next_offset >= end),
+            queue_empty: partition.fetchq_cnt == 0,
+            leader_up,
+        }
+    }
+}
+
+/// librdkafka's `RD_KAFKA_OFFSET_INVALID`: an offset that it has not learned.
+const UNKNOWN_OFFSET: i64 = -1001;
 
 type Extents = HashMap<(String, i32), Extent>;
 
@@ -137,22 +175,13 @@ impl ClientContext for SourceContext {
         let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
         for topic in statistics.topics.values() {
             for partition in topic.partitions.values() {
-                // -1001 stands for unknown; the end of committed transactions is what a consumer can reach.
-                let end = if partition.ls_offset >= 0 {
-                    partition.ls_offset
-                } else {
-                    partition.hi_offset
-                };
-                if partition.partition >= 0 && end >= 0 {
-                    let exhausted = partition.next_offset >= end && partition.fetchq_cnt == 0;
+                // -1 stands for none.
+                if partition.partition >= 0 {
                     let mut brokers = statistics.brokers.values();
                     let leader_up = brokers.any(|b| b.nodeid == partition.leader && b.state == "UP");
-                    let extent = Extent {
-                        end,
-                        exhausted,
-                        leader_up,
-                    };
-                    extents.insert((topic.topic.clone(), partition.partition), extent);
+                    let place = (topic.topic.clone(), partition.partition);
+                    let extent = Extent::of(partition, leader_up, extents.get(&place));
+                    extents.insert(place, extent);
                 }
             }
         }
@@ -209,4 +238,34 @@ pub fn consumer(
     context: SourceContext,
 ) -> KafkaResult<rdkafka::consumer::StreamConsumer<SourceContext>> {
     rdkafka::config::ClientConfig::create_with_context(config, context)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition(hi: i64, next: i64, queue: i64) -> statistics::Partition {
+        statistics::Partition {
+            ls_offset: hi,
+            hi_offset: hi,
+            next_offset: next,
+            fetchq_cnt: queue,
+            ..statistics::Partition::default()
+        }
+    }
+
+    #[test]
+    fn an_error_leaves_the_end_and_says_so() {
+        let never = Extent::of(&partition(UNKNOWN_OFFSET, UNKNOWN_OFFSET, 0), true, None);
+        assert_eq!((never.answer, never.end, never.fetched), (Answer::None, None, false));
+        let first = Extent::of(&partition(10, 10, 3), true, Some(&never));
+        assert_eq!((first.answer, first.end, first.fetched), (Answer::End, Some(10), true));
+        assert!(!first.queue_empty);
+        assert!(!Extent::of(&partition(10, 9, 0), true, None).fetched);
+        let refused = Extent::of(&partition(-1, 10, 0), true, Some(&first));
+        assert_eq!(
+            (refused.answer, refused.end, refused.fetched),
+            (Answer::Error, Some(10), false)
+        );
+    }
 }

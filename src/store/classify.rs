@@ -46,13 +46,15 @@ pub fn execution(error: &ExecutionError) -> StoreError {
 
 /// Whether a failed execution has certainly applied nothing: no node was asked, or the one that was asked refused before it sent anything on. It
 /// is so for a write of one partition without a condition that the driver does not take for idempotent: others it may have sent before, and
-/// they may have been applied in part. An overloaded server is not sure of it.
-pub fn not_applied(error: &ExecutionError) -> bool {
+/// they may have been applied in part. An overloaded server is not sure of it. Nor is ScyllaDB of a counter (`adds`) where too few nodes are there: the
+/// leader adds to it before it looks for the others.
+pub fn not_applied(error: &ExecutionError, adds: bool) -> bool {
     match error {
         ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => true,
         ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => true,
         ExecutionError::LastAttemptError(RequestAttemptError::DbError(e, words)) => match e {
-            DbError::Unavailable { .. } | DbError::IsBootstrapping => true,
+            DbError::Unavailable { .. } => !adds,
+            DbError::IsBootstrapping => true,
             DbError::RateLimitReached {
                 rejected_by_coordinator,
                 ..
@@ -360,6 +362,9 @@ mod tests {
             required: 2,
             alive: 1,
         };
+        let of_a_counter = answered(unavailable.clone());
+        assert!(!not_applied(&of_a_counter, true));
+        assert!(not_applied(&answered(DbError::IsBootstrapping), true));
         for sure in [
             ExecutionError::EmptyPlan,
             ExecutionError::ConnectionPoolError(ConnectionPoolError::Initializing),
@@ -368,7 +373,7 @@ mod tests {
             answered(DbError::IsBootstrapping),
             answered(limit(true)),
         ] {
-            assert!(not_applied(&sure), "{sure}");
+            assert!(not_applied(&sure, false), "{sure}");
             assert_eq!(execution(&sure).class, Transient, "{sure}");
         }
         for unsure in [
@@ -383,7 +388,7 @@ mod tests {
                 write_type: WriteType::Simple,
             }),
         ] {
-            assert!(!not_applied(&unsure), "{unsure}");
+            assert!(!not_applied(&unsure, false), "{unsure}");
         }
     }
 

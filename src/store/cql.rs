@@ -142,6 +142,11 @@ impl<'t> Scanned<'t> {
         (0..self.tokens.len()).any(|i| self.is_word(i, word))
     }
 
+    /// Whether a symbol stands anywhere.
+    pub fn has_symbol(&self, symbol: char) -> bool {
+        (0..self.tokens.len()).any(|i| self.is_symbol(i, symbol))
+    }
+
     /// The first place of a keyword outside all parentheses.
     pub fn find_word(&self, word: &str) -> Option<usize> {
         let mut depth = 0i32;

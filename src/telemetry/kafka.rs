@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::{IntCounter, IntGauge};
 use rdkafka::Statistics;
+use rdkafka::statistics::Partition;
 
 use super::metrics::Metrics;
 
@@ -93,9 +94,10 @@ impl KafkaMetrics {
             return;
         }
         let partitions = || statistics.topics.values().flat_map(|t| t.partitions.values());
-        self.fetch_queue_records.set(partitions().map(|p| p.fetchq_cnt).sum());
-        self.fetch_queue_bytes
-            .set(partitions().map(|p| clamp(p.fetchq_size)).sum());
+        // Each partition that is assigned says it of the one queue that all of them have.
+        let largest = |of: fn(&Partition) -> i64| partitions().map(of).max().unwrap_or(0);
+        self.fetch_queue_records.set(largest(|p| p.fetchq_cnt));
+        self.fetch_queue_bytes.set(largest(|p| clamp(p.fetchq_size)));
         self.producer_queue_records.set(clamp(statistics.msg_cnt));
         self.producer_queue_bytes.set(clamp(statistics.msg_size));
 

@@ -16,6 +16,7 @@ pub struct Progress {
     began: Instant,
     terminal: bool,
     next_line: Instant,
+    seen: i64,
 }
 
 impl Progress {
@@ -28,11 +29,18 @@ impl Progress {
             began: now,
             terminal: std::io::stderr().is_terminal(),
             next_line: now + LINE,
+            seen: before,
         }
+    }
+
+    /// What was done when that was shown last.
+    pub fn seen(&self) -> i64 {
+        self.seen
     }
 
     /// Shows what is done by now.
     pub fn show(&mut self, done: i64) {
+        self.seen = done;
         let now = Instant::now();
         let text = line(done, self.total, self.before, now - self.began, self.terminal);
         let mut err = std::io::stderr().lock();

@@ -141,6 +141,14 @@ fn what_is_absent_within_an_input_is_null() {
     // What fails for another reason is an error still.
     assert!(run("event.a / event.b > 1", &[Value::Int(1), Value::Int(0)]).is_err());
     assert!(run(some, &[items(&[text("x")])]).is_err());
+    let lines = |quantity: Value<'static>| Value::List(vec![object(&[("qty", quantity), ("note", Value::Null)])]);
+    let counted = "event.items.all(i, int(i.qty) > 0)";
+    assert_eq!(run(counted, &[lines(text("7"))]), Ok(Value::Bool(true)));
+    assert_eq!(run(counted, &[lines(Value::Null)]), Ok(Value::Null));
+    assert!(
+        run(counted, &[lines(text("x"))]).is_err(),
+        "another field is absent, and has no part in it"
+    );
 }
 
 #[test]

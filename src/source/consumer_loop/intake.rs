@@ -10,6 +10,7 @@ use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers, Message};
 
 use super::Loop;
 use crate::lanes::{Entered, LaneId};
+use crate::ledger::MAX_RECORD_TIMESTAMP_MS;
 use crate::pipeline::completions::How;
 use crate::pipeline::event::{Content, Event, Origin};
 use crate::pipeline::failure::Failure;
@@ -28,7 +29,10 @@ fn was_sent_back(headers: &BorrowedHeaders) -> bool {
 impl Loop {
     pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
         match message {
-            Ok(message) => self.admit(&message),
+            Ok(message) => {
+                self.took_since_status = true;
+                self.admit(&message);
+            }
             Err(KafkaError::PartitionEOF(_)) => {}
             Err(KafkaError::MessageConsumptionFatal(code)) => self.halt(Failure::fatal("kafka", code.to_string())),
             Err(error) => {
@@ -79,9 +83,10 @@ impl Loop {
         self.metrics.received.inc();
         self.metrics.record_bytes.inc_by((value_length + key_length) as u64);
         let headers = message.headers();
-        let write_timestamp_us = match (headers.is_some_and(was_sent_back), timestamp_ms) {
+        let own = timestamp_ms.filter(|own| (0..=MAX_RECORD_TIMESTAMP_MS).contains(own));
+        let write_timestamp_us = match (headers.is_some_and(was_sent_back), own) {
             // Rows that are younger than the record keep what they have. The header is in the log, so it is the same when the record runs again.
-            (true, Some(own)) => own.max(0).saturating_mul(1000),
+            (true, Some(own)) => own * 1000,
             _ => write_timestamp_us,
         };
         let origin = Origin {

@@ -7,6 +7,7 @@ use rdkafka::consumer::Consumer;
 use super::Loop;
 use super::watchdogs::Sight;
 use crate::source::assignment::Phase;
+use crate::source::context::Answer;
 use crate::source::status::{LoopStatus, PartitionStatus};
 
 /// How many of the last failures the status shows.
@@ -31,6 +32,7 @@ impl Loop {
         let mut stalled = 0;
         let mut fetches_nothing = None;
         let open = self.takes_records() && !self.paused && !self.complains(now);
+        let takes = std::mem::take(&mut self.took_since_status);
         self.ledger_full = self
             .assignment
             .held()
@@ -41,22 +43,30 @@ impl Loop {
             let unfinished = at.ledger.and_then(|l| l.position()).map(|p| p.offset);
             let extent = self.parts.consumer.context().extent(topic, at.partition.index);
             let in_flight = at.ledger.map_or(0, |l| l.in_flight());
-            let lag = match (unfinished, extent) {
-                (Some(_), Some(extent)) if extent.exhausted && in_flight == 0 => Some(0),
-                (Some(unfinished), Some(extent)) => Some((extent.end - unfinished).max(0)),
+            // What waits in librdkafka's queue may be of other partitions; while that queue is taken from, what is of this one comes by itself.
+            let at_end = in_flight == 0 && extent.is_some_and(|e| e.fetched && (e.queue_empty || takes));
+            let lag = match (unfinished, extent.and_then(|e| e.end)) {
+                (Some(_), Some(_)) if at_end => Some(0),
+                (Some(unfinished), Some(end)) => Some((end - unfinished).max(0)),
                 _ => None,
             };
             let mut lag_seconds = 0.0;
-            // Before the first record of a group without an offset its place is not known, and neither is how many there are.
-            let waits_for_first = || extent.is_some_and(|extent| extent.end > 0 && !extent.exhausted);
+            let answer = extent.map_or(Answer::None, |e| e.answer);
+            let running = at.phase == Phase::Running;
             let seen = Sight {
                 starting: at.phase == Phase::Starting && self.stopping.is_none(),
-                lag: lag.map(i64::unsigned_abs),
-                some: position.is_none() && at.phase == Phase::Running && waits_for_first(),
+                // Before the first record of a group without an offset its place is not known, and neither is how many there are.
+                lag: lag.or(at_end.then_some(0)).map(i64::unsigned_abs),
+                some: running && (answer != Answer::End || (position.is_none() && !at_end)),
                 unfinished,
                 committed: at.ledger.and_then(|l| l.uncommitted()),
                 position,
-                free: open && in_flight == 0 && at.phase == Phase::Running && extent.is_some_and(|e| e.leader_up),
+                // Brokers that refuse one partition refuse another consumer as well.
+                free: open
+                    && in_flight == 0
+                    && running
+                    && (lag > Some(0) || answer != Answer::Error)
+                    && extent.is_some_and(|e| e.leader_up),
             };
             let watched = self.watchdogs.observe(at.partition, &seen, now);
             let is_stalled = watched.stalled;
@@ -98,7 +108,7 @@ impl Loop {
                 },
                 position,
                 unfinished,
-                end: extent.map(|e| e.end),
+                end: extent.and_then(|e| e.end),
                 lag_records: lag,
                 lag_seconds,
                 in_flight,

@@ -19,7 +19,7 @@ pub(super) struct Sight {
     pub(super) starting: bool,
     /// Records behind the end, as far as that is known.
     pub(super) lag: Option<u64>,
-    /// There are records, though not known how many.
+    /// There are records, though not known how many; or none has come and it is not known whether there are any.
     pub(super) some: bool,
     /// The first unfinished offset.
     pub(super) unfinished: Option<i64>,
@@ -83,7 +83,8 @@ impl Watchdogs {
             seen.unfinished
         };
         watchdog.place = place.unwrap_or(watchdog.place);
-        let Some(work) = seen.lag.or((seen.starting || seen.some).then_some(1)) else {
+        // Of one that leaves nothing may be known any more.
+        let Some(work) = seen.lag.max((seen.starting || seen.some).then_some(1)) else {
             return Watched {
                 stalled: watchdog.stalled,
                 ..Watched::default()
@@ -204,6 +205,38 @@ mod tests {
             }),
             None
         );
+    }
+
+    #[test]
+    fn one_that_has_nothing_is_no_stall_however_often_it_seemed_to() {
+        // What waits in the consumer's queue is of another partition.
+        let seemed = |second: u64| Sight {
+            lag: (second % 50 != 0).then_some(0),
+            some: second % 50 == 0,
+            free: true,
+            ..Sight::default()
+        };
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
+        for second in 0..600 {
+            let watched = dogs.observe(P, &seemed(second), start + Duration::from_secs(second));
+            assert_eq!(watched, Watched::default(), "{second}");
+        }
+        // It could not start for long, and then has nothing.
+        let (late, end) = (start + LIMIT * 20, start + LIMIT * 21);
+        dogs.observe(P, &STARTING, late);
+        assert!(dogs.observe(P, &STARTING, end).stalls_now);
+        assert_eq!(dogs.observe(P, &seemed(1), end), Watched::default());
+    }
+
+    #[test]
+    fn at_its_end_and_no_more_answers_is_a_stall() {
+        let unanswered = |_| Sight {
+            lag: Some(0),
+            some: true,
+            unfinished: Some(7),
+            ..Sight::default()
+        };
+        assert_eq!(stalls(None, unanswered), Some(60));
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub struct ScyllaStatement {
     all_columns: bool,
     /// It is written once, to one partition and without a condition, so that a refusal may tell that nothing was applied.
     once: bool,
+    /// It may change a counter.
+    adds: bool,
 }
 
 impl ScyllaStore {
@@ -293,6 +295,7 @@ impl Store for ScyllaStore {
                 group,
                 all_columns: scanned.selects_all(),
                 once: !options.idempotent && !scanned.has_word("if") && !scanned.has_word("in"),
+                adds: scanned.has_symbol('+') || scanned.has_symbol('-'),
             }),
         })
     }
@@ -353,7 +356,7 @@ impl Store for ScyllaStore {
             .execute_unpaged(&prepared, &bind)
             .await
             .map_err(|e| StoreError {
-                not_applied: inner.once && classify::not_applied(&e),
+                not_applied: inner.once && classify::not_applied(&e, inner.adds),
                 ..self.failed(&e)
             })?;
         inner.give_back(prepared);
