@@ -211,8 +211,8 @@ mod tests {
     fn one_that_has_nothing_is_no_stall_however_often_it_seemed_to() {
         // What waits in the consumer's queue is of another partition.
         let seemed = |second: u64| Sight {
-            lag: (second % 50 != 0).then_some(0),
-            some: second % 50 == 0,
+            lag: (!second.is_multiple_of(50)).then_some(0),
+            some: second.is_multiple_of(50),
             free: true,
             ..Sight::default()
         };
