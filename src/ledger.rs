@@ -20,6 +20,13 @@ use std::collections::VecDeque;
 /// A record beyond it is taken for one without a timestamp; otherwise a single broken producer could use up the clock.
 pub const MAX_RECORD_TIMESTAMP_MS: i64 = 253_402_300_799_999;
 
+/// A record's own timestamp in µs; none where it is absent, negative or above [`MAX_RECORD_TIMESTAMP_MS`].
+pub fn own_micros(record_timestamp_ms: Option<i64>) -> Option<i64> {
+    record_timestamp_ms
+        .filter(|ms| (0..=MAX_RECORD_TIMESTAMP_MS).contains(ms))
+        .map(|ms| ms * 1000)
+}
+
 /// Prefix of the commit metadata; the digit is the version of what follows.
 const CLOCK_PREFIX: &str = "messina1:";
 
@@ -109,8 +116,7 @@ impl Ledger {
     }
 
     /// Takes in the record at `offset` and returns the write timestamp in µs of its first write; each that follows has one more.
-    /// It is `max(record_timestamp_ms * 1000, previous + 1)`, where a timestamp that is absent, negative or above
-    /// [`MAX_RECORD_TIMESTAMP_MS`] counts as 0.
+    /// It is `max(own, previous + 1)`, with the record's [own](own_micros) or 0.
     ///
     /// Offsets strictly increase. Gaps are legal: compaction and transaction markers leave them.
     ///
@@ -121,10 +127,7 @@ impl Ledger {
         if offset < expected {
             return Err(LedgerError::Behind { offset, expected });
         }
-        let own = record_timestamp_ms
-            .filter(|ms| (0..=MAX_RECORD_TIMESTAMP_MS).contains(ms))
-            .unwrap_or(0)
-            * 1000;
+        let own = own_micros(record_timestamp_ms).unwrap_or(0);
         let after = self
             .clock
             .checked_add(1)

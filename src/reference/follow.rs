@@ -38,7 +38,7 @@ pub struct Follower {
     has_streams: bool,
     /// The last reading failed, or changes were left out since: what is held may lack something.
     doubted: bool,
-    /// The last reading that came to its end found much less than was held.
+    /// A reading that came to its end, since one was believed, found some documents and less than half of those held.
     shrunk: bool,
 }
 
@@ -123,7 +123,7 @@ impl Follower {
         }
         self.reference.fits()?;
         let shape = &self.reference.shape;
-        // Nor does it speak for the next reading: a collection that is filled anew is small for a while.
+        // It does not speak for the next reading either: a collection that is filled anew is small for a while.
         if found == 0 && held > 0 {
             let message = format!(
                 "{} is empty, and {held} documents were held: they are kept",

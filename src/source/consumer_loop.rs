@@ -193,6 +193,7 @@ struct Loop {
     /// Why another consumer has to take this one's place.
     replace: Option<String>,
     took: bool,
+    /// Something came out of librdkafka's queue since the status was last brought up to date.
     took_since_status: bool,
     hearing: Hearing,
     last_complaint: Option<Instant>,

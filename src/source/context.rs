@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use rdkafka::bindings::RD_KAFKA_OFFSET_INVALID;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -90,8 +91,8 @@ impl Extent {
     }
 }
 
-/// librdkafka's `RD_KAFKA_OFFSET_INVALID`: an offset that it has not learned.
-const UNKNOWN_OFFSET: i64 = -1001;
+/// What librdkafka gives for an offset that it has not learned.
+const UNKNOWN_OFFSET: i64 = RD_KAFKA_OFFSET_INVALID as i64;
 
 type Extents = HashMap<(String, i32), Extent>;
 
@@ -175,7 +176,7 @@ impl ClientContext for SourceContext {
         let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
         for topic in statistics.topics.values() {
             for partition in topic.partitions.values() {
-                // -1 stands for none.
+                // -1 is where records wait that have no partition yet.
                 if partition.partition >= 0 {
                     let mut brokers = statistics.brokers.values();
                     let leader_up = brokers.any(|b| b.nodeid == partition.leader && b.state == "UP");

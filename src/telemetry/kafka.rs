@@ -151,7 +151,7 @@ fn clamp(n: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdkafka::statistics::{Broker, Window};
+    use rdkafka::statistics::{Broker, Topic, Window};
 
     fn report(tx_bytes: i64, rtt: Option<i64>) -> Statistics {
         let rtt = rtt.map(|micros| Window {
@@ -183,6 +183,31 @@ mod tests {
             brokers: brokers.into(),
             ..Statistics::default()
         }
+    }
+
+    #[test]
+    fn the_queue_of_all_partitions_is_counted_once() {
+        let metrics = Metrics::new().unwrap();
+        let kafka = KafkaMetrics::new(&metrics, "p", "consumer");
+        let said = |records, bytes| Partition {
+            fetchq_cnt: records,
+            fetchq_size: bytes,
+            ..Partition::default()
+        };
+        // One is not assigned.
+        let partitions = [(0, said(7, 700)), (1, said(7, 700)), (2, said(0, 0))];
+        let topic = Topic {
+            partitions: partitions.into(),
+            ..Topic::default()
+        };
+        kafka.observe(&Statistics {
+            topics: [("t".to_owned(), topic)].into(),
+            ..Statistics::default()
+        });
+        assert_eq!(
+            (kafka.fetch_queue_records.get(), kafka.fetch_queue_bytes.get()),
+            (7, 700)
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers, Message};
 
 use super::Loop;
 use crate::lanes::{Entered, LaneId};
-use crate::ledger::MAX_RECORD_TIMESTAMP_MS;
+use crate::ledger::own_micros;
 use crate::pipeline::completions::How;
 use crate::pipeline::event::{Content, Event, Origin};
 use crate::pipeline::failure::Failure;
@@ -83,11 +83,11 @@ impl Loop {
         self.metrics.received.inc();
         self.metrics.record_bytes.inc_by((value_length + key_length) as u64);
         let headers = message.headers();
-        let own = timestamp_ms.filter(|own| (0..=MAX_RECORD_TIMESTAMP_MS).contains(own));
-        let write_timestamp_us = match (headers.is_some_and(was_sent_back), own) {
-            // Rows that are younger than the record keep what they have. The header is in the log, so it is the same when the record runs again.
-            (true, Some(own)) => own * 1000,
-            _ => write_timestamp_us,
+        // Rows that are younger than one that was sent back keep what they have. The header is in the log, so it is the same when the record runs again.
+        let write_timestamp_us = if headers.is_some_and(was_sent_back) {
+            own_micros(timestamp_ms).unwrap_or(write_timestamp_us)
+        } else {
+            write_timestamp_us
         };
         let origin = Origin {
             ticket,

@@ -45,18 +45,22 @@ impl Loop {
             let in_flight = at.ledger.map_or(0, |l| l.in_flight());
             // What waits in librdkafka's queue may be of other partitions; while that queue is taken from, what is of this one comes by itself.
             let at_end = in_flight == 0 && extent.is_some_and(|e| e.fetched && (e.queue_empty || takes));
-            let lag = match (unfinished, extent.and_then(|e| e.end)) {
-                (Some(_), Some(_)) if at_end => Some(0),
-                (Some(unfinished), Some(end)) => Some((end - unfinished).max(0)),
-                _ => None,
+            let behind = if at_end {
+                Some(0)
+            } else {
+                extent
+                    .and_then(|e| e.end)
+                    .zip(unfinished)
+                    .map(|(end, u)| (end - u).max(0))
             };
+            // Before the first record of a group without an offset its place is not known, and neither is how many there are.
+            let lag = behind.filter(|_| unfinished.is_some());
             let mut lag_seconds = 0.0;
             let answer = extent.map_or(Answer::None, |e| e.answer);
             let running = at.phase == Phase::Running;
             let seen = Sight {
                 starting: at.phase == Phase::Starting && self.stopping.is_none(),
-                // Before the first record of a group without an offset its place is not known, and neither is how many there are.
-                lag: lag.or(at_end.then_some(0)).map(i64::unsigned_abs),
+                lag: behind.map(i64::unsigned_abs),
                 some: running && (answer != Answer::End || (position.is_none() && !at_end)),
                 unfinished,
                 committed: at.ledger.and_then(|l| l.uncommitted()),
