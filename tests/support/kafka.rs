@@ -100,7 +100,9 @@ impl Kafka {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
-            .set("enable.idempotence", "true");
+            .set("enable.idempotence", "true")
+            // What a flush has seen off is there: nothing is given up meanwhile.
+            .set("message.timeout.ms", "0");
         config
             .set("message.max.bytes", BIGGEST)
             .set("queue.buffering.max.messages", "200000");

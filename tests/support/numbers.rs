@@ -17,8 +17,8 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::Bench;
 use super::kafka::Record;
+use super::{Bench, LONG};
 
 const SCHEMA: &str = r#"{"type": "record", "name": "Number", "namespace": "com.acme.test", "fields": [
     {"name": "seq", "type": "long"}, {"name": "who", "type": "string"}]}"#;
@@ -209,7 +209,8 @@ impl<'b> Numbers<'b> {
                 }
                 producer.poll(Duration::from_millis(2));
             }
-            producer.flush(Duration::from_secs(60)).unwrap();
+            // After an outage a leader may wait its 30 s for a replica, and again.
+            producer.flush(LONG).unwrap();
             sent
         });
         Load {
