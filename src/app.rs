@@ -508,7 +508,7 @@ impl Running {
                     halted.inc();
                     if state.halted(&failure.to_string()) {
                         // Before its first round, or between two consumers.
-                        let stage = failure.step.as_deref().unwrap_or(failure.reason);
+                        let stage = failure.stage();
                         let class = failure.class.as_str();
                         metrics.failures_total.of([&pipeline, stage, class, "fatal"]).inc();
                         tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");

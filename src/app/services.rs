@@ -60,7 +60,10 @@ impl Services {
         loop {
             match Services::connect_once(config, Purpose::Run).await {
                 Ok(services) => {
-                    services.keep_credentials();
+                    // It prepares pipelines at each reload.
+                    if let Some(store) = services.store.clone() {
+                        keep_credentials(store, services.credentials.subscribe());
+                    }
                     return Ok(services);
                 }
                 Err(NotPrepared::Findings(findings)) => return Err(config_error(findings, sources)),
@@ -68,18 +71,6 @@ impl Services {
                     wait(shared, &failure.message, &mut attempt, &mut jitter).await
                 }
             }
-        }
-    }
-
-    /// Keeps the session that prepares pipelines at each reload able to log in, as the loops' are.
-    fn keep_credentials(&self) {
-        if let Some(store) = self.store.clone() {
-            let credentials = self.credentials.subscribe();
-            tokio::spawn(async move {
-                if let AnyStore::Scylla(store) = &*store {
-                    store.keep_credentials(credentials).await;
-                }
-            });
         }
     }
 
@@ -94,6 +85,15 @@ impl Services {
             references: references::open(config).await?,
         })
     }
+}
+
+/// Keeps a session able to log in, as long as the runtime lives.
+fn keep_credentials(store: Arc<AnyStore>, credentials: watch::Receiver<()>) {
+    tokio::spawn(async move {
+        if let AnyStore::Scylla(store) = &*store {
+            store.keep_credentials(credentials).await;
+        }
+    });
 }
 
 /// Says what is waited for, and waits.
@@ -232,12 +232,7 @@ pub(super) async fn store_of_loop(
             Ok(store) => {
                 let store = store.map(Arc::new);
                 if let Some(store) = store.clone() {
-                    // It ends with the runtime.
-                    tokio::spawn(async move {
-                        if let AnyStore::Scylla(store) = &*store {
-                            store.keep_credentials(credentials).await;
-                        }
-                    });
+                    keep_credentials(store, credentials);
                 }
                 return Ok(store);
             }

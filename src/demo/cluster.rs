@@ -3,7 +3,6 @@
 //! The mock cluster keeps at most 5 MiB per partition and drops the oldest batches beyond that, read or not. See
 //! [`Flow`](super::flow::Flow) for how the demo stays below it.
 
-use std::fmt::Write;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -13,6 +12,8 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaResult;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+
+use crate::store::convert::push_hex;
 
 /// Partitions of each input topic.
 pub const INPUT_PARTITIONS: i32 = 8;
@@ -74,10 +75,7 @@ impl Scratch {
         let mut random = [0; 16];
         openssl::rand::rand_bytes(&mut random).map_err(io::Error::other)?;
         let mut name = "messina-".to_owned();
-        for byte in random {
-            // Writing into a string does not fail.
-            let _ = write!(name, "{byte:02x}");
-        }
+        random.into_iter().for_each(|byte| push_hex(&mut name, byte));
         Scratch::at(std::env::temp_dir().join(name))
     }
 

@@ -66,6 +66,11 @@ impl Failure {
         self.step = Some(step.clone());
         self
     }
+
+    /// Where it is counted: its step; outside of steps its reason.
+    pub fn stage(&self) -> &str {
+        self.step.as_deref().unwrap_or(self.reason)
+    }
 }
 
 impl From<StoreError> for Failure {

@@ -17,6 +17,7 @@ use crate::avro::Schema;
 use crate::avro::json::to_json;
 use crate::cli::clean::plain;
 use crate::registry::{Registry, framing};
+use crate::store::convert::push_hex;
 
 /// Bytes that are shown in hexadecimal; what is longer is cut.
 const HEX: usize = 4096;
@@ -150,13 +151,9 @@ async fn decode(registry: &Registry, id: u32, datum: &[u8]) -> Result<Json, Stri
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-            // Writing into a string does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    let mut text = String::with_capacity(2 * bytes.len());
+    bytes.iter().for_each(|byte| push_hex(&mut text, *byte));
+    text
 }
 
 /// A header's value: text, or hexadecimal.

@@ -201,7 +201,7 @@ impl Runtime {
             event.complete(How::StartAgain(failure));
             return;
         }
-        let stage = failure.step.as_deref().unwrap_or(failure.reason);
+        let stage = failure.stage();
         let already_dead = event.pending == Outcome::DeadLettered;
         let Some(dead_letters) = self
             .dead_letters
@@ -250,7 +250,7 @@ impl Runtime {
         };
         sentry.report(Report {
             pipeline: &self.program.name,
-            step: failure.step.as_deref().unwrap_or(failure.reason),
+            step: failure.stage(),
             class: failure.class.as_str(),
             level,
             topic: Some(&event.origin.topic),

@@ -187,7 +187,7 @@ impl Loop {
 
     pub(super) fn halt(&mut self, failure: Failure) {
         if self.halted.is_none() {
-            let stage = failure.step.as_deref().unwrap_or(failure.reason);
+            let stage = failure.stage();
             let metrics = &self.parts.runtime.metrics;
             metrics.failed(stage, failure.class.as_str(), "fatal");
         }
