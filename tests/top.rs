@@ -94,6 +94,17 @@ fn said(output: &Output) -> (Option<i32>, String, String) {
 }
 
 #[test]
+fn nobody_has_to_read_it() {
+    let process = process();
+    let url = format!("http://{}/", process.address);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut top = top(&[&url, "--once", "--interval", "0.2"]);
+    let (code, _, stderr) = said(&top.stdout(writer).output().unwrap());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
 fn once_prints_every_pipeline_with_its_rate() {
     let process = process();
     let url = format!("http://{}/", process.address);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{ConfigFiles, print};
+use super::{ConfigFiles, answer, print};
 use crate::app;
 use crate::config::{Diagnostics, report};
 use crate::custom::CustomSteps;
@@ -57,9 +57,9 @@ pub fn run(args: Check, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     };
     match args.format {
         Form::Human => print(&findings),
-        Form::Json => println!("{}", findings.json().context("findings as JSON")?),
-        Form::Sarif => println!("{}", report::sarif(&findings)),
-        Form::Github => print!("{}", report::github(&findings)),
+        Form::Json => answer(&format!("{}\n", findings.json().context("findings as JSON")?))?,
+        Form::Sarif => answer(&format!("{}\n", report::sarif(&findings)))?,
+        Form::Github => answer(&report::github(&findings))?,
     }
     if findings.has_errors() {
         return Ok(Exit::Config.into());

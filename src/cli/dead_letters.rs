@@ -14,7 +14,7 @@ mod table;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
-use super::trouble::{Trouble, ended};
+use super::trouble::Trouble;
 use super::{ConfigFiles, print};
 use crate::config::{Config, Pipeline, Property};
 use crate::shutdown::Exit;
@@ -134,12 +134,11 @@ fn topics(config: &Config, pipeline: Option<&str>, topic: Option<&str>) -> Resul
 
 /// Runs the command.
 pub fn run(args: DeadLetters) -> anyhow::Result<ExitCode> {
-    let result = match args.command {
+    match args.command {
         Command::List(args) => list::run(&args),
         Command::Show(args) => show::run(&args),
         Command::Replay(args) => replay::run(&args),
-    };
-    ended(result)
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use super::answer;
 use crate::demo::{self, Places, config_text};
 use crate::shutdown::Exit;
 use crate::telemetry::logging::{self, Format};
@@ -26,11 +27,11 @@ pub struct Demo {
 /// Runs the demo.
 pub fn run(args: Demo) -> anyhow::Result<ExitCode> {
     if args.config {
-        print!("{}", config_text(&Places::default()));
+        answer(&config_text(&Places::default()))?;
         return Ok(ExitCode::SUCCESS);
     }
     // Dead letters are part of the show and would be all that is seen.
-    logging::init("off", Format::Auto, None, None).context("logging")?;
+    logging::init("off", Format::Auto, None, None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("messina-io")
         .enable_all()
@@ -41,9 +42,9 @@ pub fn run(args: Demo) -> anyhow::Result<ExitCode> {
     runtime.shutdown_background();
     let report = report?;
     if args.json {
-        println!("{}", report.json());
+        answer(&format!("{}\n", report.json()))?;
     } else {
-        println!("\n{}", report.human());
+        answer(&format!("\n{}\n", report.human()))?;
     }
     Ok(if report.is_ok() {
         ExitCode::SUCCESS

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::clean::plain;
 use super::time::{self, Moment};
-use super::trouble::{Trouble, ended};
+use super::trouble::Trouble;
 use super::{ConfigFiles, print};
 use crate::app::StartError;
 use crate::app::rehearsal::{Effects, Incoming, Rehearsal};
@@ -69,7 +69,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
         }
     };
     print(&warnings);
-    logging::init("error", Format::Auto, None, None).context("logging")?;
+    logging::init("error", Format::Auto, None, None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -100,7 +100,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
     });
     // The reader may wait for a record that never comes.
     runtime.shutdown_background();
-    ended(code)
+    code
 }
 
 /// The pipeline that is meant.

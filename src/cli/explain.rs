@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use super::answer;
+use super::trouble::Trouble;
 use crate::config::codes;
-use crate::shutdown::Exit;
 
 /// The page that has a section for each code.
 const PAGE: &str = include_str!("../../docs/findings.md");
@@ -16,23 +17,22 @@ pub struct Explain {
 }
 
 /// Runs the command.
-pub fn run(args: &Explain) -> ExitCode {
-    let Some(code) = &args.code else {
-        for code in codes::ALL {
-            println!("{}  {}", code.id, code.meaning);
-        }
-        return ExitCode::SUCCESS;
+pub fn run(args: &Explain) -> anyhow::Result<ExitCode> {
+    let text: String = match &args.code {
+        None => codes::ALL
+            .iter()
+            .map(|code| format!("{}  {}\n", code.id, code.meaning))
+            .collect(),
+        Some(code) => match section(&code.to_uppercase()) {
+            Some(text) => format!("{text}\n"),
+            None => {
+                let message = format!("there is no code `{code}`; `messina explain` lists all");
+                return Err(Trouble::Usage(message).into());
+            }
+        },
     };
-    match section(&code.to_uppercase()) {
-        Some(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
-        None => {
-            eprintln!("error: there is no code `{code}`; `messina explain` lists all");
-            Exit::Usage.into()
-        }
-    }
+    answer(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A code's section of the page, its heading without the marks of Markdown.

@@ -9,7 +9,7 @@ mod guess;
 mod text;
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -17,8 +17,8 @@ use anyhow::Context as _;
 
 use self::draft::{Draft, Wanted};
 use self::text::{Connections, Database, Places};
-use super::trouble::{Trouble, ended};
-use super::{judged, print};
+use super::trouble::Trouble;
+use super::{answer, judged, print};
 use crate::app;
 use crate::avro::Schema;
 use crate::cases::{self, file};
@@ -100,10 +100,6 @@ fn binding(text: &str) -> Result<(String, String), String> {
 
 /// Drafts the pipeline.
 pub fn run(args: Init) -> anyhow::Result<ExitCode> {
-    ended(drafted(args))
-}
-
-fn drafted(args: Init) -> anyhow::Result<ExitCode> {
     let topic = answered(args.topic.as_ref(), "--topic", "Topic to read")?;
     if args.table.is_none() && args.write.is_none() && !can_ask() {
         return Err(
@@ -189,7 +185,7 @@ fn drafted(args: Init) -> anyhow::Result<ExitCode> {
     };
     print(&warnings);
     if files.to_stdout {
-        io::stdout().lock().write_all(text.as_bytes())?;
+        answer(&text)?;
         return Ok(ExitCode::SUCCESS);
     }
     let case = match &files.case {

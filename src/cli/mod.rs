@@ -1,5 +1,8 @@
 //! The command line: one file per command.
 
+// It panics when whoever reads closes the pipe: `answer`, or `?` on what writes.
+#![deny(clippy::print_stdout)]
+
 mod ask;
 pub mod check;
 mod clean;
@@ -18,7 +21,7 @@ mod time;
 pub mod top;
 mod trouble;
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -117,7 +120,16 @@ fn judged(config: Config, sources: Sources, left: &[Code]) -> Result<(Config, So
 
 /// Prints findings for people, to stderr.
 pub fn print(findings: &Diagnostics) {
-    eprint!("{}", findings.human(std::io::stderr().is_terminal()));
+    eprint!("{}", findings.human(io::stderr().is_terminal()));
+}
+
+/// Prints what a command answers, to stdout. Who closes the pipe has seen enough: the command ends as it would have.
+fn answer(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// The whole program, with steps of one's own: from the arguments of the process to its exit code.
@@ -134,7 +146,11 @@ pub fn main(customs: CustomSteps) -> ExitCode {
 
 /// Runs the command.
 pub fn run(cli: Cli, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
-    match cli.command {
+    trouble::ended(command(cli.command, customs))
+}
+
+fn command(command: Command, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Demo(args) => demo::run(args),
         Command::Init(args) => init::run(*args),
         Command::Run(args) => run::run(args, customs),
@@ -146,20 +162,26 @@ pub fn run(cli: Cli, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         Command::Health(args) => health::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Size(args) => size::run(&args),
-        Command::Explain(args) => Ok(explain::run(&args)),
+        Command::Explain(args) => explain::run(&args),
         Command::Schema => {
-            print!("{}", crate::config::schema::schema());
+            answer(&crate::config::schema::schema())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "messina", &mut std::io::stdout());
+            answer(&completions(shell)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Man => {
-            print!("{}", manual()?);
+            answer(&manual()?)?;
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> anyhow::Result<String> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "messina", &mut script);
+    Ok(String::from_utf8(script)?)
 }
 
 /// The manual page of the program, and behind it those of its commands.
@@ -214,9 +236,7 @@ mod tests {
             );
         }
         for shell in <clap_complete::Shell as clap::ValueEnum>::value_variants() {
-            let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut Cli::command(), "messina", &mut script);
-            let script = String::from_utf8(script).unwrap();
+            let script = completions(*shell).unwrap();
             for name in &names {
                 assert!(script.contains(name.as_str()), "{shell}: {name}");
             }

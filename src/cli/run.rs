@@ -55,15 +55,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         }
     };
     let breadcrumbs = Breadcrumbs::default();
-    let verbosity = match start_logging(&config, log_file.as_ref(), &breadcrumbs) {
-        Ok(verbosity) => verbosity,
-        // The configuration's was checked: it is RUST_LOG.
-        Err(error @ LoggingError::Filter { .. }) => {
-            eprintln!("[log] {error}");
-            return Ok(Exit::Config.into());
-        }
-        Err(error) => return Err(error).context("[log]"),
-    };
+    let verbosity = start_logging(&config, log_file.as_ref(), &breadcrumbs)?;
     let telemetry = match Telemetry::new(&config, breadcrumbs) {
         Ok(telemetry) => telemetry,
         Err(error) => {

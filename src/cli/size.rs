@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{ConfigFiles, print};
+use super::{ConfigFiles, answer, print};
 use crate::config::parse_duration;
 use crate::shutdown::Exit;
 use crate::sizing::{Load, Needs, needs};
@@ -109,14 +109,13 @@ pub fn run(args: &Size) -> anyhow::Result<ExitCode> {
             .iter()
             .map(|(name, needs)| Ok(((*name).to_owned(), serde_json::to_value(needs)?)))
             .collect::<Result<_, serde_json::Error>>()?;
-        println!("{}", serde_json::Value::Object(object));
+        answer(&format!("{}\n", serde_json::Value::Object(object)))?;
     } else {
-        for (name, needs) in &sized {
-            print!("{}", words(name, needs, &load));
-        }
-        println!(
-            "These are estimates, for each pipeline by itself; docs/sizing.md says what they are made of, and how to scale them to your machine."
+        let mut text: String = sized.iter().map(|(name, needs)| words(name, needs, &load)).collect();
+        text.push_str(
+            "These are estimates, for each pipeline by itself; docs/sizing.md says what they are made of, and how to scale them to your machine.\n",
         );
+        answer(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }

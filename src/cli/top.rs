@@ -85,7 +85,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
             };
             picture.print()
         });
-        print!("{}", text.unwrap_or_default());
+        super::answer(&text.unwrap_or_default())?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut terminal = match ratatui::try_init() {

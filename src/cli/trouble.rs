@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::shutdown::Exit;
+use crate::telemetry::logging::LoggingError;
 
 /// Why a command cannot do what it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,11 @@ pub fn ended(result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     let exit = match error.downcast_ref::<Trouble>() {
         Some(Trouble::Usage(_)) => Exit::Usage,
         Some(Trouble::Unavailable(_)) => Exit::Unavailable,
-        None => return Err(error),
+        None => match error.downcast_ref::<LoggingError>() {
+            // The configuration's was checked: it is RUST_LOG.
+            Some(LoggingError::Filter { .. }) => Exit::Config,
+            _ => return Err(error),
+        },
     };
     eprintln!("error: {error}");
     Ok(exit.into())

@@ -4,7 +4,7 @@
 //! things keep a replay from doing harm: without `--yes` nothing is sent; `--max` caps it; and a header counts how often a record was
 //! sent back, so that one that cannot succeed does not go round for ever.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ use super::filter::{Filter, Place, Spot};
 use super::reader::{Part, Reader, Record};
 use super::returning::{Sender, way_back};
 use super::{Context, Target};
+use crate::cli::answer;
 use crate::cli::clean::clean;
 use crate::cli::time::Moment;
 use crate::cli::trouble::Trouble;
@@ -165,12 +166,14 @@ pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
     let went = go(args, &context, &reader, &mut sender, &interrupted, &mut summary);
     // What is under way may arrive, whatever ended the reading.
     let finished = sender.finish();
-    let (sent, first_left) = sender.standing();
+    let (sent, pending) = sender.standing();
     runtime.shutdown_background();
-    let next = first_left.or(summary.next);
-    say(args, &context.topics, &summary, sent, next)?;
+    let left = Left::new(&args.only, pending, summary.next);
+    let said = answer(&told(args, &context.topics, &summary, sent, &left));
+    // Why it ended comes first: that its words cannot be written hides nothing.
     went?;
     finished?;
+    said?;
     Ok(if summary.interrupted {
         ExitCode::from(130)
     } else {
@@ -322,22 +325,52 @@ impl Summary {
     }
 }
 
+/// What a replay leaves that ends early.
+#[derive(Debug)]
+struct Left {
+    /// The place to go on from: all before it have arrived.
+    next: Option<Spot>,
+    /// Of the places that `--only` names, those that have not arrived and those that were not looked at.
+    only: BTreeSet<Place>,
+}
+
+impl Left {
+    /// `pending` have not arrived; `unread` is the first that was not looked at.
+    fn new(only: &[Place], pending: BTreeSet<Spot>, unread: Option<Spot>) -> Left {
+        let next = pending.first().copied().or(unread);
+        // It reads one topic.
+        let pending: BTreeSet<Place> = pending.into_iter().map(|spot| spot.place).collect();
+        let is_left = |place: &Place| pending.contains(place) || unread.is_some_and(|unread| *place >= unread.place);
+        let only = only.iter().copied().filter(is_left).collect();
+        Left { next, only }
+    }
+}
+
 /// The topics that are read behind a spot's own.
 fn topics_behind(topics: &[String], spot: Spot) -> &[String] {
     topics.get(spot.topic + 1..).unwrap_or_default()
 }
 
-fn in_json(args: &Replay, topics: &[String], summary: &Summary, sent: u64, next: Option<Spot>) -> serde_json::Value {
+fn in_json(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left: &Left) -> serde_json::Value {
+    let next = left.next;
     json!({
         "dry_run": !args.yes, "began": summary.began.map(Moment::text), "read": summary.read, "chosen": summary.chosen, "sent": sent, "guarded": summary.guarded,
         "repeated": summary.repeated, "foreign": summary.foreign, "next": next.map(|spot| spot.place.to_string()),
         "next_topic": next.and_then(|spot| topics.get(spot.topic)),
         "topics_left": next.map(|spot| topics_behind(topics, spot)).unwrap_or_default(),
+        "only_left": left.only.iter().map(Place::to_string).collect::<Vec<_>>(),
     })
 }
 
-fn how_to_go_on(topics: &[String], next: Spot) -> String {
+fn how_to_go_on(args: &Replay, topics: &[String], next: Spot, only: &BTreeSet<Place>) -> String {
     let place = next.place;
+    if !args.only.is_empty() {
+        if only.is_empty() {
+            return String::new();
+        }
+        let only: String = only.iter().map(|place| format!(" --only {place}")).collect();
+        return format!("stopped before {place}: go on with{only}\n");
+    }
     let topic = match topics.get(next.topic) {
         Some(topic) if topics.len() > 1 => topic,
         _ => return format!("stopped before {place}: go on with --from-offset {place}\n"),
@@ -353,42 +386,39 @@ fn how_to_go_on(topics: &[String], next: Spot) -> String {
     text
 }
 
-fn say(args: &Replay, topics: &[String], summary: &Summary, sent: u64, next: Option<Spot>) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
+/// What is said at the end.
+fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left: &Left) -> String {
     if args.json {
-        let line = in_json(args, topics, summary, sent, next);
-        writeln!(out, "{line}")?;
-        return Ok(());
+        return format!("{}\n", in_json(args, topics, summary, sent, left));
     }
-    let done = if args.yes {
+    let mut text = if args.yes {
         format!("{sent} sent")
     } else {
         format!("{} would be sent", summary.chosen)
     };
-    write!(out, "{done}, of {} dead letters read", summary.read)?;
+    text.push_str(&format!(", of {} dead letters read", summary.read));
     let left_out = [
         (summary.guarded, format!("sent back {} times already", args.max_replays)),
         (summary.repeated, "twice in the topic".to_owned()),
         (summary.foreign, "not dead letters of Messina".to_owned()),
     ];
     for (count, why) in left_out.into_iter().filter(|(count, _)| *count > 0) {
-        write!(out, "; {count} left out: {why}")?;
+        text.push_str(&format!("; {count} left out: {why}"));
     }
-    writeln!(out)?;
-    if let Some(next) = next {
-        out.write_all(how_to_go_on(topics, next).as_bytes())?;
+    text.push('\n');
+    if let Some(next) = left.next {
+        text.push_str(&how_to_go_on(args, topics, next, &left.only));
     }
-    if let Some(began) = summary.began.filter(|_| sent > 0 && next.is_none()) {
-        writeln!(
-            out,
-            "they stay in the topic: --since {} leaves them out the next time",
+    if let Some(began) = summary.began.filter(|_| sent > 0 && left.next.is_none()) {
+        text.push_str(&format!(
+            "they stay in the topic: --since {} leaves them out the next time\n",
             began.text()
-        )?;
+        ));
     }
     if !args.yes && summary.chosen > 0 {
-        writeln!(out, "--yes sends them")?;
+        text.push_str("--yes sends them\n");
     }
-    Ok(())
+    text
 }
 
 #[cfg(test)]
@@ -508,25 +538,61 @@ mod tests {
                 offset: 17,
             },
         };
+        let on = |topics: &[String], next| how_to_go_on(&args(&[]), topics, next, &BTreeSet::new());
         assert_eq!(
-            how_to_go_on(&topics[..1], spot(0)),
+            on(&topics[..1], spot(0)),
             "stopped before 2:17: go on with --from-offset 2:17\n"
         );
         assert_eq!(
-            how_to_go_on(&topics, spot(1)),
+            on(&topics, spot(1)),
             "stopped before 2:17 of b: go on with --topic b --from-offset 2:17\n\
              and then with --topic for each that comes behind it: c\n"
         );
         assert_eq!(
-            how_to_go_on(&topics, spot(2)),
+            on(&topics, spot(2)),
             "stopped before 2:17 of c: go on with --topic c --from-offset 2:17\n"
         );
         let json = |next| {
-            let line = in_json(&args(&[]), &topics, &Summary::default(), 0, next);
+            let left = Left::new(&[], BTreeSet::new(), next);
+            let line = in_json(&args(&[]), &topics, &Summary::default(), 0, &left);
             json!([line["next"], line["next_topic"], line["topics_left"]])
         };
         assert_eq!(json(Some(spot(0))), json!(["2:17", "a", ["b", "c"]]));
         assert_eq!(json(None), json!([null, null, []]));
+    }
+
+    #[test]
+    fn of_the_places_that_were_named_those_that_are_left_are_said() {
+        let topics = ["dead".to_owned()];
+        let spot = |place: &str| Spot {
+            topic: 0,
+            place: place.parse().unwrap(),
+        };
+        let args = args(&["--only", "2:4", "--only", "1:9", "--only", "1:20", "--only", "1:12"]);
+        let left = |pending: &[&str], unread: Option<&str>| {
+            let pending = pending.iter().map(|place| spot(place)).collect();
+            let left = Left::new(&args.only, pending, unread.map(spot));
+            let json = in_json(&args, &topics, &Summary::default(), 0, &left);
+            let text = told(&args, &topics, &Summary::default(), 0, &left);
+            (
+                json["only_left"].clone(),
+                text.lines().nth(1).unwrap_or_default().to_owned(),
+            )
+        };
+        assert_eq!(
+            left(&[], Some("1:13")),
+            (
+                json!(["1:20", "2:4"]),
+                "stopped before 1:13: go on with --only 1:20 --only 2:4".to_owned()
+            )
+        );
+        let refused = "stopped before 1:9: go on with --only 1:9 --only 2:4";
+        assert_eq!(
+            left(&["1:9"], Some("1:21")),
+            (json!(["1:9", "2:4"]), refused.to_owned()),
+            "those between them have arrived"
+        );
+        assert_eq!(left(&[], None), (json!([]), String::new()));
     }
 
     #[test]

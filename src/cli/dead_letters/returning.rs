@@ -209,10 +209,10 @@ impl Sender {
         }
     }
 
-    /// How many have arrived, and the first that has not, if any is left.
-    pub fn standing(&self) -> (u64, Option<Spot>) {
+    /// How many have arrived, and those that have not.
+    pub fn standing(&self) -> (u64, BTreeSet<Spot>) {
         let state = self.producer.client().context().lock();
-        (state.delivered, state.pending.first().copied())
+        (state.delivered, state.pending.clone())
     }
 
     fn refused(&self, (spot, error): (Spot, KafkaError)) -> Trouble {

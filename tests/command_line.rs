@@ -1,0 +1,89 @@
+//! What all commands have in common: how they end when nobody reads what they say, and when `RUST_LOG` is no filter.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rdkafka::mocking::MockCluster;
+
+fn messina(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
+    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// A sound configuration.
+fn config(name: &str, brokers: &str) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("command-line-{name}.toml"));
+    let text = format!(
+        "[kafka]\nbrokers = \"{brokers}\"\n[registry]\nurl = \"http://127.0.0.1:9\"\n\
+         [pipelines.p]\nsource = {{ topics = \"in\", group = \"g\" }}\nsink = {{ topic = \"out\" }}\n\
+         dead_letter = {{ topic = \"dead\" }}\n"
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// How a command ends whose stdout nobody reads, and what it says on stderr.
+fn unread(arguments: &[&str]) -> (Option<i32>, String) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = messina(arguments).stdout(writer).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), stderr)
+}
+
+#[test]
+fn a_pipe_that_is_closed_changes_nothing() {
+    let config = config("pipe", "127.0.0.1:9");
+    let broken = "tests/config/broken/missing_keys.toml";
+    for (code, arguments) in [
+        (0, &["--help"][..]),
+        (0, &["explain"]),
+        (0, &["explain", "MES0101"]),
+        (0, &["completions", "bash"]),
+        (0, &["schema"]),
+        (0, &["man"]),
+        (0, &["demo", "--config"]),
+        (0, &["size", "-c", &config, "--rate", "1000"]),
+        (0, &["size", "-c", &config, "--rate", "1000", "--json"]),
+        (0, &["check", "-c", &config, "--format", "json"]),
+        (78, &["check", "-c", broken, "--format", "json"]),
+        (78, &["check", "-c", broken, "--format", "sarif"]),
+        (78, &["check", "-c", broken, "--format", "github"]),
+        (0, &["test", "config/example.test.toml", "--only", "heartbeat"]),
+    ] {
+        let (ended, stderr) = unread(arguments);
+        assert_eq!(ended, Some(code), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_replay_that_fails_says_so_although_nobody_reads() {
+    let kafka = MockCluster::new(1).unwrap();
+    let config = config("replay", &kafka.bootstrap_servers());
+    let (code, stderr) = unread(&["dead-letters", "replay", "--yes", "-c", &config]);
+    assert_eq!(code, Some(69), "{stderr}");
+    assert!(stderr.contains("the brokers have no topic 'dead'"), "{stderr}");
+}
+
+#[test]
+fn a_rust_log_that_is_no_filter_ends_every_command_alike() {
+    let config = config("log", "127.0.0.1:9");
+    for arguments in [
+        &["demo"][..],
+        &["run", "-c", &config],
+        &["run", "--dry-run", "-c", &config],
+        &["replay", "-c", &config, "--from", "1h"],
+    ] {
+        let output = messina(arguments).env("RUST_LOG", "messina=loud").output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.contains("error: RUST_LOG is not a log level or filter"),
+            "{arguments:?}: {stderr}"
+        );
+    }
+}
