@@ -20,7 +20,7 @@ use super::dead_letters::filter::Place;
 use super::dead_letters::replay::rate;
 use super::run::GRACE;
 use super::time::{self, Moment};
-use super::trouble::{Trouble, ended};
+use super::trouble::Trouble;
 use super::{ConfigFiles, dry_run, print};
 use crate::app::{self, Running, StartError, Telemetry};
 use crate::config::{Config, Pipeline, Sources};
@@ -76,16 +76,14 @@ pub fn run(args: &Replay, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         }
     };
     print(&warnings);
-    logging::init("warn", Format::Auto, None, None).context("logging")?;
-    ended(
-        prepare(args, &mut config)
-            .and_then(|(name, group, range)| go(args, config, sources, customs, &name, &group, range)),
-    )
+    logging::init("warn", Format::Auto, None, None)?;
+    let (name, group, range) = prepare(args, &mut config)?;
+    go(args, config, sources, customs, &name, &group, range)
 }
 
 /// Leaves the one pipeline in the configuration, in the replay's group, and finds the range.
 fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String, Range)> {
-    check_places(args).map_err(Trouble::Usage)?;
+    check_range(args).map_err(Trouble::Usage)?;
     let mut pipeline = dry_run::chosen(config, args.pipeline.as_deref())?.clone();
     let group = args.group.clone().unwrap_or_else(|| group_of(args, &pipeline));
     if group == pipeline.source.group.value {
@@ -115,8 +113,13 @@ fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String
     Ok((name, group, range))
 }
 
-/// Whether each partition has one range that does not end before it begins.
-fn check_places(args: &Replay) -> Result<(), String> {
+/// Whether no range ends before it begins, and each partition has one.
+fn check_range(args: &Replay) -> Result<(), String> {
+    if let (Some(from), Some(to)) = (args.from, args.to)
+        && to < from
+    {
+        return Err(format!("--to {}: it is before --from {}", to.text(), from.text()));
+    }
     for (option, places) in [("--from-offset", &args.from_offset), ("--to-offset", &args.to_offset)] {
         let mut seen = BTreeSet::new();
         if let Some(again) = places.iter().find(|place| !seen.insert(place.partition)) {
@@ -355,10 +358,12 @@ mod tests {
     }
 
     #[test]
-    fn places_that_make_no_range_are_refused() {
-        let said = |more: &[&str]| check_places(&args(more));
+    fn what_makes_no_range_is_refused() {
+        let said = |more: &[&str]| check_range(&args(more));
         let (from, to) = ("--from-offset", "--to-offset");
         assert_eq!(said(&["--from", "1h"]), Ok(()));
+        assert_eq!(said(&["--from", "2h", "--to", "1h"]), Ok(()));
+        assert_eq!(said(&["--from", "1970-01-02", "--to", "1970-01-02"]), Ok(()));
         assert_eq!(said(&[from, "3:1", from, "4:2", to, "3:1", to, "4:9"]), Ok(()));
         for (wrong, message) in [
             (
@@ -376,6 +381,10 @@ mod tests {
             (
                 &[from, "3:5", to, "3:4"],
                 "--to-offset 3:4: it is before --from-offset 3:5",
+            ),
+            (
+                &["--from", "1970-01-02", "--to", "1970-01-01"],
+                "--to 1970-01-01T00:00:00.000Z: it is before --from 1970-01-02T00:00:00.000Z",
             ),
         ] {
             assert_eq!(said(wrong), Err(message.to_owned()), "{wrong:?}");
