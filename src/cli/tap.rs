@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use super::ask::Process;
 use super::clean::plain;
 use super::time::Moment;
-use super::trouble::{Trouble, ended};
+use super::trouble::Trouble;
 use crate::http::MOST;
 use crate::shutdown;
 
@@ -66,7 +67,7 @@ pub fn run(args: &Tap) -> anyhow::Result<ExitCode> {
                 Err(error) => break Err(args.unreachable(&error)),
             };
             match answer.status {
-                200 => args.print(&answer.body, &mut total)?,
+                200 => args.print(&answer.body, &mut total, &mut io::stdout().lock())?,
                 // Somebody else's look ends within seconds.
                 429 => {}
                 404 | 400 => break Err(Trouble::Usage(plain(&answer.body)).into()),
@@ -89,7 +90,16 @@ pub fn run(args: &Tap) -> anyhow::Result<ExitCode> {
         end.map(|()| ExitCode::SUCCESS)
     });
     runtime.shutdown_background();
-    ended(code)
+    code
+}
+
+/// What the process answers. Its records are kept as they came: numbers that are read and written again may be others.
+#[derive(Debug, serde::Deserialize)]
+struct Answer<'a> {
+    shows: String,
+    ended: u64,
+    #[serde(borrow)]
+    records: Vec<&'a RawValue>,
 }
 
 /// What has been seen in all.
@@ -132,21 +142,18 @@ impl Tap {
         Trouble::Unavailable(message).into()
     }
 
-    fn print(&self, body: &str, total: &mut Total) -> anyhow::Result<()> {
-        let answer: Json = match serde_json::from_str(body) {
-            Ok(answer) => answer,
-            Err(error) => return Err(Trouble::unavailable("the answer is none of Messina's", &error)),
-        };
-        total.shapes = answer["shows"] == "shapes";
-        total.ended += answer["ended"].as_u64().unwrap_or(0);
-        let mut out = io::stdout().lock();
-        for record in answer["records"].as_array().into_iter().flatten() {
-            let text = if self.json {
-                format!("{record}\n")
+    fn print(&self, body: &str, total: &mut Total, out: &mut dyn Write) -> anyhow::Result<()> {
+        let foreign = |error: serde_json::Error| Trouble::unavailable("the answer is none of Messina's", &error);
+        let answer: Answer<'_> = serde_json::from_str(body).map_err(foreign)?;
+        total.shapes = answer.shows == "shapes";
+        total.ended += answer.ended;
+        for record in answer.records {
+            if self.json {
+                writeln!(out, "{record}")?;
             } else {
-                in_words(record)
-            };
-            out.write_all(plain(&text).as_bytes())?;
+                let record: Json = serde_json::from_str(record.get()).map_err(foreign)?;
+                out.write_all(plain(&in_words(&record)).as_bytes())?;
+            }
             total.shown += 1;
         }
         out.flush()?;
@@ -239,7 +246,36 @@ fn fields(json: &Json, named: Option<&[&str]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
     use serde_json::json;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        tap: Tap,
+    }
+
+    fn printed(body: &str, more: &[&str]) -> String {
+        let tap = Line::try_parse_from(["tap", "p"].iter().chain(more)).unwrap().tap;
+        let mut out = Vec::new();
+        let mut total = Total::default();
+        tap.print(body, &mut total, &mut out).unwrap();
+        assert_eq!((total.shown, total.ended, total.shapes), (1, 3, false));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn json_is_printed_as_it_came_and_words_are_fit_for_a_terminal() {
+        let record = "{\"topic\":\"t\",\"partition\":0,\"offset\":1,\"event\":{\"text\":\"a\u{202e}b\u{7f}\u{9b}\\u001b\",\"number\":1.50},\
+                      \"outcome\":\"done\"}";
+        let body = format!("{{\"shows\":\"values\",\"ended\":3,\"records\":[{record}]}}\n");
+        assert_eq!(printed(&body, &["--json"]), format!("{record}\n"));
+        let words = printed(&body, &[]);
+        assert!(
+            words.contains("text = a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}, number"),
+            "{words}"
+        );
+    }
 
     #[test]
     fn a_record_is_told_in_the_order_of_its_way() {
