@@ -93,6 +93,17 @@ fn a_wrong_case_says_what_came_and_an_update_writes_it() {
 }
 
 #[test]
+fn that_no_case_is_meant_is_an_error() {
+    let output = messina(&[example().to_str().unwrap(), "--only", "heartbeet"]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(64), "{}{said}", stdout(&output));
+    assert!(
+        said.starts_with("error: no case has `heartbeet` in its name: there are ") && said.contains("heartbeat"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_cannot_be_run_is_told_in_words() {
     let head = "config = [\"example.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n";
     let tables = "[tables]\nprofiles = \"user_id text PRIMARY KEY, segment text, score double, country text\"\n\

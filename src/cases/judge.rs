@@ -8,6 +8,11 @@ use serde_json::{Map, Number, Value as Json};
 
 use super::from_json::instant;
 
+/// How a record ends.
+pub(super) const OUTCOMES: [&str; 3] = ["done", "skipped", "dead_lettered"];
+/// How it ends where the pipeline does.
+pub(super) const HALTED: &str = "halted";
+
 /// What came of a record, or what must.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -30,6 +35,14 @@ pub struct Effects {
     /// Why the pipeline halted, of which an expectation names a part.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub halted: Option<String>,
+}
+
+impl Effects {
+    /// Whether they are an end, and not what there was when the time was up.
+    pub fn have_ended(&self) -> bool {
+        let outcome = self.outcome.as_deref();
+        outcome.is_some_and(|outcome| outcome == HALTED || OUTCOMES.contains(&outcome))
+    }
 }
 
 /// See [`Effects::dead_letter`].

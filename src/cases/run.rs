@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 use super::documents;
 use super::file::{Case, CaseFile};
 use super::from_json::from_json;
-use super::judge::{DeadLetter, Effects, differences};
+use super::judge::{DeadLetter, Effects, HALTED, OUTCOMES, differences};
 use super::report::{Covered, Report, Verdict};
 use super::stage::Stage;
 use super::tables::{Contents, toml_to_json};
@@ -23,7 +23,6 @@ use crate::sink::letter;
 
 /// How long a record may take to end.
 const END: Duration = Duration::from_secs(10);
-const OUTCOMES: [&str; 3] = ["done", "skipped", "dead_lettered"];
 
 /// Why cases could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -234,7 +233,7 @@ async fn run_case(stage: &Stage, case: &Case, pipeline: &Pipeline) -> Result<(Ef
             .find_map(|state| state.get().halted.clone());
         if let Some(why) = halted {
             effects.halted = Some(why);
-            break Some("halted");
+            break Some(HALTED);
         }
         if began.elapsed() > END {
             break None;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{ConfigFiles, print};
+use super::trouble::Trouble;
+use super::{ConfigFiles, answer, print};
 use crate::app::StartError;
 use crate::cases::file::{self, CaseFile, Update};
 use crate::cases::report::{Report, Verdict};
@@ -34,6 +35,9 @@ pub struct Test {
     junit: Option<PathBuf>,
 }
 
+/// Names of cases that are said where none is meant.
+const NAMES: usize = 10;
+
 /// Findings about the place where the configuration runs, which is not here.
 const ELSEWHERE: [Code; 2] = [codes::MISSING_FILE, codes::SECRET];
 
@@ -45,6 +49,7 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     let mut all = Report::default();
+    let mut names = Vec::new();
     for path in &args.cases {
         let read = std::fs::read_to_string(path).map_err(|e| e.to_string());
         let (text, file) = match read.and_then(|text| file::parse(&text).map(|file| (text, file))) {
@@ -63,8 +68,14 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         }
         all.verdicts.append(&mut report.verdicts);
         all.take_coverage(report);
+        names.extend(file.cases.into_iter().map(|case| case.name.into_inner()));
     }
-    print!("{}", all.human());
+    if let Some(only) = &args.only
+        && all.verdicts.is_empty()
+    {
+        return Err(none_has(only, &names).into());
+    }
+    answer(&all.human())?;
     if let Some(path) = &args.junit {
         std::fs::write(path, all.junit()).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -73,6 +84,16 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// No case is meant.
+fn none_has(only: &str, names: &[String]) -> Trouble {
+    let (said, more) = names.split_at(names.len().min(NAMES));
+    let mut text = format!("no case has `{only}` in its name: there are {}", said.join(", "));
+    if !more.is_empty() {
+        text.push_str(&format!(", and {} more", more.len()));
+    }
+    Trouble::Usage(text)
 }
 
 async fn run_file(args: &Test, path: &Path, file: &CaseFile, customs: &CustomSteps) -> Result<Report, ExitCode> {
@@ -119,12 +140,12 @@ fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> anyh
     if updates.is_empty() {
         return Ok(());
     }
-    println!("{}: {} expectations written", path.display(), updates.len());
+    answer(&format!("{}: {} expectations written\n", path.display(), updates.len()))?;
     let new = file::updated(text, updates).map_err(anyhow::Error::msg)?;
     std::fs::write(path, new).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// What came of the cases that failed, each where its own case expects something.
+/// What came of the cases that failed, each where its own case expects something. What has not ended is no expectation, and fails still.
 fn updates(file: &CaseFile, verdicts: &mut [Verdict]) -> anyhow::Result<Vec<Update>> {
     let mut updates = Vec::new();
     for verdict in verdicts {
@@ -132,6 +153,12 @@ fn updates(file: &CaseFile, verdicts: &mut [Verdict]) -> anyhow::Result<Vec<Upda
         let (Some(case), Some(effects), false) = (case, &verdict.effects, verdict.failures.is_empty()) else {
             continue;
         };
+        if !effects.have_ended() {
+            verdict
+                .failures
+                .push("not written as what is expected: it has not ended".to_owned());
+            continue;
+        }
         let place = case
             .expect
             .as_ref()
@@ -162,6 +189,29 @@ name = "twin"
 expect = '''{"outcome": "done"}'''
 record.raw = "y"
 "#;
+
+    #[test]
+    fn what_has_not_ended_is_not_written() {
+        let cases = file::parse(TWINS).unwrap();
+        let mut verdict = Verdict::new(0, &cases.cases[0], "p", Duration::ZERO);
+        verdict.failures.push("outcome".to_owned());
+        verdict.effects =
+            serde_json::from_str(r#"{"outcome": "nothing within 10 s: it is tried again and again"}"#).unwrap();
+        let mut verdicts = [verdict];
+        assert!(updates(&cases, &mut verdicts).unwrap().is_empty());
+        assert_eq!(verdicts[0].failures.len(), 2, "it fails still, and says why");
+    }
+
+    #[test]
+    fn the_cases_that_there_are_are_named_in_bounds() {
+        let names: Vec<String> = (0..12).map(|number| format!("case {number}")).collect();
+        let said = |names: &[String]| none_has("x", names).to_string();
+        assert_eq!(
+            said(&names[..2]),
+            "no case has `x` in its name: there are case 0, case 1"
+        );
+        assert!(said(&names).ends_with("case 8, case 9, and 2 more"), "{}", said(&names));
+    }
 
     #[test]
     fn of_two_cases_of_one_name_each_is_written_its_own() {
