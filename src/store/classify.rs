@@ -51,8 +51,16 @@ pub fn execution(error: &ExecutionError) -> StoreError {
 pub fn not_applied(error: &ExecutionError, adds: bool) -> bool {
     match error {
         ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => true,
-        ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => true,
-        ExecutionError::LastAttemptError(RequestAttemptError::DbError(e, words)) => match e {
+        ExecutionError::LastAttemptError(e) => refused(e, adds),
+        _ => false,
+    }
+}
+
+/// Whether an attempt has certainly applied nothing, as in [`not_applied`].
+pub fn refused(error: &RequestAttemptError, adds: bool) -> bool {
+    match error {
+        RequestAttemptError::UnableToAllocStreamId => true,
+        RequestAttemptError::DbError(e, words) => match e {
             DbError::Unavailable { .. } => !adds,
             DbError::IsBootstrapping => true,
             DbError::RateLimitReached {
@@ -365,6 +373,8 @@ mod tests {
         let of_a_counter = answered(unavailable.clone());
         assert!(!not_applied(&of_a_counter, true));
         assert!(not_applied(&answered(DbError::IsBootstrapping), true));
+        // What the driver repeats where nothing was applied, whatever was asked.
+        assert!(refused(&RequestAttemptError::UnableToAllocStreamId, true));
         for sure in [
             ExecutionError::EmptyPlan,
             ExecutionError::ConnectionPoolError(ConnectionPoolError::Initializing),
