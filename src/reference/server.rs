@@ -9,7 +9,7 @@ use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, FullDocumentType};
+use mongodb::options::{ClientOptions, FullDocumentType, ReadPreference};
 use mongodb::{Client, Collection, Cursor};
 use serde::Deserialize;
 
@@ -113,6 +113,14 @@ impl Source {
     /// A document of which `key` is one of these values. Asked while pipelines run, and not at their start.
     pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
         let find = self.collection.find_one(doc! { key: { "$in": values } });
+        let found = find.projection(self.projection("")).await;
+        found.map_err(|e| while_running(class(&e)))
+    }
+
+    /// As [`Source::find`], from the primary: it has the change that asks.
+    pub async fn another(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
+        let find = self.collection.find_one(doc! { key: { "$in": values } });
+        let find = find.selection_criteria(ReadPreference::Primary.into());
         let found = find.projection(self.projection("")).await;
         found.map_err(|e| while_running(class(&e)))
     }
