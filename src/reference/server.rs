@@ -181,12 +181,7 @@ pub fn class(error: &Error) -> StoreError {
             "; perhaps it wants a certificate of the client (`tlsCertificateKeyFile` in the connection string)",
         );
     }
-    StoreError {
-        class,
-        label,
-        message,
-        not_applied: false,
-    }
+    StoreError::new(class, label, message)
 }
 
 /// What an error means for a server that has answered before. The login was taken at the start: what is refused now is being rotated, here

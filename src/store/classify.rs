@@ -36,12 +36,7 @@ pub fn execution(error: &ExecutionError) -> StoreError {
         ExecutionError::SchemaAgreementError(_) | ExecutionError::MetadataError(_) => (Transient, "metadata"),
         _ => (Transient, "unknown"),
     };
-    StoreError {
-        class,
-        label,
-        message: error.to_string(),
-        not_applied: false,
-    }
+    StoreError::new(class, label, error.to_string())
 }
 
 /// Whether a failed execution has certainly applied nothing: no node was asked, or the one that was asked refused before it sent anything on. It
@@ -82,12 +77,7 @@ pub fn prepare(error: &PrepareError) -> StoreError {
         } if !words.is_empty() => words.clone(),
         _ => error.to_string(),
     };
-    StoreError {
-        class,
-        label,
-        message,
-        not_applied: false,
-    }
+    StoreError::new(class, label, message)
 }
 
 /// A session that could not be opened.
@@ -99,12 +89,7 @@ pub fn session(error: &NewSessionError) -> StoreError {
         NewSessionError::UseKeyspaceError(e) => use_keyspace(e),
         _ => (Transient, "unknown"),
     };
-    StoreError {
-        class,
-        label,
-        message: error.to_string(),
-        not_applied: false,
-    }
+    StoreError::new(class, label, error.to_string())
 }
 
 /// Values that the driver could not put on the wire carry our own reason inside; it is shown instead of the wrapping.
@@ -272,12 +257,7 @@ pub fn sqlite(error: &rusqlite::Error) -> StoreError {
         | E::InvalidParameterCount(..) => (Permanent, "invalid"),
         _ => (Transient, "unknown"),
     };
-    StoreError {
-        class,
-        label,
-        message: format!("SQLite: {error}"),
-        not_applied: false,
-    }
+    StoreError::new(class, label, format!("SQLite: {error}"))
 }
 
 fn sqlite_code(code: ErrorCode) -> Verdict {
