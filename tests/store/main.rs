@@ -695,7 +695,7 @@ async fn lists_that_would_be_doubled_are_refused_on_cql() {
         ("DELETE a FROM lists WHERE id = :id", true),
         ("UPDATE lists SET a = a + :v WHERE id = :id", false),
         ("UPDATE lists SET a = a - :v WHERE id = :id", true),
-        ("UPDATE lists SET a -= [1] WHERE id = :id", true),
+        ("UPDATE lists SET a = a - [1] WHERE id = :id", true),
     ] {
         let options = StatementOptions::write();
         let prepared = fixture.store.prepare(cql, &options).await;
