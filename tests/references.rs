@@ -58,11 +58,16 @@ struct Followed {
 
 impl Followed {
     async fn start(uri: &str, collection: &str, refresh: Duration) -> Followed {
+        Followed::of(uri, shape(collection), refresh).await
+    }
+
+    async fn of(uri: &str, shape: Shape, refresh: Duration) -> Followed {
+        let collection = shape.collection.clone();
         let server = Server::open(uri).await.unwrap();
         server.keep();
         let fields = ["_id", "name", "country", "vat"].map(str::to_owned);
-        let source = server.source(collection, fields);
-        let reference = Arc::new(Reference::new(shape(collection)));
+        let source = server.source(&collection, fields);
+        let reference = Arc::new(Reference::new(shape));
         let metrics = ReferenceMetrics::new(&Metrics::new().unwrap(), "partners");
         let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1), 2.0);
         let mut follower = Follower::new(reference.clone(), source, refresh, backoff, metrics.clone());
@@ -193,6 +198,44 @@ async fn two_hundred_thousand_documents_are_loaded_and_an_update_is_seen_within_
     );
     assert_eq!(partners.reference.unfit(), 1);
     let client = Client::with_uri_str(&uri).await.unwrap();
+    client.database(&database).drop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs mongo"]
+async fn of_two_documents_with_one_key_the_other_is_found_when_the_found_one_ends() {
+    let Some(uri) = uri() else { return };
+    let database = format!("d{:x}", std::process::id());
+    let collection = format!("{database}.partners");
+    fill(&uri, &collection, 2).await;
+    let client = Client::with_uri_str(&uri).await.unwrap();
+    let documents = client.database(&database).collection::<Document>("partners");
+    let same = doc! { "$set": { "vat": "FR" } };
+    assert_eq!(documents.update_many(doc! {}, same).await.unwrap().modified_count, 2);
+    let shape = Shape {
+        key: "vat".to_owned(),
+        key_type: ColumnType::Text,
+        ..shape(&collection)
+    };
+    let partners = Followed::of(&uri, shape, Duration::from_secs(300)).await;
+    let found = || {
+        let row = partners.reference.find(&Value::String("FR".into())).unwrap();
+        row.map(|row| row[0].clone())
+    };
+    let first = found().unwrap();
+    let Value::String(name) = &first else {
+        panic!("{first:?}")
+    };
+    documents.delete_one(doc! { "name": &**name }).await.unwrap();
+    let began = Instant::now();
+    while found().is_none_or(|other| other == first) {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "the other one is not found: {:?}",
+            found()
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     client.database(&database).drop().await.unwrap();
 }
 

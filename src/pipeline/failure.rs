@@ -25,40 +25,31 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure that repeating cannot mend.
-    pub fn permanent(reason: &'static str, message: impl Into<String>) -> Failure {
+    /// A failure of this class, outside of steps.
+    pub fn new(class: Class, reason: &'static str, message: impl Into<String>) -> Failure {
         Failure {
-            class: Class::Permanent,
+            class,
             reason,
             step: None,
             attempts: 1,
             message: message.into(),
             not_applied: false,
         }
+    }
+
+    /// A failure that repeating cannot mend.
+    pub fn permanent(reason: &'static str, message: impl Into<String>) -> Failure {
+        Failure::new(Class::Permanent, reason, message)
     }
 
     /// A failure that may pass.
     pub fn transient(reason: &'static str, message: impl Into<String>) -> Failure {
-        Failure {
-            class: Class::Transient,
-            reason,
-            step: None,
-            attempts: 1,
-            message: message.into(),
-            not_applied: false,
-        }
+        Failure::new(Class::Transient, reason, message)
     }
 
     /// A failure that the pipeline cannot go on from.
     pub fn fatal(reason: &'static str, message: impl Into<String>) -> Failure {
-        Failure {
-            class: Class::Fatal,
-            reason,
-            step: None,
-            attempts: 1,
-            message: message.into(),
-            not_applied: false,
-        }
+        Failure::new(Class::Fatal, reason, message)
     }
 
     /// The same, in a step.
@@ -76,25 +67,14 @@ impl Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         Failure {
-            class: error.class,
-            reason: error.label,
-            step: None,
-            attempts: 1,
-            message: error.message,
             not_applied: error.not_applied,
+            ..Failure::new(error.class, error.label, error.message)
         }
     }
 }
 
 impl From<StepError> for Failure {
     fn from(error: StepError) -> Failure {
-        Failure {
-            class: error.class,
-            reason: error.reason,
-            step: None,
-            attempts: 1,
-            message: error.message,
-            not_applied: false,
-        }
+        Failure::new(error.class, error.reason, error.message)
     }
 }

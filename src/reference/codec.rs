@@ -48,6 +48,18 @@ pub fn key_of_value(value: &Value<'_>) -> Option<Vec<u8>> {
     })
 }
 
+/// A step's value that finds a document by these bytes.
+pub fn value_of_key(key: &[u8]) -> Value<'_> {
+    let Some((tag, rest)) = key.split_first() else {
+        return Value::Null;
+    };
+    match (tag, <[u8; 8]>::try_from(rest)) {
+        (b's', _) => Value::String(String::from_utf8_lossy(rest)),
+        (b'n', Ok(number)) => Value::Long(i64::from_be_bytes(number)),
+        _ => Value::Bytes(Cow::Borrowed(rest)),
+    }
+}
+
 /// The bytes of any `_id`, for telling documents apart where another field is the key.
 pub fn identity(value: RawBsonRef<'_>) -> Vec<u8> {
     key_of_bson(value).unwrap_or_else(|| {
@@ -346,14 +358,22 @@ mod tests {
     #[test]
     fn keys_agree_between_documents_and_steps() {
         let id = ObjectId::new();
+        let binary = mongodb::bson::RawBinaryRef {
+            subtype: BinarySubtype::Generic,
+            bytes: &[1; 8],
+        };
         let pairs = [
             (RawBsonRef::Int32(5), Value::Long(5)),
             (RawBsonRef::Double(5.0), Value::Int(5)),
             (RawBsonRef::String("a"), Value::String("a".into())),
+            (RawBsonRef::Binary(binary), Value::Bytes(vec![1; 8].into())),
             (RawBsonRef::ObjectId(id), Value::String(id.to_hex().into())),
         ];
         for (bson, value) in pairs {
-            assert_eq!(key_of_bson(bson), key_of_value(&value), "{bson:?}");
+            let key = key_of_bson(bson);
+            assert_eq!(key, key_of_value(&value), "{bson:?}");
+            let value = key.as_deref().map(value_of_key).unwrap();
+            assert_eq!(key, key_of_value(&value), "{bson:?}");
         }
         assert_ne!(key_of_bson(RawBsonRef::String("5")), key_of_value(&Value::Long(5)));
         assert_eq!(key_of_bson(RawBsonRef::Double(0.5)), None);

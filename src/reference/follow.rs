@@ -15,8 +15,9 @@ use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use tokio::time::{sleep, sleep_until};
 
-use super::Reference;
+use super::on_demand::candidates;
 use super::server::{Change, Source, cannot_resume, class, has_no_change_streams};
+use super::{Reference, codec};
 use crate::retry::{Backoff, Class, Jitter};
 use crate::store::StoreError;
 use crate::telemetry::handles::ReferenceMetrics;
@@ -38,7 +39,7 @@ pub struct Follower {
     has_streams: bool,
     /// The last reading failed, or changes were left out since: what is held may lack something.
     doubted: bool,
-    /// A reading that came to its end, since one was believed, found some documents and less than half of those held.
+    /// The last reading that came to its end found some documents, and less than half of those held.
     shrunk: bool,
 }
 
@@ -114,7 +115,7 @@ impl Follower {
         let (mut found, mut keyless) = (0u64, 0u64);
         let mut cursor = self.source.read().await.map_err(|e| class(&e))?;
         while cursor.advance().await.map_err(|e| class(&e))? {
-            let usable = self.reference.put(self.generation, cursor.current());
+            let (usable, _) = self.reference.put(self.generation, cursor.current());
             found += 1;
             keyless += u64::from(!usable);
             if found.is_multiple_of(1000) {
@@ -122,30 +123,34 @@ impl Follower {
             }
         }
         self.reference.fits()?;
-        let shape = &self.reference.shape;
-        // It does not speak for the next reading either: a collection that is filled anew is small for a while.
-        if found == 0 && held > 0 {
-            let message = format!(
-                "{} is empty, and {held} documents were held: they are kept",
-                shape.collection
-            );
-            return Err(StoreError::permanent("empty", message));
-        }
-        if found < held / 2 && !std::mem::replace(&mut self.shrunk, true) {
-            let message = format!(
-                "{} has {found} documents, and {held} were held: they are kept until it is read again",
-                shape.collection
-            );
-            return Err(StoreError::permanent("shrunk", message));
-        }
+        self.believe(found, held)?;
         self.reference.sweep(self.generation);
         if keyless > 0 {
+            let shape = &self.reference.shape;
             tracing::warn!(
                 reference = &*shape.name,
                 keyless,
                 "documents without a usable {} cannot be looked up",
                 shape.key
             );
+        }
+        Ok(())
+    }
+
+    /// Whether the documents that a reading found may take the place of those held.
+    fn believe(&mut self, found: u64, held: u64) -> Result<(), StoreError> {
+        let collection = &self.reference.shape.collection;
+        // It does not speak for the next reading either: a collection that is filled anew is small for a while.
+        if found == 0 && held > 0 {
+            self.shrunk = false;
+            let message = format!("{collection} is empty, and {held} documents were held: they are kept");
+            return Err(StoreError::permanent("empty", message));
+        }
+        if found < held / 2 && !std::mem::replace(&mut self.shrunk, true) {
+            let message = format!(
+                "{collection} has {found} documents, and {held} were held: they are kept until it is read again"
+            );
+            return Err(StoreError::permanent("shrunk", message));
         }
         Ok(())
     }
@@ -163,7 +168,10 @@ impl Follower {
                         Ok(change) => {
                             self.token = stream.resume_token();
                             let alive = stream.is_alive();
-                            let applied = change.is_none_or(|change| self.apply(&change));
+                            let applied = match change {
+                                Some(change) => self.apply(&change).await,
+                                None => true,
+                            };
                             again = !alive || !applied;
                             // While a reading is owed, neither is the copy current nor its back-off over.
                             if !self.doubted && !again {
@@ -224,32 +232,50 @@ impl Follower {
     }
 
     /// Applies a change; false where the collection is to be read again.
-    fn apply(&mut self, change: &Change) -> bool {
+    async fn apply(&mut self, change: &Change) -> bool {
         self.metrics.changes.inc();
-        match change.operation.as_str() {
-            "insert" | "update" | "replace" => {
-                let taken = change
-                    .document
-                    .as_deref()
-                    .map(|document| self.reference.change(self.generation, document));
-                // What is left out makes the copy doubtful until the collection has been read and fits; that is tried now, and then on schedule.
-                if let Some(Err(error)) = taken
-                    && !std::mem::replace(&mut self.doubted, true)
-                {
-                    self.tell("it has grown, and changes are left out", &error);
-                    return false;
-                }
-                true
-            }
+        let left = match change.operation.as_str() {
+            "insert" | "update" | "replace" => match change.document.as_deref() {
+                Some(document) => self.reference.change(self.generation, document),
+                None => Ok(None),
+            },
             "delete" => {
                 let id = change.key.as_ref().and_then(|key| key.get("_id").ok().flatten());
-                if let Some(id) = id {
-                    self.reference.remove(id);
-                }
-                true
+                Ok(id.and_then(|id| self.reference.remove(id)))
             }
-            "drop" | "dropDatabase" | "rename" | "invalidate" => false,
-            _ => true,
+            "drop" | "dropDatabase" | "rename" | "invalidate" => return false,
+            _ => Ok(None),
+        };
+        self.settle(left).await
+    }
+
+    /// Finds another document by the key that a change has left to it, if any; false where the collection is to be read again.
+    async fn settle(&mut self, mut left: Result<Option<Vec<u8>>, StoreError>) -> bool {
+        loop {
+            let key = match left {
+                Ok(Some(key)) => key,
+                Ok(None) => return true,
+                // What is left out makes the copy doubtful until the collection has been read and fits; that is tried now, and then on schedule.
+                Err(error) => {
+                    let known = std::mem::replace(&mut self.doubted, true);
+                    if !known {
+                        self.tell("it has grown, and changes are left out", &error);
+                    }
+                    return known;
+                }
+            };
+            let keys = candidates(&codec::value_of_key(&key));
+            left = match self.source.another(&self.reference.shape.key, keys).await {
+                Ok(Some(document)) => self.reference.change(self.generation, &document),
+                Ok(None) => {
+                    self.reference.is_free(&key);
+                    return true;
+                }
+                Err(error) => {
+                    self.tell("a document may have hidden another one of its key", &error);
+                    return false;
+                }
+            };
         }
     }
 
@@ -276,8 +302,7 @@ mod tests {
     use crate::store::ColumnType;
     use crate::telemetry::metrics::Metrics;
 
-    #[tokio::test]
-    async fn a_reading_that_fails_leaves_the_copy_in_doubt_and_is_no_reading_that_found_less() {
+    async fn follower() -> Follower {
         // Nobody listens there.
         let server = Server::open("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50")
             .await
@@ -293,10 +318,26 @@ mod tests {
         let metrics = ReferenceMetrics::new(&Metrics::new().unwrap(), "partners");
         let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1), 1.0);
         let source = server.source("crm.partners", []);
-        let mut follower = Follower::new(reference, source, Duration::ZERO, backoff, metrics);
+        Follower::new(reference, source, Duration::ZERO, backoff, metrics)
+    }
+
+    #[tokio::test]
+    async fn a_reading_that_fails_leaves_the_copy_in_doubt_and_is_no_reading_that_found_less() {
+        let mut follower = follower().await;
         assert!(!follower.doubted);
         let error = follower.read().await.unwrap_err();
         assert_eq!(error.class, Class::Transient, "{error}");
         assert!(follower.doubted && !follower.shrunk);
+    }
+
+    #[tokio::test]
+    async fn a_short_reading_is_believed_by_the_next_short_one_alone() {
+        let mut follower = follower().await;
+        let mut refused = |found| follower.believe(found, 100).err().map(|error| error.label);
+        assert_eq!(refused(50), None);
+        assert_eq!(refused(10), Some("shrunk"));
+        assert_eq!(refused(0), Some("empty"), "it speaks for no other");
+        assert_eq!(refused(10), Some("shrunk"));
+        assert_eq!(refused(10), None);
     }
 }

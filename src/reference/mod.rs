@@ -85,14 +85,16 @@ pub struct Reference {
     on_demand: Option<OnDemand>,
 }
 
-/// Which document is found by which key, where keys are not the documents' own. Two may have one key: the one that was read last is found, and what
-/// becomes of the other changes nothing.
+/// Which document is found by which key, where keys are not the documents' own. Two may have one key: the one that was read last is found, what
+/// becomes of the other changes nothing, and when the one that is found leaves its key, the other is asked for.
 #[derive(Debug, Default)]
 struct Keys {
     /// The key of each document, by its `_id`.
     by_id: Table,
     /// The `_id` of the document that is found, by its key.
     owners: Table,
+    /// Keys of more than one document.
+    shared: Table,
 }
 
 impl Keys {
@@ -105,6 +107,9 @@ impl Keys {
     }
 
     fn put(&self, generation: u8, id: &[u8], key: &[u8]) {
+        if self.owners.get(key, |owner| owner != Ok(id)).unwrap_or_default() {
+            self.shared.put(generation, key, Ok(&[]));
+        }
         self.by_id.put(generation, id, Ok(key));
         self.owners.put(generation, key, Ok(id));
     }
@@ -112,10 +117,11 @@ impl Keys {
     fn sweep(&self, generation: u8) {
         self.by_id.sweep(generation);
         self.owners.sweep(generation);
+        self.shared.sweep(generation);
     }
 
     fn bytes(&self) -> u64 {
-        self.by_id.bytes() + self.owners.bytes()
+        self.by_id.bytes() + self.owners.bytes() + self.shared.bytes()
     }
 }
 
@@ -174,37 +180,51 @@ impl Reference {
         found.transpose()
     }
 
-    /// Takes a document in; false where it has no usable key.
-    fn put(&self, generation: u8, document: &RawDocument) -> bool {
+    /// Takes a document in: whether it has a usable key, and the key that it has left, where another document may have that.
+    fn put(&self, generation: u8, document: &RawDocument) -> (bool, Option<Vec<u8>>) {
         let field = |name: &str| document.get(name).ok().flatten();
         let key = field(&self.shape.key).and_then(codec::key_of_bson);
+        let mut left = None;
         if let (Some(keys), Some(id)) = (&self.keys, field("_id")) {
             let id = codec::identity(id);
-            if let Some((old, true)) = keys.had(&id)
-                && key.as_ref() != Some(&old)
-            {
-                self.table.remove(&old);
-                keys.owners.remove(&old);
-            }
+            left = self.leave(keys, &id, key.as_deref());
             match &key {
                 Some(key) => keys.put(generation, &id, key),
                 None => keys.by_id.remove(&id),
             }
         }
-        let Some(key) = key else { return false };
+        let Some(key) = key else { return (false, left) };
         let mut content = Vec::new();
         match codec::encode_document(&self.shape.fields, document, &mut content) {
             Ok(()) => self.table.put(generation, &key, Ok(&content)),
             Err(reason) => self.table.put(generation, &key, Err(&reason)),
         }
-        true
+        (true, left)
     }
 
-    /// Takes in a document that has changed, or is new; not where more is held than may be.
-    fn change(&self, generation: u8, document: &RawDocument) -> Result<(), StoreError> {
+    /// A document is no longer found by the key that it had, unless that is still its key: gives the key where another document may have it.
+    fn leave(&self, keys: &Keys, id: &[u8], key: Option<&[u8]>) -> Option<Vec<u8>> {
+        let (old, true) = keys.had(id)? else { return None };
+        if key == Some(&*old) {
+            return None;
+        }
+        self.table.remove(&old);
+        keys.owners.remove(&old);
+        keys.shared.get(&old, |_| ())?;
+        Some(old)
+    }
+
+    /// No document has this key.
+    fn is_free(&self, key: &[u8]) {
+        if let Some(keys) = &self.keys {
+            keys.shared.remove(key);
+        }
+    }
+
+    /// Takes in a document that has changed, or is new; not where more is held than may be. Gives the key that it has left, as [`Reference::put`].
+    fn change(&self, generation: u8, document: &RawDocument) -> Result<Option<Vec<u8>>, StoreError> {
         self.fits()?;
-        self.put(generation, document);
-        Ok(())
+        Ok(self.put(generation, document).1)
     }
 
     /// Whether no more is held than may be.
@@ -224,26 +244,19 @@ impl Reference {
     pub fn replace(&self, documents: &[RawDocumentBuf]) -> Option<usize> {
         // All that is held was put by the line below.
         self.sweep(1);
-        documents.iter().position(|document| !self.put(0, document))
+        documents.iter().position(|document| !self.put(0, document).0)
     }
 
-    /// Removes the document with this `_id`.
-    fn remove(&self, id: RawBsonRef<'_>) {
-        match &self.keys {
-            None => {
-                if let Some(key) = codec::key_of_bson(id) {
-                    self.table.remove(&key);
-                }
-            }
-            Some(keys) => {
-                let id = codec::identity(id);
-                if let Some((key, true)) = keys.had(&id) {
-                    self.table.remove(&key);
-                    keys.owners.remove(&key);
-                }
-                keys.by_id.remove(&id);
-            }
-        }
+    /// Removes the document with this `_id`. Gives the key that it has left, as [`Reference::put`].
+    fn remove(&self, id: RawBsonRef<'_>) -> Option<Vec<u8>> {
+        let Some(keys) = &self.keys else {
+            self.table.remove(&codec::key_of_bson(id)?);
+            return None;
+        };
+        let id = codec::identity(id);
+        let left = self.leave(keys, &id, None);
+        keys.by_id.remove(&id);
+        left
     }
 
     fn sweep(&self, generation: u8) {
@@ -309,7 +322,7 @@ mod tests {
     }
 
     fn put(to: &Reference, document: &Document) -> bool {
-        to.put(0, &RawDocumentBuf::try_from(document).unwrap())
+        to.put(0, &RawDocumentBuf::try_from(document).unwrap()).0
     }
 
     fn name(of: &Reference, key: &str) -> Option<Value<'static>> {
@@ -351,6 +364,30 @@ mod tests {
         assert_eq!(partners.entries(), 0);
         let keys = partners.keys.as_ref().unwrap();
         assert_eq!((keys.owners.entries(), keys.by_id.entries()), (0, 0));
+    }
+
+    #[test]
+    fn a_key_that_is_left_is_given_where_another_document_may_have_it() {
+        let partners = reference("code");
+        let change = |document: Document| {
+            partners
+                .change(0, &RawDocumentBuf::try_from(&document).unwrap())
+                .unwrap()
+        };
+        let key = |of: &str| codec::key_of_value(&Value::String(of.into()));
+        for (id, code) in [(1, "a"), (2, "a"), (2, "a"), (3, "b")] {
+            assert_eq!(change(doc! { "_id": id, "code": code, "name": "Ada" }), None);
+        }
+        assert_eq!(partners.remove(RawBsonRef::Int32(3)), None, "it was alone");
+        let moved = change(doc! { "_id": 2, "code": "b", "name": "Ada" });
+        assert_eq!(moved, key("a"));
+        assert_eq!(name(&partners, "a"), None);
+        change(doc! { "_id": 1, "code": "a", "name": "Old" });
+        // A third one may be there.
+        assert_eq!(partners.remove(RawBsonRef::Int32(1)), key("a"));
+        partners.is_free(&key("a").unwrap());
+        change(doc! { "_id": 1, "code": "a", "name": "Old" });
+        assert_eq!(partners.remove(RawBsonRef::Int32(1)), None);
     }
 
     #[test]

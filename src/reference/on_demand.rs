@@ -71,7 +71,7 @@ impl OnDemand {
 }
 
 /// The values of a document's key that a step's key stands for: text stands for UUIDs and ObjectIds too.
-fn candidates(key: &Value<'_>) -> Vec<Bson> {
+pub(super) fn candidates(key: &Value<'_>) -> Vec<Bson> {
     let uuid = |bytes: [u8; 16]| Bson::Binary(Uuid::from_bytes(bytes).into());
     match key {
         Value::String(text) => {

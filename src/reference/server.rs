@@ -9,7 +9,7 @@ use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, FullDocumentType};
+use mongodb::options::{ClientOptions, FullDocumentType, ReadPreference};
 use mongodb::{Client, Collection, Cursor};
 use serde::Deserialize;
 
@@ -117,6 +117,14 @@ impl Source {
         found.map_err(|e| while_running(class(&e)))
     }
 
+    /// As [`Source::find`], from the primary: it has the change that asks.
+    pub async fn another(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
+        let find = self.collection.find_one(doc! { key: { "$in": values } });
+        let find = find.selection_criteria(ReadPreference::Primary.into());
+        let found = find.projection(self.projection("")).await;
+        found.map_err(|e| while_running(class(&e)))
+    }
+
     /// All documents.
     pub async fn read(&self) -> Result<Cursor<RawDocumentBuf>, Error> {
         let find = self.collection.find(doc! {}).projection(self.projection(""));
@@ -173,12 +181,7 @@ pub fn class(error: &Error) -> StoreError {
             "; perhaps it wants a certificate of the client (`tlsCertificateKeyFile` in the connection string)",
         );
     }
-    StoreError {
-        class,
-        label,
-        message,
-        not_applied: false,
-    }
+    StoreError::new(class, label, message)
 }
 
 /// What an error means for a server that has answered before. The login was taken at the start: what is refused now is being rotated, here

@@ -249,14 +249,7 @@ fn failure(topic: &str, error: &KafkaError) -> Failure {
         Some(RDKafkaErrorCode::QueueFull) => "producer_queue_full",
         _ => "delivery",
     };
-    Failure {
-        class: kafka::classify(error),
-        reason,
-        step: None,
-        attempts: 1,
-        message: format!("topic {topic}: {error}"),
-        not_applied: false,
-    }
+    Failure::new(kafka::classify(error), reason, format!("topic {topic}: {error}"))
 }
 
 impl ClientContext for SinkContext {

@@ -36,12 +36,7 @@ pub fn execution(error: &ExecutionError) -> StoreError {
         ExecutionError::SchemaAgreementError(_) | ExecutionError::MetadataError(_) => (Transient, "metadata"),
         _ => (Transient, "unknown"),
     };
-    StoreError {
-        class,
-        label,
-        message: error.to_string(),
-        not_applied: false,
-    }
+    StoreError::new(class, label, error.to_string())
 }
 
 /// Whether a failed execution has certainly applied nothing: no node was asked, or the one that was asked refused before it sent anything on. It
@@ -51,8 +46,16 @@ pub fn execution(error: &ExecutionError) -> StoreError {
 pub fn not_applied(error: &ExecutionError, adds: bool) -> bool {
     match error {
         ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => true,
-        ExecutionError::LastAttemptError(RequestAttemptError::UnableToAllocStreamId) => true,
-        ExecutionError::LastAttemptError(RequestAttemptError::DbError(e, words)) => match e {
+        ExecutionError::LastAttemptError(e) => refused(e, adds),
+        _ => false,
+    }
+}
+
+/// Whether an attempt has certainly applied nothing, as in [`not_applied`].
+pub fn refused(error: &RequestAttemptError, adds: bool) -> bool {
+    match error {
+        RequestAttemptError::UnableToAllocStreamId => true,
+        RequestAttemptError::DbError(e, words) => match e {
             DbError::Unavailable { .. } => !adds,
             DbError::IsBootstrapping => true,
             DbError::RateLimitReached {
@@ -74,12 +77,7 @@ pub fn prepare(error: &PrepareError) -> StoreError {
         } if !words.is_empty() => words.clone(),
         _ => error.to_string(),
     };
-    StoreError {
-        class,
-        label,
-        message,
-        not_applied: false,
-    }
+    StoreError::new(class, label, message)
 }
 
 /// A session that could not be opened.
@@ -91,12 +89,7 @@ pub fn session(error: &NewSessionError) -> StoreError {
         NewSessionError::UseKeyspaceError(e) => use_keyspace(e),
         _ => (Transient, "unknown"),
     };
-    StoreError {
-        class,
-        label,
-        message: error.to_string(),
-        not_applied: false,
-    }
+    StoreError::new(class, label, error.to_string())
 }
 
 /// Values that the driver could not put on the wire carry our own reason inside; it is shown instead of the wrapping.
@@ -264,12 +257,7 @@ pub fn sqlite(error: &rusqlite::Error) -> StoreError {
         | E::InvalidParameterCount(..) => (Permanent, "invalid"),
         _ => (Transient, "unknown"),
     };
-    StoreError {
-        class,
-        label,
-        message: format!("SQLite: {error}"),
-        not_applied: false,
-    }
+    StoreError::new(class, label, format!("SQLite: {error}"))
 }
 
 fn sqlite_code(code: ErrorCode) -> Verdict {
@@ -365,6 +353,8 @@ mod tests {
         let of_a_counter = answered(unavailable.clone());
         assert!(!not_applied(&of_a_counter, true));
         assert!(not_applied(&answered(DbError::IsBootstrapping), true));
+        // What the driver repeats where nothing was applied, whatever was asked.
+        assert!(refused(&RequestAttemptError::UnableToAllocStreamId, true));
         for sure in [
             ExecutionError::EmptyPlan,
             ExecutionError::ConnectionPoolError(ConnectionPoolError::Initializing),

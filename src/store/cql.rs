@@ -403,7 +403,10 @@ pub fn list_uses(cql: &str) -> Vec<ListUse> {
                 let null = scanned.is_symbol(part.end.saturating_sub(2), '=') && scanned.is_word(part.end - 1, "null");
                 return null.then_some(ListUse::Element(name));
             }
-            let whole = scanned.is_symbol(part.start + 1, '=') && !scanned.is_nothing(&(part.start + 2..part.end));
+            // `l = l - …` only takes away.
+            let less = scanned.is_symbol(part.start + 3, '-') && scanned.name(part.start + 2).as_ref() == Some(&name);
+            let whole = scanned.is_symbol(part.start + 1, '=') && !less;
+            let whole = whole && !scanned.is_nothing(&(part.start + 2..part.end));
             whole.then_some(ListUse::Whole(name))
         });
         return uses.collect();
@@ -437,7 +440,8 @@ pub fn compares_all<'c>(cql: &str, columns: impl IntoIterator<Item = &'c str>) -
     })
 }
 
-/// Recognises `a = a + x`, `a = x + a`, `a = a - x`, `a += x` and `a -= x` at the equals sign, unless x is bound and is a set or a map.
+/// Recognises `a = a + x`, `a = x + a`, `a = a - x`, `a += x` and `a -= x` at the equals sign, unless x is a set or a map, or a list that is taken away:
+/// what was stored later has a later timestamp, and stays.
 fn appends(scanned: &Scanned<'_>, equals: usize, markers: &[Marker]) -> Option<String> {
     if equals == 0 || !scanned.is_symbol(equals, '=') {
         return None;
@@ -470,13 +474,20 @@ fn appends(scanned: &Scanned<'_>, equals: usize, markers: &[Marker]) -> Option<S
     if !short && (!itself || !operator) {
         return None;
     }
-    let repeatable = range.clone().any(|i| scanned.is_symbol(i, '{'))
-        || range.clone().any(|i| {
-            scanned.tokens[i].kind == TokenKind::Marker
-                && markers
-                    .iter()
-                    .any(|m| m.name == scanned.str(i)[1..] && matches!(m.ty, ColumnType::Set(_) | ColumnType::Map(..)))
-        });
+    let adds = scanned.is_symbol(equals - 1, '+') || range.clone().any(|i| scanned.is_symbol(i, '+'));
+    let repeatable = |ty: &ColumnType| match ty {
+        ColumnType::Set(_) | ColumnType::Map(..) => true,
+        ColumnType::List(_) => !adds,
+        _ => false,
+    };
+    let repeatable = range.clone().any(|i| match scanned.tokens[i].kind {
+        TokenKind::Symbol('{') => true,
+        TokenKind::Symbol('[') => !adds,
+        TokenKind::Marker => markers
+            .iter()
+            .any(|m| m.name == scanned.str(i)[1..] && repeatable(&m.ty)),
+        _ => false,
+    });
     (!repeatable).then(|| format!("it adds to {column}, which is a counter or a list"))
 }
 
@@ -623,7 +634,9 @@ mod tests {
             ("UPDATE t SET l = :x + l WHERE k = 1", &list),
             ("UPDATE t SET a = 1, n = n - 1 WHERE k = :x", &set),
             ("UPDATE t SET n += 1 WHERE k = :x", &set),
-            ("UPDATE t SET a = 1, l -= :x WHERE k = 1", &list),
+            ("UPDATE t SET a = 1, l += :x WHERE k = 1", &list),
+            ("UPDATE t SET l = l + [-1] WHERE k = :x", &set),
+            ("UPDATE t SET n -= :x WHERE k = 1", &of(ColumnType::Counter)),
             ("INSERT INTO t (k, at) VALUES (:x, now())", &set),
             ("INSERT INTO t (k, at) VALUES (:x, toTimestamp(now()))", &set),
         ] {
@@ -639,6 +652,14 @@ mod tests {
             "UPDATE t SET v = -1 WHERE k = :x",
         ] {
             assert_eq!(unrepeatable(cql, &set), None, "{cql}");
+        }
+        for cql in [
+            "UPDATE t SET a = 1, l -= :x WHERE k = 1",
+            "UPDATE t SET l = l - :x WHERE k = 1",
+            "UPDATE t SET l = l - ['a', 'b'] WHERE k = 1",
+            "UPDATE t SET l -= [-1] WHERE k = 1",
+        ] {
+            assert_eq!(unrepeatable(cql, &list), None, "{cql}");
         }
     }
 
@@ -665,6 +686,7 @@ mod tests {
             ),
             ("UPDATE t USING TTL 5 SET l = null, m = [] WHERE k = 1", whole(&[])),
             ("UPDATE t SET l[:i] = :x, s += :y WHERE l = :k", whole(&[])),
+            ("UPDATE t SET l = L - :x, m -= :y, n = l - 1 WHERE k = 1", whole(&["n"])),
             ("UPDATE t SET l[0] = null WHERE k = 1", element("l")),
             ("DELETE l[:i], a FROM t WHERE k = :k", element("l")),
             ("DELETE a, \"L\"[0] FROM t WHERE k = :k", element("L")),

@@ -250,34 +250,29 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// An error that will not pass for this record (or, while preparing, for this statement).
-    pub fn permanent(label: &'static str, message: impl Into<String>) -> Self {
+    /// An error of this class.
+    pub fn new(class: Class, label: &'static str, message: impl Into<String>) -> Self {
         StoreError {
-            class: Class::Permanent,
+            class,
             label,
             message: message.into(),
             not_applied: false,
         }
+    }
+
+    /// An error that will not pass for this record (or, while preparing, for this statement).
+    pub fn permanent(label: &'static str, message: impl Into<String>) -> Self {
+        StoreError::new(Class::Permanent, label, message)
     }
 
     /// An error that will not pass for any record.
     pub fn fatal(label: &'static str, message: impl Into<String>) -> Self {
-        StoreError {
-            class: Class::Fatal,
-            label,
-            message: message.into(),
-            not_applied: false,
-        }
+        StoreError::new(Class::Fatal, label, message)
     }
 
     /// An error that may pass by itself.
     pub fn transient(label: &'static str, message: impl Into<String>) -> Self {
-        StoreError {
-            class: Class::Transient,
-            label,
-            message: message.into(),
-            not_applied: false,
-        }
+        StoreError::new(Class::Transient, label, message)
     }
 }
 

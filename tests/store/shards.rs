@@ -359,6 +359,16 @@ async fn requests_go_to_the_shard_that_owns_their_partition() {
     let found = store.lookup(&get, &row[..2]).await.unwrap();
     assert!(found.is_some(), "the driver asks again by itself");
     assert_eq!(scylla.driver().retries, 1);
+    let once = StatementOptions {
+        idempotent: false,
+        ..StatementOptions::write()
+    };
+    let cql = "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, :a, :b)";
+    let put = store.prepare(cql, &once).await.unwrap();
+    shards.timed_out.store(1, Ordering::Relaxed);
+    let error = store.write(&put, &row, 2).await.unwrap_err();
+    assert_eq!((error.label, error.not_applied), ("read_timeout", false), "{error}");
+    assert_eq!(scylla.driver().retries, 1, "it may have been applied");
 }
 
 /// The driver opens a session all the same, and with it nothing would be routed or checked.

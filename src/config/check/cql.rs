@@ -93,8 +93,8 @@ fn quoted(text: &str, quote: char) -> usize {
 pub(super) struct Unrepeatable {
     pub(super) reason: &'static str,
     pub(super) range: Range<usize>,
-    /// A repeated `x = x + :x` is harmless on a set or a map, which only the table's schema tells.
-    pub(super) certain: bool,
+    /// The columns on which it is harmless, if any: only the table's schema tells what this one is.
+    pub(super) unless: Option<&'static str>,
 }
 
 /// Functions that give another value each time.
@@ -115,25 +115,25 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
     let at = |index: usize| tokens.get(index).map(|(token, _)| *token);
     let insert = at(0).is_some_and(|token| token.is("insert"));
     for (index, (token, range)) in tokens.iter().enumerate() {
-        let found = |reason, last: usize, certain| {
+        let found = |reason, last: usize, unless| {
             let end = tokens.get(last).map_or(range.end, |(_, range)| range.end);
             Some(Unrepeatable {
                 reason,
                 range: range.start..end,
-                certain,
+                unless,
             })
         };
         if token.is("if") {
             return found(
                 "a condition (`IF`) is a lightweight transaction, whose answer changes once it has been applied",
                 index,
-                true,
+                None,
             );
         }
         if let (Token::Word(function), Some(Token::Symbol('('))) = (*token, at(index + 1))
             && VOLATILE.iter().any(|volatile| volatile.eq_ignore_ascii_case(function))
         {
-            return found("this function gives another value each time", index, true);
+            return found("this function gives another value each time", index, None);
         }
         if insert {
             continue;
@@ -142,39 +142,48 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
             return found(
                 "an element of a list deleted by its index: a second time it is another one",
                 last,
-                false,
+                Some("a map"),
             );
         }
-        // `x = x + …`, `x = … + x` and `x += …`: a counter, or an append or prepend to a list.
+        // `x = x + …`, `x = … + x` and `x += …`: a counter, or an append or prepend to a list. What is taken from a list is gone, however often.
         let Token::Word(column) = *token else {
             continue;
         };
         let own =
             |token: Option<Token<'_>>| matches!(token, Some(Token::Word(word)) if word.eq_ignore_ascii_case(column));
-        let short = matches!(at(index + 1), Some(Token::Symbol('+' | '-')));
-        if at(index + 1 + usize::from(short)) != Some(Token::Symbol('=')) {
+        let short = match at(index + 1) {
+            Some(Token::Symbol(sign @ ('+' | '-'))) => Some(sign),
+            _ => None,
+        };
+        if at(index + 1 + usize::from(short.is_some())) != Some(Token::Symbol('=')) {
             continue;
         }
-        let operand = match (at(index + 2), at(index + 3), at(index + 4)) {
-            (_, Some(operand), _) if short => operand,
-            (first, Some(Token::Symbol('+' | '-')), Some(operand)) if own(first) => operand,
-            (Some(operand), Some(Token::Symbol('+')), last) if own(last) => operand,
+        let (sign, operand) = match (short, at(index + 2), at(index + 3), at(index + 4)) {
+            (Some(sign), _, Some(operand), _) => (sign, operand),
+            (_, first, Some(Token::Symbol(sign @ ('+' | '-'))), Some(operand)) if own(first) => (sign, operand),
+            (_, Some(operand), Some(Token::Symbol('+')), last) if own(last) => ('+', operand),
             // A list literal of any length before `+ x`: only its beginning matters.
-            (Some(Token::Symbol('[')), ..) if prepends(&tokens[index + 2..], column) => Token::Symbol('['),
+            (_, Some(Token::Symbol('[')), ..) if prepends(&tokens[index + 2..], column) => ('+', Token::Symbol('[')),
             _ => continue,
         };
-        let last = index + if short { 3 } else { 4 };
-        match operand {
-            Token::Symbol('{') => {}
-            Token::Marker(_) | Token::Positional => {
-                return found(
-                    "a repeated `x = x + …` counts twice on a counter or a list",
-                    last,
-                    false,
-                );
+        let last = index + if short.is_some() { 3 } else { 4 };
+        match (sign, operand) {
+            (_, Token::Symbol('{')) | ('-', Token::Symbol('[')) => {}
+            (_, Token::Marker(_) | Token::Positional) => {
+                let (reason, unless) = match sign {
+                    '-' => (
+                        "a repeated `x = x - …` counts twice on a counter",
+                        "a set, a map or a list",
+                    ),
+                    _ => (
+                        "a repeated `x = x + …` counts twice on a counter or a list",
+                        "a set or a map",
+                    ),
+                };
+                return found(reason, last, Some(unless));
             }
             _ => {
-                return found("a counter update or a list append takes effect each time", last, true);
+                return found("a counter update or a list append takes effect each time", last, None);
             }
         }
     }
@@ -209,7 +218,7 @@ mod tests {
     use super::*;
 
     fn certain(cql: &str) -> Option<bool> {
-        unrepeatable(&tokens(cql)).map(|found| found.certain)
+        unrepeatable(&tokens(cql)).map(|found| found.unless.is_none())
     }
 
     #[test]
@@ -240,6 +249,7 @@ mod tests {
         assert_eq!(certain("INSERT INTO t (a) VALUES (:a)"), None);
         assert_eq!(certain("UPDATE t SET s = s + {'a'} WHERE id = :id"), None);
         assert_eq!(certain("UPDATE t SET s += {'a'}, m -= {'b'} WHERE id = :id"), None);
+        assert_eq!(certain("UPDATE t SET l = l - ['a'], m -= ['b'] WHERE id = :id"), None);
         assert_eq!(certain("UPDATE t SET a = -1 WHERE id = :id"), None);
         assert_eq!(certain("UPDATE t SET a = 'x = x + 1 IF' WHERE id = :id -- IF"), None);
         assert_eq!(certain("DELETE FROM \"IF\" WHERE id = $$IF$$ /* IF */"), None);

@@ -86,18 +86,15 @@ fn repeatable(write: &Write, report: &mut Report<'_>) {
     let Some(found) = unrepeatable(&tokens(&write.cql)) else {
         return;
     };
-    if !found.certain && write.idempotent_stated.is_some() {
-        return; // The user has said that it is a set or a map.
+    if found.unless.is_some() && write.idempotent_stated.is_some() {
+        return; // The user has said that it is one of those.
     }
     let span = report.sources.part(&write.cql, found.range);
     let message = "this write does not converge when it is repeated after a crash".to_owned();
-    let help = match found.certain {
-        true => {
-            "make it repeatable, with values of the event alone; or say `idempotent = false`: it is then never retried blindly"
-        }
-        false => {
-            "say `idempotent = true` if the column is a set or a map, and `idempotent = false` if it is a counter or a list"
-        }
+    let help = match found.unless {
+        None => "make it repeatable, with values of the event alone; or say `idempotent = false`: it is then never retried blindly"
+            .to_owned(),
+        Some(unless) => format!("say `idempotent = true` if the column is {unless}, and `idempotent = false` otherwise"),
     };
     report.error(codes::NOT_REPEATABLE, message, span, found.reason, help);
 }

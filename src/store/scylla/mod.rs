@@ -76,7 +76,7 @@ pub struct ScyllaStatement {
     handles: Mutex<Vec<PreparedStatement>>,
     warned: AtomicBool,
     group: Option<grouped::Grouping>,
-    /// It selects `*`, so that an answer's columns are compared with those that were prepared.
+    /// It selects `*`, so that an answer may have columns that were not prepared.
     all_columns: bool,
     /// It is written once, to one partition and without a condition, so that a refusal may tell that nothing was applied.
     once: bool,

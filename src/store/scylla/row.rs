@@ -5,6 +5,7 @@
 //! reads as null.
 
 use std::borrow::Cow;
+use std::mem::discriminant;
 use std::net::IpAddr;
 
 use ::scylla::deserialize::row::ColumnIterator;
@@ -28,8 +29,8 @@ enum ReadError {
     Convert(#[from] ConvertError),
 }
 
-/// The rows of an answer, one after the other, for as long as `gather` wants more; false where it does not. With `compare` the answer has to
-/// have these columns and no others.
+/// The rows of an answer, one after the other, for as long as `gather` wants more; false where it does not. With `compare` the answer may have
+/// more columns than these, which are left out.
 pub(super) fn gather(
     result: QueryResult,
     columns: &[Column],
@@ -38,15 +39,20 @@ pub(super) fn gather(
 ) -> Result<bool, StoreError> {
     let unreadable = |what: String| StoreError::permanent("value", what);
     let rows = result.into_rows_result().map_err(|e| unreadable(e.to_string()))?;
-    if compare {
-        same_columns(rows.column_specs().iter().map(|spec| spec.name()), columns)?;
-    }
+    let added = if compare {
+        let found = rows.column_specs().iter();
+        added_columns(found.map(|spec| (spec.name(), spec.typ())), columns)?
+    } else {
+        Vec::new()
+    };
     let rows = rows
         .rows::<ColumnIterator<'_, '_>>()
         .map_err(|e| unreadable(e.to_string()))?;
     for row in rows {
         let mut values = Vec::with_capacity(columns.len());
-        for (raw, column) in row.map_err(|e| unreadable(e.to_string()))?.zip(columns) {
+        let row = row.map_err(|e| unreadable(e.to_string()))?;
+        let planned = row.filter(|raw| !raw.as_ref().is_ok_and(|raw| added.contains(&raw.index)));
+        for (raw, column) in planned.zip(columns) {
             let raw = raw.map_err(|e| unreadable(e.to_string()))?;
             let value = match raw.slice {
                 None => Value::Null,
@@ -62,14 +68,28 @@ pub(super) fn gather(
     Ok(true)
 }
 
-/// Refuses an answer with other columns than those that the pipeline was checked with: what stands in them would be taken for something else.
-fn same_columns<'n>(found: impl Iterator<Item = &'n str>, columns: &[Column]) -> Result<(), StoreError> {
-    if found.eq(columns.iter().map(|column| column.name.as_str())) {
-        return Ok(());
+/// The places of columns that the table has got since the pipeline was checked: `SELECT *` gives them among the others, whose order stays. Refuses an
+/// answer in which one of those is missing, or is of another type: what stands there would be taken for something else.
+fn added_columns<'n>(
+    found: impl Iterator<Item = (&'n str, &'n Driver<'n>)>,
+    columns: &[Column],
+) -> Result<Vec<usize>, StoreError> {
+    let mut planned = columns.iter().peekable();
+    let mut added = Vec::new();
+    let mut same = true;
+    for (place, (name, ty)) in found.enumerate() {
+        match planned.next_if(|column| column.name == name) {
+            // A type of one's own may have got fields, which are left out as well.
+            Some(column) => same &= discriminant(&ColumnType::from(ty)) == discriminant(&column.ty),
+            None => added.push(place),
+        }
+    }
+    if same && planned.peek().is_none() {
+        return Ok(added);
     }
     Err(StoreError::fatal(
         "columns_changed",
-        "the table's columns have changed since the start, and the look-up selects `*`: restart, or name the columns",
+        "a column of the table is gone or of another type since the start, and the look-up selects `*`: restart, or name the columns",
     ))
 }
 
@@ -292,14 +312,25 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_with_other_columns_is_refused() {
-        let columns = ["a", "b"].map(|name| Column {
+    fn columns_that_were_added_are_left_out_and_other_changes_refused() {
+        let (int, text) = (Driver::Native(NativeType::Int), Driver::Native(NativeType::Text));
+        let columns = ["b", "d"].map(|name| Column {
             name: name.to_owned(),
             ty: ColumnType::Int,
         });
-        assert_eq!(same_columns(["a", "b"].into_iter(), &columns), Ok(()));
-        for found in [&["a"][..], &["a", "aa", "b"], &["a", "b", "c"], &["b", "a"]] {
-            let error = same_columns(found.iter().copied(), &columns).unwrap_err();
+        let added = |found: &[(&str, &Driver<'_>)]| added_columns(found.iter().copied(), &columns);
+        assert_eq!(added(&[("b", &int), ("d", &int)]), Ok(vec![]));
+        assert_eq!(
+            added(&[("a", &text), ("b", &int), ("c", &int), ("d", &int), ("e", &text)]),
+            Ok(vec![0, 2, 4])
+        );
+        for found in [
+            &[("b", &int)][..],
+            &[("b", &int), ("c", &int)],
+            &[("d", &int), ("b", &int)],
+            &[("b", &int), ("d", &text)],
+        ] {
+            let error = added(found).unwrap_err();
             assert_eq!(error.class, crate::retry::Class::Fatal, "{found:?}");
             assert!(error.message.contains("name the columns"), "{error}");
         }

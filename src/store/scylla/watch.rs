@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ::scylla::client::session::Session;
 use ::scylla::policies::retry::{DefaultRetrySession, RequestInfo, RetryDecision, RetryPolicy, RetrySession};
 
+use crate::store::classify;
+
 /// What the driver does and sees.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DriverFigures {
@@ -51,7 +53,8 @@ impl Watch {
     }
 }
 
-/// The driver's own policy, counted.
+/// The driver's own policy, counted, but that what is not idempotent is only repeated where nothing was applied: the driver takes `Unavailable`, and
+/// a reading that timed out, for that whatever was asked.
 #[derive(Debug)]
 pub(super) struct CountingRetries(Arc<AtomicU64>);
 
@@ -71,6 +74,10 @@ struct CountingSession {
 
 impl RetrySession for CountingSession {
     fn decide_should_retry(&mut self, request: RequestInfo<'_>) -> RetryDecision {
+        // It may be a counter's: what was asked is not known here.
+        if !request.is_idempotent && !classify::refused(request.error, true) {
+            return RetryDecision::DontRetry;
+        }
         let decision = self.decides.decide_should_retry(request);
         if matches!(
             decision,

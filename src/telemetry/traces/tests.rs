@@ -7,7 +7,6 @@ use std::sync::mpsc::channel;
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::retry::Class;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -202,14 +201,7 @@ fn a_collector_hears_what_became_of_a_record() {
     let (done, _) = begin(&tracer, &[(TRACEPARENT, PARENT), (TRACESTATE, "a=1")]).unwrap();
     let (dead, _) = begin(&tracer, &[(TRACEPARENT, PARENT)]).unwrap();
     let ids = [&done, &dead].map(|span| context::text(&span.own.span));
-    let failure = Failure {
-        class: Class::Permanent,
-        reason: "missing",
-        step: Some("profile".into()),
-        attempts: 1,
-        message: "no row for \"bob@example.org\"".to_owned(),
-        not_applied: false,
-    };
+    let failure = Failure::permanent("missing", "no row for \"bob@example.org\"").in_step(&"profile".into());
     tracer.send(ended(done, 17, None));
     tracer.send(ended(dead, 18, Some(failure)));
     drop(tracer);
