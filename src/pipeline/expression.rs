@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cel::common::ast::{Expr, LiteralValue, operators};
+use cel::common::ast::{Expr, ListExpr, LiteralValue, operators};
 use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
 use crate::avro::path;
@@ -278,27 +278,23 @@ fn cut_paths(
             });
             let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
             if !bound_head && let Some(reference) = path_of(&operand, steps)? {
-                let id = node.id;
-                let expr = |expr| IdedExpr { id, expr };
-                let ident = Expr::Ident(variable(reference, inputs));
-                let null = Expr::Literal(LiteralValue::Null);
-                node.expr = call(operators::NOT_EQUALS, [expr(ident), expr(null)]);
+                let expr = Expr::Ident(variable(reference, inputs));
+                node.expr = not_null(IdedExpr { id: node.id, expr });
                 return Ok(());
             }
             cut_paths(&mut select.operand, steps, inputs, bound)?;
-            // CEL's own has() asks for the key alone, and a field that is null has one.
+            // CEL's own has() asks for the key alone, and a field that is null has one; where the operand is null or absent, it fails.
             let value = Expr::Select(cel::common::ast::SelectExpr {
                 test: false,
                 ..select.clone()
             });
+            let mut first = there(&select.operand);
             let id = node.id;
-            let test = std::mem::take(&mut node.expr);
             let expr = |expr| IdedExpr { id, expr };
-            let not_null = call(
-                operators::NOT_EQUALS,
-                [expr(value), expr(Expr::Literal(LiteralValue::Null))],
-            );
-            node.expr = call(operators::LOGICAL_AND, [expr(test), expr(not_null)]);
+            for next in [std::mem::take(&mut node.expr), not_null(expr(value))] {
+                first = call(operators::LOGICAL_AND, [expr(first), expr(next)]);
+            }
+            node.expr = first;
             Ok(())
         }
         Expr::Select(select) => cut_paths(&mut select.operand, steps, inputs, bound),
@@ -344,9 +340,54 @@ fn cut_paths(
     }
 }
 
-fn call(operator: &str, args: [IdedExpr; 2]) -> Expr {
+/// Whether a value is there and not null, with every field, key and index on the way to it. What else is wrong with it fails as it would anyway.
+fn there(value: &IdedExpr) -> Expr {
+    let id = value.id;
+    let ided = |expr| IdedExpr { id, expr };
+    let known = match &value.expr {
+        Expr::Select(select) if !select.test => {
+            let field = Expr::Literal(LiteralValue::String(select.field.clone().into()));
+            Some((
+                &*select.operand,
+                call(operators::IN, [ided(field), (*select.operand).clone()]),
+            ))
+        }
+        Expr::Call(indexed) if indexed.func_name == operators::INDEX => match indexed.args.as_slice() {
+            [of, index] => {
+                let kind = |of| ided(call("type", [of]));
+                let list = call(
+                    operators::EQUALS,
+                    [kind(of.clone()), kind(ided(Expr::List(ListExpr::default())))],
+                );
+                let item = call(operators::LESS, [index.clone(), ided(call("size", [of.clone()]))]);
+                let key = call(operators::IN, [index.clone(), of.clone()]);
+                Some((of, call(operators::CONDITIONAL, [ided(list), ided(item), ided(key)])))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    let itself = not_null(value.clone());
+    match known {
+        Some((of, within)) => {
+            let known = call(operators::LOGICAL_AND, [ided(there(of)), ided(within)]);
+            call(operators::LOGICAL_AND, [ided(known), ided(itself)])
+        }
+        None => itself,
+    }
+}
+
+fn not_null(value: IdedExpr) -> Expr {
+    let null = IdedExpr {
+        id: value.id,
+        expr: Expr::Literal(LiteralValue::Null),
+    };
+    call(operators::NOT_EQUALS, [value, null])
+}
+
+fn call<const N: usize>(function: &str, args: [IdedExpr; N]) -> Expr {
     Expr::Call(cel::common::ast::CallExpr {
-        func_name: operator.to_owned(),
+        func_name: function.to_owned(),
         target: None,
         args: args.into(),
     })

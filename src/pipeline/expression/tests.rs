@@ -177,6 +177,7 @@ fn a_field_that_no_record_has_is_found() {
         ("event.items.exists(i, i.flor > 3)", &list),
         ("event.items.filter(i, size(string(i.flor)) > 3)", &list),
         ("p.all[0].flor > 3", &list),
+        ("has(p.address.flor.door)", &address),
     ] {
         assert_eq!(
             unknown(text, ty),
@@ -216,6 +217,40 @@ fn has_asks_for_presence_within_an_input() {
         ),
     ] {
         assert_eq!(run(text, &[value]), Ok(Value::Bool(there)), "{text}");
+    }
+    let geo = |lat| object(&[("geo", object(&[("lat", lat)]))]);
+    let tags = Value::Map(vec![(Value::String("home".into()), address(Value::Int(1)))]);
+    for (text, value, there) in [
+        ("has(p.address.floor)", Value::Null, false),
+        ("!has(p.address.floor)", Value::Null, true),
+        ("has(p.address.geo.lat)", Value::Null, false),
+        ("has(p.address.geo.lat)", object(&[]), false),
+        ("has(p.address.geo.lat)", object(&[("geo", Value::Null)]), false),
+        ("has(p.address.geo.lat)", geo(Value::Null), false),
+        ("has(p.address.geo.lat)", geo(Value::Int(1)), true),
+        (
+            "event.items.exists(i, has(i.floor))",
+            Value::List(vec![Value::Null]),
+            false,
+        ),
+        ("has(p.tags['home'].floor)", tags.borrowed(), true),
+        ("has(p.tags['work'].floor)", tags.borrowed(), false),
+        ("has(p.tags['home'].floor)", Value::Null, false),
+        ("has(p.rows[0].floor)", Value::List(vec![]), false),
+        ("has(p.rows[0].floor)", Value::List(vec![Value::Null]), false),
+        ("has(p.rows[0].floor)", Value::List(vec![address(Value::Int(1))]), true),
+    ] {
+        assert_eq!(run(text, &[value]), Ok(Value::Bool(there)), "{text}");
+    }
+    // What is there, and cannot have a field, is a mistake still.
+    let text = Value::String("x".into());
+    for mistaken in [
+        "has(p.address.floor)",
+        "has(p.address.geo.lat)",
+        "has(p.rows[0].floor)",
+        "has({'a': int(p.n)}.a.b)",
+    ] {
+        assert!(run(mistaken, &[text.borrowed()]).is_err(), "{mistaken}");
     }
     let some = "event.items.filter(i, has(i.floor)).map(i, i.floor)";
     let items = Value::List(vec![address(Value::Null), address(Value::Int(2))]);
