@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cel::common::ast::{Expr, ListExpr, LiteralValue, operators};
+use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, operators};
 use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
 use crate::avro::path;
@@ -123,6 +123,9 @@ pub enum ExpressionError {
     /// A step's name without a column.
     #[error("'{0}' is a step; name one of its columns, as in {0}.column")]
     WholeStep(String),
+    /// A function that CEL does not have here.
+    #[error("there is no function '{0}'")]
+    UnknownFunction(String),
 }
 
 /// Parses an expression; `steps` are the names of the steps that come before it.
@@ -299,6 +302,9 @@ fn cut_paths(
         }
         Expr::Select(select) => cut_paths(&mut select.operand, steps, inputs, bound),
         Expr::Call(call) => {
+            if !exists(call) {
+                return Err(ExpressionError::UnknownFunction(call.func_name.clone()));
+            }
             if let Some(target) = &mut call.target {
                 cut_paths(target, steps, inputs, bound)?;
             }
@@ -338,6 +344,25 @@ fn cut_paths(
         }
         Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Ok(()),
     }
+}
+
+/// Whether there is a function of this name, or a method where it is called as one; told by the interpreter, asked without arguments.
+fn exists(call: &CallExpr) -> bool {
+    if !call.func_name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return true; // An operator.
+    }
+    let ided = |expr| IdedExpr { id: 0, expr };
+    let target = call.target.as_ref();
+    let probe = ided(Expr::Call(CallExpr {
+        func_name: call.func_name.clone(),
+        target: target.map(|_| Box::new(ided(Expr::Literal(LiteralValue::Null)))),
+        args: Vec::new(),
+    }));
+    let context = Context::with_env(Interpreter::default().0);
+    !matches!(
+        cel::Value::resolve(&probe, &context),
+        Err(ExecutionError::UndeclaredReference(_))
+    )
 }
 
 /// Whether a value is there and not null, with every field, key and index on the way to it. What else is wrong with it fails as it would anyway.
@@ -386,7 +411,7 @@ fn not_null(value: IdedExpr) -> Expr {
 }
 
 fn call<const N: usize>(function: &str, args: [IdedExpr; N]) -> Expr {
-    Expr::Call(cel::common::ast::CallExpr {
+    Expr::Call(CallExpr {
         func_name: function.to_owned(),
         target: None,
         args: args.into(),

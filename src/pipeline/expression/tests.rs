@@ -266,6 +266,26 @@ fn mistakes_are_named() {
         Err(ExpressionError::WholeStep(_))
     ));
     assert!(matches!(parse("1 +", &[]), Err(ExpressionError::Syntax(_))));
+    for (text, name) in [
+        ("now() - event.at > 5", "now"),
+        ("event.name.toLower() == 'a'", "toLower"),
+        ("event.items.exists(i, i.name.trim() == '')", "trim"),
+        ("event.n.string() == '3'", "string"),
+    ] {
+        assert_eq!(
+            parse(text, &[]).unwrap_err(),
+            ExpressionError::UnknownFunction(name.into()),
+            "{text}"
+        );
+    }
+    for text in [
+        "string(event.n) + string(size(event.name)) == '33' || type(event.n) == type(3)",
+        "event.name.startsWith('a') && event.name.endsWith('b') && event.name.contains('c') && event.name.size() > 3",
+        "event.items.all(i, i > 0) ? -int(event.a) : int(double(event.b) * 2.0) % 3",
+        "event.items.exists_one(i, i in [1, 2]) && !bool(event.c) && bytes(event.d) != b'x' && event.e[0].f == uint('3')",
+    ] {
+        assert!(parse(text, &[]).is_ok(), "{text}");
+    }
 }
 
 #[test]
