@@ -510,8 +510,11 @@ fn to_cel(value: &Value<'_>) -> cel::Value {
                 v.iter()
                     .map(|(k, v)| {
                         let key = match k {
-                            Value::Int(i) => Key::Int(i64::from(*i)),
-                            Value::Long(i) => Key::Int(*i),
+                            Value::Int(i) | Value::Date(i) => Key::Int(i64::from(*i)),
+                            Value::Long(i)
+                            | Value::Time(i, _)
+                            | Value::Timestamp(i, _)
+                            | Value::LocalTimestamp(i, _) => Key::Int(*i),
                             Value::Bool(b) => Key::Bool(*b),
                             Value::String(s) => Key::String(Arc::new(s.to_string())),
                             Value::Uuid(u) => Key::String(Arc::new(uuid_text(u))),

@@ -152,6 +152,18 @@ fn what_is_absent_within_an_input_is_null() {
 }
 
 #[test]
+fn a_time_is_a_number_as_a_key_too() {
+    let run = |key: Value<'static>, asked: Value<'static>| {
+        let map = Value::Map(vec![(key, Value::Int(5))]);
+        computed("p.rates[event.at]", &["p"]).evaluate(&Interpreter::default(), &[map, asked])
+    };
+    assert_eq!(run(Value::Date(3), Value::Date(3)), Ok(Value::Long(5)));
+    let at = |time| Value::Timestamp(time, Unit::Millis);
+    assert_eq!(run(at(7), at(7)), Ok(Value::Long(5)));
+    assert_eq!(run(at(7), at(8)), Ok(Value::Null));
+}
+
+#[test]
 fn a_field_that_no_record_has_is_found() {
     let address = Type::Record(vec![("floor".into(), Type::Int.nullable())]).nullable();
     let list = Type::List(Box::new(address.clone()));
@@ -298,6 +310,8 @@ fn types_follow_from_shapes() {
     assert_eq!(t("p.a * 2.0", &[Type::Double]), Some(Type::Double));
     assert_eq!(t("string(p.a)", &[Type::Int]), Some(Type::String));
     assert_eq!(t("p.a.map(x, x)", &[Type::List(Box::new(Type::Int))]), None);
+    let ints = Type::List(Box::new(Type::Int));
+    assert_eq!(t("p.a.exists_one(x, x > 1)", &[ints]), Some(Type::Bool));
 }
 
 #[test]
