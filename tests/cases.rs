@@ -104,6 +104,26 @@ fn that_no_case_is_meant_is_an_error() {
 }
 
 #[test]
+fn a_case_that_is_run_alone_has_the_types_of_all() {
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/cookbook");
+    let read = |name: &str| std::fs::read_to_string(recipes.join(name)).unwrap();
+    let declared = r#"{ name = "string", since = "timestamp-millis", tags = "array<string>" }"#;
+    let cases = read("reference.test.toml")
+        .replace("services.toml", recipes.join("services.toml").to_str().unwrap())
+        .replace("\"../schemas/", "\"schemas/");
+    let path = file("alone", &cases);
+    let config = read("reference.toml").replace(declared, r#"["name", "since", "tags"]"#);
+    std::fs::write(path.with_file_name("reference.toml"), config).unwrap();
+    let output = messina(&[path.to_str().unwrap(), "--only", "little is known"]);
+    assert!(
+        stdout(&output).ends_with("1 passed, 0 failed\n"),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+}
+
+#[test]
 fn what_cannot_be_run_is_told_in_words() {
     let head = "config = [\"example.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n";
     let tables = "[tables]\nprofiles = \"user_id text PRIMARY KEY, segment text, score double, country text\"\n\

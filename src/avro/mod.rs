@@ -62,6 +62,7 @@ pub mod value;
 mod vector;
 mod want;
 
+pub(crate) use convert::change_unit;
 pub use decimal::text as decimal_text;
 pub use encode_error::{EncodeError, EncodeProblem};
 pub use error::DatumError;

@@ -72,7 +72,13 @@ pub async fn run(
     for (_, case) in &wanted {
         documents.push(documents::of_case(case).map_err(|what| in_case(case, what))?);
     }
-    let references = documents::references(&config.references, &documents, &sources)?;
+    // A field may be in the documents of a case that is not wanted alone.
+    let all: Vec<_> = file
+        .cases
+        .iter()
+        .filter_map(|case| documents::of_case(case).ok())
+        .collect();
+    let references = documents::references(&config.references, &all, &sources)?;
     let references = Arc::new(references);
     config.references.clear();
     config.mongo = None;

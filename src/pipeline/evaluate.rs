@@ -32,7 +32,7 @@ pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> 
         },
         Source::Named(index) => event.named.get(*index).map_or(Value::Null, Value::borrowed),
         Source::Constant(constant) => constant.borrowed(),
-        Source::Now => Value::Timestamp(now_micros(), Unit::Micros),
+        Source::Now(unit) => Value::Timestamp(now(*unit), *unit),
         Source::Computed(computed) => {
             let mut inputs = Vec::with_capacity(computed.inputs.len());
             for input in &computed.inputs {
@@ -114,6 +114,16 @@ pub fn now_micros() -> i64 {
         .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
 }
 
+/// The time in this unit, cut and not rounded.
+fn now(unit: Unit) -> i64 {
+    let micros = now_micros();
+    match unit {
+        Unit::Millis => micros.div_euclid(1_000),
+        Unit::Micros => micros,
+        Unit::Nanos => micros.saturating_mul(1_000),
+    }
+}
+
 /// Whether values of this type can be an output key, as far as a type tells.
 pub fn can_be_key(ty: &Type) -> bool {
     !matches!(
@@ -148,4 +158,19 @@ pub fn append_key_bytes(value: &Value<'_>, to: &mut Vec<u8>) -> Result<bool, Fai
         }
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_gives_its_time_in_any_unit() {
+        let before = now_micros();
+        let (millis, micros, nanos) = (now(Unit::Millis), now(Unit::Micros), now(Unit::Nanos));
+        let after = now_micros();
+        assert!((before / 1000..=after / 1000).contains(&millis));
+        assert!((before..=after).contains(&micros));
+        assert!((before * 1000..=after * 1000).contains(&nanos));
+    }
 }

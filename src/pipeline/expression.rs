@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cel::common::ast::{Expr, LiteralValue, operators};
+use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, operators};
 use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
 use crate::avro::path;
@@ -123,6 +123,9 @@ pub enum ExpressionError {
     /// A step's name without a column.
     #[error("'{0}' is a step; name one of its columns, as in {0}.column")]
     WholeStep(String),
+    /// A function that CEL does not have here.
+    #[error("there is no function '{0}'")]
+    UnknownFunction(String),
 }
 
 /// Parses an expression; `steps` are the names of the steps that come before it.
@@ -278,31 +281,30 @@ fn cut_paths(
             });
             let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
             if !bound_head && let Some(reference) = path_of(&operand, steps)? {
-                let id = node.id;
-                let expr = |expr| IdedExpr { id, expr };
-                let ident = Expr::Ident(variable(reference, inputs));
-                let null = Expr::Literal(LiteralValue::Null);
-                node.expr = call(operators::NOT_EQUALS, [expr(ident), expr(null)]);
+                let expr = Expr::Ident(variable(reference, inputs));
+                node.expr = not_null(IdedExpr { id: node.id, expr });
                 return Ok(());
             }
             cut_paths(&mut select.operand, steps, inputs, bound)?;
-            // CEL's own has() asks for the key alone, and a field that is null has one.
+            // CEL's own has() asks for the key alone, and a field that is null has one; where the operand is null or absent, it fails.
             let value = Expr::Select(cel::common::ast::SelectExpr {
                 test: false,
                 ..select.clone()
             });
+            let mut first = there(&select.operand);
             let id = node.id;
-            let test = std::mem::take(&mut node.expr);
             let expr = |expr| IdedExpr { id, expr };
-            let not_null = call(
-                operators::NOT_EQUALS,
-                [expr(value), expr(Expr::Literal(LiteralValue::Null))],
-            );
-            node.expr = call(operators::LOGICAL_AND, [expr(test), expr(not_null)]);
+            for next in [std::mem::take(&mut node.expr), not_null(expr(value))] {
+                first = call(operators::LOGICAL_AND, [expr(first), expr(next)]);
+            }
+            node.expr = first;
             Ok(())
         }
         Expr::Select(select) => cut_paths(&mut select.operand, steps, inputs, bound),
         Expr::Call(call) => {
+            if !exists(call) {
+                return Err(ExpressionError::UnknownFunction(call.func_name.clone()));
+            }
             if let Some(target) = &mut call.target {
                 cut_paths(target, steps, inputs, bound)?;
             }
@@ -344,9 +346,73 @@ fn cut_paths(
     }
 }
 
-fn call(operator: &str, args: [IdedExpr; 2]) -> Expr {
-    Expr::Call(cel::common::ast::CallExpr {
-        func_name: operator.to_owned(),
+/// Whether there is a function of this name, or a method where it is called as one; told by the interpreter, asked without arguments.
+fn exists(call: &CallExpr) -> bool {
+    if !call.func_name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return true; // An operator.
+    }
+    let ided = |expr| IdedExpr { id: 0, expr };
+    let target = call.target.as_ref();
+    let probe = ided(Expr::Call(CallExpr {
+        func_name: call.func_name.clone(),
+        target: target.map(|_| Box::new(ided(Expr::Literal(LiteralValue::Null)))),
+        args: Vec::new(),
+    }));
+    let context = Context::with_env(Interpreter::default().0);
+    !matches!(
+        cel::Value::resolve(&probe, &context),
+        Err(ExecutionError::UndeclaredReference(_))
+    )
+}
+
+/// Whether a value is there and not null, with every field, key and index on the way to it. What else is wrong with it fails as it would anyway.
+fn there(value: &IdedExpr) -> Expr {
+    let id = value.id;
+    let ided = |expr| IdedExpr { id, expr };
+    let known = match &value.expr {
+        Expr::Select(select) if !select.test => {
+            let field = Expr::Literal(LiteralValue::String(select.field.clone().into()));
+            Some((
+                &*select.operand,
+                call(operators::IN, [ided(field), (*select.operand).clone()]),
+            ))
+        }
+        Expr::Call(indexed) if indexed.func_name == operators::INDEX => match indexed.args.as_slice() {
+            [of, index] => {
+                let kind = |of| ided(call("type", [of]));
+                let list = call(
+                    operators::EQUALS,
+                    [kind(of.clone()), kind(ided(Expr::List(ListExpr::default())))],
+                );
+                let item = call(operators::LESS, [index.clone(), ided(call("size", [of.clone()]))]);
+                let key = call(operators::IN, [index.clone(), of.clone()]);
+                Some((of, call(operators::CONDITIONAL, [ided(list), ided(item), ided(key)])))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    let itself = not_null(value.clone());
+    match known {
+        Some((of, within)) => {
+            let known = call(operators::LOGICAL_AND, [ided(there(of)), ided(within)]);
+            call(operators::LOGICAL_AND, [ided(known), ided(itself)])
+        }
+        None => itself,
+    }
+}
+
+fn not_null(value: IdedExpr) -> Expr {
+    let null = IdedExpr {
+        id: value.id,
+        expr: Expr::Literal(LiteralValue::Null),
+    };
+    call(operators::NOT_EQUALS, [value, null])
+}
+
+fn call<const N: usize>(function: &str, args: [IdedExpr; N]) -> Expr {
+    Expr::Call(CallExpr {
+        func_name: function.to_owned(),
         target: None,
         args: args.into(),
     })
@@ -444,8 +510,11 @@ fn to_cel(value: &Value<'_>) -> cel::Value {
                 v.iter()
                     .map(|(k, v)| {
                         let key = match k {
-                            Value::Int(i) => Key::Int(i64::from(*i)),
-                            Value::Long(i) => Key::Int(*i),
+                            Value::Int(i) | Value::Date(i) => Key::Int(i64::from(*i)),
+                            Value::Long(i)
+                            | Value::Time(i, _)
+                            | Value::Timestamp(i, _)
+                            | Value::LocalTimestamp(i, _) => Key::Int(*i),
                             Value::Bool(b) => Key::Bool(*b),
                             Value::String(s) => Key::String(Arc::new(s.to_string())),
                             Value::Uuid(u) => Key::String(Arc::new(uuid_text(u))),

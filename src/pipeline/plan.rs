@@ -8,10 +8,11 @@ use std::sync::Arc;
 use super::evaluate::can_be_key;
 use super::finding::Finding;
 use super::program::{
-    Action, ComputedSource, NOW, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
+    Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
 };
 use crate::avro::value::{Type, Unit};
-use crate::avro::{NewField, Plan, Schema, Splice, append_fields};
+use crate::avro::{NewField, Plan, Schema, Splice, append_fields, change_unit};
+use crate::config::Span;
 use crate::store::types::{ColumnType, bindable};
 
 /// What reads and rewrites the records of one writer schema.
@@ -50,6 +51,8 @@ pub struct Compiled {
     pub plan: Plan,
     /// The splice, and the schema that it makes records of.
     pub output: Option<(Splice, Arc<Schema>)>,
+    /// What may run, and probably not as meant.
+    pub warnings: Vec<Finding>,
 }
 
 /// Compiles `program` for records of `writer`; `output` is none for a pipeline without a sink.
@@ -58,7 +61,7 @@ pub fn compile(
     writer: Arc<Schema>,
     output: Option<&OutputSchema>,
 ) -> Result<Compiled, Vec<Finding>> {
-    let mut findings = Vec::new();
+    let (mut findings, mut warnings) = (Vec::new(), Vec::new());
     let mut paths = Vec::new();
     for (path, span) in &program.paths {
         // One path at a time first, so that every wrong one is reported and not only the first.
@@ -84,7 +87,16 @@ pub fn compile(
     let new_fields = match output {
         // The schema says the types, and takes what does not follow from an expression as it comes.
         Some(OutputSchema::Fixed(schema)) => {
-            types.given_fields(schema, &mut findings);
+            types.given_fields(schema, &mut findings, &mut warnings);
+            for field in schema.fields().unwrap_or_default() {
+                if let Some(span) = whole
+                    && !names.contains(&field.name.as_str())
+                    && let Some(from) = writer.field_type(&field.name)
+                    && let Some(to) = schema.field_type(&field.name)
+                {
+                    warnings.extend(cut_off(&field.name, &format!("event.{}", field.name), span, &from, &to));
+                }
+            }
             Vec::new()
         }
         _ => types.new_fields(&mut findings),
@@ -96,6 +108,7 @@ pub fn compile(
         return Ok(Compiled {
             plan: plain,
             output: None,
+            warnings,
         });
     };
     let place = program.outputs.first().map(|(name, _)| name.span).or(whole);
@@ -116,6 +129,7 @@ pub fn compile(
             Ok(Compiled {
                 plan: plain,
                 output: Some((splice, schema)),
+                warnings,
             })
         }
         OutputSchema::Fixed(schema) => {
@@ -124,12 +138,13 @@ pub fn compile(
             Ok(Compiled {
                 plan,
                 output: Some((splice, schema.clone())),
+                warnings,
             })
         }
     }
 }
 
-fn in_place(span: Option<crate::config::Span>, message: String) -> Vec<Finding> {
+fn in_place(span: Option<Span>, message: String) -> Vec<Finding> {
     let help =
         "a field of `set` needs a name that the input lacks and a type that Avro has; or give the sink a `schema`";
     span.map(|span| Finding::new(span, message).help(help))
@@ -139,7 +154,31 @@ fn in_place(span: Option<crate::config::Span>, message: String) -> Vec<Finding> 
 
 /// The remedy for a time in another unit.
 const UNITS: &str = "in an expression a time is a number in its own unit: bring each to the unit that is asked for, as in (...) / 1000 from micros \
-                     to millis; a path alone needs nothing";
+                     to millis";
+
+/// How many of what one time counts are one of what the other counts, where they are several.
+fn finer(from: &Type, to: &Type) -> Option<i64> {
+    let (from, to) = match (from.non_null(), to.non_null()) {
+        (Type::Time(from), Type::Time(to))
+        | (Type::Timestamp(from), Type::Timestamp(to))
+        | (Type::LocalTimestamp(from), Type::LocalTimestamp(to)) => (*from, *to),
+        _ => return None,
+    };
+    change_unit(1, to, from).filter(|count| *count > 1)
+}
+
+/// What is said of a time of which a field takes only what is whole in its own unit; nothing where it takes all.
+fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
+    let count = finer(from, to)?;
+    let (from, to) = (from.non_null(), to.non_null());
+    let message = format!(
+        "field '{field}' of the output schema is {to} and {what} is {from}: a record whose time is finer than the field becomes a dead letter"
+    );
+    let help = format!(
+        "cut it off, as in set = {{ {field} = \"{what} / {count}\" }}, or make the field {from} in the sink's `schema`"
+    );
+    Some(Finding::new(span, message).help(help))
+}
 
 /// The unit in which a time is counted, where the type is one: none for days.
 fn unit(ty: &Type) -> Option<Option<Unit>> {
@@ -192,7 +231,7 @@ impl Types<'_> {
                 if step.when.is_some() { ty.nullable() } else { ty }
             }
             Source::Constant(value) => constant_type(value)?,
-            Source::Now => NOW,
+            Source::Now(unit) => Type::Timestamp(*unit),
             Source::Computed(c) => c.expression.result_type(&self.inputs(c))?,
         })
     }
@@ -314,7 +353,7 @@ impl Types<'_> {
                 && let Some(why) = self.other_unit(&place.source, &Type::Timestamp(Unit::Millis))
             {
                 let message = format!("marker :{} cannot take {}: {why}", marker.name, place.what);
-                findings.push(Finding::new(place.span, message).help(UNITS));
+                findings.push(Finding::new(place.span, message).help(format!("{UNITS}; a path alone needs nothing")));
             }
         }
     }
@@ -333,22 +372,24 @@ impl Types<'_> {
         }
     }
 
-    fn given_fields(&self, schema: &Schema, findings: &mut Vec<Finding>) {
+    fn given_fields(&self, schema: &Schema, findings: &mut Vec<Finding>, warnings: &mut Vec<Finding>) {
         let cannot = |name: &str, place: &Place, why: String| {
             let message = format!("field '{name}' of the output schema cannot take {}: {why}", place.what);
             Finding::new(place.span, message)
         };
         for (name, place) in &self.program.outputs {
-            if let Some(ty) = self.of(&place.source)
-                && let Err(why) = schema.takes(&name.value, &ty)
+            let ty = self.of(&place.source);
+            if let Some(ty) = &ty
+                && let Err(why) = schema.takes(&name.value, ty)
             {
                 findings.push(cannot(&name.value, place, why).help(
                     "convert it with a CEL function such as string(...), int(...) or double(...), or change the field's type in the sink's `schema`",
                 ));
-            } else if let Some(target) = schema.field_type(&name.value)
-                && let Some(why) = self.other_unit(&place.source, &target)
-            {
-                findings.push(cannot(&name.value, place, why).help(UNITS));
+            } else if let Some(target) = schema.field_type(&name.value) {
+                if let Some(why) = self.other_unit(&place.source, &target) {
+                    findings.push(cannot(&name.value, place, why).help(UNITS));
+                }
+                warnings.extend(ty.and_then(|ty| cut_off(&name.value, &place.what, place.span, &ty, &target)));
             }
         }
     }

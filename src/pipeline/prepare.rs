@@ -50,7 +50,7 @@ pub async fn prepare(
     customs: &CustomSteps,
 ) -> Result<Prepared, NotPrepared> {
     let parsed = parse(config).map_err(NotPrepared::Findings)?;
-    let program = Arc::new(parsed.prepare(store, references, customs).await?);
+    let mut program = parsed.prepare(store, references, customs).await?;
     let output = match &config.sink {
         None => None,
         Some(sink) => Some(OutputSubject {
@@ -59,6 +59,14 @@ pub async fn prepare(
             registering,
         }),
     };
+    if let Some(OutputSubject {
+        schema: OutputSchema::Fixed(schema),
+        ..
+    }) = &output
+    {
+        program.publish_as(schema);
+    }
+    let program = Arc::new(program);
     let schemas = Arc::new(Schemas::new(program.clone(), registry.clone(), output));
     let (mut findings, mut warnings, mut broken) = (Vec::new(), Vec::new(), Vec::new());
     for topic in &config.source.topics {
@@ -78,34 +86,42 @@ pub async fn prepare(
         }
         // Findings, and the versions that they are of.
         let mut unfit: Vec<(Finding, Vec<String>)> = Vec::new();
+        let mut doubtful: Vec<(Finding, Vec<String>)> = Vec::new();
         let mut fit = 0;
         for fetched in &versions {
-            match schemas.learn(fetched).await {
-                Ok(()) => fit += 1,
-                Err(Unusable::Findings(found)) => {
-                    let name = fetched.version.map_or_else(
-                        || format!("schema {}", fetched.id),
-                        |version| format!("version {version} is schema {}", fetched.id),
-                    );
-                    for finding in found {
-                        match unfit.iter_mut().find(|(known, _)| *known == finding) {
-                            Some((_, versions)) => versions.push(name.clone()),
-                            None => unfit.push((finding, vec![name.clone()])),
-                        }
-                    }
+            let (found, all) = match schemas.learn(fetched).await {
+                Ok(found) => {
+                    fit += 1;
+                    (found, &mut doubtful)
                 }
+                Err(Unusable::Findings(found)) => (found, &mut unfit),
                 Err(Unusable::Failure(failure)) if failure.class == Class::Transient => {
                     return Err(NotPrepared::Unavailable(failure));
                 }
-                Err(Unusable::Failure(failure)) => unfit.push((Finding::new(topic.span, failure.message), Vec::new())),
+                Err(Unusable::Failure(failure)) => {
+                    unfit.push((Finding::new(topic.span, failure.message), Vec::new()));
+                    continue;
+                }
+            };
+            let name = fetched.version.map_or_else(
+                || format!("schema {}", fetched.id),
+                |version| format!("version {version} is schema {}", fetched.id),
+            );
+            for finding in found {
+                match all.iter_mut().find(|(known, _)| *known == finding) {
+                    Some((_, versions)) => versions.push(name.clone()),
+                    None => all.push((finding, vec![name.clone()])),
+                }
             }
         }
-        let unfit = unfit.into_iter().map(|(mut finding, versions)| {
+        let in_versions = |(mut finding, versions): (Finding, Vec<String>)| {
             if !versions.is_empty() {
                 finding.message = format!("{} ({subject}: {})", finding.message, versions.join(", "));
             }
             finding
-        });
+        };
+        warnings.extend(doubtful.into_iter().map(in_versions));
+        let unfit = unfit.into_iter().map(in_versions);
         match registering {
             Registering::Register | Registering::MustExist if fit > 0 => broken.extend(unfit),
             Registering::Register | Registering::MustExist | Registering::Skip => findings.extend(unfit),

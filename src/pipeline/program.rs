@@ -22,15 +22,16 @@ use std::sync::Arc;
 
 use super::expression::{Computed, Interpreter, RecordField};
 use super::prepare::PrepareError;
-use crate::avro::value::{Type, Value};
+use crate::avro::Schema;
+use crate::avro::value::{Type, Unit, Value};
 use crate::config::{Span, Spanned, StepKind};
 use crate::custom::CustomSteps;
 use crate::reference::References;
 use crate::store::AnyStore;
 pub use custom::{Custom, not_taken};
 pub use lookup::Lookup;
+pub use names::constant_type;
 use names::{Builder, Columns, StepNames};
-pub use names::{NOW, constant_type};
 use parse::ParsedStep;
 pub use parse::{Parsed, parse};
 pub use reference::{Refer, wrong_key};
@@ -61,8 +62,8 @@ pub enum Source {
     Named(usize),
     /// Always the same.
     Constant(Value<'static>),
-    /// The wall clock.
-    Now,
+    /// The wall clock, in this unit.
+    Now(Unit),
     /// CEL over other sources.
     Computed(Box<ComputedSource>),
 }
@@ -231,6 +232,25 @@ impl Builder {
 }
 
 impl Program {
+    /// Takes the sink's fields for those of this schema: a `now()` that is finer than its field would not go into it.
+    pub fn publish_as(&mut self, schema: &Schema) {
+        let unit = |ty: &Type| match ty {
+            Type::Timestamp(unit) => Some(*unit),
+            _ => None,
+        };
+        for (name, place) in &mut self.outputs {
+            if let Source::Now(own) = &mut place.source
+                && let Some(ty) = schema.field_type(&name.value)
+            {
+                let wanted = match ty.non_null() {
+                    Type::Union(members) => members.iter().find_map(unit),
+                    ty => unit(ty),
+                };
+                *own = wanted.unwrap_or(*own);
+            }
+        }
+    }
+
     /// How many of its steps are writes.
     pub fn writes(&self) -> usize {
         let is_write = |step: &&Step| matches!(step.action, Action::Write(_));

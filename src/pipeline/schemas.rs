@@ -94,7 +94,12 @@ impl Schemas {
         })?;
         // Kept is what stays true: a plan, and types that do not fit. An output schema that is missing may be registered.
         let result = match self.plan(&fetched).await {
-            Ok(plan) => Ok(plan),
+            Ok((plan, warnings)) => {
+                for warning in warnings {
+                    tracing::warn!(pipeline = %self.program.name, schema = id, "{}", warning.message);
+                }
+                Ok(plan)
+            }
             Err(Unusable::Failure(failure)) => return Err(failure),
             Err(Unusable::Findings(findings)) => Err(Failure::permanent(
                 "schema",
@@ -115,18 +120,18 @@ impl Schemas {
         result
     }
 
-    /// Compiles a schema that was fetched already, and keeps the plan. Serves the type check.
-    pub async fn learn(&self, fetched: &Fetched) -> Result<(), Unusable> {
-        let plan = self.plan(fetched).await?;
+    /// Compiles a schema that was fetched already, and keeps the plan; gives what should be known although it fits. Serves the type check.
+    pub async fn learn(&self, fetched: &Fetched) -> Result<Vec<Finding>, Unusable> {
+        let (plan, warnings) = self.plan(fetched).await?;
         self.plans
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(fetched.id, Ok(plan));
-        Ok(())
+        Ok(warnings)
     }
 
     /// Compiles one fetched schema, and makes sure that its output schema is registered.
-    async fn plan(&self, fetched: &Fetched) -> Result<Arc<SchemaPlan>, Unusable> {
+    async fn plan(&self, fetched: &Fetched) -> Result<(Arc<SchemaPlan>, Vec<Finding>), Unusable> {
         let references: Vec<&str> = fetched.references.iter().map(String::as_str).collect();
         let writer = Schema::parse_with_references(&fetched.schema, &references).map_err(|e| {
             Unusable::Failure(Failure::permanent(
@@ -147,10 +152,11 @@ impl Schemas {
             }
             _ => None,
         };
-        Ok(Arc::new(SchemaPlan {
+        let plan = SchemaPlan {
             plan: compiled.plan,
             output,
-        }))
+        };
+        Ok((Arc::new(plan), compiled.warnings))
     }
 
     async fn register(&self, schema: &Schema, to: &OutputSubject) -> Result<u32, Failure> {

@@ -152,6 +152,18 @@ fn what_is_absent_within_an_input_is_null() {
 }
 
 #[test]
+fn a_time_is_a_number_as_a_key_too() {
+    let run = |key: Value<'static>, asked: Value<'static>| {
+        let map = Value::Map(vec![(key, Value::Int(5))]);
+        computed("p.rates[event.at]", &["p"]).evaluate(&Interpreter::default(), &[map, asked])
+    };
+    assert_eq!(run(Value::Date(3), Value::Date(3)), Ok(Value::Long(5)));
+    let at = |time| Value::Timestamp(time, Unit::Millis);
+    assert_eq!(run(at(7), at(7)), Ok(Value::Long(5)));
+    assert_eq!(run(at(7), at(8)), Ok(Value::Null));
+}
+
+#[test]
 fn a_field_that_no_record_has_is_found() {
     let address = Type::Record(vec![("floor".into(), Type::Int.nullable())]).nullable();
     let list = Type::List(Box::new(address.clone()));
@@ -177,6 +189,7 @@ fn a_field_that_no_record_has_is_found() {
         ("event.items.exists(i, i.flor > 3)", &list),
         ("event.items.filter(i, size(string(i.flor)) > 3)", &list),
         ("p.all[0].flor > 3", &list),
+        ("has(p.address.flor.door)", &address),
     ] {
         assert_eq!(
             unknown(text, ty),
@@ -217,6 +230,40 @@ fn has_asks_for_presence_within_an_input() {
     ] {
         assert_eq!(run(text, &[value]), Ok(Value::Bool(there)), "{text}");
     }
+    let geo = |lat| object(&[("geo", object(&[("lat", lat)]))]);
+    let tags = Value::Map(vec![(Value::String("home".into()), address(Value::Int(1)))]);
+    for (text, value, there) in [
+        ("has(p.address.floor)", Value::Null, false),
+        ("!has(p.address.floor)", Value::Null, true),
+        ("has(p.address.geo.lat)", Value::Null, false),
+        ("has(p.address.geo.lat)", object(&[]), false),
+        ("has(p.address.geo.lat)", object(&[("geo", Value::Null)]), false),
+        ("has(p.address.geo.lat)", geo(Value::Null), false),
+        ("has(p.address.geo.lat)", geo(Value::Int(1)), true),
+        (
+            "event.items.exists(i, has(i.floor))",
+            Value::List(vec![Value::Null]),
+            false,
+        ),
+        ("has(p.tags['home'].floor)", tags.borrowed(), true),
+        ("has(p.tags['work'].floor)", tags.borrowed(), false),
+        ("has(p.tags['home'].floor)", Value::Null, false),
+        ("has(p.rows[0].floor)", Value::List(vec![]), false),
+        ("has(p.rows[0].floor)", Value::List(vec![Value::Null]), false),
+        ("has(p.rows[0].floor)", Value::List(vec![address(Value::Int(1))]), true),
+    ] {
+        assert_eq!(run(text, &[value]), Ok(Value::Bool(there)), "{text}");
+    }
+    // What is there, and cannot have a field, is a mistake still.
+    let text = Value::String("x".into());
+    for mistaken in [
+        "has(p.address.floor)",
+        "has(p.address.geo.lat)",
+        "has(p.rows[0].floor)",
+        "has({'a': int(p.n)}.a.b)",
+    ] {
+        assert!(run(mistaken, &[text.borrowed()]).is_err(), "{mistaken}");
+    }
     let some = "event.items.filter(i, has(i.floor)).map(i, i.floor)";
     let items = Value::List(vec![address(Value::Null), address(Value::Int(2))]);
     assert_eq!(run(some, &[items]), Ok(Value::List(vec![Value::Long(2)])));
@@ -231,6 +278,26 @@ fn mistakes_are_named() {
         Err(ExpressionError::WholeStep(_))
     ));
     assert!(matches!(parse("1 +", &[]), Err(ExpressionError::Syntax(_))));
+    for (text, name) in [
+        ("now() - event.at > 5", "now"),
+        ("event.name.toLower() == 'a'", "toLower"),
+        ("event.items.exists(i, i.name.trim() == '')", "trim"),
+        ("event.n.string() == '3'", "string"),
+    ] {
+        assert_eq!(
+            parse(text, &[]).unwrap_err(),
+            ExpressionError::UnknownFunction(name.into()),
+            "{text}"
+        );
+    }
+    for text in [
+        "string(event.n) + string(size(event.name)) == '33' || type(event.n) == type(3)",
+        "event.name.startsWith('a') && event.name.endsWith('b') && event.name.contains('c') && event.name.size() > 3",
+        "event.items.all(i, i > 0) ? -int(event.a) : int(double(event.b) * 2.0) % 3",
+        "event.items.exists_one(i, i in [1, 2]) && !bool(event.c) && bytes(event.d) != b'x' && event.e[0].f == uint('3')",
+    ] {
+        assert!(parse(text, &[]).is_ok(), "{text}");
+    }
 }
 
 #[test]
@@ -243,6 +310,8 @@ fn types_follow_from_shapes() {
     assert_eq!(t("p.a * 2.0", &[Type::Double]), Some(Type::Double));
     assert_eq!(t("string(p.a)", &[Type::Int]), Some(Type::String));
     assert_eq!(t("p.a.map(x, x)", &[Type::List(Box::new(Type::Int))]), None);
+    let ints = Type::List(Box::new(Type::Int));
+    assert_eq!(t("p.a.exists_one(x, x > 1)", &[ints]), Some(Type::Bool));
 }
 
 #[test]

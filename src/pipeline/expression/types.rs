@@ -208,6 +208,8 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
         }
         // all() and exists() begin with true or false, and end so.
         Expr::Comprehension(c) if matches!(literal(&c.accu_init.expr), Some(Value::Bool(_))) => Some(Type::Bool),
+        // exists_one() compares what it has counted.
+        Expr::Comprehension(c) => infer(&c.result.expr, inputs),
         _ => None,
     }
 }

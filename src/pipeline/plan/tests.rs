@@ -14,19 +14,32 @@ async fn found(schema: &str, sink: &str, output: OutputSchema) -> Result<(), Str
 
 /// The same, with a database; `rest` is what stands behind the sink's topic.
 async fn found_with(store: Option<&AnyStore>, schema: &str, rest: &str, output: OutputSchema) -> Result<(), String> {
+    let compiled = compiled(store, schema, rest, output).await;
+    compiled
+        .map(|_| ())
+        .map_err(|found| found.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "))
+}
+
+async fn compiled(
+    store: Option<&AnyStore>,
+    schema: &str,
+    rest: &str,
+    output: OutputSchema,
+) -> Result<Compiled, Vec<Finding>> {
     let toml = format!(
         "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
          [pipelines.p.sink]\ntopic = \"o\"\n{rest}\n"
     );
     let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
     let parsed = program::parse(&config.pipelines["p"]).unwrap();
-    let program = parsed
+    let mut program = parsed
         .prepare(store, &References::default(), &Default::default())
         .await
         .unwrap();
+    if let OutputSchema::Fixed(schema) = &output {
+        program.publish_as(schema);
+    }
     compile(&program, Arc::new(Schema::parse(schema).unwrap()), Some(&output))
-        .map(|_| ())
-        .map_err(|found| found.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "))
 }
 
 #[tokio::test]
@@ -133,6 +146,47 @@ async fn a_time_that_became_a_number_is_not_taken_for_another_unit() {
             "{bad}: {error}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_time_that_is_finer_than_its_field_is_told_and_the_clock_never_is() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"},
+        {"name": "created", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},
+        {"name": "seen", "type": {"type": "long", "logicalType": "timestamp-millis"}}]}"#;
+    let output = |field: &str, unit: &str| {
+        let json = format!(
+            r#"{{"type": "record", "name": "O", "fields": [{{"name": "{field}", "type":
+            ["null", {{"type": "long", "logicalType": "timestamp-{unit}"}}], "default": null}}]}}"#
+        );
+        OutputSchema::Fixed(Arc::new(Schema::parse(&json).unwrap()))
+    };
+    let told = async |value: &str, unit: &str| {
+        let rest =
+            format!("set = {{ at = \"{value}\" }}\n[[pipelines.p.steps]]\nname = \"x\"\nset = {{ clock = \"now()\" }}");
+        let compiled = compiled(None, input, &rest, output("at", unit)).await.unwrap();
+        compiled.warnings.into_iter().map(|f| f.message).collect::<Vec<_>>()
+    };
+    for unit in ["millis", "micros", "nanos"] {
+        for good in ["now()", "event.seen", "null"] {
+            assert_eq!(told(good, unit).await, Vec::<String>::new(), "{good} in {unit}");
+        }
+    }
+    assert_eq!(told("event.created / 1000", "millis").await, Vec::<String>::new());
+    for fine in ["event.created", "x.clock"] {
+        assert_eq!(
+            told(fine, "millis").await,
+            [format!(
+                "field 'at' of the output schema is timestamp-millis and {fine} is timestamp-micros: \
+                 a record whose time is finer than the field becomes a dead letter"
+            )]
+        );
+        assert_eq!(told(fine, "micros").await, Vec::<String>::new());
+    }
+    // So is one that passes through without being set.
+    let rest = "key = \"event.id\"";
+    let passing = compiled(None, input, rest, output("created", "millis")).await.unwrap();
+    let help = passing.warnings[0].help.as_deref().unwrap();
+    assert!(help.contains("{ created = \"event.created / 1000\" }"), "{help}");
 }
 
 #[tokio::test]

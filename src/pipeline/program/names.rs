@@ -52,7 +52,7 @@ impl Builder {
         let source = match expression {
             Expression::Path(reference) => self.reference(reference, span)?,
             Expression::Constant(value) => Source::Constant(value.clone()),
-            Expression::Now => Source::Now,
+            Expression::Now => Source::Now(NOW),
             Expression::Computed(computed) => {
                 let inputs = computed
                     .inputs
@@ -110,7 +110,7 @@ impl Builder {
         match expression {
             Expression::Path(reference) => of(reference),
             Expression::Constant(value) => constant_type(value),
-            Expression::Now => Some(NOW),
+            Expression::Now => Some(Type::Timestamp(NOW)),
             Expression::Computed(computed) => {
                 let inputs: Vec<Type> = computed.inputs.iter().map(|r| of(r).unwrap_or(Type::Any)).collect();
                 computed.result_type(&inputs)
@@ -119,8 +119,8 @@ impl Builder {
     }
 }
 
-/// The type of `now()`.
-pub const NOW: Type = Type::Timestamp(Unit::Micros);
+/// The unit of `now()`, where no field asks for another.
+const NOW: Unit = Unit::Micros;
 
 /// What findings call an expression.
 fn what(expression: &Expression) -> String {

@@ -100,6 +100,12 @@ fn expression(text: &Spanned<String>, steps: &[&str], findings: &mut Vec<Finding
                     "fields of the event start with event., those of the record with record., columns with the name of an earlier step"
                 }
                 ExpressionError::UnknownRecordField(_) => "Avro fields are below event., not record.",
+                ExpressionError::UnknownFunction(name) if name == "now" => {
+                    "now() stands alone: give it a name in a `set` step before, and reckon with that"
+                }
+                ExpressionError::UnknownFunction(_) => {
+                    "CEL here has size, string, int, double, bytes, contains, startsWith, endsWith, has, all, exists, exists_one, map and filter"
+                }
                 ExpressionError::WholeStep(_) => "name a column of the step's statement",
             };
             findings.push(Finding::new(text.span, error.to_string()).help(help));

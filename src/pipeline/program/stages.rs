@@ -58,6 +58,6 @@ fn source_needs(source: &Source, step: usize) -> bool {
     match source {
         Source::Column { step: s, .. } | Source::Rows { step: s } => *s == step,
         Source::Computed(c) => c.inputs.iter().any(|i| source_needs(i, step)),
-        Source::Event(_) | Source::Record(_) | Source::Named(_) | Source::Constant(_) | Source::Now => false,
+        Source::Event(_) | Source::Record(_) | Source::Named(_) | Source::Constant(_) | Source::Now(_) => false,
     }
 }
