@@ -203,8 +203,8 @@ struct Loop {
     /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
     ledger_full: bool,
     joined: bool,
-    /// The group took all partitions as lost, and has not answered since.
-    lost: bool,
+    /// The group took all partitions as lost, in this epoch of the member, and has not answered since.
+    lost: Option<i32>,
     last_errors: VecDeque<String>,
     jitter: Jitter,
 }
@@ -298,7 +298,7 @@ impl Loop {
             stopped_by_limit: false,
             ledger_full: false,
             joined: false,
-            lost: false,
+            lost: None,
             last_errors: VecDeque::new(),
             jitter: Jitter::new(u64::from(std::process::id())),
             parts,
@@ -342,6 +342,7 @@ impl Loop {
                 self.moderate();
                 self.metrics.flush();
                 self.adapt();
+                self.look_for_membership();
                 let fetches_nothing = self.publish_status(self.phase());
                 self.watch(fetches_nothing);
                 next_status = now + STATUS_EVERY;
@@ -390,7 +391,7 @@ impl Loop {
             "halted"
         } else if self.stopping.is_some() {
             "stopping"
-        } else if !self.joined || self.lost {
+        } else if !self.joined || self.lost.is_some() {
             "joining"
         } else {
             "running"

@@ -14,7 +14,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
-use crate::config;
+use crate::config::{self, GroupProtocol};
 use crate::kafka::{self, login::Logins};
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
@@ -89,6 +89,20 @@ fn client(brokers: &str) -> ClientConfig {
     client
 }
 
+/// The same in a group whose broker assigns; then the times are the broker's, too.
+fn assigned_client(brokers: &str) -> ClientConfig {
+    let mut client = client(brokers);
+    for name in [
+        "partition.assignment.strategy",
+        "session.timeout.ms",
+        "heartbeat.interval.ms",
+    ] {
+        client.remove(name);
+    }
+    client.set("group.protocol", "consumer");
+    client
+}
+
 fn cluster(partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("in", partitions, 1).unwrap();
@@ -139,6 +153,7 @@ impl Bench {
                 );
                 let schema = Schema::parse(r#"{"type": "record", "name": "E", "fields": []}"#).unwrap();
                 let pipeline = &config.pipelines["p"];
+                let classic = pipeline.source.group_protocol == GroupProtocol::Classic;
                 let publishes = pipeline.sink.is_some();
                 let output = publishes.then_some(OutputSchema::Appended);
                 let compiled = plan::compile(&program, Arc::new(schema), output.as_ref()).unwrap();
@@ -200,11 +215,13 @@ impl Bench {
                     let mut runtime = runtime.clone();
                     runtime.sink = producer.clone().map(|producer| Sink::new(producer, "out"));
                     let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
-                    let consumer = context::consumer(
-                        &client(&brokers),
-                        SourceContext::new("p", statistics, Logins::default()),
-                    )
-                    .unwrap();
+                    let properties = if classic {
+                        client(&brokers)
+                    } else {
+                        assigned_client(&brokers)
+                    };
+                    let context = SourceContext::new("p", statistics, Logins::default());
+                    let consumer = context::consumer(&properties, context).unwrap();
                     Ok(Parts {
                         consumer: Arc::new(consumer),
                         topics: vec!["in".to_owned()],
@@ -220,7 +237,7 @@ impl Bench {
                         state: of_loop.clone(),
                         rest: Arc::default(),
                         static_member: false,
-                        classic: true,
+                        classic,
                         drain_timeout: Duration::from_secs(20),
                         stall_after,
                         stop: stopped.clone(),
@@ -450,6 +467,28 @@ fn a_member_without_partitions_that_ends_while_the_group_joins_leaves_when_that_
         matches!(protocol, RebalanceProtocol::Cooperative),
         "it had gone before it could say so"
     );
+}
+
+#[test]
+fn a_member_without_partitions_is_one_where_the_broker_assigns() {
+    let cluster = cluster(1);
+    let brokers = cluster.bootstrap_servers();
+    let first: BaseConsumer = assigned_client(&brokers).create().unwrap();
+    first.subscribe(&["in"]).unwrap();
+    let first = ManuallyDrop::new(first);
+    until("the first member to have the only partition", || {
+        let _ = first.poll(Duration::from_millis(10));
+        first.assignment().unwrap().count() == 1
+    });
+    let toml = TOML.replace("group = \"g\"", "group = \"g\"\ngroup_protocol = \"consumer\"");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    until("the loop to be a member", || {
+        let _ = first.poll(Duration::from_millis(10));
+        bench.state.get().state == "running"
+    });
+    assert!(bench.state.get().partitions.is_empty());
+    assert_eq!(first.assignment().unwrap().count(), 1);
+    assert!(matches!(bench.end(), End::Drained));
 }
 
 #[test]
