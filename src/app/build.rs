@@ -305,13 +305,7 @@ fn build(
         );
         outputs.push(made.map_err(|e| in_words(&e))?);
     }
-    // With transactions each consumer has its own, and gives it up for another when it is made anew.
-    let output = if exactly_once {
-        output::Output::default()
-    } else {
-        outputs[0].clone()
-    };
-    let shared = Arc::new(SharedOutput::new(output));
+    let shared = Arc::new(SharedOutput::of(&outputs));
 
     let mut sampled = Sampled::default();
     let steps = step_handles(&prepared.program, &pipeline_metrics);

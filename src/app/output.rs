@@ -132,8 +132,10 @@ pub(super) fn make(
 pub(super) struct SharedOutput(Mutex<Output>);
 
 impl SharedOutput {
-    pub(super) fn new(output: Output) -> SharedOutput {
-        SharedOutput(Mutex::new(output))
+    /// Of what is made for the consumers: with transactions each has its own, and gives it up for another when it is made anew.
+    pub(super) fn of(outputs: &[Output]) -> SharedOutput {
+        let first = outputs.first().filter(|output| output.turnstile.is_none());
+        SharedOutput(Mutex::new(first.cloned().unwrap_or_default()))
     }
 
     /// It, or another one in its place if librdkafka has given its producer up.
@@ -178,8 +180,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_producer_that_is_over_is_replaced_once() {
+    /// Makes an output; with a transactional id it has transactions.
+    fn output(id: Option<&str>) -> Output {
         let toml = r#"
 [kafka]
 brokers = "127.0.0.1:1"
@@ -194,21 +196,25 @@ topic = "out"
         let (config, _) = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
         let metrics = Arc::new(Metrics::new().unwrap());
         let handles = PipelineMetrics::new(&metrics, "p");
-        let brokers = Brokers::default();
-        let make = || {
-            make(
-                &config,
-                &config.pipelines["p"],
-                &handles,
-                &metrics,
-                &brokers,
-                1 << 20,
-                None,
-            )
-            .map_err(|e| e.to_string())
-        };
-        let shared = SharedOutput::new(make().unwrap());
-        let get = || shared.get(make).unwrap().producer.unwrap();
+        let transactions = id.map(|id| (0, id));
+        let (pipeline, brokers) = (&config.pipelines["p"], Brokers::default());
+        make(&config, pipeline, &handles, &metrics, &brokers, 1 << 20, transactions).unwrap()
+    }
+
+    #[test]
+    fn nobody_but_its_consumer_keeps_a_producer_with_transactions() {
+        let outputs = [output(Some("id"))];
+        let shared = SharedOutput::of(&outputs);
+        let producer = outputs[0].producer.clone().unwrap();
+        drop(outputs);
+        assert!(shared.producer().is_none());
+        assert_eq!(Arc::strong_count(&producer), 1);
+    }
+
+    #[test]
+    fn a_producer_that_is_over_is_replaced_once() {
+        let shared = SharedOutput::of(&[output(None)]);
+        let get = || shared.get(|| Ok(output(None))).unwrap().producer.unwrap();
         let first = get();
         assert!(Arc::ptr_eq(&first, &get()));
         // SAFETY: the client lives as long as the borrowed producer, and the reason ends with a null byte.

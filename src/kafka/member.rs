@@ -21,3 +21,19 @@ pub fn has_name<C: ConsumerContext, T: Consumer<C>>(consumer: &T) -> bool {
         named
     }
 }
+
+/// The epoch of this member of its group, above 0 once the group has answered it, with partitions or without; what is 0 or below is none. In the
+/// classic protocol it is the group's generation.
+pub fn epoch<C: ConsumerContext, T: Consumer<C>>(consumer: &T) -> i32 {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client lives as long as the borrowed consumer; what is returned is null or ours, and is given back once.
+    unsafe {
+        let metadata = c::rd_kafka_consumer_group_metadata(client);
+        if metadata.is_null() {
+            return 0;
+        }
+        let epoch = c::rd_kafka_consumer_group_metadata_generation_id(metadata);
+        c::rd_kafka_consumer_group_metadata_destroy(metadata);
+        epoch
+    }
+}

@@ -75,6 +75,7 @@ impl DeadLetters {
         if let Some(timestamp) = event.origin.timestamp_ms {
             add(letter::TIMESTAMP, &timestamp.to_string());
         }
+        add(letter::WRITE_TIMESTAMP, &event.origin.write_timestamp_us.to_string());
         if let Some(failure) = &event.failure {
             if let Some(step) = &failure.step {
                 add(letter::STEP, step);

@@ -3,6 +3,10 @@
 //! The writer puts its headers behind the record's own, and begins with [`PIPELINE`]. So the last [`PIPELINE`] parts the two, even
 //! where a dead letter was consumed and became a dead letter again.
 
+use rdkafka::message::Headers;
+
+use crate::ledger::own_micros;
+
 /// Begins the names of all headers of ours.
 const OURS: &str = "messina.";
 /// The pipeline that gave the record up.
@@ -15,6 +19,8 @@ pub const PARTITION: &str = "messina.partition";
 pub const OFFSET: &str = "messina.offset";
 /// Its timestamp, milliseconds since 1970.
 pub const TIMESTAMP: &str = "messina.timestamp";
+/// The write timestamp of its rows, microseconds since 1970.
+pub const WRITE_TIMESTAMP: &str = "messina.write_timestamp";
 /// The step that it failed in.
 pub const STEP: &str = "messina.step";
 /// The class of the failure.
@@ -29,6 +35,12 @@ pub const ATTEMPTS: &str = "messina.attempts";
 pub const SCHEMA_ID: &str = "messina.schema_id";
 /// How often the record was sent back from a dead-letter topic. Not the writer's: a replay sets it, and it stays with the record.
 pub const REPLAYS: &str = "messina.replays";
+/// The pipeline whose dead letter was sent back last. A replay sets it, like the next one.
+pub const REPLAY_PIPELINE: &str = "messina.replay_pipeline";
+/// The write timestamp that this pipeline had given its rows: to others, whose records make other numbers of writes, it says nothing.
+pub const REPLAY_WRITE_TIMESTAMP: &str = "messina.replay_write_timestamp";
+/// What a replay sets.
+const OF_REPLAYS: [&str; 3] = [REPLAYS, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP];
 
 /// A header: name and value.
 pub type Header = (String, Option<Vec<u8>>);
@@ -46,6 +58,8 @@ pub struct Letter {
     pub offset: i64,
     /// Its timestamp, milliseconds since 1970, if it had one.
     pub timestamp_ms: Option<i64>,
+    /// The write timestamp of its rows, microseconds since 1970.
+    pub write_timestamp_us: Option<i64>,
     /// The step that it failed in, if it was in one.
     pub step: Option<String>,
     /// The class of the failure.
@@ -83,13 +97,14 @@ impl Letter {
             });
         // What came behind ours was put there on the way, by a tool that copies topics.
         let behind = from_here.iter().filter(|(name, _)| !name.starts_with(OURS));
-        let own = before.iter().filter(|(name, _)| name != REPLAYS).chain(behind);
+        let own = before.iter().filter(|(name, _)| !OF_REPLAYS.contains(&name.as_str()));
         Some(Letter {
             pipeline: owned(PIPELINE),
             topic: text(TOPIC)?.to_owned(),
             partition: text(PARTITION)?.parse().ok()?,
             offset: text(OFFSET)?.parse().ok()?,
             timestamp_ms: text(TIMESTAMP).and_then(|t| t.parse().ok()),
+            write_timestamp_us: text(WRITE_TIMESTAMP).and_then(|t| t.parse().ok()),
             step: text(STEP).map(str::to_owned),
             class: owned(CLASS),
             reason: owned(REASON),
@@ -97,14 +112,33 @@ impl Letter {
             attempts: text(ATTEMPTS).and_then(|a| a.parse().ok()).unwrap_or(1),
             schema_id: text(SCHEMA_ID).and_then(|id| id.parse().ok()),
             replays,
-            headers: own.cloned().collect(),
+            headers: own.chain(behind).cloned().collect(),
         })
     }
 }
 
+/// The write timestamp of a record in µs: `given` by the ledger, or for one that was sent back, which is late, that of its first time, so that rows that
+/// are younger keep what they have. That is what this pipeline has noted, or else the record's own timestamp. The headers are in the log, so
+/// it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`.
+pub fn write_timestamp<H: Headers>(headers: &H, pipeline: &str, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
+    let value = |name: &str| headers.iter().filter(|header| header.key == name).last();
+    if value(REPLAYS).is_none() {
+        return given;
+    }
+    let ours = value(REPLAY_PIPELINE).is_some_and(|header| header.value == Some(pipeline.as_bytes()));
+    let noted = value(REPLAY_WRITE_TIMESTAMP)
+        .and_then(|header| std::str::from_utf8(header.value?).ok()?.parse::<i64>().ok())
+        .filter(|noted| ours && (0..=given).contains(noted));
+    noted.or(own_micros(record_timestamp_ms)).unwrap_or(given)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use rdkafka::message::{Header as Added, OwnedHeaders};
+
     use super::*;
+    use crate::ledger::{Ledger, MAX_RECORD_TIMESTAMP_MS};
 
     fn headers(list: &[(&str, &str)]) -> Vec<Header> {
         list.iter()
@@ -168,5 +202,83 @@ mod tests {
             ])),
             None
         );
+    }
+
+    #[test]
+    fn what_a_replay_has_set_is_no_header_of_the_record() {
+        let back = [(REPLAYS, "1"), (REPLAY_PIPELINE, "a"), (REPLAY_WRITE_TIMESTAMP, "17")];
+        let again = [&[("trace", "1")][..], &back, &FIRST, &[(WRITE_TIMESTAMP, "17")]].concat();
+        let letter = Letter::read(&headers(&again)).unwrap();
+        assert_eq!((letter.replays, letter.write_timestamp_us), (1, Some(17)));
+        assert_eq!(letter.headers, headers(&[("trace", "1")]));
+        assert_eq!(Letter::read(&headers(&FIRST)).unwrap().write_timestamp_us, None);
+    }
+
+    fn added(list: &[(&str, &str)]) -> OwnedHeaders {
+        list.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+            all.insert(Added {
+                key,
+                value: Some(*value),
+            })
+        })
+    }
+
+    /// Of a record of the time 5 ms to which the ledger gives 5,900 µs, by the pipeline `a`.
+    fn written(list: &[(&str, &str)]) -> i64 {
+        write_timestamp(&added(list), "a", Some(5), 5900)
+    }
+
+    #[test]
+    fn the_write_timestamp_of_the_first_time_is_that_pipelines_and_of_records_that_were_sent_back() {
+        let noted = |pipeline, us| {
+            [
+                (REPLAYS, "1"),
+                (REPLAY_PIPELINE, pipeline),
+                (REPLAY_WRITE_TIMESTAMP, us),
+            ]
+        };
+        assert_eq!(written(&noted("a", "5004")), 5004);
+        // It was behind a record that was younger by its own timestamp.
+        assert_eq!(written(&noted("a", "5900")), 5900);
+        // Another pipeline of the topic has sent it back, or a Messina that did not note it.
+        assert_eq!(written(&noted("b", "5004")), 5000);
+        assert_eq!(written(&[(REPLAYS, "1")]), 5000);
+        assert_eq!(written(&[(REPLAYS, "1"), (REPLAY_WRITE_TIMESTAMP, "5004")]), 5000);
+        // It was not sent back.
+        assert_eq!(written(&noted("a", "5004")[1..]), 5900);
+        assert_eq!(written(&[]), 5900);
+        for forged in ["5901", "9223372036854775807", "-1", "9999999999999999999", "", "soon"] {
+            assert_eq!(written(&noted("a", forged)), 5000, "{forged}");
+        }
+        // No value at all.
+        let null = added(&[(REPLAYS, "1"), (REPLAY_PIPELINE, "a")]).insert(Added {
+            key: REPLAY_WRITE_TIMESTAMP,
+            value: None::<&str>,
+        });
+        assert_eq!(write_timestamp(&null, "a", Some(5), 5900), 5000);
+    }
+
+    #[test]
+    fn a_record_that_was_sent_back_does_not_believe_an_absurd_timestamp() {
+        let back = added(&[(REPLAYS, "1")]);
+        for absurd in [i64::MAX, MAX_RECORD_TIMESTAMP_MS + 1, -1, i64::MIN] {
+            assert_eq!(write_timestamp(&back, "a", Some(absurd), 5900), 5900, "{absurd}");
+        }
+        assert_eq!(write_timestamp(&back, "a", None, 5900), 5900);
+    }
+
+    proptest! {
+        /// Whatever headers and timestamps say, a record that was sent back is not younger than its place in the log makes it.
+        #[test]
+        fn nothing_becomes_younger_by_its_headers(
+            clock in prop_oneof![Just(i64::MIN), 0..1_800_000_000_000_000i64],
+            timestamp in prop_oneof![Just(None), any::<i64>().prop_map(Some), (0..1_800_000_000_000i64).prop_map(Some)],
+            noted in any::<i64>(),
+        ) {
+            let given = Ledger::new(None, clock).admit(0, timestamp).unwrap();
+            let noted = noted.to_string();
+            let headers = added(&[(REPLAYS, "1"), (REPLAY_PIPELINE, "a"), (REPLAY_WRITE_TIMESTAMP, noted.as_str())]);
+            prop_assert!((0..=given).contains(&write_timestamp(&headers, "a", timestamp, given)));
+        }
     }
 }

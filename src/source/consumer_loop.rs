@@ -11,6 +11,7 @@
 mod adapt;
 mod commit;
 mod ended;
+mod ends;
 mod gather;
 mod intake;
 mod membership;
@@ -32,6 +33,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use self::adapt::{Gauges, Hearing, Seen};
+use self::ends::Ends;
 use self::gather::Gathering;
 pub use self::rebuild::run_and_rebuild;
 use self::watchdogs::Watchdogs;
@@ -156,6 +158,7 @@ struct Loop {
     assignment: Assignment,
     held: HashMap<Partition, Held, foldhash::fast::RandomState>,
     watchdogs: Watchdogs,
+    ends: Ends,
     /// Assigned by the group, and not yet by us to librdkafka: offsets are being fetched.
     unanswered: HashSet<Partition>,
     cooperative: bool,
@@ -203,8 +206,8 @@ struct Loop {
     /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
     ledger_full: bool,
     joined: bool,
-    /// The group took all partitions as lost, and has not answered since.
-    lost: bool,
+    /// The group took all partitions as lost, in this epoch of the member, and has not answered since.
+    lost: Option<i32>,
     last_errors: VecDeque<String>,
     jitter: Jitter,
 }
@@ -226,6 +229,7 @@ pub async fn run(mut parts: Parts) -> End {
     let consumer = parts.consumer.clone();
     let mut this = Loop::new(parts, transactions);
     let end = this.turn(&consumer).await;
+    this.wait_for_ends().await;
     if !this.joined {
         tokio::time::sleep_until(named_by.into()).await;
     }
@@ -254,6 +258,7 @@ impl Loop {
             topics: parts.topics.iter().map(|t| Arc::from(t.as_str())).collect(),
             assignment: Assignment::with_writes(parts.runtime.program.writes()),
             held: HashMap::default(),
+            ends: Ends::new(parts.stall_after),
             watchdogs: Watchdogs::new(parts.stall_after, transactions.as_ref().map(Transactions::interval)),
             unanswered: HashSet::new(),
             cooperative: true,
@@ -298,7 +303,7 @@ impl Loop {
             stopped_by_limit: false,
             ledger_full: false,
             joined: false,
-            lost: false,
+            lost: None,
             last_errors: VecDeque::new(),
             jitter: Jitter::new(u64::from(std::process::id())),
             parts,
@@ -342,6 +347,7 @@ impl Loop {
                 self.moderate();
                 self.metrics.flush();
                 self.adapt();
+                self.look_for_membership();
                 let fetches_nothing = self.publish_status(self.phase());
                 self.watch(fetches_nothing);
                 next_status = now + STATUS_EVERY;
@@ -373,6 +379,7 @@ impl Loop {
                 Some((id, plan)) = self.resolved.1.recv() => self.schema_known(id, plan),
                 Some((offsets, last, result)) = self.committed.1.recv() => self.commit_answered(offsets, last, result),
                 Some((number, result)) = self.left.1.recv() => self.leave_answered(number, result),
+                Some(ends) = self.ends.answers.1.recv() => self.ends.answered(ends),
                 Some(answer) = transaction::answer(&mut self.transactions) => self.transaction_answered(answer),
                 Some(fetched) = self.fetched.1.recv() => {
                     for (ticket, committed, clock) in fetched {
@@ -390,7 +397,7 @@ impl Loop {
             "halted"
         } else if self.stopping.is_some() {
             "stopping"
-        } else if !self.joined || self.lost {
+        } else if !self.joined || self.lost.is_some() {
             "joining"
         } else {
             "running"

@@ -63,6 +63,8 @@ pub struct Extent {
     pub answer: Answer,
     /// The offset behind the last record that can be read, as of the last answer that said so.
     pub end: Option<i64>,
+    /// The offset that it fetches from.
+    pub next: i64,
     /// Everything up to the end has been fetched, markers of transactions included, which are never delivered.
     pub fetched: bool,
     /// Nothing that was fetched waits to be taken, of any partition: librdkafka has one queue for all that a consumer holds.
@@ -84,6 +86,7 @@ impl Extent {
         Extent {
             answer,
             end: end.or(before.and_then(|b| b.end)),
+            next: partition.next_offset,
             fetched: end.is_some_and(|end| partition.next_offset >= end),
             queue_empty: partition.fetchq_cnt == 0,
             leader_up,

@@ -96,6 +96,7 @@ mod tests {
             partition: 1,
             offset: 2,
             timestamp_ms: None,
+            write_timestamp_us: None,
             step: Some("profile".into()),
             class: "permanent".into(),
             reason: "invalid".into(),

@@ -451,6 +451,7 @@ mod tests {
                 partition: 0,
                 offset: origin,
                 timestamp_ms: None,
+                write_timestamp_us: None,
                 step: None,
                 class: "permanent".into(),
                 reason: "avro".into(),

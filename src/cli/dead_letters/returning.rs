@@ -18,7 +18,7 @@ use super::reader::Record;
 use crate::cli::trouble::Trouble;
 use crate::kafka;
 use crate::sink::acknowledged;
-use crate::sink::letter::{Letter, REPLAYS};
+use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP, REPLAYS};
 
 /// Records on their way at once.
 const WINDOW: usize = 500;
@@ -39,7 +39,7 @@ pub struct Return<'a> {
     pub partition: Option<i32>,
     /// Its own timestamp.
     pub timestamp_ms: Option<i64>,
-    /// Its own headers; the count of replays is added.
+    /// Its own headers; those of a replay are added.
     pub letter: &'a Letter,
 }
 
@@ -223,14 +223,21 @@ impl Sender {
     }
 }
 
-/// The record's own headers, with one replay more.
+/// The record's own headers, with one replay more, and the write timestamp of its first time.
 fn headers(letter: &Letter) -> OwnedHeaders {
     let count = letter.replays.saturating_add(1).to_string();
+    let written = letter.write_timestamp_us.map(|us| us.to_string());
     let own = letter
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_deref()));
-    let all = own.chain([(REPLAYS, Some(count.as_bytes()))]);
+    let at_first = written.iter().flat_map(|us| {
+        [
+            (REPLAY_PIPELINE, Some(letter.pipeline.as_bytes())),
+            (REPLAY_WRITE_TIMESTAMP, Some(us.as_bytes())),
+        ]
+    });
+    let all = own.chain([(REPLAYS, Some(count.as_bytes()))]).chain(at_first);
     all.fold(OwnedHeaders::new(), |headers, (key, value)| {
         headers.insert(Header { key, value })
     })
@@ -240,6 +247,7 @@ fn headers(letter: &Letter) -> OwnedHeaders {
 mod tests {
     use super::*;
     use crate::cli::dead_letters::filter::Place;
+    use crate::sink::letter::write_timestamp;
     use rdkafka::message::Headers;
 
     fn letter(replays: u32) -> Letter {
@@ -249,6 +257,7 @@ mod tests {
             partition: 4,
             offset: 9,
             timestamp_ms: Some(7),
+            write_timestamp_us: Some(7003),
             step: None,
             class: "permanent".into(),
             reason: "avro".into(),
@@ -277,12 +286,36 @@ mod tests {
 
     #[test]
     fn it_keeps_its_headers_and_counts_the_replay() {
-        let headers = headers(&letter(2));
-        let all: Vec<_> = headers.iter().map(|h| (h.key, h.value)).collect();
-        assert_eq!(
-            all,
-            [("trace", Some(&b"1"[..])), ("null", None), (REPLAYS, Some(&b"3"[..]))]
-        );
+        let old = Letter {
+            write_timestamp_us: None,
+            ..letter(2)
+        };
+        let expected = [
+            ("trace", Some(&b"1"[..])),
+            ("null", None),
+            (REPLAYS, Some(&b"3"[..])),
+            (REPLAY_PIPELINE, Some(&b"p"[..])),
+            (REPLAY_WRITE_TIMESTAMP, Some(&b"7003"[..])),
+        ];
+        for (letter, count) in [(letter(2), 5), (old, 3)] {
+            let headers = headers(&letter);
+            let all: Vec<_> = headers.iter().map(|h| (h.key, h.value)).collect();
+            assert_eq!(all, expected[..count]);
+        }
+    }
+
+    /// Two records of one millisecond that were sent back write in their order, and none over what is younger.
+    #[test]
+    fn rows_have_the_write_timestamp_of_their_first_time() {
+        let given = 9000;
+        let written = |us| {
+            let letter = Letter {
+                write_timestamp_us: Some(us),
+                ..letter(0)
+            };
+            write_timestamp(&headers(&letter), "p", letter.timestamp_ms, given)
+        };
+        assert_eq!([7001, 7002].map(written), [7001, 7002]);
     }
 
     #[test]

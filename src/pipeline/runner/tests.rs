@@ -12,6 +12,7 @@ use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gate;
 use crate::breaker::{Rules, State};
 use crate::config;
+use crate::demo::cluster::Scratch;
 use crate::pipeline::completions::{Batch, Completion, Completions};
 use crate::pipeline::event::{Content, Origin};
 use crate::pipeline::plan::{self, SchemaPlan};
@@ -19,9 +20,10 @@ use crate::pipeline::program;
 use crate::pipeline::story::story;
 use crate::reference::References;
 use crate::source::assignment::{Action, Assignment, Intake, Partition};
-use crate::store::StoreError;
 use crate::store::memory::MemoryStore;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::types::ColumnType;
+use crate::store::{StatementOptions, Store as _, StoreError};
 use crate::tap::Showing;
 use crate::telemetry::metrics::Metrics;
 
@@ -55,8 +57,6 @@ fn gates() -> Gates {
 }
 
 pub(super) async fn bench(steps: &str) -> Bench {
-    let (config, _) = config::load_str(vec![("t.toml".into(), toml(steps))], std::iter::empty()).unwrap();
-    let pipeline = &config.pipelines["p"];
     let store = MemoryStore::new();
     store.declare(
         LOOKUP,
@@ -69,7 +69,14 @@ pub(super) async fn bench(steps: &str) -> Bench {
         ("score", ColumnType::Double),
     ];
     store.declare(WRITE, &write, &[]);
-    let any = Arc::new(AnyStore::Memory(store.clone()));
+    bench_on(AnyStore::Memory(store.clone()), store, steps).await
+}
+
+/// The same with any store; `store` is the one of canned answers, if it is that.
+async fn bench_on(any: AnyStore, store: MemoryStore, steps: &str) -> Bench {
+    let (config, _) = config::load_str(vec![("t.toml".into(), toml(steps))], std::iter::empty()).unwrap();
+    let pipeline = &config.pipelines["p"];
+    let any = Arc::new(any);
     let program = Arc::new(
         program::parse(pipeline)
             .unwrap()
@@ -243,6 +250,43 @@ async fn rows_of_a_look_up_reach_the_write_with_the_records_timestamp() {
         writes[1].timestamp_us, 1_000_001,
         "two records of one millisecond have different timestamps"
     );
+}
+
+const TWO_WRITES: &str = r#"
+[[pipelines.p.steps]]
+name = "a"
+write = "INSERT INTO t (id, a) VALUES (:id, :a)"
+bind = { a = "event.kind" }
+[[pipelines.p.steps]]
+name = "b"
+write = "INSERT INTO t (id, b) VALUES (:id, :b)"
+bind = { b = "event.kind" }
+"#;
+
+/// It keeps the timestamp of a row: what the earlier write sets would be lost behind the later one.
+#[tokio::test]
+async fn a_write_of_the_embedded_store_waits_for_the_one_before() {
+    let scratch = Scratch::new().unwrap();
+    let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
+    let table = "CREATE TABLE t (id bigint PRIMARY KEY, a text CHECK (a <> 'bot'), b text) WITHOUT ROWID";
+    store.execute_script(table).await.unwrap();
+    let mut bench = bench_on(AnyStore::Sqlite(store), MemoryStore::new(), TWO_WRITES).await;
+    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
+    match bench.run(1, 2, "bot").await {
+        How::Fatal(failure) => assert_eq!(
+            (failure.step.as_deref(), failure.reason),
+            (Some("a"), "constraint"),
+            "{failure}"
+        ),
+        other => panic!("{other:?}"),
+    }
+    let store = bench.runtime.store.clone().unwrap();
+    let select = "SELECT a, b FROM t WHERE id = :id";
+    let select = store.prepare(select, &StatementOptions::lookup()).await.unwrap();
+    let row = async |id| store.lookup(&select, &[Value::Long(id)]).await.unwrap();
+    let click = Value::String(Cow::Borrowed("click"));
+    assert_eq!(row(1).await.unwrap()[..], [click.clone(), click]);
+    assert_eq!(row(2).await, None, "the second did not wait for the first");
 }
 
 /// A task is made for each event, and its future is copied there.

@@ -112,7 +112,8 @@ impl Loop {
             None if deaf => "librdkafka has fallen silent".to_owned(),
             None => return,
         };
-        if self.stopping.is_some() || self.replace.is_some() {
+        // Where dead letters have stopped intake, another consumer would take records in.
+        if self.stopping.is_some() || self.replace.is_some() || self.stopped_by_limit {
             return;
         }
         tracing::error!(

@@ -103,8 +103,8 @@ impl Loop {
         runtime.metrics.failed("sink", "transient", "error");
         runtime.gates.sink.failed();
         self.note_error(failure.to_string());
-        // At the end of the process the next one starts from there.
-        if self.stopping.is_some() {
+        // At the end of the process the next one starts from there. Where dead letters have stopped intake, another consumer would take records in.
+        if self.stopping.is_some() || self.stopped_by_limit {
             return;
         }
         tracing::error!(pipeline = %self.name(), "{failure}; starting again from the last commit");

@@ -6,25 +6,19 @@ use std::time::Instant;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
 
 use super::Loop;
 use crate::lanes::{Entered, LaneId};
-use crate::ledger::own_micros;
 use crate::pipeline::completions::How;
 use crate::pipeline::event::{Content, Event, Origin};
 use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
 use crate::pipeline::runner::Advance;
 use crate::retry::{Class, Jitter};
-use crate::sink::letter::REPLAYS;
+use crate::sink::letter::write_timestamp;
 use crate::source::assignment::{Intake, Partition};
 use crate::source::read::{Read, read};
-
-/// Whether a record is one that `dead-letters replay` has sent back.
-fn was_sent_back(headers: &BorrowedHeaders) -> bool {
-    headers.iter().any(|header| header.key == REPLAYS)
-}
 
 impl Loop {
     pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
@@ -60,7 +54,7 @@ impl Loop {
             bounds.took();
         }
         let timestamp_ms = message.timestamp().to_millis();
-        let (ticket, write_timestamp_us) = match self.assignment.admit(partition, offset, timestamp_ms) {
+        let (ticket, given) = match self.assignment.admit(partition, offset, timestamp_ms) {
             Ok(Intake::Admitted { ticket, timestamp }) => (ticket, timestamp),
             Ok(Intake::Refused) => return,
             Err(error) => {
@@ -83,12 +77,9 @@ impl Loop {
         self.metrics.received.inc();
         self.metrics.record_bytes.inc_by((value_length + key_length) as u64);
         let headers = message.headers();
-        // Rows that are younger than one that was sent back keep what they have. The header is in the log, so it is the same when the record runs again.
-        let write_timestamp_us = if headers.is_some_and(was_sent_back) {
-            own_micros(timestamp_ms).unwrap_or(write_timestamp_us)
-        } else {
-            write_timestamp_us
-        };
+        let pipeline = &*self.parts.runtime.program.name;
+        let write_timestamp_us =
+            headers.map_or(given, |headers| write_timestamp(headers, pipeline, timestamp_ms, given));
         let origin = Origin {
             ticket,
             topic: self.topics[usize::from(partition.topic)].clone(),

@@ -12,6 +12,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Held, Loop};
+use crate::kafka::member;
 use crate::ledger::decode_clock;
 use crate::pipeline::failure::Failure;
 use crate::source::assignment::{Action, Partition, Ticket};
@@ -29,7 +30,7 @@ impl Loop {
                     cooperative,
                 } => {
                     self.cooperative = cooperative;
-                    (self.joined, self.lost) = (true, false);
+                    (self.joined, self.lost) = (true, None);
                     let partitions = self.known(&partitions);
                     tracing::info!(pipeline = %self.name(), partitions = partitions.len(), "partitions assigned");
                     self.parts.runtime.metrics.rebalanced("assigned");
@@ -56,7 +57,7 @@ impl Loop {
                         self.assignment.lost(&partitions);
                         // Drains that were pending have nothing to wait for any more.
                         self.assignment.lost_all();
-                        self.lost = true;
+                        self.lost = Some(member::epoch(&*self.parts.consumer));
                     } else {
                         self.drain_by = Instant::now() + self.parts.drain_timeout;
                         self.assignment.revoked(&partitions, self.drain_by);
@@ -68,6 +69,18 @@ impl Loop {
                 }
                 Notice::Fatal(error, reason) => self.halt(Failure::fatal("kafka", format!("{error}: {reason}"))),
             }
+        }
+    }
+
+    /// Sees whether the group has this member where no callback says so: where the broker assigns, librdkafka (2.12) makes none for an assignment
+    /// without partitions, and the state that its statistics name stays `init`.
+    pub(super) fn look_for_membership(&mut self) {
+        if self.parts.classic || (self.joined && self.lost.is_none()) {
+            return;
+        }
+        let epoch = member::epoch(&*self.parts.consumer);
+        if epoch > 0 && self.lost != Some(epoch) {
+            (self.joined, self.lost) = (true, None);
         }
     }
 

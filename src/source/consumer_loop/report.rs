@@ -43,21 +43,23 @@ impl Loop {
             let unfinished = at.ledger.and_then(|l| l.position()).map(|p| p.offset);
             let extent = self.parts.consumer.context().extent(topic, at.partition.index);
             let in_flight = at.ledger.map_or(0, |l| l.in_flight());
+            let running = at.phase == Phase::Running;
+            let more = extent
+                .filter(|e| running && e.answer == Answer::End)
+                .and_then(|e| self.ends.beyond(at.partition, e.next, now));
+            let end = extent.and_then(|e| e.end).max(more);
             // What waits in librdkafka's queue may be of other partitions; while that queue is taken from, what is of this one comes by itself.
-            let at_end = in_flight == 0 && extent.is_some_and(|e| e.fetched && (e.queue_empty || takes));
+            let at_end =
+                in_flight == 0 && more.is_none() && extent.is_some_and(|e| e.fetched && (e.queue_empty || takes));
             let behind = if at_end {
                 Some(0)
             } else {
-                extent
-                    .and_then(|e| e.end)
-                    .zip(unfinished)
-                    .map(|(end, u)| (end - u).max(0))
+                end.zip(unfinished).map(|(end, u)| (end - u).max(0))
             };
             // Before the first record of a group without an offset its place is not known, and neither is how many there are.
             let lag = behind.filter(|_| unfinished.is_some());
             let mut lag_seconds = 0.0;
             let answer = extent.map_or(Answer::None, |e| e.answer);
-            let running = at.phase == Phase::Running;
             let seen = Sight {
                 starting: at.phase == Phase::Starting && self.stopping.is_none(),
                 lag: behind.map(i64::unsigned_abs),
@@ -112,7 +114,7 @@ impl Loop {
                 },
                 position,
                 unfinished,
-                end: extent.and_then(|e| e.end),
+                end,
                 lag_records: lag,
                 lag_seconds,
                 in_flight,
@@ -120,6 +122,11 @@ impl Loop {
             });
         }
         self.watchdogs.keep(|partition| self.assignment.holds(partition));
+        self.ends.keep(|partition| self.assignment.holds(partition));
+        // Where intake waits, nothing is fetched either.
+        if open {
+            self.ask_for_ends(now);
+        }
         let gauges = &mut self.gauges;
         gauges.in_flight_records.set(self.parts.budget.records() as i64);
         gauges.in_flight_bytes.set(self.parts.budget.bytes() as i64);

@@ -14,7 +14,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
-use crate::config;
+use crate::config::{self, GroupProtocol};
 use crate::kafka::{self, login::Logins};
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
@@ -23,6 +23,8 @@ use crate::reference::References;
 use crate::registry::{Registry, RegistryOptions};
 use crate::retry::Backoff;
 use crate::sink::batches::Batches;
+use crate::sink::dead_letters::DeadLetters;
+use crate::sink::limits::{StopAbove, Window};
 use crate::sink::{self, Sink};
 use crate::source::context;
 use crate::store::AnyStore;
@@ -57,6 +59,13 @@ topic = "out"
 set = { place = "record.offset" }
 "#;
 
+/// What makes it give records up, and stop after two.
+const DEAD_LETTERS: &str = r#"
+[pipelines.p.dead_letter]
+topic = "dead"
+stop_above = { consecutive = 1 }
+"#;
+
 /// An empty record of the schema with the id 7.
 const RECORD: [u8; 5] = [0, 0, 0, 0, 7];
 
@@ -86,6 +95,20 @@ fn client(brokers: &str) -> ClientConfig {
     ] {
         client.set(name, value);
     }
+    client
+}
+
+/// The same in a group whose broker assigns; then the times are the broker's, too.
+fn assigned_client(brokers: &str) -> ClientConfig {
+    let mut client = client(brokers);
+    for name in [
+        "partition.assignment.strategy",
+        "session.timeout.ms",
+        "heartbeat.interval.ms",
+    ] {
+        client.remove(name);
+    }
+    client.set("group.protocol", "consumer");
     client
 }
 
@@ -139,7 +162,16 @@ impl Bench {
                 );
                 let schema = Schema::parse(r#"{"type": "record", "name": "E", "fields": []}"#).unwrap();
                 let pipeline = &config.pipelines["p"];
+                let classic = pipeline.source.group_protocol == GroupProtocol::Classic;
                 let publishes = pipeline.sink.is_some();
+                let gives_up = pipeline.dead_letter.is_some();
+                let limits = pipeline.dead_letter.as_ref().and_then(|d| d.stop_above).map(|above| {
+                    let above = StopAbove {
+                        ratio: above.ratio,
+                        consecutive: above.consecutive,
+                    };
+                    Limits::new(above, Window::default())
+                });
                 let output = publishes.then_some(OutputSchema::Appended);
                 let compiled = plan::compile(&program, Arc::new(schema), output.as_ref()).unwrap();
                 let options = RegistryOptions {
@@ -198,13 +230,19 @@ impl Bench {
                         producer = Some(make_producer());
                     }
                     let mut runtime = runtime.clone();
+                    runtime.dead_letters = producer
+                        .clone()
+                        .filter(|_| gives_up)
+                        .map(|producer| DeadLetters::new(producer, "dead", "p"));
                     runtime.sink = producer.clone().map(|producer| Sink::new(producer, "out"));
                     let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
-                    let consumer = context::consumer(
-                        &client(&brokers),
-                        SourceContext::new("p", statistics, Logins::default()),
-                    )
-                    .unwrap();
+                    let properties = if classic {
+                        client(&brokers)
+                    } else {
+                        assigned_client(&brokers)
+                    };
+                    let context = SourceContext::new("p", statistics, Logins::default());
+                    let consumer = context::consumer(&properties, context).unwrap();
                     Ok(Parts {
                         consumer: Arc::new(consumer),
                         topics: vec!["in".to_owned()],
@@ -213,14 +251,14 @@ impl Bench {
                         budget: Budget::new(1000, 1 << 20),
                         concurrency: None,
                         pool: 100,
-                        limits: None,
+                        limits: limits.clone(),
                         schemas: schemas.clone(),
                         runtime: Arc::new(runtime),
                         io: Handle::current(),
                         state: of_loop.clone(),
                         rest: Arc::default(),
                         static_member: false,
-                        classic: true,
+                        classic,
                         drain_timeout: Duration::from_secs(20),
                         stall_after,
                         stop: stopped.clone(),
@@ -293,7 +331,11 @@ impl Load {
     }
 
     fn send(&self, partition: i32) {
-        let record = BaseRecord::<(), _>::to("in").payload(&RECORD[..]).partition(partition);
+        self.give(partition, &RECORD);
+    }
+
+    fn give(&self, partition: i32, value: &[u8]) {
+        let record = BaseRecord::<(), _>::to("in").payload(value).partition(partition);
         self.producer.send(record).map_err(|(error, _)| error).unwrap();
         self.producer.flush(Duration::from_secs(10)).unwrap();
     }
@@ -453,6 +495,28 @@ fn a_member_without_partitions_that_ends_while_the_group_joins_leaves_when_that_
 }
 
 #[test]
+fn a_member_without_partitions_is_one_where_the_broker_assigns() {
+    let cluster = cluster(1);
+    let brokers = cluster.bootstrap_servers();
+    let first: BaseConsumer = assigned_client(&brokers).create().unwrap();
+    first.subscribe(&["in"]).unwrap();
+    let first = ManuallyDrop::new(first);
+    until("the first member to have the only partition", || {
+        let _ = first.poll(Duration::from_millis(10));
+        first.assignment().unwrap().count() == 1
+    });
+    let toml = TOML.replace("group = \"g\"", "group = \"g\"\ngroup_protocol = \"consumer\"");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    until("the loop to be a member", || {
+        let _ = first.poll(Duration::from_millis(10));
+        bench.state.get().state == "running"
+    });
+    assert!(bench.state.get().partitions.is_empty());
+    assert_eq!(first.assignment().unwrap().count(), 1);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
 fn a_consumer_to_which_nothing_is_delivered_is_made_anew() {
     let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(3));
     let load = Load::new(&bench);
@@ -523,6 +587,29 @@ fn an_output_that_a_broker_refuses_is_published_by_the_next_consumer_in_its_plac
     // A broker that cannot say what ails it: librdkafka gives the batch up.
     let first = published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN);
     assert_eq!(first, (0..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn intake_that_dead_letters_have_stopped_stays_stopped_when_an_output_is_refused() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    cluster.create_topic("dead", 1, 1).unwrap();
+    let (slow, toml) = (Duration::from_secs(4), [TOML, OUTPUT, DEAD_LETTERS].concat());
+    let bench = Bench::run(cluster, slow, Duration::from_secs(60), toml);
+    let load = Load::new(&bench);
+    load.send(0);
+    (0..2).for_each(|_| load.give(0, b"garbage"));
+    until("intake to stop", || bench.state.get().halted.is_some());
+    // The output of the record whose row is being written.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
+    bench.cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    until("the refusal", || {
+        let errors = bench.state.get().last_errors;
+        errors.iter().any(|error| error.contains("topic out"))
+    });
+    let metrics = bench.metrics.clone();
+    assert!(matches!(bench.end(), End::Drained));
+    assert_eq!(metrics.consumer_rebuilds.get(), 0);
 }
 
 #[test]
