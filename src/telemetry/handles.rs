@@ -13,6 +13,7 @@ use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::metrics::Metrics;
 use crate::reference::Reference;
+use crate::retry::Class;
 use crate::store::group::GroupStats;
 
 /// The metrics of one pipeline.
@@ -78,6 +79,11 @@ impl PipelineMetrics {
     /// Resolves all series of `pipeline`; they are exported from now on, at zero.
     pub fn new(metrics: &Arc<Metrics>, pipeline: &str) -> Self {
         let m = metrics;
+        // Looked up when they are counted. A series that is born at 1 hides that count from `rate()` and `increase()`.
+        m.dead_letters_total.of([pipeline, Class::Permanent.as_str()]);
+        for kind in ["assigned", "revoked", "lost", "error"] {
+            m.rebalances_total.of([pipeline, kind]);
+        }
         Self {
             received: m.received_total.of([pipeline]),
             record_bytes: m.record_bytes_total.of([pipeline]),
@@ -501,7 +507,14 @@ mod tests {
     fn a_pipeline_is_exported_at_zero_and_local_counts_arrive_when_flushed() {
         let metrics = Metrics::new().unwrap();
         let pipeline = PipelineMetrics::new(&metrics, "p");
-        assert!(text(&metrics).contains("messina_records_total{outcome=\"dead_lettered\",pipeline=\"p\"} 0"));
+        for series in [
+            r#"records_total{outcome="dead_lettered",pipeline="p"}"#,
+            r#"dead_letters_total{class="permanent",pipeline="p"}"#,
+            r#"rebalances_total{kind="assigned",pipeline="p"}"#,
+            r#"rebalances_total{kind="lost",pipeline="p"}"#,
+        ] {
+            assert!(text(&metrics).contains(&format!("messina_{series} 0")), "{series}");
+        }
         let local = pipeline.local();
         local.received.inc();
         local.decode.observe(0.000_002);

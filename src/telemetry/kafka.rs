@@ -101,10 +101,15 @@ impl KafkaMetrics {
         self.producer_queue_records.set(clamp(statistics.msg_cnt));
         self.producer_queue_bytes.set(clamp(statistics.msg_size));
 
-        // A broker known only by its bootstrap address has the id -1; it is the same server under another name.
+        // A bootstrap address and the group's coordinator have the id -1: the same servers under other names. A client connects to
+        // those that it knows by id when it needs them, so one that has nothing to fetch or publish may have none but these.
         let brokers = || statistics.brokers.values();
-        self.brokers_up
-            .set(brokers().filter(|b| b.nodeid >= 0 && b.state == "UP").count() as i64);
+        let up = |by_id: bool| {
+            brokers()
+                .filter(|b| (b.nodeid >= 0) == by_id && b.state == "UP")
+                .count() as i64
+        };
+        self.brokers_up.set(up(true).max(up(false).min(1)));
         counted.transmitted.follow(statistics.tx_bytes.max(0).unsigned_abs());
         counted.received.follow(statistics.rx_bytes.max(0).unsigned_abs());
         counted.requests.follow(statistics.tx.max(0).unsigned_abs());
@@ -183,6 +188,31 @@ mod tests {
             brokers: brokers.into(),
             ..Statistics::default()
         }
+    }
+
+    #[test]
+    fn a_client_that_needs_no_broker_by_its_id_is_connected() {
+        let metrics = Metrics::new().unwrap();
+        let kafka = KafkaMetrics::new(&metrics, "p", "producer");
+        let broker = |nodeid, state: &str| Broker {
+            nodeid,
+            state: state.into(),
+            ..Broker::default()
+        };
+        let up = |states: [(i32, &str); 4]| {
+            let named = states.iter().enumerate();
+            kafka.observe(&Statistics {
+                brokers: named
+                    .map(|(n, (id, state))| (n.to_string(), broker(*id, state)))
+                    .collect(),
+                ..Statistics::default()
+            });
+            kafka.brokers_up.get()
+        };
+        assert_eq!(up([(-1, "UP"), (-1, "UP"), (1, "INIT"), (2, "INIT")]), 1);
+        assert_eq!(up([(-1, "UP"), (-1, "UP"), (1, "UP"), (2, "UP")]), 2);
+        assert_eq!(up([(-1, "DOWN"), (-1, "INIT"), (1, "UP"), (2, "DOWN")]), 1);
+        assert_eq!(up([(-1, "DOWN"), (-1, "CONNECT"), (1, "INIT"), (2, "DOWN")]), 0);
     }
 
     #[test]

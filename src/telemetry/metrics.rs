@@ -313,7 +313,7 @@ metrics! {
         kafka_requests_total: IntCounterVec ["pipeline", "client"],
         /// Requests that could not be sent or timed out.
         kafka_request_failures_total: IntCounterVec ["pipeline", "client"],
-        /// Connections to brokers that are up.
+        /// Connections to brokers that are up. Those to a bootstrap address or to the group's coordinator count, as 1, where no other is.
         kafka_brokers_up: IntGaugeVec ["pipeline", "client"],
         /// Connections to brokers that were lost.
         kafka_disconnects_total: IntCounterVec ["pipeline", "client"],

@@ -228,7 +228,7 @@ class Compose(unittest.TestCase):
         for pipeline in ("navigation", "orders", "reactions"):
             published = re.search(rf'^messina_published_total{{pipeline="{pipeline}"}} (\d+)$', text, re.M)
             self.assertGreater(int(published.group(1)), 1000)
-        self.assertIn('messina_dead_letters_total{class="permanent"', text)
+        self.assertRegex(text, r'messina_dead_letters_total{class="permanent",pipeline="\w+"} [1-9]')
         for reference in ("navigation", "reactions"):
             self.assertRegex(text, rf'messina_reference_lookups_total{{outcome="found",pipeline="{reference}",step="\w+"}} [1-9]')
 

@@ -77,7 +77,14 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual([error.message for error in validator.iter_errors(values)], [])
         self.assertEqual(set(values), set(schema["properties"]) - {"global"})
         twice = {kind: {"enabled": True} for kind in ("podMonitor", "serviceMonitor")}
-        for wrong in ({"replica": 3}, {"kind": "daemonset"}, {"terminationGracePeriodSeconds": 30}, {"monitoring": {**values["monitoring"], **twice}}):
+        asleep = {**values["keda"], "minReplicas": 0}
+        for wrong in (
+            {"replica": 3},
+            {"kind": "daemonset"},
+            {"terminationGracePeriodSeconds": 30},
+            {"monitoring": {**values["monitoring"], **twice}},
+            {"keda": asleep},
+        ):
             self.assertTrue(list(validator.iter_errors({**values, **wrong})), wrong)
 
     def test_pods_are_restricted(self):
