@@ -15,11 +15,11 @@ mod services;
 mod stop;
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus::IntGauge;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -459,7 +459,7 @@ impl Running {
         }
     }
 
-    /// Starts the loops of a pipeline.
+    /// Starts the loops of a pipeline. One whose thread cannot be started is shown as halted.
     fn launch(&mut self, built: Built) -> Result<(), StartError> {
         let Built {
             share,
@@ -480,19 +480,21 @@ impl Running {
         all.insert(name.clone(), sampled);
         drop(all);
         // Those before it have ended.
-        let halted = self.metrics.halted.of([&name]);
-        halted.set(0);
+        self.metrics.halted.of([&name]).set(0);
+        if let Some(pipeline) = self.config.pipelines.get(&name) {
+            let limit = *pipeline.max_in_flight as i64;
+            self.metrics.max_in_flight.of([&name]).set(limit);
+        }
         let (stop, stopped) = watch::channel(false);
         let alive = Arc::new(AtomicUsize::new(parts.len()));
         let mut loops = Vec::new();
+        let mut launched = Ok(());
         for (number, (make, state)) in parts.into_iter().zip(states).enumerate() {
-            let (stop, halted) = (stopped.clone(), halted.clone());
             let tell = Tell {
                 alive: alive.clone(),
                 ended: self.ended.0.clone(),
-                state: state.clone(),
-                halted: halted.clone(),
             };
+            let (stop, of_thread) = (stopped.clone(), state.clone());
             let (config, store, metrics) = (
                 self.config.clone(),
                 self.common.services.store.clone(),
@@ -501,22 +503,22 @@ impl Running {
             let credentials = self.common.services.credentials.subscribe();
             let (pipeline, thread_name) = (name.clone(), loop_name(&name, number));
             let thread = std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
-                // A panic ends it too.
                 let _tell = tell;
-                let end = run_loop(&config, store, credentials, make, stop, &metrics, &thread_name);
+                let end = caught(|| run_loop(&config, store, credentials, make, stop, &metrics, &thread_name));
                 if let End::Halted(failure) = &end {
-                    halted.inc();
-                    if state.halted(&failure.to_string()) {
-                        // Before its first round, or between two consumers.
-                        let stage = failure.step.as_deref().unwrap_or(failure.reason);
-                        let class = failure.class.as_str();
-                        metrics.failures_total.of([&pipeline, stage, class, "fatal"]).inc();
-                        tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
-                    }
+                    tell_halted(&metrics, &pipeline, &of_thread, failure);
                 }
                 end
             });
-            loops.push(thread.map_err(|e| StartError::Process(format!("cannot start a thread: {e}")))?);
+            match thread {
+                Ok(thread) => loops.push(thread),
+                // The others run, and can be stopped.
+                Err(error) => {
+                    let why = format!("cannot start a thread: {error}");
+                    tell_halted(&self.metrics, &name, &state, &Failure::fatal("thread", why.clone()));
+                    launched = Err(StartError::Process(why));
+                }
+            }
         }
         self.pipelines.push(RunningPipeline {
             name,
@@ -526,7 +528,7 @@ impl Running {
             alive,
             stop,
         });
-        Ok(())
+        launched
     }
 
     /// Returns when every loop has ended by itself: nothing is left to run.
@@ -569,19 +571,33 @@ fn loop_name(pipeline: &str, number: usize) -> String {
     format!("loop-{pipeline}-{number}")
 }
 
+/// How a loop ends; a panic is one of the ways, told like the others.
+fn caught(run: impl FnOnce() -> End) -> End {
+    // What it worked on is dropped with it.
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    ended.unwrap_or_else(|_| End::Halted(Failure::fatal("panic", "its thread panicked")))
+}
+
+/// Says of a loop that it does not go on.
+fn tell_halted(metrics: &Metrics, pipeline: &str, state: &LoopState, failure: &Failure) {
+    metrics.halted.of([pipeline]).inc();
+    if state.halted(&failure.to_string()) {
+        // Before its first round, or between two consumers, or by a panic.
+        let stage = failure.step.as_deref().unwrap_or(failure.reason);
+        let class = failure.class.as_str();
+        metrics.failures_total.of([pipeline, stage, class, "fatal"]).inc();
+        tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
+    }
+}
+
 /// Tells, when it is dropped, that a loop has ended.
 struct Tell {
     alive: Arc<AtomicUsize>,
     ended: mpsc::UnboundedSender<()>,
-    state: Arc<LoopState>,
-    halted: IntGauge,
 }
 
 impl Drop for Tell {
     fn drop(&mut self) {
-        if std::thread::panicking() && self.state.halted("its thread panicked") {
-            self.halted.inc();
-        }
         self.alive.fetch_sub(1, Ordering::Release);
         // Whoever waits for it may have gone.
         let _ = self.ended.send(());
@@ -616,4 +632,24 @@ fn in_words(error: NotPrepared) -> String {
 /// Findings as the diagnostics that `check` prints.
 pub(crate) fn config_error(findings: Vec<Finding>, sources: &Sources) -> StartError {
     StartError::Config(findings_to_diagnostics(findings, sources))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_halts_a_loop_and_is_counted_like_any_halt() {
+        let metrics = Metrics::new().unwrap();
+        let state = LoopState::default();
+        let End::Halted(failure) = caught(|| panic!("a bug")) else {
+            panic!("it did not halt");
+        };
+        tell_halted(&metrics, "p", &state, &failure);
+        assert_eq!(state.get().halted.as_deref(), Some("its thread panicked"));
+        assert_eq!(metrics.halted.of(["p"]).get(), 1);
+        let counted = metrics.failures_total.of(["p", "panic", "fatal", "fatal"]).get();
+        assert_eq!(counted, 1);
+        assert!(matches!(caught(|| End::Drained), End::Drained));
+    }
 }
