@@ -127,7 +127,7 @@ pub(super) struct Built {
 #[derive(Default)]
 pub(super) struct Sampled {
     /// Each with what it said last.
-    caches: Vec<(Arc<Cache>, CacheMetrics, CacheStats)>,
+    pub(super) caches: Vec<(Arc<Cache>, CacheMetrics, CacheStats)>,
     groups: Vec<(Arc<GroupStats>, GroupMetrics, (u64, u64))>,
 }
 

@@ -4,7 +4,8 @@
 //! full, and only then the old ones drain. A configuration that cannot be taken leaves all as it was. What the process has only one of (brokers,
 //! registry, database, HTTP, limits) takes a restart.
 //!
-//! A pipeline that has halted is made anew by each reload, changed or not: it is how an operator says that the cause is gone.
+//! A pipeline that has halted, or that its dead letters have stopped, is made anew by each reload, changed or not: it is how an operator says
+//! that the cause is gone.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -241,7 +242,7 @@ fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&conf
     };
     let forget = |label: &str, of: fn(&config::Pipeline) -> BTreeSet<String>| {
         for value in of(gone).difference(&of(stays)) {
-            metrics.forget_each(&[("pipeline", name), (label, value)]);
+            metrics.forget_each(&[("pipeline", name), (label, value.as_str())]);
         }
     };
     forget("client", build::clients);

@@ -320,11 +320,11 @@ mod tests {
 
     #[test]
     fn secrets_that_were_to_be_read_again_during_the_start_are_read_after_it() {
-        let reload = Later::default();
+        let reload = Later::<&str>::default();
         assert_eq!(reload.asked(), None);
         assert_eq!(reload.comes("login"), Some(&"login"));
         assert_eq!(reload.asked(), Some(&"login"));
-        let reload = Later::default();
+        let reload = Later::<&str>::default();
         assert_eq!(reload.comes("login"), None, "nobody has asked");
         assert_eq!(reload.asked(), Some(&"login"));
     }
