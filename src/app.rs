@@ -40,7 +40,7 @@ use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::sentry::{Sentry, SentryOptions};
+use crate::telemetry::sentry::{Report, Sentry, SentryOptions};
 use crate::telemetry::traces::{Tracer, TracerOptions};
 
 use build::{AllSampled, Built, Common, LoopContext};
@@ -495,10 +495,11 @@ impl Running {
                 ended: self.ended.0.clone(),
             };
             let (stop, of_thread) = (stopped.clone(), state.clone());
-            let (config, store, metrics) = (
+            let (config, store, metrics, sentry) = (
                 self.config.clone(),
                 self.common.services.store.clone(),
                 self.metrics.clone(),
+                self.common.sentry.clone(),
             );
             let credentials = self.common.services.credentials.subscribe();
             let (pipeline, thread_name) = (name.clone(), loop_name(&name, number));
@@ -506,7 +507,7 @@ impl Running {
                 let _tell = tell;
                 let end = caught(|| run_loop(&config, store, credentials, make, stop, &metrics, &thread_name));
                 if let End::Halted(failure) = &end {
-                    tell_halted(&metrics, &pipeline, &of_thread, failure);
+                    tell_halted(&metrics, sentry.as_deref(), &pipeline, &of_thread, failure);
                 }
                 end
             });
@@ -515,7 +516,8 @@ impl Running {
                 // The others run, and can be stopped.
                 Err(error) => {
                     let why = format!("cannot start a thread: {error}");
-                    tell_halted(&self.metrics, &name, &state, &Failure::fatal("thread", why.clone()));
+                    let (sentry, failure) = (self.common.sentry.as_deref(), Failure::fatal("thread", why.clone()));
+                    tell_halted(&self.metrics, sentry, &name, &state, &failure);
                     launched = Err(StartError::Process(why));
                 }
             }
@@ -579,12 +581,23 @@ fn caught(run: impl FnOnce() -> End) -> End {
 }
 
 /// Says of a loop that it does not go on.
-fn tell_halted(metrics: &Metrics, pipeline: &str, state: &LoopState, failure: &Failure) {
+fn tell_halted(metrics: &Metrics, sentry: Option<&Sentry>, pipeline: &str, state: &LoopState, failure: &Failure) {
     metrics.halted.of([pipeline]).inc();
+    let stage = failure.step.as_deref().unwrap_or(failure.reason);
+    let class = failure.class.as_str();
+    if let Some(sentry) = sentry {
+        // Where a record was the cause it has been reported with its topic, and this is one more of the kind.
+        sentry.report(Report {
+            pipeline,
+            step: stage,
+            class,
+            level: ::sentry::Level::Fatal,
+            topic: None,
+            error: &failure.message,
+        });
+    }
     if state.halted(&failure.to_string()) {
         // Before its first round, or between two consumers, or by a panic.
-        let stage = failure.step.as_deref().unwrap_or(failure.reason);
-        let class = failure.class.as_str();
         metrics.failures_total.of([pipeline, stage, class, "fatal"]).inc();
         tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
     }
@@ -645,11 +658,32 @@ mod tests {
         let End::Halted(failure) = caught(|| panic!("a bug")) else {
             panic!("it did not halt");
         };
-        tell_halted(&metrics, "p", &state, &failure);
+        tell_halted(&metrics, None, "p", &state, &failure);
         assert_eq!(state.get().halted.as_deref(), Some("its thread panicked"));
         assert_eq!(metrics.halted.of(["p"]).get(), 1);
         let counted = metrics.failures_total.of(["p", "panic", "fatal", "fatal"]).get();
         assert_eq!(counted, 1);
         assert!(matches!(caught(|| End::Drained), End::Drained));
+    }
+
+    #[test]
+    fn a_halt_without_a_record_is_reported_once() {
+        let metrics = Metrics::new().unwrap();
+        let options = SentryOptions {
+            // Nobody listens there.
+            dsn: "http://public@127.0.0.1:9/1".to_owned(),
+            environment: None,
+            sample_rate: 1.0,
+            every: Duration::from_secs(60),
+            flush: Duration::from_millis(200),
+        };
+        let sentry = Sentry::init(options, Breadcrumbs::default(), &metrics).unwrap();
+        let fenced = Failure::fatal("transaction", "the producer was fenced");
+        for state in [LoopState::default(), LoopState::default()] {
+            tell_halted(&metrics, Some(&sentry), "p", &state, &fenced);
+        }
+        drop(sentry);
+        let events = |outcome: &str| metrics.sentry_events_total.of([outcome]).get();
+        assert_eq!((events("sent"), events("suppressed")), (1, 1));
     }
 }
