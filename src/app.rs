@@ -15,11 +15,11 @@ mod services;
 mod stop;
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus::IntGauge;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -40,7 +40,7 @@ use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::sentry::{Sentry, SentryOptions};
+use crate::telemetry::sentry::{Report, Sentry, SentryOptions};
 use crate::telemetry::traces::{Tracer, TracerOptions};
 
 use build::{AllSampled, Built, Common, LoopContext};
@@ -459,7 +459,7 @@ impl Running {
         }
     }
 
-    /// Starts the loops of a pipeline.
+    /// Starts the loops of a pipeline. One whose thread cannot be started is shown as halted.
     fn launch(&mut self, built: Built) -> Result<(), StartError> {
         let Built {
             share,
@@ -480,43 +480,47 @@ impl Running {
         all.insert(name.clone(), sampled);
         drop(all);
         // Those before it have ended.
-        let halted = self.metrics.halted.of([&name]);
-        halted.set(0);
+        self.metrics.halted.of([&name]).set(0);
+        if let Some(pipeline) = self.config.pipelines.get(&name) {
+            let limit = *pipeline.max_in_flight as i64;
+            self.metrics.max_in_flight.of([&name]).set(limit);
+        }
         let (stop, stopped) = watch::channel(false);
         let alive = Arc::new(AtomicUsize::new(parts.len()));
         let mut loops = Vec::new();
+        let mut launched = Ok(());
         for (number, (make, state)) in parts.into_iter().zip(states).enumerate() {
-            let (stop, halted) = (stopped.clone(), halted.clone());
             let tell = Tell {
                 alive: alive.clone(),
                 ended: self.ended.0.clone(),
-                state: state.clone(),
-                halted: halted.clone(),
             };
-            let (config, store, metrics) = (
+            let (stop, of_thread) = (stopped.clone(), state.clone());
+            let (config, store, metrics, sentry) = (
                 self.config.clone(),
                 self.common.services.store.clone(),
                 self.metrics.clone(),
+                self.common.sentry.clone(),
             );
             let credentials = self.common.services.credentials.subscribe();
             let (pipeline, thread_name) = (name.clone(), loop_name(&name, number));
             let thread = std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
-                // A panic ends it too.
                 let _tell = tell;
-                let end = run_loop(&config, store, credentials, make, stop, &metrics, &thread_name);
+                let end = caught(|| run_loop(&config, store, credentials, make, stop, &metrics, &thread_name));
                 if let End::Halted(failure) = &end {
-                    halted.inc();
-                    if state.halted(&failure.to_string()) {
-                        // Before its first round, or between two consumers.
-                        let stage = failure.stage();
-                        let class = failure.class.as_str();
-                        metrics.failures_total.of([&pipeline, stage, class, "fatal"]).inc();
-                        tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
-                    }
+                    tell_halted(&metrics, sentry.as_deref(), &pipeline, &of_thread, failure);
                 }
                 end
             });
-            loops.push(thread.map_err(|e| StartError::Process(format!("cannot start a thread: {e}")))?);
+            match thread {
+                Ok(thread) => loops.push(thread),
+                // The others run, and can be stopped.
+                Err(error) => {
+                    let why = format!("cannot start a thread: {error}");
+                    let (sentry, failure) = (self.common.sentry.as_deref(), Failure::fatal("thread", why.clone()));
+                    tell_halted(&self.metrics, sentry, &name, &state, &failure);
+                    launched = Err(StartError::Process(why));
+                }
+            }
         }
         self.pipelines.push(RunningPipeline {
             name,
@@ -526,7 +530,7 @@ impl Running {
             alive,
             stop,
         });
-        Ok(())
+        launched
     }
 
     /// Returns when every loop has ended by itself: nothing is left to run.
@@ -569,19 +573,44 @@ fn loop_name(pipeline: &str, number: usize) -> String {
     format!("loop-{pipeline}-{number}")
 }
 
+/// How a loop ends; a panic is one of the ways, told like the others.
+fn caught(run: impl FnOnce() -> End) -> End {
+    // What it worked on is dropped with it.
+    let ended = catch_unwind(AssertUnwindSafe(run));
+    ended.unwrap_or_else(|_| End::Halted(Failure::fatal("panic", "its thread panicked")))
+}
+
+/// Says of a loop that it does not go on.
+fn tell_halted(metrics: &Metrics, sentry: Option<&Sentry>, pipeline: &str, state: &LoopState, failure: &Failure) {
+    metrics.halted.of([pipeline]).inc();
+    let stage = failure.stage();
+    let class = failure.class.as_str();
+    if let Some(sentry) = sentry {
+        // Where a record was the cause it has been reported with its topic, and this is one more of the kind.
+        sentry.report(Report {
+            pipeline,
+            step: stage,
+            class,
+            level: ::sentry::Level::Fatal,
+            topic: None,
+            error: &failure.message,
+        });
+    }
+    if state.halted(&failure.to_string()) {
+        // Before its first round, or between two consumers, or by a panic.
+        metrics.failures_total.of([pipeline, stage, class, "fatal"]).inc();
+        tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
+    }
+}
+
 /// Tells, when it is dropped, that a loop has ended.
 struct Tell {
     alive: Arc<AtomicUsize>,
     ended: mpsc::UnboundedSender<()>,
-    state: Arc<LoopState>,
-    halted: IntGauge,
 }
 
 impl Drop for Tell {
     fn drop(&mut self) {
-        if std::thread::panicking() && self.state.halted("its thread panicked") {
-            self.halted.inc();
-        }
         self.alive.fetch_sub(1, Ordering::Release);
         // Whoever waits for it may have gone.
         let _ = self.ended.send(());
@@ -616,4 +645,45 @@ fn in_words(error: NotPrepared) -> String {
 /// Findings as the diagnostics that `check` prints.
 pub(crate) fn config_error(findings: Vec<Finding>, sources: &Sources) -> StartError {
     StartError::Config(findings_to_diagnostics(findings, sources))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_halts_a_loop_and_is_counted_like_any_halt() {
+        let metrics = Metrics::new().unwrap();
+        let state = LoopState::default();
+        let End::Halted(failure) = caught(|| panic!("a bug")) else {
+            panic!("it did not halt");
+        };
+        tell_halted(&metrics, None, "p", &state, &failure);
+        assert_eq!(state.get().halted.as_deref(), Some("its thread panicked"));
+        assert_eq!(metrics.halted.of(["p"]).get(), 1);
+        let counted = metrics.failures_total.of(["p", "panic", "fatal", "fatal"]).get();
+        assert_eq!(counted, 1);
+        assert!(matches!(caught(|| End::Drained), End::Drained));
+    }
+
+    #[test]
+    fn a_halt_without_a_record_is_reported_once() {
+        let metrics = Metrics::new().unwrap();
+        let options = SentryOptions {
+            // Nobody listens there.
+            dsn: "http://public@127.0.0.1:9/1".to_owned(),
+            environment: None,
+            sample_rate: 1.0,
+            every: Duration::from_secs(60),
+            flush: Duration::from_millis(200),
+        };
+        let sentry = Sentry::init(options, Breadcrumbs::default(), &metrics).unwrap();
+        let fenced = Failure::fatal("transaction", "the producer was fenced");
+        for state in [LoopState::default(), LoopState::default()] {
+            tell_halted(&metrics, Some(&sentry), "p", &state, &fenced);
+        }
+        drop(sentry);
+        let events = |outcome: &str| metrics.sentry_events_total.of([outcome]).get();
+        assert_eq!((events("sent"), events("suppressed")), (1, 1));
+    }
 }

@@ -1,7 +1,7 @@
 //! Makes the parts of the application out of the configuration: connections, prepared pipelines, consumers, producers. What each may hold
 //! in memory is `memory`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::output::{Brokers, SharedOutput};
 use super::references::Shown;
-use super::services::{Services, backoff, wait};
+use super::services::{Services, backoff, reached, wait};
 use super::{Known, Shared, StartError, Telemetry, config_error, output};
 use crate::breaker::Rules;
 use crate::breaker::gate::{BreakerMetrics, Gate, Gates};
@@ -63,6 +63,25 @@ pub(super) fn gate(metrics: &Metrics, dependency: &str, rules: Rules) -> Arc<Gat
     ))
 }
 
+fn consumer_name(number: usize) -> String {
+    format!("consumer-{number}")
+}
+
+/// What a pipeline's clients of librdkafka's are called in the metrics.
+pub(super) fn clients(pipeline: &config::Pipeline) -> BTreeSet<String> {
+    let numbers = 0..(*pipeline.consumers).max(1);
+    let mut names: BTreeSet<String> = numbers.clone().map(consumer_name).collect();
+    if pipeline.sink.is_none() && pipeline.dead_letter.is_none() {
+        return names;
+    }
+    if *pipeline.delivery == config::Delivery::ExactlyOnce {
+        names.extend(numbers.map(|number| output::client_name(Some(number))));
+    } else {
+        names.insert(output::client_name(None));
+    }
+    names
+}
+
 /// What the breaker of a pipeline's producer is called.
 pub(super) fn sink_gate(pipeline: &str) -> String {
     format!("sink {pipeline}")
@@ -108,7 +127,7 @@ pub(super) struct Built {
 #[derive(Default)]
 pub(super) struct Sampled {
     /// Each with what it said last.
-    caches: Vec<(Arc<Cache>, CacheMetrics, CacheStats)>,
+    pub(super) caches: Vec<(Arc<Cache>, CacheMetrics, CacheStats)>,
     groups: Vec<(Arc<GroupStats>, GroupMetrics, (u64, u64))>,
 }
 
@@ -200,6 +219,7 @@ pub(super) async fn pipelines(
             .await
             {
                 Ok(done) => {
+                    reached(shared);
                     for warning in &done.warnings {
                         tracing::warn!(pipeline = %pipeline.name.value, "{}", warning.message);
                     }
@@ -285,7 +305,6 @@ fn build(
     };
     let in_words = |e: &dyn std::fmt::Display| StartError::Process(format!("pipeline {name}: {e}"));
     let pipeline_metrics = PipelineMetrics::new(metrics, &name);
-    pipeline_metrics.max_in_flight.set(*pipeline.max_in_flight as i64);
     let consumers = (*pipeline.consumers).max(1);
 
     let exactly_once = *pipeline.delivery == config::Delivery::ExactlyOnce;
@@ -353,7 +372,7 @@ fn build(
                 let name = &pipeline.name.value;
                 let client = kafka::consumer(&kafka, &pipeline, number, share / 4 / consumers);
                 let client = client.map_err(|e| e.to_string())?;
-                let statistics = KafkaMetrics::new(&metrics, name, &format!("consumer-{number}"));
+                let statistics = KafkaMetrics::new(&metrics, name, &consumer_name(number));
                 let consumer = context::consumer(&client, SourceContext::new(name, statistics, logins.clone()));
                 let consumer = Arc::new(consumer.map_err(|e| e.to_string())?);
                 let (kafka, properties) = (kafka.clone(), pipeline.source.properties.clone());

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::services::wait;
+use super::services::{reached, wait};
 use super::{Shared, StartError};
 use crate::config::{self, Config, Order};
 use crate::kafka;
@@ -61,7 +61,7 @@ async fn wait_for_topic(admin: &Arc<Admin>, topic: &str, shared: &Shared, jitter
         let (asked, name) = (admin.clone(), topic.to_owned());
         let answer = tokio::task::spawn_blocking(move || sink::topic_exists(&asked, &name)).await;
         let reason = match answer {
-            Ok(Ok(true)) => return,
+            Ok(Ok(true)) => return reached(shared),
             Ok(Ok(false)) => format!("the brokers have no topic '{topic}'"),
             Ok(Err(error)) => format!("topic '{topic}': {error}"),
             Err(error) => format!("topic '{topic}': {error}"),
@@ -81,6 +81,11 @@ pub(super) struct Output {
     timeout: Duration,
 }
 
+/// What a producer is called in the metrics; with transactions it has its consumer's number.
+pub(super) fn client_name(number: Option<usize>) -> String {
+    number.map_or_else(|| "producer".to_owned(), |number| format!("producer-{number}"))
+}
+
 /// Makes the producer; `queue_bytes` bounds what it holds, and with a consumer's number and a transactional id it has transactions.
 pub(super) fn make(
     config: &Config,
@@ -98,7 +103,7 @@ pub(super) fn make(
     let batch_bytes = brokers.batches.smallest();
     let id = transactions.map(|(_, id)| id);
     let client = kafka::producer(&config.kafka, properties, queue_bytes, batch_bytes, id)?;
-    let name = transactions.map_or_else(|| "producer".to_owned(), |(number, _)| format!("producer-{number}"));
+    let name = client_name(transactions.map(|(number, _)| number));
     let statistics = KafkaMetrics::new(metrics, &pipeline.name, &name);
     let turnstile = transactions.map(|_| Arc::new(Turnstile::default()));
     let ordered = pipeline.order != Order::None;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus::proto::MetricFamily;
 use serde_json::{Value, json};
 
 use super::{Known, Shared};
@@ -35,9 +36,9 @@ impl AppProbe {
     }
 
     /// The figures of a pipeline's stages, in the order of a record's way.
-    fn stages(&self, pipeline: &str, steps: &[(Arc<str>, bool)]) -> Value {
+    fn stages(families: &[MetricFamily], pipeline: &str, steps: &[(Arc<str>, bool)]) -> Value {
         let mut found = BTreeMap::new();
-        for family in self.metrics.gather() {
+        for family in families {
             let name = family.name().trim_start_matches("messina_");
             if !matches!(
                 name,
@@ -148,6 +149,7 @@ impl Probe for AppProbe {
     }
 
     fn status(&self) -> Value {
+        let (ready, families) = (self.ready().is_ok(), self.metrics.gather());
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pipelines = serde_json::Map::new();
         for Known {
@@ -172,7 +174,7 @@ impl Probe for AppProbe {
                     "dead_lettered": count("dead_lettered"),
                     "published": self.metrics.published_total.of([pipeline]).get(),
                     "lag_records": lag,
-                    "stages": self.stages(pipeline, steps),
+                    "stages": Self::stages(&families, pipeline, steps),
                     "cache": self.caches(pipeline, steps),
                     "loops": states,
                 }),
@@ -190,7 +192,7 @@ impl Probe for AppProbe {
                 "last_reload_successful": self.metrics.config_last_reload_successful.of([]).get() == 1,
             },
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
-            "ready": shared.prepared,
+            "ready": ready,
             "waiting_for": shared.waiting_for,
             "breakers": breakers,
             "pipelines": pipelines,
@@ -217,5 +219,41 @@ impl Probe for AppProbe {
         } else {
             Err(Refused::Busy)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::status::{LoopState, LoopStatus};
+
+    #[test]
+    fn the_status_is_ready_when_the_probe_is() {
+        let metrics = Metrics::new().unwrap();
+        let shared = Shared::default();
+        let probe = AppProbe::new(metrics, shared.clone(), None);
+        let ready = |expected: bool| {
+            assert_eq!(probe.ready().is_ok(), expected);
+            assert_eq!(probe.status()["ready"], expected);
+        };
+        ready(false);
+        let state = Arc::new(LoopState::default());
+        {
+            let mut shared = shared.lock().unwrap();
+            shared.prepared = true;
+            shared.pipelines.push(Known {
+                name: "p".to_owned(),
+                loops: vec![state.clone()],
+                steps: Vec::new(),
+            });
+        }
+        ready(false);
+        state.set(LoopStatus {
+            state: "running",
+            ..LoopStatus::default()
+        });
+        ready(true);
+        state.halted("the login was refused");
+        ready(false);
     }
 }

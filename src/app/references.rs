@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::services::{backoff, wait};
+use super::services::{backoff, reached, wait};
 use super::{Shared, StartError, config_error};
 use crate::avro::value::Type;
 use crate::config::{self, Config, Sources, Span};
@@ -221,6 +221,7 @@ pub(super) async fn load(
             )
             .await;
         }
+        reached(shared);
         tracing::info!(
             reference = &*reference.shape.name,
             documents = reference.entries(),

@@ -4,7 +4,8 @@
 //! full, and only then the old ones drain. A configuration that cannot be taken leaves all as it was. What the process has only one of (brokers,
 //! registry, database, HTTP, limits) takes a restart.
 //!
-//! A pipeline that has halted is made anew by each reload, changed or not: it is how an operator says that the cause is gone.
+//! A pipeline that has halted, or that its dead letters have stopped, is made anew by each reload, changed or not: it is how an operator says
+//! that the cause is gone.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 use super::build::{self, Built};
 use super::{PipelineEnd, Running, RunningPipeline, StartError, loop_name, memory, stop};
 use crate::config::{self, Config, Sources};
+use crate::telemetry::metrics::Metrics;
 
 /// How long services may take to answer for new pipelines; the old ones run meanwhile.
 const REACH: Duration = Duration::from_secs(30);
@@ -56,7 +58,7 @@ impl Running {
     /// Why it cannot be taken. The pipelines that ran run on.
     pub async fn take(&mut self, config: Config, sources: Sources) -> Result<Taken, StartError> {
         let taken = match self.plan(config, sources).await {
-            Ok(Some(plan)) => self.carry_out(plan).await,
+            Ok(Some(plan)) => Ok(self.carry_out(plan).await),
             Ok(None) => Ok(Taken::Unchanged),
             Err(error) => Err(error),
         };
@@ -115,12 +117,17 @@ impl Running {
             .unwrap_or_else(PoisonError::into_inner)
             .waiting_for
             .take();
-        let built = made.unwrap_or_else(|_| {
+        let made = made.unwrap_or_else(|_| {
             let what = waited_for.unwrap_or_else(|| "a service does not answer".to_owned());
             Err(StartError::Process(format!(
                 "{what}; gave up after {} s",
                 REACH.as_secs()
             )))
+        });
+        let built = made.inspect_err(|_| {
+            for untaken in wanted {
+                forget_series(&self.metrics, untaken, self.config.pipelines.get(&untaken.name.value));
+            }
         })?;
         Ok(Some(Plan {
             config,
@@ -141,7 +148,7 @@ impl Running {
     }
 
     /// Drains what leaves, and starts what is new in its place.
-    async fn carry_out(&mut self, plan: Plan) -> Result<Taken, StartError> {
+    async fn carry_out(&mut self, plan: Plan) -> Taken {
         let Plan {
             config,
             sources,
@@ -166,24 +173,24 @@ impl Running {
         let joined = tokio::task::spawn_blocking(move || left.into_iter().map(|p| p.join(deadline)).collect());
         let ended: Vec<PipelineEnd> = joined.await.unwrap_or_default();
         // Not before: what is delivered last is counted, and would bring series back.
-        for name in leaving.iter().filter(|name| !config.pipelines.contains_key(*name)) {
-            self.metrics.forget_all("pipeline", name);
-            self.metrics.forget_all("dependency", &build::sink_gate(name));
+        for gone in leaving.iter().filter_map(|name| self.config.pipelines.get(name)) {
+            forget_series(&self.metrics, gone, config.pipelines.get(&gone.name.value));
         }
 
         self.config = Arc::new(config);
         self.sources = sources;
         let started = built.iter().map(|b| b.known.name.clone()).collect();
         for built in built {
-            self.launch(built)?;
+            // A consumer without a thread is told as halted, and made anew by the next reload.
+            let _ = self.launch(built);
         }
         let generation = self.metrics.config_generation.of([]);
         generation.inc();
-        Ok(Taken::Changed {
+        Taken::Changed {
             generation: generation.get(),
             started,
             ended,
-        })
+        }
     }
 
     /// Waits until the loops of these have ended, and says what they wait for.
@@ -213,9 +220,125 @@ impl Running {
         let sink = build::sink_gate(name);
         shared.breakers.retain(|gate| gate.name() != sink);
         drop(shared);
-        self.sampled.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let sampled = self.sampled.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        for (_, cache, _) in sampled.into_iter().flat_map(|sampled| sampled.caches) {
+            cache.entries.set(0);
+            cache.bytes.set(0);
+        }
         for number in 0..pipeline.loops.len() {
             self.metrics.forget_runtime(&loop_name(name, number));
         }
+    }
+}
+
+/// Forgets the series of a pipeline that is gone or was never started: all, or those of clients and steps that the one in its place has not.
+/// What they said last would be taken for true: a client without brokers, or memory that nothing holds.
+fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&config::Pipeline>) {
+    let name = gone.name.value.as_str();
+    let Some(stays) = stays else {
+        metrics.forget_all("pipeline", name);
+        metrics.forget_all("dependency", &build::sink_gate(name));
+        return;
+    };
+    let forget = |label: &str, of: fn(&config::Pipeline) -> BTreeSet<String>| {
+        for value in of(gone).difference(&of(stays)) {
+            metrics.forget_each(&[("pipeline", name), (label, value.as_str())]);
+        }
+    };
+    forget("client", build::clients);
+    forget("step", |pipeline| {
+        pipeline.steps.iter().map(|step| step.name.value.clone()).collect()
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipeline(more: &str, step: &str) -> config::Pipeline {
+        let toml = format!(
+            r#"
+store = "sqlite:a.db"
+[kafka]
+brokers = "b:9092"
+[registry]
+url = "http://r:8081"
+[pipelines.p]
+{more}
+source = {{ topics = ["t"], group = "g" }}
+sink = {{ topic = "out" }}
+steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ a = "id" }} }}]
+"#
+        );
+        let loaded = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty());
+        let (mut config, _) = loaded.unwrap_or_else(|e| panic!("{}", e.human(false)));
+        config.pipelines.remove("p").unwrap()
+    }
+
+    /// Those of one version of a pipeline beside another one's.
+    fn shown() -> Arc<Metrics> {
+        let metrics = Metrics::new().unwrap();
+        for client in ["consumer-0", "consumer-1", "consumer-2", "producer", "producer-0"] {
+            metrics.kafka_brokers_up.of(["p", client]).set(0);
+            metrics.kafka_brokers_up.of(["q", client]).set(0);
+        }
+        for step in ["old", "new", "decode"] {
+            metrics.failures_total.of(["p", step, "transient", "warn"]).inc();
+        }
+        metrics.breaker_state.of(["sink p"]).set(0);
+        metrics
+    }
+
+    fn lines(metrics: &Metrics, part: &str) -> Vec<String> {
+        let text = String::from_utf8(metrics.render()).unwrap();
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && line.contains(part));
+        lines.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn clients_and_steps_that_a_new_version_has_not_leave_no_series() {
+        let metrics = shown();
+        let (old, new) = (pipeline("consumers = 3", "old"), pipeline("consumers = 1", "new"));
+        forget_series(&metrics, &old, Some(&new));
+        let clients = lines(&metrics, "messina_kafka_brokers_up{");
+        for gone in ["consumer-1", "consumer-2"] {
+            let of = |pipeline: &str| {
+                let of = |line: &&String| line.contains(&format!("\"{gone}\",pipeline=\"{pipeline}\""));
+                clients.iter().filter(of).count()
+            };
+            assert_eq!((of("p"), of("q")), (0, 1), "{clients:?}");
+        }
+        assert_eq!(clients.len(), 8);
+        let steps = lines(&metrics, "messina_failures_total{");
+        assert_eq!(steps.len(), 2, "{steps:?}");
+        assert!(!steps.iter().any(|line| line.contains("\"old\"")), "{steps:?}");
+    }
+
+    #[test]
+    fn a_producer_without_transactions_leaves_no_series_beside_those_with() {
+        let metrics = shown();
+        let old = pipeline("", "old");
+        let new = pipeline("delivery = \"exactly_once\"", "old");
+        forget_series(&metrics, &old, Some(&new));
+        let left = lines(&metrics, "\"p\"");
+        assert!(
+            !left.iter().any(|line| line.contains("client=\"producer\"")),
+            "{left:?}"
+        );
+        assert!(
+            left.iter().any(|line| line.contains("client=\"producer-0\"")),
+            "{left:?}"
+        );
+    }
+
+    #[test]
+    fn a_pipeline_that_is_not_taken_leaves_nothing_behind() {
+        let metrics = shown();
+        forget_series(&metrics, &pipeline("", "old"), None);
+        assert_eq!(lines(&metrics, "\"p\""), Vec::<String>::new());
+        assert_eq!(lines(&metrics, "sink p"), Vec::<String>::new());
+        assert_eq!(lines(&metrics, "messina_kafka_brokers_up{").len(), 5);
     }
 }

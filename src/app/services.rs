@@ -60,6 +60,7 @@ impl Services {
         loop {
             match Services::connect_once(config, Purpose::Run).await {
                 Ok(services) => {
+                    reached(shared);
                     // It prepares pipelines at each reload.
                     if let Some(store) = services.store.clone() {
                         keep_credentials(store, services.credentials.subscribe());
@@ -102,6 +103,11 @@ pub(super) async fn wait(shared: &Shared, reason: &str, attempt: &mut u32, jitte
     shared.lock().unwrap_or_else(PoisonError::into_inner).waiting_for = Some(reason.to_owned());
     tokio::time::sleep(backoff().delay(*attempt, jitter.next_u64())).await;
     *attempt += 1;
+}
+
+/// What was waited for has come: if something else takes long now, nobody looks for it there.
+pub(super) fn reached(shared: &Shared) {
+    shared.lock().unwrap_or_else(PoisonError::into_inner).waiting_for = None;
 }
 
 pub(super) fn registry(config: &Config) -> Result<Registry, NotPrepared> {
@@ -228,7 +234,7 @@ pub(super) async fn store_of_loop(
     let mut attempt = 0;
     let mut jitter = Jitter::new(u64::from(std::process::id()));
     loop {
-        let failure = match store(config, Purpose::Run).await {
+        let failure = match unless_stopped(&mut stop, store(config, Purpose::Run)).await? {
             Ok(store) => {
                 let store = store.map(Arc::new);
                 if let Some(store) = store.clone() {
@@ -245,9 +251,42 @@ pub(super) async fn store_of_loop(
             }
         };
         tracing::warn!(attempt, "not ready: {failure}; trying again");
-        tokio::select! {
-            () = tokio::time::sleep(backoff().delay(attempt, jitter.next_u64())) => attempt += 1,
-            _ = stop.changed() => return Err(End::Drained),
-        }
+        let pause = tokio::time::sleep(backoff().delay(attempt, jitter.next_u64()));
+        unless_stopped(&mut stop, pause).await?;
+        attempt += 1;
+    }
+}
+
+/// What comes of `work`, unless the loop is told to stop first: nothing runs in it yet that would have to be drained.
+async fn unless_stopped<T>(stop: &mut watch::Receiver<bool>, work: impl Future<Output = T>) -> Result<T, End> {
+    tokio::select! {
+        done = work => Ok(done),
+        _ = stop.changed() => Err(End::Drained),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_come_is_not_waited_for_any_more() {
+        let shared = Shared::default();
+        let (mut attempt, mut jitter) = (0, Jitter::new(1));
+        wait(&shared, "the database: away", &mut attempt, &mut jitter).await;
+        let waiting_for = || shared.lock().unwrap().waiting_for.clone();
+        assert_eq!((waiting_for().as_deref(), attempt), (Some("the database: away"), 1));
+        reached(&shared);
+        assert_eq!(waiting_for(), None);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_to_connect_does_not_hold_a_stop_up() {
+        let (stop, mut stopped) = watch::channel(false);
+        assert!(matches!(unless_stopped(&mut stopped, async { 7 }).await, Ok(7)));
+        stop.send(true).unwrap();
+        // A server that takes connections and never answers.
+        let never = unless_stopped(&mut stopped, std::future::pending::<()>()).await;
+        assert!(matches!(never, Err(End::Drained)));
     }
 }

@@ -1,6 +1,7 @@
 //! `messina run`: the daemon, and what it does at SIGHUP: read secrets and configuration again.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -71,13 +72,16 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let limit = config.shutdown_timeout + GRACE;
     let code = runtime.block_on(async {
         let mut signal = std::pin::pin!(shutdown::requested());
-        let reload = Arc::new(OnceLock::new());
+        let reload = Arc::<Later<Reload>>::default();
         // One that waits stands for all that come meanwhile: the files are read when its turn comes.
         let (offer, mut offers) = mpsc::channel(1);
         let hangups = tokio::spawn({
             let (reload, offer) = (reload.clone(), offer.clone());
             shutdown::on_hangup(move || {
-                read_again(log_file.as_ref(), reload.get());
+                open_again(log_file.as_ref());
+                if let Some(reload) = reload.asked() {
+                    read_again(reload);
+                }
                 let _ = offer.try_send("SIGHUP");
             })
         });
@@ -102,8 +106,9 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        // Only the first is set.
-        let _ = reload.set(running.reload());
+        if let Some(reload) = reload.comes(running.reload()) {
+            read_again(reload);
+        }
         tracing::info!(http = %running.http, version = env!("CARGO_PKG_VERSION"), "running");
         loop {
             let offer = tokio::select! {
@@ -226,16 +231,49 @@ async fn watch(files: ConfigFiles, offer: mpsc::Sender<&'static str>) {
     }
 }
 
-/// SIGHUP: the log file is opened again, and secrets are read again that are not read anew by themselves.
-fn read_again(log_file: Option<&LogFile>, reload: Option<&Reload>) {
-    if let Some(Err(error)) = log_file.map(LogFile::reopen) {
-        tracing::error!("SIGHUP: {error}; the old one is written on");
+/// What comes later, and may be asked for before: whoever asked too early is answered when it comes.
+struct Later<T> {
+    there: OnceLock<T>,
+    asked: AtomicBool,
+}
+
+impl<T> Default for Later<T> {
+    fn default() -> Later<T> {
+        Later {
+            there: OnceLock::new(),
+            asked: AtomicBool::new(false),
+        }
     }
-    // Before everything is connected nothing is old yet.
-    match reload.map_or(Ok(()), Reload::read_again) {
-        Ok(()) => tracing::info!(
-            "SIGHUP: log file opened again, logins read again, and certificates of registry and database"
-        ),
+}
+
+impl<T> Later<T> {
+    /// It, if it is there.
+    fn asked(&self) -> Option<&T> {
+        // In this order: whoever brings it meanwhile sees that it is asked for.
+        self.asked.store(true, Ordering::SeqCst);
+        self.there.get()
+    }
+
+    /// Brings it; gives it back where it was asked for before.
+    fn comes(&self, it: T) -> Option<&T> {
+        let it = self.there.get_or_init(|| it);
+        self.asked.load(Ordering::SeqCst).then_some(it)
+    }
+}
+
+/// SIGHUP: the log goes on under its name.
+fn open_again(log_file: Option<&LogFile>) {
+    match log_file.map(LogFile::reopen) {
+        None => {}
+        Some(Ok(())) => tracing::info!("SIGHUP: log file opened again"),
+        Some(Err(error)) => tracing::error!("SIGHUP: {error}; the old one is written on"),
+    }
+}
+
+/// SIGHUP: secrets are read again that are not read anew by themselves.
+fn read_again(reload: &Reload) {
+    match reload.read_again() {
+        Ok(()) => tracing::info!("SIGHUP: logins read again, and certificates of registry and database"),
         Err(error) => tracing::error!("SIGHUP: {error}; what was in use is used on"),
     }
 }
@@ -266,4 +304,20 @@ fn start_logging(
     // They are for Sentry alone.
     let breadcrumbs = config.sentry.is_some().then(|| breadcrumbs.clone());
     logging::init(&config.log.level, format, file, breadcrumbs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_that_were_to_be_read_again_during_the_start_are_read_after_it() {
+        let reload = Later::<&str>::default();
+        assert_eq!(reload.asked(), None);
+        assert_eq!(reload.comes("login"), Some(&"login"));
+        assert_eq!(reload.asked(), Some(&"login"));
+        let reload = Later::<&str>::default();
+        assert_eq!(reload.comes("login"), None, "nobody has asked");
+        assert_eq!(reload.asked(), Some(&"login"));
+    }
 }

@@ -69,8 +69,8 @@ impl<V: Vector, const N: usize> Family<V, N> {
 }
 
 impl<V: Vector, const N: usize> Family<V, N> {
-    /// Forgets all series whose label `name` is `value`.
-    pub fn forget_all(&self, name: &str, value: &str) {
+    /// Forgets all series that have each of these labels with its value.
+    pub fn forget_each(&self, of: &[(&str, &str)]) {
         let labels: Vec<String> = self
             .0
             .desc()
@@ -79,13 +79,9 @@ impl<V: Vector, const N: usize> Family<V, N> {
             .collect();
         for family in self.0.collect() {
             for metric in family.get_metric() {
-                let of = |label: &String| metric.get_label().iter().find(|l| l.name() == label).map(|l| l.value());
-                if metric
-                    .get_label()
-                    .iter()
-                    .any(|l| l.name() == name && l.value() == value)
-                {
-                    let values: Vec<&str> = labels.iter().filter_map(of).collect();
+                let value = |name: &str| metric.get_label().iter().find(|l| l.name() == name).map(|l| l.value());
+                if of.iter().all(|(name, wanted)| value(name) == Some(*wanted)) {
+                    let values: Vec<&str> = labels.iter().filter_map(|label| value(label)).collect();
                     self.0.remove(&values);
                 }
             }
@@ -172,7 +168,12 @@ macro_rules! metrics {
 
             /// Forgets all series of all metrics whose label `name` is `value`, for what is gone for good.
             pub fn forget_all(&self, name: &str, value: &str) {
-                $( self.$field.forget_all(name, value); )+
+                self.forget_each(&[(name, value)]);
+            }
+
+            /// The same of those that have each of these labels with its value.
+            pub fn forget_each(&self, of: &[(&str, &str)]) {
+                $( self.$field.forget_each(of); )+
             }
 
             /// All declarations, in the order of the source.

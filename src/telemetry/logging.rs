@@ -17,6 +17,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, registry, reload};
 
 use super::breadcrumbs::Breadcrumbs;
+use super::scrub::scrub;
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,7 +82,24 @@ pub fn init(
             .with(breadcrumbs)
             .try_init()?,
     }
+    log_panics();
     Ok(verbosity)
+}
+
+/// From now on a panic is a line of the log too, in its form and at its place. What was printed of it before still is: one within logging itself
+/// would otherwise be seen by nobody.
+fn log_panics() {
+    let next = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        tracing::error!(
+            thread = thread.name(),
+            place = panic.location().map(tracing::field::display),
+            "a thread panicked: {}",
+            scrub(panic.payload_as_str().unwrap_or("no text"))
+        );
+        next(panic);
+    }));
 }
 
 type Filter = reload::Layer<EnvFilter, Registry>;
@@ -299,6 +317,21 @@ mod tests {
             words,
             ["warn 0", "debug 1", "warn 1", "trace 2", "debug 2", "warn 2", "warn 3"]
         );
+    }
+
+    #[test]
+    fn a_panic_is_a_line_of_the_log() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let (filter, _) = Verbosity::new(filter("error", None).unwrap());
+        log_panics();
+        tracing::subscriber::with_default(subscriber(filter, true, false, move || writer.clone()), || {
+            std::panic::catch_unwind(|| panic!("no room for \"bob\"")).unwrap_err();
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+        assert_eq!(line["message"], "a thread panicked: no room for \"…\"");
+        assert!(line["place"].as_str().unwrap().contains("logging.rs:"), "{line}");
     }
 
     #[test]

@@ -576,4 +576,24 @@ mod tests {
         a.lag_records.forget(["p", "t", "0"]);
         assert!(!String::from_utf8(a.render()).unwrap().contains("messina_lag_records{"));
     }
+
+    #[test]
+    fn what_has_each_label_is_forgotten_and_nothing_else() {
+        let metrics = Metrics::new().unwrap();
+        for (pipeline, step) in [("p", "a"), ("p", "b"), ("q", "a")] {
+            metrics.cache_bytes.of([pipeline, step]).set(1);
+        }
+        metrics.assigned_partitions.of(["p"]).set(1);
+        metrics.forget_each(&[("pipeline", "p"), ("step", "a")]);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        let left = |line: &str| text.lines().any(|l| l == line);
+        assert!(!left(r#"messina_cache_bytes{pipeline="p",step="a"} 1"#), "{text}");
+        for line in [
+            r#"messina_cache_bytes{pipeline="p",step="b"} 1"#,
+            r#"messina_cache_bytes{pipeline="q",step="a"} 1"#,
+            r#"messina_assigned_partitions{pipeline="p"} 1"#,
+        ] {
+            assert!(left(line), "no {line} in\n{text}");
+        }
+    }
 }

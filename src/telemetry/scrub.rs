@@ -23,7 +23,7 @@ const SECRETS: &[&str] = &[
 pub fn scrub(text: &str) -> String {
     let mut clean = String::with_capacity(text.len().min(LONGEST));
     let unquoted = without_quoted(text);
-    let mut hide_next = 0;
+    let (mut hide_next, mut after_named) = (0, false);
     for word in unquoted.split_inclusive(char::is_whitespace) {
         let (body, space) = word.split_at(word.trim_end().len());
         if body.is_empty() {
@@ -36,7 +36,8 @@ pub fn scrub(text: &str) -> String {
             // `password=abc`: the value is in the word.
             Some(at) if named && at + 1 < body.len() => clean.push_str(&format!("{}…", &body[..=at])),
             // `authorization: Basic abc`: it is in one of the next two.
-            Some(_) if named => {
+            // `password = abc` likewise.
+            Some(_) if named || (after_named && body.len() == 1) => {
                 clean.push_str(body);
                 hide_next = 2;
             }
@@ -46,6 +47,7 @@ pub fn scrub(text: &str) -> String {
             }
             _ => clean.push_str(&without_long_numbers(&without_user(body))),
         }
+        after_named = named;
         clean.push_str(space);
     }
     match clean.char_indices().nth(LONGEST) {
@@ -140,6 +142,8 @@ mod tests {
                 "cannot reach mongodb://…@db:27017/x",
             ),
             ("config sasl.password=abc refused", "config sasl.password=… refused"),
+            ("config sasl.password = abc refused", "config sasl.password = … …"),
+            ("the password was refused = twice", "the password was refused = twice"),
             (
                 "header Authorization: Basic Ym9i sent",
                 "header Authorization: … … sent",

@@ -40,7 +40,7 @@ fn drain_on_sigterm() {
         // It stops nothing: what can be read again is.
         messina.hang_up();
         until("the answer to SIGHUP", STOP, &[&messina], || {
-            (!messina.lines("SIGHUP: log file opened again").is_empty()).then_some(())
+            (!messina.lines("SIGHUP: logins read again").is_empty()).then_some(())
         });
         let ended = messina.ended_records();
         let mut in_flight = vec![messina.in_flight()];
