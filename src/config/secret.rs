@@ -102,4 +102,10 @@ impl Secret {
         };
         Some(Self(Spanned::new(origin, span)))
     }
+
+    /// A number or the like, as it is written.
+    pub(super) fn unquoted(field: &Field<'_>) -> Self {
+        let written = field.cx.sources.written(field.span()).to_owned();
+        Self(Spanned::new(Origin::Literal(written), field.span()))
+    }
 }

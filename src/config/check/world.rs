@@ -5,6 +5,7 @@ use super::super::{
 };
 use super::Report;
 use crate::config::Diagnostic;
+use sentry::types::Dsn;
 use std::path::PathBuf;
 
 /// Below this the queues of one consumer and one producer alone do not fit.
@@ -61,6 +62,20 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
                 help,
             );
         }
+    }
+    if let Some(mongo) = &config.mongo
+        && mongo.uri.reveal().is_ok_and(|uri| !uri.starts_with("mongodb://"))
+    {
+        let help = "it begins with mongodb://, and names all hosts: no DNS is asked for them, as mongodb+srv:// would";
+        let message = "`mongo.uri` is not a connection string".to_owned();
+        report.error(codes::SECRET, message, mongo.uri.span(), "", help);
+    }
+    if let Some(sentry) = &config.sentry
+        && sentry.dsn.reveal().is_ok_and(|dsn| dsn.parse::<Dsn>().is_err())
+    {
+        let help = "copy it from Sentry's settings of the project; without the section nothing is reported";
+        let message = "`sentry.dsn` is not a DSN".to_owned();
+        report.error(codes::SECRET, message, sentry.dsn.span(), "", help);
     }
     for at in &config.registry.urls {
         let help = [
