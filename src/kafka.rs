@@ -186,6 +186,9 @@ pub fn producer(
     transactional_id: Option<&str>,
 ) -> Result<ClientConfig, SecretError> {
     let mut config = client(kafka, &kafka.producer_properties, pipeline)?;
+    // The brokers decide what is too large, and the budget does.
+    let largest = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
+    let largest = largest.unwrap_or(queue_bytes.clamp(1 << 20, 100 << 20));
     let mut default = |name: &str, value: &str| {
         if config.get(name).is_none() {
             config.set(name, value);
@@ -204,8 +207,6 @@ pub fn producer(
         // Longer than its transaction no record can take; librdkafka sees to it.
         Some(id) => default("transactional.id", id),
     }
-    // The brokers decide what is too large, and the budget does.
-    let largest = queue_bytes.clamp(1 << 20, 100 << 20);
     default("message.max.bytes", &largest.to_string());
     // A record that can never fit into the queue would be tried for ever.
     default(
@@ -281,6 +282,15 @@ mod tests {
             let made: Result<BaseConsumer, KafkaError> = consumer.create();
             assert!(made.is_ok(), "{queue} {properties}: {:?}", made.err());
         }
+    }
+
+    #[test]
+    fn the_largest_record_has_room_in_the_queue() {
+        let toml = "[kafka]\nbrokers = \"k:1\"\nproperties = { \"message.max.bytes\" = 200000000 }\n[registry]\nurl = \"http://r:8081\"\n";
+        let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+        let producer = producer(&config.kafka, &[], 1 << 20, None, None).unwrap();
+        let room: usize = producer.get("queue.buffering.max.kbytes").unwrap().parse().unwrap();
+        assert!(room * 1024 > 200_000_000, "{room}");
     }
 
     #[test]

@@ -542,6 +542,30 @@ fn a_secret_that_cannot_be_what_it_should_is_found_and_not_shown() {
 }
 
 #[test]
+fn what_has_no_effect_and_what_is_empty_is_found() {
+    let scylla = |keys: &str| format!("{SOURCE}[scylla]\nnodes = \"n\"\n{keys}\n");
+    is_sound("", &scylla("datacenter = \"d\"\nrack = \"r\"\nfailover = true"));
+    for keys in ["rack = \"r\"", "failover = true"] {
+        let said = said("", &scylla(keys));
+        assert!(said.len() == 1 && said[0].0 == "MES0108", "{said:?}");
+    }
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("empty-secret");
+    std::fs::write(&path, "\n").expect("writable");
+    let empty = said(
+        &format!("\"ssl.key.password\" = {{ file = '{}' }}", path.display()),
+        SOURCE,
+    );
+    assert_eq!(empty, [("MES0403".to_owned(), "a secret is empty".to_owned())]);
+    std::fs::write(&path, "two\nlines\n").expect("writable");
+    let headers = format!(
+        "{SOURCE}[tracing]\notlp = \"http://o\"\nheaders = {{ x-a = {{ file = '{}' }} }}\n",
+        path.display()
+    );
+    let lines = said("", &headers);
+    assert!(lines.len() == 1 && lines[0].0 == "MES0403", "{lines:?}");
+}
+
+#[test]
 fn a_secret_file_is_read_again_each_time() {
     let path = std::env::temp_dir().join(format!("messina-secret-{}", std::process::id()));
     std::fs::write(&path, "first\r\n").expect("writable");

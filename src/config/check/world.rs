@@ -5,6 +5,7 @@ use super::super::{
 };
 use super::Report;
 use crate::config::Diagnostic;
+use reqwest::header::HeaderValue;
 use sentry::types::Dsn;
 use std::path::PathBuf;
 
@@ -33,6 +34,20 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
             "add the other, or remove both",
         );
     }
+    if let Some(scylla) = &config.scylla
+        && scylla.datacenter.is_none()
+    {
+        if let Some(rack) = &scylla.rack {
+            let message = "`rack` needs its `datacenter` in `scylla`".to_owned();
+            let help = "add datacenter = \"NAME\", or remove it";
+            report.error(codes::CONFLICT, message, rack.span, "in which datacenter?", help);
+        }
+        if scylla.failover {
+            let message = "`failover` without `datacenter` in `scylla` changes nothing".to_owned();
+            let help = "add datacenter = \"NAME\", the one to prefer; or remove it: all nodes are asked alike";
+            report.warning(codes::CONFLICT, message, scylla.span, "none is preferred", help);
+        }
+    }
     let oauth = match &config.registry.auth {
         Some(RegistryAuth::Oauth(oauth)) => Some(oauth),
         Some(RegistryAuth::Basic { .. } | RegistryAuth::Bearer(_)) | None => None,
@@ -52,15 +67,17 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         }
     }
     for secret in secrets(config) {
-        if let Err(error) = secret.reveal() {
-            let help = "make it available to this process, or point to where it is";
-            report.error(
-                codes::SECRET,
-                format!("a secret cannot be read: {error}"),
-                secret.span(),
-                "",
-                help,
-            );
+        match secret.reveal() {
+            Err(error) => {
+                let message = format!("a secret cannot be read: {error}");
+                let help = "make it available to this process, or point to where it is";
+                report.error(codes::SECRET, message, secret.span(), "", help);
+            }
+            Ok(value) if value.trim().is_empty() => {
+                let help = "look at what sets the variable, or writes the file";
+                report.warning(codes::SECRET, "a secret is empty".to_owned(), secret.span(), "", help);
+            }
+            Ok(_) => {}
         }
     }
     if let Some(mongo) = &config.mongo
@@ -76,6 +93,16 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         let help = "copy it from Sentry's settings of the project; without the section nothing is reported";
         let message = "`sentry.dsn` is not a DSN".to_owned();
         report.error(codes::SECRET, message, sentry.dsn.span(), "", help);
+    }
+    for (name, secret) in config.tracing.iter().flat_map(|tracing| &tracing.headers) {
+        if secret
+            .reveal()
+            .is_ok_and(|value| HeaderValue::from_str(&value).is_err())
+        {
+            let message = format!("what header `{name}` is to hold is no value of a header");
+            let help = "it is one line of plain text";
+            report.error(codes::SECRET, message, secret.span(), "", help);
+        }
     }
     for at in &config.registry.urls {
         let help = [
