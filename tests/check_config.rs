@@ -566,6 +566,52 @@ fn what_has_no_effect_and_what_is_empty_is_found() {
 }
 
 #[test]
+fn keys_that_do_not_go_together_are_found() {
+    let load_refuses = |rest: &str, message: &str| {
+        let found = refused(&[BASE, rest], &[]).human(false);
+        assert!(found.contains("MES010") && found.contains(message), "{found}");
+    };
+    load_refuses(
+        "[pipelines.user-events.source]\ngroup_protocol = \"consumer\"\nassignor = \"range\"\n",
+        "`assignor` is for",
+    );
+    load_refuses(
+        "[pipelines.user-events.dead_letter]\ntopic = \"d\"\nstop_above = {}\n",
+        "`pipelines.user-events.dead_letter.stop_above` is not a limit",
+    );
+    let one = |found: Vec<(String, String)>| assert!(found.len() == 1 && found[0].0 == "MES0108", "{found:?}");
+    let assignors = |other: &str| {
+        format!(
+            "{SOURCE}[pipelines.q]\nsink = {{ topic = \"other\" }}\n\
+             source = {{ topics = \"u\", group = \"g\", assignor = \"{other}\" }}\n"
+        )
+    };
+    one(said("", &assignors("range")));
+    is_sound("", &assignors("cooperative-sticky"));
+    let delete = |key: &str| {
+        format!(
+            "{SOURCE}[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"DELETE FROM t WHERE a = :a\"\n{key}\n\
+             [scylla]\nnodes = \"n\"\n"
+        )
+    };
+    one(said("", &delete("ttl = \"1d\"")));
+    one(said("", &delete("ttl_seconds = \"event.ttl\"")));
+    is_sound("", &delete(""));
+    let tls = |url: &str| {
+        let text = BASE.replace(
+            "url = \"http://registry:8081\"",
+            &format!("url = \"{url}\"\ntls = {{}}"),
+        );
+        let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+        let findings = Diagnostics::new(config::check(&config, &sources));
+        findings
+            .iter()
+            .any(|finding| finding.message.contains("changes nothing"))
+    };
+    assert!(tls("http://registry:8081") && !tls("https://registry:8081"));
+}
+
+#[test]
 fn a_secret_file_is_read_again_each_time() {
     let path = std::env::temp_dir().join(format!("messina-secret-{}", std::process::id()));
     std::fs::write(&path, "first\r\n").expect("writable");

@@ -1,6 +1,6 @@
 //! What pipelines need, and what they must not do to themselves and to one another.
 
-use super::super::{Config, OnError, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
+use super::super::{Config, GroupProtocol, OnError, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
 use super::Report;
 use crate::config::Diagnostic;
 
@@ -20,6 +20,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     }
     shared_groups(config, report);
     shared_instances(config, report);
+    assignors(config, report);
 }
 
 fn name(pipeline: &Pipeline, report: &mut Report<'_>) {
@@ -254,6 +255,29 @@ fn shared_instances(config: &Config, report: &mut Report<'_>) {
                 .help(
                     "give each an `instance_id` or a group of its own: by one the brokers let in one member at a time",
                 ),
+        );
+    }
+}
+
+/// Members of a group agree on how partitions are shared, or the brokers let only the first of them in.
+fn assignors(config: &Config, report: &mut Report<'_>) {
+    let classic = |pipeline: &&Pipeline| pipeline.source.group_protocol == GroupProtocol::Classic;
+    let pipelines: Vec<&Pipeline> = config.pipelines.values().filter(classic).collect();
+    for (index, pipeline) in pipelines.iter().enumerate() {
+        let group = &pipeline.source.group;
+        let other = pipelines[..index]
+            .iter()
+            .find(|other| other.source.group.value == group.value && other.source.assignor != pipeline.source.assignor);
+        let Some(other) = other else { continue };
+        let message = format!(
+            "`{}` and `{}` are members of one group with another `assignor` each",
+            other.name.value, pipeline.name.value
+        );
+        report.findings.push(
+            Diagnostic::error(codes::CONFLICT, message)
+                .at(report.sources, group.span, "the same group")
+                .with(report.sources, other.source.group.span, "as here")
+                .help("write the same `assignor` in both, or give each a group of its own"),
         );
     }
 }

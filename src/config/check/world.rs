@@ -52,6 +52,15 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         Some(RegistryAuth::Oauth(oauth)) => Some(oauth),
         Some(RegistryAuth::Basic { .. } | RegistryAuth::Bearer(_)) | None => None,
     };
+    let plain = |url: &Spanned<String>| url.starts_with("http://");
+    if let Some(tls) = &config.registry.tls
+        && config.registry.urls.iter().all(plain)
+        && oauth.is_none_or(|oauth| plain(&oauth.token_endpoint))
+    {
+        let message = "`tls` in `registry` changes nothing: the address is http://".to_owned();
+        let help = "write https://, or remove `tls`";
+        report.warning(codes::CONFLICT, message, tls.span, "for https:// alone", help);
+    }
     for tls in config
         .registry
         .tls
