@@ -417,6 +417,18 @@ fn the_last_source_of_a_property_wins_however_it_is_written() {
 }
 
 #[test]
+fn a_variable_loses_its_last_line_break() {
+    let variables = [
+        ("MESSINA__SCYLLA__PASSWORD", "x \r\n"),
+        ("MESSINA__PIPELINES__USER_EVENTS__MAX_IN_FLIGHT", "7\n"),
+    ];
+    let config = loaded(&[BASE], &variables);
+    let password = config.scylla.and_then(|scylla| scylla.password).expect("one");
+    assert_eq!(password.reveal().expect("written out"), "x ");
+    assert_eq!(config.pipelines["user-events"].max_in_flight.value, 7);
+}
+
+#[test]
 fn one_text_is_a_list_with_commas() {
     let variables = [
         ("MESSINA__SCYLLA__NODES", "a:1, b:2,"),

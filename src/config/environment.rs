@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::document::{self, Entry, Table, Value};
+use super::secret::without_line_break;
 use super::{Sources, Span, Spanned};
 
 /// Variables that begin with this are the configuration's.
@@ -36,7 +37,8 @@ pub(super) fn overlay(
     let mut variables: Vec<_> = variables.filter(|(name, _)| name.starts_with(PREFIX)).collect();
     variables.sort();
     for (name, value) in variables {
-        let file = sources.add_variable(&name, &value);
+        let value = without_line_break(&value);
+        let file = sources.add_variable(&name, value);
         let mut keys = Vec::new();
         let mut start = PREFIX.len();
         for segment in name[PREFIX.len()..].split(SEPARATOR) {
@@ -74,7 +76,7 @@ pub(super) fn overlay(
             continue;
         }
         resolve(root, &mut keys);
-        let mut node = document::parse_value(file, name.len() + 1, &value);
+        let mut node = document::parse_value(file, name.len() + 1, value);
         while let Some(key) = keys.pop() {
             let span = key.span;
             node = Spanned::new(
