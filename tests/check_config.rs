@@ -600,6 +600,9 @@ fn keys_that_do_not_go_together_are_found() {
     };
     one(said("", &assignors("range")));
     is_sound("", &assignors("cooperative-sticky"));
+    let once = format!("delivery = \"exactly_once\"\ntransaction_interval = \"45s\"\n{SOURCE}");
+    one(said("", &once));
+    is_sound("\"transaction.timeout.ms\" = 61000", &once);
     let delete = |key: &str| {
         format!(
             "{SOURCE}[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"DELETE FROM t WHERE a = :a\"\n{key}\n\
