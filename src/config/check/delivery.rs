@@ -83,7 +83,10 @@ fn interval(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
             "`{}` would abort each of its transactions before it commits",
             pipeline.name.value
         );
-        let label = format!("at three quarters of transaction.timeout.ms, {} ms", timeout.as_millis());
+        let label = format!(
+            "at three quarters of transaction.timeout.ms, {} ms",
+            timeout.as_millis()
+        );
         let help = "shorten it; or raise transaction.timeout.ms in the sink's `properties`";
         report.error(codes::CONFLICT, message, interval.span, label, help);
     }
