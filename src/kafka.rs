@@ -97,6 +97,9 @@ pub fn reader(kafka: &Kafka, pipeline: &[Property], group: &str) -> Result<Clien
 /// What a consumer prefetches at most, in bytes: 70 ms of 200,000 records/s of 600 bytes. Eight times as much took 70 MB more memory, and gave no speed.
 const PREFETCHED: usize = 8 * 1024 * 1024;
 
+/// librdkafka's default of `message.max.bytes`.
+const MESSAGE_BYTES: usize = 1_000_000;
+
 /// The consumer of a pipeline. `queue_bytes` bounds what librdkafka prefetches.
 pub fn consumer(
     kafka: &Kafka,
@@ -106,6 +109,8 @@ pub fn consumer(
 ) -> Result<ClientConfig, SecretError> {
     let source = &pipeline.source;
     let mut config = client(kafka, &kafka.consumer_properties, &source.properties)?;
+    let largest = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
+    let largest = largest.unwrap_or(MESSAGE_BYTES);
     let mut default = |name: &str, value: &str| {
         if config.get(name).is_none() {
             config.set(name, value);
@@ -115,10 +120,10 @@ pub fn consumer(
     default("queued.max.messages.kbytes", &(queue / 1024).max(1).to_string());
     default("queued.min.messages", "20000");
     // What comes with the answer that fills the queue is beyond its bound, and unpacked it is several times as large. A batch that is larger than
-    // these comes all the same, alone.
+    // these comes all the same, alone. Below the largest message librdkafka makes no consumer.
     default(
         "fetch.max.bytes",
-        &(queue / 4).clamp(64 * 1024, 2 * 1024 * 1024).to_string(),
+        &(queue / 4).min(2 * 1024 * 1024).max(largest).to_string(),
     );
     default(
         "fetch.message.max.bytes",
@@ -181,6 +186,9 @@ pub fn producer(
     transactional_id: Option<&str>,
 ) -> Result<ClientConfig, SecretError> {
     let mut config = client(kafka, &kafka.producer_properties, pipeline)?;
+    // The brokers decide what is too large, and the budget does.
+    let largest = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
+    let largest = largest.unwrap_or(queue_bytes.clamp(1 << 20, 100 << 20));
     let mut default = |name: &str, value: &str| {
         if config.get(name).is_none() {
             config.set(name, value);
@@ -199,8 +207,6 @@ pub fn producer(
         // Longer than its transaction no record can take; librdkafka sees to it.
         Some(id) => default("transactional.id", id),
     }
-    // The brokers decide what is too large, and the budget does.
-    let largest = queue_bytes.clamp(1 << 20, 100 << 20);
     default("message.max.bytes", &largest.to_string());
     // A record that can never fit into the queue would be tried for ever.
     default(
@@ -239,6 +245,8 @@ pub fn log_error(pipeline: &str, error: &KafkaError, reason: &str) {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::consumer::BaseConsumer;
+
     use super::*;
 
     #[test]
@@ -256,6 +264,33 @@ mod tests {
         let own = trusted("\"security.protocol\" = \"ssl\", \"ssl.ca.location\" = \"/ca.pem\"");
         assert_eq!(own.as_deref(), Some("/ca.pem"));
         assert_eq!(trusted("\"security.protocol\" = \"ssl\", \"ssl.ca.pem\" = \"x\""), None);
+    }
+
+    #[test]
+    fn a_consumer_is_made_of_any_share_and_of_any_largest_message() {
+        for (queue, properties) in [
+            (1 << 20, ""),
+            (8 << 20, "\"message.max.bytes\" = 10000000"),
+            (64 << 10, "\"message.max.bytes\" = 1000"),
+        ] {
+            let toml = format!(
+                "[kafka]\nbrokers = \"127.0.0.1:1\"\nproperties = {{ {properties} }}\n[registry]\nurl = \"http://r:8081\"\n\
+                 [pipelines.p.source]\ntopics = \"t\"\ngroup = \"g\"\n"
+            );
+            let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let consumer = consumer(&config.kafka, &config.pipelines["p"], 0, queue).unwrap();
+            let made: Result<BaseConsumer, KafkaError> = consumer.create();
+            assert!(made.is_ok(), "{queue} {properties}: {:?}", made.err());
+        }
+    }
+
+    #[test]
+    fn the_largest_record_has_room_in_the_queue() {
+        let toml = "[kafka]\nbrokers = \"k:1\"\nproperties = { \"message.max.bytes\" = 200000000 }\n[registry]\nurl = \"http://r:8081\"\n";
+        let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+        let producer = producer(&config.kafka, &[], 1 << 20, None, None).unwrap();
+        let room: usize = producer.get("queue.buffering.max.kbytes").unwrap().parse().unwrap();
+        assert!(room * 1024 > 200_000_000, "{room}");
     }
 
     #[test]

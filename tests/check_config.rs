@@ -364,6 +364,269 @@ fn properties_are_written_in_either_way() {
 }
 
 #[test]
+fn a_section_is_merged_though_it_has_a_key_of_a_reference() {
+    let log = "[log]\nlevel = \"debug\"\nformat = \"json\"\n";
+    let file = "[log]\nfile = \"messina.log\"\n";
+    let pipeline = "[pipelines.file.source]\ntopics = \"t\"\ngroup = \"g\"\n";
+    let variable = [("MESSINA__LOG__FILE", "messina.log")];
+    for config in [
+        loaded(&[BASE, log, file, pipeline], &[]),
+        loaded(&[BASE, log, pipeline], &variable),
+    ] {
+        assert_eq!(*config.log.level, "debug");
+        assert_eq!(config.log.format, config::LogFormat::Json);
+        assert!(config.log.file.is_some());
+        let names: Vec<&String> = config.pipelines.keys().collect();
+        assert_eq!(names, ["file", "user-events"]);
+    }
+}
+
+#[test]
+fn the_last_source_of_a_property_wins_however_it_is_written() {
+    let text = r#"
+        [kafka]
+        brokers = "a:1"
+        [kafka.properties]
+        sasl.mechanism = "PLAIN"
+        "sasl.username" = "file"
+        "client.rack" = "one"
+        [registry]
+        url = "http://a"
+    "#;
+    let over = "kafka.properties.client.rack = \"two\"\n";
+    let variables = [
+        ("MESSINA__KAFKA__PROPERTIES__SASL__USERNAME", "variable"),
+        (
+            "MESSINA__KAFKA__PROPERTIES__CLIENT__ID",
+            "123456789012345678901234567890",
+        ),
+    ];
+    let config = loaded(&[text, over], &variables);
+    let mut properties: Vec<_> = config.kafka.properties.iter().map(property).collect();
+    properties.sort();
+    let expected = [
+        ("client.id", "123456789012345678901234567890"),
+        ("client.rack", "two"),
+        ("sasl.mechanism", "PLAIN"),
+        ("sasl.username", "variable"),
+    ];
+    assert_eq!(
+        properties,
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
+}
+
+#[test]
+fn a_variable_loses_its_last_line_break() {
+    let variables = [
+        ("MESSINA__SCYLLA__PASSWORD", "x \r\n"),
+        ("MESSINA__PIPELINES__USER_EVENTS__MAX_IN_FLIGHT", "7\n"),
+    ];
+    let config = loaded(&[BASE], &variables);
+    let password = config.scylla.and_then(|scylla| scylla.password).expect("one");
+    assert_eq!(password.reveal().expect("written out"), "x ");
+    assert_eq!(config.pipelines["user-events"].max_in_flight.value, 7);
+}
+
+#[test]
+fn one_text_is_a_list_with_commas() {
+    let variables = [
+        ("MESSINA__SCYLLA__NODES", "a:1, b:2,"),
+        ("MESSINA__REGISTRY__URL", "http://a,http://b"),
+        ("MESSINA__KAFKA__BROKERS", "a:1,b:2"),
+        ("MESSINA__PIPELINES__USER_EVENTS__SOURCE__TOPICS", "2026"),
+    ];
+    let config = loaded(&[BASE], &variables);
+    let texts = |all: &[config::Spanned<String>]| all.iter().map(|one| one.value.clone()).collect::<Vec<_>>();
+    assert_eq!(texts(&config.scylla.expect("it is there").nodes), ["a:1", "b:2"]);
+    assert_eq!(texts(&config.registry.urls), ["http://a", "http://b"]);
+    assert_eq!(*config.kafka.brokers, "a:1,b:2");
+    assert_eq!(texts(&config.pipelines["user-events"].source.topics), ["2026"]);
+    let commas = refused(&[BASE], &[("MESSINA__SCYLLA__NODES", " , ")]).human(false);
+    assert!(commas.contains("`scylla.nodes` is not text"), "{commas}");
+}
+
+/// What `check` says about a pipeline with these sections, by code and message.
+fn said(properties: &str, rest: &str) -> Vec<(String, String)> {
+    let text = format!(
+        "[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\n{properties}\n[registry]\nurl = \"http://a\"\n\
+         [pipelines.p]\nsink = {{ topic = \"out\" }}\n{rest}"
+    );
+    let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+    let findings = Diagnostics::new(config::check(&config, &sources));
+    findings
+        .iter()
+        .map(|finding| (finding.code.id.to_owned(), finding.message.clone()))
+        .collect()
+}
+
+fn is_sound(properties: &str, rest: &str) {
+    let said = said(properties, rest);
+    assert!(said.is_empty(), "{said:?}");
+}
+
+const SOURCE: &str = "source = { topics = \"t\", group = \"g\" }\n";
+
+#[test]
+fn a_property_that_librdkafka_does_not_take_is_found() {
+    let known = "security.protocol = \"ssl\"\n\"ssl.key.password\" = \"x\"\n\"fetch.min.bytes\" = { env = \"PATH\" }\nacks = \"all\"";
+    is_sound(known, SOURCE);
+    for (property, message) in [
+        (
+            "securty.protocol = \"ssl\"",
+            "librdkafka knows no property `securty.protocol`",
+        ),
+        (
+            "\"sasl.passwrod\" = { env = \"PATH\" }",
+            "librdkafka knows no property `sasl.passwrod`",
+        ),
+        (
+            "security.protocol = \"tls\"",
+            "librdkafka does not take `security.protocol`",
+        ),
+        ("fetch.min.bytes = 0", "librdkafka does not take `fetch.min.bytes`"),
+        (
+            "security_protocol = \"ssl\"",
+            "librdkafka knows no property `security_protocol`",
+        ),
+    ] {
+        let said = said(property, SOURCE);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].0 == "MES0407" && said[0].1.starts_with(message), "{said:?}");
+    }
+}
+
+#[test]
+fn times_that_librdkafka_makes_no_consumer_of_are_found() {
+    let consumer = "source = { topics = \"t\", group = \"g\", group_protocol = \"consumer\" }\n";
+    is_sound("\"max.poll.interval.ms\" = 60000", consumer);
+    let session = said(
+        "\"session.timeout.ms\" = 60000\n\"heartbeat.interval.ms\" = 1000",
+        consumer,
+    );
+    let codes: Vec<&str> = session.iter().map(|(code, _)| code.as_str()).collect();
+    assert_eq!(codes, ["MES0407", "MES0407"], "{session:?}");
+    let poll = said("\"max.poll.interval.ms\" = 44000", SOURCE);
+    assert!(poll.len() == 1 && poll[0].0 == "MES0407", "{poll:?}");
+}
+
+#[test]
+fn a_name_that_no_topic_has_is_found() {
+    for topic in ["^navigation.*", "a b", "a:b", ".."] {
+        let said = said("", &format!("source = {{ topics = [\"{topic}\"], group = \"g\" }}\n"));
+        assert!(said.len() == 1 && said[0].0 == "MES0203", "{topic}: {said:?}");
+    }
+    let list = "source = { topics = \"a.b, c_d-1\", group = \"g\" }\n";
+    is_sound("", list);
+}
+
+#[test]
+fn members_of_one_group_have_instances_of_their_own() {
+    let two = |group: &str, consumers: usize| {
+        format!(
+            "source = {{ topics = \"t\", group = \"g\", instance_id = \"i\" }}\n\
+             [pipelines.q]\nsink = {{ topic = \"other\" }}\nconsumers = {consumers}\n\
+             source = {{ topics = \"u\", group = \"{group}\", instance_id = \"i\" }}\n"
+        )
+    };
+    let said_of_one = said("", &two("g", 1));
+    assert!(
+        said_of_one.len() == 1 && said_of_one[0].0 == "MES0108",
+        "{said_of_one:?}"
+    );
+    is_sound("", &two("h", 1));
+    // A number is appended.
+    is_sound("", &two("g", 2));
+}
+
+#[test]
+fn a_secret_that_cannot_be_what_it_should_is_found_and_not_shown() {
+    for (section, right) in [
+        ("mongo]\nuri", "mongodb://hunter2@m"),
+        ("sentry]\ndsn", "https://hunter2@sentry.example/1"),
+    ] {
+        let section = |value: &str| format!("{SOURCE}[{section} = \"{value}\"\n");
+        is_sound("", &section(right));
+        let wrong = said("", &section("hunter2"));
+        assert!(wrong.len() == 1 && wrong[0].0 == "MES0403", "{wrong:?}");
+        assert!(!wrong[0].1.contains("hunter2"));
+    }
+}
+
+#[test]
+fn what_has_no_effect_and_what_is_empty_is_found() {
+    let scylla = |keys: &str| format!("{SOURCE}[scylla]\nnodes = \"n\"\n{keys}\n");
+    is_sound("", &scylla("datacenter = \"d\"\nrack = \"r\"\nfailover = true"));
+    for keys in ["rack = \"r\"", "failover = true"] {
+        let said = said("", &scylla(keys));
+        assert!(said.len() == 1 && said[0].0 == "MES0108", "{said:?}");
+    }
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("empty-secret");
+    std::fs::write(&path, "\n").expect("writable");
+    let empty = said(
+        &format!("\"ssl.key.password\" = {{ file = '{}' }}", path.display()),
+        SOURCE,
+    );
+    assert_eq!(empty, [("MES0403".to_owned(), "a secret is empty".to_owned())]);
+    std::fs::write(&path, "two\nlines\n").expect("writable");
+    let headers = format!(
+        "{SOURCE}[tracing]\notlp = \"http://o\"\nheaders = {{ x-a = {{ file = '{}' }} }}\n",
+        path.display()
+    );
+    let lines = said("", &headers);
+    assert!(lines.len() == 1 && lines[0].0 == "MES0403", "{lines:?}");
+}
+
+#[test]
+fn keys_that_do_not_go_together_are_found() {
+    let load_refuses = |rest: &str, message: &str| {
+        let found = refused(&[BASE, rest], &[]).human(false);
+        assert!(found.contains("MES010") && found.contains(message), "{found}");
+    };
+    load_refuses(
+        "[pipelines.user-events.source]\ngroup_protocol = \"consumer\"\nassignor = \"range\"\n",
+        "`assignor` is for",
+    );
+    load_refuses(
+        "[pipelines.user-events.dead_letter]\ntopic = \"d\"\nstop_above = {}\n",
+        "`pipelines.user-events.dead_letter.stop_above` is not a limit",
+    );
+    let one = |found: Vec<(String, String)>| assert!(found.len() == 1 && found[0].0 == "MES0108", "{found:?}");
+    let assignors = |other: &str| {
+        format!(
+            "{SOURCE}[pipelines.q]\nsink = {{ topic = \"other\" }}\n\
+             source = {{ topics = \"u\", group = \"g\", assignor = \"{other}\" }}\n"
+        )
+    };
+    one(said("", &assignors("range")));
+    is_sound("", &assignors("cooperative-sticky"));
+    let once = format!("delivery = \"exactly_once\"\ntransaction_interval = \"45s\"\n{SOURCE}");
+    one(said("", &once));
+    is_sound("\"transaction.timeout.ms\" = 61000", &once);
+    let delete = |key: &str| {
+        format!(
+            "{SOURCE}[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"DELETE FROM t WHERE a = :a\"\n{key}\n\
+             [scylla]\nnodes = \"n\"\n"
+        )
+    };
+    one(said("", &delete("ttl = \"1d\"")));
+    one(said("", &delete("ttl_seconds = \"event.ttl\"")));
+    is_sound("", &delete(""));
+    let tls = |url: &str| {
+        let text = BASE.replace(
+            "url = \"http://registry:8081\"",
+            &format!("url = \"{url}\"\ntls = {{}}"),
+        );
+        let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+        let findings = Diagnostics::new(config::check(&config, &sources));
+        findings
+            .iter()
+            .any(|finding| finding.message.contains("changes nothing"))
+    };
+    assert!(tls("http://registry:8081") && !tls("https://registry:8081"));
+}
+
+#[test]
 fn a_secret_file_is_read_again_each_time() {
     let path = std::env::temp_dir().join(format!("messina-secret-{}", std::process::id()));
     std::fs::write(&path, "first\r\n").expect("writable");
@@ -462,6 +725,20 @@ fn piece() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    #[test]
+    fn a_password_of_the_environment_is_what_it_says(password in "[0-9A-Za-z_+.:-]{1,24}") {
+        let variables = [
+            ("MESSINA__KAFKA__PROPERTIES__SASL__PASSWORD", password.as_str()),
+            ("MESSINA__SCYLLA__PASSWORD", password.as_str()),
+        ];
+        let config = loaded(&[BASE], &variables);
+        let last = config.kafka.properties.last().expect("one");
+        prop_assert!(matches!(last.value, PropertyValue::Secret(_)));
+        prop_assert_eq!(property(last).1, password.clone());
+        let scylla = config.scylla.and_then(|scylla| scylla.password).expect("one");
+        prop_assert_eq!(scylla.reveal().expect("written out"), password);
+    }
+
     #[test]
     fn no_text_makes_the_loader_panic(pieces in prop::collection::vec(piece(), 0..60), value in "\\PC{0,20}") {
         let text = pieces.concat();

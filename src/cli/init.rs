@@ -129,13 +129,16 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
         *keyspace = Some(answered(None, "--keyspace", "Keyspace of the tables")?);
     }
     let name = args.name.clone().unwrap_or_else(|| pipeline_name(&topic));
+    if name.is_empty() || name != pipeline_name(&name) {
+        return Err(usage("a pipeline's name has letters, digits, `-` and `_`: choose another --name").into());
+    }
     let out = args
         .out
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
     let files = Files::new(&args, &out)?;
     let texts = base(&args, connections.as_ref())?;
-    let (config, _) = match config::load_str(texts.clone(), std::env::vars()) {
+    let (config, _) = match config::load_str(texts.clone(), config::variables()) {
         Ok(loaded) => loaded,
         Err(findings) => {
             print(&findings);
@@ -175,7 +178,8 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
     // The connections are in it, where they are not in files of their own.
     let mut whole = if connections.is_some() { Vec::new() } else { texts };
     whole.push((places.file.to_owned(), text.clone()));
-    let loaded = config::load_str(whole, std::env::vars()).and_then(|(config, sources)| judged(config, sources, &[]));
+    let loaded =
+        config::load_str(whole, config::variables()).and_then(|(config, sources)| judged(config, sources, &[]));
     let (config, sources, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(findings) => {

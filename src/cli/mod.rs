@@ -28,7 +28,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::codes::Code;
-use crate::config::{Config, Diagnostics, Sources};
+use crate::config::{self, Config, Diagnostics, Severity, Sources};
 use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
 
@@ -93,21 +93,21 @@ impl ConfigFiles {
 
     /// The same without findings of these codes.
     pub fn load_leaving(&self, left: &[Code]) -> Result<(Config, Sources, Diagnostics), Diagnostics> {
-        let (config, sources) = crate::config::load(&self.files, std::env::vars())?;
+        let (config, sources) = config::load(&self.files, config::variables())?;
         judged(config, sources, left)
     }
 }
 
 /// What was loaded, with what can be said against it offline; all findings, where an error is among them.
 fn judged(config: Config, sources: Sources, left: &[Code]) -> Result<(Config, Sources, Diagnostics), Diagnostics> {
-    let mut findings = crate::config::check(&config, &sources);
+    let mut findings = config::check(&config, &sources);
     findings.retain(|finding| !left.contains(&finding.code));
-    for pipeline in config.pipelines.values() {
-        // Names and places are the configuration check's; what remains is what only the parser of CEL sees.
-        if findings.is_empty()
-            && let Err(found) = crate::pipeline::program::parse(pipeline)
-        {
-            findings.extend(crate::app::findings_to_diagnostics(found, &sources).iter().cloned());
+    // Names and places are the configuration check's; what remains is what only the parser of CEL sees.
+    if findings.iter().all(|finding| finding.severity == Severity::Warning) {
+        for pipeline in config.pipelines.values() {
+            if let Err(found) = crate::pipeline::program::parse(pipeline) {
+                findings.extend(crate::app::findings_to_diagnostics(found, &sources).iter().cloned());
+            }
         }
     }
     let findings = Diagnostics::new(findings);
@@ -220,6 +220,28 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// Two pipelines with an expression each that only the parser sees, and a warning: neither publishes nor writes.
+    #[test]
+    fn what_the_parser_sees_is_said_of_all_pipelines_beside_warnings() {
+        let pipeline = |name: &str| {
+            format!(
+                "[pipelines.{name}]\nsource = {{ topics = \"{name}\", group = \"g\" }}\n\
+                 steps = [{{ name = \"f\", filter = \"event.a >\" }}]\n"
+            )
+        };
+        let head = "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n";
+        let text = format!("{head}{}{}", pipeline("one"), pipeline("two"));
+        let (config, sources) = config::load_str(vec![("m.toml".into(), text)], std::iter::empty()).unwrap();
+        let found = judged(config, sources, &[]).unwrap_err();
+        let places = |severity| {
+            let of = found.iter().filter(move |finding| finding.severity == severity);
+            of.filter_map(|finding| finding.place.as_ref().map(|place| place.line))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(places(Severity::Error), [7, 10], "{found}");
+        assert_eq!(places(Severity::Warning), [5, 8], "{found}");
     }
 
     #[test]

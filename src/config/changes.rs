@@ -1,9 +1,9 @@
-//! What differs between two configurations as they are written. Comments, places, and the order of sections make no difference.
+//! What differs between two configurations as they are written. Comments, places, and the order of sections and keys make no difference.
 
 use std::collections::BTreeSet;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::document::{Table, Value};
+use super::document::{Entry, Table, Value};
 use super::{Sources, codes};
 
 /// What differs.
@@ -36,9 +36,29 @@ fn pipelines(document: &Table) -> Option<&Table> {
 /// Keys whose values differ, or that only one of the tables has.
 fn different(one: &Table, other: &Table) -> BTreeSet<String> {
     let keys = one.entries.iter().chain(&other.entries).map(|entry| entry.key.as_str());
-    keys.filter(|key| value(one, key) != value(other, key))
-        .map(str::to_owned)
-        .collect()
+    let differs = |key: &&str| match (value(one, key), value(other, key)) {
+        (Some(one), Some(other)) => !same(one, other),
+        _ => true,
+    };
+    keys.filter(differs).map(str::to_owned).collect()
+}
+
+/// The order of keys counts in `set` alone: its fields come in that order.
+fn same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Table(one), Value::Table(other)) => {
+            let found = |entry: &Entry| match (entry.key.as_str(), other.get(&entry.key)) {
+                (_, None) => false,
+                ("set", Some(there)) => entry.node == there.node,
+                (_, Some(there)) => same(&entry.node.value, &there.node.value),
+            };
+            one.entries.len() == other.entries.len() && one.entries.iter().all(found)
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same(&one.value, &other.value))
+        }
+        _ => one == other,
+    }
 }
 
 fn value<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
@@ -102,6 +122,27 @@ steps = [{ name = "w", write = "INSERT INTO t (a) VALUES (:a)", bind = { a = "id
         let (head, one) = head.split_once("[pipelines.one]").unwrap();
         let moved = format!("# A comment.\n{head}\n[pipelines.two]{two}\n[pipelines.one] # First.\n{one}");
         assert_eq!(of(&moved), Changes::default());
+    }
+
+    #[test]
+    fn the_order_of_keys_changes_nothing_but_in_set() {
+        let with = |kafka: &str, step: &str| {
+            let text = BASE.replace("brokers = \"b:9092\"", kafka);
+            sources(
+                &format!(
+                    "{text}[[pipelines.three.steps]]\n{step}[pipelines.three.source]\ngroup = \"g\"\ntopics = \"v\"\n"
+                ),
+                &[],
+            )
+        };
+        let step = "name = \"s\"\nset = { a = \"event.a\", b = \"event.b\" }\n";
+        let before = with("brokers = \"b:9092\"\nproperties = {}", step);
+        let swapped = "set = { a = \"event.a\", b = \"event.b\" }\nname = \"s\"\n";
+        let after = with("properties = {}\nbrokers = \"b:9092\"", swapped);
+        assert_eq!(changes(&before, &after), Changes::default());
+        let set = "name = \"s\"\nset = { b = \"event.b\", a = \"event.a\" }\n";
+        let after = with("brokers = \"b:9092\"\nproperties = {}", set);
+        assert_eq!(changes(&before, &after).pipelines, names(&["three"]));
     }
 
     #[test]

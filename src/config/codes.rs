@@ -69,6 +69,7 @@ codes! {
     MEMORY = "MES0404", "A budget that cannot hold.";
     URL = "MES0405", "A URL that cannot be used, or that carries a password.";
     DRAIN = "MES0406", "A drain that may last longer than the group's patience.";
+    PROPERTY = "MES0407", "A librdkafka property that librdkafka does not know, or whose value it does not take.";
 
     EXPRESSION = "MES0501", "A value or condition that is neither a path, a literal nor a CEL expression.";
     TYPES = "MES0502", "The pipeline does not fit the schemas, statements or topics of the live services.";

@@ -65,7 +65,9 @@ impl Table {
             match self.entries.iter_mut().find(|mine| *mine.key == *entry.key) {
                 None => self.entries.push(entry),
                 Some(mine) => match (&mut mine.node.value, entry.node.value) {
-                    (Value::Table(base), Value::Table(over)) if !over.is_reference() => base.merge(over),
+                    (Value::Table(base), Value::Table(over)) if !(base.is_reference() && over.is_reference()) => {
+                        base.merge(over);
+                    }
                     (_, value) => {
                         mine.key = entry.key;
                         mine.node = Spanned::new(value, entry.node.span);
@@ -75,9 +77,11 @@ impl Table {
         }
     }
 
-    /// `{ env = … }`, `{ file = … }`, `{ subject = … }`: one way out of several, so a later one replaces an earlier one.
+    /// `{ env = … }`, `{ file = … }`, `{ subject = … }`: one way out of several, so a later one replaces an earlier one. Not a section that
+    /// happens to have such a key, as `[log]` and `[pipelines]` may.
     fn is_reference(&self) -> bool {
-        matches!(&self.entries[..], [only] if matches!(only.key.as_str(), "env" | "file" | "subject"))
+        matches!(&self.entries[..], [only] if matches!(only.key.as_str(), "env" | "file" | "subject")
+            && !matches!(only.node.value, Value::Table(_)))
     }
 }
 

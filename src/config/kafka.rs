@@ -92,8 +92,27 @@ impl Property {
         let mut properties = Vec::new();
         let read = collect(&section, section.table, "", &mut properties);
         let properties = all(properties)?;
-        read.then_some(properties)
+        read.then(|| last_of_each(properties))
     }
+}
+
+/// One for each name: that of the last source. TOML takes the two ways to write a name for two keys, so that merging leaves both.
+fn last_of_each(mut properties: Vec<Property>) -> Vec<Property> {
+    let rank = |(at, property): (usize, &Property)| (property.name.span.file, at);
+    let last: Vec<bool> = properties
+        .iter()
+        .enumerate()
+        .map(|one| {
+            let mut same = properties
+                .iter()
+                .enumerate()
+                .filter(|(_, other)| other.name == one.1.name);
+            same.all(|other| rank(other) <= rank(one))
+        })
+        .collect();
+    let mut last = last.into_iter();
+    properties.retain(|_| last.next().unwrap_or(true));
+    properties
 }
 
 /// Reads the properties below `prefix`; false if one of them is wrong.
@@ -141,11 +160,18 @@ fn is_secret_reference(name: &str, table: &Table) -> bool {
 fn value(name: &str, field: Field<'_>) -> Option<PropertyValue> {
     match &field.node.value {
         Value::Table(_) => Secret::read(field).map(PropertyValue::Secret),
+        // Without quotes it is as secret, and `007` is not 7.
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime if is_secret_name(name) => {
+            Some(PropertyValue::Secret(Secret::unquoted(&field)))
+        }
         Value::Integer(Some(number)) => Some(PropertyValue::Plain(number.to_string())),
         Value::Float(_) => Some(PropertyValue::Plain(field.cx.sources.written(field.span()).to_owned())),
         Value::Boolean(boolean) => Some(PropertyValue::Plain(boolean.to_string())),
         Value::String(_) if is_secret_name(name) => Secret::read(field).map(PropertyValue::Secret),
         Value::String(_) => text(field).map(|text| PropertyValue::Plain(text.value)),
+        Value::Integer(None) | Value::Datetime if field.cx.sources.is_environment(field.span()) => {
+            text(field).map(|text| PropertyValue::Plain(text.value))
+        }
         Value::Integer(None) | Value::Datetime | Value::Array(_) => field.wrong_type("a string, a number or a boolean"),
     }
 }

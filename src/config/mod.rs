@@ -44,6 +44,7 @@ use std::time::Duration;
 pub use changes::{Changes, changes};
 pub use check::{check, is_step_name};
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
+pub use environment::variables;
 pub use execution::Execution;
 pub use kafka::{Kafka, Property, PropertyValue};
 pub use load::{load, load_str};

@@ -288,7 +288,7 @@ fn type_remedy(expected: &str, found: &Value) -> Option<&'static str> {
             "a table",
             "write { key = value }, or a section with its name in brackets",
         ),
-        ("`true`", "write it without quotes"),
+        ("`true`", "write true or false, in small letters and without quotes"),
         ("a whole number", "write digits, without quotes"),
         ("a number", "one per cent is 0.01"),
         (

@@ -16,7 +16,7 @@ const REFERENCES: [&str; 2] = ["env", "file"];
 pub(super) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     // `token_endpoint` says where tokens come from.
-    let parts = || name.split(['.', '_', '-']);
+    let parts = || name.split(['.', '_', '-', '"', '\'']);
     let address = parts().next_back() == Some("endpoint");
     WORDS.iter().any(|word| name.contains(word)) || !address && parts().any(|part| PARTS.contains(&part))
 }
@@ -61,11 +61,11 @@ pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> 
     ranges
 }
 
-/// The key that ends `text`, without its quotes.
+/// The key that ends `text`, without the quotes around it; all of `headers."x-api-key"`.
 fn key_before(text: &str) -> &str {
-    let text = text.trim_end().trim_end_matches(['"', '\'']);
-    let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    &text[text.trim_end_matches(is_key).len()..]
+    let text = text.trim_end();
+    let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '"' | '\'');
+    text[text.trim_end_matches(is_key).len()..].trim_matches(['"', '\''])
 }
 
 /// Whether a value is `{ env = "NAME" }` or the like, which says where the secret is, and is none.
@@ -80,9 +80,13 @@ fn is_reference(value: &str) -> bool {
     body.split(',').all(reference)
 }
 
-/// The length of a value as it is written, its quotes included; to the end of the line where a quote is not closed.
+/// The length of a value as it is written, its quotes included; to the end of the line where a quote is not closed. A table ends with the line that
+/// closes it.
 fn value_length(value: &str) -> usize {
     let line = value.find('\n').unwrap_or(value.len());
+    if value.starts_with('{') {
+        return table_length(value);
+    }
     for quote in ["\"\"\"", "'''"] {
         if let Some(rest) = value.strip_prefix(quote) {
             return rest.find(quote).map_or(value.len(), |end| end + 2 * quote.len());
@@ -101,6 +105,25 @@ fn value_length(value: &str) -> usize {
         return end.map_or(line, |end| end + 2).min(line);
     }
     line
+}
+
+fn table_length(value: &str) -> usize {
+    let mut depth = 0_usize;
+    let mut at = 0;
+    while let Some(c) = value[at..].chars().next() {
+        match c {
+            '"' | '\'' => {
+                at += value_length(&value[at..]).max(1);
+                continue;
+            }
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            '\n' if depth == 0 => return at,
+            _ => {}
+        }
+        at += c.len_utf8();
+    }
+    value.len()
 }
 
 #[cfg(test)]
@@ -143,6 +166,18 @@ mod tests {
         assert_eq!(
             shown("[scylla.password]\nvalue = \"x\"\nfile = \"f\"", false),
             "[scylla.password]\nvalue = ***\nfile = \"f\""
+        );
+        assert_eq!(
+            shown(
+                "headers = {\n  \"x-a\" = \"x}\",\n  x-b = { value = 'x' },\n}\nb = 1",
+                false
+            ),
+            "headers = ***\nb = 1"
+        );
+        assert_eq!(shown("headers.\"x-a\" = \"x\"", false), "headers.\"x-a\" = ***");
+        assert_eq!(
+            shown("[tracing.\"headers\"]\nx-a = 'x'", false),
+            "[tracing.\"headers\"]\nx-a = ***"
         );
         assert_eq!(
             shown("MESSINA__REGISTRY__PASSWORD=x, y", true),

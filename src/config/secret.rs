@@ -38,24 +38,31 @@ pub enum SecretError {
     },
 }
 
+pub(super) fn without_line_break(text: &str) -> &str {
+    let line = text
+        .strip_suffix('\n')
+        .map(|line| line.strip_suffix('\r').unwrap_or(line));
+    line.unwrap_or(text)
+}
+
 impl Secret {
-    /// The value, read now. A file loses its last line break.
+    /// The value, read now, without the line break that a tool may have put at its end.
     ///
     /// # Errors
     /// If the environment variable is not set, or the file cannot be read.
     pub fn reveal(&self) -> Result<String, SecretError> {
         match &self.0.value {
             Origin::Literal(value) => Ok(value.clone()),
-            Origin::Env(name) => std::env::var(name).map_err(|_| SecretError::Env(name.clone())),
+            Origin::Env(name) => {
+                let value = std::env::var(name).map_err(|_| SecretError::Env(name.clone()))?;
+                Ok(without_line_break(&value).to_owned())
+            }
             Origin::File(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| SecretError::File {
                     path: path.clone(),
                     error,
                 })?;
-                Ok(text
-                    .strip_suffix('\n')
-                    .map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t))
-                    .to_owned())
+                Ok(without_line_break(&text).to_owned())
             }
         }
     }
@@ -101,5 +108,11 @@ impl Secret {
             }
         };
         Some(Self(Spanned::new(origin, span)))
+    }
+
+    /// A number or the like, as it is written.
+    pub(super) fn unquoted(field: &Field<'_>) -> Self {
+        let written = field.cx.sources.written(field.span()).to_owned();
+        Self(Spanned::new(Origin::Literal(written), field.span()))
     }
 }

@@ -121,9 +121,13 @@ impl StopAbove {
         let ratio = section.optional("ratio", share);
         let consecutive = section.optional("consecutive", count);
         section.finish();
-        Some(Self {
-            ratio: ratio?,
-            consecutive: consecutive?.map(|count| count.value as u64),
-        })
+        let (ratio, consecutive) = (ratio?, consecutive?.map(|count| count.value as u64));
+        if ratio.is_none() && consecutive.is_none() {
+            return field.malformed(
+                "a limit of dead letters",
+                "write for example { ratio = 0.01, consecutive = 1000 }, or remove it",
+            );
+        }
+        Some(Self { ratio, consecutive })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::codes;
+use super::diagnostic::Diagnostic;
 use super::reader::Field;
 use super::values::{positive_duration, text, texts};
 use super::{Property, Span, Spanned};
@@ -103,6 +105,17 @@ impl Source {
         let on_tombstone = section.or("on_tombstone", OnTombstone::Skip, |field| field.choice(&ON_TOMBSTONE));
         let stall_timeout = section.or("stall_timeout", STALL_TIMEOUT, positive_duration);
         let span = section.span;
+        let unused = section.table.get("assignor");
+        if let Some(entry) = unused.filter(|_| group_protocol == Some(GroupProtocol::Consumer)) {
+            let message = "`assignor` is for group_protocol = \"classic\"";
+            let finding = Diagnostic::error(codes::CONFLICT, message);
+            let finding = finding.at(section.cx.sources, entry.key.span, "the brokers assign");
+            section.cx.report(
+                finding.help(
+                    "remove it, or `group_protocol`; the brokers' own is \"group.remote.assignor\" in `properties`",
+                ),
+            );
+        }
         section.finish();
         Some(Self {
             span,

@@ -146,7 +146,7 @@ pub(super) fn path(field: Field<'_>) -> Option<Spanned<PathBuf>> {
     text(field).map(|text| Spanned::new(PathBuf::from(text.value), span))
 }
 
-/// A list of texts with at least one, or one text alone.
+/// A list of texts with at least one, or one text with commas between them.
 pub(super) fn texts(field: Field<'_>) -> Option<Vec<Spanned<String>>> {
     if field.draws(Shape::Texts) {
         return None;
@@ -154,9 +154,34 @@ pub(super) fn texts(field: Field<'_>) -> Option<Vec<Spanned<String>>> {
     match &field.node.value {
         Value::Array(items) if items.is_empty() => field.malformed("a list with something in it", "write at least one"),
         Value::Array(items) => all(field.fields(items).into_iter().map(text)),
-        Value::String(_) => Some(vec![text(field)?]),
+        Value::String(_) => separated(field),
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime
+            if field.cx.sources.is_environment(field.span()) =>
+        {
+            separated(field)
+        }
         _ => field.wrong_type("a list of strings, or one string"),
     }
+}
+
+fn separated(field: Field<'_>) -> Option<Vec<Spanned<String>>> {
+    let whole = text(field.clone())?;
+    if !whole.contains(',') {
+        return Some(vec![whole]);
+    }
+    let mut start = 0;
+    let mut texts = Vec::new();
+    for part in whole.split(',') {
+        let span = field.cx.sources.part(&whole, start..start + part.len());
+        start += part.len() + 1;
+        if !part.trim().is_empty() {
+            texts.push(Spanned::new(part.trim().to_owned(), span));
+        }
+    }
+    if texts.is_empty() {
+        return field.malformed("text with something in it", "write at least one");
+    }
+    Some(texts)
 }
 
 /// `{ name = "expression", … }`, in the order written.

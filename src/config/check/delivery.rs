@@ -1,5 +1,7 @@
 //! What `exactly_once` needs, and what contradicts it.
 
+use std::time::Duration;
+
 use super::super::{Config, Delivery, GroupProtocol, Pipeline, Property, PropertyValue, codes};
 use super::Report;
 
@@ -37,6 +39,7 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
             help,
         );
     }
+    interval(config, pipeline, report);
     let kafka = &config.kafka;
     let properties = [
         &kafka.properties,
@@ -57,6 +60,35 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
             label,
             "remove it: `read_committed` is the default",
         );
+    }
+}
+
+/// librdkafka's default of `transaction.timeout.ms`.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A transaction that is still open after three quarters of the time that the brokers let it is aborted, and so would each be.
+fn interval(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
+    let Some(interval) = &pipeline.transaction_interval else {
+        return;
+    };
+    let sink = pipeline.sink.iter().flat_map(|sink| &sink.properties);
+    let shared = config.kafka.producer_properties.iter().chain(&config.kafka.properties);
+    let set = sink.chain(shared).find(|p| p.name.as_str() == "transaction.timeout.ms");
+    let timeout = match set.map(|property| &property.value) {
+        Some(PropertyValue::Plain(value)) => value.parse().map_or(TRANSACTION_TIMEOUT, Duration::from_millis),
+        Some(PropertyValue::Secret(_)) | None => TRANSACTION_TIMEOUT,
+    };
+    if interval.value >= timeout * 3 / 4 {
+        let message = format!(
+            "`{}` would abort each of its transactions before it commits",
+            pipeline.name.value
+        );
+        let label = format!(
+            "at three quarters of transaction.timeout.ms, {} ms",
+            timeout.as_millis()
+        );
+        let help = "shorten it; or raise transaction.timeout.ms in the sink's `properties`";
+        report.error(codes::CONFLICT, message, interval.span, label, help);
     }
 }
 

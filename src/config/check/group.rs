@@ -1,4 +1,4 @@
-//! Whether the group is patient enough for what a drain may take.
+//! Whether the group is patient enough for what a drain may take, and its times such as librdkafka makes a consumer with.
 //!
 //! While partitions drain the rest of the group waits, `max.poll.interval.ms` at the longest; after that they are given to others,
 //! with work still in flight. Defaults are librdkafka's:
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::super::{Config, GroupProtocol, Pipeline, Property, PropertyValue, Span, codes};
 use super::Report;
+use crate::config::Diagnostic;
 use crate::shutdown::LEAVE_COMMIT;
 
 const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
@@ -16,6 +17,7 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     let drain = config.shutdown_timeout;
     for pipeline in config.pipelines.values() {
+        consumer_protocol(config, pipeline, report);
         let name = &pipeline.name.value;
         let (interval, span) = setting(config, pipeline, "max.poll.interval.ms", MAX_POLL_INTERVAL);
         if drain + LEAVE_COMMIT >= interval {
@@ -29,7 +31,19 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
             report.error(codes::DRAIN, message, span, label, help);
             continue;
         }
+        let interval_span = span;
         let (session, span) = setting(config, pipeline, "session.timeout.ms", SESSION_TIMEOUT);
+        if pipeline.source.group_protocol == GroupProtocol::Classic && interval < session {
+            let message = format!("`max.poll.interval.ms` is below `session.timeout.ms` in `{name}`");
+            let finding = Diagnostic::error(codes::PROPERTY, message);
+            report.findings.push(
+                finding
+                    .at(report.sources, interval_span, format!("{} ms", interval.as_millis()))
+                    .with(report.sources, span, format!("{} ms", session.as_millis()))
+                    .help("raise it, or lower session.timeout.ms: librdkafka makes no such consumer"),
+            );
+            continue;
+        }
         if pipeline.source.group_protocol == GroupProtocol::Classic && drain >= session {
             let message = format!("`{name}` may drain for longer than its group misses it");
             let label = format!("without a heartbeat it is given up after {} s", session.as_secs());
@@ -43,16 +57,36 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-/// A property in milliseconds, as it will be, and where it is set.
-fn setting(config: &Config, pipeline: &Pipeline, name: &str, default: Duration) -> (Duration, Span) {
-    let set = [
+/// What the brokers set under KIP-848, so that librdkafka makes no consumer that sets it.
+fn consumer_protocol(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
+    if pipeline.source.group_protocol != GroupProtocol::Consumer {
+        return;
+    }
+    for name in ["session.timeout.ms", "heartbeat.interval.ms", "group.protocol.type"] {
+        let Some(property) = set(config, pipeline, name) else {
+            continue;
+        };
+        let pipeline = &pipeline.name.value;
+        let message = format!("`{name}` cannot be set under group_protocol = \"consumer\", which `{pipeline}` has");
+        let help = "remove it, or `group_protocol`: this protocol takes it from the brokers";
+        report.error(codes::PROPERTY, message, property.name.span, "the brokers' own", help);
+    }
+}
+
+/// A property of a pipeline's consumers, where it is set.
+fn set<'c>(config: &'c Config, pipeline: &'c Pipeline, name: &str) -> Option<&'c Property> {
+    let sections = [
         &pipeline.source.properties,
         &config.kafka.consumer_properties,
         &config.kafka.properties,
-    ]
-    .into_iter()
-    .find_map(|properties| properties.iter().rev().find(|property| property.name.value == name));
-    match set {
+    ];
+    let mut all = sections.into_iter().flatten();
+    all.find(|property| property.name.value == name)
+}
+
+/// A property in milliseconds, as it will be, and where it is set.
+fn setting(config: &Config, pipeline: &Pipeline, name: &str, default: Duration) -> (Duration, Span) {
+    match set(config, pipeline, name) {
         Some(Property {
             name,
             value: PropertyValue::Plain(value),

@@ -1,6 +1,6 @@
 //! What pipelines need, and what they must not do to themselves and to one another.
 
-use super::super::{Config, OnError, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
+use super::super::{Config, GroupProtocol, OnError, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
 use super::Report;
 use crate::config::Diagnostic;
 
@@ -19,6 +19,8 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         store(config, pipeline, report);
     }
     shared_groups(config, report);
+    shared_instances(config, report);
+    assignors(config, report);
 }
 
 fn name(pipeline: &Pipeline, report: &mut Report<'_>) {
@@ -37,7 +39,25 @@ fn name(pipeline: &Pipeline, report: &mut Report<'_>) {
     }
 }
 
+/// What the brokers take as a topic's name: <https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/internals/Topic.java>.
+fn is_topic(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=249).contains(&name.len()) && name.chars().all(plain) && !matches!(name, "." | "..")
+}
+
 fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
+    let sink = pipeline.sink.iter().map(|sink| &sink.topic);
+    let dead_letters = pipeline.dead_letter.iter().map(|letters| &letters.topic);
+    let all = pipeline.source.topics.iter().chain(sink).chain(dead_letters);
+    for topic in all.filter(|topic| !is_topic(topic)) {
+        let message = format!("a topic cannot be named `{}`", topic.value);
+        let help = match topic.starts_with('^') {
+            true => "patterns are not taken: list the topics",
+            false => "write the name as the brokers have it",
+        };
+        let label = "letters, digits, `.`, `_` and `-` only, 249 at most";
+        report.error(codes::BAD_NAME, message, topic.span, label, help);
+    }
     let source = |topic: &Spanned<String>| pipeline.source.topics.iter().find(|other| other.value == topic.value);
     if let Some(sink) = &pipeline.sink
         && let Some(consumed) = source(&sink.topic)
@@ -202,6 +222,62 @@ fn shared_groups(config: &Config, report: &mut Report<'_>) {
                 .at(report.sources, pipeline.source.group.span, "the same group")
                 .with(report.sources, other.source.group.span, "as here")
                 .help("give each pipeline a group of its own"),
+        );
+    }
+}
+
+/// Two members of a group by one `group.instance.id` fence each other, whatever they consume.
+fn shared_instances(config: &Config, report: &mut Report<'_>) {
+    let pipelines: Vec<&Pipeline> = config.pipelines.values().collect();
+    for (index, pipeline) in pipelines.iter().enumerate() {
+        let Some(id) = &pipeline.source.instance_id else {
+            continue;
+        };
+        // A number is appended where there are several.
+        let member = |pipeline: &Pipeline| (pipeline.source.group.value.clone(), *pipeline.consumers > 1);
+        let other = pipelines[..index].iter().find_map(|other| {
+            let same = other
+                .source
+                .instance_id
+                .as_ref()
+                .filter(|other| other.value == id.value)?;
+            (member(other) == member(pipeline)).then_some(same)
+        });
+        let Some(other) = other else { continue };
+        let message = format!(
+            "two pipelines are members of one group by one `instance_id`, `{}`",
+            id.value
+        );
+        report.findings.push(
+            Diagnostic::error(codes::CONFLICT, message)
+                .at(report.sources, id.span, "taken")
+                .with(report.sources, other.span, "by this one")
+                .help(
+                    "give each an `instance_id` or a group of its own: by one the brokers let in one member at a time",
+                ),
+        );
+    }
+}
+
+/// Members of a group agree on how partitions are shared, or the brokers let only the first of them in.
+fn assignors(config: &Config, report: &mut Report<'_>) {
+    let classic = |pipeline: &&Pipeline| pipeline.source.group_protocol == GroupProtocol::Classic;
+    let pipelines: Vec<&Pipeline> = config.pipelines.values().filter(classic).collect();
+    for (index, pipeline) in pipelines.iter().enumerate() {
+        let group = &pipeline.source.group;
+        let other = pipelines[..index]
+            .iter()
+            .find(|other| other.source.group.value == group.value && other.source.assignor != pipeline.source.assignor);
+        let Some(other) = other else { continue };
+        let message = format!(
+            "`{}` and `{}` are members of one group with another `assignor` each",
+            other.name.value, pipeline.name.value
+        );
+        report.findings.push(
+            Diagnostic::error(codes::CONFLICT, message)
+                .at(report.sources, group.span, "the same group")
+                .with(report.sources, other.source.group.span, "as here")
+                .help("write the same `assignor` in both, or give each a group of its own"),
         );
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! Names: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
 
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+
 use super::super::{Config, Property, PropertyValue, codes};
 use super::Report;
 
@@ -127,15 +131,61 @@ fn judge(property: &Property, report: &mut Report<'_>) {
     if let Some((_, reason, remedy)) = OWNED.iter().find(|(owned, ..)| *owned == name) {
         let message = format!("`{name}` is set by Messina");
         report.error(codes::OWNED_PROPERTY, message, property.name.span, *reason, *remedy);
-    }
-    let PropertyValue::Plain(value) = &property.value else {
         return;
-    };
-    if let Some((_, values, reason)) = BOUND.iter().find(|(bound, ..)| *bound == name)
+    }
+    if let PropertyValue::Plain(value) = &property.value
+        && let Some((_, values, reason)) = BOUND.iter().find(|(bound, ..)| *bound == name)
         && !values.contains(&value.as_str())
     {
         let message = format!("`{name}` cannot be `{value}`");
         let help = format!("remove it, or set it to `{}`", values[0]);
         report.error(codes::OWNED_PROPERTY, message, property.name.span, *reason, help);
+        return;
     }
+    taken(property, report);
+}
+
+/// What librdkafka says of a property, which a client would say at the start, its value beside it. The value of a secret is not judged.
+fn taken(property: &Property, report: &mut Report<'_>) {
+    let name = property.name.as_str();
+    let (value, secret) = match &property.value {
+        PropertyValue::Plain(value) => (value.as_str(), false),
+        PropertyValue::Secret(_) => ("", true),
+    };
+    let message = match refused(name, value) {
+        None => return,
+        Some(Refused { unknown: true, .. }) => format!("librdkafka knows no property `{name}`"),
+        // Of an empty secret it may say that it is empty.
+        Some(Refused { why, .. }) if secret && !why.contains("not supported") => return,
+        Some(Refused { why, .. }) => format!("librdkafka does not take `{name}`: {why}"),
+    };
+    let dotted = name.replace('_', ".");
+    let label = if dotted != name && refused(&dotted, value).is_none() {
+        format!("did you mean `{dotted}`?")
+    } else {
+        String::new()
+    };
+    let help = "its CONFIGURATION.md has all: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md";
+    report.error(codes::PROPERTY, message, property.name.span, label, help);
+}
+
+struct Refused {
+    unknown: bool,
+    why: String,
+}
+
+/// Sets a property on a configuration of which no client is made.
+fn refused(name: &str, value: &str) -> Option<Refused> {
+    let error = ClientConfig::new().set(name, value).create_native_config().err()?;
+    Some(match error {
+        KafkaError::ClientConfig(kind, why, ..) => Refused {
+            unknown: kind == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN,
+            why,
+        },
+        // A zero byte.
+        _ => Refused {
+            unknown: false,
+            why: "it cannot be handed on".to_owned(),
+        },
+    })
 }

@@ -17,6 +17,7 @@ pub(super) fn check(pipeline: &Pipeline, report: &mut Report<'_>) {
                 markers(&write.cql, &write.bind, report);
                 repeatable(write, report);
                 using(&write.cql, report);
+                life(write, report);
             }
             StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) | StepKind::Custom(_) => {}
         }
@@ -97,6 +98,28 @@ fn repeatable(write: &Write, report: &mut Report<'_>) {
         Some(unless) => format!("say `idempotent = true` if the column is {unless}, and `idempotent = false` otherwise"),
     };
     report.error(codes::NOT_REPEATABLE, message, span, found.reason, help);
+}
+
+/// A row that is deleted has no life: the database would refuse the clause.
+fn life(write: &Write, report: &mut Report<'_>) {
+    let tokens = tokens(&write.cql);
+    let Some((_, range)) = tokens.first().filter(|(first, _)| first.is("delete")) else {
+        return;
+    };
+    let key = match (&write.ttl, &write.ttl_seconds) {
+        (Some(_), _) => "ttl",
+        (None, Some(_)) => "ttl_seconds",
+        (None, None) => return,
+    };
+    let span = report.sources.part(&write.cql, range.clone());
+    let message = format!("`{key}` is for rows that are written, and this deletes");
+    report.error(
+        codes::CONFLICT,
+        message,
+        span,
+        "no row is left",
+        format!("remove `{key}`"),
+    );
 }
 
 fn using(cql: &Spanned<String>, report: &mut Report<'_>) {

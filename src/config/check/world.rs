@@ -5,6 +5,8 @@ use super::super::{
 };
 use super::Report;
 use crate::config::Diagnostic;
+use reqwest::header::HeaderValue;
+use sentry::types::Dsn;
 use std::path::PathBuf;
 
 /// Below this the queues of one consumer and one producer alone do not fit.
@@ -32,10 +34,33 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
             "add the other, or remove both",
         );
     }
+    if let Some(scylla) = &config.scylla
+        && scylla.datacenter.is_none()
+    {
+        if let Some(rack) = &scylla.rack {
+            let message = "`rack` needs its `datacenter` in `scylla`".to_owned();
+            let help = "add datacenter = \"NAME\", or remove it";
+            report.error(codes::CONFLICT, message, rack.span, "in which datacenter?", help);
+        }
+        if scylla.failover {
+            let message = "`failover` without `datacenter` in `scylla` changes nothing".to_owned();
+            let help = "add datacenter = \"NAME\", the one to prefer; or remove it: all nodes are asked alike";
+            report.warning(codes::CONFLICT, message, scylla.span, "none is preferred", help);
+        }
+    }
     let oauth = match &config.registry.auth {
         Some(RegistryAuth::Oauth(oauth)) => Some(oauth),
         Some(RegistryAuth::Basic { .. } | RegistryAuth::Bearer(_)) | None => None,
     };
+    let plain = |url: &Spanned<String>| url.starts_with("http://");
+    if let Some(tls) = &config.registry.tls
+        && config.registry.urls.iter().all(plain)
+        && oauth.is_none_or(|oauth| plain(&oauth.token_endpoint))
+    {
+        let message = "`tls` in `registry` changes nothing: the address is http://".to_owned();
+        let help = "write https://, or remove `tls`";
+        report.warning(codes::CONFLICT, message, tls.span, "for https:// alone", help);
+    }
     for tls in config
         .registry
         .tls
@@ -51,15 +76,41 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         }
     }
     for secret in secrets(config) {
-        if let Err(error) = secret.reveal() {
-            let help = "make it available to this process, or point to where it is";
-            report.error(
-                codes::SECRET,
-                format!("a secret cannot be read: {error}"),
-                secret.span(),
-                "",
-                help,
-            );
+        match secret.reveal() {
+            Err(error) => {
+                let message = format!("a secret cannot be read: {error}");
+                let help = "make it available to this process, or point to where it is";
+                report.error(codes::SECRET, message, secret.span(), "", help);
+            }
+            Ok(value) if value.trim().is_empty() => {
+                let help = "look at what sets the variable, or writes the file";
+                report.warning(codes::SECRET, "a secret is empty".to_owned(), secret.span(), "", help);
+            }
+            Ok(_) => {}
+        }
+    }
+    if let Some(mongo) = &config.mongo
+        && mongo.uri.reveal().is_ok_and(|uri| !uri.starts_with("mongodb://"))
+    {
+        let help = "it begins with mongodb://, and names all hosts: no DNS is asked for them, as mongodb+srv:// would";
+        let message = "`mongo.uri` is not a connection string".to_owned();
+        report.error(codes::SECRET, message, mongo.uri.span(), "", help);
+    }
+    if let Some(sentry) = &config.sentry
+        && sentry.dsn.reveal().is_ok_and(|dsn| dsn.parse::<Dsn>().is_err())
+    {
+        let help = "copy it from Sentry's settings of the project; without the section nothing is reported";
+        let message = "`sentry.dsn` is not a DSN".to_owned();
+        report.error(codes::SECRET, message, sentry.dsn.span(), "", help);
+    }
+    for (name, secret) in config.tracing.iter().flat_map(|tracing| &tracing.headers) {
+        if secret
+            .reveal()
+            .is_ok_and(|value| HeaderValue::from_str(&value).is_err())
+        {
+            let message = format!("what header `{name}` is to hold is no value of a header");
+            let help = "it is one line of plain text";
+            report.error(codes::SECRET, message, secret.span(), "", help);
         }
     }
     for at in &config.registry.urls {
