@@ -148,6 +148,9 @@ fn judge(property: &Property, report: &mut Report<'_>) {
 /// What librdkafka says of a property, which a client would say at the start, its value beside it. The value of a secret is not judged.
 fn taken(property: &Property, report: &mut Report<'_>) {
     let name = property.name.as_str();
+    if name == "plugin.library.paths" {
+        return; // It would be loaded, and need not be where the check runs.
+    }
     let (value, secret) = match &property.value {
         PropertyValue::Plain(value) => (value.as_str(), false),
         PropertyValue::Secret(_) => ("", true),
