@@ -9,7 +9,7 @@ use mongodb::options::{ClientOptions, Tls};
 use openssl::asn1::Asn1Time;
 use openssl::x509::X509;
 
-use crate::config::{Config, PropertyValue, Span};
+use crate::config::{Config, PropertyValue, RegistryAuth, Span};
 
 /// Properties of librdkafka that name certificates as PEM files, and whether they are authorities.
 const PROPERTIES: [(&str, bool); 2] = [("ssl.certificate.location", false), ("ssl.ca.location", true)];
@@ -29,9 +29,14 @@ pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
     let mut add = |path: PathBuf, authority, place| {
         files.push((CertificateFile { path, authority }, place));
     };
+    let oauth = match &config.registry.auth {
+        Some(RegistryAuth::Oauth(oauth)) => oauth.tls.as_ref(),
+        _ => None,
+    };
     let sections = [
         config.scylla.as_ref().and_then(|scylla| scylla.tls.as_ref()),
         config.registry.tls.as_ref(),
+        oauth,
     ];
     for tls in sections.into_iter().flatten() {
         if let Some(cert) = &tls.cert {
@@ -41,7 +46,17 @@ pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
             add(ca.value.clone(), true, ca.span);
         }
     }
-    for property in &config.kafka.properties {
+    let kafka = &config.kafka;
+    let shared = [
+        &kafka.properties,
+        &kafka.consumer_properties,
+        &kafka.producer_properties,
+    ];
+    let own = config.pipelines.values().flat_map(|pipeline| {
+        let sink = pipeline.sink.as_ref().map(|sink| &sink.properties);
+        sink.into_iter().chain([&pipeline.source.properties])
+    });
+    for property in shared.into_iter().chain(own).flatten() {
         let known = PROPERTIES.iter().find(|(name, _)| *name == property.name.value);
         if let (Some((_, authority)), PropertyValue::Plain(path)) = (known, &property.value) {
             add(PathBuf::from(path.as_str()), *authority, property.name.span);
@@ -107,10 +122,17 @@ pub(crate) mod tests {
         let text = r#"
             [kafka]
             brokers = "k:9092"
-            properties = { "ssl.ca.location" = "/k/ca.pem", "ssl.certificate.location" = "/k/tls.crt", "ssl.key.location" = "/k/tls.key" }
+            properties = { "ssl.ca.location" = "/k/ca.pem", "ssl.key.location" = "/k/tls.key" }
+            consumer_properties = { "ssl.certificate.location" = "/k/tls.crt" }
+            producer_properties = { "ssl.certificate.location" = "/k/out.crt" }
             [registry]
             url = "https://r"
             tls = { ca = "/r/ca.pem" }
+            [registry.oauth]
+            token_endpoint = "https://t/token"
+            client_id = "messina"
+            client_secret = "x"
+            tls = { ca = "/t/ca.pem" }
             [scylla]
             nodes = ["s:9042"]
             tls = { ca = "/s/ca.pem", cert = "/s/tls.crt", key = "/s/tls.key" }
@@ -119,6 +141,10 @@ pub(crate) mod tests {
             [pipelines.p.source]
             topics = ["t"]
             group = "g"
+            properties = { "ssl.ca.location" = "/p/ca.pem" }
+            [pipelines.p.sink]
+            topic = "o"
+            properties = { "ssl.certificate.location" = "/p/tls.crt" }
         "#;
         let config = load_str(vec![("test.toml".into(), text.into())], std::iter::empty())
             .unwrap()
@@ -131,12 +157,16 @@ pub(crate) mod tests {
         found.sort();
         let wanted = [
             ("/k/ca.pem", true),
+            ("/k/out.crt", false),
             ("/k/tls.crt", false),
             ("/m/both.pem", false),
             ("/m/ca.pem", true),
+            ("/p/ca.pem", true),
+            ("/p/tls.crt", false),
             ("/r/ca.pem", true),
             ("/s/ca.pem", true),
             ("/s/tls.crt", false),
+            ("/t/ca.pem", true),
         ];
         assert_eq!(found, wanted.map(|(path, authority)| (path.to_owned(), authority)));
     }

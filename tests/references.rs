@@ -63,7 +63,7 @@ impl Followed {
 
     async fn of(uri: &str, shape: Shape, refresh: Duration) -> Followed {
         let collection = shape.collection.clone();
-        let server = Server::open(uri).await.unwrap();
+        let server = Server::open(uri, None).await.unwrap();
         server.keep();
         let fields = ["_id", "name", "country", "vat"].map(str::to_owned);
         let source = server.source(&collection, fields);
@@ -249,6 +249,30 @@ fn uri_of(own: &Own, port: u16, user: &str) -> String {
     )
 }
 
+/// As where the server has its new password before the file has.
+async fn a_login_that_is_refused_is_read_again(before: &str, after: &str) {
+    let file = std::env::temp_dir().join(format!("messina-mongo-uri-{}", std::process::id()));
+    std::fs::write(&file, before).unwrap();
+    let toml = format!(
+        "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[mongo]\nuri = {{ file = '{}' }}\n",
+        file.display()
+    );
+    let (config, _) = messina::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+    let secret = config.mongo.unwrap().uri;
+    let server = Server::open(before, Some(secret)).await.unwrap();
+    let source = server.source("crm.partners", ["name".to_owned()]);
+    let find = || source.find("_id", vec![7.into()]);
+    for _ in 0..2 {
+        let refused = find().await.unwrap_err();
+        assert_eq!((refused.class, refused.label), (Class::Transient, "auth"), "{refused}");
+    }
+    std::fs::write(&file, format!("{after}\n")).unwrap();
+    assert_eq!(find().await.unwrap_err().label, "auth", "with the old one");
+    let found = find().await.unwrap().unwrap();
+    assert_eq!(found.get_str("name").unwrap(), "Partner 7");
+    std::fs::remove_file(file).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs mongo"]
 async fn what_is_held_is_kept_through_a_server_that_is_killed_and_comes_back_empty() {
@@ -260,7 +284,9 @@ async fn what_is_held_is_kept_through_a_server_that_is_killed_and_comes_back_emp
         "mongo-killed",
         &[("MONGO_PORT", "27317"), ("MONGO_AUTH", "messina:test-password")],
     );
-    let wrong = Server::open(&uri_of(&own, 27_317, "messina:wrong@")).await.unwrap();
+    let wrong = Server::open(&uri_of(&own, 27_317, "messina:wrong@"), None)
+        .await
+        .unwrap();
     let refused = wrong
         .source("crm.partners", ["name".to_owned()])
         .sample()
@@ -271,6 +297,7 @@ async fn what_is_held_is_kept_through_a_server_that_is_killed_and_comes_back_emp
 
     let uri = uri_of(&own, 27_317, "messina:test-password@");
     fill(&uri, "crm.partners", 2000).await;
+    a_login_that_is_refused_is_read_again(&uri_of(&own, 27_317, "messina:wrong@"), &uri).await;
     let partners = Followed::start(&uri, "crm.partners", Duration::from_secs(2)).await;
     partners.rename(1, "before").await;
     partners.until(1, Some("before"), Duration::from_secs(20)).await;
@@ -352,7 +379,7 @@ async fn documents_are_asked_for_one_by_one_and_kept_for_a_while() {
     let reference = |ttl, missing_ttl, stale| {
         let uri = uri.clone();
         async move {
-            let source = Server::open(&uri).await.unwrap();
+            let source = Server::open(&uri, None).await.unwrap();
             source.keep();
             let fields = ["_id", "name", "country", "vat"].map(str::to_owned);
             let options = CacheOptions {

@@ -50,7 +50,8 @@ pub(super) async fn open(config: &Config) -> Result<Opened, NotPrepared> {
     let place = mongo.uri.span();
     let uri = mongo.uri.reveal();
     let uri = uri.map_err(|e| NotPrepared::Findings(vec![Finding::new(place, format!("[mongo] uri: {e}"))]))?;
-    let server = Server::open(&uri).await.map_err(|e| refused(e, place, "[mongo]"))?;
+    let server = Server::open(&uri, Some(mongo.uri.clone())).await;
+    let server = server.map_err(|e| refused(e, place, "[mongo]"))?;
     let mut findings = Vec::new();
     let mut sources = Vec::new();
     let mut answered = false;

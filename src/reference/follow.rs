@@ -304,7 +304,7 @@ mod tests {
 
     async fn follower() -> Follower {
         // Nobody listens there.
-        let server = Server::open("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50")
+        let server = Server::open("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50", None)
             .await
             .unwrap();
         let reference = Arc::new(Reference::new(Shape {

@@ -1,8 +1,11 @@
 //! All that speaks to MongoDB: connecting, sampling, reading a collection, watching it; and what its errors mean.
 //!
 //! Why its own driver: TLS, SCRAM, X.509, replica sets and resumable change streams come with the connection string.
-//! Invariant: no error carries the connection string, which often holds a password.
+//! Invariants: no error carries the connection string, which often holds a password; the driver's tasks run where the server was opened, and not in
+//! the runtime of a loop, which may end before others that ask.
 
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
@@ -12,7 +15,9 @@ use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{ClientOptions, FullDocumentType, ReadPreference};
 use mongodb::{Client, Collection, Cursor};
 use serde::Deserialize;
+use tokio::runtime::Handle;
 
+use crate::config::Secret;
 use crate::retry::Class;
 use crate::store::StoreError;
 
@@ -48,24 +53,38 @@ const NO_CERTIFICATE: [&str; 3] = [
 /// A collection, and the fields that are wanted of it.
 #[derive(Debug, Clone)]
 pub struct Source {
-    collection: Collection<RawDocumentBuf>,
+    server: Server,
+    database: String,
+    collection: String,
     wanted: Vec<String>,
 }
 
-/// The server.
-#[derive(Debug, Clone)]
-pub struct Server {
+/// The server. Clones share the login.
+#[derive(Clone)]
+pub struct Server(Arc<Shared>);
+
+struct Shared {
+    /// Where the connection string is read again.
+    secret: Option<Secret>,
+    login: Mutex<Login>,
+    /// One at a time logs in again.
+    renewal: tokio::sync::Mutex<()>,
+    runtime: Handle,
+}
+
+#[derive(Clone)]
+struct Login {
+    uri: String,
     client: Client,
 }
 
-impl Server {
-    /// Reads the connection string; connects in the background.
-    pub async fn open(uri: &str) -> Result<Server, StoreError> {
-        let mut options = ClientOptions::parse(uri).await.map_err(|e| class(&e))?;
+impl Login {
+    async fn of(uri: String) -> Result<Login, Error> {
+        let mut options = ClientOptions::parse(&uri).await?;
         options.app_name.get_or_insert_with(|| "messina".to_owned());
         options.server_selection_timeout.get_or_insert(SELECTION);
-        let client = Client::with_options(options).map_err(|e| class(&e))?;
-        Ok(Server { client })
+        let client = Client::with_options(options)?;
+        Ok(Login { uri, client })
     }
 
     /// Keeps its connections for as long as the process; for a server that has answered, or each attempt to reach one would leave its own.
@@ -73,21 +92,96 @@ impl Server {
     /// The last client of a server ends its sessions when it is dropped, in a task of the driver's. That task panics when the
     /// runtime ends before it (mongodb 3.9.1, cmap/connection_requester.rs), as it does behind a check and behind a stop. The server forgets
     /// sessions by itself.
-    pub fn keep(&self) {
+    fn keep(&self) {
         std::mem::forget(self.client.clone());
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Server")
+    }
+}
+
+impl Server {
+    /// Takes the connection string, and where it is read again when the login is refused; connects in the background.
+    pub async fn open(uri: &str, secret: Option<Secret>) -> Result<Server, StoreError> {
+        let login = Login::of(uri.to_owned()).await.map_err(|e| class(&e))?;
+        Ok(Server(Arc::new(Shared {
+            secret,
+            login: Mutex::new(login),
+            renewal: tokio::sync::Mutex::default(),
+            runtime: Handle::current(),
+        })))
+    }
+
+    fn login(&self) -> Login {
+        self.0.login.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps its connections for as long as the process.
+    pub fn keep(&self) {
+        self.login().keep();
     }
 
     /// `database.collection`, of which `wanted` are read; `_id` is always.
     pub fn source(&self, name: &str, wanted: impl IntoIterator<Item = String>) -> Source {
         let (database, collection) = name.split_once('.').unwrap_or((name, ""));
         Source {
-            collection: self.client.database(database).collection(collection),
+            server: self.clone(),
+            database: database.to_owned(),
+            collection: collection.to_owned(),
             wanted: wanted.into_iter().collect(),
+        }
+    }
+
+    /// Looks at what came of asking `client`'s server: where it refuses the login, the next that asks has the one that is configured by now.
+    async fn seen<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &answer
+            && class(error).label == "auth"
+        {
+            let server = self.clone();
+            // It fails when the process ends.
+            let _ = self.0.runtime.spawn(async move { server.log_in_again().await }).await;
+        }
+        answer
+    }
+
+    /// Takes another connection string, if there is one by now.
+    async fn log_in_again(&self) {
+        let Some(secret) = &self.0.secret else { return };
+        let _turn = self.0.renewal.lock().await;
+        let uri = match secret.reveal() {
+            Ok(uri) if uri == self.login().uri => return,
+            Ok(uri) => uri,
+            Err(error) => return tracing::warn!("MongoDB refuses the login, and [mongo] uri cannot be read: {error}"),
+        };
+        match Login::of(uri).await {
+            Ok(login) => {
+                login.keep();
+                let old = std::mem::replace(&mut *self.0.login.lock().unwrap_or_else(PoisonError::into_inner), login);
+                tracing::info!(
+                    "MongoDB refused the login: [mongo] uri is another one by now, and is used from here on"
+                );
+                old.client.shutdown().immediate(true).await;
+            }
+            Err(error) => tracing::warn!(
+                "MongoDB refuses the login, and [mongo] uri is no better: {}",
+                class(&error)
+            ),
         }
     }
 }
 
 impl Source {
+    fn collection(&self) -> Collection<RawDocumentBuf> {
+        self.server
+            .login()
+            .client
+            .database(&self.database)
+            .collection(&self.collection)
+    }
+
     fn projection(&self, below: &str) -> Document {
         self.wanted
             .iter()
@@ -97,11 +191,8 @@ impl Source {
 
     /// Some documents, as they come.
     pub async fn sample(&self) -> Result<Vec<RawDocumentBuf>, StoreError> {
-        let find = self
-            .collection
-            .find(doc! {})
-            .projection(self.projection(""))
-            .limit(SAMPLE);
+        let collection = self.collection();
+        let find = collection.find(doc! {}).projection(self.projection("")).limit(SAMPLE);
         let mut cursor = find.await.map_err(|e| class(&e))?;
         let mut documents = Vec::new();
         while cursor.advance().await.map_err(|e| class(&e))? {
@@ -112,33 +203,37 @@ impl Source {
 
     /// A document of which `key` is one of these values. Asked while pipelines run, and not at their start.
     pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
-        let find = self.collection.find_one(doc! { key: { "$in": values } });
-        let found = find.projection(self.projection("")).await;
+        let collection = self.collection();
+        let find = collection.find_one(doc! { key: { "$in": values } });
+        let found = self.server.seen(find.projection(self.projection("")).await).await;
         found.map_err(|e| while_running(class(&e)))
     }
 
     /// As [`Source::find`], from the primary: it has the change that asks.
     pub async fn another(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
-        let find = self.collection.find_one(doc! { key: { "$in": values } });
+        let collection = self.collection();
+        let find = collection.find_one(doc! { key: { "$in": values } });
         let find = find.selection_criteria(ReadPreference::Primary.into());
-        let found = find.projection(self.projection("")).await;
+        let found = self.server.seen(find.projection(self.projection("")).await).await;
         found.map_err(|e| while_running(class(&e)))
     }
 
     /// All documents.
     pub async fn read(&self) -> Result<Cursor<RawDocumentBuf>, Error> {
-        let find = self.collection.find(doc! {}).projection(self.projection(""));
-        find.batch_size(BATCH).await
+        let collection = self.collection();
+        let find = collection.find(doc! {}).projection(self.projection(""));
+        self.server.seen(find.batch_size(BATCH).await).await
     }
 
     /// What changes from now on, or from where `after` was.
     pub async fn watch(&self, after: Option<ResumeToken>) -> Result<ChangeStream<Change>, Error> {
         let mut kept = self.projection("fullDocument.");
         kept.extend(doc! { "operationType": 1, "documentKey": 1, "fullDocument._id": 1 });
-        let watch = self.collection.watch().pipeline([doc! { "$project": kept }]);
+        let collection = self.collection();
+        let watch = collection.watch().pipeline([doc! { "$project": kept }]);
         let watch = watch.full_document(FullDocumentType::UpdateLookup);
         let watch = watch.max_await_time(AWAIT).batch_size(BATCH).resume_after(after);
-        Ok(watch.await?.with_type())
+        Ok(self.server.seen(watch.await).await?.with_type())
     }
 }
 
