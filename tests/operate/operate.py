@@ -142,6 +142,7 @@ class Demo:
             return re.search(r"status page is http://([\d.:]+)/", self.log.read_text())
 
         self.address = until("the demo's address", page).group(1)
+        until("the demo to be ready", lambda: json.loads(get(f"http://{self.address}/status"))["ready"])
 
     def stop(self):
         for process in self.processes:
