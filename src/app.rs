@@ -479,8 +479,9 @@ impl Running {
         let mut all = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(name.clone(), sampled);
         drop(all);
-        // Those before it have ended.
+        // Those before it have ended, and their breaker with them.
         self.metrics.halted.of([&name]).set(0);
+        self.metrics.breaker_state.of([&build::sink_gate(&name)]).set(0);
         if let Some(pipeline) = self.config.pipelines.get(&name) {
             let limit = *pipeline.max_in_flight as i64;
             self.metrics.max_in_flight.of([&name]).set(limit);

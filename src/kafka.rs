@@ -1,5 +1,6 @@
 //! What the consumer and the producer share towards librdkafka: properties, error classes, log lines.
 
+pub mod headers;
 pub mod login;
 pub mod member;
 pub mod range;

@@ -497,6 +497,18 @@ fn a_property_that_librdkafka_does_not_take_is_found() {
 }
 
 #[test]
+fn what_stands_under_a_name_that_is_misspelt_may_be_a_secret() {
+    let text = format!(
+        "[kafka]\nbrokers = \"a:1\"\n[kafka.properties]\n\"sasl.pasword\" = \"hunter2\"\n[registry]\nurl = \"http://a\"\n\
+         [pipelines.p]\nsink = {{ topic = \"out\" }}\n{SOURCE}"
+    );
+    let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+    let findings = Diagnostics::new(config::check(&config, &sources));
+    let told = format!("{}{}", findings.human(false), findings.json().unwrap());
+    assert!(told.contains("sasl.pasword") && !told.contains("hunter2"), "{told}");
+}
+
+#[test]
 fn times_that_librdkafka_makes_no_consumer_of_are_found() {
     let consumer = "source = { topics = \"t\", group = \"g\", group_protocol = \"consumer\" }\n";
     is_sound("\"max.poll.interval.ms\" = 60000", consumer);

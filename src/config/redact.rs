@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 /// A key with one of these in it holds a secret.
-const WORDS: [&str; 4] = ["password", "passphrase", "secret", "credential"];
+const WORDS: [&str; 4] = ["passw", "passphrase", "secret", "credential"];
 /// A key with one of these among its parts holds a secret.
-const PARTS: [&str; 6] = ["token", "dsn", "uri", "pem", "headers", "authorization"];
+const PARTS: [&str; 8] = ["token", "dsn", "uri", "pem", "headers", "authorization", "pass", "pwd"];
 /// Keys that say where a secret is.
 const REFERENCES: [&str; 2] = ["env", "file"];
 
@@ -116,6 +116,11 @@ fn table_length(value: &str) -> usize {
                 at += value_length(&value[at..]).max(1);
                 continue;
             }
+            // A comment; a `#` in text has been passed.
+            '#' => {
+                at += value[at..].find('\n').unwrap_or(value.len() - at);
+                continue;
+            }
             '{' => depth += 1,
             '}' => depth = depth.saturating_sub(1),
             '\n' if depth == 0 => return at,
@@ -172,6 +177,10 @@ mod tests {
                 "headers = {\n  \"x-a\" = \"x}\",\n  x-b = { value = 'x' },\n}\nb = 1",
                 false
             ),
+            "headers = ***\nb = 1"
+        );
+        assert_eq!(
+            shown("headers = { # }\n  \"x-a\" = \"x # y\",\n}\nb = 1", false),
             "headers = ***\nb = 1"
         );
         assert_eq!(shown("headers.\"x-a\" = \"x\"", false), "headers.\"x-a\" = ***");

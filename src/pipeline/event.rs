@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use rdkafka::message::{Header, Headers as _, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 
 use super::completions::{Completion, Completions, How};
 use super::failure::Failure;
 use super::plan::SchemaPlan;
 use crate::avro::PADDING;
 use crate::avro::value::Value;
+use crate::kafka::headers;
 use crate::lanes::LaneId;
 use crate::outcome::Outcome;
 use crate::source::assignment::Ticket;
@@ -296,8 +297,8 @@ impl Event {
 
 /// What headers take in memory, in bytes.
 fn header_bytes(headers: &OwnedHeaders) -> usize {
-    let one = |header: Header<'_, &[u8]>| HEADER + header.key.len() + header.value.map_or(0, <[u8]>::len);
-    headers.iter().map(one).sum()
+    let one = |(name, value): (&[u8], Option<&[u8]>)| HEADER + name.len() + value.map_or(0, <[u8]>::len);
+    headers::all(headers).map(one).sum()
 }
 
 impl Drop for Event {

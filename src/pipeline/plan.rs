@@ -89,7 +89,7 @@ pub fn compile(
         Some(OutputSchema::Fixed(schema)) => {
             types.given_fields(schema, &mut findings, &mut warnings);
             for field in schema.fields().unwrap_or_default() {
-                if let Some(span) = whole
+                if let Some(span) = program.sink
                     && !names.contains(&field.name.as_str())
                     && let Some(from) = writer.field_type(&field.name)
                     && let Some(to) = schema.field_type(&field.name)

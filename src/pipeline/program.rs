@@ -147,6 +147,8 @@ pub struct Program {
     pub outputs: Vec<(Spanned<String>, Place)>,
     /// The key of the output.
     pub key: Option<Place>,
+    /// Where the sink is declared.
+    pub sink: Option<Span>,
     /// The interpreter of general expressions.
     pub interpreter: Interpreter,
 }
@@ -203,6 +205,7 @@ impl Parsed<'_> {
             named: b.named,
             outputs,
             key,
+            sink: self.config.sink.as_ref().map(|sink| sink.span),
             interpreter: Interpreter::default(),
         })
     }

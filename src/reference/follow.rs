@@ -25,6 +25,9 @@ use crate::telemetry::handles::ReferenceMetrics;
 /// Where only a change stream brings news, a doubtful reading is repeated after this long.
 const DOUBT: Duration = Duration::from_secs(300);
 
+/// How often another document of a key is asked for before all are read instead.
+const MOST_ASKED: u32 = 100;
+
 /// See the module's page.
 pub struct Follower {
     reference: Arc<Reference>,
@@ -39,6 +42,8 @@ pub struct Follower {
     has_streams: bool,
     /// The last reading failed, or changes were left out since: what is held may lack something.
     doubted: bool,
+    /// How often another document was asked for since the last reading.
+    asked: u32,
     /// The last reading that came to its end found some documents, and less than half of those held.
     shrunk: bool,
 }
@@ -64,6 +69,7 @@ impl Follower {
             token: None,
             has_streams: true,
             doubted: false,
+            asked: 0,
             shrunk: false,
         }
     }
@@ -93,6 +99,7 @@ impl Follower {
     async fn read_all(&mut self) -> Result<(), StoreError> {
         self.stream = None;
         self.token = None;
+        self.asked = 0;
         if self.has_streams {
             match self.source.watch(None).await {
                 Ok(stream) => {
@@ -264,9 +271,21 @@ impl Follower {
                     return known;
                 }
             };
+            // The stream waits meanwhile, and so does what it brings.
+            if self.asked == MOST_ASKED {
+                return false;
+            }
+            self.asked += 1;
             let keys = candidates(&codec::value_of_key(&key));
             left = match self.source.another(&self.reference.shape.key, keys).await {
-                Ok(Some(document)) => self.reference.change(self.generation, &document),
+                Ok(Some(document)) => {
+                    let left = self.reference.change(self.generation, &document);
+                    // It has the key among others, or in a form that a record does not ask for.
+                    if left.is_ok() && !self.reference.is_taken(&key) {
+                        return false;
+                    }
+                    left
+                }
                 Ok(None) => {
                     self.reference.is_free(&key);
                     return true;

@@ -208,9 +208,12 @@ impl Reference {
         if key == Some(&*old) {
             return None;
         }
-        self.table.remove(&old);
         keys.owners.remove(&old);
-        keys.shared.get(&old, |_| ())?;
+        if keys.shared.get(&old, |_| ()).is_none() {
+            self.table.remove(&old);
+            return None;
+        }
+        // What it had is found until another one is there, or none: a record must not miss both.
         Some(old)
     }
 
@@ -218,7 +221,14 @@ impl Reference {
     fn is_free(&self, key: &[u8]) {
         if let Some(keys) = &self.keys {
             keys.shared.remove(key);
+            self.table.remove(key);
         }
+    }
+
+    /// Whether a document has this key.
+    fn is_taken(&self, key: &[u8]) -> bool {
+        let owner = |keys: &Keys| keys.owners.get(key, |_| ()).is_some();
+        self.keys.as_ref().is_none_or(owner)
     }
 
     /// Takes in a document that has changed, or is new; not where more is held than may be. Gives the key that it has left, as [`Reference::put`].
@@ -359,7 +369,13 @@ mod tests {
         put(&partners, &doc! { "_id": 1, "code": "b", "name": "Old" });
         assert_eq!((name(&partners, "a"), partners.entries()), (ada, 2));
         put(&partners, &doc! { "_id": 1, "name": "Old" });
-        partners.remove(RawBsonRef::Int32(2));
+        let left = partners.remove(RawBsonRef::Int32(2)).unwrap();
+        assert_eq!(
+            name(&partners, "a"),
+            Some(Value::String("Ada".into())),
+            "until none is found"
+        );
+        partners.is_free(&left);
         assert_eq!((name(&partners, "a"), name(&partners, "b")), (None, None));
         assert_eq!(partners.entries(), 0);
         let keys = partners.keys.as_ref().unwrap();
@@ -381,11 +397,12 @@ mod tests {
         assert_eq!(partners.remove(RawBsonRef::Int32(3)), None, "it was alone");
         let moved = change(doc! { "_id": 2, "code": "b", "name": "Ada" });
         assert_eq!(moved, key("a"));
-        assert_eq!(name(&partners, "a"), None);
+        assert!(name(&partners, "a").is_some() && !partners.is_taken(&key("a").unwrap()));
         change(doc! { "_id": 1, "code": "a", "name": "Old" });
         // A third one may be there.
         assert_eq!(partners.remove(RawBsonRef::Int32(1)), key("a"));
         partners.is_free(&key("a").unwrap());
+        assert_eq!(name(&partners, "a"), None);
         change(doc! { "_id": 1, "code": "a", "name": "Old" });
         assert_eq!(partners.remove(RawBsonRef::Int32(1)), None);
     }

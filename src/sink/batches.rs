@@ -13,9 +13,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::Message;
 
 use crate::kafka;
+use crate::kafka::headers::{self, List};
 
 /// What a record takes in a batch beside key, value and headers, with the batch's own head: an upper bound.
 const AROUND: usize = 1024;
@@ -107,14 +108,13 @@ async fn is_embedded(admin: &Arc<Admin>) -> bool {
 }
 
 /// Bytes of a record: key, value and headers.
-pub fn weight(record: &impl Message) -> usize {
+pub fn weight<L: List>(record: &impl Message<Headers = L>) -> usize {
+    let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
     let headers = record.headers().map_or(0, |headers| {
-        headers
-            .iter()
-            .map(|h| h.key.len() + h.value.map_or(0, <[u8]>::len))
+        headers::all(headers)
+            .map(|(name, value)| name.len() + part(value))
             .sum()
     });
-    let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
     part(record.key()) + part(record.payload()) + headers
 }
 

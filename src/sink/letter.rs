@@ -3,8 +3,7 @@
 //! The writer puts its headers behind the record's own, and begins with [`PIPELINE`]. So the last [`PIPELINE`] parts the two, even
 //! where a dead letter was consumed and became a dead letter again.
 
-use rdkafka::message::Headers;
-
+use crate::kafka::headers::{self, List};
 use crate::ledger::own_micros;
 
 /// Begins the names of all headers of ours.
@@ -120,14 +119,14 @@ impl Letter {
 /// The write timestamp of a record in µs: `given` by the ledger, or for one that was sent back, which is late, that of its first time, so that rows that
 /// are younger keep what they have. That is what this pipeline has noted, or else the record's own timestamp. The headers are in the log, so
 /// it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`.
-pub fn write_timestamp<H: Headers>(headers: &H, pipeline: &str, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
-    let value = |name: &str| headers.iter().filter(|header| header.key == name).last();
+pub fn write_timestamp<L: List>(headers: &L, pipeline: &str, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
+    let value = |name: &str| headers::all(headers).filter(|(own, _)| *own == name.as_bytes()).last();
     if value(REPLAYS).is_none() {
         return given;
     }
-    let ours = value(REPLAY_PIPELINE).is_some_and(|header| header.value == Some(pipeline.as_bytes()));
+    let ours = value(REPLAY_PIPELINE).is_some_and(|(_, value)| value == Some(pipeline.as_bytes()));
     let noted = value(REPLAY_WRITE_TIMESTAMP)
-        .and_then(|header| std::str::from_utf8(header.value?).ok()?.parse::<i64>().ok())
+        .and_then(|(_, value)| std::str::from_utf8(value?).ok()?.parse::<i64>().ok())
         .filter(|noted| ours && (0..=given).contains(noted));
     noted.or(own_micros(record_timestamp_ms)).unwrap_or(given)
 }
@@ -212,6 +211,14 @@ mod tests {
         assert_eq!((letter.replays, letter.write_timestamp_us), (1, Some(17)));
         assert_eq!(letter.headers, headers(&[("trace", "1")]));
         assert_eq!(Letter::read(&headers(&FIRST)).unwrap().write_timestamp_us, None);
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_another_name() {
+        let sent_back = [(REPLAYS, "1"), (REPLAY_PIPELINE, "p"), (REPLAY_WRITE_TIMESTAMP, "7")];
+        let mut list = added(&sent_back);
+        headers::add(&mut list, b"caf\xe9", Some(b"1"));
+        assert_eq!(write_timestamp(&list, "p", None, 9), 7);
     }
 
     fn added(list: &[(&str, &str)]) -> OwnedHeaders {

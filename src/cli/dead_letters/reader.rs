@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::Context;
@@ -16,8 +16,8 @@ use super::filter::Place;
 use crate::cli::time::Moment;
 use crate::cli::trouble::Trouble;
 use crate::kafka;
-use crate::kafka::range;
 pub use crate::kafka::range::Part;
+use crate::kafka::{headers, range};
 use crate::sink::letter::{Header, Letter};
 
 /// Silence while a partition is read that means that it cannot be.
@@ -119,8 +119,8 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
     let headers: Vec<Header> = message
         .headers()
         .into_iter()
-        .flat_map(|headers| headers.iter())
-        .map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec)))
+        .flat_map(headers::all)
+        .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.map(<[u8]>::to_vec)))
         .collect();
     Record {
         place: Place {

@@ -6,7 +6,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
-use super::super::{Config, Property, PropertyValue, codes};
+use super::super::{Config, Diagnostic, Property, PropertyValue, codes};
 use super::Report;
 
 /// Properties that have a key of Messina's own, or no say at all: name, reason, remedy.
@@ -155,12 +155,12 @@ fn taken(property: &Property, report: &mut Report<'_>) {
         PropertyValue::Plain(value) => (value.as_str(), false),
         PropertyValue::Secret(_) => ("", true),
     };
-    let message = match refused(name, value) {
+    let (unknown, message) = match refused(name, value) {
         None => return,
-        Some(Refused { unknown: true, .. }) => format!("librdkafka knows no property `{name}`"),
+        Some(Refused { unknown: true, .. }) => (true, format!("librdkafka knows no property `{name}`")),
         // Of an empty secret it may say that it is empty.
         Some(Refused { why, .. }) if secret && !why.contains("not supported") => return,
-        Some(Refused { why, .. }) => format!("librdkafka does not take `{name}`: {why}"),
+        Some(Refused { why, .. }) => (false, format!("librdkafka does not take `{name}`: {why}")),
     };
     let dotted = name.replace('_', ".");
     let label = if dotted != name && refused(&dotted, value).is_none() {
@@ -169,7 +169,14 @@ fn taken(property: &Property, report: &mut Report<'_>) {
         String::new()
     };
     let help = "its CONFIGURATION.md has all: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md";
-    report.error(codes::PROPERTY, message, property.name.span, label, help);
+    let finding = Diagnostic::error(codes::PROPERTY, message);
+    let mut finding = finding.at(report.sources, property.name.span, label).help(help);
+    // Under a name that is misspelt the value may be a secret.
+    if unknown && let Some(place) = &mut finding.place {
+        place.text = name.to_owned();
+        (place.underline_start, place.underline_length) = (0, name.chars().count().max(1));
+    }
+    report.findings.push(finding);
 }
 
 struct Refused {

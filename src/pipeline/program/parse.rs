@@ -104,7 +104,7 @@ fn expression(text: &Spanned<String>, steps: &[&str], findings: &mut Vec<Finding
                     "now() stands alone: give it a name in a `set` step before, and reckon with that"
                 }
                 ExpressionError::UnknownFunction(_) => {
-                    "CEL here has size, string, int, double, bytes, contains, startsWith, endsWith, has, all, exists, exists_one, map and filter"
+                    "CEL here has size, type, string, int, uint, double, bool, bytes, contains, startsWith, endsWith, has, all, exists, exists_one, map and filter"
                 }
                 ExpressionError::WholeStep(_) => "name a column of the step's statement",
             };

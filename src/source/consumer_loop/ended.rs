@@ -104,6 +104,9 @@ impl Loop {
         runtime.gates.sink.failed();
         self.note_error(failure.to_string());
         // At the end of the process the next one starts from there. Where dead letters have stopped intake, another consumer would take records in.
+        if self.stopped_by_limit && self.stopping.is_none() {
+            tracing::error!(pipeline = %self.name(), "{failure}; the record runs again when the pipeline is made anew");
+        }
         if self.stopping.is_some() || self.stopped_by_limit {
             return;
         }
@@ -188,7 +191,7 @@ impl Loop {
         {
             self.stopped_by_limit = true;
             self.gauges.dead_letter_stop.set(1);
-            let message = format!("intake stopped: {reason}; restart when the cause is mended");
+            let message = format!("intake stopped: {reason}; restart or SIGHUP when the cause is mended");
             tracing::error!(pipeline = %self.name(), "{message}");
             self.note_error(message);
         }

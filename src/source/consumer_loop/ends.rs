@@ -4,23 +4,25 @@
 //! comes. So the ends of those of which nothing was fetched for half the time of a stall are asked for, together, which is one request to each of their
 //! brokers. Where there is more than was fetched, that is lag, and the watchdogs do the rest.
 //!
-//! Invariants: one question at a time, and beside the loop; an answer counts until something is fetched or the next one comes, so that a stall takes two.
+//! Invariants: one question at a time, and beside the loop; an answer counts until something is fetched or the next one comes. librdkafka answers for all
+//! that it is asked for or for none, so those that are in trouble already are left out, and where it has no answer each is asked for by itself.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer;
+use rdkafka::consumer::{Consumer, ConsumerContext};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 
 use super::Loop;
 use crate::source::assignment::Partition;
 
-/// For one question.
-const ASK: Duration = Duration::from_secs(5);
+/// For one question, and what may be left of it when it is over. A stop waits for it, and has little time.
+const ASK: Duration = Duration::from_secs(2);
+const OVER: Duration = Duration::from_secs(1);
 
-/// The ends of those that were asked for; none where the brokers did not say.
-type Answers = Vec<(Partition, Option<i64>)>;
+/// The ends that the brokers have said.
+type Answers = Vec<(Partition, i64)>;
 
 #[derive(Debug)]
 struct Known {
@@ -28,6 +30,8 @@ struct Known {
     next: i64,
     /// Since then, or asked then.
     since: Instant,
+    /// When it was last seen to be fetched, to its end.
+    seen: Instant,
     /// What the brokers have said.
     end: Option<i64>,
 }
@@ -53,30 +57,28 @@ impl Ends {
 
     /// Takes in where librdkafka fetches from; the end, if it is known to lie behind that.
     pub(super) fn beyond(&mut self, partition: Partition, next: i64, now: Instant) -> Option<i64> {
-        let anew = Known {
+        let anew = || Known {
             next,
             since: now,
+            seen: now,
             end: None,
         };
-        let known = self.by_partition.entry(partition).or_insert(anew);
+        let known = self.by_partition.entry(partition).or_insert_with(anew);
         if known.next != next {
-            *known = Known {
-                next,
-                since: now,
-                end: None,
-            };
+            *known = anew();
         }
+        known.seen = now;
         known.end.filter(|end| *end > next)
     }
 
-    /// The partitions whose ends are to be asked for now.
+    /// The partitions whose ends are to be asked for now: of those that were just seen.
     fn due(&mut self, now: Instant) -> Vec<Partition> {
         let mut due = Vec::new();
         if self.asking {
             return due;
         }
         for (partition, known) in &mut self.by_partition {
-            if now.saturating_duration_since(known.since) >= self.every {
+            if known.seen == now && now.saturating_duration_since(known.since) >= self.every {
                 known.since = now;
                 due.push(*partition);
             }
@@ -89,7 +91,7 @@ impl Ends {
         self.asking = false;
         for (partition, end) in answers {
             if let Some(known) = self.by_partition.get_mut(&partition) {
-                known.end = end;
+                known.end = Some(end);
             }
         }
     }
@@ -110,34 +112,51 @@ impl Loop {
         let named: Vec<_> = due.into_iter().map(|p| (p, self.topic(p).to_string())).collect();
         let (consumer, answer) = (self.parts.consumer.clone(), self.ends.answers.0.clone());
         self.parts.io.spawn_blocking(move || {
-            let mut list = TopicPartitionList::with_capacity(named.len());
-            // What cannot be asked for, and an error, is no answer.
-            let asked = named
-                .iter()
-                .try_for_each(|(partition, topic)| list.add_partition_offset(topic, partition.index, Offset::End));
-            let found = asked.and_then(|()| consumer.offsets_for_times(list, ASK));
+            let ends = ends(&*consumer, &named);
             drop(consumer);
-            let end = |partition: Partition, topic: &str| {
-                let element = found.as_ref().ok()?.find_partition(topic, partition.index)?;
-                match element.offset() {
-                    Offset::Offset(end) if element.error().is_ok() => Some(end),
-                    _ => None,
-                }
-            };
-            let ends = named
-                .iter()
-                .map(|(partition, topic)| (*partition, end(*partition, topic)));
             // The loop may have ended meanwhile.
-            let _ = answer.send(ends.collect());
+            let _ = answer.send(ends);
         });
     }
 
     /// Waits until nobody asks with the consumer any more, so that it is closed by who ends it.
     pub(super) async fn wait_for_ends(&mut self) {
         if self.ends.asking {
-            let _ = tokio::time::timeout(ASK, self.ends.answers.1.recv()).await;
+            let _ = tokio::time::timeout(ASK + OVER, self.ends.answers.1.recv()).await;
         }
     }
+}
+
+/// Asks for the ends of these: together, or else one after the other for as long as there is time.
+fn ends<C: ConsumerContext, T: Consumer<C>>(consumer: &T, named: &[(Partition, String)]) -> Answers {
+    let until = Instant::now() + ASK;
+    let ask = |named: &[(Partition, String)], limit: Duration| -> Option<Answers> {
+        let mut list = TopicPartitionList::with_capacity(named.len());
+        for (partition, topic) in named {
+            list.add_partition_offset(topic, partition.index, Offset::End).ok()?;
+        }
+        let found = consumer.offsets_for_times(list, limit).ok()?;
+        let end = |(partition, topic): &(Partition, String)| {
+            let element = found.find_partition(topic, partition.index)?;
+            match element.offset() {
+                Offset::Offset(end) if element.error().is_ok() => Some((*partition, end)),
+                _ => None,
+            }
+        };
+        Some(named.iter().filter_map(end).collect())
+    };
+    if let Some(all) = ask(named, ASK / 2) {
+        return all;
+    }
+    let mut said = Vec::new();
+    for one in named.chunks(1).take_while(|_| named.len() > 1) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        said.extend(ask(one, left.min(ASK / 8)).unwrap_or_default());
+    }
+    said
 }
 
 #[cfg(test)]
@@ -157,32 +176,36 @@ mod tests {
             assert_eq!(ends.beyond(Q, second as i64, at(second)), None);
             assert!(ends.due(at(second)).is_empty());
         }
+        assert_eq!(ends.beyond(P, 7, at(30)), None);
         assert_eq!(ends.due(at(30)), [P]);
         assert!(ends.due(at(70)).is_empty(), "one at a time");
-        ends.answered(vec![(P, Some(7))]);
+        ends.answered(vec![(P, 7)]);
         assert_eq!(ends.beyond(P, 7, at(70)), None, "there is nothing more");
+        assert_eq!(ends.beyond(Q, 29, at(70)), None);
         let mut due = ends.due(at(70));
         due.sort_by_key(|partition| partition.index);
         assert_eq!(due, [P, Q]);
         ends.answered(Vec::new());
         ends.keep(|partition| partition == Q);
-        assert_eq!(ends.due(at(200)), [Q]);
+        assert!(ends.due(at(200)).is_empty(), "it is in trouble: another watchdog's");
+        ends.beyond(Q, 29, at(201));
+        assert_eq!(ends.due(at(201)), [Q]);
     }
 
     #[test]
-    fn what_was_not_fetched_is_known_until_it_is_or_the_brokers_take_it_back() {
+    fn what_was_not_fetched_is_known_until_it_is_or_the_log_is_cut() {
         let now = Instant::now();
         let mut ends = Ends::new(Duration::from_secs(60));
-        let mut says = |end, next| {
+        let mut says = |end: Option<i64>, next| {
             ends.beyond(P, 7, now);
-            ends.answered(vec![(P, end)]);
+            ends.answered(end.map(|end| (P, end)).into_iter().collect());
             ends.beyond(P, next, now)
         };
         assert_eq!(says(Some(9), 7), Some(9));
+        assert_eq!(says(None, 7), Some(9), "no answer is no news");
         assert_eq!(says(Some(9), 8), None, "it moves");
-        // The log was cut short, or nothing was heard.
+        // The log was cut short.
         assert_eq!(says(Some(6), 7), None);
-        assert_eq!(says(None, 7), None);
     }
 
     #[test]
@@ -195,7 +218,7 @@ mod tests {
             let lag = ends.beyond(P, 7, now).map_or(0, |end| end.abs_diff(7));
             // The brokers have two records more, of which librdkafka says nothing.
             if !ends.due(now).is_empty() {
-                ends.answered(vec![(P, Some(9))]);
+                ends.answered(vec![(P, 9)]);
             }
             let sight = Sight {
                 lag: Some(lag),

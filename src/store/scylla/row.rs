@@ -5,7 +5,6 @@
 //! reads as null.
 
 use std::borrow::Cow;
-use std::mem::discriminant;
 use std::net::IpAddr;
 
 use ::scylla::deserialize::row::ColumnIterator;
@@ -68,6 +67,21 @@ pub(super) fn gather(
     Ok(true)
 }
 
+/// Whether a type is what it was. A type of one's own may have got fields, which are left out as well.
+fn is_still(planned: &ColumnType, found: &ColumnType) -> bool {
+    use ColumnType::{List, Map, Set, Tuple, Udt, Vector};
+    match (planned, found) {
+        (Udt { .. }, Udt { .. }) => true,
+        (List(planned), List(found)) | (Set(planned), Set(found)) => is_still(planned, found),
+        (Map(key, value), Map(found_key, found_value)) => is_still(key, found_key) && is_still(value, found_value),
+        (Vector(planned, length), Vector(found, found_length)) => length == found_length && is_still(planned, found),
+        (Tuple(planned), Tuple(found)) => {
+            planned.len() == found.len() && planned.iter().zip(found).all(|(one, other)| is_still(one, other))
+        }
+        _ => planned == found,
+    }
+}
+
 /// The places of columns that the table has got since the pipeline was checked: `SELECT *` gives them among the others, whose order stays. Refuses an
 /// answer in which one of those is missing, or is of another type: what stands there would be taken for something else.
 fn added_columns<'n>(
@@ -79,8 +93,7 @@ fn added_columns<'n>(
     let mut same = true;
     for (place, (name, ty)) in found.enumerate() {
         match planned.next_if(|column| column.name == name) {
-            // A type of one's own may have got fields, which are left out as well.
-            Some(column) => same &= discriminant(&ColumnType::from(ty)) == discriminant(&column.ty),
+            Some(column) => same &= is_still(&column.ty, &ColumnType::from(ty)),
             None => added.push(place),
         }
     }

@@ -17,7 +17,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::IntCounter;
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::message::{Header, Headers as _, OwnedHeaders};
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::{mpsc, watch};
@@ -26,6 +26,7 @@ use self::context::{TRACEPARENT, TRACESTATE, TraceParent, trace_state};
 use self::export::Exporter;
 use self::sampler::{Bound, begins};
 use super::metrics::Metrics;
+use crate::kafka::headers;
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 
@@ -268,8 +269,8 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES], openssl::error::ErrorStac
 
 /// The values of all headers of a name; one without a value is empty.
 fn values<'h>(headers: &'h OwnedHeaders, name: &str) -> impl Iterator<Item = &'h [u8]> {
-    let named = headers.iter().filter(move |header| header.key == name);
-    named.map(|header| header.value.unwrap_or_default())
+    let named = headers::all(headers).filter(move |(own, _)| *own == name.as_bytes());
+    named.map(|(_, value)| value.unwrap_or_default())
 }
 
 /// The trace that a record is of; none where two headers say so, of which one would be wrong.
@@ -281,7 +282,7 @@ fn cause(headers: &OwnedHeaders) -> Option<TraceParent> {
 
 /// The headers with another trace's in place of their own, in front of the others.
 fn named(headers: Option<&OwnedHeaders>, own: TraceParent, state: Option<&str>) -> OwnedHeaders {
-    let count = headers.map_or(0, Headers::count);
+    let count = headers.map_or(0, |headers| headers.count());
     let value = own.value();
     let mut named = OwnedHeaders::new_with_capacity(count + 2).insert(Header {
         key: TRACEPARENT,
@@ -293,10 +294,12 @@ fn named(headers: Option<&OwnedHeaders>, own: TraceParent, state: Option<&str>) 
             value: state,
         });
     }
-    let others = headers.into_iter().flat_map(Headers::iter);
-    others
-        .filter(|header| ![TRACEPARENT, TRACESTATE].contains(&header.key))
-        .fold(named, OwnedHeaders::insert)
+    for (name, value) in headers.into_iter().flat_map(headers::all) {
+        if ![TRACEPARENT, TRACESTATE].map(str::as_bytes).contains(&name) {
+            headers::add(&mut named, name, value);
+        }
+    }
+    named
 }
 
 #[cfg(test)]

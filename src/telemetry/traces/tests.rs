@@ -163,6 +163,15 @@ fn what_is_not_traced_keeps_its_headers() {
 }
 
 #[test]
+fn a_name_that_is_no_text_goes_on_with_the_others() {
+    let mut list = headers(&[(TRACEPARENT, PARENT)]);
+    crate::kafka::headers::add(&mut list, b"caf\xe9", Some(b"7"));
+    let (_, named) = idle(0.0).begin(Some(&list), 0, 0, Instant::now()).unwrap();
+    let names: Vec<&[u8]> = crate::kafka::headers::all(&named).map(|(name, _)| name).collect();
+    assert_eq!(names, [TRACEPARENT.as_bytes(), b"caf\xe9"]);
+}
+
+#[test]
 fn a_share_of_the_others_begins_a_trace() {
     let tracer = idle(1.0);
     let (span, headers) = tracer.begin(None, 0, 0, Instant::now()).unwrap();

@@ -1,0 +1,86 @@
+//! Headers of records as they are: Kafka takes any bytes for a name, and rdkafka (0.39) panics at one that is not UTF-8.
+
+use std::ffi::CStr;
+use std::ptr;
+
+use rdkafka::bindings as c;
+use rdkafka::message::{BorrowedHeaders, OwnedHeaders};
+use rdkafka::types::RDKafkaRespErr;
+
+/// What lists headers.
+pub trait List {
+    /// The list of rdkafka's that is lent.
+    fn lent(&self) -> &BorrowedHeaders;
+}
+
+impl List for BorrowedHeaders {
+    fn lent(&self) -> &BorrowedHeaders {
+        self
+    }
+}
+
+impl List for OwnedHeaders {
+    fn lent(&self) -> &BorrowedHeaders {
+        self.as_borrowed()
+    }
+}
+
+fn native(headers: &BorrowedHeaders) -> *mut c::rd_kafka_headers_t {
+    // A reference to these is librdkafka's own pointer (rdkafka 0.39, message.rs, `as_native_ptr`).
+    ptr::from_ref(headers).cast_mut().cast()
+}
+
+/// Names and values, in their order.
+pub fn all<L: List>(headers: &L) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    let list = native(headers.lent());
+    (0..).map_while(move |index| {
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the list lives as long as the borrowed headers.
+        let found = unsafe { c::rd_kafka_header_get_all(list, index, &mut name, &mut value, &mut size) };
+        if found != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return None;
+        }
+        // SAFETY: what was found lives as long as the list: a name that ends in a null byte, and null or `size` bytes.
+        unsafe {
+            let value = (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), size));
+            Some((CStr::from_ptr(name).to_bytes(), value))
+        }
+    })
+}
+
+/// Adds one behind the others.
+pub fn add(headers: &mut OwnedHeaders, name: &[u8], value: Option<&[u8]>) {
+    let (bytes, size) = value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
+    // SAFETY: the list is ours alone, and librdkafka copies name and value. It takes them or has no memory, and then it aborts.
+    unsafe {
+        c::rd_kafka_header_add(
+            native(headers.as_borrowed()),
+            name.as_ptr().cast(),
+            name.len() as isize,
+            bytes.cast(),
+            size as isize,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_bytes_are_a_name() {
+        let mut headers = OwnedHeaders::new();
+        let list: [(&[u8], Option<&[u8]>); 4] = [
+            (b"shop", Some(b"7")),
+            (b"caf\xe9", None),
+            (b"", Some(b"\0x")),
+            (b"\xff", Some(b"")),
+        ];
+        for (name, value) in list {
+            add(&mut headers, name, value);
+        }
+        assert_eq!(all(&headers).collect::<Vec<_>>(), list);
+        assert_eq!(all(headers.as_borrowed()).count(), 4);
+        assert_eq!(all(&OwnedHeaders::new()).next(), None);
+    }
+}
