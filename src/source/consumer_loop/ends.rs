@@ -161,6 +161,11 @@ fn ends<C: ConsumerContext, T: Consumer<C>>(consumer: &T, named: &[(Partition, S
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::consumer::BaseConsumer;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
     use super::*;
 
     const P: Partition = Partition { topic: 0, index: 0 };
@@ -206,6 +211,35 @@ mod tests {
         assert_eq!(says(Some(9), 8), None, "it moves");
         // The log was cut short.
         assert_eq!(says(Some(6), 7), None);
+    }
+
+    #[test]
+    fn the_brokers_say_where_partitions_end_whatever_is_wrong_with_another() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("in", 2, 1).unwrap();
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", cluster.bootstrap_servers());
+        let producer: BaseProducer = client.create().unwrap();
+        for _ in 0..3 {
+            let record = BaseRecord::<(), _>::to("in").payload(&[0][..]).partition(0);
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(Duration::from_secs(10)).unwrap();
+        let consumer: BaseConsumer = client.set("group.id", "g").create().unwrap();
+        let ends = |indices: &[i32]| {
+            let named = indices
+                .iter()
+                .map(|&index| (Partition { topic: 0, index }, "in".to_owned()));
+            super::ends(&consumer, &named.collect::<Vec<_>>())
+        };
+        // The first question may be too late for the connection.
+        let began = Instant::now();
+        while ends(&[0, 1]) != [(P, 3), (Q, 0)] {
+            assert!(began.elapsed() < Duration::from_secs(60), "no answer");
+        }
+        let amid_one_that_is_not = ends(&[0, 7, 1]);
+        assert_eq!(amid_one_that_is_not, [(P, 3), (Q, 0)]);
+        assert_eq!(ends(&[7]), []);
     }
 
     #[test]
