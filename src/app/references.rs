@@ -210,7 +210,8 @@ pub(super) async fn load(
         let mut follower = Follower::new(reference.clone(), source, refresh, backoff(), series.clone());
         let (began, mut attempt) = (Instant::now(), 0);
         while let Err(error) = follower.read().await {
-            if error.class != Class::Transient {
+            // The sample was taken with a login that was right: it is being rotated.
+            if error.class != Class::Transient && error.label != "auth" {
                 let message = format!("reference '{}': {error}", reference.shape.name);
                 return Err(config_error(vec![Finding::new(place, message)], sources));
             }

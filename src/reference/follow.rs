@@ -222,6 +222,8 @@ impl Follower {
                     Err(error) => {
                         self.tell("it cannot be read again", &error);
                         let wait = match error.class {
+                            // The login is read again by whoever is refused.
+                            _ if error.label == "auth" => self.backoff.delay(attempt, self.jitter.next_u64()),
                             Class::Transient => self.backoff.delay(attempt, self.jitter.next_u64()),
                             Class::Permanent | Class::Fatal if self.refresh.is_zero() => DOUBT,
                             Class::Permanent | Class::Fatal => self.refresh,

@@ -135,10 +135,10 @@ impl Server {
         }
     }
 
-    /// Looks at what came of asking `client`'s server: where it refuses the login, the next that asks has the one that is configured by now.
+    /// Looks at what came of a question: where the login is refused, or nobody is there, the next that asks has the login that is configured by now.
     async fn seen<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         if let Err(error) = &answer
-            && class(error).label == "auth"
+            && matches!(class(error).label, "auth" | "unavailable")
         {
             let server = self.clone();
             // It fails when the process ends.
@@ -150,25 +150,22 @@ impl Server {
     /// Takes another connection string, if there is one by now.
     async fn log_in_again(&self) {
         let Some(secret) = &self.0.secret else { return };
-        let _turn = self.0.renewal.lock().await;
+        let turn = self.0.renewal.lock().await;
         let uri = match secret.reveal() {
             Ok(uri) if uri == self.login().uri => return,
             Ok(uri) => uri,
-            Err(error) => return tracing::warn!("MongoDB refuses the login, and [mongo] uri cannot be read: {error}"),
+            Err(error) => return tracing::warn!("[mongo] uri cannot be read again: {error}"),
         };
         match Login::of(uri).await {
             Ok(login) => {
                 login.keep();
                 let old = std::mem::replace(&mut *self.0.login.lock().unwrap_or_else(PoisonError::into_inner), login);
-                tracing::info!(
-                    "MongoDB refused the login: [mongo] uri is another one by now, and is used from here on"
-                );
-                old.client.shutdown().immediate(true).await;
+                drop(turn);
+                tracing::info!("[mongo] uri is another one by now, and is used from here on");
+                // What is in flight may take its time; nobody waits for it.
+                tokio::spawn(async move { old.client.shutdown().immediate(true).await });
             }
-            Err(error) => tracing::warn!(
-                "MongoDB refuses the login, and [mongo] uri is no better: {}",
-                class(&error)
-            ),
+            Err(error) => tracing::warn!("[mongo] uri is another one by now, and wrong: {}", class(&error)),
         }
     }
 }

@@ -41,8 +41,8 @@ pub const REPLAY_WRITE_TIMESTAMP: &str = "messina.replay_write_timestamp";
 /// What a replay sets.
 const OF_REPLAYS: [&str; 3] = [REPLAYS, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP];
 
-/// A header: name and value.
-pub type Header = (String, Option<Vec<u8>>);
+/// A header: name and value, any bytes both.
+pub type Header = (Vec<u8>, Option<Vec<u8>>);
 
 /// A dead letter, apart from key and value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,23 +80,25 @@ pub struct Letter {
 impl Letter {
     /// Reads the headers of a record; none where it is no dead letter of Messina's.
     pub fn read(headers: &[Header]) -> Option<Letter> {
-        let begin = headers.iter().rposition(|(name, _)| name == PIPELINE)?;
+        let begin = headers.iter().rposition(|(name, _)| name == PIPELINE.as_bytes())?;
         let (before, from_here) = headers.split_at(begin);
         let text = |name: &str| {
-            let (_, value) = from_here.iter().find(|(n, _)| n == name)?;
+            let (_, value) = from_here.iter().find(|(n, _)| n == name.as_bytes())?;
             std::str::from_utf8(value.as_deref()?).ok()
         };
         let owned = |name: &str| text(name).unwrap_or_default().to_owned();
         let replays = before
             .iter()
-            .rfind(|(name, _)| name == REPLAYS)
+            .rfind(|(name, _)| name == REPLAYS.as_bytes())
             .map_or(0, |(_, value)| {
                 let text = value.as_deref().and_then(|v| std::str::from_utf8(v).ok());
                 text.and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)
             });
         // What came behind ours was put there on the way, by a tool that copies topics.
-        let behind = from_here.iter().filter(|(name, _)| !name.starts_with(OURS));
-        let own = before.iter().filter(|(name, _)| !OF_REPLAYS.contains(&name.as_str()));
+        let behind = from_here.iter().filter(|(name, _)| !name.starts_with(OURS.as_bytes()));
+        let own = before
+            .iter()
+            .filter(|(name, _)| !OF_REPLAYS.map(str::as_bytes).contains(&&**name));
         Some(Letter {
             pipeline: owned(PIPELINE),
             topic: text(TOPIC)?.to_owned(),
@@ -141,7 +143,7 @@ mod tests {
 
     fn headers(list: &[(&str, &str)]) -> Vec<Header> {
         list.iter()
-            .map(|(name, value)| ((*name).to_owned(), Some(value.as_bytes().to_vec())))
+            .map(|(name, value)| (name.as_bytes().to_vec(), Some(value.as_bytes().to_vec())))
             .collect()
     }
 

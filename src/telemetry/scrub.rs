@@ -36,7 +36,10 @@ pub fn scrub(text: &str) -> String {
             // `password=abc`: the value is in the word.
             Some(at) if named && at + 1 < body.len() => clean.push_str(&format!("{}…", &body[..=at])),
             // `password =abc` likewise.
-            Some(0) if after_named && body.len() > 1 => clean.push_str(&format!("{}…", &body[..1])),
+            Some(0) if after_named && body.len() > 1 => {
+                clean.push_str(&format!("{}…", &body[..1]));
+                hide_next = 1;
+            }
             // `authorization: Basic abc`: it is in one of the next two.
             // `password = abc` likewise.
             Some(_) if named || (after_named && body.len() == 1) => {
@@ -145,7 +148,7 @@ mod tests {
             ),
             ("config sasl.password=abc refused", "config sasl.password=… refused"),
             ("config sasl.password = abc refused", "config sasl.password = … …"),
-            ("config sasl.password =abc refused", "config sasl.password =… refused"),
+            ("config sasl.password =abc refused", "config sasl.password =… …"),
             ("the password was refused = twice", "the password was refused = twice"),
             (
                 "header Authorization: Basic Ym9i sent",

@@ -120,7 +120,7 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         .headers()
         .into_iter()
         .flat_map(headers::all)
-        .map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value.map(<[u8]>::to_vec)))
+        .map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec)))
         .collect();
     Record {
         place: Place {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use super::Context;
@@ -17,6 +17,7 @@ use super::filter::Spot;
 use super::reader::Record;
 use crate::cli::trouble::Trouble;
 use crate::kafka;
+use crate::kafka::headers::add;
 use crate::sink::acknowledged;
 use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP, REPLAYS};
 
@@ -230,17 +231,21 @@ fn headers(letter: &Letter) -> OwnedHeaders {
     let own = letter
         .headers
         .iter()
-        .map(|(name, value)| (name.as_str(), value.as_deref()));
+        .map(|(name, value)| (name.as_slice(), value.as_deref()));
     let at_first = written.iter().flat_map(|us| {
         [
-            (REPLAY_PIPELINE, Some(letter.pipeline.as_bytes())),
-            (REPLAY_WRITE_TIMESTAMP, Some(us.as_bytes())),
+            (REPLAY_PIPELINE.as_bytes(), Some(letter.pipeline.as_bytes())),
+            (REPLAY_WRITE_TIMESTAMP.as_bytes(), Some(us.as_bytes())),
         ]
     });
-    let all = own.chain([(REPLAYS, Some(count.as_bytes()))]).chain(at_first);
-    all.fold(OwnedHeaders::new(), |headers, (key, value)| {
-        headers.insert(Header { key, value })
-    })
+    let mut headers = OwnedHeaders::new();
+    for (name, value) in own
+        .chain([(REPLAYS.as_bytes(), Some(count.as_bytes()))])
+        .chain(at_first)
+    {
+        add(&mut headers, name, value);
+    }
+    headers
 }
 
 #[cfg(test)]
@@ -282,6 +287,17 @@ mod tests {
             (back.topic, back.partition, back.timestamp_ms),
             ("elsewhere", None, Some(7))
         );
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_goes_back_as_it_came() {
+        let name = b"caf\xe9";
+        let odd = Letter {
+            headers: vec![(name.to_vec(), None)],
+            ..letter(0)
+        };
+        let headers = headers(&odd);
+        assert_eq!(crate::kafka::headers::all(&headers).next(), Some((&name[..], None)));
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub fn run(args: &Show) -> anyhow::Result<ExitCode> {
         let headers = record
             .headers
             .iter()
-            .map(|(name, value)| json!({name: header(value.as_deref())}));
+            .map(|(name, value)| json!({String::from_utf8_lossy(name): header(value.as_deref())}));
         line["headers"] = headers.collect();
         if let Some([key, value]) = &payload {
             line["key"] = as_json(key);
@@ -216,7 +216,7 @@ fn human(topic: &str, record: &Record, payload: Option<&[Shown; 2]>) -> String {
         let value = value
             .as_str()
             .map_or_else(|| value.to_string(), |text| text.escape_debug().to_string());
-        let _ = writeln!(text, "  {name}: {value}");
+        let _ = writeln!(text, "  {}: {value}", String::from_utf8_lossy(name));
     }
     let Some(payload) = payload else {
         text.push_str("--payload shows key and value\n");
