@@ -80,7 +80,12 @@ pub(crate) struct Resolver<'s> {
     pub relation: Relation<'s>,
     pub resolution: Resolution,
     known: HashMap<(NodeId, NodeId), ConversionId>,
+    /// Conversions that are being decided, one within the other.
+    level: usize,
 }
+
+/// How deep conversions are decided; what is deeper cannot be converted. Data do not go as deep.
+const MAX_LEVELS: usize = 256;
 
 impl<'s> Resolver<'s> {
     pub fn new(writer: &'s Schema, output: &'s Schema) -> Resolver<'s> {
@@ -91,6 +96,7 @@ impl<'s> Resolver<'s> {
             relation,
             resolution: Resolution::default(),
             known: HashMap::new(),
+            level: 0,
         }
     }
 
@@ -109,7 +115,12 @@ impl<'s> Resolver<'s> {
             output: to,
             conversion: Conversion::Impossible,
         });
-        self.resolution.steps[id].conversion = self.decide(from, to)?;
+        if self.level < MAX_LEVELS {
+            self.level += 1;
+            let decided = self.decide(from, to);
+            self.level -= 1;
+            self.resolution.steps[id].conversion = decided?;
+        }
         Ok(id)
     }
 

@@ -16,6 +16,7 @@ pub(crate) fn type_of(schema: &Schema, id: NodeId) -> Type {
     Builder {
         schema,
         open: Vec::new(),
+        level: 0,
         parts: 0,
     }
     .node(id)
@@ -49,15 +50,25 @@ struct Builder<'s> {
     schema: &'s Schema,
     /// The records that are being built.
     open: Vec<NodeId>,
+    /// Levels that are being built, of lists, maps and unions too.
+    level: usize,
     parts: usize,
 }
 
 impl Builder<'_> {
     fn node(&mut self, id: NodeId) -> Type {
         self.parts += 1;
-        if self.parts > MAX_PARTS || self.open.len() > MAX_LEVELS || self.open.contains(&id) {
+        let deep = self.open.len() > MAX_LEVELS || self.level > 4 * MAX_LEVELS;
+        if self.parts > MAX_PARTS || deep || self.open.contains(&id) {
             return Type::Any;
         }
+        self.level += 1;
+        let ty = self.known(id);
+        self.level -= 1;
+        ty
+    }
+
+    fn known(&mut self, id: NodeId) -> Type {
         let node = self.schema.node(id);
         if let Some(logical) = node.logical {
             return logical_type(logical);
@@ -72,7 +83,11 @@ impl Builder<'_> {
             Shape::Bytes => Type::Bytes,
             Shape::String => Type::String,
             Shape::Fixed { size, .. } => Type::Fixed(*size),
-            Shape::Enum { symbols, .. } => Type::Enum(symbols.clone()),
+            Shape::Enum { symbols, .. } => {
+                // They are copied wherever the enum is used.
+                self.parts += symbols.len() / 16;
+                Type::Enum(symbols.clone())
+            }
             Shape::Array(items) => Type::List(Box::new(self.node(*items))),
             Shape::Map(values) => Type::Map(Box::new(Type::String), Box::new(self.node(*values))),
             Shape::Union(branches) => either(branches.iter().map(|branch| self.node(*branch)).collect()),
@@ -108,6 +123,20 @@ mod tests {
 
     fn ty(json: &str) -> Type {
         Schema::parse(json).unwrap().root_type()
+    }
+
+    #[test]
+    fn a_large_enum_that_is_used_often_is_not_copied_without_end() {
+        let symbols: Vec<String> = (0..16_000).map(|i| format!("S{i}")).collect();
+        let symbols = serde_json::to_string(&symbols).unwrap();
+        let uses: String = (0..200).map(|i| format!(r#",{{"name":"g{i}","type":"E"}}"#)).collect();
+        let json = format!(
+            r#"{{"type":"record","name":"R","fields":[{{"name":"f","type":{{"type":"enum","name":"E","symbols":{symbols}}}}}{uses}]}}"#
+        );
+        let Type::Record(fields) = ty(&json) else { panic!() };
+        assert!(matches!(&fields[0].1, Type::Enum(symbols) if symbols.len() == 16_000));
+        let copies = fields.iter().filter(|(_, ty)| matches!(ty, Type::Enum(_))).count();
+        assert_eq!((copies, fields.len()), (10, 201), "the rest is any");
     }
 
     #[test]

@@ -25,6 +25,8 @@ use crate::telemetry::handles::ReferenceMetrics;
 /// Where only a change stream brings news, a doubtful reading is repeated after this long.
 const DOUBT: Duration = Duration::from_secs(300);
 
+/// A document after which it is looked at once whether they still fit, in bytes.
+const LARGE: usize = 1 << 20;
 /// How often another document of a key is asked for before all are read instead.
 const MOST_ASKED: u32 = 100;
 
@@ -122,10 +124,11 @@ impl Follower {
         let (mut found, mut keyless) = (0u64, 0u64);
         let mut cursor = self.source.read().await.map_err(|e| class(&e))?;
         while cursor.advance().await.map_err(|e| class(&e))? {
-            let (usable, _) = self.reference.put(self.generation, cursor.current());
+            let document = cursor.current();
+            let (usable, _) = self.reference.put(self.generation, document);
             found += 1;
             keyless += u64::from(!usable);
-            if found.is_multiple_of(1000) {
+            if found.is_multiple_of(1000) || document.as_bytes().len() > LARGE {
                 self.reference.fits()?;
             }
         }

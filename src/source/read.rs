@@ -17,6 +17,8 @@ use crate::retry::Class;
 
 /// How long a schema id that cannot be used is remembered before it is asked for again.
 const UNUSABLE_FOR: Duration = Duration::from_secs(10);
+/// How many of those are remembered: records may name any.
+const MOST_UNUSABLE: usize = 10_000;
 
 /// What became of a record.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub enum Read {
 #[derive(Debug, Default)]
 pub struct Plans {
     plans: HashMap<u32, (Result<Arc<SchemaPlan>, Failure>, Instant)>,
+    /// Failures noted since old ones were last thrown out.
+    failures: usize,
     /// The plan asked for last: most records have the schema of the one before.
     last: Option<(u32, Arc<SchemaPlan>)>,
 }
@@ -42,8 +46,19 @@ pub struct Plans {
 impl Plans {
     /// Notes the answer for `id`. An error is forgotten after ten seconds.
     pub fn learn(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>, now: Instant) {
+        self.failures += usize::from(plan.is_err());
         self.plans.insert(id, (plan, now));
         self.last = None;
+        if self.failures > MOST_UNUSABLE {
+            // That of `id` stays in any case: who waits for it asks next.
+            let young = |at: Instant| now.duration_since(at) <= UNUSABLE_FOR;
+            self.plans.retain(|_, (plan, at)| plan.is_ok() || young(*at));
+            self.failures = self.plans.values().filter(|(plan, _)| plan.is_err()).count();
+            if self.failures > MOST_UNUSABLE {
+                self.plans.retain(|other, (plan, _)| plan.is_ok() || *other == id);
+                self.failures = 1;
+            }
+        }
     }
 
     fn get(&mut self, id: u32, now: Instant) -> Option<Result<Arc<SchemaPlan>, &Failure>> {
@@ -103,5 +118,22 @@ pub fn read(mut event: Box<Event>, plans: &mut Plans, tombstone: OnTombstone, no
             Read::Ready(event)
         }
         Err(error) => Read::Fails(Failure::permanent("avro", error.to_string()), event),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_cannot_be_used_are_not_remembered_without_end() {
+        let mut plans = Plans::default();
+        let start = Instant::now();
+        for id in 0..3 * MOST_UNUSABLE as u32 {
+            let failure = Failure::permanent("schema", "no such schema");
+            plans.learn(id, Err(failure), start);
+            assert!(plans.get(id, start).is_some(), "who waits for it asks next");
+            assert!(plans.plans.len() <= MOST_UNUSABLE);
+        }
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         consumer_protocol(config, pipeline, report);
         let name = &pipeline.name.value;
         let (interval, span) = setting(config, pipeline, "max.poll.interval.ms", MAX_POLL_INTERVAL);
-        if drain + LEAVE_COMMIT >= interval {
+        if drain.saturating_add(LEAVE_COMMIT) >= interval {
             let message = format!("`{name}` may drain for longer than its group waits for it");
             let label = format!("the group waits for {} s", interval.as_secs());
             let help = format!(

@@ -93,7 +93,7 @@ impl Loop {
                 if let (Some(lag), Some(timestamp)) = (lag, held.last_timestamp_ms)
                     && lag > 0
                 {
-                    lag_seconds = (wall_ms - timestamp).max(0) as f64 / 1000.0;
+                    lag_seconds = wall_ms.saturating_sub(timestamp).max(0) as f64 / 1000.0;
                 }
                 if let Some(lag) = lag {
                     held.metrics.lag_records.set(lag);
