@@ -6,6 +6,8 @@ pub mod member;
 pub mod range;
 pub mod rights;
 
+use std::time::Duration;
+
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
@@ -97,6 +99,9 @@ pub fn reader(kafka: &Kafka, pipeline: &[Property], group: &str) -> Result<Clien
 
 /// What a consumer prefetches at most, in bytes: 70 ms of 200,000 records/s of 600 bytes. Eight times as much took 70 MB more memory, and gave no speed.
 const PREFETCHED: usize = 8 * 1024 * 1024;
+
+/// librdkafka's default of `transaction.timeout.ms`.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_BYTES: usize = 1_000_000;

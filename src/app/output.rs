@@ -18,9 +18,6 @@ use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::metrics::Metrics;
 
-/// librdkafka's default of `transaction.timeout.ms`.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// What all clients of a pipeline's share towards the brokers.
 #[derive(Clone, Default)]
 pub(super) struct Brokers {
@@ -128,7 +125,7 @@ pub(super) fn make(
             .map(|d| DeadLetters::new(producer.clone(), &d.topic, &pipeline.name)),
         producer: Some(producer),
         turnstile,
-        timeout: timeout.map_or(TRANSACTION_TIMEOUT, Duration::from_millis),
+        timeout: timeout.map_or(kafka::TRANSACTION_TIMEOUT, Duration::from_millis),
     })
 }
 

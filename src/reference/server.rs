@@ -5,14 +5,15 @@
 //! the runtime of a loop, which may end before others that ask.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use mongodb::action::Action;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, FullDocumentType, ReadPreference};
+use mongodb::options::{ClientOptions, FullDocumentType, ReadPreference, SelectionCriteria};
 use mongodb::{Client, Collection, Cursor};
 use serde::Deserialize;
 use tokio::runtime::Handle;
@@ -72,7 +73,6 @@ struct Shared {
     runtime: Handle,
 }
 
-#[derive(Clone)]
 struct Login {
     uri: String,
     client: Client,
@@ -115,8 +115,8 @@ impl Server {
         })))
     }
 
-    fn login(&self) -> Login {
-        self.0.login.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn login(&self) -> MutexGuard<'_, Login> {
+        self.0.login.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps its connections for as long as the process.
@@ -159,7 +159,7 @@ impl Server {
         match Login::of(uri).await {
             Ok(login) => {
                 login.keep();
-                let old = std::mem::replace(&mut *self.0.login.lock().unwrap_or_else(PoisonError::into_inner), login);
+                let old = std::mem::replace(&mut *self.login(), login);
                 drop(turn);
                 tracing::info!("[mongo] uri is another one by now, and is used from here on");
                 // What is in flight may take its time; nobody waits for it.
@@ -200,18 +200,26 @@ impl Source {
 
     /// A document of which `key` is one of these values. Asked while pipelines run, and not at their start.
     pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
-        let collection = self.collection();
-        let find = collection.find_one(doc! { key: { "$in": values } });
-        let found = self.server.seen(find.projection(self.projection("")).await).await;
-        found.map_err(|e| while_running(class(&e)))
+        self.one(key, values, None).await
     }
 
     /// As [`Source::find`], from the primary: it has the change that asks.
     pub async fn another(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
+        self.one(key, values, Some(ReadPreference::Primary.into())).await
+    }
+
+    async fn one(
+        &self,
+        key: &str,
+        values: Vec<Bson>,
+        from: Option<SelectionCriteria>,
+    ) -> Result<Option<RawDocumentBuf>, StoreError> {
         let collection = self.collection();
         let find = collection.find_one(doc! { key: { "$in": values } });
-        let find = find.selection_criteria(ReadPreference::Primary.into());
-        let found = self.server.seen(find.projection(self.projection("")).await).await;
+        let find = find
+            .projection(self.projection(""))
+            .optional(from, |find, from| find.selection_criteria(from));
+        let found = self.server.seen(find.await).await;
         found.map_err(|e| while_running(class(&e)))
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::{Config, Delivery, GroupProtocol, Pipeline, Property, PropertyValue, codes};
 use super::Report;
+use crate::kafka::TRANSACTION_TIMEOUT;
 
 pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     let name = &pipeline.name.value;
@@ -62,9 +63,6 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
         );
     }
 }
-
-/// librdkafka's default of `transaction.timeout.ms`.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A transaction that is still open after three quarters of the time that the brokers let it is aborted, and so would each be.
 fn interval(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
