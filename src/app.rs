@@ -13,15 +13,17 @@ pub mod rehearsal;
 mod reload;
 mod services;
 mod stop;
+mod threads;
 
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::breaker::gate::Gate;
 use crate::config::{self, Config, Diagnostics, Sources};
@@ -35,7 +37,6 @@ use crate::registry::Registry;
 use crate::sink;
 use crate::source::bounds::Bounds;
 use crate::source::consumer_loop::{self, End};
-use crate::source::moderation::{Rest, moderate};
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
@@ -50,6 +51,7 @@ use probe::AppProbe;
 pub use references::reference_shape;
 pub use reload::Taken;
 use services::Services;
+use threads::{LoopThread, Threads};
 
 /// Why the application does not start.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +156,7 @@ struct RunningPipeline {
     /// Its memory, in bytes.
     share: usize,
     output: Arc<SharedOutput>,
-    loops: Vec<std::thread::JoinHandle<End>>,
+    loops: Vec<JoinHandle<End>>,
     /// Loops that have not ended.
     alive: Arc<AtomicUsize>,
     stop: watch::Sender<bool>,
@@ -166,22 +168,26 @@ impl RunningPipeline {
     }
 
     /// Waits for its loops, which have been told to stop, and delivers what is queued.
-    fn join(self, deadline: Instant) -> PipelineEnd {
-        let panicked = |_| End::Halted(Failure::fatal("internal", "the loop panicked"));
-        let ends = self
-            .loops
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(panicked));
-        let ends = ends.collect();
-        let left = deadline.saturating_duration_since(Instant::now());
-        PipelineEnd {
-            pipeline: self.name,
-            ends,
-            undelivered: self.output.producer().map_or(0, |producer| {
+    async fn join(self, deadline: Instant) -> PipelineEnd {
+        let mut ends = Vec::new();
+        for of_loop in self.loops {
+            // Its panics are caught: only a runtime that is gone takes a loop along.
+            let gone = |_| End::Halted(Failure::fatal("internal", "the runtime of the loop has ended"));
+            ends.push(of_loop.await.unwrap_or_else(gone));
+        }
+        let output = self.output;
+        let flush = move || {
+            let left = deadline.saturating_duration_since(Instant::now());
+            output.producer().map_or(0, |producer| {
                 let undelivered = sink::flush(&producer, left);
                 producer.close_statistics();
                 undelivered
-            }),
+            })
+        };
+        PipelineEnd {
+            pipeline: self.name,
+            ends,
+            undelivered: tokio::task::spawn_blocking(flush).await.unwrap_or_default(),
         }
     }
 }
@@ -249,6 +255,7 @@ pub struct Running {
     probe: Arc<AppProbe>,
     shared: Shared,
     common: Common,
+    threads: Threads,
     pipelines: Vec<RunningPipeline>,
     sampled: AllSampled,
     /// One message for each loop that has ended.
@@ -349,6 +356,7 @@ async fn begin(
         http,
         probe,
         shared,
+        threads: Threads::new(config.limits.threads),
         pipelines: Vec::new(),
         sampled,
         ended: mpsc::unbounded_channel(),
@@ -376,42 +384,27 @@ async fn begin(
     Ok(running)
 }
 
-/// The life of one consumer's thread: a runtime and a session of its own, then the loop.
-fn run_loop(
+/// The life of one consumer: the session of its thread, then the loop.
+async fn run_loop(
     config: &Config,
-    store: Option<Arc<AnyStore>>,
+    thread: &LoopThread,
+    prepared_by: Option<Arc<AnyStore>>,
     credentials: watch::Receiver<()>,
     mut make: build::MakeParts,
     stop: watch::Receiver<bool>,
     metrics: &Metrics,
-    thread_name: &str,
 ) -> End {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    let rest = Arc::new(Rest::default());
-    let runtime = match moderate(builder.enable_all(), rest.clone()).build() {
-        Ok(runtime) => runtime,
-        Err(error) => return End::Halted(Failure::fatal("runtime", error.to_string())),
+    let store = match services::store_of_thread(config, thread, prepared_by, credentials, stop.clone(), metrics).await {
+        Ok(store) => store,
+        Err(end) => return end,
     };
-    let end = runtime.block_on(async {
-        let store = match services::store_of_loop(config, store, credentials, stop.clone()).await {
-            Ok(store) => store,
-            Err(end) => return end,
-        };
-        let io = tokio::runtime::Handle::current();
-        metrics.watch_runtime(thread_name, io.clone());
-        if let Some(store) = store.as_ref().filter(|store| matches!(***store, AnyStore::Scylla(_))) {
-            let store = Arc::downgrade(store);
-            metrics.watch_driver(thread_name, move || match &*store.upgrade()? {
-                AnyStore::Scylla(scylla) => Some(scylla.driver()),
-                AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
-            });
-        }
-        let context = LoopContext { stop, io, store, rest };
-        consumer_loop::run_and_rebuild(|| make(context.clone())).await
-    });
-    // Calls to brokers may still wait for an answer that nobody needs any more.
-    runtime.shutdown_background();
-    end
+    let context = LoopContext {
+        stop,
+        io: thread.io.clone(),
+        store,
+        rest: Arc::new(thread.rest()),
+    };
+    consumer_loop::run_and_rebuild(|| make(context.clone())).await
 }
 
 impl Running {
@@ -495,7 +488,7 @@ impl Running {
                 alive: alive.clone(),
                 ended: self.ended.0.clone(),
             };
-            let (stop, of_thread) = (stopped.clone(), state.clone());
+            let (stop, of_loop) = (stopped.clone(), state.clone());
             let (config, store, metrics, sentry) = (
                 self.config.clone(),
                 self.common.services.store.clone(),
@@ -503,25 +496,31 @@ impl Running {
                 self.common.sentry.clone(),
             );
             let credentials = self.common.services.credentials.subscribe();
-            let (pipeline, thread_name) = (name.clone(), loop_name(&name, number));
-            let thread = std::thread::Builder::new().name(thread_name.clone()).spawn(move || {
-                let _tell = tell;
-                let end = caught(|| run_loop(&config, store, credentials, make, stop, &metrics, &thread_name));
-                if let End::Halted(failure) = &end {
-                    tell_halted(&metrics, sentry.as_deref(), &pipeline, &of_thread, failure);
-                }
-                end
-            });
-            match thread {
-                Ok(thread) => loops.push(thread),
+            let pipeline = name.clone();
+            let thread = match self.threads.next(&self.metrics) {
+                Ok(thread) => thread,
                 // The others run, and can be stopped.
                 Err(error) => {
                     let why = format!("cannot start a thread: {error}");
                     let (sentry, failure) = (self.common.sentry.as_deref(), Failure::fatal("thread", why.clone()));
                     tell_halted(&self.metrics, sentry, &name, &state, &failure);
                     launched = Err(StartError::Process(why));
+                    continue;
                 }
-            }
+            };
+            tracing::debug!(pipeline, consumer = number, thread = thread.name(), "a consumer starts");
+            state.runs_on(thread.name());
+            let io = thread.io.clone();
+            loops.push(io.spawn(async move {
+                let _tell = tell;
+                let end = caught(run_loop(&config, &thread, store, credentials, make, stop, &metrics)).await;
+                // Before anybody hears of it: the place is free.
+                drop(thread);
+                if let End::Halted(failure) = &end {
+                    tell_halted(&metrics, sentry.as_deref(), &pipeline, &of_loop, failure);
+                }
+                end
+            }));
         }
         self.pipelines.push(RunningPipeline {
             name,
@@ -555,30 +554,24 @@ impl Running {
             self.metrics.clone(),
             tokio::time::sleep,
         ));
-        let pipelines = std::mem::take(&mut self.pipelines);
-        let joined = tokio::task::spawn_blocking(move || pipelines.into_iter().map(|p| p.join(deadline)).collect());
-        let joined = joined.await;
+        let mut pipelines = Vec::new();
+        for pipeline in std::mem::take(&mut self.pipelines) {
+            pipelines.push(pipeline.join(deadline).await);
+        }
         reporter.abort();
         drop(self.http_stop.take());
         // The server has its own bound on how long open requests may take.
         let _ = (&mut self.http_task).await;
         tracing::info!(seconds = began.elapsed().as_secs_f64(), "stopped");
-        StopSummary {
-            pipelines: joined.unwrap_or_default(),
-        }
+        StopSummary { pipelines }
     }
 }
 
-/// The name of a loop's thread, and of its runtime in the metrics.
-fn loop_name(pipeline: &str, number: usize) -> String {
-    format!("loop-{pipeline}-{number}")
-}
-
 /// How a loop ends; a panic is one of the ways, told like the others.
-fn caught(run: impl FnOnce() -> End) -> End {
+async fn caught(run: impl Future<Output = End>) -> End {
     // What it worked on is dropped with it.
-    let ended = catch_unwind(AssertUnwindSafe(run));
-    ended.unwrap_or_else(|_| End::Halted(Failure::fatal("panic", "its thread panicked")))
+    let ended = AssertUnwindSafe(run).catch_unwind().await;
+    ended.unwrap_or_else(|_| End::Halted(Failure::fatal("panic", "it panicked")))
 }
 
 /// Says of a loop that it does not go on.
@@ -652,19 +645,19 @@ pub(crate) fn config_error(findings: Vec<Finding>, sources: &Sources) -> StartEr
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_panic_halts_a_loop_and_is_counted_like_any_halt() {
+    #[tokio::test]
+    async fn a_panic_halts_a_loop_and_is_counted_like_any_halt() {
         let metrics = Metrics::new().unwrap();
         let state = LoopState::default();
-        let End::Halted(failure) = caught(|| panic!("a bug")) else {
+        let End::Halted(failure) = caught(async { panic!("a bug") }).await else {
             panic!("it did not halt");
         };
         tell_halted(&metrics, None, "p", &state, &failure);
-        assert_eq!(state.get().halted.as_deref(), Some("its thread panicked"));
+        assert_eq!(state.get().halted.as_deref(), Some("it panicked"));
         assert_eq!(metrics.halted.of(["p"]).get(), 1);
         let counted = metrics.failures_total.of(["p", "panic", "fatal", "fatal"]).get();
         assert_eq!(counted, 1);
-        assert!(matches!(caught(|| End::Drained), End::Drained));
+        assert!(matches!(caught(async { End::Drained }).await, End::Drained));
     }
 
     #[test]

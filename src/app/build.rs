@@ -93,14 +93,14 @@ const LIMITS_WINDOW: Window = Window {
     minimum: 1000,
 };
 
-/// What a loop's own thread adds to its parts.
+/// What a loop's thread adds to its parts.
 #[derive(Clone)]
 pub(super) struct LoopContext {
     /// How it is told to stop.
     pub(super) stop: watch::Receiver<bool>,
     /// Its runtime.
     pub(super) io: Handle,
-    /// Its session with the database.
+    /// The thread's session with the database.
     pub(super) store: Option<Arc<AnyStore>>,
     /// How long its thread rests at a time.
     pub(super) rest: Arc<Rest>,

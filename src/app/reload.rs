@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::build::{self, Built};
-use super::{PipelineEnd, Running, RunningPipeline, StartError, loop_name, memory, stop};
+use super::{PipelineEnd, Running, RunningPipeline, StartError, memory, stop};
 use crate::config::{self, Config, Sources};
 use crate::telemetry::metrics::Metrics;
 
@@ -170,8 +170,10 @@ impl Running {
             self.forget(pipeline);
         }
         // Its loops have ended: what takes time is a producer that still has records to deliver.
-        let joined = tokio::task::spawn_blocking(move || left.into_iter().map(|p| p.join(deadline)).collect());
-        let ended: Vec<PipelineEnd> = joined.await.unwrap_or_default();
+        let mut ended = Vec::new();
+        for pipeline in left {
+            ended.push(pipeline.join(deadline).await);
+        }
         // Not before: what is delivered last is counted, and would bring series back.
         for gone in leaving.iter().filter_map(|name| self.config.pipelines.get(name)) {
             forget_series(&self.metrics, gone, config.pipelines.get(&gone.name.value));
@@ -224,9 +226,6 @@ impl Running {
         for (_, cache, _) in sampled.into_iter().flat_map(|sampled| sampled.caches) {
             cache.entries.set(0);
             cache.bytes.set(0);
-        }
-        for number in 0..pipeline.loops.len() {
-            self.metrics.forget_runtime(&loop_name(name, number));
         }
     }
 }

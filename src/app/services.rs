@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::references::{self, Opened};
+use super::threads::LoopThread;
 use super::{Shared, StartError, config_error};
 use crate::config::{self, Config, Sources, Spanned};
 use crate::kafka::login::Logins;
@@ -21,6 +22,7 @@ use crate::source::consumer_loop::End;
 use crate::store::AnyStore;
 use crate::store::scylla::{ScyllaOptions, ScyllaStore, TlsOptions};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::telemetry::metrics::Metrics;
 
 /// Between attempts at what may pass: 50 ms, doubling to 10 s.
 const BACKOFF: (Duration, Duration, f64) = (Duration::from_millis(50), Duration::from_secs(10), 2.0);
@@ -220,39 +222,52 @@ pub(super) async fn store(config: &Config, purpose: Purpose) -> Result<Option<An
     }
 }
 
-/// The database as a loop uses it: a session on the loop's own runtime, so that no answer has to wake another thread (measured:
-/// 20 µs of CPU a record with one shared runtime, 12 with this). The embedded store has threads of its own and is shared.
-pub(super) async fn store_of_loop(
+/// The database as the loops of a thread use it: a session on its runtime, which the first of them opens. The embedded store has threads of
+/// its own and is shared by all.
+pub(super) async fn store_of_thread(
     config: &Config,
+    thread: &LoopThread,
     prepared_by: Option<Arc<AnyStore>>,
     credentials: watch::Receiver<()>,
     mut stop: watch::Receiver<bool>,
+    metrics: &Metrics,
 ) -> Result<Option<Arc<AnyStore>>, End> {
     if !matches!(prepared_by.as_deref(), Some(AnyStore::Scylla(_))) {
         return Ok(prepared_by);
     }
+    let open = thread.store.get_or_try_init(|| async {
+        let store = open(config).await?;
+        keep_credentials(store.clone(), credentials);
+        let of_driver = Arc::downgrade(&store);
+        metrics.watch_driver(thread.name(), move || match &*of_driver.upgrade()? {
+            AnyStore::Scylla(scylla) => Some(scylla.driver()),
+            AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
+        });
+        Ok(Some(store))
+    });
+    // One that is told to stop leaves the opening to another.
+    unless_stopped(&mut stop, open).await?.cloned()
+}
+
+/// A session; waits for a database that does not answer.
+async fn open(config: &Config) -> Result<Arc<AnyStore>, End> {
+    let halted = |message: String| End::Halted(Failure::fatal("database", message));
     let mut attempt = 0;
     let mut jitter = Jitter::new(u64::from(std::process::id()));
     loop {
-        let failure = match unless_stopped(&mut stop, store(config, Purpose::Run)).await? {
-            Ok(store) => {
-                let store = store.map(Arc::new);
-                if let Some(store) = store.clone() {
-                    keep_credentials(store, credentials);
-                }
-                return Ok(store);
-            }
+        let failure = match store(config, Purpose::Run).await {
+            Ok(Some(store)) => return Ok(Arc::new(store)),
+            Ok(None) => return Err(halted("the database is not configured".to_owned())),
             Err(NotPrepared::Unavailable(failure)) => failure,
             Err(NotPrepared::Findings(findings)) => {
                 let message = findings
                     .first()
                     .map_or_else(|| "the database".to_owned(), |f| f.message.clone());
-                return Err(End::Halted(Failure::fatal("database", message)));
+                return Err(halted(message));
             }
         };
         tracing::warn!(attempt, "not ready: {failure}; trying again");
-        let pause = tokio::time::sleep(backoff().delay(attempt, jitter.next_u64()));
-        unless_stopped(&mut stop, pause).await?;
+        tokio::time::sleep(backoff().delay(attempt, jitter.next_u64())).await;
         attempt += 1;
     }
 }

@@ -73,6 +73,8 @@ pub struct Tracing {
 pub struct Limits {
     /// Bytes that queues, events in flight, caches and dead letters may hold together. Default 256 MiB.
     pub memory: Spanned<Size>,
+    /// Threads for consumers, each of which decodes, runs steps and encodes on one of them. Default: one for each core that the process may use.
+    pub threads: Option<usize>,
 }
 
 const LOG_FORMAT: [(&str, LogFormat); 3] = [
@@ -222,6 +224,7 @@ impl Limits {
     pub(super) fn default_at(span: Span) -> Self {
         Self {
             memory: Spanned::new(DEFAULT_MEMORY, span),
+            threads: None,
         }
     }
 
@@ -229,9 +232,11 @@ impl Limits {
         let mut section = field.section()?;
         let span = section.span;
         let memory = section.optional("memory", size);
+        let threads = section.optional("threads", count);
         section.finish();
         Some(Self {
             memory: spanned_or(memory?, DEFAULT_MEMORY, span),
+            threads: threads?.map(|count| count.value),
         })
     }
 }

@@ -240,6 +240,9 @@ pub async fn run(mut parts: Parts) -> End {
         End::Drained | End::Abandoned(_) => "stopped",
         End::Replaced { .. } => "rebuilding",
     });
+    // It waits for its consumer to be closed, and other loops may run on this thread.
+    let io = this.parts.io.clone();
+    let _ = io.spawn_blocking(move || drop((this, consumer))).await;
     end
 }
 

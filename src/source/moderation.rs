@@ -1,6 +1,6 @@
 //! How often the thread of a busy consumer loop is woken.
 //!
-//! A loop and the requests of its events share one thread. A database that takes its time answers them one by one, and each answer would wake the thread:
+//! Loops and the requests of their events share a thread. A database that takes its time answers them one by one, and each answer would wake the thread:
 //! at some thousand records a second wake-ups cost more than the work, since the kernel has its part in each. So a thread that is woken often rests before
 //! it looks, and then finds together what has come meanwhile, as network cards do it with their interrupts. docs/benchmarks.md has what it gives. Where
 //! wake-ups are few enough to be cheap nothing waits for a rest. A rest is short beside the time that a record takes in any case: a rate that is bounded by
@@ -8,6 +8,7 @@
 //!
 //! Invariant: who rests was woken `OFTEN` times within `WITHIN`, and that is no longer ago than `FOR` and a rest.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -56,30 +57,68 @@ impl Moderation {
     }
 }
 
-/// How long the thread of a loop rests at a time; not at all before its loop has said how long records take.
+/// How long a thread rests at a time: as long as suits each of its loops to which records come, and not at all where there is none.
 #[derive(Debug, Default)]
-pub struct Rest(AtomicU64);
+pub struct Rests {
+    least: AtomicU64,
+    /// What suits each, in microseconds.
+    loops: Mutex<HashMap<u64, u64>>,
+}
 
-impl Rest {
-    /// Takes in how long a record takes now, from its admission to its end.
-    pub fn follow(&self, record: Duration) {
-        let rest = (record / PART).min(LONGEST);
-        self.0.store(rest.as_micros() as u64, Ordering::Relaxed);
+impl Rests {
+    fn get(&self) -> Option<Duration> {
+        Some(Duration::from_micros(self.least.load(Ordering::Relaxed))).filter(|rest| *rest >= SHORTEST)
     }
 
-    fn get(&self) -> Option<Duration> {
-        Some(Duration::from_micros(self.0.load(Ordering::Relaxed))).filter(|rest| *rest >= SHORTEST)
+    fn change(&self, with: impl FnOnce(&mut HashMap<u64, u64>)) {
+        let mut loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        with(&mut loops);
+        let least = loops.values().copied().min().unwrap_or(0);
+        self.least.store(least, Ordering::Relaxed);
+    }
+}
+
+/// What one loop has to say about the rests of its thread.
+#[derive(Debug, Default)]
+pub struct Rest {
+    thread: Arc<Rests>,
+    number: u64,
+}
+
+impl Rest {
+    /// Of the loop with this number, which no other one on the thread has.
+    pub fn new(thread: Arc<Rests>, number: u64) -> Rest {
+        Rest { thread, number }
+    }
+
+    /// Takes in how long a record takes now, from its admission to its end; none where none came.
+    pub fn follow(&self, record: Option<Duration>) {
+        self.thread.change(|loops| match record {
+            Some(record) => {
+                let rest = (record / PART).min(LONGEST);
+                loops.insert(self.number, rest.as_micros() as u64);
+            }
+            None => {
+                loops.remove(&self.number);
+            }
+        });
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.follow(None);
     }
 }
 
 /// Moderates the wake-ups of the current-thread runtime that this builds.
-pub fn moderate(runtime: &mut Builder, rest: Arc<Rest>) -> &mut Builder {
+pub fn moderate(runtime: &mut Builder, rest: Arc<Rests>) -> &mut Builder {
     moderate_with(runtime, rest, std::thread::sleep)
 }
 
 fn moderate_with(
     runtime: &mut Builder,
-    rest: Arc<Rest>,
+    rest: Arc<Rests>,
     sleep: impl Fn(Duration) + Send + Sync + 'static,
 ) -> &mut Builder {
     let moderation = Mutex::new(Moderation::new(Instant::now()));
@@ -139,16 +178,37 @@ mod tests {
 
     #[test]
     fn a_rest_is_short_beside_a_record_and_never_long() {
-        let rest = Rest::default();
+        let thread = Arc::new(Rests::default());
+        let rest = Rest::new(thread.clone(), 0);
         let mut of = |us| {
-            rest.follow(Duration::from_micros(us));
-            rest.get().map_or(0, |rest| rest.as_micros())
+            rest.follow(Some(Duration::from_micros(us)));
+            thread.get().map_or(0, |rest| rest.as_micros())
         };
         assert_eq!(
             [0, 300, 1_500, 1_600, 6_400, 16_000, 60_000_000].map(&mut of),
             [0, 0, 0, 50, 200, 500, 500]
         );
-        assert_eq!(Rest::default().get(), None);
+        assert_eq!(Rests::default().get(), None);
+    }
+
+    #[test]
+    fn a_thread_rests_as_suits_all_of_its_loops_that_have_records() {
+        let thread = Arc::new(Rests::default());
+        let [fast, slow] = [0, 1].map(|number| Rest::new(thread.clone(), number));
+        let get = || thread.get().map_or(0, |rest| rest.as_micros());
+        slow.follow(Some(Duration::from_millis(12)));
+        assert_eq!(get(), 375);
+        fast.follow(Some(Duration::from_millis(8)));
+        assert_eq!(get(), 250);
+        fast.follow(Some(Duration::from_millis(1)));
+        assert_eq!(get(), 0, "too short to be one");
+        fast.follow(None);
+        assert_eq!(get(), 375, "no record has come to it");
+        fast.follow(Some(Duration::from_millis(1)));
+        drop(fast);
+        assert_eq!(get(), 375, "it has ended");
+        drop(slow);
+        assert_eq!(get(), 0);
     }
 
     proptest! {
@@ -170,9 +230,10 @@ mod tests {
         let rests = Arc::new(AtomicUsize::new(0));
         let count = rests.clone();
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        let rest = Arc::new(Rest::default());
-        rest.follow(Duration::from_millis(8));
-        let runtime = moderate_with(&mut builder, rest, move |rest| {
+        let rests_of_thread = Arc::new(Rests::default());
+        let rest = Rest::new(rests_of_thread.clone(), 0);
+        rest.follow(Some(Duration::from_millis(8)));
+        let runtime = moderate_with(&mut builder, rests_of_thread, move |rest| {
             assert_eq!(rest, Duration::from_micros(250));
             count.fetch_add(1, Ordering::Relaxed);
         });

@@ -38,6 +38,8 @@ pub struct PartitionStatus {
 pub struct LoopStatus {
     /// `connecting`, `joining`, `running`, `stopping`, `rebuilding`, `stopped` or `halted`.
     pub state: &'static str,
+    /// Its thread, which is also what the metrics call its runtime; none before it has one. Others may run on it.
+    pub thread: Option<String>,
     /// Records in flight.
     pub in_flight_records: usize,
     /// Their bytes.
@@ -96,9 +98,17 @@ impl LoopState {
             .saturating_sub(Duration::from_millis(self.beat_ms.load(Ordering::Relaxed)))
     }
 
-    /// Replaces the status.
+    /// Replaces the status; the thread stays.
     pub fn set(&self, status: LoopStatus) {
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+        let mut now = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let thread = now.thread.take();
+        *now = LoopStatus { thread, ..status };
+    }
+
+    /// The loop has this thread.
+    pub fn runs_on(&self, thread: &str) {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.thread = Some(thread.to_owned());
     }
 
     /// The loop has ended, and does not go on; true if it had not said why.
@@ -119,6 +129,18 @@ impl LoopState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_thread_stays() {
+        let state = LoopState::default();
+        state.runs_on("loop-1");
+        state.set(LoopStatus {
+            state: "running",
+            ..LoopStatus::default()
+        });
+        let status = state.get();
+        assert_eq!((status.state, status.thread.as_deref()), ("running", Some("loop-1")));
+    }
 
     #[test]
     fn the_first_reason_of_a_halt_stays() {

@@ -340,13 +340,13 @@ mod tests {
             retries: 7,
         })));
         let shared = Arc::clone(&figures);
-        sampler.watch_driver(&families, "loop-a-0", Box::new(move || *shared.lock().unwrap()));
+        sampler.watch_driver(&families, "loop-0", Box::new(move || *shared.lock().unwrap()));
         let shown = |sampler: &mut Sampler| {
             sampler.sample();
             (
-                families.cql_nodes.of(["loop-a-0"]).get(),
-                families.cql_nodes_connected.of(["loop-a-0"]).get(),
-                families.cql_retries_total.of(["loop-a-0"]).get(),
+                families.cql_nodes.of(["loop-0"]).get(),
+                families.cql_nodes_connected.of(["loop-0"]).get(),
+                families.cql_retries_total.of(["loop-0"]).get(),
             )
         };
         assert_eq!(shown(&mut sampler), (3, 2, 7));

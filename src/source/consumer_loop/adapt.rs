@@ -96,9 +96,7 @@ impl Loop {
         let events = &self.metrics.event;
         let mean = events.get_sample_sum() / events.get_sample_count() as f64;
         // Without a record there is none.
-        if let Ok(mean) = Duration::try_from_secs_f64(mean) {
-            self.parts.rest.follow(mean);
-        }
+        self.parts.rest.follow(Duration::try_from_secs_f64(mean).ok());
     }
 
     /// Gives the consumer up for a new one where it stands still and nothing of ours holds it.

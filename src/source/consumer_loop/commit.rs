@@ -282,7 +282,7 @@ impl Loop {
     /// unsubscribes before. While its request to join is unanswered that is not enough: librdkafka puts it off until the rebalance is over, and
     /// of one that holds partitions the request to leave stands behind that to join, and is given up after five seconds. So the group is
     /// answered on until it has let the member go.
-    pub(super) async fn leave_group(&self, consumer: &StreamConsumer<SourceContext>) {
+    pub(super) async fn leave_group(&mut self, consumer: &StreamConsumer<SourceContext>) {
         if !self.cooperative || self.parts.static_member {
             return;
         }

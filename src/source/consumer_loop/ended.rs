@@ -65,10 +65,9 @@ impl Loop {
                 let runtime = self.parts.runtime.clone();
                 match failure.class {
                     Class::Transient => self
-                        .parts
-                        .io
+                        .workers
                         .spawn(async move { runtime.send_again(event, failure).await }),
-                    Class::Permanent => self.parts.io.spawn(async move { runtime.fail(event, failure).await }),
+                    Class::Permanent => self.workers.spawn(async move { runtime.fail(event, failure).await }),
                     Class::Fatal => {
                         self.show(&event, "halted", Some(&failure), now);
                         self.halt(failure);

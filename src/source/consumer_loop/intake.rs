@@ -127,7 +127,7 @@ impl Loop {
         match read(event, &mut self.plans, self.parts.tombstone, now) {
             Read::Ready(event) if let Some(failure) = self.refusal(partition, &event) => {
                 let runtime = self.parts.runtime.clone();
-                self.parts.io.spawn(async move { runtime.fail(event, failure).await });
+                self.workers.spawn(async move { runtime.fail(event, failure).await });
             }
             Read::Ready(event) => {
                 let decoded = Instant::now();
@@ -137,7 +137,7 @@ impl Loop {
             Read::Ends(outcome, event) => event.complete(How::Finished(outcome)),
             Read::Fails(failure, event) => {
                 let runtime = self.parts.runtime.clone();
-                self.parts.io.spawn(async move { runtime.fail(event, failure).await });
+                self.workers.spawn(async move { runtime.fail(event, failure).await });
             }
             Read::Waits(id, event) => {
                 self.resolve(id);

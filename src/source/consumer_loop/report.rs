@@ -153,6 +153,7 @@ impl Loop {
             halted,
             partitions,
             last_errors: self.last_errors.iter().cloned().collect(),
+            ..LoopStatus::default()
         });
         fetches_nothing
     }

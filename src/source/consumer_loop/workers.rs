@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::pipeline::event::Event;
 use crate::pipeline::runner::Runtime;
@@ -28,6 +29,8 @@ pub(super) struct Workers {
     io: Handle,
     room: Arc<Room>,
     wave: Wave,
+    /// They end with the loop, at whatever they are: its thread may go on.
+    tasks: JoinSet<()>,
 }
 
 /// How many events have begun since workers last had the processor.
@@ -83,6 +86,7 @@ impl Workers {
             io,
             room,
             wave: Wave::default(),
+            tasks: JoinSet::new(),
         }
     }
 
@@ -105,9 +109,15 @@ impl Workers {
             Some(desk) => desk.lay(event),
             None => {
                 let work = work(self.runtime.clone(), self.room.clone(), event);
-                self.io.spawn(work);
+                self.spawn(work);
             }
         }
+    }
+
+    /// Runs something else that ends with the loop.
+    pub(super) fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn_on(work, &self.io);
     }
 }
 
