@@ -10,6 +10,7 @@ use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
 
 use super::Loop;
 use crate::lanes::{Entered, LaneId};
+use crate::ledger::LedgerError;
 use crate::pipeline::completions::How;
 use crate::pipeline::event::{Content, Event, Origin};
 use crate::pipeline::failure::Failure;
@@ -57,13 +58,17 @@ impl Loop {
         let (ticket, given) = match self.assignment.admit(partition, offset, timestamp_ms) {
             Ok(Intake::Admitted { ticket, timestamp }) => (ticket, timestamp),
             Ok(Intake::Refused) => return,
-            Err(error) => {
+            Err(error @ LedgerError::Behind { .. }) => {
                 tracing::warn!(pipeline = %self.name(), topic = message.topic(), partition = partition.index, "{error}");
                 if self.assignment.rewind(partition, offset) {
                     // Seek before the next record is looked at: what is queued belongs to the old log.
                     self.act();
                 }
                 return;
+            }
+            Err(error @ (LedgerError::ClockExhausted { .. } | LedgerError::NotInFlight { .. })) => {
+                let at = format!("{}/{} offset {offset}", message.topic(), partition.index);
+                return self.halt(Failure::fatal("clock", format!("{at}: {error}")));
             }
         };
         let Some(held) = self.held.get_mut(&partition) else {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, CommitMode, RebalanceProtocol};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -15,7 +15,7 @@ use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
 use crate::config::{self, GroupProtocol};
-use crate::kafka::{self, login::Logins};
+use crate::kafka::{self, login::Logins, metadata};
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
 use crate::pipeline::{plan, program};
@@ -458,6 +458,25 @@ fn a_last_commit_that_the_group_refuses_for_a_moment_is_made_again() {
     asked.add_partition("in", 0);
     let answer = other.committed_offsets(asked, Duration::from_secs(10)).unwrap();
     assert_eq!(answer.elements()[0].offset(), Offset::Offset(written));
+}
+
+#[test]
+fn any_bytes_may_stand_beside_the_offset_of_the_group() {
+    let cluster = cluster(1);
+    let other: BaseConsumer = client(&cluster.bootstrap_servers()).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    metadata::tests::add(&mut list, "in", 0, b"caf\xe9");
+    list.set_partition_offset("in", 0, Offset::Offset(0)).unwrap();
+    until("the offset", || other.commit(&list, CommitMode::Sync).is_ok());
+    let kept = other.committed_offsets(list, Duration::from_secs(10)).unwrap();
+    assert_eq!(metadata::of(&kept, "in", 0), b"caf\xe9");
+    let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(60));
+    let load = Load::new(&bench);
+    until("the first row", || {
+        load.send(0);
+        !bench.written(0).is_empty()
+    });
+    assert!(matches!(bench.end(), End::Drained));
 }
 
 #[test]
