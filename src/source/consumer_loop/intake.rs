@@ -195,7 +195,9 @@ impl Loop {
         let (schemas, answer) = (self.parts.schemas.clone(), self.resolved.0.clone());
         let runtime = self.parts.runtime.clone();
         let mut jitter = Jitter::new(self.jitter.next_u64());
+        let beside = self.beside("resolves a schema");
         self.parts.io.spawn(async move {
+            let _beside = beside;
             let mut attempt = 0;
             let gate = &runtime.gates.registry;
             let result = loop {

@@ -184,7 +184,9 @@ impl Loop {
         let backoff = self.parts.runtime.backoff;
         let random = self.jitter.next_u64();
         let pipeline = self.name();
+        let beside = self.beside("fetches committed offsets");
         self.parts.io.spawn_blocking(move || {
+            let _beside = beside;
             let mut list = TopicPartitionList::with_capacity(named.len());
             for (topic, partition, _) in &named {
                 list.add_partition(topic, *partition);

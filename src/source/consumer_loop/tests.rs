@@ -29,6 +29,7 @@ use crate::sink::{self, Sink};
 use crate::source::context;
 use crate::store::AnyStore;
 use crate::store::memory::MemoryStore;
+use crate::tap::{Looker, Showing};
 use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::limit::Limiter;
@@ -458,6 +459,26 @@ fn a_last_commit_that_the_group_refuses_for_a_moment_is_made_again() {
     asked.add_partition("in", 0);
     let answer = other.committed_offsets(asked, Duration::from_secs(10)).unwrap();
     assert_eq!(answer.elements()[0].offset(), Offset::Offset(written));
+}
+
+#[test]
+fn a_loop_that_panics_leaves_no_series_of_its_partitions() {
+    let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(60));
+    let load = Load::new(&bench);
+    let position = || bench.metrics.partition("in", 0).position.get();
+    until("the first rows to be seen", || {
+        load.send(0);
+        position() > 1
+    });
+    // A time that no clock can show, in the midst of a record's end.
+    let looker = Looker::new(Showing::Shapes, None, 1, Duration::MAX);
+    assert!(bench.state.tap.open(&looker));
+    until("the panic", || {
+        load.send(0);
+        bench.thread.is_finished()
+    });
+    assert_eq!(position(), 0, "a new one");
+    assert!(bench.thread.join().is_err());
 }
 
 #[test]
