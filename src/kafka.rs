@@ -3,6 +3,7 @@
 pub mod headers;
 pub mod login;
 pub mod member;
+pub mod metadata;
 pub mod range;
 pub mod rights;
 

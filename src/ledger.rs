@@ -30,6 +30,9 @@ pub fn own_micros(record_timestamp_ms: Option<i64>) -> Option<i64> {
 /// Prefix of the commit metadata; the digit is the version of what follows.
 const CLOCK_PREFIX: &str = "messina1:";
 
+/// Latest clock that is believed: twice as late as any record can set it, so that nobody writes so often behind such a record.
+const MAX_CLOCK: i64 = 2 * 1000 * MAX_RECORD_TIMESTAMP_MS;
+
 /// A place in a partition from which work can be taken up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -56,7 +59,7 @@ pub enum LedgerError {
         /// The offset to be finished.
         offset: i64,
     },
-    /// The clock, taken from commit metadata, is at the end of its range.
+    /// The clock is at the end of its range.
     #[error("no write timestamp is left after {clock} µs")]
     ClockExhausted {
         /// The last write timestamp handed out.
@@ -286,9 +289,12 @@ pub fn encode_clock(clock: i64) -> String {
     metadata
 }
 
-/// Reads what [`encode_clock`] wrote. Metadata of others, or of a version not known, is `None`: the clock then starts anew.
-pub fn decode_clock(metadata: &str) -> Option<i64> {
-    i64::from_str_radix(metadata.strip_prefix(CLOCK_PREFIX)?, 36).ok()
+/// Reads what [`encode_clock`] wrote. Metadata of others, of a version not known, or with a clock that cannot be one is `None`: the clock then
+/// starts anew.
+pub fn decode_clock(metadata: &[u8]) -> Option<i64> {
+    let digits = std::str::from_utf8(metadata).ok()?.strip_prefix(CLOCK_PREFIX)?;
+    let clock = i64::from_str_radix(digits, 36).ok()?;
+    (clock <= MAX_CLOCK).then_some(clock)
 }
 
 #[cfg(test)]

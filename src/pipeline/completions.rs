@@ -44,6 +44,7 @@ struct Inbox {
     going_on: Vec<Box<Event>>,
     lane_releases: Vec<LaneId>,
     vanished: Vec<Origin>,
+    panicked: Vec<&'static str>,
     /// The loop is gone.
     closed: bool,
 }
@@ -62,7 +63,8 @@ impl Completions {
         let was_empty = inbox.completions.is_empty()
             && inbox.going_on.is_empty()
             && inbox.lane_releases.is_empty()
-            && inbox.vanished.is_empty();
+            && inbox.vanished.is_empty()
+            && inbox.panicked.is_empty();
         let result = add(&mut inbox);
         drop(inbox);
         if was_empty {
@@ -108,6 +110,11 @@ impl Completions {
         self.with(|inbox| inbox.vanished.push(origin));
     }
 
+    /// Notes a task without an event that panicked, by what it did.
+    pub fn panicked(&self, what: &'static str) {
+        self.with(|inbox| inbox.panicked.push(what));
+    }
+
     /// Waits until there is something to take.
     pub async fn ready(&self) {
         self.notify.notified().await;
@@ -119,11 +126,13 @@ impl Completions {
         batch.going_on.clear();
         batch.lane_releases.clear();
         batch.vanished.clear();
+        batch.panicked.clear();
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut inbox.completions, &mut batch.completions);
         std::mem::swap(&mut inbox.going_on, &mut batch.going_on);
         std::mem::swap(&mut inbox.lane_releases, &mut batch.lane_releases);
         std::mem::swap(&mut inbox.vanished, &mut batch.vanished);
+        std::mem::swap(&mut inbox.panicked, &mut batch.panicked);
     }
 }
 
@@ -138,4 +147,6 @@ pub struct Batch {
     pub lane_releases: Vec<LaneId>,
     /// Events that were dropped without an end.
     pub vanished: Vec<Origin>,
+    /// What tasks without an event did that panicked.
+    pub panicked: Vec<&'static str>,
 }

@@ -122,10 +122,12 @@ impl Follower {
         let held = self.reference.entries();
         self.generation = self.generation.wrapping_add(1);
         let (mut found, mut keyless) = (0u64, 0u64);
+        let mut left = Vec::new();
         let mut cursor = self.source.read().await.map_err(|e| class(&e))?;
         while cursor.advance().await.map_err(|e| class(&e))? {
             let document = cursor.current();
-            let (usable, _) = self.reference.put(self.generation, document);
+            let (usable, key) = self.reference.put(self.generation, document);
+            left.extend(key);
             found += 1;
             keyless += u64::from(!usable);
             if found.is_multiple_of(1000) || document.as_bytes().len() > LARGE {
@@ -135,6 +137,12 @@ impl Follower {
         self.reference.fits()?;
         self.believe(found, held)?;
         self.reference.sweep(self.generation);
+        for key in left {
+            if self.reference.is_orphaned(&key) && !self.settle(Ok(Some(key))).await {
+                let message = format!("{} changed too much while it was read", self.reference.shape.collection);
+                return Err(StoreError::transient("changed", message));
+            }
+        }
         if keyless > 0 {
             let shape = &self.reference.shape;
             tracing::warn!(

@@ -231,6 +231,12 @@ impl Reference {
         self.keys.as_ref().is_none_or(owner)
     }
 
+    /// Whether a document is found by this key that has left it in the reading that is just over: it was inserted again meanwhile, and so was read
+    /// twice. Another one that has the key may have been read before.
+    fn is_orphaned(&self, key: &[u8]) -> bool {
+        !self.is_taken(key) && self.table.get(key, |_| ()).is_some()
+    }
+
     /// Takes in a document that has changed, or is new; not where more is held than may be. Gives the key that it has left, as [`Reference::put`].
     fn change(&self, generation: u8, document: &RawDocument) -> Result<Option<Vec<u8>>, StoreError> {
         self.fits()?;
@@ -405,6 +411,31 @@ mod tests {
         assert_eq!(name(&partners, "a"), None);
         change(doc! { "_id": 1, "code": "a", "name": "Old" });
         assert_eq!(partners.remove(RawBsonRef::Int32(1)), None);
+    }
+
+    #[test]
+    fn a_key_that_was_left_amid_a_reading_is_found_out_when_it_is_over() {
+        let partners = reference("code");
+        let a = codec::key_of_value(&Value::String("a".into())).unwrap();
+        let read = |generation, documents: &[(i32, &str)]| {
+            let mut left = Vec::new();
+            for (id, code) in documents {
+                let document = doc! { "_id": *id, "code": *code, "name": "Ada" };
+                let document = RawDocumentBuf::try_from(&document).unwrap();
+                left.extend(partners.put(generation, &document).1);
+            }
+            partners.sweep(generation);
+            left
+        };
+        assert!(read(1, &[(1, "a"), (2, "a")]).is_empty());
+        assert_eq!(read(2, &[(2, "b"), (1, "a")]), [a.clone()]);
+        assert!(!partners.is_orphaned(&a), "the other one was read behind it");
+        read(3, &[(2, "a"), (1, "a")]);
+        assert_eq!(read(4, &[(2, "b"), (1, "c")]), [a.clone()]);
+        assert!(!partners.is_orphaned(&a) && name(&partners, "a").is_none());
+        // The first is inserted again while they are read.
+        assert_eq!(read(5, &[(2, "a"), (1, "a"), (1, "d")]), [a.clone()]);
+        assert!(partners.is_orphaned(&a) && name(&partners, "a").is_some());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! failure nothing is taken in, and what is in flight may still finish and be committed.
 
 mod adapt;
+mod beside;
 mod commit;
 mod ended;
 mod ends;
@@ -249,6 +250,10 @@ pub async fn run(mut parts: Parts) -> End {
 /// Whatever ends the loop, a panic included: from here on the group is answered at once, or the consumer could not close.
 impl Drop for Loop {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // It has not come to that.
+            self.consumer_closes();
+        }
         self.parts.consumer.context().close();
         self.completions.close();
     }

@@ -75,7 +75,9 @@ impl Loop {
         // Another one follows, but behind the last.
         let until = self.last_commit;
         self.committing = true;
+        let beside = self.beside("commits");
         self.parts.io.spawn_blocking(move || {
+            let _beside = beside;
             let result = commit_until(&consumer, &list, until);
             // The consumer must not be kept alive by an answer that nobody reads.
             drop(consumer);
@@ -137,7 +139,9 @@ impl Loop {
         let until = self.last_commit.unwrap_or_else(|| Instant::now() + LEAVE_COMMIT);
         self.leaving = Some((number, until));
         let (consumer, answer) = (self.parts.consumer.clone(), self.left.0.clone());
+        let beside = self.beside("commits partitions that leave");
         self.parts.io.spawn_blocking(move || {
+            let _beside = beside;
             let result = commit_until(&consumer, &list, Some(until));
             drop(consumer);
             // The loop may have ended meanwhile.

@@ -37,6 +37,9 @@ impl Loop {
                 ),
             ));
         }
+        for what in batch.panicked.drain(..) {
+            self.halt(Failure::fatal("panic", format!("a task that {what} panicked")));
+        }
     }
 
     fn leave(&mut self, lane: LaneId, now: Instant) {

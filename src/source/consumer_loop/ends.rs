@@ -5,7 +5,8 @@
 //! brokers. Where there is more than was fetched, that is lag, and the watchdogs do the rest.
 //!
 //! Invariants: one question at a time, and beside the loop; an answer counts until something is fetched or the next one comes. librdkafka answers for all
-//! that it is asked for or for none, so those that are in trouble already are left out, and where it has no answer each is asked for by itself.
+//! that it is asked for or for none, so those that are in trouble already are left out, and where it has no answer each is asked for by itself. The
+//! time may not do for all; the next question then begins behind the last that was asked for.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,8 +22,8 @@ use crate::source::assignment::Partition;
 const ASK: Duration = Duration::from_secs(2);
 const OVER: Duration = Duration::from_secs(1);
 
-/// The ends that the brokers have said.
-type Answers = Vec<(Partition, i64)>;
+/// Those that were asked for, in that order, with the ends that the brokers have said.
+type Answers = Vec<(Partition, Option<i64>)>;
 
 #[derive(Debug)]
 struct Known {
@@ -41,6 +42,8 @@ struct Known {
 pub(super) struct Ends {
     every: Duration,
     asking: bool,
+    /// The one that was asked for last.
+    last: Option<Partition>,
     by_partition: HashMap<Partition, Known>,
     pub(super) answers: (mpsc::UnboundedSender<Answers>, mpsc::UnboundedReceiver<Answers>),
 }
@@ -50,6 +53,7 @@ impl Ends {
         Ends {
             every: stall_after / 2,
             asking: false,
+            last: None,
             by_partition: HashMap::new(),
             answers: mpsc::unbounded_channel(),
         }
@@ -71,7 +75,7 @@ impl Ends {
         known.end.filter(|end| *end > next)
     }
 
-    /// The partitions whose ends are to be asked for now: of those that were just seen.
+    /// The partitions whose ends are to be asked for now, of those that were just seen, in turn.
     fn due(&mut self, now: Instant) -> Vec<Partition> {
         let mut due = Vec::new();
         if self.asking {
@@ -84,14 +88,18 @@ impl Ends {
             }
         }
         self.asking = !due.is_empty();
+        due.sort_unstable();
+        let had_their_turn = due.partition_point(|partition| Some(*partition) <= self.last);
+        due.rotate_left(had_their_turn);
         due
     }
 
     pub(super) fn answered(&mut self, answers: Answers) {
         self.asking = false;
         for (partition, end) in answers {
+            self.last = Some(partition);
             if let Some(known) = self.by_partition.get_mut(&partition) {
-                known.end = Some(end);
+                known.end = end.or(known.end);
             }
         }
     }
@@ -111,7 +119,9 @@ impl Loop {
         }
         let named: Vec<_> = due.into_iter().map(|p| (p, self.topic(p).to_string())).collect();
         let (consumer, answer) = (self.parts.consumer.clone(), self.ends.answers.0.clone());
+        let beside = self.beside("asks for ends of partitions");
         self.parts.io.spawn_blocking(move || {
+            let _beside = beside;
             let ends = ends(&*consumer, &named);
             drop(consumer);
             // The loop may have ended meanwhile.
@@ -137,26 +147,28 @@ fn ends<C: ConsumerContext, T: Consumer<C>>(consumer: &T, named: &[(Partition, S
         }
         let found = consumer.offsets_for_times(list, limit).ok()?;
         let end = |(partition, topic): &(Partition, String)| {
-            let element = found.find_partition(topic, partition.index)?;
-            match element.offset() {
-                Offset::Offset(end) if element.error().is_ok() => Some((*partition, end)),
-                _ => None,
+            let element = found.find_partition(topic, partition.index);
+            let said = element.filter(|e| e.error().is_ok()).map(|e| e.offset());
+            match said {
+                Some(Offset::Offset(end)) => (*partition, Some(end)),
+                _ => (*partition, None),
             }
         };
-        Some(named.iter().filter_map(end).collect())
+        Some(named.iter().map(end).collect())
     };
     if let Some(all) = ask(named, ASK / 2) {
         return all;
     }
-    let mut said = Vec::new();
+    let mut asked = Vec::new();
     for one in named.chunks(1).take_while(|_| named.len() > 1) {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
         }
-        said.extend(ask(one, left.min(ASK / 8)).unwrap_or_default());
+        let silent = || one.iter().map(|(partition, _)| (*partition, None)).collect();
+        asked.extend(ask(one, left.min(ASK / 8)).unwrap_or_else(silent));
     }
-    said
+    asked
 }
 
 #[cfg(test)]
@@ -184,12 +196,10 @@ mod tests {
         assert_eq!(ends.beyond(P, 7, at(30)), None);
         assert_eq!(ends.due(at(30)), [P]);
         assert!(ends.due(at(70)).is_empty(), "one at a time");
-        ends.answered(vec![(P, 7)]);
+        ends.answered(vec![(P, Some(7))]);
         assert_eq!(ends.beyond(P, 7, at(70)), None, "there is nothing more");
         assert_eq!(ends.beyond(Q, 29, at(70)), None);
-        let mut due = ends.due(at(70));
-        due.sort_by_key(|partition| partition.index);
-        assert_eq!(due, [P, Q]);
+        assert_eq!(ends.due(at(70)), [Q, P]);
         ends.answered(Vec::new());
         ends.keep(|partition| partition == Q);
         assert!(ends.due(at(200)).is_empty(), "it is in trouble: another watchdog's");
@@ -198,12 +208,31 @@ mod tests {
     }
 
     #[test]
+    fn those_for_which_there_was_no_time_come_first_the_next_time() {
+        let start = Instant::now();
+        let mut ends = Ends::new(Duration::from_secs(60));
+        let mut asked = Vec::new();
+        for question in 0..5 {
+            let now = start + Duration::from_secs(30) * question;
+            for index in 0..10 {
+                ends.beyond(Partition { topic: 0, index }, 7, now);
+            }
+            // Brokers say nothing of any, and the time is over after four.
+            let due = ends.due(now).into_iter().take(4);
+            let silent: Answers = due.map(|partition| (partition, None)).collect();
+            asked.extend(silent.iter().map(|(partition, _)| partition.index));
+            ends.answered(silent);
+        }
+        assert_eq!(asked, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
     fn what_was_not_fetched_is_known_until_it_is_or_the_log_is_cut() {
         let now = Instant::now();
         let mut ends = Ends::new(Duration::from_secs(60));
         let mut says = |end: Option<i64>, next| {
             ends.beyond(P, 7, now);
-            ends.answered(end.map(|end| (P, end)).into_iter().collect());
+            ends.answered(vec![(P, end)]);
             ends.beyond(P, next, now)
         };
         assert_eq!(says(Some(9), 7), Some(9));
@@ -234,12 +263,14 @@ mod tests {
         };
         // The first question may be too late for the connection.
         let began = Instant::now();
-        while ends(&[0, 1]) != [(P, 3), (Q, 0)] {
+        while ends(&[0, 1]) != [(P, Some(3)), (Q, Some(0))] {
             assert!(began.elapsed() < Duration::from_secs(60), "no answer");
         }
-        let amid_one_that_is_not = ends(&[0, 7, 1]);
-        assert_eq!(amid_one_that_is_not, [(P, 3), (Q, 0)]);
-        assert_eq!(ends(&[7]), []);
+        let mut amid_one_that_is_not = ends(&[0, 7, 1]);
+        let none = amid_one_that_is_not.remove(1);
+        assert_eq!((none.0.index, none.1), (7, None));
+        assert_eq!(amid_one_that_is_not, [(P, Some(3)), (Q, Some(0))]);
+        assert!(ends(&[7]).iter().all(|(_, end)| end.is_none()));
     }
 
     #[test]
@@ -252,7 +283,7 @@ mod tests {
             let lag = ends.beyond(P, 7, now).map_or(0, |end| end.abs_diff(7));
             // The brokers have two records more, of which librdkafka says nothing.
             if !ends.due(now).is_empty() {
-                ends.answered(vec![(P, 9)]);
+                ends.answered(vec![(P, Some(9))]);
             }
             let sight = Sight {
                 lag: Some(lag),

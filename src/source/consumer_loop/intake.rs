@@ -10,6 +10,7 @@ use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
 
 use super::Loop;
 use crate::lanes::{Entered, LaneId};
+use crate::ledger::LedgerError;
 use crate::pipeline::completions::How;
 use crate::pipeline::event::{Content, Event, Origin};
 use crate::pipeline::failure::Failure;
@@ -57,13 +58,17 @@ impl Loop {
         let (ticket, given) = match self.assignment.admit(partition, offset, timestamp_ms) {
             Ok(Intake::Admitted { ticket, timestamp }) => (ticket, timestamp),
             Ok(Intake::Refused) => return,
-            Err(error) => {
+            Err(error @ LedgerError::Behind { .. }) => {
                 tracing::warn!(pipeline = %self.name(), topic = message.topic(), partition = partition.index, "{error}");
                 if self.assignment.rewind(partition, offset) {
                     // Seek before the next record is looked at: what is queued belongs to the old log.
                     self.act();
                 }
                 return;
+            }
+            Err(error @ (LedgerError::ClockExhausted { .. } | LedgerError::NotInFlight { .. })) => {
+                let at = format!("{}/{} offset {offset}", message.topic(), partition.index);
+                return self.halt(Failure::fatal("clock", format!("{at}: {error}")));
             }
         };
         let Some(held) = self.held.get_mut(&partition) else {
@@ -190,7 +195,9 @@ impl Loop {
         let (schemas, answer) = (self.parts.schemas.clone(), self.resolved.0.clone());
         let runtime = self.parts.runtime.clone();
         let mut jitter = Jitter::new(self.jitter.next_u64());
+        let beside = self.beside("resolves a schema");
         self.parts.io.spawn(async move {
+            let _beside = beside;
             let mut attempt = 0;
             let gate = &runtime.gates.registry;
             let result = loop {

@@ -12,7 +12,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Held, Loop};
-use crate::kafka::member;
+use crate::kafka::{member, metadata};
 use crate::ledger::decode_clock;
 use crate::pipeline::failure::Failure;
 use crate::source::assignment::{Action, Partition, Ticket};
@@ -184,7 +184,9 @@ impl Loop {
         let backoff = self.parts.runtime.backoff;
         let random = self.jitter.next_u64();
         let pipeline = self.name();
+        let beside = self.beside("fetches committed offsets");
         self.parts.io.spawn_blocking(move || {
+            let _beside = beside;
             let mut list = TopicPartitionList::with_capacity(named.len());
             for (topic, partition, _) in &named {
                 list.add_partition(topic, *partition);
@@ -216,15 +218,12 @@ impl Loop {
                 .iter()
                 .map(|(topic, partition, ticket)| {
                     let element = offsets.find_partition(topic, *partition);
-                    let committed = element.as_ref().and_then(|e| match e.offset() {
+                    let committed = element.and_then(|e| match e.offset() {
                         Offset::Offset(offset) => Some(offset),
                         _ => None,
                     });
-                    let clock = element
-                        .as_ref()
-                        .and_then(|e| decode_clock(e.metadata()))
-                        .unwrap_or(i64::MIN);
-                    (*ticket, committed, clock)
+                    let clock = decode_clock(metadata::of(&offsets, topic, *partition));
+                    (*ticket, committed, clock.unwrap_or(i64::MIN))
                 })
                 .collect();
             // The loop may have ended meanwhile.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, CommitMode, RebalanceProtocol};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -15,7 +15,7 @@ use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
 use crate::config::{self, GroupProtocol};
-use crate::kafka::{self, login::Logins};
+use crate::kafka::{self, login::Logins, metadata};
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
 use crate::pipeline::{plan, program};
@@ -29,6 +29,7 @@ use crate::sink::{self, Sink};
 use crate::source::context;
 use crate::store::AnyStore;
 use crate::store::memory::MemoryStore;
+use crate::tap::{Looker, Showing};
 use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::limit::Limiter;
@@ -458,6 +459,45 @@ fn a_last_commit_that_the_group_refuses_for_a_moment_is_made_again() {
     asked.add_partition("in", 0);
     let answer = other.committed_offsets(asked, Duration::from_secs(10)).unwrap();
     assert_eq!(answer.elements()[0].offset(), Offset::Offset(written));
+}
+
+#[test]
+fn a_loop_that_panics_leaves_no_series_of_its_partitions() {
+    let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(60));
+    let load = Load::new(&bench);
+    let position = || bench.metrics.partition("in", 0).position.get();
+    until("the first rows to be seen", || {
+        load.send(0);
+        position() > 1
+    });
+    // A time that no clock can show, in the midst of a record's end.
+    let looker = Looker::new(Showing::Shapes, None, 1, Duration::MAX);
+    assert!(bench.state.tap.open(&looker));
+    until("the panic", || {
+        load.send(0);
+        bench.thread.is_finished()
+    });
+    assert_eq!(position(), 0, "a new one");
+    assert!(bench.thread.join().is_err());
+}
+
+#[test]
+fn any_bytes_may_stand_beside_the_offset_of_the_group() {
+    let cluster = cluster(1);
+    let other: BaseConsumer = client(&cluster.bootstrap_servers()).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    metadata::tests::add(&mut list, "in", 0, b"caf\xe9");
+    list.set_partition_offset("in", 0, Offset::Offset(0)).unwrap();
+    until("the offset", || other.commit(&list, CommitMode::Sync).is_ok());
+    let kept = other.committed_offsets(list, Duration::from_secs(10)).unwrap();
+    assert_eq!(metadata::of(&kept, "in", 0), b"caf\xe9");
+    let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(60));
+    let load = Load::new(&bench);
+    until("the first row", || {
+        load.send(0);
+        !bench.written(0).is_empty()
+    });
+    assert!(matches!(bench.end(), End::Drained));
 }
 
 #[test]

@@ -254,7 +254,9 @@ impl Loop {
             .map(|(partition, _, position)| (*partition, *position))
             .chain(leaving);
         let list = self.commit_list(positions.map(|(partition, at)| (partition, at.offset, at.clock)));
+        let beside = self.beside("commits a transaction");
         self.parts.io.spawn_blocking(move || {
+            let _beside = beside;
             let started = Instant::now();
             let result = match &group {
                 _ if list.count() == 0 => transactions::commit(&producer, None, || answer.is_closed()),
@@ -284,7 +286,9 @@ impl Loop {
         }
         self.note_error(format!("transaction aborted: {reason}"));
         self.assignment.restart();
+        let beside = self.beside("aborts a transaction");
         self.parts.io.spawn_blocking(move || {
+            let _beside = beside;
             let result = transactions::abort(&producer, || answer.is_closed());
             // The loop may have ended meanwhile.
             let _ = answer.send(Answer::Aborted(result));
