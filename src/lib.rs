@@ -17,6 +17,16 @@
 //!
 //! The modules follow that way. `DESIGN.md` says where to change what.
 
+/// A line on stderr, where `eprintln!` panics once nobody reads it.
+macro_rules! say {
+    ($($words:tt)*) => {
+        drop(std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("{}\n", format_args!($($words)*)),
+        ))
+    };
+}
+
 pub mod cli;
 
 pub mod app;

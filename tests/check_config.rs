@@ -509,6 +509,37 @@ fn what_stands_under_a_name_that_is_misspelt_may_be_a_secret() {
 }
 
 #[test]
+fn other_findings_of_its_line_do_not_show_it_either() {
+    let kafka = |properties: &str| {
+        format!(
+            "[kafka]\nbrokers = \"a:1\"\nproperties = {{ sasl.pasword = \"hunter2\", {properties} }}\n[registry]\nurl = \"http://a\"\n\
+             [pipelines.p]\nsink = {{ topic = \"out\" }}\n{SOURCE}"
+        )
+    };
+    let hides = |findings: &Diagnostics, count: usize| {
+        let told = format!("{}{}", findings.human(false), findings.json().unwrap());
+        assert!(findings.iter().count() == count && !told.contains("hunter2"), "{told}");
+        assert!(told.contains("***"), "{told}");
+    };
+    let text = kafka("group.id = \"g\", acks = \"0\"");
+    let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+    hides(&Diagnostics::new(config::check(&config, &sources)), 3);
+    hides(&refused(&[&kafka("linger.ms = [1]")], &[]), 1);
+    for section in [
+        "scylla = { nodes = 5, pasword = \"hunter2\" }",
+        "scylla = { nodes = 5, pw = 'hunter2' }",
+        "scyla = { nodes = \"s\", pw = [\"hunter2\"] }\nscylla = 5",
+        "log = { level = 5, sentry = { pw = { a = \"\"\"hunter2\"\"\" } } }",
+    ] {
+        let text = format!("{section}\n[kafka]\nbrokers = \"a:1\"\n[registry]\nurl = \"http://a\"\n");
+        hides(&refused(&[&text], &[]), 2);
+    }
+    hides(&refused(&[BASE], &[("MESSINA__SCYLLA__PW", "hunter2")]), 1);
+    let known = refused(&[BASE], &[("MESSINA__SCYLLA__NODE", "s:9042")]);
+    assert!(known.human(false).contains("NODE=s:9042"), "{known}");
+}
+
+#[test]
 fn times_that_librdkafka_makes_no_consumer_of_are_found() {
     let consumer = "source = { topics = \"t\", group = \"g\", group_protocol = \"consumer\" }\n";
     is_sound("\"max.poll.interval.ms\" = 60000", consumer);

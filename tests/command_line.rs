@@ -25,6 +25,21 @@ fn config(name: &str, brokers: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+#[test]
+fn stderr_that_nobody_reads_changes_nothing() {
+    let config = config("stderr", "127.0.0.1:9");
+    for (code, arguments) in [
+        (0, &["check", "-c", &config][..]),
+        (78, &["check", "-c", "tests/config/broken/missing_keys.toml"]),
+        (64, &["size", "-c", &config, "--rate", "1000", "--pipeline", "q"]),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ended = messina(arguments).stderr(writer).output().unwrap().status;
+        assert_eq!(ended.code(), Some(code), "{arguments:?}");
+    }
+}
+
 /// How a command ends whose stdout nobody reads, and what it says on stderr.
 fn unread(arguments: &[&str]) -> (Option<i32>, String) {
     let (reader, writer) = std::io::pipe().unwrap();

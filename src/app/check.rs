@@ -72,6 +72,8 @@ async fn services_say(
                 .into_iter()
                 .map(|f| diagnostic(f, sources, false)),
         );
+        let narrow = brokers::sizes(config, pipeline).await;
+        all.extend(narrow.into_iter().map(|f| diagnostic(f, sources, true)));
     }
     Ok(())
 }

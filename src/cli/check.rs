@@ -49,7 +49,7 @@ pub fn run(args: Check, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             match runtime.block_on(app::check_online(&config, &sources, customs)) {
                 Ok(online) => Diagnostics::new(warnings.iter().chain(online.iter()).cloned().collect()),
                 Err(unavailable) => {
-                    eprintln!("error: cannot check online: {unavailable}");
+                    say!("error: cannot check online: {unavailable}");
                     return Ok(Exit::Unavailable.into());
                 }
             }
@@ -65,7 +65,7 @@ pub fn run(args: Check, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Config.into());
     }
     if args.format == Form::Human {
-        eprintln!(
+        say!(
             "the configuration is sound{}",
             if args.online {
                 ", and fits the live services"

@@ -49,7 +49,7 @@ pub fn run(args: Demo) -> anyhow::Result<ExitCode> {
     Ok(if report.is_ok() {
         ExitCode::SUCCESS
     } else {
-        report.problems.iter().for_each(|problem| eprintln!("error: {problem}"));
+        report.problems.iter().for_each(|problem| say!("error: {problem}"));
         Exit::Internal.into()
     })
 }

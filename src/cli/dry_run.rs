@@ -83,7 +83,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
             biased;
             signal = &mut signal => {
                 signal.context("cannot listen to signals")?;
-                eprintln!("stopped before the first record");
+                say!("stopped before the first record");
                 return Ok(ExitCode::SUCCESS);
             }
             opened = Rehearsal::open(config.clone(), &sources, &pipeline, customs) => opened,
@@ -138,7 +138,7 @@ async fn rehearse(
     let topics_read = topics.clone();
     tokio::task::spawn_blocking(move || read(&consumer, &topics_read, since, &sender));
     let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-    eprintln!(
+    say!(
         "waiting for {} records of {}; Ctrl-C ends",
         args.records,
         topics.join(", ")
@@ -178,7 +178,7 @@ async fn rehearse(
     } else {
         counts.join(", ")
     };
-    eprintln!("{counts}; nothing was written, published or committed");
+    say!("{counts}; nothing was written, published or committed");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -217,7 +217,7 @@ fn try_to_read(
             None | Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(in_words(error)),
             // Brokers that went away come back.
-            Some(Err(error)) => eprintln!("warning: Kafka: {error}"),
+            Some(Err(error)) => say!("warning: Kafka: {error}"),
             Some(Ok(message)) => {
                 let record = Incoming {
                     topic: message.topic().to_owned(),

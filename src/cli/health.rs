@@ -26,11 +26,11 @@ pub fn run(args: &Health) -> anyhow::Result<ExitCode> {
     match args.process.ask(path, PATIENCE) {
         Ok(answer) if answer.status == 200 => Ok(ExitCode::SUCCESS),
         Ok(answer) => {
-            eprintln!("{address}{path}: {}", answer.body);
+            say!("{address}{path}: {}", answer.body);
             Ok(Exit::Unavailable.into())
         }
         Err(error) => {
-            eprintln!("{address}{path} does not answer: {error}");
+            say!("{address}{path} does not answer: {error}");
             Ok(Exit::Unavailable.into())
         }
     }

@@ -9,7 +9,7 @@ mod guess;
 mod text;
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -225,7 +225,7 @@ fn answered(given: Option<&String>, flag: &str, question: &str) -> anyhow::Resul
     if !can_ask() {
         return Err(usage(&format!("{flag} is missing: {}", question.to_lowercase())).into());
     }
-    eprint!("{question} ({flag}): ");
+    write!(io::stderr(), "{question} ({flag}): ").context("cannot ask")?;
     let mut line = String::new();
     io::stdin().read_line(&mut line).context("cannot read the answer")?;
     match line.trim() {
@@ -488,9 +488,9 @@ async fn expect(path: &Path, text: String, draft: &Draft, config: Config, source
 fn say(draft: &Draft, files: &Files, places: &Places<'_>) {
     let others: String = places.others.iter().map(|other| format!("-c {other} ")).collect();
     let file = places.file;
-    eprintln!("wrote {file}");
+    say!("wrote {file}");
     for path in files.case.iter().chain(&files.schema) {
-        eprintln!("wrote {}", path.display());
+        say!("wrote {}", path.display());
     }
     for step in draft.lookup.iter().chain(&draft.write) {
         for bound in &step.bind {
@@ -498,17 +498,19 @@ fn say(draft: &Draft, files: &Files, places: &Places<'_>) {
                 None | Some(guess::Why::Name) => "",
                 Some(guess::Why::Alike | guess::Why::Type) => "   a guess: look at it",
             };
-            eprintln!(
+            say!(
                 "  {}.{} <- {}{sure}",
-                step.table.name, bound.column.name, bound.expression
+                step.table.name,
+                bound.column.name,
+                bound.expression
             );
         }
     }
-    eprintln!("next:\n  messina check {others}-c {file} --online");
+    say!("next:\n  messina check {others}-c {file} --online");
     if let Some(case) = &files.case {
-        eprintln!("  messina test {}", case.display());
+        say!("  messina test {}", case.display());
     }
-    eprintln!("  messina run {others}-c {file}");
+    say!("  messina run {others}-c {file}");
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The command line: one file per command.
 
-// It panics when whoever reads closes the pipe: `answer`, or `?` on what writes.
-#![deny(clippy::print_stdout)]
+// They panic when whoever reads closes the pipe: `answer`, `say!`, or `?` on what writes.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod ask;
 pub mod check;
@@ -120,7 +120,9 @@ fn judged(config: Config, sources: Sources, left: &[Code]) -> Result<(Config, So
 
 /// Prints findings for people, to stderr.
 pub fn print(findings: &Diagnostics) {
-    eprint!("{}", findings.human(io::stderr().is_terminal()));
+    let text = findings.human(io::stderr().is_terminal());
+    // Who closed stderr does not want it.
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// Prints what a command answers, to stdout. Who closes the pipe has seen enough: the command ends as it would have.
@@ -139,7 +141,7 @@ pub fn main(customs: CustomSteps) -> ExitCode {
         Err(code) => return code,
     };
     run(args, &customs).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        say!("error: {error:#}");
         Exit::Internal.into()
     })
 }

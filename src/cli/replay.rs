@@ -218,15 +218,15 @@ fn go(
 ) -> anyhow::Result<ExitCode> {
     let total = range.total();
     let before = range.begin().map_err(Trouble::Unavailable)?;
-    eprintln!("{name}: {total} offsets, {before} of them done before; group {group}");
+    say!("{name}: {total} offsets, {before} of them done before; group {group}");
     if before == total {
-        eprintln!("nothing is left to replay");
+        say!("nothing is left to replay");
         return Ok(ExitCode::SUCCESS);
     }
     let telemetry = match Telemetry::new(&config, Breadcrumbs::default()) {
         Ok(telemetry) => telemetry,
         Err(error) => {
-            eprintln!("error: {error}");
+            say!("error: {error}");
             return Ok(Exit::Config.into());
         }
     };
@@ -268,22 +268,22 @@ fn go(
         progress.end();
         Ok(match end {
             _ if done == total => {
-                eprintln!("{name}: all {total} offsets are done");
+                say!("{name}: all {total} offsets are done");
                 ExitCode::SUCCESS
             }
             Ended::Halted => {
-                eprintln!("error: {name} has halted after {done} of {total} offsets; the log says why");
+                say!("error: {name} has halted after {done} of {total} offsets; the log says why");
                 Exit::Internal.into()
             }
             _ if !stopped => {
                 let seconds = limit.as_secs();
-                eprintln!(
+                say!(
                     "error: could not stop in {seconds} s, after {done} of {total} offsets: go on with the same range and --group {group}"
                 );
                 Exit::Internal.into()
             }
             Ended::Done | Ended::Stopped => {
-                eprintln!("stopped after {done} of {total} offsets: go on with the same range and --group {group}");
+                say!("stopped after {done} of {total} offsets: go on with the same range and --group {group}");
                 ExitCode::from(130)
             }
         })

@@ -51,7 +51,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let log_file = match config.log.file.as_ref().map(|path| LogFile::open(path)).transpose() {
         Ok(file) => file,
         Err(error) => {
-            eprintln!("[log] file: {error}");
+            say!("[log] file: {error}");
             return Ok(Exit::Config.into());
         }
     };
@@ -64,6 +64,9 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             return Ok(Exit::Config.into());
         }
     };
+    if let Some(file) = &log_file {
+        telemetry.metrics.watch_log(file.clone());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("messina-io")
         .enable_all()

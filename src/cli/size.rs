@@ -98,7 +98,7 @@ pub fn run(args: &Size) -> anyhow::Result<ExitCode> {
         .map(|(name, pipeline)| (name.as_str(), needs(pipeline, &load)))
         .collect();
     if sized.is_empty() {
-        eprintln!(
+        say!(
             "error: there is no such pipeline; there are: {}",
             config.pipeline_names()
         );

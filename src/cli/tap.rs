@@ -117,9 +117,10 @@ impl Total {
         } else {
             ""
         };
-        eprintln!(
+        say!(
             "{} shown of {} that ended while looking{shapes}",
-            self.shown, self.ended
+            self.shown,
+            self.ended
         );
     }
 }

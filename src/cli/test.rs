@@ -55,7 +55,7 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         let (text, file) = match read.and_then(|text| file::parse(&text).map(|file| (text, file))) {
             Ok(read) => read,
             Err(error) => {
-                eprintln!("{}: {error}", path.display());
+                say!("{}: {error}", path.display());
                 return Ok(Exit::Config.into());
             }
         };
@@ -104,7 +104,7 @@ async fn run_file(args: &Test, path: &Path, file: &CaseFile, customs: &CustomSte
         args.config.clone()
     };
     if files.is_empty() {
-        eprintln!(
+        say!(
             "{}: say which configuration: config = [\"FILE\"], or --config FILE",
             path.display()
         );
@@ -124,11 +124,11 @@ async fn run_file(args: &Test, path: &Path, file: &CaseFile, customs: &CustomSte
             Exit::Config.into()
         }
         Error::File(_) => {
-            eprintln!("{}: {error}", path.display());
+            say!("{}: {error}", path.display());
             Exit::Config.into()
         }
         Error::Start(_) | Error::Environment(_) => {
-            eprintln!("{error}");
+            say!("{error}");
             Exit::Unavailable.into()
         }
     })

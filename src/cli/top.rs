@@ -61,7 +61,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
     let place = args.url.clone().unwrap_or_else(|| Place::from(args.process));
     let terminal = std::io::stdout().is_terminal();
     if !args.once && !terminal {
-        eprintln!("stdout is no terminal: what there is to see is printed once, as with --once");
+        say!("stdout is no terminal: what there is to see is printed once, as with --once");
     }
     let began = Instant::now();
     let mut history = History::default();
@@ -108,7 +108,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
 }
 
 fn no_answer(place: &Place, why: &str) -> ExitCode {
-    eprintln!(
+    say!(
         "error: {place} does not answer: {why}\n\
          Give the address that `[http] listen` says, as URL or by --listen. From another host: kubectl port-forward POD 9090, or kubectl exec -it POD -- messina top."
     );

@@ -44,6 +44,6 @@ pub fn ended(result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
             _ => return Err(error),
         },
     };
-    eprintln!("error: {error}");
+    say!("error: {error}");
     Ok(exit.into())
 }

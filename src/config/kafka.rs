@@ -1,5 +1,9 @@
 //! `[kafka]`: the cluster, and librdkafka's properties.
 
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+
 use super::document::{Entry, Table, Value};
 use super::reader::{Field, Section, all};
 use super::redact::is_secret_name;
@@ -141,6 +145,9 @@ fn collect<'a>(section: &Section<'a>, table: &'a Table, prefix: &str, out: &mut 
                 } else {
                     key.span
                 };
+                if refused(&name, "").is_some_and(|refused| refused.unknown) {
+                    section.cx.hide(node);
+                }
                 let value = value(&name, field);
                 out.push(value.map(|value| Property {
                     name: Spanned::new(name, span),
@@ -174,4 +181,27 @@ fn value(name: &str, field: Field<'_>) -> Option<PropertyValue> {
         }
         Value::Integer(None) | Value::Datetime | Value::Array(_) => field.wrong_type("a string, a number or a boolean"),
     }
+}
+
+/// What librdkafka has against a property.
+pub(super) struct Refused {
+    /// It knows none by this name.
+    pub(super) unknown: bool,
+    pub(super) why: String,
+}
+
+/// Sets a property on a configuration of which no client is made.
+pub(super) fn refused(name: &str, value: &str) -> Option<Refused> {
+    let error = ClientConfig::new().set(name, value).create_native_config().err()?;
+    Some(match error {
+        KafkaError::ClientConfig(kind, why, ..) => Refused {
+            unknown: kind == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN,
+            why,
+        },
+        // A zero byte.
+        _ => Refused {
+            unknown: false,
+            why: "it cannot be handed on".to_owned(),
+        },
+    })
 }

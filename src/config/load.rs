@@ -50,35 +50,53 @@ pub fn load_str(
 fn load_texts(
     texts: Vec<(String, String)>,
     env: impl Iterator<Item = (String, String)>,
-    mut findings: Vec<Diagnostic>,
+    findings: Vec<Diagnostic>,
 ) -> Result<(Config, Sources), Diagnostics> {
-    let mut sources = Sources::default();
+    let env: Vec<_> = env.collect();
+    let load = |hidden| load_hiding(hidden, &texts, &env, findings.clone());
+    // What is to be hidden is known when all has been read, and its lines may have been shown by then.
+    match load(vec![]) {
+        (loaded, hidden) if hidden.is_empty() => loaded,
+        (_, hidden) => load(hidden).0,
+    }
+}
+
+/// Loads, and gives what no finding may show.
+fn load_hiding(
+    hidden: Vec<Span>,
+    texts: &[(String, String)],
+    env: &[(String, String)],
+    mut findings: Vec<Diagnostic>,
+) -> (Result<(Config, Sources), Diagnostics>, Vec<Span>) {
+    let mut sources = Sources::hiding(hidden);
     let mut root = Table::default();
     let mut broken = !findings.is_empty();
     for (name, text) in texts {
-        let file = sources.add_file(name, text.clone());
+        let file = sources.add_file(name.clone(), text.clone());
         let before = findings.len();
-        if let Value::Table(table) = document::parse(&sources, file, &text, &mut findings).value {
+        if let Value::Table(table) = document::parse(&sources, file, text, &mut findings).value {
             root.merge(table);
         }
         broken |= findings.len() > before;
     }
-    environment::overlay(&mut root, env, &mut sources, &mut findings);
+    environment::overlay(&mut root, env.iter().cloned(), &mut sources, &mut findings);
     sources.document = root;
     let before = findings.len();
     let context = Context {
         sources: &sources,
         findings: RefCell::new(findings),
+        hidden: RefCell::default(),
         broken,
         drawing: None,
     };
     let config = read(&context, &sources.document);
-    let mut findings = context.findings.into_inner();
+    let (mut findings, hidden) = (context.findings.into_inner(), context.hidden.into_inner());
     drop_echoes(&mut findings, before);
-    match config {
+    let loaded = match config {
         Some(config) if findings.is_empty() => Ok((config, sources)),
         _ => Err(Diagnostics::new(findings)),
-    }
+    };
+    (loaded, hidden)
 }
 
 /// Drops findings that only echo one of the first `syntax` findings: those on the same line.
@@ -101,6 +119,7 @@ pub(super) fn draw() -> Drawing {
     let context = Context {
         sources: &sources,
         findings: RefCell::default(),
+        hidden: RefCell::default(),
         broken: false,
         drawing: Some(&drawing),
     };

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use super::codes;
 use super::diagnostic::Diagnostic;
 use super::document::{Entry, Node, Table, Value};
+use super::redact::is_secret_name;
 use super::shape::{Drawing, Shape};
 use super::suggest::{list, nearest};
 use super::{Sources, Span, Spanned};
@@ -20,6 +21,8 @@ const ROOT_KEYS: [&str; 2] = ["store", "shutdown_timeout"];
 pub(super) struct Context<'a> {
     pub(super) sources: &'a Sources,
     pub(super) findings: RefCell<Vec<Diagnostic>>,
+    /// See [`Context::hide`].
+    pub(super) hidden: RefCell<Vec<Span>>,
     /// The document had syntax errors, so that what is absent may have been written, and is not reported.
     pub(super) broken: bool,
     /// Nothing is read: the readers only say which keys and values they take.
@@ -29,6 +32,14 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     pub(super) fn report(&self, finding: Diagnostic) {
         self.findings.borrow_mut().push(finding);
+    }
+
+    /// No finding shows this: under a name that nobody knows a secret may stand.
+    pub(super) fn hide(&self, node: &Node) {
+        match &node.value {
+            Value::Table(table) => table.entries.iter().for_each(|entry| self.hide(&entry.node)),
+            _ => self.hidden.borrow_mut().push(node.span),
+        }
     }
 }
 
@@ -184,6 +195,10 @@ impl<'a> Section<'a> {
                 finding = finding.help(format!("known here: {}", self.known.join(", ")));
             }
             self.cx.report(finding);
+            let meant = near.or(ROOT_KEYS.contains(&key).then_some(key));
+            if meant.is_none_or(is_secret_name) || matches!(entry.node.value, Value::Table(_)) {
+                self.cx.hide(&entry.node);
+            }
         }
     }
 }

@@ -68,6 +68,8 @@ impl<T: fmt::Debug> fmt::Debug for Spanned<T> {
 #[derive(Clone, Default)]
 pub struct Sources {
     texts: Vec<SourceText>,
+    /// What is as secret as what is known by its name.
+    hidden: Vec<Span>,
     pub(super) document: Table,
 }
 
@@ -94,6 +96,14 @@ const LONGEST_LINE: usize = 200;
 const KEPT_BEFORE: usize = 60;
 
 impl Sources {
+    /// None yet; of those that are added this is not shown.
+    pub(super) fn hiding(hidden: Vec<Span>) -> Self {
+        Self {
+            hidden,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn add_file(&mut self, name: String, text: String) -> FileId {
         self.add(name, text, false)
     }
@@ -103,14 +113,17 @@ impl Sources {
     }
 
     fn add(&mut self, name: String, text: String, environment: bool) -> FileId {
-        let secrets = redact::secret_ranges(&text, environment);
+        let file = FileId(self.texts.len() as u32);
+        let hidden = self.hidden.iter().filter(|span| span.file == file);
+        let mut secrets = redact::secret_ranges(&text, environment);
+        secrets.extend(hidden.map(|span| span.start..span.end));
         self.texts.push(SourceText {
             name,
             text,
             environment,
             secrets,
         });
-        FileId(self.texts.len() as u32 - 1)
+        file
     }
 
     fn source(&self, file: FileId) -> Option<&SourceText> {

@@ -51,7 +51,7 @@ pub async fn run(records: u64) -> Result<Report, DemoError> {
     let stage = Stage::build(&mut meter).await?;
     let (running, metrics) = stage.start().await?;
     let page = format!("http://{}", running.http);
-    eprintln!("Three pipelines start; the status page is {page}/");
+    say!("Three pipelines start; the status page is {page}/");
     if let Err(why) = stage.joined(&running).await {
         running.stop().await;
         return Err(DemoError::NotRunning(why));

@@ -2,14 +2,16 @@
 //!
 //! A server for operators must stay reachable when a client misbehaves and cost little when nobody looks. So the number
 //! of connections is bounded, a request's header must come within a time, and no connection lives longer than a minute:
-//! one whose client reads nothing cannot hold a place for ever. Scrapers simply connect again.
+//! one whose client reads nothing cannot hold a place for ever. Where all places are taken a newcomer gets that of the
+//! oldest connection, so that whoever holds them keeps no probe out. Scrapers simply connect again.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -18,11 +20,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
-/// Most connections at a time; further ones wait to be accepted.
+/// Most connections at a time; a further one waits until one of them ends.
 const CONNECTIONS: usize = 64;
+/// So long a connection keeps its place for certain: many clients that come at once are served in turn.
+const KEPT: Duration = Duration::from_secs(1);
 /// From the connection, or the last answer, to the end of the next request's header.
 const HEADER: Duration = Duration::from_secs(10);
 /// After this a connection is closed when its current answer is out.
@@ -71,47 +75,81 @@ impl Listener {
         H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
-        let (handler, places) = (Arc::new(handler), Arc::new(Semaphore::new(CONNECTIONS)));
+        let handler = Arc::new(handler);
         // Its sender's drop tells the connections to end.
         let (end, ended) = watch::channel(());
-        let mut connections = JoinSet::new();
+        let (mut connections, mut places) = (JoinSet::new(), Vec::new());
         let mut shutdown = pin!(shutdown);
         loop {
-            // The semaphore is never closed.
-            let accepted = async {
-                let place = Arc::clone(&places).acquire_owned().await.ok();
-                (place, self.listener.accept().await)
-            };
-            let (place, stream) = tokio::select! {
+            let stream = tokio::select! {
                 () = &mut shutdown => break,
-                (place, accepted) = accepted => match accepted {
-                    Ok((stream, _)) => (place, stream),
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
                     Err(_) => {
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                         continue;
                     }
                 },
             };
-            let (handler, ended) = (Arc::clone(&handler), ended.clone());
-            connections.spawn(async move {
-                connection(stream, handler, ended).await;
-                drop(place);
+            tokio::select! {
+                () = &mut shutdown => break,
+                () = room(&mut connections, &mut places) => {}
+            }
+            let answering = Arc::<AtomicBool>::default();
+            let connection = connection(stream, Arc::clone(&handler), Arc::clone(&answering), ended.clone());
+            places.push(Place {
+                since: Instant::now(),
+                answering,
+                connection: connections.spawn(connection),
             });
-            while connections.try_join_next().is_some() {}
         }
         drop((self.listener, end));
         while connections.join_next().await.is_some() {}
     }
 }
 
-async fn connection<H, F>(stream: TcpStream, handler: Arc<H>, mut ended: watch::Receiver<()>)
-where
+/// A connection that is served.
+struct Place {
+    since: Instant,
+    /// Whether its request is with the handler.
+    answering: Arc<AtomicBool>,
+    connection: AbortHandle,
+}
+
+/// Waits for a place: until a connection ends, or the oldest is cut off, of those first that are not being answered.
+async fn room(connections: &mut JoinSet<()>, places: &mut Vec<Place>) {
+    while connections.try_join_next().is_some() {}
+    places.retain(|place| !place.connection.is_finished());
+    while connections.len() >= CONNECTIONS {
+        let idle = places.iter().find(|place| !place.answering.load(Ordering::Relaxed));
+        let Some(oldest) = idle.or(places.first()) else { return };
+        let left = KEPT.saturating_sub(oldest.since.elapsed());
+        if left.is_zero() {
+            oldest.connection.abort();
+            connections.join_next().await;
+        } else {
+            let _ = tokio::time::timeout(left, connections.join_next()).await;
+        }
+    }
+}
+
+async fn connection<H, F>(
+    stream: TcpStream,
+    handler: Arc<H>,
+    answering: Arc<AtomicBool>,
+    mut ended: watch::Receiver<()>,
+) where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let answer = handler(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        answering.store(true, Ordering::Relaxed);
+        let (answer, answering) = (handler(request), Arc::clone(&answering));
+        async move {
+            let answer = answer.await;
+            answering.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

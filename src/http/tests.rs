@@ -194,6 +194,32 @@ async fn more_clients_than_places_are_served_in_turn() {
     }
 }
 
+#[tokio::test]
+async fn who_holds_all_places_keeps_nobody_out() {
+    let fake = Fake::default();
+    let tap = fake.tap.clone();
+    let (address, _stop, _task) = started(fake).await;
+    let looks = tokio::spawn(async move { ask(address, "GET", "/tap/navigation?records=1&seconds=20").await });
+    while !tap.is_open() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let _ = silent.write_all(b"GET /status HTTP/1.1\r\nHo").await;
+        held.push(silent);
+    }
+    // The headers of those that hold places would be waited for, ten seconds.
+    let live = tokio::time::timeout(Duration::from_secs(8), ask(address, "GET", "/livez")).await;
+    assert!(live.unwrap().starts_with("HTTP/1.1 200"));
+    tap.offer("done", Instant::now(), &|_| serde_json::json!({"offset": 1}));
+    let seen = looks.await.unwrap();
+    assert!(
+        seen.contains("\"offset\":1"),
+        "who is being answered keeps the place: {seen}"
+    );
+}
+
 #[test]
 fn the_page_asks_nobody_else() {
     for outside in ["http://", "https://", "//cdn", "@import", "src="] {

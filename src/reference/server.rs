@@ -5,6 +5,7 @@
 //! the runtime of a loop, which may end before others that ask.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, FullDocumentType, ReadPreference, SelectionCriteria};
+use mongodb::options::{ClientOptions, FullDocumentType, ReadPreference, SelectionCriteria, Tls};
 use mongodb::{Client, Collection, Cursor};
 use serde::Deserialize;
 use tokio::runtime::Handle;
@@ -75,6 +76,8 @@ struct Shared {
 
 struct Login {
     uri: String,
+    /// The files that the connection string names, as they were: the driver reads them once.
+    files: Vec<(PathBuf, Option<Vec<u8>>)>,
     client: Client,
 }
 
@@ -83,8 +86,23 @@ impl Login {
         let mut options = ClientOptions::parse(&uri).await?;
         options.app_name.get_or_insert_with(|| "messina".to_owned());
         options.server_selection_timeout.get_or_insert(SELECTION);
+        let named = match &options.tls {
+            Some(Tls::Enabled(tls)) => vec![tls.cert_key_file_path.clone(), tls.ca_file_path.clone()],
+            _ => vec![],
+        };
+        // Before the driver does: what changes in between is another by the next time.
+        let files = named.into_iter().flatten().map(|path| {
+            let text = std::fs::read(&path).ok();
+            (path, text)
+        });
+        let files = files.collect();
         let client = Client::with_options(options)?;
-        Ok(Login { uri, client })
+        Ok(Login { uri, files, client })
+    }
+
+    /// Whether this is what one would log in with by now.
+    fn is_current(&self, uri: &str) -> bool {
+        self.uri == uri && self.files.iter().all(|(path, text)| std::fs::read(path).ok() == *text)
     }
 
     /// Keeps its connections for as long as the process; for a server that has answered, or each attempt to reach one would leave its own.
@@ -147,12 +165,12 @@ impl Server {
         answer
     }
 
-    /// Takes another connection string, if there is one by now.
+    /// Takes the connection string and the files that it names, if one of them is another by now.
     async fn log_in_again(&self) {
         let Some(secret) = &self.0.secret else { return };
         let turn = self.0.renewal.lock().await;
         let uri = match secret.reveal() {
-            Ok(uri) if uri == self.login().uri => return,
+            Ok(uri) if self.login().is_current(&uri) => return,
             Ok(uri) => uri,
             Err(error) => return tracing::warn!("[mongo] uri cannot be read again: {error}"),
         };
@@ -161,11 +179,14 @@ impl Server {
                 login.keep();
                 let old = std::mem::replace(&mut *self.login(), login);
                 drop(turn);
-                tracing::info!("[mongo] uri is another one by now, and is used from here on");
+                tracing::info!("[mongo] uri, or a file that it names, is another by now, and is used from here on");
                 // What is in flight may take its time; nobody waits for it.
                 tokio::spawn(async move { old.client.shutdown().immediate(true).await });
             }
-            Err(error) => tracing::warn!("[mongo] uri is another one by now, and wrong: {}", class(&error)),
+            Err(error) => tracing::warn!(
+                "[mongo] uri, or a file that it names, is another by now, and wrong: {}",
+                class(&error)
+            ),
         }
     }
 }
@@ -297,6 +318,26 @@ fn while_running(error: StoreError) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::certificates::tests::pem;
+
+    #[tokio::test]
+    async fn a_certificate_that_is_renewed_under_its_name_is_taken() {
+        let path = std::env::temp_dir().join(format!("messina-mongo-{}.pem", std::process::id()));
+        let uri = format!("mongodb://127.0.0.1:9/?tls=true&tlsCAFile={}", path.display());
+        let text = format!("[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[mongo]\nuri = \"{uri}\"\n");
+        let (config, _) = crate::config::load_str(vec![("m.toml".into(), text)], std::iter::empty()).unwrap();
+        let (old, new) = (pem(1_900_000_000), pem(1_950_000_000));
+        std::fs::write(&path, &old).unwrap();
+        let server = Server::open(&uri, Some(config.mongo.unwrap().uri)).await.unwrap();
+        server.keep();
+        let held = |server: &Server| server.login().files.clone();
+        server.log_in_again().await;
+        assert_eq!(held(&server), [(path.clone(), Some(old))]);
+        std::fs::write(&path, &new).unwrap();
+        server.log_in_again().await;
+        assert_eq!(held(&server), [(path.clone(), Some(new))]);
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn a_login_refused_while_running_may_pass() {

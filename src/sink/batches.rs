@@ -93,9 +93,14 @@ impl Batches {
         self.0.values().min().copied()
     }
 
+    /// What this topic takes, if it is known.
+    pub fn taken_by(&self, topic: &str) -> Option<usize> {
+        self.0.get(topic).copied()
+    }
+
     /// Whether the topic would have taken this record, at the start at least.
     pub fn would_take(&self, topic: &str, bytes: usize) -> bool {
-        self.0.get(topic).is_some_and(|largest| bytes + AROUND <= *largest)
+        self.taken_by(topic).is_some_and(|largest| bytes + AROUND <= largest)
     }
 }
 

@@ -207,10 +207,17 @@ fn rights_unknown(error: &DbError, words: &str) -> bool {
     matches!(error, DbError::AuthenticationError | DbError::Unauthorized) && words.starts_with("Unable to perform")
 }
 
+/// Whether the server's words are those of its commit log for a write that is larger than a record of it may be. Some servers say only that
+/// replicas failed, which is no word about the write.
+fn above_the_log(words: &str) -> bool {
+    words.contains("is too large for the max") || words.contains("oversized mutation")
+}
+
 /// What the server answered, with its words.
 pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
         error if rights_unknown(error, words) => (Transient, "rights_unknown"),
+        DbError::ServerError | DbError::WriteFailure { .. } if above_the_log(words) => (Permanent, "too_large"),
         DbError::SyntaxError => (Permanent, "syntax"),
         DbError::Invalid => (Permanent, "invalid"),
         DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
@@ -336,6 +343,26 @@ mod tests {
         assert_eq!(setup(&login), (Transient, "rights_unknown"));
         let refused = RequestAttemptError::DbError(DbError::Unauthorized, words.to_owned());
         assert_eq!(use_keyspace(&UseKeyspaceError::RequestError(refused)).0, Transient);
+    }
+
+    #[test]
+    fn a_write_that_is_larger_than_the_commit_log_takes_is_not_made_again() {
+        let failure = DbError::WriteFailure {
+            consistency: Consistency::Quorum,
+            received: 0,
+            required: 2,
+            numfailures: 2,
+            write_type: WriteType::Simple,
+        };
+        for words in [
+            "Mutation of 22388231 bytes is too large for the maximum size of 16777216",
+            "Encountered an oversized mutation (9437296/8388608) for keyspace: k",
+        ] {
+            assert_eq!(database(&failure, words), (Permanent, "too_large"));
+            assert_eq!(database(&DbError::ServerError, words), (Permanent, "too_large"));
+        }
+        let words = "Operation failed - received 0 responses and 2 failures";
+        assert_eq!(database(&failure, words), (Transient, "write_failure"));
     }
 
     #[test]

@@ -24,11 +24,13 @@ const KINDS: usize = 1024;
 ///     tracing::warn!(pipeline = "navigation", step = "profile", suppressed, "look-up failed");
 /// }
 /// ```
+#[derive(Debug)]
 pub struct Limiter<K, S = RandomState> {
     every: Duration,
     kinds: Mutex<HashMap<K, Kind, S>>,
 }
 
+#[derive(Debug)]
 struct Kind {
     last: Instant,
     suppressed: u64,

@@ -7,8 +7,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::{ParseError, filter_fn};
@@ -17,7 +18,11 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, registry, reload};
 
 use super::breadcrumbs::Breadcrumbs;
+use super::limit::Limiter;
 use super::scrub::scrub;
+
+/// Between two words on stderr about a log file that takes no lines.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -158,11 +163,14 @@ impl Verbosity {
     }
 }
 
-/// A log file. Lines are appended; after its name has been given to another file, [`LogFile::reopen`] goes on there.
+/// A log file. Lines are appended; after its name has been given to another file, [`LogFile::reopen`] goes on there. Lines that it does not take
+/// are lost, and counted.
 #[derive(Debug, Clone)]
 pub struct LogFile {
     path: Arc<Path>,
     file: Arc<Mutex<File>>,
+    lost: Arc<AtomicU64>,
+    told: Arc<Limiter<()>>,
 }
 
 impl LogFile {
@@ -174,6 +182,8 @@ impl LogFile {
         Ok(LogFile {
             path: path.into(),
             file: Arc::new(Mutex::new(appended(path)?)),
+            lost: Arc::default(),
+            told: Arc::new(Limiter::new(TELL_EVERY)),
         })
     }
 
@@ -185,6 +195,11 @@ impl LogFile {
         let file = appended(&self.path)?;
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
         Ok(())
+    }
+
+    /// Lines that could not be written.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -199,6 +214,21 @@ fn appended(path: &Path) -> Result<File, LoggingError> {
 impl Write for LogFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    /// Each line comes so. Nobody else looks at what becomes of it.
+    fn write_all(&mut self, line: &[u8]) -> std::io::Result<()> {
+        let written = self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line);
+        if let Err(error) = &written {
+            let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+            if self.told.admit((), Instant::now()).is_some() {
+                say!(
+                    "cannot write to the log file {}: {error}; lines lost: {lost}",
+                    self.path.display()
+                );
+            }
+        }
+        written
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -358,6 +388,23 @@ mod tests {
         std::fs::remove_dir_all(&directory).unwrap();
         assert!(file.reopen().unwrap_err().to_string().contains("log file"));
         file.write_all(b"four\n").unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn lines_that_a_full_disk_does_not_take_are_counted() {
+        let file = LogFile::open(Path::new("/dev/full")).unwrap();
+        let metrics = crate::telemetry::Metrics::new().unwrap();
+        metrics.watch_log(file.clone());
+        let (filter, _) = Verbosity::new(filter("info", None).unwrap());
+        tracing::subscriber::with_default(subscriber(filter, true, false, move || file.clone()), || {
+            tracing::info!("one");
+            tracing::info!("two");
+        });
+        for _ in 0..2 {
+            let text = String::from_utf8(metrics.render()).unwrap();
+            assert!(text.contains("\nmessina_log_lines_lost_total 2\n"), "{text}");
+        }
     }
 
     #[test]

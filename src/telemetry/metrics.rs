@@ -14,6 +14,7 @@ use prometheus::{
 };
 
 use super::declare::{Declared, Family, PREFIX, Vector, help, metrics};
+use super::logging::LogFile;
 use super::process::Sampler;
 use crate::certificates::CertificateFile;
 use crate::registry::RegistryStats;
@@ -373,6 +374,8 @@ metrics! {
         /// Spans for the collector, by outcome: exported, suppressed (over max_spans_per_second), dropped (its queue was full) or failed (it did not
         /// take them).
         trace_spans_total: IntCounterVec ["outcome"],
+        /// Lines that the log file did not take, as on a full disk.
+        log_lines_lost_total: IntCounterVec [],
         /// Always 1; the label is the version that runs.
         build_info: IntGaugeVec ["version"],
         /// Counts the configurations taken since the start, the first being 1.
@@ -439,6 +442,12 @@ impl Metrics {
         sampler.watch_certificates(&self.families, files);
     }
 
+    /// Exports what this log file loses, from now on.
+    pub fn watch_log(&self, file: LogFile) {
+        let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.watch_log(file);
+    }
+
     /// Exports what the CQL driver of a loop does, until `figures` has none any more.
     pub fn watch_driver(&self, runtime: &str, figures: impl Fn() -> Option<DriverFigures> + Send + 'static) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
@@ -446,7 +455,7 @@ impl Metrics {
     }
 
     /// The Prometheus text format, version 0.0.4 ([`Metrics::CONTENT_TYPE`]). What is not counted as it happens
-    /// (process, runtimes, registry, driver, certificates) is read now. A family that cannot be encoded is left out, and the others are there.
+    /// (process, runtimes, registry, driver, certificates, log file) is read now. A family that cannot be encoded is left out, and the others are there.
     pub fn render(&self) -> Vec<u8> {
         self.sampler.lock().unwrap_or_else(PoisonError::into_inner).sample();
         let encoder = TextEncoder::new();

@@ -1,5 +1,5 @@
 //! Figures that are counted elsewhere: the process, read from `/proc`, its allocator, the Tokio runtimes, the schema registry, the CQL
-//! driver, and the certificates' files.
+//! driver, the certificates' files, and the log file.
 //!
 //! They are read when metrics are rendered, so they cost nothing in between. Only `/proc/self` is read; where it does
 //! not exist (not Linux), the figures stay at zero. Format: proc(5), `stat`, `status` and `limits`.
@@ -15,6 +15,7 @@ use tokio::runtime::{Handle, RuntimeMetrics};
 
 use super::allocator;
 use super::declare::Family;
+use super::logging::LogFile;
 use super::metrics::Families;
 use crate::certificates::{self, CertificateFile};
 use crate::registry::RegistryStats;
@@ -37,6 +38,8 @@ pub(super) struct Sampler {
     registry: Option<WatchedRegistry>,
     drivers: Vec<WatchedDriver>,
     certificates: Vec<WatchedCertificate>,
+    log: Option<LogFile>,
+    log_lines_lost: IntCounter,
 }
 
 struct WatchedDriver {
@@ -92,6 +95,8 @@ impl Sampler {
             registry: None,
             drivers: Vec::new(),
             certificates: Vec::new(),
+            log: None,
+            log_lines_lost: families.log_lines_lost_total.of([]),
         }
     }
 
@@ -146,6 +151,10 @@ impl Sampler {
             }));
     }
 
+    pub(super) fn watch_log(&mut self, file: LogFile) {
+        self.log = Some(file);
+    }
+
     pub(super) fn sample(&mut self) {
         if let Some(stat) = fs::read_to_string("/proc/self/stat")
             .ok()
@@ -177,6 +186,10 @@ impl Sampler {
         if let Some(figures) = allocator::figures() {
             self.committed.set(figures.committed.current);
             self.purged.inc_by(figures.purged.saturating_sub(self.purged.get()));
+        }
+        if let Some(log) = &self.log {
+            self.log_lines_lost
+                .inc_by(log.lost().saturating_sub(self.log_lines_lost.get()));
         }
         self.drivers.retain(WatchedDriver::show);
         self.certificates.iter_mut().for_each(WatchedCertificate::show);

@@ -1,4 +1,5 @@
-//! What the brokers tell `check --online`: topics that are not there, and what this client may not do with topics and group.
+//! What the brokers tell `check --online`: topics that are not there or take less than comes in, and what this client may not do with topics
+//! and group.
 //!
 //! Not covered, because no broker tells it before it is done: the rights on a transactional id, and on creating a topic.
 
@@ -9,10 +10,11 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
-use crate::config::{self, Config, Spanned};
+use crate::config::{self, Config, SecretError, Spanned};
 use crate::kafka;
 use crate::kafka::rights::{Allowed, Operation, of_groups, of_topics};
 use crate::pipeline::finding::Finding;
+use crate::sink::batches::{Admin, AdminContext, Batches};
 
 /// How long the brokers may take to say which topics there are, and again to say what is permitted.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,18 +26,16 @@ type Wanted = (Spanned<String>, Operation);
 
 /// What is wrong with a pipeline's topics and group. Fails where no broker answers.
 pub(super) async fn tell(config: &Config, pipeline: &config::Pipeline) -> Result<Vec<Finding>, String> {
-    let (kafka, source) = (&config.kafka, &pipeline.source);
-    let reading = kafka::client(kafka, &kafka.consumer_properties, &source.properties).map_err(|e| e.to_string())?;
-    let sink_properties = pipeline.sink.as_ref().map_or(&[][..], |sink| &sink.properties);
-    let writing = kafka::client(kafka, &kafka.producer_properties, sink_properties).map_err(|e| e.to_string())?;
+    let source = &pipeline.source;
+    let (reading, writing) = clients(config, pipeline).map_err(|e| e.to_string())?;
     let inputs: Vec<Wanted> = source
         .topics
         .iter()
         .map(|topic| (topic.clone(), Operation::Read))
         .collect();
-    let outputs = pipeline.sink.iter().map(|sink| &sink.topic);
-    let outputs = outputs.chain(pipeline.dead_letter.iter().map(|letters| &letters.topic));
-    let outputs: Vec<Wanted> = outputs.map(|topic| (topic.clone(), Operation::Write)).collect();
+    let outputs: Vec<Wanted> = outputs(pipeline)
+        .map(|(topic, _)| (topic.clone(), Operation::Write))
+        .collect();
     let group = Some(source.group.clone());
     let asked = tokio::task::spawn_blocking(move || {
         let as_writer = identity(&writing);
@@ -47,6 +47,75 @@ pub(super) async fn tell(config: &Config, pipeline: &config::Pipeline) -> Result
         Ok(findings)
     });
     asked.await.unwrap_or_else(|e| Err(e.to_string()))
+}
+
+/// Those of a pipeline that read, and those that write.
+fn clients(config: &Config, pipeline: &config::Pipeline) -> Result<(ClientConfig, ClientConfig), SecretError> {
+    let kafka = &config.kafka;
+    let sink_properties = pipeline.sink.as_ref().map_or(&[][..], |sink| &sink.properties);
+    Ok((
+        kafka::client(kafka, &kafka.consumer_properties, &pipeline.source.properties)?,
+        kafka::client(kafka, &kafka.producer_properties, sink_properties)?,
+    ))
+}
+
+/// Warnings of topics that take less than may come in. What topics take is not told to everybody: who may not ask gets none.
+pub(super) async fn sizes(config: &Config, pipeline: &config::Pipeline) -> Vec<Finding> {
+    let Ok((reading, writing)) = clients(config, pipeline) else {
+        return Vec::new();
+    };
+    let inputs = pipeline.source.topics.iter().map(|topic| topic.as_str()).collect();
+    let outputs = outputs(pipeline).map(|(topic, _)| topic.as_str()).collect();
+    let inputs = taken(&reading, pipeline, inputs).await;
+    let outputs = taken(&writing, pipeline, outputs).await;
+    smaller(pipeline, |topic| {
+        inputs.taken_by(topic).or_else(|| outputs.taken_by(topic))
+    })
+}
+
+/// The topics that are published to, and what becomes of a record that is too large for one.
+fn outputs(pipeline: &config::Pipeline) -> impl Iterator<Item = (&Spanned<String>, &'static str)> {
+    let sink = pipeline.sink.iter().map(|sink| (&sink.topic, "is a dead letter"));
+    let letters = pipeline.dead_letter.iter();
+    sink.chain(letters.map(|letters| (&letters.topic, "halts the pipeline, for it can go nowhere")))
+}
+
+/// What these topics take.
+async fn taken(client: &ClientConfig, pipeline: &config::Pipeline, topics: Vec<&str>) -> Batches {
+    if topics.is_empty() {
+        return Batches::default();
+    }
+    let context = AdminContext {
+        pipeline: pipeline.name.value.clone(),
+    };
+    let Ok(admin) = identity(client).create_with_context::<_, Admin>(context) else {
+        return Batches::default();
+    };
+    let admin = Arc::new(admin);
+    let asked = admin.clone();
+    // By then it is known whose brokers they are. All topics are asked for: one by its name might be made.
+    let answered = tokio::task::spawn_blocking(move || asked.inner().fetch_metadata(None, PATIENCE).is_ok());
+    if !answered.await.is_ok_and(|answered| answered) {
+        return Batches::default();
+    }
+    Batches::ask(&admin, &topics).await
+}
+
+fn smaller(pipeline: &config::Pipeline, taken_by: impl Fn(&str) -> Option<usize>) -> Vec<Finding> {
+    let inputs = pipeline.source.topics.iter();
+    let largest = inputs.filter_map(|topic| Some((taken_by(topic.as_str())?, topic)));
+    let Some((comes, input)) = largest.max_by_key(|(bytes, _)| *bytes) else {
+        return Vec::new();
+    };
+    let small = |(topic, end): (&Spanned<String>, &str)| {
+        let takes = taken_by(topic.as_str()).filter(|takes| *takes < comes)?;
+        let message = format!(
+            "topic '{}' takes {takes} bytes and '{}' {comes}: what is too large for it {end}",
+            topic.value, input.value
+        );
+        Some(Finding::new(topic.span, message).help("raise its max.message.bytes"))
+    };
+    outputs(pipeline).filter_map(small).collect()
 }
 
 /// The properties that say who the client is, and where.
@@ -155,3 +224,44 @@ impl ClientContext for Reasons {
 }
 
 impl ConsumerContext for Reasons {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load_str;
+
+    #[test]
+    fn topics_that_take_less_than_comes_in_are_told() {
+        let text = r#"
+            [kafka]
+            brokers = "k:9092"
+            [registry]
+            url = "http://r"
+            [pipelines.p]
+            source = { topics = ["small", "large"], group = "g" }
+            sink = { topic = "out" }
+            dead_letter = { topic = "dead" }
+        "#;
+        let (config, _) = load_str(vec![("test.toml".into(), text.into())], std::iter::empty()).unwrap();
+        let told = |sizes: &[(&str, usize)]| -> Vec<String> {
+            let taken_by = |topic: &str| sizes.iter().find(|(name, _)| *name == topic).map(|(_, size)| *size);
+            let found = smaller(&config.pipelines["p"], taken_by);
+            found.into_iter().map(|finding| finding.message).collect()
+        };
+        let all = [("small", 1000), ("large", 9000), ("out", 9000), ("dead", 1000)];
+        assert_eq!(
+            told(&all),
+            [
+                "topic 'dead' takes 1000 bytes and 'large' 9000: what is too large for it halts the pipeline, for it can go nowhere"
+            ]
+        );
+        let none: [&str; 0] = [];
+        assert_eq!(told(&[("small", 1000), ("out", 1000), ("dead", 1001)]), none);
+        assert_eq!(
+            told(&[("out", 1000), ("dead", 1001)]),
+            none,
+            "what comes in is not known"
+        );
+        assert_eq!(told(&[("large", 9000), ("out", 8999)]).len(), 1);
+    }
+}

@@ -99,7 +99,7 @@ pub fn run(args: &List) -> anyhow::Result<ExitCode> {
     }
     out.flush()?;
     if more {
-        eprintln!("there are more than {limit}: --limit, or a filter, shows others");
+        say!("there are more than {limit}: --limit, or a filter, shows others");
     }
     Ok(ExitCode::SUCCESS)
 }

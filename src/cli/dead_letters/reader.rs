@@ -93,7 +93,7 @@ impl Reader {
                 Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(failed(error)),
                 // Brokers that went away come back, or silence ends the wait.
-                Some(Err(error)) => eprintln!("warning: {name}: {error}"),
+                Some(Err(error)) => say!("warning: {name}: {error}"),
                 // What an earlier assignment had fetched.
                 Some(Ok(message)) if message.partition() != part.partition || message.topic() != part.topic => {}
                 Some(Ok(message)) => {

@@ -91,7 +91,7 @@ impl Deliveries {
 
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
-        eprintln!("warning: producer: {error}: {reason}");
+        say!("warning: producer: {error}: {reason}");
     }
 }
 

@@ -57,7 +57,7 @@ impl Progress {
     /// Ends the line that was drawn.
     pub fn end(&self) {
         if self.terminal {
-            eprintln!();
+            say!("");
         }
     }
 }

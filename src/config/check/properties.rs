@@ -2,10 +2,7 @@
 //!
 //! Names: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
 
-use rdkafka::ClientConfig;
-use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaConfRes;
-
+use super::super::kafka::{Refused, refused};
 use super::super::{Config, Diagnostic, Property, PropertyValue, codes};
 use super::Report;
 
@@ -155,12 +152,12 @@ fn taken(property: &Property, report: &mut Report<'_>) {
         PropertyValue::Plain(value) => (value.as_str(), false),
         PropertyValue::Secret(_) => ("", true),
     };
-    let (unknown, message) = match refused(name, value) {
+    let message = match refused(name, value) {
         None => return,
-        Some(Refused { unknown: true, .. }) => (true, format!("librdkafka knows no property `{name}`")),
+        Some(Refused { unknown: true, .. }) => format!("librdkafka knows no property `{name}`"),
         // Of an empty secret it may say that it is empty.
         Some(Refused { why, .. }) if secret && !why.contains("not supported") => return,
-        Some(Refused { why, .. }) => (false, format!("librdkafka does not take `{name}`: {why}")),
+        Some(Refused { why, .. }) => format!("librdkafka does not take `{name}`: {why}"),
     };
     let dotted = name.replace('_', ".");
     let label = if dotted != name && refused(&dotted, value).is_none() {
@@ -170,32 +167,7 @@ fn taken(property: &Property, report: &mut Report<'_>) {
     };
     let help = "its CONFIGURATION.md has all: https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md";
     let finding = Diagnostic::error(codes::PROPERTY, message);
-    let mut finding = finding.at(report.sources, property.name.span, label).help(help);
-    // Under a name that is misspelt the value may be a secret.
-    if unknown && let Some(place) = &mut finding.place {
-        place.text = name.to_owned();
-        (place.underline_start, place.underline_length) = (0, name.chars().count().max(1));
-    }
-    report.findings.push(finding);
-}
-
-struct Refused {
-    unknown: bool,
-    why: String,
-}
-
-/// Sets a property on a configuration of which no client is made.
-fn refused(name: &str, value: &str) -> Option<Refused> {
-    let error = ClientConfig::new().set(name, value).create_native_config().err()?;
-    Some(match error {
-        KafkaError::ClientConfig(kind, why, ..) => Refused {
-            unknown: kind == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN,
-            why,
-        },
-        // A zero byte.
-        _ => Refused {
-            unknown: false,
-            why: "it cannot be handed on".to_owned(),
-        },
-    })
+    report
+        .findings
+        .push(finding.at(report.sources, property.name.span, label).help(help));
 }

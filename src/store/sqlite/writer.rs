@@ -4,7 +4,8 @@
 //! came while the last one was committed, and alone a write is committed at once.
 //!
 //! Invariants: no answer before its commit; a write that fails fails alone (its statement is undone, the others stand)
-//! unless SQLite gave up the whole transaction, which then fails for all in it; the thread ends when the store goes,
+//! unless SQLite gave up the whole transaction, which then fails for all in it; one that cannot begin fails for all who
+//! are queued; the thread ends when the store goes,
 //! after what was sent before.
 
 use std::sync::Arc;
@@ -156,6 +157,8 @@ impl Writer {
             .connection
             .execute_batch("BEGIN IMMEDIATE")
             .map_err(|e| classify::sqlite(&e));
+        // All who are queued have waited for the lock by then: each would else wait for it anew, one after the other.
+        let locked = begun.is_err();
         let mut next = Some(first);
         let other = loop {
             match next.take() {
@@ -178,7 +181,7 @@ impl Writer {
                 }
                 other => break other,
             }
-            if waiting.len() >= GROUP || start.elapsed() >= GROUP_TIME || begun.is_err() {
+            if !locked && (waiting.len() >= GROUP || start.elapsed() >= GROUP_TIME || begun.is_err()) {
                 break None;
             }
             next = queue.try_recv().ok().map(|(job, _permit)| job);
@@ -306,4 +309,57 @@ impl Writer {
 
 fn rolled_back() -> StoreError {
     StoreError::transient("rolled_back", "SQLite rolled the transaction back")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::parse;
+
+    #[test]
+    fn a_lock_of_another_process_is_waited_for_once_by_all_who_are_queued() {
+        let path = std::env::temp_dir().join(format!("messina-locked-{}.db", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let other = Connection::open(&path).unwrap();
+        other
+            .execute_batch("CREATE TABLE t (id bigint PRIMARY KEY, n bigint)")
+            .unwrap();
+        let connection = Connection::open(&path).unwrap();
+        connection.busy_timeout(Duration::ZERO).unwrap();
+        let mut writer = Writer {
+            connection,
+            generation: Arc::default(),
+            expiring: Vec::new(),
+            swept: Instant::now(),
+        };
+        let change = parse::change("INSERT INTO t (id, n) VALUES (:id, :n)").unwrap();
+        let write = Arc::new(writer.prepare(change).unwrap().0);
+        let (jobs, queue) = channel();
+        let room = Arc::new(Semaphore::new(QUEUE));
+        let mut take_all = || {
+            let mut answers = Vec::new();
+            for id in 0..=GROUP as i64 {
+                let (reply, answer) = oneshot::channel();
+                let job = Job::Write {
+                    write: write.clone(),
+                    values: vec![Bound::Integer(id), Bound::Integer(1)],
+                    life_ms: None,
+                    timestamp_us: 1,
+                    reply,
+                };
+                let sent = jobs.send((job, room.clone().try_acquire_owned().unwrap()));
+                assert!(sent.is_ok());
+                answers.push(answer);
+            }
+            writer.take(queue.recv().unwrap().0, &queue);
+            answers
+        };
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        for mut answer in take_all() {
+            assert_eq!(answer.try_recv().unwrap().unwrap_err().label, "busy");
+        }
+        other.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(take_all()[0].try_recv().unwrap(), Ok(()));
+        std::fs::remove_file(&path).unwrap();
+    }
 }
