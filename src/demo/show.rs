@@ -144,7 +144,7 @@ impl Show {
     pub fn spent(&self, meter: &Meter) -> Spent {
         let named = [(generator::THREAD, Part::Generator), (verifier::THREAD, Part::Verifier)];
         // Each has a thread of its own: the configuration has one for each.
-        let thread = |name: &String| self.running.loops(name).first()?.get().thread;
+        let thread = |name: &str| self.running.loops(name).first()?.get().thread;
         let loops: Vec<String> = self.names.iter().map(|name| thread(name).unwrap_or_default()).collect();
         meter.spent(&named, &loops)
     }
