@@ -64,6 +64,13 @@ impl Loop {
                     self.undelivered_in_transaction(event, failure);
                     return;
                 }
+                if failure.class == Class::Permanent
+                    && let Some(partition) = self.partition(&event.origin.topic, event.origin.partition)
+                {
+                    let input = (partition, event.origin.offset);
+                    self.refused
+                        .insert(input, failure.clone(), |partition| self.held.contains_key(&partition));
+                }
                 event.restore_completions(self.completions.clone());
                 let runtime = self.parts.runtime.clone();
                 match failure.class {
