@@ -263,4 +263,6 @@ fn random(event: &Event, attempt: u32) -> u64 {
 #[cfg(test)]
 mod advance_tests;
 #[cfg(test)]
+mod publish_tests;
+#[cfg(test)]
 mod tests;

@@ -526,7 +526,7 @@ async fn an_old_row_is_served_while_the_store_fails_and_no_longer() {
     assert!(matches!(bench.run(1, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.store.calls(), 2, "asked once, and answered by the old row");
     // An open breaker is not waited for either.
-    (0..20).for_each(|_| bench.runtime.gates.store.failed());
+    (0..20).for_each(|_| bench.runtime.gates.store.failed(false));
     assert!(matches!(bench.run(2, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.store.calls(), 2);
     bench.runtime.gates.store.succeeded();
@@ -569,7 +569,7 @@ async fn an_event_that_waits_at_an_open_breaker_gives_up_when_its_time_is_over_o
     let keys = "on_error = \"skip\"\nretry = { max_elapsed = \"50ms\" }";
     let mut bench = bench(&looking_up(keys)).await;
     bench.user(1, "ann", 0.5);
-    (0..20).for_each(|_| bench.runtime.gates.store.failed());
+    (0..20).for_each(|_| bench.runtime.gates.store.failed(false));
     fail(&bench, 1000);
     assert!(matches!(
         bench.run(0, 1, "click").await,
