@@ -125,12 +125,15 @@ pub fn topic_exists(admin: &Admin, topic: &str) -> Result<bool, KafkaError> {
         .any(|t| t.name() == topic && t.error().is_none() && !t.partitions().is_empty()))
 }
 
-/// Waits until the event's transaction is open, where the producer has any; false once it is over.
+/// Waits until the event's transaction is open, where the producer has any; false once it is over, and once the event's partition has left: what
+/// its next owner publishes must not be followed by what is older.
 async fn may_send(producer: &Producer, event: &Event) -> bool {
-    match &producer.client().context().turnstile {
-        None => true,
-        Some(turnstile) => turnstile.come(event.transaction).await && !event.is_abandoned(),
+    if let Some(turnstile) = &producer.client().context().turnstile
+        && !turnstile.come(event.transaction).await
+    {
+        return false;
     }
+    !event.is_abandoned()
 }
 
 impl Sink {

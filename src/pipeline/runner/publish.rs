@@ -203,6 +203,10 @@ impl Runtime {
 
     /// Ends an event that cannot succeed: as a dead letter, or by stopping its pipeline.
     pub async fn fail(&self, mut event: Box<Event>, failure: Failure) {
+        if event.is_abandoned() {
+            event.complete(How::Abandoned);
+            return;
+        }
         if failure.reason == PRODUCER_OVER {
             event.complete(How::StartAgain(failure));
             return;
