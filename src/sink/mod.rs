@@ -296,7 +296,17 @@ impl ProducerContext for SinkContext {
                 }
                 let purged = [RDKafkaErrorCode::PurgeQueue, RDKafkaErrorCode::PurgeInflight];
                 if error.rdkafka_error_code().is_some_and(|code| purged.contains(&code)) {
-                    event.complete(How::Abandoned);
+                    // librdkafka itself purges the queue of a producer that it gives up. A transaction runs again as a whole.
+                    if event.is_abandoned() || self.turnstile.is_some() {
+                        event.complete(How::Abandoned);
+                    } else {
+                        failure.reason = PRODUCER_OVER;
+                        failure.message = format!(
+                            "topic {}: the producer was given up with this in its queue",
+                            message.topic()
+                        );
+                        event.complete(How::StartAgain(failure));
+                    }
                     return;
                 }
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
@@ -331,3 +341,6 @@ impl ProducerContext for SinkContext {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
