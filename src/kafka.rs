@@ -42,6 +42,8 @@ fn classify_code(code: Code) -> Class {
         | Code::UnsupportedVersion
         | Code::UnsupportedForMessageFormat
         | Code::InvalidArgument => Class::Fatal,
+        // What stood in a batch beside a record that is refused: the broker has taken nothing of the batch, and this by itself it would take.
+        Code::InvalidDifferentRecord => Class::Transient,
         // Brokers, leaders, topics and permissions come back; so does room in the queue.
         _ => Class::Transient,
     }
@@ -305,6 +307,8 @@ mod tests {
         assert_eq!(classify_code(Code::MessageSizeTooLarge), Class::Permanent);
         assert_eq!(classify_code(Code::BrokerTransportFailure), Class::Transient);
         assert_eq!(classify_code(Code::QueueFull), Class::Transient);
+        assert_eq!(classify_code(Code::InvalidRecord), Class::Permanent);
+        assert_eq!(classify_code(Code::InvalidDifferentRecord), Class::Transient);
         assert_eq!(classify_code(Code::Fenced), Class::Fatal);
         assert_eq!(classify(&KafkaError::Canceled), Class::Fatal);
     }

@@ -178,12 +178,8 @@ impl Gate {
         }
     }
 
-    /// A request failed in a way that may pass, whoever made it; one that was [`Pass::sent`] is no longer out.
-    pub fn failed(&self) {
-        self.fail(true);
-    }
-
-    fn fail(&self, probe: bool) {
+    /// A request failed in a way that may pass, whoever made it; a `probe` that was [`Pass::sent`] is no longer out.
+    pub fn failed(&self, probe: bool) {
         let mut inner = self.inner();
         let random = inner.jitter.next_u64();
         let opened = inner.breaker.failed(Instant::now(), probe, random);
@@ -243,6 +239,11 @@ impl Pass<'_> {
         self.gate.succeeded();
     }
 
+    /// Whether it is one of the few that an open breaker lets through.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
     /// The request was made, and what came of it is told to the [`Gate`] later.
     pub fn sent(mut self) {
         self.probe = false;
@@ -251,7 +252,7 @@ impl Pass<'_> {
     /// The request failed in a way that may pass.
     pub fn failed(mut self) {
         let probe = std::mem::take(&mut self.probe);
-        self.gate.fail(probe);
+        self.gate.failed(probe);
     }
 }
 
@@ -316,9 +317,22 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_gives_back_no_probe_but_its_own() {
+        let gate = open(AT_ONCE);
+        let (first, second) = (gate.pass().unwrap(), gate.pass().unwrap());
+        assert!(first.is_probe());
+        first.sent();
+        second.failed();
+        gate.failed(false);
+        assert_eq!(gate.state(), State::HalfOpen, "the first is still out");
+        gate.failed(true);
+        assert_eq!(gate.state(), State::Open);
+    }
+
+    #[test]
     fn a_success_of_anybody_closes_it_and_failures_leave_it_open() {
         let gate = open(LONG);
-        gate.failed();
+        gate.failed(false);
         assert!(gate.is_open());
         gate.succeeded();
         assert_eq!((gate.state(), gate.is_open()), (State::Closed, false));

@@ -91,6 +91,8 @@ pub struct Event {
     pub pending: Outcome,
     /// Attempts to deliver it, after the first.
     pub attempts: u32,
+    /// Whether the last of them was a probe of the producer's breaker.
+    pub probe: bool,
     /// Why it is a dead letter, once it is one.
     pub failure: Option<Failure>,
     /// The transaction that it belongs to; 0 where there are none.
@@ -157,6 +159,7 @@ impl Event {
                 output_key: None,
                 pending: Outcome::Done,
                 attempts: 0,
+                probe: false,
                 failure: None,
                 transaction: 0,
                 admitted,
@@ -289,6 +292,7 @@ impl Event {
         }
         self.pending = Outcome::Done;
         self.attempts = 0;
+        self.probe = false;
         self.failure = None;
         self.produced = None;
         self

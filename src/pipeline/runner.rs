@@ -2,7 +2,7 @@
 //!
 //! What may pass is tried again, with jittered back-off, for as long as it takes, while the event keeps its place in the ledger and
 //! its lane; the consumer loop meanwhile stops taking records once the budget is full. What cannot pass goes to the dead-letter
-//! topic at once. Only when the partition has left does a retrying event give up.
+//! topic at once. Only when the partition has left does an event give up: it begins nothing more, and is not published.
 //!
 //! `advance` is what needs no waiting, `ask` what a look-up or write goes through, `refer` what one in memory does, `together` what a row does that
 //! shares a batch with others; `attempts` is what follows where one fails, `publish` the way out of the steps.
@@ -160,6 +160,9 @@ impl Runtime {
                 return Ok(Flow::GoOn);
             }
             asked = true;
+            if event.is_abandoned() {
+                return Ok(Flow::Abandon);
+            }
             let flow = match stage {
                 Stage::Alone(index) => self.run_alone(*index, event)?,
                 Stage::Together(members) if members.len() == 1 || self.in_turn(members) => {
@@ -262,5 +265,7 @@ fn random(event: &Event, attempt: u32) -> u64 {
 
 #[cfg(test)]
 mod advance_tests;
+#[cfg(test)]
+mod publish_tests;
 #[cfg(test)]
 mod tests;

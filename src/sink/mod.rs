@@ -125,12 +125,15 @@ pub fn topic_exists(admin: &Admin, topic: &str) -> Result<bool, KafkaError> {
         .any(|t| t.name() == topic && t.error().is_none() && !t.partitions().is_empty()))
 }
 
-/// Waits until the event's transaction is open, where the producer has any; false once it is over.
+/// Waits until the event's transaction is open, where the producer has any; false once it is over, and once the event's partition has left: what
+/// its next owner publishes must not be followed by what is older.
 async fn may_send(producer: &Producer, event: &Event) -> bool {
-    match &producer.client().context().turnstile {
-        None => true,
-        Some(turnstile) => turnstile.come(event.transaction).await && !event.is_abandoned(),
+    if let Some(turnstile) = &producer.client().context().turnstile
+        && !turnstile.come(event.transaction).await
+    {
+        return false;
     }
+    !event.is_abandoned()
 }
 
 impl Sink {
@@ -293,7 +296,17 @@ impl ProducerContext for SinkContext {
                 }
                 let purged = [RDKafkaErrorCode::PurgeQueue, RDKafkaErrorCode::PurgeInflight];
                 if error.rdkafka_error_code().is_some_and(|code| purged.contains(&code)) {
-                    event.complete(How::Abandoned);
+                    // librdkafka itself purges the queue of a producer that it gives up. A transaction runs again as a whole.
+                    if event.is_abandoned() || self.turnstile.is_some() {
+                        event.complete(How::Abandoned);
+                    } else {
+                        failure.reason = PRODUCER_OVER;
+                        failure.message = format!(
+                            "topic {}: the producer was given up with this in its queue",
+                            message.topic()
+                        );
+                        event.complete(How::StartAgain(failure));
+                    }
                     return;
                 }
                 if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
@@ -328,3 +341,6 @@ impl ProducerContext for SinkContext {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

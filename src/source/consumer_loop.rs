@@ -17,6 +17,7 @@ mod gather;
 mod intake;
 mod membership;
 mod rebuild;
+mod refused;
 mod report;
 mod transaction;
 mod watchdogs;
@@ -36,7 +37,9 @@ use tokio::sync::{mpsc, watch};
 use self::adapt::{Gauges, Hearing, Seen};
 use self::ends::Ends;
 use self::gather::Gathering;
+use self::rebuild::Kept;
 pub use self::rebuild::run_and_rebuild;
+use self::refused::Refused;
 use self::watchdogs::Watchdogs;
 use super::assignment::{Assignment, Partition, Ticket};
 use super::bounds::Bounds;
@@ -55,7 +58,7 @@ use crate::pipeline::plan::SchemaPlan;
 use crate::pipeline::runner::{Member, Runtime};
 use crate::pipeline::schemas::Schemas;
 use crate::retry::Jitter;
-use crate::sink::limits::Limits;
+use crate::sink::limits::{Limits, Verdict};
 use crate::telemetry::handles::{LocalPipeline, PartitionMetrics};
 use crate::turns::Turns;
 
@@ -92,7 +95,7 @@ pub struct Parts {
     pub concurrency: Option<Concurrency>,
     /// How many ended events are kept for reuse: as many as may be in flight.
     pub pool: usize,
-    /// When dead letters are an outage; shared by no other loop.
+    /// When dead letters are an outage; shared by no other loop. A consumer that takes the place of another goes on with that one's.
     pub limits: Option<Limits>,
     /// Plans by schema.
     pub schemas: Arc<Schemas>,
@@ -203,6 +206,7 @@ struct Loop {
     last_complaint: Option<Instant>,
     seen: Seen,
     gauges: Gauges,
+    refused: Refused,
     stopped_by_limit: bool,
     /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
     ledger_full: bool,
@@ -213,8 +217,11 @@ struct Loop {
     jitter: Jitter,
 }
 
-/// Runs one consumer until it is told to stop or cannot go on.
-pub async fn run(mut parts: Parts) -> End {
+/// Runs one consumer until it is told to stop or cannot go on; `kept` is what it has of the one before, and leaves to the next.
+async fn run(mut parts: Parts, kept: &mut Kept) -> End {
+    if let Some(limits) = kept.limits.take() {
+        parts.limits = Some(limits);
+    }
     let transactions = match transaction::init(&mut parts).await {
         Ok(transactions) => transactions,
         Err(end) => return end,
@@ -228,7 +235,7 @@ pub async fn run(mut parts: Parts) -> End {
     }
     let named_by = Instant::now() + NAMED_AFTER;
     let consumer = parts.consumer.clone();
-    let mut this = Loop::new(parts, transactions);
+    let mut this = Loop::new(parts, transactions, std::mem::take(&mut kept.refused));
     let end = this.turn(&consumer).await;
     this.wait_for_ends().await;
     if !this.joined {
@@ -241,6 +248,10 @@ pub async fn run(mut parts: Parts) -> End {
         End::Drained | End::Abandoned(_) => "stopped",
         End::Replaced { .. } => "rebuilding",
     });
+    *kept = Kept {
+        refused: std::mem::take(&mut this.refused),
+        limits: this.parts.limits.take(),
+    };
     // It waits for its consumer to be closed, and other loops may run on this thread.
     let io = this.parts.io.clone();
     let _ = io.spawn_blocking(move || drop((this, consumer))).await;
@@ -260,8 +271,14 @@ impl Drop for Loop {
 }
 
 impl Loop {
-    fn new(parts: Parts, transactions: Option<Transactions>) -> Loop {
+    fn new(parts: Parts, transactions: Option<Transactions>, refused: Refused) -> Loop {
         let metrics = parts.runtime.metrics.local();
+        let stopped_by_limit = parts
+            .limits
+            .as_ref()
+            .is_some_and(|limits| limits.verdict() != Verdict::Go);
+        let mut gauges = Gauges::new(&parts.runtime.metrics);
+        gauges.dead_letter_stop.set(i64::from(stopped_by_limit));
         Loop {
             topics: parts.topics.iter().map(|t| Arc::from(t.as_str())).collect(),
             assignment: Assignment::with_writes(parts.runtime.program.writes()),
@@ -307,8 +324,9 @@ impl Loop {
             hearing: Hearing::default(),
             last_complaint: None,
             seen: Seen::default(),
-            gauges: Gauges::new(&parts.runtime.metrics),
-            stopped_by_limit: false,
+            gauges,
+            refused,
+            stopped_by_limit,
             ledger_full: false,
             joined: false,
             lost: None,

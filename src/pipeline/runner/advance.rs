@@ -40,6 +40,10 @@ pub enum Advance {
 impl Runtime {
     /// Runs an event whose datum has been read as far as it goes without waiting. `now` is the time.
     pub fn advance(&self, mut event: Box<Event>, now: Instant) -> Advance {
+        if event.is_abandoned() {
+            event.complete(How::Abandoned);
+            return Advance::Ended;
+        }
         self.make_room(&mut event);
         let mut skip = false;
         while let Some(stage) = self.program.stages.get(event.stage) {

@@ -38,6 +38,14 @@ async fn who_is_filtered_out_ends_at_once() {
 }
 
 #[tokio::test]
+async fn of_a_partition_that_has_left_nothing_is_begun() {
+    let mut bench = bench(STEPS).await;
+    let event = bench.event(0, 1, "bot", true);
+    assert!(matches!(bench.runtime.advance(event, Instant::now()), Advance::Ended));
+    assert!(matches!(bench.end(), How::Abandoned));
+}
+
+#[tokio::test]
 async fn a_hit_ends_at_once_and_a_write_is_waited_for() {
     let mut bench = bench(&cached()).await;
     bench.user(1, "ann", 0.5);

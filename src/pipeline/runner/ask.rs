@@ -206,11 +206,13 @@ impl Attempts<'_> {
         let gate = &self.runtime.gates.store;
         let mut tries = self.tries;
         loop {
-            let next = match gate.pass() {
-                Ok(pass) => return Ok(pass),
+            let passed = gate.pass();
+            let now = Instant::now();
+            let next = match passed {
+                Ok(pass) if !self.event.is_abandoned() => return Ok(pass),
+                Ok(_) => now,
                 Err(next) => next,
             };
-            let now = Instant::now();
             tries.held_up(now);
             let deadline = self.policy.deadline(tries);
             if self.event.is_abandoned() || deadline.is_some_and(|deadline| now >= deadline) {

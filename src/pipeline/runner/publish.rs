@@ -149,11 +149,12 @@ impl Runtime {
             }
             event.attempts += 1;
             let gate = &self.gates.sink;
-            gate.failed();
+            gate.failed(std::mem::take(&mut event.probe));
             let Some(pass) = self.pass_again(&event).await else {
                 event.complete(How::Abandoned);
                 return;
             };
+            event.probe = pass.is_probe();
             let sent = match (&self.sink, &self.dead_letters) {
                 (_, Some(dead_letters)) if event.pending == Outcome::DeadLettered => dead_letters.send(event),
                 (Some(sink), _) => {
@@ -172,8 +173,13 @@ impl Runtime {
             match sent {
                 // Whether it arrives is heard with its delivery.
                 Ok(()) => return pass.sent(),
-                Err((f, e)) if f.class == Class::Transient => (failure, event) = (f, e),
-                Err((f, e)) => return self.fail(e, f).await,
+                Err(refused) => (failure, event) = refused,
+            }
+            // A probe is given back with its pass.
+            event.probe = false;
+            drop(pass);
+            if failure.class != Class::Transient {
+                return self.fail(event, failure).await;
             }
         }
     }
@@ -197,6 +203,10 @@ impl Runtime {
 
     /// Ends an event that cannot succeed: as a dead letter, or by stopping its pipeline.
     pub async fn fail(&self, mut event: Box<Event>, failure: Failure) {
+        if event.is_abandoned() {
+            event.complete(How::Abandoned);
+            return;
+        }
         if failure.reason == PRODUCER_OVER {
             event.complete(How::StartAgain(failure));
             return;

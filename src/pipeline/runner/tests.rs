@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
@@ -330,11 +330,34 @@ async fn what_may_pass_is_tried_again_until_it_does() {
 #[tokio::test]
 async fn an_event_whose_partition_has_left_gives_up() {
     let mut bench = bench(STEPS).await;
-    bench.store.fail_next(StoreError::transient("timeout", "no answer"));
-    let event = bench.event(0, 1, "click", true);
+    fail(&bench, 1000);
+    assert!(matches!(process_and_leave(&mut bench, 0).await, How::Abandoned));
+    let calls = bench.store.calls();
+    let event = bench.event(1, 1, "click", true);
     bench.runtime.process(event).await;
     assert!(matches!(bench.end(), How::Abandoned));
-    assert_eq!(bench.store.calls(), 1);
+    assert_eq!(bench.store.calls(), calls, "nothing is begun");
+}
+
+#[tokio::test]
+async fn no_write_is_begun_once_the_partition_has_left() {
+    let mut bench = bench(STEPS).await;
+    bench.user(1, "ann", 2.5);
+    bench.store.set_latency(Duration::from_millis(50));
+    assert!(matches!(process_and_leave(&mut bench, 0).await, How::Abandoned));
+    assert_eq!((bench.store.calls(), bench.store.writes().len()), (1, 0));
+}
+
+/// Runs an event whose partition leaves while it waits for the first time.
+async fn process_and_leave(bench: &mut Bench, offset: i64) -> How {
+    let event = bench.event(offset, 1, "click", false);
+    let (runtime, abandoned) = (bench.runtime.clone(), event.abandoned.clone());
+    let processed = tokio::spawn(async move { runtime.process(event).await });
+    // On this thread: it comes as far as its first wait.
+    tokio::task::yield_now().await;
+    abandoned.store(true, Ordering::Relaxed);
+    processed.await.unwrap();
+    bench.end()
 }
 
 #[tokio::test]
@@ -526,7 +549,7 @@ async fn an_old_row_is_served_while_the_store_fails_and_no_longer() {
     assert!(matches!(bench.run(1, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.store.calls(), 2, "asked once, and answered by the old row");
     // An open breaker is not waited for either.
-    (0..20).for_each(|_| bench.runtime.gates.store.failed());
+    (0..20).for_each(|_| bench.runtime.gates.store.failed(false));
     assert!(matches!(bench.run(2, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.store.calls(), 2);
     bench.runtime.gates.store.succeeded();
@@ -569,15 +592,16 @@ async fn an_event_that_waits_at_an_open_breaker_gives_up_when_its_time_is_over_o
     let keys = "on_error = \"skip\"\nretry = { max_elapsed = \"50ms\" }";
     let mut bench = bench(&looking_up(keys)).await;
     bench.user(1, "ann", 0.5);
-    (0..20).for_each(|_| bench.runtime.gates.store.failed());
+    (0..20).for_each(|_| bench.runtime.gates.store.failed(false));
     fail(&bench, 1000);
     assert!(matches!(
         bench.run(0, 1, "click").await,
         How::Finished(Outcome::Skipped)
     ));
-    let event = bench.event(1, 1, "click", true);
-    bench.runtime.process(event).await;
-    assert!(matches!(bench.end(), How::Abandoned));
+    let mut bench = self::bench(STEPS).await;
+    (0..20).for_each(|_| bench.runtime.gates.store.failed(false));
+    assert!(matches!(process_and_leave(&mut bench, 0).await, How::Abandoned));
+    assert_eq!(bench.store.calls(), 0, "the probe is for others");
 }
 
 #[tokio::test]

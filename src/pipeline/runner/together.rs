@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::{Advance, Runtime, random};
 use crate::config::OnError;
+use crate::pipeline::completions::How;
 use crate::pipeline::evaluate::holds;
 use crate::pipeline::event::Event;
 use crate::pipeline::program::{Action, Stage, Write};
@@ -69,14 +70,21 @@ impl Runtime {
         let (Action::Write(write), Some(store), Ok(pass)) = (action, &self.store, pass) else {
             return members.into_iter().for_each(|member| member.event.go_on_alone());
         };
-        let handles = &self.steps[step];
-        let waiting = handles.step.enter(members.len());
         let mut rows = Vec::with_capacity(members.len());
         let mut events = Vec::with_capacity(members.len());
         for Member { row, event, since, .. } in members {
+            if event.is_abandoned() {
+                event.complete(How::Abandoned);
+                continue;
+            }
             rows.push(row);
             events.push((event, since));
         }
+        if rows.is_empty() {
+            return;
+        }
+        let handles = &self.steps[step];
+        let waiting = handles.step.enter(rows.len());
         let result = store.write_rows(&write.statement, rows).await;
         drop(waiting);
         let now = Instant::now();

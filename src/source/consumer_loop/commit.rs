@@ -118,6 +118,7 @@ impl Loop {
         }
         self.parts.runtime.metrics.commits.inc();
         for (partition, ticket, offset) in offsets {
+            self.refused.committed(partition, offset);
             self.assignment.committed(ticket, offset);
             if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
                 held.metrics.committed_offset.set(offset);

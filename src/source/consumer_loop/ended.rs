@@ -64,6 +64,13 @@ impl Loop {
                     self.undelivered_in_transaction(event, failure);
                     return;
                 }
+                if failure.class == Class::Permanent
+                    && let Some(partition) = self.partition(&event.origin.topic, event.origin.partition)
+                {
+                    let input = (partition, event.origin.offset);
+                    self.refused
+                        .insert(input, failure.clone(), |partition| self.held.contains_key(&partition));
+                }
                 event.restore_completions(self.completions.clone());
                 let runtime = self.parts.runtime.clone();
                 match failure.class {
@@ -84,7 +91,7 @@ impl Loop {
                 self.show(&event, "abandoned", Some(&failure), now);
                 // Its lane is not given on: what waits behind it must not overtake it.
                 event.lane = None;
-                self.start_again(&failure);
+                self.start_again(&failure, event.probe);
             }
             How::Fatal(failure) => {
                 self.show(&event, "halted", Some(&failure), now);
@@ -100,10 +107,10 @@ impl Loop {
     }
 
     /// Gives the consumer up for another one, which starts from the last commit.
-    fn start_again(&mut self, failure: &Failure) {
+    fn start_again(&mut self, failure: &Failure, probe: bool) {
         let runtime = &self.parts.runtime;
         runtime.metrics.failed("sink", "transient", "error");
-        runtime.gates.sink.failed();
+        runtime.gates.sink.failed(probe);
         self.note_error(failure.to_string());
         // At the end of the process the next one starts from there. Where dead letters have stopped intake, another consumer would take records in.
         if self.stopped_by_limit && self.stopping.is_none() {

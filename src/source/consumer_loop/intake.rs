@@ -130,7 +130,7 @@ impl Loop {
     /// Reads an event and lets it run; parks it where its schema is not known yet.
     pub(super) fn read(&mut self, partition: Partition, event: Box<Event>, now: Instant) -> bool {
         match read(event, &mut self.plans, self.parts.tombstone, now) {
-            Read::Ready(event) if let Some(failure) = self.refusal(partition, &event) => {
+            Read::Ready(event) if let Some(failure) = self.refused.get((partition, event.origin.offset)).cloned() => {
                 let runtime = self.parts.runtime.clone();
                 self.workers.spawn(async move { runtime.fail(event, failure).await });
             }

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::refused::Refused;
 use super::{End, Parts, run};
 use crate::pipeline::failure::Failure;
 use crate::pipeline::runner::Runtime;
 use crate::retry::{Backoff, Jitter};
+use crate::sink::limits::Limits;
 use crate::source::status::LoopState;
 
 /// Consumers made one after the other without a record from any of them.
@@ -48,6 +50,14 @@ impl Patience {
     }
 }
 
+/// What a consumer leaves to the one that takes its place. Without it an output that brokers refuse would have consumers replaced for ever, and its
+/// dead letters would never be too many.
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) refused: Refused,
+    pub(super) limits: Option<Limits>,
+}
+
 /// What stays of a consumer that is to be replaced.
 struct Last {
     runtime: Arc<Runtime>,
@@ -76,6 +86,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
     let mut patience = Patience::default();
     let (pauses, mut jitter) = (pauses(), Jitter::new(u64::from(std::process::id())));
     let mut last: Option<Last> = None;
+    let mut kept = Kept::default();
     let mut unmade = 0;
     loop {
         let parts = match (make(), &mut last) {
@@ -97,7 +108,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             stop: parts.stop.clone(),
         });
         let began = Instant::now();
-        let (why, took) = match run(parts).await {
+        let (why, took) = match run(parts, &mut kept).await {
             End::Replaced { why, took } => (why, took),
             end @ (End::Drained | End::Abandoned(_) | End::Halted(_)) => return end,
         };

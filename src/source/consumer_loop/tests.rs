@@ -652,6 +652,51 @@ fn intake_that_dead_letters_have_stopped_stays_stopped_when_an_output_is_refused
     assert_eq!(metrics.consumer_rebuilds.get(), 0);
 }
 
+/// A loop whose consumer was replaced: brokers have refused the second record's output for the moment, and the third's for good.
+fn replaced_beside_a_refused_output(dead_letters: &str) -> Bench {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    cluster.create_topic("dead", 1, 1).unwrap();
+    let (slow, toml) = (Duration::from_millis(1500), [TOML, OUTPUT, dead_letters].concat());
+    let bench = Bench::run(cluster, slow, Duration::from_secs(60), toml);
+    let load = Load::new(&bench);
+    load.send(0);
+    until("the first output", || bench.metrics.published.get() == 1);
+    load.send(0);
+    // So that each is a batch by itself.
+    std::thread::sleep(Duration::from_millis(300));
+    load.send(0);
+    // While they are written.
+    let refusals = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD,
+    ];
+    bench.cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
+    until("another consumer", || bench.metrics.consumer_rebuilds.get() > 0);
+    bench
+}
+
+#[test]
+fn an_output_that_brokers_refuse_for_good_is_not_published_again_by_the_next_consumer() {
+    let dead_letters = "[pipelines.p.dead_letter]\ntopic = \"dead\"\n";
+    let bench = replaced_beside_a_refused_output(dead_letters);
+    Load::new(&bench).send(0);
+    let mut first = published(&bench, 3);
+    first.sort_unstable();
+    assert_eq!(first, [0, 1, 3]);
+    until("the dead letters", || bench.metrics.dead_lettered.get() == 2);
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 1);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn the_next_consumer_counts_dead_letters_on() {
+    // One more in a row than is allowed, of which each consumer has made one.
+    let bench = replaced_beside_a_refused_output(DEAD_LETTERS);
+    until("intake to stop", || bench.state.get().halted.is_some());
+    assert!(matches!(bench.end(), End::Drained));
+}
+
 #[test]
 fn a_producer_that_librdkafka_gives_up_is_made_anew() {
     // Of the batch that is acknowledged next it means that broker and producer disagree on what has been written.

@@ -8,7 +8,6 @@
 //! member that was thrown out. The transactional id carries an epoch: a process that starts with the same id ends what its
 //! forerunner left open, and fences it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,8 +70,6 @@ pub(super) struct Transactions {
     dead: bool,
     /// What the commit under way holds.
     committing: Vec<(Partition, Option<Ticket>, i64)>,
-    /// Outputs that the brokers refuse, by their input: they end as dead letters when they run again.
-    refused: HashMap<(Partition, i64), Failure>,
     /// The largest output that was refused in the open transaction. Brokers refuse batches, so its neighbours are refused with it.
     suspect: Option<Suspect>,
     /// The transaction that was aborted last: deliveries of it may still be reported.
@@ -112,7 +109,6 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
         blocked: false,
         dead: false,
         committing: Vec::new(),
-        refused: HashMap::new(),
         suspect: None,
         aborted: 0,
         answers: mpsc::unbounded_channel(),
@@ -216,12 +212,6 @@ impl Loop {
         self.last_commit.is_none() && self.transactions.as_ref().is_some_and(|this| this.blocked)
     }
 
-    /// Why the brokers would refuse the output of this record, if they did before.
-    pub(super) fn refusal(&self, partition: Partition, event: &Event) -> Option<Failure> {
-        let refused = &self.transactions.as_ref()?.refused;
-        refused.get(&(partition, event.origin.offset)).cloned()
-    }
-
     /// Keeps drained partitions until they are committed.
     pub(super) fn leave_with_commit(&mut self, positions: Vec<(Partition, Position)>) {
         let by = self.drain_by.max(Instant::now() + GRACE);
@@ -304,14 +294,12 @@ impl Loop {
                 this.blocked = !this.leaving.is_empty();
                 this.parts.turnstile.open(open);
                 let committed = std::mem::take(&mut this.committing);
-                this.refused.retain(|(partition, offset), _| {
-                    !committed.iter().any(|(p, _, end)| p == partition && end > offset)
-                });
                 let metrics = &self.parts.runtime.metrics;
                 metrics.commits.inc();
                 metrics.transactions_committed.inc();
                 metrics.transaction_commit.observe(took.as_secs_f64());
                 for (partition, ticket, offset) in committed {
+                    self.refused.committed(partition, offset);
                     let Some(ticket) = ticket else { continue };
                     self.assignment.committed(ticket, offset);
                     if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
@@ -328,7 +316,8 @@ impl Loop {
                 self.take_ended(&mut Batch::default());
                 let Some(this) = &mut self.transactions else { return };
                 if let Some(Suspect { input, failure, .. }) = this.suspect.take() {
-                    this.refused.insert(input, failure);
+                    self.refused
+                        .insert(input, failure, |partition| self.held.contains_key(&partition));
                 }
                 this.parts.turnstile.open(this.tally.open());
             }

@@ -1,0 +1,77 @@
+//! What becomes of events at a producer that reaches no broker.
+
+use std::sync::atomic::AtomicBool;
+
+use super::dead_letters::DeadLetters;
+use super::*;
+use crate::pipeline::completions::{Batch, Completion, Completions};
+use crate::pipeline::event::{Content, Origin};
+use crate::source::assignment::Ticket;
+use crate::telemetry::metrics::Metrics;
+
+fn alone() -> Arc<Producer> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", "127.0.0.1:1");
+    config.set("enable.idempotence", "true");
+    let metrics = Metrics::new().unwrap();
+    let (of_pipeline, statistics) = (
+        PipelineMetrics::new(&metrics, "p"),
+        KafkaMetrics::new(&metrics, "p", "producer"),
+    );
+    let batches = Arc::new(Batches::default());
+    producer(&config, of_pipeline, statistics, true, None, batches, Logins::default()).unwrap()
+}
+
+fn event(completions: &Arc<Completions>, offset: i64, abandoned: bool) -> Box<Event> {
+    let origin = Origin {
+        ticket: Ticket::unassigned(),
+        topic: Arc::from("in"),
+        partition: 0,
+        offset,
+        timestamp_ms: None,
+        write_timestamp_us: 0,
+    };
+    let content = Content {
+        value: Some(b"in"),
+        key: None,
+        headers: None,
+    };
+    let abandoned = Arc::new(AtomicBool::new(abandoned));
+    Event::new(None, origin, content, abandoned, completions.clone(), Instant::now())
+}
+
+#[tokio::test]
+async fn what_is_queued_where_librdkafka_gives_the_producer_up_runs_again() {
+    let (producer, completions) = (alone(), Arc::default());
+    let sink = Sink::new(producer.clone(), "out");
+    for (offset, abandoned) in [(0, false), (1, true)] {
+        let sent = sink.send(event(&completions, offset, abandoned), b"out", None, Instant::now());
+        assert!(sent.is_ok());
+    }
+    // SAFETY: the client lives as long as the borrowed producer, and the reason ends with a null byte.
+    unsafe {
+        let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        rdkafka::bindings::rd_kafka_test_fatal_error(producer.client().native_ptr(), error, c"a test".as_ptr());
+    }
+    let (mut batch, mut ended) = (Batch::default(), Vec::<Completion>::new());
+    while ended.len() < 2 {
+        completions.ready().await;
+        completions.take(&mut batch);
+        ended.append(&mut batch.completions);
+    }
+    ended.sort_by_key(|completion| completion.event.origin.offset);
+    match (&ended[0].how, &ended[1].how) {
+        (How::StartAgain(failure), How::Abandoned) => assert_eq!(failure.reason, PRODUCER_OVER),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_of_a_partition_that_has_left() {
+    let (producer, completions) = (alone(), Arc::default());
+    let (ours, left) = (event(&completions, 0, false), event(&completions, 1, true));
+    let sink = Sink::new(producer.clone(), "out");
+    assert!(sink.may_send(&ours).await && !sink.may_send(&left).await);
+    let dead_letters = DeadLetters::new(producer, "dead", "p");
+    assert!(dead_letters.may_send(&ours).await && !dead_letters.may_send(&left).await);
+}

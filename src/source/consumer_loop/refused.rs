@@ -1,0 +1,71 @@
+//! Records whose outputs the brokers refuse for good.
+//!
+//! Brokers refuse a batch as a whole. What stood beside such an output runs again, and would meet it in its next batch as well, for ever. So it is
+//! remembered, by the next consumer too: when its record runs again, that becomes a dead letter, and nothing of it is published.
+//!
+//! Invariants: what is committed is forgotten; so is, when there are many, what partitions have left behind.
+
+use std::collections::HashMap;
+
+use crate::pipeline::failure::Failure;
+use crate::source::assignment::Partition;
+
+/// From so many on, those of partitions that have left are forgotten.
+const MANY: usize = 1000;
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub(super) struct Refused(HashMap<(Partition, i64), Failure>);
+
+impl Refused {
+    /// Remembers why the output of the record at this offset is refused; `held` says which partitions are held.
+    pub(super) fn insert(&mut self, input: (Partition, i64), failure: Failure, held: impl Fn(Partition) -> bool) {
+        if self.0.len() >= MANY {
+            self.0.retain(|(partition, _), _| held(*partition));
+        }
+        self.0.insert(input, failure);
+    }
+
+    /// Why the brokers would refuse the output of the record at this offset, if they did before.
+    pub(super) fn get(&self, input: (Partition, i64)) -> Option<&Failure> {
+        self.0.get(&input)
+    }
+
+    /// What is before `offset` does not run again.
+    pub(super) fn committed(&mut self, partition: Partition, offset: i64) {
+        self.0.retain(|(of, at), _| *of != partition || *at >= offset);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELD: Partition = Partition { topic: 0, index: 0 };
+    const LEFT: Partition = Partition { topic: 0, index: 1 };
+
+    fn refused(inputs: impl IntoIterator<Item = (Partition, i64)>) -> Refused {
+        let mut refused = Refused::default();
+        for input in inputs {
+            let failure = Failure::permanent("delivery", "invalid");
+            refused.insert(input, failure, |partition| partition == HELD);
+        }
+        refused
+    }
+
+    #[test]
+    fn what_is_committed_is_forgotten() {
+        let mut refused = refused([(HELD, 4), (HELD, 5), (LEFT, 4)]);
+        refused.committed(HELD, 5);
+        assert!(refused.get((HELD, 4)).is_none());
+        assert!(refused.get((HELD, 5)).is_some() && refused.get((LEFT, 4)).is_some());
+    }
+
+    #[test]
+    fn many_that_have_left_are_forgotten_and_none_that_is_held() {
+        let many = MANY as i64;
+        let refused = refused((0..many).map(|at| (LEFT, at)).chain((0..2 * many).map(|at| (HELD, at))));
+        assert_eq!(refused.0.len(), 2 * MANY);
+        assert!(refused.get((LEFT, 0)).is_none() && refused.get((HELD, 0)).is_some());
+    }
+}
