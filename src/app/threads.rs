@@ -121,7 +121,10 @@ mod tests {
         let mut threads = Threads::new(Some(2));
         let mut next = || threads.next(&metrics).unwrap();
         let five = [(); 5].map(|()| next());
-        assert_eq!(five.each_ref().map(|t| t.name()), ["loop-0", "loop-1", "loop-0", "loop-1", "loop-0"]);
+        assert_eq!(
+            five.each_ref().map(|t| t.name()),
+            ["loop-0", "loop-1", "loop-0", "loop-1", "loop-0"]
+        );
         let [a, b, c, d, e] = five;
         // Those of a thread that end leave room there.
         drop((a, c));
