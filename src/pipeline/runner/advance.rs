@@ -122,7 +122,7 @@ impl Runtime {
         if let Some(when) = &step.when
             && !holds(&self.program, &when.source, event).ok()?
         {
-            return Some(Answer::NotRun);
+            return Some(Answer::Null);
         }
         match &step.action {
             Action::Lookup(lookup) => self.cached(lookup, event, now),

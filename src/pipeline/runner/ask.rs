@@ -29,12 +29,12 @@ impl Runtime {
     pub(super) async fn ask(&self, index: usize, event: &Event) -> Result<Answer, Failure> {
         let step = &self.program.steps[index];
         if event.is_answered(index) {
-            return Ok(Answer::NotRun);
+            return Ok(Answer::Null);
         }
         if let Some(when) = &step.when
             && !holds(&self.program, &when.source, event).map_err(|f| f.in_step(&step.name))?
         {
-            return Ok(Answer::NotRun);
+            return Ok(Answer::Null);
         }
         if let Action::Reference(refer) = &step.action {
             let answer = self.refer(index, refer, event).await;
@@ -58,7 +58,7 @@ impl Runtime {
                 }
                 answer
             }
-            Action::Filter(_) | Action::Set { .. } | Action::Reference(_) | Action::Custom(_) => Ok(Answer::NotRun),
+            Action::Filter(_) | Action::Set { .. } | Action::Reference(_) | Action::Custom(_) => Ok(Answer::Null),
         };
         result.map_err(|f| f.in_step(&step.name))
     }

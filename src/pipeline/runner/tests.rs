@@ -493,6 +493,19 @@ async fn a_bounded_step_gives_up_as_it_says_and_an_unbounded_one_never() {
 }
 
 #[tokio::test]
+async fn rows_that_nobody_knows_of_are_null_and_not_none() {
+    let steps = looking_up("rows = \"list\"\non_error = \"null\"\nretry = { max_attempts = 1 }")
+        .replace("user.score > 1.0", "size(user.rows) == 0")
+        .replace("score = \"user.score\"", "score = \"1.5\"");
+    let mut bench = bench(&steps).await;
+    fail(&bench, 1);
+    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
+    assert!(bench.store.writes().is_empty(), "an outage makes nobody a newcomer");
+    assert!(matches!(bench.run(1, 1, "click").await, How::Finished(Outcome::Done)));
+    assert_eq!(bench.store.writes().len(), 1);
+}
+
+#[tokio::test]
 async fn a_row_that_does_not_come_is_waited_for_as_long_as_the_step_says() {
     let keys = "on_missing = \"retry\"\nmissing_deadline = \"80ms\"\nmissing_then = \"skip\"";
     let mut bench = bench(&looking_up(keys)).await;
