@@ -548,6 +548,41 @@ async fn an_old_row_is_served_while_the_store_fails_and_no_longer() {
 }
 
 #[tokio::test]
+async fn only_who_asks_for_a_row_holds_a_probe() {
+    let mut bench = bench(&looking_up("cache = { ttl = \"20ms\", stale_on_error = \"1h\" }")).await;
+    bench.user(1, "ann", 0.5);
+    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let rules = Rules {
+        many: 1,
+        probes: 3,
+        delay: Backoff::new(Duration::ZERO, Duration::ZERO, 1.0),
+        ..Rules::default()
+    };
+    let gate = Arc::new(Gate::new("store", rules, None));
+    Arc::get_mut(&mut bench.runtime).unwrap().gates.store = gate.clone();
+    gate.failed();
+    // Nobody answers. Each is polled until it waits.
+    bench.store.set_latency(Duration::from_secs(3600));
+    let mut asking = Vec::new();
+    for (offset, id) in [(1, 1), (2, 2), (3, 2), (4, 2)] {
+        let event = bench.event(offset, id, "click", false);
+        let runtime = bench.runtime.clone();
+        asking.push(tokio::spawn(async move { runtime.process(event).await }));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.store.calls(), 3, "one for each row");
+    let event = bench.event(5, 1, "click", false);
+    bench.runtime.process(event).await;
+    assert!(
+        matches!(bench.end(), How::Finished(Outcome::Done)),
+        "an old row does, whoever probes for a new one"
+    );
+    assert!(gate.pass().is_ok(), "two are out of three");
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
 async fn an_outage_is_met_by_probes_and_ends_for_all_at_once() {
     let mut bench = bench(STEPS).await;
     bench.user(1, "ann", 0.5);
