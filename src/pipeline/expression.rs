@@ -456,13 +456,13 @@ impl Computed {
         let result = match cel::Value::resolve(&self.tree, &context) {
             Ok(result) => from_cel(result),
             Err(ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_)) => return Ok(Value::Null),
-            // What is computed of a value that is there is wrong by itself, whatever is absent elsewhere in its input.
+            // What is computed of a value that is there is wrong by itself, whatever is absent beside it: of a null, no function fails so.
             Err(
                 error @ (ExecutionError::FunctionError { .. }
                 | ExecutionError::DivisionByZero(_)
                 | ExecutionError::RemainderByZero(_)
                 | ExecutionError::Overflow(..)),
-            ) if !inputs.iter().any(Value::is_null) => return Err(error.to_string()),
+            ) => return Err(error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match result {

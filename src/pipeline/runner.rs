@@ -100,7 +100,8 @@ enum Flow {
 
 /// What one look-up or write came to.
 enum Answer {
-    NotRun,
+    /// The step gives nulls: it was not run, or has failed and may.
+    Null,
     Row(Hit),
     Written,
     Missing(OnMissing),
@@ -239,7 +240,7 @@ impl Runtime {
     fn take(&self, index: usize, answer: Answer, event: &mut Event) -> Result<Flow, Failure> {
         let step = &self.program.steps[index];
         match answer {
-            Answer::NotRun | Answer::Written => {}
+            Answer::Null | Answer::Written => {}
             Answer::Missing(OnMissing::Null | OnMissing::Retry) => {
                 if let Action::Lookup(lookup) = &step.action {
                     event.rows[index].clone_from(&lookup.none);

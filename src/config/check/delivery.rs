@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Config, Delivery, GroupProtocol, Pipeline, Property, PropertyValue, codes};
+use super::super::{Config, Delivery, GroupProtocol, Pipeline, Property, PropertyValue, StepKind, codes};
 use super::Report;
 use crate::kafka::TRANSACTION_TIMEOUT;
 
@@ -41,6 +41,7 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
         );
     }
     interval(config, pipeline, report);
+    repeated(pipeline, report);
     let kafka = &config.kafka;
     let properties = [
         &kafka.properties,
@@ -87,6 +88,28 @@ fn interval(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
         );
         let help = "shorten it; or raise transaction.timeout.ms in the sink's `properties`";
         report.error(codes::CONFLICT, message, interval.span, label, help);
+    }
+}
+
+/// What an aborted transaction published is taken back, and what it wrote is not.
+fn repeated(pipeline: &Pipeline, report: &mut Report<'_>) {
+    for step in &pipeline.steps {
+        if let StepKind::Write(write) = &step.kind
+            && let Some(stated) = write.idempotent_stated.as_ref().filter(|stated| !stated.value)
+        {
+            let message = format!(
+                "an aborted transaction runs its records again, and `{}` writes again what cannot be repeated",
+                step.name.value
+            );
+            let help = "make it repeatable, with values of the event alone; or write delivery = \"at_least_once\", under which less is run again";
+            report.warning(
+                codes::NOT_REPEATABLE,
+                message,
+                stated.span,
+                "repeated under `exactly_once`",
+                help,
+            );
+        }
     }
 }
 

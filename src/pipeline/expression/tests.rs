@@ -152,6 +152,88 @@ fn what_is_absent_within_an_input_is_null() {
 }
 
 #[test]
+fn what_fails_over_what_is_there_fails_whatever_is_absent_beside_it() {
+    let run = |text: &str, inputs: &[Value<'_>]| computed(text, &[]).evaluate(&Interpreter::default(), inputs);
+    let text = Value::String("x".into());
+    for expression in [
+        "event.a / event.b + event.c",
+        "event.a % event.b + event.c",
+        "event.a * 9223372036854775807 + event.b > event.c",
+        "event.c > 1 || event.a / event.b > 1",
+        "event.a / event.b > 1 && event.c",
+    ] {
+        let names = computed(expression, &[]).inputs;
+        let inputs: Vec<_> = names
+            .iter()
+            .map(|input| match input {
+                Reference::Event(path) if path == "a" => Value::Int(7),
+                Reference::Event(path) if path == "b" => Value::Int(0),
+                _ => Value::Null,
+            })
+            .collect();
+        assert!(run(expression, &inputs).is_err(), "{expression}");
+    }
+    for function in ["int", "uint", "double", "bool"] {
+        let expression = format!("string({function}(event.a)) + event.b");
+        assert!(
+            run(&expression, &[text.borrowed(), Value::Null]).is_err(),
+            "{expression}"
+        );
+    }
+    let bytes = Value::Bytes(Cow::Borrowed(&[0xff]));
+    assert!(run("string(event.a) + event.b", &[bytes, Value::Null]).is_err());
+}
+
+#[test]
+fn of_a_null_every_function_gives_null() {
+    for expression in [
+        "int(event.a)",
+        "uint(event.a) > uint('1')",
+        "double(event.a)",
+        "bool(event.a)",
+        "string(event.a)",
+        "bytes(event.a)",
+        "size(event.a)",
+        "event.a.size()",
+        "event.a.startsWith('x')",
+        "event.a.endsWith('x')",
+        "event.a.contains('x')",
+        "'x'.startsWith(event.a)",
+        "'x'.endsWith(event.a)",
+        "'x'.contains(event.a)",
+        "-event.a",
+        "!event.a",
+        "event.a + 1",
+        "event.a - 1",
+        "event.a * 2",
+        "event.a / 0",
+        "event.a % 0",
+        "1 + event.a",
+        "1 - event.a",
+        "2 * event.a",
+        "1 / event.a",
+        "1 % event.a",
+        "1.0 / event.a",
+        "'x' + event.a",
+        "event.a < 1",
+        "1 >= event.a",
+        "1 in event.a",
+        "event.a ? 1 : 2",
+        "event.a && true",
+        "event.a || false",
+        "[1, 2][event.a]",
+        "event.a.all(i, i > 0)",
+        "event.a.exists(i, i > 0)",
+        "event.a.exists_one(i, i > 0)",
+        "event.a.map(i, i + 1)",
+        "event.a.filter(i, i > 0)",
+    ] {
+        let null = computed(expression, &[]).evaluate(&Interpreter::default(), &[Value::Null]);
+        assert_eq!(null, Ok(Value::Null), "{expression}");
+    }
+}
+
+#[test]
 fn a_time_is_a_number_as_a_key_too() {
     let run = |key: Value<'static>, asked: Value<'static>| {
         let map = Value::Map(vec![(key, Value::Int(5))]);

@@ -107,8 +107,9 @@ impl Runtime {
                 .and_then(|answer| self.take(index, answer, event).ok())
             {
                 Some(Flow::Continue) => event.answered |= 1 << index,
-                Some(flow) => return Some(flow),
-                None => all = false,
+                Some(flow) if all => return Some(flow),
+                // What one before it comes to goes first, as it does where nothing is in memory.
+                Some(_) | None => all = false,
             }
         }
         all.then(|| {
@@ -126,7 +127,7 @@ impl Runtime {
         if let Some(when) = &step.when
             && !holds(&self.program, &when.source, event).ok()?
         {
-            return Some(Answer::NotRun);
+            return Some(Answer::Null);
         }
         match &step.action {
             Action::Lookup(lookup) => self.cached(lookup, event, now),

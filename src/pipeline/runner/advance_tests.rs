@@ -121,6 +121,34 @@ lookup = "SELECT name, score FROM users WHERE id = :id"
 }
 
 #[tokio::test]
+async fn a_skip_that_is_in_memory_comes_behind_the_look_up_before_it() {
+    let both = r#"
+[[pipelines.p.steps]]
+name = "user"
+lookup = "SELECT name, score FROM users WHERE id = :id"
+[[pipelines.p.steps]]
+name = "again"
+lookup = "SELECT name, score FROM users WHERE id = :id"
+cache = { ttl = "1h", missing_ttl = "1h" }
+on_missing = "skip"
+"#;
+    let mut bench = bench(both).await;
+    ask_once(&mut bench, 404).await;
+    assert_eq!(bench.store.calls(), 2);
+    bench
+        .store
+        .fail_next(StoreError::permanent("invalid", "no such column"));
+    let event = bench.event(1, 404, "click", false);
+    let event = waits(bench.runtime.advance(event, Instant::now()));
+    bench.runtime.process(event).await;
+    match bench.end() {
+        How::Fatal(failure) => assert_eq!(failure.step.as_deref(), Some("user")),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bench.store.calls(), 3);
+}
+
+#[tokio::test]
 async fn a_turn_that_has_not_come_is_waited_for() {
     let mut bench = bench(STEPS).await;
     let mut turns = Turns::new(Order::Partition);

@@ -19,7 +19,7 @@ use crate::pipeline::failure::Failure;
 use crate::pipeline::policy::Policy;
 use crate::pipeline::program::{Action, Lookup, Place, Write};
 use crate::retry::Class;
-use crate::store::cache::{Cache, Hit, append_key};
+use crate::store::cache::{Hit, append_key};
 use crate::store::{AnyStore, Row, Store, StoreError};
 
 /// So many values need no memory of their own.
@@ -29,12 +29,12 @@ impl Runtime {
     pub(super) async fn ask(&self, index: usize, event: &Event) -> Result<Answer, Failure> {
         let step = &self.program.steps[index];
         if event.is_answered(index) {
-            return Ok(Answer::NotRun);
+            return Ok(Answer::Null);
         }
         if let Some(when) = &step.when
             && !holds(&self.program, &when.source, event).map_err(|f| f.in_step(&step.name))?
         {
-            return Ok(Answer::NotRun);
+            return Ok(Answer::Null);
         }
         if let Action::Reference(refer) = &step.action {
             let answer = self.refer(index, refer, event).await;
@@ -58,7 +58,7 @@ impl Runtime {
                 }
                 answer
             }
-            Action::Filter(_) | Action::Set { .. } | Action::Reference(_) | Action::Custom(_) => Ok(Answer::NotRun),
+            Action::Filter(_) | Action::Set { .. } | Action::Reference(_) | Action::Custom(_) => Ok(Answer::Null),
         };
         result.map_err(|f| f.in_step(&step.name))
     }
@@ -81,13 +81,22 @@ impl Attempts<'_> {
             append_key(&values, &mut key);
             key
         });
+        let key = key.as_deref();
         loop {
             self.notice_an_open_breaker();
-            let result = match (&lookup.cache, &key) {
-                (Some(cache), Some(key)) => match cache.get(key, Instant::now()) {
-                    Some(hit) => Ok(hit),
-                    None => self.load(cache, key, lookup, store, &values).await,
-                },
+            let result = match (&lookup.cache, key) {
+                // Where an old row will do, nobody waits for another's probe.
+                (Some(cache), Some(key))
+                    if self.runtime.gates.store.is_open()
+                        && cache.is_loading(key)
+                        && old_row(lookup, Some(key)).is_some() =>
+                {
+                    Err(not_asked())
+                }
+                (Some(cache), Some(key)) => {
+                    let load = || self.select(Some(key), lookup, store, &values);
+                    cache.get_or_load(key, Instant::now(), load).await.map(|(hit, _)| hit)
+                }
                 _ => self.select(None, lookup, store, &values).await.map(Arc::new),
             };
             match result {
@@ -98,9 +107,8 @@ impl Attempts<'_> {
                     }
                 }
                 Err(error) => {
-                    if let Some(cache) = &lookup.cache
-                        && error.class == Class::Transient
-                        && let Some(row) = key.as_ref().and_then(|key| cache.get_stale(key, Instant::now()))
+                    if error.class == Class::Transient
+                        && let Some(row) = old_row(lookup, key)
                     {
                         self.metrics.stale();
                         return Ok(Answer::Row(row));
@@ -113,37 +121,10 @@ impl Attempts<'_> {
         }
     }
 
-    /// The row from the store, or from another event's request for it.
-    async fn load(
-        &self,
-        cache: &Cache,
-        key: &[u8],
-        lookup: &Lookup,
-        store: &AnyStore,
-        values: &[Value<'_>],
-    ) -> Result<Hit, StoreError> {
-        // Where an old row will do, nobody waits at an open breaker.
-        let pass = if cache.has_stale() {
-            match self.runtime.gates.store.pass() {
-                Ok(pass) => Some(pass),
-                Err(_) => {
-                    if let Some(row) = cache.get_stale(key, Instant::now()) {
-                        self.metrics.stale();
-                        return Ok(row);
-                    }
-                    None
-                }
-            }
-        } else {
-            None
-        };
-        let load = || self.select(pass, lookup, store, values);
-        cache.get_or_load(key, Instant::now(), load).await.map(|(hit, _)| hit)
-    }
-
+    /// The row from the store; `key` is its place in the cache.
     async fn select(
         &self,
-        pass: Option<Pass<'_>>,
+        key: Option<&[u8]>,
         lookup: &Lookup,
         store: &AnyStore,
         values: &[Value<'_>],
@@ -152,9 +133,11 @@ impl Attempts<'_> {
             // Nothing is asked, so nothing is learned of the store.
             return store.lookup(&lookup.statement, values).await;
         }
-        let pass = match pass {
-            Some(pass) => pass,
-            None => self.pass().await?,
+        let pass = match self.runtime.gates.store.pass() {
+            Ok(pass) => pass,
+            // Where an old row will do, nobody waits at an open breaker.
+            Err(_) if old_row(lookup, key).is_some() => return Err(not_asked()),
+            Err(_) => Box::pin(self.pass_when_it_closes()).await?,
         };
         let started = Instant::now();
         let result = store.lookup(&lookup.statement, values).await;
@@ -216,8 +199,7 @@ impl Attempts<'_> {
             tries.held_up(now);
             let deadline = self.policy.deadline(tries);
             if self.event.is_abandoned() || deadline.is_some_and(|deadline| now >= deadline) {
-                let message = "the database was not asked: it did not answer others, and its breaker is open";
-                return Err(StoreError::transient(NOT_ASKED, message));
+                return Err(not_asked());
             }
             gate.wait(deadline.map_or(next, |deadline| next.min(deadline))).await;
         }
@@ -235,4 +217,14 @@ impl Attempts<'_> {
         }
         result
     }
+}
+
+/// The row in the cache whose life may be over, where one will do.
+fn old_row(lookup: &Lookup, key: Option<&[u8]>) -> Option<Hit> {
+    lookup.cache.as_ref()?.get_stale(key?, Instant::now())
+}
+
+fn not_asked() -> StoreError {
+    let message = "the database was not asked: it did not answer others, and its breaker is open";
+    StoreError::transient(NOT_ASKED, message)
 }

@@ -92,7 +92,7 @@ impl Attempts<'_> {
             } else {
                 "given up, as the step's `retry` says"
             };
-            let on_missing = match self.policy.on_error {
+            let answer = match self.policy.on_error {
                 OnError::Retry | OnError::DeadLetter => {
                     let message = format!("{error}; {what}");
                     return Err(Failure {
@@ -102,12 +102,13 @@ impl Attempts<'_> {
                         ..error
                     });
                 }
-                OnError::Null => OnMissing::Null,
-                OnError::Skip => OnMissing::Skip,
+                // Not as a row that is missing: nobody knows whether it is.
+                OnError::Null => Answer::Null,
+                OnError::Skip => Answer::Missing(OnMissing::Skip),
             };
             self.metrics.failed("transient", "error");
             self.tell(&error, what);
-            return Ok(Some(Answer::Missing(on_missing)));
+            return Ok(Some(answer));
         }
         if asked {
             self.metrics.transient.inc();

@@ -516,6 +516,19 @@ async fn a_bounded_step_gives_up_as_it_says_and_an_unbounded_one_never() {
 }
 
 #[tokio::test]
+async fn rows_that_nobody_knows_of_are_null_and_not_none() {
+    let steps = looking_up("rows = \"list\"\non_error = \"null\"\nretry = { max_attempts = 1 }")
+        .replace("user.score > 1.0", "size(user.rows) == 0")
+        .replace("score = \"user.score\"", "score = \"1.5\"");
+    let mut bench = bench(&steps).await;
+    fail(&bench, 1);
+    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
+    assert!(bench.store.writes().is_empty(), "an outage makes nobody a newcomer");
+    assert!(matches!(bench.run(1, 1, "click").await, How::Finished(Outcome::Done)));
+    assert_eq!(bench.store.writes().len(), 1);
+}
+
+#[tokio::test]
 async fn a_row_that_does_not_come_is_waited_for_as_long_as_the_step_says() {
     let keys = "on_missing = \"retry\"\nmissing_deadline = \"80ms\"\nmissing_then = \"skip\"";
     let mut bench = bench(&looking_up(keys)).await;
@@ -555,6 +568,41 @@ async fn an_old_row_is_served_while_the_store_fails_and_no_longer() {
     bench.runtime.gates.store.succeeded();
     assert!(matches!(bench.run(3, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.store.calls(), 3, "a store that answers is asked");
+}
+
+#[tokio::test]
+async fn only_who_asks_for_a_row_holds_a_probe() {
+    let mut bench = bench(&looking_up("cache = { ttl = \"20ms\", stale_on_error = \"1h\" }")).await;
+    bench.user(1, "ann", 0.5);
+    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let rules = Rules {
+        many: 1,
+        probes: 3,
+        delay: Backoff::new(Duration::ZERO, Duration::ZERO, 1.0),
+        ..Rules::default()
+    };
+    let gate = Arc::new(Gate::new("store", rules, None));
+    Arc::get_mut(&mut bench.runtime).unwrap().gates.store = gate.clone();
+    gate.failed();
+    // Nobody answers. Each is polled until it waits.
+    bench.store.set_latency(Duration::from_secs(3600));
+    let mut asking = Vec::new();
+    for (offset, id) in [(1, 1), (2, 2), (3, 2), (4, 2)] {
+        let event = bench.event(offset, id, "click", false);
+        let runtime = bench.runtime.clone();
+        asking.push(tokio::spawn(async move { runtime.process(event).await }));
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.store.calls(), 3, "one for each row");
+    let event = bench.event(5, 1, "click", false);
+    bench.runtime.process(event).await;
+    assert!(
+        matches!(bench.end(), How::Finished(Outcome::Done)),
+        "an old row does, whoever probes for a new one"
+    );
+    assert!(gate.pass().is_ok(), "two are out of three");
+    asking.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]

@@ -190,14 +190,14 @@ impl Cache {
         found
     }
 
-    /// Whether rows are kept past their life.
-    pub fn has_stale(&self) -> bool {
-        !self.options.stale.is_zero()
+    /// Whether a query for the key is under way.
+    pub fn is_loading(&self, key: &[u8]) -> bool {
+        self.shard(key).1.flights.contains_key(key)
     }
 
     /// The row in memory, its life over or not; not an absence. Counts nothing.
     pub fn get_stale(&self, key: &[u8], now: Instant) -> Option<Hit> {
-        if !self.has_stale() {
+        if self.options.stale.is_zero() {
             return None;
         }
         let (hash, mut shard) = self.shard(key);

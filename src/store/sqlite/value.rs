@@ -328,7 +328,17 @@ fn from_json_key(key: &str, ty: &ColumnType) -> Converted<Value<'static>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_double_of_a_collection_comes_back_to_the_last_bit(double in any::<f64>()) {
+            let list = Value::List(vec![Value::Double(double)]);
+            prop_assert_eq!(through(list.clone(), "list<double>"), list);
+        }
+    }
 
     fn through(value: Value<'static>, ty: &str) -> Value<'static> {
         let ty = ColumnType::parse(ty).unwrap();
@@ -367,7 +377,11 @@ mod tests {
                 "duration",
             ),
             (
-                Value::List(vec![Value::Double(1.5), Value::Double(f64::INFINITY)]),
+                Value::List(vec![
+                    Value::Double(1.5),
+                    Value::Double(229.930_151_807_317_46),
+                    Value::Double(f64::INFINITY),
+                ]),
                 "list<double>",
             ),
             (
