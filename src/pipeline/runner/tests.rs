@@ -584,7 +584,7 @@ async fn only_who_asks_for_a_row_holds_a_probe() {
     };
     let gate = Arc::new(Gate::new("store", rules, None));
     Arc::get_mut(&mut bench.runtime).unwrap().gates.store = gate.clone();
-    gate.failed();
+    gate.failed(false);
     // Nobody answers. Each is polled until it waits.
     bench.store.set_latency(Duration::from_secs(3600));
     let mut asking = Vec::new();

@@ -657,13 +657,17 @@ fn replaced_beside_a_refused_output(dead_letters: &str) -> Bench {
     let cluster = cluster(1);
     cluster.create_topic("out", 1, 1).unwrap();
     cluster.create_topic("dead", 1, 1).unwrap();
-    let (slow, toml) = (Duration::from_millis(1500), [TOML, OUTPUT, dead_letters].concat());
+    let (slow, toml) = (Duration::from_secs(3), [TOML, OUTPUT, dead_letters].concat());
     let bench = Bench::run(cluster, slow, Duration::from_secs(60), toml);
     let load = Load::new(&bench);
     load.send(0);
     until("the first output", || bench.metrics.published.get() == 1);
+    until("its end to be seen", || bench.state.get().in_flight_records == 0);
     load.send(0);
-    // So that each is a batch by itself.
+    // So that each is a batch by itself: one fetch would bring both.
+    until("the second record to be taken", || {
+        bench.state.get().in_flight_records == 1
+    });
     std::thread::sleep(Duration::from_millis(300));
     load.send(0);
     // While they are written.
