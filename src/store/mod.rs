@@ -472,6 +472,12 @@ impl Gather {
     }
 }
 
+/// The statement is refused when it is prepared again: no record can succeed.
+fn no_longer_taken(refused: &StoreError) -> StoreError {
+    let message = format!("the database no longer takes the statement: {refused}");
+    StoreError::fatal(refused.label, message)
+}
+
 fn foreign_statement() -> StoreError {
     StoreError::fatal("misuse", "the statement was prepared by a store of another kind")
 }

@@ -876,11 +876,14 @@ async fn cql_schema_changes_are_prepared_again() {
         *store.lookup(&get, &[string("k")]).await.unwrap().unwrap(),
         [string("2")]
     );
+    let other = write(&fixture.store, &format!("INSERT INTO {table} (id, b) VALUES (:id, :b)")).await;
+    let error = store.write(&other, &[string(""), Value::Int(1)], 3).await.unwrap_err();
+    assert_eq!((error.class, error.label), (Class::Permanent, "invalid"), "{error}");
     run(format!("DROP TABLE {table}")).await;
-    assert_eq!(
-        store.lookup(&get, &[string("k")]).await.unwrap_err().class,
-        Class::Permanent
-    );
+    let error = store.lookup(&get, &[string("k")]).await.unwrap_err();
+    assert_eq!((error.class, error.label), (Class::Fatal, "invalid"), "{error}");
+    let error = store.write(&put, &[string("k"), string("3")], 3).await.unwrap_err();
+    assert_eq!((error.class, error.label), (Class::Fatal, "invalid"), "{error}");
 }
 
 #[tokio::test]
@@ -938,6 +941,36 @@ async fn sqlite_one_bad_write_fails_alone() {
     assert_eq!(done.iter().filter(|d| d.is_ok()).count(), 99);
     let count = lookup(&fixture.store, "SELECT count(*) AS n FROM strict_items").await;
     assert_eq!(*store.lookup(&count, &[]).await.unwrap().unwrap(), [Value::Long(99)]);
+}
+
+#[tokio::test]
+async fn sqlite_a_statement_that_is_no_longer_taken_is_fatal() {
+    let fixture = sqlite().await.unwrap();
+    let AnyStore::Sqlite(store) = &fixture.store else {
+        unreachable!()
+    };
+    let table = "CREATE TABLE going (id text PRIMARY KEY, a text CHECK (json(a) <> ''))";
+    store.execute_script(table).await.unwrap();
+    let put = write(&fixture.store, "INSERT INTO going (id, a) VALUES (:id, :a)").await;
+    let get = lookup(&fixture.store, "SELECT a FROM going WHERE id = :id").await;
+    store.write(&put, &[string("k"), string("{}")], 1).await.unwrap();
+    let error = store.write(&put, &[string("k"), string("{")], 2).await.unwrap_err();
+    assert_eq!(
+        (error.class, error.label),
+        (Class::Permanent, "invalid"),
+        "the record's own fault: {error}"
+    );
+    assert_eq!(
+        *store.lookup(&get, &[string("k")]).await.unwrap().unwrap(),
+        [string("{}")]
+    );
+    store.execute_script("DROP TABLE going").await.unwrap();
+    for error in [
+        store.lookup(&get, &[string("k")]).await.unwrap_err(),
+        store.write(&put, &[string("k"), string("{}")], 3).await.unwrap_err(),
+    ] {
+        assert_eq!((error.class, error.label), (Class::Fatal, "invalid"), "{error}");
+    }
 }
 
 #[tokio::test]

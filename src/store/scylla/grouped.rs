@@ -168,7 +168,10 @@ impl ScyllaStore {
             }
             self.session().batch(&batch, rows).await
         };
-        let result = sent.map_err(|e| self.failed(&e))?;
+        let result = match sent.map_err(|e| self.failed(&e)) {
+            Ok(result) => result,
+            Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
+        };
         inner.warn(statement, &result);
         Ok(())
     }

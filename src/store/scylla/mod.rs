@@ -16,6 +16,7 @@ mod grouped;
 mod renew;
 pub mod rights;
 pub mod row;
+mod taken;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,6 +33,7 @@ use ::scylla::statement::prepared::PreparedStatement;
 use tokio::sync::Notify;
 
 use self::bind::{Bind, Nulls};
+use self::taken::Taken;
 use self::watch::Watch;
 use super::group::{GroupOptions, GroupStats};
 use super::types::ColumnType;
@@ -82,6 +84,8 @@ pub struct ScyllaStatement {
     once: bool,
     /// It may change a counter.
     adds: bool,
+    /// Whether it is still taken, where the database refuses to run it.
+    taken: Taken,
 }
 
 impl ScyllaStore {
@@ -187,6 +191,16 @@ impl ScyllaStore {
             .collect();
         let why = uses.iter().find_map(|used| doubled(used, &lists));
         why.map_or(Ok(()), |why| Err(unrepeatable(&why)))
+    }
+
+    /// What a failed request of the statement means: one that the database no longer takes is no record's fault.
+    async fn judge(&self, statement: &ScyllaStatement, error: StoreError) -> StoreError {
+        let prepare = async {
+            let text = statement.prepared.get_statement();
+            let prepared = self.session().prepare(text).await;
+            prepared.map(drop).map_err(|e| classify::prepare(&e))
+        };
+        statement.taken.judge(error, prepare).await
     }
 
     fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, scanned: &cql::Scanned<'_>) {
@@ -296,6 +310,7 @@ impl Store for ScyllaStore {
                 all_columns: scanned.selects_all(),
                 once: !options.idempotent && !scanned.has_word("if") && !scanned.has_word("in"),
                 adds: scanned.has_symbol('+') || scanned.has_symbol('-'),
+                taken: Taken::default(),
             }),
         })
     }
@@ -316,11 +331,11 @@ impl Store for ScyllaStore {
                 markers: &statement.markers,
                 nulls: Nulls::Refused,
             };
-            let (result, next) = self
-                .session()
-                .execute_single_page(&inner.prepared, &bind, state)
-                .await
-                .map_err(|e| self.failed(&e))?;
+            let answer = self.session().execute_single_page(&inner.prepared, &bind, state).await;
+            let (result, next) = match answer.map_err(|e| self.failed(&e)) {
+                Ok(answer) => answer,
+                Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
+            };
             inner.warn(statement, &result);
             if !row::gather(result, &statement.columns, inner.all_columns, &mut gather)? {
                 return Ok(gather.end());
@@ -351,14 +366,15 @@ impl Store for ScyllaStore {
             markers: &statement.markers,
             nulls: Nulls::Unset,
         };
-        let result = self
-            .session()
-            .execute_unpaged(&prepared, &bind)
-            .await
-            .map_err(|e| StoreError {
-                not_applied: inner.once && classify::not_applied(&e, inner.adds),
-                ..self.failed(&e)
-            })?;
+        let answer = self.session().execute_unpaged(&prepared, &bind).await;
+        let answer = answer.map_err(|e| StoreError {
+            not_applied: inner.once && classify::not_applied(&e, inner.adds),
+            ..self.failed(&e)
+        });
+        let result = match answer {
+            Ok(result) => result,
+            Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
+        };
         inner.give_back(prepared);
         inner.warn(statement, &result);
         Ok(())

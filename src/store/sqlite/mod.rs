@@ -30,9 +30,10 @@ use self::parse::Select;
 use self::table::Table;
 use super::{
     Column, ColumnType, Gather, Kind, Marker, Prepared, Row, Rows, Statement, StatementOptions, Store, StoreError,
-    classify, cql, foreign_statement,
+    classify, cql, foreign_statement, no_longer_taken,
 };
 use crate::avro::value::Value;
+use crate::retry::Class;
 
 /// What a commit waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -298,8 +299,9 @@ impl Store for SqliteStore {
             return Ok(None);
         }
         let connection = self.reader();
-        let sql = self.sql(lookup, &connection)?;
-        let mut prepared = connection.prepare_cached(&sql).map_err(|e| classify::sqlite(&e))?;
+        let sql = self.sql(lookup, &connection).map_err(refused)?;
+        let failed = |e: rusqlite::Error| judge(&connection, &sql, &e);
+        let mut prepared = connection.prepare_cached(&sql).map_err(failed)?;
         for (i, (value, marker)) in values.iter().zip(&statement.markers).enumerate() {
             let bound = value::bind(value, &marker.ty).map_err(|e| at_marker(&marker.name, e))?;
             prepared
@@ -313,7 +315,7 @@ impl Store for SqliteStore {
         }
         let mut rows = prepared.raw_query();
         let mut gather = Gather::new(statement);
-        while let Some(row) = rows.next().map_err(|e| classify::sqlite(&e))? {
+        while let Some(row) = rows.next().map_err(failed)? {
             let mut read = Vec::with_capacity(statement.columns.len());
             for (i, column) in statement.columns.iter().enumerate() {
                 let raw = row.get_ref(i).map_err(|e| classify::sqlite(&e))?;
@@ -371,6 +373,26 @@ impl Store for SqliteStore {
 
 fn at_marker(name: &str, error: super::convert::ConvertError) -> StoreError {
     StoreError::permanent("value", format!("marker :{name}: {error}"))
+}
+
+/// Preparing a statement has failed that was taken once.
+fn refused(error: StoreError) -> StoreError {
+    match error.class {
+        Class::Permanent => no_longer_taken(&error),
+        Class::Transient | Class::Fatal => error,
+    }
+}
+
+/// What it means that a statement failed: one that is refused when it is prepared again is no record's fault.
+fn judge(connection: &Connection, sql: &str, error: &rusqlite::Error) -> StoreError {
+    let error = classify::sqlite(error);
+    if error.label != "invalid" {
+        return error;
+    }
+    match connection.prepare(sql) {
+        Ok(_) => error,
+        Err(e) => refused(classify::sqlite(&e)),
+    }
 }
 
 fn invalid(message: String) -> StoreError {

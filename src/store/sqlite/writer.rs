@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::parse::{Change, Term};
 use super::sql::{EXPIRES, TIMESTAMP, quoted};
 use super::table::Table;
-use super::{invalid, now_millis};
+use super::{invalid, judge, now_millis};
 use crate::store::cql::{TTL_MARKER, Ttl};
 use crate::store::{Marker, StoreError, classify};
 
@@ -223,7 +223,7 @@ impl Writer {
             }
             statement.raw_execute()
         };
-        run().map(|_| ()).map_err(|e| classify::sqlite(&e))
+        run().map(|_| ()).map_err(|e| judge(&self.connection, &write.sql, &e))
     }
 
     /// Gives the table Messina's columns, if it has them not, and makes the statement.
