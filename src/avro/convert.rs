@@ -2,6 +2,8 @@
 //!
 //! A result of `None` says that values of this kind never are; `Some(None)` that this one is not.
 
+use std::collections::BTreeMap;
+
 use super::schema::{Logical, Node, NodeId, Schema, Shape};
 use super::value::{Unit, Value};
 
@@ -80,22 +82,68 @@ pub(crate) fn natural(node: &Node, value: &Value<'_>) -> bool {
     }
 }
 
-/// Whether a value is of the type as it is, with everything in it. What tells two records of a union apart, since a value
-/// does not know which one it came from.
-pub(crate) fn suits(schema: &Schema, id: NodeId, value: &Value<'_>) -> bool {
-    let node = schema.node(id);
-    match (&node.shape, value) {
-        (Shape::Union(branches), value) => branches.iter().any(|branch| suits(schema, *branch, value)),
-        (Shape::Record { fields, .. }, Value::Record(values)) => {
-            fields.len() == values.len()
-                && fields
-                    .iter()
-                    .zip(values)
-                    .all(|(field, (name, value))| field.name == *name && suits(schema, field.node, value))
+/// A value that is put to a union, by its address: values stay where they are while they are written.
+pub(crate) type Asked = (NodeId, usize);
+
+/// The question of a union, where its answer is worth keeping: where several branches may take a value that has parts, each
+/// of which asks again about the unions within.
+pub(crate) fn asked(schema: &Schema, id: NodeId, branches: &[NodeId], value: &Value<'_>) -> Option<Asked> {
+    let parts = matches!(value, Value::List(_) | Value::Map(_) | Value::Record(_));
+    (parts && several(schema, branches, value)).then(|| (id, std::ptr::from_ref(value).addr()))
+}
+
+/// Whether a branch of a union may take a value: null goes to null, and all else to the others.
+pub(crate) fn candidate(schema: &Schema, branch: NodeId, value: &Value<'_>) -> bool {
+    value.is_null() == (schema.node(branch).shape == Shape::Null)
+}
+
+/// Whether several branches of a union may take a value.
+pub(crate) fn several(schema: &Schema, branches: &[NodeId], value: &Value<'_>) -> bool {
+    let mut candidates = branches.iter().filter(|branch| candidate(schema, **branch, value));
+    candidates.nth(1).is_some()
+}
+
+/// Tells whether a value is of a type as it is, with everything in it: what tells two records of a union apart, since a
+/// value does not know which one it came from.
+pub(crate) struct Suits<'s> {
+    schema: &'s Schema,
+    /// The answers of unions: asked anew at each level, a deep value would take two to the power of its depth.
+    known: BTreeMap<Asked, bool>,
+}
+
+impl<'s> Suits<'s> {
+    pub fn new(schema: &'s Schema) -> Suits<'s> {
+        let known = BTreeMap::new();
+        Suits { schema, known }
+    }
+
+    pub fn ask(&mut self, id: NodeId, value: &Value<'_>) -> bool {
+        let node = self.schema.node(id);
+        match (&node.shape, value) {
+            (Shape::Union(branches), value) => self.union(id, branches, value),
+            (Shape::Record { fields, .. }, Value::Record(values)) => {
+                fields.len() == values.len()
+                    && fields
+                        .iter()
+                        .zip(values)
+                        .all(|(field, (name, value))| field.name == *name && self.ask(field.node, value))
+            }
+            (Shape::Array(items), Value::List(values)) => values.iter().all(|value| self.ask(*items, value)),
+            (Shape::Map(values), Value::Map(entries)) => entries.iter().all(|(_, value)| self.ask(*values, value)),
+            _ => natural(node, value),
         }
-        (Shape::Array(items), Value::List(values)) => values.iter().all(|value| suits(schema, *items, value)),
-        (Shape::Map(values), Value::Map(entries)) => entries.iter().all(|(_, value)| suits(schema, *values, value)),
-        _ => natural(node, value),
+    }
+
+    fn union(&mut self, id: NodeId, branches: &[NodeId], value: &Value<'_>) -> bool {
+        let asked = asked(self.schema, id, branches, value);
+        if let Some(known) = asked.and_then(|asked| self.known.get(&asked)) {
+            return *known;
+        }
+        let suits = branches.iter().any(|branch| self.ask(*branch, value));
+        if let Some(asked) = asked {
+            self.known.insert(asked, suits);
+        }
+        suits
     }
 }
 

@@ -4,6 +4,8 @@
 //! only for a value that is null, out of range, or malformed. As with the markers of statements, null within a type is no
 //! mismatch: a step may well leave out the records where it occurs. What is only ever null is one.
 
+use std::collections::BTreeMap;
+
 use super::schema::{Field, Logical, Node, NodeId, Schema, Shape};
 use super::types;
 use super::uuid;
@@ -15,7 +17,7 @@ impl Schema {
     pub fn takes(&self, field: &str, ty: &Type) -> Result<(), String> {
         match self.fields().and_then(|fields| fields.iter().find(|f| f.name == field)) {
             Some(field) if *ty == Type::Null => null(self, field.node),
-            Some(field) => takes(self, field.node, ty),
+            Some(field) => Takes::new(self).ask(field.node, ty),
             None => Ok(()),
         }
     }
@@ -34,56 +36,81 @@ fn null(schema: &Schema, id: NodeId) -> Result<(), String> {
     }
 }
 
-fn takes(schema: &Schema, id: NodeId, from: &Type) -> Result<(), String> {
-    let node = schema.node(id);
-    let fits = match (from, &node.shape) {
-        (Type::Nullable(inner), _) => return takes(schema, id, inner),
-        (Type::Union(members), _) => return members.iter().try_for_each(|member| takes(schema, id, member)),
-        (Type::Null | Type::Any, _) => true,
-        (_, Shape::Union(branches)) => {
-            let mut others = branches.iter().filter(|b| schema.node(**b).shape != Shape::Null);
-            if let (Some(only), None) = (others.next(), others.next()) {
-                return takes(schema, *only, from);
-            }
-            branches.iter().any(|branch| takes(schema, *branch, from).is_ok())
-        }
-        (Type::List(items), Shape::Array(to)) => {
-            return takes(schema, *to, items).map_err(|e| format!("in items: {e}"));
-        }
-        (Type::Map(key, values), Shape::Map(to)) if is_text(key) => {
-            return takes(schema, *to, values).map_err(|e| format!("in values: {e}"));
-        }
-        (Type::Record(fields), Shape::Map(to)) => {
-            return fields
-                .iter()
-                .try_for_each(|(name, ty)| takes(schema, *to, ty).map_err(|e| format!("in field {name}: {e}")));
-        }
-        (Type::Record(fields), Shape::Record { fields: to, .. }) => return record(schema, id, fields, to),
-        // Which keys there are is known only when a map is there.
-        (Type::Map(key, values), Shape::Record { fields, .. }) if is_text(key) => {
-            fields.is_empty() || fields.iter().any(|field| takes(schema, field.node, values).is_ok())
-        }
-        _ => scalar(node, from),
-    };
-    if fits { Ok(()) } else { Err(mismatch(schema, id, from)) }
+struct Takes<'s> {
+    schema: &'s Schema,
+    /// Whether alternatives take a type, by its address: asked anew at each level, a deep one would take two to the power
+    /// of its depth.
+    known: BTreeMap<(NodeId, usize), bool>,
 }
 
-fn record(schema: &Schema, id: NodeId, from: &[(String, Type)], to: &[Field]) -> Result<(), String> {
-    let is = |field: &Field, name: &str| field.name == name || field.aliases.iter().any(|alias| alias == name);
-    if let Some((unknown, _)) = from.iter().find(|(name, _)| !to.iter().any(|field| is(field, name))) {
-        let name = schema.node(id).shape.name().unwrap_or_default();
-        return Err(format!("{name} has no field {unknown}"));
+impl<'s> Takes<'s> {
+    fn new(schema: &'s Schema) -> Takes<'s> {
+        let known = BTreeMap::new();
+        Takes { schema, known }
     }
-    for field in to {
-        match (from.iter().find(|(name, _)| is(field, name)), &field.default) {
-            (Some((name, ty)), _) => {
-                takes(schema, field.node, ty).map_err(|e| format!("in field {name}: {e}"))?;
+
+    fn ask(&mut self, id: NodeId, from: &Type) -> Result<(), String> {
+        let schema = self.schema;
+        let node = schema.node(id);
+        let fits = match (from, &node.shape) {
+            (Type::Nullable(inner), _) => return self.ask(id, inner),
+            (Type::Union(members), _) => return members.iter().try_for_each(|member| self.ask(id, member)),
+            (Type::Null | Type::Any, _) => true,
+            (_, Shape::Union(branches)) => {
+                let mut others = branches.iter().filter(|b| schema.node(**b).shape != Shape::Null);
+                if let (Some(only), None) = (others.next(), others.next()) {
+                    return self.ask(*only, from);
+                }
+                branches.iter().any(|branch| self.alternative(*branch, from))
             }
-            (None, Some(_)) => {}
-            (None, None) => return Err(format!("field {} is missing and has no default", field.name)),
-        }
+            (Type::List(items), Shape::Array(to)) => {
+                return self.ask(*to, items).map_err(|e| format!("in items: {e}"));
+            }
+            (Type::Map(key, values), Shape::Map(to)) if is_text(key) => {
+                return self.ask(*to, values).map_err(|e| format!("in values: {e}"));
+            }
+            (Type::Record(fields), Shape::Map(to)) => {
+                return fields
+                    .iter()
+                    .try_for_each(|(name, ty)| self.ask(*to, ty).map_err(|e| format!("in field {name}: {e}")));
+            }
+            (Type::Record(fields), Shape::Record { fields: to, .. }) => return self.record(id, fields, to),
+            // Which keys there are is known only when a map is there.
+            (Type::Map(key, values), Shape::Record { fields, .. }) if is_text(key) => {
+                fields.is_empty() || fields.iter().any(|field| self.alternative(field.node, values))
+            }
+            _ => scalar(node, from),
+        };
+        if fits { Ok(()) } else { Err(mismatch(schema, id, from)) }
     }
-    Ok(())
+
+    fn alternative(&mut self, id: NodeId, from: &Type) -> bool {
+        let asked = (id, std::ptr::from_ref(from).addr());
+        if let Some(known) = self.known.get(&asked) {
+            return *known;
+        }
+        let takes = self.ask(id, from).is_ok();
+        self.known.insert(asked, takes);
+        takes
+    }
+
+    fn record(&mut self, id: NodeId, from: &[(String, Type)], to: &[Field]) -> Result<(), String> {
+        let is = |field: &Field, name: &str| field.name == name || field.aliases.iter().any(|alias| alias == name);
+        if let Some((unknown, _)) = from.iter().find(|(name, _)| !to.iter().any(|field| is(field, name))) {
+            let name = self.schema.node(id).shape.name().unwrap_or_default();
+            return Err(format!("{name} has no field {unknown}"));
+        }
+        for field in to {
+            match (from.iter().find(|(name, _)| is(field, name)), &field.default) {
+                (Some((name, ty)), _) => {
+                    self.ask(field.node, ty).map_err(|e| format!("in field {name}: {e}"))?;
+                }
+                (None, Some(_)) => {}
+                (None, None) => return Err(format!("field {} is missing and has no default", field.name)),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether the keys of a map may be text, as Avro's are.
@@ -274,6 +301,21 @@ mod tests {
             assert_eq!(schema.takes("another", &Type::Bool), Ok(()));
         }
         assert!(taken > 100 && refused > 400, "{taken} {refused}");
+    }
+
+    #[test]
+    fn a_type_that_is_asked_about_by_many_alternatives_is_looked_at_once() {
+        let next = r#"{"name":"next","type":["null","A","B"]}"#;
+        let schema = Schema::parse(&format!(
+            r#"{{"type":"record","name":"A","fields":[{{"name":"next","type":["null","A",{{"type":"record","name":"B","fields":[{next},{{"name":"x","type":"string"}}]}}]}},{{"name":"x","type":"int"}}]}}"#
+        ))
+        .unwrap();
+        // Of each level's branches only the second takes it, and the innermost decides.
+        for (last, fits) in [(Type::String, true), (Type::Bool, false)] {
+            let level = |next: Type, x: Type| Type::Record(vec![("next".into(), next), ("x".into(), x)]);
+            let ty = (0..60).fold(level(Type::Null, last), |next, _| level(next, Type::String));
+            assert_eq!(schema.takes("next", &ty).is_ok(), fits);
+        }
     }
 
     #[test]

@@ -9,8 +9,9 @@
 //! What is written is the shortest form: one block for an array or map, without a size.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use super::convert;
+use super::convert::{self, Asked, Suits};
 use super::decimal;
 use super::decode::MAX_LEVELS;
 use super::default;
@@ -30,7 +31,14 @@ impl Schema {
 /// Appends the datum of a value as a node's type to `out`, which is as before when the value does not fit.
 pub(crate) fn encode(schema: &Schema, id: NodeId, value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     let length = out.len();
-    let result = Encoder { schema, out }.value(id, value, 0);
+    let mut encoder = Encoder {
+        schema,
+        out,
+        suits: Suits::new(schema),
+        within: false,
+        taken: BTreeMap::new(),
+    };
+    let result = encoder.value(id, value, 0);
     if result.is_err() {
         out.truncate(length);
     }
@@ -99,6 +107,11 @@ fn entries<'v>(value: &'v Value<'_>) -> Option<Vec<(&'v str, &'v Value<'v>)>> {
 struct Encoder<'s, 'o> {
     schema: &'s Schema,
     out: &'o mut Vec<u8>,
+    suits: Suits<'s>,
+    /// Whether a union around this value tries its branches.
+    within: bool,
+    /// The branches that took what such a union's branches ask about again, one after another.
+    taken: BTreeMap<Asked, Option<usize>>,
 }
 
 impl Encoder<'_, '_> {
@@ -212,27 +225,43 @@ impl Encoder<'_, '_> {
         Ok(())
     }
 
-    /// The branch that the value is of with all its parts, or that it is of by itself, or the first that takes it.
     fn union(&mut self, id: NodeId, branches: &[NodeId], value: &Value<'_>, level: usize) -> Result<(), EncodeError> {
+        let asked = convert::asked(self.schema, id, branches, value);
+        if let Some(taken) = asked.and_then(|asked| self.taken.get(&asked).copied()) {
+            let number = taken.ok_or_else(|| self.mismatch(id, value))?;
+            put_long(self.out, number as i64);
+            return self.value(branches[number], value, level);
+        }
+        let within = self.within;
+        self.within |= asked.is_some();
+        let number = self.branch(id, branches, value, level);
+        self.within = within;
+        if let Some(asked) = asked.filter(|_| within) {
+            self.taken.insert(asked, number.as_ref().ok().copied());
+        }
+        number.map(|_| ())
+    }
+
+    /// The branch that the value is of with all its parts, or that it is of by itself, or the first that takes it.
+    fn branch(
+        &mut self,
+        id: NodeId,
+        branches: &[NodeId],
+        value: &Value<'_>,
+        level: usize,
+    ) -> Result<usize, EncodeError> {
         let schema = self.schema;
         let start = self.out.len();
-        let candidates = |branch: &NodeId| value.is_null() == (schema.node(*branch).shape == Shape::Null);
-        let several = branches.iter().filter(|branch| candidates(branch)).count() > 1;
-        let rank = |branch: NodeId| match (several, convert::natural(schema.node(branch), value)) {
-            (false, _) => 0,
-            (true, true) if convert::suits(schema, branch, value) => 0,
-            (true, true) => 1,
-            (true, false) => 2,
-        };
+        let several = convert::several(schema, branches, value);
         let mut failure = None;
         for wanted in 0..3 {
             for (number, branch) in branches.iter().enumerate() {
-                if !candidates(branch) || rank(*branch) != wanted {
+                if !convert::candidate(schema, *branch, value) || self.rank(several, *branch, value) != wanted {
                     continue;
                 }
                 put_long(self.out, number as i64);
                 match self.value(*branch, value, level) {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => return Ok(number),
                     Err(error) => {
                         self.out.truncate(start);
                         failure = Some(error);
@@ -242,6 +271,15 @@ impl Encoder<'_, '_> {
         }
         // Of several branches, none is to blame more than another.
         Err(failure.filter(|_| !several).unwrap_or_else(|| self.mismatch(id, value)))
+    }
+
+    fn rank(&mut self, several: bool, branch: NodeId, value: &Value<'_>) -> u8 {
+        match (several, convert::natural(self.schema.node(branch), value)) {
+            (false, _) => 0,
+            (true, true) if self.suits.ask(branch, value) => 0,
+            (true, true) => 1,
+            (true, false) => 2,
+        }
     }
 
     fn text(&mut self, id: NodeId, node: &Node, value: &Value<'_>) -> Result<(), EncodeError> {

@@ -267,3 +267,46 @@ proptest! {
         }
     }
 }
+
+/// Two records of the same fields, each of which has either of them within.
+const TWINS: &str = r#"{"type":"record","name":"A","fields":[{"name":"next","type":["null","A",
+    {"type":"record","name":"B","fields":[{"name":"next","type":["null","A","B"]},{"name":"x","type":"string"}]}]},
+    {"name":"x","type":"int"}]}"#;
+
+fn twin<'v>(next: Value<'v>, x: Value<'v>) -> Value<'v> {
+    Value::Record(vec![("next".into(), next), ("x".into(), x)])
+}
+
+/// Twins within one another, the innermost with its `x` first.
+fn twins(xs: &[bool], innermost: Value<'static>) -> Value<'static> {
+    let x = |int: &bool| if *int { Value::Int(1) } else { text("s") };
+    xs.iter()
+        .fold(twin(Value::Null, innermost), |next, int| twin(next, x(int)))
+}
+
+#[test]
+fn a_deep_value_is_not_tried_by_each_branch_of_each_level() {
+    let none = twin(twins(&[false; 60], Value::Bool(true)), Value::Int(1));
+    assert!(error(TWINS, none).contains("cannot be written"));
+    // Each is a B, of which A tries all but the last field.
+    let all = twin(twins(&[false; 60], text("s")), Value::Int(1));
+    assert_eq!(encode(TWINS, all).unwrap().len(), 60 * 3 + 1 + 1 + 2 + 1);
+    // Neither suits as it is, and one takes it.
+    let bytes = twin(twins(&[false; 60], Value::Bytes(b"s"[..].into())), Value::Int(1));
+    assert_eq!(encode(TWINS, bytes).unwrap().len(), 60 * 3 + 1 + 1 + 2 + 1);
+}
+
+proptest! {
+    #[test]
+    fn what_unions_remember_is_what_they_would_find_again(xs in prop::collection::vec(any::<bool>(), 0..100)) {
+        let written = encode(TWINS, twin(twins(&xs, text("s")), Value::Int(1))).unwrap();
+        // From the outermost: which branch each is, then null, then each x from the innermost.
+        let branch = |int: &bool| if *int { 2 } else { 4 };
+        let x = |int: &bool| if *int { vec![2] } else { vec![2, b's'] };
+        let mut expected: Vec<u8> = xs.iter().rev().map(branch).collect();
+        expected.extend([4, 0, 2, b's']);
+        expected.extend(xs.iter().flat_map(x));
+        expected.push(2);
+        prop_assert_eq!(written, expected);
+    }
+}

@@ -24,6 +24,14 @@ pub struct SchemaPlan {
     pub output: Option<Output>,
 }
 
+impl SchemaPlan {
+    /// Bytes that it takes, roughly: what is parsed and compiled is some times its text.
+    pub fn weight(&self) -> usize {
+        let output = self.output.as_ref().map_or(0, |output| output.schema.json().len());
+        4 * (self.plan.writer().json().len() + output)
+    }
+}
+
 /// What makes the output record of one writer schema.
 #[derive(Debug)]
 pub struct Output {

@@ -1,9 +1,9 @@
 //! From a schema id to a plan: fetched, compiled, the output schema registered, once per id.
 //!
-//! Kept for ever: a plan, and the verdict that a schema breaks the pipeline (schemas are immutable, so both stay true).
+//! Kept while there is room ([`Recent`]): a plan, and the verdict that a schema breaks the pipeline (schemas are immutable, so
+//! both stay true).
 //! Never kept: a failure that may pass. The registry client remembers unknown ids, shortly.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::failure::Failure;
@@ -11,6 +11,7 @@ use super::finding::Finding;
 use super::plan::{Output, OutputSchema, SchemaPlan, compile};
 use super::program::Program;
 use crate::avro::Schema;
+use crate::registry::recent::Recent;
 use crate::registry::{Fetched, Registry};
 
 /// Where output schemas go.
@@ -40,7 +41,7 @@ pub struct Schemas {
     program: Arc<Program>,
     registry: Arc<Registry>,
     output: Option<OutputSubject>,
-    plans: Mutex<HashMap<u32, Result<Arc<SchemaPlan>, Failure>>>,
+    plans: Mutex<Recent<Result<Arc<SchemaPlan>, Failure>>>,
 }
 
 /// Why a schema cannot be used now, or ever.
@@ -50,6 +51,14 @@ pub enum Unusable {
     Findings(Vec<Finding>),
     /// It could not be fetched, parsed or registered.
     Failure(Failure),
+}
+
+/// Bytes that a plan takes, or why there is none.
+pub fn weight(plan: &Result<Arc<SchemaPlan>, Failure>) -> usize {
+    match plan {
+        Ok(plan) => plan.weight(),
+        Err(failure) => failure.message.len(),
+    }
 }
 
 impl Schemas {
@@ -66,8 +75,13 @@ impl Schemas {
     /// Makes a plan known, for tests that have no registry.
     #[cfg(test)]
     pub(crate) fn set(&self, id: u32, plan: Arc<SchemaPlan>) {
+        self.keep(id, Ok(plan));
+    }
+
+    fn keep(&self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>) {
+        let weight = weight(&plan);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
-        plans.insert(id, Ok(plan));
+        plans.insert(id, plan, weight);
     }
 
     /// The plan of `id`, if it was resolved before.
@@ -75,7 +89,7 @@ impl Schemas {
         self.plans
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get(&id)
+            .get(id)
             .cloned()
     }
 
@@ -113,20 +127,14 @@ impl Schemas {
                 ),
             )),
         };
-        self.plans
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, result.clone());
+        self.keep(id, result.clone());
         result
     }
 
     /// Compiles a schema that was fetched already, and keeps the plan; gives what should be known although it fits. Serves the type check.
     pub async fn learn(&self, fetched: &Fetched) -> Result<Vec<Finding>, Unusable> {
         let (plan, warnings) = self.plan(fetched).await?;
-        self.plans
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(fetched.id, Ok(plan));
+        self.keep(fetched.id, Ok(plan));
         Ok(warnings)
     }
 

@@ -1,6 +1,7 @@
-//! Schemas by id: asked for once, kept for ever.
+//! Schemas by id: asked for once, kept as long as there is room.
 //!
-//! An id never changes its meaning, so what was found is kept as long as the process lives. Many records with a new id
+//! An id never changes its meaning, so what was found stays true. The least recently used goes when all weigh too much
+//! ([`Recent`]), and is asked for again. Many records with a new id
 //! arrive at once: the first asks and the others wait for its answer (single flight). What failed is another matter:
 //! - a failure that may pass is not kept at all: those who waited share it, and the next caller asks again;
 //! - an unknown id is kept shortly, so that a flood of bad records is not a flood of requests, and a schema that was
@@ -22,6 +23,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use super::error::RegistryError;
+use super::recent::Recent;
 use super::{Fetched, RegistryStats};
 use crate::retry::Class;
 
@@ -30,15 +32,21 @@ const FAILURES: usize = 10_000;
 
 type Answer = Result<Arc<Fetched>, RegistryError>;
 
+/// An id whose schema is not known.
 enum Slot {
-    Known(Arc<Fetched>),
     Failed { error: RegistryError, until: Instant },
     Asking(Shared<BoxFuture<'static, Answer>>),
 }
 
+#[derive(Default)]
+struct Slots {
+    known: Recent<Arc<Fetched>>,
+    others: HashMap<u32, Slot>,
+}
+
 /// The cache. It is shared by `Arc`, since a request outlives a caller that gives up.
 pub(super) struct Cache {
-    slots: RwLock<HashMap<u32, Slot>>,
+    slots: RwLock<Slots>,
     unknown_ttl: Duration,
     random: RandomState,
     stats: Arc<RegistryStats>,
@@ -56,10 +64,8 @@ impl Cache {
 
     /// What is known about `id` without asking.
     pub(super) fn known(&self, id: u32) -> Option<Arc<Fetched>> {
-        match self.slots.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            Some(Slot::Known(fetched)) => Some(Arc::clone(fetched)),
-            _ => None,
-        }
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.known.get(id).cloned()
     }
 
     /// The schema of `id`; `fetch` makes the request where one is needed.
@@ -73,8 +79,10 @@ impl Cache {
         }
         let request = {
             let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-            match slots.get(&id) {
-                Some(Slot::Known(fetched)) => return Ok(Arc::clone(fetched)),
+            if let Some(fetched) = slots.known.get(id) {
+                return Ok(Arc::clone(fetched));
+            }
+            match slots.others.get(&id) {
                 Some(Slot::Failed { error, until }) if Instant::now() < *until => return Err(error.clone()),
                 Some(Slot::Asking(request)) => request.clone(),
                 Some(Slot::Failed { .. }) | None => {
@@ -84,7 +92,7 @@ impl Cache {
                         cache.keep(id, answer)
                     };
                     let request = request.boxed().shared();
-                    slots.insert(id, Slot::Asking(request.clone()));
+                    slots.others.insert(id, Slot::Asking(request.clone()));
                     request
                 }
             }
@@ -95,46 +103,39 @@ impl Cache {
     /// Puts in a schema that was learnt otherwise, for instance from the versions of a subject.
     pub(super) fn insert(&self, fetched: Arc<Fetched>) {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        slots.insert(fetched.id, Slot::Known(fetched));
-        self.count(&slots);
+        self.hold(&mut slots, fetched);
     }
 
     fn keep(&self, id: u32, answer: Result<Fetched, RegistryError>) -> Answer {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         // It may have been learnt otherwise in the meantime.
-        if let Some(Slot::Known(fetched)) = slots.get(&id) {
-            return Ok(Arc::clone(fetched));
+        if let Some(fetched) = slots.known.get(id).cloned() {
+            return Ok(fetched);
         }
         let answer = answer.map(Arc::new);
         match &answer {
-            Ok(fetched) => {
-                slots.insert(id, Slot::Known(Arc::clone(fetched)));
-                self.count(&slots);
-            }
+            Ok(fetched) => self.hold(&mut slots, Arc::clone(fetched)),
             Err(error) if error.class() == Class::Permanent => {
                 let now = Instant::now();
-                make_room(&mut slots, now);
+                make_room(&mut slots.others, now);
                 let until = now + self.unknown_ttl.mul_f64(0.8 + 0.4 * self.fraction(id, now));
-                slots.insert(
-                    id,
-                    Slot::Failed {
-                        error: error.clone(),
-                        until,
-                    },
-                );
+                let error = error.clone();
+                slots.others.insert(id, Slot::Failed { error, until });
             }
             Err(_) => {
-                slots.remove(&id);
+                slots.others.remove(&id);
             }
         }
         answer
     }
 
-    fn count(&self, slots: &HashMap<u32, Slot>) {
-        let known = slots.values().filter(|slot| matches!(slot, Slot::Known(_))).count();
+    fn hold(&self, slots: &mut Slots, fetched: Arc<Fetched>) {
+        slots.others.remove(&fetched.id);
+        let size = fetched.size();
+        slots.known.insert(fetched.id, fetched, size);
         self.stats
             .schemas
-            .store(known as u64, std::sync::atomic::Ordering::Relaxed);
+            .store(slots.known.len() as u64, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// A number from 0 to 1 that differs between processes, ids and times: a keyed hash is random enough for jitter.
@@ -289,7 +290,27 @@ mod tests {
                     .is_err()
             );
         }
-        assert!(cache.slots.read().unwrap().len() <= FAILURES + 1);
+        assert!(cache.slots.read().unwrap().others.len() <= FAILURES);
         assert!(cache.known(1).is_some());
+    }
+
+    #[tokio::test]
+    async fn schemas_that_anybody_may_name_do_not_fill_the_memory() {
+        let cache = cache();
+        let large = |id| Fetched {
+            schema: " ".repeat(1 << 20),
+            ..fetched(id)
+        };
+        for id in 1..=100 {
+            let schema = large(id);
+            assert!(cache.get(id, || async { Ok(schema) }).await.is_ok());
+            assert!(cache.known(1).is_some() && cache.known(id).is_some(), "{id}");
+        }
+        assert!(cache.stats.schemas.load(Ordering::Relaxed) < 64);
+        assert!(cache.known(2).is_none());
+        let schema = large(2);
+        let again = cache.get(2, || async { Ok(schema) }).await;
+        assert_eq!(again.unwrap().id, 2);
+        assert!(cache.slots.read().unwrap().others.is_empty());
     }
 }

@@ -14,6 +14,7 @@ pub mod framing;
 mod http;
 mod oauth;
 pub(crate) mod percent;
+pub(crate) mod recent;
 mod transport;
 
 use std::fmt;
@@ -114,6 +115,13 @@ pub struct Fetched {
     pub schema: String,
     /// The schemas that it refers to, as JSON texts: each stands after those that it needs itself.
     pub references: Vec<String>,
+}
+
+impl Fetched {
+    /// Its texts, in bytes.
+    fn size(&self) -> usize {
+        self.schema.len() + self.references.iter().map(String::len).sum::<usize>()
+    }
 }
 
 /// Counts of what was asked and how it ended.

@@ -3,7 +3,6 @@
 //! All of it is CPU work of well under a microsecond and is done in the loop, never deferred. The only thing that can be missing
 //! is the plan of a schema that was not seen before; then the record waits, and those of its partition behind it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,13 +11,13 @@ use crate::outcome::Outcome;
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
+use crate::pipeline::schemas::weight;
 use crate::registry::framing;
+use crate::registry::recent::Recent;
 use crate::retry::Class;
 
 /// How long a schema id that cannot be used is remembered before it is asked for again.
 const UNUSABLE_FOR: Duration = Duration::from_secs(10);
-/// How many of those are remembered: records may name any.
-const MOST_UNUSABLE: usize = 10_000;
 
 /// What became of a record.
 #[derive(Debug)]
@@ -36,9 +35,7 @@ pub enum Read {
 /// The plans that a loop knows, without a lock.
 #[derive(Debug, Default)]
 pub struct Plans {
-    plans: HashMap<u32, (Result<Arc<SchemaPlan>, Failure>, Instant)>,
-    /// Failures noted since old ones were last thrown out.
-    failures: usize,
+    plans: Recent<(Result<Arc<SchemaPlan>, Failure>, Instant)>,
     /// The plan asked for last: most records have the schema of the one before.
     last: Option<(u32, Arc<SchemaPlan>)>,
 }
@@ -46,19 +43,10 @@ pub struct Plans {
 impl Plans {
     /// Notes the answer for `id`. An error is forgotten after ten seconds.
     pub fn learn(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>, now: Instant) {
-        self.failures += usize::from(plan.is_err());
-        self.plans.insert(id, (plan, now));
+        let weight = weight(&plan);
+        self.plans.insert(id, (plan, now), weight);
+        // Asked for again, the plan in use counts as used.
         self.last = None;
-        if self.failures > MOST_UNUSABLE {
-            // That of `id` stays in any case: who waits for it asks next.
-            let young = |at: Instant| now.duration_since(at) <= UNUSABLE_FOR;
-            self.plans.retain(|_, (plan, at)| plan.is_ok() || young(*at));
-            self.failures = self.plans.values().filter(|(plan, _)| plan.is_err()).count();
-            if self.failures > MOST_UNUSABLE {
-                self.plans.retain(|other, (plan, _)| plan.is_ok() || *other == id);
-                self.failures = 1;
-            }
-        }
     }
 
     fn get(&mut self, id: u32, now: Instant) -> Option<Result<Arc<SchemaPlan>, &Failure>> {
@@ -69,12 +57,12 @@ impl Plans {
         }
         let expired = self
             .plans
-            .get(&id)
+            .get(id)
             .is_some_and(|(plan, at)| plan.is_err() && now.duration_since(*at) > UNUSABLE_FOR);
         if expired {
-            self.plans.remove(&id);
+            self.plans.remove(id);
         }
-        let (plan, _) = self.plans.get(&id)?;
+        let (plan, _) = self.plans.get(id)?;
         if let Ok(plan) = plan {
             self.last = Some((id, plan.clone()));
         }
@@ -124,16 +112,32 @@ pub fn read(mut event: Box<Event>, plans: &mut Plans, tombstone: OnTombstone, no
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::avro::{Plan, Schema};
+
+    #[test]
+    fn plans_are_not_remembered_without_end() {
+        let field = "x".repeat(1 << 20);
+        let json = format!(r#"{{"type":"record","name":"R","fields":[{{"name":"{field}","type":"int"}}]}}"#);
+        let plan = Plan::compile(Arc::new(Schema::parse(&json).unwrap()), &[]).unwrap();
+        let plan = Arc::new(SchemaPlan { plan, output: None });
+        let (mut plans, now) = (Plans::default(), Instant::now());
+        for id in 0..1_000 {
+            plans.learn(id, Ok(plan.clone()), now);
+            assert!(plans.get(id, now).is_some(), "who waits for it asks next");
+            assert!(plans.get(0, now).is_some(), "what is in use stays");
+            assert!(plans.plans.len() < 20);
+        }
+    }
 
     #[test]
     fn ids_that_cannot_be_used_are_not_remembered_without_end() {
         let mut plans = Plans::default();
         let start = Instant::now();
-        for id in 0..3 * MOST_UNUSABLE as u32 {
-            let failure = Failure::permanent("schema", "no such schema");
+        for id in 0..100_000 {
+            let failure = Failure::permanent("schema", "no such schema: ".repeat(100));
             plans.learn(id, Err(failure), start);
             assert!(plans.get(id, start).is_some(), "who waits for it asks next");
-            assert!(plans.plans.len() <= MOST_UNUSABLE);
+            assert!(plans.plans.len() <= 40_000);
         }
     }
 }
