@@ -182,8 +182,7 @@ impl Loop {
             Advance::Joins(member) => self.gather(member),
             Advance::Refused(failure, event) => {
                 let runtime = self.parts.runtime.clone();
-                self.workers
-                    .spawn(async move { runtime.refused(event, failure).await });
+                self.workers.spawn(async move { runtime.refused(event, failure).await });
             }
         }
     }
