@@ -205,7 +205,21 @@ impl Desk {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn records_that_wait_for_nothing_let_others_go_first_too() {
+        let mut wave = Wave {
+            begun: 0,
+            taken: ROUND - 1,
+        };
+        assert!(wave.go_first().now_or_never().is_some());
+        wave.taken += 1;
+        assert!(wave.go_first().now_or_never().is_none());
+        assert!(wave.go_first().now_or_never().is_some(), "counted anew");
+    }
 
     #[tokio::test]
     async fn a_desk_gives_its_event_once_and_nothing_once_it_is_closed() {
