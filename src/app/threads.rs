@@ -5,11 +5,12 @@
 //! threads that take turns on a core each find less to do in one go, and each session has connections of its own with every node.
 //! A loop goes where the fewest are, and stays there. A thread lives for as long as one of its loops.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::source::moderation::{Rest, Rests, moderate};
@@ -20,11 +21,20 @@ use crate::telemetry::metrics::Metrics;
 pub(super) struct Threads {
     limit: usize,
     live: Vec<Weak<LoopThread>>,
+    taken: Numbers,
+}
+
+/// The numbers of threads that live, or of which the metrics still tell.
+type Numbers = Arc<Mutex<BTreeSet<usize>>>;
+
+fn lock(numbers: &Numbers) -> MutexGuard<'_, BTreeSet<usize>> {
+    numbers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One, for those who run on it.
 pub(super) struct LoopThread {
     number: usize,
+    taken: Numbers,
     name: String,
     /// Its runtime.
     pub(super) io: Handle,
@@ -44,6 +54,7 @@ impl Threads {
         Threads {
             limit: limit.unwrap_or_else(cores).max(1),
             live: Vec::new(),
+            taken: Numbers::default(),
         }
     }
 
@@ -59,30 +70,45 @@ impl Threads {
                 return Ok(thread);
             }
         }
-        let taken: Vec<usize> = self.live.iter().filter_map(|t| Some(t.upgrade()?.number)).collect();
-        let number = (0..).find(|number| !taken.contains(number)).unwrap_or_default();
-        let thread = LoopThread::start(number, metrics.clone())?;
+        let thread = LoopThread::start(self.taken.clone(), metrics.clone())?;
         self.live.push(Arc::downgrade(&thread));
         Ok(thread)
     }
 }
 
 impl LoopThread {
-    fn start(number: usize, metrics: Arc<Metrics>) -> std::io::Result<Arc<LoopThread>> {
+    fn start(taken: Numbers, metrics: Arc<Metrics>) -> std::io::Result<Arc<LoopThread>> {
+        let number = {
+            let taken = lock(&taken);
+            (0..).find(|number| !taken.contains(number)).unwrap_or_default()
+        };
         let name = format!("loop-{number}");
         let rests = Arc::new(Rests::default());
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = moderate(builder.enable_all(), rests.clone()).build()?;
         let io = runtime.handle().clone();
         let (lives, ended) = oneshot::channel::<Infallible>();
-        std::thread::Builder::new().name(name.clone()).spawn(move || {
-            let _ = runtime.block_on(ended);
-            // Calls to brokers may still wait for an answer that nobody needs any more.
+        let (give, given) = mpsc::channel::<Runtime>();
+        let run = move || {
+            if let Ok(runtime) = given.recv() {
+                let _ = runtime.block_on(ended);
+                // Calls to brokers may still wait for an answer that nobody needs any more.
+                runtime.shutdown_background();
+            }
+        };
+        // Not with the runtime: where there is no thread it would be dropped here, amid another one, which panics.
+        if let Err(error) = std::thread::Builder::new().name(name.clone()).spawn(run) {
             runtime.shutdown_background();
-        })?;
+            return Err(error);
+        }
+        if let Err(mpsc::SendError(runtime)) = give.send(runtime) {
+            runtime.shutdown_background();
+        }
+        lock(&taken).insert(number);
         metrics.watch_runtime(&name, io.clone());
         Ok(Arc::new(LoopThread {
             number,
+            taken,
             name,
             io,
             store: OnceCell::new(),
@@ -104,10 +130,11 @@ impl LoopThread {
     }
 }
 
-/// Not later, by the thread itself: its number may be another's by then.
+/// Its number is another's once nothing tells of it any more.
 impl Drop for LoopThread {
     fn drop(&mut self) {
         self.metrics.forget_runtime(&self.name);
+        lock(&self.taken).remove(&self.number);
     }
 }
 

@@ -302,8 +302,25 @@ impl Types<'_> {
         computed.inputs.iter().map(of).collect()
     }
 
+    /// Whether a value is that of an expression that ends in a map or record, and so fails wherever it is not null.
+    fn ends_in_map(&self, place: &Place) -> bool {
+        match &place.source {
+            Source::Computed(computed) => computed.expression.ends_in_map(&self.inputs(computed)),
+            _ => false,
+        }
+    }
+
     fn check(&self, findings: &mut Vec<Finding>) {
         for place in self.places() {
+            if self.ends_in_map(place) {
+                let message = format!(
+                    "{} is a map or has one in it, and an expression cannot end so",
+                    place.what
+                );
+                findings.push(Finding::new(place.span, message).help(
+                    "a record or map is taken whole by a path alone, as in event.user; of more than that, name its fields one by one",
+                ));
+            }
             if let Source::Computed(computed) = &place.source
                 && let Some(field) = computed.expression.unknown_field(&self.inputs(computed))
             {
@@ -412,6 +429,8 @@ impl Types<'_> {
                         ty,
                     });
                 }
+                // That is told already.
+                _ if self.ends_in_map(place) => {}
                 _ => findings.push(
                     Finding::new(
                         place.span,

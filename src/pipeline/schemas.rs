@@ -1,7 +1,7 @@
 //! From a schema id to a plan: fetched, compiled, the output schema registered, once per id.
 //!
-//! Kept while there is room ([`Recent`]): a plan, and the verdict that a schema breaks the pipeline (schemas are immutable, so
-//! both stay true).
+//! Kept while there is room: a plan, and the verdict that a schema breaks the pipeline (schemas are immutable, so both stay
+//! true).
 //! Never kept: a failure that may pass. The registry client remembers unknown ids, shortly.
 
 use std::sync::{Arc, Mutex, PoisonError};

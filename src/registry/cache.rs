@@ -1,8 +1,8 @@
 //! Schemas by id: asked for once, kept as long as there is room.
 //!
 //! An id never changes its meaning, so what was found stays true. The least recently used goes when all weigh too much
-//! ([`Recent`]), and is asked for again. Many records with a new id
-//! arrive at once: the first asks and the others wait for its answer (single flight). What failed is another matter:
+//! (`Recent`), and is asked for again. Many records with a new id arrive at once: the first asks and the others wait for
+//! its answer (single flight). What failed is another matter:
 //! - a failure that may pass is not kept at all: those who waited share it, and the next caller asks again;
 //! - an unknown id is kept shortly, so that a flood of bad records is not a flood of requests, and a schema that was
 //!   registered a moment later is found soon. The time is jittered by a fifth, lest all processes ask together.

@@ -24,6 +24,7 @@ mod watchdogs;
 mod workers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -236,18 +237,10 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     let named_by = Instant::now() + NAMED_AFTER;
     let consumer = parts.consumer.clone();
     let mut this = Loop::new(parts, transactions, std::mem::take(&mut kept.refused));
-    let end = this.turn(&consumer).await;
-    this.wait_for_ends().await;
-    if !this.joined {
-        tokio::time::sleep_until(named_by.into()).await;
+    let end = AssertUnwindSafe(this.live(&consumer, named_by)).catch_unwind().await;
+    if end.is_err() {
+        this.consumer_closes();
     }
-    this.consumer_closes();
-    this.leave_group(&consumer).await;
-    let _ = this.publish_status(match &end {
-        End::Halted(_) => "halted",
-        End::Drained | End::Abandoned(_) => "stopped",
-        End::Replaced { .. } => "rebuilding",
-    });
     *kept = Kept {
         refused: std::mem::take(&mut this.refused),
         limits: this.parts.limits.take(),
@@ -255,16 +248,12 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     // It waits for its consumer to be closed, and other loops may run on this thread.
     let io = this.parts.io.clone();
     let _ = io.spawn_blocking(move || drop((this, consumer))).await;
-    end
+    end.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Whatever ends the loop, a panic included: from here on the group is answered at once, or the consumer could not close.
 impl Drop for Loop {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            // It has not come to that.
-            self.consumer_closes();
-        }
         self.parts.consumer.context().close();
         self.completions.close();
     }
@@ -334,6 +323,23 @@ impl Loop {
             jitter: Jitter::new(u64::from(std::process::id())),
             parts,
         }
+    }
+
+    /// From the subscription to the farewell.
+    async fn live(&mut self, consumer: &StreamConsumer<SourceContext>, named_by: Instant) -> End {
+        let end = self.turn(consumer).await;
+        self.wait_for_ends().await;
+        if !self.joined {
+            tokio::time::sleep_until(named_by.into()).await;
+        }
+        self.consumer_closes();
+        self.leave_group(consumer).await;
+        let _ = self.publish_status(match &end {
+            End::Halted(_) => "halted",
+            End::Drained | End::Abandoned(_) => "stopped",
+            End::Replaced { .. } => "rebuilding",
+        });
+        end
     }
 
     async fn turn(&mut self, consumer: &StreamConsumer<SourceContext>) -> End {

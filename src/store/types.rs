@@ -188,23 +188,32 @@ pub fn tuple_field(index: usize) -> String {
     format!("field_{index}")
 }
 
+/// Levels that a declared type may have, `frozen` among them.
+pub const MAX_LEVELS: usize = 32;
+
 impl ColumnType {
     /// Reads a declared type: CQL's names, nested and `frozen` ones included, and SQL's usual words for them. `None`
-    /// for a name that is not in the table, a UDT's among them.
+    /// for a name that is not in the table, a UDT's among them, and for more than [`MAX_LEVELS`].
     pub fn parse(declared: &str) -> Option<ColumnType> {
+        ColumnType::parse_within(declared, MAX_LEVELS)
+    }
+
+    fn parse_within(declared: &str, levels: usize) -> Option<ColumnType> {
         let declared = declared.trim();
         if let Some((outer, inner)) = declared.strip_suffix('>').and_then(|d| d.split_once('<')) {
+            let levels = levels.checked_sub(1)?;
             let parts = split_parameters(inner);
-            let part = |i: usize| parts.get(i).and_then(|p| ColumnType::parse(p)).map(Box::new);
+            let parse = |part: &str| ColumnType::parse_within(part, levels);
+            let part = |i: usize| parts.get(i).and_then(|p| parse(p)).map(Box::new);
             return match (outer.trim().to_ascii_lowercase().as_str(), parts.len()) {
-                ("frozen", 1) => ColumnType::parse(inner),
+                ("frozen", 1) => parse(inner),
                 ("list", 1) => Some(ColumnType::List(part(0)?)),
                 ("set", 1) => Some(ColumnType::Set(part(0)?)),
                 ("map", 2) => Some(ColumnType::Map(part(0)?, part(1)?)),
                 ("vector", 2) => Some(ColumnType::Vector(part(0)?, parts[1].trim().parse().ok()?)),
                 ("tuple", _) => parts
                     .iter()
-                    .map(|p| ColumnType::parse(p))
+                    .map(|p| parse(p))
                     .collect::<Option<_>>()
                     .map(ColumnType::Tuple),
                 _ => None,
@@ -321,6 +330,15 @@ mod tests {
         assert_eq!(ColumnType::parse("varchar(20)"), Some(ColumnType::Text));
         assert_eq!(ColumnType::parse("map<text>"), None);
         assert_eq!(ColumnType::parse("address"), None);
+    }
+
+    #[test]
+    fn a_type_has_levels_up_to_a_bound() {
+        let nested = |levels: usize| format!("{}text{}", "list<".repeat(levels), ">".repeat(levels));
+        let deepest = nested(MAX_LEVELS);
+        assert_eq!(ColumnType::parse(&deepest).expect("not too deep").to_string(), deepest);
+        assert_eq!(ColumnType::parse(&nested(MAX_LEVELS + 1)), None);
+        assert_eq!(ColumnType::parse(&nested(100_000)), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What follows from an expression before any record is there: the type of its result, the times that its number counts, and
 //! fields that its records do not have.
 
+use cel::IdedExpr;
 use cel::common::ast::{Expr, operators};
 
 use super::{Computed, INPUT, literal};
@@ -24,14 +25,14 @@ impl Computed {
         counts(&self.tree.expr, inputs)
     }
 
+    /// Whether the result is a map, or a list with one in it, wherever it is not null: an expression cannot end in one.
+    pub fn ends_in_map(&self, inputs: &[Type]) -> bool {
+        Fields::of(inputs).is_map(&self.tree.expr)
+    }
+
     /// A field that is asked for and that no record of these inputs has, which would be null for ever. One that has() asks for may be missing.
     pub fn unknown_field(&self, inputs: &[Type]) -> Option<UnknownField> {
-        let mut fields = Fields {
-            inputs,
-            bound: Vec::new(),
-            unknown: Vec::new(),
-            tested: Vec::new(),
-        };
+        let mut fields = Fields::of(inputs);
         fields.look(&self.tree.expr);
         let Fields { unknown, tested, .. } = fields;
         unknown.into_iter().find(|field| !tested.contains(&field.name.as_str()))
@@ -58,6 +59,34 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    fn of(inputs: &'a [Type]) -> Fields<'a> {
+        Fields {
+            inputs,
+            bound: Vec::new(),
+            unknown: Vec::new(),
+            tested: Vec::new(),
+        }
+    }
+
+    fn is_map(&self, expr: &Expr) -> bool {
+        match expr {
+            Expr::Map(_) => true,
+            Expr::List(list) => list.elements.iter().any(|e| self.is_map(&e.expr)),
+            Expr::Call(call) if call.func_name == operators::CONDITIONAL => {
+                let mut one = false;
+                for IdedExpr { expr, .. } in call.args.iter().skip(1) {
+                    match self.is_map(expr) {
+                        true => one = true,
+                        false if matches!(literal(expr), Some(Value::Null)) => {}
+                        false => return false,
+                    }
+                }
+                one
+            }
+            _ => matches!(self.shape(expr), Some(Type::Record(_) | Type::Map(..))),
+        }
+    }
+
     fn look(&mut self, expr: &'a Expr) {
         match expr {
             Expr::Select(select) => {

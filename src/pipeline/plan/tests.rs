@@ -82,6 +82,44 @@ async fn new_fields_are_compared_with_those_of_a_given_schema() {
 }
 
 #[tokio::test]
+async fn an_expression_cannot_end_in_a_map() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"},
+        {"name": "a", "type": {"type": "record", "name": "P", "fields": [{"name": "x", "type": "long"}]}},
+        {"name": "b", "type": ["null", "P"]}, {"name": "all", "type": {"type": "array", "items": "P"}},
+        {"name": "tags", "type": {"type": "map", "values": "long"}}]}"#;
+    let output = r#"{"type": "record", "name": "O", "fields": [
+        {"name": "p", "type": ["null", "long", "P2", {"type": "map", "values": "long"}, {"type": "array", "items": "P2"}], "default": null}]}"#;
+    let record = r#"{"type": "record", "name": "P2", "fields": [{"name": "x", "type": "long"}]}"#;
+    let output = output.replacen(r#""P2""#, record, 1);
+    let output = OutputSchema::Fixed(Arc::new(Schema::parse(&output).unwrap()));
+    let set = |value: &str| format!("set = {{ p = \"{value}\" }}");
+    for good in [
+        "event.a",
+        "event.tags",
+        "event.b.x + 1",
+        "event.id > 1 ? event.a.x : event.b.x",
+        "{'x': event.id}['x']",
+        "event.tags['a'] + event.all[int(event.id)].x",
+        "event.id > 1 ? event.id : null",
+    ] {
+        assert_eq!(found(input, &set(good), output.clone()).await, Ok(()), "{good}");
+    }
+    for bad in [
+        "{'x': event.id}",
+        "[{'x': event.id}]",
+        "event.b != null ? event.b : event.a",
+        "event.id > 1 ? event.tags : null",
+        "event.id > 1 ? (event.id > 2 ? event.a : null) : event.tags",
+        "event.all[int(event.id)]",
+    ] {
+        let wanted = "what this expression gives is a map or has one in it, and an expression cannot end so";
+        for output in [output.clone(), OutputSchema::Appended] {
+            assert_eq!(found(input, &set(bad), output).await, Err(wanted.to_owned()), "{bad}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_time_that_became_a_number_is_not_taken_for_another_unit() {
     let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"},
         {"name": "updated", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},

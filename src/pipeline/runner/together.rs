@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::join_all;
+
 use super::{Advance, Runtime, random};
 use crate::config::OnError;
 use crate::pipeline::completions::How;
@@ -97,6 +99,7 @@ impl Runtime {
             return self.write_alone(step, &error, events).await;
         }
         pass.succeeded();
+        let mut refused = Vec::new();
         for (mut event, since) in events {
             handles.step.succeeded(now.saturating_duration_since(since));
             if let Some(rows) = &handles.rows {
@@ -106,12 +109,10 @@ impl Runtime {
             match self.advance(event, now) {
                 Advance::Ended => {}
                 Advance::Waits(event) | Advance::Joins(Member { event, .. }) => event.go_on(),
-                Advance::Refused(failure, event) => {
-                    let runtime = self.clone();
-                    tokio::spawn(async move { runtime.refused(event, failure).await });
-                }
+                Advance::Refused(failure, event) => refused.push(self.refused(event, failure)),
             }
         }
+        join_all(refused).await;
     }
 
     /// Their batch has failed: each goes on by itself, where what may pass has had time to.

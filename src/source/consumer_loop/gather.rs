@@ -108,11 +108,10 @@ impl Loop {
         }
     }
 
-    fn write_together(&self, members: Vec<Member>) {
+    fn write_together(&mut self, members: Vec<Member>) {
         if let Some(step) = members.first().map(|member| member.step) {
-            self.parts
-                .io
-                .spawn(self.parts.runtime.clone().write_together(step, members));
+            let runtime = self.parts.runtime.clone();
+            self.workers.spawn(runtime.write_together(step, members));
         }
     }
 }

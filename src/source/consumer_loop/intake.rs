@@ -23,6 +23,7 @@ use crate::source::read::{Read, read};
 
 impl Loop {
     pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
+        self.workers.take();
         match message {
             Ok(message) => {
                 self.took_since_status = true;
@@ -181,9 +182,7 @@ impl Loop {
             Advance::Joins(member) => self.gather(member),
             Advance::Refused(failure, event) => {
                 let runtime = self.parts.runtime.clone();
-                self.parts
-                    .io
-                    .spawn(async move { runtime.refused(event, failure).await });
+                self.workers.spawn(async move { runtime.refused(event, failure).await });
             }
         }
     }
@@ -196,7 +195,7 @@ impl Loop {
         let runtime = self.parts.runtime.clone();
         let mut jitter = Jitter::new(self.jitter.next_u64());
         let beside = self.beside("resolves a schema");
-        self.parts.io.spawn(async move {
+        self.workers.spawn(async move {
             let _beside = beside;
             let mut attempt = 0;
             let gate = &runtime.gates.registry;

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use super::ROUND;
 use crate::pipeline::event::Event;
 use crate::pipeline::runner::Runtime;
 
@@ -33,10 +34,13 @@ pub(super) struct Workers {
     tasks: JoinSet<()>,
 }
 
-/// How many events have begun since workers last had the processor.
+/// What has happened since others last had the processor.
 #[derive(Default)]
 struct Wave {
+    /// Events that have begun.
     begun: usize,
+    /// Records that came in, whatever became of them.
+    taken: usize,
 }
 
 impl Wave {
@@ -45,8 +49,8 @@ impl Wave {
     }
 
     async fn go_first(&mut self) {
-        if self.is_full() {
-            self.begun = 0;
+        if self.is_full() || self.taken >= ROUND {
+            *self = Wave::default();
             tokio::task::yield_now().await;
         }
     }
@@ -95,7 +99,13 @@ impl Workers {
         self.wave.is_full()
     }
 
-    /// Lets them have the processor where they are a wave. Who yields goes on when all that were woken before have had their turn and the runtime
+    /// One more record has come in.
+    pub(super) fn take(&mut self) {
+        self.wave.taken += 1;
+    }
+
+    /// Lets them have the processor where they are a wave, and the other loops of the thread where many records have come in, though none of them had
+    /// to wait: librdkafka's queue may have one more each time. Who yields goes on when all that were woken before have had their turn and the runtime
     /// has looked at its sockets; whose answers it finds there goes on beside the next wave.
     pub(super) async fn go_first(&mut self) {
         self.wave.go_first().await;

@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 
 use self::parse::Select;
 use self::table::Table;
+use super::types::MAX_LEVELS;
 use super::{
     Column, ColumnType, Gather, Kind, Marker, Prepared, Row, Rows, Statement, StatementOptions, Store, StoreError,
     classify, cql, foreign_statement, no_longer_taken,
@@ -433,6 +434,26 @@ fn declared_type(table: &str, column: &str, declared: &str) -> Result<ColumnType
         ))),
         Some(ColumnType::Counter) => Err(invalid(format!("column {column} of {table}: SQLite has no counters"))),
         Some(ty) => Ok(ty),
+        None if declared.matches('<').count() > MAX_LEVELS => Err(invalid(format!(
+            "column {column} of {table} is declared with more than {MAX_LEVELS} types within one another"
+        ))),
         None => Ok(ColumnType::Any),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_declared_type_of_too_many_levels_is_refused() {
+        let nested = |levels: usize| format!("{}text{}", "list<".repeat(levels), ">".repeat(levels));
+        assert!(declared_type("t", "c", &nested(MAX_LEVELS)).is_ok());
+        let refused = declared_type("t", "c", &nested(100_000)).unwrap_err().to_string();
+        assert!(
+            refused.contains("column c of t is declared with more than 32 types within one another"),
+            "{refused}"
+        );
+        assert_eq!(declared_type("t", "c", "address").unwrap(), ColumnType::Any);
     }
 }
