@@ -7,6 +7,8 @@
 //! - through [`Budget::try_admit`], at most `max_records` records are in flight, and at most `max_bytes` bytes unless one larger
 //!   record is in flight alone;
 //! - an empty budget is never full, so no record waits for ever.
+//!
+//! What a record comes to hold on its way (rows, say) is not known when it is admitted: [`Budget::hold`] counts it from then on.
 
 /// What is in flight against what may be. Units: records, and bytes as the caller counts them (the same at both ends).
 #[derive(Debug, Clone)]
@@ -15,6 +17,8 @@ pub struct Budget {
     max_bytes: usize,
     records: usize,
     bytes: usize,
+    /// Bytes that those in flight hold beside these.
+    held: usize,
     full: bool,
     /// Bytes of the largest record refused since the budget became full: room for it is part of being free again.
     waiting: usize,
@@ -28,6 +32,7 @@ impl Budget {
             max_bytes,
             records: 0,
             bytes: 0,
+            held: 0,
             full: false,
             waiting: 0,
         }
@@ -44,7 +49,16 @@ impl Budget {
     pub fn admit(&mut self, bytes: usize) {
         self.records = self.records.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
-        self.full |= self.records >= self.max_records || self.bytes >= self.max_bytes;
+        self.full |= self.records >= self.max_records || self.bytes() >= self.max_bytes;
+    }
+
+    /// Those in flight hold so many bytes in all beside what they were admitted with.
+    pub fn hold(&mut self, bytes: usize) {
+        if bytes != self.held {
+            self.held = bytes;
+            self.full |= self.bytes() >= self.max_bytes;
+            self.settle();
+        }
     }
 
     /// Takes in a record of `bytes` bytes if the budget is not full and has room for it, or if nothing else is in flight.
@@ -52,7 +66,7 @@ impl Budget {
     /// When it says no, the caller keeps the record and the budget is full until there is room for it.
     #[must_use = "a record that was refused must be kept and offered again"]
     pub fn try_admit(&mut self, bytes: usize) -> bool {
-        let fits = self.records == 0 || (!self.full && self.bytes.saturating_add(bytes) <= self.max_bytes);
+        let fits = self.records == 0 || (!self.full && self.bytes().saturating_add(bytes) <= self.max_bytes);
         if fits {
             self.admit(bytes);
         } else {
@@ -74,8 +88,8 @@ impl Budget {
     }
 
     fn settle(&mut self) {
-        let low = self.records <= low_water(self.max_records) && self.bytes <= low_water(self.max_bytes);
-        let room = self.bytes.saturating_add(self.waiting) <= self.max_bytes;
+        let low = self.records <= low_water(self.max_records) && self.bytes() <= low_water(self.max_bytes);
+        let room = self.bytes().saturating_add(self.waiting) <= self.max_bytes;
         if self.records == 0 || (low && room) {
             self.full = false;
             self.waiting = 0;
@@ -98,15 +112,15 @@ impl Budget {
         self.records
     }
 
-    /// Bytes in flight.
+    /// Bytes in flight, with what is held beside.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.saturating_add(self.held)
     }
 
     /// The share of the budget in use, by whichever of the two is nearer its limit; 1 at the limit.
     pub fn load(&self) -> f64 {
         let records = self.records as f64 / self.max_records as f64;
-        let bytes = self.bytes as f64 / self.max_bytes.max(1) as f64;
+        let bytes = self.bytes() as f64 / self.max_bytes.max(1) as f64;
         records.max(bytes)
     }
 }
@@ -190,6 +204,27 @@ mod tests {
         budget.release(1);
         assert!(!budget.is_full());
         assert_eq!((budget.records(), budget.bytes()), (8, 8));
+    }
+
+    #[test]
+    fn what_is_held_on_the_way_fills_it_until_it_is_let_go() {
+        let mut budget = Budget::new(10, 100);
+        budget.admit(20);
+        budget.admit(20);
+        budget.hold(59);
+        assert!(!budget.is_full(), "99 of 100");
+        budget.hold(60);
+        assert!(budget.is_full() && !budget.try_admit(1));
+        budget.hold(41);
+        assert!(budget.is_full(), "81 of 100");
+        budget.hold(40);
+        assert_eq!((budget.records(), budget.bytes(), budget.is_full()), (2, 80, false));
+        budget.hold(1000);
+        budget.release(20);
+        assert!(budget.is_full());
+        budget.release(20);
+        assert!(!budget.is_full(), "nothing is in flight, whoever holds what");
+        assert!(budget.try_admit(20));
     }
 
     #[test]

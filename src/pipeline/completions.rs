@@ -3,6 +3,7 @@
 //! One lock and at most one wake-up per batch: whoever pushes onto an empty list wakes the loop, and the loop takes the
 //! whole list at once. No channel and no allocation per record.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -54,6 +55,8 @@ struct Inbox {
 pub struct Completions {
     inbox: Mutex<Inbox>,
     notify: Notify,
+    /// Bytes that the loop's events hold beside what they were admitted with.
+    held: AtomicUsize,
 }
 
 impl Completions {
@@ -113,6 +116,21 @@ impl Completions {
     /// Notes a task without an event that panicked, by what it did.
     pub fn panicked(&self, what: &'static str) {
         self.with(|inbox| inbox.panicked.push(what));
+    }
+
+    /// An event holds so many bytes more.
+    pub fn hold(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// An event that held so many is over.
+    pub fn let_go(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that the loop's events hold beside what they were admitted with.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// Waits until there is something to take.

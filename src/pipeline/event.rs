@@ -25,6 +25,8 @@ use crate::turns::Turn;
 
 /// The most memory that a buffer of an ended event keeps, in bytes.
 const KEPT: usize = 16 * 1024;
+/// So much that an event holds of a step is not counted: a row of the usual size.
+const SMALL: usize = 1024;
 /// What librdkafka keeps for each header beside its name and value, in bytes.
 const HEADER: usize = 64;
 
@@ -67,6 +69,8 @@ pub struct Event {
     pub headers: Option<OwnedHeaders>,
     /// What the record's headers take, in bytes.
     header_bytes: usize,
+    /// What steps gave it, in bytes, as far as it is counted.
+    held: usize,
     /// Its span, where it is traced.
     pub span: Option<Box<Span>>,
     /// What reads this record's schema; none until it is known.
@@ -147,6 +151,7 @@ impl Event {
                 schema_id: None,
                 headers: None,
                 header_bytes: 0,
+                held: 0,
                 span: None,
                 plan: None,
                 marks: Vec::new(),
@@ -226,6 +231,21 @@ impl Event {
         Event::weight(self.value_length, self.key.map_or(0, |(s, e)| e - s), self.header_bytes)
     }
 
+    /// A step has given it so many bytes of its own. What exceeds a usual row counts in the budget of its loop, to its end.
+    pub fn hold(&mut self, bytes: usize) {
+        if bytes > SMALL
+            && let Some(completions) = &self.completions
+        {
+            completions.hold(bytes);
+            self.held += bytes;
+        }
+    }
+
+    /// What counts of that.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     /// The list that the event comes back by.
     pub fn completions(&self) -> Option<Arc<Completions>> {
         self.completions.clone()
@@ -274,6 +294,7 @@ impl Event {
         self.schema_id = None;
         self.datum_start = 0;
         self.headers = None;
+        self.held = 0;
         self.span = None;
         self.plan = None;
         self.rows.clear();

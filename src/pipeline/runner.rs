@@ -36,7 +36,7 @@ use crate::retry::{Backoff, Class};
 use crate::sink::Sink;
 use crate::sink::dead_letters::DeadLetters;
 use crate::store::AnyStore;
-use crate::store::cache::Hit;
+use crate::store::cache::{Hit, heap_bytes, row_bytes};
 use crate::telemetry::handles::{PipelineMetrics, StepMetrics};
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::sentry::Sentry;
@@ -224,12 +224,15 @@ impl Runtime {
                 Ok(if keep { Flow::Continue } else { Flow::Skip })
             }
             Action::Set { first, values } => {
+                let mut bytes = 0;
                 for (i, (_, place)) in values.iter().enumerate() {
                     let owned = value(&self.program, &place.source, event)
                         .map_err(in_step)?
                         .into_owned();
+                    bytes += heap_bytes(&owned);
                     event.named[first + i] = owned;
                 }
+                event.hold(bytes);
                 Ok(Flow::Continue)
             }
             Action::Lookup(_) | Action::Reference(_) | Action::Write(_) | Action::Custom(_) => Ok(Flow::Continue),
@@ -246,7 +249,13 @@ impl Runtime {
                     event.rows[index].clone_from(&lookup.none);
                 }
             }
-            Answer::Row(row) => event.rows[index] = Some(row),
+            Answer::Row(row) => {
+                // One that others have too counts where it is cached.
+                if Arc::strong_count(&row) == 1 {
+                    event.hold(row_bytes(&row));
+                }
+                event.rows[index] = Some(row);
+            }
             Answer::Missing(OnMissing::Skip) => return Ok(Flow::Skip),
             Answer::Missing(OnMissing::DeadLetter) => {
                 return Err(Failure::permanent("missing", "the look-up found no row").in_step(&step.name));

@@ -352,6 +352,7 @@ impl Loop {
             self.take_notices();
             self.act();
             self.take_ended(&mut batch);
+            self.parts.budget.hold(self.completions.held());
             self.take_resolved();
 
             if self.takes_records() {

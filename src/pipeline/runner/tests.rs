@@ -529,6 +529,41 @@ async fn rows_that_nobody_knows_of_are_null_and_not_none() {
 }
 
 #[tokio::test]
+async fn large_rows_that_an_event_has_alone_count_to_its_end() {
+    for (cache, counts) in [("", true), ("\ncache = { ttl = \"1h\" }", false)] {
+        let steps = looking_up(&format!("rows = \"list\"{cache}"))
+            .replace("user.score > 1.0", "size(user.rows) > 9")
+            .replace("score = \"user.score\"", "score = \"1.5\"");
+        let mut bench = bench(&steps).await;
+        for _ in 0..4 {
+            bench.user(1, &"x".repeat(1000), 0.5);
+        }
+        bench.user(2, "bob", 0.5);
+        let mut held = Vec::new();
+        for (offset, id) in [(0, 1), (1, 2)] {
+            let event = bench.event(offset, id, "click", false);
+            bench.runtime.process(event).await;
+            held.push(bench.ended().event.held());
+        }
+        assert_eq!(held[0] >= 4000, counts, "{held:?}");
+        assert_eq!(held[1], 0, "a row of the usual size");
+        assert_eq!(bench.completions.held(), held[0]);
+    }
+}
+
+#[tokio::test]
+async fn values_that_a_step_names_count_as_rows_do() {
+    let steps = "[[pipelines.p.steps]]\nname = \"s\"\nset = { a = \"event.kind + event.kind\", b = \"event.id\" }\n";
+    let mut bench = bench(steps).await;
+    for (offset, kind, least) in [(0, "x".repeat(1000), 2000), (1, "click".to_owned(), 0)] {
+        let event = bench.event(offset, 1, &kind, false);
+        assert!(matches!(bench.runtime.advance(event, Instant::now()), Advance::Ended));
+        let held = bench.ended().event.held();
+        assert!(held >= least && (held > 0) == (least > 0), "{held}");
+    }
+}
+
+#[tokio::test]
 async fn a_row_that_does_not_come_is_waited_for_as_long_as_the_step_says() {
     let keys = "on_missing = \"retry\"\nmissing_deadline = \"80ms\"\nmissing_then = \"skip\"";
     let mut bench = bench(&looking_up(keys)).await;

@@ -127,6 +127,9 @@ impl Loop {
     /// An event is over; `finished` is whether its offset counts.
     pub(super) fn release(&mut self, event: Box<Event>, finished: bool) {
         self.left_transaction(event.transaction, finished);
+        if event.held() > 0 {
+            self.completions.let_go(event.held());
+        }
         self.parts.budget.release(event.own_weight());
         self.pool(event);
     }

@@ -24,9 +24,10 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
-use self::weight::{allocated, row_bytes};
+use self::weight::allocated;
 use super::{Row, StoreError};
 pub use key::append_key;
+pub use weight::{heap_bytes, row_bytes};
 
 /// An answer: a row, or the knowledge that there is none.
 pub type Hit = Arc<Option<Row>>;

@@ -1,6 +1,6 @@
 //! How many bytes a row takes in memory.
 //!
-//! Why: the cache's bound is on memory, not on what was on the wire. Invariant: within a few percent of what an allocator
+//! Why: the bounds of the cache and of what is in flight are on memory, not on what was on the wire. Invariant: within a few percent of what an allocator
 //! sets aside (`tests/cache_memory.rs` counts it).
 
 use std::borrow::Cow;
@@ -16,7 +16,7 @@ pub(super) fn allocated(n: usize) -> usize {
 }
 
 /// What an answer holds, apart from its place in the cache.
-pub(super) fn row_bytes(value: &Hit) -> usize {
+pub fn row_bytes(value: &Hit) -> usize {
     match value.as_ref() {
         // All misses share one.
         None => 0,
@@ -29,7 +29,7 @@ pub(super) fn row_bytes(value: &Hit) -> usize {
 }
 
 /// What a value holds beside itself.
-fn heap_bytes(value: &Value<'static>) -> usize {
+pub fn heap_bytes(value: &Value<'static>) -> usize {
     match value {
         Value::Null
         | Value::Bool(_)
