@@ -315,6 +315,7 @@ metrics! {
         /// Requests that could not be sent or timed out.
         kafka_request_failures_total: IntCounterVec ["pipeline", "client"],
         /// Connections to brokers that are up. Those to a bootstrap address or to the group's coordinator count, as 1, where no other is.
+        /// Told from a client's first report until it is closed.
         kafka_brokers_up: IntGaugeVec ["pipeline", "client"],
         /// Connections to brokers that were lost.
         kafka_disconnects_total: IntCounterVec ["pipeline", "client"],
