@@ -232,9 +232,9 @@ metrics! {
         lag_records: IntGaugeVec ["pipeline", "topic", "partition"],
         /// Age of the record taken last, by its timestamp, while there is lag; 0 without lag.
         lag_seconds: GaugeVec ["pipeline", "topic", "partition"],
-        /// Offset of the next record to take.
+        /// Offset of the next record to take; 0 as long as none is known.
         position: IntGaugeVec ["pipeline", "topic", "partition"],
-        /// Offset committed last.
+        /// Offset committed last, by this process or before; 0 where there is none.
         committed_offset: IntGaugeVec ["pipeline", "topic", "partition"],
         /// Partitions assigned to this process.
         assigned_partitions: IntGaugeVec ["pipeline"],
