@@ -212,6 +212,9 @@ metrics! {
         step_in_flight: IntGaugeVec ["pipeline", "step"],
         /// Bytes of the records admitted and not yet finished.
         in_flight_bytes: IntGaugeVec ["pipeline"],
+        /// These bytes over what the memory budget lets a consumer hold of them: at 1 it takes no more until they are down to 0.8. Of several consumers
+        /// the one with most.
+        in_flight_bytes_ratio: GaugeVec ["pipeline"],
         /// Bound of the events worked on at the same time, as it is now: configured, or found with max_in_flight = "auto".
         concurrency_limit: IntGaugeVec ["pipeline"],
         /// Configured bound of the events worked on at the same time; with max_in_flight = "auto" the upper one.
