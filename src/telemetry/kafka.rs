@@ -305,10 +305,9 @@ mod tests {
         assert!(text().contains("messina_kafka_brokers_up{client=\"consumer-0\",pipeline=\"p\"} 1"));
         kafka.close();
         let gone = text();
-        assert!(
-            !gone.contains("messina_kafka_brokers_up{") && !gone.contains("messina_kafka_broker_rtt"),
-            "{gone}"
-        );
+        for family in ["brokers_up", "broker_rtt_mean_seconds", "broker_rtt_p99_seconds"] {
+            assert!(!gone.contains(&format!("messina_kafka_{family}{{")), "{gone}");
+        }
         assert_eq!(metrics.kafka_fetch_queue_bytes.sum(), 0);
         assert_eq!(metrics.kafka_producer_queue_records.sum(), 0);
         assert!(gone.contains("messina_kafka_transmitted_bytes_total{client=\"consumer-0\",pipeline=\"p\"} 100"));
