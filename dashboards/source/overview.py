@@ -36,7 +36,7 @@ DASHBOARD = filled(
         "Saturation",
         [
             graph("Concurrency load", "Events being worked on over max_in_flight. 100 %: more cannot be worked on at the same time, and the store's latency limits the rate.", "percentunit", (f"max by (pipeline) (messina_concurrency_load_ratio{{{PIPELINE}}})", "{{pipeline}}"), top=1, thresholds=[(0.95, "orange")], width=8),
-            graph("Memory budget", "Share of [limits] memory in use. Over it, partitions are paused.", "percentunit", (f"sum by (instance) (messina_budget_used_bytes{{{PROCESS}}}) / sum by (instance) (messina_budget_limit_bytes{{{PROCESS}}})", "{{instance}}"), top=1, thresholds=[(0.9, "orange")], width=8),
+            graph("Memory in flight", "Bytes in flight over what the memory budget lets a consumer hold of them. 100 %: it takes no more until they are down to 80 %, and pauses its partitions if that lasts.", "percentunit", (f"max by (pipeline) (messina_in_flight_bytes_ratio{{{PIPELINE}}})", "{{pipeline}}"), top=1, thresholds=[(0.75, "orange")], width=8),
             graph("CPU", "Cores in use by each process.", "short", (f"rate(messina_process_cpu_seconds_total{{{PROCESS}}}[$__rate_interval])", "{{instance}}"), width=8),
         ],
     ),

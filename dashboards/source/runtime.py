@@ -15,7 +15,7 @@ DASHBOARD = filled(
         [
             number("CPU", "Cores in use, all processes.", "short", f"sum({rate('messina_process_cpu_seconds_total', PROCESS)})", width=8),
             number("Memory", "Resident memory of the largest process.", "bytes", f"max(messina_process_resident_memory_bytes{{{PROCESS}}})", width=8),
-            number("Budget", "Share of [limits] memory in use, of the process that uses most.", "percentunit", f"max(sum by (instance) (messina_budget_used_bytes{{{PROCESS}}}) / sum by (instance) (messina_budget_limit_bytes{{{PROCESS}}}))", "green", (0.9, "yellow"), width=8),
+            number("Budget", "Share of [limits] memory in use, of the process that uses most. Caches and references count, and keep what they have grown to.", "percentunit", f"max(sum by (instance) (messina_budget_used_bytes{{{PROCESS}}}) / sum by (instance) (messina_budget_limit_bytes{{{PROCESS}}}))", width=8),
             rows("Versions", "What runs where, since when, and the generation of its configuration.", "short", (versioned("messina_build_info"), "up"), (versioned("messina_config_generation"), "configuration"), (versioned("messina_config_last_reload_successful"), "files say what runs"), (f"time() - {versioned('messina_process_start_time_seconds')}", "uptime, s"), width=24, height=6),
         ],
     ),

@@ -134,10 +134,11 @@ impl Probe for AppProbe {
             for (number, state) in loops.iter().enumerate() {
                 let status = state.get();
                 let about = |what: String| format!("pipeline {pipeline}, loop {number}: {what}");
-                match (&status.halted, status.state) {
-                    (Some(why), _) => reasons.push(about(format!("halted: {why}"))),
-                    (None, "running") => {}
-                    (None, state) => reasons.push(about(state.to_owned())),
+                match (&status.halted, &status.waiting_for, status.state) {
+                    (Some(why), ..) => reasons.push(about(format!("halted: {why}"))),
+                    (None, Some(what), state) => reasons.push(about(format!("{state}: waits for {what}"))),
+                    (None, None, "running") => {}
+                    (None, None, state) => reasons.push(about(state.to_owned())),
                 }
                 let stalled = status.partitions.iter().filter(|p| p.stalled).count();
                 if stalled > 0 {
@@ -248,6 +249,10 @@ mod tests {
             });
         }
         ready(false);
+        assert_eq!(probe.ready(), Err(vec!["pipeline p, loop 0: connecting".to_owned()]));
+        state.waits_for("its transactional id: no coordinator".to_owned());
+        let waits = "pipeline p, loop 0: connecting: waits for its transactional id: no coordinator";
+        assert_eq!(probe.ready(), Err(vec![waits.to_owned()]));
         state.set(LoopStatus {
             state: "running",
             ..LoopStatus::default()

@@ -72,13 +72,6 @@ pub struct SinkContext {
     logins: Logins,
 }
 
-impl SinkContext {
-    /// The pipeline's name.
-    pub fn pipeline(&self) -> &str {
-        self.metrics.pipeline()
-    }
-}
-
 /// The output topic of a pipeline.
 #[derive(Clone)]
 pub struct Sink {

@@ -9,7 +9,7 @@ use crate::pipeline::event::{Content, Origin};
 use crate::source::assignment::Ticket;
 use crate::telemetry::metrics::Metrics;
 
-fn alone() -> Arc<Producer> {
+pub(super) fn alone() -> Arc<Producer> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", "127.0.0.1:1");
     config.set("enable.idempotence", "true");

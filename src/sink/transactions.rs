@@ -1,7 +1,8 @@
 //! A producer's transactions: begun, committed with the consumer's offsets, aborted.
 //!
 //! The calls of librdkafka block, for as long as brokers make them; all of these are made beside the loop. Its errors say themselves what
-//! follows: the call again, an abort, or the end. A failure that says nothing is tried again, because both other answers are final.
+//! follows: the call again, an abort, or the end. A failure that says nothing is tried again, because both other answers are final. Who asks
+//! is told of each failure before that (`goes_on`), and may give up.
 
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ pub enum TransactionError {
 }
 
 /// Takes the transactional id: what another process of the same id left open is aborted, and that process is fenced.
-pub fn init(producer: &Producer, given_up: impl Fn() -> bool) -> Result<(), TransactionError> {
-    again(producer, given_up, || producer.init_transactions(CALL))?;
+pub fn init(producer: &Producer, goes_on: impl Fn(&str) -> bool) -> Result<(), TransactionError> {
+    again(producer, goes_on, || producer.init_transactions(CALL))?;
     begin(producer)
 }
 
@@ -41,20 +42,20 @@ pub fn init(producer: &Producer, given_up: impl Fn() -> bool) -> Result<(), Tran
 pub fn commit(
     producer: &Producer,
     offsets: Option<(&TopicPartitionList, &ConsumerGroupMetadata)>,
-    given_up: impl Fn() -> bool,
+    goes_on: impl Fn(&str) -> bool,
 ) -> Result<(), TransactionError> {
     if let Some((offsets, group)) = offsets {
-        again(producer, &given_up, || {
+        again(producer, &goes_on, || {
             producer.send_offsets_to_transaction(offsets, group, CALL)
         })?;
     }
-    again(producer, given_up, || producer.commit_transaction(CALL))?;
+    again(producer, goes_on, || producer.commit_transaction(CALL))?;
     begin(producer)
 }
 
 /// Throws away what was sent since the last commit; then begins the next.
-pub fn abort(producer: &Producer, given_up: impl Fn() -> bool) -> Result<(), TransactionError> {
-    again(producer, given_up, || producer.abort_transaction(CALL))?;
+pub fn abort(producer: &Producer, goes_on: impl Fn(&str) -> bool) -> Result<(), TransactionError> {
+    again(producer, goes_on, || producer.abort_transaction(CALL))?;
     begin(producer)
 }
 
@@ -67,7 +68,7 @@ fn begin(producer: &Producer) -> Result<(), TransactionError> {
 /// Calls until it succeeds, or cannot.
 fn again(
     producer: &Producer,
-    given_up: impl Fn() -> bool,
+    goes_on: impl Fn(&str) -> bool,
     call: impl Fn() -> Result<(), KafkaError>,
 ) -> Result<(), TransactionError> {
     loop {
@@ -90,13 +91,49 @@ fn again(
                 return Err(TransactionError::Fatal(error.to_string()));
             }
         }
-        if given_up() {
+        if !goes_on(&error.to_string()) {
             return Err(TransactionError::GivenUp);
         }
-        tracing::debug!(
-            pipeline = producer.client().context().pipeline(),
-            "transaction: {error}; trying again"
-        );
         std::thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+    use crate::sink::tests::alone;
+
+    #[test]
+    fn who_waits_is_told_of_each_failure_and_may_give_up() {
+        let producer = alone();
+        let (calls, told) = (Cell::new(0), RefCell::new(Vec::new()));
+        let call = || {
+            calls.set(calls.get() + 1);
+            if calls.get() < 3 {
+                Err(KafkaError::AdminOpCreation(format!("no answer {}", calls.get())))
+            } else {
+                Ok(())
+            }
+        };
+        let tell = |error: &str| told.borrow_mut().push(error.to_owned());
+        let goes_on = |error: &str| {
+            tell(error);
+            true
+        };
+        assert_eq!(again(&producer, goes_on, call), Ok(()));
+        assert_eq!(told.borrow().len(), 2);
+        for (one, words) in told.take().iter().zip(["no answer 1", "no answer 2"]) {
+            assert!(one.contains(words), "{one}");
+        }
+
+        calls.set(0);
+        let gives_up = |error: &str| {
+            tell(error);
+            false
+        };
+        assert_eq!(again(&producer, gives_up, call), Err(TransactionError::GivenUp));
+        assert_eq!((calls.get(), told.borrow().len()), (1, 1));
     }
 }

@@ -52,6 +52,8 @@ pub struct LoopStatus {
     pub paused: bool,
     /// Records that wait for a schema.
     pub waiting_for_schema: usize,
+    /// What the loop waits for before it joins its group, and why it has not got it.
+    pub waiting_for: Option<String>,
     /// Why the loop does not go on, if it does not.
     pub halted: Option<String>,
     /// The partitions assigned.
@@ -111,10 +113,17 @@ impl LoopState {
         status.thread = Some(thread.to_owned());
     }
 
+    /// The loop has not got what it needs to begin. The next status is that it has.
+    pub fn waits_for(&self, what: String) {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.waiting_for = Some(what);
+    }
+
     /// The loop has ended, and does not go on; true if it had not said why.
     pub fn halted(&self, why: &str) -> bool {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.state = "halted";
+        status.waiting_for = None;
         let unsaid = status.halted.is_none();
         status.halted.get_or_insert_with(|| why.to_owned());
         unsaid
@@ -140,6 +149,22 @@ mod tests {
         });
         let status = state.get();
         assert_eq!((status.state, status.thread.as_deref()), ("running", Some("loop-1")));
+    }
+
+    #[test]
+    fn what_is_waited_for_is_told_until_the_loop_begins_or_halts() {
+        let state = LoopState::default();
+        state.waits_for("a token".to_owned());
+        let told = |state: &LoopState| (state.get().state, state.get().waiting_for);
+        assert_eq!(told(&state), ("connecting", Some("a token".to_owned())));
+        state.set(LoopStatus {
+            state: "joining",
+            ..LoopStatus::default()
+        });
+        assert_eq!(told(&state), ("joining", None));
+        state.waits_for("a token".to_owned());
+        state.halted("fenced");
+        assert_eq!(told(&state), ("halted", None));
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct PipelineMetrics {
     pub concurrency_limit: IntGauge,
     /// In flight over the bound.
     pub concurrency_load: Largest,
+    /// Bytes in flight over their bound.
+    pub in_flight_bytes_load: Largest,
     /// Partitions paused now.
     pub paused_partitions: IntGauge,
     /// Times paused.
@@ -100,6 +102,7 @@ impl PipelineMetrics {
             max_in_flight: m.max_in_flight.of([pipeline]),
             concurrency_limit: m.concurrency_limit.of([pipeline]),
             concurrency_load: Largest::of(m.concurrency_load_ratio.of([pipeline])),
+            in_flight_bytes_load: Largest::of(m.in_flight_bytes_ratio.of([pipeline])),
             paused_partitions: m.paused_partitions.of([pipeline]),
             pauses: m.pauses_total.of([pipeline]),
             assigned_partitions: m.assigned_partitions.of([pipeline]),

@@ -22,7 +22,6 @@ pub struct KafkaMetrics {
     fetch_queue_bytes: IntGauge,
     producer_queue_records: IntGauge,
     producer_queue_bytes: IntGauge,
-    brokers_up: IntGauge,
     counted: Mutex<Counted>,
 }
 
@@ -62,7 +61,6 @@ impl KafkaMetrics {
             fetch_queue_bytes: m.kafka_fetch_queue_bytes.of(labels),
             producer_queue_records: m.kafka_producer_queue_records.of(labels),
             producer_queue_bytes: m.kafka_producer_queue_bytes.of(labels),
-            brokers_up: m.kafka_brokers_up.of(labels),
             counted: Mutex::new(Counted {
                 transmitted: Total::new(m.kafka_transmitted_bytes_total.of(labels)),
                 received: Total::new(m.kafka_received_bytes_total.of(labels)),
@@ -78,9 +76,31 @@ impl KafkaMetrics {
         }
     }
 
-    /// Takes no more reports: those that come late must not bring back the series of a pipeline that is gone.
+    /// Takes no more reports: those that come late must not bring back the series of a pipeline that is gone. What the last one said of queues and
+    /// brokers is true no more; of a client that has taken this one's place the next report says it again.
     pub fn close(&self) {
-        self.counted().closed = true;
+        let mut counted = self.counted();
+        if std::mem::replace(&mut counted.closed, true) {
+            return;
+        }
+        let queues = [
+            &self.fetch_queue_records,
+            &self.fetch_queue_bytes,
+            &self.producer_queue_records,
+            &self.producer_queue_bytes,
+        ];
+        queues.iter().for_each(|queue| queue.set(0));
+        self.metrics.kafka_brokers_up.forget([&self.pipeline, &self.client]);
+        let brokers = std::mem::take(&mut counted.brokers);
+        self.forget_round_trips(&brokers);
+    }
+
+    fn forget_round_trips<'a>(&self, brokers: impl IntoIterator<Item = &'a String>) {
+        for broker in brokers {
+            let labels = [&*self.pipeline, &*self.client, broker.as_str()];
+            self.metrics.kafka_broker_rtt_mean_seconds.forget(labels);
+            self.metrics.kafka_broker_rtt_p99_seconds.forget(labels);
+        }
     }
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
@@ -109,7 +129,11 @@ impl KafkaMetrics {
                 .filter(|b| (b.nodeid >= 0) == by_id && b.state == "UP")
                 .count() as i64
         };
-        self.brokers_up.set(up(true).max(up(false).min(1)));
+        // By its labels each time: before its first report a client has none, for one that is not polled yet would pass for cut off.
+        self.metrics
+            .kafka_brokers_up
+            .of([&self.pipeline, &self.client])
+            .set(up(true).max(up(false).min(1)));
         counted.transmitted.follow(statistics.tx_bytes.max(0).unsigned_abs());
         counted.received.follow(statistics.rx_bytes.max(0).unsigned_abs());
         counted.requests.follow(statistics.tx.max(0).unsigned_abs());
@@ -140,11 +164,7 @@ impl KafkaMetrics {
             seen.insert(id);
         }
         // A broker without a round trip in this interval has no figure, rather than its old one.
-        for gone in counted.brokers.difference(&seen) {
-            let labels = [&*self.pipeline, &*self.client, &**gone];
-            self.metrics.kafka_broker_rtt_mean_seconds.forget(labels);
-            self.metrics.kafka_broker_rtt_p99_seconds.forget(labels);
-        }
+        self.forget_round_trips(counted.brokers.difference(&seen));
         counted.brokers = seen;
     }
 }
@@ -207,7 +227,7 @@ mod tests {
                     .collect(),
                 ..Statistics::default()
             });
-            kafka.brokers_up.get()
+            metrics.kafka_brokers_up.of(["p", "producer"]).get()
         };
         assert_eq!(up([(-1, "UP"), (-1, "UP"), (1, "INIT"), (2, "INIT")]), 1);
         assert_eq!(up([(-1, "UP"), (-1, "UP"), (1, "UP"), (2, "UP")]), 2);
@@ -260,6 +280,44 @@ mod tests {
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains(r#"messina_kafka_transmitted_bytes_total{client="producer",pipeline="p"} 180"#));
         assert!(!text.contains("messina_kafka_broker_rtt_p99_seconds{"));
+    }
+
+    #[test]
+    fn a_client_has_brokers_from_its_first_report_until_it_is_closed() {
+        let metrics = Metrics::new().unwrap();
+        let text = || String::from_utf8(metrics.render()).unwrap();
+        let kafka = KafkaMetrics::new(&metrics, "p", "consumer-0");
+        assert!(!text().contains("messina_kafka_brokers_up{"), "it was never polled");
+        let queued = Partition {
+            fetchq_cnt: 7,
+            fetchq_size: 700,
+            ..Partition::default()
+        };
+        let topic = Topic {
+            partitions: [(0, queued)].into(),
+            ..Topic::default()
+        };
+        let full = || Statistics {
+            topics: [("t".to_owned(), topic.clone())].into(),
+            ..report(100, Some(1500))
+        };
+        kafka.observe(&full());
+        assert!(text().contains("messina_kafka_brokers_up{client=\"consumer-0\",pipeline=\"p\"} 1"));
+        kafka.close();
+        let gone = text();
+        for family in ["brokers_up", "broker_rtt_mean_seconds", "broker_rtt_p99_seconds"] {
+            assert!(!gone.contains(&format!("messina_kafka_{family}{{")), "{gone}");
+        }
+        assert_eq!(metrics.kafka_fetch_queue_bytes.sum(), 0);
+        assert_eq!(metrics.kafka_producer_queue_records.sum(), 0);
+        assert!(gone.contains("messina_kafka_transmitted_bytes_total{client=\"consumer-0\",pipeline=\"p\"} 100"));
+
+        // Another one takes its place, and it is closed once more.
+        let next = KafkaMetrics::new(&metrics, "p", "consumer-0");
+        next.observe(&full());
+        kafka.close();
+        assert_eq!(metrics.kafka_fetch_queue_bytes.sum(), 700);
+        assert!(text().contains("messina_kafka_brokers_up{client=\"consumer-0\",pipeline=\"p\"} 1"));
     }
 
     #[test]

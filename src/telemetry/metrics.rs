@@ -212,6 +212,9 @@ metrics! {
         step_in_flight: IntGaugeVec ["pipeline", "step"],
         /// Bytes of the records admitted and not yet finished.
         in_flight_bytes: IntGaugeVec ["pipeline"],
+        /// These bytes over what the memory budget lets a consumer hold of them: at 1 it takes no more until they are down to 0.8. Of several consumers
+        /// the one with most.
+        in_flight_bytes_ratio: GaugeVec ["pipeline"],
         /// Bound of the events worked on at the same time, as it is now: configured, or found with max_in_flight = "auto".
         concurrency_limit: IntGaugeVec ["pipeline"],
         /// Configured bound of the events worked on at the same time; with max_in_flight = "auto" the upper one.
@@ -232,9 +235,9 @@ metrics! {
         lag_records: IntGaugeVec ["pipeline", "topic", "partition"],
         /// Age of the record taken last, by its timestamp, while there is lag; 0 without lag.
         lag_seconds: GaugeVec ["pipeline", "topic", "partition"],
-        /// Offset of the next record to take.
+        /// Offset of the next record to take; 0 as long as none is known.
         position: IntGaugeVec ["pipeline", "topic", "partition"],
-        /// Offset committed last.
+        /// Offset committed last, by this process or before; 0 where there is none.
         committed_offset: IntGaugeVec ["pipeline", "topic", "partition"],
         /// Partitions assigned to this process.
         assigned_partitions: IntGaugeVec ["pipeline"],
@@ -315,6 +318,7 @@ metrics! {
         /// Requests that could not be sent or timed out.
         kafka_request_failures_total: IntCounterVec ["pipeline", "client"],
         /// Connections to brokers that are up. Those to a bootstrap address or to the group's coordinator count, as 1, where no other is.
+        /// Told from a client's first report until it is closed.
         kafka_brokers_up: IntGaugeVec ["pipeline", "client"],
         /// Connections to brokers that were lost.
         kafka_disconnects_total: IntCounterVec ["pipeline", "client"],

@@ -133,7 +133,7 @@ impl Loop {
                     ticket,
                     from,
                 } => {
-                    self.hold(partition, ticket);
+                    self.hold(partition, ticket, from);
                     if self.unanswered.remove(&partition) {
                         starts.push((partition, from));
                     } else if let Some(from) = from {
@@ -157,12 +157,20 @@ impl Loop {
         }
     }
 
-    pub(super) fn hold(&mut self, partition: Partition, ticket: Ticket) {
+    pub(super) fn hold(&mut self, partition: Partition, ticket: Ticket, from: Option<i64>) {
         let metrics = self
             .parts
             .runtime
             .metrics
             .partition(self.topic(partition), partition.index);
+        // An idle partition has no record and no commit that would say it.
+        if let Some(from) = from {
+            metrics.position.set(from);
+        }
+        let started = self.assignment.held().find(|at| at.ticket == ticket);
+        if let Some(committed) = started.and_then(|at| at.ledger?.uncommitted()) {
+            metrics.committed_offset.set(committed);
+        }
         let held = Held {
             ticket,
             abandoned: Arc::default(),

@@ -137,6 +137,7 @@ impl Loop {
             .paused_partitions
             .set(if self.paused { partitions.len() as i64 } else { 0 });
         gauges.concurrency_load.set(self.parts.budget.load());
+        gauges.in_flight_bytes_load.set(self.parts.budget.bytes_load());
         let halted = match (&self.halted, self.stopped_by_limit) {
             (Some(failure), _) => Some(failure.to_string()),
             (None, true) => Some("too many dead letters".to_owned()),

@@ -324,8 +324,12 @@ struct Load {
 
 impl Load {
     fn new(bench: &Bench) -> Load {
+        Load::at(&bench.cluster.bootstrap_servers())
+    }
+
+    fn at(brokers: &str) -> Load {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", bench.cluster.bootstrap_servers());
+        config.set("bootstrap.servers", brokers);
         Load {
             producer: config.create().unwrap(),
         }
@@ -497,6 +501,25 @@ fn any_bytes_may_stand_beside_the_offset_of_the_group() {
         load.send(0);
         !bench.written(0).is_empty()
     });
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn an_idle_partition_shows_the_offset_of_the_group() {
+    let cluster = cluster(1);
+    let brokers = cluster.bootstrap_servers();
+    let load = Load::at(&brokers);
+    (0..3).for_each(|_| load.send(0));
+    let other: BaseConsumer = client(&brokers).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset("in", 0, Offset::Offset(3)).unwrap();
+    until("the offset", || other.commit(&list, CommitMode::Sync).is_ok());
+    let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(60));
+    until("the offset to be shown", || {
+        let shown = bench.metrics.partition("in", 0);
+        (shown.position.get(), shown.committed_offset.get()) == (3, 3)
+    });
+    assert!(bench.written(0).is_empty());
     assert!(matches!(bench.end(), End::Drained));
 }
 

@@ -20,6 +20,7 @@ use crate::ledger::Position;
 use crate::pipeline::completions::Batch;
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
+use crate::pipeline::runner::Runtime;
 use crate::retry::Class;
 use crate::sink::transactions::{self, TransactionError};
 use crate::sink::turnstile::Turnstile;
@@ -83,8 +84,16 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
         return Ok(None);
     };
     let (producer, stopped) = (from.producer.clone(), parts.stop.clone());
-    let given_up = move || *stopped.borrow() || stopped.has_changed().is_err();
-    let mut task = parts.io.spawn_blocking(move || transactions::init(&producer, given_up));
+    let (runtime, state) = (parts.runtime.clone(), parts.state.clone());
+    let goes_on = move |error: &str| {
+        if *stopped.borrow() || stopped.has_changed().is_err() {
+            return false;
+        }
+        state.waits_for(format!("its transactional id: {error}"));
+        tell(&runtime, "transactional id", error);
+        true
+    };
+    let mut task = parts.io.spawn_blocking(move || transactions::init(&producer, goes_on));
     let result = loop {
         parts.state.beat();
         tokio::select! {
@@ -113,6 +122,28 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
         aborted: 0,
         answers: mpsc::unbounded_channel(),
     }))
+}
+
+/// A call is made again, for as long as it takes: `kind` is what for.
+fn tell(runtime: &Runtime, kind: &'static str, error: &str) {
+    if let Some(suppressed) = runtime.told(kind) {
+        tracing::warn!(pipeline = %runtime.program.name, suppressed, "{kind}: {error}; trying again");
+    }
+}
+
+/// For a call whose answer is sent here: it is made again as long as somebody waits for that.
+fn as_long_as(
+    answer: mpsc::UnboundedSender<Answer>,
+    runtime: Arc<Runtime>,
+    kind: &'static str,
+) -> impl Fn(&str) -> bool {
+    move |error| {
+        if answer.is_closed() {
+            return false;
+        }
+        tell(&runtime, kind, error);
+        true
+    }
 }
 
 fn halting(error: &TransactionError) -> Failure {
@@ -244,13 +275,14 @@ impl Loop {
             .map(|(partition, _, position)| (*partition, *position))
             .chain(leaving);
         let list = self.commit_list(positions.map(|(partition, at)| (partition, at.offset, at.clock)));
+        let goes_on = as_long_as(answer.clone(), self.parts.runtime.clone(), "commit of a transaction");
         let beside = self.beside("commits a transaction");
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
             let started = Instant::now();
             let result = match &group {
-                _ if list.count() == 0 => transactions::commit(&producer, None, || answer.is_closed()),
-                Some(group) => transactions::commit(&producer, Some((&list, group)), || answer.is_closed()),
+                _ if list.count() == 0 => transactions::commit(&producer, None, goes_on),
+                Some(group) => transactions::commit(&producer, Some((&list, group)), goes_on),
                 // Outputs without their offsets would come again.
                 None => Err(TransactionError::Abort("the consumer is in no group".to_owned())),
             };
@@ -276,10 +308,11 @@ impl Loop {
         }
         self.note_error(format!("transaction aborted: {reason}"));
         self.assignment.restart();
+        let goes_on = as_long_as(answer.clone(), self.parts.runtime.clone(), "abort of a transaction");
         let beside = self.beside("aborts a transaction");
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
-            let result = transactions::abort(&producer, || answer.is_closed());
+            let result = transactions::abort(&producer, goes_on);
             // The loop may have ended meanwhile.
             let _ = answer.send(Answer::Aborted(result));
         });
