@@ -13,7 +13,8 @@ use crate::tap::{Looker, Showing};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::quantile::quantile;
 
-/// A loop that has not gone round for this long is not alive. The longest that it waits for anybody is a seek, for ten seconds.
+/// A loop that has not gone round for this long is not alive. The longest that it waits for anybody is a seek, for ten seconds, and those
+/// that share its thread wait with it.
 const SILENT: Duration = Duration::from_secs(60);
 
 /// The application as its probes see it.
