@@ -155,6 +155,7 @@ impl Running {
             leaving,
             built,
         } = plan;
+        let certificates = crate::certificates::files(&config).await;
         let deadline = Instant::now() + self.config.shutdown_timeout;
         for pipeline in self.pipelines.iter().filter(|p| leaving.contains(&p.name)) {
             tracing::info!(pipeline = pipeline.name, "draining, to be replaced or removed");
@@ -181,6 +182,8 @@ impl Running {
 
         self.config = Arc::new(config);
         self.sources = sources;
+        self.metrics
+            .watch_certificates(certificates.into_iter().map(|(file, _)| file).collect());
         let started = built.iter().map(|b| b.known.name.clone()).collect();
         for built in built {
             // A consumer without a thread is told as halted, and made anew by the next reload.

@@ -436,7 +436,7 @@ impl Metrics {
         sampler.watch_registry(&self.families, Arc::clone(stats));
     }
 
-    /// Exports when the certificates of these files run out, from now on.
+    /// Exports when the certificates of these files run out, and of no others any more.
     pub fn watch_certificates(&self, files: Vec<CertificateFile>) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch_certificates(&self.families, files);
