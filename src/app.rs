@@ -207,7 +207,15 @@ pub(crate) struct Registered {
     pub(crate) pipelines: Vec<Known>,
     pub(crate) breakers: Vec<Arc<Gate>>,
     pub(crate) prepared: bool,
-    pub(crate) waiting_for: Option<String>,
+    pub(crate) waiting_for: Option<Waiting>,
+}
+
+/// A service that is waited for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Waiting {
+    /// What it said last.
+    pub(crate) what: String,
+    pub(crate) since: Instant,
 }
 
 pub(crate) type Shared = Arc<Mutex<Registered>>;
@@ -278,10 +286,10 @@ pub async fn start(
     telemetry: Telemetry,
     customs: &CustomSteps,
 ) -> Result<Running, StartError> {
-    begin(config, sources, telemetry, customs, None, None).await
+    begin(config, sources, telemetry, customs, None, None, Shared::default()).await
 }
 
-/// The same, and no more is taken than `bounds` say.
+/// The same, and no more is taken than `bounds` say. A service is waited for no longer than by a reload: somebody waits for the end.
 pub async fn start_within(
     config: Config,
     sources: Sources,
@@ -289,7 +297,11 @@ pub async fn start_within(
     customs: &CustomSteps,
     bounds: Arc<Bounds>,
 ) -> Result<Running, StartError> {
-    begin(config, sources, telemetry, customs, Some(bounds), None).await
+    let shared = Shared::default();
+    tokio::select! {
+        started = begin(config, sources, telemetry, customs, Some(bounds), None, shared.clone()) => started,
+        what = services::waited_for(&shared, reload::REACH) => Err(reload::gave_up(&what)),
+    }
 }
 
 /// The same with references that somebody else fills.
@@ -300,7 +312,16 @@ pub async fn start_with(
     customs: &CustomSteps,
     references: Arc<References>,
 ) -> Result<Running, StartError> {
-    begin(config, sources, telemetry, customs, None, Some(references)).await
+    begin(
+        config,
+        sources,
+        telemetry,
+        customs,
+        None,
+        Some(references),
+        Shared::default(),
+    )
+    .await
 }
 
 async fn begin(
@@ -310,6 +331,7 @@ async fn begin(
     customs: &CustomSteps,
     bounds: Option<Arc<Bounds>>,
     references: Option<Arc<References>>,
+    shared: Shared,
 ) -> Result<Running, StartError> {
     let metrics = telemetry.metrics.clone();
     metrics.watch_runtime("shared", tokio::runtime::Handle::current());
@@ -320,7 +342,6 @@ async fn begin(
     for outcome in reload::OUTCOMES {
         metrics.config_reloads_total.of([outcome]);
     }
-    let shared = Shared::default();
     let probe = Arc::new(AppProbe::new(metrics.clone(), shared.clone(), config.http.tap));
 
     let (http_stop, http_stopped) = oneshot::channel::<()>();

@@ -126,7 +126,8 @@ impl Probe for AppProbe {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut reasons = Vec::new();
         if !shared.prepared {
-            reasons.push(shared.waiting_for.clone().unwrap_or_else(|| "starting".to_owned()));
+            let waiting = shared.waiting_for.as_ref();
+            reasons.push(waiting.map_or_else(|| "starting".to_owned(), |waiting| waiting.what.clone()));
         }
         for Known {
             name: pipeline, loops, ..
@@ -194,7 +195,7 @@ impl Probe for AppProbe {
             },
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "ready": ready,
-            "waiting_for": shared.waiting_for,
+            "waiting_for": shared.waiting_for.as_ref().map(|waiting| &waiting.what),
             "breakers": breakers,
             "pipelines": pipelines,
         })

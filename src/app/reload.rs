@@ -19,7 +19,7 @@ use crate::config::{self, Config, Sources};
 use crate::telemetry::metrics::Metrics;
 
 /// How long services may take to answer for new pipelines; the old ones run meanwhile.
-const REACH: Duration = Duration::from_secs(30);
+pub(super) const REACH: Duration = Duration::from_secs(30);
 
 /// What can become of a configuration, as the metrics call it.
 pub(super) const OUTCOMES: [&str; 3] = ["taken", "unchanged", "rejected"];
@@ -47,6 +47,11 @@ struct Plan {
     /// Names of those that have to go, because they are replaced or not wanted any more.
     leaving: BTreeSet<String>,
     built: Vec<Built>,
+}
+
+/// What did not answer within [`REACH`].
+pub(super) fn gave_up(what: &str) -> StartError {
+    StartError::Process(format!("{what}; gave up after {} s", REACH.as_secs()))
 }
 
 impl Running {
@@ -118,11 +123,8 @@ impl Running {
             .waiting_for
             .take();
         let made = made.unwrap_or_else(|_| {
-            let what = waited_for.unwrap_or_else(|| "a service does not answer".to_owned());
-            Err(StartError::Process(format!(
-                "{what}; gave up after {} s",
-                REACH.as_secs()
-            )))
+            let what = waited_for.map_or_else(|| "a service does not answer".to_owned(), |waiting| waiting.what);
+            Err(gave_up(&what))
         });
         let built = made.inspect_err(|_| {
             for untaken in wanted {
