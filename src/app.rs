@@ -53,6 +53,9 @@ pub use reload::Taken;
 use services::Services;
 use threads::{LoopThread, Threads};
 
+/// What closing consumers and HTTP may take beyond `shutdown_timeout`.
+pub(crate) const GRACE: Duration = Duration::from_secs(15);
+
 /// Why the application does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -165,6 +168,11 @@ struct RunningPipeline {
 impl RunningPipeline {
     fn has_ended(&self) -> bool {
         self.alive.load(Ordering::Acquire) == 0
+    }
+
+    /// Leaves the loops that have not ended to themselves. What they have not committed runs again.
+    fn give_up(&mut self) {
+        self.loops.retain(JoinHandle::is_finished);
     }
 
     /// Waits for its loops, which have been told to stop, and delivers what is queued.
@@ -509,7 +517,7 @@ impl Running {
                 alive: alive.clone(),
                 ended: self.ended.0.clone(),
             };
-            let (stop, of_loop) = (stopped.clone(), state.clone());
+            let (stop, kept, of_loop) = (stopped.clone(), stopped.clone(), state.clone());
             let (config, store, metrics, sentry) = (
                 self.config.clone(),
                 self.common.services.store.clone(),
@@ -537,7 +545,10 @@ impl Running {
                 let end = caught(run_loop(&config, &thread, store, credentials, make, stop, &metrics)).await;
                 // Before anybody hears of it: the place is free.
                 drop(thread);
-                if let End::Halted(failure) = &end {
+                // One that was given up has a successor under its name.
+                if let End::Halted(failure) = &end
+                    && kept.has_changed().is_ok()
+                {
                     tell_halted(&metrics, sentry.as_deref(), &pipeline, &of_loop, failure);
                 }
                 end

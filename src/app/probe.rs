@@ -101,6 +101,12 @@ impl AppProbe {
     }
 }
 
+/// Whether a loop should have gone round in this time. Before its first round, while its consumer is closed to be made anew, and after its last
+/// nobody expects it.
+fn is_dead(state: &str, silent: Duration) -> bool {
+    silent > SILENT && !matches!(state, "connecting" | "rebuilding" | "halted" | "stopped")
+}
+
 impl Probe for AppProbe {
     fn live(&self) -> Result<(), String> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,8 +116,7 @@ impl Probe for AppProbe {
         {
             for (number, state) in loops.iter().enumerate() {
                 let silent = state.silent_for();
-                let ended = matches!(state.get().state, "connecting" | "halted" | "stopped");
-                if silent > SILENT && !ended {
+                if is_dead(state.get().state, silent) {
                     return Err(format!(
                         "loop {number} of pipeline {pipeline} has not gone round for {} s",
                         silent.as_secs()
@@ -228,6 +233,18 @@ impl Probe for AppProbe {
 mod tests {
     use super::*;
     use crate::source::status::{LoopState, LoopStatus};
+
+    #[test]
+    fn only_a_loop_that_should_go_round_is_dead() {
+        let long = SILENT + Duration::from_secs(1);
+        for state in ["joining", "running", "stopping"] {
+            assert!(is_dead(state, long) && !is_dead(state, SILENT), "{state}");
+        }
+        // Closing a consumer is librdkafka's, and may wait for brokers.
+        for state in ["connecting", "rebuilding", "halted", "stopped"] {
+            assert!(!is_dead(state, long), "{state}");
+        }
+    }
 
     #[test]
     fn the_status_is_ready_when_the_probe_is() {

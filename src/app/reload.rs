@@ -11,10 +11,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::build::{self, Built};
-use super::{PipelineEnd, Running, RunningPipeline, StartError, memory, stop};
+use super::{GRACE, PipelineEnd, Running, RunningPipeline, StartError, memory, stop};
 use crate::config::{self, Config, Sources};
 use crate::telemetry::metrics::Metrics;
 
@@ -164,7 +165,7 @@ impl Running {
             // No receiver: every loop has ended already.
             let _ = pipeline.stop.send(true);
         }
-        self.ended(&leaving).await;
+        self.ended(&leaving, deadline + GRACE).await;
         let (left, staying): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pipelines)
             .into_iter()
             .partition(|p| leaving.contains(&p.name));
@@ -174,7 +175,15 @@ impl Running {
         }
         // Its loops have ended: what takes time is a producer that still has records to deliver.
         let mut ended = Vec::new();
-        for pipeline in left {
+        for mut pipeline in left {
+            // Brokers tell it from its successor like a process that was killed: by its session, or its instance's or transactions' id.
+            if !pipeline.has_ended() {
+                tracing::error!(
+                    pipeline = pipeline.name,
+                    "a consumer is not closed in time, and given up: the group may wait for it until its session has run out"
+                );
+                pipeline.give_up();
+            }
             ended.push(pipeline.join(deadline).await);
         }
         // Not before: what is delivered last is counted, and would bring series back.
@@ -201,7 +210,7 @@ impl Running {
     }
 
     /// Waits until the loops of these have ended, and says what they wait for.
-    async fn ended(&mut self, leaving: &BTreeSet<String>) {
+    async fn ended(&mut self, leaving: &BTreeSet<String>, by: Instant) {
         // It ends when it is dropped.
         let mut reporter = JoinSet::new();
         reporter.spawn(stop::name_what_runs(
@@ -209,14 +218,7 @@ impl Running {
             self.metrics.clone(),
             tokio::time::sleep,
         ));
-        while self
-            .pipelines
-            .iter()
-            .any(|p| leaving.contains(&p.name) && !p.has_ended())
-        {
-            // A sender of it is here: it does not close.
-            self.ended.1.recv().await;
-        }
+        all_ended(&self.pipelines, leaving, &mut self.ended.1, by).await;
     }
 
     /// Probes do not show it any more.
@@ -233,6 +235,18 @@ impl Running {
             cache.bytes.set(0);
         }
     }
+}
+
+/// Waits until the loops of these have ended, each of which is told, but not beyond that time: librdkafka may never close a consumer.
+async fn all_ended(
+    pipelines: &[RunningPipeline],
+    leaving: &BTreeSet<String>,
+    told: &mut mpsc::UnboundedReceiver<()>,
+    by: Instant,
+) {
+    let left = || pipelines.iter().any(|p| leaving.contains(&p.name) && !p.has_ended());
+    // A sender of it is kept: it does not close.
+    while left() && tokio::time::timeout_at(by.into(), told.recv()).await.is_ok() {}
 }
 
 /// Forgets the series of a pipeline that is gone or was never started: all, or those of clients and steps that the one in its place has not.
@@ -257,7 +271,12 @@ fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&conf
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::app::output::SharedOutput;
 
     fn pipeline(more: &str, step: &str) -> config::Pipeline {
         let toml = format!(
@@ -299,6 +318,32 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
             .lines()
             .filter(|line| !line.starts_with('#') && line.contains(part));
         lines.map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn a_consumer_that_is_never_closed_holds_no_reload_up() {
+        let (_tell, mut told) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        let stuck = RunningPipeline {
+            name: "stuck".to_owned(),
+            share: 0,
+            output: Arc::new(SharedOutput::of(&[])),
+            loops: vec![tokio::spawn(std::future::pending())],
+            alive: Arc::new(AtomicUsize::new(1)),
+            stop,
+        };
+        let leaving = BTreeSet::from([stuck.name.clone()]);
+        let mut pipelines = [stuck];
+        all_ended(&pipelines, &leaving, &mut told, Instant::now()).await;
+        assert!(!pipelines[0].has_ended());
+        pipelines[0].give_up();
+        let [stuck] = pipelines;
+        let end = stuck.join(Instant::now()).await;
+        assert!(end.ends.is_empty(), "{end:?}");
+        assert!(
+            stopped.has_changed().is_err(),
+            "it would tell its halt under its successor's name"
+        );
     }
 
     #[test]

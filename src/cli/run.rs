@@ -9,7 +9,7 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 
 use super::{ConfigFiles, dry_run, print};
-use crate::app::{self, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
+use crate::app::{self, GRACE, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
 use crate::config::{Config, LogFormat, Sources};
 use crate::custom::CustomSteps;
 use crate::retry::Backoff;
@@ -17,9 +17,6 @@ use crate::shutdown::{self, Exit};
 use crate::source::consumer_loop::End;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::logging::{self, Format, LogFile, LoggingError, Verbosity};
-
-/// What closing consumers and HTTP may take beyond `shutdown_timeout`.
-pub(super) const GRACE: Duration = Duration::from_secs(15);
 
 /// Between two looks at the configuration's files, with `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
