@@ -53,6 +53,9 @@ pub use reload::Taken;
 use services::Services;
 use threads::{LoopThread, Threads};
 
+/// What closing consumers and HTTP may take beyond `shutdown_timeout`.
+pub(crate) const GRACE: Duration = Duration::from_secs(15);
+
 /// Why the application does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -167,6 +170,11 @@ impl RunningPipeline {
         self.alive.load(Ordering::Acquire) == 0
     }
 
+    /// Leaves the loops that have not ended to themselves. What they have not committed runs again.
+    fn give_up(&mut self) {
+        self.loops.retain(JoinHandle::is_finished);
+    }
+
     /// Waits for its loops, which have been told to stop, and delivers what is queued.
     async fn join(self, deadline: Instant) -> PipelineEnd {
         let mut ends = Vec::new();
@@ -207,7 +215,15 @@ pub(crate) struct Registered {
     pub(crate) pipelines: Vec<Known>,
     pub(crate) breakers: Vec<Arc<Gate>>,
     pub(crate) prepared: bool,
-    pub(crate) waiting_for: Option<String>,
+    pub(crate) waiting_for: Option<Waiting>,
+}
+
+/// A service that is waited for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Waiting {
+    /// What it said last.
+    pub(crate) what: String,
+    pub(crate) since: Instant,
 }
 
 pub(crate) type Shared = Arc<Mutex<Registered>>;
@@ -278,10 +294,10 @@ pub async fn start(
     telemetry: Telemetry,
     customs: &CustomSteps,
 ) -> Result<Running, StartError> {
-    begin(config, sources, telemetry, customs, None, None).await
+    begin(config, sources, telemetry, customs, None, None, Shared::default()).await
 }
 
-/// The same, and no more is taken than `bounds` say.
+/// The same, and no more is taken than `bounds` say. A service is waited for no longer than by a reload: somebody waits for the end.
 pub async fn start_within(
     config: Config,
     sources: Sources,
@@ -289,7 +305,11 @@ pub async fn start_within(
     customs: &CustomSteps,
     bounds: Arc<Bounds>,
 ) -> Result<Running, StartError> {
-    begin(config, sources, telemetry, customs, Some(bounds), None).await
+    let shared = Shared::default();
+    tokio::select! {
+        started = begin(config, sources, telemetry, customs, Some(bounds), None, shared.clone()) => started,
+        what = services::waited_for(&shared, reload::REACH) => Err(reload::gave_up(&what)),
+    }
 }
 
 /// The same with references that somebody else fills.
@@ -300,7 +320,16 @@ pub async fn start_with(
     customs: &CustomSteps,
     references: Arc<References>,
 ) -> Result<Running, StartError> {
-    begin(config, sources, telemetry, customs, None, Some(references)).await
+    begin(
+        config,
+        sources,
+        telemetry,
+        customs,
+        None,
+        Some(references),
+        Shared::default(),
+    )
+    .await
 }
 
 async fn begin(
@@ -310,6 +339,7 @@ async fn begin(
     customs: &CustomSteps,
     bounds: Option<Arc<Bounds>>,
     references: Option<Arc<References>>,
+    shared: Shared,
 ) -> Result<Running, StartError> {
     let metrics = telemetry.metrics.clone();
     metrics.watch_runtime("shared", tokio::runtime::Handle::current());
@@ -320,7 +350,6 @@ async fn begin(
     for outcome in reload::OUTCOMES {
         metrics.config_reloads_total.of([outcome]);
     }
-    let shared = Shared::default();
     let probe = Arc::new(AppProbe::new(metrics.clone(), shared.clone(), config.http.tap));
 
     let (http_stop, http_stopped) = oneshot::channel::<()>();
@@ -488,7 +517,7 @@ impl Running {
                 alive: alive.clone(),
                 ended: self.ended.0.clone(),
             };
-            let (stop, of_loop) = (stopped.clone(), state.clone());
+            let (stop, kept, of_loop) = (stopped.clone(), stopped.clone(), state.clone());
             let (config, store, metrics, sentry) = (
                 self.config.clone(),
                 self.common.services.store.clone(),
@@ -516,7 +545,10 @@ impl Running {
                 let end = caught(run_loop(&config, &thread, store, credentials, make, stop, &metrics)).await;
                 // Before anybody hears of it: the place is free.
                 drop(thread);
-                if let End::Halted(failure) = &end {
+                // One that was given up has a successor under its name.
+                if let End::Halted(failure) = &end
+                    && kept.has_changed().is_ok()
+                {
                     tell_halted(&metrics, sentry.as_deref(), &pipeline, &of_loop, failure);
                 }
                 end

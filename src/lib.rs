@@ -3,7 +3,7 @@
 //! cause has happened.
 //!
 //! ```text
-//!  Kafka ──► consumer loop (a thread and a current-thread runtime of its own, one per consumer)
+//!  Kafka ──► consumer loop (one per consumer, on a thread with a current-thread runtime; beyond the cores several share one)
 //!              │  poll ► frame ► registry (cached) ► Avro extract            CPU: inline, never deferred
 //!              │  admit: ledger and budget; over it, stop taking records and go on polling
 //!              ▼

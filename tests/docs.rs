@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use messina::shutdown::Exit;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -71,6 +73,19 @@ fn every_link_leads_to_a_file() {
     }
     assert!(seen > 50, "{seen}");
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn every_exit_code_is_in_the_table() {
+    let page = std::fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let (_, behind) = page.split_once("## Exit codes\n").unwrap();
+    let (table, _) = behind.split_once("\n## ").unwrap();
+    let code = |line: &str| line.split('|').nth(1)?.trim().parse().ok();
+    let codes: Vec<i32> = table.lines().filter_map(code).collect();
+    let [usage, unavailable, internal, config] =
+        [Exit::Usage, Exit::Unavailable, Exit::Internal, Exit::Config].map(|exit| exit as i32);
+    // A case that fails is a plain failure, and a signal's end is the shell's.
+    assert_eq!(codes, [0, 1, usage, unavailable, internal, config, 130]);
 }
 
 /// All recipes, by name.

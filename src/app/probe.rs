@@ -13,7 +13,8 @@ use crate::tap::{Looker, Showing};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::quantile::quantile;
 
-/// A loop that has not gone round for this long is not alive. The longest that it waits for anybody is a seek, for ten seconds.
+/// A loop that has not gone round for this long is not alive. The longest that it waits for anybody is a seek, for ten seconds, and those
+/// that share its thread wait with it.
 const SILENT: Duration = Duration::from_secs(60);
 
 /// The application as its probes see it.
@@ -100,6 +101,12 @@ impl AppProbe {
     }
 }
 
+/// Whether a loop should have gone round in this time. Before its first round, while its consumer is closed to be made anew, and after its last
+/// nobody expects it.
+fn is_dead(state: &str, silent: Duration) -> bool {
+    silent > SILENT && !matches!(state, "connecting" | "rebuilding" | "halted" | "stopped")
+}
+
 impl Probe for AppProbe {
     fn live(&self) -> Result<(), String> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,8 +116,7 @@ impl Probe for AppProbe {
         {
             for (number, state) in loops.iter().enumerate() {
                 let silent = state.silent_for();
-                let ended = matches!(state.get().state, "connecting" | "halted" | "stopped");
-                if silent > SILENT && !ended {
+                if is_dead(state.get().state, silent) {
                     return Err(format!(
                         "loop {number} of pipeline {pipeline} has not gone round for {} s",
                         silent.as_secs()
@@ -125,7 +131,8 @@ impl Probe for AppProbe {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut reasons = Vec::new();
         if !shared.prepared {
-            reasons.push(shared.waiting_for.clone().unwrap_or_else(|| "starting".to_owned()));
+            let waiting = shared.waiting_for.as_ref();
+            reasons.push(waiting.map_or_else(|| "starting".to_owned(), |waiting| waiting.what.clone()));
         }
         for Known {
             name: pipeline, loops, ..
@@ -194,7 +201,7 @@ impl Probe for AppProbe {
             },
             "uptime_seconds": self.started.elapsed().as_secs_f64(),
             "ready": ready,
-            "waiting_for": shared.waiting_for,
+            "waiting_for": shared.waiting_for.as_ref().map(|waiting| &waiting.what),
             "breakers": breakers,
             "pipelines": pipelines,
         })
@@ -227,6 +234,18 @@ impl Probe for AppProbe {
 mod tests {
     use super::*;
     use crate::source::status::{LoopState, LoopStatus};
+
+    #[test]
+    fn only_a_loop_that_should_go_round_is_dead() {
+        let long = SILENT + Duration::from_secs(1);
+        for state in ["joining", "running", "stopping"] {
+            assert!(is_dead(state, long) && !is_dead(state, SILENT), "{state}");
+        }
+        // Closing a consumer is librdkafka's, and may wait for brokers.
+        for state in ["connecting", "rebuilding", "halted", "stopped"] {
+            assert!(!is_dead(state, long), "{state}");
+        }
+    }
 
     #[test]
     fn the_status_is_ready_when_the_probe_is() {

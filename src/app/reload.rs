@@ -11,15 +11,16 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::build::{self, Built};
-use super::{PipelineEnd, Running, RunningPipeline, StartError, memory, stop};
+use super::{GRACE, PipelineEnd, Running, RunningPipeline, StartError, memory, stop};
 use crate::config::{self, Config, Sources};
 use crate::telemetry::metrics::Metrics;
 
 /// How long services may take to answer for new pipelines; the old ones run meanwhile.
-const REACH: Duration = Duration::from_secs(30);
+pub(super) const REACH: Duration = Duration::from_secs(30);
 
 /// What can become of a configuration, as the metrics call it.
 pub(super) const OUTCOMES: [&str; 3] = ["taken", "unchanged", "rejected"];
@@ -47,6 +48,11 @@ struct Plan {
     /// Names of those that have to go, because they are replaced or not wanted any more.
     leaving: BTreeSet<String>,
     built: Vec<Built>,
+}
+
+/// What did not answer within [`REACH`].
+pub(super) fn gave_up(what: &str) -> StartError {
+    StartError::Process(format!("{what}; gave up after {} s", REACH.as_secs()))
 }
 
 impl Running {
@@ -118,11 +124,8 @@ impl Running {
             .waiting_for
             .take();
         let made = made.unwrap_or_else(|_| {
-            let what = waited_for.unwrap_or_else(|| "a service does not answer".to_owned());
-            Err(StartError::Process(format!(
-                "{what}; gave up after {} s",
-                REACH.as_secs()
-            )))
+            let what = waited_for.map_or_else(|| "a service does not answer".to_owned(), |waiting| waiting.what);
+            Err(gave_up(&what))
         });
         let built = made.inspect_err(|_| {
             for untaken in wanted {
@@ -155,13 +158,14 @@ impl Running {
             leaving,
             built,
         } = plan;
+        let certificates = crate::certificates::files(&config).await;
         let deadline = Instant::now() + self.config.shutdown_timeout;
         for pipeline in self.pipelines.iter().filter(|p| leaving.contains(&p.name)) {
             tracing::info!(pipeline = pipeline.name, "draining, to be replaced or removed");
             // No receiver: every loop has ended already.
             let _ = pipeline.stop.send(true);
         }
-        self.ended(&leaving).await;
+        self.ended(&leaving, deadline + GRACE).await;
         let (left, staying): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pipelines)
             .into_iter()
             .partition(|p| leaving.contains(&p.name));
@@ -171,7 +175,15 @@ impl Running {
         }
         // Its loops have ended: what takes time is a producer that still has records to deliver.
         let mut ended = Vec::new();
-        for pipeline in left {
+        for mut pipeline in left {
+            // Brokers tell it from its successor like a process that was killed: by its session, or its instance's or transactions' id.
+            if !pipeline.has_ended() {
+                tracing::error!(
+                    pipeline = pipeline.name,
+                    "a consumer is not closed in time, and given up: the group may wait for it until its session has run out"
+                );
+                pipeline.give_up();
+            }
             ended.push(pipeline.join(deadline).await);
         }
         // Not before: what is delivered last is counted, and would bring series back.
@@ -181,6 +193,8 @@ impl Running {
 
         self.config = Arc::new(config);
         self.sources = sources;
+        self.metrics
+            .watch_certificates(certificates.into_iter().map(|(file, _)| file).collect());
         let started = built.iter().map(|b| b.known.name.clone()).collect();
         for built in built {
             // A consumer without a thread is told as halted, and made anew by the next reload.
@@ -196,7 +210,7 @@ impl Running {
     }
 
     /// Waits until the loops of these have ended, and says what they wait for.
-    async fn ended(&mut self, leaving: &BTreeSet<String>) {
+    async fn ended(&mut self, leaving: &BTreeSet<String>, by: Instant) {
         // It ends when it is dropped.
         let mut reporter = JoinSet::new();
         reporter.spawn(stop::name_what_runs(
@@ -204,14 +218,7 @@ impl Running {
             self.metrics.clone(),
             tokio::time::sleep,
         ));
-        while self
-            .pipelines
-            .iter()
-            .any(|p| leaving.contains(&p.name) && !p.has_ended())
-        {
-            // A sender of it is here: it does not close.
-            self.ended.1.recv().await;
-        }
+        all_ended(&self.pipelines, leaving, &mut self.ended.1, by).await;
     }
 
     /// Probes do not show it any more.
@@ -228,6 +235,18 @@ impl Running {
             cache.bytes.set(0);
         }
     }
+}
+
+/// Waits until the loops of these have ended, each of which is told, but not beyond that time: librdkafka may never close a consumer.
+async fn all_ended(
+    pipelines: &[RunningPipeline],
+    leaving: &BTreeSet<String>,
+    told: &mut mpsc::UnboundedReceiver<()>,
+    by: Instant,
+) {
+    let left = || pipelines.iter().any(|p| leaving.contains(&p.name) && !p.has_ended());
+    // A sender of it is kept: it does not close.
+    while left() && tokio::time::timeout_at(by.into(), told.recv()).await.is_ok() {}
 }
 
 /// Forgets the series of a pipeline that is gone or was never started: all, or those of clients and steps that the one in its place has not.
@@ -252,7 +271,12 @@ fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&conf
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::app::output::SharedOutput;
 
     fn pipeline(more: &str, step: &str) -> config::Pipeline {
         let toml = format!(
@@ -294,6 +318,32 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
             .lines()
             .filter(|line| !line.starts_with('#') && line.contains(part));
         lines.map(str::to_owned).collect()
+    }
+
+    #[tokio::test]
+    async fn a_consumer_that_is_never_closed_holds_no_reload_up() {
+        let (_tell, mut told) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        let stuck = RunningPipeline {
+            name: "stuck".to_owned(),
+            share: 0,
+            output: Arc::new(SharedOutput::of(&[])),
+            loops: vec![tokio::spawn(std::future::pending())],
+            alive: Arc::new(AtomicUsize::new(1)),
+            stop,
+        };
+        let leaving = BTreeSet::from([stuck.name.clone()]);
+        let mut pipelines = [stuck];
+        all_ended(&pipelines, &leaving, &mut told, Instant::now()).await;
+        assert!(!pipelines[0].has_ended());
+        pipelines[0].give_up();
+        let [stuck] = pipelines;
+        let end = stuck.join(Instant::now()).await;
+        assert!(end.ends.is_empty(), "{end:?}");
+        assert!(
+            stopped.has_changed().is_err(),
+            "it would tell its halt under its successor's name"
+        );
     }
 
     #[test]

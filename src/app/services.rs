@@ -4,13 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::references::{self, Opened};
 use super::threads::LoopThread;
-use super::{Shared, StartError, config_error};
+use super::{Shared, StartError, Waiting, config_error};
 use crate::config::{self, Config, Sources, Spanned};
 use crate::kafka::login::Logins;
 use crate::pipeline::failure::Failure;
@@ -26,6 +26,9 @@ use crate::telemetry::metrics::Metrics;
 
 /// Between attempts at what may pass: 50 ms, doubling to 10 s.
 const BACKOFF: (Duration, Duration, f64) = (Duration::from_millis(50), Duration::from_secs(10), 2.0);
+
+/// Between two looks at how long something is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) fn backoff() -> Backoff {
     Backoff::new(BACKOFF.0, BACKOFF.1, BACKOFF.2)
@@ -102,14 +105,39 @@ fn keep_credentials(store: Arc<AnyStore>, credentials: watch::Receiver<()>) {
 /// Says what is waited for, and waits.
 pub(super) async fn wait(shared: &Shared, reason: &str, attempt: &mut u32, jitter: &mut Jitter) {
     tracing::warn!(attempt = *attempt, "not ready: {reason}; trying again");
-    shared.lock().unwrap_or_else(PoisonError::into_inner).waiting_for = Some(reason.to_owned());
+    note(shared, reason);
     tokio::time::sleep(backoff().delay(*attempt, jitter.next_u64())).await;
     *attempt += 1;
+}
+
+/// Says what is waited for, since when something is.
+fn note(shared: &Shared, reason: &str) {
+    let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let since = known.waiting_for.as_ref().map(|before| before.since);
+    known.waiting_for = Some(Waiting {
+        what: reason.to_owned(),
+        since: since.unwrap_or_else(Instant::now),
+    });
 }
 
 /// What was waited for has come: if something else takes long now, nobody looks for it there.
 pub(super) fn reached(shared: &Shared) {
     shared.lock().unwrap_or_else(PoisonError::into_inner).waiting_for = None;
+}
+
+/// Returns when something has been waited for so long: what it was.
+pub(super) async fn waited_for(shared: &Shared, limit: Duration) -> String {
+    loop {
+        let known = shared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting_for
+            .clone();
+        match known {
+            Some(waiting) if waiting.since.elapsed() >= limit => return waiting.what,
+            _ => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
 }
 
 pub(super) fn registry(config: &Config) -> Result<Registry, NotPrepared> {
@@ -282,6 +310,8 @@ async fn unless_stopped<T>(stop: &mut watch::Receiver<bool>, work: impl Future<O
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -290,9 +320,24 @@ mod tests {
         let (mut attempt, mut jitter) = (0, Jitter::new(1));
         wait(&shared, "the database: away", &mut attempt, &mut jitter).await;
         let waiting_for = || shared.lock().unwrap().waiting_for.clone();
-        assert_eq!((waiting_for().as_deref(), attempt), (Some("the database: away"), 1));
+        let first = waiting_for().unwrap();
+        assert_eq!((first.what.as_str(), attempt), ("the database: away", 1));
+        wait(&shared, "the database: still away", &mut attempt, &mut jitter).await;
+        assert_eq!(waiting_for().unwrap().since, first.since, "one wait, whatever it says");
         reached(&shared);
         assert_eq!(waiting_for(), None);
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_has_a_bound_ends_with_what_was_waited_for() {
+        let shared = Shared::default();
+        assert!(waited_for(&shared, Duration::ZERO).now_or_never().is_none());
+        let (mut attempt, mut jitter) = (0, Jitter::new(1));
+        wait(&shared, "the database: away", &mut attempt, &mut jitter).await;
+        assert_eq!(waited_for(&shared, Duration::ZERO).await, "the database: away");
+        assert!(waited_for(&shared, Duration::MAX).now_or_never().is_none());
+        reached(&shared);
+        assert!(waited_for(&shared, Duration::ZERO).now_or_never().is_none());
     }
 
     #[tokio::test]

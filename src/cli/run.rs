@@ -3,22 +3,20 @@
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::mpsc;
 
 use super::{ConfigFiles, dry_run, print};
-use crate::app::{self, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
-use crate::config::{Config, LogFormat};
+use crate::app::{self, GRACE, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
+use crate::config::{Config, LogFormat, Sources};
 use crate::custom::CustomSteps;
+use crate::retry::Backoff;
 use crate::shutdown::{self, Exit};
 use crate::source::consumer_loop::End;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::logging::{self, Format, LogFile, LoggingError, Verbosity};
-
-/// What closing consumers and HTTP may take beyond `shutdown_timeout`.
-pub(super) const GRACE: Duration = Duration::from_secs(15);
 
 /// Between two looks at the configuration's files, with `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -113,6 +111,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             read_again(reload);
         }
         tracing::info!(http = %running.http, version = env!("CARGO_PKG_VERSION"), "running");
+        let mut again = Again::default();
         loop {
             let offer = tokio::select! {
                 // In this order: a reload that waits may be what mends pipelines that have halted.
@@ -121,14 +120,29 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                     tracing::info!(signal = signal.context("cannot listen to signals")?, "stopping");
                     break;
                 }
-                Some(offer) = offers.recv() => offer,
+                Some(offer) = offers.recv() => Some(offer),
+                () = again.due() => None,
                 () = running.all_halted() => {
                     tracing::error!("every pipeline has halted");
                     break;
                 }
             };
+            let (offer, config) = match offer {
+                Some(offer) => {
+                    // What is left over is older than this.
+                    again = Again::default();
+                    (offer, load(&running, &args.config, offer))
+                }
+                None => ("--watch, once more", again.take()),
+            };
+            let Some(config) = config else { continue };
             tokio::select! {
-                () = take(&mut running, &args.config, offer) => {}
+                answered = take(&mut running, config.clone(), offer) => {
+                    // Whoever sends SIGHUP can send another.
+                    if !answered && args.watch {
+                        again.later(config, Instant::now());
+                    }
+                }
                 signal = &mut signal => {
                     tracing::info!(signal = signal.context("cannot listen to signals")?, "stopping amid a reload");
                     break;
@@ -179,19 +193,28 @@ fn tell(ended: &[PipelineEnd]) {
     }
 }
 
-/// Reads the configuration and takes it, if it can be taken; says what became of it.
-async fn take(running: &mut Running, files: &ConfigFiles, offer: &str) {
-    let kept = "configuration not taken, the old one runs on";
-    let (config, sources, warnings) = match files.load() {
-        Ok(loaded) => loaded,
+/// What is said of a configuration that cannot be taken.
+const KEPT: &str = "configuration not taken, the old one runs on";
+
+/// Reads the configuration; says why, where it is wrong.
+fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<(Config, Sources)> {
+    match files.load() {
+        Ok((config, sources, warnings)) => {
+            for warning in warnings.iter() {
+                tracing::warn!("{offer}: {}", warning.message);
+            }
+            Some((config, sources))
+        }
         Err(findings) => {
             running.rejected();
-            return tracing::error!("{offer}: {kept}: {}", findings.human(false));
+            tracing::error!("{offer}: {KEPT}: {}", findings.human(false));
+            None
         }
-    };
-    for warning in warnings.iter() {
-        tracing::warn!("{offer}: {}", warning.message);
     }
+}
+
+/// Takes the configuration, if it can be taken; says what became of it. False where only an answer was missing.
+async fn take(running: &mut Running, (config, sources): (Config, Sources), offer: &str) -> bool {
     match running.take(config, sources).await {
         Ok(Taken::Unchanged) => tracing::info!("{offer}: the configuration is the one that runs"),
         Ok(Taken::Changed {
@@ -204,7 +227,44 @@ async fn take(running: &mut Running, files: &ConfigFiles, offer: &str) {
             let ended = ended.collect::<Vec<_>>().join(", ");
             tracing::info!(generation, started, ended, "{offer}: configuration taken");
         }
-        Err(error) => tracing::error!("{offer}: {kept}: {error}"),
+        Err(error) => {
+            tracing::error!("{offer}: {KEPT}: {error}");
+            return matches!(error, StartError::Config(_));
+        }
+    }
+    true
+}
+
+/// What could not be taken because something did not answer. It is offered again, with back-off: its files do not change any more, and without that
+/// `--watch` would have given it up.
+struct Again<T> {
+    left: Option<(T, Instant)>,
+    attempt: u32,
+}
+
+impl<T> Default for Again<T> {
+    fn default() -> Again<T> {
+        Again { left: None, attempt: 0 }
+    }
+}
+
+impl<T> Again<T> {
+    fn later(&mut self, it: T, now: Instant) {
+        let pauses = Backoff::new(Duration::from_secs(1), Duration::from_secs(60), 2.0);
+        self.left = Some((it, now + pauses.ceiling(self.attempt)));
+        self.attempt += 1;
+    }
+
+    /// Returns when it is time; never, where nothing is left.
+    async fn due(&self) {
+        match &self.left {
+            Some((_, at)) => tokio::time::sleep_until((*at).into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take(&mut self) -> Option<T> {
+        self.left.take().map(|(it, _)| it)
     }
 }
 
@@ -311,6 +371,8 @@ fn start_logging(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -322,5 +384,23 @@ mod tests {
         let reload = Later::<&str>::default();
         assert_eq!(reload.comes("login"), None, "nobody has asked");
         assert_eq!(reload.asked(), Some(&"login"));
+    }
+
+    #[tokio::test]
+    async fn what_was_not_answered_is_offered_again_and_less_and_less_often() {
+        let began = Instant::now();
+        let mut again = Again::default();
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            again.later("changed", began);
+            let (_, at) = again.left.unwrap();
+            pauses.push((at - began).as_secs());
+            assert_eq!(again.take(), Some("changed"));
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(again.take(), None, "it is not offered twice");
+        assert!(again.due().now_or_never().is_none(), "nothing is left");
+        again.left = Some(("changed", began));
+        again.due().await;
     }
 }

@@ -25,7 +25,7 @@ pub struct Pipeline {
     pub delivery: Spanned<Delivery>,
     /// How long a transaction is open, under [`Delivery::ExactlyOnce`]; absent is [`Pipeline::TRANSACTION_INTERVAL`].
     pub transaction_interval: Option<Spanned<Duration>>,
-    /// Consumer loops in this process, each a member of the group with a thread of its own. Default 1.
+    /// Consumer loops in this process, each a member of the group; beyond the cores they share threads. Default 1.
     pub consumers: Spanned<usize>,
     /// Where records come from.
     pub source: Source,

@@ -1,7 +1,7 @@
 //! Where records come from: the consumer loop, and what it decides with.
 //!
-//! One loop per consumer, on a thread and a current-thread runtime of its own. Decoding happens inside it; I/O happens in tasks on
-//! the same runtime, with a database session of the loop's own: waking another thread costs more than the work. The loop owns the ledger, the lanes and the budget, so that none of them needs a lock.
+//! One loop per consumer, on a thread with a current-thread runtime, which loops beyond the cores share. Decoding happens inside it; I/O happens in tasks on
+//! the same runtime, with the thread's own database session: waking another thread costs more than the work. The loop owns the ledger, the lanes and the budget, so that none of them needs a lock.
 
 pub mod assignment;
 pub mod bounds;

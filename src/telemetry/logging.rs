@@ -1,14 +1,15 @@
-//! Logs: to stderr, for people on a terminal and as JSON lines elsewhere; or to a file, which can be opened again by its name.
+//! Logs: to stderr, for people on a terminal and as JSON lines elsewhere; or to a file, which is followed by its name.
 //!
 //! Standard output belongs to what a command answers, so that it can be piped. What is logged, and at which level, is
 //! said by the configuration; the environment variable `RUST_LOG` wins, for the one run that needs a closer look.
 //! SIGUSR1 shows more of Messina itself, SIGUSR2 ends that. Messages carry fields (pipeline, step, partition, offset), and never keys or payloads.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{Metadata, Subscriber};
@@ -23,6 +24,8 @@ use super::scrub::scrub;
 
 /// Between two words on stderr about a log file that takes no lines.
 const TELL_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks at which file has the log file's name.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -163,14 +166,47 @@ impl Verbosity {
     }
 }
 
-/// A log file. Lines are appended; after its name has been given to another file, [`LogFile::reopen`] goes on there. Lines that it does not take
-/// are lost, and counted.
+/// A log file. Lines are appended; after its name has been given to another file, or is gone, they go on under the name, so that who rotates logs needs
+/// to tell nobody. Lines that it does not take are lost, and counted.
 #[derive(Debug, Clone)]
 pub struct LogFile {
     path: Arc<Path>,
-    file: Arc<Mutex<File>>,
+    opened: Arc<Mutex<Opened>>,
     lost: Arc<AtomicU64>,
-    told: Arc<Limiter<()>>,
+    told: Arc<Limiter<&'static str>>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    /// When it was last known to have the name.
+    looked: Instant,
+}
+
+impl Opened {
+    fn new(path: &Path) -> Result<Opened, LoggingError> {
+        Ok(Opened {
+            file: appended(path)?,
+            looked: Instant::now(),
+        })
+    }
+
+    /// Goes on in the file of this name where that is another one by now. Where it cannot be opened the old one is written on.
+    fn follow(&mut self, path: &Path, now: Instant) -> Result<(), LoggingError> {
+        if now.saturating_duration_since(self.looked) < LOOK_EVERY {
+            return Ok(());
+        }
+        self.looked = now;
+        let same = match (std::fs::metadata(path), self.file.metadata()) {
+            (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
+            (Err(error), _) => error.kind() != ErrorKind::NotFound,
+            (Ok(_), Err(_)) => true,
+        };
+        if !same {
+            self.file = appended(path)?;
+        }
+        Ok(())
+    }
 }
 
 impl LogFile {
@@ -181,7 +217,7 @@ impl LogFile {
     pub fn open(path: &Path) -> Result<LogFile, LoggingError> {
         Ok(LogFile {
             path: path.into(),
-            file: Arc::new(Mutex::new(appended(path)?)),
+            opened: Arc::new(Mutex::new(Opened::new(path)?)),
             lost: Arc::default(),
             told: Arc::new(Limiter::new(TELL_EVERY)),
         })
@@ -192,9 +228,35 @@ impl LogFile {
     /// # Errors
     /// When it cannot be opened or made.
     pub fn reopen(&self) -> Result<(), LoggingError> {
-        let file = appended(&self.path)?;
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+        let opened = Opened::new(&self.path)?;
+        *self.opened() = opened;
         Ok(())
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn append(&self, line: &[u8], now: Instant) -> std::io::Result<()> {
+        let mut opened = self.opened();
+        let followed = opened.follow(&self.path, now);
+        let written = opened.file.write_all(line);
+        drop(opened);
+        if let Err(error) = followed
+            && self.told.admit("opened", now).is_some()
+        {
+            say!("{error}; the old one is written on");
+        }
+        if let Err(error) = &written {
+            let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+            if self.told.admit("lost", now).is_some() {
+                say!(
+                    "cannot write to the log file {}: {error}; lines lost: {lost}",
+                    self.path.display()
+                );
+            }
+        }
+        written
     }
 
     /// Lines that could not be written.
@@ -213,26 +275,16 @@ fn appended(path: &Path) -> Result<File, LoggingError> {
 
 impl Write for LogFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        self.opened().file.write(bytes)
     }
 
     /// Each line comes so. Nobody else looks at what becomes of it.
     fn write_all(&mut self, line: &[u8]) -> std::io::Result<()> {
-        let written = self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line);
-        if let Err(error) = &written {
-            let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
-            if self.told.admit((), Instant::now()).is_some() {
-                say!(
-                    "cannot write to the log file {}: {error}; lines lost: {lost}",
-                    self.path.display()
-                );
-            }
-        }
-        written
+        self.append(line, Instant::now())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).flush()
+        self.opened().file.flush()
     }
 }
 
@@ -373,21 +425,46 @@ mod tests {
     }
 
     #[test]
-    fn a_log_file_goes_on_under_its_name_when_it_is_opened_again() {
+    fn a_log_file_goes_on_under_its_name() {
         let directory = std::env::temp_dir().join(format!("messina-log-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let (path, moved) = (directory.join("log"), directory.join("log.1"));
-        let mut file = LogFile::open(&path).unwrap();
-        file.write_all(b"one\n").unwrap();
-        std::fs::rename(&path, &moved).unwrap();
-        file.write_all(b"two\n").unwrap();
-        file.reopen().unwrap();
-        file.write_all(b"three\n").unwrap();
+        let began = Instant::now();
+        let file = LogFile::open(&path).unwrap();
+        let write = |line: &str, minutes: u64| {
+            let now = began + Duration::from_secs(60 * minutes);
+            file.append(line.as_bytes(), now).unwrap();
+        };
         let text = |path| std::fs::read_to_string(path).unwrap();
-        assert_eq!((text(&moved).as_str(), text(&path).as_str()), ("one\ntwo\n", "three\n"));
+        write("one\n", 0);
+        std::fs::rename(&path, &moved).unwrap();
+        write("two\n", 0);
+        write("three\n", 1);
+        write("four\n", 2);
+        assert_eq!(
+            (text(&moved).as_str(), text(&path).as_str()),
+            ("one\ntwo\n", "three\nfour\n")
+        );
+        // Who moved it has made another one already.
+        std::fs::rename(&path, &moved).unwrap();
+        std::fs::write(&path, "").unwrap();
+        write("five\n", 3);
+        assert_eq!(
+            (text(&moved).as_str(), text(&path).as_str()),
+            ("three\nfour\n", "five\n")
+        );
+        // Copied, and cut short in its place.
+        OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
+        write("six\n", 4);
+        assert_eq!(text(&path), "six\n");
+        // At once.
+        std::fs::rename(&path, &moved).unwrap();
+        file.reopen().unwrap();
+        write("seven\n", 4);
+        assert_eq!((text(&moved).as_str(), text(&path).as_str()), ("six\n", "seven\n"));
         std::fs::remove_dir_all(&directory).unwrap();
         assert!(file.reopen().unwrap_err().to_string().contains("log file"));
-        file.write_all(b"four\n").unwrap();
+        write("eight\n", 5);
     }
 
     #[test]

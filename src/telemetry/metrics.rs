@@ -327,7 +327,7 @@ metrics! {
         /// 99th percentile of the round trip to a broker in the last interval of statistics.
         kafka_broker_rtt_p99_seconds: GaugeVec ["pipeline", "client", "broker"],
 
-        // The CQL driver; runtime is that of the consumer loop whose session it is. Its own counters are left off: each request would
+        // The CQL driver; runtime is that of the consumer loops whose session it is. Its own counters are left off: each request would
         // pay for them, and requests, failures and times are in the steps' metrics.
         /// Nodes of the database that requests may go to: those of the preferred datacenter, or all of them.
         cql_nodes: IntGaugeVec ["runtime"],
@@ -362,7 +362,7 @@ metrics! {
         /// Start of the process, in seconds since 1970-01-01T00:00:00Z.
         process_start_time_seconds: GaugeVec [],
 
-        // Tokio; runtime is "shared" or that of one consumer loop
+        // Tokio; runtime is "shared" or that of a thread of consumer loops
         /// Worker threads of the runtime.
         runtime_workers: IntGaugeVec ["runtime"],
         /// Time that the runtime's workers spent working; its rate over runtime_workers is how busy they are.
@@ -440,7 +440,7 @@ impl Metrics {
         sampler.watch_registry(&self.families, Arc::clone(stats));
     }
 
-    /// Exports when the certificates of these files run out, from now on.
+    /// Exports when the certificates of these files run out, and of no others any more.
     pub fn watch_certificates(&self, files: Vec<CertificateFile>) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch_certificates(&self.families, files);
@@ -452,7 +452,7 @@ impl Metrics {
         sampler.watch_log(file);
     }
 
-    /// Exports what the CQL driver of a loop does, until `figures` has none any more.
+    /// Exports what the CQL driver of a thread of loops does, until `figures` has none any more.
     pub fn watch_driver(&self, runtime: &str, figures: impl Fn() -> Option<DriverFigures> + Send + 'static) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch_driver(&self.families, runtime, Box::new(figures));

@@ -5,7 +5,6 @@
 //! not exist (not Linux), the figures stay at zero. Format: proc(5), `stat`, `status` and `limits`.
 
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -50,8 +49,7 @@ struct WatchedDriver {
 }
 
 struct WatchedCertificate {
-    path: PathBuf,
-    authority: bool,
+    file: CertificateFile,
     /// Of the file as it was read last.
     modified: Option<SystemTime>,
     families: Family<IntGaugeVec, 1>,
@@ -141,14 +139,28 @@ impl Sampler {
         });
     }
 
+    /// Watches these files, and those before no more that are not among them. One that stays is not begun anew: it may not be readable now, and what was
+    /// read from it is in use.
     pub(super) fn watch_certificates(&mut self, families: &Families, files: Vec<CertificateFile>) {
-        self.certificates
-            .extend(files.into_iter().map(|file| WatchedCertificate {
-                path: file.path,
-                authority: file.authority,
-                modified: None,
-                families: families.certificate_expiry_timestamp_seconds.clone(),
-            }));
+        let expiry = &families.certificate_expiry_timestamp_seconds;
+        let mut before = std::mem::take(&mut self.certificates);
+        let watched = files
+            .into_iter()
+            .map(|file| match before.iter().position(|known| known.file == file) {
+                Some(known) => before.swap_remove(known),
+                None => WatchedCertificate {
+                    file,
+                    modified: None,
+                    families: expiry.clone(),
+                },
+            });
+        self.certificates = watched.collect();
+        for gone in before {
+            let path = gone.file.path;
+            if self.certificates.iter().all(|stays| stays.file.path != path) {
+                expiry.forget([&path.to_string_lossy()]);
+            }
+        }
     }
 
     pub(super) fn watch_log(&mut self, file: LogFile) {
@@ -237,17 +249,17 @@ impl WatchedDriver {
 impl WatchedCertificate {
     /// Reads the file when it is another one than before. One that cannot be read keeps its series, for what was read from it is in use.
     fn show(&mut self) {
-        let Ok(modified) = fs::metadata(&self.path).and_then(|file| file.modified()) else {
+        let Ok(modified) = fs::metadata(&self.file.path).and_then(|file| file.modified()) else {
             return;
         };
         if self.modified == Some(modified) {
             return;
         }
-        if let Some(end) = fs::read(&self.path)
+        if let Some(end) = fs::read(&self.file.path)
             .ok()
-            .and_then(|pem| certificates::end(&pem, self.authority))
+            .and_then(|pem| certificates::end(&pem, self.file.authority))
         {
-            self.families.of([&self.path.to_string_lossy()]).set(end);
+            self.families.of([&self.file.path.to_string_lossy()]).set(end);
             self.modified = Some(modified);
         }
     }
@@ -341,6 +353,41 @@ mod tests {
         assert_eq!(shown(&mut sampler), [(name.clone(), 1_950_000_000)]);
         fs::remove_file(&path).unwrap();
         assert_eq!(shown(&mut sampler), [(name.clone(), 1_950_000_000)]);
+    }
+
+    #[test]
+    fn certificates_that_a_reload_brings_are_watched_and_those_that_it_removes_are_not() {
+        let families = Families::declare(&prometheus::Registry::new()).unwrap();
+        let mut sampler = Sampler::new(&families);
+        let file = |name: &str| CertificateFile {
+            path: std::env::temp_dir().join(format!("messina-{name}-{}.pem", std::process::id())),
+            authority: false,
+        };
+        let (goes, stays, comes) = (file("goes"), file("stays"), file("comes"));
+        for (file, end) in [(&goes, 1_900_000_000), (&stays, 1_910_000_000), (&comes, 1_920_000_000)] {
+            fs::write(&file.path, certificates::tests::pem(end)).unwrap();
+        }
+        let mut watch = |files: &[&CertificateFile]| {
+            sampler.watch_certificates(&families, files.iter().map(|file| (*file).clone()).collect());
+            sampler.sample();
+            [&goes, &stays, &comes].map(|file| {
+                let name = file.path.to_string_lossy();
+                let shown = families.certificate_expiry_timestamp_seconds.by("file", &name, "file");
+                shown.first().map(|(_, end)| *end)
+            })
+        };
+        // Two sections name one of them.
+        assert_eq!(
+            watch(&[&goes, &stays, &stays]),
+            [Some(1_900_000_000), Some(1_910_000_000), None]
+        );
+        fs::remove_file(&stays.path).unwrap();
+        let after = [None, Some(1_910_000_000), Some(1_920_000_000)];
+        assert_eq!(watch(&[&stays, &comes]), after, "what stays has been read");
+        assert_eq!(watch(&[&stays, &comes]), after);
+        for file in [&goes, &comes] {
+            fs::remove_file(&file.path).unwrap();
+        }
     }
 
     #[test]

@@ -120,6 +120,12 @@ class Kubernetes(unittest.TestCase):
                 self.assertEqual(pod[key], values[key], f"{title}: {key}")
             self.assertEqual(pod["containers"][0]["imagePullPolicy"], "IfNotPresent", title)
 
+    def test_the_network_policy_lets_the_documented_collector_be_reached(self):
+        port = int(re.search(r'^otlp = "http://[^":]+:(\d+)"', (ROOT / "docs/operations.md").read_text(), re.MULTILINE).group(1))
+        for name in WHOLE:
+            rules = one(name, "NetworkPolicy")["spec"]["egress"]
+            self.assertIn(port, {to["port"] for rule in rules for to in rule.get("ports", [])}, name)
+
     def test_the_drain_has_time(self):
         # `shutdown_timeout` is 30 s unless set, and the process ends 15 s after it in any case: docs/operations.md.
         for name in WHOLE:
