@@ -32,6 +32,8 @@ struct Counted {
     failures: Total,
     disconnects: Total,
     brokers: HashSet<String>,
+    /// There was a report.
+    reported: bool,
     closed: bool,
 }
 
@@ -68,6 +70,7 @@ impl KafkaMetrics {
                 failures: Total::new(m.kafka_request_failures_total.of(labels)),
                 disconnects: Total::new(m.kafka_disconnects_total.of(labels)),
                 brokers: HashSet::new(),
+                reported: false,
                 closed: false,
             }),
             metrics: Arc::clone(metrics),
@@ -80,7 +83,7 @@ impl KafkaMetrics {
     /// brokers is true no more; of a client that has taken this one's place the next report says it again.
     pub fn close(&self) {
         let mut counted = self.counted();
-        if std::mem::replace(&mut counted.closed, true) {
+        if std::mem::replace(&mut counted.closed, true) || !counted.reported {
             return;
         }
         let queues = [
@@ -113,6 +116,7 @@ impl KafkaMetrics {
         if counted.closed {
             return;
         }
+        counted.reported = true;
         let partitions = || statistics.topics.values().flat_map(|t| t.partitions.values());
         // Each partition that is assigned says it of the one queue that all of them have.
         let largest = |of: fn(&Partition) -> i64| partitions().map(of).max().unwrap_or(0);
@@ -312,10 +316,11 @@ mod tests {
         assert_eq!(metrics.kafka_producer_queue_records.sum(), 0);
         assert!(gone.contains("messina_kafka_transmitted_bytes_total{client=\"consumer-0\",pipeline=\"p\"} 100"));
 
-        // Another one takes its place, and it is closed once more.
+        // Another one takes its place, it is closed once more, and so is one that was made in vain.
         let next = KafkaMetrics::new(&metrics, "p", "consumer-0");
         next.observe(&full());
         kafka.close();
+        KafkaMetrics::new(&metrics, "p", "consumer-0").close();
         assert_eq!(metrics.kafka_fetch_queue_bytes.sum(), 700);
         assert!(text().contains("messina_kafka_brokers_up{client=\"consumer-0\",pipeline=\"p\"} 1"));
     }

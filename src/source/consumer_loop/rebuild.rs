@@ -112,11 +112,18 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             End::Replaced { why, took } => (why, took),
             end @ (End::Drained | End::Abandoned(_) | End::Halted(_)) => return end,
         };
+        // Closing it may have taken so long that another has been started in its place, under the same name.
+        if last.is_stopped() {
+            return End::Drained;
+        }
         let Some(before) = patience.another(took, began.elapsed()) else {
             let message = format!("{REBUILDS} new consumers stood still like the first: {why}");
             return End::Halted(Failure::fatal("stalled", message));
         };
         last.pause(pauses.delay(before, jitter.next_u64())).await;
+        if last.is_stopped() {
+            return End::Drained;
+        }
         last.runtime.metrics.consumer_rebuilds.inc();
         tracing::warn!(pipeline = %last.runtime.program.name, before, "a new consumer takes its place");
     }

@@ -675,6 +675,36 @@ fn intake_that_dead_letters_have_stopped_stays_stopped_when_an_output_is_refused
     assert_eq!(metrics.consumer_rebuilds.get(), 0);
 }
 
+#[test]
+fn one_that_is_told_to_stop_while_it_drains_to_be_replaced_has_no_successor() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    let bench = Bench::run(
+        cluster,
+        Duration::from_secs(4),
+        Duration::from_secs(60),
+        TOML.to_owned() + OUTPUT,
+    );
+    let load = Load::new(&bench);
+    load.send(0);
+    until("the first record to be taken", || {
+        bench.state.get().in_flight_records == 1
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    load.send(0);
+    bench
+        .cluster
+        .request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN]);
+    until("the refusal", || {
+        let errors = bench.state.get().last_errors;
+        errors.iter().any(|error| error.contains("topic out"))
+    });
+    // The second one's row is still being written.
+    let metrics = bench.metrics.clone();
+    assert!(matches!(bench.end(), End::Drained));
+    assert_eq!(metrics.consumer_rebuilds.get(), 0);
+}
+
 /// A loop whose consumer was replaced: brokers have refused the second record's output for the moment, and the third's for good.
 fn replaced_beside_a_refused_output(dead_letters: &str) -> Bench {
     let cluster = cluster(1);
