@@ -271,10 +271,10 @@ pub(super) async fn store_of_thread(
             AnyStore::Scylla(scylla) => Some(scylla.driver()),
             AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
         });
-        Ok(Some(store))
+        Ok(store)
     });
     // One that is told to stop leaves the opening to another.
-    unless_stopped(&mut stop, open).await?.cloned()
+    unless_stopped(&mut stop, open).await?.cloned().map(Some)
 }
 
 /// A session; waits for a database that does not answer.

@@ -38,8 +38,8 @@ pub(super) struct LoopThread {
     name: String,
     /// Its runtime.
     pub(super) io: Handle,
-    /// Its session with the database, once a loop has opened it; none where there is no database.
-    pub(super) store: OnceCell<Option<Arc<AnyStore>>>,
+    /// Its session with the database, once a loop has opened it.
+    pub(super) store: OnceCell<Arc<AnyStore>>,
     rests: Arc<Rests>,
     loops: AtomicU64,
     metrics: Arc<Metrics>,

@@ -200,9 +200,6 @@ impl Loop {
             let mut attempt = 0;
             let gate = &runtime.gates.registry;
             let result = loop {
-                if answer.is_closed() {
-                    return;
-                }
                 let pass = match gate.pass() {
                     Ok(pass) => pass,
                     Err(next) => {

@@ -652,6 +652,19 @@ fn an_output_that_a_broker_refuses_is_published_by_the_next_consumer_in_its_plac
     assert_eq!(first, (0..8).collect::<Vec<_>>());
 }
 
+/// Brokers refuse the next output for the moment, and the loop is told to end at once.
+fn ends_without_a_successor_at_a_refusal(bench: Bench) {
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
+    bench.cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    until("the refusal", || {
+        let errors = bench.state.get().last_errors;
+        errors.iter().any(|error| error.contains("topic out"))
+    });
+    let metrics = bench.metrics.clone();
+    assert!(matches!(bench.end(), End::Drained));
+    assert_eq!(metrics.consumer_rebuilds.get(), 0);
+}
+
 #[test]
 fn intake_that_dead_letters_have_stopped_stays_stopped_when_an_output_is_refused() {
     let cluster = cluster(1);
@@ -664,15 +677,7 @@ fn intake_that_dead_letters_have_stopped_stays_stopped_when_an_output_is_refused
     (0..2).for_each(|_| load.give(0, b"garbage"));
     until("intake to stop", || bench.state.get().halted.is_some());
     // The output of the record whose row is being written.
-    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
-    bench.cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
-    until("the refusal", || {
-        let errors = bench.state.get().last_errors;
-        errors.iter().any(|error| error.contains("topic out"))
-    });
-    let metrics = bench.metrics.clone();
-    assert!(matches!(bench.end(), End::Drained));
-    assert_eq!(metrics.consumer_rebuilds.get(), 0);
+    ends_without_a_successor_at_a_refusal(bench);
 }
 
 #[test]
@@ -692,17 +697,8 @@ fn one_that_is_told_to_stop_while_it_drains_to_be_replaced_has_no_successor() {
     });
     std::thread::sleep(Duration::from_secs(2));
     load.send(0);
-    bench
-        .cluster
-        .request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN]);
-    until("the refusal", || {
-        let errors = bench.state.get().last_errors;
-        errors.iter().any(|error| error.contains("topic out"))
-    });
-    // The second one's row is still being written.
-    let metrics = bench.metrics.clone();
-    assert!(matches!(bench.end(), End::Drained));
-    assert_eq!(metrics.consumer_rebuilds.get(), 0);
+    // The first one's output; the second one's row is still being written then.
+    ends_without_a_successor_at_a_refusal(bench);
 }
 
 /// A loop whose consumer was replaced: brokers have refused the second record's output for the moment, and the third's for good.
