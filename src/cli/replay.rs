@@ -22,7 +22,7 @@ use super::time::{self, Moment};
 use super::trouble::Trouble;
 use super::{ConfigFiles, dry_run, print};
 use crate::app::{self, GRACE, Running, StartError, Telemetry};
-use crate::config::{Config, Pipeline, Sources};
+use crate::config::{Config, OffsetReset, Pipeline, Sources};
 use crate::custom::CustomSteps;
 use crate::kafka::{self, range as parts};
 use crate::shutdown::{self, Exit};
@@ -33,6 +33,8 @@ use crate::telemetry::logging::{self, Format};
 
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long nothing gets done until it is looked whether what is left is still there.
+const STANDS: Duration = Duration::from_secs(15);
 /// No partition stands still for so long that it would be a stall: those that are done do.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -105,6 +107,8 @@ fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String
     pipeline.source.group.value.clone_from(&group);
     pipeline.source.instance_id = None;
     pipeline.source.stall_timeout = NEVER;
+    // Where retention has overtaken it, what is left of the range comes next.
+    pipeline.source.offset_reset = OffsetReset::Earliest;
     config.pipelines.clear();
     config.pipelines.insert(name.clone(), pipeline);
     // The daemon may run beside it.
@@ -202,6 +206,7 @@ fn places_of(places: &[Place]) -> String {
 fn consumer(config: &Config, pipeline: &Pipeline, group: &str) -> anyhow::Result<BaseConsumer> {
     let mut client = kafka::reader(&config.kafka, &pipeline.source.properties, group)?;
     client.set("enable.partition.eof", "true");
+    client.set("auto.offset.reset", "earliest");
     let made = client.create();
     made.map_err(|e| Trouble::unavailable("cannot make a consumer", &e))
 }
@@ -300,6 +305,7 @@ enum Ended {
 
 /// Waits for the end, and shows how far it is.
 async fn watch(running: &mut Running, name: &str, range: &Arc<Range>, total: i64, progress: &mut Progress) -> Ended {
+    let mut stands_since = Instant::now();
     loop {
         tokio::select! {
             () = running.all_halted() => return Ended::Halted,
@@ -310,9 +316,18 @@ async fn watch(running: &mut Running, name: &str, range: &Arc<Range>, total: i64
         }
         // Brokers that do not answer now are asked again.
         let Some(done) = looked(range).await else { continue };
+        if done > progress.seen() {
+            stands_since = Instant::now();
+        }
         progress.show(done);
         if done >= total {
             return Ended::Done;
+        }
+        if stands_since.elapsed() >= STANDS {
+            let range = range.clone();
+            // Brokers that do not answer now are asked again.
+            let _ = tokio::task::spawn_blocking(move || range.look_again()).await;
+            stands_since = Instant::now();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The range of a replay, and where its group stands in it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -21,6 +22,8 @@ pub struct Range {
     parts: Vec<Part>,
     /// By part: the offset of its last record. Behind it may be others that hold no record, such as the mark of a transaction.
     last: Vec<i64>,
+    /// By part: what was left of it is not there any more.
+    gone: Vec<AtomicBool>,
 }
 
 impl Range {
@@ -33,11 +36,13 @@ impl Range {
             consumer,
             parts: Vec::new(),
             last: Vec::new(),
+            gone: Vec::new(),
         };
         for part in parts {
             if let Some(last) = range.last_of(&part)? {
                 range.parts.push(part);
                 range.last.push(last);
+                range.gone.push(AtomicBool::new(false));
             }
         }
         Ok(range)
@@ -75,6 +80,11 @@ impl Range {
     }
 
     fn last_since(&self, part: &Part, from: i64) -> Result<Option<i64>, String> {
+        self.read(part, from, |offset| offset + 1 == part.to)
+    }
+
+    /// The last record of a part from there on, or the first that is `enough`.
+    fn read(&self, part: &Part, from: i64, enough: impl Fn(i64) -> bool) -> Result<Option<i64>, String> {
         let in_words = |e: KafkaError| e.to_string();
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&part.topic, part.partition, Offset::Offset(from))
@@ -93,7 +103,7 @@ impl Range {
                 Some(Ok(message)) => {
                     heard = Instant::now();
                     last = Some(message.offset());
-                    if message.offset() + 1 == part.to {
+                    if enough(message.offset()) {
                         return Ok(last);
                     }
                 }
@@ -127,12 +137,32 @@ impl Range {
     /// # Errors
     /// In words.
     pub fn done(&self) -> Result<i64, String> {
-        let ends = self.parts.iter().zip(&self.last);
-        let done = ends.zip(self.committed()?).map(|((part, last), committed)| {
-            let committed = committed.unwrap_or(part.from);
-            committed.clamp(part.from, last + 1) - part.from
+        let ends = self.parts.iter().zip(&self.last).zip(&self.gone);
+        let done = ends.zip(self.committed()?).map(|(((part, last), gone), committed)| {
+            let end = last + 1;
+            if gone.load(Ordering::Relaxed) {
+                return end - part.from;
+            }
+            committed.unwrap_or(part.from).clamp(part.from, end) - part.from
         });
         Ok(done.sum())
+    }
+
+    /// Looks whether what is left is still there: compaction or retention may have taken the last records meanwhile, and then nothing comes that
+    /// would be committed behind them.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn look_again(&self) -> Result<(), String> {
+        let ends = self.parts.iter().zip(&self.last).zip(&self.gone);
+        for (((part, last), gone), committed) in ends.zip(self.committed()?) {
+            let next = committed.unwrap_or(part.from).max(part.from);
+            if next <= *last && !gone.load(Ordering::Relaxed) {
+                let left = self.read(part, next, |_| true)?;
+                gone.store(left.is_none(), Ordering::Relaxed);
+            }
+        }
+        self.consumer.unassign().map_err(|e| e.to_string())
     }
 
     fn committed(&self) -> Result<Vec<Option<i64>>, String> {
@@ -147,5 +177,89 @@ impl Range {
             _ => None,
         };
         Ok(self.parts.iter().map(offset).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    use super::*;
+
+    const TOPIC: &str = "t";
+
+    /// Offsets 0 to 9, of a group that has done so many of them.
+    fn range(brokers: &str, committed: i64) -> Range {
+        let mut client = ClientConfig::new();
+        for (name, value) in [
+            ("bootstrap.servers", brokers),
+            ("group.id", "g"),
+            ("enable.auto.commit", "false"),
+            ("enable.partition.eof", "true"),
+            ("auto.offset.reset", "earliest"),
+        ] {
+            client.set(name, value);
+        }
+        let range = Range {
+            consumer: client.create().unwrap(),
+            parts: vec![Part {
+                topic: TOPIC.to_owned(),
+                partition: 0,
+                from: 0,
+                to: 10,
+            }],
+            last: vec![9],
+            gone: vec![AtomicBool::new(false)],
+        };
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(TOPIC, 0, Offset::Offset(committed)).unwrap();
+        // The group's coordinator may not be known yet.
+        let began = Instant::now();
+        while let Err(error) = range.consumer.commit(&list, CommitMode::Sync) {
+            assert!(began.elapsed() < SILENCE, "{error}");
+        }
+        range
+    }
+
+    fn produce(brokers: &str, count: usize, bytes: usize) {
+        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+        let payload = vec![0_u8; bytes];
+        for _ in 0..count {
+            let record = BaseRecord::<(), [u8]>::to(TOPIC).partition(0).payload(&payload);
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+            // Each is a batch by itself.
+            producer.flush(Duration::from_secs(30)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_replay_is_done_where_the_partition_ends_before_its_last_record() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        produce(&brokers, 9, 10);
+        for (committed, done) in [(5, 5), (9, 10)] {
+            let range = range(&brokers, committed);
+            assert_eq!(range.done(), Ok(committed));
+            range.look_again().unwrap();
+            assert_eq!(range.done(), Ok(done));
+        }
+    }
+
+    #[test]
+    fn a_replay_is_done_where_only_later_records_are_left() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        produce(&brokers, 12, 10);
+        let range = range(&brokers, 9);
+        range.look_again().unwrap();
+        assert_eq!(range.done(), Ok(9), "the last record is there");
+        // The mock cluster keeps five megabytes of a partition.
+        produce(&brokers, 8, 900_000);
+        range.look_again().unwrap();
+        assert_eq!(range.done(), Ok(range.total()));
     }
 }
