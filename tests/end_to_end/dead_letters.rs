@@ -310,6 +310,45 @@ fn the_way_back() {
     bench.clean();
 }
 
+/// All together they are no batch that the topic takes; each by itself is.
+#[test]
+fn they_go_back_to_a_topic_that_takes_small_batches() {
+    const LETTERS: u64 = 300;
+    let Some(bench) = Bench::find("they_go_back_to_a_topic_that_takes_small_batches") else {
+        return;
+    };
+    let scene = Scene::new(&bench, "");
+    let mut state = 1_u64;
+    for _ in 0..LETTERS {
+        // No framing, and nothing that could be compressed.
+        let value: Vec<u8> = (0..2048)
+            .map(|place| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                if place == 0 { 1 } else { (state >> 56) as u8 }
+            })
+            .collect();
+        let record = BaseRecord::to(&scene.numbers.topic).partition(0);
+        bench.kafka.send(record.key(b"odd".as_slice()).payload(&value[..]));
+    }
+    let messina = scene.start("messina");
+    scene.settled(&messina);
+    messina.stop();
+    assert_eq!(scene.letters().len() as u64, LETTERS);
+    bench
+        .kafka
+        .configure(&bench, &scene.numbers.topic, "max.message.bytes", "100000");
+    let sent = scene.lines(&["replay", "--yes"]).remove(0);
+    assert_eq!(
+        (sent["sent"].as_u64(), &sent["next"]),
+        (Some(LETTERS), &Value::Null),
+        "{sent}"
+    );
+    assert_eq!(scene.sent() as u64, 2 * LETTERS);
+    drop(messina);
+    drop(scene);
+    bench.clean();
+}
+
 #[test]
 fn a_flood_stops_intake() {
     const ALLOWED: u64 = 20;

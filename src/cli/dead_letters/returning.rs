@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedHeaders;
@@ -16,6 +17,7 @@ use super::Context;
 use super::filter::Spot;
 use super::reader::Record;
 use crate::cli::trouble::Trouble;
+use crate::config::{Kafka, Property, SecretError};
 use crate::kafka;
 use crate::kafka::headers::add;
 use crate::sink::acknowledged;
@@ -25,6 +27,9 @@ use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP, REPLA
 const WINDOW: usize = 500;
 /// The producer's queue, in bytes.
 const QUEUE: usize = 32 << 20;
+/// Its batches, in bytes. Brokers refuse one as a whole that is larger than its topic takes, and then the blame would be on a record that they would
+/// take by itself. Topics that take less than this are rare; a larger record is a batch alone.
+const BATCH: usize = 16 << 10;
 /// How long a delivery may take, with all its retries.
 const DELIVERY: &str = "60000";
 /// Longer than that: nothing is on its way any more.
@@ -127,9 +132,7 @@ pub struct Sender {
 impl Sender {
     /// An idempotent producer with the configuration's properties.
     pub fn new(context: &Context) -> anyhow::Result<Sender> {
-        let mut config = kafka::producer(&context.config.kafka, context.producer_properties(), QUEUE, None, None)?;
-        config.set("message.timeout.ms", DELIVERY);
-        config.set("statistics.interval.ms", "0");
+        let config = client(&context.config.kafka, context.producer_properties())?;
         let deliveries = Deliveries::new(config.get("enable.idempotence") == Some("true"));
         let producer = config
             .create_with_context(deliveries)
@@ -224,6 +227,13 @@ impl Sender {
     }
 }
 
+fn client(kafka: &Kafka, pipeline: &[Property]) -> Result<ClientConfig, SecretError> {
+    let mut config = kafka::producer(kafka, pipeline, QUEUE, Some(BATCH), None)?;
+    config.set("message.timeout.ms", DELIVERY);
+    config.set("statistics.interval.ms", "0");
+    Ok(config)
+}
+
 /// The record's own headers, with one replay more, and the write timestamp of its first time.
 fn headers(letter: &Letter) -> OwnedHeaders {
     let count = letter.replays.saturating_add(1).to_string();
@@ -271,6 +281,22 @@ mod tests {
             schema_id: None,
             replays,
             headers: vec![("trace".into(), Some(b"1".to_vec())), ("null".into(), None)],
+        }
+    }
+
+    #[test]
+    fn batches_are_as_small_as_topics_take_or_smaller_where_that_is_wanted() {
+        for (properties, size) in [
+            ("", "16384"),
+            ("\"batch.size\" = 1000000", "16384"),
+            ("\"batch.size\" = 1", "1"),
+        ] {
+            let toml = format!(
+                "[kafka]\nbrokers = \"k:1\"\nproducer_properties = {{ {properties} }}\n[registry]\nurl = \"http://r:8081\"\n"
+            );
+            let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let client = client(&config.kafka, &[]).unwrap();
+            assert_eq!(client.get("batch.size"), Some(size), "{properties}");
         }
     }
 
