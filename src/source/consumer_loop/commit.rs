@@ -24,12 +24,17 @@ const BETWEEN: Duration = Duration::from_millis(100);
 
 /// Whether the group refuses only because it is between two generations. While the members are told their assignments it refuses every
 /// commit. While they join, which lasts until the slowest has heard of it, the broker does not even read the commit: it reads a
-/// connection's next request when it has answered the last one, a join in this case. By then the commit's generation is the one before. If
-/// the member was thrown out in earnest, librdkafka says so by calling its partitions lost.
+/// connection's next request when it has answered the last one, a join in this case. By then the commit's generation is the one before. Where
+/// the broker assigns, that is the epoch before, until the next heartbeat is answered, which librdkafka then sends at once. If the member was
+/// thrown out in earnest, librdkafka says so by calling its partitions lost.
 fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::RebalanceInProgress | RDKafkaErrorCode::IllegalGeneration)
+        Some(
+            RDKafkaErrorCode::RebalanceInProgress
+                | RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::StaleMemberEpoch
+        )
     )
 }
 
@@ -312,5 +317,23 @@ impl Loop {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_of_the_generation_before_is_made_again_and_that_of_a_stranger_is_not() {
+        let passing = [
+            RDKafkaErrorCode::RebalanceInProgress,
+            RDKafkaErrorCode::IllegalGeneration,
+            RDKafkaErrorCode::StaleMemberEpoch,
+            RDKafkaErrorCode::FencedMemberEpoch,
+            RDKafkaErrorCode::UnknownMemberId,
+        ]
+        .map(|code| is_passing(&KafkaError::ConsumerCommit(code)));
+        assert_eq!(passing, [true, true, true, false, false]);
     }
 }
