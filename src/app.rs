@@ -62,9 +62,24 @@ pub enum StartError {
     /// The configuration is wrong, as far as live services tell.
     #[error("{}", .0.human(false))]
     Config(Diagnostics),
-    /// Something of the process itself could not be had: a port, a thread, a file.
+    /// What may come: the answer of a service, or a secret.
+    #[error("{0}")]
+    Away(String),
+    /// Something of the process itself could not be had: a port, a thread, a client whose properties librdkafka takes.
     #[error("{0}")]
     Process(String),
+}
+
+impl StartError {
+    /// Why a client of a pipeline cannot be made.
+    fn client(pipeline: &str, error: &(dyn std::error::Error + 'static)) -> StartError {
+        let message = format!("pipeline {pipeline}: {error}");
+        if error.is::<config::SecretError>() {
+            StartError::Away(message)
+        } else {
+            StartError::Process(message)
+        }
+    }
 }
 
 /// What is made before the runtime, and outlives it.

@@ -303,7 +303,6 @@ fn build(
         registry: common.registry.clone(),
         sink: gate(metrics, &sink_gate(&name), sink_rules()),
     };
-    let in_words = |e: &dyn std::fmt::Display| StartError::Process(format!("pipeline {name}: {e}"));
     let pipeline_metrics = PipelineMetrics::new(metrics, &name);
     let consumers = (*pipeline.consumers).max(1);
 
@@ -322,7 +321,7 @@ fn build(
             share / 4 / producers,
             id.as_deref().map(|id| (number, id)),
         );
-        outputs.push(made.map_err(|e| in_words(&e))?);
+        outputs.push(made.map_err(|e| StartError::client(&name, &*e))?);
     }
     let shared = Arc::new(SharedOutput::of(&outputs));
 
@@ -368,13 +367,12 @@ fn build(
         let make_consumer = {
             let (kafka, pipeline, metrics) = (config.kafka.clone(), pipeline.clone(), metrics.clone());
             let logins = brokers.logins.clone();
-            move || -> Result<_, String> {
+            move || -> Result<_, Box<dyn std::error::Error>> {
                 let name = &pipeline.name.value;
-                let client = kafka::consumer(&kafka, &pipeline, number, share / 4 / consumers);
-                let client = client.map_err(|e| e.to_string())?;
+                let client = kafka::consumer(&kafka, &pipeline, number, share / 4 / consumers)?;
                 let statistics = KafkaMetrics::new(&metrics, name, &consumer_name(number));
                 let consumer = context::consumer(&client, SourceContext::new(name, statistics, logins.clone()));
-                let consumer = Arc::new(consumer.map_err(|e| e.to_string())?);
+                let consumer = Arc::new(consumer?);
                 let (kafka, properties) = (kafka.clone(), pipeline.source.properties.clone());
                 let again = move || kafka::client(&kafka, &kafka.consumer_properties, &properties);
                 logins.keep(&consumer, &client, again);
@@ -382,7 +380,7 @@ fn build(
             }
         };
         // The first one now: what is wrong with its properties ends the start.
-        let mut first = Some(make_consumer().map_err(|e| in_words(&e))?);
+        let mut first = Some(make_consumer().map_err(|e| StartError::client(&name, &*e))?);
         let max_in_flight = (*pipeline.max_in_flight / consumers).max(1);
         let concurrency = pipeline
             .min_in_flight
@@ -433,7 +431,7 @@ fn build(
             Ok(Parts {
                 consumer: match first.take() {
                     Some(consumer) => consumer,
-                    None => make_consumer()?,
+                    None => make_consumer().map_err(|e| e.to_string())?,
                 },
                 topics: topics.clone(),
                 tombstone,

@@ -40,12 +40,12 @@ pub(super) async fn topics(
         return Ok(Batches::default());
     }
     let name = &pipeline.name.value;
-    let in_words = |e: &dyn std::fmt::Display| StartError::Process(format!("pipeline {name}: {e}"));
     let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
-    let client =
-        kafka::client(&config.kafka, &config.kafka.producer_properties, properties).map_err(|e| in_words(&e))?;
+    let client = kafka::client(&config.kafka, &config.kafka.producer_properties, properties);
+    let client = client.map_err(|e| StartError::client(name, &e))?;
     let context = AdminContext { pipeline: name.clone() };
-    let admin: Arc<Admin> = Arc::new(client.create_with_context(context).map_err(|e| in_words(&e))?);
+    let admin = client.create_with_context(context);
+    let admin: Arc<Admin> = Arc::new(admin.map_err(|e| StartError::client(name, &e))?);
     for topic in &topics {
         wait_for_topic(&admin, topic, shared, jitter).await;
     }
@@ -201,6 +201,24 @@ topic = "out"
         let transactions = id.map(|id| (0, id));
         let (pipeline, brokers) = (&config.pipelines["p"], Brokers::default());
         make(&config, pipeline, &handles, &metrics, &brokers, 1 << 20, transactions).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_secret_may_come_and_a_property_that_is_refused_never_will() {
+        let refusal = async |property: &str| {
+            let toml = format!(
+                "[kafka]\nbrokers = \"127.0.0.1:1\"\nproducer_properties = {{ {property} }}\n[registry]\nurl = \"http://r:8081\"\n\
+                 [pipelines.p]\nsource = {{ topics = \"t\", group = \"g\" }}\nsink = {{ topic = \"out\" }}\n"
+            );
+            let loaded = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty());
+            let (config, _) = loaded.unwrap_or_else(|e| panic!("{}", e.human(false)));
+            let asked = topics(&config, &config.pipelines["p"], &Shared::default(), &mut Jitter::new(1));
+            asked.await.unwrap_err()
+        };
+        let missing = refusal("\"sasl.password\" = { file = \"/is/not/there\" }").await;
+        assert!(matches!(missing, StartError::Away(_)), "{missing}");
+        let refused = refusal("\"socket.keepalive.enable\" = \"perhaps\"").await;
+        assert!(matches!(refused, StartError::Process(_)), "{refused}");
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Rehearsal {
         let process = |e: &dyn std::fmt::Display| StartError::Process(e.to_string());
         let not_prepared = |error| match error {
             NotPrepared::Findings(findings) => config_error(findings, sources),
-            NotPrepared::Unavailable(failure) => StartError::Process(failure.message),
+            NotPrepared::Unavailable(failure) => StartError::Away(failure.message),
         };
         let metrics = Metrics::new().map_err(|e| process(&e))?;
         let copy = copy_of_sqlite(&mut config).await.map_err(StartError::Process)?;

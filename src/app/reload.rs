@@ -52,7 +52,7 @@ struct Plan {
 
 /// What did not answer within [`REACH`].
 pub(super) fn gave_up(what: &str) -> StartError {
-    StartError::Process(format!("{what}; gave up after {} s", REACH.as_secs()))
+    StartError::Away(format!("{what}; gave up after {} s", REACH.as_secs()))
 }
 
 impl Running {

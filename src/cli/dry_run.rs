@@ -94,7 +94,9 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
                 print(&findings);
                 return Ok(Exit::Config.into());
             }
-            Err(error @ StartError::Process(_)) => return Err(Trouble::Unavailable(error.to_string()).into()),
+            Err(error @ (StartError::Away(_) | StartError::Process(_))) => {
+                return Err(Trouble::Unavailable(error.to_string()).into());
+            }
         };
         rehearse(args, &config, &pipeline, rehearsal, signal).await
     });

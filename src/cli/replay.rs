@@ -251,7 +251,9 @@ fn go(
                     print(&findings);
                     return Ok(Exit::Config.into());
                 }
-                Err(error @ StartError::Process(_)) => return Err(Trouble::Unavailable(error.to_string()).into()),
+                Err(error @ (StartError::Away(_) | StartError::Process(_))) => {
+                    return Err(Trouble::Unavailable(error.to_string()).into());
+                }
             },
             _ = &mut signal => return Ok(ExitCode::from(130)),
         };

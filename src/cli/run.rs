@@ -96,7 +96,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                     print(&findings);
                     return Ok(Exit::Config.into());
                 }
-                Err(error @ StartError::Process(_)) => {
+                Err(error @ (StartError::Away(_) | StartError::Process(_))) => {
                     tracing::error!("{error}");
                     return Ok(Exit::Unavailable.into());
                 }
@@ -213,7 +213,7 @@ fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<(Config, 
     }
 }
 
-/// Takes the configuration, if it can be taken; says what became of it. False where only an answer was missing.
+/// Takes the configuration, if it can be taken; says what became of it. False where something was missing that may come.
 async fn take(running: &mut Running, (config, sources): (Config, Sources), offer: &str) -> bool {
     match running.take(config, sources).await {
         Ok(Taken::Unchanged) => tracing::info!("{offer}: the configuration is the one that runs"),
@@ -229,14 +229,14 @@ async fn take(running: &mut Running, (config, sources): (Config, Sources), offer
         }
         Err(error) => {
             tracing::error!("{offer}: {KEPT}: {error}");
-            return matches!(error, StartError::Config(_));
+            return !matches!(error, StartError::Away(_));
         }
     }
     true
 }
 
-/// What could not be taken because something did not answer. It is offered again, with back-off: its files do not change any more, and without that
-/// `--watch` would have given it up.
+/// What could not be taken because something was missing that may come. It is offered again, with back-off: its files do not change any more, and
+/// without that `--watch` would have given it up.
 struct Again<T> {
     left: Option<(T, Instant)>,
     attempt: u32,
