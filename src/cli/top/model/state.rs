@@ -10,7 +10,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
         found.push(((Mood::Bad, "halted".to_owned()), format!("halted: {why}")));
     }
     if stopped {
-        let why = "stopped: more dead letters than stop_above allows; restart it when the cause is mended";
+        let why = "stopped: more dead letters than stop_above allows; SIGHUP or restart when the cause is mended";
         found.push(((Mood::Bad, "dead letters".to_owned()), why.to_owned()));
     }
     let stalled = loops
