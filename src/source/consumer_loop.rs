@@ -77,6 +77,9 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long after its subscription a member is not closed that has not joined yet. The group's answer to the first request to join is the member's
 /// name; who goes before it comes can not say so, and the group waits for it until the end of its session.
 const NAMED_AFTER: Duration = Duration::from_secs(2);
+/// How long a consumer may take to be closed. Brokers that do not answer hold it up for as long as librdkafka waits for them (`socket.timeout.ms`, a
+/// minute), which passes; what takes longer by far is never over.
+const CLOSES_WITHIN: Duration = Duration::from_secs(300);
 /// Between status updates.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
 
@@ -246,9 +249,30 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
         limits: this.parts.limits.take(),
     };
     // It waits for its consumer to be closed, and other loops may run on this thread.
-    let io = this.parts.io.clone();
-    let _ = io.spawn_blocking(move || drop((this, consumer))).await;
-    end.unwrap_or_else(|panic| resume_unwind(panic))
+    let (io, name) = (this.parts.io.clone(), this.name());
+    let closing = io.spawn_blocking(move || drop((this, consumer)));
+    let closed = tokio::time::timeout(CLOSES_WITHIN, closing).await.is_ok();
+    let end = end.unwrap_or_else(|panic| resume_unwind(panic));
+    if closed {
+        return end;
+    }
+    tracing::error!(
+        pipeline = %name, seconds = CLOSES_WITHIN.as_secs(),
+        "a consumer is not closed in time, and given up: it may keep its place in the group until the process is restarted"
+    );
+    unclosed(end)
+}
+
+/// How a loop ends whose consumer is never closed: the next one would wait for what this one keeps, and nobody would hear of it.
+fn unclosed(end: End) -> End {
+    match end {
+        End::Replaced { why, .. } => {
+            let seconds = CLOSES_WITHIN.as_secs();
+            let message = format!("{why}; the consumer could not be replaced: it is not closed after {seconds} s");
+            End::Halted(Failure::fatal("consumer", message))
+        }
+        End::Drained | End::Abandoned(_) | End::Halted(_) => end,
+    }
 }
 
 /// Whatever ends the loop, a panic included: from here on the group is answered at once, or the consumer could not close.

@@ -751,6 +751,24 @@ fn the_next_consumer_counts_dead_letters_on() {
 }
 
 #[test]
+fn a_consumer_that_is_never_closed_has_no_successor() {
+    let replaced = End::Replaced {
+        why: "in/0 has records and none of them arrives".to_owned(),
+        took: true,
+    };
+    let End::Halted(failure) = unclosed(replaced) else {
+        panic!("it would be made anew beside the other");
+    };
+    assert!(
+        failure
+            .message
+            .contains("none of them arrives; the consumer could not be replaced"),
+        "{failure}"
+    );
+    assert!(matches!(unclosed(End::Drained), End::Drained));
+}
+
+#[test]
 fn a_producer_that_librdkafka_gives_up_is_made_anew() {
     // Of the batch that is acknowledged next it means that broker and producer disagree on what has been written.
     let first = published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
