@@ -325,7 +325,7 @@ async fn watch(running: &mut Running, name: &str, range: &Arc<Range>, total: i64
         if done >= total {
             return Ended::Done;
         }
-        if stands_since.elapsed() >= STANDS {
+        if stands_since.elapsed() >= STANDS && is_idle(&running.loops(name)) {
             let range = range.clone();
             // Brokers that do not answer now are asked again.
             let _ = tokio::task::spawn_blocking(move || range.look_again()).await;
@@ -337,6 +337,11 @@ async fn watch(running: &mut Running, name: &str, range: &Arc<Range>, total: i64
 /// Whether a loop has stopped its intake for good. Its thread may live on, as it does when there are too many dead letters.
 fn takes_no_more(loops: &[Arc<LoopState>]) -> bool {
     loops.iter().any(|state| state.get().halted.is_some())
+}
+
+/// Whether nothing is in flight: what is may be done still, though it is gone from its topic.
+fn is_idle(loops: &[Arc<LoopState>]) -> bool {
+    loops.iter().all(|state| state.get().in_flight_records == 0)
 }
 
 async fn looked(range: &Arc<Range>) -> Option<i64> {
@@ -420,6 +425,17 @@ mod tests {
             group(&["--from", "1970-01-01", "--to", "1970-01-02"]),
             "g-replay-0-86400000"
         );
+    }
+
+    #[test]
+    fn what_is_in_flight_is_waited_for() {
+        let loops = [Arc::new(LoopState::default()), Arc::new(LoopState::default())];
+        assert!(is_idle(&loops));
+        loops[1].set(LoopStatus {
+            in_flight_records: 1,
+            ..LoopStatus::default()
+        });
+        assert!(!is_idle(&loops));
     }
 
     #[test]
