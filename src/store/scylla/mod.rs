@@ -74,7 +74,7 @@ impl std::fmt::Debug for ScyllaStore {
 #[derive(Debug)]
 pub struct ScyllaStatement {
     prepared: PreparedStatement,
-    /// Handles of writes that succeeded, for the next: the timestamp is the handle's, and another handle is a dozen counted references.
+    /// Handles of writes that are over, for the next: the timestamp is the handle's, and another handle is a dozen counted references.
     handles: Mutex<Vec<PreparedStatement>>,
     warned: AtomicBool,
     group: Option<grouped::Grouping>,
@@ -148,6 +148,11 @@ impl ScyllaStore {
         Ok(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
     }
 
+    async fn prepared(&self, text: &str) -> Result<PreparedStatement, StoreError> {
+        let prepared = self.session().prepare(text).await;
+        prepared.map_err(|e| classify::prepare(&e))
+    }
+
     /// Refuses a look-up that leaves a part of its partition key open: every node would be asked for every record.
     fn check_partition_key(&self, text: &str, prepared: &PreparedStatement) -> Result<(), StoreError> {
         let columns = prepared.get_current_result_set_col_specs();
@@ -195,11 +200,7 @@ impl ScyllaStore {
 
     /// What a failed request of the statement means: one that the database no longer takes is no record's fault.
     async fn judge(&self, statement: &ScyllaStatement, error: StoreError) -> StoreError {
-        let prepare = async {
-            let text = statement.prepared.get_statement();
-            let prepared = self.session().prepare(text).await;
-            prepared.map(drop).map_err(|e| classify::prepare(&e))
-        };
+        let prepare = async { self.prepared(statement.prepared.get_statement()).await.map(drop) };
         statement.taken.judge(error, prepare).await
     }
 
@@ -240,16 +241,18 @@ impl ScyllaStore {
 impl Store for ScyllaStore {
     async fn prepare(&self, text: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
         grouped::check(options)?;
-        let using = cql::Using {
-            ttl: options.ttl,
-            timestamp: options.group.is_some(),
+        let using = |timestamp| {
+            let ttl = options.ttl;
+            cql::with_using(text, cql::Using { ttl, timestamp }).map_err(|e| StoreError::permanent("invalid", e))
         };
-        let sent = cql::with_using(text, using).map_err(|e| StoreError::permanent("invalid", e))?;
-        let mut prepared = self
-            .session()
-            .prepare(sent.as_str())
-            .await
-            .map_err(|e| classify::prepare(&e))?;
+        let mut prepared = self.prepared(&using(false)?).await?;
+        let group = match options.group {
+            Some(group) => {
+                let stamped = self.prepared(&using(true)?).await?;
+                Some(grouped::Grouping::of(group, &prepared, stamped)?)
+            }
+            None => None,
+        };
         let specs = prepared.get_variable_col_specs().iter();
         let table = specs
             .map(|s| s.table_spec())
@@ -272,7 +275,6 @@ impl Store for ScyllaStore {
                 ty: ColumnType::from(spec.typ()),
             })
             .collect();
-        let (markers, group) = grouped::Grouping::of(&prepared, markers, options)?;
         check_kind(text, &markers, &columns, options)?;
         if options.kind == Kind::Write && options.idempotent {
             let table = table
@@ -287,7 +289,6 @@ impl Store for ScyllaStore {
         self.configure(&mut prepared, options, &scanned);
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
         partition_key.sort_by_key(|index| index.sequence);
-        let stamp = group.as_ref().map_or(usize::MAX, |group| group.stamp);
         let partition_key = partition_key.iter().map(|index| usize::from(index.index));
         Ok(Statement {
             markers: markers.into(),
@@ -296,8 +297,7 @@ impl Store for ScyllaStore {
             } else {
                 Box::default()
             },
-            // The marker of the timestamp is none of the statement's own.
-            partition_key: partition_key.map(|i| i - usize::from(i > stamp)).collect(),
+            partition_key: partition_key.collect(),
             cql: text.into(),
             kind: options.kind,
             rows: options.rows,
