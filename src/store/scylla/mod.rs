@@ -201,7 +201,8 @@ impl ScyllaStore {
     /// What a failed request of the statement means: one that the database no longer takes is no record's fault.
     async fn judge(&self, statement: &ScyllaStatement, error: StoreError) -> StoreError {
         let prepare = async { self.prepared(statement.prepared.get_statement()).await.map(drop) };
-        statement.taken.judge(error, prepare).await
+        let agree = async { matches!(self.session().check_schema_agreement().await, Ok(Some(_))) };
+        statement.taken.judge(error, prepare, agree).await
     }
 
     fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, scanned: &cql::Scanned<'_>) {
