@@ -75,6 +75,26 @@ pub fn refused(error: &RequestAttemptError, adds: bool) -> bool {
     }
 }
 
+/// So many bytes of values are near what a record of a commit log may have, unless set: half of a segment of 32 MiB.
+const LARGE: usize = 16_000_000;
+
+/// A failed write of so many bytes. Some servers say only that replicas failed, where it is larger than their commit log takes: then that may be why, and is no
+/// word about the write yet.
+pub fn write_of(error: StoreError, bytes: impl FnOnce() -> usize) -> StoreError {
+    if error.label != "write_failure" {
+        return error;
+    }
+    let bytes = bytes();
+    if bytes < LARGE {
+        return error;
+    }
+    let message = format!(
+        "{error}: it writes {bytes} bytes, which may be more than a record of the database's commit log takes (half of its commitlog_segment_size; its own log \
+         tells). If it is, it never passes: on_error = \"dead_letter\" with retry.max_elapsed lets the others go on"
+    );
+    StoreError { message, ..error }
+}
+
 /// A statement that could not be prepared. Where the database answered, its own words are the message.
 pub fn prepare(error: &PrepareError) -> StoreError {
     let (class, label) = prepare_verdict(error);
@@ -377,6 +397,19 @@ mod tests {
         }
         let words = "Operation failed - received 0 responses and 2 failures";
         assert_eq!(database(&failure, words), (Transient, "write_failure"));
+    }
+
+    #[test]
+    fn a_large_write_that_failed_without_a_reason_is_told_to_be_large() {
+        let failed = |label| StoreError::transient(label, "Operation failed - received 0 responses and 2 failures");
+        let large = write_of(failed("write_failure"), || LARGE);
+        assert_eq!((large.class, large.label), (Transient, "write_failure"));
+        assert!(
+            large.message.contains("2 failures: it writes 16000000 bytes"),
+            "{large}"
+        );
+        assert_eq!(write_of(failed("write_failure"), || 1000), failed("write_failure"));
+        assert_eq!(write_of(failed("write_timeout"), || LARGE), failed("write_timeout"));
     }
 
     #[test]

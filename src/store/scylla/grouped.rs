@@ -18,7 +18,7 @@ use super::bind::{Encoded, Unstamped};
 use super::{ScyllaStatement, ScyllaStore};
 use crate::avro::value::Value;
 use crate::store::group::{self, Came, GroupOptions, GroupStats};
-use crate::store::{Kind, Prepared, Statement, StatementOptions, StoreError, cql, foreign_statement};
+use crate::store::{Kind, Prepared, Statement, StatementOptions, StoreError, classify, cql, foreign_statement};
 
 /// A row of a write in the form of the wire, for a batch with others.
 #[derive(Debug)]
@@ -163,6 +163,7 @@ impl ScyllaStore {
         statement: &Statement,
         rows: Vec<Encoded>,
     ) -> Result<(), StoreError> {
+        let bytes: usize = rows.iter().map(Encoded::len).sum();
         let sent = if let [row] = rows.as_slice() {
             let mut prepared = inner.handle();
             prepared.set_timestamp(Some(row.timestamp_us));
@@ -182,7 +183,10 @@ impl ScyllaStore {
         };
         let result = match sent.map_err(|e| self.failed(&e)) {
             Ok(result) => result,
-            Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
+            Err(error) => {
+                let error = classify::write_of(error, || bytes);
+                return Err(Box::pin(self.judge(inner, error)).await);
+            }
         };
         inner.warn(statement, &result);
         Ok(())

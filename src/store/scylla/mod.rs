@@ -32,7 +32,7 @@ use ::scylla::statement as driver;
 use ::scylla::statement::prepared::PreparedStatement;
 use tokio::sync::Notify;
 
-use self::bind::{Bind, Nulls};
+use self::bind::{Bind, Encoded, Nulls};
 use self::taken::Taken;
 use self::watch::Watch;
 use super::group::{GroupOptions, GroupStats};
@@ -380,7 +380,11 @@ impl Store for ScyllaStore {
         });
         let result = match answer {
             Ok(result) => result,
-            Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
+            Err(error) => {
+                let bytes = || Encoded::new(values, &statement.markers, (0, timestamp_us)).map_or(0, |row| row.len());
+                let error = classify::write_of(error, bytes);
+                return Err(Box::pin(self.judge(inner, error)).await);
+            }
         };
         inner.give_back(prepared);
         inner.warn(statement, &result);
