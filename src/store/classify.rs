@@ -36,7 +36,14 @@ pub fn execution(error: &ExecutionError) -> StoreError {
         ExecutionError::SchemaAgreementError(_) | ExecutionError::MetadataError(_) => (Transient, "metadata"),
         _ => (Transient, "unknown"),
     };
-    StoreError::new(class, label, error.to_string())
+    let message = match label {
+        "tombstones" => format!(
+            "{error}: the database gives up what it looks for among more deleted rows and cells (tombstones) than it may read. It is asked again until \
+             they are compacted away; compact the table, or change its data model. A step with on_error = \"dead_letter\" and retry.max_elapsed goes on"
+        ),
+        _ => error.to_string(),
+    };
+    StoreError::new(class, label, message)
 }
 
 /// Whether a failed execution has certainly applied nothing: no node was asked, or the one that was asked refused before it sent anything on. It
@@ -66,6 +73,26 @@ pub fn refused(error: &RequestAttemptError, adds: bool) -> bool {
         },
         _ => false,
     }
+}
+
+/// So many bytes of values are near what a record of a commit log may have, unless set: half of a segment of 32 MiB.
+const LARGE: usize = 16_000_000;
+
+/// A failed write of so many bytes. Some servers say only that replicas failed, where it is larger than their commit log takes: then that may be why, and is no
+/// word about the write yet.
+pub fn write_of(error: StoreError, bytes: impl FnOnce() -> usize) -> StoreError {
+    if error.label != "write_failure" {
+        return error;
+    }
+    let bytes = bytes();
+    if bytes < LARGE {
+        return error;
+    }
+    let message = format!(
+        "{error}: it writes {bytes} bytes, which may be more than a record of the database's commit log takes (half of its commitlog_segment_size; its own log \
+         tells). If it is, it never passes: on_error = \"dead_letter\" with retry.max_elapsed lets the others go on"
+    );
+    StoreError { message, ..error }
 }
 
 /// A statement that could not be prepared. Where the database answered, its own words are the message.
@@ -213,6 +240,12 @@ fn above_the_log(words: &str) -> bool {
     words.contains("is too large for the max") || words.contains("oversized mutation")
 }
 
+/// Whether the server's words say that it met too many tombstones: the reason of replicas as Cassandra lists it, which CQL 4 has in its words alone, and
+/// those of the coordinator from Cassandra 4.1 on. Others say only that replicas failed.
+fn too_many_tombstones(words: &str) -> bool {
+    words.contains("READ_TOO_MANY_TOMBSTONES") || words.contains("tombstone_failure_threshold")
+}
+
 /// What the server answered, with its words.
 pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
@@ -231,6 +264,7 @@ pub fn database(error: &DbError, words: &str) -> Verdict {
         DbError::TruncateError => (Transient, "truncate"),
         DbError::ReadTimeout { .. } => (Transient, "read_timeout"),
         DbError::WriteTimeout { .. } => (Transient, "write_timeout"),
+        DbError::ReadFailure { .. } if too_many_tombstones(words) => (Transient, "tombstones"),
         DbError::ReadFailure { .. } => (Transient, "read_failure"),
         DbError::WriteFailure { .. } => (Transient, "write_failure"),
         DbError::Unprepared { .. } => (Transient, "unprepared"),
@@ -363,6 +397,48 @@ mod tests {
         }
         let words = "Operation failed - received 0 responses and 2 failures";
         assert_eq!(database(&failure, words), (Transient, "write_failure"));
+    }
+
+    #[test]
+    fn a_large_write_that_failed_without_a_reason_is_told_to_be_large() {
+        let failed = |label| StoreError::transient(label, "Operation failed - received 0 responses and 2 failures");
+        let large = write_of(failed("write_failure"), || LARGE);
+        assert_eq!((large.class, large.label), (Transient, "write_failure"));
+        assert!(
+            large.message.contains("2 failures: it writes 16000000 bytes"),
+            "{large}"
+        );
+        assert_eq!(write_of(failed("write_failure"), || 1000), failed("write_failure"));
+        assert_eq!(write_of(failed("write_timeout"), || LARGE), failed("write_timeout"));
+    }
+
+    #[test]
+    fn too_many_tombstones_are_called_that_and_the_remedy_is_told() {
+        let failed = |words: &str| {
+            let failure = DbError::ReadFailure {
+                consistency: Consistency::LocalQuorum,
+                received: 0,
+                required: 2,
+                numfailures: 2,
+                data_present: false,
+            };
+            let failure = RequestAttemptError::DbError(failure, words.to_owned());
+            execution(&ExecutionError::LastAttemptError(failure))
+        };
+        for words in [
+            "Operation failed - received 0 responses and 2 failures: READ_TOO_MANY_TOMBSTONES from 10.0.0.1:7000",
+            "2 nodes scanned over 100001 tombstones and aborted the query SELECT … (see tombstone_failure_threshold)",
+        ] {
+            let error = failed(words);
+            assert_eq!((error.class, error.label), (Transient, "tombstones"));
+            assert!(
+                error.message.contains(words) && error.message.contains("retry.max_elapsed"),
+                "{error}"
+            );
+        }
+        let error = failed("Operation failed for shop.tombstones - received 0 responses and 2 failures");
+        assert_eq!((error.class, error.label), (Transient, "read_failure"));
+        assert!(!error.message.contains("retry.max_elapsed"), "{error}");
     }
 
     #[test]

@@ -217,6 +217,39 @@ impl<'t> Scanned<'t> {
         })
     }
 
+    /// Whether a column is compared behind WHERE by an operator that stands at a token of which this holds.
+    fn compares(&self, column: &str, by: impl Fn(usize) -> bool) -> bool {
+        let Some(start) = self.find_word("where") else {
+            return false;
+        };
+        (start + 1..self.tokens.len()).any(|i| {
+            let named = match self.tokens[i].kind {
+                TokenKind::Word => self.str(i).eq_ignore_ascii_case(column),
+                TokenKind::QuotedName => self.str(i).trim_matches('"') == column,
+                _ => false,
+            };
+            named && by(i + 1)
+        })
+    }
+
+    /// Whether rows of several partitions are to be sorted: one of these columns is compared by `IN`, but for a list of one value, and there is an `ORDER BY`.
+    pub fn sorts_partitions<'c>(&self, partition_key: impl IntoIterator<Item = &'c str>) -> bool {
+        let one = |i: usize| self.is_symbol(i + 1, '(') && self.is_symbol(i + 3, ')');
+        let several = |i: usize| self.is_word(i, "in") && !one(i);
+        let ordered = self.find_word("order").is_some_and(|i| self.is_word(i + 1, "by"));
+        ordered && partition_key.into_iter().any(|column| self.compares(column, several))
+    }
+
+    /// Whether there is a `LIMIT` of so many rows at most, or one that is bound.
+    pub fn is_limited(&self, rows: i32) -> bool {
+        let limits = |i: &usize| self.is_word(*i, "limit") && !self.is_word(*i - 1, "partition");
+        let limit = (1..self.tokens.len()).rev().find(limits).map(|i| i + 1);
+        limit.is_some_and(|i| match self.tokens.get(i).map(|t| t.kind) {
+            Some(TokenKind::Marker) => true,
+            _ => self.str(i).parse().is_ok_and(|limit: i32| limit <= rows),
+        })
+    }
+
     /// Whether a function is called, or a tuple opened, in the select list.
     pub fn selects_function(&self) -> bool {
         let from = self.find_word("from").unwrap_or(self.tokens.len());
@@ -425,19 +458,8 @@ pub fn list_uses(cql: &str) -> Vec<ListUse> {
 /// Whether each of these columns is compared by `=` or `IN` behind WHERE.
 pub fn compares_all<'c>(cql: &str, columns: impl IntoIterator<Item = &'c str>) -> bool {
     let scanned = scan(cql);
-    let Some(start) = scanned.find_word("where") else {
-        return columns.into_iter().next().is_none();
-    };
-    columns.into_iter().all(|column| {
-        (start + 1..scanned.tokens.len()).any(|i| {
-            let named = match scanned.tokens[i].kind {
-                TokenKind::Word => scanned.str(i).eq_ignore_ascii_case(column),
-                TokenKind::QuotedName => scanned.str(i).trim_matches('"') == column,
-                _ => false,
-            };
-            named && (scanned.is_symbol(i + 1, '=') || scanned.is_word(i + 1, "in"))
-        })
-    })
+    let by = |i| scanned.is_symbol(i, '=') || scanned.is_word(i, "in");
+    columns.into_iter().all(|column| scanned.compares(column, by))
 }
 
 /// Recognises `a = a + x`, `a = x + a`, `a = a - x`, `a += x` and `a -= x` at the equals sign, unless x is a set or a map, or a list that is taken away:
@@ -607,6 +629,35 @@ mod tests {
             assert_eq!(compares_all(cql, ["k"]), whole, "{cql}");
         }
         assert!(!compares_all("SELECT a FROM t WHERE k = 1", ["k", "l"]), "one of two");
+    }
+
+    #[test]
+    fn rows_of_several_partitions_that_are_to_be_sorted_are_recognised() {
+        for (cql, sorts) in [
+            ("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 1", true),
+            (
+                "select a from t where a = :a and \"k\" in (:x, :y) order by c desc",
+                true,
+            ),
+            ("SELECT a FROM t WHERE k IN (:k) ORDER BY c", false),
+            ("SELECT a FROM t WHERE k = :k AND c IN :cs ORDER BY c", false),
+            ("SELECT a FROM t WHERE k IN :ks", false),
+            ("SELECT a FROM t WHERE k IN :order", false),
+        ] {
+            assert_eq!(scan(cql).sorts_partitions(["a", "k"]), sorts, "{cql}");
+        }
+        for (cql, limited) in [
+            ("SELECT a FROM t LIMIT 3", true),
+            ("SELECT a FROM t LIMIT :n ALLOW FILTERING", true),
+            ("SELECT a FROM t PER PARTITION LIMIT 9 LIMIT 1;", true),
+            ("SELECT a FROM t LIMIT 4", false),
+            ("SELECT a FROM t PER PARTITION LIMIT 1", false),
+            ("SELECT a FROM t", false),
+            ("limit 1", false),
+            ("SELECT a FROM t LIMIT", false),
+        ] {
+            assert_eq!(scan(cql).is_limited(3), limited, "{cql}");
+        }
     }
 
     #[test]

@@ -805,6 +805,26 @@ async fn the_first_row_of_many(store: &AnyStore) {
 // What only one of the stores has.
 
 #[tokio::test]
+async fn cql_rows_that_are_sorted_over_several_partitions() {
+    let Some(fixture) = scylla().await else { return };
+    let store = &fixture.store;
+    let (put, _) = items(store).await;
+    let ids = [string(&unique("sorted")), string(&unique("sorted"))];
+    for (i, id) in ids.iter().enumerate() {
+        let values = [id.clone(), Value::Int(i as i32), string("a"), Value::Long(i as i64)];
+        store.write(&put, &values, 5).await.unwrap();
+    }
+    let ids = [Value::List(ids.to_vec())];
+    let sorted = "SELECT a, b, seq FROM items WHERE id IN :ids ORDER BY seq DESC";
+    let newest = lookup(store, &format!("{sorted} LIMIT 1")).await;
+    let found = store.lookup(&newest, &ids).await.unwrap().unwrap();
+    assert_eq!(*found, [string("a"), Value::Long(1), Value::Int(1)]);
+    let refused = store.prepare(sorted, &StatementOptions::lookup()).await.unwrap_err();
+    assert_eq!(refused.class, Class::Permanent, "{refused}");
+    assert!(refused.message.contains("add LIMIT 1"), "{refused}");
+}
+
+#[tokio::test]
 async fn cql_user_defined_types() {
     let Some(fixture) = scylla().await else { return };
     let store = &fixture.store;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use messina::avro::value::Value;
 use messina::retry::Class;
+use messina::store::group::GroupOptions;
 use messina::store::scylla::{ScyllaOptions, ScyllaStore};
 use messina::store::{AnyStore, Consistency, SerialConsistency, StatementOptions, Store};
 use scylla::client::Compression;
@@ -18,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::shards::{EXECUTE, Frame, PREPARE, put_text};
-use super::{KEYSPACE, items, scylla, scylla_options, string, unique};
+use super::{KEYSPACE, items, now_us, scylla, scylla_options, string, unique};
 
 const STARTUP: u8 = 0x01;
 const RESULT: u8 = 0x08;
@@ -203,6 +204,14 @@ fn levels(frame: &Frame) -> (u16, Option<u16>) {
     (consistency, (flags & 0x10 != 0).then(|| short(at)))
 }
 
+/// How many values an EXECUTE request binds, and whether it has a timestamp of its own.
+fn bound(frame: &Frame) -> (u16, bool) {
+    assert_eq!(frame.opcode(), EXECUTE);
+    let short = |at: usize| u16::from_be_bytes([frame.body[at], frame.body[at + 1]]);
+    let flags = 4 + usize::from(short(0));
+    (short(flags + 1), frame.body[flags] & 0x20 != 0)
+}
+
 fn row(key: &str) -> [Value<'static>; 4] {
     [string(key), Value::Int(1), string("a"), Value::Long(1)]
 }
@@ -235,6 +244,40 @@ async fn cql_each_statement_has_its_own_consistency() {
         assert!(!sent.is_empty());
         sent.iter().for_each(|(_, frame)| assert_eq!(levels(frame), wanted));
     }
+}
+
+/// ScyllaDB refuses `USING TIMESTAMP` of more than three days ahead in a statement, and takes it in a request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_a_row_of_a_group_that_goes_by_itself_has_its_timestamp_in_the_request() {
+    let Some(options) = scylla_options() else { return };
+    drop(scylla().await);
+    let (wire, options, _tasks) = Wire::start(&options.nodes[0]).await;
+    let store = AnyStore::Scylla(ScyllaStore::connect(&options).await.unwrap());
+    let group = GroupOptions {
+        linger: Duration::ZERO,
+        max_rows: 10,
+        max_bytes: 16 << 10,
+        across_partitions: false,
+    };
+    let options = StatementOptions {
+        group: Some(group),
+        ..StatementOptions::write()
+    };
+    let cql = "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, :a, :b)";
+    let put = store.prepare(cql, &options).await.unwrap();
+    let key = unique("alone");
+    let ahead = now_us() + 30 * 86_400_000_000;
+    store.write(&put, &row(&key), ahead).await.unwrap();
+    let sent = wire.with(&key);
+    assert!(!sent.is_empty());
+    sent.iter().for_each(|(_, frame)| assert_eq!(bound(frame), (4, true)));
+    let at = super::lookup(
+        &store,
+        "SELECT writetime(b) AS at FROM items WHERE id = :id AND seq = :seq",
+    )
+    .await;
+    let found = store.lookup(&at, &row(&key)[..2]).await.unwrap().unwrap();
+    assert_eq!(*found, [Value::Long(ahead)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -99,7 +99,11 @@ fn bind(value: &Value<'_>, marker: &Marker, nulls: Nulls, cell: CellWriter<'_>) 
 
 /// The values of a write in the form of the wire, with its timestamp among them: what waits to be sent with others.
 #[derive(Debug)]
-pub(super) struct Encoded(SerializedValues);
+pub(super) struct Encoded {
+    /// Those before the timestamp's marker, and those behind it.
+    values: [SerializedValues; 2],
+    pub(super) timestamp_us: i64,
+}
 
 impl Encoded {
     /// Encodes them; `timestamp` stands before this marker (or behind all).
@@ -108,40 +112,37 @@ impl Encoded {
         markers: &[Marker],
         timestamp: (usize, i64),
     ) -> Result<Encoded, StoreError> {
-        let (place, micros) = timestamp;
+        let (place, timestamp_us) = timestamp;
         let invalid = |error: String| StoreError::permanent("value", error);
-        let count = u16::try_from(values.len() + 1).map_err(|_| invalid(TooMany(values.len() + 1).to_string()))?;
-        let stamp = |bytes: &mut Vec<u8>| {
-            // Eight bytes are never too long.
-            let _ = CellWriter::new(bytes).set_value(&micros.to_be_bytes());
-        };
-        with_row(|row| {
-            row.extend_from_slice(&count.to_be_bytes());
-            for (i, (value, marker)) in values.iter().zip(markers).enumerate() {
-                if i == place {
-                    stamp(row);
+        let part = |values: &[Value<'_>], markers: &[Marker]| {
+            let count = u16::try_from(values.len()).map_err(|_| invalid(TooMany(values.len()).to_string()))?;
+            with_row(|row| {
+                row.extend_from_slice(&count.to_be_bytes());
+                for (value, marker) in values.iter().zip(markers) {
+                    bind(value, marker, Nulls::Unset, CellWriter::new(row)).map_err(|e| invalid(e.to_string()))?;
                 }
-                bind(value, marker, Nulls::Unset, CellWriter::new(row)).map_err(|e| invalid(e.to_string()))?;
-            }
-            if place >= markers.len() {
-                stamp(row);
-            }
-            SerializedValues::new_from_frame(&mut row.as_slice())
-                .map(Encoded)
-                .map_err(|e| invalid(e.to_string()))
+                SerializedValues::new_from_frame(&mut row.as_slice()).map_err(|e| invalid(e.to_string()))
+            })
+        };
+        let (before, behind) = values.split_at(place.min(values.len()));
+        let (markers_before, markers_behind) = markers.split_at(place.min(markers.len()));
+        Ok(Encoded {
+            values: [part(before, markers_before)?, part(behind, markers_behind)?],
+            timestamp_us,
         })
     }
 
-    /// How many bytes they take.
+    /// How many bytes they take, but for the timestamp.
     pub(super) fn len(&self) -> usize {
-        self.0.buffer_size()
+        self.values.iter().map(SerializedValues::buffer_size).sum()
     }
 
-    /// These cells, one behind the other with their lengths: equal for equal values only.
+    /// These of the statement's own cells, one behind the other with their lengths: equal for equal values only.
     pub(super) fn key(&self, cells: &[usize]) -> Box<[u8]> {
         let mut key = Vec::new();
         for wanted in cells {
-            if let Some(cell) = self.0.iter().nth(*wanted).and_then(|cell| cell.as_value()) {
+            let mut own = self.values.iter().flat_map(SerializedValues::iter);
+            if let Some(cell) = own.nth(*wanted).and_then(|cell| cell.as_value()) {
                 key.extend_from_slice(&(cell.len() as u32).to_be_bytes());
                 key.extend_from_slice(cell);
             }
@@ -152,12 +153,30 @@ impl Encoded {
 
 impl SerializeRow for Encoded {
     fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter) -> Result<(), SerializationError> {
-        writer.append_serialize_row(&self.0);
+        let [before, behind] = &self.values;
+        writer.append_serialize_row(before);
+        // Eight bytes are never too long.
+        let _ = writer.make_cell_writer().set_value(&self.timestamp_us.to_be_bytes());
+        writer.append_serialize_row(behind);
         Ok(())
     }
 
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        false
+    }
+}
+
+/// The same without the timestamp, which stands in the request.
+pub(super) struct Unstamped<'e>(pub(super) &'e Encoded);
+
+impl SerializeRow for Unstamped<'_> {
+    fn serialize(&self, _: &RowSerializationContext<'_>, writer: &mut RowWriter) -> Result<(), SerializationError> {
+        self.0.values.iter().for_each(|part| writer.append_serialize_row(part));
+        Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.values.iter().all(SerializedValues::is_empty)
     }
 }
 
@@ -335,7 +354,40 @@ mod tests {
         bytes
     }
 
+    /// How many values a row has on the wire, and what they are.
+    fn cells(row: &impl SerializeRow) -> (usize, Vec<u8>) {
+        let mut bytes = Vec::new();
+        let mut writer = RowWriter::new(&mut bytes);
+        row.serialize(&RowSerializationContext::empty(), &mut writer)
+            .expect("binds");
+        (writer.value_count(), bytes)
+    }
+
+    fn longs(values: &[i64]) -> (usize, Vec<u8>) {
+        let cells = values.iter().flat_map(|v| ours(&Value::Long(*v), &ColumnType::BigInt));
+        (values.len(), cells.collect())
+    }
+
     proptest! {
+        #[test]
+        fn a_row_has_its_timestamp_at_the_marker_in_a_batch_and_not_by_itself(
+            own in prop::collection::vec(any::<i64>(), 0..6), place in 0..6usize, at in any::<i64>()
+        ) {
+            let place = place % (own.len() + 1);
+            let values: Vec<Value<'_>> = own.iter().copied().map(Value::Long).collect();
+            let marker = || Marker { name: "x".into(), ty: ColumnType::BigInt };
+            let markers: Vec<Marker> = own.iter().map(|_| marker()).collect();
+            let row = Encoded::new(&values, &markers, (place, at)).expect("binds");
+            let mut stamped = own.clone();
+            stamped.insert(place, at);
+            prop_assert_eq!(cells(&row), longs(&stamped));
+            prop_assert_eq!(cells(&Unstamped(&row)), longs(&own));
+            prop_assert_eq!(row.timestamp_us, at);
+            // A cell of the key is written as it is on the wire.
+            let all: Vec<usize> = (0..own.len()).collect();
+            prop_assert_eq!(row.key(&all).into_vec(), longs(&own).1);
+        }
+
         #[test]
         fn scalars_are_written_as_the_driver_writes_them(long: i64, int: i32, double: f64, s in "\\PC*") {
             prop_assert_eq!(ours(&Value::Long(long), &ColumnType::BigInt), theirs(&long, NativeType::BigInt));

@@ -1,7 +1,9 @@
 //! Grouped writes on CQL: one unlogged batch for rows of one partition, or of several where that is declared.
 //!
 //! How: a batch has one timestamp, and rows have each their own, so that the statement gets a marker for it (`USING TIMESTAMP`), which
-//! no one else sees. A row waits in the form of the wire, is compared by the encoded cells of its partition key, and is encoded once.
+//! no one else sees. A row waits in the form of the wire, is compared by the encoded cells of its partition key, and is encoded once. One that goes
+//! by itself has its timestamp in the request, as without groups: ScyllaDB refuses `USING TIMESTAMP` of more than three days ahead in a statement, though
+//! neither in those of a batch nor in a request.
 //!
 //! Invariants: a batch is unlogged and idempotent; a statement that cannot be repeated, or whose partition is not bound, has no
 //! groups; a row that cannot be encoded fails before it has joined others.
@@ -12,11 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ::scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use ::scylla::statement::prepared::PreparedStatement;
 
-use super::bind::Encoded;
+use super::bind::{Encoded, Unstamped};
 use super::{ScyllaStatement, ScyllaStore};
 use crate::avro::value::Value;
 use crate::store::group::{self, Came, GroupOptions, GroupStats};
-use crate::store::{Kind, Marker, Prepared, Statement, StatementOptions, StoreError, cql, foreign_statement};
+use crate::store::{Kind, Prepared, Statement, StatementOptions, StoreError, classify, cql, foreign_statement};
 
 /// A row of a write in the form of the wire, for a batch with others.
 #[derive(Debug)]
@@ -47,9 +49,11 @@ pub(super) struct Grouping {
     pub(super) stats: Arc<GroupStats>,
     /// Tells statements apart, in every session.
     statement: u64,
-    /// The place of the timestamp's marker among all.
-    pub(super) stamp: usize,
-    /// The places of the partition key among all markers; none where partitions do not matter.
+    /// The statement of a batch: with a marker for the timestamp.
+    stamped: PreparedStatement,
+    /// The place of that marker among all.
+    stamp: usize,
+    /// The places of the partition key among the statement's own markers; none where partitions do not matter.
     key: Vec<usize>,
 }
 
@@ -68,20 +72,17 @@ pub(super) fn check(options: &StatementOptions) -> Result<(), StoreError> {
 }
 
 impl Grouping {
-    /// The grouping of a statement, if that is asked for, and the markers that are the statement's own.
+    /// The grouping of a statement, which is `stamped` with a marker for the timestamp.
     pub(super) fn of(
+        group: GroupOptions,
         prepared: &PreparedStatement,
-        mut markers: Vec<Marker>,
-        options: &StatementOptions,
-    ) -> Result<(Vec<Marker>, Option<Grouping>), StoreError> {
+        stamped: PreparedStatement,
+    ) -> Result<Grouping, StoreError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let Some(group) = options.group else {
-            return Ok((markers, None));
-        };
-        let stamp = markers.iter().position(|m| m.name == cql::TIMESTAMP_MARKER);
+        let specs = stamped.get_variable_col_specs().as_slice();
+        let stamp = specs.iter().position(|spec| spec.name() == cql::TIMESTAMP_MARKER);
         let stamp =
             stamp.ok_or_else(|| refused("the database knows no marker of the timestamp, so rows cannot be grouped"))?;
-        markers.remove(stamp);
         let key: Vec<usize> = prepared
             .get_variable_pk_indexes()
             .iter()
@@ -92,14 +93,14 @@ impl Grouping {
                 "its partition key is not bound by markers alone, so rows of one partition cannot be grouped: bind it, or remove `group`",
             ));
         }
-        let grouping = Grouping {
+        Ok(Grouping {
             options: group,
             stats: Arc::default(),
             statement: NEXT.fetch_add(1, Ordering::Relaxed),
+            stamped,
             stamp,
             key: if group.across_partitions { Vec::new() } else { key },
-        };
-        Ok((markers, Some(grouping)))
+        })
     }
 }
 
@@ -123,11 +124,12 @@ impl ScyllaStore {
         let Prepared::Scylla(inner) = &statement.inner else {
             return Err(foreign_statement());
         };
-        if let Some(grouping) = &inner.group {
-            grouping.stats.count(rows.len());
-        }
-        self.send(inner, statement, rows.into_iter().map(|row| row.row).collect())
-            .await
+        let Some(grouping) = &inner.group else {
+            return Err(foreign_statement());
+        };
+        grouping.stats.count(rows.len());
+        let rows = rows.into_iter().map(|row| row.row).collect();
+        self.send(grouping, inner, statement, rows).await
     }
 
     /// Writes a row with others, or by itself where its batch is refused.
@@ -142,7 +144,7 @@ impl ScyllaStore {
         let encode = || Encoded::new(values, &statement.markers, (grouping.stamp, timestamp_us));
         let row = encode()?;
         let (key, bytes) = ((grouping.statement, row.key(&grouping.key)), row.len());
-        let send = |rows| self.send(inner, statement, rows);
+        let send = |rows| self.send(grouping, inner, statement, rows);
         let came = self
             .groups
             .write(key, row, bytes, &grouping.options, &grouping.stats, send)
@@ -150,16 +152,27 @@ impl ScyllaStore {
         match came {
             Came::Written => Ok(()),
             Came::Failed(error) => Err(error),
-            Came::Alone => self.send(inner, statement, vec![encode()?]).await,
+            Came::Alone => send(vec![encode()?]).await,
         }
     }
 
-    async fn send(&self, inner: &ScyllaStatement, statement: &Statement, rows: Vec<Encoded>) -> Result<(), StoreError> {
-        let prepared = &inner.prepared;
+    async fn send(
+        &self,
+        grouping: &Grouping,
+        inner: &ScyllaStatement,
+        statement: &Statement,
+        rows: Vec<Encoded>,
+    ) -> Result<(), StoreError> {
+        let bytes: usize = rows.iter().map(Encoded::len).sum();
         let sent = if let [row] = rows.as_slice() {
-            self.session().execute_unpaged(prepared, row).await
+            let mut prepared = inner.handle();
+            prepared.set_timestamp(Some(row.timestamp_us));
+            let sent = self.session().execute_unpaged(&prepared, Unstamped(row)).await;
+            inner.give_back(prepared);
+            sent
         } else {
-            let statements = vec![BatchStatement::PreparedStatement(prepared.clone()); rows.len()];
+            let prepared = &inner.prepared;
+            let statements = vec![BatchStatement::PreparedStatement(grouping.stamped.clone()); rows.len()];
             let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
             batch.set_is_idempotent(true);
             batch.set_request_timeout(prepared.get_request_timeout());
@@ -170,7 +183,10 @@ impl ScyllaStore {
         };
         let result = match sent.map_err(|e| self.failed(&e)) {
             Ok(result) => result,
-            Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
+            Err(error) => {
+                let error = classify::write_of(error, || bytes);
+                return Err(Box::pin(self.judge(inner, error)).await);
+            }
         };
         inner.warn(statement, &result);
         Ok(())

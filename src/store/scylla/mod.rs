@@ -32,7 +32,7 @@ use ::scylla::statement as driver;
 use ::scylla::statement::prepared::PreparedStatement;
 use tokio::sync::Notify;
 
-use self::bind::{Bind, Nulls};
+use self::bind::{Bind, Encoded, Nulls};
 use self::taken::Taken;
 use self::watch::Watch;
 use super::group::{GroupOptions, GroupStats};
@@ -74,10 +74,12 @@ impl std::fmt::Debug for ScyllaStore {
 #[derive(Debug)]
 pub struct ScyllaStatement {
     prepared: PreparedStatement,
-    /// Handles of writes that succeeded, for the next: the timestamp is the handle's, and another handle is a dozen counted references.
+    /// Handles of writes that are over, for the next: the timestamp is the handle's, and another handle is a dozen counted references.
     handles: Mutex<Vec<PreparedStatement>>,
     warned: AtomicBool,
     group: Option<grouped::Grouping>,
+    /// Its rows are sorted by the server, over several partitions: of these it gives no pages.
+    unpaged: bool,
     /// It selects `*`, so that an answer may have columns that were not prepared.
     all_columns: bool,
     /// It is written once, to one partition and without a condition, so that a refusal may tell that nothing was applied.
@@ -148,28 +150,35 @@ impl ScyllaStore {
         Ok(Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
     }
 
-    /// Refuses a look-up that leaves a part of its partition key open: every node would be asked for every record.
-    fn check_partition_key(&self, text: &str, prepared: &PreparedStatement) -> Result<(), StoreError> {
+    async fn prepared(&self, text: &str) -> Result<PreparedStatement, StoreError> {
+        let prepared = self.session().prepare(text).await;
+        prepared.map_err(|e| classify::prepare(&e))
+    }
+
+    /// Refuses a look-up that leaves a part of its partition key open: every node would be asked for every record. Tells whether the server gives no
+    /// pages of it.
+    fn check_partition_key(
+        &self,
+        scanned: &cql::Scanned<'_>,
+        prepared: &PreparedStatement,
+        options: &StatementOptions,
+    ) -> Result<bool, StoreError> {
         let columns = prepared.get_current_result_set_col_specs();
         let Some(spec) = columns.get().iter().map(|column| column.table_spec()).next() else {
-            return Ok(());
+            return Ok(false);
         };
-        let state = self.session().get_cluster_state();
-        let table = state
-            .get_keyspace(spec.ks_name())
-            .and_then(|k| k.tables.get(spec.table_name()));
-        let Some(table) = table else { return Ok(()) };
-        if cql::compares_all(text, table.partition_key.iter().map(String::as_str)) {
-            return Ok(());
+        let table = spec.table_name();
+        let Some((key, _)) = self.primary_key(spec.ks_name(), table) else {
+            return Ok(false);
+        };
+        if !options.scan && !cql::compares_all(scanned.text, key.iter().map(String::as_str)) {
+            let key = key.join(", ");
+            let message = format!(
+                "it reads {table} without its whole partition key ({key}), so every node would be asked for every record: bind the key, or declare scan = true"
+            );
+            return Err(StoreError::permanent("invalid", message));
         }
-        let key = table.partition_key.join(", ");
-        Err(StoreError::permanent(
-            "invalid",
-            format!(
-                "it reads {} without its whole partition key ({key}), so every node would be asked for every record: bind the key, or declare scan = true",
-                spec.table_name()
-            ),
-        ))
+        is_unpaged(scanned, &key, page(options.rows))
     }
 
     /// Refuses a write that cannot be repeated because of a list: the text alone does not tell which columns are lists that are not frozen.
@@ -195,12 +204,9 @@ impl ScyllaStore {
 
     /// What a failed request of the statement means: one that the database no longer takes is no record's fault.
     async fn judge(&self, statement: &ScyllaStatement, error: StoreError) -> StoreError {
-        let prepare = async {
-            let text = statement.prepared.get_statement();
-            let prepared = self.session().prepare(text).await;
-            prepared.map(drop).map_err(|e| classify::prepare(&e))
-        };
-        statement.taken.judge(error, prepare).await
+        let prepare = async { self.prepared(statement.prepared.get_statement()).await.map(drop) };
+        let agree = async { matches!(self.session().check_schema_agreement().await, Ok(Some(_))) };
+        statement.taken.judge(error, prepare, agree).await
     }
 
     fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, scanned: &cql::Scanned<'_>) {
@@ -216,11 +222,7 @@ impl ScyllaStore {
         }
         // An aggregate is computed over pages of this size inside the server, so it keeps the driver's own.
         if options.kind == Kind::Lookup && !scanned.selects_function() {
-            prepared.set_page_size(match options.rows {
-                Rows::First => 1,
-                // One more than is wanted tells that there are more.
-                Rows::List { max, .. } => i32::try_from(max.saturating_add(1)).unwrap_or(PAGE).min(PAGE),
-            });
+            prepared.set_page_size(page(options.rows));
         }
         if let Some(after) = options.speculative_after.filter(|_| options.idempotent) {
             let policy = SimpleSpeculativeExecutionPolicy {
@@ -240,16 +242,18 @@ impl ScyllaStore {
 impl Store for ScyllaStore {
     async fn prepare(&self, text: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
         grouped::check(options)?;
-        let using = cql::Using {
-            ttl: options.ttl,
-            timestamp: options.group.is_some(),
+        let using = |timestamp| {
+            let ttl = options.ttl;
+            cql::with_using(text, cql::Using { ttl, timestamp }).map_err(|e| StoreError::permanent("invalid", e))
         };
-        let sent = cql::with_using(text, using).map_err(|e| StoreError::permanent("invalid", e))?;
-        let mut prepared = self
-            .session()
-            .prepare(sent.as_str())
-            .await
-            .map_err(|e| classify::prepare(&e))?;
+        let mut prepared = self.prepared(&using(false)?).await?;
+        let group = match options.group {
+            Some(group) => {
+                let stamped = self.prepared(&using(true)?).await?;
+                Some(grouped::Grouping::of(group, &prepared, stamped)?)
+            }
+            None => None,
+        };
         let specs = prepared.get_variable_col_specs().iter();
         let table = specs
             .map(|s| s.table_spec())
@@ -272,7 +276,6 @@ impl Store for ScyllaStore {
                 ty: ColumnType::from(spec.typ()),
             })
             .collect();
-        let (markers, group) = grouped::Grouping::of(&prepared, markers, options)?;
         check_kind(text, &markers, &columns, options)?;
         if options.kind == Kind::Write && options.idempotent {
             let table = table
@@ -280,14 +283,13 @@ impl Store for ScyllaStore {
                 .map(|(keyspace, table)| (keyspace.as_str(), table.as_str()));
             self.check_lists(text, table).await?;
         }
-        if options.kind == Kind::Lookup && !options.scan && prepared.get_variable_pk_indexes().is_empty() {
-            self.check_partition_key(text, &prepared)?;
-        }
         let scanned = cql::scan(text);
+        let unpaged = options.kind == Kind::Lookup
+            && prepared.get_variable_pk_indexes().is_empty()
+            && self.check_partition_key(&scanned, &prepared, options)?;
         self.configure(&mut prepared, options, &scanned);
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
         partition_key.sort_by_key(|index| index.sequence);
-        let stamp = group.as_ref().map_or(usize::MAX, |group| group.stamp);
         let partition_key = partition_key.iter().map(|index| usize::from(index.index));
         Ok(Statement {
             markers: markers.into(),
@@ -296,8 +298,7 @@ impl Store for ScyllaStore {
             } else {
                 Box::default()
             },
-            // The marker of the timestamp is none of the statement's own.
-            partition_key: partition_key.map(|i| i - usize::from(i > stamp)).collect(),
+            partition_key: partition_key.collect(),
             cql: text.into(),
             kind: options.kind,
             rows: options.rows,
@@ -307,6 +308,7 @@ impl Store for ScyllaStore {
                 handles: Mutex::default(),
                 warned: AtomicBool::new(false),
                 group,
+                unpaged,
                 all_columns: scanned.selects_all(),
                 once: !options.idempotent && !scanned.has_word("if") && !scanned.has_word("in"),
                 adds: scanned.has_symbol('+') || scanned.has_symbol('-'),
@@ -331,7 +333,12 @@ impl Store for ScyllaStore {
                 markers: &statement.markers,
                 nulls: Nulls::Refused,
             };
-            let answer = self.session().execute_single_page(&inner.prepared, &bind, state).await;
+            let answer = if inner.unpaged {
+                let answer = self.session().execute_unpaged(&inner.prepared, &bind).await;
+                answer.map(|all| (all, PagingStateResponse::NoMorePages))
+            } else {
+                self.session().execute_single_page(&inner.prepared, &bind, state).await
+            };
             let (result, next) = match answer.map_err(|e| self.failed(&e)) {
                 Ok(answer) => answer,
                 Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
@@ -373,7 +380,11 @@ impl Store for ScyllaStore {
         });
         let result = match answer {
             Ok(result) => result,
-            Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
+            Err(error) => {
+                let bytes = || Encoded::new(values, &statement.markers, (0, timestamp_us)).map_or(0, |row| row.len());
+                let error = classify::write_of(error, bytes);
+                return Err(Box::pin(self.judge(inner, error)).await);
+            }
         };
         inner.give_back(prepared);
         inner.warn(statement, &result);
@@ -419,6 +430,36 @@ impl ScyllaStatement {
             );
         }
     }
+}
+
+/// Rows of a page of a look-up's answer.
+fn page(rows: Rows) -> i32 {
+    match rows {
+        Rows::First => 1,
+        // One more than is wanted tells that there are more.
+        Rows::List { max, .. } => i32::try_from(max.saturating_add(1)).unwrap_or(PAGE).min(PAGE),
+    }
+}
+
+/// Whether the server sorts a look-up's rows over several partitions. Of these it gives no pages, and refuses each request that wants them: all of them come at
+/// once, so that the statement has to say that they are few.
+fn is_unpaged(scanned: &cql::Scanned<'_>, partition_key: &[String], page: i32) -> Result<bool, StoreError> {
+    if !scanned.sorts_partitions(partition_key.iter().map(String::as_str)) {
+        return Ok(false);
+    }
+    if scanned.is_limited(page) {
+        return Ok(true);
+    }
+    let key = partition_key.join(", ");
+    let limit = if page == 1 {
+        "1".to_owned()
+    } else {
+        format!("{page} or less")
+    };
+    let message = format!(
+        "it sorts rows of several partitions (ORDER BY beside IN on {key}), of which the database gives no pages: add LIMIT {limit}, or remove one of the two"
+    );
+    Err(StoreError::permanent("invalid", message))
 }
 
 /// A look-up gives columns, a write does not (but for the answer of a conditional one), and both can be repeated unless
@@ -508,6 +549,37 @@ mod tests {
     use ::scylla::frame::response::result::NativeType;
 
     use super::*;
+
+    #[test]
+    fn rows_that_are_sorted_over_several_partitions_come_at_once_and_are_few() {
+        let key = ["k".to_owned()];
+        let list = page(Rows::List {
+            max: 3,
+            truncate: false,
+        });
+        let unpaged = |cql: &str, page| is_unpaged(&cql::scan(cql), &key, page);
+        assert_eq!(unpaged("SELECT a FROM t WHERE k = :k ORDER BY c", 1), Ok(false));
+        assert_eq!(
+            unpaged("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 1", 1),
+            Ok(true)
+        );
+        assert_eq!(
+            unpaged("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 4", list),
+            Ok(true)
+        );
+        for (cql, page, remedy) in [
+            ("SELECT a FROM t WHERE k IN :ks ORDER BY c", 1, "LIMIT 1,"),
+            ("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 2", 1, "LIMIT 1,"),
+            (
+                "SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 5",
+                list,
+                "LIMIT 4 or less",
+            ),
+        ] {
+            let refused = unpaged(cql, page).unwrap_err().to_string();
+            assert!(refused.contains(remedy), "{cql}: {refused}");
+        }
+    }
 
     #[test]
     fn a_list_that_is_not_frozen_is_not_written_whole() {

@@ -1,8 +1,9 @@
 //! Whether the database still takes a statement that it refused to run.
 //!
 //! Why: it answers "invalid" to a value that it cannot take and to a statement whose table or column is gone, in words that differ between servers. The
-//! first is about one record, the second about all. Invariant: a statement is prepared again once in [`AGAIN`] at most, and who meets a refusal
-//! meanwhile waits for what comes of it.
+//! first is about one record, the second about all. Nor is a refusal the record's own while nodes have different schemas: the one that ran the statement
+//! may be late, and it is prepared where it is taken. Invariants: a statement is prepared again once in [`AGAIN`] at most, but for words that name what is
+//! gone, and who meets a refusal meanwhile waits for what comes of it; where nobody knows, it is tried again.
 
 use std::time::{Duration, Instant};
 
@@ -17,37 +18,70 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// The driver sets no time limit to a preparation.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What is known of one statement: when it was asked for, and why it is refused, if it is.
+/// Words for a table, a column or a keyspace that is not there, of Cassandra and ScyllaDB.
+const GONE: [&str; 5] = [
+    "unconfigured table",
+    "does not exist",
+    "Undefined",
+    "Unknown identifier",
+    "Unrecognized name",
+];
+
+/// What is known of one statement, and since when.
 #[derive(Debug, Default)]
-pub(super) struct Taken(Mutex<Option<(Instant, Option<StoreError>)>>);
+pub(super) struct Taken(Mutex<Option<(Instant, Found)>>);
+
+#[derive(Debug, Clone)]
+enum Found {
+    /// It is taken, by a schema that all nodes have: a refusal is the record's own.
+    Taken,
+    /// It is refused, with the reason.
+    Refused(StoreError),
+    /// Nodes have different schemas, or do not say.
+    Unsettled,
+}
 
 impl Taken {
-    /// What an error of the statement means; `prepare` prepares it again.
+    /// What an error of the statement means; `prepare` prepares it again, and `agree` tells whether all nodes have one schema.
     pub(super) async fn judge(
         &self,
         error: StoreError,
         prepare: impl Future<Output = Result<(), StoreError>>,
+        agree: impl Future<Output = bool>,
     ) -> StoreError {
         if error.class != Class::Permanent || !matches!(error.label, "invalid" | "syntax") {
             return error;
         }
+        let met = Instant::now();
+        let gone = GONE.iter().any(|words| error.message.contains(words));
         let mut known = self.0.lock().await;
-        let refused = match known.take().filter(|(since, _)| since.elapsed() < AGAIN) {
-            Some((since, refused)) => {
-                *known = Some((since, refused.clone()));
-                refused
-            }
+        let trusted = |(since, found): &&(Instant, Found)| {
+            *since >= met || since.elapsed() < AGAIN && !(gone && matches!(found, Found::Taken))
+        };
+        let found = match known.as_ref().filter(trusted) {
+            Some((_, found)) => found.clone(),
             None => {
-                let refused = match timeout(LIMIT, prepare).await {
-                    Ok(Err(refused)) if refused.class == Class::Permanent => Some(refused),
-                    // Taken, or nobody knows: the record's own, then.
-                    Ok(_) | Err(_) => None,
+                let ask = async {
+                    if let Err(refused) = prepare.await
+                        && refused.class == Class::Permanent
+                    {
+                        return Found::Refused(refused);
+                    }
+                    if agree.await { Found::Taken } else { Found::Unsettled }
                 };
-                *known = Some((Instant::now(), refused.clone()));
-                refused
+                let found = timeout(LIMIT, ask).await.unwrap_or(Found::Unsettled);
+                *known = Some((Instant::now(), found.clone()));
+                found
             }
         };
-        refused.map_or(error, |refused| no_longer_taken(&refused))
+        match found {
+            Found::Taken => error,
+            Found::Refused(refused) => no_longer_taken(&refused),
+            Found::Unsettled => {
+                let message = format!("{error}: it is tried again until all nodes have one schema");
+                StoreError::transient("schema_changing", message)
+            }
+        }
     }
 }
 
@@ -65,11 +99,12 @@ mod tests {
     async fn a_statement_that_is_no_longer_taken_is_fatal_for_all_and_asked_for_once() {
         let (taken, asked) = (Taken::default(), AtomicU32::new(0));
         let judge = || {
-            taken.judge(invalid(), async {
+            let prepare = async {
                 asked.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
                 Err(invalid())
-            })
+            };
+            taken.judge(invalid(), prepare, async { true })
         };
         let (one, other) = tokio::join!(judge(), judge());
         for error in [one, other, judge().await] {
@@ -81,7 +116,8 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_of_one_record_stays_that_and_other_errors_ask_nothing() {
         for prepared in [Ok(()), Err(StoreError::transient("timeout", "no answer"))] {
-            let judged = Taken::default().judge(invalid(), async { prepared }).await;
+            let taken = Taken::default();
+            let judged = taken.judge(invalid(), async { prepared }, async { true }).await;
             assert_eq!(judged, invalid());
         }
         for error in [
@@ -90,8 +126,44 @@ mod tests {
         ] {
             let taken = Taken::default();
             let class = error.class;
-            assert_eq!(taken.judge(error, async { Err(invalid()) }).await.class, class);
+            let judged = taken.judge(error, async { Err(invalid()) }, async { false }).await;
+            assert_eq!(judged.class, class);
             assert!(taken.0.lock().await.is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_while_nodes_have_different_schemas_may_pass() {
+        let (taken, asked) = (Taken::default(), AtomicU32::new(0));
+        for _ in 0..2 {
+            let agree = async {
+                asked.fetch_add(1, Ordering::Relaxed);
+                false
+            };
+            let judged = taken.judge(invalid(), async { Ok(()) }, agree).await;
+            assert_eq!((judged.class, judged.label), (Class::Transient, "schema_changing"));
+            assert!(judged.message.contains("unconfigured table"), "{judged}");
+        }
+        assert_eq!(asked.into_inner(), 1, "what was found out is kept");
+    }
+
+    #[tokio::test]
+    async fn words_that_name_what_is_gone_are_not_answered_from_memory() {
+        let (taken, asked) = (Taken::default(), AtomicU32::new(0));
+        let judge = |error: StoreError, prepared: Result<(), StoreError>| {
+            let prepare = async {
+                asked.fetch_add(1, Ordering::Relaxed);
+                prepared
+            };
+            taken.judge(error, prepare, async { true })
+        };
+        let own = || StoreError::permanent("invalid", "Expected 8 or 0 byte long for date (4)");
+        for _ in 0..2 {
+            assert_eq!(judge(own(), Ok(())).await, own());
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(judge(invalid(), Err(invalid())).await.class, Class::Fatal);
+        assert_eq!(judge(own(), Ok(())).await.class, Class::Fatal, "for all, from then on");
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 }
