@@ -25,7 +25,10 @@ pub(super) struct Attempts<'a> {
     pub(super) metrics: &'a StepMetrics,
     pub(super) event: &'a Event,
     pub(super) policy: Policy,
+    /// Since the last answer: one without a row ends an outage too.
     pub(super) tries: Tries,
+    /// Those that found no row.
+    pub(super) missed: Tries,
     /// The breaker of what is asked, where it has one.
     gate: Option<&'a Gate>,
 }
@@ -45,6 +48,7 @@ impl Runtime {
             event,
             policy,
             tries: Tries::default(),
+            missed: Tries::default(),
             gate,
         }
     }
@@ -117,7 +121,7 @@ impl Attempts<'_> {
         }
         // An open breaker says by itself when to go on.
         let next = if asked && !self.gate.is_some_and(Gate::is_open) {
-            self.wait(self.policy.deadline(self.tries)).await
+            self.wait(self.tries, self.policy.deadline(self.tries)).await
         } else {
             Next::of(self.event)
         };
@@ -137,17 +141,16 @@ impl Attempts<'_> {
             return Some(Answer::Missing(on_missing));
         }
         let now = Instant::now();
-        self.tries.failed(now);
-        let elapsed = self.tries.elapsed(now);
+        self.tries = Tries::default();
+        self.missed.failed(now);
+        let elapsed = self.missed.elapsed(now);
         if let Some(end) = end
             && elapsed >= end.deadline
         {
             return Some(Answer::Missing(end.then));
         }
-        match self
-            .wait(end.and_then(|end| now.checked_add(end.deadline - elapsed)))
-            .await
-        {
+        let deadline = end.and_then(|end| now.checked_add(end.deadline - elapsed));
+        match self.wait(self.missed, deadline).await {
             Next::Retry => {
                 self.metrics.retries.inc();
                 None
@@ -156,8 +159,8 @@ impl Attempts<'_> {
         }
     }
 
-    async fn wait(&self, deadline: Option<Instant>) -> Next {
-        let attempt = self.tries.made().saturating_sub(1);
+    async fn wait(&self, tries: Tries, deadline: Option<Instant>) -> Next {
+        let attempt = tries.made().saturating_sub(1);
         self.runtime.wait(self.gate, self.event, attempt, deadline).await
     }
 

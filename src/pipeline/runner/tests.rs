@@ -16,6 +16,7 @@ use crate::demo::cluster::Scratch;
 use crate::pipeline::completions::{Batch, Completion, Completions};
 use crate::pipeline::event::{Content, Origin};
 use crate::pipeline::plan::{self, SchemaPlan};
+use crate::pipeline::policy::Policy;
 use crate::pipeline::program;
 use crate::pipeline::story::story;
 use crate::reference::References;
@@ -584,6 +585,56 @@ async fn a_row_that_does_not_come_is_waited_for_as_long_as_the_step_says() {
     late.await.unwrap();
     assert!(matches!(bench.end(), How::Finished(Outcome::Done)));
     assert_eq!(bench.store.writes().len(), 1);
+}
+
+#[tokio::test]
+async fn failures_and_misses_have_each_their_own_count_and_time() {
+    let mut bench = bench(STEPS).await;
+    let event = bench.event(0, 1, "click", false);
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    let policy = Policy::from(&config::ErrorPolicy {
+        on_error: config::OnError::Null,
+        max_attempts: Some(3),
+        max_elapsed: minute,
+    });
+    let end = config::MissingDeadline {
+        deadline: minute,
+        then: OnMissing::Skip,
+    };
+    let timeout = || Failure::from(StoreError::transient("timeout", "no answer"));
+    let mut attempts = bench.runtime.attempts(1, &event, policy, None);
+    attempts.tries.held_up(Instant::now() - hour);
+    for miss in 0..5 {
+        let answer = attempts.after_missing(OnMissing::Retry, Some(&end)).await;
+        assert!(
+            answer.is_none(),
+            "an outage takes nothing from the wait for a row: {miss}"
+        );
+    }
+    for failure in 0..2 {
+        let answer = attempts.after_error(timeout(), true).await;
+        assert!(matches!(answer, Ok(None)), "misses are no failures: {failure}");
+    }
+    let answer = attempts.after_missing(OnMissing::Retry, Some(&end)).await;
+    assert!(answer.is_none());
+    for failure in 0..2 {
+        let answer = attempts.after_error(timeout(), true).await;
+        assert!(
+            matches!(answer, Ok(None)),
+            "the store has answered in between: {failure}"
+        );
+    }
+    let answer = attempts.after_error(timeout(), true).await;
+    assert!(matches!(answer, Ok(Some(Answer::Null))), "the third in a row");
+    // The first miss was long ago.
+    attempts.missed = Default::default();
+    attempts.missed.held_up(Instant::now() - hour);
+    attempts.tries = Default::default();
+    let answer = attempts.after_error(timeout(), true).await;
+    assert!(matches!(answer, Ok(None)), "nor is the wait for a row an outage");
+    let answer = attempts.after_missing(OnMissing::Retry, Some(&end)).await;
+    assert!(matches!(answer, Some(Answer::Missing(OnMissing::Skip))));
+    event.complete(How::Abandoned);
 }
 
 #[tokio::test]
