@@ -30,6 +30,8 @@ const BATCH: u32 = 2000;
 const AWAIT: Duration = Duration::from_secs(1);
 /// Where the connection string does not say: a server that is away is waited for by us, not in the driver.
 const SELECTION: Duration = Duration::from_secs(5);
+/// How long a record waits for its document beside that: what is behind a connection that stands still may never answer.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// One change of a collection. `operation` is MongoDB's `operationType`.
 #[derive(Debug, Deserialize)]
@@ -79,13 +81,15 @@ struct Login {
     /// The files that the connection string names, as they were: the driver reads them once.
     files: Vec<(PathBuf, Option<Vec<u8>>)>,
     client: Client,
+    /// How long one document may take. More than the driver waits for a server: why there is none is its to say.
+    patience: Duration,
 }
 
 impl Login {
     async fn of(uri: String) -> Result<Login, Error> {
         let mut options = ClientOptions::parse(&uri).await?;
         options.app_name.get_or_insert_with(|| "messina".to_owned());
-        options.server_selection_timeout.get_or_insert(SELECTION);
+        let selection = *options.server_selection_timeout.get_or_insert(SELECTION);
         let named = match &options.tls {
             Some(Tls::Enabled(tls)) => vec![tls.cert_key_file_path.clone(), tls.ca_file_path.clone()],
             _ => vec![],
@@ -97,7 +101,12 @@ impl Login {
         });
         let files = files.collect();
         let client = Client::with_options(options)?;
-        Ok(Login { uri, files, client })
+        Ok(Login {
+            uri,
+            files,
+            client,
+            patience: selection.saturating_add(ANSWER),
+        })
     }
 
     /// Whether this is what one would log in with by now.
@@ -221,7 +230,12 @@ impl Source {
 
     /// A document of which `key` is one of these values. Asked while pipelines run, and not at their start.
     pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
-        self.one(key, values, None).await
+        let patience = self.server.login().patience;
+        let answer = tokio::time::timeout(patience, self.one(key, values, None)).await;
+        answer.unwrap_or_else(|_| {
+            let message = format!("MongoDB: no answer within {patience:?}");
+            Err(StoreError::transient("timeout", message))
+        })
     }
 
     /// As [`Source::find`], from the primary: it has the change that asks.

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::{Answer, Next, Runtime, random};
-use crate::breaker::gate::Gate;
+use crate::breaker::gate::{Gate, NOT_ASKED};
 use crate::config::{MissingDeadline, OnError, OnMissing};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
@@ -14,9 +14,6 @@ use crate::pipeline::policy::{Policy, Tries};
 use crate::pipeline::program::Step;
 use crate::retry::Class;
 use crate::telemetry::handles::StepMetrics;
-
-/// The reason of what ends a wait at an open breaker without a request.
-pub(super) const NOT_ASKED: &str = "breaker_open";
 
 /// What is needed to make attempts, and what has become of them.
 pub(super) struct Attempts<'a> {
