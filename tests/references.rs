@@ -11,13 +11,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use messina::avro::value::{Type, Value};
+use messina::breaker::Rules;
+use messina::breaker::gate::Gate;
 use messina::reference::follow::Follower;
 use messina::reference::on_demand::OnDemand;
 use messina::reference::server::Server;
 use messina::reference::{Reference, Shape};
 use messina::retry::{Backoff, Class};
-use messina::store::ColumnType;
-use messina::store::cache::CacheOptions;
+use messina::store::cache::{CacheOptions, Hit};
+use messina::store::{ColumnType, StoreError};
 use messina::telemetry::handles::ReferenceMetrics;
 use messina::telemetry::metrics::Metrics;
 use mongodb::bson::{Document, doc};
@@ -363,6 +365,11 @@ async fn without_change_streams_the_schedule_brings_changes_and_a_sudden_loss_is
     assert_eq!(partners.reference.entries(), 100);
 }
 
+async fn look_up(reference: &Reference, key: &Value<'_>) -> Result<Hit, StoreError> {
+    let gate = Gate::new("mongo", Rules::default(), None);
+    reference.look_up(key, &gate).await.map(|(found, _)| found)
+}
+
 /// A collection that is asked for each document: found by any kind of key, kept for its life, shared by many askers, stale while the
 /// server is away.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -401,7 +408,7 @@ async fn documents_are_asked_for_one_by_one_and_kept_for_a_while() {
     let asked: Vec<_> = (0..2000)
         .map(|i| {
             let kept = kept.clone();
-            tokio::spawn(async move { kept.look_up(&Value::Long(if i % 2 == 0 { 7 } else { -1 })).await })
+            tokio::spawn(async move { look_up(&kept, &Value::Long(if i % 2 == 0 { 7 } else { -1 })).await })
         })
         .collect();
     for (i, asked) in asked.into_iter().enumerate() {
@@ -417,21 +424,21 @@ async fn documents_are_asked_for_one_by_one_and_kept_for_a_while() {
 
     // What is kept has its life; what is not is what the server has now.
     let fresh = reference(Duration::from_millis(1), Duration::ZERO, Duration::ZERO).await;
-    assert_eq!(name(&fresh.look_up(&Value::Int(7)).await.unwrap()), partner(7));
+    assert_eq!(name(&look_up(&fresh, &Value::Int(7)).await.unwrap()), partner(7));
     let update = collection.update_one(doc! { "_id": 7_i64 }, doc! { "$set": { "name": "renamed" } });
     assert_eq!(update.await.unwrap().matched_count, 1);
     tokio::time::sleep(Duration::from_millis(5)).await;
     let renamed = Some(Value::String("renamed".into()));
-    assert_eq!(name(&fresh.look_up(&Value::Long(7)).await.unwrap()), renamed);
+    assert_eq!(name(&look_up(&fresh, &Value::Long(7)).await.unwrap()), renamed);
     assert_eq!(
-        name(&kept.look_up(&Value::Long(7)).await.unwrap()),
+        name(&look_up(&kept, &Value::Long(7)).await.unwrap()),
         partner(7),
         "for an hour"
     );
-    assert_eq!(name(&fresh.look_up(&Value::Null).await.unwrap()), None);
+    assert_eq!(name(&look_up(&fresh, &Value::Null).await.unwrap()), None);
     let update = collection.update_one(doc! { "_id": 8_i64 }, doc! { "$set": { "vat": 8 } });
     update.await.unwrap();
-    let error = fresh.look_up(&Value::Long(8)).await.unwrap_err();
+    let error = look_up(&fresh, &Value::Long(8)).await.unwrap_err();
     assert_eq!(
         (error.class, error.label),
         (Class::Permanent, "reference_type"),
@@ -440,11 +447,11 @@ async fn documents_are_asked_for_one_by_one_and_kept_for_a_while() {
 
     // Without the server: what is not kept fails for the moment, and what has been answers on where that is declared.
     let stale = reference(Duration::from_millis(1), Duration::ZERO, HOUR).await;
-    assert_eq!(name(&stale.look_up(&Value::Long(9)).await.unwrap()), partner(9));
+    assert_eq!(name(&look_up(&stale, &Value::Long(9)).await.unwrap()), partner(9));
     own.run("kill9", "mongo");
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let error = fresh.look_up(&Value::Long(9)).await.unwrap_err();
+    let error = look_up(&fresh, &Value::Long(9)).await.unwrap_err();
     assert_eq!(error.class, Class::Transient, "{error}");
-    assert_eq!(name(&stale.look_up(&Value::Long(9)).await.unwrap()), partner(9));
-    assert_eq!(name(&kept.look_up(&Value::Long(7)).await.unwrap()), partner(7));
+    assert_eq!(name(&look_up(&stale, &Value::Long(9)).await.unwrap()), partner(9));
+    assert_eq!(name(&look_up(&kept, &Value::Long(7)).await.unwrap()), partner(7));
 }

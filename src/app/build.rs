@@ -146,6 +146,7 @@ pub(super) struct Common {
     /// What a replay takes; none takes all.
     bounds: Option<Arc<Bounds>>,
     store: Arc<Gate>,
+    mongo: Arc<Gate>,
     registry: Arc<Gate>,
 }
 
@@ -165,7 +166,15 @@ impl Common {
         } = telemetry;
         let store = gate(&metrics, "store", Rules::default());
         let registry = gate(&metrics, "registry", Rules::default());
-        let known = [store.clone(), registry.clone()];
+        let mut known = vec![store.clone(), registry.clone()];
+        let asks = services.references.references.all().any(|r| r.is_on_demand());
+        let mongo = if asks {
+            let mongo = gate(&metrics, "mongo", Rules::default());
+            known.push(mongo.clone());
+            mongo
+        } else {
+            Gates::default().mongo
+        };
         shared
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -181,6 +190,7 @@ impl Common {
             customs,
             bounds,
             store,
+            mongo,
             registry,
         }
     }
@@ -300,6 +310,7 @@ fn build(
     let name = pipeline.name.value.clone();
     let gates = Gates {
         store: common.store.clone(),
+        mongo: common.mongo.clone(),
         registry: common.registry.clone(),
         sink: gate(metrics, &sink_gate(&name), sink_rules()),
     };

@@ -168,6 +168,7 @@ impl Rehearsal {
             backoff: backoff(),
             gates: Gates {
                 store: gate(&metrics, "store", Rules::default()),
+                mongo: gate(&metrics, "mongo", Rules::default()),
                 registry: gate(&metrics, "registry", Rules::default()),
                 sink: gate(&metrics, "sink", sink_rules()),
             },

@@ -19,6 +19,9 @@ const SPREAD: Duration = Duration::from_millis(200);
 /// How often an opening is logged.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
+/// The reason of a failure for which nothing was asked: a breaker was open.
+pub const NOT_ASKED: &str = "breaker_open";
+
 const CALM: u8 = 0;
 const LISTENING: u8 = 1;
 const OPEN: u8 = 2;
@@ -47,6 +50,8 @@ impl BreakerMetrics {
 pub struct Gates {
     /// The database.
     pub store: Arc<Gate>,
+    /// MongoDB, for references that ask for each document.
+    pub mongo: Arc<Gate>,
     /// The schema registry.
     pub registry: Arc<Gate>,
     /// The brokers, as the pipeline's producer finds them.
@@ -59,6 +64,7 @@ impl Default for Gates {
         let gate = |name| Arc::new(Gate::new(name, Rules::default(), None));
         Gates {
             store: gate("store"),
+            mongo: gate("mongo"),
             registry: gate("registry"),
             sink: gate("sink"),
         }

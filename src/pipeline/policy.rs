@@ -16,7 +16,7 @@ pub struct Policy {
     max_elapsed: Duration,
 }
 
-/// The attempts of one event at one step.
+/// The attempts of one event at one step that came to the same: they failed, or found no row.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tries {
     made: u32,

@@ -1,7 +1,7 @@
 //! Keeps one reference fresh: reads the collection whole, follows its change stream, and reads it again on schedule.
 //!
 //! The stream is opened before the reading begins, and what it says is applied after: so nothing that happens meanwhile is
-//! missed, and the copy converges. A stream that breaks is resumed by its token; where the server has lost that history, and
+//! missed, and the copy converges. Both ask the primary: a member that lags would lack what the stream is already past. A stream that breaks is resumed by its token; where the server has lost that history, and
 //! where it has no streams, the collection is read again.
 //!
 //! Invariants: what is held goes on being served, whatever fails; a reading that finds the collection empty is never believed
@@ -123,7 +123,7 @@ impl Follower {
         self.generation = self.generation.wrapping_add(1);
         let (mut found, mut keyless) = (0u64, 0u64);
         let mut left = Vec::new();
-        let mut cursor = self.source.read().await.map_err(|e| class(&e))?;
+        let mut cursor = self.source.read(self.has_streams).await.map_err(|e| class(&e))?;
         while cursor.advance().await.map_err(|e| class(&e))? {
             let document = cursor.current();
             let (usable, key) = self.reference.put(self.generation, document);

@@ -25,6 +25,7 @@ use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 use self::on_demand::OnDemand;
 use self::table::Table;
 use crate::avro::value::{Type, Value};
+use crate::breaker::gate::Gate;
 use crate::store::cache::Hit;
 use crate::store::{ColumnType, Row, StoreError};
 
@@ -150,14 +151,15 @@ impl Reference {
         self.on_demand.as_ref()
     }
 
-    /// The document by this key, asked for if it has to be.
+    /// The document by this key, asked for if it has to be, and whether its life in the cache is over.
     ///
     /// # Errors
-    /// Transient where the server does not answer.
-    pub async fn look_up(&self, key: &Value<'_>) -> Result<Hit, StoreError> {
+    /// Transient where the server does not answer, and where its breaker, `gate`, is open.
+    pub async fn look_up(&self, key: &Value<'_>, gate: &Gate) -> Result<(Hit, bool), StoreError> {
         match &self.on_demand {
-            Some(on_demand) => on_demand.find(&self.shape, key).await,
-            None => self.find(key).map(Arc::new),
+            // On the heap: the future of each event would have room for a request.
+            Some(on_demand) => Box::pin(on_demand.find(&self.shape, key, gate)).await,
+            None => self.find(key).map(|row| (Arc::new(row), false)),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! How: the cache is that of look-ups, so that rows and absences have a life, many askers share one request, and what is held is
 //! weighed. Invariants: what is found by a key here is what [`super::codec`] finds in memory by it; a document that does not fit
-//! its types fails who needs it, and is not kept.
+//! its types fails who needs it, and is not kept; while the server's breaker is open nothing is asked but by its probes, and nobody waits here.
 
 use std::time::Instant;
 
@@ -14,7 +14,9 @@ use super::codec::{self, decode_document, encode_document};
 use super::server::Source;
 use super::{Shape, unfit};
 use crate::avro::value::Value;
+use crate::breaker::gate::{Gate, NOT_ASKED};
 use crate::pipeline::expression::uuid_text;
+use crate::retry::Class;
 use crate::store::cache::{Cache, CacheOptions, Hit};
 use crate::store::{Row, StoreError};
 
@@ -39,35 +41,58 @@ impl OnDemand {
         &self.cache
     }
 
-    /// The document by this key. A row past its life is given while the server fails, if that is declared.
-    pub(super) async fn find(&self, shape: &Shape, key: &Value<'_>) -> Result<Hit, StoreError> {
+    /// The document by this key, and whether its life is over: one that is old is given while the server fails, if that is declared.
+    pub(super) async fn find(&self, shape: &Shape, key: &Value<'_>, gate: &Gate) -> Result<(Hit, bool), StoreError> {
         let Some(bytes) = codec::key_of_value(key) else {
-            return Ok(Hit::default());
+            return Ok((Hit::default(), false));
         };
         let now = Instant::now();
         if let Some(hit) = self.cache.get(&bytes, now) {
-            return Ok(hit);
+            return Ok((hit, false));
         }
-        let load = || self.load(shape, key);
-        match self.cache.get_or_load(&bytes, now, load).await {
-            Ok((hit, _)) => Ok(hit),
-            Err(error) if error.class == crate::retry::Class::Transient => {
-                self.cache.get_stale(&bytes, Instant::now()).ok_or(error)
-            }
+        let old = || self.cache.get_stale(&bytes, Instant::now());
+        // Where an old one will do, nobody waits for another's probe.
+        let result = if gate.is_open() && self.cache.is_loading(&bytes) && old().is_some() {
+            Err(not_asked())
+        } else {
+            let load = || self.load(shape, key, gate);
+            self.cache.get_or_load(&bytes, now, load).await
+        };
+        match result {
+            Ok((hit, _)) => Ok((hit, false)),
+            Err(error) if error.class == Class::Transient => old().map(|hit| (hit, true)).ok_or(error),
             Err(error) => Err(error),
         }
     }
 
-    async fn load(&self, shape: &Shape, key: &Value<'_>) -> Result<Option<Row>, StoreError> {
-        let Some(document) = self.source.find(&shape.key, candidates(key)).await? else {
-            return Ok(None);
+    async fn load(&self, shape: &Shape, key: &Value<'_>, gate: &Gate) -> Result<Option<Row>, StoreError> {
+        let Ok(pass) = gate.pass() else {
+            return Err(not_asked());
         };
+        let found = match self.source.find(&shape.key, candidates(key)).await {
+            Ok(found) => {
+                pass.succeeded();
+                found
+            }
+            Err(error) => {
+                if error.class == Class::Transient {
+                    pass.failed();
+                }
+                return Err(error);
+            }
+        };
+        let Some(document) = found else { return Ok(None) };
         let mut content = Vec::new();
         encode_document(&shape.fields, &document, &mut content).map_err(|reason| unfit(shape, &reason))?;
         let row = decode_document(&shape.fields, &content).map(Vec::into_boxed_slice);
         let unreadable = || StoreError::fatal("internal", "a document that was just written cannot be read");
         row.map(Some).ok_or_else(unreadable)
     }
+}
+
+fn not_asked() -> StoreError {
+    let message = "MongoDB was not asked: it did not answer others, and its breaker is open";
+    StoreError::transient(NOT_ASKED, message)
 }
 
 /// The values of a document's key that a step's key stands for: text stands for UUIDs and ObjectIds too.

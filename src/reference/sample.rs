@@ -60,8 +60,8 @@ impl Seen {
                 .collect();
             return Err(NoType::Mixed(counts.join(", ")));
         }
-        match self.ty {
-            Some(ty) if is_whole(&ty) => Ok(with_absent_fields(ty)),
+        match self.ty.map(with_absent_fields) {
+            Some(ty) if is_whole(&ty) => Ok(ty),
             Some(_) => Err(NoType::Unseen),
             None => match self.counts.into_keys().find(|name| *name != "null") {
                 Some(name) => Err(NoType::Unusable(name)),
@@ -134,14 +134,16 @@ fn join(a: Type, b: Type) -> Option<Type> {
     })
 }
 
-/// The same, with every field of a record nullable: no document must have it.
+/// The same, with every field of a record nullable: no document must have it. One without a value in the sample is left out, as one that no
+/// document has: it stops only who asks for it.
 fn with_absent_fields(ty: Type) -> Type {
     match ty {
         Type::List(item) => Type::List(Box::new(with_absent_fields(*item))),
         Type::Nullable(inner) => with_absent_fields(*inner).nullable(),
         Type::Record(fields) => {
             let nullable = |(name, ty): (String, Type)| (name, with_absent_fields(ty).nullable());
-            Type::Record(fields.into_iter().map(nullable).collect())
+            let fields = fields.into_iter().map(nullable);
+            Type::Record(fields.filter(|(_, ty)| is_whole(ty)).collect())
         }
         other => other,
     }
@@ -224,6 +226,11 @@ mod tests {
             seen(&[doc! { "f": { "x": null } }, doc! { "f": { "x": 1, "y": "b" } }]),
             Ok(record)
         );
+        let unknown = doc! { "x": 1, "y": null, "z": [] };
+        let known = Type::Record(vec![("x".to_owned(), Type::Long.nullable())]);
+        assert_eq!(seen(&[doc! { "f": unknown.clone() }]), Ok(known.clone()));
+        let list = Type::List(Box::new(known));
+        assert_eq!(seen(&[doc! { "f": [unknown] }]), Ok(list));
     }
 
     #[test]

@@ -30,6 +30,8 @@ const BATCH: u32 = 2000;
 const AWAIT: Duration = Duration::from_secs(1);
 /// Where the connection string does not say: a server that is away is waited for by us, not in the driver.
 const SELECTION: Duration = Duration::from_secs(5);
+/// How long a record waits for its document beside that: what is behind a connection that stands still may never answer.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// One change of a collection. `operation` is MongoDB's `operationType`.
 #[derive(Debug, Deserialize)]
@@ -79,13 +81,15 @@ struct Login {
     /// The files that the connection string names, as they were: the driver reads them once.
     files: Vec<(PathBuf, Option<Vec<u8>>)>,
     client: Client,
+    /// How long one document may take. More than the driver waits for a server: why there is none is its to say.
+    patience: Duration,
 }
 
 impl Login {
     async fn of(uri: String) -> Result<Login, Error> {
         let mut options = ClientOptions::parse(&uri).await?;
         options.app_name.get_or_insert_with(|| "messina".to_owned());
-        options.server_selection_timeout.get_or_insert(SELECTION);
+        let selection = *options.server_selection_timeout.get_or_insert(SELECTION);
         let named = match &options.tls {
             Some(Tls::Enabled(tls)) => vec![tls.cert_key_file_path.clone(), tls.ca_file_path.clone()],
             _ => vec![],
@@ -97,7 +101,12 @@ impl Login {
         });
         let files = files.collect();
         let client = Client::with_options(options)?;
-        Ok(Login { uri, files, client })
+        Ok(Login {
+            uri,
+            files,
+            client,
+            patience: selection.saturating_add(ANSWER),
+        })
     }
 
     /// Whether this is what one would log in with by now.
@@ -221,7 +230,12 @@ impl Source {
 
     /// A document of which `key` is one of these values. Asked while pipelines run, and not at their start.
     pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
-        self.one(key, values, None).await
+        let patience = self.server.login().patience;
+        let answer = tokio::time::timeout(patience, self.one(key, values, None)).await;
+        answer.unwrap_or_else(|_| {
+            let message = format!("MongoDB: no answer within {patience:?}");
+            Err(StoreError::transient("timeout", message))
+        })
     }
 
     /// As [`Source::find`], from the primary: it has the change that asks.
@@ -244,20 +258,23 @@ impl Source {
         found.map_err(|e| while_running(class(&e)))
     }
 
-    /// All documents.
-    pub async fn read(&self) -> Result<Cursor<RawDocumentBuf>, Error> {
+    /// All documents. What is `followed` is read from the primary: another member may lack what was told before its stream began.
+    pub async fn read(&self, followed: bool) -> Result<Cursor<RawDocumentBuf>, Error> {
         let collection = self.collection();
         let find = collection.find(doc! {}).projection(self.projection(""));
+        let from = followed.then(|| SelectionCriteria::from(ReadPreference::Primary));
+        let find = find.optional(from, |find, from| find.selection_criteria(from));
         self.server.seen(find.batch_size(BATCH).await).await
     }
 
-    /// What changes from now on, or from where `after` was.
+    /// What changes from now on, or from where `after` was; from the primary, which no other member is ahead of.
     pub async fn watch(&self, after: Option<ResumeToken>) -> Result<ChangeStream<Change>, Error> {
         let mut kept = self.projection("fullDocument.");
         kept.extend(doc! { "operationType": 1, "documentKey": 1, "fullDocument._id": 1 });
         let collection = self.collection();
         let watch = collection.watch().pipeline([doc! { "$project": kept }]);
         let watch = watch.full_document(FullDocumentType::UpdateLookup);
+        let watch = watch.selection_criteria(ReadPreference::Primary.into());
         let watch = watch.max_await_time(AWAIT).batch_size(BATCH).resume_after(after);
         Ok(self.server.seen(watch.await).await?.with_type())
     }
@@ -317,8 +334,69 @@ fn while_running(error: StoreError) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
     use super::*;
     use crate::certificates::tests::pem;
+
+    /// The only member of a replica set, and no primary: its address, and the commands that come to it.
+    async fn secondary() -> (String, UnboundedReceiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (asked, commands) = mpsc::unbounded_channel();
+        let me = address.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, me.clone(), asked.clone()));
+            }
+        });
+        (address, commands)
+    }
+
+    async fn answer(mut stream: TcpStream, me: String, asked: UnboundedSender<String>) {
+        let mut head = [0; 16];
+        while stream.read_exact(&mut head).await.is_ok() {
+            let word = |at: usize| i32::from_le_bytes(head[at..at + 4].try_into().unwrap());
+            let mut body = vec![0; usize::try_from(word(0)).unwrap() - head.len()];
+            stream.read_exact(&mut body).await.unwrap();
+            // Behind the flags, and the kind of the section.
+            let command = Document::from_reader(&body[5..]).unwrap();
+            let name = command.keys().next().unwrap().clone();
+            let reply = if name == "hello" || name.eq_ignore_ascii_case("ismaster") {
+                doc! {
+                    "ok": 1, "helloOk": true, "isWritablePrimary": false, "secondary": true, "setName": "rs", "hosts": [&me], "me": &me,
+                    "minWireVersion": 0, "maxWireVersion": 21, "maxBsonObjectSize": 16_777_216, "maxMessageSizeBytes": 48_000_000,
+                }
+            } else {
+                let _ = asked.send(name);
+                doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "crm.partners", "firstBatch": [] } }
+            };
+            let reply = reply.to_vec().unwrap();
+            let length = i32::try_from(head.len() + 5 + reply.len()).unwrap();
+            let mut message = Vec::new();
+            for word in [length, 0, word(4), 2013, 0] {
+                message.extend_from_slice(&word.to_le_bytes());
+            }
+            message.push(0);
+            message.extend_from_slice(&reply);
+            stream.write_all(&message).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_followed_is_read_from_the_primary_whatever_the_connection_string_prefers() {
+        let (address, mut commands) = secondary().await;
+        let uri = format!("mongodb://{address}/?replicaSet=rs&readPreference=secondary&serverSelectionTimeoutMS=1000");
+        let server = Server::open(&uri, None).await.unwrap();
+        let source = server.source("crm.partners", []);
+        assert!(source.read(false).await.is_ok());
+        assert_eq!(commands.try_recv().unwrap(), "find");
+        let (read, watched) = tokio::join!(source.read(true), source.watch(None));
+        assert!(read.is_err() && watched.is_err());
+        assert!(commands.try_recv().is_err(), "the secondary was asked");
+    }
 
     #[tokio::test]
     async fn a_certificate_that_is_renewed_under_its_name_is_taken() {

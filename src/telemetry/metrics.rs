@@ -189,7 +189,7 @@ metrics! {
         /// error: the record is given up; fatal: the pipeline stops).
         failures_total: IntCounterVec ["pipeline", "step", "class", "level"],
         /// How the breaker of a dependency stands: 0 closed, 1 half-open (a probe is out), 2 open. The dependency is store,
-        /// registry, or sink and the pipeline's name.
+        /// mongo, registry, or sink and the pipeline's name.
         breaker_state: IntGaugeVec ["dependency"],
         /// Times that the breaker of a dependency opened.
         breaker_opens_total: IntCounterVec ["dependency"],

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::attempts::{Attempts, NOT_ASKED};
+use super::attempts::Attempts;
 use super::{Answer, Runtime};
 use crate::avro::value::Value;
-use crate::breaker::gate::Pass;
+use crate::breaker::gate::{NOT_ASKED, Pass};
 use crate::pipeline::evaluate::{holds, value};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::{Answer, Next, Runtime, random};
-use crate::breaker::gate::Gate;
+use crate::breaker::gate::{Gate, NOT_ASKED};
 use crate::config::{MissingDeadline, OnError, OnMissing};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
@@ -15,9 +15,6 @@ use crate::pipeline::program::Step;
 use crate::retry::Class;
 use crate::telemetry::handles::StepMetrics;
 
-/// The reason of what ends a wait at an open breaker without a request.
-pub(super) const NOT_ASKED: &str = "breaker_open";
-
 /// What is needed to make attempts, and what has become of them.
 pub(super) struct Attempts<'a> {
     pub(super) runtime: &'a Runtime,
@@ -25,7 +22,10 @@ pub(super) struct Attempts<'a> {
     pub(super) metrics: &'a StepMetrics,
     pub(super) event: &'a Event,
     pub(super) policy: Policy,
+    /// Since the last answer: one without a row ends an outage too.
     pub(super) tries: Tries,
+    /// Those that found no row.
+    pub(super) missed: Tries,
     /// The breaker of what is asked, where it has one.
     gate: Option<&'a Gate>,
 }
@@ -45,6 +45,7 @@ impl Runtime {
             event,
             policy,
             tries: Tries::default(),
+            missed: Tries::default(),
             gate,
         }
     }
@@ -117,7 +118,7 @@ impl Attempts<'_> {
         }
         // An open breaker says by itself when to go on.
         let next = if asked && !self.gate.is_some_and(Gate::is_open) {
-            self.wait(self.policy.deadline(self.tries)).await
+            self.wait(self.tries, self.policy.deadline(self.tries)).await
         } else {
             Next::of(self.event)
         };
@@ -137,17 +138,16 @@ impl Attempts<'_> {
             return Some(Answer::Missing(on_missing));
         }
         let now = Instant::now();
-        self.tries.failed(now);
-        let elapsed = self.tries.elapsed(now);
+        self.tries = Tries::default();
+        self.missed.failed(now);
+        let elapsed = self.missed.elapsed(now);
         if let Some(end) = end
             && elapsed >= end.deadline
         {
             return Some(Answer::Missing(end.then));
         }
-        match self
-            .wait(end.and_then(|end| now.checked_add(end.deadline - elapsed)))
-            .await
-        {
+        let deadline = end.and_then(|end| now.checked_add(end.deadline - elapsed));
+        match self.wait(self.missed, deadline).await {
             Next::Retry => {
                 self.metrics.retries.inc();
                 None
@@ -156,8 +156,8 @@ impl Attempts<'_> {
         }
     }
 
-    async fn wait(&self, deadline: Option<Instant>) -> Next {
-        let attempt = self.tries.made().saturating_sub(1);
+    async fn wait(&self, tries: Tries, deadline: Option<Instant>) -> Next {
+        let attempt = tries.made().saturating_sub(1);
         self.runtime.wait(self.gate, self.event, attempt, deadline).await
     }
 

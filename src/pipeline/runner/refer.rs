@@ -1,6 +1,7 @@
 //! Runs the look-up of one event in a reference: in memory, or by a request where the reference asks for each document.
 
 use super::{Answer, Runtime};
+use crate::breaker::gate::NOT_ASKED;
 use crate::pipeline::evaluate::value;
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
@@ -11,17 +12,30 @@ impl Runtime {
     pub(super) async fn refer(&self, index: usize, refer: &Refer, event: &Event) -> Result<Answer, Failure> {
         let key = value(&self.program, &refer.key.source, event)?;
         let handles = &self.steps[index];
-        let mut attempts = self.attempts(index, event, Policy::ENDLESS, None);
+        let gate = &*self.gates.mongo;
+        let asks = refer.reference.is_on_demand();
+        let _at_step = asks.then(|| handles.step.enter(1));
+        let mut attempts = self.attempts(index, event, Policy::ENDLESS, asks.then_some(gate));
         loop {
-            let answer = match refer.reference.look_up(&key).await {
-                Ok(found) => {
+            let answer = match refer.reference.look_up(&key, gate).await {
+                Ok((found, stale)) => {
+                    if stale {
+                        handles.step.stale();
+                    }
                     handles.count_found(found.is_some());
                     if found.is_some() {
                         return Ok(Answer::Row(found));
                     }
                     attempts.after_missing(refer.on_missing, refer.missing.as_ref()).await
                 }
-                Err(error) => attempts.after_error(error.into(), true).await?,
+                Err(error) => {
+                    if error.label == NOT_ASKED
+                        && let Err(next) = gate.pass()
+                    {
+                        gate.wait(next).await;
+                    }
+                    attempts.after_error(error.into(), true).await?
+                }
             };
             if let Some(answer) = answer {
                 return Ok(answer);

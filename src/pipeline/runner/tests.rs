@@ -16,10 +16,14 @@ use crate::demo::cluster::Scratch;
 use crate::pipeline::completions::{Batch, Completion, Completions};
 use crate::pipeline::event::{Content, Origin};
 use crate::pipeline::plan::{self, SchemaPlan};
+use crate::pipeline::policy::Policy;
 use crate::pipeline::program;
 use crate::pipeline::story::story;
-use crate::reference::References;
+use crate::reference::on_demand::OnDemand;
+use crate::reference::server::Server;
+use crate::reference::{Reference, References, Shape, codec};
 use crate::source::assignment::{Action, Assignment, Intake, Partition};
+use crate::store::cache::CacheOptions;
 use crate::store::memory::MemoryStore;
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::store::types::ColumnType;
@@ -38,6 +42,7 @@ pub(super) struct Bench {
     pub(super) store: MemoryStore,
     pub(super) completions: Arc<Completions>,
     assignment: Assignment,
+    families: Arc<Metrics>,
 }
 
 fn toml(steps: &str) -> String {
@@ -45,15 +50,6 @@ fn toml(steps: &str) -> String {
         "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\"\n\
          [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n{steps}"
     )
-}
-
-fn gates() -> Gates {
-    let gate = |name| Arc::new(Gate::new(name, Rules::default(), None));
-    Gates {
-        store: gate("store"),
-        registry: gate("registry"),
-        sink: gate("sink"),
-    }
 }
 
 pub(super) async fn bench(steps: &str) -> Bench {
@@ -69,24 +65,24 @@ pub(super) async fn bench(steps: &str) -> Bench {
         ("score", ColumnType::Double),
     ];
     store.declare(WRITE, &write, &[]);
-    bench_on(AnyStore::Memory(store.clone()), store, steps).await
+    bench_on(AnyStore::Memory(store.clone()), store, &References::default(), steps).await
 }
 
 /// The same with any store; `store` is the one of canned answers, if it is that.
-async fn bench_on(any: AnyStore, store: MemoryStore, steps: &str) -> Bench {
+async fn bench_on(any: AnyStore, store: MemoryStore, references: &References, steps: &str) -> Bench {
     let (config, _) = config::load_str(vec![("t.toml".into(), toml(steps))], std::iter::empty()).unwrap();
     let pipeline = &config.pipelines["p"];
     let any = Arc::new(any);
     let program = Arc::new(
         program::parse(pipeline)
             .unwrap()
-            .prepare(Some(&any), &References::default(), &Default::default())
+            .prepare(Some(&any), references, &Default::default())
             .await
             .unwrap(),
     );
     let compiled = plan::compile(&program, Arc::new(Schema::parse(SCHEMA).unwrap()), None).unwrap();
-    let metrics = Metrics::new().unwrap();
-    let metrics = PipelineMetrics::new(&metrics, "p");
+    let families = Metrics::new().unwrap();
+    let metrics = PipelineMetrics::new(&families, "p");
     let steps = program
         .steps
         .iter()
@@ -104,7 +100,7 @@ async fn bench_on(any: AnyStore, store: MemoryStore, steps: &str) -> Bench {
         metrics,
         steps,
         backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(2), 2.0),
-        gates: gates(),
+        gates: Gates::default(),
         limiter: Arc::new(Limiter::new(Duration::from_secs(1))),
         sentry: None,
         tracer: None,
@@ -128,6 +124,7 @@ async fn bench_on(any: AnyStore, store: MemoryStore, steps: &str) -> Bench {
         store,
         completions: Arc::default(),
         assignment,
+        families,
     }
 }
 
@@ -270,7 +267,13 @@ async fn a_write_of_the_embedded_store_waits_for_the_one_before() {
     let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
     let table = "CREATE TABLE t (id bigint PRIMARY KEY, a text CHECK (a <> 'bot'), b text) WITHOUT ROWID";
     store.execute_script(table).await.unwrap();
-    let mut bench = bench_on(AnyStore::Sqlite(store), MemoryStore::new(), TWO_WRITES).await;
+    let mut bench = bench_on(
+        AnyStore::Sqlite(store),
+        MemoryStore::new(),
+        &References::default(),
+        TWO_WRITES,
+    )
+    .await;
     assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
     match bench.run(1, 2, "bot").await {
         How::Fatal(failure) => assert_eq!(
@@ -587,6 +590,56 @@ async fn a_row_that_does_not_come_is_waited_for_as_long_as_the_step_says() {
 }
 
 #[tokio::test]
+async fn failures_and_misses_have_each_their_own_count_and_time() {
+    let mut bench = bench(STEPS).await;
+    let event = bench.event(0, 1, "click", false);
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    let policy = Policy::from(&config::ErrorPolicy {
+        on_error: config::OnError::Null,
+        max_attempts: Some(3),
+        max_elapsed: minute,
+    });
+    let end = config::MissingDeadline {
+        deadline: minute,
+        then: OnMissing::Skip,
+    };
+    let timeout = || Failure::from(StoreError::transient("timeout", "no answer"));
+    let mut attempts = bench.runtime.attempts(1, &event, policy, None);
+    attempts.tries.held_up(Instant::now() - hour);
+    for miss in 0..5 {
+        let answer = attempts.after_missing(OnMissing::Retry, Some(&end)).await;
+        assert!(
+            answer.is_none(),
+            "an outage takes nothing from the wait for a row: {miss}"
+        );
+    }
+    for failure in 0..2 {
+        let answer = attempts.after_error(timeout(), true).await;
+        assert!(matches!(answer, Ok(None)), "misses are no failures: {failure}");
+    }
+    let answer = attempts.after_missing(OnMissing::Retry, Some(&end)).await;
+    assert!(answer.is_none());
+    for failure in 0..2 {
+        let answer = attempts.after_error(timeout(), true).await;
+        assert!(
+            matches!(answer, Ok(None)),
+            "the store has answered in between: {failure}"
+        );
+    }
+    let answer = attempts.after_error(timeout(), true).await;
+    assert!(matches!(answer, Ok(Some(Answer::Null))), "the third in a row");
+    // The first miss was long ago.
+    attempts.missed = Default::default();
+    attempts.missed.held_up(Instant::now() - hour);
+    attempts.tries = Default::default();
+    let answer = attempts.after_error(timeout(), true).await;
+    assert!(matches!(answer, Ok(None)), "nor is the wait for a row an outage");
+    let answer = attempts.after_missing(OnMissing::Retry, Some(&end)).await;
+    assert!(matches!(answer, Some(Answer::Missing(OnMissing::Skip))));
+    event.complete(How::Abandoned);
+}
+
+#[tokio::test]
 async fn an_old_row_is_served_while_the_store_fails_and_no_longer() {
     let keys = "cache = { ttl = \"20ms\", stale_on_error = \"1h\" }";
     let mut bench = bench(&looking_up(keys)).await;
@@ -603,6 +656,70 @@ async fn an_old_row_is_served_while_the_store_fails_and_no_longer() {
     bench.runtime.gates.store.succeeded();
     assert!(matches!(bench.run(3, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.store.calls(), 3, "a store that answers is asked");
+}
+
+const REFERRED: &str = r#"
+[mongo]
+uri = "mongodb://127.0.0.1:1"
+[references.partners]
+collection = "crm.partners"
+fields = { name = "string" }
+mode = "on_demand"
+cache = { ttl = "30s", stale_on_error = "1h" }
+[[pipelines.p.steps]]
+name = "partner"
+reference = "partners"
+key = "event.id"
+on_missing = "skip"
+"#;
+
+#[tokio::test]
+async fn an_old_document_is_served_and_counted_while_mongo_fails_and_without_asking_while_its_breaker_is_open() {
+    for (open, patience_ms) in [(false, 20), (true, 3_600_000)] {
+        // Nobody listens there.
+        let uri = format!("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS={patience_ms}");
+        let server = Server::open(&uri, None).await.unwrap();
+        let options = CacheOptions {
+            ttl: Duration::from_secs(30),
+            missing_ttl: Duration::ZERO,
+            max_bytes: 1 << 20,
+            stale: Duration::from_secs(3600),
+        };
+        let asks = OnDemand::new(server.source("crm.partners", []), options);
+        let key = codec::key_of_value(&Value::Long(1)).unwrap();
+        let loaded = Instant::now() - Duration::from_secs(60);
+        let row: crate::store::Row = Box::new([Value::String("Ada".into())]);
+        asks.cache()
+            .get_or_load(&key, loaded, || async { Ok(Some(row)) })
+            .await
+            .unwrap();
+        let shape = Shape {
+            name: "partners".into(),
+            collection: "crm.partners".to_owned(),
+            key: "_id".to_owned(),
+            key_type: ColumnType::BigInt,
+            fields: vec![("name".to_owned(), crate::avro::value::Type::String)],
+            max_bytes: 1 << 20,
+        };
+        let references = References::new([Arc::new(Reference::on_demand(shape, asks))]);
+        let store = MemoryStore::new();
+        let mut bench = bench_on(AnyStore::Memory(store.clone()), store, &references, REFERRED).await;
+        let hour = Duration::from_secs(3600);
+        let rules = Rules {
+            many: 1,
+            delay: Backoff::new(hour, hour, 1.0),
+            ..Rules::default()
+        };
+        let gate = Arc::new(Gate::new("mongo", rules, None));
+        Arc::get_mut(&mut bench.runtime).unwrap().gates.mongo = gate.clone();
+        if open {
+            gate.failed(false);
+        }
+        let run = tokio::time::timeout(Duration::from_secs(60), bench.run(0, 1, "click"));
+        assert!(matches!(run.await, Ok(How::Finished(Outcome::Done))));
+        assert!(gate.is_open(), "it was told of the failure");
+        assert_eq!(bench.families.cache_stale_total.of(["p", "partner"]).get(), 1);
+    }
 }
 
 #[tokio::test]

@@ -301,6 +301,11 @@ impl Cache {
         } else {
             self.options.missing_ttl
         };
+        // Whatever follows: it is known to be another by now, or gone.
+        if let Some(slot) = shard.index.get(&hash).copied() {
+            self.remove(shard, slot);
+            self.report(shard);
+        }
         let bytes = allocated(key.len()) + row_bytes(value);
         let Some(end) = now
             .checked_add(ttl)
@@ -308,9 +313,6 @@ impl Cache {
         else {
             return;
         };
-        if let Some(slot) = shard.index.get(&hash).copied() {
-            self.remove(shard, slot);
-        }
         let entry = Entry {
             hash,
             key: key.into(),
@@ -484,6 +486,32 @@ mod tests {
         assert_eq!(cache.stats().entries, 0, "nor is a row after its time");
         let failing = cache.get_or_load(b"row", at(92), || async { Err(StoreError::transient("timeout", "")) });
         assert!(failing.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_old_row_goes_when_it_is_known_to_be_gone_or_another() {
+        let large = Some(Box::new([Value::String("x".repeat(1 << 20).into())]) as Row);
+        for (kept, now_there) in [(Duration::ZERO, None), (Duration::from_secs(5), large)] {
+            let cache = Cache::new(CacheOptions {
+                ttl: Duration::from_secs(30),
+                missing_ttl: kept,
+                max_bytes: 1 << 20,
+                stale: Duration::from_secs(60),
+            });
+            let start = Instant::now();
+            let late = start + Duration::from_secs(31);
+            cache.get_or_load(b"k", start, || async { Ok(row(1)) }).await.unwrap();
+            assert!(cache.get_stale(b"k", late).is_some());
+            let held = cache.stats().bytes;
+            let (hit, origin) = cache
+                .get_or_load(b"k", late, || async { Ok(now_there.clone()) })
+                .await
+                .unwrap();
+            assert_eq!((&*hit, origin), (&now_there, Origin::Loaded));
+            assert_eq!(cache.get_stale(b"k", late), None);
+            assert_eq!(cache.stats().entries, 0);
+            assert!(cache.stats().bytes < held, "and its bytes are given back");
+        }
     }
 
     #[tokio::test]
