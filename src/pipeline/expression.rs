@@ -5,8 +5,8 @@
 //! exactly the scalars that the expression needs and no tree of the event is built.
 //!
 //! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
-//! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double`, records and
-//! maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
+//! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double` (in `string(PATH)` as
+//! text with all their digits), records and maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
 //! (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null does not hold, as in SQL.
 
 mod types;
@@ -18,8 +18,8 @@ use std::sync::Arc;
 use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, operators};
 use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
-use crate::avro::path;
 use crate::avro::value::{Type, Unit, Value};
+use crate::avro::{decimal_text, path};
 pub use types::UnknownField;
 
 /// What a path points at.
@@ -100,7 +100,15 @@ pub struct Computed {
     tree: Arc<IdedExpr>,
     /// What the variables stand for, in order.
     pub inputs: Vec<Reference>,
-    names: Arc<[String]>,
+    variables: Arc<[Variable]>,
+}
+
+/// How CEL sees an input.
+#[derive(Debug)]
+struct Variable {
+    name: String,
+    /// A decimal comes in as text: a double would round it.
+    as_text: bool,
 }
 
 /// What is wrong with an expression.
@@ -154,11 +162,15 @@ pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> 
     let mut inputs = Vec::new();
     let mut bound = Vec::new();
     cut_paths(&mut tree, steps, &mut inputs, &mut bound)?;
-    let names = (0..inputs.len()).map(|i| format!("{INPUT}{i}")).collect();
+    let variables = inputs.iter().enumerate().map(|(i, (_, as_text))| Variable {
+        name: format!("{INPUT}{i}"),
+        as_text: *as_text,
+    });
+    let variables = variables.collect();
     Ok(Expression::Computed(Computed {
         tree: Arc::new(tree),
-        inputs,
-        names,
+        inputs: inputs.into_iter().map(|(reference, _)| reference).collect(),
+        variables,
     }))
 }
 
@@ -260,16 +272,17 @@ fn path_of(expr: &Expr, steps: &[&str]) -> Result<Option<Reference>, ExpressionE
     Ok(Some(reference))
 }
 
-/// Replaces every path by a variable. `bound` are the variables of the comprehensions around.
+/// Replaces every path by a variable. `bound` are the variables of the comprehensions around. What `string()` makes text of is an input
+/// of its own.
 fn cut_paths(
     node: &mut IdedExpr,
     steps: &[&str],
-    inputs: &mut Vec<Reference>,
+    inputs: &mut Vec<(Reference, bool)>,
     bound: &mut Vec<String>,
 ) -> Result<(), ExpressionError> {
     let head_is_bound = chain(&node.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
     if !head_is_bound && let Some(reference) = path_of(&node.expr, steps)? {
-        node.expr = Expr::Ident(variable(reference, inputs));
+        node.expr = Expr::Ident(variable(reference, false, inputs));
         return Ok(());
     }
     match &mut node.expr {
@@ -281,7 +294,7 @@ fn cut_paths(
             });
             let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
             if !bound_head && let Some(reference) = path_of(&operand, steps)? {
-                let expr = Expr::Ident(variable(reference, inputs));
+                let expr = Expr::Ident(variable(reference, false, inputs));
                 node.expr = not_null(IdedExpr { id: node.id, expr });
                 return Ok(());
             }
@@ -307,6 +320,13 @@ fn cut_paths(
             }
             if let Some(target) = &mut call.target {
                 cut_paths(target, steps, inputs, bound)?;
+            }
+            if let ("string", None, [of]) = (call.func_name.as_str(), &call.target, call.args.as_mut_slice())
+                && !chain(&of.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head))
+                && let Some(reference) = path_of(&of.expr, steps)?
+            {
+                of.expr = Expr::Ident(variable(reference, true, inputs));
+                return Ok(());
             }
             call.args
                 .iter_mut()
@@ -421,9 +441,10 @@ fn call<const N: usize>(function: &str, args: [IdedExpr; N]) -> Expr {
 /// Begins the names of inputs in an expression's tree: no name that can be written begins so, and none of a macro's variables is taken for one.
 const INPUT: char = '@';
 
-fn variable(reference: Reference, inputs: &mut Vec<Reference>) -> String {
-    let index = inputs.iter().position(|r| *r == reference).unwrap_or_else(|| {
-        inputs.push(reference);
+fn variable(reference: Reference, as_text: bool, inputs: &mut Vec<(Reference, bool)>) -> String {
+    let input = (reference, as_text);
+    let index = inputs.iter().position(|known| *known == input).unwrap_or_else(|| {
+        inputs.push(input);
         inputs.len() - 1
     });
     format!("{INPUT}{index}")
@@ -450,8 +471,14 @@ impl Computed {
     /// value is absent, wherever in the inputs it is missing. The error is CEL's own, in words.
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
         let mut context = Context::with_env(interpreter.0.clone());
-        for (name, value) in self.names.iter().zip(inputs) {
-            context.add_variable_from_value(name.as_str(), to_cel(value));
+        for (variable, value) in self.variables.iter().zip(inputs) {
+            let value = match value {
+                Value::Decimal { unscaled, scale } if variable.as_text => cel::Value::String(Arc::new(
+                    decimal_text(unscaled, *scale).ok_or("a decimal has more digits than are taken")?,
+                )),
+                value => to_cel(value),
+            };
+            context.add_variable_from_value(variable.name.as_str(), value);
         }
         let result = match cel::Value::resolve(&self.tree, &context) {
             Ok(result) => from_cel(result),

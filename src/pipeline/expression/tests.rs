@@ -427,3 +427,46 @@ fn decimals_and_uuids() {
     assert_eq!(decimal_to_f64(&[], 3), 0.0);
     assert_eq!(uuid_text(&[0x12; 16]), "12121212-1212-1212-1212-121212121212");
 }
+
+#[test]
+fn the_text_of_a_decimal_has_all_its_digits() {
+    let decimal = |unscaled: i64, scale| Value::Decimal {
+        unscaled: unscaled.to_be_bytes().to_vec().into(),
+        scale,
+    };
+    let run = |text: &str, value: Value<'_>| {
+        let c = computed(text, &["p"]);
+        let inputs: Vec<_> = c.inputs.iter().map(|_| value.borrowed()).collect();
+        c.evaluate(&Interpreter::default(), &inputs)
+    };
+    for (unscaled, scale, digits) in [
+        (1_234_567_890_123_456_789, 2, "12345678901234567.89"),
+        (9_007_199_254_740_993, 0, "9007199254740993"),
+        (9_007_199_254_740_992, 0, "9007199254740992"),
+        (-10_000, 2, "-100.00"),
+    ] {
+        let text = |text: String| Ok(Value::String(text.into()));
+        assert_eq!(run("string(p.a)", decimal(unscaled, scale)), text(digits.to_owned()));
+        assert_eq!(
+            run("'x' + string(p.a)", decimal(unscaled, scale)),
+            text(format!("x{digits}"))
+        );
+        // Beside it the same value is a number still.
+        assert_eq!(
+            run("p.a > 0.0 ? string(p.a) : '-' + string(p.a)", decimal(unscaled, scale)),
+            text(if unscaled > 0 {
+                digits.to_owned()
+            } else {
+                format!("-{digits}")
+            })
+        );
+    }
+    assert_eq!(run("string(p.a)", Value::Null), Ok(Value::Null));
+    assert_eq!(run("string(p.a)", Value::Double(1.5)), Ok(Value::String("1.5".into())));
+    let c = computed("p.a > 0.0 ? string(p.a) : ''", &["p"]);
+    let decimal = Type::Decimal {
+        precision: 19,
+        scale: 2,
+    };
+    assert_eq!(c.result_type(&[decimal.clone(), decimal]), Some(Type::String));
+}
