@@ -468,7 +468,7 @@ impl std::fmt::Debug for Interpreter {
 
 impl Computed {
     /// Evaluates over the values of `inputs`, in their order. CEL has no operators on null: as in SQL, what is computed from an absent
-    /// value is absent, wherever in the inputs it is missing. The error is CEL's own, in words.
+    /// value is absent, wherever in the inputs it is missing. The error has no values in it.
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
         let mut context = Context::with_env(interpreter.0.clone());
         for (variable, value) in self.variables.iter().zip(inputs) {
@@ -480,33 +480,70 @@ impl Computed {
             };
             context.add_variable_from_value(variable.name.as_str(), value);
         }
-        let result = match cel::Value::resolve(&self.tree, &context) {
+        match cel::Value::resolve(&self.tree, &context) {
             Ok(result) => from_cel(result),
-            Err(ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_)) => return Ok(Value::Null),
-            // What is computed of a value that is there is wrong by itself, whatever is absent beside it: of a null, no function fails so.
-            Err(
-                error @ (ExecutionError::FunctionError { .. }
-                | ExecutionError::DivisionByZero(_)
-                | ExecutionError::RemainderByZero(_)
-                | ExecutionError::Overflow(..)),
-            ) => return Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        match result {
-            Err(_) if inputs.iter().any(holds_null) => Ok(Value::Null),
-            result => result,
+            Err(ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_)) => Ok(Value::Null),
+            Err(error) if meets_null(&error) => Ok(Value::Null),
+            Err(error) => Err(told(&error)),
         }
     }
 }
 
-/// Whether a value is null, or has one in it.
-fn holds_null(value: &Value<'_>) -> bool {
-    match value {
-        Value::Null => true,
-        Value::List(items) => items.iter().any(holds_null),
-        Value::Map(entries) => entries.iter().any(|(_, value)| holds_null(value)),
-        Value::Record(fields) => fields.iter().any(|(_, value)| holds_null(value)),
+/// Whether an operator or function failed of a null: what fails over values that are there is wrong by itself, whatever is absent beside it.
+fn meets_null(error: &ExecutionError) -> bool {
+    let null = |value: &cel::Value| matches!(value, cel::Value::Null);
+    match error {
+        ExecutionError::NoSuchOverload(call) => call.argument_types().iter().any(|ty| ty == NULL),
+        ExecutionError::UnexpectedType { got, .. } => got == NULL,
+        ExecutionError::UnsupportedTargetType { target } | ExecutionError::NotSupportedAsMethod { target, .. } => {
+            null(target)
+        }
+        ExecutionError::UnsupportedKeyType(key) => null(key),
+        ExecutionError::UnsupportedBinaryOperator(_, a, b)
+        | ExecutionError::ValuesNotComparable(a, b)
+        | ExecutionError::UnsupportedIndex(a, b) => null(a) || null(b),
         _ => false,
+    }
+}
+
+/// What CEL calls the type of null.
+const NULL: &str = "null_type";
+
+/// An error in words, with names and types alone: in its own it prints the values, which go to logs.
+fn told(error: &ExecutionError) -> String {
+    match error {
+        ExecutionError::NoSuchOverload(call) => {
+            format!(
+                "there is no {} of {}",
+                call.function(),
+                call.argument_types().join(" and ")
+            )
+        }
+        ExecutionError::UnsupportedBinaryOperator(operator, a, b) => {
+            format!("there is no {operator} of {} and {}", a.type_of(), b.type_of())
+        }
+        ExecutionError::ValuesNotComparable(a, b) => {
+            format!("{} and {} are not compared", a.type_of(), b.type_of())
+        }
+        ExecutionError::UnsupportedIndex(index, of) => {
+            format!("this {} is no index of a {}", index.type_of(), of.type_of())
+        }
+        ExecutionError::UnsupportedKeyType(key) => format!("a {} is no key of a map", key.type_of()),
+        ExecutionError::UnsupportedTargetType { target } => {
+            format!("there is no such method of a {}", target.type_of())
+        }
+        ExecutionError::NotSupportedAsMethod { method, target } => {
+            format!("there is no method {method} of a {}", target.type_of())
+        }
+        ExecutionError::UnexpectedType { got, want } => format!("{got} where {want} is asked for"),
+        ExecutionError::FunctionError { function, message } => format!("{function}(): {message}"),
+        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".to_owned(),
+        ExecutionError::Overflow(operator, ..) => format!("{operator} goes beyond what an int holds"),
+        ExecutionError::DuplicateKey(_) => "a map has a key twice".to_owned(),
+        ExecutionError::UndeclaredReference(_)
+        | ExecutionError::InvalidArgumentCount { .. }
+        | ExecutionError::MissingArgumentOrTarget => error.to_string(),
+        _ => "it cannot be evaluated".to_owned(),
     }
 }
 
@@ -567,7 +604,7 @@ fn from_cel(value: cel::Value) -> Result<Value<'static>, String> {
         cel::Value::Null => Value::Null,
         cel::Value::Bool(v) => Value::Bool(v),
         cel::Value::Int(v) => Value::Long(v),
-        cel::Value::UInt(v) => Value::Long(i64::try_from(v).map_err(|_| format!("{v} is larger than a long holds"))?),
+        cel::Value::UInt(v) => Value::Long(i64::try_from(v).map_err(|_| "a uint that is larger than a long holds")?),
         cel::Value::Float(v) => Value::Double(v),
         cel::Value::String(v) => Value::String(Cow::Owned(Arc::unwrap_or_clone(v))),
         cel::Value::Bytes(v) => Value::Bytes(Cow::Owned(Arc::unwrap_or_clone(v))),

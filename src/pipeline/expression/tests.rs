@@ -470,3 +470,68 @@ fn the_text_of_a_decimal_has_all_its_digits() {
     };
     assert_eq!(c.result_type(&[decimal.clone(), decimal]), Some(Type::String));
 }
+
+#[test]
+fn an_operator_that_meets_no_null_fails_though_another_input_is_null() {
+    let inputs = [Value::Double(1.5), Value::Int(3), Value::Null];
+    for expression in [
+        "event.a * 100 > event.b && event.c != 'X'",
+        "event.a % 2.0 > 1.0 || event.b == event.c",
+        "event.a > 'x' || event.b == event.c",
+        "event.a + event.b > 1.0 && event.c == null",
+        "event.a.startsWith('x') || event.b > 7 || event.c != null",
+    ] {
+        let c = computed(expression, &[]);
+        let values: Vec<_> = c
+            .inputs
+            .iter()
+            .map(|input| match input {
+                Reference::Event(path) if path == "a" => inputs[0].borrowed(),
+                Reference::Event(path) if path == "b" => inputs[1].borrowed(),
+                _ => inputs[2].borrowed(),
+            })
+            .collect();
+        assert!(c.evaluate(&Interpreter::default(), &values).is_err(), "{expression}");
+    }
+}
+
+#[test]
+fn errors_tell_types_and_no_values() {
+    let text = Value::String("alice@x.org".into());
+    let list = Value::List(vec![text.clone()]);
+    for expression in [
+        "p.a + p.n",
+        "p.a - p.a",
+        "p.a < p.n",
+        "p.l[p.a]",
+        "p.l[0.5]",
+        "p.l + p.a",
+        "p.n / 0",
+        "p.n % 0",
+        "p.n * 9223372036854775807",
+        "int(p.a)",
+        "bool(p.a)",
+        "-p.a",
+        "p.a ? 1 : 2",
+        "{p.a: 1, p.a: 2}",
+        "{p.l: 1}",
+        "{'a': p.a}",
+        "uint(p.n) + uint('9223372036854775807')",
+    ] {
+        let c = computed(expression, &["p"]);
+        let inputs: Vec<_> = c
+            .inputs
+            .iter()
+            .map(|input| match input {
+                Reference::Step { column, .. } if column == "a" => text.borrowed(),
+                Reference::Step { column, .. } if column == "l" => list.borrowed(),
+                _ => Value::Long(31_337),
+            })
+            .collect();
+        let error = c.evaluate(&Interpreter::default(), &inputs).unwrap_err();
+        assert!(
+            !error.contains("alice") && !error.contains("31337"),
+            "{expression}: {error}"
+        );
+    }
+}
