@@ -20,7 +20,7 @@ use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
 use crate::avro::value::{Type, Unit, Value};
 use crate::avro::{decimal_text, path};
-pub use types::UnknownField;
+pub use types::{Mistaken, UnknownField, unit};
 
 /// What a path points at.
 #[derive(Debug, Clone, PartialEq, Eq)]
