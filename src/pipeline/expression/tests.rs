@@ -394,6 +394,13 @@ fn types_follow_from_shapes() {
     assert_eq!(t("p.a.map(x, x)", &[Type::List(Box::new(Type::Int))]), None);
     let ints = Type::List(Box::new(Type::Int));
     assert_eq!(t("p.a.exists_one(x, x > 1)", &[ints]), Some(Type::Bool));
+    let floats = Type::List(Box::new(Type::Float.nullable()));
+    assert_eq!(
+        t("size(p.a) > 1 ? p.a : null", &[floats]),
+        Some(Type::List(Box::new(Type::Double.nullable())).nullable())
+    );
+    let maps = Type::List(Box::new(Type::Map(Box::new(Type::String), Box::new(Type::Int))));
+    assert_eq!(t("size(p.a) > 1 ? p.a : null", &[maps]), None);
 }
 
 #[test]

@@ -489,19 +489,7 @@ fn input(name: &str) -> Option<usize> {
 
 fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
     match expr {
-        Expr::Ident(name) => {
-            let input = inputs.get(input(name)?)?;
-            Some(match input.non_null() {
-                Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {
-                    rewrap(Type::Long, input)
-                }
-                Type::Float | Type::Double | Type::Decimal { .. } => rewrap(Type::Double, input),
-                Type::String | Type::Enum(_) | Type::Uuid => rewrap(Type::String, input),
-                Type::Bytes | Type::Fixed(_) => rewrap(Type::Bytes, input),
-                Type::Bool => rewrap(Type::Bool, input),
-                _ => return None,
-            })
-        }
+        Expr::Ident(name) => given_back(inputs.get(input(name)?)?),
         Expr::Literal(_) => match literal(expr)? {
             Value::Bool(_) => Some(Type::Bool),
             Value::Long(_) => Some(Type::Long),
@@ -558,6 +546,18 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
     }
 }
 
-fn rewrap(t: Type, like: &Type) -> Type {
-    if like.is_nullable() { t.nullable() } else { t }
+/// The type of an input that CEL gives back as it came in.
+fn given_back(input: &Type) -> Option<Type> {
+    let ty = match input.non_null() {
+        Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {
+            Type::Long
+        }
+        Type::Float | Type::Double | Type::Decimal { .. } => Type::Double,
+        Type::String | Type::Enum(_) | Type::Uuid => Type::String,
+        Type::Bytes | Type::Fixed(_) => Type::Bytes,
+        Type::Bool => Type::Bool,
+        Type::List(item) => Type::List(Box::new(given_back(item)?)),
+        _ => return None,
+    };
+    Some(if input.is_nullable() { ty.nullable() } else { ty })
 }
