@@ -473,8 +473,14 @@ fn counts(expr: &Expr, inputs: &[Vec<Type>]) -> Vec<Type> {
                 "int" => arg(0),
                 operators::CONDITIONAL => [arg(1), arg(2)].concat(),
                 // What is added to a time has no unit of its own. The difference of two is no time.
-                operators::ADD if arg(0).is_empty() => arg(1),
-                operators::ADD | operators::SUBSTRACT if arg(1).is_empty() => arg(0),
+                operators::ADD | operators::SUBSTRACT => {
+                    let (a, b) = (arg(0), arg(1));
+                    match (a.is_empty(), b.is_empty()) {
+                        (_, true) => a,
+                        (true, _) if call.func_name == operators::ADD => b,
+                        _ => Vec::new(),
+                    }
+                }
                 _ => Vec::new(),
             }
         }
