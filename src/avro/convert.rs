@@ -174,12 +174,12 @@ pub(crate) fn kind(value: &Value<'_>) -> &'static str {
 /// A value, for messages: numbers as they are, the rest by kind, because texts may be long or private.
 pub(crate) fn describe(value: &Value<'_>) -> String {
     match value {
-        Value::Int(number) => number.to_string(),
-        Value::Long(number) => number.to_string(),
-        Value::Float(number) => number.to_string(),
-        Value::Double(number) => number.to_string(),
+        Value::Int(number) => format!("\"{number}\""),
+        Value::Long(number) => format!("\"{number}\""),
+        Value::Float(number) => format!("\"{number}\""),
+        Value::Double(number) => format!("\"{number}\""),
         Value::Time(time, unit) | Value::Timestamp(time, unit) | Value::LocalTimestamp(time, unit) => {
-            format!("{} of {time} {unit}", kind(value))
+            format!("{} of \"{time}\" {unit}", kind(value))
         }
         Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
         other => format!("this {}", kind(other).trim_start_matches("a ")),

@@ -5,8 +5,8 @@
 //! exactly the scalars that the expression needs and no tree of the event is built.
 //!
 //! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
-//! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double`, records and
-//! maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
+//! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double` (in `string(PATH)` as
+//! text with all their digits), records and maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
 //! (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null does not hold, as in SQL.
 
 mod types;
@@ -18,9 +18,9 @@ use std::sync::Arc;
 use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, operators};
 use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
-use crate::avro::path;
 use crate::avro::value::{Type, Unit, Value};
-pub use types::UnknownField;
+use crate::avro::{decimal_text, path};
+pub use types::{Mistaken, UnknownField, unit};
 
 /// What a path points at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,15 @@ pub struct Computed {
     tree: Arc<IdedExpr>,
     /// What the variables stand for, in order.
     pub inputs: Vec<Reference>,
-    names: Arc<[String]>,
+    variables: Arc<[Variable]>,
+}
+
+/// How CEL sees an input.
+#[derive(Debug)]
+struct Variable {
+    name: String,
+    /// A decimal comes in as text: a double would round it.
+    as_text: bool,
 }
 
 /// What is wrong with an expression.
@@ -154,11 +162,15 @@ pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> 
     let mut inputs = Vec::new();
     let mut bound = Vec::new();
     cut_paths(&mut tree, steps, &mut inputs, &mut bound)?;
-    let names = (0..inputs.len()).map(|i| format!("{INPUT}{i}")).collect();
+    let variables = inputs.iter().enumerate().map(|(i, (_, as_text))| Variable {
+        name: format!("{INPUT}{i}"),
+        as_text: *as_text,
+    });
+    let variables = variables.collect();
     Ok(Expression::Computed(Computed {
         tree: Arc::new(tree),
-        inputs,
-        names,
+        inputs: inputs.into_iter().map(|(reference, _)| reference).collect(),
+        variables,
     }))
 }
 
@@ -260,16 +272,17 @@ fn path_of(expr: &Expr, steps: &[&str]) -> Result<Option<Reference>, ExpressionE
     Ok(Some(reference))
 }
 
-/// Replaces every path by a variable. `bound` are the variables of the comprehensions around.
+/// Replaces every path by a variable. `bound` are the variables of the comprehensions around. What `string()` makes text of is an input
+/// of its own.
 fn cut_paths(
     node: &mut IdedExpr,
     steps: &[&str],
-    inputs: &mut Vec<Reference>,
+    inputs: &mut Vec<(Reference, bool)>,
     bound: &mut Vec<String>,
 ) -> Result<(), ExpressionError> {
     let head_is_bound = chain(&node.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
     if !head_is_bound && let Some(reference) = path_of(&node.expr, steps)? {
-        node.expr = Expr::Ident(variable(reference, inputs));
+        node.expr = Expr::Ident(variable(reference, false, inputs));
         return Ok(());
     }
     match &mut node.expr {
@@ -281,7 +294,7 @@ fn cut_paths(
             });
             let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
             if !bound_head && let Some(reference) = path_of(&operand, steps)? {
-                let expr = Expr::Ident(variable(reference, inputs));
+                let expr = Expr::Ident(variable(reference, false, inputs));
                 node.expr = not_null(IdedExpr { id: node.id, expr });
                 return Ok(());
             }
@@ -307,6 +320,13 @@ fn cut_paths(
             }
             if let Some(target) = &mut call.target {
                 cut_paths(target, steps, inputs, bound)?;
+            }
+            if let ("string", None, [of]) = (call.func_name.as_str(), &call.target, call.args.as_mut_slice())
+                && !chain(&of.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head))
+                && let Some(reference) = path_of(&of.expr, steps)?
+            {
+                of.expr = Expr::Ident(variable(reference, true, inputs));
+                return Ok(());
             }
             call.args
                 .iter_mut()
@@ -421,9 +441,10 @@ fn call<const N: usize>(function: &str, args: [IdedExpr; N]) -> Expr {
 /// Begins the names of inputs in an expression's tree: no name that can be written begins so, and none of a macro's variables is taken for one.
 const INPUT: char = '@';
 
-fn variable(reference: Reference, inputs: &mut Vec<Reference>) -> String {
-    let index = inputs.iter().position(|r| *r == reference).unwrap_or_else(|| {
-        inputs.push(reference);
+fn variable(reference: Reference, as_text: bool, inputs: &mut Vec<(Reference, bool)>) -> String {
+    let input = (reference, as_text);
+    let index = inputs.iter().position(|known| *known == input).unwrap_or_else(|| {
+        inputs.push(input);
         inputs.len() - 1
     });
     format!("{INPUT}{index}")
@@ -447,39 +468,82 @@ impl std::fmt::Debug for Interpreter {
 
 impl Computed {
     /// Evaluates over the values of `inputs`, in their order. CEL has no operators on null: as in SQL, what is computed from an absent
-    /// value is absent, wherever in the inputs it is missing. The error is CEL's own, in words.
+    /// value is absent, wherever in the inputs it is missing. The error has no values in it.
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
         let mut context = Context::with_env(interpreter.0.clone());
-        for (name, value) in self.names.iter().zip(inputs) {
-            context.add_variable_from_value(name.as_str(), to_cel(value));
+        for (variable, value) in self.variables.iter().zip(inputs) {
+            let value = match value {
+                Value::Decimal { unscaled, scale } if variable.as_text => cel::Value::String(Arc::new(
+                    decimal_text(unscaled, *scale).ok_or("a decimal has more digits than are taken")?,
+                )),
+                value => to_cel(value),
+            };
+            context.add_variable_from_value(variable.name.as_str(), value);
         }
-        let result = match cel::Value::resolve(&self.tree, &context) {
+        match cel::Value::resolve(&self.tree, &context) {
             Ok(result) => from_cel(result),
-            Err(ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_)) => return Ok(Value::Null),
-            // What is computed of a value that is there is wrong by itself, whatever is absent beside it: of a null, no function fails so.
-            Err(
-                error @ (ExecutionError::FunctionError { .. }
-                | ExecutionError::DivisionByZero(_)
-                | ExecutionError::RemainderByZero(_)
-                | ExecutionError::Overflow(..)),
-            ) => return Err(error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        match result {
-            Err(_) if inputs.iter().any(holds_null) => Ok(Value::Null),
-            result => result,
+            Err(ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_)) => Ok(Value::Null),
+            Err(error) if meets_null(&error) => Ok(Value::Null),
+            Err(error) => Err(told(&error)),
         }
     }
 }
 
-/// Whether a value is null, or has one in it.
-fn holds_null(value: &Value<'_>) -> bool {
-    match value {
-        Value::Null => true,
-        Value::List(items) => items.iter().any(holds_null),
-        Value::Map(entries) => entries.iter().any(|(_, value)| holds_null(value)),
-        Value::Record(fields) => fields.iter().any(|(_, value)| holds_null(value)),
+/// Whether an operator or function failed of a null: what fails over values that are there is wrong by itself, whatever is absent beside it.
+fn meets_null(error: &ExecutionError) -> bool {
+    let null = |value: &cel::Value| matches!(value, cel::Value::Null);
+    match error {
+        ExecutionError::NoSuchOverload(call) => call.argument_types().iter().any(|ty| ty == NULL),
+        ExecutionError::UnexpectedType { got, .. } => got == NULL,
+        ExecutionError::UnsupportedTargetType { target } | ExecutionError::NotSupportedAsMethod { target, .. } => {
+            null(target)
+        }
+        ExecutionError::UnsupportedKeyType(key) => null(key),
+        ExecutionError::UnsupportedBinaryOperator(_, a, b)
+        | ExecutionError::ValuesNotComparable(a, b)
+        | ExecutionError::UnsupportedIndex(a, b) => null(a) || null(b),
         _ => false,
+    }
+}
+
+/// What CEL calls the type of null.
+const NULL: &str = "null_type";
+
+/// An error in words, with names and types alone: in its own it prints the values, which go to logs.
+fn told(error: &ExecutionError) -> String {
+    match error {
+        ExecutionError::NoSuchOverload(call) => {
+            format!(
+                "there is no {} of {}",
+                call.function(),
+                call.argument_types().join(" and ")
+            )
+        }
+        ExecutionError::UnsupportedBinaryOperator(operator, a, b) => {
+            format!("there is no {operator} of {} and {}", a.type_of(), b.type_of())
+        }
+        ExecutionError::ValuesNotComparable(a, b) => {
+            format!("{} and {} are not compared", a.type_of(), b.type_of())
+        }
+        ExecutionError::UnsupportedIndex(index, of) => {
+            format!("this {} is no index of a {}", index.type_of(), of.type_of())
+        }
+        ExecutionError::UnsupportedKeyType(key) => format!("a {} is no key of a map", key.type_of()),
+        ExecutionError::UnsupportedTargetType { target } => {
+            format!("there is no such method of a {}", target.type_of())
+        }
+        ExecutionError::NotSupportedAsMethod { method, target } => {
+            format!("there is no method {method} of a {}", target.type_of())
+        }
+        ExecutionError::UnexpectedType { got, want } => format!("{got} where {want} is asked for"),
+        ExecutionError::FunctionError { function, message } => format!("{function}(): {message}"),
+        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".to_owned(),
+        ExecutionError::Overflow(operator, ..) => format!("{operator} goes beyond what an int holds"),
+        ExecutionError::DuplicateKey(_) => "a map has a key twice".to_owned(),
+        ExecutionError::UndeclaredReference(_)
+        | ExecutionError::InvalidArgumentCount { .. }
+        | ExecutionError::MissingArgumentOrTarget => error.to_string(),
+        _ => "it cannot be evaluated".to_owned(),
     }
 }
 
@@ -540,7 +604,7 @@ fn from_cel(value: cel::Value) -> Result<Value<'static>, String> {
         cel::Value::Null => Value::Null,
         cel::Value::Bool(v) => Value::Bool(v),
         cel::Value::Int(v) => Value::Long(v),
-        cel::Value::UInt(v) => Value::Long(i64::try_from(v).map_err(|_| format!("{v} is larger than a long holds"))?),
+        cel::Value::UInt(v) => Value::Long(i64::try_from(v).map_err(|_| "a uint that is larger than a long holds")?),
         cel::Value::Float(v) => Value::Double(v),
         cel::Value::String(v) => Value::String(Cow::Owned(Arc::unwrap_or_clone(v))),
         cel::Value::Bytes(v) => Value::Bytes(Cow::Owned(Arc::unwrap_or_clone(v))),

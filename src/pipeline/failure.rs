@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::custom::StepError;
 use crate::retry::Class;
 use crate::store::StoreError;
+use crate::telemetry::scrub::scrub;
 
 /// A failure of one event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +19,7 @@ pub struct Failure {
     pub step: Option<Arc<str>>,
     /// How often what failed was tried.
     pub attempts: u32,
-    /// In words, without the record's content.
+    /// In words. What of the record is in them stands in quotes, and goes into the dead letter alone: see [`Failure::scrubbed`].
     pub message: String,
     /// Whether it is certain that what failed has not been done; see [`StoreError::not_applied`].
     pub not_applied: bool,
@@ -58,6 +59,14 @@ impl Failure {
         self
     }
 
+    /// The same without the record's content, for log lines and `/status`.
+    pub fn scrubbed(&self) -> Failure {
+        Failure {
+            message: scrub(&self.message),
+            ..self.clone()
+        }
+    }
+
     /// Where it is counted: its step; outside of steps its reason.
     pub fn stage(&self) -> &str {
         self.step.as_deref().unwrap_or(self.reason)
@@ -76,5 +85,24 @@ impl From<StoreError> for Failure {
 impl From<StepError> for Failure {
     fn from(error: StepError) -> Failure {
         Failure::new(error.class, error.reason, error.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::avro::Value;
+    use crate::store::convert;
+    use crate::store::types::ColumnType;
+
+    #[test]
+    fn what_a_record_holds_is_in_the_letter_and_not_in_the_line() {
+        let form = convert::form("alice@x.org", &ColumnType::Uuid);
+        let range = convert::integer::<i8>(&Value::Int(31_337), &ColumnType::TinyInt).unwrap_err();
+        for (error, value) in [(form, "alice@x.org"), (range, "31337")] {
+            let failure = Failure::permanent("type", error.to_string());
+            assert!(failure.message.contains(value), "{failure}");
+            assert!(!failure.scrubbed().to_string().contains(value), "{failure}");
+        }
     }
 }

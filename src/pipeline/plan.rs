@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::evaluate::can_be_key;
+use super::expression::unit;
 use super::finding::Finding;
 use super::program::{
     Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
@@ -188,15 +189,6 @@ fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Optio
     Some(Finding::new(span, message).help(help))
 }
 
-/// The unit in which a time is counted, where the type is one: none for days.
-fn unit(ty: &Type) -> Option<Option<Unit>> {
-    match ty {
-        Type::Date => Some(None),
-        Type::Time(unit) | Type::Timestamp(unit) | Type::LocalTimestamp(unit) => Some(Some(*unit)),
-        _ => None,
-    }
-}
-
 /// Every place where a step asks for a value.
 fn places_of(step: &Step) -> Vec<&Place> {
     let mut places: Vec<&Place> = step.when.iter().collect();
@@ -258,24 +250,26 @@ impl Types<'_> {
     /// The types of times that a source gives as plain numbers: to CEL a time is one.
     fn counts(&self, source: &Source) -> Vec<Type> {
         match source {
-            Source::Computed(computed) => {
-                let of = |input: &Source| {
-                    let counts = self.counts(input);
-                    let own = self.of(input).map(|ty| ty.non_null().clone());
-                    match own.filter(|ty| counts.is_empty() && unit(ty).is_some()) {
-                        Some(time) => vec![time],
-                        None => counts,
-                    }
-                };
-                let inputs: Vec<_> = computed.inputs.iter().map(of).collect();
-                computed.expression.counts(&inputs)
-            }
+            Source::Computed(computed) => computed.expression.counts(&self.times(computed)),
             Source::Named(index) => self
                 .named(*index)
                 .map(|(_, place)| self.counts(&place.source))
                 .unwrap_or_default(),
             _ => Vec::new(),
         }
+    }
+
+    /// The types of times that a general expression's inputs are, or give as plain numbers.
+    fn times(&self, computed: &ComputedSource) -> Vec<Vec<Type>> {
+        let of = |input: &Source| {
+            let counts = self.counts(input);
+            let own = self.of(input).map(|ty| ty.non_null().clone());
+            match own.filter(|ty| counts.is_empty() && unit(ty).is_some()) {
+                Some(time) => vec![time],
+                None => counts,
+            }
+        };
+        computed.inputs.iter().map(of).collect()
     }
 
     /// Why a number that a source gives is not what it would be taken for, where it counts a time in another unit.
@@ -321,9 +315,18 @@ impl Types<'_> {
                     "a record or map is taken whole by a path alone, as in event.user; of more than that, name its fields one by one",
                 ));
             }
-            if let Source::Computed(computed) = &place.source
-                && let Some(field) = computed.expression.unknown_field(&self.inputs(computed))
-            {
+            let Source::Computed(computed) = &place.source else {
+                continue;
+            };
+            let inputs = self.inputs(computed);
+            if let Some(mistaken) = computed.expression.mistaken(&inputs) {
+                findings.push(Finding::new(place.span, mistaken.message).help(mistaken.help));
+            }
+            if let Some((a, b)) = computed.expression.different_units(&self.times(computed)) {
+                let message = format!("a number that counts as {a} does and one that counts as {b} does meet here");
+                findings.push(Finding::new(place.span, message).help(UNITS));
+            }
+            if let Some(field) = computed.expression.unknown_field(&inputs) {
                 let message = format!("there is no field '{}' where this expression asks for it", field.name);
                 let help = match field.known.as_slice() {
                     [] => "the record there has no fields".to_owned(),

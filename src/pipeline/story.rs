@@ -55,7 +55,11 @@ pub fn story(
         "outcome": outcome,
         "failure": teller.failure.map(|failure| json!({
             "step": failure.step.as_deref(), "class": failure.class.as_str(), "reason": failure.reason,
-            "message": failure.message, "attempts": failure.attempts,
+            "message": match showing {
+                Showing::Shapes => failure.scrubbed().message,
+                Showing::Values => failure.message.clone(),
+            },
+            "attempts": failure.attempts,
         })),
         "seconds_to_producer": event.produced.map(seconds),
         "seconds": seconds(now),

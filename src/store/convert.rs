@@ -23,7 +23,7 @@ pub enum ConvertError {
         to: String,
     },
     /// The right type, and too large, too small or too precise.
-    #[error("{value} is out of range for {to}")]
+    #[error("{value:?} is out of range for {to}")]
     Range {
         /// The value, shortened.
         value: String,
@@ -95,7 +95,7 @@ pub fn form(value: &str, to: &ColumnType) -> ConvertError {
     }
 }
 
-/// Errors go to logs and headers: they show at most 64 characters of a value.
+/// Errors go to headers, and to logs without what they quote: they show at most 64 characters of a value.
 fn shorten(value: &str) -> String {
     match value.char_indices().nth(64) {
         Some((end, _)) => format!("{}…", &value[..end]),
@@ -393,7 +393,7 @@ mod tests {
     fn ranges_are_checked() {
         assert_eq!(integer::<i8>(&Value::Int(-128), &ColumnType::TinyInt), Ok(-128));
         let error = integer::<i16>(&Value::Long(40_000), &ColumnType::SmallInt).unwrap_err();
-        assert_eq!(error.to_string(), "40000 is out of range for smallint");
+        assert_eq!(error.to_string(), "\"40000\" is out of range for smallint");
         assert!(double(&Value::Long((1 << 53) + 1), &ColumnType::Double).is_err());
         assert!(float(&Value::Double(1e300), &ColumnType::Float).is_err());
         assert!(time_nanos(&Value::Time(86_400_000, Unit::Millis), &ColumnType::Time).is_err());
@@ -404,7 +404,7 @@ mod tests {
         };
         assert_eq!(
             varint(&half, &ColumnType::Varint).unwrap_err().to_string(),
-            "0.5 is out of range for varint"
+            "\"0.5\" is out of range for varint"
         );
     }
 

@@ -394,6 +394,13 @@ fn types_follow_from_shapes() {
     assert_eq!(t("p.a.map(x, x)", &[Type::List(Box::new(Type::Int))]), None);
     let ints = Type::List(Box::new(Type::Int));
     assert_eq!(t("p.a.exists_one(x, x > 1)", &[ints]), Some(Type::Bool));
+    let floats = Type::List(Box::new(Type::Float.nullable()));
+    assert_eq!(
+        t("size(p.a) > 1 ? p.a : null", &[floats]),
+        Some(Type::List(Box::new(Type::Double.nullable())).nullable())
+    );
+    let maps = Type::List(Box::new(Type::Map(Box::new(Type::String), Box::new(Type::Int))));
+    assert_eq!(t("size(p.a) > 1 ? p.a : null", &[maps]), None);
 }
 
 #[test]
@@ -426,4 +433,227 @@ fn decimals_and_uuids() {
     assert_eq!(decimal_to_f64(&[0xff], 0), -1.0);
     assert_eq!(decimal_to_f64(&[], 3), 0.0);
     assert_eq!(uuid_text(&[0x12; 16]), "12121212-1212-1212-1212-121212121212");
+}
+
+#[test]
+fn the_text_of_a_decimal_has_all_its_digits() {
+    let decimal = |unscaled: i64, scale| Value::Decimal {
+        unscaled: unscaled.to_be_bytes().to_vec().into(),
+        scale,
+    };
+    let run = |text: &str, value: Value<'_>| {
+        let c = computed(text, &["p"]);
+        let inputs: Vec<_> = c.inputs.iter().map(|_| value.borrowed()).collect();
+        c.evaluate(&Interpreter::default(), &inputs)
+    };
+    for (unscaled, scale, digits) in [
+        (1_234_567_890_123_456_789, 2, "12345678901234567.89"),
+        (9_007_199_254_740_993, 0, "9007199254740993"),
+        (9_007_199_254_740_992, 0, "9007199254740992"),
+        (-10_000, 2, "-100.00"),
+    ] {
+        let text = |text: String| Ok(Value::String(text.into()));
+        assert_eq!(run("string(p.a)", decimal(unscaled, scale)), text(digits.to_owned()));
+        assert_eq!(
+            run("'x' + string(p.a)", decimal(unscaled, scale)),
+            text(format!("x{digits}"))
+        );
+        // Beside it the same value is a number still.
+        assert_eq!(
+            run("p.a > 0.0 ? string(p.a) : '-' + string(p.a)", decimal(unscaled, scale)),
+            text(if unscaled > 0 {
+                digits.to_owned()
+            } else {
+                format!("-{digits}")
+            })
+        );
+    }
+    assert_eq!(run("string(p.a)", Value::Null), Ok(Value::Null));
+    assert_eq!(run("string(p.a)", Value::Double(1.5)), Ok(Value::String("1.5".into())));
+    let c = computed("p.a > 0.0 ? string(p.a) : ''", &["p"]);
+    let decimal = Type::Decimal {
+        precision: 19,
+        scale: 2,
+    };
+    assert_eq!(c.result_type(&[decimal.clone(), decimal]), Some(Type::String));
+}
+
+#[test]
+fn an_operator_that_meets_no_null_fails_though_another_input_is_null() {
+    let inputs = [Value::Double(1.5), Value::Int(3), Value::Null];
+    for expression in [
+        "event.a * 100 > event.b && event.c != 'X'",
+        "event.a % 2.0 > 1.0 || event.b == event.c",
+        "event.a > 'x' || event.b == event.c",
+        "event.a + event.b > 1.0 && event.c == null",
+        "event.a.startsWith('x') || event.b > 7 || event.c != null",
+    ] {
+        let c = computed(expression, &[]);
+        let values: Vec<_> = c
+            .inputs
+            .iter()
+            .map(|input| match input {
+                Reference::Event(path) if path == "a" => inputs[0].borrowed(),
+                Reference::Event(path) if path == "b" => inputs[1].borrowed(),
+                _ => inputs[2].borrowed(),
+            })
+            .collect();
+        assert!(c.evaluate(&Interpreter::default(), &values).is_err(), "{expression}");
+    }
+}
+
+#[test]
+fn errors_tell_types_and_no_values() {
+    let text = Value::String("alice@x.org".into());
+    let list = Value::List(vec![text.clone()]);
+    for expression in [
+        "p.a + p.n",
+        "p.a - p.a",
+        "p.a < p.n",
+        "p.l[p.a]",
+        "p.l[0.5]",
+        "p.l + p.a",
+        "p.n / 0",
+        "p.n % 0",
+        "p.n * 9223372036854775807",
+        "int(p.a)",
+        "bool(p.a)",
+        "-p.a",
+        "p.a ? 1 : 2",
+        "{p.a: 1, p.a: 2}",
+        "{p.l: 1}",
+        "{'a': p.a}",
+        "uint(p.n) + uint('9223372036854775807')",
+    ] {
+        let c = computed(expression, &["p"]);
+        let inputs: Vec<_> = c
+            .inputs
+            .iter()
+            .map(|input| match input {
+                Reference::Step { column, .. } if column == "a" => text.borrowed(),
+                Reference::Step { column, .. } if column == "l" => list.borrowed(),
+                _ => Value::Long(31_337),
+            })
+            .collect();
+        let error = c.evaluate(&Interpreter::default(), &inputs).unwrap_err();
+        assert!(
+            !error.contains("alice") && !error.contains("31337"),
+            "{expression}: {error}"
+        );
+    }
+}
+
+#[test]
+fn operators_that_their_operands_do_not_have_are_found() {
+    let told = |text: &str, ty: &Type| {
+        let c = computed(text, &["p"]);
+        let inputs: Vec<_> = c.inputs.iter().map(|_| ty.clone()).collect();
+        c.mistaken(&inputs).map(|mistaken| mistaken.message)
+    };
+    let decimal = Type::Decimal { precision: 9, scale: 2 };
+    let texts = Type::List(Box::new(Type::String));
+    let counts = Type::Map(Box::new(Type::String), Box::new(Type::Long));
+    let record = Type::Record(vec![("n".into(), Type::Long), ("t".into(), Type::String.nullable())]);
+    let records = Type::List(Box::new(record.clone()));
+    for (text, ty, what) in [
+        ("p.a == 'u1'", &Type::Bytes, "bytes == string is false for every record"),
+        ("p.a == '42'", &Type::Long, "int == string is false for every record"),
+        (
+            "'42' != p.a",
+            &Type::Long.nullable(),
+            "string != int is true for every record",
+        ),
+        ("p.a * 100 > 5000", &Type::Double, "double * int is not defined"),
+        ("p.a * 100 > 5000", &decimal, "double * int is not defined"),
+        ("p.a % 2.0 > 1.0", &Type::Float, "double % double is not defined"),
+        ("p.a - 'x' == ''", &Type::String, "string - string is not defined"),
+        ("p.a + 1 > 2", &Type::String.nullable(), "string + int is not defined"),
+        ("p.a + 1u > 2u", &Type::Int, "int + uint is not defined"),
+        (
+            "p.a > '2024'",
+            &Type::Timestamp(Unit::Millis),
+            "int > string is not defined",
+        ),
+        ("p.a < p.b", &texts, "list < list is not defined"),
+        ("!p.a", &Type::Long, "!int is not defined"),
+        ("p.a ? 1 : 2", &Type::String, "string ? … : … is not defined"),
+        ("-p.a", &Type::String, "-string is not defined"),
+        (
+            "p.a in ['1', '2']",
+            &Type::Long,
+            "int in a list of string is false for every record",
+        ),
+        ("1 in p.a", &texts, "int in a list of string is false for every record"),
+        ("1 in p.a", &counts, "int in a map of string is false for every record"),
+        ("'a' in p.a", &Type::String, "string in string is not defined"),
+        (
+            "p.a.exists(i, i.n == 'x')",
+            &records,
+            "int == string is false for every record",
+        ),
+        ("p.a.all(i, i.t > 1)", &records, "string > int is not defined"),
+        ("string(p.a) + 1 == ''", &decimal, "string + int is not defined"),
+    ] {
+        let told = told(text, ty).unwrap_or_default();
+        assert!(told.starts_with(what), "{text}: {told}");
+    }
+    for (text, ty) in [
+        ("p.a == null || null != p.a", &Type::Long),
+        ("p.a > 1 && p.a == 2 && p.a in [1, 2]", &Type::Double),
+        ("p.a == 1.5 || p.a <= 1u || p.a in [1.0]", &Type::Long),
+        ("p.a * 100.0 > 5000", &Type::Double),
+        ("p.a % 2 == 1 && -p.a < 0", &Type::Long),
+        ("p.a + 'x' < 'y' && p.a in ['x', null]", &Type::Uuid),
+        ("p.a + b'x' == b'y'", &Type::Fixed(4)),
+        ("string(p.a) == 'u1'", &Type::Bytes.nullable()),
+        ("dyn(p.a) == '42'", &Type::Long),
+        ("p.a == '42'", &Type::Any),
+        ("p.a == '42'", &Type::Union(vec![Type::Long, Type::String])),
+        ("type(p.a) == type(1) ? p.a * 2 > 1 : p.a * 2.0 > 1.0", &Type::Double),
+        ("(p.a > 0 ? p.a : null) == null", &Type::Long),
+        ("has(p.a.t) && p.a.t == 'x'", &record),
+        ("p.a[0].n == 1 && 'n' in p.a[0] && p.a + [] == p.a", &records),
+        ("p.a.map(i, i.n + 1).filter(n, n > 3).exists_one(n, n == 5)", &records),
+        ("p.a['x'] + 1 > 2 && 'x' in p.a", &counts),
+    ] {
+        assert_eq!(told(text, ty), None, "{text}");
+    }
+    // Two that may both be null are equal then.
+    let c = computed("p.a == p.b", &["p"]);
+    assert_eq!(c.mistaken(&[Type::Long.nullable(), Type::String.nullable()]), None);
+    assert!(c.mistaken(&[Type::Long.nullable(), Type::String]).is_some());
+}
+
+#[test]
+fn what_is_found_in_operators_is_what_the_interpreter_says() {
+    let values = [
+        (Type::Bool, Value::Bool(true)),
+        (Type::Long, Value::Long(3)),
+        (Type::Double, Value::Double(1.5)),
+        (Type::String, Value::String("x".into())),
+        (Type::Bytes, Value::Bytes(Cow::Borrowed(b"x"))),
+        (Type::List(Box::new(Type::Long)), Value::List(vec![Value::Long(3)])),
+        (
+            Type::Map(Box::new(Type::String), Box::new(Type::Long)),
+            Value::Map(vec![(Value::String("x".into()), Value::Long(3))]),
+        ),
+    ];
+    for operator in ["+", "-", "*", "/", "%", "<", "<=", ">", ">=", "==", "!=", "in"] {
+        let c = computed(&format!("p.a {operator} p.b == null"), &["p"]);
+        let plain = computed(&format!("p.a {operator} p.b"), &["p"]);
+        for (a, left) in &values {
+            for (b, right) in &values {
+                let found = plain.mistaken(&[a.clone(), b.clone()]);
+                let given = c.evaluate(&Interpreter::default(), &[left.borrowed(), right.borrowed()]);
+                let fails = given.is_err();
+                let never = found
+                    .as_ref()
+                    .is_some_and(|found| found.message.ends_with("for every record"));
+                assert!(
+                    fails == (found.is_some() && !never) || fails && never,
+                    "{a} {operator} {b}: {found:?}, {given:?}"
+                );
+            }
+        }
+    }
 }

@@ -1,11 +1,13 @@
-//! What follows from an expression before any record is there: the type of its result, the times that its number counts, and
-//! fields that its records do not have.
+//! What follows from an expression before any record is there: the type of its result, the times that its number counts,
+//! fields that its records do not have, and operators that its operands do not have.
+
+use std::fmt;
 
 use cel::IdedExpr;
-use cel::common::ast::{Expr, operators};
+use cel::common::ast::{CallExpr, Expr, LiteralValue, operators};
 
 use super::{Computed, INPUT, literal};
-use crate::avro::value::{Type, Value};
+use crate::avro::value::{Type, Unit, Value};
 
 impl Computed {
     /// The type of the result, where it follows from the shape of the expression and the types of its inputs. It may be null
@@ -37,6 +39,120 @@ impl Computed {
         let Fields { unknown, tested, .. } = fields;
         unknown.into_iter().find(|field| !tested.contains(&field.name.as_str()))
     }
+
+    /// An operator that fails over its operands in every record, or says the same of them in each. One that asks for a type may have
+    /// several at one place, and is not judged.
+    pub fn mistaken(&self, inputs: &[Type]) -> Option<Mistaken> {
+        let mut fields = Fields::of(inputs);
+        fields.look(&self.tree.expr);
+        fields.mistaken.into_iter().next().filter(|_| !fields.asks_type)
+    }
+
+    /// Two times of which one is subtracted from the other or compared with it, and that count in different units.
+    pub fn different_units(&self, inputs: &[Vec<Type>]) -> Option<(Type, Type)> {
+        let mut fields = Fields {
+            counts: inputs,
+            ..Fields::of(&[])
+        };
+        fields.look(&self.tree.expr);
+        fields.units.into_iter().next()
+    }
+}
+
+/// The unit in which a time is counted, where the type is one: none for days.
+pub fn unit(ty: &Type) -> Option<Option<Unit>> {
+    match ty {
+        Type::Date => Some(None),
+        Type::Time(unit) | Type::Timestamp(unit) | Type::LocalTimestamp(unit) => Some(Some(*unit)),
+        _ => None,
+    }
+}
+
+/// An operator over operands that it is not for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistaken {
+    /// What is wrong.
+    pub message: String,
+    /// The remedy.
+    pub help: &'static str,
+}
+
+impl Mistaken {
+    fn fails(what: impl fmt::Display, help: &'static str) -> Mistaken {
+        Mistaken {
+            message: format!("{what} is not defined: every record fails here"),
+            help,
+        }
+    }
+}
+
+/// What CEL sees of a type; null apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bool,
+    Int,
+    Uint,
+    Double,
+    String,
+    Bytes,
+    List,
+    Map,
+}
+
+impl Kind {
+    fn of(ty: &Type) -> Option<Kind> {
+        Some(match ty.non_null() {
+            Type::Bool => Kind::Bool,
+            Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {
+                Kind::Int
+            }
+            Type::Float | Type::Double | Type::Decimal { .. } => Kind::Double,
+            Type::String | Type::Enum(_) | Type::Uuid => Kind::String,
+            Type::Bytes | Type::Fixed(_) => Kind::Bytes,
+            Type::List(_) | Type::Duration => Kind::List,
+            Type::Map(..) | Type::Record(_) => Kind::Map,
+            _ => return None,
+        })
+    }
+
+    fn is_number(self) -> bool {
+        matches!(self, Kind::Int | Kind::Uint | Kind::Double)
+    }
+
+    /// Whether a value of one may equal a value of the other.
+    fn equals(self, other: Kind) -> bool {
+        self == other || self.is_number() && other.is_number()
+    }
+
+    /// What brings two kinds together.
+    fn remedy(self, other: Kind) -> &'static str {
+        match (self, other) {
+            (a, b) if a.is_number() && b.is_number() => {
+                "make both numbers of one kind: 100.0 for 100, or double(...) or int(...) around one of them"
+            }
+            (Kind::Bytes, Kind::String) | (Kind::String, Kind::Bytes) => {
+                "make text of the bytes with string(...), or bytes of the text with bytes(...)"
+            }
+            _ => {
+                "make both of one kind with string(...), int(...), double(...) or bytes(...); where records differ, dyn(...) says so"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Bool => "bool",
+            Kind::Int => "int",
+            Kind::Uint => "uint",
+            Kind::Double => "double",
+            Kind::String => "string",
+            Kind::Bytes => "bytes",
+            Kind::List => "list",
+            Kind::Map => "map",
+        })
+    }
 }
 
 /// A field that a record does not have, and those that it has.
@@ -48,23 +164,32 @@ pub struct UnknownField {
     pub known: Vec<String>,
 }
 
-/// Looks for fields that their records do not have.
+/// Looks for fields that their records do not have, and for operators that are not for their operands.
 struct Fields<'a> {
     inputs: &'a [Type],
+    /// See [`Computed::counts`].
+    counts: &'a [Vec<Type>],
     /// The variables of the comprehensions around whose types are known.
     bound: Vec<(&'a str, Type)>,
     unknown: Vec<UnknownField>,
     /// The fields that has() asks for: they may be missing.
     tested: Vec<&'a str>,
+    mistaken: Vec<Mistaken>,
+    units: Vec<(Type, Type)>,
+    asks_type: bool,
 }
 
 impl<'a> Fields<'a> {
     fn of(inputs: &'a [Type]) -> Fields<'a> {
         Fields {
             inputs,
+            counts: &[],
             bound: Vec::new(),
             unknown: Vec::new(),
             tested: Vec::new(),
+            mistaken: Vec::new(),
+            units: Vec::new(),
+            asks_type: false,
         }
     }
 
@@ -105,6 +230,10 @@ impl<'a> Fields<'a> {
             Expr::Call(call) => {
                 let target = call.target.as_deref();
                 target.into_iter().chain(&call.args).for_each(|e| self.look(&e.expr));
+                let mistaken = self.mistaken(call);
+                self.mistaken.extend(mistaken);
+                self.units.extend(different_units(call, self.counts));
+                self.asks_type |= call.func_name == "type";
             }
             Expr::List(list) => list.elements.iter().for_each(|e| self.look(&e.expr)),
             Expr::Comprehension(c) => {
@@ -114,20 +243,26 @@ impl<'a> Fields<'a> {
                     Some(Type::List(item)) if c.iter_var2.is_none() => *item,
                     _ => Type::Any,
                 };
+                let around = self.bound.len();
                 self.bound.push((&c.iter_var, item));
+                self.bound.extend(c.iter_var2.as_deref().map(|name| (name, Type::Any)));
                 for part in [&c.loop_cond, &c.loop_step, &c.result] {
                     self.look(&part.expr);
                 }
-                self.bound.pop();
+                self.bound.truncate(around);
             }
             // In the values of a map or a message nothing is looked for.
             Expr::Map(_) | Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
         }
     }
 
-    /// The type of an input, of a variable, or of what is in one.
+    /// The type of an input, of a variable, or of what is in one, null apart.
     fn shape(&self, expr: &Expr) -> Option<Type> {
-        let ty = match expr {
+        Some(self.whole(expr)?.non_null().clone())
+    }
+
+    fn whole(&self, expr: &Expr) -> Option<Type> {
+        Some(match expr {
             Expr::Ident(name) => match self.bound.iter().rfind(|(bound, _)| bound == name) {
                 Some((_, ty)) => ty.clone(),
                 None => self.inputs.get(input(name)?)?.clone(),
@@ -141,9 +276,189 @@ impl<'a> Fields<'a> {
                 _ => return None,
             },
             _ => return None,
-        };
-        Some(ty.non_null().clone())
+        })
     }
+
+    /// What a value is wherever it is there and not null.
+    fn kind(&self, expr: &Expr) -> Option<Kind> {
+        match expr {
+            Expr::Literal(literal) => match literal {
+                LiteralValue::Boolean(_) => Some(Kind::Bool),
+                LiteralValue::Bytes(_) => Some(Kind::Bytes),
+                LiteralValue::Double(_) => Some(Kind::Double),
+                LiteralValue::Int(_) => Some(Kind::Int),
+                LiteralValue::UInt(_) => Some(Kind::Uint),
+                LiteralValue::String(_) => Some(Kind::String),
+                LiteralValue::Null => None,
+            },
+            Expr::List(_) => Some(Kind::List),
+            Expr::Map(_) => Some(Kind::Map),
+            Expr::Comprehension(c) => match &c.accu_init.expr {
+                Expr::List(_) => Some(Kind::List),
+                Expr::Literal(LiteralValue::Boolean(_)) => Some(Kind::Bool),
+                _ => self.kind(&c.result.expr),
+            },
+            Expr::Call(call) => {
+                let arg = |i: usize| call.args.get(i).and_then(|arg| self.kind(&arg.expr));
+                match call.func_name.as_str() {
+                    operators::EQUALS
+                    | operators::NOT_EQUALS
+                    | operators::LESS
+                    | operators::LESS_EQUALS
+                    | operators::GREATER
+                    | operators::GREATER_EQUALS
+                    | operators::LOGICAL_AND
+                    | operators::LOGICAL_OR
+                    | operators::LOGICAL_NOT
+                    | operators::IN
+                    | "bool"
+                    | "startsWith"
+                    | "endsWith"
+                    | "contains" => Some(Kind::Bool),
+                    "string" => Some(Kind::String),
+                    "int" | "size" => Some(Kind::Int),
+                    "uint" => Some(Kind::Uint),
+                    "double" => Some(Kind::Double),
+                    "bytes" => Some(Kind::Bytes),
+                    operators::NEGATE => arg(0),
+                    operators::ADD
+                    | operators::SUBSTRACT
+                    | operators::MULTIPLY
+                    | operators::DIVIDE
+                    | operators::MODULO => arg(0).filter(|kind| arg(1) == Some(*kind)),
+                    operators::CONDITIONAL => match (&call.args.get(1)?.expr, &call.args.get(2)?.expr) {
+                        (Expr::Literal(LiteralValue::Null), other) | (other, Expr::Literal(LiteralValue::Null)) => {
+                            self.kind(other)
+                        }
+                        (a, b) => self.kind(a).filter(|kind| self.kind(b) == Some(*kind)),
+                    },
+                    operators::INDEX => Kind::of(&self.shape(expr)?),
+                    _ => None,
+                }
+            }
+            _ => Kind::of(&self.shape(expr)?),
+        }
+    }
+
+    fn may_be_null(&self, expr: &Expr) -> bool {
+        match expr {
+            Expr::Literal(literal) => matches!(literal, LiteralValue::Null),
+            Expr::Call(call) if call.func_name == operators::CONDITIONAL => {
+                call.args.iter().skip(1).any(|branch| self.may_be_null(&branch.expr))
+            }
+            Expr::Call(call) if call.func_name != operators::INDEX => false,
+            Expr::List(_) | Expr::Map(_) | Expr::Comprehension(_) => false,
+            _ => self.whole(expr).is_none_or(|ty| ty.is_nullable()),
+        }
+    }
+
+    fn mistaken(&self, call: &CallExpr) -> Option<Mistaken> {
+        let sign = call.func_name.trim_matches(['_', '@']);
+        let arg = |i: usize| self.kind(&call.args.get(i)?.expr);
+        match call.func_name.as_str() {
+            operators::LOGICAL_NOT | operators::CONDITIONAL => {
+                let of = arg(0).filter(|kind| *kind != Kind::Bool)?;
+                let what = match sign {
+                    "!" => format!("!{of}"),
+                    _ => format!("{of} ? … : …"),
+                };
+                Some(Mistaken::fails(
+                    what,
+                    "compare it with something, as in event.count > 0",
+                ))
+            }
+            operators::NEGATE => {
+                let of = arg(0).filter(|kind| !matches!(kind, Kind::Int | Kind::Double))?;
+                Some(Mistaken::fails(
+                    format!("-{of}"),
+                    "make a number of it with int(...) or double(...)",
+                ))
+            }
+            operators::EQUALS | operators::NOT_EQUALS => {
+                let (a, b) = (arg(0)?, arg(1)?);
+                let null = call.args.iter().all(|arg| self.may_be_null(&arg.expr));
+                (!a.equals(b) && !null).then(|| Mistaken {
+                    message: format!("{a} {sign} {b} is {} for every record", sign == "!="),
+                    help: a.remedy(b),
+                })
+            }
+            operators::IN => self.never_in(&call.args.first()?.expr, &call.args.get(1)?.expr),
+            _ => {
+                let (a, b) = (arg(0)?, arg(1)?);
+                let defined = match call.func_name.as_str() {
+                    operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS => {
+                        a.equals(b) && !matches!(a, Kind::List | Kind::Map)
+                    }
+                    operators::ADD => match a {
+                        Kind::List => matches!(b, Kind::List | Kind::Map),
+                        Kind::Bool | Kind::Map => false,
+                        _ => a == b,
+                    },
+                    operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE => a == b && a.is_number(),
+                    operators::MODULO => a == b && matches!(a, Kind::Int | Kind::Uint),
+                    _ => true,
+                };
+                let help = match (sign, a, b) {
+                    ("%", Kind::Double, Kind::Double) => "it is for whole numbers: int(...)",
+                    _ => a.remedy(b),
+                };
+                (!defined).then(|| Mistaken::fails(format!("{a} {sign} {b}"), help))
+            }
+        }
+    }
+
+    /// Whether what is looked for is of no kind that is in there.
+    fn never_in(&self, value: &Expr, within: &Expr) -> Option<Mistaken> {
+        let of = self.kind(within)?;
+        if !matches!(of, Kind::List | Kind::Map) {
+            let value = self.kind(value)?;
+            let help = "it asks a list for an item, or a map for a key; a text is asked with contains(...)";
+            return Some(Mistaken::fails(format!("{value} in {of}"), help));
+        }
+        let value_kind = self.kind(value)?;
+        let (items, null) = match within {
+            Expr::List(list) if list.optional_indices.is_empty() => {
+                let items = list.elements.iter().map(|item| self.kind(&item.expr));
+                let null = list.elements.iter().any(|item| self.may_be_null(&item.expr));
+                (items.collect::<Option<Vec<_>>>()?, null)
+            }
+            _ => match self.shape(within)? {
+                Type::List(item) => (vec![Kind::of(&item)?], item.is_nullable()),
+                Type::Map(key, _) => (vec![Kind::of(&key)?], false),
+                Type::Record(_) => (vec![Kind::String], false),
+                _ => return None,
+            },
+        };
+        let item = *items.first()?;
+        if items.iter().any(|item| item.equals(value_kind)) || null && self.may_be_null(value) {
+            return None;
+        }
+        Some(Mistaken {
+            message: format!("{value_kind} in a {of} of {item} is false for every record"),
+            help: value_kind.remedy(item),
+        })
+    }
+}
+
+fn different_units(call: &CallExpr, inputs: &[Vec<Type>]) -> Option<(Type, Type)> {
+    let (operators::SUBSTRACT
+    | operators::EQUALS
+    | operators::NOT_EQUALS
+    | operators::LESS
+    | operators::LESS_EQUALS
+    | operators::GREATER
+    | operators::GREATER_EQUALS) = call.func_name.as_str()
+    else {
+        return None;
+    };
+    let [a, b] = call.args.as_slice() else {
+        return None;
+    };
+    let (a, b) = (counts(&a.expr, inputs), counts(&b.expr, inputs));
+    if a.iter().any(|a| b.iter().any(|b| unit(a) == unit(b))) {
+        return None;
+    }
+    a.into_iter().next().zip(b.into_iter().next())
 }
 
 fn counts(expr: &Expr, inputs: &[Vec<Type>]) -> Vec<Type> {
@@ -158,8 +473,14 @@ fn counts(expr: &Expr, inputs: &[Vec<Type>]) -> Vec<Type> {
                 "int" => arg(0),
                 operators::CONDITIONAL => [arg(1), arg(2)].concat(),
                 // What is added to a time has no unit of its own. The difference of two is no time.
-                operators::ADD if arg(0).is_empty() => arg(1),
-                operators::ADD | operators::SUBSTRACT if arg(1).is_empty() => arg(0),
+                operators::ADD | operators::SUBSTRACT => {
+                    let (a, b) = (arg(0), arg(1));
+                    match (a.is_empty(), b.is_empty()) {
+                        (_, true) => a,
+                        (true, _) if call.func_name == operators::ADD => b,
+                        _ => Vec::new(),
+                    }
+                }
                 _ => Vec::new(),
             }
         }
@@ -174,19 +495,7 @@ fn input(name: &str) -> Option<usize> {
 
 fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
     match expr {
-        Expr::Ident(name) => {
-            let input = inputs.get(input(name)?)?;
-            Some(match input.non_null() {
-                Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {
-                    rewrap(Type::Long, input)
-                }
-                Type::Float | Type::Double | Type::Decimal { .. } => rewrap(Type::Double, input),
-                Type::String | Type::Enum(_) | Type::Uuid => rewrap(Type::String, input),
-                Type::Bytes | Type::Fixed(_) => rewrap(Type::Bytes, input),
-                Type::Bool => rewrap(Type::Bool, input),
-                _ => return None,
-            })
-        }
+        Expr::Ident(name) => given_back(inputs.get(input(name)?)?),
         Expr::Literal(_) => match literal(expr)? {
             Value::Bool(_) => Some(Type::Bool),
             Value::Long(_) => Some(Type::Long),
@@ -243,6 +552,18 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
     }
 }
 
-fn rewrap(t: Type, like: &Type) -> Type {
-    if like.is_nullable() { t.nullable() } else { t }
+/// The type of an input that CEL gives back as it came in.
+fn given_back(input: &Type) -> Option<Type> {
+    let ty = match input.non_null() {
+        Type::Int | Type::Long | Type::Date | Type::Time(_) | Type::Timestamp(_) | Type::LocalTimestamp(_) => {
+            Type::Long
+        }
+        Type::Float | Type::Double | Type::Decimal { .. } => Type::Double,
+        Type::String | Type::Enum(_) | Type::Uuid => Type::String,
+        Type::Bytes | Type::Fixed(_) => Type::Bytes,
+        Type::Bool => Type::Bool,
+        Type::List(item) => Type::List(Box::new(given_back(item)?)),
+        _ => return None,
+    };
+    Some(if input.is_nullable() { ty.nullable() } else { ty })
 }

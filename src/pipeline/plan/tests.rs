@@ -259,3 +259,92 @@ async fn a_key_of_a_type_that_has_no_bytes_is_found() {
         assert!(error.contains(ty), "{error}");
     }
 }
+
+#[tokio::test]
+async fn operands_that_have_no_such_operator_are_found_in_their_place() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "total", "type": "double"},
+        {"name": "name", "type": ["null", "string"]}]}"#;
+    let filter = async |text: &str| {
+        let step = format!("[[pipelines.p.steps]]\nname = \"f\"\nfilter = \"{text}\"");
+        compiled(None, input, &step, OutputSchema::Appended).await
+    };
+    for good in [
+        "string(record.key) == 'u1'",
+        "event.id == 42",
+        "event.total * 100.0 > 5000",
+        "event.name != null && event.name != 'x'",
+    ] {
+        assert!(filter(good).await.is_ok(), "{good}");
+    }
+    for (bad, what, help) in [
+        (
+            "record.key == 'u1'",
+            "bytes == string is false for every record",
+            "string(...)",
+        ),
+        (
+            "event.id == '42'",
+            "int == string is false for every record",
+            "int(...)",
+        ),
+        (
+            "event.total * 100 > 5000",
+            "double * int is not defined: every record fails here",
+            "100.0",
+        ),
+        (
+            "event.total % 2.0 > 1.0",
+            "double % double is not defined: every record fails here",
+            "int(...)",
+        ),
+        (
+            "event.name - 'x' == ''",
+            "string - string is not defined: every record fails here",
+            "string(...)",
+        ),
+    ] {
+        let found = filter(bad).await.unwrap_err();
+        assert_eq!(found.len(), 1, "{bad}: {found:?}");
+        assert_eq!(found[0].message, what, "{bad}");
+        assert!(
+            found[0].help.as_deref().is_some_and(|told| told.contains(help)),
+            "{bad}: {found:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn times_that_count_in_different_units_do_not_meet() {
+    let input = r#"{"type": "record", "name": "E", "fields": [
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "made", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},
+        {"name": "day", "type": {"type": "int", "logicalType": "date"}}]}"#;
+    let filter = async |text: &str| {
+        let steps = format!(
+            "[[pipelines.p.steps]]\nname = \"s\"\nset = {{ clock = \"now()\" }}\n\
+             [[pipelines.p.steps]]\nname = \"f\"\nfilter = \"{text}\""
+        );
+        found_with(None, input, &steps, OutputSchema::Appended).await
+    };
+    for good in [
+        "s.clock / 1000 - event.at < 60000",
+        "s.clock - event.made < 60000000",
+        "record.timestamp - event.at > 5",
+        "event.at > 1700000000000",
+        "event.at + 5 > record.timestamp",
+        "event.day == 19000",
+        "event.made / 1000 == event.at",
+    ] {
+        assert_eq!(filter(good).await, Ok(()), "{good}");
+    }
+    for bad in [
+        "s.clock - event.at < 60000",
+        "event.made == event.at",
+        "event.at + 5 > s.clock - 5",
+        "record.timestamp <= event.made",
+        "event.at - event.day > 0",
+    ] {
+        let error = filter(bad).await.unwrap_err();
+        assert!(error.contains("counts as timestamp-"), "{bad}: {error}");
+    }
+}

@@ -220,6 +220,11 @@ impl Runtime {
         else {
             self.metrics.failed(stage, failure.class.as_str(), "fatal");
             self.report(&event, &failure);
+            // From here on it is for the log and `/status`.
+            let failure = match failure.class {
+                Class::Permanent => failure.scrubbed(),
+                _ => failure,
+            };
             event.complete(How::Fatal(failure));
             return;
         };
@@ -227,7 +232,7 @@ impl Runtime {
         if let Some(suppressed) = self.told(failure.reason) {
             tracing::warn!(
                 pipeline = %self.program.name, topic = %event.origin.topic, partition = event.origin.partition,
-                offset = event.origin.offset, reason = failure.reason, suppressed, "dead letter: {failure}"
+                offset = event.origin.offset, reason = failure.reason, suppressed, "dead letter: {}", failure.scrubbed()
             );
         }
         // After the line, which names the record and goes with the report.
