@@ -124,6 +124,23 @@ fn a_case_that_is_run_alone_has_the_types_of_all() {
 }
 
 #[test]
+fn a_pipeline_that_groups_its_writes_is_tried_too() {
+    let cases = std::fs::read_to_string(example()).unwrap();
+    let path = file("grouped", &cases.replace("\"example.toml\"", "\"grouped.toml\""));
+    let config = std::fs::read_to_string(example().with_file_name("example.toml")).unwrap();
+    let grouped = config.replace("ttl = \"30d\"", "ttl = \"30d\"\ngroup = {}");
+    assert_ne!(grouped, config);
+    std::fs::write(path.with_file_name("grouped.toml"), grouped).unwrap();
+    let output = messina(&[path.to_str().unwrap(), "--only", "known user"]);
+    assert!(
+        stdout(&output).ends_with("1 passed, 0 failed\n"),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+}
+
+#[test]
 fn what_cannot_be_run_is_told_in_words() {
     let head = "config = [\"example.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n";
     let tables = "[tables]\nprofiles = \"user_id text PRIMARY KEY, segment text, score double, country text\"\n\

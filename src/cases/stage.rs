@@ -308,8 +308,11 @@ fn around(mut config: Config, places: &str) -> Result<(Config, Config), Error> {
             dead_letter.stop_above = None;
         }
         for step in &mut pipeline.steps {
-            if let StepKind::Lookup(lookup) = &mut step.kind {
-                lookup.cache = None;
+            match &mut step.kind {
+                StepKind::Lookup(lookup) => lookup.cache = None,
+                // The embedded store groups by itself.
+                StepKind::Write(write) => write.group = None,
+                StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) | StepKind::Custom(_) => {}
             }
         }
     }
