@@ -69,18 +69,18 @@ pub(super) async fn bench(steps: &str) -> Bench {
         ("score", ColumnType::Double),
     ];
     store.declare(WRITE, &write, &[]);
-    bench_on(AnyStore::Memory(store.clone()), store, steps).await
+    bench_on(AnyStore::Memory(store.clone()), store, References::default(), steps).await
 }
 
-/// The same with any store; `store` is the one of canned answers, if it is that.
-async fn bench_on(any: AnyStore, store: MemoryStore, steps: &str) -> Bench {
+/// The same with any store, and references; `store` is the one of canned answers, if it is that.
+pub(super) async fn bench_on(any: AnyStore, store: MemoryStore, references: References, steps: &str) -> Bench {
     let (config, _) = config::load_str(vec![("t.toml".into(), toml(steps))], std::iter::empty()).unwrap();
     let pipeline = &config.pipelines["p"];
     let any = Arc::new(any);
     let program = Arc::new(
         program::parse(pipeline)
             .unwrap()
-            .prepare(Some(&any), &References::default(), &Default::default())
+            .prepare(Some(&any), &references, &Default::default())
             .await
             .unwrap(),
     );
@@ -93,7 +93,7 @@ async fn bench_on(any: AnyStore, store: MemoryStore, steps: &str) -> Bench {
         .map(|s| StepHandles {
             step: metrics.step(&s.name),
             rows: Some(metrics.rows_written(&s.name)),
-            found: None,
+            found: Some(metrics.reference_lookups(&s.name)),
         })
         .collect();
     let runtime = Arc::new(Runtime {
@@ -270,7 +270,13 @@ async fn a_write_of_the_embedded_store_waits_for_the_one_before() {
     let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
     let table = "CREATE TABLE t (id bigint PRIMARY KEY, a text CHECK (a <> 'bot'), b text) WITHOUT ROWID";
     store.execute_script(table).await.unwrap();
-    let mut bench = bench_on(AnyStore::Sqlite(store), MemoryStore::new(), TWO_WRITES).await;
+    let mut bench = bench_on(
+        AnyStore::Sqlite(store),
+        MemoryStore::new(),
+        References::default(),
+        TWO_WRITES,
+    )
+    .await;
     assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
     match bench.run(1, 2, "bot").await {
         How::Fatal(failure) => assert_eq!(
