@@ -242,7 +242,7 @@ impl Types<'_> {
                 _ => return None,
             },
             Source::Named(index) => {
-                let (step, place) = self.named(*index)?;
+                let (step, place) = self.program.named_value(*index)?;
                 let ty = self.of(&place.source)?;
                 // A step that did not run leaves its names null.
                 if step.when.is_some() { ty.nullable() } else { ty }
@@ -250,17 +250,6 @@ impl Types<'_> {
             Source::Constant(value) => constant_type(value)?,
             Source::Now(unit) => Type::Timestamp(*unit),
             Source::Computed(c) => c.expression.result_type(&self.inputs(c))?,
-        })
-    }
-
-    /// A value of a `set` step, and the step.
-    fn named(&self, index: usize) -> Option<(&Step, &Place)> {
-        self.program.steps.iter().find_map(|step| match &step.action {
-            Action::Set { first, values } => {
-                let (_, place) = values.get(index.checked_sub(*first)?)?;
-                Some((step, place))
-            }
-            _ => None,
         })
     }
 
@@ -280,7 +269,8 @@ impl Types<'_> {
                 computed.expression.counts(&inputs)
             }
             Source::Named(index) => self
-                .named(*index)
+                .program
+                .named_value(*index)
                 .map(|(_, place)| self.counts(&place.source))
                 .unwrap_or_default(),
             _ => Vec::new(),

@@ -283,6 +283,14 @@ impl Store for ScyllaStore {
         if options.kind == Kind::Lookup && !options.scan && prepared.get_variable_pk_indexes().is_empty() {
             self.check_partition_key(text, &prepared)?;
         }
+        let key = match (&table, options.kind) {
+            (Some((keyspace, name)), Kind::Write) => {
+                let (mut columns, clustering) = self.primary_key(keyspace, name).unwrap_or_default();
+                columns.extend(clustering);
+                cql::key_markers(text, &columns, &markers)
+            }
+            _ => Box::default(),
+        };
         let scanned = cql::scan(text);
         self.configure(&mut prepared, options, &scanned);
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
@@ -298,6 +306,7 @@ impl Store for ScyllaStore {
             },
             // The marker of the timestamp is none of the statement's own.
             partition_key: partition_key.map(|i| i - usize::from(i > stamp)).collect(),
+            key,
             cql: text.into(),
             kind: options.kind,
             rows: options.rows,
