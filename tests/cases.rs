@@ -124,6 +124,53 @@ fn a_case_that_is_run_alone_has_the_types_of_all() {
 }
 
 #[test]
+fn a_pipeline_that_groups_its_writes_is_tried_too() {
+    let cases = std::fs::read_to_string(example()).unwrap();
+    let path = file("grouped", &cases.replace("\"example.toml\"", "\"grouped.toml\""));
+    let config = std::fs::read_to_string(example().with_file_name("example.toml")).unwrap();
+    let grouped = config.replace("ttl = \"30d\"", "ttl = \"30d\"\ngroup = {}");
+    assert_ne!(grouped, config);
+    std::fs::write(path.with_file_name("grouped.toml"), grouped).unwrap();
+    let output = messina(&[path.to_str().unwrap(), "--only", "known user"]);
+    assert!(
+        stdout(&output).ends_with("1 passed, 0 failed\n"),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+}
+
+#[test]
+fn of_two_pipelines_of_one_topic_each_is_judged_by_its_own_outputs() {
+    let case = |pipeline: &str, id: u8| {
+        format!(
+            "[[cases]]\nname = \"{id} by {pipeline}\"\npipeline = \"{pipeline}\"\n\
+             record.value = {{ id = {id}, kind = \"cart\", time = 0, user = {{ id = \"u1\" }} }}\n\
+             expect = '''{{\"value\": {{\"id\": {id}, \"by\": \"{pipeline}\"}}}}'''\n"
+        )
+    };
+    let head = "config = [\"both.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n";
+    let cases = [case("a", 1), case("b", 2), case("b", 3), case("a", 4)].concat();
+    let path = file("both", &format!("{head}{cases}"));
+    let pipeline = |name: &str| {
+        format!(
+            "[pipelines.{name}.source]\ntopics = [\"navigation\"]\ngroup = \"{name}\"\n\
+             [pipelines.{name}.sink]\ntopic = \"by-{name}\"\nset = {{ by = \"'{name}'\" }}\n"
+        )
+    };
+    let services = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\nregister = true\n";
+    let config = format!("{services}{}{}", pipeline("a"), pipeline("b"));
+    std::fs::write(path.with_file_name("both.toml"), config).unwrap();
+    let output = messina(&[path.to_str().unwrap()]);
+    assert!(
+        stdout(&output).ends_with("4 passed, 0 failed\n"),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+}
+
+#[test]
 fn what_cannot_be_run_is_told_in_words() {
     let head = "config = [\"example.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n";
     let tables = "[tables]\nprofiles = \"user_id text PRIMARY KEY, segment text, score double, country text\"\n\

@@ -5,7 +5,7 @@ mod brokers;
 mod tables;
 
 use super::services::{Purpose, Services};
-use crate::config::{Config, Diagnostic, Diagnostics, Sources, codes};
+use crate::config::{Config, Diagnostic, Diagnostics, Sources};
 use crate::custom::CustomSteps;
 use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::{NotPrepared, prepare};
@@ -79,11 +79,16 @@ async fn services_say(
 }
 
 fn diagnostic(finding: Finding, sources: &Sources, warning: bool) -> Diagnostic {
-    let Finding { span, message, help } = finding;
+    let Finding {
+        span,
+        message,
+        help,
+        code,
+    } = finding;
     let diagnostic = if warning {
-        Diagnostic::warning(codes::TYPES, message)
+        Diagnostic::warning(code, message)
     } else {
-        Diagnostic::error(codes::TYPES, message)
+        Diagnostic::error(code, message)
     };
     let diagnostic = diagnostic.at(sources, span, "");
     match help {

@@ -46,7 +46,7 @@ impl Draft {
             resolver: Resolver::new(writer, output),
             pieces: Vec::new(),
         };
-        drafter.record(&[], "", from, to, new_fields)?;
+        drafter.record(&[], ("", ""), from, to, new_fields)?;
         let Drafter { resolver, pieces } = drafter;
         Ok(Draft {
             pieces,
@@ -109,11 +109,13 @@ impl Draft {
                     to,
                     conversion,
                     field,
+                    source,
                 } => Piece::Convert {
                     from: place(from)?,
                     to: place(to)?,
                     conversion: *conversion,
                     field: field.clone(),
+                    source: source.clone(),
                 },
             });
         }
@@ -143,21 +145,17 @@ struct Drafter<'s> {
 }
 
 impl Drafter<'_> {
-    /// The pieces of an output record that is made of an input record, the one at the end of `trail`.
+    /// The pieces of an output record that is made of an input record, the one at the end of `trail`. The paths are the output's and the input's.
     fn record(
         &mut self,
         trail: &[usize],
-        path: &str,
+        (path, source): (&str, &str),
         from: &[Field],
         to: &[Field],
         new_fields: &[&str],
     ) -> Result<(), SpliceError> {
         for field in to {
-            let path = if path.is_empty() {
-                field.name.clone()
-            } else {
-                format!("{path}.{}", field.name)
-            };
+            let path = joined(path, &field.name);
             if let Some(value) = new_fields.iter().position(|name| *name == field.name) {
                 self.pieces.push(Piece::New {
                     value,
@@ -168,7 +166,10 @@ impl Drafter<'_> {
                 continue;
             }
             match (source_of(field, from), &field.default) {
-                (Some(number), _) => self.field(trail, path, from, number, field.node)?,
+                (Some(number), _) => {
+                    let source = joined(source, &from[number].name);
+                    self.field(trail, (path, source), from, number, field.node)?;
+                }
                 (None, Some(json)) => {
                     let mut bytes = Vec::new();
                     default::encode(self.resolver.output, field.node, json, &mut bytes)
@@ -185,7 +186,7 @@ impl Drafter<'_> {
     fn field(
         &mut self,
         trail: &[usize],
-        path: String,
+        (path, source): (String, String),
         from: &[Field],
         number: usize,
         to: NodeId,
@@ -201,7 +202,7 @@ impl Drafter<'_> {
         }
         if let (Shape::Record { fields: from, .. }, Shape::Record { fields: to, .. }) = (shape, target) {
             let trail: Vec<usize> = trail.iter().copied().chain([number]).collect();
-            return self.record(&trail, &path, from, to, &[]);
+            return self.record(&trail, (&path, &source), from, to, &[]);
         }
         if let (false, Shape::Union(branches)) = (matches!(shape, Shape::Union(_)), target)
             && let Some(branch) = self.resolver.relation.choose(node, branches)
@@ -227,6 +228,7 @@ impl Drafter<'_> {
             to: end,
             conversion,
             field: path,
+            source,
         });
         Ok(())
     }
@@ -266,6 +268,15 @@ impl Drafter<'_> {
             Some(Piece::Copy { to: before, .. }) if *before == from => *before = to,
             _ => self.pieces.push(Piece::Copy { from, to }),
         }
+    }
+}
+
+/// The path of a field of the record at `path`.
+fn joined(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
     }
 }
 

@@ -23,6 +23,7 @@
 mod careful;
 mod compile;
 mod convert;
+mod converted;
 mod cursor;
 mod decimal;
 mod decode;
@@ -63,6 +64,7 @@ mod vector;
 mod want;
 
 pub(crate) use convert::change_unit;
+pub use converted::Converted;
 pub use decimal::text as decimal_text;
 pub use encode_error::{EncodeError, EncodeProblem};
 pub use error::DatumError;

@@ -86,12 +86,13 @@ pub(crate) enum Piece<P> {
         direct: Option<Direct>,
         field: String,
     },
-    /// Input, converted. The field is for messages.
+    /// Input, converted. The field, and the input's that it is made of, are for messages.
     Convert {
         from: P,
         to: P,
         conversion: ConversionId,
         field: String,
+        source: String,
     },
 }
 
@@ -178,6 +179,7 @@ impl Splice {
                     to,
                     conversion,
                     field,
+                    ..
                 } => {
                     let range = place(*from).zip(place(*to)).ok_or_else(caller)?;
                     let (writer, output) = (&*self.writer, &*self.output);

@@ -21,6 +21,8 @@ use crate::custom::CustomSteps;
 use crate::pipeline::evaluate::fix_now;
 use crate::sink::letter;
 
+/// A header of each record: the number of its case, which goes along with what comes of it.
+const CASE: &str = "messina-test.case";
 /// How long a record may take to end.
 const END: Duration = Duration::from_secs(10);
 
@@ -96,7 +98,7 @@ pub async fn run(
         let verdict = match stuck.get(name) {
             Some(why) => Verdict::not_run(*number, case, name, why),
             None => {
-                let (effects, ended) = run_case(&stage, case, &pipelines[name]).await?;
+                let (effects, ended) = run_case(&stage, *number, case, &pipelines[name]).await?;
                 if !ended {
                     stuck.insert(
                         name.clone(),
@@ -183,7 +185,7 @@ fn shown(effects: &Effects) -> String {
 }
 
 /// What came of a case, and whether the pipeline can go on.
-async fn run_case(stage: &Stage, case: &Case, pipeline: &Pipeline) -> Result<(Effects, bool), Error> {
+async fn run_case(stage: &Stage, number: usize, case: &Case, pipeline: &Pipeline) -> Result<(Effects, bool), Error> {
     let name = &pipeline.name.value;
     let in_case = |what: String| in_case(case, what);
     let now = case
@@ -217,12 +219,15 @@ async fn run_case(stage: &Stage, case: &Case, pipeline: &Pipeline) -> Result<(Ef
     };
     let counts = || OUTCOMES.map(|outcome| stage.running.metrics.records_total.of([name, outcome]).get());
     let earlier = counts();
+    let number = number.to_string();
+    let mut headers = record.headers.clone();
+    headers.insert(CASE.to_owned(), number.clone());
     stage.send(
         topic,
         record.key.as_deref(),
         value.as_deref(),
         timestamp.map(|us| us / 1000),
-        &record.headers,
+        &headers,
     )?;
 
     let mut effects = Effects::default();
@@ -251,16 +256,19 @@ async fn run_case(stage: &Stage, case: &Case, pipeline: &Pipeline) -> Result<(Ef
         || format!("nothing within {} s: it is tried again and again", END.as_secs()),
         str::to_owned,
     ));
-    match outcome {
-        Some("done") if pipeline.sink.is_some() => {
-            let out = stage.receive()?;
+    match (outcome, &pipeline.sink, &pipeline.dead_letter) {
+        (Some("done"), Some(sink), _) => {
+            let out = stage.receive(&sink.topic, &[(CASE, number.as_str())])?;
             effects.key = out.key.map(Some);
             if let Some(value) = out.value {
                 effects.value = Some(stage.decode(&value).await.map_err(in_case)?);
             }
         }
-        Some("dead_lettered") => {
-            let out = stage.receive()?;
+        (Some("dead_lettered"), _, Some(letters)) => {
+            let out = stage.receive(
+                &letters.topic,
+                &[(CASE, number.as_str()), (letter::PIPELINE, name.as_str())],
+            )?;
             let header = |name: &str| out.headers.get(name).cloned();
             effects.dead_letter = Some(DeadLetter {
                 step: header(letter::STEP),

@@ -193,8 +193,9 @@ impl Stage {
         self.producer.flush(ASK).map_err(in_words)
     }
 
-    /// The next record of the outputs.
-    pub fn receive(&self) -> Result<Out, Error> {
+    /// The next record of a topic that has these headers. Others are passed over: what an earlier case or another pipeline of its topic has left behind
+    /// may come at any time.
+    pub fn receive(&self, topic: &str, marks: &[(&str, &str)]) -> Result<Out, Error> {
         let began = Instant::now();
         while began.elapsed() < ASK {
             let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(50)) else {
@@ -202,13 +203,17 @@ impl Stage {
             };
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-            return Ok(Out {
-                key: message.key().map(text),
-                value: message.payload().map(<[u8]>::to_vec),
-                headers: headers
-                    .map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default()))
-                    .collect(),
-            });
+            let headers: BTreeMap<String, String> = headers
+                .map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default()))
+                .collect();
+            let has = |(name, value): &(&str, &str)| headers.get(*name).is_some_and(|own| own == value);
+            if message.topic() == topic && marks.iter().all(has) {
+                return Ok(Out {
+                    key: message.key().map(text),
+                    value: message.payload().map(<[u8]>::to_vec),
+                    headers,
+                });
+            }
         }
         Err(Error::Environment("what was published cannot be read back".to_owned()))
     }
@@ -308,8 +313,11 @@ fn around(mut config: Config, places: &str) -> Result<(Config, Config), Error> {
             dead_letter.stop_above = None;
         }
         for step in &mut pipeline.steps {
-            if let StepKind::Lookup(lookup) = &mut step.kind {
-                lookup.cache = None;
+            match &mut step.kind {
+                StepKind::Lookup(lookup) => lookup.cache = None,
+                // The embedded store groups by itself.
+                StepKind::Write(write) => write.group = None,
+                StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) | StepKind::Custom(_) => {}
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What a check of a pipeline finds: a sentence, a place in the configuration, and a remedy.
 
 use crate::config::Span;
+use crate::config::codes::{self, Code};
 
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct Finding {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+    /// What kind of finding it is: mostly one of types.
+    pub code: Code,
 }
 
 impl Finding {
@@ -20,7 +23,14 @@ impl Finding {
             span,
             message: message.into(),
             help: None,
+            code: codes::TYPES,
         }
+    }
+
+    /// Says that it is of another kind.
+    pub fn code(mut self, code: Code) -> Finding {
+        self.code = code;
+        self
     }
 
     /// Adds the remedy.

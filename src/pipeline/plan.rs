@@ -12,7 +12,7 @@ use super::program::{
     Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
 };
 use crate::avro::value::{Type, Unit};
-use crate::avro::{NewField, Plan, Schema, Splice, append_fields, change_unit};
+use crate::avro::{Converted, NewField, Plan, Schema, Splice, append_fields, change_unit};
 use crate::config::Span;
 use crate::store::types::{ColumnType, bindable};
 
@@ -97,15 +97,6 @@ pub fn compile(
         // The schema says the types, and takes what does not follow from an expression as it comes.
         Some(OutputSchema::Fixed(schema)) => {
             types.given_fields(schema, &mut findings, &mut warnings);
-            for field in schema.fields().unwrap_or_default() {
-                if let Some(span) = program.sink
-                    && !names.contains(&field.name.as_str())
-                    && let Some(from) = writer.field_type(&field.name)
-                    && let Some(to) = schema.field_type(&field.name)
-                {
-                    warnings.extend(cut_off(&field.name, &format!("event.{}", field.name), span, &from, &to));
-                }
-            }
             Vec::new()
         }
         _ => types.new_fields(&mut findings),
@@ -144,6 +135,11 @@ pub fn compile(
         OutputSchema::Fixed(schema) => {
             let (plan, splice) = Plan::compile_with_output(writer, &paths, schema.clone(), &names)
                 .map_err(|e| in_place(place, e.to_string()))?;
+            if let Some(span) = program.sink {
+                let passing = splice.converted();
+                let told = |c: &Converted| cut_off(&c.field, &format!("event.{}", c.source), span, &c.from, &c.to);
+                warnings.extend(passing.iter().filter_map(told));
+            }
             Ok(Compiled {
                 plan,
                 output: Some((splice, schema.clone())),
@@ -165,27 +161,40 @@ fn in_place(span: Option<Span>, message: String) -> Vec<Finding> {
 const UNITS: &str = "in an expression a time is a number in its own unit: bring each to the unit that is asked for, as in (...) / 1000 from micros \
                      to millis";
 
-/// How many of what one time counts are one of what the other counts, where they are several.
-fn finer(from: &Type, to: &Type) -> Option<i64> {
-    let (from, to) = match (from.non_null(), to.non_null()) {
-        (Type::Time(from), Type::Time(to))
-        | (Type::Timestamp(from), Type::Timestamp(to))
-        | (Type::LocalTimestamp(from), Type::LocalTimestamp(to)) => (*from, *to),
+/// The first time in a type that counts finer than its counterpart, the counterpart, and how many of what it counts are one of that.
+fn finer<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type, i64)> {
+    let (from, to) = (from.non_null(), to.non_null());
+    let (own, wanted) = match (from, to) {
+        (Type::Time(own), Type::Time(wanted))
+        | (Type::Timestamp(own), Type::Timestamp(wanted))
+        | (Type::LocalTimestamp(own), Type::LocalTimestamp(wanted)) => (*own, *wanted),
+        (Type::List(from), Type::List(to)) | (Type::Map(_, from), Type::Map(_, to)) => return finer(from, to),
+        (Type::Record(from), Type::Record(to)) => {
+            return to.iter().find_map(|(name, to)| {
+                let (_, from) = from.iter().find(|(own, _)| own == name)?;
+                finer(from, to)
+            });
+        }
         _ => return None,
     };
-    change_unit(1, to, from).filter(|count| *count > 1)
+    let count = change_unit(1, wanted, own).filter(|count| *count > 1)?;
+    Some((from, to, count))
 }
 
 /// What is said of a time of which a field takes only what is whole in its own unit; nothing where it takes all.
 fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
-    let count = finer(from, to)?;
-    let (from, to) = (from.non_null(), to.non_null());
+    let whole = unit(from.non_null()).is_some();
+    let (from, to, count) = finer(from, to)?;
+    let has = if whole { "is" } else { "has" };
     let message = format!(
-        "field '{field}' of the output schema is {to} and {what} is {from}: a record whose time is finer than the field becomes a dead letter"
+        "field '{field}' of the output schema {has} {to} and {what} {has} {from}: a record whose time is finer than the field becomes a dead letter"
     );
-    let help = format!(
-        "cut it off, as in set = {{ {field} = \"{what} / {count}\" }}, or make the field {from} in the sink's `schema`"
-    );
+    let by_set = if whole && !field.contains(['.', '[']) {
+        format!("cut it off, as in set = {{ {field} = \"{what} / {count}\" }}, or ")
+    } else {
+        String::new()
+    };
+    let help = format!("{by_set}make the field {from} in the sink's `schema`");
     Some(Finding::new(span, message).help(help))
 }
 
@@ -225,7 +234,7 @@ impl Types<'_> {
                 _ => return None,
             },
             Source::Named(index) => {
-                let (step, place) = self.named(*index)?;
+                let (step, place) = self.program.named_value(*index)?;
                 let ty = self.of(&place.source)?;
                 // A step that did not run leaves its names null.
                 if step.when.is_some() { ty.nullable() } else { ty }
@@ -236,23 +245,13 @@ impl Types<'_> {
         })
     }
 
-    /// A value of a `set` step, and the step.
-    fn named(&self, index: usize) -> Option<(&Step, &Place)> {
-        self.program.steps.iter().find_map(|step| match &step.action {
-            Action::Set { first, values } => {
-                let (_, place) = values.get(index.checked_sub(*first)?)?;
-                Some((step, place))
-            }
-            _ => None,
-        })
-    }
-
     /// The types of times that a source gives as plain numbers: to CEL a time is one.
     fn counts(&self, source: &Source) -> Vec<Type> {
         match source {
             Source::Computed(computed) => computed.expression.counts(&self.times(computed)),
             Source::Named(index) => self
-                .named(*index)
+                .program
+                .named_value(*index)
                 .map(|(_, place)| self.counts(&place.source))
                 .unwrap_or_default(),
             _ => Vec::new(),

@@ -51,6 +51,7 @@ pub async fn prepare(
 ) -> Result<Prepared, NotPrepared> {
     let parsed = parse(config).map_err(NotPrepared::Findings)?;
     let mut program = parsed.prepare(store, references, customs).await?;
+    let (mut findings, mut warnings) = program.of_the_clock(config);
     let output = match &config.sink {
         None => None,
         Some(sink) => Some(OutputSubject {
@@ -68,7 +69,7 @@ pub async fn prepare(
     }
     let program = Arc::new(program);
     let schemas = Arc::new(Schemas::new(program.clone(), registry.clone(), output));
-    let (mut findings, mut warnings, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+    let mut broken = Vec::new();
     for topic in &config.source.topics {
         let subject = format!("{}-value", topic.value);
         let versions = registry

@@ -9,6 +9,7 @@
 //!
 //! Invariant: a source names a value that exists when it is asked for: steps only see the steps before them.
 
+mod clock;
 mod custom;
 mod lookup;
 mod names;
@@ -252,6 +253,17 @@ impl Program {
                 *own = wanted.unwrap_or(*own);
             }
         }
+    }
+
+    /// A value of a `set` step by its index, and the step.
+    pub fn named_value(&self, index: usize) -> Option<(&Step, &Place)> {
+        self.steps.iter().find_map(|step| match &step.action {
+            Action::Set { first, values } => {
+                let (_, place) = values.get(index.checked_sub(*first)?)?;
+                Some((step, place))
+            }
+            _ => None,
+        })
     }
 
     /// How many of its steps are writes.

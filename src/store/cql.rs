@@ -194,6 +194,20 @@ impl<'t> Scanned<'t> {
         parts
     }
 
+    /// The columns that an INSERT names, and their values.
+    fn inserted(&self) -> Vec<(Range<usize>, Range<usize>)> {
+        let count = self.tokens.len();
+        let Some(open) = (0..count).find(|i| self.is_symbol(*i, '(')) else {
+            return Vec::new();
+        };
+        let columns = self.parts(open + 1, count);
+        let after = columns.last().map_or(count, |part| part.end);
+        let Some(values) = (after..count).find(|i| self.is_word(*i, "values")) else {
+            return Vec::new();
+        };
+        columns.into_iter().zip(self.parts(values + 2, count)).collect()
+    }
+
     /// Whether a value is `null` or `[]`: either removes what is stored, and can be repeated.
     fn is_nothing(&self, value: &Range<usize>) -> bool {
         match value.len() {
@@ -412,15 +426,9 @@ pub fn list_uses(cql: &str) -> Vec<ListUse> {
         if before.any(|i| scanned.is_word(i, "json") && !scanned.is_symbol(i - 1, '.')) {
             return vec![ListUse::Json];
         }
-        let Some(open) = open else { return Vec::new() };
-        let columns = scanned.parts(open + 1, count);
-        let after = columns.last().map_or(count, |part| part.end);
-        let Some(values) = (after..count).find(|i| scanned.is_word(*i, "values")) else {
-            return Vec::new();
-        };
-        let values = scanned.parts(values + 2, count);
-        let pairs = columns.into_iter().zip(values);
-        return pairs
+        return scanned
+            .inserted()
+            .into_iter()
             .filter(|(_, value)| !scanned.is_nothing(value))
             .filter_map(|(column, _)| scanned.name(column.start).map(ListUse::Whole))
             .collect();
@@ -453,6 +461,31 @@ pub fn list_uses(cql: &str) -> Vec<ListUse> {
             .collect();
     }
     Vec::new()
+}
+
+/// Those markers of a write that are in the primary key, whose columns `key` are: of an INSERT those of their values, and of others those behind WHERE,
+/// where nothing else may stand.
+pub fn key_markers(cql: &str, key: &[String], markers: &[Marker]) -> Box<[usize]> {
+    let scanned = scan(cql);
+    let count = scanned.tokens.len();
+    let places: Vec<Range<usize>> = if scanned.is_word(0, "insert") {
+        let pairs = scanned.inserted().into_iter();
+        pairs
+            .filter(|(column, _)| scanned.name(column.start).is_some_and(|name| key.contains(&name)))
+            .map(|(_, value)| value)
+            .collect()
+    } else {
+        let start = scanned.find_word("where").unwrap_or(count);
+        let end = (start..count).find(|i| scanned.is_word(*i, "if")).unwrap_or(count);
+        vec![start..end]
+    };
+    let is_key = |marker: &Marker| {
+        let named = |i: usize| {
+            scanned.tokens[i].kind == TokenKind::Marker && scanned.str(i)[1..].eq_ignore_ascii_case(&marker.name)
+        };
+        places.iter().cloned().flatten().any(named)
+    };
+    (0..markers.len()).filter(|i| is_key(&markers[*i])).collect()
 }
 
 /// Whether each of these columns is compared by `=` or `IN` behind WHERE.
@@ -748,12 +781,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn markers_of_the_key_are_known_by_their_columns() {
+        let key = ["id".to_owned(), "At".to_owned()];
+        for (cql, wanted) in [
+            ("INSERT INTO t (id, \"At\", a) VALUES (:id, :t, :a)", &["id", "t"][..]),
+            ("insert into t (a, ID) values (:a, toTimestamp(:id))", &["id"][..]),
+            ("INSERT INTO t (a, at) VALUES (:a, :t)", &[][..]),
+            (
+                "UPDATE t SET a = :a WHERE id = :id AND \"At\" IN (:t)",
+                &["id", "t"][..],
+            ),
+            ("DELETE a FROM t WHERE id = :id IF a = :a", &["id"][..]),
+            ("DELETE FROM t", &[][..]),
+        ] {
+            let markers = ["a", "id", "t"].map(|name| Marker {
+                name: name.to_owned(),
+                ty: ColumnType::Any,
+            });
+            let found = key_markers(cql, &key, &markers);
+            let found: Vec<&str> = found.iter().map(|i| markers[*i].name.as_str()).collect();
+            assert_eq!(found, wanted, "{cql}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_statement_breaks_what_is_said_of_lists(
             verb in "(INSERT INTO t|UPDATE t SET|DELETE|)", rest in "([a-z]{1,3}|VALUES|FROM|WHERE|null|json|:x|[(),=\\[\\]{}+ ]){0,20}",
         ) {
-            list_uses(&format!("{verb} {rest}"));
+            let cql = format!("{verb} {rest}");
+            list_uses(&cql);
+            let marker = Marker {
+                name: "x".to_owned(),
+                ty: ColumnType::Any,
+            };
+            key_markers(&cql, &["a".to_owned()], &[marker]);
         }
 
         #[test]

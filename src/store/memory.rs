@@ -127,6 +127,10 @@ impl Store for MemoryStore {
             });
         }
         Ok(Statement {
+            key: match options.kind {
+                Kind::Write => cql::key_markers(text, &[], &markers),
+                Kind::Lookup => Box::default(),
+            },
             markers: markers.into(),
             columns: columns.into(),
             partition_key: Box::default(),

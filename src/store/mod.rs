@@ -288,6 +288,8 @@ pub struct Statement {
     markers: Box<[Marker]>,
     columns: Box<[Column]>,
     partition_key: Box<[usize]>,
+    /// Of a write: the markers of the primary key.
+    key: Box<[usize]>,
     cql: Box<str>,
     kind: Kind,
     rows: Rows,
@@ -306,6 +308,11 @@ impl Statement {
     /// The markers, in the order in which values are bound.
     pub fn markers(&self) -> &[Marker] {
         &self.markers
+    }
+
+    /// Whether this marker of a write is in the primary key, as far as the store knows.
+    pub fn is_key(&self, marker: usize) -> bool {
+        self.key.contains(&marker)
     }
 
     /// The result columns; empty for a write.

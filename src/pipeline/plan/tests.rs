@@ -227,6 +227,63 @@ async fn a_time_that_is_finer_than_its_field_is_told_and_the_clock_never_is() {
 }
 
 #[tokio::test]
+async fn a_finer_time_is_told_wherever_it_passes() {
+    let time = |unit: &str| format!(r#"{{"type": "long", "logicalType": "timestamp-{unit}"}}"#);
+    let schema = |unit: &str, at: &str| {
+        let time = time(unit);
+        format!(
+            r#"{{"type": "record", "name": "E", "fields": [
+            {at}
+            {{"name": "user", "type": {{"type": "record", "name": "U", "fields": [
+                {{"name": "n", "type": "long"}}, {{"name": "since", "type": ["null", {time}]}}, {{"name": "next", "type": ["null", "U"]}}]}}}},
+            {{"name": "items", "type": {{"type": "array", "items": {{"type": "record", "name": "I", "fields": [
+                {{"name": "at", "type": {time}}}]}}}}}},
+            {{"name": "times", "type": {{"type": "map", "values": {time}}}}}]}}"#
+        )
+    };
+    let own = |unit: &str| format!(r#"{{"name": "at", "type": {}}},"#, time(unit));
+    let alias = |unit: &str| format!(r#"{{"name": "seen", "aliases": ["at"], "type": {}}},"#, time(unit));
+    let input = schema("micros", &own("micros"));
+    let told = async |rest: &str, output: String| {
+        let output = OutputSchema::Fixed(Arc::new(Schema::parse(&output).unwrap()));
+        compiled(None, &input, rest, output).await.unwrap().warnings
+    };
+    for unit in ["micros", "nanos"] {
+        assert_eq!(told("", schema(unit, &alias(unit))).await, Vec::new(), "{unit}");
+    }
+    let warnings = told("", schema("millis", &alias("millis"))).await;
+    let messages: Vec<&str> = warnings.iter().map(|f| f.message.as_str()).collect();
+    let wanted = [
+        ("seen", "at"),
+        ("user.since", "user.since"),
+        ("user.next.since", "user.next.since"),
+        ("items[].at", "items[].at"),
+        ("times[]", "times[]"),
+    ];
+    let wanted = wanted.map(|(field, source)| {
+        format!(
+            "field '{field}' of the output schema is timestamp-millis and event.{source} is timestamp-micros: \
+             a record whose time is finer than the field becomes a dead letter"
+        )
+    });
+    assert_eq!(messages, wanted);
+    let help = |at: usize| warnings[at].help.as_deref().unwrap();
+    assert!(help(0).contains("{ seen = \"event.at / 1000\" }"), "{}", help(0));
+    assert_eq!(help(1), "make the field timestamp-micros in the sink's `schema`");
+    // And what is set as a whole, of which the other fields of the input say nothing.
+    let list = r#"{"type": "record", "name": "E", "fields": [{"name": "all", "type": {"type": "array", "items":
+        {"type": "record", "name": "I", "fields": [{"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}]}}}]}"#;
+    let warnings = told("set = { all = \"event.items\" }", list.to_owned()).await;
+    assert_eq!(warnings.len(), 1);
+    let message = &warnings[0].message;
+    assert!(
+        message
+            .starts_with("field 'all' of the output schema has timestamp-millis and event.items has timestamp-micros"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
 async fn a_field_that_the_records_of_a_list_do_not_have_is_found() {
     let input = r#"{"type": "record", "name": "E", "fields": [{"name": "items", "type": {"type": "array", "items":
         {"type": "record", "name": "I", "fields": [{"name": "discount", "type": ["null", "double"]}]}}}]}"#;

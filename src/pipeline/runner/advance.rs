@@ -72,9 +72,8 @@ impl Runtime {
                 }
             }
         }
-        match event.turn.as_mut().map(|turn| turn.has_come()) {
-            None | Some(Some(Go::Publish)) => {}
-            Some(Some(Go::Never) | None) => return Advance::Waits(event),
+        if !may_end(&mut event) {
+            return Advance::Waits(event);
         }
         if skip {
             event.complete(How::Finished(Outcome::Skipped));
@@ -102,20 +101,50 @@ impl Runtime {
             if event.is_answered(index) {
                 continue;
             }
-            match self
-                .answer_of(index, event, now)
-                .and_then(|answer| self.take(index, answer, event).ok())
-            {
-                Some(Flow::Continue) => event.answered |= 1 << index,
-                Some(flow) if all => return Some(flow),
-                // What one before it comes to goes first, as it does where nothing is in memory.
-                Some(_) | None => all = false,
+            let Some(answer) = self.answer_of(index, event, now) else {
+                all = false;
+                continue;
+            };
+            let found = match &answer {
+                Answer::Row(_) => Some(true),
+                Answer::Missing(_) => Some(false),
+                Answer::Null | Answer::Written | Answer::Abandon => None,
+            };
+            let over = match self.take(index, answer, event) {
+                Ok(Flow::Continue) => {
+                    event.answered |= 1 << index;
+                    None
+                }
+                Ok(flow) if all && may_end(event) => Some(flow),
+                // What one before it comes to goes first, as it does where nothing is in memory. It is asked again, and counted then.
+                Ok(_) | Err(_) => {
+                    all = false;
+                    continue;
+                }
+            };
+            if let Some(found) = found {
+                self.count(index, found);
+            }
+            if over.is_some() {
+                return over;
             }
         }
         all.then(|| {
             event.answered = 0;
             Flow::Continue
         })
+    }
+
+    /// Counts an answer from memory that was taken.
+    fn count(&self, index: usize, found: bool) {
+        match &self.program.steps[index].action {
+            Action::Lookup(lookup) => {
+                if let Some(cache) = &lookup.cache {
+                    cache.count_hit();
+                }
+            }
+            _ => self.steps[index].count_found(found),
+        }
     }
 
     fn answer_of(&self, index: usize, event: &Event, now: Instant) -> Option<Answer> {
@@ -131,7 +160,7 @@ impl Runtime {
         }
         match &step.action {
             Action::Lookup(lookup) => self.cached(lookup, event, now),
-            Action::Reference(refer) => self.referred(index, refer, event),
+            Action::Reference(refer) => self.referred(refer, event),
             Action::Write(_) | Action::Custom(_) | Action::Filter(_) | Action::Set { .. } => None,
         }
     }
@@ -142,7 +171,7 @@ impl Runtime {
         let hit = KEY.with_borrow_mut(|key| {
             key.clear();
             append_key(&values, key);
-            cache.get(key, now)
+            cache.peek(key, now)
         })?;
         match lookup.on_missing {
             _ if hit.is_some() => Some(Answer::Row(hit)),
@@ -151,7 +180,7 @@ impl Runtime {
         }
     }
 
-    fn referred(&self, index: usize, refer: &Refer, event: &Event) -> Option<Answer> {
+    fn referred(&self, refer: &Refer, event: &Event) -> Option<Answer> {
         if refer.reference.is_on_demand() {
             return None;
         }
@@ -160,11 +189,16 @@ impl Runtime {
         if found.is_none() && refer.on_missing == OnMissing::Retry {
             return None;
         }
-        self.steps[index].count_found(found.is_some());
         Some(if found.is_some() {
             Answer::Row(Arc::new(found))
         } else {
             Answer::Missing(refer.on_missing)
         })
     }
+}
+
+/// Whether an event may end now: its turn has come, if it has one.
+fn may_end(event: &mut Event) -> bool {
+    let come = event.turn.as_mut().map(|turn| turn.has_come());
+    matches!(come, None | Some(Some(Go::Publish)))
 }

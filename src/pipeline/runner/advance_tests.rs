@@ -1,10 +1,15 @@
 //! What an event does without a task: as far as it needs nobody, and no further, with the same end as in a task.
 
-use super::tests::{Bench, STEPS, bench};
+use super::tests::{Bench, LOOKUP, STEPS, bench, bench_on};
 use super::*;
+use crate::avro::value::Type;
 use crate::lanes::Order;
 use crate::pipeline::completions::Batch;
+use crate::reference::{Reference, References, Shape};
 use crate::store::StoreError;
+use crate::store::cache::CacheStats;
+use crate::store::memory::MemoryStore;
+use crate::store::types::ColumnType;
 use crate::turns::Turns;
 
 fn waits(advance: Advance) -> Box<Event> {
@@ -88,6 +93,91 @@ async fn what_is_known_to_be_missing_ends_as_the_step_says() {
     assert!(matches!(bench.runtime.advance(event, Instant::now()), Advance::Ended));
     assert!(matches!(bench.end(), How::Finished(Outcome::Skipped)));
     assert_eq!(bench.store.calls(), 1);
+}
+
+/// Hits and misses of the cache of a look-up.
+fn hits_and_misses(bench: &Bench, index: usize) -> (u64, u64) {
+    let Action::Lookup(lookup) = &bench.runtime.program.steps[index].action else {
+        unreachable!()
+    };
+    let CacheStats { hits, misses, .. } = lookup.cache.as_ref().unwrap().stats();
+    (hits, misses)
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_missing_is_one_hit_however_it_ends() {
+    for on_missing in ["null", "skip", "dead_letter"] {
+        let steps = format!(
+            "[[pipelines.p.steps]]\nname = \"user\"\nlookup = \"{LOOKUP}\"\ncache = {{ ttl = \"1h\", missing_ttl = \"1h\" }}\n\
+             on_missing = \"{on_missing}\"\n[pipelines.p.dead_letter]\ntopic = \"d\"\n"
+        );
+        let mut bench = bench(&steps).await;
+        ask_once(&mut bench, 404).await;
+        assert_eq!(hits_and_misses(&bench, 0), (0, 1), "{on_missing}");
+        let event = bench.event(1, 404, "click", false);
+        if let Advance::Waits(event) = bench.runtime.advance(event, Instant::now()) {
+            bench.runtime.process(event).await;
+        }
+        bench.end();
+        assert_eq!(hits_and_misses(&bench, 0), (1, 1), "{on_missing}");
+    }
+}
+
+#[tokio::test]
+async fn a_skip_that_waits_for_its_turn_is_one_hit() {
+    let steps = cached().replace(
+        "missing_ttl = \"1h\" }\n",
+        "missing_ttl = \"1h\" }\non_missing = \"skip\"\n",
+    );
+    let mut bench = bench(&steps).await;
+    ask_once(&mut bench, 404).await;
+    let mut turns = Turns::new(Order::Partition);
+    let before = turns.next(0, None);
+    let mut event = bench.event(1, 404, "click", false);
+    event.turn = turns.next(0, None);
+    let event = waits(bench.runtime.advance(event, Instant::now()));
+    before.unwrap().pass();
+    bench.runtime.process(event).await;
+    assert!(matches!(bench.end(), How::Finished(Outcome::Skipped)));
+    assert_eq!(hits_and_misses(&bench, 1), (1, 1));
+}
+
+#[tokio::test]
+async fn a_document_that_is_missing_is_counted_once() {
+    let beside = format!("[[pipelines.p.steps]]\nname = \"user\"\nlookup = \"{LOOKUP}\"\n");
+    for (on_missing, beside) in [
+        ("null", ""),
+        ("skip", ""),
+        ("dead_letter", ""),
+        ("skip", &*beside),
+        ("dead_letter", &*beside),
+    ] {
+        let steps = format!(
+            "{beside}[[pipelines.p.steps]]\nname = \"member\"\nreference = \"members\"\nkey = \"event.id\"\n\
+             on_missing = \"{on_missing}\"\n[pipelines.p.dead_letter]\ntopic = \"d\"\n[mongo]\nuri = \"mongodb://m:27017\"\n\
+             [references.members]\ncollection = \"crm.members\"\nfields = {{ name = \"string\" }}\n"
+        );
+        let members = Reference::new(Shape {
+            name: "members".into(),
+            collection: "crm.members".into(),
+            key: "_id".into(),
+            key_type: ColumnType::BigInt,
+            fields: vec![("name".into(), Type::String)],
+            max_bytes: 1 << 20,
+        });
+        let store = MemoryStore::new();
+        let columns = [("name", ColumnType::Text), ("score", ColumnType::Double)];
+        store.declare(LOOKUP, &[("id", ColumnType::BigInt)], &columns);
+        let references = References::new([Arc::new(members)]);
+        let mut bench = bench_on(AnyStore::Memory(store.clone()), store, references, &steps).await;
+        let event = bench.event(0, 404, "click", false);
+        if let Advance::Waits(event) = bench.runtime.advance(event, Instant::now()) {
+            bench.runtime.process(event).await;
+        }
+        bench.end();
+        let (found, missing) = bench.runtime.steps.last().unwrap().found.as_ref().unwrap();
+        assert_eq!((found.get(), missing.get()), (0, 1), "{on_missing} {beside}");
+    }
 }
 
 #[tokio::test]

@@ -68,8 +68,8 @@ pub(super) async fn bench(steps: &str) -> Bench {
     bench_on(AnyStore::Memory(store.clone()), store, &References::default(), steps).await
 }
 
-/// The same with any store; `store` is the one of canned answers, if it is that.
-async fn bench_on(any: AnyStore, store: MemoryStore, references: &References, steps: &str) -> Bench {
+/// The same with any store, and references; `store` is the one of canned answers, if it is that.
+pub(super) async fn bench_on(any: AnyStore, store: MemoryStore, references: &References, steps: &str) -> Bench {
     let (config, _) = config::load_str(vec![("t.toml".into(), toml(steps))], std::iter::empty()).unwrap();
     let pipeline = &config.pipelines["p"];
     let any = Arc::new(any);
@@ -89,7 +89,7 @@ async fn bench_on(any: AnyStore, store: MemoryStore, references: &References, st
         .map(|s| StepHandles {
             step: metrics.step(&s.name),
             rows: Some(metrics.rows_written(&s.name)),
-            found: None,
+            found: Some(metrics.reference_lookups(&s.name)),
         })
         .collect();
     let runtime = Arc::new(Runtime {

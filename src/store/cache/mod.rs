@@ -183,12 +183,22 @@ impl Cache {
 
     /// The answer in memory, if there is one: no task, no allocation. Counts a hit, and nothing otherwise.
     pub fn get(&self, key: &[u8], now: Instant) -> Option<Hit> {
-        let (hash, mut shard) = self.shard(key);
-        let found = self.find(&mut shard, hash, key, now);
+        let found = self.peek(key, now);
         if found.is_some() {
-            self.counters.hits.fetch_add(1, Ordering::Relaxed);
+            self.count_hit();
         }
         found
+    }
+
+    /// The same, and counts no hit: whoever takes the answer does.
+    pub fn peek(&self, key: &[u8], now: Instant) -> Option<Hit> {
+        let (hash, mut shard) = self.shard(key);
+        self.find(&mut shard, hash, key, now)
+    }
+
+    /// Counts a hit that was peeked at.
+    pub fn count_hit(&self) {
+        self.counters.hits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether a query for the key is under way.

@@ -283,6 +283,14 @@ impl Store for ScyllaStore {
                 .map(|(keyspace, table)| (keyspace.as_str(), table.as_str()));
             self.check_lists(text, table).await?;
         }
+        let key = match (&table, options.kind) {
+            (Some((keyspace, name)), Kind::Write) => {
+                let (mut columns, clustering) = self.primary_key(keyspace, name).unwrap_or_default();
+                columns.extend(clustering);
+                cql::key_markers(text, &columns, &markers)
+            }
+            _ => Box::default(),
+        };
         let scanned = cql::scan(text);
         let unpaged = options.kind == Kind::Lookup
             && prepared.get_variable_pk_indexes().is_empty()
@@ -299,6 +307,7 @@ impl Store for ScyllaStore {
                 Box::default()
             },
             partition_key: partition_key.collect(),
+            key,
             cql: text.into(),
             kind: options.kind,
             rows: options.rows,

@@ -239,6 +239,7 @@ impl SqliteStore {
         };
         Ok(Statement {
             partition_key: table.partition_key(&lookup.select.equalities()),
+            key: Box::default(),
             markers,
             columns,
             cql: cql.into(),
@@ -281,6 +282,7 @@ impl Store for SqliteStore {
         }
         Ok(Statement {
             partition_key: table.partition_key(&write.key_markers),
+            key: write.key_markers.iter().map(|(_, marker)| *marker).collect(),
             markers,
             columns: Box::default(),
             cql: text.into(),

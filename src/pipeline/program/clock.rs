@@ -1,0 +1,135 @@
+//! The wall clock in the rows of writes: a record that runs again finds another time there.
+
+use super::super::finding::Finding;
+use super::{Action, Program, Source};
+use crate::config::{Pipeline, StepKind, codes};
+use crate::store::cql::TTL_MARKER;
+
+impl Program {
+    /// What its writes, as `config` declares them, take of the clock: refused in a key, where each run would make another row, and warned of elsewhere,
+    /// where two values meet under one write timestamp.
+    pub fn of_the_clock(&self, config: &Pipeline) -> (Vec<Finding>, Vec<Finding>) {
+        let (mut refused, mut warned) = (Vec::new(), Vec::new());
+        for (declared, step) in config.steps.iter().zip(&self.steps) {
+            let (StepKind::Write(declared), Action::Write(write)) = (&declared.kind, &step.action) else {
+                continue;
+            };
+            if !write.idempotent {
+                continue;
+            }
+            let markers = write.statement.markers().iter().zip(&write.binds);
+            for (index, (marker, place)) in markers.enumerate() {
+                // What is left of a row's life depends on the time, as it must.
+                if marker.name == TTL_MARKER || !self.tells_the_time(&place.source) {
+                    continue;
+                }
+                let (name, what) = (&marker.name, &place.what);
+                if write.statement.is_key(index) {
+                    let message = format!(
+                        "marker :{name} is in the primary key and {what} comes from the clock: a record that runs again makes another row"
+                    );
+                    let finding = Finding::new(place.span, message).code(codes::NOT_REPEATABLE);
+                    refused.push(finding.help(
+                        "bind record.timestamp or a time of the event; or say `idempotent = false`, and have the rows of replays twice",
+                    ));
+                } else if declared.idempotent_stated.is_none() {
+                    let message = format!(
+                        "marker :{name} takes {what}, which comes from the clock: a record that runs again writes another value under the same write \
+                         timestamp, and nobody says which of them stays"
+                    );
+                    let finding = Finding::new(place.span, message).code(codes::NOT_REPEATABLE);
+                    warned.push(finding.help(
+                        "bind record.timestamp or a time of the event; or say `idempotent = true` where either value will do",
+                    ));
+                }
+            }
+        }
+        (refused, warned)
+    }
+
+    /// Whether a value depends on the wall clock.
+    fn tells_the_time(&self, source: &Source) -> bool {
+        match source {
+            Source::Now(_) => true,
+            Source::Named(index) => self
+                .named_value(*index)
+                .is_some_and(|(_, place)| self.tells_the_time(&place.source)),
+            Source::Computed(computed) => computed.inputs.iter().any(|input| self.tells_the_time(input)),
+            Source::Event(_)
+            | Source::Record(_)
+            | Source::Column { .. }
+            | Source::Rows { .. }
+            | Source::Constant(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::demo::cluster::Scratch;
+    use crate::pipeline::program::parse;
+    use crate::reference::References;
+    use crate::store::AnyStore;
+    use crate::store::sqlite::{SqliteOptions, SqliteStore};
+
+    /// How many findings are refused, and how many are warned of.
+    async fn found(write: &str) -> (usize, usize) {
+        let scratch = Scratch::new().unwrap();
+        let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
+        let table = "CREATE TABLE t (id bigint, at timestamp, hour bigint, seen timestamp, PRIMARY KEY (id, at, hour)) WITHOUT ROWID";
+        store.execute_script(table).await.unwrap();
+        let toml = format!(
+            "store = \"sqlite::memory:\"\n[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
+             [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
+             [[pipelines.p.steps]]\nname = \"s\"\nset = {{ clock = \"now()\", own = \"record.timestamp\" }}\n\
+             [[pipelines.p.steps]]\nname = \"z\"\nset = {{ hour = \"s.clock / 3600000000\" }}\n\
+             [[pipelines.p.steps]]\nname = \"w\"\n{write}\n"
+        );
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+        let pipeline = &config.pipelines["p"];
+        let store = AnyStore::Sqlite(store);
+        let program = parse(pipeline)
+            .unwrap()
+            .prepare(Some(&store), &References::default(), &Default::default())
+            .await
+            .unwrap();
+        let (refused, warned) = program.of_the_clock(pipeline);
+        let mut both = refused.iter().chain(&warned);
+        assert!(both.all(|finding| finding.code == codes::NOT_REPEATABLE));
+        (refused.len(), warned.len())
+    }
+
+    #[tokio::test]
+    async fn the_clock_in_a_key_is_refused_by_whichever_way_it_comes() {
+        let insert = |at: &str, hour: &str, seen: &str| {
+            format!(
+                "write = \"INSERT INTO t (id, at, hour, seen) VALUES (:id, :at, :hour, :seen)\"\n\
+                 bind = {{ at = \"{at}\", hour = \"{hour}\", seen = \"{seen}\" }}\n"
+            )
+        };
+        for (at, hour, seen, wanted) in [
+            ("now()", "1", "s.own", (1, 0)),
+            ("s.clock", "1", "s.own", (1, 0)),
+            ("s.own", "s.clock / 3600000000", "s.own", (1, 0)),
+            ("s.own", "z.hour", "s.own", (1, 0)),
+            ("s.own", "1", "now()", (0, 1)),
+            ("s.own", "1", "s.clock", (0, 1)),
+            ("now()", "z.hour", "s.clock", (2, 1)),
+            ("record.timestamp", "event.hour", "s.own", (0, 0)),
+        ] {
+            let write = insert(at, hour, seen);
+            assert_eq!(found(&write).await, wanted, "{write}");
+        }
+        let write = insert("now()", "1", "now()");
+        assert_eq!(found(&format!("{write}idempotent = false\n")).await, (0, 0));
+        assert_eq!(found(&format!("{write}idempotent = true\n")).await, (1, 0));
+        let delete =
+            "write = \"DELETE FROM t WHERE id = :id AND at = :at AND hour = :hour\"\nbind = { at = \"s.clock\" }\n";
+        assert_eq!(found(delete).await, (1, 0));
+        // How long a row has left depends on the time.
+        let life = insert("s.own", "1", "s.own") + "ttl_seconds = \"event.end - z.hour\"\n";
+        assert_eq!(found(&life).await, (0, 0));
+    }
+}
