@@ -404,7 +404,7 @@ fn build(
             Limits::new(above, LIMITS_WINDOW)
         });
         let topics: Vec<String> = pipeline.source.topics.iter().map(|t| t.value.clone()).collect();
-        let tombstone = pipeline.source.on_tombstone;
+        let (tombstone, offset_reset) = (pipeline.source.on_tombstone, pipeline.source.offset_reset);
         let mut output = Some(outputs[if exactly_once { number } else { 0 }].clone());
         let make_output = {
             let (config, pipeline, metrics) = (config.clone(), pipeline.clone(), metrics.clone());
@@ -436,6 +436,7 @@ fn build(
                     None => make_consumer()?,
                 },
                 topics: topics.clone(),
+                offset_reset,
                 tombstone,
                 order,
                 budget: budget.clone(),

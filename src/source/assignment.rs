@@ -114,14 +114,24 @@ impl Assignment {
     /// The group's committed offset of a starting partition is known (`None`: there is none), with the clock from its metadata
     /// (`i64::MIN` if that held none). The partition runs once its `Start` is taken. Answers for an assignment that is over change nothing.
     pub fn started(&mut self, ticket: Ticket, committed: Option<i64>, clock: i64) {
+        self.ready(ticket, |floor| (Ledger::new(committed, clock), committed.or(floor)));
+    }
+
+    /// The same where the group has no offset and would begin at the end, which is at `end` now: that is committable at once.
+    pub fn started_at_end(&mut self, ticket: Ticket, end: i64) {
+        self.ready(ticket, |floor| {
+            let from = floor.unwrap_or(end);
+            (Ledger::beginning(from), Some(from))
+        });
+    }
+
+    fn ready(&mut self, ticket: Ticket, start: impl FnOnce(Option<i64>) -> (Ledger, Option<i64>)) {
         let writes = self.writes;
         let Some(place) = self.current(ticket) else { return };
         let State::Starting { floor } = place.state else { return };
-        let from = committed.or(floor);
-        place.state = State::Ready {
-            ledger: Ledger::new(committed, clock).with_writes(writes),
-            from,
-        };
+        let (ledger, from) = start(floor);
+        let ledger = ledger.with_writes(writes);
+        place.state = State::Ready { ledger, from };
         let partition = place.partition;
         self.actions.push_back(Action::Start {
             partition,
@@ -232,7 +242,7 @@ impl Assignment {
                     timestamp,
                 })
             }
-            // The group's own offset is where it starts in any case.
+            // It starts at the group's own offset, or at that which the group is told, in any case.
             State::Ready { ledger, .. } if ledger.uncommitted().is_some() => Ok(Intake::Refused),
             State::Starting { floor } | State::Ready { from: floor, .. } => {
                 *floor = Some(floor.map_or(offset, |floor| floor.min(offset)));
@@ -263,17 +273,6 @@ impl Assignment {
             }
         }
         Ok(Completion::Counted)
-    }
-
-    /// The consumer stands at the end of a partition, at `offset`; see [`Ledger::advance`].
-    pub fn reached_end(&mut self, partition: Partition, offset: i64) {
-        if let Some(Place {
-            state: State::Running(ledger),
-            ..
-        }) = self.place_mut(partition)
-        {
-            ledger.advance(offset);
-        }
     }
 
     /// The consumer returned `offset` although a later one was due.
@@ -464,11 +463,6 @@ impl Assignment {
 
     fn place(&self, partition: Partition) -> Option<&Place> {
         self.places.get(self.slot(partition)? as usize)
-    }
-
-    fn place_mut(&mut self, partition: Partition) -> Option<&mut Place> {
-        let slot = self.slot(partition)?;
-        self.places.get_mut(slot as usize)
     }
 
     fn slot(&self, partition: Partition) -> Option<u32> {

@@ -50,7 +50,7 @@ use super::read::Plans;
 use super::status::LoopState;
 use crate::budget::Budget;
 use crate::concurrency::Concurrency;
-use crate::config::OnTombstone;
+use crate::config::{OffsetReset, OnTombstone};
 use crate::lanes::{Lanes, Order};
 use crate::pipeline::completions::{Batch, Completions};
 use crate::pipeline::event::Event;
@@ -86,6 +86,8 @@ pub struct Parts {
     pub consumer: Arc<StreamConsumer<SourceContext>>,
     /// The topics.
     pub topics: Vec<String>,
+    /// Where partitions begin of which the group has no offset.
+    pub offset_reset: OffsetReset,
     /// What null values end as.
     pub tombstone: OnTombstone,
     /// The order of events.
@@ -152,8 +154,16 @@ struct Held {
     metrics: PartitionMetrics,
 }
 
+/// Where a partition is to start.
+enum Begin {
+    /// At the group's offset, if it has one, with the write clock beside it.
+    Committed(Option<i64>, i64),
+    /// At its end, which is here: the group has no offset.
+    End(i64),
+}
+
 type Resolved = (u32, Result<Arc<SchemaPlan>, Failure>);
-type Fetched = Vec<(Ticket, Option<i64>, i64)>;
+type Fetched = Vec<(Ticket, Begin)>;
 type Committed = (Vec<(Partition, Ticket, i64)>, bool, KafkaResult<()>);
 type Left = (u64, KafkaResult<()>);
 
@@ -415,8 +425,11 @@ impl Loop {
                 Some(ends) = self.ends.answers.1.recv() => self.ends.answered(ends),
                 Some(answer) = transaction::answer(&mut self.transactions) => self.transaction_answered(answer),
                 Some(fetched) = self.fetched.1.recv() => {
-                    for (ticket, committed, clock) in fetched {
-                        self.assignment.started(ticket, committed, clock);
+                    for (ticket, begin) in fetched {
+                        match begin {
+                            Begin::Committed(offset, clock) => self.assignment.started(ticket, offset, clock),
+                            Begin::End(end) => self.assignment.started_at_end(ticket, end),
+                        }
                     }
                 }
                 () = tokio::time::sleep_until(wake) => {}

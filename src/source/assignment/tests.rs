@@ -12,6 +12,8 @@ enum Step {
     Assigned(BTreeSet<usize>),
     /// Answers the n-th `FetchCommitted` ever emitted, current or not.
     Started(usize, Option<i64>),
+    /// The same where the group has none and begins at its end.
+    StartedAtEnd(usize, i64),
     Admit(usize),
     /// The n-th completion ever due arrives: in time, late, or a second time.
     Finish(usize),
@@ -39,6 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => some().prop_map(Step::Assigned),
         4 => (any::<usize>(), prop::option::of(0..20i64)).prop_map(|(n, committed)| Step::Started(n, committed)),
+        1 => (any::<usize>(), 0..20i64).prop_map(|(n, end)| Step::StartedAtEnd(n, end)),
         12 => (0..6usize).prop_map(Step::Admit),
         9 => any::<usize>().prop_map(Step::Finish),
         2 => Just(Step::Acknowledge),
@@ -214,6 +217,11 @@ impl Watch {
                     self.known(ticket).committed = committed;
                 }
                 self.subject.started(ticket, committed, 0);
+            }
+            Step::StartedAtEnd(n, end) => {
+                if !self.fetches.is_empty() {
+                    self.subject.started_at_end(self.fetches[n % self.fetches.len()], end);
+                }
             }
             Step::Admit(n) => {
                 let partition = partition(n);
@@ -625,16 +633,41 @@ fn a_repetition_is_dropped_and_a_log_that_went_back_starts_anew() {
 }
 
 #[test]
-fn the_end_behind_markers_is_committed() {
-    let (mut assignment, ticket) = running();
-    assignment.reached_end(P, 13);
-    for offset in [10, 11] {
-        assignment.finished(ticket, offset).unwrap();
-    }
-    assert_eq!(
-        assignment.committable().next().map(|(_, _, position)| position.offset),
-        Some(13)
-    );
+fn where_a_group_begins_at_the_end_is_committed_without_a_record() {
+    let mut assignment = Assignment::new();
+    let start = |assignment: &mut Assignment, end| {
+        let Some(Action::FetchCommitted(list)) = assignment.next_action() else {
+            panic!("no fetch")
+        };
+        assignment.started_at_end(list[0].1, end);
+        match assignment.next_action() {
+            Some(Action::Start { from: Some(from), .. }) => from,
+            other => panic!("no start: {other:?}"),
+        }
+    };
+    let offered = |assignment: &Assignment| -> Vec<i64> {
+        assignment
+            .committable()
+            .map(|(_, _, position)| position.offset)
+            .collect()
+    };
+    assignment.assigned(&[P]);
+    assert_eq!(start(&mut assignment, 7), 7);
+    assert_eq!(offered(&assignment), [7]);
+    // Started anew before that is committed, it does not skip what has come meanwhile.
+    assignment.restart();
+    assert!(matches!(assignment.next_action(), Some(Action::Forget { .. })));
+    assert_eq!(start(&mut assignment, 9), 7);
+    assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
+    let committed = actions(&mut assignment).into_iter().find_map(|action| match action {
+        Action::Commit(positions) => Some(positions),
+        _ => None,
+    });
+    let position = Position {
+        offset: 7,
+        clock: i64::MIN,
+    };
+    assert_eq!(committed, Some(vec![(P, position)]));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
-use crate::config::{self, GroupProtocol};
+use crate::config::{self, GroupProtocol, OffsetReset};
 use crate::kafka::{self, login::Logins, metadata};
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
@@ -166,6 +166,7 @@ impl Bench {
                 let classic = pipeline.source.group_protocol == GroupProtocol::Classic;
                 let publishes = pipeline.sink.is_some();
                 let gives_up = pipeline.dead_letter.is_some();
+                let offset_reset = pipeline.source.offset_reset;
                 let limits = pipeline.dead_letter.as_ref().and_then(|d| d.stop_above).map(|above| {
                     let above = StopAbove {
                         ratio: above.ratio,
@@ -237,16 +238,20 @@ impl Bench {
                         .map(|producer| DeadLetters::new(producer, "dead", "p"));
                     runtime.sink = producer.clone().map(|producer| Sink::new(producer, "out"));
                     let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
-                    let properties = if classic {
+                    let mut properties = if classic {
                         client(&brokers)
                     } else {
                         assigned_client(&brokers)
                     };
+                    if offset_reset == OffsetReset::Latest {
+                        properties.set("auto.offset.reset", "latest");
+                    }
                     let context = SourceContext::new("p", statistics, Logins::default());
                     let consumer = context::consumer(&properties, context).unwrap();
                     Ok(Parts {
                         consumer: Arc::new(consumer),
                         topics: vec!["in".to_owned()],
+                        offset_reset,
                         tombstone: OnTombstone::Skip,
                         order: Order::None,
                         budget: Budget::new(1000, 1 << 20),
@@ -520,6 +525,29 @@ fn an_idle_partition_shows_the_offset_of_the_group() {
         (shown.position.get(), shown.committed_offset.get()) == (3, 3)
     });
     assert!(bench.written(0).is_empty());
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_begins_at_the_end() {
+    let cluster = cluster(1);
+    let load = Load::at(&cluster.bootstrap_servers());
+    load.send(0);
+    let toml = TOML.replace("group = \"g\"", "group = \"g\"\noffset_reset = \"latest\"");
+    let start = |cluster| Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml.clone());
+    let bench = start(cluster);
+    until("the partition to run", || {
+        let partitions = bench.state.get().partitions;
+        partitions.first().is_some_and(|partition| partition.phase == "running")
+    });
+    let Bench {
+        cluster, stop, thread, ..
+    } = bench;
+    stop.send(true).unwrap();
+    assert!(matches!(thread.join().unwrap(), End::Drained));
+    (0..5).for_each(|_| load.send(0));
+    let bench = start(cluster);
+    until("what came meanwhile", || bench.written(0) == (1..6).collect());
     assert!(matches!(bench.end(), End::Drained));
 }
 
