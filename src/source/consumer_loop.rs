@@ -30,6 +30,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt};
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::KafkaResult;
 use tokio::runtime::Handle;
@@ -150,6 +151,8 @@ struct Held {
     ticket: Ticket,
     abandoned: Arc<AtomicBool>,
     parked: VecDeque<Box<Event>>,
+    /// Paused alone, for as long as any are parked.
+    waits: bool,
     last_timestamp_ms: Option<i64>,
     metrics: PartitionMetrics,
 }
@@ -486,7 +489,7 @@ impl Loop {
             if pause {
                 self.parts.consumer.pause(&list)
             } else {
-                self.parts.consumer.resume(&list)
+                self.parts.consumer.resume(&self.without_waiting(&list))
             }
         });
         match done {
@@ -498,6 +501,19 @@ impl Loop {
             }
             Err(error) => self.note_error(format!("{}: {error}", if pause { "pause" } else { "resume" })),
         }
+    }
+
+    /// Those of a list that are not paused alone.
+    fn without_waiting(&self, list: &TopicPartitionList) -> TopicPartitionList {
+        let mut others = TopicPartitionList::with_capacity(list.count());
+        for element in list.elements() {
+            let partition = self.partition(element.topic(), element.partition());
+            let held = partition.and_then(|partition| self.held.get(&partition));
+            if !held.is_some_and(|held| held.waits) {
+                others.add_partition(element.topic(), element.partition());
+            }
+        }
+        others
     }
 }
 

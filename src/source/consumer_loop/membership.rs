@@ -179,6 +179,7 @@ impl Loop {
             ticket,
             abandoned: Arc::default(),
             parked: VecDeque::new(),
+            waits: false,
             last_timestamp_ms: None,
             metrics,
         };
@@ -333,6 +334,10 @@ impl Loop {
         if held.ticket != ticket {
             self.held.insert(partition, held);
             return;
+        }
+        // It may start anew without being assigned anew.
+        if held.waits {
+            self.wait_no_more(partition);
         }
         held.abandoned.store(true, Ordering::Relaxed);
         for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {

@@ -70,6 +70,9 @@ stop_above = { consecutive = 1 }
 /// An empty record of the schema with the id 7.
 const RECORD: [u8; 5] = [0, 0, 0, 0, 7];
 
+/// The same of one that the registry, which is down, would have to tell.
+const UNKNOWN: [u8; 5] = [0, 0, 0, 0, 9];
+
 const LONG: Duration = Duration::from_secs(90);
 
 struct Bench {
@@ -77,6 +80,8 @@ struct Bench {
     store: MemoryStore,
     metrics: PipelineMetrics,
     state: Arc<LoopState>,
+    /// What knows schemas, and the plan of the one that it knows.
+    schemas: std::sync::mpsc::Receiver<(Arc<Schemas>, Arc<SchemaPlan>)>,
     stop: watch::Sender<bool>,
     thread: std::thread::JoinHandle<End>,
 }
@@ -143,6 +148,7 @@ impl Bench {
         let metrics = Metrics::new().unwrap();
         let of_pipeline = PipelineMetrics::new(&metrics, "p");
         let (stop, stopped) = watch::channel(false);
+        let (known, schemas) = std::sync::mpsc::channel();
         let (given, handles) = (store.clone(), of_pipeline.clone());
         let state = Arc::new(LoopState::default());
         let of_loop = state.clone();
@@ -167,6 +173,7 @@ impl Bench {
                 let publishes = pipeline.sink.is_some();
                 let gives_up = pipeline.dead_letter.is_some();
                 let offset_reset = pipeline.source.offset_reset;
+                let max_in_flight = *pipeline.max_in_flight;
                 let limits = pipeline.dead_letter.as_ref().and_then(|d| d.stop_above).map(|above| {
                     let above = StopAbove {
                         ratio: above.ratio,
@@ -182,17 +189,16 @@ impl Bench {
                 };
                 let registry = Arc::new(Registry::new(options).unwrap());
                 let schemas = Arc::new(Schemas::new(program.clone(), registry, None));
-                schemas.set(
-                    7,
-                    Arc::new(SchemaPlan {
-                        plan: compiled.plan,
-                        output: compiled.output.map(|(splice, schema)| plan::Output {
-                            splice,
-                            schema,
-                            schema_id: 8,
-                        }),
+                let plan = Arc::new(SchemaPlan {
+                    plan: compiled.plan,
+                    output: compiled.output.map(|(splice, schema)| plan::Output {
+                        splice,
+                        schema,
+                        schema_id: 8,
                     }),
-                );
+                });
+                schemas.set(7, plan.clone());
+                let _ = known.send((schemas.clone(), plan));
                 let steps = vec![StepHandles {
                     step: handles.step("row"),
                     rows: Some(handles.rows_written("row")),
@@ -254,7 +260,7 @@ impl Bench {
                         offset_reset,
                         tombstone: OnTombstone::Skip,
                         order: Order::None,
-                        budget: Budget::new(1000, 1 << 20),
+                        budget: Budget::new(max_in_flight, 1 << 20),
                         concurrency: None,
                         pool: 100,
                         limits: limits.clone(),
@@ -282,6 +288,7 @@ impl Bench {
             store,
             metrics: of_pipeline,
             state,
+            schemas,
             stop,
             thread,
         }
@@ -548,6 +555,32 @@ fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_beg
     (0..5).for_each(|_| load.send(0));
     let bench = start(cluster);
     until("what came meanwhile", || bench.written(0) == (1..6).collect());
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
+    let cluster = cluster(2);
+    let load = Load::at(&cluster.bootstrap_servers());
+    (0..20).for_each(|_| load.give(0, &UNKNOWN));
+    let toml = TOML.replace("order = \"none\"", "order = \"none\"\nmax_in_flight = 16");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(5), toml);
+    until("records to wait", || bench.state.get().waiting_for_schema >= 4);
+    (0..30).for_each(|_| load.send(1));
+    until("the rows of the other partition", || bench.written(1).len() == 30);
+    let waiting = bench.state.get().waiting_for_schema;
+    assert!((4..=8).contains(&waiting), "its share of the budget: {waiting}");
+    // For longer than a stall.
+    std::thread::sleep(Duration::from_secs(7));
+    (0..30).for_each(|_| load.send(1));
+    until("rows again", || bench.written(1).len() == 60);
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+    assert!(bench.written(0).is_empty());
+    let (schemas, plan) = bench.schemas.recv().unwrap();
+    schemas.set(9, plan);
+    until("what waited, and what was behind it", || {
+        bench.written(0) == (0..20).collect()
+    });
     assert!(matches!(bench.end(), End::Drained));
 }
 
