@@ -50,6 +50,8 @@ struct Place {
     partition: Partition,
     epoch: u32,
     state: State,
+    /// Records of this assignment that are in flight for the ledger, and will not come back.
+    given_up: usize,
 }
 
 /// A revocation that waits for its partitions. Those that were never assigned have no ticket, and are not waited for.
@@ -264,7 +266,7 @@ impl Assignment {
             State::Running(ledger) => ledger.finish(offset)?,
             State::Draining(ledger) => {
                 ledger.finish(offset)?;
-                if ledger.in_flight() == 0 {
+                if ledger.in_flight() <= place.given_up {
                     self.settle(None);
                 }
             }
@@ -273,6 +275,14 @@ impl Assignment {
             }
         }
         Ok(Completion::Counted)
+    }
+
+    /// So many records more that are in flight will not come back. No revocation waits for them; nothing is committed past them.
+    pub fn give_up(&mut self, ticket: Ticket, count: usize) {
+        if let Some(place) = self.current(ticket) {
+            place.given_up += count;
+            self.settle(None);
+        }
     }
 
     /// The consumer returned `offset` although a later one was due.
@@ -407,12 +417,12 @@ impl Assignment {
         self.actions.push_back(Action::Unassign(gone));
     }
 
-    /// Whether this assignment is current, draining, and not drained.
+    /// Whether this assignment is current, draining, and not drained of what will come back.
     fn is_busy(&self, ticket: Ticket) -> bool {
         self.places
             .get(ticket.slot as usize)
             .is_some_and(|place| match &place.state {
-                State::Draining(ledger) => place.epoch == ticket.epoch && ledger.in_flight() > 0,
+                State::Draining(ledger) => place.epoch == ticket.epoch && ledger.in_flight() > place.given_up,
                 State::Unassigned | State::Starting { .. } | State::Ready { .. } | State::Running(_) => false,
             })
     }
@@ -423,6 +433,7 @@ impl Assignment {
         let place = &mut self.places[slot as usize];
         place.epoch = self.epoch;
         place.state = state;
+        place.given_up = 0;
         Ticket {
             slot,
             epoch: self.epoch,
@@ -489,6 +500,7 @@ impl Assignment {
             partition,
             epoch: 0,
             state: State::Unassigned,
+            given_up: 0,
         });
         Some(slot)
     }

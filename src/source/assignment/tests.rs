@@ -17,6 +17,8 @@ enum Step {
     Admit(usize),
     /// The n-th completion ever due arrives: in time, late, or a second time.
     Finish(usize),
+    /// The same completion, if it is still due, never arrives.
+    GiveUp(usize),
     Acknowledge,
     Revoked(BTreeSet<usize>, u64),
     Lost(BTreeSet<usize>),
@@ -44,6 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<usize>(), 0..20i64).prop_map(|(n, end)| Step::StartedAtEnd(n, end)),
         12 => (0..6usize).prop_map(Step::Admit),
         9 => any::<usize>().prop_map(Step::Finish),
+        1 => any::<usize>().prop_map(Step::GiveUp),
         2 => Just(Step::Acknowledge),
         2 => (some(), 0..20u64).prop_map(|(list, seconds)| Step::Revoked(list, seconds)),
         1 => some().prop_map(Step::Lost),
@@ -59,10 +62,18 @@ struct Known {
     running: bool,
     draining: bool,
     unfinished: BTreeSet<i64>,
+    /// Those of them that never will be.
+    given_up: BTreeSet<i64>,
     next: i64,
     /// The lowest offset that was refused while it started.
     refused: Option<i64>,
     committed: Option<i64>,
+}
+
+impl Known {
+    fn is_busy(&self) -> bool {
+        self.unfinished.len() > self.given_up.len()
+    }
 }
 
 #[derive(Debug)]
@@ -166,7 +177,7 @@ impl Watch {
                 watch
                     .known
                     .iter()
-                    .any(|(other, known)| other == ticket && (known.unfinished.is_empty() || !known.draining))
+                    .any(|(other, known)| other == ticket && (!known.is_busy() || !known.draining))
             });
             let mut list = pending.list.clone();
             list.retain(|partition| !watch.held.contains_key(partition));
@@ -259,6 +270,17 @@ impl Watch {
                 assert_eq!(self.subject.finished(ticket, offset), expected);
                 if expected == Ok(Completion::Counted) {
                     self.known(ticket).unfinished.remove(&offset);
+                }
+            }
+            Step::GiveUp(n) => {
+                if self.due.is_empty() {
+                    return;
+                }
+                let (ticket, offset) = self.due.swap_remove(n % self.due.len());
+                let unfinished = self.known(ticket).unfinished.contains(&offset);
+                self.subject.give_up(ticket, usize::from(unfinished));
+                if unfinished {
+                    self.known(ticket).given_up.insert(offset);
                 }
             }
             Step::Acknowledge => {
@@ -374,7 +396,7 @@ impl Watch {
         for pending in &self.pending {
             let busy = |ticket: &Ticket| {
                 let (_, known) = self.known.iter().find(|(other, _)| other == ticket).unwrap();
-                self.is_current(*ticket) && !known.unfinished.is_empty()
+                self.is_current(*ticket) && known.is_busy()
             };
             assert!(pending.tickets.iter().any(busy), "a revocation waits for nothing");
         }
@@ -459,6 +481,32 @@ fn a_drain_commits_and_then_unassigns() {
     ];
     assert_eq!(actions(&mut assignment), expected);
     assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Stale));
+}
+
+#[test]
+fn a_drain_does_not_wait_for_what_is_given_up_nor_commits_past_it() {
+    let (mut assignment, ticket) = running();
+    assignment.admit(P, 12, None).unwrap();
+    assignment.give_up(ticket, 2);
+    assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
+    assert_eq!(actions(&mut assignment), []);
+    assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Counted));
+    let position = Position {
+        offset: 11,
+        clock: 1000,
+    };
+    let expected = [
+        Action::Forget { partition: P, ticket },
+        Action::Commit(vec![(P, position)]),
+        Action::Unassign(vec![P]),
+    ];
+    assert_eq!(actions(&mut assignment), expected);
+    // Nothing else is in flight.
+    let (mut assignment, ticket) = running();
+    assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
+    assignment.give_up(ticket, 2);
+    let expected = [Action::Forget { partition: P, ticket }, Action::Unassign(vec![P])];
+    assert_eq!(actions(&mut assignment), expected);
 }
 
 #[test]

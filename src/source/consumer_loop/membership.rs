@@ -62,6 +62,7 @@ impl Loop {
                         self.lost = Some(member::epoch(&*self.parts.consumer));
                     } else {
                         self.drain_by = Instant::now() + self.parts.drain_timeout;
+                        self.give_up_what_waits(&partitions);
                         self.assignment.revoked(&partitions, self.drain_by);
                     }
                 }
@@ -70,6 +71,21 @@ impl Loop {
                     self.note_error(format!("rebalance: {error}"));
                 }
                 Notice::Fatal(error, reason) => self.halt(Failure::fatal("kafka", format!("{error}: {reason}"))),
+            }
+        }
+    }
+
+    /// Lets go of the records of these that wait for a schema: that may be for ever, and the group would wait with them. Nothing of them has happened
+    /// yet, and nothing is committed past them, so they run where their partition goes.
+    fn give_up_what_waits(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            let Some(held) = self.held.get_mut(partition) else {
+                continue;
+            };
+            let (ticket, parked) = (held.ticket, std::mem::take(&mut held.parked));
+            self.assignment.give_up(ticket, parked.len());
+            for event in parked {
+                self.release(event, true);
             }
         }
     }

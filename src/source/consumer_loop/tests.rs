@@ -174,6 +174,7 @@ impl Bench {
                 let gives_up = pipeline.dead_letter.is_some();
                 let offset_reset = pipeline.source.offset_reset;
                 let max_in_flight = *pipeline.max_in_flight;
+                let drain_timeout = config.shutdown_timeout;
                 let limits = pipeline.dead_letter.as_ref().and_then(|d| d.stop_above).map(|above| {
                     let above = StopAbove {
                         ratio: above.ratio,
@@ -271,7 +272,7 @@ impl Bench {
                         rest: Arc::default(),
                         static_member: false,
                         classic,
-                        drain_timeout: Duration::from_secs(20),
+                        drain_timeout,
                         stall_after,
                         stop: stopped.clone(),
                         transactions: None,
@@ -410,6 +411,30 @@ fn give_back() -> (Offset, i64, bool) {
     let refused = bench.metrics.commit_failures.get() > 0;
     assert!(matches!(bench.end(), End::Drained));
     (committed, count, refused)
+}
+
+#[test]
+fn a_partition_that_waits_for_a_schema_is_given_back_at_once() {
+    let cluster = cluster(2);
+    let load = Load::at(&cluster.bootstrap_servers());
+    for partition in 0..2 {
+        load.send(partition);
+        (0..3).for_each(|_| load.give(partition, &UNKNOWN));
+    }
+    // Longer than is waited for here.
+    let toml = format!("shutdown_timeout = \"2m\"\n{TOML}");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    until("records to wait", || bench.state.get().waiting_for_schema == 6);
+    let other = member(&bench.cluster.bootstrap_servers());
+    until("the other member to have a partition", || {
+        let _ = other.poll(Duration::from_millis(10));
+        other.assignment().unwrap().count() == 1
+    });
+    until("what is left to be seen", || {
+        let status = bench.state.get();
+        (status.waiting_for_schema, status.in_flight_records) == (3, 3)
+    });
+    assert!(matches!(bench.end(), End::Abandoned(3)));
 }
 
 #[test]
