@@ -285,23 +285,23 @@ impl Assignment {
         }
     }
 
-    /// The consumer returned `offset` although a later one was due.
+    /// The consumer returned `offset` although a later one was due: the log itself went back (the topic was made anew, or truncated), for librdkafka
+    /// (2.12) repeats nothing of itself. False if the partition is not running.
     ///
-    /// At or above the first unfinished offset it is a repetition of a record that the ledger holds: nothing changes, and the
-    /// answer is false. Below, the log itself went back (the topic was made anew, or truncated): the partition gets a new
-    /// assignment, which starts at `offset` and whose write clock goes on from the old one, and the answer is true. The `Start` that
-    /// follows seeks, so that every record from `offset` on comes again, those that were in flight included.
+    /// The partition gets a new assignment, whose write clock goes on from the old one. It starts at `offset`, or at the first unfinished record if
+    /// that is before: a truncated log may still hold it. The `Start` that follows seeks, so that every record from there on comes again, those that
+    /// were in flight included; what has their offsets now may be others.
     pub fn rewind(&mut self, partition: Partition, offset: i64) -> bool {
         let Some(slot) = self.slot(partition) else { return false };
         let State::Running(ledger) = &self.places[slot as usize].state else {
             return false;
         };
-        if ledger.position().is_none_or(|position| position.offset <= offset) {
+        let Some(position) = ledger.position() else {
             return false;
-        }
+        };
+        let from = Some(offset.min(position.offset));
         let ledger = Ledger::new(None, ledger.clock()).with_writes(self.writes);
         self.end(slot);
-        let from = Some(offset);
         let ticket = self.begin(slot, State::Ready { ledger, from });
         self.actions.push_back(Action::Start {
             partition,

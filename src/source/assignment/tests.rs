@@ -341,11 +341,11 @@ impl Watch {
                     .held()
                     .find(|held| Some(held.ticket) == ticket)
                     .and_then(|held| held.ledger);
-                let rewinds = ledger
+                let start = ledger
                     .and_then(Ledger::position)
-                    .is_some_and(|position| offset < position.offset);
-                assert_eq!(self.subject.rewind(partition, offset), rewinds);
-                if rewinds {
+                    .map(|position| offset.min(position.offset));
+                assert_eq!(self.subject.rewind(partition, offset), start.is_some());
+                if let Some(start) = start {
                     self.lose(partition);
                     assert!(matches!(self.subject.next_action(), Some(Action::Forget { .. })));
                     let Some(Action::Start {
@@ -356,13 +356,13 @@ impl Watch {
                     else {
                         panic!("a rewind starts the partition anew")
                     };
-                    assert_eq!(from, offset);
+                    assert_eq!(from, start);
                     self.held.insert(partition, ticket);
                     self.known.push((
                         ticket,
                         Known {
                             running: true,
-                            next: offset,
+                            next: start,
                             ..Known::default()
                         },
                     ));
@@ -642,7 +642,7 @@ fn a_revocation_does_not_wait_for_a_later_assignment() {
 }
 
 #[test]
-fn a_repetition_is_dropped_and_a_log_that_went_back_starts_anew() {
+fn a_log_that_went_back_starts_anew() {
     let (mut assignment, old) = running();
     assert_eq!(
         assignment.admit(P, 10, None),
@@ -651,7 +651,6 @@ fn a_repetition_is_dropped_and_a_log_that_went_back_starts_anew() {
             expected: 12
         })
     );
-    assert!(!assignment.rewind(P, 10), "it is in flight");
     assert!(assignment.rewind(P, 3));
     let expected_forget = Action::Forget {
         partition: P,
@@ -716,6 +715,34 @@ fn where_a_group_begins_at_the_end_is_committed_without_a_record() {
         clock: i64::MIN,
     };
     assert_eq!(committed, Some(vec![(P, position)]));
+}
+
+/// The end of the log was lost, or it is another one, which is read from its end on; what comes next has offsets that are in flight.
+#[test]
+fn a_log_that_went_back_behind_an_unfinished_record_loses_neither_that_nor_what_is_new() {
+    let (mut assignment, old) = running();
+    assignment.finished(old, 11).unwrap();
+    assert!(matches!(
+        assignment.admit(P, 11, Some(1)),
+        Err(LedgerError::Behind { .. })
+    ));
+    assert!(assignment.rewind(P, 11));
+    let acted = actions(&mut assignment);
+    assert!(
+        matches!(acted[..], [Action::Forget { ticket, .. }, Action::Start { from: Some(10), .. }] if ticket == old),
+        "{acted:?}"
+    );
+    for offset in [10, 11] {
+        assert!(matches!(
+            assignment.admit(P, offset, Some(1)),
+            Ok(Intake::Admitted { .. })
+        ));
+    }
+    let offered: Vec<i64> = assignment
+        .committable()
+        .map(|(_, _, position)| position.offset)
+        .collect();
+    assert_eq!(offered, [10]);
 }
 
 #[test]
