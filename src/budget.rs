@@ -107,6 +107,11 @@ impl Budget {
         self.max_records
     }
 
+    /// The limit of bytes.
+    pub fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
     /// Records in flight.
     pub fn records(&self) -> usize {
         self.records

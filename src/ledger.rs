@@ -80,7 +80,8 @@ pub struct Ledger {
     writes: i64,
     /// The lowest offset that may come next, once any is known.
     next: Option<i64>,
-    first_admitted: Option<i64>,
+    /// The first offset of this assignment: where it was said to begin, or else that of the first record.
+    first: Option<i64>,
     last_admitted: Option<i64>,
     committed: Option<i64>,
     in_flight: usize,
@@ -105,10 +106,22 @@ impl Ledger {
             clock,
             writes: 1,
             next: committed,
-            first_admitted: None,
+            first: None,
             last_admitted: None,
             committed,
             in_flight: 0,
+        }
+    }
+
+    /// A ledger that begins at `offset`, where the group has no committed offset.
+    ///
+    /// The place is itself new, and committable before any record: `auto.offset.reset = latest` would skip what comes to an idle
+    /// partition before the next start.
+    pub fn beginning(offset: i64) -> Ledger {
+        Ledger {
+            next: Some(offset),
+            first: Some(offset),
+            ..Ledger::new(None, i64::MIN)
         }
     }
 
@@ -146,7 +159,7 @@ impl Ledger {
         });
         self.clock = last;
         self.next = Some(offset.saturating_add(1));
-        self.first_admitted.get_or_insert(offset);
+        self.first.get_or_insert(offset);
         self.last_admitted = Some(offset);
         self.in_flight += 1;
         Ok(timestamp)
@@ -175,17 +188,10 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that the consumer stands at `offset`: no record below it is still to come.
-    ///
-    /// A partition may end in transaction markers or compacted records, which are never delivered. Told of the end of the
-    /// partition, the ledger can commit past them, and lag goes down to zero. An offset already passed changes nothing.
-    pub fn advance(&mut self, offset: i64) {
-        if self.next.is_none_or(|next| next < offset) {
-            self.next = Some(offset);
-        }
-    }
-
     /// The position to commit: the first unfinished offset, or the next expected one. `None` when nothing is new.
+    ///
+    /// A partition may end in transaction markers or compacted records. They are never delivered, and nothing says for certain that all before them
+    /// was, so they are not committed past; [`Ledger::admit`] passes them with the next record.
     ///
     /// For a group without a committed offset, the place where the first record appeared is itself new: committed at once, it
     /// keeps a crash from starting over at another place (`auto.offset.reset = latest` would skip what was in flight).
@@ -226,7 +232,7 @@ impl Ledger {
 
     /// Where to begin again so that everything runs that is not committed, finished or not; `None` as long as no offset is known.
     pub fn uncommitted(&self) -> Option<i64> {
-        self.committed.or(self.first_admitted)
+        self.committed.or(self.first)
     }
 
     /// The highest offset admitted in this assignment.

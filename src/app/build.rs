@@ -413,7 +413,7 @@ fn build(
             Limits::new(above, LIMITS_WINDOW)
         });
         let topics: Vec<String> = pipeline.source.topics.iter().map(|t| t.value.clone()).collect();
-        let tombstone = pipeline.source.on_tombstone;
+        let (tombstone, offset_reset) = (pipeline.source.on_tombstone, pipeline.source.offset_reset);
         let mut output = Some(outputs[if exactly_once { number } else { 0 }].clone());
         let make_output = {
             let (config, pipeline, metrics) = (config.clone(), pipeline.clone(), metrics.clone());
@@ -445,6 +445,7 @@ fn build(
                     None => make_consumer().map_err(|e| e.to_string())?,
                 },
                 topics: topics.clone(),
+                offset_reset,
                 tombstone,
                 order,
                 budget: budget.clone(),

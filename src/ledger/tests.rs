@@ -16,8 +16,6 @@ enum Step {
     FinishAny(i64),
     /// Admit any offset, in order or not.
     AdmitAny(i64),
-    /// The consumer stands this far above the last offset.
-    Advance(i64),
     /// Commit what may be committed.
     Commit,
 }
@@ -34,7 +32,6 @@ fn step() -> impl Strategy<Value = Step> {
         7 => any::<usize>().prop_map(Step::Finish),
         1 => (-5..300i64).prop_map(Step::FinishAny),
         1 => (-5..300i64).prop_map(Step::AdmitAny),
-        1 => (0..4i64).prop_map(Step::Advance),
         2 => Just(Step::Commit),
     ]
 }
@@ -133,13 +130,6 @@ proptest! {
                     prop_assert_eq!(ledger.finish(offset), expected);
                     if let Some(known) = known {
                         known.finished = true;
-                    }
-                }
-                Step::Advance(by) => {
-                    if let Some(next) = model.next {
-                        ledger.advance(next + by);
-                        ledger.advance(next); // a stand behind changes nothing
-                        model.next = Some(next + by);
                     }
                 }
                 Step::Commit => {
@@ -248,21 +238,26 @@ fn the_first_place_of_a_new_group_is_committed_before_its_records_finish() {
 }
 
 #[test]
-fn the_end_of_a_partition_behind_markers_is_committed() {
-    let mut ledger = Ledger::new(Some(10), 5);
-    ledger.advance(10);
-    assert_eq!(ledger.committable(), None);
-    ledger.admit(10, None).unwrap();
-    ledger.advance(12);
-    assert_eq!(ledger.committable(), None);
-    ledger.finish(10).unwrap();
-    assert_eq!(ledger.committable(), Some(Position { offset: 12, clock: 6 }));
+fn where_a_new_group_begins_is_committed_before_any_record() {
+    let mut ledger = Ledger::beginning(41);
+    let begins = Position {
+        offset: 41,
+        clock: i64::MIN,
+    };
+    assert_eq!((ledger.committable(), ledger.uncommitted()), (Some(begins), Some(41)));
+    ledger.committed(41);
+    assert_eq!((ledger.committable(), ledger.uncommitted()), (None, Some(41)));
     assert_eq!(
-        ledger.admit(11, None),
+        ledger.admit(40, None),
         Err(LedgerError::Behind {
-            offset: 11,
-            expected: 12
+            offset: 40,
+            expected: 41
         })
+    );
+    ledger.admit(43, None).unwrap();
+    assert_eq!(
+        (ledger.position().unwrap().offset, ledger.uncommitted()),
+        (43, Some(41))
     );
 }
 

@@ -50,6 +50,8 @@ struct Place {
     partition: Partition,
     epoch: u32,
     state: State,
+    /// Records of this assignment that are in flight for the ledger, and will not come back.
+    given_up: usize,
 }
 
 /// A revocation that waits for its partitions. Those that were never assigned have no ticket, and are not waited for.
@@ -114,14 +116,24 @@ impl Assignment {
     /// The group's committed offset of a starting partition is known (`None`: there is none), with the clock from its metadata
     /// (`i64::MIN` if that held none). The partition runs once its `Start` is taken. Answers for an assignment that is over change nothing.
     pub fn started(&mut self, ticket: Ticket, committed: Option<i64>, clock: i64) {
+        self.ready(ticket, |floor| (Ledger::new(committed, clock), committed.or(floor)));
+    }
+
+    /// The same where the group has no offset and would begin at the end, which is at `end` now: that is committable at once.
+    pub fn started_at_end(&mut self, ticket: Ticket, end: i64) {
+        self.ready(ticket, |floor| {
+            let from = floor.unwrap_or(end);
+            (Ledger::beginning(from), Some(from))
+        });
+    }
+
+    fn ready(&mut self, ticket: Ticket, start: impl FnOnce(Option<i64>) -> (Ledger, Option<i64>)) {
         let writes = self.writes;
         let Some(place) = self.current(ticket) else { return };
         let State::Starting { floor } = place.state else { return };
-        let from = committed.or(floor);
-        place.state = State::Ready {
-            ledger: Ledger::new(committed, clock).with_writes(writes),
-            from,
-        };
+        let (ledger, from) = start(floor);
+        let ledger = ledger.with_writes(writes);
+        place.state = State::Ready { ledger, from };
         let partition = place.partition;
         self.actions.push_back(Action::Start {
             partition,
@@ -232,7 +244,7 @@ impl Assignment {
                     timestamp,
                 })
             }
-            // The group's own offset is where it starts in any case.
+            // It starts at the group's own offset, or at that which the group is told, in any case.
             State::Ready { ledger, .. } if ledger.uncommitted().is_some() => Ok(Intake::Refused),
             State::Starting { floor } | State::Ready { from: floor, .. } => {
                 *floor = Some(floor.map_or(offset, |floor| floor.min(offset)));
@@ -254,7 +266,7 @@ impl Assignment {
             State::Running(ledger) => ledger.finish(offset)?,
             State::Draining(ledger) => {
                 ledger.finish(offset)?;
-                if ledger.in_flight() == 0 {
+                if ledger.in_flight() <= place.given_up {
                     self.settle(None);
                 }
             }
@@ -265,34 +277,31 @@ impl Assignment {
         Ok(Completion::Counted)
     }
 
-    /// The consumer stands at the end of a partition, at `offset`; see [`Ledger::advance`].
-    pub fn reached_end(&mut self, partition: Partition, offset: i64) {
-        if let Some(Place {
-            state: State::Running(ledger),
-            ..
-        }) = self.place_mut(partition)
-        {
-            ledger.advance(offset);
+    /// So many records more that are in flight will not come back. No revocation waits for them; nothing is committed past them.
+    pub fn give_up(&mut self, ticket: Ticket, count: usize) {
+        if let Some(place) = self.current(ticket) {
+            place.given_up += count;
+            self.settle(None);
         }
     }
 
-    /// The consumer returned `offset` although a later one was due.
+    /// The consumer returned `offset` although a later one was due: the log itself went back (the topic was made anew, or truncated), for librdkafka
+    /// (2.12) repeats nothing of itself. False if the partition is not running.
     ///
-    /// At or above the first unfinished offset it is a repetition of a record that the ledger holds: nothing changes, and the
-    /// answer is false. Below, the log itself went back (the topic was made anew, or truncated): the partition gets a new
-    /// assignment, which starts at `offset` and whose write clock goes on from the old one, and the answer is true. The `Start` that
-    /// follows seeks, so that every record from `offset` on comes again, those that were in flight included.
+    /// The partition gets a new assignment, whose write clock goes on from the old one. It starts at `offset`, or at the first unfinished record if
+    /// that is before: a truncated log may still hold it. The `Start` that follows seeks, so that every record from there on comes again, those that
+    /// were in flight included; what has their offsets now may be others.
     pub fn rewind(&mut self, partition: Partition, offset: i64) -> bool {
         let Some(slot) = self.slot(partition) else { return false };
         let State::Running(ledger) = &self.places[slot as usize].state else {
             return false;
         };
-        if ledger.position().is_none_or(|position| position.offset <= offset) {
+        let Some(position) = ledger.position() else {
             return false;
-        }
+        };
+        let from = Some(offset.min(position.offset));
         let ledger = Ledger::new(None, ledger.clock()).with_writes(self.writes);
         self.end(slot);
-        let from = Some(offset);
         let ticket = self.begin(slot, State::Ready { ledger, from });
         self.actions.push_back(Action::Start {
             partition,
@@ -408,12 +417,12 @@ impl Assignment {
         self.actions.push_back(Action::Unassign(gone));
     }
 
-    /// Whether this assignment is current, draining, and not drained.
+    /// Whether this assignment is current, draining, and not drained of what will come back.
     fn is_busy(&self, ticket: Ticket) -> bool {
         self.places
             .get(ticket.slot as usize)
             .is_some_and(|place| match &place.state {
-                State::Draining(ledger) => place.epoch == ticket.epoch && ledger.in_flight() > 0,
+                State::Draining(ledger) => place.epoch == ticket.epoch && ledger.in_flight() > place.given_up,
                 State::Unassigned | State::Starting { .. } | State::Ready { .. } | State::Running(_) => false,
             })
     }
@@ -424,6 +433,7 @@ impl Assignment {
         let place = &mut self.places[slot as usize];
         place.epoch = self.epoch;
         place.state = state;
+        place.given_up = 0;
         Ticket {
             slot,
             epoch: self.epoch,
@@ -466,11 +476,6 @@ impl Assignment {
         self.places.get(self.slot(partition)? as usize)
     }
 
-    fn place_mut(&mut self, partition: Partition) -> Option<&mut Place> {
-        let slot = self.slot(partition)?;
-        self.places.get_mut(slot as usize)
-    }
-
     fn slot(&self, partition: Partition) -> Option<u32> {
         let index = usize::try_from(partition.index).ok()?;
         *self.slots.get(usize::from(partition.topic))?.get(index)?
@@ -495,6 +500,7 @@ impl Assignment {
             partition,
             epoch: 0,
             state: State::Unassigned,
+            given_up: 0,
         });
         Some(slot)
     }

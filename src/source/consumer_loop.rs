@@ -30,6 +30,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt};
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::KafkaResult;
 use tokio::runtime::Handle;
@@ -50,7 +51,7 @@ use super::read::Plans;
 use super::status::LoopState;
 use crate::budget::Budget;
 use crate::concurrency::Concurrency;
-use crate::config::OnTombstone;
+use crate::config::{OffsetReset, OnTombstone};
 use crate::lanes::{Lanes, Order};
 use crate::pipeline::completions::{Batch, Completions};
 use crate::pipeline::event::Event;
@@ -89,6 +90,8 @@ pub struct Parts {
     pub consumer: Arc<StreamConsumer<SourceContext>>,
     /// The topics.
     pub topics: Vec<String>,
+    /// Where partitions begin of which the group has no offset.
+    pub offset_reset: OffsetReset,
     /// What null values end as.
     pub tombstone: OnTombstone,
     /// The order of events.
@@ -151,12 +154,22 @@ struct Held {
     ticket: Ticket,
     abandoned: Arc<AtomicBool>,
     parked: VecDeque<Box<Event>>,
+    /// Paused alone, for as long as any are parked.
+    waits: bool,
     last_timestamp_ms: Option<i64>,
     metrics: PartitionMetrics,
 }
 
+/// Where a partition is to start.
+enum Begin {
+    /// At the group's offset, if it has one, with the write clock beside it.
+    Committed(Option<i64>, i64),
+    /// At its end, which is here: the group has no offset.
+    End(i64),
+}
+
 type Resolved = (u32, Result<Arc<SchemaPlan>, Failure>);
-type Fetched = Vec<(Ticket, Option<i64>, i64)>;
+type Fetched = Vec<(Ticket, Begin)>;
 type Committed = (Vec<(Partition, Ticket, i64)>, bool, KafkaResult<()>);
 type Left = (u64, KafkaResult<()>);
 
@@ -439,8 +452,11 @@ impl Loop {
                 Some(ends) = self.ends.answers.1.recv() => self.ends.answered(ends),
                 Some(answer) = transaction::answer(&mut self.transactions) => self.transaction_answered(answer),
                 Some(fetched) = self.fetched.1.recv() => {
-                    for (ticket, committed, clock) in fetched {
-                        self.assignment.started(ticket, committed, clock);
+                    for (ticket, begin) in fetched {
+                        match begin {
+                            Begin::Committed(offset, clock) => self.assignment.started(ticket, offset, clock),
+                            Begin::End(end) => self.assignment.started_at_end(ticket, end),
+                        }
                     }
                 }
                 () = tokio::time::sleep_until(wake) => {}
@@ -497,7 +513,7 @@ impl Loop {
             if pause {
                 self.parts.consumer.pause(&list)
             } else {
-                self.parts.consumer.resume(&list)
+                self.parts.consumer.resume(&self.without_waiting(&list))
             }
         });
         match done {
@@ -509,6 +525,19 @@ impl Loop {
             }
             Err(error) => self.note_error(format!("{}: {error}", if pause { "pause" } else { "resume" })),
         }
+    }
+
+    /// Those of a list that are not paused alone.
+    fn without_waiting(&self, list: &TopicPartitionList) -> TopicPartitionList {
+        let mut others = TopicPartitionList::with_capacity(list.count());
+        for element in list.elements() {
+            let partition = self.partition(element.topic(), element.partition());
+            let held = partition.and_then(|partition| self.held.get(&partition));
+            if !held.is_some_and(|held| held.waits) {
+                others.add_partition(element.topic(), element.partition());
+            }
+        }
+        others
     }
 }
 

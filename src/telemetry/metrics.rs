@@ -225,9 +225,9 @@ metrics! {
         budget_limit_bytes: IntGaugeVec [],
         /// Bytes of the budget in use, by part: fetch_queue, in_flight, cache, reference, producer_queue.
         budget_used_bytes: IntGaugeVec ["part"],
-        /// Partitions paused now because the budget is used up.
+        /// Partitions paused now because the budget is used up, or a share of it waits for a schema.
         paused_partitions: IntGaugeVec ["pipeline"],
-        /// Times that the partitions of a pipeline were paused over the budget.
+        /// Times that the partitions of a pipeline were paused over the budget, or one of them for its schema.
         pauses_total: IntCounterVec ["pipeline"],
 
         // Partitions

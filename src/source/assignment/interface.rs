@@ -37,7 +37,8 @@ impl Ticket {
 /// What the loop has to do, in the order in which it is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Ask the group for the committed offset and metadata of these, until it answers, and report by [`Assignment::started`].
+    /// Ask the group for the committed offset and metadata of these, until it answers, and report by [`Assignment::started`]
+    /// or [`Assignment::started_at_end`].
     FetchCommitted(Vec<(Partition, Ticket)>),
     /// Seek to `from` and resume. `None`: the group has no offset, and `auto.offset.reset` decides.
     Start {

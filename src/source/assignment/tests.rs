@@ -12,9 +12,13 @@ enum Step {
     Assigned(BTreeSet<usize>),
     /// Answers the n-th `FetchCommitted` ever emitted, current or not.
     Started(usize, Option<i64>),
+    /// The same where the group has none and begins at its end.
+    StartedAtEnd(usize, i64),
     Admit(usize),
     /// The n-th completion ever due arrives: in time, late, or a second time.
     Finish(usize),
+    /// The same completion, if it is still due, never arrives.
+    GiveUp(usize),
     Acknowledge,
     Revoked(BTreeSet<usize>, u64),
     Lost(BTreeSet<usize>),
@@ -39,8 +43,10 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => some().prop_map(Step::Assigned),
         4 => (any::<usize>(), prop::option::of(0..20i64)).prop_map(|(n, committed)| Step::Started(n, committed)),
+        1 => (any::<usize>(), 0..20i64).prop_map(|(n, end)| Step::StartedAtEnd(n, end)),
         12 => (0..6usize).prop_map(Step::Admit),
         9 => any::<usize>().prop_map(Step::Finish),
+        1 => any::<usize>().prop_map(Step::GiveUp),
         2 => Just(Step::Acknowledge),
         2 => (some(), 0..20u64).prop_map(|(list, seconds)| Step::Revoked(list, seconds)),
         1 => some().prop_map(Step::Lost),
@@ -56,10 +62,18 @@ struct Known {
     running: bool,
     draining: bool,
     unfinished: BTreeSet<i64>,
+    /// Those of them that never will be.
+    given_up: BTreeSet<i64>,
     next: i64,
     /// The lowest offset that was refused while it started.
     refused: Option<i64>,
     committed: Option<i64>,
+}
+
+impl Known {
+    fn is_busy(&self) -> bool {
+        self.unfinished.len() > self.given_up.len()
+    }
 }
 
 #[derive(Debug)]
@@ -163,7 +177,7 @@ impl Watch {
                 watch
                     .known
                     .iter()
-                    .any(|(other, known)| other == ticket && (known.unfinished.is_empty() || !known.draining))
+                    .any(|(other, known)| other == ticket && (!known.is_busy() || !known.draining))
             });
             let mut list = pending.list.clone();
             list.retain(|partition| !watch.held.contains_key(partition));
@@ -215,6 +229,11 @@ impl Watch {
                 }
                 self.subject.started(ticket, committed, 0);
             }
+            Step::StartedAtEnd(n, end) => {
+                if !self.fetches.is_empty() {
+                    self.subject.started_at_end(self.fetches[n % self.fetches.len()], end);
+                }
+            }
             Step::Admit(n) => {
                 let partition = partition(n);
                 let ticket = self.held.get(&partition).copied();
@@ -251,6 +270,17 @@ impl Watch {
                 assert_eq!(self.subject.finished(ticket, offset), expected);
                 if expected == Ok(Completion::Counted) {
                     self.known(ticket).unfinished.remove(&offset);
+                }
+            }
+            Step::GiveUp(n) => {
+                if self.due.is_empty() {
+                    return;
+                }
+                let (ticket, offset) = self.due.swap_remove(n % self.due.len());
+                let unfinished = self.known(ticket).unfinished.contains(&offset);
+                self.subject.give_up(ticket, usize::from(unfinished));
+                if unfinished {
+                    self.known(ticket).given_up.insert(offset);
                 }
             }
             Step::Acknowledge => {
@@ -311,11 +341,11 @@ impl Watch {
                     .held()
                     .find(|held| Some(held.ticket) == ticket)
                     .and_then(|held| held.ledger);
-                let rewinds = ledger
+                let start = ledger
                     .and_then(Ledger::position)
-                    .is_some_and(|position| offset < position.offset);
-                assert_eq!(self.subject.rewind(partition, offset), rewinds);
-                if rewinds {
+                    .map(|position| offset.min(position.offset));
+                assert_eq!(self.subject.rewind(partition, offset), start.is_some());
+                if let Some(start) = start {
                     self.lose(partition);
                     assert!(matches!(self.subject.next_action(), Some(Action::Forget { .. })));
                     let Some(Action::Start {
@@ -326,13 +356,13 @@ impl Watch {
                     else {
                         panic!("a rewind starts the partition anew")
                     };
-                    assert_eq!(from, offset);
+                    assert_eq!(from, start);
                     self.held.insert(partition, ticket);
                     self.known.push((
                         ticket,
                         Known {
                             running: true,
-                            next: offset,
+                            next: start,
                             ..Known::default()
                         },
                     ));
@@ -366,7 +396,7 @@ impl Watch {
         for pending in &self.pending {
             let busy = |ticket: &Ticket| {
                 let (_, known) = self.known.iter().find(|(other, _)| other == ticket).unwrap();
-                self.is_current(*ticket) && !known.unfinished.is_empty()
+                self.is_current(*ticket) && known.is_busy()
             };
             assert!(pending.tickets.iter().any(busy), "a revocation waits for nothing");
         }
@@ -451,6 +481,32 @@ fn a_drain_commits_and_then_unassigns() {
     ];
     assert_eq!(actions(&mut assignment), expected);
     assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Stale));
+}
+
+#[test]
+fn a_drain_does_not_wait_for_what_is_given_up_nor_commits_past_it() {
+    let (mut assignment, ticket) = running();
+    assignment.admit(P, 12, None).unwrap();
+    assignment.give_up(ticket, 2);
+    assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
+    assert_eq!(actions(&mut assignment), []);
+    assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Counted));
+    let position = Position {
+        offset: 11,
+        clock: 1000,
+    };
+    let expected = [
+        Action::Forget { partition: P, ticket },
+        Action::Commit(vec![(P, position)]),
+        Action::Unassign(vec![P]),
+    ];
+    assert_eq!(actions(&mut assignment), expected);
+    // Nothing else is in flight.
+    let (mut assignment, ticket) = running();
+    assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
+    assignment.give_up(ticket, 2);
+    let expected = [Action::Forget { partition: P, ticket }, Action::Unassign(vec![P])];
+    assert_eq!(actions(&mut assignment), expected);
 }
 
 #[test]
@@ -586,7 +642,7 @@ fn a_revocation_does_not_wait_for_a_later_assignment() {
 }
 
 #[test]
-fn a_repetition_is_dropped_and_a_log_that_went_back_starts_anew() {
+fn a_log_that_went_back_starts_anew() {
     let (mut assignment, old) = running();
     assert_eq!(
         assignment.admit(P, 10, None),
@@ -595,7 +651,6 @@ fn a_repetition_is_dropped_and_a_log_that_went_back_starts_anew() {
             expected: 12
         })
     );
-    assert!(!assignment.rewind(P, 10), "it is in flight");
     assert!(assignment.rewind(P, 3));
     let expected_forget = Action::Forget {
         partition: P,
@@ -625,16 +680,69 @@ fn a_repetition_is_dropped_and_a_log_that_went_back_starts_anew() {
 }
 
 #[test]
-fn the_end_behind_markers_is_committed() {
-    let (mut assignment, ticket) = running();
-    assignment.reached_end(P, 13);
-    for offset in [10, 11] {
-        assignment.finished(ticket, offset).unwrap();
-    }
-    assert_eq!(
-        assignment.committable().next().map(|(_, _, position)| position.offset),
-        Some(13)
+fn where_a_group_begins_at_the_end_is_committed_without_a_record() {
+    let mut assignment = Assignment::new();
+    let start = |assignment: &mut Assignment, end| {
+        let Some(Action::FetchCommitted(list)) = assignment.next_action() else {
+            panic!("no fetch")
+        };
+        assignment.started_at_end(list[0].1, end);
+        match assignment.next_action() {
+            Some(Action::Start { from: Some(from), .. }) => from,
+            other => panic!("no start: {other:?}"),
+        }
+    };
+    let offered = |assignment: &Assignment| -> Vec<i64> {
+        assignment
+            .committable()
+            .map(|(_, _, position)| position.offset)
+            .collect()
+    };
+    assignment.assigned(&[P]);
+    assert_eq!(start(&mut assignment, 7), 7);
+    assert_eq!(offered(&assignment), [7]);
+    // Started anew before that is committed, it does not skip what has come meanwhile.
+    assignment.restart();
+    assert!(matches!(assignment.next_action(), Some(Action::Forget { .. })));
+    assert_eq!(start(&mut assignment, 9), 7);
+    assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
+    let committed = actions(&mut assignment).into_iter().find_map(|action| match action {
+        Action::Commit(positions) => Some(positions),
+        _ => None,
+    });
+    let position = Position {
+        offset: 7,
+        clock: i64::MIN,
+    };
+    assert_eq!(committed, Some(vec![(P, position)]));
+}
+
+/// The end of the log was lost, or it is another one, which is read from its end on; what comes next has offsets that are in flight.
+#[test]
+fn a_log_that_went_back_behind_an_unfinished_record_loses_neither_that_nor_what_is_new() {
+    let (mut assignment, old) = running();
+    assignment.finished(old, 11).unwrap();
+    assert!(matches!(
+        assignment.admit(P, 11, Some(1)),
+        Err(LedgerError::Behind { .. })
+    ));
+    assert!(assignment.rewind(P, 11));
+    let acted = actions(&mut assignment);
+    assert!(
+        matches!(acted[..], [Action::Forget { ticket, .. }, Action::Start { from: Some(10), .. }] if ticket == old),
+        "{acted:?}"
     );
+    for offset in [10, 11] {
+        assert!(matches!(
+            assignment.admit(P, offset, Some(1)),
+            Ok(Intake::Admitted { .. })
+        ));
+    }
+    let offered: Vec<i64> = assignment
+        .committable()
+        .map(|(_, _, position)| position.offset)
+        .collect();
+    assert_eq!(offered, [10]);
 }
 
 #[test]

@@ -60,7 +60,10 @@ impl Loop {
     /// does not set. One at a time; what is refused is offered again with the next.
     pub(super) fn commit(&mut self) {
         // Transactions carry their offsets themselves.
-        if self.committing || self.transactions.is_some() {
+        if self.transactions.is_some() {
+            return self.note_offsets_without_records();
+        }
+        if self.committing {
             return;
         }
         let positions: Vec<_> = self.assignment.committable().collect();

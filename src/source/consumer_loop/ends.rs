@@ -171,6 +171,31 @@ fn ends<C: ConsumerContext, T: Consumer<C>>(consumer: &T, named: &[(Partition, S
     asked
 }
 
+/// The ends of all of these, asked for until each is known; `again` says whether to go on while some are not.
+pub(super) fn all_ends<C: ConsumerContext, T: Consumer<C>>(
+    consumer: &T,
+    mut named: Vec<(Partition, String)>,
+    mut again: impl FnMut(usize) -> bool,
+) -> Option<HashMap<Partition, i64>> {
+    let mut known = HashMap::with_capacity(named.len());
+    while !named.is_empty() {
+        let answers = ends(consumer, &named);
+        let in_vain = answers.iter().filter(|(_, end)| end.is_none()).count();
+        known.extend(
+            answers
+                .into_iter()
+                .filter_map(|(partition, end)| Some((partition, end?))),
+        );
+        named.retain(|(partition, _)| !known.contains_key(partition));
+        // There may have been no time for the others.
+        named.rotate_left(in_vain);
+        if !named.is_empty() && !again(named.len()) {
+            return None;
+        }
+    }
+    Some(known)
+}
+
 #[cfg(test)]
 mod tests {
     use rdkafka::ClientConfig;
@@ -266,6 +291,18 @@ mod tests {
         while ends(&[0, 1]) != [(P, Some(3)), (Q, Some(0))] {
             assert!(began.elapsed() < Duration::from_secs(60), "no answer");
         }
+        let named = |index: i32| (Partition { topic: 0, index }, "in".to_owned());
+        let all = |indices: &[i32], again: usize| {
+            let mut left = again;
+            all_ends(&consumer, indices.iter().copied().map(named).collect(), |unknown| {
+                assert_eq!(unknown, 1);
+                left = left.saturating_sub(1);
+                left > 0
+            })
+        };
+        assert_eq!(all(&[0, 1], 1), Some(HashMap::from([(P, 3), (Q, 0)])));
+        assert_eq!(all(&[7, 0, 1], 2), None);
+        assert_eq!(all(&[], 1), Some(HashMap::new()));
         let mut amid_one_that_is_not = ends(&[0, 7, 1]);
         let none = amid_one_that_is_not.remove(1);
         assert_eq!((none.0.index, none.1), (7, None));

@@ -21,6 +21,9 @@ use crate::sink::letter::write_timestamp;
 use crate::source::assignment::{Intake, Partition};
 use crate::source::read::{Read, read};
 
+/// Records of one partition that wait for a schema before it is paused; fewer where those of all could take half of the budget.
+const WAITING: usize = 64;
+
 impl Loop {
     pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
         self.workers.take();
@@ -112,10 +115,47 @@ impl Loop {
             .transactions
             .as_mut()
             .map_or(0, |transactions| transactions.admit(started));
-        if held.parked.is_empty() {
-            self.read(partition, event, started);
-        } else {
+        if !held.parked.is_empty() {
             held.parked.push_back(event);
+        } else if self.read(partition, event, started) {
+            return;
+        }
+        self.wait_alone(partition);
+    }
+
+    /// Pauses a partition by itself when its share of the budget waits for a schema: the others would stand still with it.
+    fn wait_alone(&mut self, partition: Partition) {
+        let shares = 2 * self.held.len().max(1);
+        let Some(held) = self.held.get_mut(&partition).filter(|held| !held.waits) else {
+            return;
+        };
+        let budget = &self.parts.budget;
+        let (records, bytes) = (budget.max_records() / shares, budget.max_bytes() / shares);
+        let weight: usize = held.parked.iter().map(|event| event.own_weight()).sum();
+        if held.parked.len() < records.clamp(1, WAITING) && weight < bytes {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topics[usize::from(partition.topic)], partition.index);
+        match self.parts.consumer.pause(&list) {
+            Ok(()) => {
+                held.waits = true;
+                self.parts.runtime.metrics.pauses.inc();
+            }
+            Err(error) => self.note_error(format!("pause: {error}")),
+        }
+    }
+
+    /// Has a partition fetched again that was paused alone.
+    pub(super) fn wait_no_more(&mut self, partition: Partition) {
+        // It goes on with all the others.
+        if self.paused {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition(self.topic(partition), partition.index);
+        if let Err(error) = self.parts.consumer.resume(&list) {
+            self.note_error(format!("resume: {error}"));
         }
     }
 
@@ -257,6 +297,12 @@ impl Loop {
                 if !self.read(partition, event, Instant::now()) {
                     break;
                 }
+            }
+            if let Some(held) = self.held.get_mut(&partition)
+                && held.parked.is_empty()
+                && std::mem::take(&mut held.waits)
+            {
+                self.wait_no_more(partition);
             }
         }
     }

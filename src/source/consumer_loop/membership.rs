@@ -11,7 +11,9 @@ use rdkafka::consumer::Consumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{Held, Loop};
+use super::ends::all_ends;
+use super::{Begin, Held, Loop};
+use crate::config::OffsetReset;
 use crate::kafka::{member, metadata};
 use crate::ledger::decode_clock;
 use crate::pipeline::failure::Failure;
@@ -60,6 +62,7 @@ impl Loop {
                         self.lost = Some(member::epoch(&*self.parts.consumer));
                     } else {
                         self.drain_by = Instant::now() + self.parts.drain_timeout;
+                        self.give_up_what_waits(&partitions);
                         self.assignment.revoked(&partitions, self.drain_by);
                     }
                 }
@@ -68,6 +71,21 @@ impl Loop {
                     self.note_error(format!("rebalance: {error}"));
                 }
                 Notice::Fatal(error, reason) => self.halt(Failure::fatal("kafka", format!("{error}: {reason}"))),
+            }
+        }
+    }
+
+    /// Lets go of the records of these that wait for a schema: that may be for ever, and the group would wait with them. Nothing of them has happened
+    /// yet, and nothing is committed past them, so they run where their partition goes.
+    fn give_up_what_waits(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            let Some(held) = self.held.get_mut(partition) else {
+                continue;
+            };
+            let (ticket, parked) = (held.ticket, std::mem::take(&mut held.parked));
+            self.assignment.give_up(ticket, parked.len());
+            for event in parked {
+                self.release(event, true);
             }
         }
     }
@@ -168,27 +186,32 @@ impl Loop {
             metrics.position.set(from);
         }
         let started = self.assignment.held().find(|at| at.ticket == ticket);
-        if let Some(committed) = started.and_then(|at| at.ledger?.uncommitted()) {
+        // Where a partition begins of which the group has no offset is not committed yet.
+        let ledger = started.and_then(|at| at.ledger).filter(|l| l.committable().is_none());
+        if let Some(committed) = ledger.and_then(|l| l.uncommitted()) {
             metrics.committed_offset.set(committed);
         }
         let held = Held {
             ticket,
             abandoned: Arc::default(),
             parked: VecDeque::new(),
+            waits: false,
             last_timestamp_ms: None,
             metrics,
         };
         self.held.insert(partition, held);
     }
 
-    /// The group's offsets, fetched beside the loop until it answers.
+    /// The group's offsets, fetched beside the loop until it answers. Where it has none and would begin at the end, the end is asked for and becomes
+    /// the group's offset: else that would be another one at the next start, and what came to an idle partition before would be skipped.
     pub(super) fn fetch_committed(&mut self, partitions: Vec<(Partition, Ticket)>) {
         let consumer = self.parts.consumer.clone();
         let named: Vec<_> = partitions
             .iter()
-            .map(|(p, ticket)| (self.topic(*p).to_string(), p.index, *ticket))
+            .map(|(p, ticket)| (*p, self.topic(*p).to_string(), *ticket))
             .collect();
         let answer = self.fetched.0.clone();
+        let at_end = self.parts.offset_reset == OffsetReset::Latest;
         let backoff = self.parts.runtime.backoff;
         let random = self.jitter.next_u64();
         let pipeline = self.name();
@@ -196,8 +219,8 @@ impl Loop {
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
             let mut list = TopicPartitionList::with_capacity(named.len());
-            for (topic, partition, _) in &named {
-                list.add_partition(topic, *partition);
+            for (partition, topic, _) in &named {
+                list.add_partition(topic, partition.index);
             }
             let mut attempt = 0;
             let offsets = loop {
@@ -222,16 +245,35 @@ impl Loop {
                     return;
                 }
             };
+            let committed = |partition: Partition, topic: &str| {
+                let element = offsets.find_partition(topic, partition.index)?;
+                match element.offset() {
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
+                }
+            };
+            let anew = named
+                .iter()
+                .filter(|(partition, topic, _)| at_end && committed(*partition, topic).is_none())
+                .map(|(partition, topic, _)| (*partition, topic.clone()))
+                .collect();
+            let mut attempt = 0;
+            let ends = all_ends(&*consumer, anew, |unknown| {
+                tracing::warn!(pipeline = %pipeline, partitions = unknown, "cannot learn where partitions end; trying again");
+                std::thread::sleep(backoff.delay(attempt, random.rotate_left(attempt)));
+                attempt += 1;
+                !answer.is_closed()
+            });
+            let Some(ends) = ends else { return };
             let fetched = named
                 .iter()
-                .map(|(topic, partition, ticket)| {
-                    let element = offsets.find_partition(topic, *partition);
-                    let committed = element.and_then(|e| match e.offset() {
-                        Offset::Offset(offset) => Some(offset),
-                        _ => None,
-                    });
-                    let clock = decode_clock(metadata::of(&offsets, topic, *partition));
-                    (*ticket, committed, clock.unwrap_or(i64::MIN))
+                .map(|(partition, topic, ticket)| {
+                    let clock = decode_clock(metadata::of(&offsets, topic, partition.index));
+                    let begin = match ends.get(partition) {
+                        Some(end) => Begin::End(*end),
+                        None => Begin::Committed(committed(*partition, topic), clock.unwrap_or(i64::MIN)),
+                    };
+                    (*ticket, begin)
                 })
                 .collect();
             // The loop may have ended meanwhile.
@@ -308,6 +350,10 @@ impl Loop {
         if held.ticket != ticket {
             self.held.insert(partition, held);
             return;
+        }
+        // It may start anew without being assigned anew.
+        if held.waits {
+            self.wait_no_more(partition);
         }
         held.abandoned.store(true, Ordering::Relaxed);
         for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {

@@ -133,9 +133,12 @@ impl Loop {
         gauges.concurrency_limit.set(self.parts.budget.max_records() as i64);
         gauges.assigned_partitions.set(partitions.len() as i64);
         gauges.stalled_partitions.set(stalled);
-        gauges
-            .paused_partitions
-            .set(if self.paused { partitions.len() as i64 } else { 0 });
+        let paused = if self.paused {
+            partitions.len()
+        } else {
+            self.held.values().filter(|held| held.waits).count()
+        };
+        gauges.paused_partitions.set(paused as i64);
         gauges.concurrency_load.set(self.parts.budget.load());
         gauges.in_flight_bytes_load.set(self.parts.budget.bytes_load());
         let halted = match (&self.halted, self.stopped_by_limit) {

@@ -14,7 +14,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
-use crate::config::{self, GroupProtocol};
+use crate::config::{self, GroupProtocol, OffsetReset};
 use crate::kafka::{self, login::Logins, metadata};
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
@@ -70,6 +70,9 @@ stop_above = { consecutive = 1 }
 /// An empty record of the schema with the id 7.
 const RECORD: [u8; 5] = [0, 0, 0, 0, 7];
 
+/// The same of one that the registry, which is down, would have to tell.
+const UNKNOWN: [u8; 5] = [0, 0, 0, 0, 9];
+
 const LONG: Duration = Duration::from_secs(90);
 
 struct Bench {
@@ -77,6 +80,8 @@ struct Bench {
     store: MemoryStore,
     metrics: PipelineMetrics,
     state: Arc<LoopState>,
+    /// What knows schemas, and the plan of the one that it knows.
+    schemas: std::sync::mpsc::Receiver<(Arc<Schemas>, Arc<SchemaPlan>)>,
     stop: watch::Sender<bool>,
     thread: std::thread::JoinHandle<End>,
 }
@@ -143,6 +148,7 @@ impl Bench {
         let metrics = Metrics::new().unwrap();
         let of_pipeline = PipelineMetrics::new(&metrics, "p");
         let (stop, stopped) = watch::channel(false);
+        let (known, schemas) = std::sync::mpsc::channel();
         let (given, handles) = (store.clone(), of_pipeline.clone());
         let state = Arc::new(LoopState::default());
         let of_loop = state.clone();
@@ -166,6 +172,9 @@ impl Bench {
                 let classic = pipeline.source.group_protocol == GroupProtocol::Classic;
                 let publishes = pipeline.sink.is_some();
                 let gives_up = pipeline.dead_letter.is_some();
+                let offset_reset = pipeline.source.offset_reset;
+                let max_in_flight = *pipeline.max_in_flight;
+                let drain_timeout = config.shutdown_timeout;
                 let limits = pipeline.dead_letter.as_ref().and_then(|d| d.stop_above).map(|above| {
                     let above = StopAbove {
                         ratio: above.ratio,
@@ -181,17 +190,16 @@ impl Bench {
                 };
                 let registry = Arc::new(Registry::new(options).unwrap());
                 let schemas = Arc::new(Schemas::new(program.clone(), registry, None));
-                schemas.set(
-                    7,
-                    Arc::new(SchemaPlan {
-                        plan: compiled.plan,
-                        output: compiled.output.map(|(splice, schema)| plan::Output {
-                            splice,
-                            schema,
-                            schema_id: 8,
-                        }),
+                let plan = Arc::new(SchemaPlan {
+                    plan: compiled.plan,
+                    output: compiled.output.map(|(splice, schema)| plan::Output {
+                        splice,
+                        schema,
+                        schema_id: 8,
                     }),
-                );
+                });
+                schemas.set(7, plan.clone());
+                let _ = known.send((schemas.clone(), plan));
                 let steps = vec![StepHandles {
                     step: handles.step("row"),
                     rows: Some(handles.rows_written("row")),
@@ -237,19 +245,23 @@ impl Bench {
                         .map(|producer| DeadLetters::new(producer, "dead", "p"));
                     runtime.sink = producer.clone().map(|producer| Sink::new(producer, "out"));
                     let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
-                    let properties = if classic {
+                    let mut properties = if classic {
                         client(&brokers)
                     } else {
                         assigned_client(&brokers)
                     };
+                    if offset_reset == OffsetReset::Latest {
+                        properties.set("auto.offset.reset", "latest");
+                    }
                     let context = SourceContext::new("p", statistics, Logins::default());
                     let consumer = context::consumer(&properties, context).unwrap();
                     Ok(Parts {
                         consumer: Arc::new(consumer),
                         topics: vec!["in".to_owned()],
+                        offset_reset,
                         tombstone: OnTombstone::Skip,
                         order: Order::None,
-                        budget: Budget::new(1000, 1 << 20),
+                        budget: Budget::new(max_in_flight, 1 << 20),
                         concurrency: None,
                         pool: 100,
                         limits: limits.clone(),
@@ -260,7 +272,7 @@ impl Bench {
                         rest: Arc::default(),
                         static_member: false,
                         classic,
-                        drain_timeout: Duration::from_secs(20),
+                        drain_timeout,
                         stall_after,
                         stop: stopped.clone(),
                         transactions: None,
@@ -277,6 +289,7 @@ impl Bench {
             store,
             metrics: of_pipeline,
             state,
+            schemas,
             stop,
             thread,
         }
@@ -401,6 +414,30 @@ fn give_back() -> (Offset, i64, bool) {
 }
 
 #[test]
+fn a_partition_that_waits_for_a_schema_is_given_back_at_once() {
+    let cluster = cluster(2);
+    let load = Load::at(&cluster.bootstrap_servers());
+    for partition in 0..2 {
+        load.send(partition);
+        (0..3).for_each(|_| load.give(partition, &UNKNOWN));
+    }
+    // Longer than is waited for here.
+    let toml = format!("shutdown_timeout = \"2m\"\n{TOML}");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    until("records to wait", || bench.state.get().waiting_for_schema == 6);
+    let other = member(&bench.cluster.bootstrap_servers());
+    until("the other member to have a partition", || {
+        let _ = other.poll(Duration::from_millis(10));
+        other.assignment().unwrap().count() == 1
+    });
+    until("what is left to be seen", || {
+        let status = bench.state.get();
+        (status.waiting_for_schema, status.in_flight_records) == (3, 3)
+    });
+    assert!(matches!(bench.end(), End::Abandoned(3)));
+}
+
+#[test]
 fn without_a_coordinator_partitions_are_given_back_all_the_same() {
     let bench = Bench::start(2, Duration::ZERO, Duration::from_secs(60));
     let load = Load::new(&bench);
@@ -520,6 +557,55 @@ fn an_idle_partition_shows_the_offset_of_the_group() {
         (shown.position.get(), shown.committed_offset.get()) == (3, 3)
     });
     assert!(bench.written(0).is_empty());
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_begins_at_the_end() {
+    let cluster = cluster(1);
+    let load = Load::at(&cluster.bootstrap_servers());
+    load.send(0);
+    let toml = TOML.replace("group = \"g\"", "group = \"g\"\noffset_reset = \"latest\"");
+    let start = |cluster| Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml.clone());
+    let bench = start(cluster);
+    until("the partition to run", || {
+        let partitions = bench.state.get().partitions;
+        partitions.first().is_some_and(|partition| partition.phase == "running")
+    });
+    let Bench {
+        cluster, stop, thread, ..
+    } = bench;
+    stop.send(true).unwrap();
+    assert!(matches!(thread.join().unwrap(), End::Drained));
+    (0..5).for_each(|_| load.send(0));
+    let bench = start(cluster);
+    until("what came meanwhile", || bench.written(0) == (1..6).collect());
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
+    let cluster = cluster(2);
+    let load = Load::at(&cluster.bootstrap_servers());
+    (0..20).for_each(|_| load.give(0, &UNKNOWN));
+    let toml = TOML.replace("order = \"none\"", "order = \"none\"\nmax_in_flight = 16");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(5), toml);
+    until("records to wait", || bench.state.get().waiting_for_schema >= 4);
+    (0..30).for_each(|_| load.send(1));
+    until("the rows of the other partition", || bench.written(1).len() == 30);
+    let waiting = bench.state.get().waiting_for_schema;
+    assert!((4..=8).contains(&waiting), "its share of the budget: {waiting}");
+    // For longer than a stall.
+    std::thread::sleep(Duration::from_secs(7));
+    (0..30).for_each(|_| load.send(1));
+    until("rows again", || bench.written(1).len() == 60);
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+    assert!(bench.written(0).is_empty());
+    let (schemas, plan) = bench.schemas.recv().unwrap();
+    schemas.set(9, plan);
+    until("what waited, and what was behind it", || {
+        bench.written(0) == (0..20).collect()
+    });
     assert!(matches!(bench.end(), End::Drained));
 }
 

@@ -62,6 +62,8 @@ pub(super) struct Transactions {
     tally: Tally,
     /// A commit or an abort is under way.
     busy: bool,
+    /// Offsets are to be committed although nothing was taken in.
+    offsets_only: bool,
     /// Partitions that are drained and wait for a commit before they are given back, and until when.
     leaving: Vec<(Partition, Position)>,
     leave_by: Option<Instant>,
@@ -113,6 +115,7 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
         parts: from,
         tally,
         busy: false,
+        offsets_only: false,
         leaving: Vec::new(),
         leave_by: None,
         blocked: false,
@@ -203,13 +206,21 @@ impl Loop {
         let Some(this) = self.transactions.as_mut().filter(|this| this.is_idle()) else {
             return;
         };
-        match this.tally.next(now, hurry, !this.leaving.is_empty()) {
+        let must = std::mem::take(&mut this.offsets_only) || !this.leaving.is_empty();
+        match this.tally.next(now, hurry, must) {
             Step::Commit => self.commit_transaction(),
             Step::Abort => self.abort_transaction("an event did not finish"),
             Step::Wait if this.leave_by.is_some_and(|by| now >= by) => {
                 self.abort_transaction("the partitions that leave did not drain in time");
             }
             Step::Wait => {}
+        }
+    }
+
+    /// Sees whether there is an offset that no transaction carries, for nothing was taken in: where a partition begins.
+    pub(super) fn note_offsets_without_records(&mut self) {
+        if let Some(this) = &mut self.transactions {
+            this.offsets_only = !this.tally.is_used() && self.assignment.committable().next().is_some();
         }
     }
 
@@ -402,6 +413,7 @@ impl Loop {
     /// Commits a last time, or throws away what cannot be; whether that is over.
     pub(super) fn last_transaction_is_over(&mut self, now: Instant) -> bool {
         let deadline = *self.last_commit.get_or_insert(now + LAST_COMMIT);
+        self.note_offsets_without_records();
         let Some(this) = self.transactions.as_mut().filter(|_| now < deadline) else {
             return true;
         };
@@ -412,7 +424,8 @@ impl Loop {
             return false;
         }
         let unfinished = this.tally.unfinished();
-        match this.tally.next(now, true, !this.leaving.is_empty()) {
+        let must = std::mem::take(&mut this.offsets_only) || !this.leaving.is_empty();
+        match this.tally.next(now, true, must) {
             Step::Commit => self.commit_transaction(),
             Step::Abort => self.abort_transaction("an event did not finish"),
             Step::Wait if unfinished > 0 => self.abort_transaction("not everything finished in time"),
