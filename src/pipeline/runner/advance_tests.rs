@@ -169,7 +169,7 @@ async fn a_document_that_is_missing_is_counted_once() {
         let columns = [("name", ColumnType::Text), ("score", ColumnType::Double)];
         store.declare(LOOKUP, &[("id", ColumnType::BigInt)], &columns);
         let references = References::new([Arc::new(members)]);
-        let mut bench = bench_on(AnyStore::Memory(store.clone()), store, references, &steps).await;
+        let mut bench = bench_on(AnyStore::Memory(store.clone()), store, &references, &steps).await;
         let event = bench.event(0, 404, "click", false);
         if let Advance::Waits(event) = bench.runtime.advance(event, Instant::now()) {
             bench.runtime.process(event).await;
