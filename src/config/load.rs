@@ -12,8 +12,8 @@ use super::reader::{Context, Field, Section, all};
 use super::shape::{Drawing, Shape};
 use super::values::{positive_duration, text};
 use super::{
-    Config, FileId, Http, Kafka, Limits, Log, Mongo, Pipeline, Reference, Registry, Scylla, Sentry, Sources, Span,
-    Tracing, environment,
+    Config, FileId, Http, Kafka, Limits, Log, Mongo, Pipeline, Reference, Registry, Schemas, Scylla, Sentry,
+    SinkSchema, Sources, Span, Tracing, environment,
 };
 
 /// Reads the files in their order, later over earlier, then the variables of `env` that begin with `MESSINA__`.
@@ -33,10 +33,21 @@ pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> R
             ),
         }
     }
-    load_texts(texts, env, unreadable)
+    let (config, mut sources) = load_texts(texts, env, unreadable)?;
+    sources.schemas = schemas(&config);
+    Ok((config, sources))
 }
 
-/// The same for texts that are already in memory, each with the name that findings give it.
+fn schemas(config: &Config) -> Schemas {
+    let file = |pipeline: &Pipeline| match &pipeline.sink.as_ref()?.schema {
+        Some(SinkSchema::File(path)) => Some(std::fs::read_to_string(&path.value).ok()),
+        _ => None,
+    };
+    let of = |(name, pipeline): (&String, &Pipeline)| Some((name.clone(), file(pipeline)?));
+    config.pipelines.iter().filter_map(of).collect()
+}
+
+/// The same for texts that are already in memory, each with the name that findings give it. No other file is read.
 ///
 /// # Errors
 /// As [`load`].
