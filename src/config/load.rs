@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
-use super::document::{self, Table, Value};
+use super::document::{self, Node, Table, Value};
 use super::reader::{Context, Field, Section, all};
 use super::shape::{Drawing, Shape};
 use super::values::{positive_duration, text};
@@ -90,7 +90,13 @@ fn load_hiding(
         }
         broken |= findings.len() > before;
     }
+    let of_files = listen(&root).cloned();
     environment::overlay(&mut root, env.iter().cloned(), &mut sources, &mut findings);
+    if let (Some(of_files), Some(used)) = (of_files, listen(&root))
+        && of_files.value != used.value
+    {
+        sources.replaced_listen = Some((of_files.span, used.span));
+    }
     sources.document = root;
     let before = findings.len();
     let context = Context {
@@ -108,6 +114,13 @@ fn load_hiding(
         _ => Err(Diagnostics::new(findings)),
     };
     (loaded, hidden)
+}
+
+fn listen(root: &Table) -> Option<&Node> {
+    match &root.get("http")?.node.value {
+        Value::Table(http) => http.get("listen").map(|entry| &entry.node),
+        _ => None,
+    }
 }
 
 /// Drops findings that only echo one of the first `syntax` findings: those on the same line.

@@ -74,6 +74,8 @@ pub struct Sources {
     hidden: Vec<Span>,
     pub(super) document: Table,
     pub(super) schemas: Schemas,
+    /// Where a file gives an `http.listen` that a variable replaces by another, and where that does.
+    pub(super) replaced_listen: Option<(Span, Span)>,
 }
 
 /// Texts of the files of output schemas, by the pipelines that name them; none of one that cannot be read.
