@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{ConfigFiles, dry_run, print};
 use crate::app::{self, GRACE, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
-use crate::config::{self, Config, LogFormat, Schemas, Sources};
+use crate::config::{self, Config, LogFormat, Schemas, Sources, codes};
 use crate::custom::CustomSteps;
 use crate::retry::Backoff;
 use crate::shutdown::{self, Exit};
@@ -213,7 +213,7 @@ fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<(Config, 
     }
 }
 
-/// Takes the configuration, if it can be taken; says what became of it. False where only an answer was missing.
+/// Takes the configuration, if it can be taken; says what became of it. False where the same may be taken later.
 async fn take(running: &mut Running, (config, sources): (Config, Sources), offer: &str) -> bool {
     match running.take(config, sources).await {
         Ok(Taken::Unchanged) => tracing::info!("{offer}: the configuration is the one that runs"),
@@ -229,13 +229,21 @@ async fn take(running: &mut Running, (config, sources): (Config, Sources), offer
         }
         Err(error) => {
             tracing::error!("{offer}: {KEPT}: {error}");
-            return matches!(error, StartError::Config(_));
+            return !may_pass(&error);
         }
     }
     true
 }
 
-/// What could not be taken because something did not answer. It is offered again, with back-off: its files do not change any more, and without that
+/// Whether it may be gone when the same is offered again: services come to answer, and topics, tables and subjects come to be.
+fn may_pass(error: &StartError) -> bool {
+    match error {
+        StartError::Config(findings) => findings.iter().all(|finding| finding.code == codes::TYPES),
+        StartError::Process(_) => true,
+    }
+}
+
+/// What could not be taken for what may pass. It is offered again, with back-off: its files do not change any more, and without that
 /// `--watch` would have given it up.
 struct Again<T> {
     left: Option<(T, Instant)>,
@@ -376,6 +384,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::config::Diagnostic;
 
     #[test]
     fn secrets_that_were_to_be_read_again_during_the_start_are_read_after_it() {
@@ -412,6 +421,13 @@ mod tests {
         }
         let differ: Vec<_> = seen.windows(2).map(|two| two[0] != two[1]).collect();
         assert_eq!(differ, [false, true, true]);
+    }
+
+    #[test]
+    fn what_services_do_not_have_yet_may_come_and_what_takes_a_restart_will_not() {
+        let of = |code| StartError::Config(vec![Diagnostic::error(code, "no")].into());
+        assert!(may_pass(&of(codes::TYPES)));
+        assert!(!may_pass(&of(codes::NEEDS_RESTART)));
     }
 
     #[tokio::test]
