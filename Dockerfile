@@ -39,6 +39,7 @@ COPY --from=build /messina /usr/local/bin/messina
 COPY --from=build /messina.cdx.json /usr/share/messina/
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/messina/
 USER 65532:65532
+# The health check goes by it too. It wins over files, which `check` and `run` say where one differs.
 ENV MESSINA__HTTP__LISTEN=0.0.0.0:9090
 EXPOSE 9090
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["/usr/local/bin/messina", "health"]

@@ -436,9 +436,9 @@ async fn run_loop(
     credentials: watch::Receiver<()>,
     mut make: build::MakeParts,
     stop: watch::Receiver<bool>,
-    metrics: &Metrics,
+    state: &LoopState,
 ) -> End {
-    let store = match services::store_of_thread(config, thread, prepared_by, credentials, stop.clone(), metrics).await {
+    let store = match services::store_of_thread(config, thread, prepared_by, credentials, stop.clone(), state).await {
         Ok(store) => store,
         Err(end) => return end,
     };
@@ -557,7 +557,7 @@ impl Running {
             let io = thread.io.clone();
             loops.push(io.spawn(async move {
                 let _tell = tell;
-                let end = caught(run_loop(&config, &thread, store, credentials, make, stop, &metrics)).await;
+                let end = caught(run_loop(&config, &thread, store, credentials, make, stop, &of_loop)).await;
                 // Before anybody hears of it: the place is free.
                 drop(thread);
                 // One that was given up has a successor under its name.

@@ -304,6 +304,28 @@ fn mistakes_in_the_environment_name_the_variable() {
 }
 
 #[test]
+fn an_address_of_a_file_that_a_variable_replaces_is_told() {
+    let text = format!("{BASE}\n[http]\nlisten = \"127.0.0.1:9090\"\n");
+    let told = |text: &str, env: &[(&str, &str)]| {
+        let (config, sources) = load(&[text], env).unwrap_or_else(|findings| panic!("{findings}"));
+        let findings = Diagnostics::new(config::check(&config, &sources));
+        let told = findings
+            .iter()
+            .filter(|finding| finding.message.contains("http.listen"));
+        told.map(|finding| finding.message.clone()).collect::<String>()
+    };
+    let all = [("MESSINA__HTTP__LISTEN", "0.0.0.0:9090")];
+    assert_eq!(told(BASE, &all), "", "no file says otherwise");
+    assert_eq!(told(&text, &[]), "");
+    assert_eq!(told(&text, &[("MESSINA__HTTP__LISTEN", "127.0.0.1:9090")]), "");
+    let told = told(&text, &all);
+    assert!(
+        told.contains("0.toml:") && told.contains("$MESSINA__HTTP__LISTEN"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_finding() {
     let findings = config::load(&["tests/config/absent.toml".into()], std::iter::empty()).expect_err("refused");
     assert_eq!(findings.iter().next().expect("one").code.id, "MES0001");

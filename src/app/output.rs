@@ -212,8 +212,10 @@ topic = "out"
             );
             let loaded = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty());
             let (config, _) = loaded.unwrap_or_else(|e| panic!("{}", e.human(false)));
-            let asked = topics(&config, &config.pipelines["p"], &Shared::default(), &mut Jitter::new(1));
-            asked.await.unwrap_err()
+            let (shared, mut jitter) = (Shared::default(), Jitter::new(1));
+            topics(&config, &config.pipelines["p"], &shared, &mut jitter)
+                .await
+                .unwrap_err()
         };
         let missing = refusal("\"sasl.password\" = { file = \"/is/not/there\" }").await;
         assert!(matches!(missing, StartError::Away(_)), "{missing}");

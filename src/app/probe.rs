@@ -269,7 +269,7 @@ mod tests {
         }
         ready(false);
         assert_eq!(probe.ready(), Err(vec!["pipeline p, loop 0: connecting".to_owned()]));
-        state.waits_for("its transactional id: no coordinator".to_owned());
+        state.waits_for(Some("its transactional id: no coordinator".to_owned()));
         let waits = "pipeline p, loop 0: connecting: waits for its transactional id: no coordinator";
         assert_eq!(probe.ready(), Err(vec![waits.to_owned()]));
         state.set(LoopStatus {

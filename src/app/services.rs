@@ -19,10 +19,10 @@ use crate::pipeline::prepare::NotPrepared;
 use crate::registry::{OauthOptions, Registry, RegistryOptions};
 use crate::retry::{Backoff, Class, Jitter};
 use crate::source::consumer_loop::End;
+use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::store::scylla::{ScyllaOptions, ScyllaStore, TlsOptions};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
-use crate::telemetry::metrics::Metrics;
 
 /// Between attempts at what may pass: 50 ms, doubling to 10 s.
 const BACKOFF: (Duration, Duration, f64) = (Duration::from_millis(50), Duration::from_secs(10), 2.0);
@@ -60,24 +60,15 @@ pub struct Services {
 impl Services {
     /// Connects; a database that does not answer is waited for.
     pub(super) async fn connect(config: &Config, sources: &Sources, shared: &Shared) -> Result<Services, StartError> {
-        let mut attempt = 0;
-        let mut jitter = Jitter::new(u64::from(std::process::id()));
-        loop {
-            match Services::connect_once(config, Purpose::Run).await {
-                Ok(services) => {
-                    reached(shared);
-                    // It prepares pipelines at each reload.
-                    if let Some(store) = services.store.clone() {
-                        keep_credentials(store, services.credentials.subscribe());
-                    }
-                    return Ok(services);
-                }
-                Err(NotPrepared::Findings(findings)) => return Err(config_error(findings, sources)),
-                Err(NotPrepared::Unavailable(failure)) => {
-                    wait(shared, &failure.message, &mut attempt, &mut jitter).await
-                }
-            }
+        let connect = || Services::connect_once(config, Purpose::Run);
+        let connected = answered(connect, |why| note(shared, why)).await;
+        let services = connected.map_err(|findings| config_error(findings, sources))?;
+        reached(shared);
+        // It prepares pipelines at each reload.
+        if let Some(store) = services.store.clone() {
+            keep_credentials(store, services.credentials.subscribe());
         }
+        Ok(services)
     }
 
     /// Connects once. A check changes nothing, not even the embedded store's file.
@@ -102,20 +93,43 @@ fn keep_credentials(store: Arc<AnyStore>, credentials: watch::Receiver<()>) {
     });
 }
 
+/// What `ask` comes to, asked until it is answered; `tell` hears each time why it was not.
+async fn answered<T, F>(ask: impl Fn() -> F, tell: impl Fn(String)) -> Result<T, Vec<Finding>>
+where
+    F: Future<Output = Result<T, NotPrepared>>,
+{
+    let mut attempt = 0;
+    let mut jitter = Jitter::new(u64::from(std::process::id()));
+    loop {
+        match ask().await {
+            Ok(it) => return Ok(it),
+            Err(NotPrepared::Findings(findings)) => return Err(findings),
+            Err(NotPrepared::Unavailable(failure)) => {
+                tell(failure.message.clone());
+                pause(&failure.message, &mut attempt, &mut jitter).await;
+            }
+        }
+    }
+}
+
 /// Says what is waited for, and waits.
 pub(super) async fn wait(shared: &Shared, reason: &str, attempt: &mut u32, jitter: &mut Jitter) {
+    note(shared, reason.to_owned());
+    pause(reason, attempt, jitter).await;
+}
+
+async fn pause(reason: &str, attempt: &mut u32, jitter: &mut Jitter) {
     tracing::warn!(attempt = *attempt, "not ready: {reason}; trying again");
-    note(shared, reason);
     tokio::time::sleep(backoff().delay(*attempt, jitter.next_u64())).await;
     *attempt += 1;
 }
 
 /// Says what is waited for, since when something is.
-fn note(shared: &Shared, reason: &str) {
+fn note(shared: &Shared, what: String) {
     let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let since = known.waiting_for.as_ref().map(|before| before.since);
     known.waiting_for = Some(Waiting {
-        what: reason.to_owned(),
+        what,
         since: since.unwrap_or_else(Instant::now),
     });
 }
@@ -257,46 +271,63 @@ pub(super) async fn store_of_thread(
     thread: &LoopThread,
     prepared_by: Option<Arc<AnyStore>>,
     credentials: watch::Receiver<()>,
-    mut stop: watch::Receiver<bool>,
-    metrics: &Metrics,
+    stop: watch::Receiver<bool>,
+    state: &LoopState,
 ) -> Result<Option<Arc<AnyStore>>, End> {
     if !matches!(prepared_by.as_deref(), Some(AnyStore::Scylla(_))) {
         return Ok(prepared_by);
     }
-    let open = thread.store.get_or_try_init(|| async {
-        let store = open(config).await?;
-        keep_credentials(store.clone(), credentials);
-        let of_driver = Arc::downgrade(&store);
-        metrics.watch_driver(thread.name(), move || match &*of_driver.upgrade()? {
-            AnyStore::Scylla(scylla) => Some(scylla.driver()),
-            AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
-        });
-        Ok(store)
-    });
-    // One that is told to stop leaves the opening to another.
-    unless_stopped(&mut stop, open).await?.cloned().map(Some)
+    session_of_thread(config, thread, credentials, stop, state)
+        .await
+        .map(Some)
 }
 
-/// A session; waits for a database that does not answer.
-async fn open(config: &Config) -> Result<Arc<AnyStore>, End> {
-    let halted = |message: String| End::Halted(Failure::fatal("database", message));
-    let mut attempt = 0;
-    let mut jitter = Jitter::new(u64::from(std::process::id()));
-    loop {
-        let failure = match store(config, Purpose::Run).await {
-            Ok(Some(store)) => return Ok(Arc::new(store)),
-            Ok(None) => return Err(halted("the database is not configured".to_owned())),
-            Err(NotPrepared::Unavailable(failure)) => failure,
-            Err(NotPrepared::Findings(findings)) => {
-                let message = findings
-                    .first()
-                    .map_or_else(|| "the database".to_owned(), |f| f.message.clone());
-                return Err(halted(message));
-            }
-        };
-        tracing::warn!(attempt, "not ready: {failure}; trying again");
-        tokio::time::sleep(backoff().delay(attempt, jitter.next_u64())).await;
-        attempt += 1;
+async fn session_of_thread(
+    config: &Config,
+    thread: &LoopThread,
+    credentials: watch::Receiver<()>,
+    mut stop: watch::Receiver<bool>,
+    state: &LoopState,
+) -> Result<Arc<AnyStore>, End> {
+    let open = thread.store.get_or_try_init(|| async {
+        let store = open(config, &thread.away).await?;
+        keep_credentials(store.clone(), credentials);
+        let of_driver = Arc::downgrade(&store);
+        thread
+            .metrics
+            .watch_driver(thread.name(), move || match &*of_driver.upgrade()? {
+                AnyStore::Scylla(scylla) => Some(scylla.driver()),
+                AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
+            });
+        Ok(store)
+    });
+    let mut away = thread.away.subscribe();
+    // One that is told to stop leaves the opening to another.
+    let mut opened = std::pin::pin!(unless_stopped(&mut stop, open));
+    let opened = loop {
+        let why = away.borrow_and_update().clone();
+        state.waits_for(why);
+        tokio::select! {
+            opened = &mut opened => break opened,
+            Ok(()) = away.changed() => {}
+        }
+    };
+    state.waits_for(None);
+    opened?.cloned()
+}
+
+/// A session; waits for a database that does not answer, and says in `away` why there is none yet.
+async fn open(config: &Config, away: &watch::Sender<Option<String>>) -> Result<Arc<AnyStore>, End> {
+    let halted = |message: &str| End::Halted(Failure::fatal("database", message));
+    let say = |why| {
+        away.send_replace(why);
+    };
+    let opened = answered(|| store(config, Purpose::Run), |why| say(Some(why))).await;
+    say(None);
+    match opened {
+        Ok(Some(store)) => Ok(Arc::new(store)),
+        Ok(None) => Err(halted("the database is not configured")),
+        Err(findings) => Err(halted(findings.first().map_or("the database", |f| f.message.as_str()))),
     }
 }
 
@@ -313,6 +344,8 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::app::threads::Threads;
+    use crate::telemetry::metrics::Metrics;
 
     #[tokio::test]
     async fn what_has_come_is_not_waited_for_any_more() {
@@ -348,5 +381,40 @@ mod tests {
         // A server that takes connections and never answers.
         let never = unless_stopped(&mut stopped, std::future::pending::<()>()).await;
         assert!(matches!(never, Err(End::Drained)));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_cannot_be_opened_is_waited_for_by_all_loops_of_its_thread_and_told() {
+        // Nobody listens there.
+        let toml = r#"
+kafka = { brokers = "b:9092" }
+registry = { url = "http://r:8081" }
+scylla = { nodes = "127.0.0.1:9", keyspace = "k" }
+"#;
+        let loaded = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty());
+        let (config, _) = loaded.unwrap_or_else(|e| panic!("{}", e.human(false)));
+        let thread = Threads::new(Some(1)).next(&Metrics::new().unwrap()).unwrap();
+        let (credentials, stop) = (watch::Sender::new(()), watch::Sender::new(false));
+        let (one, other) = (LoopState::default(), LoopState::default());
+        let session = |state| session_of_thread(&config, &thread, credentials.subscribe(), stop.subscribe(), state);
+        let told = async {
+            loop {
+                if let (Some(one), Some(other)) = (one.get().waiting_for, other.get().waiting_for) {
+                    break [one, other];
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let mut both = std::pin::pin!(futures_util::future::join(session(&one), session(&other)));
+        let told = tokio::select! {
+            _ = &mut both => panic!("opened"),
+            told = told => told,
+        };
+        for what in told {
+            assert!(what.starts_with("the database: "), "{what}");
+        }
+        stop.send_replace(true);
+        assert!(matches!(both.await, (Err(End::Drained), Err(End::Drained))));
+        assert_eq!((one.get().waiting_for, other.get().waiting_for), (None, None));
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::{OnceCell, oneshot, watch};
 
 use crate::source::moderation::{Rest, Rests, moderate};
 use crate::store::AnyStore;
@@ -40,9 +40,11 @@ pub(super) struct LoopThread {
     pub(super) io: Handle,
     /// Its session with the database, once a loop has opened it.
     pub(super) store: OnceCell<Arc<AnyStore>>,
+    /// Why that cannot be opened, while it cannot: all its loops wait for it.
+    pub(super) away: watch::Sender<Option<String>>,
     rests: Arc<Rests>,
     loops: AtomicU64,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     /// The thread ends when this is dropped.
     _lives: oneshot::Sender<Infallible>,
 }
@@ -112,6 +114,7 @@ impl LoopThread {
             name,
             io,
             store: OnceCell::new(),
+            away: watch::Sender::default(),
             rests,
             loops: AtomicU64::new(0),
             metrics,

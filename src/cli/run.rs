@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{ConfigFiles, dry_run, print};
 use crate::app::{self, GRACE, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
-use crate::config::{Config, LogFormat, Sources};
+use crate::config::{self, Config, LogFormat, Schemas, Sources, codes};
 use crate::custom::CustomSteps;
 use crate::retry::Backoff;
 use crate::shutdown::{self, Exit};
@@ -213,7 +213,7 @@ fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<(Config, 
     }
 }
 
-/// Takes the configuration, if it can be taken; says what became of it. False where something was missing that may come.
+/// Takes the configuration, if it can be taken; says what became of it. False where the same may be taken later.
 async fn take(running: &mut Running, (config, sources): (Config, Sources), offer: &str) -> bool {
     match running.take(config, sources).await {
         Ok(Taken::Unchanged) => tracing::info!("{offer}: the configuration is the one that runs"),
@@ -229,14 +229,23 @@ async fn take(running: &mut Running, (config, sources): (Config, Sources), offer
         }
         Err(error) => {
             tracing::error!("{offer}: {KEPT}: {error}");
-            return !matches!(error, StartError::Away(_));
+            return !may_pass(&error);
         }
     }
     true
 }
 
-/// What could not be taken because something was missing that may come. It is offered again, with back-off: its files do not change any more, and
-/// without that `--watch` would have given it up.
+/// Whether it may be gone when the same is offered again: services come to answer, and topics, tables and subjects come to be.
+fn may_pass(error: &StartError) -> bool {
+    match error {
+        StartError::Config(findings) => findings.iter().all(|finding| finding.code == codes::TYPES),
+        StartError::Away(_) => true,
+        StartError::Process(_) => false,
+    }
+}
+
+/// What could not be taken for what may pass. It is offered again, with back-off: its files do not change any more, and without that
+/// `--watch` would have given it up.
 struct Again<T> {
     left: Option<(T, Instant)>,
     attempt: u32,
@@ -271,19 +280,12 @@ impl<T> Again<T> {
 /// Offers the configuration again when its files have changed, and have stood still since the look before. Their texts are compared, so that it
 /// does not matter how they were replaced: written over, moved into place, or by a link as in a mounted ConfigMap.
 async fn watch(files: ConfigFiles, offer: mpsc::Sender<&'static str>) {
-    let read = || {
-        files
-            .files
-            .iter()
-            .map(|path| std::fs::read(path).ok())
-            .collect::<Vec<_>>()
-    };
-    let mut offered = read();
+    let mut offered = read(&files);
     let mut last = offered.clone();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     loop {
         looks.tick().await;
-        let now = read();
+        let now = read(&files);
         if now != offered && now == last {
             if offer.send("--watch").await.is_err() {
                 return;
@@ -292,6 +294,15 @@ async fn watch(files: ConfigFiles, offer: mpsc::Sender<&'static str>) {
         }
         last = now;
     }
+}
+
+/// Texts of the configuration's files, and of those that it takes output schemas from.
+fn read(files: &ConfigFiles) -> (Vec<Option<Vec<u8>>>, Schemas) {
+    let texts = files.files.iter().map(|path| std::fs::read(path).ok()).collect();
+    let loaded = config::load(&files.files, config::variables());
+    // Whatever is wrong is said when they are offered.
+    let schemas = loaded.map(|(_, sources)| sources.schemas().clone()).unwrap_or_default();
+    (texts, schemas)
 }
 
 /// What comes later, and may be asked for before: whoever asked too early is answered when it comes.
@@ -374,6 +385,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::config::Diagnostic;
 
     #[test]
     fn secrets_that_were_to_be_read_again_during_the_start_are_read_after_it() {
@@ -384,6 +396,39 @@ mod tests {
         let reload = Later::<&str>::default();
         assert_eq!(reload.comes("login"), None, "nobody has asked");
         assert_eq!(reload.asked(), Some(&"login"));
+    }
+
+    #[test]
+    fn another_text_of_an_output_schema_is_seen_like_one_of_the_configuration() {
+        let path = |what: &str| std::env::temp_dir().join(format!("messina-watch-{}.{what}", std::process::id()));
+        let (toml, schema) = (path("toml"), path("avsc"));
+        let of = |group: &str| {
+            format!(
+                "kafka = {{ brokers = 'b:9092' }}\nregistry = {{ url = 'http://r:8081' }}\n[pipelines.p]\n\
+                 source = {{ topics = 't', group = '{group}' }}\nsink = {{ topic = 'o', schema = {{ file = '{}' }} }}",
+                schema.display()
+            )
+        };
+        let files = ConfigFiles {
+            files: vec![toml.clone()],
+        };
+        let seen = [("g", "\"int\""), ("g", "\"int\""), ("g", "\"long\""), ("h", "\"long\"")].map(|(group, json)| {
+            std::fs::write(&toml, of(group)).unwrap();
+            std::fs::write(&schema, json).unwrap();
+            read(&files)
+        });
+        for path in [&toml, &schema] {
+            std::fs::remove_file(path).unwrap();
+        }
+        let differ: Vec<_> = seen.windows(2).map(|two| two[0] != two[1]).collect();
+        assert_eq!(differ, [false, true, true]);
+    }
+
+    #[test]
+    fn what_services_do_not_have_yet_may_come_and_what_takes_a_restart_will_not() {
+        let of = |code| StartError::Config(vec![Diagnostic::error(code, "no")].into());
+        assert!(may_pass(&of(codes::TYPES)));
+        assert!(!may_pass(&of(codes::NEEDS_RESTART)));
     }
 
     #[tokio::test]

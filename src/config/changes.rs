@@ -9,7 +9,7 @@ use super::{Sources, codes};
 /// What differs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Names of pipelines that came, went or are written otherwise.
+    /// Names of pipelines that came, went or are written otherwise, in the file of their output schema too.
     pub pipelines: BTreeSet<String>,
     /// Sections of the process that are written otherwise: `kafka`, `limits` and so on.
     pub sections: BTreeSet<String>,
@@ -17,10 +17,14 @@ pub struct Changes {
 
 /// Compares the configuration that runs with one that is to take its place.
 pub fn changes(running: &Sources, wanted: &Sources) -> Changes {
+    // Where another file is named, or none any more, the pipeline is written otherwise.
+    let differs = |(name, text): &(&String, &Option<String>)| running.schemas.get(*name) != Some(*text);
+    let schemas = wanted.schemas.iter().filter(differs).map(|(name, _)| name.clone());
     let (running, wanted) = (&running.document, &wanted.document);
     let none = Table::default();
     let pipelines = |document| pipelines(document).unwrap_or(&none);
-    let pipelines = different(pipelines(running), pipelines(wanted));
+    let mut pipelines = different(pipelines(running), pipelines(wanted));
+    pipelines.extend(schemas);
     let mut sections = different(running, wanted);
     sections.remove("pipelines");
     Changes { pipelines, sections }
@@ -84,7 +88,7 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::load_str;
+    use crate::config::{load, load_str};
 
     const BASE: &str = r#"
 store = "sqlite:a.db"
@@ -154,6 +158,29 @@ steps = [{ name = "w", write = "INSERT INTO t (a) VALUES (:a)", bind = { a = "id
         let gone = BASE.split_once("[pipelines.two]").unwrap().0;
         assert_eq!(of(gone).pipelines, names(&["two"]));
         assert_eq!(of(gone).sections, names(&[]));
+    }
+
+    #[test]
+    fn another_text_in_the_file_of_an_output_schema_is_a_change_of_its_pipeline() {
+        let path = |what: &str| std::env::temp_dir().join(format!("messina-changes-{}.{what}", std::process::id()));
+        let (toml, schema) = (path("toml"), path("avsc"));
+        let sink = format!(
+            "[pipelines.two]\nsink = {{ topic = \"o\", schema = {{ file = '{}' }} }}",
+            schema.display()
+        );
+        std::fs::write(&toml, BASE.replace("[pipelines.two]", &sink)).unwrap();
+        let sources = |text: &str| {
+            std::fs::write(&schema, text).unwrap();
+            let loaded = load(std::slice::from_ref(&toml), std::iter::empty());
+            loaded.unwrap_or_else(|e| panic!("{}", e.human(false))).1
+        };
+        let (one, same, other) = (sources("\"int\""), sources("\"int\""), sources("\"long\""));
+        for path in [toml, schema] {
+            std::fs::remove_file(path).unwrap();
+        }
+        assert_eq!(changes(&one, &same), Changes::default());
+        let changed = changes(&one, &other);
+        assert_eq!((changed.pipelines, changed.sections), (names(&["two"]), names(&[])));
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::codes;
 use super::diagnostic::{Diagnostic, Diagnostics, Place};
-use super::document::{self, Table, Value};
+use super::document::{self, Node, Table, Value};
 use super::reader::{Context, Field, Section, all};
 use super::shape::{Drawing, Shape};
 use super::values::{positive_duration, text};
 use super::{
-    Config, FileId, Http, Kafka, Limits, Log, Mongo, Pipeline, Reference, Registry, Scylla, Sentry, Sources, Span,
-    Tracing, environment,
+    Config, FileId, Http, Kafka, Limits, Log, Mongo, Pipeline, Reference, Registry, Schemas, Scylla, Sentry,
+    SinkSchema, Sources, Span, Tracing, environment,
 };
 
 /// Reads the files in their order, later over earlier, then the variables of `env` that begin with `MESSINA__`.
@@ -33,10 +33,21 @@ pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> R
             ),
         }
     }
-    load_texts(texts, env, unreadable)
+    let (config, mut sources) = load_texts(texts, env, unreadable)?;
+    sources.schemas = schemas(&config);
+    Ok((config, sources))
 }
 
-/// The same for texts that are already in memory, each with the name that findings give it.
+fn schemas(config: &Config) -> Schemas {
+    let file = |pipeline: &Pipeline| match &pipeline.sink.as_ref()?.schema {
+        Some(SinkSchema::File(path)) => Some(std::fs::read_to_string(&path.value).ok()),
+        _ => None,
+    };
+    let of = |(name, pipeline): (&String, &Pipeline)| Some((name.clone(), file(pipeline)?));
+    config.pipelines.iter().filter_map(of).collect()
+}
+
+/// The same for texts that are already in memory, each with the name that findings give it. No other file is read.
 ///
 /// # Errors
 /// As [`load`].
@@ -79,7 +90,13 @@ fn load_hiding(
         }
         broken |= findings.len() > before;
     }
+    let of_files = listen(&root).cloned();
     environment::overlay(&mut root, env.iter().cloned(), &mut sources, &mut findings);
+    if let (Some(of_files), Some(used)) = (of_files, listen(&root))
+        && of_files.value != used.value
+    {
+        sources.replaced_listen = Some((of_files.span, used.span));
+    }
     sources.document = root;
     let before = findings.len();
     let context = Context {
@@ -97,6 +114,13 @@ fn load_hiding(
         _ => Err(Diagnostics::new(findings)),
     };
     (loaded, hidden)
+}
+
+fn listen(root: &Table) -> Option<&Node> {
+    match &root.get("http")?.node.value {
+        Value::Table(http) => http.get("listen").map(|entry| &entry.node),
+        _ => None,
+    }
 }
 
 /// Drops findings that only echo one of the first `syntax` findings: those on the same line.

@@ -58,7 +58,7 @@ pub use secret::{Secret, SecretError};
 pub use sink::{DeadLetter, Sink, SinkSchema, StopAbove};
 pub use size::{Size, parse_duration};
 pub use source::{Assignor, GroupProtocol, OffsetReset, OnTombstone, Source};
-pub use span::{FileId, Sources, Span, Spanned};
+pub use span::{FileId, Schemas, Sources, Span, Spanned};
 pub use step::{Binding, Cache, Custom, Filter, Lookup, OnMissing, ReferenceStep, Rows, Step, StepKind, Write};
 pub use tls::Tls;
 pub use write_group::WriteGroup;

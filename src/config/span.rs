@@ -1,5 +1,6 @@
 //! Places in the configuration: what a value was written as, and where.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Deref, Range};
 
@@ -64,14 +65,21 @@ impl<T: fmt::Debug> fmt::Debug for Spanned<T> {
     }
 }
 
-/// What the configuration was read from: the texts of files, then one per environment variable, and the document that they make together.
+/// What the configuration was read from: the texts of files, then one per environment variable, the document that they make together, and the
+/// files that it takes output schemas from.
 #[derive(Clone, Default)]
 pub struct Sources {
     texts: Vec<SourceText>,
     /// What is as secret as what is known by its name.
     hidden: Vec<Span>,
     pub(super) document: Table,
+    pub(super) schemas: Schemas,
+    /// Where a file gives an `http.listen` that a variable replaces by another, and where that does.
+    pub(super) replaced_listen: Option<(Span, Span)>,
 }
+
+/// Texts of the files of output schemas, by the pipelines that name them; none of one that cannot be read.
+pub type Schemas = BTreeMap<String, Option<String>>;
 
 #[derive(Clone)]
 struct SourceText {
@@ -139,6 +147,11 @@ impl Sources {
         self.source(span.file)
             .and_then(|source| source.text.get(span.start..span.end))
             .unwrap_or_default()
+    }
+
+    /// What the files of output schemas said when the configuration was loaded.
+    pub fn schemas(&self) -> &Schemas {
+        &self.schemas
     }
 
     /// The place of `range` (bytes of the string's value), or of the whole string where it was written with escapes.

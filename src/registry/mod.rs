@@ -131,9 +131,9 @@ pub struct RegistryStats {
     pub ok: AtomicU64,
     /// Requests answered with "not found".
     pub unknown: AtomicU64,
-    /// Requests answered with an error.
+    /// Requests whose schema the registry does not take: invalid, or incompatible.
     pub refused: AtomicU64,
-    /// Requests without an answer.
+    /// Requests without an answer, or with one that says nothing about the schema.
     pub failed: AtomicU64,
     /// Schemas held by id.
     pub schemas: AtomicU64,
@@ -244,13 +244,18 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
 
-    /// Answers each request with "unknown schema", and tells the login that came with it.
-    async fn logins(listener: TcpListener, told: tokio::sync::mpsc::UnboundedSender<String>) {
+    const UNKNOWN: &[(&str, &str)] = &[("404 Not Found", r#"{"error_code": 40403, "message": "unknown"}"#)];
+
+    /// Gives these answers in turn, and tells the login that came with each request.
+    async fn server(listener: TcpListener, answers: &[(&str, &str)], told: tokio::sync::mpsc::UnboundedSender<String>) {
+        let mut answers = answers.iter().cycle();
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = Vec::new();
             while !request.windows(4).any(|w| w == b"\r\n\r\n") {
@@ -263,11 +268,9 @@ mod tests {
                 .lines()
                 .find(|line| line.to_lowercase().starts_with("authorization:"));
             told.send(login.unwrap_or("none").to_owned()).unwrap();
-            let body = r#"{"error_code": 40403, "message": "unknown"}"#;
-            let answer = format!(
-                "HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-                body.len()
-            );
+            let (status, body) = answers.next().unwrap();
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     }
@@ -282,7 +285,7 @@ mod tests {
         };
         let (old, new, wrong) = (options("old"), options("new"), options("two\nlines"));
         let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
-        let server = tokio::spawn(logins(listener, told));
+        let server = tokio::spawn(server(listener, UNKNOWN, told));
         let registry = Registry::new(old).unwrap();
         assert!(registry.schema(1).await.is_err());
         assert!(hears.recv().await.unwrap().ends_with("Bearer old"));
@@ -295,6 +298,33 @@ mod tests {
             hears.recv().await.unwrap().ends_with("Bearer new"),
             "what cannot be used changes nothing"
         );
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_says_nothing_about_the_schema_counts_as_none() {
+        const ANSWERS: &[(&str, &str)] = &[
+            ("401 Unauthorized", r#"{"error_code": 401, "message": "who are you"}"#),
+            ("503 Service Unavailable", ""),
+            ("404 Not Found", "<html>no such page</html>"),
+            UNKNOWN[0],
+            ("409 Conflict", r#"{"error_code": 409, "message": "incompatible"}"#),
+            ("200 OK", "[]"),
+        ];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry = Registry::new(RegistryOptions {
+            urls: vec![format!("http://{}", listener.local_addr().unwrap())],
+            ..RegistryOptions::default()
+        })
+        .unwrap();
+        let (told, _hears) = tokio::sync::mpsc::unbounded_channel();
+        let server = tokio::spawn(server(listener, ANSWERS, told));
+        for _ in ANSWERS {
+            let _ = registry.versions("clicks").await;
+        }
+        let stats = registry.stats();
+        let counted = [&stats.failed, &stats.unknown, &stats.refused, &stats.ok];
+        assert_eq!(counted.map(|n| n.load(Ordering::Relaxed)), [3, 1, 1, 1]);
         server.abort();
     }
 }

@@ -225,17 +225,18 @@ impl Transport {
                 limit: LARGEST,
             }),
         };
+        let answer = match answer {
+            Ok(answer) if !answer.considered() => Err(answer.refused(answer.message())),
+            answer => answer,
+        };
         let counter = match &answer {
-            Ok(answer) if answer.status == 404 && answer.considered() => &self.stats.unknown,
+            Ok(answer) if answer.status == 404 => &self.stats.unknown,
             Ok(answer) if (200..300).contains(&answer.status) => &self.stats.ok,
             Ok(_) => &self.stats.refused,
             Err(_) => &self.stats.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        match answer {
-            Ok(answer) if !answer.considered() => Err(answer.refused(answer.message())),
-            answer => answer,
-        }
+        answer
     }
 }
 

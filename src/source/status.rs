@@ -113,10 +113,10 @@ impl LoopState {
         status.thread = Some(thread.to_owned());
     }
 
-    /// The loop has not got what it needs to begin. The next status is that it has.
-    pub fn waits_for(&self, what: String) {
+    /// What the loop has not got that it needs to begin; none, where it has all. The next status is that it has.
+    pub fn waits_for(&self, what: Option<String>) {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.waiting_for = Some(what);
+        status.waiting_for = what;
     }
 
     /// The loop has ended, and does not go on; true if it had not said why.
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn what_is_waited_for_is_told_until_the_loop_begins_or_halts() {
         let state = LoopState::default();
-        state.waits_for("a token".to_owned());
+        state.waits_for(Some("a token".to_owned()));
         let told = |state: &LoopState| (state.get().state, state.get().waiting_for);
         assert_eq!(told(&state), ("connecting", Some("a token".to_owned())));
         state.set(LoopStatus {
@@ -162,7 +162,7 @@ mod tests {
             ..LoopStatus::default()
         });
         assert_eq!(told(&state), ("joining", None));
-        state.waits_for("a token".to_owned());
+        state.waits_for(Some("a token".to_owned()));
         state.halted("fenced");
         assert_eq!(told(&state), ("halted", None));
     }

@@ -295,7 +295,7 @@ metrics! {
         reference_lookups_total: IntCounterVec ["pipeline", "step", "outcome"],
 
         // Schema registry
-        /// Requests to the schema registry, by outcome: ok, unknown, refused, failed.
+        /// Requests to the schema registry, by outcome: ok, unknown, refused (by what it says of the schema), failed (no answer, or none about the schema).
         registry_requests_total: IntCounterVec ["outcome"],
         /// Schemas held, by id.
         registry_schemas: IntGaugeVec [],

@@ -22,6 +22,20 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
                 .help("keep one of them"),
         );
     }
+    if let Some((of_file, used)) = report.sources.replaced_listen {
+        let place = |span| report.sources.place(span, String::new());
+        let (file, variable) = (place(of_file), place(used).file);
+        let message = format!(
+            "`http.listen` of {}:{} is not used: {variable} takes its place",
+            file.file, file.line
+        );
+        report.findings.push(
+            Diagnostic::warning(codes::CONFLICT, message)
+                .at(report.sources, of_file, "not used")
+                .with(report.sources, used, "used")
+                .help("variables win over files, and the image has one for this: give the variable the address, or remove it from the file"),
+        );
+    }
     if let Some(scylla) = &config.scylla
         && scylla.username.is_some() != scylla.password.is_some()
     {

@@ -91,7 +91,7 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
         if *stopped.borrow() || stopped.has_changed().is_err() {
             return false;
         }
-        state.waits_for(format!("its transactional id: {error}"));
+        state.waits_for(Some(format!("its transactional id: {error}")));
         tell(&runtime, "transactional id", error);
         true
     };
