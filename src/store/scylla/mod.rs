@@ -77,7 +77,7 @@ pub struct ScyllaStatement {
     /// Handles of writes that are over, for the next: the timestamp is the handle's, and another handle is a dozen counted references.
     handles: Mutex<Vec<PreparedStatement>>,
     warned: AtomicBool,
-    group: Option<grouped::Grouping>,
+    group: Option<Box<grouped::Grouping>>,
     /// Its rows are sorted by the server, over several partitions: of these it gives no pages.
     unpaged: bool,
     /// It selects `*`, so that an answer may have columns that were not prepared.
@@ -250,7 +250,7 @@ impl Store for ScyllaStore {
         let group = match options.group {
             Some(group) => {
                 let stamped = self.prepared(&using(true)?).await?;
-                Some(grouped::Grouping::of(group, &prepared, stamped)?)
+                Some(Box::new(grouped::Grouping::of(group, &prepared, stamped)?))
             }
             None => None,
         };
