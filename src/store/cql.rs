@@ -477,7 +477,7 @@ pub fn key_markers(cql: &str, key: &[String], markers: &[Marker]) -> Box<[usize]
     } else {
         let start = scanned.find_word("where").unwrap_or(count);
         let end = (start..count).find(|i| scanned.is_word(*i, "if")).unwrap_or(count);
-        Vec::from([(start..end)])
+        std::iter::once(start..end).collect()
     };
     let is_key = |marker: &Marker| {
         let named = |i: usize| {
