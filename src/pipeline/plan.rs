@@ -92,7 +92,7 @@ pub fn compile(
         .or(program.outputs.first().map(|(n, _)| n.span));
     let plain = Plan::compile(writer.clone(), &paths).map_err(|e| in_place(whole, e.to_string()))?;
     let types = Types { program, plan: &plain };
-    types.check(&mut findings);
+    types.check(&mut findings, &mut warnings);
     let new_fields = match output {
         // The schema says the types, and takes what does not follow from an expression as it comes.
         Some(OutputSchema::Fixed(schema)) => {
@@ -303,7 +303,7 @@ impl Types<'_> {
         }
     }
 
-    fn check(&self, findings: &mut Vec<Finding>) {
+    fn check(&self, findings: &mut Vec<Finding>, warnings: &mut Vec<Finding>) {
         for place in self.places() {
             if self.ends_in_map(place) {
                 let message = format!(
@@ -319,11 +319,13 @@ impl Types<'_> {
             };
             let inputs = self.inputs(computed);
             if let Some(mistaken) = computed.expression.mistaken(&inputs) {
-                findings.push(Finding::new(place.span, mistaken.message).help(mistaken.help));
+                let found = if mistaken.fails { &mut *findings } else { &mut *warnings };
+                found.push(Finding::new(place.span, mistaken.message).help(mistaken.help));
             }
-            if let Some((a, b)) = computed.expression.different_units(&self.times(computed)) {
+            if let Some((a, b, always)) = computed.expression.different_units(&self.times(computed)) {
                 let message = format!("a number that counts as {a} does and one that counts as {b} does meet here");
-                findings.push(Finding::new(place.span, message).help(UNITS));
+                let found = if always { &mut *findings } else { &mut *warnings };
+                found.push(Finding::new(place.span, message).help(UNITS));
             }
             if let Some(field) = computed.expression.unknown_field(&inputs) {
                 let message = format!("there is no field '{}' where this expression asks for it", field.name);

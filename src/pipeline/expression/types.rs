@@ -40,22 +40,24 @@ impl Computed {
         unknown.into_iter().find(|field| !tested.contains(&field.name.as_str()))
     }
 
-    /// An operator that fails over its operands in every record, or says the same of them in each. One that asks for a type may have
-    /// several at one place, and is not judged.
+    /// An operator that fails over its operands wherever it is reached, or says the same of them in every record; one that no record
+    /// gets around before others. An expression that asks for a type may have several at one place, and is not judged.
     pub fn mistaken(&self, inputs: &[Type]) -> Option<Mistaken> {
         let mut fields = Fields::of(inputs);
         fields.look(&self.tree.expr);
-        fields.mistaken.into_iter().next().filter(|_| !fields.asks_type)
+        let first = fields.mistaken.into_iter().min_by_key(|mistaken| !mistaken.fails);
+        first.filter(|_| !fields.asks_type)
     }
 
-    /// Two times of which one is subtracted from the other or compared with it, and that count in different units.
-    pub fn different_units(&self, inputs: &[Vec<Type>]) -> Option<(Type, Type)> {
+    /// Two times of which one is subtracted from the other or compared with it, and that count in different units; and whether every
+    /// record gets there.
+    pub fn different_units(&self, inputs: &[Vec<Type>]) -> Option<(Type, Type, bool)> {
         let mut fields = Fields {
             counts: inputs,
             ..Fields::of(&[])
         };
         fields.look(&self.tree.expr);
-        fields.units.into_iter().next()
+        fields.units.into_iter().min_by_key(|(.., always)| !always)
     }
 }
 
@@ -75,13 +77,16 @@ pub struct Mistaken {
     pub message: String,
     /// The remedy.
     pub help: &'static str,
+    /// Whether every record fails: not where a condition, `&&`, `||` or an empty list may lead around it, nor where it has an answer.
+    pub fails: bool,
 }
 
 impl Mistaken {
     fn fails(what: impl fmt::Display, help: &'static str) -> Mistaken {
         Mistaken {
-            message: format!("{what} is not defined: every record fails here"),
+            message: format!("{what} is not defined: every record that comes here fails"),
             help,
+            fails: true,
         }
     }
 }
@@ -175,8 +180,10 @@ struct Fields<'a> {
     /// The fields that has() asks for: they may be missing.
     tested: Vec<&'a str>,
     mistaken: Vec<Mistaken>,
-    units: Vec<(Type, Type)>,
+    units: Vec<(Type, Type, bool)>,
     asks_type: bool,
+    /// Whether a record may get around what is looked at, or go on although it fails.
+    guarded: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -190,6 +197,7 @@ impl<'a> Fields<'a> {
             mistaken: Vec::new(),
             units: Vec::new(),
             asks_type: false,
+            guarded: false,
         }
     }
 
@@ -228,11 +236,25 @@ impl<'a> Fields<'a> {
                 }
             }
             Expr::Call(call) => {
-                let target = call.target.as_deref();
-                target.into_iter().chain(&call.args).for_each(|e| self.look(&e.expr));
-                let mistaken = self.mistaken(call);
+                let guarded = self.guarded;
+                for (i, e) in call.target.as_deref().into_iter().chain(&call.args).enumerate() {
+                    self.guarded = guarded
+                        || match call.func_name.as_str() {
+                            operators::CONDITIONAL => i > 0,
+                            // Of either operand an error is passed over where the other one decides.
+                            operators::LOGICAL_AND | operators::LOGICAL_OR => true,
+                            _ => false,
+                        };
+                    self.look(&e.expr);
+                }
+                self.guarded = guarded;
+                let mistaken = self.mistaken(call).map(|mistaken| Mistaken {
+                    fails: mistaken.fails && !guarded,
+                    ..mistaken
+                });
                 self.mistaken.extend(mistaken);
-                self.units.extend(different_units(call, self.counts));
+                let units = different_units(call, self.counts);
+                self.units.extend(units.map(|(a, b)| (a, b, !guarded)));
                 self.asks_type |= call.func_name == "type";
             }
             Expr::List(list) => list.elements.iter().for_each(|e| self.look(&e.expr)),
@@ -246,9 +268,11 @@ impl<'a> Fields<'a> {
                 let around = self.bound.len();
                 self.bound.push((&c.iter_var, item));
                 self.bound.extend(c.iter_var2.as_deref().map(|name| (name, Type::Any)));
+                let guarded = std::mem::replace(&mut self.guarded, true);
                 for part in [&c.loop_cond, &c.loop_step, &c.result] {
                     self.look(&part.expr);
                 }
+                self.guarded = guarded;
                 self.bound.truncate(around);
             }
             // In the values of a map or a message nothing is looked for.
@@ -380,6 +404,7 @@ impl<'a> Fields<'a> {
                 (!a.equals(b) && !null).then(|| Mistaken {
                     message: format!("{a} {sign} {b} is {} for every record", sign == "!="),
                     help: a.remedy(b),
+                    fails: false,
                 })
             }
             operators::IN => self.never_in(&call.args.first()?.expr, &call.args.get(1)?.expr),
@@ -436,6 +461,7 @@ impl<'a> Fields<'a> {
         Some(Mistaken {
             message: format!("{value_kind} in a {of} of {item} is false for every record"),
             help: value_kind.remedy(item),
+            fails: false,
         })
     }
 }
