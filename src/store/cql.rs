@@ -464,7 +464,7 @@ pub fn list_uses(cql: &str) -> Vec<ListUse> {
 }
 
 /// Those markers of a write that are in the primary key, whose columns `key` are: of an INSERT those of their values, and of others those behind WHERE,
-/// where nothing else may stand.
+/// where nothing else may stand; not those of a range, which names no row.
 pub fn key_markers(cql: &str, key: &[String], markers: &[Marker]) -> Box<[usize]> {
     let scanned = scan(cql);
     let count = scanned.tokens.len();
@@ -479,9 +479,16 @@ pub fn key_markers(cql: &str, key: &[String], markers: &[Marker]) -> Box<[usize]
         let end = (start..count).find(|i| scanned.is_word(*i, "if")).unwrap_or(count);
         std::iter::once(start..end).collect()
     };
+    let is_bound = |i: usize| {
+        let after = |i: Option<usize>| i.is_some_and(|i| scanned.is_symbol(i, '<') || scanned.is_symbol(i, '>'));
+        let last = i.checked_sub(1);
+        after(last) || last.is_some_and(|last| scanned.is_symbol(last, '=') && after(last.checked_sub(1)))
+    };
     let is_key = |marker: &Marker| {
         let named = |i: usize| {
-            scanned.tokens[i].kind == TokenKind::Marker && scanned.str(i)[1..].eq_ignore_ascii_case(&marker.name)
+            scanned.tokens[i].kind == TokenKind::Marker
+                && scanned.str(i)[1..].eq_ignore_ascii_case(&marker.name)
+                && !is_bound(i)
         };
         places.iter().cloned().flatten().any(named)
     };
@@ -794,6 +801,12 @@ mod tests {
             ),
             ("DELETE a FROM t WHERE id = :id IF a = :a", &["id"][..]),
             ("DELETE FROM t", &[][..]),
+            ("DELETE FROM t WHERE id = :id AND \"At\" < :t", &["id"][..]),
+            ("DELETE FROM t WHERE id = :id AND \"At\"<=:t", &["id"][..]),
+            (
+                "DELETE FROM t WHERE \"At\" > :a AND \"At\" >= :t AND id IN (:id)",
+                &["id"][..],
+            ),
         ] {
             let markers = ["a", "id", "t"].map(|name| Marker {
                 name: name.to_owned(),
