@@ -184,7 +184,7 @@ impl Encoder<'_, '_> {
         for (key, value) in entries {
             put_bytes(self.out, key.as_bytes());
             self.value(values, value, level + 1)
-                .map_err(|error| error.within(&format!("['{key}']")))?;
+                .map_err(|error| error.within(&format!("[{key:?}]")))?;
         }
         self.out.push(0);
         Ok(())

@@ -4,9 +4,9 @@ use super::error::DatumError;
 
 /// Why a value cannot be written as a type. Permanent: the same value fails again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}{problem}", if .place.is_empty() { String::new() } else { format!("field \"{}\": ", .place.trim_start_matches('.')) })]
+#[error("{}{problem}", if .place.is_empty() { String::new() } else { format!("field {}: ", .place.trim_start_matches('.')) })]
 pub struct EncodeError {
-    /// The field, as a path; empty for a whole datum.
+    /// The field, as a path; empty for a whole datum. Keys of maps are quoted in it: they are of the record.
     pub place: String,
     /// What is wrong.
     pub problem: EncodeProblem,
@@ -32,9 +32,9 @@ pub enum EncodeProblem {
         ty: String,
     },
     /// A record without a field that has no default.
-    #[error("field \"{0}\" is missing and has no default")]
+    #[error("field {0} is missing and has no default")]
     MissingField(String),
-    /// A record with a field that the type does not have.
+    /// A record with a field that the type does not have. Its name may be the key of a map, of the record.
     #[error("{ty} has no field \"{field}\"")]
     UnknownField {
         /// The field.
