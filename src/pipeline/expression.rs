@@ -490,6 +490,7 @@ impl Computed {
 }
 
 /// Whether an operator or function failed of a null: what fails over values that are there is wrong by itself, whatever is absent beside it.
+/// Of two operands of `&&` or `||` that both fail, the right one says.
 fn meets_null(error: &ExecutionError) -> bool {
     let null = |value: &cel::Value| matches!(value, cel::Value::Null);
     match error {

@@ -182,6 +182,15 @@ fn what_fails_over_what_is_there_fails_whatever_is_absent_beside_it() {
     }
     let bytes = Value::Bytes(Cow::Borrowed(&[0xff]));
     assert!(run("string(event.a) + event.b", &[bytes, Value::Null]).is_err());
+    // Where both operands fail, the right one says.
+    for operator in ["&&", "||"] {
+        let null_last = format!("event.a / event.b > 1 {operator} event.c > 3");
+        let inputs = [Value::Int(7), Value::Int(0), Value::Null];
+        assert_eq!(run(&null_last, &inputs), Ok(Value::Null), "{operator}");
+        let null_first = format!("event.c > 3 {operator} event.a / event.b > 1");
+        let inputs = [Value::Null, Value::Int(7), Value::Int(0)];
+        assert!(run(&null_first, &inputs).is_err(), "{operator}");
+    }
 }
 
 #[test]
