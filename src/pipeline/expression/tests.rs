@@ -477,6 +477,10 @@ fn the_text_of_a_decimal_has_all_its_digits() {
             })
         );
     }
+    assert_eq!(
+        run("string(double(p.a))", decimal(10_000, 2)),
+        Ok(Value::String("100".into()))
+    );
     assert_eq!(run("string(p.a)", Value::Null), Ok(Value::Null));
     assert_eq!(run("string(p.a)", Value::Double(1.5)), Ok(Value::String("1.5".into())));
     let c = computed("p.a > 0.0 ? string(p.a) : ''", &["p"]);
