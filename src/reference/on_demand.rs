@@ -66,6 +66,13 @@ impl OnDemand {
     }
 
     async fn load(&self, shape: &Shape, key: &Value<'_>, gate: &Gate) -> Result<Option<Row>, StoreError> {
+        let room = self.source.room();
+        // Before the breaker: who has waited for a turn hears how it stands by now.
+        let _turn = match room.try_acquire() {
+            Ok(turn) => Some(turn),
+            Err(_) if gate.is_open() => return Err(not_asked()),
+            Err(_) => room.acquire().await.ok(),
+        };
         let Ok(pass) = gate.pass() else {
             return Err(not_asked());
         };

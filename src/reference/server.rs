@@ -18,6 +18,7 @@ use mongodb::options::{ClientOptions, FullDocumentType, ReadPreference, Selectio
 use mongodb::{Client, Collection, Cursor};
 use serde::Deserialize;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::config::Secret;
 use crate::retry::Class;
@@ -32,6 +33,8 @@ const AWAIT: Duration = Duration::from_secs(1);
 const SELECTION: Duration = Duration::from_secs(5);
 /// How long a record waits for its document beside that: what is behind a connection that stands still may never answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Connections, where the connection string does not say: the driver's ten are few for what may be in flight.
+const POOL: u32 = 100;
 
 /// One change of a collection. `operation` is MongoDB's `operationType`.
 #[derive(Debug, Deserialize)]
@@ -83,6 +86,8 @@ struct Login {
     client: Client,
     /// How long one document may take. More than the driver waits for a server: why there is none is its to say.
     patience: Duration,
+    /// As many as there are connections.
+    room: Arc<Semaphore>,
 }
 
 impl Login {
@@ -90,6 +95,7 @@ impl Login {
         let mut options = ClientOptions::parse(&uri).await?;
         options.app_name.get_or_insert_with(|| "messina".to_owned());
         let selection = *options.server_selection_timeout.get_or_insert(SELECTION);
+        let pool = *options.max_pool_size.get_or_insert(POOL);
         let named = match &options.tls {
             Some(Tls::Enabled(tls)) => vec![tls.cert_key_file_path.clone(), tls.ca_file_path.clone()],
             _ => vec![],
@@ -106,6 +112,7 @@ impl Login {
             files,
             client,
             patience: selection.saturating_add(ANSWER),
+            room: Arc::new(Semaphore::new(pool as usize)),
         })
     }
 
@@ -228,6 +235,11 @@ impl Source {
         Ok(documents)
     }
 
+    /// Who has a permit of it finds a connection: the wait for one is no part of the time that [`Source::find`] gives an answer.
+    pub fn room(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.server.login().room)
+    }
+
     /// A document of which `key` is one of these values. Asked while pipelines run, and not at their start.
     pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
         let patience = self.server.login().patience;
@@ -334,28 +346,38 @@ fn while_running(error: StoreError) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
     use super::*;
+    use crate::avro::value::Value;
+    use crate::breaker::Rules;
+    use crate::breaker::gate::{Gate, NOT_ASKED};
     use crate::certificates::tests::pem;
+    use crate::reference::Shape;
+    use crate::reference::on_demand::OnDemand;
+    use crate::retry::Backoff;
+    use crate::store::cache::CacheOptions;
+    use crate::store::types::ColumnType;
 
-    /// The only member of a replica set, and no primary: its address, and the commands that come to it.
-    async fn secondary() -> (String, UnboundedReceiver<String>) {
+    /// The only member of a replica set, and no primary: its address, and the commands that come to it, each of which takes so long.
+    async fn secondary(takes: Duration) -> (String, UnboundedReceiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (asked, commands) = mpsc::unbounded_channel();
         let me = address.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, me.clone(), asked.clone()));
+                tokio::spawn(answer(stream, me.clone(), asked.clone(), takes));
             }
         });
         (address, commands)
     }
 
-    async fn answer(mut stream: TcpStream, me: String, asked: UnboundedSender<String>) {
+    async fn answer(mut stream: TcpStream, me: String, asked: UnboundedSender<String>, takes: Duration) {
         let mut head = [0; 16];
         while stream.read_exact(&mut head).await.is_ok() {
             let word = |at: usize| i32::from_le_bytes(head[at..at + 4].try_into().unwrap());
@@ -371,6 +393,7 @@ mod tests {
                 }
             } else {
                 let _ = asked.send(name);
+                tokio::time::sleep(takes).await;
                 doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "crm.partners", "firstBatch": [] } }
             };
             let reply = reply.to_vec().unwrap();
@@ -387,7 +410,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_followed_is_read_from_the_primary_whatever_the_connection_string_prefers() {
-        let (address, mut commands) = secondary().await;
+        let (address, mut commands) = secondary(Duration::ZERO).await;
         let uri = format!("mongodb://{address}/?replicaSet=rs&readPreference=secondary&serverSelectionTimeoutMS=1000");
         let server = Server::open(&uri, None).await.unwrap();
         let source = server.source("crm.partners", []);
@@ -396,6 +419,67 @@ mod tests {
         let (read, watched) = tokio::join!(source.read(true), source.watch(None));
         assert!(read.is_err() && watched.is_err());
         assert!(commands.try_recv().is_err(), "the secondary was asked");
+    }
+
+    /// What asks for single documents, and keeps none.
+    fn on_demand(server: &Server) -> (OnDemand, Shape) {
+        let options = CacheOptions {
+            ttl: Duration::ZERO,
+            missing_ttl: Duration::ZERO,
+            max_bytes: 0,
+            stale: Duration::ZERO,
+        };
+        let shape = Shape {
+            name: "partners".into(),
+            collection: "crm.partners".to_owned(),
+            key: "_id".to_owned(),
+            key_type: ColumnType::BigInt,
+            fields: Vec::new(),
+            max_bytes: 0,
+        };
+        (OnDemand::new(server.source("crm.partners", []), options), shape)
+    }
+
+    #[tokio::test]
+    async fn the_wait_for_a_connection_is_no_wait_for_an_answer() {
+        let (address, _commands) = secondary(Duration::from_millis(50)).await;
+        let uri = format!("mongodb://{address}/?replicaSet=rs&readPreference=secondary&maxPoolSize=1");
+        let server = Server::open(&uri, None).await.unwrap();
+        let (asks, shape) = &on_demand(&server);
+        let gate = &Gate::new("mongo", Rules::default(), None);
+        let find = |id| async move { asks.find(shape, &Value::Long(id), gate).await };
+        // It connects.
+        find(0).await.unwrap();
+        server.login().patience = Duration::from_secs(1);
+        for found in join_all((1..=30).map(find)).await {
+            assert!(found.is_ok(), "{found:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_connection_while_the_breaker_is_open() {
+        let usual = Server::open("mongodb://127.0.0.1:1", None).await.unwrap();
+        assert_eq!(usual.login().room.available_permits(), 100);
+        let server = Server::open("mongodb://127.0.0.1:1/?maxPoolSize=1", None)
+            .await
+            .unwrap();
+        let (asks, shape) = on_demand(&server);
+        let hour = Duration::from_secs(3600);
+        let rules = Rules {
+            many: 1,
+            delay: Backoff::new(hour, hour, 1.0),
+            ..Rules::default()
+        };
+        let gate = Gate::new("mongo", rules, None);
+        let room = server.login().room.clone();
+        let taken = room.try_acquire().unwrap();
+        let (one, other) = (Value::Long(1), Value::Long(2));
+        let mut waits = std::pin::pin!(asks.find(&shape, &one, &gate));
+        assert!(waits.as_mut().now_or_never().is_none());
+        gate.failed(false);
+        assert_eq!(asks.find(&shape, &other, &gate).await.unwrap_err().label, NOT_ASKED);
+        drop(taken);
+        assert_eq!(waits.await.unwrap_err().label, NOT_ASKED);
     }
 
     #[tokio::test]

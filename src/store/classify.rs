@@ -64,7 +64,8 @@ pub fn refused(error: &RequestAttemptError, adds: bool) -> bool {
         RequestAttemptError::UnableToAllocStreamId => true,
         RequestAttemptError::DbError(e, words) => match e {
             DbError::Unavailable { .. } => !adds,
-            DbError::IsBootstrapping => true,
+            // What a statement says is looked at before anything is sent on.
+            DbError::IsBootstrapping | DbError::Invalid | DbError::SyntaxError => true,
             DbError::RateLimitReached {
                 rejected_by_coordinator,
                 ..
@@ -468,6 +469,9 @@ mod tests {
         ] {
             assert!(not_applied(&sure, false), "{sure}");
             assert_eq!(execution(&sure).class, Transient, "{sure}");
+        }
+        for wrong in [DbError::Invalid, DbError::SyntaxError] {
+            assert!(not_applied(&answered(wrong), true));
         }
         for unsure in [
             ExecutionError::RequestTimeout(Duration::from_secs(1)),

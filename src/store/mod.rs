@@ -274,6 +274,11 @@ impl StoreError {
     pub fn transient(label: &'static str, message: impl Into<String>) -> Self {
         StoreError::new(Class::Transient, label, message)
     }
+
+    /// Whether the store itself may be in trouble. While nodes have different schemas it answers, and refuses: others may go on.
+    pub fn is_outage(&self) -> bool {
+        self.class == Class::Transient && self.label != "schema_changing"
+    }
 }
 
 impl From<convert::ConvertError> for StoreError {

@@ -814,14 +814,25 @@ async fn cql_rows_that_are_sorted_over_several_partitions() {
         let values = [id.clone(), Value::Int(i as i32), string("a"), Value::Long(i as i64)];
         store.write(&put, &values, 5).await.unwrap();
     }
-    let ids = [Value::List(ids.to_vec())];
-    let sorted = "SELECT a, b, seq FROM items WHERE id IN :ids ORDER BY seq DESC";
-    let newest = lookup(store, &format!("{sorted} LIMIT 1")).await;
-    let found = store.lookup(&newest, &ids).await.unwrap().unwrap();
-    assert_eq!(*found, [string("a"), Value::Long(1), Value::Int(1)]);
-    let refused = store.prepare(sorted, &StatementOptions::lookup()).await.unwrap_err();
-    assert_eq!(refused.class, Class::Permanent, "{refused}");
-    assert!(refused.message.contains("add LIMIT 1"), "{refused}");
+    let list = [Value::List(ids.to_vec())];
+    // Of two markers Cassandra says that they are the partition key.
+    for (several, values) in [(":ids", &list[..]), ("(:x, :y)", &ids[..])] {
+        let from = format!("FROM items WHERE id IN {several} ORDER BY seq DESC");
+        let sorted = format!("SELECT a, b, seq {from}");
+        let newest = lookup(store, &format!("{sorted} LIMIT 1")).await;
+        let found = store.lookup(&newest, values).await.unwrap().unwrap();
+        assert_eq!(*found, [string("a"), Value::Long(1), Value::Int(1)]);
+        let refused = store.prepare(&sorted, &StatementOptions::lookup()).await.unwrap_err();
+        assert_eq!(refused.class, Class::Permanent, "{refused}");
+        assert!(refused.message.contains("add LIMIT 1"), "{refused}");
+        // With a function the page is the driver's.
+        let newest = lookup(store, &format!("SELECT seq, writetime(a) AS at {from} LIMIT 100")).await;
+        let found = store.lookup(&newest, values).await.unwrap().unwrap();
+        assert_eq!(*found, [Value::Int(1), Value::Long(5)]);
+    }
+    let one = "SELECT a, b FROM items WHERE id = :id ORDER BY seq DESC";
+    let one = store.lookup(&lookup(store, one).await, &ids[..1]).await.unwrap();
+    assert_eq!(one, ab("a", 0));
 }
 
 #[tokio::test]

@@ -211,7 +211,7 @@ impl Attempts<'_> {
                 pass.succeeded();
                 self.metrics.succeeded(began.elapsed());
             }
-            Err(error) if error.class == Class::Transient => pass.failed(),
+            Err(error) if error.is_outage() => pass.failed(),
             // Often found out without asking: it says nothing of the store.
             Err(_) => drop(pass),
         }

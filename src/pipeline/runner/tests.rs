@@ -788,6 +788,30 @@ async fn an_outage_is_met_by_probes_and_ends_for_all_at_once() {
 }
 
 #[tokio::test]
+async fn what_is_refused_while_schemas_differ_opens_no_breaker() {
+    let mut bench = bench(STEPS).await;
+    bench.user(1, "ann", 2.5);
+    let hour = Duration::from_secs(3600);
+    let rules = Rules {
+        delay: Backoff::new(hour, hour, 1.0),
+        ..Rules::default()
+    };
+    let gate = Arc::new(Gate::new("store", rules, None));
+    Arc::get_mut(&mut bench.runtime).unwrap().gates.store = gate.clone();
+    for _ in 0..30 {
+        let refused = StoreError::transient("schema_changing", "unconfigured table");
+        bench.store.fail_next(refused);
+    }
+    let run = tokio::time::timeout(Duration::from_secs(60), bench.run(0, 1, "click"));
+    assert!(
+        matches!(run.await, Ok(How::Finished(Outcome::Done))),
+        "it waits at an open breaker"
+    );
+    assert_eq!(gate.state(), State::Closed);
+    assert_eq!(bench.store.calls(), 30 + 2);
+}
+
+#[tokio::test]
 async fn an_event_that_waits_at_an_open_breaker_gives_up_when_its_time_is_over_or_its_partition_leaves() {
     let keys = "on_error = \"skip\"\nretry = { max_elapsed = \"50ms\" }";
     let mut bench = bench(&looking_up(keys)).await;

@@ -91,10 +91,11 @@ impl Runtime {
         drop(waiting);
         let now = Instant::now();
         if let Err(error) = result {
-            match error.class {
-                Class::Transient => pass.failed(),
+            if error.is_outage() {
+                pass.failed();
+            } else {
                 // It says nothing of the store.
-                Class::Permanent | Class::Fatal => drop(pass),
+                drop(pass);
             }
             return self.write_alone(step, &error, events).await;
         }

@@ -171,14 +171,16 @@ impl ScyllaStore {
         let Some((key, _)) = self.primary_key(spec.ks_name(), table) else {
             return Ok(false);
         };
-        if !options.scan && !cql::compares_all(scanned.text, key.iter().map(String::as_str)) {
+        let whole = !prepared.get_variable_pk_indexes().is_empty()
+            || cql::compares_all(scanned.text, key.iter().map(String::as_str));
+        if !options.scan && !whole {
             let key = key.join(", ");
             let message = format!(
                 "it reads {table} without its whole partition key ({key}), so every node would be asked for every record: bind the key, or declare scan = true"
             );
             return Err(StoreError::permanent("invalid", message));
         }
-        is_unpaged(scanned, &key, page(options.rows))
+        is_unpaged(scanned, &key, prepared.get_page_size())
     }
 
     /// Refuses a write that cannot be repeated because of a list: the text alone does not tell which columns are lists that are not frozen.
@@ -292,10 +294,8 @@ impl Store for ScyllaStore {
             _ => Box::default(),
         };
         let scanned = cql::scan(text);
-        let unpaged = options.kind == Kind::Lookup
-            && prepared.get_variable_pk_indexes().is_empty()
-            && self.check_partition_key(&scanned, &prepared, options)?;
         self.configure(&mut prepared, options, &scanned);
+        let unpaged = options.kind == Kind::Lookup && self.check_partition_key(&scanned, &prepared, options)?;
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
         partition_key.sort_by_key(|index| index.sequence);
         let partition_key = partition_key.iter().map(|index| usize::from(index.index));

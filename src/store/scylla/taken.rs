@@ -79,7 +79,10 @@ impl Taken {
             Found::Refused(refused) => no_longer_taken(&refused),
             Found::Unsettled => {
                 let message = format!("{error}: it is tried again until all nodes have one schema");
-                StoreError::transient("schema_changing", message)
+                StoreError {
+                    not_applied: error.not_applied,
+                    ..StoreError::transient("schema_changing", message)
+                }
             }
         }
     }
@@ -135,13 +138,18 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_while_nodes_have_different_schemas_may_pass() {
         let (taken, asked) = (Taken::default(), AtomicU32::new(0));
-        for _ in 0..2 {
+        for not_applied in [false, true] {
             let agree = async {
                 asked.fetch_add(1, Ordering::Relaxed);
                 false
             };
-            let judged = taken.judge(invalid(), async { Ok(()) }, agree).await;
+            let refused = StoreError {
+                not_applied,
+                ..invalid()
+            };
+            let judged = taken.judge(refused, async { Ok(()) }, agree).await;
             assert_eq!((judged.class, judged.label), (Class::Transient, "schema_changing"));
+            assert_eq!(judged.not_applied, not_applied, "what is sure stays so");
             assert!(judged.message.contains("unconfigured table"), "{judged}");
         }
         assert_eq!(asked.into_inner(), 1, "what was found out is kept");
