@@ -5,7 +5,7 @@
 //! registry, database, HTTP, limits) takes a restart.
 //!
 //! A pipeline that has halted, or that its dead letters have stopped, is made anew by each reload, changed or not: it is how an operator says
-//! that the cause is gone.
+//! that the cause is gone. Where what could not be taken is tried again, that was said only of those that had halted by then.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -56,14 +56,20 @@ pub(super) fn gave_up(what: &str) -> StartError {
 }
 
 impl Running {
-    /// Takes a configuration, which was checked offline, in place of the one that runs.
+    /// Takes a configuration, which was checked offline, in place of the one that runs. Those that had [halted](Running::halted) when it was
+    /// offered are made anew.
     ///
     /// It can be dropped while it waits; what has been told to stop then stops, and the configuration stays the old one.
     ///
     /// # Errors
     /// Why it cannot be taken. The pipelines that ran run on.
-    pub async fn take(&mut self, config: Config, sources: Sources) -> Result<Taken, StartError> {
-        let taken = match self.plan(config, sources).await {
+    pub async fn take(
+        &mut self,
+        config: Config,
+        sources: Sources,
+        halted: BTreeSet<String>,
+    ) -> Result<Taken, StartError> {
+        let taken = match self.plan(config, sources, halted).await {
             Ok(Some(plan)) => Ok(self.carry_out(plan).await),
             Ok(None) => Ok(Taken::Unchanged),
             Err(error) => Err(error),
@@ -89,13 +95,18 @@ impl Running {
     }
 
     /// Finds out what has to be done, and makes what is new; none where nothing is to be done.
-    async fn plan(&self, config: Config, sources: Sources) -> Result<Option<Plan>, StartError> {
+    async fn plan(
+        &self,
+        config: Config,
+        sources: Sources,
+        halted: BTreeSet<String>,
+    ) -> Result<Option<Plan>, StartError> {
         let changes = config::changes(&self.sources, &sources);
         if !changes.sections.is_empty() {
             return Err(StartError::Config(changes.refused(&sources)));
         }
         let mut concerned = changes.pipelines;
-        concerned.extend(self.halted());
+        concerned.extend(halted);
         if concerned.is_empty() {
             return Ok(None);
         }
@@ -141,7 +152,7 @@ impl Running {
     }
 
     /// Names of pipelines of which a loop does not go on.
-    fn halted(&self) -> Vec<String> {
+    pub fn halted(&self) -> BTreeSet<String> {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let halted = shared
             .pipelines

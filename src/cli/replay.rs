@@ -274,7 +274,7 @@ fn go(
         progress.end();
         Ok(match end {
             _ if done == total => {
-                say!("{name}: all {total} offsets are done");
+                say!("{name}: {}", all_done(total, range.gone()));
                 ExitCode::SUCCESS
             }
             Ended::Halted => {
@@ -296,6 +296,17 @@ fn go(
     });
     runtime.shutdown_background();
     code
+}
+
+/// What is said at the end. What is gone is none of the replay's failures: a record that was compacted is superseded, and one that retention took
+/// cannot be had any more.
+fn all_done(total: i64, gone: i64) -> String {
+    match gone {
+        0 => format!("all {total} offsets are done"),
+        _ => format!(
+            "all {total} offsets are done; {gone} of them were gone from the topic before the replay came to them: compaction or retention"
+        ),
+    }
 }
 
 /// Why a replay ends.
@@ -424,6 +435,15 @@ mod tests {
         assert_eq!(
             group(&["--from", "1970-01-01", "--to", "1970-01-02"]),
             "g-replay-0-86400000"
+        );
+    }
+
+    #[test]
+    fn a_replay_that_did_not_run_all_does_not_end_as_if_it_had() {
+        assert_eq!(all_done(10, 0), "all 10 offsets are done");
+        assert_eq!(
+            all_done(10, 3),
+            "all 10 offsets are done; 3 of them were gone from the topic before the replay came to them: compaction or retention"
         );
     }
 

@@ -1,5 +1,6 @@
 //! `messina run`: the daemon, and what it does at SIGHUP: read secrets and configuration again.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -127,7 +128,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                     break;
                 }
             };
-            let (offer, config) = match offer {
+            let (offer, offered) = match offer {
                 Some(offer) => {
                     // What is left over is older than this.
                     again = Again::default();
@@ -135,12 +136,12 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                 }
                 None => ("--watch, once more", again.take()),
             };
-            let Some(config) = config else { continue };
+            let Some(offered) = offered else { continue };
             tokio::select! {
-                answered = take(&mut running, config.clone(), offer) => {
+                answered = take(&mut running, offered.clone(), offer) => {
                     // Whoever sends SIGHUP can send another.
                     if !answered && args.watch {
-                        again.later(config, Instant::now());
+                        again.later(offered, Instant::now());
                     }
                 }
                 signal = &mut signal => {
@@ -196,14 +197,27 @@ fn tell(ended: &[PipelineEnd]) {
 /// What is said of a configuration that cannot be taken.
 const KEPT: &str = "configuration not taken, the old one runs on";
 
+/// A configuration that is to be taken.
+#[derive(Clone)]
+struct Offered {
+    config: Config,
+    sources: Sources,
+    /// Pipelines that had halted by then. Whoever offered it said nothing of those that halt while it is offered again.
+    halted: BTreeSet<String>,
+}
+
 /// Reads the configuration; says why, where it is wrong.
-fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<(Config, Sources)> {
+fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<Offered> {
     match files.load() {
         Ok((config, sources, warnings)) => {
             for warning in warnings.iter() {
                 tracing::warn!("{offer}: {}", warning.message);
             }
-            Some((config, sources))
+            Some(Offered {
+                config,
+                sources,
+                halted: running.halted(),
+            })
         }
         Err(findings) => {
             running.rejected();
@@ -214,8 +228,13 @@ fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<(Config, 
 }
 
 /// Takes the configuration, if it can be taken; says what became of it. False where the same may be taken later.
-async fn take(running: &mut Running, (config, sources): (Config, Sources), offer: &str) -> bool {
-    match running.take(config, sources).await {
+async fn take(running: &mut Running, offered: Offered, offer: &str) -> bool {
+    let Offered {
+        config,
+        sources,
+        halted,
+    } = offered;
+    match running.take(config, sources, halted).await {
         Ok(Taken::Unchanged) => tracing::info!("{offer}: the configuration is the one that runs"),
         Ok(Taken::Changed {
             generation,

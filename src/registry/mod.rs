@@ -307,6 +307,7 @@ mod tests {
             ("401 Unauthorized", r#"{"error_code": 401, "message": "who are you"}"#),
             ("503 Service Unavailable", ""),
             ("404 Not Found", "<html>no such page</html>"),
+            ("200 OK", "<html>who are you</html>"),
             UNKNOWN[0],
             ("409 Conflict", r#"{"error_code": 409, "message": "incompatible"}"#),
             ("200 OK", "[]"),
@@ -324,7 +325,7 @@ mod tests {
         }
         let stats = registry.stats();
         let counted = [&stats.failed, &stats.unknown, &stats.refused, &stats.ok];
-        assert_eq!(counted.map(|n| n.load(Ordering::Relaxed)), [3, 1, 1, 1]);
+        assert_eq!(counted.map(|n| n.load(Ordering::Relaxed)), [4, 1, 1, 1]);
         server.abort();
     }
 }

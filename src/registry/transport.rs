@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Url, redirect};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::error::RegistryError;
 use super::http::{Files, Http, NoAnswer};
@@ -87,11 +88,12 @@ impl Answer {
         }
     }
 
-    /// Whether the registry has considered what it was asked: it succeeded, or gave one of its own codes for a 4xx that is
-    /// about the schema. All else (overload, login, proxies) may be answered otherwise by another address or later.
+    /// Whether the registry has considered what it was asked: it succeeded, in JSON, or gave one of its own codes for a 4xx that is
+    /// about the schema. All else (overload, login, a proxy's page) may be answered otherwise by another address or later.
     fn considered(&self) -> bool {
         match self.status {
-            200..300 | 409 => true,
+            200..300 => serde_json::from_slice::<IgnoredAny>(&self.body).is_ok(),
+            409 => true,
             400 | 404 | 422 => self.code().is_some(),
             _ => false,
         }
@@ -324,6 +326,8 @@ mod tests {
         let coded = r#"{"error_code":40403,"message":"Schema not found"}"#;
         for (status, body, considered) in [
             (200, "{}", true),
+            (200, "<html>", false),
+            (200, "", false),
             (404, coded, true),
             (404, "<html>", false),
             (409, "", true),

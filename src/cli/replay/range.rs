@@ -1,7 +1,7 @@
 //! The range of a replay, and where its group stands in it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
@@ -22,8 +22,8 @@ pub struct Range {
     parts: Vec<Part>,
     /// By part: the offset of its last record. Behind it may be others that hold no record, such as the mark of a transaction.
     last: Vec<i64>,
-    /// By part: what was left of it is not there any more.
-    gone: Vec<AtomicBool>,
+    /// By part: how many offsets were left of it when none of their records was there any more.
+    gone: Vec<AtomicI64>,
 }
 
 impl Range {
@@ -42,7 +42,7 @@ impl Range {
             if let Some(last) = range.last_of(&part)? {
                 range.parts.push(part);
                 range.last.push(last);
-                range.gone.push(AtomicBool::new(false));
+                range.gone.push(AtomicI64::new(0));
             }
         }
         Ok(range)
@@ -140,12 +140,17 @@ impl Range {
         let ends = self.parts.iter().zip(&self.last).zip(&self.gone);
         let done = ends.zip(self.committed()?).map(|(((part, last), gone), committed)| {
             let end = last + 1;
-            if gone.load(Ordering::Relaxed) {
+            if gone.load(Ordering::Relaxed) > 0 {
                 return end - part.from;
             }
             committed.unwrap_or(part.from).clamp(part.from, end) - part.from
         });
         Ok(done.sum())
+    }
+
+    /// Offsets that count as done although the replay never came to them, see [`Range::look_again`].
+    pub fn gone(&self) -> i64 {
+        self.gone.iter().map(|gone| gone.load(Ordering::Relaxed)).sum()
     }
 
     /// Looks whether what is left is still there: compaction or retention may have taken the last records meanwhile, and then nothing comes that
@@ -157,10 +162,9 @@ impl Range {
         let ends = self.parts.iter().zip(&self.last).zip(&self.gone);
         for (((part, last), gone), committed) in ends.zip(self.committed()?) {
             let next = committed.unwrap_or(part.from).max(part.from);
-            if next <= *last && !gone.load(Ordering::Relaxed) {
-                let left = self.read(part, next, |_| true)?;
-                gone.store(left.is_none(), Ordering::Relaxed);
-            }
+            // Also where it was gone before: a commit that came since then says that more of it was done.
+            let is_gone = next <= *last && self.read(part, next, |_| true)?.is_none();
+            gone.store(if is_gone { last + 1 - next } else { 0 }, Ordering::Relaxed);
         }
         self.consumer.unassign().map_err(|e| e.to_string())
     }
@@ -211,16 +215,20 @@ mod tests {
                 to: 10,
             }],
             last: vec![9],
-            gone: vec![AtomicBool::new(false)],
+            gone: vec![AtomicI64::new(0)],
         };
+        commit(&range, committed);
+        range
+    }
+
+    fn commit(range: &Range, offset: i64) {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(TOPIC, 0, Offset::Offset(committed)).unwrap();
+        list.add_partition_offset(TOPIC, 0, Offset::Offset(offset)).unwrap();
         // The group's coordinator may not be known yet.
         let began = Instant::now();
         while let Err(error) = range.consumer.commit(&list, CommitMode::Sync) {
             assert!(began.elapsed() < SILENCE, "{error}");
         }
-        range
     }
 
     fn produce(brokers: &str, count: usize, bytes: usize) {
@@ -240,11 +248,25 @@ mod tests {
         cluster.create_topic(TOPIC, 1, 1).unwrap();
         let brokers = cluster.bootstrap_servers();
         produce(&brokers, 9, 10);
-        for (committed, done) in [(5, 5), (9, 10)] {
+        for (committed, done, gone) in [(5, 5, 0), (9, 10, 1)] {
             let range = range(&brokers, committed);
-            assert_eq!(range.done(), Ok(committed));
+            assert_eq!((range.done(), range.gone()), (Ok(committed), 0));
             range.look_again().unwrap();
-            assert_eq!(range.done(), Ok(done));
+            assert_eq!((range.done(), range.gone()), (Ok(done), gone));
+        }
+    }
+
+    #[test]
+    fn what_was_done_after_all_is_not_gone() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(TOPIC, 1, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        produce(&brokers, 8, 10);
+        let range = range(&brokers, 8);
+        for (committed, gone) in [(8, 2), (10, 0)] {
+            commit(&range, committed);
+            range.look_again().unwrap();
+            assert_eq!((range.done(), range.gone()), (Ok(10), gone));
         }
     }
 
@@ -256,10 +278,10 @@ mod tests {
         produce(&brokers, 12, 10);
         let range = range(&brokers, 9);
         range.look_again().unwrap();
-        assert_eq!(range.done(), Ok(9), "the last record is there");
+        assert_eq!((range.done(), range.gone()), (Ok(9), 0), "the last record is there");
         // The mock cluster keeps five megabytes of a partition.
         produce(&brokers, 8, 900_000);
         range.look_again().unwrap();
-        assert_eq!(range.done(), Ok(range.total()));
+        assert_eq!((range.done(), range.gone()), (Ok(range.total()), 1));
     }
 }
