@@ -251,3 +251,62 @@ fn watched_files_are_taken_and_what_has_halted_is_tried_again() {
     drop(messina);
     bench.clean();
 }
+
+#[test]
+fn what_halts_while_a_configuration_waits_is_not_made_anew_with_it() {
+    let Some(bench) = Bench::find("what_halts_while_a_configuration_waits_is_not_made_anew_with_it") else {
+        return;
+    };
+    let pipeline = |name| Pipeline {
+        name,
+        order: "key",
+        cache: None,
+        writes: false,
+    };
+    let pipelines = [pipeline("safe"), pipeline("fragile")];
+    let numbers = Numbers::new(&bench, 2, &pipelines);
+    let configs = numbers.config(SHUTDOWN_TIMEOUT, &pipelines);
+    let text = std::fs::read_to_string(&configs[0]).unwrap();
+    // Without a place for dead letters a pipeline halts at the first record that it cannot read.
+    let file = File {
+        path: configs[0].clone(),
+        first: text[..text.find("[pipelines.fragile.dead_letter]").unwrap()].to_owned(),
+    };
+    file.write(&file.first);
+    let configs = configs.each_ref().map(|path| path as &Path);
+    let messina = Messina::start_watching("messina", &configs);
+    until("both to run", LONG, &[&messina], || messina.is_ready().then_some(()));
+    let counted = |outcome: &str, least: f64| {
+        until(
+            &format!("{least} configurations to be {outcome}"),
+            LONG,
+            &[&messina],
+            || (count(&messina, outcome) >= least).then_some(()),
+        );
+    };
+    let replaced = |name: &str| {
+        let drained = messina.lines("draining, to be replaced or removed");
+        drained.iter().any(|line| line.contains(name))
+    };
+
+    // The first of the two takes what is not there yet.
+    file.write(&file.first.replacen("FROM people", "FROM later", 1));
+    counted("rejected", 1.0);
+    numbers.send_bad(1);
+    until("the pipeline to halt", LONG, &[&messina], || {
+        let (ready, why) = messina.readiness()?;
+        (!ready && why.contains("fragile") && why.contains("halted: the first byte is")).then_some(())
+    });
+    // The attempt that may have begun before is over.
+    counted("rejected", count(&messina, "rejected") + 1.0);
+    let later = ("later", "who text PRIMARY KEY, number bigint");
+    bench.create_tables(&bench.database(), &bench.keyspace, &[later]);
+    counted("taken", 1.0);
+    assert!(replaced("safe") && !replaced("fragile"), "{}", messina.tail());
+    // Somebody says that its cause is gone.
+    messina.hang_up();
+    counted("taken", 2.0);
+    assert!(replaced("fragile"), "{}", messina.tail());
+    drop(messina);
+    bench.clean();
+}
