@@ -584,6 +584,25 @@ fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_beg
 }
 
 #[test]
+fn a_partition_without_a_leader_keeps_no_other_from_starting_where_a_group_begins_at_the_end() {
+    let cluster = cluster(2);
+    cluster.partition_leader("in", 0, None).unwrap();
+    let toml = TOML.replace("group = \"g\"", "group = \"g\"\noffset_reset = \"latest\"");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    let load = Load::new(&bench);
+    until("a row of the other partition", || {
+        load.send(1);
+        !bench.written(1).is_empty()
+    });
+    bench.cluster.partition_leader("in", 0, Some(1)).unwrap();
+    until("a row of the one that has a leader again", || {
+        load.send(0);
+        !bench.written(0).is_empty()
+    });
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
 fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     let cluster = cluster(2);
     let load = Load::at(&cluster.bootstrap_servers());
