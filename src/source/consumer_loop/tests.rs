@@ -353,8 +353,15 @@ impl Load {
     }
 
     fn give(&self, partition: i32, value: &[u8]) {
-        let record = BaseRecord::<(), _>::to("in").payload(value).partition(partition);
-        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        self.give_many(partition, value, 1);
+    }
+
+    /// So many at a time: the mock cluster gives one batch for each fetch.
+    fn give_many(&self, partition: i32, value: &[u8], count: usize) {
+        for _ in 0..count {
+            let record = BaseRecord::<(), _>::to("in").payload(value).partition(partition);
+            self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
         self.producer.flush(Duration::from_secs(10)).unwrap();
     }
 }
@@ -625,6 +632,18 @@ fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     until("what waited, and what was behind it", || {
         bench.written(0) == (0..20).collect()
     });
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn a_registry_that_answers_is_waited_for_without_a_pause() {
+    let cluster = cluster(1);
+    Load::at(&cluster.bootstrap_servers()).give_many(0, &UNKNOWN, 300);
+    let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(60));
+    let (schemas, plan) = bench.schemas.recv().unwrap();
+    schemas.set(9, plan);
+    until("the rows", || bench.written(0) == (0..300).collect());
+    assert_eq!(bench.metrics.pauses.get(), 0);
     assert!(matches!(bench.end(), End::Drained));
 }
 
