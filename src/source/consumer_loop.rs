@@ -269,7 +269,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     // It waits for its consumer to be closed, and other loops may run on this thread.
     let (io, name) = (this.parts.io.clone(), this.name());
     let closing = io.spawn_blocking(move || drop((this, consumer)));
-    let closed = tokio::time::timeout(CLOSES_WITHIN, closing).await.is_ok();
+    let closed = closes(CLOSES_WITHIN, closing).await;
     let end = end.unwrap_or_else(|panic| resume_unwind(panic));
     if closed {
         return end;
@@ -279,6 +279,11 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
         "a consumer is not closed in time, and given up: it may keep its place in the group until the process is restarted"
     );
     unclosed(end)
+}
+
+/// Whether what closes a consumer is over in time, were it by a panic.
+async fn closes(within: Duration, closing: impl Future) -> bool {
+    tokio::time::timeout(within, closing).await.is_ok()
 }
 
 /// How a loop ends whose consumer is never closed: the next one would wait for what this one keeps, and nobody would hear of it.

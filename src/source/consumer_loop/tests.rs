@@ -874,6 +874,12 @@ fn the_next_consumer_counts_dead_letters_on() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
+#[tokio::test]
+async fn a_consumer_that_is_never_closed_is_given_up() {
+    assert!(!closes(Duration::ZERO, std::future::pending::<()>()).await);
+    assert!(closes(CLOSES_WITHIN, tokio::task::spawn_blocking(|| ())).await);
+}
+
 #[test]
 fn a_consumer_that_is_never_closed_has_no_successor() {
     let replaced = End::Replaced {
