@@ -73,6 +73,8 @@ const ROUND: usize = 256;
 /// How long intake is refused before the partitions are paused: a pause throws away what was fetched, and librdkafka takes up to
 /// a second to go on after it.
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
+/// How long a registry is given to answer before what waits for it is paused alone.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// Between commits.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long after its subscription a member is not closed that has not joined yet. The group's answer to the first request to join is the member's
@@ -190,7 +192,10 @@ struct Loop {
     workers: Workers,
     gathering: Gathering<Member>,
     plans: Plans,
-    resolving: HashSet<u32>,
+    /// Schemas that the registry was asked for, and when.
+    resolving: HashMap<u32, Instant>,
+    /// Until then nothing is taken in, or until a schema is known.
+    hold_until: Option<Instant>,
     resolved: (mpsc::UnboundedSender<Resolved>, mpsc::UnboundedReceiver<Resolved>),
     fetched: (mpsc::UnboundedSender<Fetched>, mpsc::UnboundedReceiver<Fetched>),
     #[expect(
@@ -264,7 +269,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     // It waits for its consumer to be closed, and other loops may run on this thread.
     let (io, name) = (this.parts.io.clone(), this.name());
     let closing = io.spawn_blocking(move || drop((this, consumer)));
-    let closed = tokio::time::timeout(CLOSES_WITHIN, closing).await.is_ok();
+    let closed = closes(CLOSES_WITHIN, closing).await;
     let end = end.unwrap_or_else(|panic| resume_unwind(panic));
     if closed {
         return end;
@@ -274,6 +279,11 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
         "a consumer is not closed in time, and given up: it may keep its place in the group until the process is restarted"
     );
     unclosed(end)
+}
+
+/// Whether what closes a consumer is over in time, were it by a panic.
+async fn closes(within: Duration, closing: impl Future) -> bool {
+    tokio::time::timeout(within, closing).await.is_ok()
 }
 
 /// How a loop ends whose consumer is never closed: the next one would wait for what this one keeps, and nobody would hear of it.
@@ -326,7 +336,8 @@ impl Loop {
             workers: Workers::new(parts.runtime.clone(), parts.io.clone()),
             gathering: Gathering::default(),
             plans: Plans::default(),
-            resolving: HashSet::new(),
+            resolving: HashMap::new(),
+            hold_until: None,
             resolved: mpsc::unbounded_channel(),
             fetched: mpsc::unbounded_channel(),
             pool: Vec::new(),
@@ -392,13 +403,17 @@ impl Loop {
             self.parts.budget.hold(self.completions.held());
             self.take_resolved();
 
-            if self.takes_records() {
+            if self.takes_records() && !self.holds_intake() {
                 for _ in 0..ROUND {
                     match stream.next().now_or_never() {
                         Some(Some(message)) => self.take(message),
                         _ => break,
                     }
-                    if self.parts.budget.is_full() || !self.is_paced() || self.workers.are_a_wave() {
+                    if self.parts.budget.is_full()
+                        || !self.is_paced()
+                        || self.workers.are_a_wave()
+                        || self.holds_intake()
+                    {
                         break;
                     }
                 }
@@ -431,13 +446,18 @@ impl Loop {
 
             let due = self.transactions.as_ref().and_then(Transactions::due);
             let rows = self.gathering.due().unwrap_or(next_status);
+            let held = self.hold_until.filter(|until| *until > now).unwrap_or(next_status);
             let wake = due
                 .unwrap_or(next_status)
                 .min(rows)
+                .min(held)
                 .min(next_commit)
                 .min(next_status)
                 .into();
-            let polls = self.takes_records() || self.paused || self.stopping.is_some() || self.halted.is_some();
+            let polls = (self.takes_records() && !self.holds_intake())
+                || self.paused
+                || self.stopping.is_some()
+                || self.halted.is_some();
             tokio::select! {
                 () = self.completions.ready() => {}
                 message = stream.next(), if polls => {
@@ -484,6 +504,11 @@ impl Loop {
             && self.halted.is_none()
             && !self.stopped_by_limit
             && self.is_paced()
+    }
+
+    /// Whether intake rests for the moment that a registry may take to answer: too short for a pause, and no want of room.
+    fn holds_intake(&self) -> bool {
+        self.hold_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Whether the pace of a replay lets another record in.

@@ -258,6 +258,31 @@ fn transactions_that_are_thrown_away_again_and_again_are_a_stall() {
 }
 
 #[test]
+fn what_comes_to_idle_partitions_between_two_starts_is_taken_where_a_group_begins_at_the_end() {
+    let Some(bench) =
+        Bench::find("what_comes_to_idle_partitions_between_two_starts_is_taken_where_a_group_begins_at_the_end")
+    else {
+        return;
+    };
+    const RECORDS: i64 = 300;
+    let scene = Scene::new(&bench, 4, Duration::from_secs(20));
+    let at_end = format!("[pipelines.{NAME}.source]\noffset_reset = \"latest\"\n");
+    let first = scene.start("first start", &at_end);
+    until("where the partitions begin to be committed", LONG, &[&first], || {
+        (first.metric("messina_transactions_total") > 0.0).then_some(())
+    });
+    first.stop();
+    scene.numbers.fill(RECORDS);
+    let second = scene.start("second start", &at_end);
+    scene.settled(RECORDS, &[&second]);
+    second.stop();
+    scene.verify(RECORDS);
+    drop((first, second));
+    drop(scene);
+    bench.clean();
+}
+
+#[test]
 fn a_drain_that_runs_out_of_time_is_thrown_away() {
     let Some(bench) = Bench::find("a_drain_that_runs_out_of_time_is_thrown_away") else {
         return;

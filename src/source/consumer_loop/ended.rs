@@ -66,6 +66,8 @@ impl Loop {
                 }
                 if failure.class == Class::Permanent
                     && let Some(partition) = self.partition(&event.origin.topic, event.origin.partition)
+                    // Once its assignment is over, another record may have its offset.
+                    && self.held.get(&partition).is_some_and(|held| held.ticket == event.origin.ticket)
                 {
                     let input = (partition, event.origin.offset);
                     self.refused

@@ -1,5 +1,6 @@
 //! Records in: admitted to ledger and budget, read, and handed to a lane; or parked until their schema is known.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
 
-use super::Loop;
+use super::{Loop, PATIENCE};
 use crate::lanes::{Entered, LaneId};
 use crate::ledger::LedgerError;
 use crate::pipeline::completions::How;
@@ -65,6 +66,7 @@ impl Loop {
             Err(error @ LedgerError::Behind { .. }) => {
                 tracing::warn!(pipeline = %self.name(), topic = message.topic(), partition = partition.index, "{error}");
                 if self.assignment.rewind(partition, offset) {
+                    self.refused.went_back(partition);
                     // Seek before the next record is looked at: what is queued belongs to the old log.
                     self.act();
                 }
@@ -123,7 +125,9 @@ impl Loop {
         self.wait_alone(partition);
     }
 
-    /// Pauses a partition by itself when its share of the budget waits for a schema: the others would stand still with it.
+    /// Pauses a partition by itself when its share of the budget waits for a schema: the others would stand still with it. Before that all intake is
+    /// held for a moment, for a registry that is well answers sooner than librdkafka fetches again what a pause throws away. It is not well when it
+    /// owes any answer for longer, so partitions and schemas do not add up to a long hold.
     fn wait_alone(&mut self, partition: Partition) {
         let shares = 2 * self.held.len().max(1);
         let Some(held) = self.held.get_mut(&partition).filter(|held| !held.waits) else {
@@ -133,6 +137,11 @@ impl Loop {
         let (records, bytes) = (budget.max_records() / shares, budget.max_bytes() / shares);
         let weight: usize = held.parked.iter().map(|event| event.own_weight()).sum();
         if held.parked.len() < records.clamp(1, WAITING) && weight < bytes {
+            return;
+        }
+        let patient_until = self.resolving.values().min().map(|asked| *asked + PATIENCE);
+        if patient_until.is_some_and(|until| Instant::now() < until) {
+            self.hold_until = patient_until;
             return;
         }
         let mut list = TopicPartitionList::new();
@@ -228,9 +237,10 @@ impl Loop {
     }
 
     pub(super) fn resolve(&mut self, id: u32) {
-        if !self.resolving.insert(id) {
+        let Entry::Vacant(asked) = self.resolving.entry(id) else {
             return;
-        }
+        };
+        asked.insert(Instant::now());
         let (schemas, answer) = (self.parts.schemas.clone(), self.resolved.0.clone());
         let runtime = self.parts.runtime.clone();
         let mut jitter = Jitter::new(self.jitter.next_u64());
@@ -280,6 +290,7 @@ impl Loop {
     /// Lets the records go on that waited for a schema, in order, up to the next that waits.
     pub(super) fn schema_known(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>) {
         self.resolving.remove(&id);
+        self.hold_until = None;
         if let Err(failure) = &plan {
             tracing::error!(pipeline = %self.name(), schema = id, "{failure}");
             self.note_error(failure.to_string());

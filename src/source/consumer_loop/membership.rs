@@ -23,6 +23,9 @@ use crate::source::context::{Notice, held_of};
 /// How long the group is asked for its committed offsets before it is asked again.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often ends are asked for: one partition without a leader would keep all others from starting.
+const ATTEMPTS_AT_ENDS: u32 = 5;
+
 impl Loop {
     pub(super) fn take_notices(&mut self) {
         for notice in self.parts.consumer.context().take() {
@@ -203,7 +206,8 @@ impl Loop {
     }
 
     /// The group's offsets, fetched beside the loop until it answers. Where it has none and would begin at the end, the end is asked for and becomes
-    /// the group's offset: else that would be another one at the next start, and what came to an idle partition before would be skipped.
+    /// the group's offset: else that would be another one at the next start, and what came to an idle partition before would be skipped. An end that
+    /// nobody says is left to librdkafka.
     pub(super) fn fetch_committed(&mut self, partitions: Vec<(Partition, Ticket)>) {
         let consumer = self.parts.consumer.clone();
         let named: Vec<_> = partitions
@@ -252,19 +256,30 @@ impl Loop {
                     _ => None,
                 }
             };
-            let anew = named
+            let anew: Vec<_> = named
                 .iter()
                 .filter(|(partition, topic, _)| at_end && committed(*partition, topic).is_none())
                 .map(|(partition, topic, _)| (*partition, topic.clone()))
                 .collect();
             let mut attempt = 0;
-            let ends = all_ends(&*consumer, anew, |unknown| {
-                tracing::warn!(pipeline = %pipeline, partitions = unknown, "cannot learn where partitions end; trying again");
-                std::thread::sleep(backoff.delay(attempt, random.rotate_left(attempt)));
+            let ends = all_ends(&*consumer, anew.clone(), || {
                 attempt += 1;
-                !answer.is_closed()
+                if attempt < ATTEMPTS_AT_ENDS && !answer.is_closed() {
+                    std::thread::sleep(backoff.delay(attempt - 1, random.rotate_left(attempt)));
+                }
+                attempt < ATTEMPTS_AT_ENDS && !answer.is_closed()
             });
-            let Some(ends) = ends else { return };
+            let unknown: Vec<_> = anew
+                .iter()
+                .filter(|(partition, _)| !ends.contains_key(partition))
+                .map(|(partition, topic)| format!("{topic}/{}", partition.index))
+                .collect();
+            if !unknown.is_empty() && !answer.is_closed() {
+                tracing::warn!(
+                    pipeline = %pipeline, partitions = %unknown.join(", "),
+                    "cannot learn where partitions end: they begin where that is when they can be fetched"
+                );
+            }
             let fetched = named
                 .iter()
                 .map(|(partition, topic, ticket)| {

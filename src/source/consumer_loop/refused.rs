@@ -3,7 +3,7 @@
 //! Brokers refuse a batch as a whole. What stood beside such an output runs again, and would meet it in its next batch as well, for ever. So it is
 //! remembered, by the next consumer too: when its record runs again, that becomes a dead letter, and nothing of it is published.
 //!
-//! Invariants: what is committed is forgotten; so is, when there are many, what partitions have left behind.
+//! Invariants: what is committed is forgotten; so is what stood in a log that went back, and when there are many, what partitions have left behind.
 
 use std::collections::HashMap;
 
@@ -35,6 +35,11 @@ impl Refused {
     pub(super) fn committed(&mut self, partition: Partition, offset: i64) {
         self.0.retain(|(of, at), _| *of != partition || *at >= offset);
     }
+
+    /// The partition's log went back: other records have these offsets now.
+    pub(super) fn went_back(&mut self, partition: Partition) {
+        self.0.retain(|(of, _), _| *of != partition);
+    }
 }
 
 #[cfg(test)]
@@ -59,6 +64,14 @@ mod tests {
         refused.committed(HELD, 5);
         assert!(refused.get((HELD, 4)).is_none());
         assert!(refused.get((HELD, 5)).is_some() && refused.get((LEFT, 4)).is_some());
+    }
+
+    #[test]
+    fn what_stood_in_a_log_that_went_back_is_forgotten() {
+        let mut refused = refused([(HELD, 4), (HELD, 5), (LEFT, 4)]);
+        refused.went_back(HELD);
+        assert!(refused.get((HELD, 4)).is_none() && refused.get((HELD, 5)).is_none());
+        assert!(refused.get((LEFT, 4)).is_some());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
-use crate::config::{self, GroupProtocol, OffsetReset};
+use crate::config::{self, Delivery, GroupProtocol, OffsetReset};
 use crate::kafka::{self, login::Logins, metadata};
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
@@ -25,6 +25,7 @@ use crate::retry::Backoff;
 use crate::sink::batches::Batches;
 use crate::sink::dead_letters::DeadLetters;
 use crate::sink::limits::{StopAbove, Window};
+use crate::sink::turnstile::Turnstile;
 use crate::sink::{self, Sink};
 use crate::source::context;
 use crate::store::AnyStore;
@@ -171,6 +172,7 @@ impl Bench {
                 let pipeline = &config.pipelines["p"];
                 let classic = pipeline.source.group_protocol == GroupProtocol::Classic;
                 let publishes = pipeline.sink.is_some();
+                let transactional_id = (*pipeline.delivery == Delivery::ExactlyOnce).then_some("p-0");
                 let gives_up = pipeline.dead_letter.is_some();
                 let offset_reset = pipeline.source.offset_reset;
                 let max_in_flight = *pipeline.max_in_flight;
@@ -206,7 +208,8 @@ impl Bench {
                     found: None,
                 }];
                 let make_producer = || {
-                    let properties = kafka::producer(&config.kafka, &[], 1 << 20, None, None).unwrap();
+                    let turnstile = transactional_id.map(|_| Arc::new(Turnstile::default()));
+                    let properties = kafka::producer(&config.kafka, &[], 1 << 20, None, transactional_id).unwrap();
                     let statistics = KafkaMetrics::new(&metrics, "p", "producer");
                     let batches = Arc::new(Batches::default());
                     let made = sink::producer(
@@ -214,11 +217,11 @@ impl Bench {
                         handles.clone(),
                         statistics,
                         true,
-                        None,
+                        turnstile.clone(),
                         batches,
                         Logins::default(),
                     );
-                    made.unwrap()
+                    (made.unwrap(), turnstile)
                 };
                 let mut producer = publishes.then(make_producer);
                 let runtime = Runtime {
@@ -235,9 +238,13 @@ impl Bench {
                     tracer: None,
                 };
                 run_and_rebuild(|| {
-                    if producer.as_ref().is_some_and(|producer| producer.fatal().is_some()) {
+                    if producer
+                        .as_ref()
+                        .is_some_and(|(producer, _)| producer.fatal().is_some())
+                    {
                         producer = Some(make_producer());
                     }
+                    let (producer, turnstile) = producer.clone().unzip();
                     let mut runtime = runtime.clone();
                     runtime.dead_letters = producer
                         .clone()
@@ -275,7 +282,14 @@ impl Bench {
                         drain_timeout,
                         stall_after,
                         stop: stopped.clone(),
-                        transactions: None,
+                        transactions: producer
+                            .zip(turnstile.flatten())
+                            .map(|(producer, turnstile)| TransactionParts {
+                                producer,
+                                turnstile,
+                                interval: Duration::from_millis(100),
+                                limit: Duration::from_secs(30),
+                            }),
                         bounds: None,
                     })
                 })
@@ -353,8 +367,15 @@ impl Load {
     }
 
     fn give(&self, partition: i32, value: &[u8]) {
-        let record = BaseRecord::<(), _>::to("in").payload(value).partition(partition);
-        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        self.give_many(partition, value, 1);
+    }
+
+    /// So many at a time: the mock cluster gives one batch for each fetch.
+    fn give_many(&self, partition: i32, value: &[u8], count: usize) {
+        for _ in 0..count {
+            let record = BaseRecord::<(), _>::to("in").payload(value).partition(partition);
+            self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
         self.producer.flush(Duration::from_secs(10)).unwrap();
     }
 }
@@ -583,6 +604,50 @@ fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_beg
     assert!(matches!(bench.end(), End::Drained));
 }
 
+/// The mock cluster forgets the offsets of transactions, so there is no second start here.
+#[test]
+fn where_an_idle_partition_begins_at_its_end_is_committed_by_one_transaction() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    let load = Load::at(&cluster.bootstrap_servers());
+    load.send(0);
+    // The commit takes longer than it is to the next look at what may be committed.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS;
+    cluster.request_errors(RDKafkaApiKey::EndTxn, &[refusal; 6]);
+    let toml = TOML
+        .replace("order = \"none\"", "order = \"none\"\ndelivery = \"exactly_once\"")
+        .replace("group = \"g\"", "group = \"g\"\noffset_reset = \"latest\"");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml + OUTPUT);
+    let committed = || bench.metrics.partition("in", 0).committed_offset.get();
+    until("the end to be committed", || committed() == 1);
+    // For longer than between two looks.
+    std::thread::sleep(3 * COMMIT_EVERY);
+    assert_eq!(bench.metrics.transactions_committed.get(), 1);
+    load.send(0);
+    until("the record that came", || committed() == 2);
+    assert_eq!(bench.written(0), BTreeSet::from([1]));
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn a_partition_without_a_leader_keeps_no_other_from_starting_where_a_group_begins_at_the_end() {
+    let cluster = cluster(2);
+    cluster.partition_leader("in", 0, None).unwrap();
+    let toml = TOML.replace("group = \"g\"", "group = \"g\"\noffset_reset = \"latest\"");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    let load = Load::new(&bench);
+    until("a row of the other partition", || {
+        load.send(1);
+        !bench.written(1).is_empty()
+    });
+    bench.cluster.partition_leader("in", 0, Some(1)).unwrap();
+    until("a row of the one that has a leader again", || {
+        load.send(0);
+        !bench.written(0).is_empty()
+    });
+    assert!(matches!(bench.end(), End::Drained));
+}
+
 #[test]
 fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     let cluster = cluster(2);
@@ -606,6 +671,18 @@ fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     until("what waited, and what was behind it", || {
         bench.written(0) == (0..20).collect()
     });
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn a_registry_that_answers_is_waited_for_without_a_pause() {
+    let cluster = cluster(1);
+    Load::at(&cluster.bootstrap_servers()).give_many(0, &UNKNOWN, 300);
+    let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(60));
+    let (schemas, plan) = bench.schemas.recv().unwrap();
+    schemas.set(9, plan);
+    until("the rows", || bench.written(0) == (0..300).collect());
+    assert_eq!(bench.metrics.pauses.get(), 0);
     assert!(matches!(bench.end(), End::Drained));
 }
 
@@ -834,6 +911,12 @@ fn the_next_consumer_counts_dead_letters_on() {
     let bench = replaced_beside_a_refused_output(DEAD_LETTERS);
     until("intake to stop", || bench.state.get().halted.is_some());
     assert!(matches!(bench.end(), End::Drained));
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_never_closed_is_given_up() {
+    assert!(!closes(Duration::ZERO, std::future::pending::<()>()).await);
+    assert!(closes(CLOSES_WITHIN, tokio::task::spawn_blocking(|| ())).await);
 }
 
 #[test]

@@ -217,10 +217,12 @@ impl Loop {
         }
     }
 
-    /// Sees whether there is an offset that no transaction carries, for nothing was taken in: where a partition begins.
+    /// Sees whether there is an offset that no transaction carries, for nothing was taken in: where a partition begins. While a commit is under way it
+    /// may be that one's.
     pub(super) fn note_offsets_without_records(&mut self) {
         if let Some(this) = &mut self.transactions {
-            this.offsets_only = !this.tally.is_used() && self.assignment.committable().next().is_some();
+            this.offsets_only =
+                this.is_idle() && !this.tally.is_used() && self.assignment.committable().next().is_some();
         }
     }
 
@@ -309,6 +311,7 @@ impl Loop {
         let over = this.tally.aborted();
         this.parts.turnstile.open(over);
         this.busy = true;
+        this.offsets_only = false;
         this.leaving.clear();
         this.leave_by = None;
         this.blocked = false;
