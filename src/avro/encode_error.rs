@@ -35,7 +35,7 @@ pub enum EncodeProblem {
     #[error("field {0} is missing and has no default")]
     MissingField(String),
     /// A record with a field that the type does not have. Its name may be the key of a map, of the record.
-    #[error("{ty} has no field \"{field}\"")]
+    #[error("{ty} has no field {field:?}")]
     UnknownField {
         /// The field.
         field: String,

@@ -265,6 +265,11 @@ fn go(
         };
         // A broker that does not answer can keep a consumer from closing.
         let stopped = tokio::time::timeout(limit, running.stop()).await.is_ok();
+        if range.gone() > 0 {
+            // The last commit may have been all that was missing of them.
+            let again = range.clone();
+            let _ = tokio::task::spawn_blocking(move || again.look_again()).await;
+        }
         let done = match end {
             // Brokers that do not answer any more take nothing back.
             Ended::Done => total,

@@ -184,6 +184,8 @@ struct Fields<'a> {
     asks_type: bool,
     /// Whether a record may get around what is looked at, or go on although it fails.
     guarded: bool,
+    /// Whether a record may get around it.
+    bypassed: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -198,6 +200,7 @@ impl<'a> Fields<'a> {
             units: Vec::new(),
             asks_type: false,
             guarded: false,
+            bypassed: false,
         }
     }
 
@@ -236,7 +239,7 @@ impl<'a> Fields<'a> {
                 }
             }
             Expr::Call(call) => {
-                let guarded = self.guarded;
+                let (guarded, bypassed) = (self.guarded, self.bypassed);
                 for (i, e) in call.target.as_deref().into_iter().chain(&call.args).enumerate() {
                     self.guarded = guarded
                         || match call.func_name.as_str() {
@@ -245,16 +248,20 @@ impl<'a> Fields<'a> {
                             operators::LOGICAL_AND | operators::LOGICAL_OR => true,
                             _ => false,
                         };
+                    self.bypassed = bypassed
+                        || i > 0
+                            && [operators::CONDITIONAL, operators::LOGICAL_AND, operators::LOGICAL_OR]
+                                .contains(&call.func_name.as_str());
                     self.look(&e.expr);
                 }
-                self.guarded = guarded;
+                (self.guarded, self.bypassed) = (guarded, bypassed);
                 let mistaken = self.mistaken(call).map(|mistaken| Mistaken {
                     fails: mistaken.fails && !guarded,
                     ..mistaken
                 });
                 self.mistaken.extend(mistaken);
                 let units = different_units(call, self.counts);
-                self.units.extend(units.map(|(a, b)| (a, b, !guarded)));
+                self.units.extend(units.map(|(a, b)| (a, b, !bypassed)));
                 self.asks_type |= call.func_name == "type";
             }
             Expr::List(list) => list.elements.iter().for_each(|e| self.look(&e.expr)),
@@ -268,11 +275,12 @@ impl<'a> Fields<'a> {
                 let around = self.bound.len();
                 self.bound.push((&c.iter_var, item));
                 self.bound.extend(c.iter_var2.as_deref().map(|name| (name, Type::Any)));
-                let guarded = std::mem::replace(&mut self.guarded, true);
+                let around_it = (self.guarded, self.bypassed);
+                (self.guarded, self.bypassed) = (true, true);
                 for part in [&c.loop_cond, &c.loop_step, &c.result] {
                     self.look(&part.expr);
                 }
-                self.guarded = guarded;
+                (self.guarded, self.bypassed) = around_it;
                 self.bound.truncate(around);
             }
             // In the values of a map or a message nothing is looked for.

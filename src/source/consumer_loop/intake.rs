@@ -67,6 +67,9 @@ impl Loop {
                 tracing::warn!(pipeline = %self.name(), topic = message.topic(), partition = partition.index, "{error}");
                 if self.assignment.rewind(partition, offset) {
                     self.refused.went_back(partition);
+                    if let Some(transactions) = &mut self.transactions {
+                        transactions.went_back(partition);
+                    }
                     // Seek before the next record is looked at: what is queued belongs to the old log.
                     self.act();
                 }

@@ -160,6 +160,11 @@ fn halting(error: &TransactionError) -> Failure {
 }
 
 impl Transactions {
+    /// A partition's log went back: what was refused of the old one says nothing of the new.
+    pub(super) fn went_back(&mut self, partition: Partition) {
+        self.suspect.take_if(|suspect| suspect.input.0 == partition);
+    }
+
     /// Between commits.
     pub(super) fn interval(&self) -> Duration {
         self.parts.interval
