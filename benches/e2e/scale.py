@@ -82,9 +82,9 @@ def flat(size, records):
         yield user.encode(), value + text(prose[start : start + body])
 
 
-def pipelines(n, topics):
-    """A configuration of n pipelines that share the topics out."""
-    base = (HERE / "peers.toml").read_text(encoding="utf-8")
+def pipelines(n, topics, linger):
+    """A configuration of n pipelines that share the topics out, with this `linger.ms`."""
+    base = (HERE / "peers.toml").read_text(encoding="utf-8").replace('"linger.ms" = 5', f'"linger.ms" = {linger}')
     head, _, body = base.partition("[pipelines.events]")
     body = "[pipelines.events]" + body
     parts = [head]
@@ -123,14 +123,14 @@ def many_pipelines():
     for i, topic in enumerate(topics):
         records = records or list(rich(2))
         fill(topic, 2, records[i::10])
-    for n in (1, 3, 10):
+    for n, linger in ((1, 5), (3, 5), (10, 5), (10, 20)):
 
-        def go(n=n):
+        def go(n=n, linger=linger):
             E["GROUP"] = f"scale-{n}-{uuid.uuid4().hex[:8]}"
             with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-                file.write(pipelines(n, topics))
+                file.write(pipelines(n, topics, linger))
                 file.flush()
-                run(f"{n} pipelines", 190_000, CONFIG=file.name, IN_TOPIC=topics[0], PARTITIONS="2")
+                run(f"{n} pipelines, linger.ms {linger}", 190_000, CONFIG=file.name, IN_TOPIC=topics[0], PARTITIONS="2")
 
         yield go
 
