@@ -267,8 +267,7 @@ fn go(
         let stopped = tokio::time::timeout(limit, running.stop()).await.is_ok();
         if range.gone() > 0 {
             // The last commit may have been all that was missing of them.
-            let again = range.clone();
-            let _ = tokio::task::spawn_blocking(move || again.look_again()).await;
+            look_again(&range).await;
         }
         let done = match end {
             // Brokers that do not answer any more take nothing back.
@@ -342,9 +341,7 @@ async fn watch(running: &mut Running, name: &str, range: &Arc<Range>, total: i64
             return Ended::Done;
         }
         if stands_since.elapsed() >= STANDS && is_idle(&running.loops(name)) {
-            let range = range.clone();
-            // Brokers that do not answer now are asked again.
-            let _ = tokio::task::spawn_blocking(move || range.look_again()).await;
+            look_again(range).await;
             stands_since = Instant::now();
         }
     }
@@ -358,6 +355,12 @@ fn takes_no_more(loops: &[Arc<LoopState>]) -> bool {
 /// Whether nothing is in flight: what is may be done still, though it is gone from its topic.
 fn is_idle(loops: &[Arc<LoopState>]) -> bool {
     loops.iter().all(|state| state.get().in_flight_records == 0)
+}
+
+/// Looks what of the range is still there. Brokers that do not answer now are asked again.
+async fn look_again(range: &Arc<Range>) {
+    let range = range.clone();
+    let _ = tokio::task::spawn_blocking(move || range.look_again()).await;
 }
 
 async fn looked(range: &Arc<Range>) -> Option<i64> {

@@ -187,11 +187,9 @@ fn reload_replaces_what_changed_and_nothing_else() {
     bench.clean();
 }
 
-#[test]
-fn watched_files_are_taken_and_what_has_halted_is_tried_again() {
-    let Some(bench) = Bench::find("watched_files_are_taken_and_what_has_halted_is_tried_again") else {
-        return;
-    };
+/// Two pipelines of one topic, of which one has no place for dead letters: it halts at the first record that it cannot read. With their configuration
+/// as it would be mended, and the file as it is.
+fn safe_and_fragile(bench: &Bench) -> (Numbers<'_>, [PathBuf; 2], String, File) {
     let pipeline = |name| Pipeline {
         name,
         order: "key",
@@ -199,16 +197,28 @@ fn watched_files_are_taken_and_what_has_halted_is_tried_again() {
         writes: false,
     };
     let pipelines = [pipeline("safe"), pipeline("fragile")];
-    let numbers = Numbers::new(&bench, 2, &pipelines);
+    let numbers = Numbers::new(bench, 2, &pipelines);
     let configs = numbers.config(SHUTDOWN_TIMEOUT, &pipelines);
     let mended = std::fs::read_to_string(&configs[0]).unwrap();
-    // Without a place for dead letters a pipeline halts at the first record that it cannot read.
-    let fragile = mended[..mended.find("[pipelines.fragile.dead_letter]").unwrap()].to_owned();
     let file = File {
         path: configs[0].clone(),
-        first: fragile.clone(),
+        first: mended[..mended.find("[pipelines.fragile.dead_letter]").unwrap()].to_owned(),
     };
     file.write(&file.first);
+    (numbers, configs, mended, file)
+}
+
+fn fragile_has_halted(messina: &Messina) -> Option<()> {
+    let (ready, why) = messina.readiness()?;
+    (!ready && why.contains("fragile") && why.contains("halted: the first byte is")).then_some(())
+}
+
+#[test]
+fn watched_files_are_taken_and_what_has_halted_is_tried_again() {
+    let Some(bench) = Bench::find("watched_files_are_taken_and_what_has_halted_is_tried_again") else {
+        return;
+    };
+    let (numbers, configs, mended, file) = safe_and_fragile(&bench);
     let configs = configs.each_ref().map(|path| path as &Path);
     numbers.fill(100);
     numbers.send_bad(1);
@@ -218,10 +228,7 @@ fn watched_files_are_taken_and_what_has_halted_is_tried_again() {
             &format!("the pipeline to halt {times} times"),
             LONG,
             &[&messina],
-            || {
-                let (ready, why) = messina.readiness()?;
-                (!ready && why.contains("fragile") && why.contains("halted: the first byte is")).then_some(())
-            },
+            || fragile_has_halted(&messina),
         );
     };
     halted(1);
@@ -257,22 +264,7 @@ fn what_halts_while_a_configuration_waits_is_not_made_anew_with_it() {
     let Some(bench) = Bench::find("what_halts_while_a_configuration_waits_is_not_made_anew_with_it") else {
         return;
     };
-    let pipeline = |name| Pipeline {
-        name,
-        order: "key",
-        cache: None,
-        writes: false,
-    };
-    let pipelines = [pipeline("safe"), pipeline("fragile")];
-    let numbers = Numbers::new(&bench, 2, &pipelines);
-    let configs = numbers.config(SHUTDOWN_TIMEOUT, &pipelines);
-    let text = std::fs::read_to_string(&configs[0]).unwrap();
-    // Without a place for dead letters a pipeline halts at the first record that it cannot read.
-    let file = File {
-        path: configs[0].clone(),
-        first: text[..text.find("[pipelines.fragile.dead_letter]").unwrap()].to_owned(),
-    };
-    file.write(&file.first);
+    let (numbers, configs, _, file) = safe_and_fragile(&bench);
     let configs = configs.each_ref().map(|path| path as &Path);
     let messina = Messina::start_watching("messina", &configs);
     until("both to run", LONG, &[&messina], || messina.is_ready().then_some(()));
@@ -294,8 +286,7 @@ fn what_halts_while_a_configuration_waits_is_not_made_anew_with_it() {
     counted("rejected", 1.0);
     numbers.send_bad(1);
     until("the pipeline to halt", LONG, &[&messina], || {
-        let (ready, why) = messina.readiness()?;
-        (!ready && why.contains("fragile") && why.contains("halted: the first byte is")).then_some(())
+        fragile_has_halted(&messina)
     });
     // The attempt that may have begun before is over.
     counted("rejected", count(&messina, "rejected") + 1.0);

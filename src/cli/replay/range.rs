@@ -188,7 +188,7 @@ impl Range {
 mod tests {
     use rdkafka::ClientConfig;
     use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 
     use super::*;
 
@@ -242,12 +242,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_replay_is_done_where_the_partition_ends_before_its_last_record() {
+    /// A cluster with so many records in the topic, and its address.
+    fn cluster(records: usize) -> (MockCluster<'static, DefaultProducerContext>, String) {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic(TOPIC, 1, 1).unwrap();
         let brokers = cluster.bootstrap_servers();
-        produce(&brokers, 9, 10);
+        produce(&brokers, records, 10);
+        (cluster, brokers)
+    }
+
+    #[test]
+    fn a_replay_is_done_where_the_partition_ends_before_its_last_record() {
+        let (_cluster, brokers) = cluster(9);
         for (committed, done, gone) in [(5, 5, 0), (9, 10, 1)] {
             let range = range(&brokers, committed);
             assert_eq!((range.done(), range.gone()), (Ok(committed), 0));
@@ -258,10 +264,7 @@ mod tests {
 
     #[test]
     fn what_was_done_after_all_is_not_gone() {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic(TOPIC, 1, 1).unwrap();
-        let brokers = cluster.bootstrap_servers();
-        produce(&brokers, 8, 10);
+        let (_cluster, brokers) = cluster(8);
         let range = range(&brokers, 8);
         for (committed, gone) in [(8, 2), (10, 0)] {
             commit(&range, committed);
@@ -272,10 +275,7 @@ mod tests {
 
     #[test]
     fn a_replay_is_done_where_only_later_records_are_left() {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic(TOPIC, 1, 1).unwrap();
-        let brokers = cluster.bootstrap_servers();
-        produce(&brokers, 12, 10);
+        let (_cluster, brokers) = cluster(12);
         let range = range(&brokers, 9);
         range.look_again().unwrap();
         assert_eq!((range.done(), range.gone()), (Ok(9), 0), "the last record is there");

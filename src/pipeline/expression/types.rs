@@ -105,6 +105,32 @@ enum Kind {
 }
 
 impl Kind {
+    /// What an operator or function gives, whatever it is given.
+    fn given_by(function: &str) -> Option<Kind> {
+        Some(match function {
+            operators::EQUALS
+            | operators::NOT_EQUALS
+            | operators::LESS
+            | operators::LESS_EQUALS
+            | operators::GREATER
+            | operators::GREATER_EQUALS
+            | operators::LOGICAL_AND
+            | operators::LOGICAL_OR
+            | operators::LOGICAL_NOT
+            | operators::IN
+            | "bool"
+            | "startsWith"
+            | "endsWith"
+            | "contains" => Kind::Bool,
+            "string" => Kind::String,
+            "int" | "size" => Kind::Int,
+            "uint" => Kind::Uint,
+            "double" => Kind::Double,
+            "bytes" => Kind::Bytes,
+            _ => return None,
+        })
+    }
+
     fn of(ty: &Type) -> Option<Kind> {
         Some(match ty.non_null() {
             Type::Bool => Kind::Bool,
@@ -333,25 +359,7 @@ impl<'a> Fields<'a> {
             Expr::Call(call) => {
                 let arg = |i: usize| call.args.get(i).and_then(|arg| self.kind(&arg.expr));
                 match call.func_name.as_str() {
-                    operators::EQUALS
-                    | operators::NOT_EQUALS
-                    | operators::LESS
-                    | operators::LESS_EQUALS
-                    | operators::GREATER
-                    | operators::GREATER_EQUALS
-                    | operators::LOGICAL_AND
-                    | operators::LOGICAL_OR
-                    | operators::LOGICAL_NOT
-                    | operators::IN
-                    | "bool"
-                    | "startsWith"
-                    | "endsWith"
-                    | "contains" => Some(Kind::Bool),
-                    "string" => Some(Kind::String),
-                    "int" | "size" => Some(Kind::Int),
-                    "uint" => Some(Kind::Uint),
-                    "double" => Some(Kind::Double),
-                    "bytes" => Some(Kind::Bytes),
+                    name if let Some(kind) = Kind::given_by(name) => Some(kind),
                     operators::NEGATE => arg(0),
                     operators::ADD
                     | operators::SUBSTRACT
@@ -542,25 +550,14 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
         Expr::Call(call) => {
             let arg = |i: usize| call.args.get(i).and_then(|a| infer(&a.expr, inputs));
             match call.func_name.as_str() {
-                operators::EQUALS
-                | operators::NOT_EQUALS
-                | operators::LESS
-                | operators::LESS_EQUALS
-                | operators::GREATER
-                | operators::GREATER_EQUALS
-                | operators::LOGICAL_AND
-                | operators::LOGICAL_OR
-                | operators::LOGICAL_NOT
-                | operators::IN
-                | "bool"
-                | "startsWith"
-                | "endsWith"
-                | "contains"
-                | "matches" => Some(Type::Bool),
-                "string" => Some(Type::String),
-                "int" | "size" => Some(Type::Long),
-                "double" => Some(Type::Double),
-                "bytes" => Some(Type::Bytes),
+                name if let Some(kind) = Kind::given_by(name) => match kind {
+                    Kind::Bool => Some(Type::Bool),
+                    Kind::Int => Some(Type::Long),
+                    Kind::Double => Some(Type::Double),
+                    Kind::String => Some(Type::String),
+                    Kind::Bytes => Some(Type::Bytes),
+                    Kind::Uint | Kind::List | Kind::Map => None,
+                },
                 operators::CONDITIONAL => match (arg(1)?, arg(2)?) {
                     (Type::Null, t) | (t, Type::Null) => Some(t.nullable()),
                     (a, b) if a.non_null() == b.non_null() => Some(if a.is_nullable() || b.is_nullable() {

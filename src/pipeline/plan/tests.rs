@@ -317,12 +317,16 @@ async fn a_key_of_a_type_that_has_no_bytes_is_found() {
     }
 }
 
+fn filter_step(text: &str) -> String {
+    format!("[[pipelines.p.steps]]\nname = \"f\"\nfilter = \"{text}\"")
+}
+
 #[tokio::test]
 async fn operands_that_have_no_such_operator_are_found_in_their_place() {
     let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "total", "type": "double"},
         {"name": "name", "type": ["null", "string"]}]}"#;
     let filter = async |text: &str| {
-        let step = format!("[[pipelines.p.steps]]\nname = \"f\"\nfilter = \"{text}\"");
+        let step = filter_step(text);
         compiled(None, input, &step, OutputSchema::Appended).await
     };
     for good in [
@@ -395,7 +399,7 @@ async fn operands_that_have_no_such_operator_are_found_in_their_place() {
 async fn an_expression_for_several_versions_runs_with_each() {
     let version = |ty: &str| format!(r#"{{"type": "record", "name": "E", "fields": [{{"name": "v", "type": {ty}}}]}}"#);
     let told = async |ty: &str, text: &str| {
-        let step = format!("[[pipelines.p.steps]]\nname = \"f\"\nfilter = \"{text}\"");
+        let step = filter_step(text);
         let compiled = compiled(None, &version(ty), &step, OutputSchema::Appended)
             .await
             .unwrap();
@@ -429,8 +433,8 @@ async fn times_that_count_in_different_units_do_not_meet() {
         {"name": "day", "type": {"type": "int", "logicalType": "date"}}]}"#;
     let filter = async |text: &str| {
         let steps = format!(
-            "[[pipelines.p.steps]]\nname = \"s\"\nset = {{ clock = \"now()\" }}\n\
-             [[pipelines.p.steps]]\nname = \"f\"\nfilter = \"{text}\""
+            "[[pipelines.p.steps]]\nname = \"s\"\nset = {{ clock = \"now()\" }}\n{}",
+            filter_step(text)
         );
         found_with(None, input, &steps, OutputSchema::Appended).await
     };

@@ -81,14 +81,20 @@ async fn a_hit_ends_at_once_and_a_write_is_waited_for() {
     );
 }
 
-#[tokio::test]
-async fn what_is_known_to_be_missing_ends_as_the_step_says() {
+/// A bench that skips who is missing, and knows already that 404 is.
+async fn skips_404() -> Bench {
     let steps = cached().replace(
         "missing_ttl = \"1h\" }\n",
         "missing_ttl = \"1h\" }\non_missing = \"skip\"\n",
     );
     let mut bench = bench(&steps).await;
     ask_once(&mut bench, 404).await;
+    bench
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_missing_ends_as_the_step_says() {
+    let mut bench = skips_404().await;
     let event = bench.event(1, 404, "click", false);
     assert!(matches!(bench.runtime.advance(event, Instant::now()), Advance::Ended));
     assert!(matches!(bench.end(), How::Finished(Outcome::Skipped)));
@@ -125,12 +131,7 @@ async fn what_is_known_to_be_missing_is_one_hit_however_it_ends() {
 
 #[tokio::test]
 async fn a_skip_that_waits_for_its_turn_is_one_hit() {
-    let steps = cached().replace(
-        "missing_ttl = \"1h\" }\n",
-        "missing_ttl = \"1h\" }\non_missing = \"skip\"\n",
-    );
-    let mut bench = bench(&steps).await;
-    ask_once(&mut bench, 404).await;
+    let mut bench = skips_404().await;
     let mut turns = Turns::new(Order::Partition);
     let before = turns.next(0, None);
     let mut event = bench.event(1, 404, "click", false);

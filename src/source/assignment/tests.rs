@@ -470,17 +470,17 @@ fn a_drain_commits_and_then_unassigns() {
     assert_eq!(assignment.finished(ticket, 11), Ok(Completion::Counted));
     assert_eq!(actions(&mut assignment), []);
     assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Counted));
-    let position = Position {
-        offset: 12,
-        clock: 1001,
-    };
-    let expected = [
-        Action::Forget { partition: P, ticket },
-        Action::Commit(vec![(P, position)]),
-        Action::Unassign(vec![P, Q]),
-    ];
-    assert_eq!(actions(&mut assignment), expected);
+    assert_eq!(actions(&mut assignment), drained(ticket, 12, 1001, &[P, Q]));
     assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Stale));
+}
+
+/// What follows when P is drained: its commit, and the answer to the group for all that it takes back.
+fn drained(ticket: Ticket, offset: i64, clock: i64, revoked: &[Partition]) -> [Action; 3] {
+    [
+        Action::Forget { partition: P, ticket },
+        Action::Commit(vec![(P, Position { offset, clock })]),
+        Action::Unassign(revoked.to_vec()),
+    ]
 }
 
 #[test]
@@ -491,16 +491,7 @@ fn a_drain_does_not_wait_for_what_is_given_up_nor_commits_past_it() {
     assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
     assert_eq!(actions(&mut assignment), []);
     assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Counted));
-    let position = Position {
-        offset: 11,
-        clock: 1000,
-    };
-    let expected = [
-        Action::Forget { partition: P, ticket },
-        Action::Commit(vec![(P, position)]),
-        Action::Unassign(vec![P]),
-    ];
-    assert_eq!(actions(&mut assignment), expected);
+    assert_eq!(actions(&mut assignment), drained(ticket, 11, 1000, &[P]));
     // Nothing else is in flight.
     let (mut assignment, ticket) = running();
     assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
@@ -519,16 +510,7 @@ fn a_deadline_commits_what_is_finished_and_no_more() {
     assert_eq!(actions(&mut assignment), []);
     assert_eq!(assignment.next_deadline(), Some(deadline));
     assignment.tick(deadline);
-    let position = Position {
-        offset: 11,
-        clock: 1000,
-    };
-    let expected = [
-        Action::Forget { partition: P, ticket },
-        Action::Commit(vec![(P, position)]),
-        Action::Unassign(vec![P]),
-    ];
-    assert_eq!(actions(&mut assignment), expected);
+    assert_eq!(actions(&mut assignment), drained(ticket, 11, 1000, &[P]));
     assert_eq!(assignment.next_deadline(), None);
 }
 

@@ -25,6 +25,13 @@ use crate::source::read::{Read, read};
 /// Records of one partition that wait for a schema before it is paused; fewer where those of all could take half of the budget.
 const WAITING: usize = 64;
 
+/// One partition, as librdkafka is told of many.
+fn only(topic: &str, partition: i32) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    list.add_partition(topic, partition);
+    list
+}
+
 impl Loop {
     pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
         self.workers.take();
@@ -147,9 +154,11 @@ impl Loop {
             self.hold_until = patient_until;
             return;
         }
-        let mut list = TopicPartitionList::new();
-        list.add_partition(&self.topics[usize::from(partition.topic)], partition.index);
-        match self.parts.consumer.pause(&list) {
+        match self
+            .parts
+            .consumer
+            .pause(&only(&self.topics[usize::from(partition.topic)], partition.index))
+        {
             Ok(()) => {
                 held.waits = true;
                 self.parts.runtime.metrics.pauses.inc();
@@ -164,8 +173,7 @@ impl Loop {
         if self.paused {
             return;
         }
-        let mut list = TopicPartitionList::new();
-        list.add_partition(self.topic(partition), partition.index);
+        let list = only(self.topic(partition), partition.index);
         if let Err(error) = self.parts.consumer.resume(&list) {
             self.note_error(format!("resume: {error}"));
         }
@@ -173,8 +181,7 @@ impl Loop {
 
     /// What a replay does not take is not fetched on.
     fn leave_alone(&self, message: &BorrowedMessage<'_>) {
-        let mut list = TopicPartitionList::new();
-        list.add_partition(message.topic(), message.partition());
+        let list = only(message.topic(), message.partition());
         if let Err(error) = self.parts.consumer.pause(&list) {
             tracing::debug!(pipeline = %self.name(), "not paused: {error}");
         }

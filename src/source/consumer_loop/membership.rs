@@ -264,10 +264,11 @@ impl Loop {
             let mut attempt = 0;
             let ends = all_ends(&*consumer, anew.clone(), || {
                 attempt += 1;
-                if attempt < ATTEMPTS_AT_ENDS && !answer.is_closed() {
-                    std::thread::sleep(backoff.delay(attempt - 1, random.rotate_left(attempt)));
+                if attempt >= ATTEMPTS_AT_ENDS || answer.is_closed() {
+                    return false;
                 }
-                attempt < ATTEMPTS_AT_ENDS && !answer.is_closed()
+                std::thread::sleep(backoff.delay(attempt - 1, random.rotate_left(attempt)));
+                !answer.is_closed()
             });
             let unknown: Vec<_> = anew
                 .iter()

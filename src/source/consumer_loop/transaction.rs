@@ -165,6 +165,11 @@ impl Transactions {
         self.suspect.take_if(|suspect| suspect.input.0 == partition);
     }
 
+    /// Whether offsets are to be committed, be there records with them or none. Asked once: what a commit does not carry now is noted again.
+    fn has_offsets(&mut self) -> bool {
+        std::mem::take(&mut self.offsets_only) || !self.leaving.is_empty()
+    }
+
     /// Between commits.
     pub(super) fn interval(&self) -> Duration {
         self.parts.interval
@@ -211,7 +216,7 @@ impl Loop {
         let Some(this) = self.transactions.as_mut().filter(|this| this.is_idle()) else {
             return;
         };
-        let must = std::mem::take(&mut this.offsets_only) || !this.leaving.is_empty();
+        let must = this.has_offsets();
         match this.tally.next(now, hurry, must) {
             Step::Commit => self.commit_transaction(),
             Step::Abort => self.abort_transaction("an event did not finish"),
@@ -432,7 +437,7 @@ impl Loop {
             return false;
         }
         let unfinished = this.tally.unfinished();
-        let must = std::mem::take(&mut this.offsets_only) || !this.leaving.is_empty();
+        let must = this.has_offsets();
         match this.tally.next(now, true, must) {
             Step::Commit => self.commit_transaction(),
             Step::Abort => self.abort_transaction("an event did not finish"),
