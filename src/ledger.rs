@@ -84,6 +84,8 @@ pub struct Ledger {
     first: Option<i64>,
     last_admitted: Option<i64>,
     committed: Option<i64>,
+    /// The log went back, and the group's offset has not gone back with it yet.
+    rewound: bool,
     in_flight: usize,
 }
 
@@ -109,6 +111,7 @@ impl Ledger {
             first: None,
             last_admitted: None,
             committed,
+            rewound: false,
             in_flight: 0,
         }
     }
@@ -122,6 +125,17 @@ impl Ledger {
             next: Some(offset),
             first: Some(offset),
             ..Ledger::new(None, i64::MIN)
+        }
+    }
+
+    /// A ledger of a log that went back to `offset`, which is committable before any record: the group's offset, which may be above, is of a log that
+    /// is no more. `clock` is the last write timestamp that was handed out in that one.
+    pub fn rewound(offset: i64, clock: i64) -> Ledger {
+        Ledger {
+            next: Some(offset),
+            first: Some(offset),
+            rewound: true,
+            ..Ledger::new(None, clock)
         }
     }
 
@@ -212,6 +226,7 @@ impl Ledger {
     /// Notes that the broker acknowledged the commit of `offset`. Acknowledgements may come late and out of order.
     pub fn committed(&mut self, offset: i64) {
         self.committed = self.committed.max(Some(offset));
+        self.rewound = false;
     }
 
     /// Records admitted and not finished.
@@ -233,6 +248,11 @@ impl Ledger {
     /// Where to begin again so that everything runs that is not committed, finished or not; `None` as long as no offset is known.
     pub fn uncommitted(&self) -> Option<i64> {
         self.committed.or(self.first)
+    }
+
+    /// Whether the log went back and nothing is committed since: the group's offset, if above [`Ledger::uncommitted`], is of a log that is no more.
+    pub fn is_rewound(&self) -> bool {
+        self.rewound
     }
 
     /// The highest offset admitted in this assignment.

@@ -262,6 +262,18 @@ fn where_a_new_group_begins_is_committed_before_any_record() {
 }
 
 #[test]
+fn where_a_log_went_back_to_is_committed_before_any_record() {
+    let mut ledger = Ledger::rewound(3, 7000);
+    let offset = 3;
+    assert_eq!(ledger.committable(), Some(Position { offset, clock: 7000 }));
+    assert!(ledger.is_rewound());
+    assert_eq!(ledger.admit(3, None), Ok(7001));
+    ledger.committed(3);
+    assert!(!ledger.is_rewound());
+    assert_eq!((ledger.committable(), ledger.uncommitted()), (None, Some(3)));
+}
+
+#[test]
 fn a_clock_at_its_end_is_an_error() {
     let mut ledger = Ledger::new(Some(0), i64::MAX);
     assert_eq!(

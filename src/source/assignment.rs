@@ -31,9 +31,11 @@ mod interface;
 #[derive(Debug)]
 enum State {
     Unassigned,
-    /// `floor` is the lowest offset that was returned and is not finished: fetching must not start above it.
+    /// `floor` is the lowest offset that was returned and is not finished: fetching must not start above it. `rewound` is the write clock of a log that
+    /// went back, of which the group has not heard: its offset counts only below `floor`.
     Starting {
         floor: Option<i64>,
+        rewound: Option<i64>,
     },
     /// The loop is to start fetching at `from`. What is returned before that comes from elsewhere, and is refused.
     Ready {
@@ -99,13 +101,17 @@ impl Assignment {
             let Some(slot) = self.slot_or_new(partition) else {
                 continue;
             };
-            let floor = match &self.places[slot as usize].state {
-                State::Unassigned => None,
-                State::Starting { floor } | State::Ready { from: floor, .. } => *floor,
-                State::Running(ledger) | State::Draining(ledger) => ledger.position().map(|position| position.offset),
+            let (floor, rewound) = match &self.places[slot as usize].state {
+                State::Unassigned => (None, None),
+                State::Starting { floor, rewound } => (*floor, *rewound),
+                State::Ready { ledger, from } => (*from, clock_of_rewound(ledger)),
+                State::Running(ledger) | State::Draining(ledger) => (
+                    ledger.position().map(|position| position.offset),
+                    clock_of_rewound(ledger),
+                ),
             };
             self.end(slot);
-            starting.push((partition, self.begin(slot, State::Starting { floor })));
+            starting.push((partition, self.begin(slot, State::Starting { floor, rewound })));
         }
         if !starting.is_empty() {
             self.actions.push_back(Action::FetchCommitted(starting));
@@ -116,22 +122,36 @@ impl Assignment {
     /// The group's committed offset of a starting partition is known (`None`: there is none), with the clock from its metadata
     /// (`i64::MIN` if that held none). The partition runs once its `Start` is taken. Answers for an assignment that is over change nothing.
     pub fn started(&mut self, ticket: Ticket, committed: Option<i64>, clock: i64) {
-        self.ready(ticket, |floor| (Ledger::new(committed, clock), committed.or(floor)));
+        self.ready(ticket, |floor, rewound| {
+            let clock = rewound.map_or(clock, |own| own.max(clock));
+            match (floor, committed) {
+                (Some(floor), Some(committed)) if rewound.is_some() && floor < committed => {
+                    (Ledger::rewound(floor, clock), Some(floor))
+                }
+                _ => (Ledger::new(committed, clock), committed.or(floor)),
+            }
+        });
     }
 
     /// The same where the group has no offset and would begin at the end, which is at `end` now: that is committable at once.
     pub fn started_at_end(&mut self, ticket: Ticket, end: i64) {
-        self.ready(ticket, |floor| {
+        self.ready(ticket, |floor, rewound| {
             let from = floor.unwrap_or(end);
-            (Ledger::beginning(from), Some(from))
+            let ledger = match rewound {
+                Some(clock) => Ledger::rewound(from, clock),
+                None => Ledger::beginning(from),
+            };
+            (ledger, Some(from))
         });
     }
 
-    fn ready(&mut self, ticket: Ticket, start: impl FnOnce(Option<i64>) -> (Ledger, Option<i64>)) {
+    fn ready(&mut self, ticket: Ticket, start: impl FnOnce(Option<i64>, Option<i64>) -> (Ledger, Option<i64>)) {
         let writes = self.writes;
         let Some(place) = self.current(ticket) else { return };
-        let State::Starting { floor } = place.state else { return };
-        let (ledger, from) = start(floor);
+        let State::Starting { floor, rewound } = place.state else {
+            return;
+        };
+        let (ledger, from) = start(floor, rewound);
         let ledger = ledger.with_writes(writes);
         place.state = State::Ready { ledger, from };
         let partition = place.partition;
@@ -245,8 +265,10 @@ impl Assignment {
                 })
             }
             // It starts at the group's own offset, or at that which the group is told, in any case.
-            State::Ready { ledger, .. } if ledger.uncommitted().is_some() => Ok(Intake::Refused),
-            State::Starting { floor } | State::Ready { from: floor, .. } => {
+            State::Ready { ledger, .. } if ledger.uncommitted().is_some() && !ledger.is_rewound() => {
+                Ok(Intake::Refused)
+            }
+            State::Starting { floor, .. } | State::Ready { from: floor, .. } => {
                 *floor = Some(floor.map_or(offset, |floor| floor.min(offset)));
                 Ok(Intake::Refused)
             }
@@ -299,8 +321,9 @@ impl Assignment {
         let Some(position) = ledger.position() else {
             return false;
         };
-        let from = Some(offset.min(position.offset));
-        let ledger = Ledger::new(None, ledger.clock()).with_writes(self.writes);
+        let from = offset.min(position.offset);
+        let ledger = Ledger::rewound(from, ledger.clock()).with_writes(self.writes);
+        let from = Some(from);
         self.end(slot);
         let ticket = self.begin(slot, State::Ready { ledger, from });
         self.actions.push_back(Action::Start {
@@ -311,18 +334,35 @@ impl Assignment {
         true
     }
 
+    /// Whether [`Assignment::rewind`] to `offset` repeats records that are finished: it starts at the first unfinished one if that is before.
+    pub fn repeats(&self, partition: Partition, offset: i64) -> bool {
+        match self.place(partition).map(|place| &place.state) {
+            Some(State::Running(ledger)) => {
+                ledger.span() > ledger.in_flight() && ledger.first_unfinished().is_some_and(|first| first < offset)
+            }
+            _ => false,
+        }
+    }
+
     /// Nothing that was done since the last commit counts: running partitions start anew from the group's offset, draining ones end
-    /// without a commit.
+    /// without a commit, and those that have drained leave without one.
     pub fn restart(&mut self) {
+        self.actions.retain(|action| !matches!(action, Action::Commit(_)));
         let mut starting = Vec::new();
         for slot in 0..self.places.len() as u32 {
             let place = &self.places[slot as usize];
             let partition = place.partition;
             match &place.state {
                 State::Running(ledger) => {
-                    let floor = ledger.uncommitted();
+                    let (floor, rewound) = (ledger.uncommitted(), clock_of_rewound(ledger));
                     self.end(slot);
-                    starting.push((partition, self.begin(slot, State::Starting { floor })));
+                    starting.push((partition, self.begin(slot, State::Starting { floor, rewound })));
+                }
+                // It was to start where nothing of the old log is unfinished; now that may be above the group's offset.
+                State::Ready { ledger, from } if ledger.is_rewound() => {
+                    let (floor, rewound) = (*from, clock_of_rewound(ledger));
+                    self.end(slot);
+                    starting.push((partition, self.begin(slot, State::Starting { floor, rewound })));
                 }
                 State::Draining(_) => self.end(slot),
                 State::Unassigned | State::Starting { .. } | State::Ready { .. } => {}
@@ -504,6 +544,11 @@ impl Assignment {
         });
         Some(slot)
     }
+}
+
+/// The write clock of a log that went back, until the group's offset has gone back with it.
+fn clock_of_rewound(ledger: &Ledger) -> Option<i64> {
+    ledger.is_rewound().then(|| ledger.clock())
 }
 
 #[cfg(test)]

@@ -423,6 +423,8 @@ impl Loop {
 
             let now = Instant::now();
             self.write_what_is_due(now);
+            // A transaction carries the offsets of what has drained, or an abort withdraws them.
+            self.act();
             self.transact(now);
             if now >= next_commit {
                 self.commit();
@@ -439,6 +441,7 @@ impl Loop {
             }
             self.abort_what_does_not_drain(now);
             self.assignment.tick(now);
+            self.act();
             self.leave_at_last(now);
             if let Some(end) = self.end(now) {
                 return end;

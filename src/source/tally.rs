@@ -96,6 +96,12 @@ impl Tally {
         self.next_spoiled |= transaction == self.admitting && self.admitting > self.open;
     }
 
+    /// What was published since the last commit must not stand.
+    pub fn spoil_all(&mut self) {
+        self.spoil(self.open);
+        self.spoil(self.admitting);
+    }
+
     /// What is to be done. `hurry` cuts before the interval is over; `must` asks for a commit although nothing was taken in.
     pub fn next(&mut self, now: Instant, hurry: bool, must: bool) -> Step {
         if self.spoiled {

@@ -835,3 +835,98 @@ fn nothing_is_taken_in_before_its_start_is_taken() {
     assert!(!taken.iter().any(|action| matches!(action, Action::Commit(_))));
     assert_eq!(assignment.held().count(), 0);
 }
+
+/// The next fetch and its ticket, with what came before it.
+fn fetch(assignment: &mut Assignment) -> Ticket {
+    let fetched = actions(assignment).into_iter().find_map(|action| match action {
+        Action::FetchCommitted(list) => Some(list[0].1),
+        _ => None,
+    });
+    fetched.expect("offsets are fetched")
+}
+
+/// Where the partition starts.
+fn start(assignment: &mut Assignment) -> Option<i64> {
+    match actions(assignment)[..] {
+        [Action::Start { from, .. }] => from,
+        ref other => panic!("no start: {other:?}"),
+    }
+}
+
+#[test]
+fn a_restart_withdraws_the_commit_of_what_has_drained() {
+    let (mut assignment, ticket) = running();
+    assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
+    for offset in [10, 11] {
+        assert_eq!(assignment.finished(ticket, offset), Ok(Completion::Counted));
+    }
+    assignment.restart();
+    let left = actions(&mut assignment);
+    assert_eq!(
+        left,
+        [Action::Forget { partition: P, ticket }, Action::Unassign(vec![P])]
+    );
+}
+
+/// The group's offset is of a log that is no more, and is not committed over yet.
+#[test]
+fn a_log_that_went_back_is_restarted_where_it_went_back_to() {
+    for (taken, admitted) in [(false, false), (true, false), (true, true)] {
+        let mut assignment = Assignment::new();
+        assignment.assigned(&[P]);
+        let ticket = fetch(&mut assignment);
+        assignment.started(ticket, Some(1000), i64::MIN);
+        actions(&mut assignment);
+        assert!(assignment.admit(P, 1000, Some(7)).is_ok());
+        assert!(assignment.rewind(P, 0));
+        if taken {
+            actions(&mut assignment);
+        }
+        if admitted {
+            assert!(matches!(assignment.admit(P, 0, None), Ok(Intake::Admitted { .. })));
+        }
+        assignment.restart();
+        let ticket = fetch(&mut assignment);
+        assignment.started(ticket, Some(1000), 5);
+        assert_eq!(start(&mut assignment), Some(0), "{taken} {admitted}");
+        let Ok(Intake::Admitted { timestamp, .. }) = assignment.admit(P, 0, None) else {
+            panic!("it runs");
+        };
+        assert!(timestamp > 7000, "{timestamp}: what the old log wrote would win");
+        // Once that is committed, the group's offset is what counts.
+        assignment.committed(ticket, 0);
+        assignment.restart();
+        let ticket = fetch(&mut assignment);
+        assignment.started(ticket, Some(3), 5);
+        assert_eq!(start(&mut assignment), Some(3));
+    }
+}
+
+#[test]
+fn a_log_that_went_back_above_the_groups_offset_is_restarted_there() {
+    for taken in [false, true] {
+        let (mut assignment, ticket) = running();
+        for offset in [10, 11] {
+            assert_eq!(assignment.finished(ticket, offset), Ok(Completion::Counted));
+        }
+        assert!(!assignment.repeats(P, 11));
+        assert!(assignment.rewind(P, 11));
+        if taken {
+            actions(&mut assignment);
+        }
+        assignment.restart();
+        let ticket = fetch(&mut assignment);
+        assignment.started(ticket, Some(10), i64::MIN);
+        assert_eq!(start(&mut assignment), Some(10), "what finished was thrown away");
+    }
+}
+
+#[test]
+fn what_finished_behind_an_unfinished_record_is_repeated_unless_it_is_gone() {
+    let (mut assignment, ticket) = running();
+    assert!(!assignment.repeats(P, 11), "nothing is finished");
+    assert_eq!(assignment.finished(ticket, 11), Ok(Completion::Counted));
+    assert_eq!([10, 11].map(|offset| assignment.repeats(P, offset)), [false, true]);
+    assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Counted));
+    assert!(!assignment.repeats(P, 11), "nothing is unfinished");
+}

@@ -49,13 +49,13 @@ impl Loop {
     }
 
     pub(super) fn ended(&mut self, Completion { mut event, how }: Completion, now: Instant) {
-        let finished = matches!(how, How::Finished(_));
+        let mut finished = false;
         if event.span.is_some() {
             self.end_span(&mut event, &how, now);
         }
         match how {
             How::Finished(outcome) => {
-                self.count(&event, outcome, now);
+                finished = self.count(&event, outcome, now);
             }
             How::Abandoned => {}
             How::Undelivered(failure) => {
@@ -178,13 +178,14 @@ impl Loop {
         }
     }
 
-    pub(super) fn count(&mut self, event: &Event, outcome: Outcome, now: Instant) {
+    /// Whether its offset counts: that of an assignment which is over does not, so the record runs again.
+    pub(super) fn count(&mut self, event: &Event, outcome: Outcome, now: Instant) -> bool {
         match self.assignment.finished(event.origin.ticket, event.origin.offset) {
             Ok(Counted::Counted) => {}
-            Ok(Counted::Stale) => return,
+            Ok(Counted::Stale) => return false,
             Err(error) => {
                 self.halt(Failure::fatal("internal", error.to_string()));
-                return;
+                return false;
             }
         }
         let metrics = &self.parts.runtime.metrics;
@@ -209,5 +210,6 @@ impl Loop {
             tracing::error!(pipeline = %self.name(), "{message}");
             self.note_error(message);
         }
+        true
     }
 }

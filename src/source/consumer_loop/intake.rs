@@ -72,10 +72,11 @@ impl Loop {
             Ok(Intake::Refused) => return,
             Err(error @ LedgerError::Behind { .. }) => {
                 tracing::warn!(pipeline = %self.name(), topic = message.topic(), partition = partition.index, "{error}");
+                let repeats = self.assignment.repeats(partition, offset);
                 if self.assignment.rewind(partition, offset) {
                     self.refused.went_back(partition);
                     if let Some(transactions) = &mut self.transactions {
-                        transactions.went_back(partition);
+                        transactions.went_back(partition, repeats);
                     }
                     // Seek before the next record is looked at: what is queued belongs to the old log.
                     self.act();

@@ -629,6 +629,28 @@ fn where_an_idle_partition_begins_at_its_end_is_committed_by_one_transaction() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
+/// What was published of a partition that leaves would come again from its next owner, if its offset were left for a transaction that then dies.
+#[test]
+fn what_a_drain_has_published_is_committed_with_where_it_came_from() {
+    let cluster = cluster(2);
+    cluster.create_topic("out", 1, 1).unwrap();
+    let load = Load::at(&cluster.bootstrap_servers());
+    let toml = TOML.replace("order = \"none\"", "order = \"none\"\ndelivery = \"exactly_once\"");
+    let latency = Duration::from_secs(8);
+    let bench = Bench::run(cluster, latency, Duration::from_secs(60), toml + OUTPUT);
+    (0..2).for_each(|partition| load.send(partition));
+    until("the records", || bench.metrics.received.get() == 2);
+    let other = member(&bench.cluster.bootstrap_servers());
+    until("the other member to have a partition", || {
+        let _ = other.poll(Duration::from_millis(10));
+        other.assignment().unwrap().count() > 0
+    });
+    assert_eq!(bench.store.writes().len(), 2, "given back before it was drained");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(bench.metrics.transactions_committed.get(), 1);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
 #[test]
 fn a_partition_without_a_leader_keeps_no_other_from_starting_where_a_group_begins_at_the_end() {
     let cluster = cluster(2);

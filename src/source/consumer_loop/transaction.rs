@@ -160,9 +160,13 @@ fn halting(error: &TransactionError) -> Failure {
 }
 
 impl Transactions {
-    /// A partition's log went back: what was refused of the old one says nothing of the new.
-    pub(super) fn went_back(&mut self, partition: Partition) {
+    /// A partition's log went back: what was refused of the old one says nothing of the new. Where records `repeat` that have finished, what they
+    /// published must not stand.
+    pub(super) fn went_back(&mut self, partition: Partition, repeats: bool) {
         self.suspect.take_if(|suspect| suspect.input.0 == partition);
+        if repeats {
+            self.tally.spoil_all();
+        }
     }
 
     /// Whether offsets are to be committed, be there records with them or none. Asked once: what a commit does not carry now is noted again.
