@@ -5,6 +5,7 @@
 
 mod build;
 mod check;
+mod launch;
 mod memory;
 mod output;
 mod probe;
@@ -16,42 +17,37 @@ mod stop;
 mod threads;
 
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::breaker::gate::Gate;
 use crate::config::{self, Config, Diagnostics, Sources};
 use crate::custom::CustomSteps;
 use crate::kafka::login::Logins;
-use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::NotPrepared;
 use crate::reference::References;
 use crate::registry::Registry;
-use crate::sink;
 use crate::source::bounds::Bounds;
-use crate::source::consumer_loop::{self, End};
+use crate::source::consumer_loop::End;
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::sentry::{Report, Sentry, SentryOptions};
+use crate::telemetry::sentry::{Sentry, SentryOptions};
 use crate::telemetry::traces::{Tracer, TracerOptions};
 
-use build::{AllSampled, Built, Common, LoopContext};
+use build::{AllSampled, Common};
 pub use check::{check_online, findings_to_diagnostics};
-use output::SharedOutput;
+use launch::RunningPipeline;
 use probe::AppProbe;
 pub use references::reference_shape;
 pub use reload::Taken;
 use services::Services;
-use threads::{LoopThread, Threads};
+use threads::Threads;
 
 /// What closing consumers and HTTP may take beyond `shutdown_timeout`.
 pub(crate) const GRACE: Duration = Duration::from_secs(15);
@@ -165,53 +161,6 @@ impl StopSummary {
         self.pipelines
             .iter()
             .all(|p| p.ends.iter().all(|e| matches!(e, End::Drained)) && p.undelivered == 0)
-    }
-}
-
-/// One pipeline that runs.
-struct RunningPipeline {
-    name: String,
-    /// Its memory, in bytes.
-    share: usize,
-    output: Arc<SharedOutput>,
-    loops: Vec<JoinHandle<End>>,
-    /// Loops that have not ended.
-    alive: Arc<AtomicUsize>,
-    stop: watch::Sender<bool>,
-}
-
-impl RunningPipeline {
-    fn has_ended(&self) -> bool {
-        self.alive.load(Ordering::Acquire) == 0
-    }
-
-    /// Leaves the loops that have not ended to themselves. What they have not committed runs again.
-    fn give_up(&mut self) {
-        self.loops.retain(JoinHandle::is_finished);
-    }
-
-    /// Waits for its loops, which have been told to stop, and delivers what is queued.
-    async fn join(self, deadline: Instant) -> PipelineEnd {
-        let mut ends = Vec::new();
-        for of_loop in self.loops {
-            // Its panics are caught: only a runtime that is gone takes a loop along.
-            let gone = |_| End::Halted(Failure::fatal("internal", "the runtime of the loop has ended"));
-            ends.push(of_loop.await.unwrap_or_else(gone));
-        }
-        let output = self.output;
-        let flush = move || {
-            let left = deadline.saturating_duration_since(Instant::now());
-            output.producer().map_or(0, |producer| {
-                let undelivered = sink::flush(&producer, left);
-                producer.close_statistics();
-                undelivered
-            })
-        };
-        PipelineEnd {
-            pipeline: self.name,
-            ends,
-            undelivered: tokio::task::spawn_blocking(flush).await.unwrap_or_default(),
-        }
     }
 }
 
@@ -428,29 +377,6 @@ async fn begin(
     Ok(running)
 }
 
-/// The life of one consumer: the session of its thread, then the loop.
-async fn run_loop(
-    config: &Config,
-    thread: &LoopThread,
-    prepared_by: Option<Arc<AnyStore>>,
-    credentials: watch::Receiver<()>,
-    mut make: build::MakeParts,
-    stop: watch::Receiver<bool>,
-    state: &LoopState,
-) -> End {
-    let store = match services::store_of_thread(config, thread, prepared_by, credentials, stop.clone(), state).await {
-        Ok(store) => store,
-        Err(end) => return end,
-    };
-    let context = LoopContext {
-        stop,
-        io: thread.io.clone(),
-        store,
-        rest: Arc::new(thread.rest()),
-    };
-    consumer_loop::run_and_rebuild(|| make(context.clone())).await
-}
-
 impl Running {
     /// What can be read again, at SIGHUP.
     pub fn reload(&self) -> Reload {
@@ -496,90 +422,6 @@ impl Running {
         }
     }
 
-    /// Starts the loops of a pipeline. One whose thread cannot be started is shown as halted.
-    fn launch(&mut self, built: Built) -> Result<(), StartError> {
-        let Built {
-            share,
-            output,
-            parts,
-            known,
-            sink,
-            sampled,
-        } = built;
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let (name, states) = (known.name.clone(), known.loops.clone());
-        shared.pipelines.push(known);
-        // By name, however often they are replaced.
-        shared.pipelines.sort_by(|one, other| one.name.cmp(&other.name));
-        shared.breakers.push(sink);
-        drop(shared);
-        let mut all = self.sampled.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(name.clone(), sampled);
-        drop(all);
-        // Those before it have ended, and their breaker with them.
-        self.metrics.halted.of([&name]).set(0);
-        self.metrics.breaker_state.of([&build::sink_gate(&name)]).set(0);
-        if let Some(pipeline) = self.config.pipelines.get(&name) {
-            let limit = *pipeline.max_in_flight as i64;
-            self.metrics.max_in_flight.of([&name]).set(limit);
-        }
-        let (stop, stopped) = watch::channel(false);
-        let alive = Arc::new(AtomicUsize::new(parts.len()));
-        let mut loops = Vec::new();
-        let mut launched = Ok(());
-        for (number, (make, state)) in parts.into_iter().zip(states).enumerate() {
-            let tell = Tell {
-                alive: alive.clone(),
-                ended: self.ended.0.clone(),
-            };
-            let (stop, kept, of_loop) = (stopped.clone(), stopped.clone(), state.clone());
-            let (config, store, metrics, sentry) = (
-                self.config.clone(),
-                self.common.services.store.clone(),
-                self.metrics.clone(),
-                self.common.sentry.clone(),
-            );
-            let credentials = self.common.services.credentials.subscribe();
-            let pipeline = name.clone();
-            let thread = match self.threads.next(&self.metrics) {
-                Ok(thread) => thread,
-                // The others run, and can be stopped.
-                Err(error) => {
-                    let why = format!("cannot start a thread: {error}");
-                    let (sentry, failure) = (self.common.sentry.as_deref(), Failure::fatal("thread", why.clone()));
-                    tell_halted(&self.metrics, sentry, &name, &state, &failure);
-                    launched = Err(StartError::Process(why));
-                    continue;
-                }
-            };
-            tracing::debug!(pipeline, consumer = number, thread = thread.name(), "a consumer starts");
-            state.runs_on(thread.name());
-            let io = thread.io.clone();
-            loops.push(io.spawn(async move {
-                let _tell = tell;
-                let end = caught(run_loop(&config, &thread, store, credentials, make, stop, &of_loop)).await;
-                // Before anybody hears of it: the place is free.
-                drop(thread);
-                // One that was given up has a successor under its name.
-                if let End::Halted(failure) = &end
-                    && kept.has_changed().is_ok()
-                {
-                    tell_halted(&metrics, sentry.as_deref(), &pipeline, &of_loop, failure);
-                }
-                end
-            }));
-        }
-        self.pipelines.push(RunningPipeline {
-            name,
-            share,
-            output,
-            loops,
-            alive,
-            stop,
-        });
-        launched
-    }
-
     /// Returns when every loop has ended by itself: nothing is left to run.
     pub async fn all_halted(&mut self) {
         while !self.pipelines.iter().all(RunningPipeline::has_ended) {
@@ -614,50 +456,6 @@ impl Running {
     }
 }
 
-/// How a loop ends; a panic is one of the ways, told like the others.
-async fn caught(run: impl Future<Output = End>) -> End {
-    // What it worked on is dropped with it.
-    let ended = AssertUnwindSafe(run).catch_unwind().await;
-    ended.unwrap_or_else(|_| End::Halted(Failure::fatal("panic", "it panicked")))
-}
-
-/// Says of a loop that it does not go on.
-fn tell_halted(metrics: &Metrics, sentry: Option<&Sentry>, pipeline: &str, state: &LoopState, failure: &Failure) {
-    metrics.halted.of([pipeline]).inc();
-    let stage = failure.stage();
-    let class = failure.class.as_str();
-    if let Some(sentry) = sentry {
-        // Where a record was the cause it has been reported with its topic, and this is one more of the kind.
-        sentry.report(Report {
-            pipeline,
-            step: stage,
-            class,
-            level: ::sentry::Level::Fatal,
-            topic: None,
-            error: &failure.message,
-        });
-    }
-    if state.halted(&failure.to_string()) {
-        // Before its first round, or between two consumers, or by a panic.
-        metrics.failures_total.of([pipeline, stage, class, "fatal"]).inc();
-        tracing::error!(pipeline, reason = failure.reason, "pipeline halted: {failure}");
-    }
-}
-
-/// Tells, when it is dropped, that a loop has ended.
-struct Tell {
-    alive: Arc<AtomicUsize>,
-    ended: mpsc::UnboundedSender<()>,
-}
-
-impl Drop for Tell {
-    fn drop(&mut self) {
-        self.alive.fetch_sub(1, Ordering::Release);
-        // Whoever waits for it may have gone.
-        let _ = self.ended.send(());
-    }
-}
-
 /// A client of the configuration's schema registry; nothing is asked yet.
 ///
 /// # Errors
@@ -686,45 +484,4 @@ fn in_words(error: NotPrepared) -> String {
 /// Findings as the diagnostics that `check` prints.
 pub(crate) fn config_error(findings: Vec<Finding>, sources: &Sources) -> StartError {
     StartError::Config(findings_to_diagnostics(findings, sources))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_panic_halts_a_loop_and_is_counted_like_any_halt() {
-        let metrics = Metrics::new().unwrap();
-        let state = LoopState::default();
-        let End::Halted(failure) = caught(async { panic!("a bug") }).await else {
-            panic!("it did not halt");
-        };
-        tell_halted(&metrics, None, "p", &state, &failure);
-        assert_eq!(state.get().halted.as_deref(), Some("it panicked"));
-        assert_eq!(metrics.halted.of(["p"]).get(), 1);
-        let counted = metrics.failures_total.of(["p", "panic", "fatal", "fatal"]).get();
-        assert_eq!(counted, 1);
-        assert!(matches!(caught(async { End::Drained }).await, End::Drained));
-    }
-
-    #[test]
-    fn a_halt_without_a_record_is_reported_once() {
-        let metrics = Metrics::new().unwrap();
-        let options = SentryOptions {
-            // Nobody listens there.
-            dsn: "http://public@127.0.0.1:9/1".to_owned(),
-            environment: None,
-            sample_rate: 1.0,
-            every: Duration::from_secs(60),
-            flush: Duration::from_millis(200),
-        };
-        let sentry = Sentry::init(options, Breadcrumbs::default(), &metrics).unwrap();
-        let fenced = Failure::fatal("transaction", "the producer was fenced");
-        for state in [LoopState::default(), LoopState::default()] {
-            tell_halted(&metrics, Some(&sentry), "p", &state, &fenced);
-        }
-        drop(sentry);
-        let events = |outcome: &str| metrics.sentry_events_total.of([outcome]).get();
-        assert_eq!((events("sent"), events("suppressed")), (1, 1));
-    }
 }

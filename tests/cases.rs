@@ -170,6 +170,39 @@ fn of_two_pipelines_of_one_topic_each_is_judged_by_its_own_outputs() {
 }
 
 #[test]
+fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
+    let head = "config = [\"stuck.toml\"]\nschemas = { a = \"schemas/navigation.avsc\", b = \"schemas/navigation.avsc\" }\n\
+        [tables]\nprofiles = \"user_id text PRIMARY KEY, segment text\"\nseen = \"id bigint PRIMARY KEY, segment text\"\n";
+    // The rows of the second are what the first has waited for.
+    let case = |pipeline: &str, user: &str, rows: &str| {
+        format!(
+            "[[cases]]\nname = \"{user} by {pipeline}\"\npipeline = \"{pipeline}\"\nrows.profiles = [{rows}]\n\
+             record.value = {{ id = 1, kind = \"cart\", time = 0, user = {{ id = \"{user}\" }} }}\n\
+             expect = '''{{}}'''\n"
+        )
+    };
+    let cases = case("a", "u1", "") + &case("b", "u2", "{ user_id = \"u1\", segment = \"gold\" }");
+    let path = file("stuck", &format!("{head}{cases}"));
+    let pipeline = |name: &str| {
+        format!(
+            "[pipelines.{name}.source]\ntopics = [\"{name}\"]\ngroup = \"{name}\"\n\
+             [[pipelines.{name}.steps]]\nname = \"profile\"\nlookup = \"SELECT segment FROM profiles WHERE user_id = :user_id\"\n\
+             bind = {{ user_id = \"event.user.id\" }}\non_missing = \"retry\"\n\
+             [[pipelines.{name}.steps]]\nname = \"seen\"\nwrite = \"INSERT INTO seen (id, segment) VALUES (:id, :segment)\"\n\
+             bind = {{ segment = \"profile.segment\" }}\n"
+        )
+    };
+    let services = "store = \"sqlite:a.db\"\n[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n";
+    let config = format!("{services}{}{}", pipeline("a"), pipeline("b"));
+    std::fs::write(path.with_file_name("stuck.toml"), config).unwrap();
+    let output = messina(&[path.to_str().unwrap()]);
+    let said = stdout(&output);
+    assert!(said.ends_with("0 passed, 2 failed\n"), "{said}{}", stderr(&output));
+    assert_eq!(said.matches("came nothing within").count(), 2, "{said}");
+    assert!(!said.contains("rows.seen"), "{said}");
+}
+
+#[test]
 fn what_cannot_be_run_is_told_in_words() {
     let head = "config = [\"example.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n";
     let tables = "[tables]\nprofiles = \"user_id text PRIMARY KEY, segment text, score double, country text\"\n\

@@ -220,6 +220,16 @@ impl Running {
         }
     }
 
+    /// Stops one pipeline; the others go on. What of its records is in flight at the end of `shutdown_timeout` is given up.
+    pub async fn end(&mut self, name: &str) {
+        let by = Instant::now() + self.config.shutdown_timeout + GRACE;
+        for pipeline in self.pipelines.iter().filter(|p| p.name == name) {
+            // No receiver: every loop has ended already.
+            let _ = pipeline.stop.send(true);
+        }
+        self.ended(&BTreeSet::from([name.to_owned()]), by).await;
+    }
+
     /// Waits until the loops of these have ended, and says what they wait for.
     async fn ended(&mut self, leaving: &BTreeSet<String>, by: Instant) {
         // It ends when it is dropped.

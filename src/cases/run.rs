@@ -89,7 +89,7 @@ pub async fn run(
         return Ok(report);
     }
     let pipelines = config.pipelines.clone();
-    let stage = Stage::build(file, folder, config, sources, customs, references.clone()).await?;
+    let mut stage = Stage::build(file, folder, config, sources, customs, references.clone()).await?;
     let mut stuck: BTreeMap<String, String> = BTreeMap::new();
     for (((number, case), name), documents) in wanted.iter().zip(&named).zip(&documents) {
         documents::fill(&references, documents).map_err(|what| in_case(case, what))?;
@@ -100,6 +100,8 @@ pub async fn run(
             None => {
                 let (effects, ended) = run_case(&stage, *number, case, &pipelines[name]).await?;
                 if !ended {
+                    // What it goes on trying might succeed with what a later case brings, and be taken for that one's.
+                    stage.running.end(name).await;
                     stuck.insert(
                         name.clone(),
                         format!(

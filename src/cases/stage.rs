@@ -31,6 +31,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// How long groups may take to form; the embedded cluster waits three seconds for more members.
 const JOIN: Duration = Duration::from_secs(60);
+/// How long a pipeline that stops may take: all its records have ended, or one never will.
+const STOP: Duration = Duration::from_secs(1);
 /// How long a question to the cluster may take.
 const ASK: Duration = Duration::from_secs(10);
 
@@ -299,6 +301,7 @@ fn around(mut config: Config, places: &str) -> Result<(Config, Config), Error> {
     config.scylla = None;
     config.sentry = None;
     config.tracing = None;
+    config.shutdown_timeout = STOP;
     config.http.listen = ([127, 0, 0, 1], 0).into();
     for pipeline in config.pipelines.values_mut() {
         pipeline.consumers.value = 1;

@@ -18,9 +18,8 @@ use tokio::sync::mpsc;
 
 use super::clean::plain;
 use super::time::{self, Moment};
-use super::trouble::Trouble;
+use super::trouble::{Trouble, not_started};
 use super::{ConfigFiles, print};
-use crate::app::StartError;
 use crate::app::rehearsal::{Effects, Incoming, Rehearsal};
 use crate::config::{Config, Pipeline};
 use crate::custom::CustomSteps;
@@ -90,13 +89,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
         };
         let rehearsal = match opened {
             Ok(rehearsal) => rehearsal,
-            Err(StartError::Config(findings)) => {
-                print(&findings);
-                return Ok(Exit::Config.into());
-            }
-            Err(error @ (StartError::Away(_) | StartError::Process(_))) => {
-                return Err(Trouble::Unavailable(error.to_string()).into());
-            }
+            Err(error) => return not_started(error),
         };
         rehearse(args, &config, &pipeline, rehearsal, signal).await
     });

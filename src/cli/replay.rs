@@ -19,9 +19,9 @@ use self::range::Range;
 use super::dead_letters::filter::Place;
 use super::dead_letters::replay::rate;
 use super::time::{self, Moment};
-use super::trouble::Trouble;
+use super::trouble::{Trouble, not_started};
 use super::{ConfigFiles, dry_run, print};
-use crate::app::{self, GRACE, Running, StartError, Telemetry};
+use crate::app::{self, GRACE, Running, Telemetry};
 use crate::config::{Config, OffsetReset, Pipeline, Sources};
 use crate::custom::CustomSteps;
 use crate::kafka::{self, range as parts};
@@ -247,13 +247,7 @@ fn go(
         let mut running = tokio::select! {
             started = start => match started {
                 Ok(running) => running,
-                Err(StartError::Config(findings)) => {
-                    print(&findings);
-                    return Ok(Exit::Config.into());
-                }
-                Err(error @ (StartError::Away(_) | StartError::Process(_))) => {
-                    return Err(Trouble::Unavailable(error.to_string()).into());
-                }
+                Err(error) => return not_started(error),
             },
             _ = &mut signal => return Ok(ExitCode::from(130)),
         };

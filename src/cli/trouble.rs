@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
+use super::print;
+use crate::app::StartError;
 use crate::shutdown::Exit;
 use crate::telemetry::logging::LoggingError;
 
@@ -22,6 +24,17 @@ impl Trouble {
     /// A service, and what it said.
     pub fn unavailable(what: &str, error: &dyn Display) -> anyhow::Error {
         Trouble::Unavailable(format!("{what}: {error}")).into()
+    }
+}
+
+/// The end of a command whose pipelines do not start.
+pub fn not_started(error: StartError) -> anyhow::Result<ExitCode> {
+    match error {
+        StartError::Config(findings) => {
+            print(&findings);
+            Ok(Exit::Config.into())
+        }
+        error @ (StartError::Away(_) | StartError::Process(_)) => Err(Trouble::Unavailable(error.to_string()).into()),
     }
 }
 

@@ -198,18 +198,16 @@ fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Optio
     Some(Finding::new(span, message).help(help))
 }
 
-/// Every place where a step asks for a value.
+/// Every place where a step asks for a value, its `when` apart.
 fn places_of(step: &Step) -> Vec<&Place> {
-    let mut places: Vec<&Place> = step.when.iter().collect();
     match &step.action {
-        Action::Lookup(lookup) => places.extend(&lookup.binds),
-        Action::Write(write) => places.extend(&write.binds),
-        Action::Custom(custom) => places.extend(&custom.binds),
-        Action::Reference(refer) => places.push(&refer.key),
-        Action::Filter(condition) => places.push(condition),
-        Action::Set { values, .. } => places.extend(values.iter().map(|(_, place)| place)),
+        Action::Lookup(lookup) => lookup.binds.iter().collect(),
+        Action::Write(write) => write.binds.iter().collect(),
+        Action::Custom(custom) => custom.binds.iter().collect(),
+        Action::Reference(refer) => vec![&refer.key],
+        Action::Filter(condition) => vec![condition],
+        Action::Set { values, .. } => values.iter().map(|(_, place)| place).collect(),
     }
-    places
 }
 
 /// The types of all sources, for one writer schema.
@@ -282,11 +280,18 @@ impl Types<'_> {
         ))
     }
 
-    /// Every place where the configuration asks for a value.
-    fn places(&self) -> impl Iterator<Item = &Place> {
+    /// Every place where the configuration asks for a value, and whether a record may get around it: by its step's `when`, or by a filter before it.
+    fn places(&self) -> Vec<(&Place, bool)> {
+        let (mut places, mut filtered) = (Vec::new(), false);
+        for step in &self.program.steps {
+            places.extend(step.when.iter().map(|place| (place, filtered)));
+            let guarded = filtered || step.when.is_some();
+            places.extend(places_of(step).into_iter().map(|place| (place, guarded)));
+            filtered |= matches!(step.action, Action::Filter(_));
+        }
         let outputs = self.program.outputs.iter().map(|(_, place)| place);
-        let steps = self.program.steps.iter().flat_map(places_of);
-        steps.chain(outputs).chain(&self.program.key)
+        places.extend(outputs.chain(&self.program.key).map(|place| (place, filtered)));
+        places
     }
 
     /// The types of a general expression's inputs.
@@ -304,7 +309,7 @@ impl Types<'_> {
     }
 
     fn check(&self, findings: &mut Vec<Finding>, warnings: &mut Vec<Finding>) {
-        for place in self.places() {
+        for (place, guarded) in self.places() {
             if self.ends_in_map(place) {
                 let message = format!(
                     "{} is a map or has one in it, and an expression cannot end so",
@@ -319,12 +324,20 @@ impl Types<'_> {
             };
             let inputs = self.inputs(computed);
             if let Some(mistaken) = computed.expression.mistaken(&inputs) {
-                let found = if mistaken.fails { &mut *findings } else { &mut *warnings };
+                let found = if mistaken.fails && !guarded {
+                    &mut *findings
+                } else {
+                    &mut *warnings
+                };
                 found.push(Finding::new(place.span, mistaken.message).help(mistaken.help));
             }
             if let Some((a, b, always)) = computed.expression.different_units(&self.times(computed)) {
                 let message = format!("a number that counts as {a} does and one that counts as {b} does meet here");
-                let found = if always { &mut *findings } else { &mut *warnings };
+                let found = if always && !guarded {
+                    &mut *findings
+                } else {
+                    &mut *warnings
+                };
                 found.push(Finding::new(place.span, message).help(UNITS));
             }
             if let Some(field) = computed.expression.unknown_field(&inputs) {

@@ -86,7 +86,7 @@ impl Client {
     pub(super) async fn by_id(&self, id: u32) -> Result<Fetched, RegistryError> {
         let answer = self
             .transport
-            .ask(Method::GET, &["schemas", "ids", &id.to_string()], &[], None)
+            .ask::<Schema>(Method::GET, &["schemas", "ids", &id.to_string()], &[], None)
             .await?;
         match answer.code() {
             Some(UNKNOWN_SCHEMA) => Err(RegistryError::Unknown { id }),
@@ -97,7 +97,7 @@ impl Client {
     pub(super) async fn versions(&self, subject: &str) -> Result<Vec<i32>, RegistryError> {
         let answer = self
             .transport
-            .ask(Method::GET, &["subjects", subject, "versions"], &[], None)
+            .ask::<Vec<i32>>(Method::GET, &["subjects", subject, "versions"], &[], None)
             .await?;
         match answer.code() {
             Some(UNKNOWN_SUBJECT) => Ok(Vec::new()),
@@ -123,13 +123,15 @@ impl Client {
     }
 
     pub(super) async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
-        let answer = self.submit(&["subjects", subject, "versions"], &[], schema).await?;
+        let answer = self
+            .submit::<Id>(&["subjects", subject, "versions"], &[], schema)
+            .await?;
         accepted(subject, &answer)?;
         Ok(parsed::<Id>(&answer)?.id)
     }
 
     pub(super) async fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
-        let answer = self.submit(&["subjects", subject], &[], schema).await?;
+        let answer = self.submit::<Id>(&["subjects", subject], &[], schema).await?;
         if let Some(UNKNOWN_SUBJECT | UNKNOWN_SCHEMA) = answer.code() {
             return Ok(None);
         }
@@ -139,7 +141,9 @@ impl Client {
 
     pub(super) async fn compatible(&self, subject: &str, schema: &str) -> Result<Compatibility, RegistryError> {
         let path = ["compatibility", "subjects", subject, "versions"];
-        let answer = self.submit(&path, &[("verbose", "true")], schema).await?;
+        let answer = self
+            .submit::<Compatibility>(&path, &[("verbose", "true")], schema)
+            .await?;
         if let Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION) = answer.code() {
             return Ok(Compatibility {
                 compatible: true,
@@ -150,17 +154,22 @@ impl Client {
         parsed(&answer)
     }
 
-    async fn submit(&self, path: &[&str], query: &[(&str, &str)], schema: &str) -> Result<Answer, RegistryError> {
+    async fn submit<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        schema: &str,
+    ) -> Result<Answer, RegistryError> {
         // A struct of one string always has a JSON form.
         let body = serde_json::to_vec(&Submitted { schema }).unwrap_or_default();
-        self.transport.ask(Method::POST, path, query, Some(body)).await
+        self.transport.ask::<T>(Method::POST, path, query, Some(body)).await
     }
 
     /// A version as it is stored. What was deleted is still there for those that refer to it, if `deleted`.
     async fn stored(&self, subject: &str, version: i32, deleted: bool) -> Result<Option<Schema>, RegistryError> {
         let query: &[(&str, &str)] = if deleted { &[("deleted", "true")] } else { &[] };
         let path = ["subjects", subject, "versions", &version.to_string()];
-        let answer = self.transport.ask(Method::GET, &path, query, None).await?;
+        let answer = self.transport.ask::<Schema>(Method::GET, &path, query, None).await?;
         match answer.code() {
             Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION) => Ok(None),
             _ => parsed(&answer).map(Some),
@@ -245,10 +254,9 @@ fn accepted(subject: &str, answer: &Answer) -> Result<(), RegistryError> {
     }
 }
 
-/// The body of a successful answer. One that cannot be read comes from something that is no registry: it may pass.
+/// The body of a successful answer.
 fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, RegistryError> {
-    if !(200..300).contains(&answer.status) {
-        return Err(answer.refused(answer.message()));
-    }
-    serde_json::from_slice(&answer.body).map_err(|error| answer.refused(format!("not a registry's answer: {error}")))
+    let successful = (200..300).contains(&answer.status);
+    let parsed = successful.then(|| serde_json::from_slice(&answer.body).ok()).flatten();
+    parsed.ok_or_else(|| answer.refused(answer.message()))
 }

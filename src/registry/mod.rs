@@ -133,7 +133,7 @@ pub struct RegistryStats {
     pub unknown: AtomicU64,
     /// Requests whose schema the registry does not take: invalid, or incompatible.
     pub refused: AtomicU64,
-    /// Requests without an answer, or with one that says nothing about the schema.
+    /// Requests without an answer, or with one that says nothing about the schema or is not what was asked for.
     pub failed: AtomicU64,
     /// Schemas held by id.
     pub schemas: AtomicU64,
@@ -308,6 +308,7 @@ mod tests {
             ("503 Service Unavailable", ""),
             ("404 Not Found", "<html>no such page</html>"),
             ("200 OK", "<html>who are you</html>"),
+            ("200 OK", r#"{"who": "are you"}"#),
             UNKNOWN[0],
             ("409 Conflict", r#"{"error_code": 409, "message": "incompatible"}"#),
             ("200 OK", "[]"),
@@ -325,7 +326,7 @@ mod tests {
         }
         let stats = registry.stats();
         let counted = [&stats.failed, &stats.unknown, &stats.refused, &stats.ok];
-        assert_eq!(counted.map(|n| n.load(Ordering::Relaxed)), [4, 1, 1, 1]);
+        assert_eq!(counted.map(|n| n.load(Ordering::Relaxed)), [5, 1, 1, 1]);
         server.abort();
     }
 }

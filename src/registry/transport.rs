@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Url, redirect};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::DeserializeOwned;
 
 use super::error::RegistryError;
 use super::http::{Files, Http, NoAnswer};
@@ -88,11 +88,11 @@ impl Answer {
         }
     }
 
-    /// Whether the registry has considered what it was asked: it succeeded, in JSON, or gave one of its own codes for a 4xx that is
-    /// about the schema. All else (overload, login, a proxy's page) may be answered otherwise by another address or later.
-    fn considered(&self) -> bool {
+    /// Whether the registry has considered what it was asked: it succeeded, with what was asked for, or gave one of its own codes for a 4xx
+    /// that is about the schema. All else (overload, login, a proxy's page or JSON) may be answered otherwise by another address or later.
+    fn considered<T: DeserializeOwned>(&self) -> bool {
         match self.status {
-            200..300 => serde_json::from_slice::<IgnoredAny>(&self.body).is_ok(),
+            200..300 => serde_json::from_slice::<T>(&self.body).is_ok(),
             409 => true,
             400 | 404 | 422 => self.code().is_some(),
             _ => false,
@@ -131,8 +131,8 @@ impl Transport {
         })
     }
 
-    /// Asks one address after the other until one has considered it.
-    pub(super) async fn ask(
+    /// Asks one address after the other until one has considered it; who succeeds answers with a `T`.
+    pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &[&str],
@@ -145,7 +145,7 @@ impl Transport {
         for turn in 0..self.addresses.len() {
             let at = (first + turn) % self.addresses.len();
             let ask = |token: Option<HeaderValue>| {
-                self.ask_one(&self.addresses[at], token, method.clone(), path, query, body.clone())
+                self.ask_one::<T>(&self.addresses[at], token, method.clone(), path, query, body.clone())
             };
             let mut answer = ask(token.clone()).await;
             if let Err(RegistryError::Refused { status: 401, .. }) = answer
@@ -188,7 +188,7 @@ impl Transport {
     }
 
     /// An answer that was considered, or an error.
-    async fn ask_one(
+    async fn ask_one<T: DeserializeOwned>(
         &self,
         address: &Address,
         token: Option<HeaderValue>,
@@ -228,7 +228,7 @@ impl Transport {
             }),
         };
         let answer = match answer {
-            Ok(answer) if !answer.considered() => Err(answer.refused(answer.message())),
+            Ok(answer) if !answer.considered::<T>() => Err(answer.refused(answer.message())),
             answer => answer,
         };
         let counter = match &answer {
@@ -325,7 +325,8 @@ mod tests {
         };
         let coded = r#"{"error_code":40403,"message":"Schema not found"}"#;
         for (status, body, considered) in [
-            (200, "{}", true),
+            (200, "[1]", true),
+            (200, "{}", false),
             (200, "<html>", false),
             (200, "", false),
             (404, coded, true),
@@ -338,7 +339,11 @@ mod tests {
             (500, r#"{"error_code":50001}"#, false),
             (503, "", false),
         ] {
-            assert_eq!(answer(status, body).considered(), considered, "{status} {body}");
+            assert_eq!(
+                answer(status, body).considered::<Vec<i32>>(),
+                considered,
+                "{status} {body}"
+            );
         }
     }
 }

@@ -236,14 +236,7 @@ impl<'t> Scanned<'t> {
         let Some(start) = self.find_word("where") else {
             return false;
         };
-        (start + 1..self.tokens.len()).any(|i| {
-            let named = match self.tokens[i].kind {
-                TokenKind::Word => self.str(i).eq_ignore_ascii_case(column),
-                TokenKind::QuotedName => self.str(i).trim_matches('"') == column,
-                _ => false,
-            };
-            named && by(i + 1)
-        })
+        (start + 1..self.tokens.len()).any(|i| self.name(i).as_deref() == Some(column) && by(i + 1))
     }
 
     /// Whether rows of several partitions are to be sorted: one of these columns is compared by `IN`, but for a list of one value, and there is an `ORDER BY`.

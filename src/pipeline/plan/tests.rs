@@ -396,6 +396,41 @@ async fn operands_that_have_no_such_operator_are_found_in_their_place() {
 }
 
 #[tokio::test]
+async fn what_a_when_or_an_earlier_filter_leads_around_may_run() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "total", "type": "double"},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "made", "type": {"type": "long", "logicalType": "timestamp-micros"}}]}"#;
+    let told = async |rest: &str| {
+        let compiled = compiled(None, input, rest, OutputSchema::Appended).await;
+        compiled.map(|c| c.warnings.len()).map_err(|found| found.len())
+    };
+    let step = |what: &str| format!("[[pipelines.p.steps]]\nname = \"s\"\n{what}\n");
+    let when = |condition: &str| format!("when = \"{condition}\"\n");
+    let by_topic = "record.topic == 'b'";
+    let filter = filter_step(by_topic) + "\n";
+    for wrong in ["event.total * 100 > 5000", "event.made == event.at"] {
+        let set = format!("set = {{ x = \"{wrong}\" }}\n");
+        for guarded in [
+            step(&(when(by_topic) + &set)),
+            format!("{filter}{}", step(&set)),
+            format!("{filter}{}", step(&(when(wrong) + "set = { x = \"event.id\" }"))),
+            format!("{set}{filter}"),
+        ] {
+            assert_eq!(told(&guarded).await, Ok(1), "{guarded}");
+        }
+        for bare in [
+            step(&set),
+            set.clone(),
+            format!("{}{filter}", step(&set)),
+            step(&(when(wrong) + "set = { x = \"event.id\" }")),
+            filter_step(wrong),
+        ] {
+            assert_eq!(told(&bare).await, Err(1), "{bare}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_expression_for_several_versions_runs_with_each() {
     let version = |ty: &str| format!(r#"{{"type": "record", "name": "E", "fields": [{{"name": "v", "type": {ty}}}]}}"#);
     let told = async |ty: &str, text: &str| {
