@@ -93,7 +93,7 @@ def come_out(consumer, is_it):
     end = time.monotonic() + 60
     while time.monotonic() < end:
         message = consumer.poll(1)
-        if message is None or message.error():
+        if message is None or message.error() or not message.value():
             continue
         value = message.value()
         schema = registry(f"/schemas/ids/{int.from_bytes(value[1:5], 'big')}")["schema"]

@@ -63,7 +63,9 @@ impl Registry {
     /// The numbers of the subject's versions.
     pub fn versions(&self, bench: &Bench, subject: &str) -> Vec<u64> {
         let answer = bench.wait(self.get(&format!("/subjects/{subject}/versions")));
-        answer.map_or_else(Vec::new, |versions| serde_json::from_value(versions).unwrap())
+        answer
+            .map(|versions| serde_json::from_value(versions).unwrap())
+            .unwrap_or_default()
     }
 
     /// Whether the subject has any version.
