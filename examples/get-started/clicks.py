@@ -1,6 +1,9 @@
 """What surrounds a first pipeline: a topic with a schema, a table with one row, one record in, and the record that comes out.
 
 usage: clicks.py prepare | send | read
+  prepare  makes topics, schema and table
+  send     publishes a click, and waits for the record that comes of it
+  read     waits for the next record of the output topic, whatever its schema
 
 It belongs to docs/get-started.md, takes the variables that the page sets, and needs confluent-kafka, fastavro and scylla-driver.
 """
@@ -10,6 +13,7 @@ import json
 import os
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -32,15 +36,31 @@ def registry(path, body=None):
         return json.load(response)
 
 
-def register():
-    """The id of the schema of the topic's values; registering what is there already changes nothing."""
-    return registry(f"/subjects/{TOPIC}-value/versions", {"schema": json.dumps(SCHEMA)})["id"]
+def found(path, body=None):
+    """The registry's answer; None where it has no such thing."""
+    try:
+        return registry(path, body)
+    except urllib.error.HTTPError as error:
+        if error.code != 404:
+            raise
+        return None
+
+
+def look_up():
+    """The id that the topic's values have for click.avsc. Registers nothing: a topic of another schema is somebody's."""
+    answer = found(f"/subjects/{TOPIC}-value", {"schema": json.dumps(SCHEMA)})
+    if answer is None:
+        sys.exit(f"the values of topic {TOPIC} do not have the schema click.avsc, so nothing is sent there; `clicks.py read` waits for the next record that comes out")
+    return answer["id"]
 
 
 def prepare():
     """Topics, schema and table; what is there already stays."""
     from cassandra.cluster import Cluster
 
+    if not found(f"/subjects/{TOPIC}-value/versions"):
+        registry(f"/subjects/{TOPIC}-value/versions", {"schema": json.dumps(SCHEMA)})
+    look_up()
     admin = AdminClient({"bootstrap.servers": BROKERS})
     for future in admin.create_topics([NewTopic(TOPIC + end, 4) for end in ("", "-enriched", "-dead-letters")]).values():
         try:
@@ -48,7 +68,6 @@ def prepare():
         except KafkaException as error:
             if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
                 raise
-    register()
     hosts = [node.rsplit(":", 1) for node in NODES.split(",")]
     with Cluster([host for host, _ in hosts], port=int(hosts[0][1])) as cluster:
         session = cluster.connect()
@@ -58,37 +77,55 @@ def prepare():
     print(f"topics {TOPIC}, {TOPIC}-enriched and {TOPIC}-dead-letters, and table {KEYSPACE}.users with user u1")
 
 
+def output():
+    """A consumer of the output topic that begins at its end."""
+    topic = f"{TOPIC}-enriched"
+    consumer = Consumer({"bootstrap.servers": BROKERS, "group.id": "get-started", "enable.auto.commit": False})
+    partitions = [TopicPartition(topic, number) for number in consumer.list_topics(topic, timeout=20).topics[topic].partitions]
+    for partition in partitions:
+        partition.offset = consumer.get_watermark_offsets(partition, timeout=20)[1]
+    consumer.assign(partitions)
+    return consumer
+
+
+def come_out(consumer, is_it):
+    """Prints the first record that is the one."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        message = consumer.poll(1)
+        if message is None or message.error() or not message.value():
+            continue
+        value = message.value()
+        schema = registry(f"/schemas/ids/{int.from_bytes(value[1:5], 'big')}")["schema"]
+        record = schemaless_reader(io.BytesIO(value[5:]), parse_schema(json.loads(schema)), None)
+        if is_it(record):
+            print(json.dumps(record, default=str))
+            break
+    else:
+        sys.exit("nothing came within a minute")
+    consumer.close()
+
+
 def send():
     """One click of user u1, framed as Confluent's serializer frames it: a zero byte, the schema's id, the datum."""
     value = io.BytesIO()
-    value.write(b"\0" + register().to_bytes(4, "big"))
-    click = {"id": 1, "time": int(time.time() * 1000), "page": "/pricing", "user": {"id": "u1", "agent": None}}
+    value.write(b"\0" + look_up().to_bytes(4, "big"))
+    now = int(time.time() * 1000)
+    click = {"id": now, "time": now, "page": "/pricing", "user": {"id": "u1", "agent": None}}
     schemaless_writer(value, parse_schema(SCHEMA), click)
+    consumer = output()
     failed = []
     producer = Producer({"bootstrap.servers": BROKERS})
     producer.produce(TOPIC, value.getvalue(), "u1", on_delivery=lambda error, _: error and failed.append(error))
     if producer.flush(30) or failed:
         sys.exit(f"not delivered: {failed}")
     print(f"sent {json.dumps(click)}")
+    come_out(consumer, lambda record: record["id"] == click["id"])
 
 
 def read():
-    """The first record of the output topic; waits for it."""
-    consumer = Consumer({"bootstrap.servers": BROKERS, "group.id": "get-started", "enable.auto.commit": False})
-    partitions = consumer.list_topics(f"{TOPIC}-enriched", timeout=20).topics[f"{TOPIC}-enriched"].partitions
-    consumer.assign([TopicPartition(f"{TOPIC}-enriched", number, 0) for number in partitions])
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        message = consumer.poll(1)
-        if message is None or message.error():
-            continue
-        value = message.value()
-        schema = registry(f"/schemas/ids/{int.from_bytes(value[1:5], 'big')}")["schema"]
-        print(json.dumps(schemaless_reader(io.BytesIO(value[5:]), parse_schema(json.loads(schema)), None), default=str))
-        break
-    else:
-        sys.exit("nothing came within a minute")
-    consumer.close()
+    """The next record of the output topic; waits for it."""
+    come_out(output(), lambda _: True)
 
 
 if __name__ == "__main__":

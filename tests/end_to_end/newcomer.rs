@@ -1,4 +1,5 @@
-//! A newcomer who follows docs/get-started.md has a pipeline that runs: `tests/newcomer/play.py` types the page's commands.
+//! A newcomer who follows docs/get-started.md has a pipeline that runs: `tests/newcomer/play.py` types the page's commands. Nothing comes of the page's example
+//! in a topic that is somebody's.
 
 use std::process::{Command, Stdio};
 
@@ -39,5 +40,38 @@ fn the_page_to_get_started_works() {
         "{line}"
     );
     figures::note("newcomer", &result);
+    bench.clean();
+}
+
+#[test]
+fn a_topic_of_another_schema_is_left_alone() {
+    let Some(bench) = Bench::find("a_topic_of_another_schema_is_left_alone") else {
+        return;
+    };
+    let topic = bench.name("orders");
+    let subject = format!("{topic}-value");
+    bench.kafka.create(&bench, &[&topic], 1);
+    let schema = r#"{"type":"record","name":"Order","fields":[{"name":"id","type":"long"}]}"#;
+    bench.registry.register(&bench, &subject, schema);
+    bench.registry.allow_anything(&bench, &subject);
+    for word in ["prepare", "send"] {
+        let output = Command::new(&bench.python)
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/get-started/clicks.py"))
+            .arg(word)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("KAFKA_BROKERS", &bench.kafka.brokers)
+            .env("REGISTRY_URL", &bench.registry.url)
+            .env("SCYLLA_NODES", bench.nodes.join(","))
+            .env("TOPIC", &topic)
+            .env("KEYSPACE", &bench.keyspace)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{word}: {said}");
+        assert!(said.contains("do not have the schema click.avsc"), "{word}: {said}");
+    }
+    assert_eq!(bench.registry.versions(&bench, &subject), [1]);
+    assert_eq!(bench.kafka.ends(&topic), [(0, 0)]);
     bench.clean();
 }

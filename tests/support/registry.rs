@@ -60,11 +60,17 @@ impl Registry {
         answer["schema"].as_str().unwrap().to_owned()
     }
 
+    /// The numbers of the subject's versions.
+    pub fn versions(&self, bench: &Bench, subject: &str) -> Vec<u64> {
+        let answer = bench.wait(self.get(&format!("/subjects/{subject}/versions")));
+        answer
+            .map(|versions| serde_json::from_value(versions).unwrap())
+            .unwrap_or_default()
+    }
+
     /// Whether the subject has any version.
     pub fn has(&self, bench: &Bench, subject: &str) -> bool {
-        bench
-            .wait(self.get(&format!("/subjects/{subject}/versions")))
-            .is_some_and(|v| v != json!([]))
+        !self.versions(bench, subject).is_empty()
     }
 
     /// The answer to a GET; none where it is 404.
