@@ -247,7 +247,7 @@ fn go(
                     sender.send(spot, &record, &back)?;
                     summary.next = at(behind(spot.place));
                 } else {
-                    sender.partitions(back.topic)?;
+                    sender.partitions(spot, back.topic)?;
                     if !args.json {
                         let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
                         let bytes = record.value.as_ref().map_or(0, Vec::len);
