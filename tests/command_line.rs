@@ -4,8 +4,12 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 fn messina(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
@@ -82,6 +86,50 @@ fn a_replay_that_fails_says_so_although_nobody_reads() {
     let (code, stderr) = unread(&["dead-letters", "replay", "--yes", "-c", &config]);
     assert_eq!(code, Some(69), "{stderr}");
     assert!(stderr.contains("the brokers have no topic 'dead'"), "{stderr}");
+}
+
+/// The mock cluster makes each topic that a client asks for, unless the client says that it is not to.
+#[test]
+fn a_replay_makes_no_topic() {
+    const LIMIT: Duration = Duration::from_secs(30);
+    let kafka = MockCluster::new(1).unwrap();
+    kafka.create_topic("dead", 1, 1).unwrap();
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", kafka.bootstrap_servers());
+    let producer: BaseProducer = client.create().unwrap();
+    let mut headers = OwnedHeaders::new();
+    for (key, value) in [
+        ("messina.pipeline", "p"),
+        ("messina.topic", "gone"),
+        ("messina.partition", "0"),
+        ("messina.offset", "7"),
+        ("messina.class", "permanent"),
+        ("messina.reason", "avro"),
+        ("messina.message", "bad"),
+        ("messina.attempts", "1"),
+    ] {
+        let value = Some(value);
+        headers = headers.insert(Header { key, value });
+    }
+    let letter = BaseRecord::<(), _>::to("dead").payload("value").headers(headers);
+    producer.send(letter).map_err(|(error, _)| error).unwrap();
+    producer.flush(LIMIT).unwrap();
+    let config = config("gone", &kafka.bootstrap_servers());
+    for (topic, more) in [
+        ("gone", &["--dry-run"][..]),
+        ("gone", &["--yes"]),
+        ("away", &["--yes", "--to", "away"]),
+    ] {
+        let arguments = [&["dead-letters", "replay", "-c", &config][..], more].concat();
+        let output = messina(&arguments).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{more:?}: {stderr}");
+        let words = format!("dead letter 0:0 of dead cannot be sent: the brokers have no topic '{topic}': create it");
+        assert!(stderr.contains(&words), "{more:?}: {stderr}");
+    }
+    let all = producer.client().fetch_metadata(None, LIMIT).unwrap();
+    let names: Vec<&str> = all.topics().iter().map(|topic| topic.name()).collect();
+    assert_eq!(names, ["dead"]);
 }
 
 #[test]

@@ -171,7 +171,8 @@ def board(uid, title, description, variables=("pipeline",), hours=1):
             .datasource(DATASOURCE)
             .enable(True)
             .icon_color("blue")
-            .expr(f'changes(messina_process_start_time_seconds{{{PROCESS}}}[{RATE}]) > 0')
+            # Of a process that is new there is nothing before that could change. A minute more than a step meets each once, whatever the scrapes' phase.
+            .expr(f'time() - messina_process_start_time_seconds{{{PROCESS}}} < $__interval_ms / 1000 + 60')
         )
     )
     if "pipeline" in variables:

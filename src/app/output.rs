@@ -8,6 +8,7 @@ use super::{Shared, StartError};
 use crate::config::{self, Config, Order};
 use crate::kafka;
 use crate::kafka::login::Logins;
+use crate::kafka::range;
 use crate::retry::Jitter;
 use crate::sink::batches::{Admin, AdminContext, Batches};
 use crate::sink::dead_letters::DeadLetters;
@@ -17,6 +18,9 @@ use crate::source::consumer_loop::TransactionParts;
 use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::metrics::Metrics;
+
+/// For one question to the brokers.
+const ASK: Duration = Duration::from_secs(10);
 
 /// What all clients of a pipeline's share towards the brokers.
 #[derive(Clone, Default)]
@@ -56,11 +60,10 @@ async fn wait_for_topic(admin: &Arc<Admin>, topic: &str, shared: &Shared, jitter
     let mut attempt = 0;
     loop {
         let (asked, name) = (admin.clone(), topic.to_owned());
-        let answer = tokio::task::spawn_blocking(move || sink::topic_exists(&asked, &name)).await;
+        let answer = tokio::task::spawn_blocking(move || range::partitions(asked.inner(), &name, ASK)).await;
         let reason = match answer {
-            Ok(Ok(true)) => return reached(shared),
-            Ok(Ok(false)) => format!("the brokers have no topic '{topic}'"),
-            Ok(Err(error)) => format!("topic '{topic}': {error}"),
+            Ok(Ok(_)) => return reached(shared),
+            Ok(Err(error)) => error.to_string(),
             Err(error) => format!("topic '{topic}': {error}"),
         };
         wait(shared, &reason, &mut attempt, jitter).await;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 /// For one question to the brokers.
@@ -22,20 +23,47 @@ pub struct Part {
     pub to: i64,
 }
 
-/// The partitions of a topic, in order.
+/// Why the partitions of a topic are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum TopicError {
+    /// No answer.
+    #[error("the brokers do not answer: {0}")]
+    Silent(KafkaError),
+    /// There is no such topic.
+    #[error("the brokers have no topic '{0}'")]
+    Missing(String),
+    /// What they say instead.
+    #[error("topic '{topic}': {code}{hint}")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// Their error.
+        code: RDKafkaErrorCode,
+        /// What may be done about it.
+        hint: &'static str,
+    },
+}
+
+/// The partitions of a topic, in order. Brokers that make topics by themselves make it, unless the client has `allow.auto.create.topics=false`, as
+/// consumers have.
 ///
 /// # Errors
-/// In words: no answer, or no such topic.
-pub fn partitions<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> Result<Vec<i32>, String> {
-    let metadata = consumer.fetch_metadata(Some(topic), ASK);
-    let metadata = metadata.map_err(|e| format!("the brokers do not answer: {e}"))?;
-    let found = metadata
-        .topics()
-        .iter()
-        .find(|t| t.name() == topic && t.error().is_none());
+/// No answer within `limit`, no such topic, or what the brokers say of it.
+pub fn partitions<C: ClientContext>(client: &Client<C>, topic: &str, limit: Duration) -> Result<Vec<i32>, TopicError> {
+    let metadata = client.fetch_metadata(Some(topic), limit).map_err(TopicError::Silent)?;
+    let found = metadata.topics().iter().find(|t| t.name() == topic);
+    let code = found.and_then(|t| t.error()).map(RDKafkaErrorCode::from);
+    if let Some(code) = code.filter(|code| *code != RDKafkaErrorCode::UnknownTopicOrPartition) {
+        let hint = match code {
+            RDKafkaErrorCode::TopicAuthorizationFailed => ": the client needs an ACL that lets it read or write there",
+            _ => "",
+        };
+        let topic = topic.to_owned();
+        return Err(TopicError::Refused { topic, code, hint });
+    }
     let mut partitions: Vec<i32> = found.iter().flat_map(|t| t.partitions()).map(|p| p.id()).collect();
     if partitions.is_empty() {
-        return Err(format!("the brokers have no topic '{topic}'"));
+        return Err(TopicError::Missing(topic.to_owned()));
     }
     partitions.sort_unstable();
     Ok(partitions)
@@ -54,7 +82,7 @@ pub fn parts<C: ConsumerContext>(
 ) -> Result<Vec<Part>, String> {
     let failed = |e: KafkaError| format!("topic {topic}: {e}");
     let mut parts = Vec::new();
-    for partition in partitions(consumer, topic)? {
+    for partition in partitions(consumer.client(), topic, ASK).map_err(|e| e.to_string())? {
         let (from, to) = consumer.fetch_watermarks(topic, partition, ASK).map_err(failed)?;
         parts.push(Part {
             topic: topic.to_owned(),
@@ -87,4 +115,44 @@ pub fn parts<C: ConsumerContext>(
         }
     }
     Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::RDKafkaRespErr;
+
+    use super::*;
+
+    #[test]
+    fn only_a_topic_that_is_not_there_is_said_to_be_missing() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("there", 2, 1).unwrap();
+        for (topic, error) in [
+            ("secret", RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED),
+            ("young", RDKafkaRespErr::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE),
+        ] {
+            cluster.topic_error(topic, error).unwrap();
+        }
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let consumer: BaseConsumer = config.set("group.id", "g").create().unwrap();
+        let said = |topic| partitions(consumer.client(), topic, ASK).map_err(|e| e.to_string());
+        assert_eq!(said("there"), Ok(vec![0, 1]));
+        assert_eq!(said("gone"), Err("the brokers have no topic 'gone'".to_owned()));
+        for (topic, words) in [
+            (
+                "secret",
+                "topic 'secret': TopicAuthorizationFailed (Broker: Topic authorization failed): the client needs an ACL",
+            ),
+            (
+                "young",
+                "topic 'young': LeaderNotAvailable (Broker: Leader not available)",
+            ),
+        ] {
+            let error = said(topic).unwrap_err();
+            assert!(error.starts_with(words), "{error}");
+        }
+    }
 }

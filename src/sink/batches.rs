@@ -138,10 +138,9 @@ mod tests {
         config.set("bootstrap.servers", cluster.bootstrap_servers());
         let admin: Arc<Admin> = Arc::new(config.create_with_context(context).unwrap());
         let asked = admin.clone();
-        let there = tokio::task::spawn_blocking(move || crate::sink::topic_exists(&asked, "t"))
-            .await
-            .unwrap();
-        assert!(there.unwrap());
+        let there = move || crate::kafka::range::partitions(asked.inner(), "t", ANSWER);
+        let partitions = tokio::task::spawn_blocking(there).await.unwrap();
+        assert_eq!(partitions.unwrap(), [0]);
         assert!(
             is_embedded(&admin).await,
             "the mock cluster's id is another; the demo would wait a minute for each pipeline"

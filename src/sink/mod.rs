@@ -23,7 +23,7 @@ use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::statistics::Statistics;
 
-use batches::{Admin, Batches, weight};
+use batches::{Batches, weight};
 pub use producer::Producer;
 use turnstile::Turnstile;
 
@@ -107,15 +107,6 @@ pub fn flush(producer: &Producer, timeout: Duration) -> i32 {
     // A time-out is told by the count.
     let _ = producer.flush(timeout);
     producer.in_flight_count()
-}
-
-/// Asks the brokers for a topic; they may make it for that.
-pub fn topic_exists(admin: &Admin, topic: &str) -> Result<bool, KafkaError> {
-    let metadata = admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10))?;
-    Ok(metadata
-        .topics()
-        .iter()
-        .any(|t| t.name() == topic && t.error().is_none() && !t.partitions().is_empty()))
 }
 
 /// Waits until the event's transaction is open, where the producer has any; false once it is over, and once the event's partition has left: what

@@ -303,7 +303,16 @@ fn the_way_back() {
     assert_eq!(code(&["list", "--pipeline", "unknown"]), Some(64));
     assert_eq!(code(&["list", "--since", "soon"]), Some(64));
     assert_eq!(code(&["show", "0:999999"]), Some(64));
-    assert_eq!(code(&["list", "--topic", &bench.name("nowhere")]), Some(69));
+    let nowhere = bench.name("nowhere");
+    assert_eq!(code(&["list", "--topic", &nowhere]), Some(69));
+    let only = place(&latest);
+    for sent in ["--dry-run", "--yes"] {
+        let done = scene.command(&["replay", sent, "--only", &only, "--to", &nowhere]);
+        assert_eq!(done.code, Some(69), "{}{}", done.stdout, done.stderr);
+        let words = format!("dead letter {only} of");
+        assert!(done.stderr.contains(&words), "{}", done.stderr);
+    }
+    assert!(bench.kafka.topics(&nowhere).is_empty(), "a replay makes no topic");
     messina.stop();
     drop(messina);
     drop(scene);

@@ -5,9 +5,11 @@ import re
 import runpy
 import shutil
 import subprocess
+import tempfile
 import unittest
+from pathlib import Path
 
-from operate import CACHE, HERE, ROOT, dashboards, panels
+from operate import CACHE, HERE, ROOT, dashboards, panels, prometheus, with_variables
 
 
 class Dashboards(unittest.TestCase):
@@ -36,6 +38,25 @@ class Dashboards(unittest.TestCase):
             for panel in panels(dashboard):
                 for target in panel["targets"]:
                     self.assertNotRegex(target["expr"], r"(avg|sum|max)[^(]*\(\s*histogram_quantile", f"{name}: {panel['title']}")
+
+    def test_a_start_is_marked_once_of_a_new_process_too(self):
+        [expression] = {annotation["expr"] for dashboard in dashboards().values() for annotation in dashboard["annotations"]["list"]}
+        start = 'messina_process_start_time_seconds{job="messina", instance="%s"}'
+        # One is born at 570 s, and scraped from 585 s on; one is made anew at 1230 s.
+        series = [{"series": start % "new", "values": "_x39 570x300"}, {"series": start % "again", "values": "-86400x81 1230x300"}]
+        # Grafana makes one mark of those that are no more than a minute apart.
+        marks = {60: {600: ("new", 30), 660: ("new", 90), 1260: ("again", 30), 1320: ("again", 90)}, 900: {900: ("new", 330), 1800: ("again", 570)}}
+        cases = []
+        for step, marked in marks.items():
+            asked = with_variables(expression.replace("$__interval_ms", str(step * 1000)))
+            for at in range(step, 3600, step):
+                samples = [{"labels": f'{{job="messina", instance="{name}"}}', "value": value} for name, value in [marked[at]]] if at in marked else []
+                cases.append({"expr": asked, "eval_time": f"{at}s", "exp_samples": samples})
+        tests = {"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": cases}]}
+        with tempfile.TemporaryDirectory() as folder:
+            # YAML takes JSON.
+            Path(folder, "tests.yaml").write_text(json.dumps(tests))
+            run([prometheus() / "promtool", "test", "rules", "tests.yaml"], folder)
 
     def test_panels_fit_side_by_side(self):
         for name, dashboard in dashboards().items():
@@ -81,7 +102,7 @@ class Dashboards(unittest.TestCase):
 def run(command, folder):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
-        raise AssertionError(f"{' '.join(command)}: {done.stdout}\n{done.stderr}")
+        raise AssertionError(f"{' '.join(map(str, command))}: {done.stdout}\n{done.stderr}")
     return done.stdout
 
 

@@ -120,11 +120,13 @@ class Kubernetes(unittest.TestCase):
                 self.assertEqual(pod[key], values[key], f"{title}: {key}")
             self.assertEqual(pod["containers"][0]["imagePullPolicy"], "IfNotPresent", title)
 
-    def test_the_network_policy_lets_the_documented_collector_be_reached(self):
-        port = int(re.search(r'^otlp = "http://[^":]+:(\d+)"', (ROOT / "docs/operations.md").read_text(), re.MULTILINE).group(1))
+    def test_the_network_policy_lets_shards_and_the_documented_collector_be_reached(self):
+        collector = int(re.search(r'^otlp = "http://[^":]+:(\d+)"', (ROOT / "docs/operations.md").read_text(), re.MULTILINE).group(1))
+        # A connection to a shard of its own choice goes to ScyllaDB's shard-aware ports, without and with TLS.
+        wanted = {collector, 9042, 9142, 19042, 19142}
         for name in WHOLE:
             rules = one(name, "NetworkPolicy")["spec"]["egress"]
-            self.assertIn(port, {to["port"] for rule in rules for to in rule.get("ports", [])}, name)
+            self.assertLessEqual(wanted, {to["port"] for rule in rules for to in rule.get("ports", [])}, name)
 
     def test_the_drain_has_time(self):
         # `shutdown_timeout` is 30 s unless set, and the process ends 15 s after it in any case: docs/operations.md.

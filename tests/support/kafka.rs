@@ -148,15 +148,17 @@ impl Kafka {
         }
     }
 
+    /// The topics whose names begin so. One that is asked for by name, the brokers would make.
+    pub fn topics(&self, prefix: &str) -> Vec<String> {
+        let metadata = patiently("all topics", || self.admin.inner().fetch_metadata(None, REQUEST));
+        let names = metadata.topics().iter().map(|t| t.name().to_owned());
+        names.filter(|name| name.starts_with(prefix)).collect()
+    }
+
     /// Deletes the topics whose names begin so.
     pub fn delete_all(&self, bench: &Bench, prefix: &str) {
-        let metadata = patiently("all topics", || self.admin.inner().fetch_metadata(None, REQUEST));
-        let topics: Vec<&str> = metadata
-            .topics()
-            .iter()
-            .map(|t| t.name())
-            .filter(|name| name.starts_with(prefix))
-            .collect();
+        let topics = self.topics(prefix);
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
         // What stays is in nobody's way: names are unique.
         let _ = bench.wait(self.admin.delete_topics(&topics, &AdminOptions::new()));
     }

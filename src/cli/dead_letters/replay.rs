@@ -247,7 +247,7 @@ fn go(
                     sender.send(spot, &record, &back)?;
                     summary.next = at(behind(spot.place));
                 } else {
-                    sender.partitions(back.topic)?;
+                    sender.partitions(spot, back.topic)?;
                     if !args.json {
                         let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
                         let bytes = record.value.as_ref().map_or(0, Vec::len);
@@ -409,7 +409,10 @@ fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left: &L
     if let Some(next) = left.next {
         text.push_str(&how_to_go_on(args, topics, next, &left.only));
     }
-    if let Some(began) = summary.began.filter(|_| sent > 0 && left.next.is_none()) {
+    // It would hide what was left out by choice, too.
+    let looked_at_all = args.only.is_empty() && args.from_offset.is_none();
+    let all = looked_at_all && summary.read == summary.chosen + summary.repeated + summary.foreign;
+    if let Some(began) = summary.began.filter(|_| sent > 0 && left.next.is_none() && all) {
         text.push_str(&format!(
             "they stay in the topic: --since {} leaves them out the next time\n",
             began.text()
@@ -594,6 +597,30 @@ mod tests {
             "those between them have arrived"
         );
         assert_eq!(left(&[], None), (json!([]), String::new()));
+    }
+
+    #[test]
+    fn what_was_left_out_is_not_hidden_the_next_time() {
+        let topics = ["dead".to_owned()];
+        let hints = |arguments: &[&str], guarded, read| {
+            let summary = Summary {
+                began: Some(Moment(0)),
+                read,
+                chosen: 2,
+                guarded,
+                repeated: 1,
+                foreign: 1,
+                ..Summary::default()
+            };
+            let left = Left::new(&[], BTreeSet::new(), None);
+            told(&args(arguments), &topics, &summary, 2, &left).contains("--since")
+        };
+        assert!(hints(&["--yes"], 0, 4));
+        assert!(hints(&["--yes", "--reason", "avro"], 0, 4), "all had that reason");
+        assert!(!hints(&["--yes", "--reason", "avro"], 0, 5));
+        assert!(!hints(&["--yes"], 1, 5));
+        assert!(!hints(&["--yes", "--only", "0:1"], 0, 4));
+        assert!(!hints(&["--yes", "--from-offset", "0:1"], 0, 4));
     }
 
     #[test]

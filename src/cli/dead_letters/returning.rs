@@ -20,6 +20,7 @@ use crate::cli::trouble::Trouble;
 use crate::config::{Kafka, Property, SecretError};
 use crate::kafka;
 use crate::kafka::headers::add;
+use crate::kafka::range::{self, TopicError};
 use crate::sink::acknowledged;
 use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP, REPLAYS};
 
@@ -144,29 +145,20 @@ impl Sender {
         })
     }
 
-    /// How many partitions a topic has; an error if it is not there.
-    pub fn partitions(&mut self, topic: &str) -> anyhow::Result<i32> {
+    /// How many partitions the topic has that the record of a spot goes to; an error if it is not there.
+    pub fn partitions(&mut self, spot: Spot, topic: &str) -> anyhow::Result<i32> {
         if let Some(count) = self.partitions.get(topic) {
             return Ok(*count);
         }
-        let metadata = self.producer.client().fetch_metadata(Some(topic), ASK);
-        let metadata = metadata.map_err(|e| Trouble::unavailable("the brokers do not answer", &e))?;
-        let found = metadata
-            .topics()
-            .iter()
-            .find(|t| t.name() == topic && t.error().is_none());
-        let count = found.map_or(0, |t| t.partitions().len());
-        if count == 0 {
-            return Err(Trouble::Unavailable(format!("the brokers have no topic '{topic}'")).into());
-        }
-        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        let found = range::partitions(self.producer.client(), topic, ASK).map_err(|e| self.unsendable(spot, &e))?;
+        let count = i32::try_from(found.len()).unwrap_or(i32::MAX);
         self.partitions.insert(topic.to_owned(), count);
         Ok(count)
     }
 
     /// Sends the record of a spot back, once there is room for it.
     pub fn send(&mut self, spot: Spot, record: &Record, back: &Return<'_>) -> anyhow::Result<()> {
-        let count = self.partitions(back.topic)?;
+        let count = self.partitions(spot, back.topic)?;
         // A topic that was made anew with fewer partitions takes it by its key.
         let partition = back.partition.filter(|partition| *partition < count);
         self.producer
@@ -220,10 +212,23 @@ impl Sender {
     }
 
     fn refused(&self, (spot, error): (Spot, KafkaError)) -> Trouble {
-        let (place, topic) = (spot.place, self.topics.get(spot.topic).map_or("", String::as_str));
-        Trouble::Unavailable(format!(
-            "the record of dead letter {place} of {topic} is not taken: {error}"
-        ))
+        let letter = self.letter(spot);
+        Trouble::Unavailable(format!("the record of {letter} is not taken: {error}"))
+    }
+
+    fn unsendable(&self, spot: Spot, error: &TopicError) -> Trouble {
+        let letter = self.letter(spot);
+        let remedy = match error {
+            TopicError::Missing(_) => ": create it, name another with --to, or leave it out with --original-topic",
+            TopicError::Silent(_) | TopicError::Refused { .. } => "",
+        };
+        Trouble::Unavailable(format!("the record of {letter} cannot be sent: {error}{remedy}"))
+    }
+
+    /// The dead letter at a spot, in words.
+    fn letter(&self, spot: Spot) -> String {
+        let topic = self.topics.get(spot.topic).map_or("", String::as_str);
+        format!("dead letter {} of {topic}", spot.place)
     }
 }
 
@@ -231,6 +236,8 @@ fn client(kafka: &Kafka, pipeline: &[Property]) -> Result<ClientConfig, SecretEr
     let mut config = kafka::producer(kafka, pipeline, QUEUE, Some(BATCH), None)?;
     config.set("message.timeout.ms", DELIVERY);
     config.set("statistics.interval.ms", "0");
+    // A topic that is gone would come back, with the brokers' defaults, and nobody reads it.
+    config.set("allow.auto.create.topics", "false");
     Ok(config)
 }
 
@@ -297,6 +304,7 @@ mod tests {
             let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
             let client = client(&config.kafka, &[]).unwrap();
             assert_eq!(client.get("batch.size"), Some(size), "{properties}");
+            assert_eq!(client.get("allow.auto.create.topics"), Some("false"));
         }
     }
 

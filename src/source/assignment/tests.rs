@@ -24,6 +24,7 @@ enum Step {
     Lost(BTreeSet<usize>),
     LostAll,
     Rewind(usize, i64),
+    Restart,
     Tick(u64),
 }
 
@@ -52,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => some().prop_map(Step::Lost),
         1 => Just(Step::LostAll),
         1 => (0..6usize, 0..25i64).prop_map(|(n, offset)| Step::Rewind(n, offset)),
+        1 => Just(Step::Restart),
         2 => (0..8u64).prop_map(Step::Tick),
     ]
 }
@@ -93,6 +95,8 @@ struct Watch {
     fetches: Vec<Ticket>,
     due: Vec<(Ticket, i64)>,
     pending: Vec<Pending>,
+    /// Those whose log went back, which the group has not heard.
+    rewound: BTreeSet<Partition>,
 }
 
 impl Watch {
@@ -105,6 +109,7 @@ impl Watch {
             fetches: Vec::new(),
             due: Vec::new(),
             pending: Vec::new(),
+            rewound: BTreeSet::new(),
         }
     }
 
@@ -149,6 +154,10 @@ impl Watch {
                     }
                     known.running = true;
                     known.next = from.unwrap_or(0);
+                    if from < known.committed {
+                        known.committed = None;
+                        assert!(self.rewound.contains(&partition), "started before the group's offset");
+                    }
                 }
                 Action::Forget { partition, ticket } => {
                     assert_eq!(
@@ -171,6 +180,7 @@ impl Watch {
     }
 
     fn unassign(&mut self, partitions: Vec<Partition>, commits: Vec<(Partition, Position)>) {
+        self.rewound.retain(|partition| !partitions.contains(partition));
         let ready = |watch: &Watch, pending: &Pending| {
             let drained = pending.tickets.iter().all(|ticket| {
                 // Over already by loss, by an earlier deadline or by a new assignment, or nothing unfinished.
@@ -285,8 +295,9 @@ impl Watch {
             }
             Step::Acknowledge => {
                 let acknowledged: Vec<_> = self.subject.committable().collect();
-                for (_, ticket, position) in acknowledged {
+                for (partition, ticket, position) in acknowledged {
                     self.subject.committed(ticket, position.offset);
+                    self.rewound.remove(&partition);
                     self.known(ticket).committed = Some(position.offset);
                 }
                 assert_eq!(self.subject.committable().count(), 0);
@@ -357,6 +368,7 @@ impl Watch {
                         panic!("a rewind starts the partition anew")
                     };
                     assert_eq!(from, start);
+                    self.rewound.insert(partition);
                     self.held.insert(partition, ticket);
                     self.known.push((
                         ticket,
@@ -367,6 +379,10 @@ impl Watch {
                         },
                     ));
                 }
+            }
+            Step::Restart => {
+                (0..6).for_each(|n| self.lose(partition(n)));
+                self.subject.restart();
             }
             Step::Tick(seconds) => {
                 self.now += Duration::from_secs(seconds);
