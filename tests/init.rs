@@ -174,6 +174,35 @@ fn tables_of_every_type_and_names_in_quotes_pass_check_and_test() {
 }
 
 #[test]
+fn an_events_own_id_is_no_key_of_another_table() {
+    let folder = Folder::new("ids");
+    folder.tables("CREATE TABLE customers (id text PRIMARY KEY, segment text) WITHOUT ROWID;");
+    let drafted = |name: &str, fields: &str| {
+        let record = format!(r#"{{"type": "record", "name": "Order", "fields": [{fields}]}}"#);
+        folder.write("order.avsc", &record);
+        let flags = format!("init --topic orders --schema order.avsc {SERVICES} --table customers --name {name}");
+        let (_, said) = folder.must(0, &flags);
+        (folder.read(&format!("{name}.toml")), said)
+    };
+    let id = r#"{"name": "id", "type": "string"}"#;
+    let customer =
+        format!(r#"{{"name": "customer", "type": {{"type": "record", "name": "Customer", "fields": [{id}]}}}}"#);
+    let (text, _) = drafted("named", &format!("{id}, {customer}"));
+    assert!(text.contains("bind = { id = \"event.customer.id\" }"), "{text}");
+    assert!(!text.contains("# GUESS:"), "{text}");
+    let (text, said) = drafted("bare", id);
+    assert!(
+        text.contains("# GUESS: event.id has its name, and may be of something else (column id, text)"),
+        "{text}"
+    );
+    assert!(text.contains("bind = { id = \"event.id\" }"), "{text}");
+    assert!(
+        said.contains("customers.id <- event.id   a guess: look at it"),
+        "{said}"
+    );
+}
+
+#[test]
 fn connections_may_come_from_a_file() {
     let folder = Folder::new("base");
     folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text) WITHOUT ROWID;");

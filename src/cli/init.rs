@@ -496,7 +496,7 @@ fn say(draft: &Draft, files: &Files, places: &Places<'_>) {
         for bound in &step.bind {
             let sure = match bound.why {
                 None | Some(guess::Why::Name) => "",
-                Some(guess::Why::Alike | guess::Why::Type) => "   a guess: look at it",
+                Some(guess::Why::Bare | guess::Why::Alike | guess::Why::Type) => "   a guess: look at it",
             };
             say!(
                 "  {}.{} <- {}{sure}",

@@ -35,6 +35,13 @@ pub struct Bound {
     pub why: Option<Why>,
 }
 
+impl Bound {
+    /// Whether it was told, or a field has the column's name.
+    fn is_named(&self) -> bool {
+        matches!(self.why, None | Some(Why::Name | Why::Bare))
+    }
+}
+
 /// A statement as a step has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
@@ -118,12 +125,12 @@ fn lookup(
         return Err(format!("table {} has no primary key to look a row up by", table.name));
     }
     for column in &partition {
-        bind.push(bound(column, table, leaves, told)?);
+        bind.push(bound(column, table, leaves, told, true)?);
     }
     // A row of the partition where the event names it; else the first one.
     for column in table.key().skip(partition.len()) {
-        match bound(column, table, leaves, told) {
-            Ok(found) if matches!(found.why, None | Some(Why::Name)) => bind.push(found),
+        match bound(column, table, leaves, told, true) {
+            Ok(found) if found.is_named() => bind.push(found),
             _ => break,
         }
     }
@@ -175,15 +182,15 @@ fn write(
     }
     let (mut bind, mut left) = (Vec::new(), Vec::new());
     for column in table.key() {
-        bind.push(match bound(column, table, leaves, told) {
+        bind.push(match bound(column, table, leaves, told, false) {
             // Nothing in the event says when: the record does.
             Err(_) if column.ty == ColumnType::Timestamp => as_told(column, "record.timestamp", Some(Why::Type)),
             other => other?,
         });
     }
     for column in table.rest() {
-        match bound(column, table, leaves, told) {
-            Ok(found) if matches!(found.why, None | Some(Why::Name)) => bind.push(found),
+        match bound(column, table, leaves, told, false) {
+            Ok(found) if found.is_named() => bind.push(found),
             _ => match looked_up(column, lookup) {
                 Some(expression) => bind.push(as_told(column, &expression, Some(Why::Name))),
                 None => left.push((column.name.clone(), "no field is named like it")),
@@ -227,11 +234,12 @@ fn bound(
     table: &Description,
     leaves: &[Leaf],
     told: &BTreeMap<String, String>,
+    looked_up: bool,
 ) -> Result<Bound, String> {
     if let Some(expression) = told.get(&column.name) {
         return Ok(as_told(column, expression, None));
     }
-    match guess(column, &table.name, leaves) {
+    match guess(column, &table.name, looked_up, leaves) {
         Some((leaf, why)) => Ok(as_told(column, &leaf.expression(), Some(why))),
         None => {
             let fields: Vec<String> = leaves
