@@ -8,6 +8,7 @@ use super::guess::{Leaf, Why, guess, leaves, singular};
 use crate::avro::value::Type;
 use crate::avro::{Schema, avro_type};
 use crate::config::is_step_name;
+use crate::pipeline::expression::member;
 use crate::store::describe::{Description, is_bare, quoted, quoted_table};
 use crate::store::{Column, ColumnType, result_type};
 
@@ -98,7 +99,7 @@ pub fn draft(wanted: &Wanted<'_>) -> Result<Draft, String> {
             let Some(name) = [column.clone(), long].into_iter().find(|name| !taken(name)) else {
                 continue;
             };
-            set.push((name, format!("{}.{column}", step.name)));
+            set.push((name, format!("{}{}", step.name, member(column))));
         }
     }
     let write = wanted
@@ -199,9 +200,12 @@ fn write(
     }
     let columns: Vec<String> = bind.iter().map(|b| quoted(&b.column.name)).collect();
     let markers: Vec<String> = bind.iter().map(|b| format!(":{}", b.marker)).collect();
-    let base = step_name(&format!("keep_{}", singular(&table.name)));
+    let mut name = step_name(&format!("keep_{}", singular(&table.name)));
+    if lookup.is_some_and(|(step, _)| step.name == name) {
+        name.push_str("_2");
+    }
     Ok(Step {
-        name: base,
+        name,
         table: table.clone(),
         statement: format!(
             "INSERT INTO {} ({}) VALUES ({})",
@@ -225,7 +229,7 @@ fn looked_up(column: &Column, lookup: Option<&(Step, Vec<String>)>) -> Option<St
         .find(|c| c.name == column.name && c.ty == column.ty)?;
     given
         .contains(&same.name)
-        .then(|| format!("{}.{}", step.name, same.name))
+        .then(|| format!("{}{}", step.name, member(&same.name)))
 }
 
 /// What a column is bound to, as told or as guessed.
@@ -390,6 +394,24 @@ mod tests {
             (step.name.as_str(), step.statement.as_str()),
             ("row_event", "SELECT id FROM event WHERE id = :id")
         );
+    }
+
+    #[test]
+    fn two_steps_have_two_names() {
+        let one = |name| table(name, &[("id", "bigint"), ("kind", "text")], &["id"], &[]);
+        let draft = drafted(Some(&one("keep_orders")), Some(&one("orders")), &[]).unwrap();
+        let names = [draft.lookup, draft.write].map(|step| step.unwrap().name);
+        assert_eq!(names, ["keep_order", "keep_order_2"]);
+        assert_eq!(step_name("void"), "row_void", "a word of CEL");
+    }
+
+    #[test]
+    fn columns_that_are_words_of_cel_stand_in_brackets() {
+        let users = table("users", &[("id", "bigint"), ("in", "text")], &["id"], &[]);
+        let seen = table("seen", &[("id", "bigint"), ("in", "text")], &["id"], &[]);
+        let draft = drafted(Some(&users), Some(&seen), &[]).unwrap();
+        assert_eq!(draft.set, [("in".to_owned(), "user['in']".to_owned())]);
+        assert_eq!(draft.write.unwrap().bind[1].expression, "user['in']");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Pure. A guess says how sure it is, so that the file that is written can say where to look first.
 
 use crate::avro::value::Type;
+use crate::pipeline::expression::member;
 use crate::store::{Column, ColumnType, bindable};
 
 /// Levels of records that are looked into.
@@ -20,7 +21,8 @@ pub struct Leaf {
 impl Leaf {
     /// As an expression writes it.
     pub fn expression(&self) -> String {
-        format!("event.{}", self.path.join("."))
+        let members: String = self.path.iter().map(|name| member(name)).collect();
+        format!("event{members}")
     }
 }
 
