@@ -81,7 +81,7 @@ pub struct Needs {
     pub cores: f64,
     /// Pods.
     pub pods: usize,
-    /// Whether there are fewer partitions than pods: the rate is out of reach.
+    /// Whether the rate is out of reach: pods without a partition would be needed, or a partition keeps its consumer busier than it may be.
     pub too_few_partitions: bool,
     /// Consumers of a pod (`consumers`): each has one thread.
     pub consumers: usize,
@@ -142,9 +142,11 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
     let cpu_us: f64 = parts.iter().map(|(_, us)| us).sum();
     let cores = load.rate * cpu_us / 1e6;
     let wanted = (cores / (load.cores * load.utilisation)).ceil().max(1.0) as usize;
-    let pods = wanted.min(load.partitions.max(1));
+    let partitions = load.partitions.max(1);
+    let pods = wanted.min(partitions);
     let of_pod = load.rate / pods as f64;
-    let loops = of_pod * cpu_us * OF_THE_LOOP / 1e6 / load.utilisation;
+    // Consumers that the loops of so many records would keep as busy as they may be.
+    let loops = |rate: f64| rate * cpu_us * OF_THE_LOOP / 1e6 / load.utilisation;
     let in_flight = of_pod * waits.as_secs_f64();
     let max_in_flight = ((in_flight * 4.0) as usize).next_power_of_two().max(64);
     Needs {
@@ -152,8 +154,9 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
         cpu_us,
         cores,
         pods,
-        too_few_partitions: wanted > load.partitions,
-        consumers: (loops.ceil() as usize).clamp(1, load.partitions.max(1)),
+        // A partition is one consumer, and that one core.
+        too_few_partitions: wanted > load.partitions || loops(load.rate / partitions as f64) > 1.0,
+        consumers: (loops(of_pod).ceil() as usize).clamp(1, partitions.div_ceil(pods)),
         in_flight,
         max_in_flight,
         in_flight_bytes: max_in_flight as f64 * (2.0 * load.bytes + EVENT_BYTES),
@@ -220,6 +223,24 @@ mod tests {
         assert_eq!(needs.pods, 2);
         assert!(needs.too_few_partitions);
         assert!(needs.consumers >= 1 && needs.consumers <= 2);
+    }
+
+    #[test]
+    fn a_partition_is_one_consumer_and_that_one_core() {
+        let of = |partitions, rate| Load {
+            partitions,
+            rate,
+            cores: 4.0,
+            ..LOAD
+        };
+        let one = needs(&pipeline(LOOKUP), &of(1, 200_000.0));
+        assert_eq!((one.pods, one.consumers, one.too_few_partitions), (1, 1, true));
+        let write = "[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"INSERT INTO k.t (a, b) VALUES (:a, :b)\"\n";
+        let steps = pipeline(&format!("{LOOKUP}{write}"));
+        let six = needs(&steps, &of(6, 1_300_000.0));
+        assert_eq!((six.pods, six.consumers, six.too_few_partitions), (6, 1, true));
+        let enough = needs(&steps, &of(60, 1_300_000.0));
+        assert!(enough.consumers > 1 && !enough.too_few_partitions, "{enough:?}");
     }
 
     #[test]

@@ -184,6 +184,12 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
         Ok(loaded) => loaded,
         Err(findings) => {
             print(&findings);
+            say!(
+                "error: with this draft of `messina init` the configuration does not pass its check, and {} is not written. The draft follows: mend it, or \
+                 say by --bind COLUMN=EXPRESSION what is meant",
+                places.file
+            );
+            answer(&text)?;
             return Ok(Exit::Config.into());
         }
     };
@@ -496,7 +502,7 @@ fn say(draft: &Draft, files: &Files, places: &Places<'_>) {
         for bound in &step.bind {
             let sure = match bound.why {
                 None | Some(guess::Why::Name) => "",
-                Some(guess::Why::Alike | guess::Why::Type) => "   a guess: look at it",
+                Some(guess::Why::Bare | guess::Why::Alike | guess::Why::Type) => "   a guess: look at it",
             };
             say!(
                 "  {}.{} <- {}{sure}",

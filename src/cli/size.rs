@@ -38,7 +38,7 @@ pub struct Size {
     #[arg(long, default_value = "1", value_parser = positive)]
     cores: f64,
     /// How much of its cores a pod may use at that rate; the rest is for catching up and for peaks.
-    #[arg(long, default_value = "0.6", value_parser = share)]
+    #[arg(long, default_value = "0.6", value_parser = utilisation)]
     utilisation: f64,
     /// How many times as long your machine takes as that of docs/benchmarks.md: CPU for a record there, measured, through what this says.
     #[arg(long, default_value = "1", value_parser = positive)]
@@ -66,6 +66,15 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+fn utilisation(text: &str) -> Result<f64, String> {
+    let share = share(text)?;
+    if share > 0.0 {
+        Ok(share)
+    } else {
+        Err("a share above 0 is needed: pods that may not be used bear no rate".to_owned())
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "a duration is needed, such as 2ms or 1s".to_owned())
 }
@@ -88,7 +97,7 @@ pub fn run(args: &Size) -> anyhow::Result<ExitCode> {
         linger: args.linger,
         partitions: args.partitions,
         cores: args.cores,
-        utilisation: args.utilisation.max(0.01),
+        utilisation: args.utilisation,
         machine: args.machine,
     };
     let sized: Vec<(&str, Needs)> = config
@@ -148,13 +157,27 @@ fn words(name: &str, needs: &Needs, load: &Load) -> String {
         format!("{:6}, {:.0} MB", needs.max_in_flight, needs.in_flight_bytes / 1e6),
     );
     if needs.too_few_partitions {
+        let more = if load.cores < 1.0 { ", or cores to a pod" } else { "" };
         line(
             "not enough",
             format!(
-                "{} partitions give no more pods work: add partitions, or cores to a pod",
+                "{} partitions do not bear this rate: a partition is one consumer, and that one core; add partitions{more}",
                 load.partitions
             ),
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_that_may_not_be_used_are_refused() {
+        assert_eq!(utilisation("1"), Ok(1.0));
+        for wrong in ["0", "-0", "1.1", "NaN"] {
+            assert!(utilisation(wrong).is_err(), "{wrong}");
+        }
+    }
 }

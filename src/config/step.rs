@@ -158,6 +158,8 @@ pub struct Custom {
     pub bind: Vec<Binding>,
     /// What happens when it gives nothing; never [`OnMissing::Retry`]. Default [`OnMissing::Null`].
     pub on_missing: OnMissing,
+    /// Deadline of one attempt: what hangs would keep its record for ever. Default 30 s.
+    pub timeout: Duration,
     /// What happens when it fails.
     pub errors: ErrorPolicy,
 }
@@ -400,11 +402,13 @@ impl Custom {
         let custom = section.required("custom", "custom = \"geo\"", text);
         let bind = section.or("bind", vec![], bindings);
         let on_missing = section.or("on_missing", OnMissing::Null, |field| field.choice(&ON_MISSING[..3]));
+        let timeout = section.or("timeout", Duration::from_secs(30), positive_duration);
         let errors = ErrorPolicy::of_lookup(section);
         Some(Self {
             custom: custom?,
             bind: bind?,
             on_missing: on_missing?,
+            timeout: timeout?,
             errors: errors?,
         })
     }

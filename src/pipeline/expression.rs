@@ -136,6 +136,26 @@ pub enum ExpressionError {
     UnknownFunction(String),
 }
 
+/// What CEL reads as a literal or an operator, even behind a dot.
+const KEYWORDS: [&str; 4] = ["false", "in", "null", "true"];
+
+/// A field or a column as it is written behind what has it: `.name`, or `['name']` where CEL takes `.name` for no path.
+pub fn member(name: &str) -> String {
+    if KEYWORDS.contains(&name) || !name.is_ascii() {
+        path::Part::Key(name.to_owned()).to_string()
+    } else {
+        path::Part::Name(name.to_owned()).to_string()
+    }
+}
+
+/// Whether a keyword stands behind a dot: no path for CEL, and a path for whoever wrote it.
+pub fn has_keyword_behind_dot(text: &str) -> bool {
+    text.split('.').skip(1).any(|part| {
+        let end = part.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+        KEYWORDS.contains(&&part[..end.unwrap_or(part.len())])
+    })
+}
+
 /// Parses an expression; `steps` are the names of the steps that come before it.
 pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> {
     let trimmed = text.trim();
@@ -255,7 +275,7 @@ fn path_of(expr: &Expr, steps: &[&str]) -> Result<Option<Reference>, ExpressionE
             _ => return Err(ExpressionError::UnknownRecordField(String::new())),
         }),
         step if steps.contains(&step) => match parts.as_slice() {
-            [Part::Field(column)] => Reference::Step {
+            [Part::Field(column) | Part::Key(column)] => Reference::Step {
                 step: step.to_owned(),
                 column: (*column).to_owned(),
             },

@@ -71,9 +71,9 @@ pub async fn describe(store: &AnyStore, keyspace: Option<&str>, name: &str) -> R
 
 /// Words that neither CQL nor SQLite takes for a name without quotes.
 const WORDS: &str = " add all allow alter and any apply as asc authorize batch begin by case check columnfamily commit create cross default \
-     delete desc describe distinct drop else entries escape execute exists foreign from full grant group having if in index infinity inner \
+     delete desc describe distinct drop else entries escape execute exists false foreign from full grant group having if in index infinity inner \
      insert into is isnull join keyspace left like limit match materialized mbean mbeans modify nan natural norecursive not notnull null \
-     of offset on or order outer primary references rename replace revoke right schema select set table then to token transaction truncate \
+     of offset on or order outer primary references rename replace revoke right schema select set table then to token transaction true truncate \
      union unique unlogged unset update use using values view when where with ";
 
 /// Whether a statement may write this name without quotes, and a marker may have it.
@@ -109,6 +109,7 @@ mod tests {
         assert_eq!(quoted("user_id"), "user_id");
         assert_eq!(quoted("Name"), "\"Name\"");
         assert_eq!(quoted("order"), "\"order\"");
+        assert_eq!(quoted("true"), "\"true\"");
         assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
         assert_eq!(quoted_table("ks.table"), "ks.\"table\"");
     }

@@ -8,6 +8,7 @@ use super::guess::{Leaf, Why, guess, leaves, singular};
 use crate::avro::value::Type;
 use crate::avro::{Schema, avro_type};
 use crate::config::is_step_name;
+use crate::pipeline::expression::member;
 use crate::store::describe::{Description, is_bare, quoted, quoted_table};
 use crate::store::{Column, ColumnType, result_type};
 
@@ -33,6 +34,13 @@ pub struct Bound {
     pub expression: String,
     /// Why; none for what was told.
     pub why: Option<Why>,
+}
+
+impl Bound {
+    /// Whether it was told, or a field has the column's name.
+    fn is_named(&self) -> bool {
+        matches!(self.why, None | Some(Why::Name | Why::Bare))
+    }
 }
 
 /// A statement as a step has it.
@@ -91,7 +99,7 @@ pub fn draft(wanted: &Wanted<'_>) -> Result<Draft, String> {
             let Some(name) = [column.clone(), long].into_iter().find(|name| !taken(name)) else {
                 continue;
             };
-            set.push((name, format!("{}.{column}", step.name)));
+            set.push((name, format!("{}{}", step.name, member(column))));
         }
     }
     let write = wanted
@@ -118,12 +126,12 @@ fn lookup(
         return Err(format!("table {} has no primary key to look a row up by", table.name));
     }
     for column in &partition {
-        bind.push(bound(column, table, leaves, told)?);
+        bind.push(bound(column, table, leaves, told, true)?);
     }
     // A row of the partition where the event names it; else the first one.
     for column in table.key().skip(partition.len()) {
-        match bound(column, table, leaves, told) {
-            Ok(found) if matches!(found.why, None | Some(Why::Name)) => bind.push(found),
+        match bound(column, table, leaves, told, true) {
+            Ok(found) if found.is_named() => bind.push(found),
             _ => break,
         }
     }
@@ -175,15 +183,15 @@ fn write(
     }
     let (mut bind, mut left) = (Vec::new(), Vec::new());
     for column in table.key() {
-        bind.push(match bound(column, table, leaves, told) {
+        bind.push(match bound(column, table, leaves, told, false) {
             // Nothing in the event says when: the record does.
             Err(_) if column.ty == ColumnType::Timestamp => as_told(column, "record.timestamp", Some(Why::Type)),
             other => other?,
         });
     }
     for column in table.rest() {
-        match bound(column, table, leaves, told) {
-            Ok(found) if matches!(found.why, None | Some(Why::Name)) => bind.push(found),
+        match bound(column, table, leaves, told, false) {
+            Ok(found) if found.is_named() => bind.push(found),
             _ => match looked_up(column, lookup) {
                 Some(expression) => bind.push(as_told(column, &expression, Some(Why::Name))),
                 None => left.push((column.name.clone(), "no field is named like it")),
@@ -192,9 +200,12 @@ fn write(
     }
     let columns: Vec<String> = bind.iter().map(|b| quoted(&b.column.name)).collect();
     let markers: Vec<String> = bind.iter().map(|b| format!(":{}", b.marker)).collect();
-    let base = step_name(&format!("keep_{}", singular(&table.name)));
+    let mut name = step_name(&format!("keep_{}", singular(&table.name)));
+    if lookup.is_some_and(|(step, _)| step.name == name) {
+        name.push_str("_2");
+    }
     Ok(Step {
-        name: base,
+        name,
         table: table.clone(),
         statement: format!(
             "INSERT INTO {} ({}) VALUES ({})",
@@ -218,7 +229,7 @@ fn looked_up(column: &Column, lookup: Option<&(Step, Vec<String>)>) -> Option<St
         .find(|c| c.name == column.name && c.ty == column.ty)?;
     given
         .contains(&same.name)
-        .then(|| format!("{}.{}", step.name, same.name))
+        .then(|| format!("{}{}", step.name, member(&same.name)))
 }
 
 /// What a column is bound to, as told or as guessed.
@@ -227,11 +238,12 @@ fn bound(
     table: &Description,
     leaves: &[Leaf],
     told: &BTreeMap<String, String>,
+    looked_up: bool,
 ) -> Result<Bound, String> {
     if let Some(expression) = told.get(&column.name) {
         return Ok(as_told(column, expression, None));
     }
-    match guess(column, &table.name, leaves) {
+    match guess(column, &table.name, looked_up, leaves) {
         Some((leaf, why)) => Ok(as_told(column, &leaf.expression(), Some(why))),
         None => {
             let fields: Vec<String> = leaves
@@ -382,6 +394,24 @@ mod tests {
             (step.name.as_str(), step.statement.as_str()),
             ("row_event", "SELECT id FROM event WHERE id = :id")
         );
+    }
+
+    #[test]
+    fn two_steps_have_two_names() {
+        let one = |name| table(name, &[("id", "bigint"), ("kind", "text")], &["id"], &[]);
+        let draft = drafted(Some(&one("keep_orders")), Some(&one("orders")), &[]).unwrap();
+        let names = [draft.lookup, draft.write].map(|step| step.unwrap().name);
+        assert_eq!(names, ["keep_order", "keep_order_2"]);
+        assert_eq!(step_name("void"), "row_void", "a word of CEL");
+    }
+
+    #[test]
+    fn columns_that_are_words_of_cel_stand_in_brackets() {
+        let users = table("users", &[("id", "bigint"), ("in", "text")], &["id"], &[]);
+        let seen = table("seen", &[("id", "bigint"), ("in", "text")], &["id"], &[]);
+        let draft = drafted(Some(&users), Some(&seen), &[]).unwrap();
+        assert_eq!(draft.set, [("in".to_owned(), "user['in']".to_owned())]);
+        assert_eq!(draft.write.unwrap().bind[1].expression, "user['in']");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Pure. A guess says how sure it is, so that the file that is written can say where to look first.
 
 use crate::avro::value::Type;
+use crate::pipeline::expression::member;
 use crate::store::{Column, ColumnType, bindable};
 
 /// Levels of records that are looked into.
@@ -20,7 +21,8 @@ pub struct Leaf {
 impl Leaf {
     /// As an expression writes it.
     pub fn expression(&self) -> String {
-        format!("event.{}", self.path.join("."))
+        let members: String = self.path.iter().map(|name| member(name)).collect();
+        format!("event{members}")
     }
 }
 
@@ -54,27 +56,32 @@ fn collect(ty: &Type, path: &mut Vec<String>, found: &mut Vec<Leaf>) {
 pub enum Why {
     /// The names say so.
     Name,
+    /// The names say so, and of another field as well, or of too much: an `id` is one of many things.
+    Bare,
     /// The names are alike.
     Alike,
     /// Only the type fits.
     Type,
 }
 
-/// The field that a column's value probably comes from, among those whose type it takes.
-pub fn guess<'l>(column: &Column, table: &str, leaves: &'l [Leaf]) -> Option<(&'l Leaf, Why)> {
+/// The field that a column's value probably comes from, among those whose type it takes. In a table that is looked up, `id` is the row's and hardly
+/// the event's own.
+pub fn guess<'l>(column: &Column, table: &str, looked_up: bool, leaves: &'l [Leaf]) -> Option<(&'l Leaf, Why)> {
     let fitting = leaves.iter().filter(|leaf| bindable(&leaf.ty, &column.ty).is_ok());
-    let mut best: Option<(u32, &Leaf, Why)> = None;
-    for leaf in fitting {
-        let Some((score, why)) = score(column, table, leaf) else {
-            continue;
-        };
-        // Of two that are equally good the shallower, then the first.
-        let score = score * 16 - leaf.path.len() as u32;
-        if best.is_none_or(|(least, ..)| score > least) {
-            best = Some((score, leaf, why));
-        }
-    }
-    best.map(|(_, leaf, why)| (leaf, why))
+    let scored: Vec<(u32, &Leaf, Why)> = fitting
+        .filter_map(|leaf| score(column, table, leaf).map(|(score, why)| (score, leaf, why)))
+        .collect();
+    let most = scored.iter().map(|(score, ..)| *score).max()?;
+    let best = || scored.iter().filter(move |(score, ..)| *score == most);
+    // Of those that are equally good the shallower, then the first.
+    let &(_, leaf, why) = best().min_by_key(|(_, leaf, _)| leaf.path.len())?;
+    let of_many = looked_up && matches!(plain(&column.name).as_str(), "id" | "key" | "name");
+    let why = match why {
+        Why::Name | Why::Bare if best().count() > 1 => Why::Bare,
+        Why::Bare if !of_many => Why::Name,
+        other => other,
+    };
+    Some((leaf, why))
 }
 
 fn score(column: &Column, table: &str, leaf: &Leaf) -> Option<(u32, Why)> {
@@ -83,15 +90,15 @@ fn score(column: &Column, table: &str, leaf: &Leaf) -> Option<(u32, Why)> {
     // `user.id` is `userid`, as `user_id` is.
     let whole = (0..leaf.path.len().saturating_sub(1)).map(|from| plain(&leaf.path[from..].concat()));
     let whole: Vec<String> = whole.collect();
-    if last == wanted {
-        return Some((9, Why::Name));
-    }
-    if whole.contains(&wanted) {
-        return Some((8, Why::Name));
-    }
-    // Table `profiles`, column `id`, field `profile_id` or `profile.id`.
+    // Table `profiles`, column `id`, field `profile_id` or `profile.id`: more than an `id` of whatever.
     let of_table = plain(singular(table)) + &wanted;
     if last == of_table || whole.contains(&of_table) {
+        return Some((9, Why::Name));
+    }
+    if last == wanted {
+        return Some((8, Why::Bare));
+    }
+    if whole.contains(&wanted) {
         return Some((7, Why::Name));
     }
     if wanted.len() > 1 && last.ends_with(&wanted) {
@@ -146,7 +153,45 @@ mod tests {
             name: column.into(),
             ty: ColumnType::parse(ty).unwrap(),
         };
-        guess(&column, table, &leaves).map(|(leaf, why)| (leaf.expression(), why))
+        guess(&column, table, false, &leaves).map(|(leaf, why)| (leaf.expression(), why))
+    }
+
+    /// What the row of a table is looked up by, in an event of text fields.
+    fn key(table: &str, column: &str, paths: &[&str]) -> (String, Why) {
+        let leaf = |path: &&str| Leaf {
+            path: path.split('.').map(str::to_owned).collect(),
+            ty: Type::String,
+        };
+        let leaves: Vec<Leaf> = paths.iter().map(leaf).collect();
+        let column = Column {
+            name: column.into(),
+            ty: ColumnType::Text,
+        };
+        let (leaf, why) = guess(&column, table, true, &leaves).unwrap();
+        (leaf.path.join("."), why)
+    }
+
+    #[test]
+    fn an_id_is_the_tables_own_where_the_event_names_the_table() {
+        let is = |path: &str, why| (path.to_owned(), why);
+        for paths in [["id", "customer.id"], ["customer.id", "id"]] {
+            assert_eq!(key("customers", "id", &paths), is("customer.id", Why::Name));
+        }
+        let paths = ["id", "customer_id"];
+        assert_eq!(key("shop.customers", "id", &paths), is("customer_id", Why::Name));
+    }
+
+    #[test]
+    fn a_name_that_says_too_little_is_a_guess() {
+        let is = |path: &str, why| (path.to_owned(), why);
+        // Nothing else fits, and yet: whose is it?
+        assert_eq!(key("customers", "id", &["id", "kind"]), is("id", Why::Bare));
+        // Two are as good.
+        let paths = ["buyer.email", "seller.email"];
+        assert_eq!(key("customers", "email", &paths), is("buyer.email", Why::Bare));
+        let paths = ["seller.customer.id", "customer.id"];
+        assert_eq!(key("customers", "id", &paths), is("customer.id", Why::Bare));
+        assert_eq!(key("customers", "email", &["email", "kind"]), is("email", Why::Name));
     }
 
     #[test]
@@ -178,7 +223,7 @@ mod tests {
             name: "at".into(),
             ty: ColumnType::Timestamp,
         };
-        assert_eq!(guess(&at, "t", &no_time), None);
+        assert_eq!(guess(&at, "t", false, &no_time), None);
     }
 
     #[test]

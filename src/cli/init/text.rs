@@ -196,6 +196,7 @@ fn bindings(out: &mut String, step: &Step) {
     {
         let doubt = match why {
             None | Some(Why::Name) => continue,
+            Some(Why::Bare) => "has its name, and may be of something else",
             Some(Why::Alike) => "is named somewhat like it",
             Some(Why::Type) => "fits by its type only",
         };

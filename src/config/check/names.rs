@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 const RESERVED: [&str; 3] = ["event", "record", "now"];
 
 /// Words that CEL keeps for itself.
-const CEL_WORDS: [&str; 20] = [
+const CEL_WORDS: [&str; 21] = [
     "true",
     "false",
     "null",
@@ -32,6 +32,7 @@ const CEL_WORDS: [&str; 20] = [
     "namespace",
     "return",
     "var",
+    "void",
     "while",
 ];
 

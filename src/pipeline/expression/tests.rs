@@ -84,6 +84,44 @@ fn keys_are_quoted_in_paths() {
 }
 
 #[test]
+fn every_name_is_a_path_as_a_member_is_written() {
+    // `in` and its like are CEL's own even behind a dot; `for` and its like are not.
+    for (name, written) in [
+        ("in", "['in']"),
+        ("true", "['true']"),
+        ("false", "['false']"),
+        ("null", "['null']"),
+        ("größe", "['größe']"),
+        ("for", ".for"),
+        ("package", ".package"),
+        ("inner", ".inner"),
+    ] {
+        assert_eq!(member(name), written);
+        let column = Reference::Step {
+            step: "row".into(),
+            column: name.into(),
+        };
+        match parse(&format!("row{written}"), &["row"]) {
+            Ok(Expression::Path(reference)) => assert_eq!(reference, column),
+            other => panic!("{name}: {other:?}"),
+        }
+        match parse(&format!("event{written}{written}"), &[]) {
+            Ok(Expression::Path(Reference::Event(text))) => assert_eq!(path::parse(&text).unwrap().len(), 2, "{text}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    for (text, has) in [
+        ("event.in", true),
+        ("event.a.null.b == 1", true),
+        ("event.inner == true", false),
+        ("event['in']", false),
+    ] {
+        assert_eq!(has_keyword_behind_dot(text), has, "{text}");
+        assert_eq!(parse(text, &[]).is_err(), has, "{text}");
+    }
+}
+
+#[test]
 fn a_macro_may_call_its_variable_as_it_likes() {
     for name in ["v0", "v1", "i"] {
         let c = computed(&format!("event.ids.exists({name}, {name} == event.wanted)"), &[]);

@@ -1,6 +1,7 @@
 //! A step of one's own: the values of what it takes, and what it gives to later steps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::finding::Finding;
 use super::super::policy::Policy;
@@ -23,6 +24,8 @@ pub struct Custom {
     pub gives: Vec<(String, Type)>,
     /// Where it gives nothing.
     pub on_missing: OnMissing,
+    /// How long one attempt may take.
+    pub timeout: Duration,
     /// When it stops trying.
     pub policy: Policy,
 }
@@ -107,6 +110,7 @@ impl Builder {
             binds,
             gives,
             on_missing: wanted.on_missing,
+            timeout: wanted.timeout,
             policy: Policy::from(&wanted.errors),
         };
         Some((Action::Custom(Box::new(custom)), columns))

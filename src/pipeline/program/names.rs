@@ -126,6 +126,7 @@ const NOW: Unit = Unit::Micros;
 fn what(expression: &Expression) -> String {
     match expression {
         Expression::Path(Reference::Event(path)) if path.is_empty() => "event".to_owned(),
+        Expression::Path(Reference::Event(path)) if path.starts_with('[') => format!("event{path}"),
         Expression::Path(Reference::Event(path)) => format!("event.{path}"),
         Expression::Path(Reference::Record(field)) => format!("record.{}", field.name()),
         Expression::Path(Reference::Step { step, column }) => format!("{step}.{column}"),

@@ -1,6 +1,6 @@
 //! The first stage: every expression of a pipeline parsed, by the configuration alone.
 
-use super::super::expression::{Expression, ExpressionError, parse as parse_expression};
+use super::super::expression::{Expression, ExpressionError, has_keyword_behind_dot, parse as parse_expression};
 use super::super::finding::Finding;
 use crate::config::{Binding, Pipeline, Span, Spanned, StepKind};
 use crate::store::cql::TTL_MARKER;
@@ -93,6 +93,9 @@ fn expression(text: &Spanned<String>, steps: &[&str], findings: &mut Vec<Finding
         Ok(expression) => Some((expression, text.span)),
         Err(error) => {
             let help = match &error {
+                ExpressionError::Syntax(_) if has_keyword_behind_dot(text) => {
+                    "in, true, false and null are words of CEL: as a part of a path they stand in brackets, event['in']"
+                }
                 ExpressionError::Syntax(_) => {
                     "write a path such as event.user.id, a literal such as 'x', or a CEL expression"
                 }

@@ -22,7 +22,15 @@ impl Runtime {
         let mut attempts = self.attempts(index, event, custom.policy, None);
         loop {
             let began = Instant::now();
-            let error = match custom.step.run(&values).await {
+            // What hangs would keep its record, and the commits of its partition, for ever.
+            let ran = tokio::time::timeout(custom.timeout, custom.step.run(&values)).await;
+            let late = |_| {
+                Err(StepError::transient(
+                    "timeout",
+                    format!("no answer within {:?}", custom.timeout),
+                ))
+            };
+            let error = match ran.unwrap_or_else(late) {
                 Ok(None) => {
                     metrics.succeeded(began.elapsed());
                     return Ok(Answer::Missing(custom.on_missing));
