@@ -33,6 +33,8 @@ pub struct Tally {
     /// When the first event of the open one was taken in, and of the next.
     since: Option<Instant>,
     next_since: Option<Instant>,
+    /// When the open one could begin to publish.
+    opened: Option<Instant>,
     spoiled: bool,
     next_spoiled: bool,
 }
@@ -49,6 +51,7 @@ impl Tally {
             of_next: 0,
             since: None,
             next_since: None,
+            opened: None,
             spoiled: false,
             next_spoiled: false,
         }
@@ -116,7 +119,7 @@ impl Tally {
         }
         match self.since {
             _ if self.admitting > self.open && self.of_open == 0 => Step::Commit,
-            Some(since) if now.saturating_duration_since(since) >= self.limit => Step::Abort,
+            Some(since) if now >= self.over(since) => Step::Abort,
             _ => Step::Wait,
         }
     }
@@ -124,18 +127,21 @@ impl Tally {
     /// When [`Tally::next`] has to be asked again, if time alone changes its answer.
     pub fn due(&self) -> Option<Instant> {
         let since = self.since?;
-        Some(
-            since
-                + if self.admitting == self.open {
-                    self.interval
-                } else {
-                    self.limit
-                },
-        )
+        Some(if self.admitting == self.open {
+            since + self.interval
+        } else {
+            self.over(since)
+        })
     }
 
-    /// The commit was acknowledged: the next transaction is open, whose number is returned.
-    pub fn committed(&mut self) -> u64 {
+    /// When the limit of the open one is reached.
+    fn over(&self, since: Instant) -> Instant {
+        self.opened.map_or(since, |opened| opened.max(since)) + self.limit
+    }
+
+    /// The commit was acknowledged: the next transaction is open, whose number is returned. The limit of it runs from `now`: its outputs have waited.
+    pub fn committed(&mut self, now: Instant) -> u64 {
+        self.opened = Some(now);
         self.open = self.admitting.max(self.open + 1);
         self.admitting = self.open;
         self.of_open = std::mem::take(&mut self.of_next);
@@ -183,7 +189,7 @@ mod tests {
         assert_eq!((d, tally.next(at(1102), false, false)), (2, Step::Wait));
         tally.ended(c);
         assert_eq!(tally.next(at(1103), false, false), Step::Commit);
-        assert_eq!(tally.committed(), 2);
+        assert_eq!(tally.committed(at(1104)), 2);
         assert_eq!(tally.due(), Some(at(1201)));
         assert_eq!(
             tally.next(at(1150), true, false),
@@ -218,7 +224,22 @@ mod tests {
         let now = Instant::now();
         assert_eq!(tally.next(now, true, false), Step::Wait);
         assert_eq!(tally.next(now, false, true), Step::Commit);
-        assert_eq!(tally.committed(), 2);
+        assert_eq!(tally.committed(now), 2);
+    }
+
+    /// Its outputs have waited for the commit before it: for the brokers it begins then.
+    #[test]
+    fn a_long_commit_is_no_part_of_the_next_transaction() {
+        let mut tally = Tally::new(INTERVAL, LIMIT);
+        let now = Instant::now();
+        let first = tally.admit(now);
+        tally.ended(first);
+        assert_eq!(tally.next(now + INTERVAL, false, false), Step::Commit);
+        let second = tally.admit(now + INTERVAL);
+        let answered = now + INTERVAL + LIMIT;
+        assert_eq!(tally.committed(answered), second);
+        assert_eq!(tally.next(answered, false, false), Step::Wait);
+        assert_eq!(tally.next(answered + LIMIT, false, false), Step::Abort);
     }
 
     #[derive(Debug, Clone)]
@@ -281,7 +302,7 @@ mod tests {
                                 prop_assert_eq!((out, failed), (0, 0));
                                 prop_assert!(finished > 0);
                                 over = open;
-                                prop_assert!(tally.committed() > over);
+                                prop_assert!(tally.committed(now) > over);
                             }
                             Step::Abort => {
                                 over = tally.aborted();

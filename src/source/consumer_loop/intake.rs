@@ -124,10 +124,8 @@ impl Loop {
         if let Some(tracer) = &self.parts.runtime.tracer {
             tracer.begin(&mut event);
         }
-        event.transaction = self
-            .transactions
-            .as_mut()
-            .map_or(0, |transactions| transactions.admit(started));
+        // Of none while it waits for a schema: no other partition's would be committed as long as that lasts.
+        event.transaction = 0;
         if !held.parked.is_empty() {
             held.parked.push_back(event);
         } else if self.read(partition, event, started) {
@@ -190,7 +188,13 @@ impl Loop {
 
     /// Reads an event and lets it run; parks it where its schema is not known yet.
     pub(super) fn read(&mut self, partition: Partition, event: Box<Event>, now: Instant) -> bool {
-        match read(event, &mut self.plans, self.parts.tombstone, now) {
+        let mut found = read(event, &mut self.plans, self.parts.tombstone, now);
+        if let Some(transactions) = &mut self.transactions
+            && let Read::Ready(event) | Read::Ends(_, event) | Read::Fails(_, event) = &mut found
+        {
+            event.transaction = transactions.admit(now);
+        }
+        match found {
             Read::Ready(event) if let Some(failure) = self.refused.get((partition, event.origin.offset)).cloned() => {
                 let runtime = self.parts.runtime.clone();
                 self.workers.spawn(async move { runtime.fail(event, failure).await });

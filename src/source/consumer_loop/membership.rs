@@ -159,6 +159,10 @@ impl Loop {
                         starts.push((partition, from));
                     } else if let Some(from) = from {
                         self.seek(partition, from);
+                        // It may be one that a replay had paused at its end.
+                        if self.parts.bounds.is_some() {
+                            self.wait_no_more(partition);
+                        }
                     }
                 }
                 Action::Forget { partition, ticket } => self.forget(partition, ticket),

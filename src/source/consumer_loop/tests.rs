@@ -27,6 +27,7 @@ use crate::sink::dead_letters::DeadLetters;
 use crate::sink::limits::{StopAbove, Window};
 use crate::sink::turnstile::Turnstile;
 use crate::sink::{self, Sink};
+use crate::source::bounds::Bounds;
 use crate::source::context;
 use crate::store::AnyStore;
 use crate::store::memory::MemoryStore;
@@ -76,10 +77,15 @@ const UNKNOWN: [u8; 5] = [0, 0, 0, 0, 9];
 
 const LONG: Duration = Duration::from_secs(90);
 
+fn exactly_once() -> String {
+    TOML.replace("order = \"none\"", "order = \"none\"\ndelivery = \"exactly_once\"")
+}
+
 struct Bench {
     cluster: MockCluster<'static, DefaultProducerContext>,
     store: MemoryStore,
     metrics: PipelineMetrics,
+    all_metrics: Arc<Metrics>,
     state: Arc<LoopState>,
     /// What knows schemas, and the plan of the one that it knows.
     schemas: std::sync::mpsc::Receiver<(Arc<Schemas>, Arc<SchemaPlan>)>,
@@ -143,11 +149,23 @@ impl Bench {
         stall_after: Duration,
         toml: String,
     ) -> Bench {
+        Bench::bounded(cluster, latency, stall_after, toml, None)
+    }
+
+    /// The same within these bounds.
+    fn bounded(
+        cluster: MockCluster<'static, DefaultProducerContext>,
+        latency: Duration,
+        stall_after: Duration,
+        toml: String,
+        bounds: Option<Arc<Bounds>>,
+    ) -> Bench {
         let brokers = cluster.bootstrap_servers();
         let store = MemoryStore::new();
         store.set_latency(latency);
         let metrics = Metrics::new().unwrap();
         let of_pipeline = PipelineMetrics::new(&metrics, "p");
+        let all_metrics = metrics.clone();
         let (stop, stopped) = watch::channel(false);
         let (known, schemas) = std::sync::mpsc::channel();
         let (given, handles) = (store.clone(), of_pipeline.clone());
@@ -290,7 +308,7 @@ impl Bench {
                                 interval: Duration::from_millis(100),
                                 limit: Duration::from_secs(30),
                             }),
-                        bounds: None,
+                        bounds: bounds.clone(),
                     })
                 })
                 .await
@@ -302,6 +320,7 @@ impl Bench {
             cluster,
             store,
             metrics: of_pipeline,
+            all_metrics,
             state,
             schemas,
             stop,
@@ -635,9 +654,8 @@ fn what_a_drain_has_published_is_committed_with_where_it_came_from() {
     let cluster = cluster(2);
     cluster.create_topic("out", 1, 1).unwrap();
     let load = Load::at(&cluster.bootstrap_servers());
-    let toml = TOML.replace("order = \"none\"", "order = \"none\"\ndelivery = \"exactly_once\"");
     let latency = Duration::from_secs(8);
-    let bench = Bench::run(cluster, latency, Duration::from_secs(60), toml + OUTPUT);
+    let bench = Bench::run(cluster, latency, Duration::from_secs(60), exactly_once() + OUTPUT);
     (0..2).for_each(|partition| load.send(partition));
     until("the records", || bench.metrics.received.get() == 2);
     let other = member(&bench.cluster.bootstrap_servers());
@@ -693,6 +711,75 @@ fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     until("what waited, and what was behind it", || {
         bench.written(0) == (0..20).collect()
     });
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+/// A record that waits for a schema is in no transaction: none would be committed, and at the end the last one would be thrown away.
+#[test]
+fn a_partition_that_waits_for_a_schema_holds_up_no_transaction() {
+    let cluster = cluster(2);
+    cluster.create_topic("out", 1, 1).unwrap();
+    let load = Load::at(&cluster.bootstrap_servers());
+    load.give(0, &UNKNOWN);
+    let bench = Bench::run(
+        cluster,
+        Duration::ZERO,
+        Duration::from_secs(60),
+        exactly_once() + OUTPUT,
+    );
+    until("the record to wait", || bench.state.get().waiting_for_schema == 1);
+    let committed = || bench.metrics.partition("in", 1).committed_offset.get();
+    (0..30).for_each(|_| load.send(1));
+    until("the other partition's commit", || committed() == 30);
+    load.send(1);
+    until("the last row", || bench.written(1).len() == 31);
+    let metrics = bench.metrics.clone();
+    assert!(matches!(bench.end(), End::Abandoned(1)));
+    assert_eq!(metrics.transactions_aborted.get(), 0);
+}
+
+/// It is paused at its end, and a seek alone would not lift that.
+#[test]
+fn a_replay_goes_on_after_an_abort_behind_its_end() {
+    let cluster = cluster(1);
+    for topic in ["out", "dead"] {
+        cluster.create_topic(topic, 1, 1).unwrap();
+    }
+    let load = Load::at(&cluster.bootstrap_servers());
+    load.give_many(0, &RECORD, 3);
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    let ends = HashMap::from([(("in".to_owned(), 0), 2)]);
+    let bounds = Some(Arc::new(Bounds::new(ends, None, Instant::now())));
+    let toml = [&exactly_once(), OUTPUT, DEAD_LETTERS].concat();
+    let bench = Bench::bounded(cluster, Duration::ZERO, Duration::from_secs(60), toml, bounds);
+    let committed = || bench.metrics.partition("in", 0).committed_offset.get();
+    until("the replay to be done", || committed() == 2);
+    assert!(bench.metrics.transactions_aborted.get() > 0);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn what_brokers_refuse_for_the_moment_is_told_and_runs_again() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    let load = Load::at(&cluster.bootstrap_servers());
+    load.send(0);
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal; 6]);
+    let bench = Bench::run(
+        cluster,
+        Duration::ZERO,
+        Duration::from_secs(60),
+        exactly_once() + OUTPUT,
+    );
+    let committed = || bench.metrics.partition("in", 0).committed_offset.get();
+    until("the commit", || committed() == 1);
+    // librdkafka may itself purge what follows a refusal.
+    assert!(bench.metrics.transactions_aborted.get() >= 6);
+    let text = String::from_utf8(bench.all_metrics.render()).unwrap();
+    let told = "messina_failures_total{class=\"transient\",level=\"warn\",pipeline=\"p\",step=\"sink\"} 6";
+    assert!(text.contains(told), "{text}");
     assert!(matches!(bench.end(), End::Drained));
 }
 

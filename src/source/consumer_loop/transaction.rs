@@ -28,6 +28,9 @@ use crate::sink::{self};
 use crate::source::assignment::{Partition, Phase, Ticket};
 use crate::source::tally::{Step, Tally};
 
+/// The longest pause after an abort; below what the last commit may take.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// What a commit may still take when the drain has used up its time.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -77,6 +80,10 @@ pub(super) struct Transactions {
     suspect: Option<Suspect>,
     /// The transaction that was aborted last: deliveries of it may still be reported.
     aborted: u64,
+    /// An output of the open one was refused in a way that may pass.
+    refused: bool,
+    /// Transactions that ended so since one was committed: the next begins the later.
+    aborts_in_a_row: u32,
     pub(super) answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
 }
 
@@ -123,6 +130,8 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
         committing: Vec::new(),
         suspect: None,
         aborted: 0,
+        refused: false,
+        aborts_in_a_row: 0,
         answers: mpsc::unbounded_channel(),
     }))
 }
@@ -335,15 +344,31 @@ impl Loop {
             tracing::warn!(pipeline = %self.name(), suppressed, "transaction aborted, and what was in it runs again: {reason}");
         }
         self.note_error(format!("transaction aborted: {reason}"));
+        let pause = self.pause_after_abort();
         self.assignment.restart();
         let goes_on = as_long_as(answer.clone(), self.parts.runtime.clone(), "abort of a transaction");
         let beside = self.beside("aborts a transaction");
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
             let result = transactions::abort(&producer, goes_on);
+            std::thread::sleep(pause);
             // The loop may have ended meanwhile.
             let _ = answer.send(Answer::Aborted(result));
         });
+    }
+
+    /// How long the turnstile stays shut after an abort: what brokers refuse for the moment would else be written and sent again at once, and again.
+    fn pause_after_abort(&mut self) -> Duration {
+        let random = self.jitter.next_u64();
+        let Some(this) = &mut self.transactions else {
+            return Duration::ZERO;
+        };
+        if !std::mem::take(&mut this.refused) || self.stopping.is_some() {
+            return Duration::ZERO;
+        }
+        let delay = self.parts.runtime.backoff.delay(this.aborts_in_a_row, random);
+        this.aborts_in_a_row += 1;
+        delay.min(LONGEST_PAUSE)
     }
 
     pub(super) fn transaction_answered(&mut self, answer: Answer) {
@@ -351,7 +376,8 @@ impl Loop {
         this.busy = false;
         match answer {
             Answer::Committed(Ok(()), took) => {
-                let open = this.tally.committed();
+                let open = this.tally.committed(Instant::now());
+                this.aborts_in_a_row = 0;
                 this.blocked = !this.leaving.is_empty();
                 this.parts.turnstile.open(open);
                 let committed = std::mem::take(&mut this.committing);
@@ -400,11 +426,26 @@ impl Loop {
         } else if failure.class == Class::Fatal {
             self.halt(failure);
         } else if current {
+            if failure.class == Class::Transient && event.transaction == this.tally.open() {
+                this.refused = true;
+                let runtime = &self.parts.runtime;
+                runtime.metrics.failed("sink", "transient", "warn");
+                if let Some(suppressed) = runtime.told(failure.reason) {
+                    tracing::warn!(pipeline = %self.name(), reason = failure.reason, suppressed, "{failure}; its transaction is aborted");
+                }
+                runtime.gates.sink.failed(event.probe);
+            }
             let bytes = event.output.len();
             let partition = self.partition(&origin.topic, origin.partition);
             if let (Some(this), Some(partition)) = (&mut self.transactions, partition) {
                 let larger = this.suspect.as_ref().is_none_or(|suspect| bytes > suspect.bytes);
-                if failure.class == Class::Permanent && larger {
+                // Once its assignment is over, and not by the abort, another record may have its offset.
+                let stands = event.transaction == this.aborted
+                    || self
+                        .held
+                        .get(&partition)
+                        .is_some_and(|held| held.ticket == origin.ticket);
+                if failure.class == Class::Permanent && larger && stands {
                     this.suspect = Some(Suspect {
                         input: (partition, origin.offset),
                         bytes,
