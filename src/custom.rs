@@ -70,7 +70,8 @@ pub trait CustomStep: Send + Sync + 'static {
     fn gives(&self) -> Vec<(String, Type)>;
 
     /// Runs it for one record, on the runtime that all pipelines share: what computes for long, or blocks, belongs on a thread of its own.
-    /// It may be dropped while it waits: when its `timeout` is over, or the record's partition has left.
+    /// It may be dropped while it waits: when its `timeout` is over, or the record's partition has left. What it has given to another thread goes on
+    /// then, beside the next attempt: give that a deadline of its own.
     ///
     /// `None` is no row: the step's `on_missing` says what follows.
     ///

@@ -35,7 +35,7 @@ mod span;
 mod step;
 mod suggest;
 mod tls;
-mod values;
+pub(crate) mod values;
 mod write_group;
 
 use std::collections::BTreeMap;

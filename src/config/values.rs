@@ -47,7 +47,7 @@ pub(super) fn plain_text(field: Field<'_>) -> Option<String> {
 }
 
 /// Letters, digits and `_`, not a digit first: what Avro, CQL markers and expressions take as a name.
-pub(super) fn is_identifier(name: &str) -> bool {
+pub(crate) fn is_identifier(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }

@@ -20,6 +20,7 @@ use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
 use crate::avro::value::{Type, Unit, Value};
 use crate::avro::{decimal_text, path};
+use crate::config::values::is_identifier;
 pub use types::{Mistaken, UnknownField, unit};
 
 /// What a path points at.
@@ -141,11 +142,12 @@ const KEYWORDS: [&str; 4] = ["false", "in", "null", "true"];
 
 /// A field or a column as it is written behind what has it: `.name`, or `['name']` where CEL takes `.name` for no path.
 pub fn member(name: &str) -> String {
-    if KEYWORDS.contains(&name) || !name.is_ascii() {
-        path::Part::Key(name.to_owned()).to_string()
+    let part = if is_identifier(name) && !KEYWORDS.contains(&name) {
+        path::Part::Name
     } else {
-        path::Part::Name(name.to_owned()).to_string()
-    }
+        path::Part::Key
+    };
+    part(name.to_owned()).to_string()
 }
 
 /// Whether a keyword stands behind a dot: no path for CEL, and a path for whoever wrote it.

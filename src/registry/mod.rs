@@ -321,9 +321,11 @@ mod tests {
         .unwrap();
         let (told, _hears) = tokio::sync::mpsc::unbounded_channel();
         let server = tokio::spawn(server(listener, ANSWERS, told));
+        let mut answers = Vec::new();
         for _ in ANSWERS {
-            let _ = registry.versions("clicks").await;
+            answers.push(format!("{:?}", registry.versions("clicks").await));
         }
+        assert!(answers[4].contains("expected a sequence"), "{}", answers[4]);
         let stats = registry.stats();
         let counted = [&stats.failed, &stats.unknown, &stats.refused, &stats.ok];
         assert_eq!(counted.map(|n| n.load(Ordering::Relaxed)), [5, 1, 1, 1]);

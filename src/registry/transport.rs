@@ -228,7 +228,14 @@ impl Transport {
             }),
         };
         let answer = match answer {
-            Ok(answer) if !answer.considered::<T>() => Err(answer.refused(answer.message())),
+            Ok(answer) if !answer.considered::<T>() => {
+                let successful = (200..300).contains(&answer.status);
+                let error = successful
+                    .then(|| serde_json::from_slice::<T>(&answer.body).err())
+                    .flatten();
+                let message = answer.message();
+                Err(answer.refused(error.map_or_else(|| message.clone(), |error| format!("{error} in {message}"))))
+            }
             answer => answer,
         };
         let counter = match &answer {

@@ -58,6 +58,9 @@ pub fn acknowledged<'d, 'm>(
     }
 }
 
+/// The reason of an output that brokers refused for another one in its batch.
+pub const BATCH_MATE: &str = "batch_mate";
+
 /// The reason of a refusal that no other attempt can mend: the event's transaction is over, and the event with it.
 pub const OVER: &str = "transaction_over";
 
@@ -234,6 +237,7 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
 fn failure(topic: &str, error: &KafkaError) -> Failure {
     let reason = match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::QueueFull) => "producer_queue_full",
+        Some(RDKafkaErrorCode::InvalidDifferentRecord) => BATCH_MATE,
         _ => "delivery",
     };
     Failure::new(kafka::classify(error), reason, format!("topic {topic}: {error}"))

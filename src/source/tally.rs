@@ -141,13 +141,18 @@ impl Tally {
 
     /// The commit was acknowledged: the next transaction is open, whose number is returned. The limit of it runs from `now`: its outputs have waited.
     pub fn committed(&mut self, now: Instant) -> u64 {
-        self.opened = Some(now);
+        self.opens(now);
         self.open = self.admitting.max(self.open + 1);
         self.admitting = self.open;
         self.of_open = std::mem::take(&mut self.of_next);
         self.since = self.next_since.take();
         self.spoiled = std::mem::take(&mut self.next_spoiled);
         self.open
+    }
+
+    /// An abort is over: the limit of the open transaction runs from `now`, as after a commit.
+    pub fn opens(&mut self, now: Instant) {
+        self.opened = Some(now);
     }
 
     /// The open transaction, and what was taken in for the next, are over. Returns a number above all of theirs that no event has.
@@ -240,6 +245,15 @@ mod tests {
         assert_eq!(tally.committed(answered), second);
         assert_eq!(tally.next(answered, false, false), Step::Wait);
         assert_eq!(tally.next(answered + LIMIT, false, false), Step::Abort);
+        tally.aborted();
+        tally.admit(answered);
+        tally.opens(answered + LIMIT);
+        assert_eq!(
+            tally.next(answered + LIMIT, false, false),
+            Step::Wait,
+            "nor a long abort"
+        );
+        assert_eq!(tally.next(answered + 2 * LIMIT, false, false), Step::Abort);
     }
 
     #[derive(Debug, Clone)]

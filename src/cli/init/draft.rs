@@ -8,6 +8,7 @@ use super::guess::{Leaf, Why, guess, leaves, singular};
 use crate::avro::value::Type;
 use crate::avro::{Schema, avro_type};
 use crate::config::is_step_name;
+use crate::config::values::is_identifier;
 use crate::pipeline::expression::member;
 use crate::store::describe::{Description, is_bare, quoted, quoted_table};
 use crate::store::{Column, ColumnType, result_type};
@@ -96,7 +97,10 @@ pub fn draft(wanted: &Wanted<'_>) -> Result<Draft, String> {
         for column in given {
             let taken = |name: &str| fields.iter().any(|(f, _)| f == name) || set.iter().any(|(s, _)| s == name);
             let long = format!("{}_{column}", step.name);
-            let Some(name) = [column.clone(), long].into_iter().find(|name| !taken(name)) else {
+            let Some(name) = [column.clone(), long]
+                .into_iter()
+                .find(|name| is_identifier(name) && !taken(name))
+            else {
                 continue;
             };
             set.push((name, format!("{}{}", step.name, member(column))));

@@ -8,6 +8,7 @@
 //! member that was thrown out. The transactional id carries an epoch: a process that starts with the same id ends what its
 //! forerunner left open, and fences it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ use crate::pipeline::runner::Runtime;
 use crate::retry::Class;
 use crate::sink::transactions::{self, TransactionError};
 use crate::sink::turnstile::Turnstile;
-use crate::sink::{self};
+use crate::sink::{self, BATCH_MATE};
 use crate::source::assignment::{Partition, Phase, Ticket};
 use crate::source::tally::{Step, Tally};
 
@@ -80,6 +81,8 @@ pub(super) struct Transactions {
     suspect: Option<Suspect>,
     /// The transaction that was aborted last: deliveries of it may still be reported.
     aborted: u64,
+    /// Partitions whose log went back meanwhile: what is refused of them says nothing of the new one.
+    gone: HashSet<Partition>,
     /// An output of the open one was refused in a way that may pass.
     refused: bool,
     /// Transactions that ended so since one was committed: the next begins the later.
@@ -130,6 +133,7 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
         committing: Vec::new(),
         suspect: None,
         aborted: 0,
+        gone: HashSet::new(),
         refused: false,
         aborts_in_a_row: 0,
         answers: mpsc::unbounded_channel(),
@@ -173,6 +177,7 @@ impl Transactions {
     /// published must not stand.
     pub(super) fn went_back(&mut self, partition: Partition, repeats: bool) {
         self.suspect.take_if(|suspect| suspect.input.0 == partition);
+        self.gone.insert(partition);
         if repeats {
             self.tally.spoil_all();
         }
@@ -363,7 +368,12 @@ impl Loop {
         let Some(this) = &mut self.transactions else {
             return Duration::ZERO;
         };
-        if !std::mem::take(&mut this.refused) || self.stopping.is_some() {
+        let refused = std::mem::take(&mut this.refused);
+        // What is refused for good has its dead letter when it runs again: that is progress.
+        if this.suspect.is_some() {
+            this.aborts_in_a_row = 0;
+        }
+        if !refused || this.suspect.is_some() || self.stopping.is_some() {
             return Duration::ZERO;
         }
         let delay = self.parts.runtime.backoff.delay(this.aborts_in_a_row, random);
@@ -378,6 +388,7 @@ impl Loop {
             Answer::Committed(Ok(()), took) => {
                 let open = this.tally.committed(Instant::now());
                 this.aborts_in_a_row = 0;
+                this.gone.clear();
                 this.blocked = !this.leaving.is_empty();
                 this.parts.turnstile.open(open);
                 let committed = std::mem::take(&mut this.committing);
@@ -406,6 +417,8 @@ impl Loop {
                     self.refused
                         .insert(input, failure, |partition| self.held.contains_key(&partition));
                 }
+                this.gone.clear();
+                this.tally.opens(Instant::now());
                 this.parts.turnstile.open(this.tally.open());
             }
             Answer::Committed(Err(error), _) | Answer::Aborted(Err(error)) => {
@@ -426,7 +439,8 @@ impl Loop {
         } else if failure.class == Class::Fatal {
             self.halt(failure);
         } else if current {
-            if failure.class == Class::Transient && event.transaction == this.tally.open() {
+            let alone = failure.class == Class::Transient && failure.reason != BATCH_MATE;
+            if alone && event.transaction == this.tally.open() {
                 this.refused = true;
                 let runtime = &self.parts.runtime;
                 runtime.metrics.failed("sink", "transient", "warn");
@@ -440,11 +454,13 @@ impl Loop {
             if let (Some(this), Some(partition)) = (&mut self.transactions, partition) {
                 let larger = this.suspect.as_ref().is_none_or(|suspect| bytes > suspect.bytes);
                 // Once its assignment is over, and not by the abort, another record may have its offset.
-                let stands = event.transaction == this.aborted
-                    || self
-                        .held
+                let stands = if event.transaction == this.aborted {
+                    !this.gone.contains(&partition)
+                } else {
+                    self.held
                         .get(&partition)
-                        .is_some_and(|held| held.ticket == origin.ticket);
+                        .is_some_and(|held| held.ticket == origin.ticket)
+                };
                 if failure.class == Class::Permanent && larger && stands {
                     this.suspect = Some(Suspect {
                         input: (partition, origin.offset),
