@@ -83,6 +83,8 @@ pub struct Needs {
     pub pods: usize,
     /// Whether the rate is out of reach: pods without a partition would be needed, or a partition keeps its consumer busier than it may be.
     pub too_few_partitions: bool,
+    /// Whether it is a partition's consumer that cannot keep up, whatever cores a pod has.
+    pub partitions_are_full: bool,
     /// Consumers of a pod (`consumers`): each has one thread.
     pub consumers: usize,
     /// Records in flight in a pod, on average, by Little's law.
@@ -147,6 +149,8 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
     let of_pod = load.rate / pods as f64;
     // Consumers that the loops of so many records would keep as busy as they may be.
     let loops = |rate: f64| rate * cpu_us * OF_THE_LOOP / 1e6 / load.utilisation;
+    // A partition is one consumer, and that one core.
+    let partitions_are_full = loops(load.rate / partitions as f64) > 1.0;
     let in_flight = of_pod * waits.as_secs_f64();
     let max_in_flight = ((in_flight * 4.0) as usize).next_power_of_two().max(64);
     Needs {
@@ -154,8 +158,8 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
         cpu_us,
         cores,
         pods,
-        // A partition is one consumer, and that one core.
-        too_few_partitions: wanted > load.partitions || loops(load.rate / partitions as f64) > 1.0,
+        too_few_partitions: wanted > load.partitions || partitions_are_full,
+        partitions_are_full,
         consumers: (loops(of_pod).ceil() as usize).clamp(1, partitions.div_ceil(pods)),
         in_flight,
         max_in_flight,
@@ -222,6 +226,8 @@ mod tests {
         let needs = needs(&pipeline(LOOKUP), &few);
         assert_eq!(needs.pods, 2);
         assert!(needs.too_few_partitions);
+        // More cores to a pod would do.
+        assert!(!needs.partitions_are_full);
         assert!(needs.consumers >= 1 && needs.consumers <= 2);
     }
 
@@ -235,6 +241,7 @@ mod tests {
         };
         let one = needs(&pipeline(LOOKUP), &of(1, 200_000.0));
         assert_eq!((one.pods, one.consumers, one.too_few_partitions), (1, 1, true));
+        assert!(one.partitions_are_full);
         let write = "[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"INSERT INTO k.t (a, b) VALUES (:a, :b)\"\n";
         let steps = pipeline(&format!("{LOOKUP}{write}"));
         let six = needs(&steps, &of(6, 1_300_000.0));

@@ -157,14 +157,12 @@ fn words(name: &str, needs: &Needs, load: &Load) -> String {
         format!("{:6}, {:.0} MB", needs.max_in_flight, needs.in_flight_bytes / 1e6),
     );
     if needs.too_few_partitions {
-        let more = if load.cores < 1.0 { ", or cores to a pod" } else { "" };
-        line(
-            "not enough",
-            format!(
-                "{} partitions do not bear this rate: a partition is one consumer, and that one core; add partitions{more}",
-                load.partitions
-            ),
-        );
+        let why = if needs.partitions_are_full {
+            "do not bear this rate: a partition is one consumer, and that one core; add partitions"
+        } else {
+            "give no more pods work: add partitions, or cores to a pod"
+        };
+        line("not enough", format!("{} partitions {why}", load.partitions));
     }
     text
 }

@@ -55,7 +55,9 @@ pub fn partitions<C: ClientContext>(client: &Client<C>, topic: &str, limit: Dura
     let code = found.and_then(|t| t.error()).map(RDKafkaErrorCode::from);
     if let Some(code) = code.filter(|code| *code != RDKafkaErrorCode::UnknownTopicOrPartition) {
         let hint = match code {
-            RDKafkaErrorCode::TopicAuthorizationFailed => ": the client needs an ACL that lets it read or write there",
+            RDKafkaErrorCode::TopicAuthorizationFailed => {
+                ": it is not there and the client may not make it, or no ACL lets the client read or write there"
+            }
             _ => "",
         };
         let topic = topic.to_owned();
@@ -144,7 +146,7 @@ mod tests {
         for (topic, words) in [
             (
                 "secret",
-                "topic 'secret': TopicAuthorizationFailed (Broker: Topic authorization failed): the client needs an ACL",
+                "topic 'secret': TopicAuthorizationFailed (Broker: Topic authorization failed): it is not there and",
             ),
             (
                 "young",

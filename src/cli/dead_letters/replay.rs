@@ -414,7 +414,7 @@ fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left: &L
     let all = looked_at_all && summary.read == summary.chosen + summary.repeated + summary.foreign;
     if let Some(began) = summary.began.filter(|_| sent > 0 && left.next.is_none() && all) {
         text.push_str(&format!(
-            "they stay in the topic: --since {} leaves them out the next time\n",
+            "they stay in the topic: --since {} leaves out these, and all before, the next time\n",
             began.text()
         ));
     }

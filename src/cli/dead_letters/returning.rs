@@ -219,7 +219,9 @@ impl Sender {
     fn unsendable(&self, spot: Spot, error: &TopicError) -> Trouble {
         let letter = self.letter(spot);
         let remedy = match error {
-            TopicError::Missing(_) => ": create it, name another with --to, or leave it out with --original-topic",
+            TopicError::Missing(_) => {
+                ": create it, name another with --to, or choose those of one topic that is there with --original-topic"
+            }
             TopicError::Silent(_) | TopicError::Refused { .. } => "",
         };
         Trouble::Unavailable(format!("the record of {letter} cannot be sent: {error}{remedy}"))

@@ -292,9 +292,7 @@ fn marker(column: &str) -> String {
 
 /// Whether the output can hold a column, by its name and its type.
 fn readable(column: &Column) -> Result<(), &'static str> {
-    let identifier = column.name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && column.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if !identifier {
+    if !is_identifier(&column.name) {
         return Err("give it a name that Avro allows: SELECT \"…\" AS name");
     }
     avro_type(&result_type(&column.ty))

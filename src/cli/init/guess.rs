@@ -69,7 +69,7 @@ pub enum Why {
 pub fn guess<'l>(column: &Column, table: &str, looked_up: bool, leaves: &'l [Leaf]) -> Option<(&'l Leaf, Why)> {
     let fitting = leaves.iter().filter(|leaf| bindable(&leaf.ty, &column.ty).is_ok());
     let scored: Vec<(u32, &Leaf, Why)> = fitting
-        .filter_map(|leaf| score(column, table, leaf).map(|(score, why)| (score, leaf, why)))
+        .filter_map(|leaf| score(column, table, looked_up, leaf).map(|(score, why)| (score, leaf, why)))
         .collect();
     let most = scored.iter().map(|(score, ..)| *score).max()?;
     let best = || scored.iter().filter(move |(score, ..)| *score == most);
@@ -84,7 +84,7 @@ pub fn guess<'l>(column: &Column, table: &str, looked_up: bool, leaves: &'l [Lea
     Some((leaf, why))
 }
 
-fn score(column: &Column, table: &str, leaf: &Leaf) -> Option<(u32, Why)> {
+fn score(column: &Column, table: &str, looked_up: bool, leaf: &Leaf) -> Option<(u32, Why)> {
     let wanted = plain(&column.name);
     let last = leaf.path.last().map(|name| plain(name)).unwrap_or_default();
     // `user.id` is `userid`, as `user_id` is.
@@ -92,7 +92,9 @@ fn score(column: &Column, table: &str, leaf: &Leaf) -> Option<(u32, Why)> {
     let whole: Vec<String> = whole.collect();
     // Table `profiles`, column `id`, field `profile_id` or `profile.id`: more than an `id` of whatever.
     let of_table = plain(singular(table)) + &wanted;
-    if last == of_table || whole.contains(&of_table) {
+    let names_the_table = last == of_table || whole.contains(&of_table);
+    // What is written is the event's own: a `username` is no `name` of `users`.
+    if names_the_table && looked_up {
         return Some((9, Why::Name));
     }
     if last == wanted {
@@ -100,6 +102,9 @@ fn score(column: &Column, table: &str, leaf: &Leaf) -> Option<(u32, Why)> {
     }
     if whole.contains(&wanted) {
         return Some((7, Why::Name));
+    }
+    if names_the_table {
+        return Some((6, Why::Name));
     }
     if wanted.len() > 1 && last.ends_with(&wanted) {
         return Some((5, Why::Alike));
@@ -158,6 +163,10 @@ mod tests {
 
     /// What the row of a table is looked up by, in an event of text fields.
     fn key(table: &str, column: &str, paths: &[&str]) -> (String, Why) {
+        among(paths, table, column, true)
+    }
+
+    fn among(paths: &[&str], table: &str, column: &str, looked_up: bool) -> (String, Why) {
         let leaf = |path: &&str| Leaf {
             path: path.split('.').map(str::to_owned).collect(),
             ty: Type::String,
@@ -167,7 +176,7 @@ mod tests {
             name: column.into(),
             ty: ColumnType::Text,
         };
-        let (leaf, why) = guess(&column, table, true, &leaves).unwrap();
+        let (leaf, why) = guess(&column, table, looked_up, &leaves).unwrap();
         (leaf.path.join("."), why)
     }
 
@@ -192,6 +201,17 @@ mod tests {
         let paths = ["seller.customer.id", "customer.id"];
         assert_eq!(key("customers", "id", &paths), is("customer.id", Why::Bare));
         assert_eq!(key("customers", "email", &["email", "kind"]), is("email", Why::Name));
+    }
+
+    #[test]
+    fn what_is_written_is_the_events_own() {
+        let paths = ["username", "name"];
+        assert_eq!(among(&paths, "users", "name", false), ("name".to_owned(), Why::Name));
+        let paths = ["user_name", "email"];
+        assert_eq!(
+            among(&paths, "users", "name", false),
+            ("user_name".to_owned(), Why::Name)
+        );
     }
 
     #[test]
