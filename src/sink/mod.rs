@@ -58,6 +58,9 @@ pub fn acknowledged<'d, 'm>(
     }
 }
 
+/// The reason of an output that librdkafka has thrown away with its transaction, unasked.
+pub const PURGED: &str = "purged";
+
 /// The reason of an output that brokers refused for another one in its batch.
 pub const BATCH_MATE: &str = "batch_mate";
 
@@ -284,9 +287,13 @@ impl ProducerContext for SinkContext {
                 }
                 let purged = [RDKafkaErrorCode::PurgeQueue, RDKafkaErrorCode::PurgeInflight];
                 if error.rdkafka_error_code().is_some_and(|code| purged.contains(&code)) {
-                    // librdkafka itself purges the queue of a producer that it gives up. A transaction runs again as a whole.
-                    if event.is_abandoned() || self.turnstile.is_some() {
+                    // librdkafka itself purges the queue of a producer that it gives up, and of a transaction that brokers refuse.
+                    if event.is_abandoned() {
                         event.complete(How::Abandoned);
+                    } else if self.turnstile.is_some() {
+                        // It runs again as a whole.
+                        (failure.class, failure.reason) = (Class::Transient, PURGED);
+                        event.complete(How::Undelivered(failure));
                     } else {
                         failure.reason = PRODUCER_OVER;
                         failure.message = format!(

@@ -25,7 +25,7 @@ use crate::pipeline::runner::Runtime;
 use crate::retry::Class;
 use crate::sink::transactions::{self, TransactionError};
 use crate::sink::turnstile::Turnstile;
-use crate::sink::{self, BATCH_MATE};
+use crate::sink::{self, BATCH_MATE, PURGED};
 use crate::source::assignment::{Partition, Phase, Ticket};
 use crate::source::tally::{Step, Tally};
 
@@ -362,7 +362,7 @@ impl Loop {
         });
     }
 
-    /// How long the turnstile stays shut after an abort: what brokers refuse for the moment would else be written and sent again at once, and again.
+    /// How long the turnstile stays shut after an abort: what brokers refuse for the moment would else run again at once, and again.
     fn pause_after_abort(&mut self) -> Duration {
         let random = self.jitter.next_u64();
         let Some(this) = &mut self.transactions else {
@@ -439,7 +439,9 @@ impl Loop {
         } else if failure.class == Class::Fatal {
             self.halt(failure);
         } else if current {
-            let alone = failure.class == Class::Transient && failure.reason != BATCH_MATE;
+            // What is thrown away with its transaction is the news only where nothing else was refused.
+            let told = failure.reason == PURGED && (this.refused || this.suspect.is_some());
+            let alone = failure.class == Class::Transient && failure.reason != BATCH_MATE && !told;
             if alone && event.transaction == this.tally.open() {
                 this.refused = true;
                 let runtime = &self.parts.runtime;
