@@ -12,7 +12,7 @@ use std::time::Duration;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use crate::config::{Assignor, GroupProtocol, Kafka, OffsetReset, Pipeline, Property, SecretError};
+use crate::config::{Assignor, GroupProtocol, Kafka, Pipeline, Property, SecretError};
 use crate::retry::Class;
 
 /// What policy an error of librdkafka calls for.
@@ -145,13 +145,8 @@ pub fn consumer(
     config.set("group.id", source.group.as_str());
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
-    config.set(
-        "auto.offset.reset",
-        match source.offset_reset {
-            OffsetReset::Earliest => "earliest",
-            OffsetReset::Latest => "latest",
-        },
-    );
+    // Where a group begins is said with its partitions. This is for an offset that the log has no longer: what is still there is not to be skipped.
+    config.set("auto.offset.reset", "earliest");
     match source.group_protocol {
         GroupProtocol::Classic => {
             config.set("group.protocol", "classic");

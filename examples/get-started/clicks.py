@@ -3,7 +3,7 @@
 usage: clicks.py prepare | send | read
   prepare  makes topics, schema and table
   send     publishes a click, and waits for the record that comes of it
-  read     waits for the next record of the output topic, whatever its schema
+  read     waits a minute for the next record of the output topic, whatever its schema
 
 It belongs to docs/get-started.md, takes the variables that the page sets, and needs confluent-kafka, fastavro and scylla-driver.
 """

@@ -247,12 +247,18 @@ fn too_many_tombstones(words: &str) -> bool {
     words.contains("READ_TOO_MANY_TOMBSTONES") || words.contains("tombstone_failure_threshold")
 }
 
+/// Whether the server's words say that a replica's disk is too full for writes: Cassandra's guardrail, which it calls invalid. It passes.
+fn disk_full(words: &str) -> bool {
+    words.contains("disk usage exceeds")
+}
+
 /// What the server answered, with its words.
 pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
         error if rights_unknown(error, words) => (Transient, "rights_unknown"),
         DbError::ServerError | DbError::WriteFailure { .. } if above_the_log(words) => (Permanent, "too_large"),
         DbError::SyntaxError => (Permanent, "syntax"),
+        DbError::Invalid if disk_full(words) => (Transient, "disk_full"),
         DbError::Invalid => (Permanent, "invalid"),
         DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
         DbError::FunctionFailure { .. } => (Permanent, "function"),
@@ -398,6 +404,10 @@ mod tests {
         }
         let words = "Operation failed - received 0 responses and 2 failures";
         assert_eq!(database(&failure, words), (Transient, "write_failure"));
+        let words =
+            "Guardrail replica_disk_usage violated: Write request failed because disk usage exceeds failure threshold";
+        assert_eq!(database(&DbError::Invalid, words), (Transient, "disk_full"));
+        assert_eq!(database(&DbError::Invalid, "wrong"), (Permanent, "invalid"));
     }
 
     #[test]

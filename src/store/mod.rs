@@ -275,9 +275,10 @@ impl StoreError {
         StoreError::new(Class::Transient, label, message)
     }
 
-    /// Whether the store itself may be in trouble. While nodes have different schemas it answers, and refuses: others may go on.
+    /// Whether the store itself may be in trouble. While nodes have different schemas it answers, and refuses, as it does for a partition that is asked
+    /// for too often or has too many tombstones: others may go on.
     pub fn is_outage(&self) -> bool {
-        self.class == Class::Transient && self.label != "schema_changing"
+        self.class == Class::Transient && !["schema_changing", "rate_limit", "tombstones"].contains(&self.label)
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::policy::Policy;
 use super::names::{Builder, Columns};
 use super::parse::ParsedStep;
 use super::{Action, Place};
-use crate::config::{self, Step as StepConfig};
+use crate::config::{self, OnError, Step as StepConfig};
 use crate::store::cql::Ttl;
 use crate::store::group::GroupOptions;
 use crate::store::{AnyStore, Kind, Statement, StatementOptions};
@@ -24,6 +24,12 @@ pub struct Write {
     pub policy: Policy,
 }
 
+/// How its rows share batches. Where attempts are counted each goes alone: a batch's failure is nobody's own.
+fn grouping(write: &config::Write) -> Option<GroupOptions> {
+    let counted = write.errors.on_error != OnError::Retry;
+    write.group.as_ref().filter(|_| !counted).map(GroupOptions::from)
+}
+
 impl Builder {
     pub(super) async fn write(
         &mut self,
@@ -40,7 +46,7 @@ impl Builder {
                 (None, Some(_)) => Some(Ttl::Bound),
                 (None, None) => None,
             },
-            group: write.group.as_ref().map(GroupOptions::from),
+            group: grouping(write),
             idempotent,
             timeout: write.timeout,
             ..StatementOptions::from(&write.execution)
@@ -57,5 +63,33 @@ impl Builder {
             policy: Policy::from(&write.errors),
         };
         Some((Action::Write(Box::new(ready)), Columns::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::StepKind;
+
+    #[test]
+    fn rows_whose_attempts_are_counted_share_no_batch() {
+        let shares = |keys: &str| {
+            let text = format!(
+                "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[scylla]\nnodes = [\"s:9042\"]\n\
+                 [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n[[pipelines.p.steps]]\nname = \"w\"\n\
+                 write = \"INSERT INTO k.t (a) VALUES (:a)\"\ngroup = {{}}\n{keys}"
+            );
+            let (config, _) = config::load_str(vec![("t.toml".into(), text)], std::iter::empty()).unwrap();
+            match &config.pipelines["p"].steps[0].kind {
+                StepKind::Write(write) => grouping(write).is_some(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(shares(""));
+        for on_error in ["skip", "dead_letter"] {
+            assert!(!shares(&format!(
+                "on_error = \"{on_error}\"\nretry = {{ max_attempts = 2 }}"
+            )));
+        }
     }
 }

@@ -827,7 +827,7 @@ async fn an_outage_is_met_by_probes_and_ends_for_all_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_refused_while_schemas_differ_opens_no_breaker() {
+async fn what_is_refused_of_one_partition_or_while_schemas_differ_opens_no_breaker() {
     let mut bench = bench(STEPS).await;
     bench.user(1, "ann", 2.5);
     let hour = Duration::from_secs(3600);
@@ -837,9 +837,10 @@ async fn what_is_refused_while_schemas_differ_opens_no_breaker() {
     };
     let gate = Arc::new(Gate::new("store", rules, None));
     Arc::get_mut(&mut bench.runtime).unwrap().gates.store = gate.clone();
-    for _ in 0..30 {
-        let refused = StoreError::transient("schema_changing", "unconfigured table");
-        bench.store.fail_next(refused);
+    for label in ["schema_changing", "rate_limit", "tombstones"] {
+        for _ in 0..30 {
+            bench.store.fail_next(StoreError::transient(label, "refused"));
+        }
     }
     let run = tokio::time::timeout(Duration::from_secs(60), bench.run(0, 1, "click"));
     assert!(
@@ -847,7 +848,7 @@ async fn what_is_refused_while_schemas_differ_opens_no_breaker() {
         "it waits at an open breaker"
     );
     assert_eq!(gate.state(), State::Closed);
-    assert_eq!(bench.store.calls(), 30 + 2);
+    assert_eq!(bench.store.calls(), 90 + 2);
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ pub enum Action {
     /// Ask the group for the committed offset and metadata of these, until it answers, and report by [`Assignment::started`]
     /// or [`Assignment::started_at_end`].
     FetchCommitted(Vec<(Partition, Ticket)>),
-    /// Seek to `from` and resume. `None`: the group has no offset, and `auto.offset.reset` decides.
+    /// Seek to `from` and resume. `None`: the group has no offset, and `offset_reset` decides.
     Start {
         /// The partition to resume.
         partition: Partition,

@@ -303,8 +303,12 @@ impl Loop {
 
     pub(super) fn assign(&mut self, starts: &[(Partition, Option<i64>)]) {
         let mut list = TopicPartitionList::with_capacity(starts.len());
+        let begins = match self.parts.offset_reset {
+            OffsetReset::Earliest => Offset::Invalid,
+            OffsetReset::Latest => Offset::End,
+        };
         for (partition, from) in starts {
-            let offset = from.map_or(Offset::Invalid, Offset::Offset);
+            let offset = from.map_or(begins, Offset::Offset);
             if let Err(error) = list.add_partition_offset(self.topic(*partition), partition.index, offset) {
                 self.halt(Failure::fatal("assign", error.to_string()));
             }

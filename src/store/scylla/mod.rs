@@ -244,6 +244,12 @@ impl ScyllaStore {
 impl Store for ScyllaStore {
     async fn prepare(&self, text: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
         grouped::check(options)?;
+        let level = options.consistency.unwrap_or(self.options.consistency);
+        if options.kind == Kind::Lookup && level == Consistency::Any {
+            let why =
+                "no row is read with the consistency level any, which is for writes alone: give the look-up another";
+            return Err(StoreError::permanent("invalid", why));
+        }
         let using = |timestamp| {
             let ttl = options.ttl;
             cql::with_using(text, cql::Using { ttl, timestamp }).map_err(|e| StoreError::permanent("invalid", e))
