@@ -121,20 +121,23 @@ impl Ledger {
     /// The place is itself new, and committable before any record: `auto.offset.reset = latest` would skip what comes to an idle
     /// partition before the next start.
     pub fn beginning(offset: i64) -> Ledger {
-        Ledger {
-            next: Some(offset),
-            first: Some(offset),
-            ..Ledger::new(None, i64::MIN)
-        }
+        Ledger::at(offset, i64::MIN)
     }
 
     /// A ledger of a log that went back to `offset`, which is committable before any record: the group's offset, which may be above, is of a log that
     /// is no more. `clock` is the last write timestamp that was handed out in that one.
     pub fn rewound(offset: i64, clock: i64) -> Ledger {
         Ledger {
+            rewound: true,
+            ..Ledger::at(offset, clock)
+        }
+    }
+
+    /// At a place that the group does not have yet.
+    fn at(offset: i64, clock: i64) -> Ledger {
+        Ledger {
             next: Some(offset),
             first: Some(offset),
-            rewound: true,
             ..Ledger::new(None, clock)
         }
     }

@@ -90,12 +90,17 @@ impl Answer {
 
     /// Whether the registry has considered what it was asked: it succeeded, with what was asked for, or gave one of its own codes for a 4xx
     /// that is about the schema. All else (overload, login, a proxy's page or JSON) may be answered otherwise by another address or later.
-    fn considered<T: DeserializeOwned>(&self) -> bool {
+    ///
+    /// # Errors
+    /// What it says instead.
+    fn considered<T: DeserializeOwned>(&self) -> Result<(), String> {
         match self.status {
-            200..300 => serde_json::from_slice::<T>(&self.body).is_ok(),
-            409 => true,
-            400 | 404 | 422 => self.code().is_some(),
-            _ => false,
+            200..300 => serde_json::from_slice::<T>(&self.body)
+                .map(drop)
+                .map_err(|error| format!("{error} in {}", self.message())),
+            409 => Ok(()),
+            400 | 404 | 422 if self.code().is_some() => Ok(()),
+            _ => Err(self.message()),
         }
     }
 }
@@ -227,17 +232,10 @@ impl Transport {
                 limit: LARGEST,
             }),
         };
-        let answer = match answer {
-            Ok(answer) if !answer.considered::<T>() => {
-                let successful = (200..300).contains(&answer.status);
-                let error = successful
-                    .then(|| serde_json::from_slice::<T>(&answer.body).err())
-                    .flatten();
-                let message = answer.message();
-                Err(answer.refused(error.map_or_else(|| message.clone(), |error| format!("{error} in {message}"))))
-            }
-            answer => answer,
-        };
+        let answer = answer.and_then(|answer| match answer.considered::<T>() {
+            Ok(()) => Ok(answer),
+            Err(why) => Err(answer.refused(why)),
+        });
         let counter = match &answer {
             Ok(answer) if answer.status == 404 => &self.stats.unknown,
             Ok(answer) if (200..300).contains(&answer.status) => &self.stats.ok,
@@ -347,7 +345,7 @@ mod tests {
             (503, "", false),
         ] {
             assert_eq!(
-                answer(status, body).considered::<Vec<i32>>(),
+                answer(status, body).considered::<Vec<i32>>().is_ok(),
                 considered,
                 "{status} {body}"
             );

@@ -352,21 +352,18 @@ impl Assignment {
         for slot in 0..self.places.len() as u32 {
             let place = &self.places[slot as usize];
             let partition = place.partition;
-            match &place.state {
-                State::Running(ledger) => {
-                    let (floor, rewound) = (ledger.uncommitted(), clock_of_rewound(ledger));
-                    self.end(slot);
-                    starting.push((partition, self.begin(slot, State::Starting { floor, rewound })));
-                }
+            let (floor, rewound) = match &place.state {
+                State::Running(ledger) => (ledger.uncommitted(), clock_of_rewound(ledger)),
                 // It was to start where nothing of the old log is unfinished; now that may be above the group's offset.
-                State::Ready { ledger, from } if ledger.is_rewound() => {
-                    let (floor, rewound) = (*from, clock_of_rewound(ledger));
+                State::Ready { ledger, from } if ledger.is_rewound() => (*from, clock_of_rewound(ledger)),
+                State::Draining(_) => {
                     self.end(slot);
-                    starting.push((partition, self.begin(slot, State::Starting { floor, rewound })));
+                    continue;
                 }
-                State::Draining(_) => self.end(slot),
-                State::Unassigned | State::Starting { .. } | State::Ready { .. } => {}
-            }
+                State::Unassigned | State::Starting { .. } | State::Ready { .. } => continue,
+            };
+            self.end(slot);
+            starting.push((partition, self.begin(slot, State::Starting { floor, rewound })));
         }
         if !starting.is_empty() {
             self.actions.push_back(Action::FetchCommitted(starting));

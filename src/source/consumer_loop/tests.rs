@@ -599,8 +599,8 @@ fn an_idle_partition_shows_the_offset_of_the_group() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-#[test]
-fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_begins_at_the_end() {
+/// A loop in its second start: its group began behind the first record, five came while it was away, and its first fetches are refused so.
+fn begun_at_the_end_twice(refusals: &[RDKafkaRespErr]) -> Bench {
     let cluster = cluster(1);
     let load = Load::at(&cluster.bootstrap_servers());
     load.send(0);
@@ -617,7 +617,13 @@ fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_beg
     stop.send(true).unwrap();
     assert!(matches!(thread.join().unwrap(), End::Drained));
     (0..5).for_each(|_| load.send(0));
-    let bench = start(cluster);
+    cluster.request_errors(RDKafkaApiKey::Fetch, refusals);
+    start(cluster)
+}
+
+#[test]
+fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_begins_at_the_end() {
+    let bench = begun_at_the_end_twice(&[]);
     until("what came meanwhile", || bench.written(0) == (1..6).collect());
     assert!(matches!(bench.end(), End::Drained));
 }
@@ -625,25 +631,7 @@ fn what_comes_to_an_idle_partition_between_two_starts_is_taken_where_a_group_beg
 /// Retention may pass a group that was away for long. What is still in the log is not skipped, wherever a new group would begin.
 #[test]
 fn an_offset_that_the_log_has_no_longer_is_no_reason_to_begin_at_the_end() {
-    let cluster = cluster(1);
-    let load = Load::at(&cluster.bootstrap_servers());
-    load.send(0);
-    let toml = TOML.replace("group = \"g\"", "group = \"g\"\noffset_reset = \"latest\"");
-    let start = |cluster| Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml.clone());
-    let bench = start(cluster);
-    until("the partition to run", || {
-        let partitions = bench.state.get().partitions;
-        partitions.first().is_some_and(|partition| partition.phase == "running")
-    });
-    let Bench {
-        cluster, stop, thread, ..
-    } = bench;
-    stop.send(true).unwrap();
-    assert!(matches!(thread.join().unwrap(), End::Drained));
-    (0..5).for_each(|_| load.send(0));
-    let gone = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
-    cluster.request_errors(RDKafkaApiKey::Fetch, &[gone]);
-    let bench = start(cluster);
+    let bench = begun_at_the_end_twice(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE]);
     until("all that the log has", || bench.written(0) == (0..6).collect());
     assert!(matches!(bench.end(), End::Drained));
 }
@@ -658,9 +646,7 @@ fn where_an_idle_partition_begins_at_its_end_is_committed_by_one_transaction() {
     // The commit takes longer than it is to the next look at what may be committed.
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS;
     cluster.request_errors(RDKafkaApiKey::EndTxn, &[refusal; 6]);
-    let toml = TOML
-        .replace("order = \"none\"", "order = \"none\"\ndelivery = \"exactly_once\"")
-        .replace("group = \"g\"", "group = \"g\"\noffset_reset = \"latest\"");
+    let toml = exactly_once().replace("group = \"g\"", "group = \"g\"\noffset_reset = \"latest\"");
     let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml + OUTPUT);
     let committed = || bench.metrics.partition("in", 0).committed_offset.get();
     until("the end to be committed", || committed() == 1);
@@ -784,25 +770,26 @@ fn a_replay_goes_on_after_an_abort_behind_its_end() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-#[test]
-fn what_brokers_refuse_for_the_moment_is_told_and_runs_again() {
+/// A loop that has committed one record, after requests that were refused so, and its metrics in text.
+fn committed_after(request: RDKafkaApiKey, refusals: &[RDKafkaRespErr]) -> (Bench, String) {
     let cluster = cluster(1);
     cluster.create_topic("out", 1, 1).unwrap();
-    let load = Load::at(&cluster.bootstrap_servers());
-    load.send(0);
-    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION;
-    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal; 6]);
-    let bench = Bench::run(
-        cluster,
-        Duration::ZERO,
-        Duration::from_secs(60),
-        exactly_once() + OUTPUT,
-    );
+    Load::at(&cluster.bootstrap_servers()).send(0);
+    cluster.request_errors(request, refusals);
+    let long = Duration::from_secs(60);
+    let bench = Bench::run(cluster, Duration::ZERO, long, exactly_once() + OUTPUT);
     let committed = || bench.metrics.partition("in", 0).committed_offset.get();
     until("the commit", || committed() == 1);
+    let text = String::from_utf8(bench.all_metrics.render()).unwrap();
+    (bench, text)
+}
+
+#[test]
+fn what_brokers_refuse_for_the_moment_is_told_and_runs_again() {
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION;
+    let (bench, text) = committed_after(RDKafkaApiKey::Produce, &[refusal; 6]);
     // librdkafka may itself purge what follows a refusal.
     assert!(bench.metrics.transactions_aborted.get() >= 6);
-    let text = String::from_utf8(bench.all_metrics.render()).unwrap();
     let told = "messina_failures_total{class=\"transient\",level=\"warn\",pipeline=\"p\",step=\"sink\"} ";
     let count = text.lines().find_map(|line| line.strip_prefix(told)).unwrap();
     assert!(count.parse::<f64>().unwrap() >= 6.0, "{text}");
@@ -812,21 +799,8 @@ fn what_brokers_refuse_for_the_moment_is_told_and_runs_again() {
 /// So does an ACL that is taken away: no output is asked for then, and librdkafka throws away what is queued.
 #[test]
 fn a_transaction_that_takes_no_topic_is_told_and_runs_again() {
-    let cluster = cluster(1);
-    cluster.create_topic("out", 1, 1).unwrap();
-    let load = Load::at(&cluster.bootstrap_servers());
-    load.send(0);
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-    cluster.request_errors(RDKafkaApiKey::AddPartitionsToTxn, &[refusal; 3]);
-    let bench = Bench::run(
-        cluster,
-        Duration::ZERO,
-        Duration::from_secs(60),
-        exactly_once() + OUTPUT,
-    );
-    let committed = || bench.metrics.partition("in", 0).committed_offset.get();
-    until("the commit", || committed() == 1);
-    let text = String::from_utf8(bench.all_metrics.render()).unwrap();
+    let (bench, text) = committed_after(RDKafkaApiKey::AddPartitionsToTxn, &[refusal; 3]);
     assert!(text.contains("pipeline=\"p\",step=\"sink\"} "), "{text}");
     assert!(matches!(bench.end(), End::Drained));
 }
