@@ -85,7 +85,7 @@ pub struct Event {
     pub stage: usize,
     /// Steps of that stage that have their answer, by bit; see [`Event::ANSWERS`].
     pub answered: u64,
-    /// Whether it writes its row by itself, for the batch that it was in has failed or may not be written.
+    /// Whether it writes its row at this stage by itself, for the batch that it was in has failed or may not be written.
     pub alone: bool,
     /// The output record's value, kept until it is delivered.
     pub output: Vec<u8>,
@@ -127,6 +127,13 @@ impl Event {
     /// Whether a step of the stage that comes next has its answer.
     pub fn is_answered(&self, step: usize) -> bool {
         step < Event::ANSWERS && self.answered & (1 << step) != 0
+    }
+
+    /// Goes on to the stage behind; what was noted of the one before is over.
+    pub fn pass_stage(&mut self) {
+        self.stage += 1;
+        self.answered = 0;
+        self.alone = false;
     }
 
     /// Copies the record out of the consumer's memory. `spare` is an event that has ended, whose memory is used again.
@@ -280,7 +287,7 @@ impl Event {
         }
     }
 
-    /// The same, and it writes its row by itself.
+    /// The same, and it writes its row at that stage by itself.
     pub fn go_on_alone(mut self: Box<Event>) {
         self.alone = true;
         self.go_on();

@@ -191,8 +191,7 @@ impl Runtime {
             if !matches!(flow, Flow::Continue) {
                 return Ok(flow);
             }
-            event.stage += 1;
-            event.answered = 0;
+            event.pass_stage();
         }
         Ok(Flow::Continue)
     }
@@ -279,3 +278,5 @@ mod advance_tests;
 mod publish_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod together_tests;

@@ -5,8 +5,9 @@
 //! it, at once. So there is no task and no timer for each row, and no thread between.
 //!
 //! Invariants: a row is acknowledged when its batch is, and not before; a batch that fails for good is repeated row by row, each by
-//! its own writer, so that a row fails alone; a group whose sender is dropped (its record's partition has left) loses no row: the others then
-//! write for themselves; no group has more rows or bytes than declared.
+//! its own writer, so that a row fails alone; one whose failure may pass is not made again either, for who tries its row again keeps it out of
+//! groups; a group whose sender is dropped (its record's partition has left) loses no row: the others then write for themselves; no group has
+//! more rows or bytes than declared.
 
 use std::collections::HashMap;
 use std::hash::Hash;

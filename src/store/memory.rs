@@ -38,6 +38,8 @@ pub struct Written {
     pub values: Vec<(String, Value<'static>)>,
     /// Microseconds since 1970.
     pub timestamp_us: i64,
+    /// Whether it was to be in no batch with others.
+    pub alone: bool,
 }
 
 /// What [`Statement`] holds for this store: nothing.
@@ -111,6 +113,37 @@ impl MemoryStore {
         }
         failure.map_or(Ok(()), Err)
     }
+
+    pub(super) async fn write_alone(
+        &self,
+        statement: &Statement,
+        values: &[Value<'_>],
+        timestamp_us: i64,
+    ) -> Result<(), StoreError> {
+        self.keep(statement, values, timestamp_us, true).await
+    }
+
+    async fn keep(
+        &self,
+        statement: &Statement,
+        values: &[Value<'_>],
+        timestamp_us: i64,
+        alone: bool,
+    ) -> Result<(), StoreError> {
+        statement.expect(Kind::Write, values)?;
+        self.pass().await?;
+        let named = statement.markers.iter().zip(values);
+        let values = named
+            .map(|(marker, value)| (marker.name.clone(), value.clone().into_owned()))
+            .collect();
+        self.state().writes.push(Written {
+            cql: statement.cql.to_string(),
+            values,
+            timestamp_us,
+            alone,
+        });
+        Ok(())
+    }
 }
 
 impl Store for MemoryStore {
@@ -165,18 +198,7 @@ impl Store for MemoryStore {
     }
 
     async fn write(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Result<(), StoreError> {
-        statement.expect(Kind::Write, values)?;
-        self.pass().await?;
-        let named = statement.markers.iter().zip(values);
-        let values = named
-            .map(|(marker, value)| (marker.name.clone(), value.clone().into_owned()))
-            .collect();
-        self.state().writes.push(Written {
-            cql: statement.cql.to_string(),
-            values,
-            timestamp_us,
-        });
-        Ok(())
+        self.keep(statement, values, timestamp_us, false).await
     }
 }
 

@@ -563,6 +563,23 @@ impl AnyStore {
             AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => Err(foreign_statement()),
         }
     }
+
+    /// Writes a row as [`Store::write`] does, but never in a batch with others.
+    ///
+    /// # Errors
+    /// Those of [`Store::write`].
+    pub async fn write_alone(
+        &self,
+        statement: &Statement,
+        values: &[Value<'_>],
+        timestamp_us: i64,
+    ) -> Result<(), StoreError> {
+        match self {
+            AnyStore::Scylla(s) => s.write_alone(statement, values, timestamp_us).await,
+            AnyStore::Memory(s) => s.write_alone(statement, values, timestamp_us).await,
+            AnyStore::Sqlite(_) | AnyStore::HeldBack(_) => self.write(statement, values, timestamp_us).await,
+        }
+    }
 }
 
 impl Store for AnyStore {

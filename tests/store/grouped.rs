@@ -9,6 +9,7 @@ use messina::store::cql::Ttl;
 use messina::store::group::GroupOptions;
 use messina::store::{AnyStore, Statement, StatementOptions, Store, StoreError};
 
+use super::wire::Log;
 use super::{ab, items, lookup, now_us, scylla, sqlite, string, unique};
 
 const PUT: &str = "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, :a, :b)";
@@ -128,7 +129,9 @@ async fn cql_one_bad_row_of_a_batch_fails_alone() {
         ..StatementOptions::write()
     };
     let put = store.prepare(PUT, &options).await.unwrap();
-    let id = string(&unique("life"));
+    let (log, _logging) = Log::start();
+    let key = unique("life");
+    let id = string(&key);
     let writes = (0..10).map(|seq| {
         let life = if seq == 2 { -5 } else { 1000 };
         let values = [
@@ -148,12 +151,34 @@ async fn cql_one_bad_row_of_a_batch_fails_alone() {
         .filter_map(|(i, done)| done.as_ref().err().map(|e| (i, e.class)))
         .collect();
     assert_eq!(failed, BTreeMap::from([(2, Class::Permanent)]));
+    let told = log.lines("a batch is refused");
+    assert_eq!(told.len(), 1, "{told:?}");
+    for part in [PUT, "reason=\"invalid\"", "rows=10"] {
+        assert!(told[0].contains(part), "{part}: {told:?}");
+    }
+    assert!(!told[0].contains(&key), "{told:?}");
     let life = lookup(store, "SELECT ttl(b) AS life FROM items WHERE id = :id AND seq = :seq").await;
     let found = store.lookup(&life, &[id, Value::Int(9)]).await.unwrap().unwrap();
     assert!(
         matches!(found[0], Value::Int(left) if (900..=1000).contains(&left)),
         "{found:?}"
     );
+}
+
+/// As the rows of a batch that has failed.
+#[tokio::test]
+async fn cql_a_row_that_is_to_go_alone_waits_for_no_others_and_keeps_its_timestamp() {
+    let Some(fixture) = scylla().await else { return };
+    let store = &fixture.store;
+    let put = grouped(store, PUT, FULL).await.unwrap();
+    let (_, get) = items(store).await;
+    let id = string(&unique("alone"));
+    for (a, b, at) in [("newest", 1, 3_000), ("older", 2, 2_000)] {
+        let values = [id.clone(), Value::Int(1), string(a), Value::Long(b)];
+        store.write_alone(&put, &values, at).await.unwrap();
+    }
+    assert_eq!(store.lookup(&get, &[id, Value::Int(1)]).await.unwrap(), ab("newest", 1));
+    assert_eq!(put.grouped().unwrap().sent(), (0, 0));
 }
 
 #[tokio::test]

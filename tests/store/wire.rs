@@ -401,10 +401,7 @@ async fn cql_connections_have_tcp_keepalive() {
 #[tokio::test]
 async fn cql_warnings_of_the_server_are_logged_once_for_each_statement() {
     let Some(fixture) = scylla().await else { return };
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::start();
     let options = StatementOptions {
         scan: true,
         ..StatementOptions::lookup()
@@ -417,20 +414,37 @@ async fn cql_warnings_of_the_server_are_logged_once_for_each_statement() {
     for _ in 0..3 {
         fixture.store.lookup(&count, &[]).await.unwrap();
     }
-    let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let ours: Vec<&str> = lines
-        .lines()
-        .filter(|line| line.contains("warns about a statement"))
-        .collect();
-    assert_eq!(ours.len(), 1, "{lines}");
+    let ours = log.lines("warns about a statement");
+    assert_eq!(ours.len(), 1, "{ours:?}");
     assert!(
         ours[0].contains("SELECT count(*)") && ours[0].contains("partition key"),
         "{ours:?}"
     );
 }
 
+/// What was logged.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Keeps what this thread logs, for as long as the guard lives.
+    pub fn start() -> (Log, tracing::subscriber::DefaultGuard) {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// The lines that hold this text.
+    pub fn lines(&self, text: &str) -> Vec<String> {
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let lines = log.lines().filter(|line| line.contains(text));
+        lines.map(str::to_owned).collect()
+    }
+}
 
 impl std::io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

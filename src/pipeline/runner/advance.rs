@@ -52,7 +52,7 @@ impl Runtime {
                 Stage::Together(members) => self.answer_now(members, &mut event, now),
             };
             match flow {
-                Some(Flow::Continue) => event.stage += 1,
+                Some(Flow::Continue) => event.pass_stage(),
                 Some(Flow::Skip) => {
                     skip = true;
                     break;
@@ -129,10 +129,7 @@ impl Runtime {
                 return over;
             }
         }
-        all.then(|| {
-            event.answered = 0;
-            Flow::Continue
-        })
+        all.then_some(Flow::Continue)
     }
 
     /// Counts an answer from memory that was taken.

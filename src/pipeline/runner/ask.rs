@@ -152,7 +152,12 @@ impl Attempts<'_> {
             let result = match self.pass().await {
                 Ok(pass) => {
                     let started = Instant::now();
-                    let result = store.write(&write.statement, &values, timestamp).await;
+                    // A batch that has failed is not made again: one row may be at fault, and all would go on failing with it.
+                    let result = if self.event.alone || self.tries.made() > 0 {
+                        Box::pin(store.write_alone(&write.statement, &values, timestamp)).await
+                    } else {
+                        store.write(&write.statement, &values, timestamp).await
+                    };
                     self.report(pass, result, started)
                 }
                 Err(not_asked) => Err(not_asked),

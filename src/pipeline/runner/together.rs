@@ -2,7 +2,7 @@
 //!
 //! Why beside `ask`: a row that waits in a task of its own costs two wake-ups, a channel and the memory of the task. Here the event itself waits in the
 //! batch, and one task serves all of it. Only plain sailing is here: where a batch fails, each of its events goes the way of `ask`, which makes
-//! attempts as the step declares, and finds the row that is at fault.
+//! attempts as the step declares, each row by itself, and so finds the one that is at fault.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -106,7 +106,7 @@ impl Runtime {
             if let Some(rows) = &handles.rows {
                 rows.inc();
             }
-            event.stage += 1;
+            event.pass_stage();
             match self.advance(event, now) {
                 Advance::Ended => {}
                 Advance::Waits(event) | Advance::Joins(Member { event, .. }) => event.go_on(),

@@ -6,10 +6,12 @@
 //! neither in those of a batch nor in a request.
 //!
 //! Invariants: a batch is unlogged and idempotent; a statement that cannot be repeated, or whose partition is not bound, has no
-//! groups; a row that cannot be encoded fails before it has joined others.
+//! groups; a row that cannot be encoded fails before it has joined others; a batch that is refused is told here, for where each of its rows is taken by
+//! itself nobody else would hear of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use ::scylla::statement::batch::{Batch, BatchStatement, BatchType};
 use ::scylla::statement::prepared::PreparedStatement;
@@ -17,8 +19,14 @@ use ::scylla::statement::prepared::PreparedStatement;
 use super::bind::{Encoded, Unstamped};
 use super::{ScyllaStatement, ScyllaStore};
 use crate::avro::value::Value;
+use crate::retry::Class;
 use crate::store::group::{self, Came, GroupOptions, GroupStats};
 use crate::store::{Kind, Prepared, Statement, StatementOptions, StoreError, classify, cql, foreign_statement};
+use crate::telemetry::limit::Limiter;
+use crate::telemetry::scrub::scrub;
+
+/// How often refused batches of a statement are logged, for each reason.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A row of a write in the form of the wire, for a batch with others.
 #[derive(Debug)]
@@ -55,6 +63,8 @@ pub(super) struct Grouping {
     stamp: usize,
     /// The places of the partition key among the statement's own markers; none where partitions do not matter.
     key: Vec<usize>,
+    /// Keeps refused batches from filling the log.
+    limiter: Limiter<&'static str>,
 }
 
 fn refused(message: &str) -> StoreError {
@@ -100,7 +110,22 @@ impl Grouping {
             stamped,
             stamp,
             key: if group.across_partitions { Vec::new() } else { key },
+            limiter: Limiter::new(TELL_EVERY),
         })
+    }
+
+    /// Tells of a batch that the database refuses.
+    fn tell(&self, statement: &Statement, rows: usize, error: &StoreError) {
+        if let Some(suppressed) = self.limiter.admit(error.label, Instant::now()) {
+            tracing::warn!(
+                statement = statement.cql(),
+                reason = error.label,
+                rows,
+                suppressed,
+                "a batch is refused, and its rows are written one by one: {}",
+                scrub(&error.message)
+            );
+        }
     }
 }
 
@@ -141,8 +166,7 @@ impl ScyllaStore {
         values: &[Value<'_>],
         timestamp_us: i64,
     ) -> Result<(), StoreError> {
-        let encode = || Encoded::new(values, &statement.markers, (grouping.stamp, timestamp_us));
-        let row = encode()?;
+        let row = Encoded::new(values, &statement.markers, (grouping.stamp, timestamp_us))?;
         let (key, bytes) = ((grouping.statement, row.key(&grouping.key)), row.len());
         let send = |rows| self.send(grouping, inner, statement, rows);
         let came = self
@@ -152,7 +176,7 @@ impl ScyllaStore {
         match came {
             Came::Written => Ok(()),
             Came::Failed(error) => Err(error),
-            Came::Alone => send(vec![encode()?]).await,
+            Came::Alone => Box::pin(self.write_alone(statement, values, timestamp_us)).await,
         }
     }
 
@@ -163,7 +187,7 @@ impl ScyllaStore {
         statement: &Statement,
         rows: Vec<Encoded>,
     ) -> Result<(), StoreError> {
-        let bytes: usize = rows.iter().map(Encoded::len).sum();
+        let (count, bytes) = (rows.len(), rows.iter().map(Encoded::len).sum::<usize>());
         let sent = if let [row] = rows.as_slice() {
             let mut prepared = inner.handle();
             prepared.set_timestamp(Some(row.timestamp_us));
@@ -184,8 +208,11 @@ impl ScyllaStore {
         let result = match sent.map_err(|e| self.failed(&e)) {
             Ok(result) => result,
             Err(error) => {
-                let error = classify::write_of(error, || bytes);
-                return Err(Box::pin(self.judge(inner, error)).await);
+                let error = Box::pin(self.judge(inner, classify::write_of(error, || bytes))).await;
+                if count > 1 && error.class == Class::Permanent {
+                    grouping.tell(statement, count, &error);
+                }
+                return Err(error);
             }
         };
         inner.warn(statement, &result);

@@ -9,6 +9,7 @@
 //! in the text wins over it); a null is bound as UNSET; a statement that is not idempotent is never repeated by the
 //! driver.
 
+mod alone;
 pub mod bind;
 pub mod connect;
 mod diagnose;
@@ -32,7 +33,7 @@ use ::scylla::statement as driver;
 use ::scylla::statement::prepared::PreparedStatement;
 use tokio::sync::Notify;
 
-use self::bind::{Bind, Encoded, Nulls};
+use self::bind::{Bind, Nulls};
 use self::taken::Taken;
 use self::watch::Watch;
 use super::group::{GroupOptions, GroupStats};
@@ -374,56 +375,17 @@ impl Store for ScyllaStore {
         let Prepared::Scylla(inner) = &statement.inner else {
             return Err(foreign_statement());
         };
+        let Some(grouping) = &inner.group else {
+            return self.write_alone(statement, values, timestamp_us).await;
+        };
         statement.expect(Kind::Write, values)?;
         statement.expect_partition_key(values)?;
-        if let Some(grouping) = &inner.group {
-            return self
-                .write_grouped(grouping, inner, statement, values, timestamp_us)
-                .await;
-        }
-        let mut prepared = inner.handle();
-        prepared.set_timestamp(Some(timestamp_us));
-        let bind = Bind {
-            values,
-            markers: &statement.markers,
-            nulls: Nulls::Unset,
-        };
-        let answer = self.session().execute_unpaged(&prepared, &bind).await;
-        let answer = answer.map_err(|e| StoreError {
-            not_applied: inner.once && classify::not_applied(&e, inner.adds),
-            ..self.failed(&e)
-        });
-        let result = match answer {
-            Ok(result) => result,
-            Err(error) => {
-                let bytes = || Encoded::new(values, &statement.markers, (0, timestamp_us)).map_or(0, |row| row.len());
-                let error = classify::write_of(error, bytes);
-                return Err(Box::pin(self.judge(inner, error)).await);
-            }
-        };
-        inner.give_back(prepared);
-        inner.warn(statement, &result);
-        Ok(())
+        self.write_grouped(grouping, inner, statement, values, timestamp_us)
+            .await
     }
 }
 
-/// So many handles are kept of a statement.
-const HANDLES: usize = 1024;
-
 impl ScyllaStatement {
-    /// A handle of the caller's own.
-    fn handle(&self) -> PreparedStatement {
-        let spare = self.handles.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.unwrap_or_else(|| self.prepared.clone())
-    }
-
-    fn give_back(&self, handle: PreparedStatement) {
-        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        if handles.len() < HANDLES {
-            handles.push(handle);
-        }
-    }
-
     /// How its rows are grouped, if they are.
     pub(super) fn grouping(&self) -> Option<&GroupOptions> {
         self.group.as_ref().map(|group| &group.options)

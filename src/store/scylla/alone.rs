@@ -1,0 +1,70 @@
+//! A row that is written in a request of its own: where its statement has no groups, and where it is to be in no batch with others.
+//!
+//! How: its timestamp is in the request, and the driver takes it from the handle of the statement. So each write has a handle of its own, and gives
+//! it back for the next.
+
+use std::sync::PoisonError;
+
+use ::scylla::statement::prepared::PreparedStatement;
+
+use super::bind::{Bind, Encoded, Nulls};
+use super::{ScyllaStatement, ScyllaStore};
+use crate::avro::value::Value;
+use crate::store::{Kind, Prepared, Statement, StoreError, classify, foreign_statement};
+
+/// So many handles are kept of a statement.
+const HANDLES: usize = 1024;
+
+impl ScyllaStore {
+    /// Writes a row by itself, whether or not its statement has groups.
+    pub(in crate::store) async fn write_alone(
+        &self,
+        statement: &Statement,
+        values: &[Value<'_>],
+        timestamp_us: i64,
+    ) -> Result<(), StoreError> {
+        let Prepared::Scylla(inner) = &statement.inner else {
+            return Err(foreign_statement());
+        };
+        statement.expect(Kind::Write, values)?;
+        statement.expect_partition_key(values)?;
+        let mut prepared = inner.handle();
+        prepared.set_timestamp(Some(timestamp_us));
+        let bind = Bind {
+            values,
+            markers: &statement.markers,
+            nulls: Nulls::Unset,
+        };
+        let answer = self.session().execute_unpaged(&prepared, &bind).await;
+        let answer = answer.map_err(|e| StoreError {
+            not_applied: inner.once && classify::not_applied(&e, inner.adds),
+            ..self.failed(&e)
+        });
+        let result = match answer {
+            Ok(result) => result,
+            Err(error) => {
+                let bytes = || Encoded::new(values, &statement.markers, (0, timestamp_us)).map_or(0, |row| row.len());
+                let error = classify::write_of(error, bytes);
+                return Err(Box::pin(self.judge(inner, error)).await);
+            }
+        };
+        inner.give_back(prepared);
+        inner.warn(statement, &result);
+        Ok(())
+    }
+}
+
+impl ScyllaStatement {
+    /// A handle of the caller's own.
+    pub(super) fn handle(&self) -> PreparedStatement {
+        let spare = self.handles.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_else(|| self.prepared.clone())
+    }
+
+    pub(super) fn give_back(&self, handle: PreparedStatement) {
+        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        if handles.len() < HANDLES {
+            handles.push(handle);
+        }
+    }
+}
