@@ -41,6 +41,7 @@ pub fn execution(error: &ExecutionError) -> StoreError {
             "{error}: the database gives up what it looks for among more deleted rows and cells (tombstones) than it may read. It is asked again until \
              they are compacted away; compact the table, or change its data model. A step with on_error = \"dead_letter\" and retry.max_elapsed goes on"
         ),
+        "consistency" => format!("{error}: give the look-up another consistency"),
         _ => error.to_string(),
     };
     StoreError::new(class, label, message)
@@ -252,6 +253,11 @@ fn disk_full(words: &str) -> bool {
     words.contains("disk usage exceeds")
 }
 
+/// Whether the server's words say that it reads nothing with the consistency level of a look-up: each_quorum in ScyllaDB, and in Cassandra before 3.0.
+fn level_for_writes(words: &str) -> bool {
+    words.contains("ConsistencyLevel is only supported for writes")
+}
+
 /// What the server answered, with its words.
 pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
@@ -259,6 +265,8 @@ pub fn database(error: &DbError, words: &str) -> Verdict {
         DbError::ServerError | DbError::WriteFailure { .. } if above_the_log(words) => (Permanent, "too_large"),
         DbError::SyntaxError => (Permanent, "syntax"),
         DbError::Invalid if disk_full(words) => (Transient, "disk_full"),
+        // Not about this record: it is what the configuration says of all.
+        DbError::Invalid if level_for_writes(words) => (Fatal, "consistency"),
         DbError::Invalid => (Permanent, "invalid"),
         DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
         DbError::FunctionFailure { .. } => (Permanent, "function"),
@@ -408,6 +416,18 @@ mod tests {
             "Guardrail replica_disk_usage violated: Write request failed because disk usage exceeds failure threshold";
         assert_eq!(database(&DbError::Invalid, words), (Transient, "disk_full"));
         assert_eq!(database(&DbError::Invalid, "wrong"), (Permanent, "invalid"));
+    }
+
+    #[test]
+    fn a_level_that_nothing_is_read_with_is_the_configurations_mistake() {
+        let words = "EACH_QUORUM ConsistencyLevel is only supported for writes".to_owned();
+        let refused = RequestAttemptError::DbError(DbError::Invalid, words);
+        let error = execution(&ExecutionError::LastAttemptError(refused));
+        assert_eq!((error.class, error.label), (Fatal, "consistency"));
+        assert!(
+            error.message.contains("EACH_QUORUM") && error.message.contains("another consistency"),
+            "{error}"
+        );
     }
 
     #[test]

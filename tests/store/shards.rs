@@ -2,7 +2,7 @@
 //! each request came to.
 //!
 //! It says in its SUPPORTED frame what ScyllaDB says there, has a port where the client's own port chooses the shard, and knows
-//! ScyllaDB's error for a rate limit. It can also keep the schema from the user. Where a row belongs is computed here, from the token that the server itself gives.
+//! ScyllaDB's error for a rate limit, and for a question with EACH_QUORUM. It can also keep the schema from the user. Where a row belongs is computed here, from the token that the server itself gives.
 //! See <https://github.com/scylladb/scylladb/blob/master/docs/dev/protocol-extensions.md>.
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use messina::avro::value::Value;
 use messina::retry::Class;
 use messina::store::group::GroupOptions;
 use messina::store::scylla::{ScyllaOptions, ScyllaStore};
-use messina::store::{AnyStore, StatementOptions, Store};
+use messina::store::{AnyStore, Consistency, StatementOptions, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -28,8 +28,11 @@ const IGNORED_BITS: u32 = 12;
 const RATE_LIMITED: i32 = 0x4321;
 const READ_TIMEOUT: i32 = 0x1200;
 
-/// CQL's code for a lack of rights.
+/// CQL's codes for a lack of rights, and for what is invalid.
 const UNAUTHORIZED: i32 = 0x2100;
+const INVALID: i32 = 0x2200;
+/// CQL's number of the consistency level.
+const EACH_QUORUM: [u8; 2] = [0, 7];
 
 const ERROR: u8 = 0x00;
 const SUPPORTED: u8 = 0x06;
@@ -94,6 +97,12 @@ pub fn put_text(to: &mut Vec<u8>, text: &str) {
     to.extend(text.as_bytes());
 }
 
+/// The consistency level of a QUERY, which stands behind its text.
+fn level(body: &[u8]) -> [u8; 2] {
+    let length = u32::from_be_bytes(body[..4].try_into().unwrap()) as usize;
+    [body[4 + length], body[5 + length]]
+}
+
 impl Shards {
     /// Starts it; the address to connect to, and what ends it.
     async fn start(server: String) -> (Arc<Shards>, String, JoinSet<()>) {
@@ -150,6 +159,12 @@ impl Shards {
                         let _ = own.send(Frame::error(&frame, body));
                         continue;
                     }
+                }
+                if frame.opcode() == QUERY && level(&frame.body) == EACH_QUORUM {
+                    let mut body = INVALID.to_be_bytes().to_vec();
+                    put_text(&mut body, "EACH_QUORUM ConsistencyLevel is only supported for writes");
+                    let _ = own.send(Frame::error(&frame, body));
+                    continue;
                 }
                 if matches!(frame.opcode(), EXECUTE | BATCH) {
                     let error = if self.limited.load(Ordering::Relaxed) {
@@ -369,6 +384,35 @@ async fn requests_go_to_the_shard_that_owns_their_partition() {
     let error = store.write(&put, &row, 2).await.unwrap_err();
     assert_eq!((error.label, error.not_applied), ("read_timeout", false), "{error}");
     assert_eq!(scylla.driver().retries, 1, "it may have been applied");
+}
+
+/// ScyllaDB says so only when a statement is run, with each record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_up_with_a_level_that_nothing_is_read_with_is_refused_at_the_start() {
+    let Some(options) = scylla_options() else { return };
+    let direct = scylla().await.unwrap();
+    let (_shards, address, _tasks) = Shards::start(options.nodes[0].clone()).await;
+    let options = ScyllaOptions {
+        nodes: vec![address],
+        keyspace: Some(KEYSPACE.to_owned()),
+        ..options
+    };
+    let store = AnyStore::Scylla(ScyllaStore::connect(&options).await.unwrap());
+    let each_quorum = |of: StatementOptions| StatementOptions {
+        consistency: Some(Consistency::EachQuorum),
+        ..of
+    };
+    let (read, write) = (
+        each_quorum(StatementOptions::lookup()),
+        each_quorum(StatementOptions::write()),
+    );
+    let get = "SELECT a FROM items WHERE id = :id AND seq = :seq";
+    let error = store.prepare(get, &read).await.unwrap_err();
+    assert_eq!((error.class, error.label), (Class::Permanent, "invalid"), "{error}");
+    assert!(error.message.contains("another consistency"), "{error}");
+    direct.store.prepare(get, &read).await.unwrap();
+    let put = "INSERT INTO items (id, seq, a) VALUES (:id, :seq, :a)";
+    store.prepare(put, &write).await.unwrap();
 }
 
 /// The driver opens a session all the same, and with it nothing would be routed or checked.

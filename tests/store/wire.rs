@@ -239,6 +239,12 @@ async fn cql_each_statement_has_its_own_consistency() {
     };
     let read = store.prepare("SELECT a FROM items WHERE id = :id AND seq = :seq", &any);
     assert!(read.await.unwrap_err().to_string().contains("for writes alone"));
+    let writes = ScyllaOptions {
+        consistency: Consistency::Any,
+        ..options.clone()
+    };
+    let writes = ScyllaStore::connect(&writes).await.unwrap();
+    writes.clock().await.unwrap();
     let cql = "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, :a, :b) IF NOT EXISTS";
     // LOCAL_ONE with LOCAL_SERIAL, as the session has it, and QUORUM with SERIAL.
     for (options, wanted) in [(usual, (0x0a, Some(0x09))), (own, (0x04, Some(0x08)))] {

@@ -143,7 +143,10 @@ impl ScyllaStore {
     /// Where it does not answer.
     pub async fn clock(&self) -> Result<Duration, StoreError> {
         const CLOCK: &str = "SELECT toUnixTimestamp(now()) FROM system.local";
-        let answer = self.session().query_unpaged(CLOCK, ()).await;
+        let mut clock = driver::Statement::new(CLOCK);
+        // That of the session may be for writes alone.
+        clock.set_consistency(driver::Consistency::One);
+        let answer = self.session().query_unpaged(clock, ()).await;
         let answer = answer.map_err(|e| classify::execution(&e))?;
         let unread = |e: &dyn std::fmt::Display| StoreError::transient("protocol", format!("the server's clock: {e}"));
         let rows = answer.into_rows_result().map_err(|e| unread(&e))?;
@@ -154,6 +157,19 @@ impl ScyllaStore {
     async fn prepared(&self, text: &str) -> Result<PreparedStatement, StoreError> {
         let prepared = self.session().prepare(text).await;
         prepared.map_err(|e| classify::prepare(&e))
+    }
+
+    /// Refuses a look-up with each_quorum where the server reads nothing with it, as ScyllaDB. Cassandra does read; neither says it before a statement
+    /// is run.
+    async fn check_each_quorum(&self) -> Result<(), StoreError> {
+        let mut read = driver::Statement::new("SELECT key FROM system.local");
+        read.set_consistency(driver::Consistency::EachQuorum);
+        let answer = self.session().query_unpaged(read, ()).await;
+        match answer.map_err(|e| classify::execution(&e)) {
+            Err(error) if error.label == "consistency" => Err(StoreError::permanent("invalid", error.message)),
+            // Whatever else comes of it says nothing of the level.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Refuses a look-up that leaves a part of its partition key open: every node would be asked for every record. Tells whether the server gives no
@@ -256,6 +272,9 @@ impl Store for ScyllaStore {
             cql::with_using(text, cql::Using { ttl, timestamp }).map_err(|e| StoreError::permanent("invalid", e))
         };
         let mut prepared = self.prepared(&using(false)?).await?;
+        if options.kind == Kind::Lookup && level == Consistency::EachQuorum {
+            self.check_each_quorum().await?;
+        }
         let group = match options.group {
             Some(group) => {
                 let stamped = self.prepared(&using(true)?).await?;
