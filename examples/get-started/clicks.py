@@ -41,9 +41,18 @@ def found(path, body=None):
     try:
         return registry(path, body)
     except urllib.error.HTTPError as error:
-        if error.code != 404:
+        if error.code != 404 or not is_unknown(error.read()):
             raise
         return None
+
+
+def is_unknown(body):
+    """Whether the registry knows no such subject or schema, by Confluent's codes: the 404 of a proxy or of another path has neither."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return False
+    return isinstance(answer, dict) and answer.get("error_code") in (40401, 40403)
 
 
 def look_up():

@@ -1,7 +1,9 @@
 //! A newcomer who follows docs/get-started.md has a pipeline that runs: `tests/newcomer/play.py` types the page's commands. Nothing comes of the page's example
 //! in a topic that is somebody's.
 
-use std::process::{Command, Stdio};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -55,23 +57,52 @@ fn a_topic_of_another_schema_is_left_alone() {
     bench.registry.register(&bench, &subject, schema);
     bench.registry.allow_anything(&bench, &subject);
     for word in ["prepare", "send"] {
-        let output = Command::new(&bench.python)
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/get-started/clicks.py"))
-            .arg(word)
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .env("KAFKA_BROKERS", &bench.kafka.brokers)
-            .env("REGISTRY_URL", &bench.registry.url)
-            .env("SCYLLA_NODES", bench.nodes.join(","))
-            .env("TOPIC", &topic)
-            .env("KEYSPACE", &bench.keyspace)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output = clicks(&bench, word, &topic, &bench.registry.url);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{word}: {said}");
         assert!(said.contains("do not have the schema click.avsc"), "{word}: {said}");
     }
+    // A proxy that leads nowhere knows nothing of schemas.
+    let output = clicks(&bench, "send", &topic, &nowhere());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("404") && !said.contains("do not have the schema"),
+        "{said}"
+    );
     assert_eq!(bench.registry.versions(&bench, &subject), [1]);
     assert_eq!(bench.kafka.ends(&topic), [(0, 0)]);
     bench.clean();
+}
+
+/// Runs the page's helper for a topic.
+fn clicks(bench: &Bench, word: &str, topic: &str, registry: &str) -> Output {
+    Command::new(&bench.python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/get-started/clicks.py"))
+        .arg(word)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("KAFKA_BROKERS", &bench.kafka.brokers)
+        .env("REGISTRY_URL", registry)
+        .env("SCYLLA_NODES", bench.nodes.join(","))
+        .env("TOPIC", topic)
+        .env("KEYSPACE", &bench.keyspace)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// The address of what answers one request with a page of its own, and the status 404.
+fn nowhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        // The beginning of a request does; the rest is read until the client has gone.
+        client.read_exact(&mut [0; 1]).unwrap();
+        client
+            .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>")
+            .unwrap();
+        let _ = std::io::copy(&mut client, &mut std::io::sink());
+    });
+    format!("http://{address}")
 }
