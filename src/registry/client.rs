@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::RegistryError;
-use super::transport::{Answer, Transport};
+use super::transport::{Answer, Problem, Transport};
 use super::{Fetched, RegistryOptions, RegistryStats};
 
 /// Most references of one schema, those of its references included.
@@ -88,9 +88,10 @@ impl Client {
             .transport
             .ask::<Schema>(Method::GET, &["schemas", "ids", &id.to_string()], &[], None)
             .await?;
-        match answer.code() {
-            Some(UNKNOWN_SCHEMA) => Err(RegistryError::Unknown { id }),
-            _ => self.resolved(id, &format!("id {id}"), parsed(&answer)?).await,
+        match answer {
+            Ok(schema) => self.resolved(id, &format!("id {id}"), schema).await,
+            Err(problem) if problem.code == Some(UNKNOWN_SCHEMA) => Err(RegistryError::Unknown { id }),
+            Err(problem) => Err(problem.into()),
         }
     }
 
@@ -99,9 +100,9 @@ impl Client {
             .transport
             .ask::<Vec<i32>>(Method::GET, &["subjects", subject, "versions"], &[], None)
             .await?;
-        match answer.code() {
-            Some(UNKNOWN_SUBJECT) => Ok(Vec::new()),
-            _ => parsed(&answer),
+        match answer {
+            Err(problem) if problem.code == Some(UNKNOWN_SUBJECT) => Ok(Vec::new()),
+            answer => Ok(answer?),
         }
     }
 
@@ -126,17 +127,19 @@ impl Client {
         let answer = self
             .submit::<Id>(&["subjects", subject, "versions"], &[], schema)
             .await?;
-        accepted(subject, &answer)?;
-        Ok(parsed::<Id>(&answer)?.id)
+        match answer {
+            Ok(Id { id }) => Ok(id),
+            Err(problem) => Err(not_taken(subject, problem)),
+        }
     }
 
     pub(super) async fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
         let answer = self.submit::<Id>(&["subjects", subject], &[], schema).await?;
-        if let Some(UNKNOWN_SUBJECT | UNKNOWN_SCHEMA) = answer.code() {
-            return Ok(None);
+        match answer {
+            Ok(Id { id }) => Ok(Some(id)),
+            Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_SCHEMA)) => Ok(None),
+            Err(problem) => Err(not_taken(subject, problem)),
         }
-        accepted(subject, &answer)?;
-        Ok(Some(parsed::<Id>(&answer)?.id))
     }
 
     pub(super) async fn compatible(&self, subject: &str, schema: &str) -> Result<Compatibility, RegistryError> {
@@ -144,14 +147,14 @@ impl Client {
         let answer = self
             .submit::<Compatibility>(&path, &[("verbose", "true")], schema)
             .await?;
-        if let Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION) = answer.code() {
-            return Ok(Compatibility {
+        match answer {
+            Ok(compatibility) => Ok(compatibility),
+            Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION)) => Ok(Compatibility {
                 compatible: true,
                 messages: Vec::new(),
-            });
+            }),
+            Err(problem) => Err(not_taken(subject, problem)),
         }
-        accepted(subject, &answer)?;
-        parsed(&answer)
     }
 
     async fn submit<T: DeserializeOwned>(
@@ -159,7 +162,7 @@ impl Client {
         path: &[&str],
         query: &[(&str, &str)],
         schema: &str,
-    ) -> Result<Answer, RegistryError> {
+    ) -> Result<Answer<T>, RegistryError> {
         // A struct of one string always has a JSON form.
         let body = serde_json::to_vec(&Submitted { schema }).unwrap_or_default();
         self.transport.ask::<T>(Method::POST, path, query, Some(body)).await
@@ -170,9 +173,9 @@ impl Client {
         let query: &[(&str, &str)] = if deleted { &[("deleted", "true")] } else { &[] };
         let path = ["subjects", subject, "versions", &version.to_string()];
         let answer = self.transport.ask::<Schema>(Method::GET, &path, query, None).await?;
-        match answer.code() {
-            Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION) => Ok(None),
-            _ => parsed(&answer).map(Some),
+        match answer {
+            Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION)) => Ok(None),
+            answer => Ok(Some(answer?)),
         }
     }
 
@@ -244,19 +247,12 @@ fn avro_only(name: &str, schema: &Schema) -> Result<(), RegistryError> {
 }
 
 /// 409 is incompatible; 422 (400 in some registries) with a code is invalid. Without a code it may be a proxy's.
-fn accepted(subject: &str, answer: &Answer) -> Result<(), RegistryError> {
-    match (answer.status, answer.code()) {
-        (409, _) | (400 | 422, Some(_)) => Err(RegistryError::Rejected {
+fn not_taken(subject: &str, problem: Problem) -> RegistryError {
+    match (problem.status, problem.code) {
+        (409, _) | (400 | 422, Some(_)) => RegistryError::Rejected {
             subject: subject.to_owned(),
-            message: answer.message(),
-        }),
-        _ => Ok(()),
+            message: problem.message,
+        },
+        _ => problem.into(),
     }
-}
-
-/// The body of a successful answer.
-fn parsed<T: DeserializeOwned>(answer: &Answer) -> Result<T, RegistryError> {
-    let successful = (200..300).contains(&answer.status);
-    let parsed = successful.then(|| serde_json::from_slice(&answer.body).ok()).flatten();
-    parsed.ok_or_else(|| answer.refused(answer.message()))
 }

@@ -46,62 +46,64 @@ enum Login {
     Bearer(HeaderValue),
 }
 
-/// What a registry said: a success, or an error that may be about the schema.
-pub(super) struct Answer {
+/// An error that a registry gave about what it was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Problem {
     pub(super) status: u16,
-    pub(super) body: Vec<u8>,
+    /// Confluent's code of it.
+    pub(super) code: Option<u32>,
+    /// The registry's message, or the beginning of the body.
+    pub(super) message: String,
     url: String,
 }
 
+/// What a registry answered once it had considered what it was asked.
+pub(super) type Answer<T> = Result<T, Problem>;
+
+/// A problem in Confluent's form.
 #[derive(Deserialize)]
-struct Problem {
+struct Told {
     error_code: u32,
     #[serde(default)]
     message: String,
 }
 
-impl Answer {
-    fn problem(&self) -> Option<Problem> {
-        let error = !(200..300).contains(&self.status);
-        error.then(|| serde_json::from_slice(&self.body).ok()).flatten()
-    }
-
-    /// Confluent's code of an error.
-    pub(super) fn code(&self) -> Option<u32> {
-        self.problem().map(|problem| problem.error_code)
-    }
-
-    /// What it says about an error: the registry's message, or the beginning of the body.
-    pub(super) fn message(&self) -> String {
-        let message = self.problem().map(|problem| problem.message).unwrap_or_default();
-        if !message.is_empty() {
-            return message;
-        }
-        String::from_utf8_lossy(&self.body).chars().take(200).collect()
-    }
-
-    pub(super) fn refused(&self, message: String) -> RegistryError {
+impl From<Problem> for RegistryError {
+    fn from(problem: Problem) -> RegistryError {
         RegistryError::Refused {
-            url: self.url.clone(),
-            status: self.status,
-            message,
+            url: problem.url,
+            status: problem.status,
+            message: problem.message,
         }
     }
+}
 
-    /// Whether the registry has considered what it was asked: it succeeded, with what was asked for, or gave one of its own codes for a 4xx
-    /// that is about the schema. All else (overload, login, a proxy's page or JSON) may be answered otherwise by another address or later.
-    ///
-    /// # Errors
-    /// What it says instead.
-    fn considered<T: DeserializeOwned>(&self) -> Result<(), String> {
-        match self.status {
-            200..300 => serde_json::from_slice::<T>(&self.body)
-                .map(drop)
-                .map_err(|error| format!("{error} in {}", self.message())),
-            409 => Ok(()),
-            400 | 404 | 422 if self.code().is_some() => Ok(()),
-            _ => Err(self.message()),
-        }
+/// Reads an answer. The registry has considered what it was asked where it succeeded, with what was asked for, or gave one of its own codes for a
+/// 4xx that is about the schema. All else (overload, login, a proxy's page or JSON) may be answered otherwise by another address or later.
+///
+/// # Errors
+/// What it says instead.
+fn considered<T: DeserializeOwned>(url: String, status: u16, body: &[u8]) -> Result<Answer<T>, RegistryError> {
+    let beginning = || String::from_utf8_lossy(body).chars().take(200).collect::<String>();
+    if (200..300).contains(&status) {
+        return serde_json::from_slice(body).map(Ok).map_err(|error| {
+            let message = format!("{error} in {}", beginning());
+            RegistryError::Refused { url, status, message }
+        });
+    }
+    let told: Option<Told> = serde_json::from_slice(body).ok();
+    let code = told.as_ref().map(|told| told.error_code);
+    let message = told.map(|told| told.message).filter(|message| !message.is_empty());
+    let problem = Problem {
+        status,
+        code,
+        message: message.unwrap_or_else(beginning),
+        url,
+    };
+    match status {
+        409 => Ok(Err(problem)),
+        400 | 404 | 422 if code.is_some() => Ok(Err(problem)),
+        _ => Err(problem.into()),
     }
 }
 
@@ -136,14 +138,14 @@ impl Transport {
         })
     }
 
-    /// Asks one address after the other until one has considered it; who succeeds answers with a `T`.
+    /// Asks one address after the other until one has considered it.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &[&str],
         query: &[(&str, &str)],
         body: Option<Vec<u8>>,
-    ) -> Result<Answer, RegistryError> {
+    ) -> Result<Answer<T>, RegistryError> {
         let first = self.preferred.load(Ordering::Relaxed);
         let (mut not_found, mut failure) = (None, None);
         let mut token = self.token(None).await?;
@@ -164,7 +166,7 @@ impl Transport {
                 }
             }
             match answer {
-                Ok(answer) if answer.status == 404 => not_found = Some(answer),
+                Ok(Err(problem)) if problem.status == 404 => not_found = Some(problem),
                 Ok(answer) => {
                     self.preferred.store(at, Ordering::Relaxed);
                     return Ok(answer);
@@ -173,7 +175,7 @@ impl Transport {
             }
         }
         match (not_found, failure) {
-            (Some(answer), _) => Ok(answer),
+            (Some(problem), _) => Ok(Err(problem)),
             (None, Some(error)) => Err(error),
             // Not reached: there is at least one address, and each leaves something.
             (None, None) => Err(RegistryError::Options("no address is configured".into())),
@@ -192,7 +194,7 @@ impl Transport {
         token.map(Some)
     }
 
-    /// An answer that was considered, or an error.
+    /// Asks one address.
     async fn ask_one<T: DeserializeOwned>(
         &self,
         address: &Address,
@@ -201,7 +203,7 @@ impl Transport {
         path: &[&str],
         query: &[(&str, &str)],
         body: Option<Vec<u8>>,
-    ) -> Result<Answer, RegistryError> {
+    ) -> Result<Answer<T>, RegistryError> {
         let mut url = address.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
@@ -219,27 +221,16 @@ impl Transport {
         if let Some(body) = body {
             request = request.header(CONTENT_TYPE, MEDIA_TYPE).body(body);
         }
-        let url = || address.base.to_string();
+        let url = address.base.to_string();
         let answer = match self.http.answer(request, &address.base, LARGEST).await {
-            Ok((status, body)) => Ok(Answer {
-                status,
-                body,
-                url: url(),
-            }),
-            Err(NoAnswer::Unreachable(reason)) => Err(RegistryError::Unreachable { url: url(), reason }),
-            Err(NoAnswer::TooLarge) => Err(RegistryError::TooLarge {
-                url: url(),
-                limit: LARGEST,
-            }),
+            Ok((status, body)) => considered(url, status, &body),
+            Err(NoAnswer::Unreachable(reason)) => Err(RegistryError::Unreachable { url, reason }),
+            Err(NoAnswer::TooLarge) => Err(RegistryError::TooLarge { url, limit: LARGEST }),
         };
-        let answer = answer.and_then(|answer| match answer.considered::<T>() {
-            Ok(()) => Ok(answer),
-            Err(why) => Err(answer.refused(why)),
-        });
         let counter = match &answer {
-            Ok(answer) if answer.status == 404 => &self.stats.unknown,
-            Ok(answer) if (200..300).contains(&answer.status) => &self.stats.ok,
-            Ok(_) => &self.stats.refused,
+            Ok(Ok(_)) => &self.stats.ok,
+            Ok(Err(problem)) if problem.status == 404 => &self.stats.unknown,
+            Ok(Err(_)) => &self.stats.refused,
             Err(_) => &self.stats.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -323,13 +314,9 @@ mod tests {
 
     #[test]
     fn only_what_is_about_the_schema_counts_as_considered() {
-        let answer = |status, body: &str| Answer {
-            status,
-            body: body.into(),
-            url: String::new(),
-        };
+        let answer = |status, body: &str| considered::<Vec<i32>>(String::new(), status, body.as_bytes());
         let coded = r#"{"error_code":40403,"message":"Schema not found"}"#;
-        for (status, body, considered) in [
+        for (status, body, is_considered) in [
             (200, "[1]", true),
             (200, "{}", false),
             (200, "<html>", false),
@@ -344,11 +331,15 @@ mod tests {
             (500, r#"{"error_code":50001}"#, false),
             (503, "", false),
         ] {
-            assert_eq!(
-                answer(status, body).considered::<Vec<i32>>().is_ok(),
-                considered,
-                "{status} {body}"
-            );
+            assert_eq!(answer(status, body).is_ok(), is_considered, "{status} {body}");
         }
+        assert_eq!(answer(200, "[1]"), Ok(Ok(vec![1])));
+        let problem = answer(404, coded).unwrap().unwrap_err();
+        assert_eq!(
+            (problem.code, problem.message.as_str()),
+            (Some(40403), "Schema not found")
+        );
+        let page = answer(409, "<html>").unwrap().unwrap_err();
+        assert_eq!((page.code, page.message.as_str()), (None, "<html>"));
     }
 }
