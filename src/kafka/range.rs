@@ -7,8 +7,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
-/// For one question to the brokers.
-const ASK: Duration = Duration::from_secs(15);
+/// For one question of a command to the brokers.
+pub const ASK: Duration = Duration::from_secs(15);
 
 /// A part of a partition: `from` is read, `to` is not.
 #[derive(Debug, Clone, PartialEq, Eq)]

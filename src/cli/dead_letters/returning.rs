@@ -20,7 +20,7 @@ use crate::cli::trouble::Trouble;
 use crate::config::{Kafka, Property, SecretError};
 use crate::kafka;
 use crate::kafka::headers::add;
-use crate::kafka::range::{self, TopicError};
+use crate::kafka::range::{self, ASK, TopicError};
 use crate::sink::acknowledged;
 use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP, REPLAYS};
 
@@ -35,8 +35,6 @@ const BATCH: usize = 16 << 10;
 const DELIVERY: &str = "60000";
 /// Longer than that: nothing is on its way any more.
 const LONGEST: Duration = Duration::from_secs(90);
-/// For one question to the brokers.
-const ASK: Duration = Duration::from_secs(15);
 
 /// A record to be sent back.
 #[derive(Debug, PartialEq, Eq)]

@@ -9,10 +9,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::kafka::range::Part;
+use crate::kafka::range::{ASK, Part};
 
-/// For one question to the brokers.
-const ASK: Duration = Duration::from_secs(15);
 /// Silence while the end of a part is looked for that means that it cannot be found.
 const SILENCE: Duration = Duration::from_secs(30);
 
