@@ -45,13 +45,18 @@ async fn services_say(
     let clocks = around::clocks(config, services.store.as_deref()).await;
     let clocks = clocks.map_err(|e| format!("the database: {e}"))?;
     all.extend(clocks.map(|(f, warning)| diagnostic(f, sources, warning)));
+    let registering = if config.registry.register {
+        Registering::Skip
+    } else {
+        Registering::Check
+    };
     for pipeline in config.pipelines.values() {
         match prepare(
             pipeline,
             services.store.as_deref(),
             &services.references.references,
             &services.registry,
-            Registering::Skip,
+            registering,
             customs,
         )
         .await
