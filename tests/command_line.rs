@@ -133,6 +133,30 @@ fn a_replay_makes_no_topic() {
 }
 
 #[test]
+fn a_check_tells_what_it_found_before_a_service_did_not_answer() {
+    let database = Path::new(env!("CARGO_TARGET_TMPDIR")).join("command-line-empty.db");
+    // A database without a table.
+    std::fs::write(&database, "").unwrap();
+    let config = config("away", "127.0.0.1:9");
+    let step = "[[pipelines.p.steps]]\nname = \"row\"\nlookup = \"SELECT a FROM nobody WHERE b = :b\"\n";
+    let text = format!(
+        "store = \"sqlite:{}\"\n{}{step}",
+        database.display(),
+        std::fs::read_to_string(&config).unwrap()
+    );
+    std::fs::write(&config, text).unwrap();
+    let output = messina(&["check", "--online", "-c", &config]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{stderr}");
+    for says in [
+        "the database refuses this statement",
+        "error: cannot check online: the brokers",
+    ] {
+        assert!(stderr.contains(says), "does not say {says:?}: {stderr}");
+    }
+}
+
+#[test]
 fn a_rust_log_that_is_no_filter_ends_every_command_alike() {
     let config = config("log", "127.0.0.1:9");
     for arguments in [

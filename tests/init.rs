@@ -203,6 +203,27 @@ fn an_events_own_id_is_no_key_of_another_table() {
 }
 
 #[test]
+fn a_table_that_is_written_too_is_looked_up_without_a_cache() {
+    let folder = Folder::new("same");
+    folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, partner_id text) WITHOUT ROWID;");
+    let flags = format!("init --topic t --schema {} {SERVICES}", schema("event"));
+    folder.must(0, &format!("{flags} --table users --write users --out same.toml"));
+    assert!(
+        !folder.read("same.toml").contains("\ncache = "),
+        "{}",
+        folder.read("same.toml")
+    );
+    let (_, said) = folder.must(0, "check -c same.toml");
+    assert!(!said.contains("warning"), "{said}");
+    folder.must(0, &format!("{flags} --table users --out one.toml"));
+    assert!(
+        folder.read("one.toml").contains("\ncache = "),
+        "{}",
+        folder.read("one.toml")
+    );
+}
+
+#[test]
 fn names_that_are_words_of_cel_pass_check_and_test() {
     let folder = Folder::new("words");
     folder.tables("CREATE TABLE gates (\"in\" text PRIMARY KEY, \"null\" text, \"true\" text) WITHOUT ROWID;");

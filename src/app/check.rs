@@ -11,8 +11,12 @@ use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::{NotPrepared, prepare};
 use crate::pipeline::schemas::Registering;
 
-/// Checks everything that live services tell, with no effect on any of them.
-pub async fn check_online(config: &Config, sources: &Sources, customs: &CustomSteps) -> Result<Diagnostics, String> {
+/// Checks everything that live services tell, with no effect on any of them: what is found, and why that is not all where one does not answer.
+pub async fn check_online(
+    config: &Config,
+    sources: &Sources,
+    customs: &CustomSteps,
+) -> (Diagnostics, Result<(), String>) {
     let certificates = around::certificates(config).await;
     // A certificate that has run out is why a service cannot be reached.
     let expired = certificates.iter().filter(|(_, warning)| !warning);
@@ -21,10 +25,9 @@ pub async fn check_online(config: &Config, sources: &Sources, customs: &CustomSt
     let mut all = certificates
         .map(|(f, warning)| diagnostic(f, sources, warning))
         .collect();
-    match services_say(config, sources, customs, &mut all).await {
-        Ok(()) => Ok(Diagnostics::new(all)),
-        Err(unavailable) => Err(format!("{unavailable}{expired}")),
-    }
+    let asked = services_say(config, sources, customs, &mut all).await;
+    let asked = asked.map_err(|unavailable| format!("{unavailable}{expired}"));
+    (Diagnostics::new(all), asked)
 }
 
 /// Adds what the services tell; fails where one does not answer.
@@ -45,13 +48,18 @@ async fn services_say(
     let clocks = around::clocks(config, services.store.as_deref()).await;
     let clocks = clocks.map_err(|e| format!("the database: {e}"))?;
     all.extend(clocks.map(|(f, warning)| diagnostic(f, sources, warning)));
+    let registering = if config.registry.register {
+        Registering::Skip
+    } else {
+        Registering::Check
+    };
     for pipeline in config.pipelines.values() {
         match prepare(
             pipeline,
             services.store.as_deref(),
             &services.references.references,
             &services.registry,
-            Registering::Skip,
+            registering,
             customs,
         )
         .await

@@ -37,6 +37,7 @@ enum Form {
 
 /// Runs the check.
 pub fn run(args: Check, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
+    let mut asked = Ok(());
     let findings = match args.config.load() {
         Err(findings) => findings,
         Ok((_, _, warnings)) if !args.online => warnings,
@@ -46,13 +47,9 @@ pub fn run(args: Check, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                 .enable_all()
                 .build()
                 .context("cannot start the runtime")?;
-            match runtime.block_on(app::check_online(&config, &sources, customs)) {
-                Ok(online) => Diagnostics::new(warnings.iter().chain(online.iter()).cloned().collect()),
-                Err(unavailable) => {
-                    say!("error: cannot check online: {unavailable}");
-                    return Ok(Exit::Unavailable.into());
-                }
-            }
+            let (online, ended) = runtime.block_on(app::check_online(&config, &sources, customs));
+            asked = ended;
+            Diagnostics::new(warnings.iter().chain(online.iter()).cloned().collect())
         }
     };
     match args.format {
@@ -60,6 +57,10 @@ pub fn run(args: Check, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         Form::Json => answer(&format!("{}\n", findings.json().context("findings as JSON")?))?,
         Form::Sarif => answer(&format!("{}\n", report::sarif(&findings)))?,
         Form::Github => answer(&report::github(&findings))?,
+    }
+    if let Err(unavailable) = asked {
+        say!("error: cannot check online: {unavailable}");
+        return Ok(Exit::Unavailable.into());
     }
     if findings.has_errors() {
         return Ok(Exit::Config.into());

@@ -33,7 +33,7 @@ mod size;
 mod source;
 mod span;
 mod step;
-mod suggest;
+pub(crate) mod suggest;
 mod tls;
 pub(crate) mod values;
 mod write_group;

@@ -89,6 +89,8 @@ pub enum Rows {
 /// Rows of a look-up kept in memory.
 #[derive(Clone, Debug)]
 pub struct Cache {
+    /// Place of its table.
+    pub span: Span,
     /// How long a row is kept.
     pub ttl: Duration,
     /// How long the absence of a row is kept. Default 5 s, or `ttl` if that is shorter; zero keeps none.
@@ -338,6 +340,7 @@ impl Cache {
         let ttl = ttl?;
         let missing_ttl = missing_ttl?.unwrap_or(ttl.min(Duration::from_secs(5)));
         Some(Self {
+            span,
             ttl,
             missing_ttl,
             max_bytes: spanned_or(max_bytes?, Size(16 << 20), span),

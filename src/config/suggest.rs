@@ -1,7 +1,7 @@
 //! The nearest of several words to one that is unknown.
 
 /// The candidate that `word` was probably meant to be: at most a third of its letters differ.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
     let limit = word.chars().count().div_ceil(3);
     let mut best: Option<(usize, &str)> = None;

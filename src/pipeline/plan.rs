@@ -14,6 +14,7 @@ use super::program::{
 use crate::avro::value::{Type, Unit};
 use crate::avro::{Converted, NewField, Plan, Schema, Splice, append_fields, change_unit};
 use crate::config::Span;
+use crate::store::Statement;
 use crate::store::types::{ColumnType, bindable};
 
 /// What reads and rewrites the records of one writer schema.
@@ -349,6 +350,7 @@ impl Types<'_> {
                 findings.push(Finding::new(place.span, message).help(help));
             }
         }
+        let mut filtered = false;
         for step in &self.program.steps {
             if let Some(when) = &step.when {
                 self.condition(when, findings);
@@ -360,7 +362,12 @@ impl Types<'_> {
                         findings.extend(wrong_key(&refer.key, &ty, &refer.reference));
                     }
                 }
-                Action::Write(w) => self.markers(&w.statement, &w.binds, findings),
+                Action::Write(w) => {
+                    self.markers(&w.statement, &w.binds, findings);
+                    if !filtered && step.when.is_none() {
+                        self.null_keys(&w.statement, &w.binds, warnings);
+                    }
+                }
                 Action::Custom(custom) => {
                     for (place, (name, wanted)) in custom.binds.iter().zip(&custom.takes) {
                         if let Some(ty) = self.of(&place.source) {
@@ -368,7 +375,10 @@ impl Types<'_> {
                         }
                     }
                 }
-                Action::Filter(condition) => self.condition(condition, findings),
+                Action::Filter(condition) => {
+                    self.condition(condition, findings);
+                    filtered = true;
+                }
                 Action::Set { .. } => {}
             }
         }
@@ -384,7 +394,7 @@ impl Types<'_> {
         }
     }
 
-    fn markers(&self, statement: &crate::store::Statement, binds: &[Place], findings: &mut Vec<Finding>) {
+    fn markers(&self, statement: &Statement, binds: &[Place], findings: &mut Vec<Finding>) {
         for (marker, place) in statement.markers().iter().zip(binds) {
             if let Some(ty) = self.of(&place.source)
                 && let Err(why) = bindable(&ty, &marker.ty)
@@ -396,6 +406,24 @@ impl Types<'_> {
             {
                 let message = format!("marker :{} cannot take {}: {why}", marker.name, place.what);
                 findings.push(Finding::new(place.span, message).help(format!("{UNITS}; a path alone needs nothing")));
+            }
+        }
+    }
+
+    /// Tells of fields that may be null where a row is written by them. What a look-up gives may always be null, and its `on_missing` has a say in that.
+    fn null_keys(&self, statement: &Statement, binds: &[Place], warnings: &mut Vec<Finding>) {
+        for (index, (marker, place)) in statement.markers().iter().zip(binds).enumerate() {
+            if statement.is_key(index)
+                && let Source::Event(slot) = place.source
+                && let Type::Nullable(_) = self.plan.slot_type(slot)
+            {
+                let (name, what) = (&marker.name, &place.what);
+                let message = format!(
+                    "marker :{name} is in the primary key and {what} may be null: a record without it becomes a dead letter, or halts a pipeline \
+                     without a topic for these"
+                );
+                let help = format!("give the step when = \"{what} != null\", or bind a field that is never null");
+                warnings.push(Finding::new(place.span, message).help(help));
             }
         }
     }

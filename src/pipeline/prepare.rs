@@ -99,10 +99,7 @@ pub async fn prepare(
                 Err(Unusable::Failure(failure)) if failure.class == Class::Transient => {
                     return Err(NotPrepared::Unavailable(failure));
                 }
-                Err(Unusable::Failure(failure)) => {
-                    unfit.push((Finding::new(topic.span, failure.message), Vec::new()));
-                    continue;
-                }
+                Err(Unusable::Failure(failure)) => (vec![Finding::new(topic.span, failure.message)], &mut unfit),
             };
             let name = fetched.version.map_or_else(
                 || format!("schema {}", fetched.id),
@@ -116,16 +113,16 @@ pub async fn prepare(
             }
         }
         let in_versions = |(mut finding, versions): (Finding, Vec<String>)| {
-            if !versions.is_empty() {
-                finding.message = format!("{} ({subject}: {})", finding.message, versions.join(", "));
-            }
+            finding.message = format!("{} ({subject}: {})", finding.message, versions.join(", "));
             finding
         };
         warnings.extend(doubtful.into_iter().map(in_versions));
         let unfit = unfit.into_iter().map(in_versions);
         match registering {
             Registering::Register | Registering::MustExist if fit > 0 => broken.extend(unfit),
-            Registering::Register | Registering::MustExist | Registering::Skip => findings.extend(unfit),
+            Registering::Register | Registering::MustExist | Registering::Check | Registering::Skip => {
+                findings.extend(unfit);
+            }
         }
     }
     findings.dedup();
@@ -204,5 +201,60 @@ fn registry_failure(subject: &str, span: Span, error: crate::registry::RegistryE
         Class::Permanent | Class::Fatal => {
             NotPrepared::Findings(vec![Finding::new(span, format!("subject {subject}: {error}"))])
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::demo::registry::DemoRegistry;
+    use crate::demo::schemas::Subjects;
+    use crate::registry::RegistryOptions;
+
+    #[tokio::test]
+    async fn an_output_schema_that_nobody_registers_is_found_by_a_check() {
+        let server = DemoRegistry::start().await.unwrap();
+        let subjects = Subjects::of(&server.url()).unwrap();
+        let come = async |field: &str| {
+            let fields = format!(r#"[{{"name": "{field}", "type": "long"}}]"#);
+            let version = format!(r#"{{"type": "record", "name": "E", "fields": {fields}}}"#);
+            subjects.post("in-value", &version, &[]).await.unwrap();
+        };
+        let options = RegistryOptions {
+            urls: vec![server.url()],
+            ..RegistryOptions::default()
+        };
+        let registry = Arc::new(Registry::new(options).unwrap());
+        let toml = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
+                    [pipelines.p]\nsource = { topics = [\"in\"], group = \"g\" }\nsink = { topic = \"out\" }\n";
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+        let pipeline = &config.pipelines["p"];
+        let (references, customs) = (References::default(), CustomSteps::default());
+        // What keeps it from running, and what breaks single versions.
+        let found =
+            async |registering| match prepare(pipeline, None, &references, &registry, registering, &customs).await {
+                Ok(prepared) => (Vec::new(), prepared.broken),
+                Err(NotPrepared::Findings(found)) => (found, Vec::new()),
+                Err(NotPrepared::Unavailable(failure)) => panic!("{failure}"),
+            };
+        let counts = async |registering| {
+            let (refused, broken) = found(registering).await;
+            (refused.len(), broken.len())
+        };
+        come("a").await;
+        let (refused, _) = found(Registering::Check).await;
+        assert_eq!(
+            refused[0].message,
+            "the output schema is not registered under out-value: register it, or set [registry] register = true \
+             (in-value: version 1 is schema 1)"
+        );
+        assert_eq!(counts(Registering::MustExist).await, (1, 0));
+        assert_eq!(counts(Registering::Skip).await, (0, 0));
+        assert_eq!(counts(Registering::Register).await, (0, 0));
+        assert_eq!(counts(Registering::Check).await, (0, 0));
+        come("b").await;
+        assert_eq!(counts(Registering::Check).await, (1, 0));
+        assert_eq!(counts(Registering::MustExist).await, (0, 1), "a start goes on");
     }
 }

@@ -32,7 +32,9 @@ pub enum Registering {
     Register,
     /// It must be there.
     MustExist,
-    /// Nothing: a check without effects.
+    /// The same, for a check: a version without it is an error, whatever others there are.
+    Check,
+    /// Nothing: it would be registered, or is not needed.
     Skip,
 }
 
@@ -185,7 +187,7 @@ impl Schemas {
                     .map_err(in_words);
             }
             Registering::Skip => return Ok(0),
-            Registering::MustExist => {}
+            Registering::MustExist | Registering::Check => {}
         }
         match self
             .registry

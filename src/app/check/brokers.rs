@@ -10,6 +10,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 
+use crate::config::suggest::nearest;
 use crate::config::{self, Config, SecretError, Spanned};
 use crate::kafka;
 use crate::kafka::rights::{Allowed, Operation, of_groups, of_topics};
@@ -165,8 +166,8 @@ fn ask(client: &ClientConfig, wanted: Vec<Wanted>, group: Option<Spanned<String>
         let mut known = metadata.topics().iter();
         // Metadata leaves out what the client may not know of.
         if allowed != Allowed::Nothing && !known.any(|t| t.name() == topic.value && !t.partitions().is_empty()) {
-            let message = format!("the brokers have no topic '{}'", topic.value);
-            findings.push(Finding::new(topic.span, message).help("create it first"));
+            let known = metadata.topics().iter().map(|topic| topic.name());
+            findings.push(absent(topic, known.filter(|known| !names.contains(known))));
         } else if allowed.refuses(*operation) {
             findings.push(refused(user, *operation, ("topic", topic)));
         }
@@ -177,6 +178,17 @@ fn ask(client: &ClientConfig, wanted: Vec<Wanted>, group: Option<Spanned<String>
         findings.extend(refuses.then(|| refused(user, Operation::Read, ("group", &group))));
     }
     Ok(findings)
+}
+
+/// What is said of a topic that is not there; `others` are those that are, and that the pipeline does not name.
+fn absent<'a>(topic: &Spanned<String>, others: impl Iterator<Item = &'a str>) -> Finding {
+    let message = format!("the brokers have no topic '{}'", topic.value);
+    // Those that begin so are the brokers' own.
+    let help = match nearest(topic, others.filter(|other| !other.starts_with("__"))) {
+        Some(near) => format!("did you mean '{near}'? If not, create it first"),
+        None => "create it first".to_owned(),
+    };
+    Finding::new(topic.span, message).help(help)
 }
 
 /// What is said of a right that is missing.
@@ -229,6 +241,18 @@ impl ConsumerContext for Reasons {}
 mod tests {
     use super::*;
     use crate::config::load_str;
+
+    #[test]
+    fn a_topic_that_was_probably_meant_is_named() {
+        let text = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r\"\n\
+                    [pipelines.p]\nsource = { topics = [\"navgation\"], group = \"g\" }\nsink = { topic = \"out\" }\n";
+        let (config, _) = load_str(vec![("test.toml".into(), text.into())], std::iter::empty()).unwrap();
+        let topic = &config.pipelines["p"].source.topics[0];
+        let told = |others: &[&str]| absent(topic, others.iter().copied()).help.unwrap();
+        let near = told(&["orders", "navigation"]);
+        assert_eq!(near, "did you mean 'navigation'? If not, create it first");
+        assert_eq!(told(&["orders", "__navgation"]), "create it first");
+    }
 
     #[test]
     fn topics_that_take_less_than_comes_in_are_told() {

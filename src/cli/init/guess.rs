@@ -75,7 +75,14 @@ pub fn guess<'l>(column: &Column, table: &str, looked_up: bool, leaves: &'l [Lea
     let best = || scored.iter().filter(move |(score, ..)| *score == most);
     // Of those that are equally good the shallower, then the first.
     let &(_, leaf, why) = best().min_by_key(|(_, leaf, _)| leaf.path.len())?;
-    let of_many = looked_up && matches!(plain(&column.name).as_str(), "id" | "key" | "name");
+    let wanted = plain(&column.name);
+    let is_the_tables = |leaf: &Leaf| is_called_after(leaf, table, &wanted);
+    let of_many = match wanted.as_str() {
+        // What is written is the event's own, unless another field is called after the table.
+        "id" | "key" => looked_up || (!is_the_tables(leaf) && scored.iter().any(|(_, other, _)| is_the_tables(other))),
+        "name" => looked_up,
+        _ => false,
+    };
     let why = match why {
         Why::Name | Why::Bare if best().count() > 1 => Why::Bare,
         Why::Bare if !of_many => Why::Name,
@@ -90,9 +97,7 @@ fn score(column: &Column, table: &str, looked_up: bool, leaf: &Leaf) -> Option<(
     // `user.id` is `userid`, as `user_id` is.
     let whole = (0..leaf.path.len().saturating_sub(1)).map(|from| plain(&leaf.path[from..].concat()));
     let whole: Vec<String> = whole.collect();
-    // Table `profiles`, column `id`, field `profile_id` or `profile.id`: more than an `id` of whatever.
-    let of_table = plain(singular(table)) + &wanted;
-    let names_the_table = last == of_table || whole.contains(&of_table);
+    let names_the_table = is_called_after(leaf, table, &wanted);
     // What is written is the event's own: a `username` is no `name` of `users`.
     if names_the_table && looked_up {
         return Some((9, Why::Name));
@@ -120,6 +125,12 @@ fn score(column: &Column, table: &str, looked_up: bool, leaf: &Leaf) -> Option<(
         ColumnType::Timestamp => None,
         _ => Some((1, Why::Type)),
     }
+}
+
+/// Table `profiles`, column `id`, field `profile_id` or `profile.id`: more than an `id` of whatever.
+fn is_called_after(leaf: &Leaf, table: &str, column: &str) -> bool {
+    let wanted = plain(singular(table)) + column;
+    (0..leaf.path.len()).any(|from| plain(&leaf.path[from..].concat()) == wanted)
 }
 
 /// Letters and digits alone, small.
@@ -211,6 +222,22 @@ mod tests {
         assert_eq!(
             among(&paths, "users", "name", false),
             ("user_name".to_owned(), Why::Name)
+        );
+        assert_eq!(among(&["id", "kind"], "customers", "id", false).1, Why::Name);
+    }
+
+    #[test]
+    fn an_id_that_is_written_is_a_guess_where_another_field_is_called_after_the_table() {
+        for paths in [["id", "customer_id"], ["id", "customer.id"]] {
+            assert_eq!(
+                among(&paths, "customers", "id", false),
+                ("id".to_owned(), Why::Bare),
+                "{paths:?}"
+            );
+        }
+        assert_eq!(
+            among(&["customer.id", "kind"], "customers", "id", false),
+            ("customer.id".to_owned(), Why::Name)
         );
     }
 

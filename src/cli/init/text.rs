@@ -122,11 +122,17 @@ pub fn text(draft: &Draft, places: &Places<'_>) -> String {
         put(&mut out, &format!("{kind} = {}", string(&step.statement)), "");
         bindings(&mut out, step);
         if is_lookup {
-            put(
-                &mut out,
-                "cache = { ttl = \"30s\" }",
-                "how old an answer may be; without it each record asks",
-            );
+            if draft.write.as_ref().is_some_and(|write| write.table == step.table) {
+                out.push_str(
+                    "# No cache: it would hide what the next step writes to this table (messina explain MES0214).\n",
+                );
+            } else {
+                put(
+                    &mut out,
+                    "cache = { ttl = \"30s\" }",
+                    "how old an answer may be; without it each record asks",
+                );
+            }
             put(
                 &mut out,
                 "on_missing = \"null\"",

@@ -88,6 +88,40 @@ fn quoted(text: &str, quote: char) -> usize {
     text.len()
 }
 
+/// The tables that a statement names, as `keyspace.table` where the keyspace is known: what a write changes comes first.
+pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
+    let tokens = tokens(text);
+    let name = |index: usize| {
+        let (token, range) = tokens.get(index)?;
+        let written = &text[range.clone()];
+        let is_name = matches!(token, Token::Word(_)) || written.starts_with('"');
+        is_name.then(|| kept(written))
+    };
+    let is_dot = |index: usize| matches!(tokens.get(index), Some((Token::Symbol('.'), _)));
+    let introduces = |index: &usize| {
+        let (token, _) = &tokens[*index];
+        ["from", "join", "into", "update"].iter().any(|word| token.is(word))
+    };
+    let table = |index: usize| {
+        let first = name(index + 1)?;
+        let second = is_dot(index + 2).then(|| name(index + 3)).flatten();
+        Some(match (second, keyspace) {
+            (Some(second), _) => format!("{first}.{second}"),
+            (None, Some(keyspace)) => format!("{}.{first}", kept(keyspace)),
+            (None, None) => first,
+        })
+    };
+    (0..tokens.len()).filter(introduces).filter_map(table).collect()
+}
+
+/// A name as the database keeps it: its case counts between double quotes alone.
+fn kept(name: &str) -> String {
+    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+        Some(quoted) => quoted.to_owned(),
+        None => name.to_ascii_lowercase(),
+    }
+}
+
 /// Why a write gives another row when it is repeated, and where that can be seen.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unrepeatable {
@@ -256,6 +290,28 @@ mod tests {
     }
 
     #[test]
+    fn tables_are_those_of_their_keyspace() {
+        let cases: [(&str, Option<&str>, &[&str]); 9] = [
+            ("SELECT a FROM Users WHERE id = :id", None, &["users"]),
+            ("SELECT a FROM users WHERE id = :id", Some("Shop"), &["shop.users"]),
+            ("SELECT a FROM users WHERE id = :id", Some("\"Shop\""), &["Shop.users"]),
+            (
+                "INSERT INTO crm.\"Users\" (id) VALUES (:id)",
+                Some("shop"),
+                &["crm.Users"],
+            ),
+            ("update users set a = 'from x' where id = :id", None, &["users"]),
+            ("DELETE a FROM users -- FROM x\nWHERE id = :id", None, &["users"]),
+            ("SELECT a FROM t JOIN u ON t.id = u.id", None, &["t", "u"]),
+            ("SELECT a FROM (SELECT b FROM t)", None, &["t"]),
+            ("SELECT a FROM", None, &[]),
+        ];
+        for (cql, keyspace, wanted) in cases {
+            assert_eq!(tables(cql, keyspace), wanted, "{cql}");
+        }
+    }
+
+    #[test]
     fn markers_are_found_outside_of_strings() {
         let markers: Vec<_> = tokens("SELECT a FROM t WHERE b = :b AND c = ':c' AND d={'k': :d}")
             .into_iter()
@@ -275,6 +331,8 @@ mod tests {
         fn no_text_breaks_the_scan(text in "\\PC*", code in "[a-zI=+:?'\"$/*\\[\\] -]*") {
             unrepeatable(&tokens(&text));
             unrepeatable(&tokens(&code));
+            tables(&text, None);
+            tables(&code, Some(&text));
         }
     }
 }

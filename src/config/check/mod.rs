@@ -3,6 +3,7 @@
 //! Each file judges one thing and reports all that it finds. Expressions and statements are only scanned for the names in them:
 //! types are the matter of the pipeline's plan.
 
+mod caches;
 mod cql;
 mod delivery;
 mod expression;
@@ -33,6 +34,7 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
         delivery::check(config, pipeline, &mut report);
         names::check(pipeline, &config.references, &mut report);
         statements::check(pipeline, &mut report);
+        caches::check(config, pipeline, &mut report);
     }
     report.findings
 }

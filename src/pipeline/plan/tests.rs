@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::config;
+use crate::demo::cluster::Scratch;
 use crate::pipeline::program;
 use crate::reference::References;
 use crate::store::AnyStore;
 use crate::store::memory::MemoryStore;
+use crate::store::sqlite::{SqliteOptions, SqliteStore};
 
 /// The messages of what does not fit in a pipeline with this sink.
 async fn found(schema: &str, sink: &str, output: OutputSchema) -> Result<(), String> {
@@ -315,6 +317,42 @@ async fn a_key_of_a_type_that_has_no_bytes_is_found() {
         );
         assert!(error.contains(ty), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_field_that_may_be_null_in_the_key_of_a_write_is_told() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}, {"name": "kind", "type": ["null", "string"]},
+        {"name": "user", "type": ["null", {"type": "record", "name": "U", "fields": [{"name": "id", "type": "string"}]}]}]}"#;
+    let scratch = Scratch::new().unwrap();
+    let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
+    let table = "CREATE TABLE t (id bigint, owner text, kind text, PRIMARY KEY (id, owner)) WITHOUT ROWID";
+    store.execute_script(table).await.unwrap();
+    let store = AnyStore::Sqlite(store);
+    let told = async |steps: &str| {
+        let compiled = compiled(Some(&store), input, steps, OutputSchema::Appended)
+            .await
+            .unwrap();
+        compiled.warnings.into_iter().map(|f| f.message).collect::<Vec<_>>()
+    };
+    let write = |owner: &str| {
+        format!(
+            "[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"INSERT INTO t (id, owner, kind) VALUES (:id, :owner, :kind)\"\n\
+             bind = {{ owner = \"{owner}\" }}\n"
+        )
+    };
+    assert_eq!(
+        told(&write("event.user.id")).await,
+        [
+            "marker :owner is in the primary key and event.user.id may be null: a record without it becomes a dead letter, or halts \
+          a pipeline without a topic for these"
+        ]
+    );
+    let none = Vec::<String>::new();
+    assert_eq!(told(&write("string(event.id)")).await, none);
+    let guarded = write("event.user.id") + "when = \"event.user.id != null\"\n";
+    assert_eq!(told(&guarded).await, none);
+    let filtered = filter_step("event.user.id != null") + "\n" + &write("event.user.id");
+    assert_eq!(told(&filtered).await, none);
 }
 
 fn filter_step(text: &str) -> String {

@@ -1,0 +1,51 @@
+//! Look-ups whose caches hide what their own pipeline writes.
+//!
+//! A write leaves caches as they are: a row is answered as it was before it until the cache's `ttl` is over. Where events wait for one another that is
+//! not what their order seems to say. Of what other pipelines write no order says anything, with a cache or without, and `ttl` is how old it may be.
+
+use super::super::{Config, Diagnostic, Lookup, Order, Pipeline, StepKind, codes};
+use super::Report;
+use super::cql::tables;
+
+pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
+    if pipeline.order == Order::None {
+        return;
+    }
+    let keyspace = config.scylla.as_ref().and_then(|scylla| scylla.keyspace.as_ref());
+    let keyspace = keyspace.map(|keyspace| keyspace.as_str());
+    for step in &pipeline.steps {
+        let StepKind::Lookup(Lookup {
+            cql,
+            cache: Some(cache),
+            ..
+        }) = &step.kind
+        else {
+            continue;
+        };
+        let read = tables(cql, keyspace);
+        let written = pipeline.steps.iter().find_map(|other| {
+            let StepKind::Write(write) = &other.kind else {
+                return None;
+            };
+            // Where it has several, the others are read.
+            let table = tables(&write.cql, keyspace).into_iter().next()?;
+            read.contains(&table).then_some((other, write, table))
+        });
+        let Some((writer, write, table)) = written else {
+            continue;
+        };
+        let message = format!(
+            "`{}` keeps rows of {table}, which step `{}` writes: an event may find a row as it was before the write, or none",
+            step.name.value, writer.name.value
+        );
+        report.findings.push(
+            Diagnostic::warning(codes::HIDDEN_WRITE, message)
+                .at(report.sources, cache.span, "no write changes what is kept here")
+                .with(report.sources, write.cql.span, "written here")
+                .help(
+                    "remove `cache` if an event has to see what those before it wrote; with it that is seen after `ttl` at the latest, and after \
+                     `missing_ttl` where there was no row: make them as short as a row may be old",
+                ),
+        );
+    }
+}
