@@ -5,6 +5,7 @@
 
 mod allocator;
 pub mod breadcrumbs;
+mod buckets;
 mod declare;
 pub mod handles;
 pub mod kafka;
