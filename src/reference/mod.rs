@@ -10,6 +10,8 @@
 //! nothing silently.
 
 pub mod codec;
+#[cfg(test)]
+mod fake;
 pub mod follow;
 pub mod on_demand;
 pub mod sample;
