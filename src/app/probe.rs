@@ -147,6 +147,11 @@ impl Probe for AppProbe {
                     (None, None, "running") => {}
                     (None, None, state) => reasons.push(about(state.to_owned())),
                 }
+                // What it said last may be long past.
+                let silent = state.silent_for();
+                if is_dead(status.state, silent) {
+                    reasons.push(about(format!("has not gone round for {} s", silent.as_secs())));
+                }
                 let stalled = status.partitions.iter().filter(|p| p.stalled).count();
                 if stalled > 0 {
                     reasons.push(about(format!("{stalled} partitions make no progress")));
@@ -245,6 +250,35 @@ mod tests {
         for state in ["connecting", "rebuilding", "halted", "stopped"] {
             assert!(!is_dead(state, long), "{state}");
         }
+    }
+
+    #[test]
+    fn a_loop_that_stands_still_is_neither_alive_nor_ready_whatever_it_said_last() {
+        let shared = Shared::default();
+        let probe = AppProbe::new(Metrics::new().unwrap(), shared.clone(), None);
+        let state = Arc::new(LoopState::silent_since(SILENT + Duration::from_secs(1)));
+        state.set(LoopStatus {
+            state: "running",
+            ..LoopStatus::default()
+        });
+        {
+            let mut shared = shared.lock().unwrap();
+            shared.prepared = true;
+            shared.pipelines.push(Known {
+                name: "p".to_owned(),
+                loops: vec![state.clone()],
+                steps: Vec::new(),
+            });
+        }
+        assert!(probe.live().is_err());
+        let reasons = probe.ready().unwrap_err();
+        assert_eq!(reasons.len(), 1, "{reasons:?}");
+        assert!(
+            reasons[0].starts_with("pipeline p, loop 0: has not gone round for 6"),
+            "{reasons:?}"
+        );
+        state.beat();
+        assert!(probe.live().is_ok() && probe.ready().is_ok());
     }
 
     #[test]

@@ -181,9 +181,6 @@ impl Running {
             .into_iter()
             .partition(|p| leaving.contains(&p.name));
         self.pipelines = staying;
-        for pipeline in &left {
-            self.forget(pipeline);
-        }
         // Its loops have ended: what takes time is a producer that still has records to deliver.
         let mut ended = Vec::new();
         for mut pipeline in left {
@@ -196,6 +193,10 @@ impl Running {
                 pipeline.give_up();
             }
             ended.push(pipeline.join(deadline).await);
+        }
+        // Until here they are shown as stopped: with nobody in their place probes would say that all is well.
+        for pipeline in &ended {
+            self.forget(&pipeline.pipeline);
         }
         // Not before: what is delivered last is counted, and would bring series back.
         for gone in leaving.iter().filter_map(|name| self.config.pipelines.get(name)) {
@@ -243,10 +244,9 @@ impl Running {
     }
 
     /// Probes do not show it any more.
-    fn forget(&self, pipeline: &RunningPipeline) {
-        let name = &pipeline.name;
+    fn forget(&self, name: &str) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.pipelines.retain(|other| other.name != *name);
+        shared.pipelines.retain(|other| other.name != name);
         let sink = build::sink_gate(name);
         shared.breakers.retain(|gate| gate.name() != sink);
         drop(shared);

@@ -91,6 +91,13 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         let user_signals = tokio::spawn(shutdown::on_user_signals(move |more| log_more(&verbosity, more)));
         let start = app::start(config, sources, telemetry.clone(), customs);
         let mut running = tokio::select! {
+            // In this order: a signal that nobody listens to yet ends the process, and is lost where that is the first of its container.
+            biased;
+            // Nothing runs yet: there is nothing to drain.
+            signal = &mut signal => {
+                tracing::info!(signal = signal.context("cannot listen to signals")?, "stopped before the start");
+                return Ok(ExitCode::SUCCESS);
+            }
             started = start => match started {
                 Ok(running) => running,
                 Err(StartError::Config(findings)) => {
@@ -102,11 +109,6 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                     return Ok(Exit::Unavailable.into());
                 }
             },
-            // Nothing runs yet: there is nothing to drain.
-            signal = &mut signal => {
-                tracing::info!(signal = signal.context("cannot listen to signals")?, "stopped before the start");
-                return Ok(ExitCode::SUCCESS);
-            }
         };
         if let Some(reload) = reload.comes(running.reload()) {
             read_again(reload);

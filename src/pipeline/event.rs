@@ -87,10 +87,9 @@ pub struct Event {
     pub answered: u64,
     /// Whether it writes its row at this stage by itself, for the batch that it was in has failed or may not be written.
     pub alone: bool,
-    /// The output record's value, kept until it is delivered.
-    pub output: Vec<u8>,
-    /// The output record's key, where it has one; kept like its value.
-    pub output_key: Option<Vec<u8>>,
+    /// Bytes of its output that the brokers have refused. The output itself is nowhere but in the producer's queue, whose bound is one of memory,
+    /// and is made again for each attempt.
+    pub refused_bytes: usize,
     /// How the event ends once what it waits for is acknowledged.
     pub pending: Outcome,
     /// Attempts to deliver it, after the first.
@@ -167,8 +166,7 @@ impl Event {
                 stage: 0,
                 answered: 0,
                 alone: false,
-                output: Vec::new(),
-                output_key: None,
+                refused_bytes: 0,
                 pending: Outcome::Done,
                 attempts: 0,
                 probe: false,
@@ -309,14 +307,10 @@ impl Event {
         self.stage = 0;
         self.answered = 0;
         self.alone = false;
-        self.output.clear();
-        self.output_key = None;
+        self.refused_bytes = 0;
         // One phase of large values must not be paid for ever.
         if self.bytes.capacity() > KEPT {
             self.bytes = Vec::new();
-        }
-        if self.output.capacity() > KEPT {
-            self.output = Vec::new();
         }
         self.pending = Outcome::Done;
         self.attempts = 0;

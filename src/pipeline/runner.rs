@@ -36,7 +36,7 @@ use crate::retry::{Backoff, Class};
 use crate::sink::Sink;
 use crate::sink::dead_letters::DeadLetters;
 use crate::store::AnyStore;
-use crate::store::cache::{Hit, heap_bytes, row_bytes};
+use crate::store::cache::{Hit, Origin, heap_bytes, row_bytes};
 use crate::telemetry::handles::{PipelineMetrics, StepMetrics};
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::sentry::Sentry;
@@ -102,10 +102,22 @@ enum Flow {
 enum Answer {
     /// The step gives nulls: it was not run, or has failed and may.
     Null,
+    /// Of a cache, or of another record that asked for it.
     Row(Hit),
+    /// Fetched or made for this event.
+    Own(Hit),
     Written,
     Missing(OnMissing),
     Abandon,
+}
+
+impl Answer {
+    fn of(row: Hit, origin: Origin) -> Answer {
+        match origin {
+            Origin::Loaded => Answer::Own(row),
+            Origin::Cached | Origin::Shared | Origin::Stale => Answer::Row(row),
+        }
+    }
 }
 
 /// What follows a failed attempt.
@@ -248,11 +260,10 @@ impl Runtime {
                     event.rows[index].clone_from(&lookup.none);
                 }
             }
-            Answer::Row(row) => {
-                // One that others have too counts where it is cached.
-                if Arc::strong_count(&row) == 1 {
-                    event.hold(row_bytes(&row));
-                }
+            Answer::Row(row) => event.rows[index] = Some(row),
+            Answer::Own(row) => {
+                // Where a cache keeps it too: that may give it up while the event still waits.
+                event.hold(row_bytes(&row));
                 event.rows[index] = Some(row);
             }
             Answer::Missing(OnMissing::Skip) => return Ok(Flow::Skip),

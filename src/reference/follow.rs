@@ -1,7 +1,7 @@
 //! Keeps one reference fresh: reads the collection whole, follows its change stream, and reads it again on schedule.
 //!
 //! The stream is opened before the reading begins, and what it says is applied after: so nothing that happens meanwhile is
-//! missed, and the copy converges. Both ask the primary: a member that lags would lack what the stream is already past. A stream that breaks is resumed by its token; where the server has lost that history, and
+//! missed, and the copy converges. Both ask the primary: a member that lags would lack what the stream is already past. A stream that breaks, or of which nothing is heard, is resumed by its token; where the server has lost that history, and
 //! where it has no streams, the collection is read again.
 //!
 //! Invariants: what is held goes on being served, whatever fails; a reading that finds the collection empty is never believed
@@ -16,7 +16,7 @@ use mongodb::change_stream::event::ResumeToken;
 use tokio::time::{sleep, sleep_until};
 
 use super::on_demand::candidates;
-use super::server::{Change, Source, cannot_resume, class, has_no_change_streams};
+use super::server::{Change, Source, cannot_resume, class, has_no_change_streams, within};
 use super::{Reference, codec};
 use crate::retry::{Backoff, Class, Jitter};
 use crate::store::StoreError;
@@ -124,7 +124,10 @@ impl Follower {
         let (mut found, mut keyless) = (0u64, 0u64);
         let mut left = Vec::new();
         let mut cursor = self.source.read(self.has_streams).await.map_err(|e| class(&e))?;
-        while cursor.advance().await.map_err(|e| class(&e))? {
+        while within(self.source.silence, cursor.advance())
+            .await
+            .map_err(|e| class(&e))?
+        {
             let document = cursor.current();
             let (usable, key) = self.reference.put(self.generation, document);
             left.extend(key);
@@ -175,13 +178,14 @@ impl Follower {
 
     /// Follows for as long as the task lives. The collection has been read.
     pub async fn run(mut self) {
+        let silence = self.source.silence;
         let mut attempt = 0;
         let mut due = self.next();
         loop {
             let mut again = false;
             match self.stream.as_mut() {
                 Some(stream) => {
-                    let next = stream.next_if_any().await;
+                    let next = within(silence, stream.next_if_any()).await;
                     match next {
                         Ok(change) => {
                             self.token = stream.resume_token();
@@ -328,17 +332,22 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use mongodb::bson::doc;
+
     use super::*;
     use crate::reference::Shape;
+    use crate::reference::fake::{member, nothing};
     use crate::reference::server::Server;
     use crate::store::ColumnType;
     use crate::telemetry::metrics::Metrics;
 
     async fn follower() -> Follower {
         // Nobody listens there.
-        let server = Server::open("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50", None)
-            .await
-            .unwrap();
+        follower_of("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50").await
+    }
+
+    async fn follower_of(uri: &str) -> Follower {
+        let server = Server::open(uri, None).await.unwrap();
         let reference = Arc::new(Reference::new(Shape {
             name: "partners".into(),
             collection: "crm.partners".to_owned(),
@@ -360,6 +369,34 @@ mod tests {
         let error = follower.read().await.unwrap_err();
         assert_eq!(error.class, Class::Transient, "{error}");
         assert!(follower.doubted && !follower.shrunk);
+    }
+
+    #[tokio::test]
+    async fn a_stream_of_which_nothing_is_heard_is_given_up_and_resumed() {
+        let (address, mut commands) = member(true, Duration::ZERO, |command| match command {
+            "aggregate" => {
+                let token = doc! { "_data": "82" };
+                Some(doc! { "id": 7_i64, "ns": "crm.partners", "firstBatch": [], "postBatchResumeToken": token })
+            }
+            // As behind a connection of which nobody says that it is gone.
+            "getMore" => None,
+            _ => Some(nothing()),
+        })
+        .await;
+        let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs")).await;
+        follower.read().await.unwrap();
+        follower.source.silence = Duration::from_millis(50);
+        let following = tokio::spawn(follower.run());
+        let opened_again = async {
+            let mut opened = 0;
+            while opened < 2 {
+                opened += usize::from(commands.recv().await.unwrap() == "aggregate");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), opened_again)
+            .await
+            .unwrap();
+        following.abort();
     }
 
     #[tokio::test]

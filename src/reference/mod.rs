@@ -10,6 +10,8 @@
 //! nothing silently.
 
 pub mod codec;
+#[cfg(test)]
+mod fake;
 pub mod follow;
 pub mod on_demand;
 pub mod sample;
@@ -26,7 +28,7 @@ use self::on_demand::OnDemand;
 use self::table::Table;
 use crate::avro::value::{Type, Value};
 use crate::breaker::gate::Gate;
-use crate::store::cache::Hit;
+use crate::store::cache::{Hit, Origin};
 use crate::store::{ColumnType, Row, StoreError};
 
 /// The references of a configuration, by name.
@@ -151,15 +153,15 @@ impl Reference {
         self.on_demand.as_ref()
     }
 
-    /// The document by this key, asked for if it has to be, and whether its life in the cache is over.
+    /// The document by this key, asked for if it has to be, and where it came from.
     ///
     /// # Errors
     /// Transient where the server does not answer, and where its breaker, `gate`, is open.
-    pub async fn look_up(&self, key: &Value<'_>, gate: &Gate) -> Result<(Hit, bool), StoreError> {
+    pub async fn look_up(&self, key: &Value<'_>, gate: &Gate) -> Result<(Hit, Origin), StoreError> {
         match &self.on_demand {
             // On the heap: the future of each event would have room for a request.
             Some(on_demand) => Box::pin(on_demand.find(&self.shape, key, gate)).await,
-            None => self.find(key).map(|row| (Arc::new(row), false)),
+            None => self.find(key).map(|row| (Arc::new(row), Origin::Loaded)),
         }
     }
 

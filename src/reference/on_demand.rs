@@ -17,7 +17,7 @@ use crate::avro::value::Value;
 use crate::breaker::gate::{Gate, NOT_ASKED};
 use crate::pipeline::expression::uuid_text;
 use crate::retry::Class;
-use crate::store::cache::{Cache, CacheOptions, Hit};
+use crate::store::cache::{Cache, CacheOptions, Hit, Origin};
 use crate::store::{Row, StoreError};
 
 /// What asks for single documents.
@@ -41,14 +41,14 @@ impl OnDemand {
         &self.cache
     }
 
-    /// The document by this key, and whether its life is over: one that is old is given while the server fails, if that is declared.
-    pub(super) async fn find(&self, shape: &Shape, key: &Value<'_>, gate: &Gate) -> Result<(Hit, bool), StoreError> {
+    /// The document by this key, and where it came from: one whose life is over is given while the server fails, if that is declared.
+    pub(super) async fn find(&self, shape: &Shape, key: &Value<'_>, gate: &Gate) -> Result<(Hit, Origin), StoreError> {
         let Some(bytes) = codec::key_of_value(key) else {
-            return Ok((Hit::default(), false));
+            return Ok((Hit::default(), Origin::Cached));
         };
         let now = Instant::now();
         if let Some(hit) = self.cache.get(&bytes, now) {
-            return Ok((hit, false));
+            return Ok((hit, Origin::Cached));
         }
         let old = || self.cache.get_stale(&bytes, Instant::now());
         // Where an old one will do, nobody waits for another's probe.
@@ -59,9 +59,8 @@ impl OnDemand {
             self.cache.get_or_load(&bytes, now, load).await
         };
         match result {
-            Ok((hit, _)) => Ok((hit, false)),
-            Err(error) if error.class == Class::Transient => old().map(|hit| (hit, true)).ok_or(error),
-            Err(error) => Err(error),
+            Err(error) if error.class == Class::Transient => old().map(|hit| (hit, Origin::Stale)).ok_or(error),
+            found => found,
         }
     }
 

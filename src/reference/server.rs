@@ -33,6 +33,9 @@ const AWAIT: Duration = Duration::from_secs(1);
 const SELECTION: Duration = Duration::from_secs(5);
 /// How long a record waits for its document beside that: what is behind a connection that stands still may never answer.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long what is sampled, read or followed may take for its next documents. The driver has no bound of its own, and behind a connection that nobody
+/// closes, or a server that stands still while another one is the primary, it would wait for ever.
+const SILENCE: Duration = Duration::from_secs(60);
 /// Connections, where the connection string does not say: the driver's ten are few for what may be in flight.
 const POOL: u32 = 100;
 
@@ -64,6 +67,20 @@ pub struct Source {
     database: String,
     collection: String,
     wanted: Vec<String>,
+    /// See [`within`].
+    pub(super) silence: Duration,
+}
+
+/// The answer, if it comes in time.
+pub(super) async fn within<T>(
+    patience: Duration,
+    answer: impl IntoFuture<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let answer = tokio::time::timeout(patience, answer).await;
+    answer.unwrap_or_else(|_| {
+        let late = format!("no answer within {patience:?}");
+        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into())
+    })
 }
 
 /// The server. Clones share the login.
@@ -166,6 +183,7 @@ impl Server {
             database: database.to_owned(),
             collection: collection.to_owned(),
             wanted: wanted.into_iter().collect(),
+            silence: SILENCE,
         }
     }
 
@@ -227,12 +245,15 @@ impl Source {
     pub async fn sample(&self) -> Result<Vec<RawDocumentBuf>, StoreError> {
         let collection = self.collection();
         let find = collection.find(doc! {}).projection(self.projection("")).limit(SAMPLE);
-        let mut cursor = find.await.map_err(|e| class(&e))?;
-        let mut documents = Vec::new();
-        while cursor.advance().await.map_err(|e| class(&e))? {
-            documents.push(cursor.current().to_owned());
-        }
-        Ok(documents)
+        let documents = async {
+            let mut cursor = find.await?;
+            let mut documents = Vec::new();
+            while cursor.advance().await? {
+                documents.push(cursor.current().to_owned());
+            }
+            Ok::<_, Error>(documents)
+        };
+        within(self.silence, documents).await.map_err(|e| class(&e))
     }
 
     /// Who has a permit of it finds a connection: the wait for one is no part of the time that [`Source::find`] gives an answer.
@@ -242,12 +263,7 @@ impl Source {
 
     /// A document of which `key` is one of these values. Asked while pipelines run, and not at their start.
     pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
-        let patience = self.server.login().patience;
-        let answer = tokio::time::timeout(patience, self.one(key, values, None)).await;
-        answer.unwrap_or_else(|_| {
-            let message = format!("MongoDB: no answer within {patience:?}");
-            Err(StoreError::transient("timeout", message))
-        })
+        self.one(key, values, None).await
     }
 
     /// As [`Source::find`], from the primary: it has the change that asks.
@@ -261,12 +277,17 @@ impl Source {
         values: Vec<Bson>,
         from: Option<SelectionCriteria>,
     ) -> Result<Option<RawDocumentBuf>, StoreError> {
+        let patience = self.server.login().patience;
         let collection = self.collection();
         let find = collection.find_one(doc! { key: { "$in": values } });
         let find = find
             .projection(self.projection(""))
             .optional(from, |find, from| find.selection_criteria(from));
-        let found = self.server.seen(find.await).await;
+        let found = async { self.server.seen(find.await).await };
+        let Ok(found) = tokio::time::timeout(patience, found).await else {
+            let message = format!("MongoDB: no answer within {patience:?}");
+            return Err(StoreError::transient("timeout", message));
+        };
         found.map_err(|e| while_running(class(&e)))
     }
 
@@ -276,7 +297,9 @@ impl Source {
         let find = collection.find(doc! {}).projection(self.projection(""));
         let from = followed.then(|| SelectionCriteria::from(ReadPreference::Primary));
         let find = find.optional(from, |find, from| find.selection_criteria(from));
-        self.server.seen(find.batch_size(BATCH).await).await
+        self.server
+            .seen(within(self.silence, find.batch_size(BATCH)).await)
+            .await
     }
 
     /// What changes from now on, or from where `after` was; from the primary, which no other member is ahead of.
@@ -288,7 +311,8 @@ impl Source {
         let watch = watch.full_document(FullDocumentType::UpdateLookup);
         let watch = watch.selection_criteria(ReadPreference::Primary.into());
         let watch = watch.max_await_time(AWAIT).batch_size(BATCH).resume_after(after);
-        Ok(self.server.seen(watch.await).await?.with_type())
+        let stream = self.server.seen(within(self.silence, watch).await).await?;
+        Ok(stream.with_type())
     }
 }
 
@@ -348,9 +372,7 @@ fn while_running(error: StoreError) -> StoreError {
 mod tests {
     use futures_util::FutureExt;
     use futures_util::future::join_all;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
-    use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+    use tokio::sync::mpsc::UnboundedReceiver;
 
     use super::*;
     use crate::avro::value::Value;
@@ -358,54 +380,15 @@ mod tests {
     use crate::breaker::gate::{Gate, NOT_ASKED};
     use crate::certificates::tests::pem;
     use crate::reference::Shape;
+    use crate::reference::fake::{member, nothing};
     use crate::reference::on_demand::OnDemand;
     use crate::retry::Backoff;
     use crate::store::cache::CacheOptions;
     use crate::store::types::ColumnType;
 
-    /// The only member of a replica set, and no primary: its address, and the commands that come to it, each of which takes so long.
+    /// No primary. Each command takes so long.
     async fn secondary(takes: Duration) -> (String, UnboundedReceiver<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (asked, commands) = mpsc::unbounded_channel();
-        let me = address.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, me.clone(), asked.clone(), takes));
-            }
-        });
-        (address, commands)
-    }
-
-    async fn answer(mut stream: TcpStream, me: String, asked: UnboundedSender<String>, takes: Duration) {
-        let mut head = [0; 16];
-        while stream.read_exact(&mut head).await.is_ok() {
-            let word = |at: usize| i32::from_le_bytes(head[at..at + 4].try_into().unwrap());
-            let mut body = vec![0; usize::try_from(word(0)).unwrap() - head.len()];
-            stream.read_exact(&mut body).await.unwrap();
-            // Behind the flags, and the kind of the section.
-            let command = Document::from_reader(&body[5..]).unwrap();
-            let name = command.keys().next().unwrap().clone();
-            let reply = if name == "hello" || name.eq_ignore_ascii_case("ismaster") {
-                doc! {
-                    "ok": 1, "helloOk": true, "isWritablePrimary": false, "secondary": true, "setName": "rs", "hosts": [&me], "me": &me,
-                    "minWireVersion": 0, "maxWireVersion": 21, "maxBsonObjectSize": 16_777_216, "maxMessageSizeBytes": 48_000_000,
-                }
-            } else {
-                let _ = asked.send(name);
-                tokio::time::sleep(takes).await;
-                doc! { "ok": 1, "cursor": { "id": 0_i64, "ns": "crm.partners", "firstBatch": [] } }
-            };
-            let reply = reply.to_vec().unwrap();
-            let length = i32::try_from(head.len() + 5 + reply.len()).unwrap();
-            let mut message = Vec::new();
-            for word in [length, 0, word(4), 2013, 0] {
-                message.extend_from_slice(&word.to_le_bytes());
-            }
-            message.push(0);
-            message.extend_from_slice(&reply);
-            stream.write_all(&message).await.unwrap();
-        }
+        member(false, takes, |_| Some(nothing())).await
     }
 
     #[tokio::test]

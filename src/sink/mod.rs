@@ -323,10 +323,8 @@ impl ProducerContext for SinkContext {
                         event.complete(How::StartAgain(failure));
                         return;
                     }
-                    event.output.clear();
-                    event.output.extend_from_slice(message.payload().unwrap_or_default());
+                    event.refused_bytes = message.payload_len();
                     event.headers = message.headers().map(rdkafka::message::BorrowedHeaders::detach);
-                    event.output_key = message.key().map(<[u8]>::to_vec);
                 } else if failure.class == Class::Permanent {
                     // A dead letter that cannot be published has no further place to go.
                     failure.class = Class::Fatal;

@@ -61,7 +61,8 @@ use crate::pipeline::runner::{Member, Runtime};
 use crate::pipeline::schemas::Schemas;
 use crate::retry::Jitter;
 use crate::sink::limits::{Limits, Verdict};
-use crate::telemetry::handles::{LocalPipeline, PartitionMetrics};
+use crate::telemetry::PartitionMetrics;
+use crate::telemetry::handles::LocalPipeline;
 use crate::turns::Turns;
 
 pub use transaction::TransactionParts;

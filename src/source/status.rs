@@ -87,6 +87,15 @@ impl Default for LoopState {
 }
 
 impl LoopState {
+    /// One whose loop has not gone round for so long.
+    #[cfg(test)]
+    pub(crate) fn silent_since(long: Duration) -> LoopState {
+        LoopState {
+            started: Instant::now() - long,
+            ..LoopState::default()
+        }
+    }
+
     /// The loop has gone round once more.
     pub fn beat(&self) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);

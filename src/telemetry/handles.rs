@@ -12,6 +12,7 @@ use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::metrics::Metrics;
+use super::partitions::{Holders, PartitionMetrics};
 use crate::reference::Reference;
 use crate::retry::Class;
 use crate::store::group::GroupStats;
@@ -21,6 +22,7 @@ use crate::store::group::GroupStats;
 pub struct PipelineMetrics {
     metrics: Arc<Metrics>,
     pipeline: Arc<str>,
+    holders: Holders,
     /// Records taken from Kafka.
     pub received: IntCounter,
     /// Bytes of keys and values taken from Kafka.
@@ -116,6 +118,7 @@ impl PipelineMetrics {
             transaction_commit: m.transaction_commit_seconds.of([pipeline]),
             metrics: Arc::clone(metrics),
             pipeline: Arc::from(pipeline),
+            holders: Holders::default(),
         }
     }
 
@@ -176,26 +179,9 @@ impl PipelineMetrics {
         )
     }
 
-    /// The series of one assigned partition.
+    /// The series of one assigned partition, exported for as long as anybody has it.
     pub fn partition(&self, topic: &str, partition: i32) -> PartitionMetrics {
-        let number = partition.to_string();
-        let labels = [&*self.pipeline, topic, &number];
-        PartitionMetrics {
-            lag_records: self.metrics.lag_records.of(labels),
-            lag_seconds: self.metrics.lag_seconds.of(labels),
-            position: self.metrics.position.of(labels),
-            committed_offset: self.metrics.committed_offset.of(labels),
-        }
-    }
-
-    /// Stops exporting a partition that is no longer assigned.
-    pub fn forget_partition(&self, topic: &str, partition: i32) {
-        let number = partition.to_string();
-        let labels = [&*self.pipeline, topic, &number];
-        self.metrics.lag_records.forget(labels);
-        self.metrics.lag_seconds.forget(labels);
-        self.metrics.position.forget(labels);
-        self.metrics.committed_offset.forget(labels);
+        PartitionMetrics::new(&self.metrics, &self.pipeline, &self.holders, topic, partition)
     }
 
     /// Counts a failure outside of any step: `stage` is `decode`, `encode`, `sink`, `dead_letter`, `commit`...
@@ -376,19 +362,6 @@ impl ReferenceMetrics {
             self.age.set(age.as_secs_f64());
         }
     }
-}
-
-/// The metrics of one assigned partition; see [`PipelineMetrics::forget_partition`].
-#[derive(Clone)]
-pub struct PartitionMetrics {
-    /// Records up to the end of the partition.
-    pub lag_records: IntGauge,
-    /// Age of the first unfinished record.
-    pub lag_seconds: Gauge,
-    /// Next offset to take.
-    pub position: IntGauge,
-    /// Offset committed last.
-    pub committed_offset: IntGauge,
 }
 
 /// One consumer's part of a gauge that the consumers of a pipeline share; taken back when it is dropped.
@@ -580,12 +553,14 @@ mod tests {
         assert_eq!(step.seconds.get_sample_count(), 0);
         let line = "messina_failures_total{class=\"transient\",level=\"warn\",pipeline=\"p\",step=\"profile\"} 1";
         assert!(text(&metrics).contains(line));
-        pipeline.partition("t", 3).lag_seconds.set(1.5);
+        let third = pipeline.partition("t", 3);
+        third.lag_seconds.set(1.5);
         assert!(text(&metrics).contains("messina_lag_seconds{partition=\"3\",pipeline=\"p\",topic=\"t\"} 1.5"));
-        pipeline.partition("t", 3).lag_records.set(4);
-        pipeline.partition("t", 4).lag_records.set(-1);
+        third.lag_records.set(4);
+        let fourth = pipeline.partition("t", 4);
+        fourth.lag_records.set(-1);
         assert_eq!(metrics.lag_records.sum(), 3);
-        pipeline.forget_partition("t", 3);
+        drop(third);
         assert!(!text(&metrics).contains("partition=\"3\""));
     }
 }

@@ -5,6 +5,7 @@
 
 mod allocator;
 pub mod breadcrumbs;
+mod buckets;
 mod declare;
 pub mod handles;
 pub mod kafka;
@@ -12,6 +13,7 @@ pub mod limit;
 pub mod logging;
 pub mod metrics;
 pub mod openmetrics;
+mod partitions;
 mod process;
 pub mod quantile;
 pub mod reference;
@@ -20,7 +22,8 @@ pub mod sentry;
 pub mod traces;
 
 pub use declare::{Declared, Family};
-pub use handles::{CacheMetrics, LocalPipeline, PartitionMetrics, PipelineMetrics, StepMetrics};
+pub use handles::{CacheMetrics, LocalPipeline, PipelineMetrics, StepMetrics};
 pub use kafka::KafkaMetrics;
 pub use metrics::Metrics;
+pub use partitions::PartitionMetrics;
 pub use quantile::quantile;

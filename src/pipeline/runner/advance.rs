@@ -106,7 +106,7 @@ impl Runtime {
                 continue;
             };
             let found = match &answer {
-                Answer::Row(_) => Some(true),
+                Answer::Row(_) | Answer::Own(_) => Some(true),
                 Answer::Missing(_) => Some(false),
                 Answer::Null | Answer::Written | Answer::Abandon => None,
             };
@@ -187,7 +187,7 @@ impl Runtime {
             return None;
         }
         Some(if found.is_some() {
-            Answer::Row(Arc::new(found))
+            Answer::Own(Arc::new(found))
         } else {
             Answer::Missing(refer.on_missing)
         })

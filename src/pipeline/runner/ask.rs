@@ -19,7 +19,7 @@ use crate::pipeline::failure::Failure;
 use crate::pipeline::policy::Policy;
 use crate::pipeline::program::{Action, Lookup, Place, Write};
 use crate::retry::Class;
-use crate::store::cache::{Hit, append_key};
+use crate::store::cache::{Hit, Origin, append_key};
 use crate::store::{AnyStore, Row, Store, StoreError};
 
 /// So many values need no memory of their own.
@@ -95,12 +95,15 @@ impl Attempts<'_> {
                 }
                 (Some(cache), Some(key)) => {
                     let load = || self.select(Some(key), lookup, store, &values);
-                    cache.get_or_load(key, Instant::now(), load).await.map(|(hit, _)| hit)
+                    cache.get_or_load(key, Instant::now(), load).await
                 }
-                _ => self.select(None, lookup, store, &values).await.map(Arc::new),
+                _ => self
+                    .select(None, lookup, store, &values)
+                    .await
+                    .map(|row| (Arc::new(row), Origin::Loaded)),
             };
             match result {
-                Ok(row) if row.is_some() => return Ok(Answer::Row(row)),
+                Ok((row, origin)) if row.is_some() => return Ok(Answer::of(row, origin)),
                 Ok(_) => {
                     if let Some(answer) = self.after_missing(lookup.on_missing, lookup.missing.as_ref()).await {
                         return Ok(answer);

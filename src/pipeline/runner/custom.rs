@@ -38,7 +38,7 @@ impl Runtime {
                 Ok(Some(row)) => match given(&row, &custom.gives) {
                     Ok(()) => {
                         metrics.succeeded(began.elapsed());
-                        return Ok(Answer::Row(Arc::new(Some(row.into()))));
+                        return Ok(Answer::Own(Arc::new(Some(row.into()))));
                     }
                     // The code is wrong, and every record would meet it.
                     Err(why) => StepError::fatal("custom", why),

@@ -74,13 +74,7 @@ impl Runtime {
                 let took = now.duration_since(started).as_secs_f64();
                 self.metrics.encode.observe(took);
                 event.pending = Outcome::Done;
-                // A refused record keeps its output for the next attempt.
                 sink.send(event, &output.value, output.key(), now)
-                    .map_err(|(failure, mut event)| {
-                        event.output.clone_from(&output.value);
-                        event.output_key = output.key().map(<[u8]>::to_vec);
-                        (failure, event)
-                    })
             }
         })
     }
@@ -157,14 +151,8 @@ impl Runtime {
             event.probe = pass.is_probe();
             let sent = match (&self.sink, &self.dead_letters) {
                 (_, Some(dead_letters)) if event.pending == Outcome::DeadLettered => dead_letters.send(event),
-                (Some(sink), _) => {
-                    let (output, key) = (std::mem::take(&mut event.output), event.output_key.take());
-                    sink.send(event, &output, key.as_deref(), Instant::now())
-                        .map_err(|(failure, mut event)| {
-                            (event.output, event.output_key) = (output, key);
-                            (failure, event)
-                        })
-                }
+                // Kept until now, the outputs of all that are in flight would be in memory, with no bound but their number.
+                (Some(sink), _) => self.hand_over(sink, event),
                 _ => Err((
                     Failure::fatal("internal", "an event was sent, and there is nowhere to send it"),
                     event,

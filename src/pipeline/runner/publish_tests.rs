@@ -1,4 +1,4 @@
-//! What a producer's breaker hears of outputs that the producer does not take.
+//! Outputs that the producer does not take: what its breaker hears of them, and what becomes of them.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -30,6 +30,7 @@ fn narrow(runtime: &Runtime) -> Sink {
 #[tokio::test]
 async fn a_refused_probe_gives_back_no_other() {
     let mut bench = bench(STEPS).await;
+    bench.publishes();
     let pause = Duration::from_millis(1);
     let rules = Rules {
         many: 1,
@@ -63,4 +64,28 @@ async fn a_refused_probe_gives_back_no_other() {
     refused.await.unwrap();
     drop(probe);
     assert_eq!(gate.state(), State::Open);
+}
+
+#[tokio::test]
+async fn an_output_that_has_no_room_is_made_again_for_each_attempt() {
+    let mut bench = bench(STEPS).await;
+    bench.publishes();
+    let mut runtime = (*bench.runtime).clone();
+    let sink = narrow(&runtime);
+    let first = bench.event(0, 1, "click", false);
+    assert!(sink.send(first, b"out", None, Instant::now()).is_ok());
+    runtime.sink = Some(sink);
+    let event = bench.event(1, 1, "click", false);
+    let abandoned = event.abandoned.clone();
+    let made = runtime.metrics.encode.clone();
+    let refused = tokio::spawn(async move { runtime.publish(event).await });
+    // Kept, it would be made once.
+    let again = async {
+        while made.get_sample_count() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await.unwrap();
+    abandoned.store(true, Ordering::Relaxed);
+    refused.await.unwrap();
 }

@@ -7,6 +7,7 @@ use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::policy::Policy;
 use crate::pipeline::program::Refer;
+use crate::store::cache::Origin;
 
 impl Runtime {
     pub(super) async fn refer(&self, index: usize, refer: &Refer, event: &Event) -> Result<Answer, Failure> {
@@ -18,13 +19,13 @@ impl Runtime {
         let mut attempts = self.attempts(index, event, Policy::ENDLESS, asks.then_some(gate));
         loop {
             let answer = match refer.reference.look_up(&key, gate).await {
-                Ok((found, stale)) => {
-                    if stale {
+                Ok((found, origin)) => {
+                    if origin == Origin::Stale {
                         handles.step.stale();
                     }
                     handles.count_found(found.is_some());
                     if found.is_some() {
-                        return Ok(Answer::Row(found));
+                        return Ok(Answer::of(found, origin));
                     }
                     attempts.after_missing(refer.on_missing, refer.missing.as_ref()).await
                 }

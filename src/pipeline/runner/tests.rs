@@ -18,7 +18,7 @@ use crate::custom::{self, CustomStep, CustomSteps, StepError};
 use crate::demo::cluster::Scratch;
 use crate::pipeline::completions::{Batch, Completion, Completions};
 use crate::pipeline::event::{Content, Origin};
-use crate::pipeline::plan::{self, SchemaPlan};
+use crate::pipeline::plan::{self, OutputSchema, SchemaPlan};
 use crate::pipeline::policy::Policy;
 use crate::pipeline::program;
 use crate::pipeline::story::story;
@@ -161,6 +161,21 @@ fn datum(id: i64, kind: &str) -> Vec<u8> {
 }
 
 impl Bench {
+    /// Its events have an output from here on.
+    pub(super) fn publishes(&mut self) {
+        let schema = Arc::new(Schema::parse(SCHEMA).unwrap());
+        let compiled = plan::compile(&self.runtime.program, schema, Some(&OutputSchema::Appended)).unwrap();
+        let (splice, schema) = compiled.output.unwrap();
+        self.plan = Arc::new(SchemaPlan {
+            plan: compiled.plan,
+            output: Some(plan::Output {
+                splice,
+                schema,
+                schema_id: 8,
+            }),
+        });
+    }
+
     pub(super) fn event(&mut self, offset: i64, id: i64, kind: &str, abandoned: bool) -> Box<Event> {
         let partition = Partition { topic: 0, index: 0 };
         let Ok(Intake::Admitted { ticket, timestamp }) = self.assignment.admit(partition, offset, Some(1000)) else {
@@ -571,8 +586,9 @@ async fn rows_that_nobody_knows_of_are_null_and_not_none() {
 }
 
 #[tokio::test]
-async fn large_rows_that_an_event_has_alone_count_to_its_end() {
-    for (cache, counts) in [("", true), ("\ncache = { ttl = \"1h\" }", false)] {
+async fn large_rows_that_were_fetched_for_an_event_count_to_its_end() {
+    // A cache may give a row up while the event that asked for it waits.
+    for (cache, fetched) in [("", 2), ("\ncache = { ttl = \"1h\" }", 1)] {
         let steps = looking_up(&format!("rows = \"list\"{cache}"))
             .replace("user.score > 1.0", "size(user.rows) > 9")
             .replace("score = \"user.score\"", "score = \"1.5\"");
@@ -582,14 +598,17 @@ async fn large_rows_that_an_event_has_alone_count_to_its_end() {
         }
         bench.user(2, "bob", 0.5);
         let mut held = Vec::new();
-        for (offset, id) in [(0, 1), (1, 2)] {
+        for (offset, id) in [(0, 1), (1, 1), (2, 2)] {
             let event = bench.event(offset, id, "click", false);
             bench.runtime.process(event).await;
             held.push(bench.ended().event.held());
         }
-        assert_eq!(held[0] >= 4000, counts, "{held:?}");
-        assert_eq!(held[1], 0, "a row of the usual size");
-        assert_eq!(bench.completions.held(), held[0]);
+        assert_eq!(held.iter().filter(|held| **held >= 4000).count(), fetched, "{held:?}");
+        assert!(
+            held[0] >= 4000 && held[2] == 0,
+            "the last has a row of the usual size: {held:?}"
+        );
+        assert_eq!(bench.completions.held(), held.iter().sum::<usize>());
     }
 }
 

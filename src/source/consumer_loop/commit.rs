@@ -281,10 +281,9 @@ impl Loop {
     }
 
     pub(super) fn consumer_closes(&mut self) {
-        for (partition, held) in &self.held {
+        for held in self.held.values_mut() {
             held.abandoned.store(true, Ordering::Relaxed);
-            let metrics = &self.parts.runtime.metrics;
-            metrics.forget_partition(self.topic(*partition), partition.index);
+            held.metrics.give_up();
         }
         self.parts.consumer.context().close();
         self.metrics.flush();

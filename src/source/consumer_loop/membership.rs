@@ -383,9 +383,5 @@ impl Loop {
         for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {
             self.release(event, true);
         }
-        self.parts
-            .runtime
-            .metrics
-            .forget_partition(self.topic(partition), partition.index);
     }
 }

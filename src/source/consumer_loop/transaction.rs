@@ -451,7 +451,7 @@ impl Loop {
                 }
                 runtime.gates.sink.failed(event.probe);
             }
-            let bytes = event.output.len();
+            let bytes = event.refused_bytes;
             let partition = self.partition(&origin.topic, origin.partition);
             if let (Some(this), Some(partition)) = (&mut self.transactions, partition) {
                 let larger = this.suspect.as_ref().is_none_or(|suspect| bytes > suspect.bytes);

@@ -75,7 +75,7 @@ pub struct CacheStats {
     pub bytes: u64,
 }
 
-/// How [`Cache::get_or_load`] came by its answer.
+/// How an asker came by an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// From memory.
@@ -84,6 +84,8 @@ pub enum Origin {
     Loaded,
     /// By a query of another call that was under way.
     Shared,
+    /// From memory, past its life, by [`Cache::get_stale`].
+    Stale,
 }
 
 /// See the module's page. One per step.
