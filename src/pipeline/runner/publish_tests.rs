@@ -1,6 +1,5 @@
 //! What a producer's breaker hears of outputs that the producer does not take.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -51,7 +50,7 @@ async fn a_refused_probe_gives_back_no_other() {
         }
     };
     let event = bench.event(1, 1, "click", false);
-    let abandoned = event.abandoned.clone();
+    let tenure = event.tenure.clone();
     let full = Failure::transient("producer_queue_full", "the queue is full");
     let refused = tokio::spawn(async move { runtime.send_again(event, full).await });
     // It is refused again and again, as a probe each time.
@@ -59,7 +58,7 @@ async fn a_refused_probe_gives_back_no_other() {
         tokio::time::sleep(pause).await;
         assert_eq!(gate.state(), State::HalfOpen, "the other probe is out");
     }
-    abandoned.store(true, Ordering::Relaxed);
+    tenure.end();
     refused.await.unwrap();
     drop(probe);
     assert_eq!(gate.state(), State::Open);

@@ -1,6 +1,5 @@
 //! Commits, and the end: what may be committed is, with the write clock in the metadata.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -246,7 +245,9 @@ impl Loop {
     fn answer_the_group(&mut self, now: Instant) -> bool {
         self.take_notices();
         // Drains that were pending end now, as if their deadlines had passed.
-        self.assignment.tick(now + Duration::from_secs(365 * 86_400));
+        let over = now + Duration::from_secs(365 * 86_400);
+        self.withdraw_what_does_not_drain(over);
+        self.assignment.tick(over);
         self.act();
         if self.leaving.is_some() {
             return false;
@@ -281,8 +282,10 @@ impl Loop {
     }
 
     pub(super) fn consumer_closes(&mut self) {
+        // Others have the partitions from here on. What was to be replaced is, and what ends stays ended.
+        self.withdraw(|_| true);
         for (partition, held) in &self.held {
-            held.abandoned.store(true, Ordering::Relaxed);
+            held.tenure.end();
             let metrics = &self.parts.runtime.metrics;
             metrics.forget_partition(self.topic(*partition), partition.index);
         }

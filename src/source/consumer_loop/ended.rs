@@ -108,21 +108,26 @@ impl Loop {
         self.release(event, finished);
     }
 
-    /// Gives the consumer up for another one, which starts from the last commit.
+    /// An output was refused whose turn is over, or the producer is.
     fn start_again(&mut self, failure: &Failure, probe: bool) {
         let runtime = &self.parts.runtime;
         runtime.metrics.failed("sink", "transient", "error");
         runtime.gates.sink.failed(probe);
-        self.note_error(failure.to_string());
+        self.give_way(failure.to_string());
+    }
+
+    /// Gives the consumer up for another one, which starts from the last commit.
+    pub(super) fn give_way(&mut self, why: String) {
+        self.note_error(why.clone());
         // At the end of the process the next one starts from there. Where dead letters have stopped intake, another consumer would take records in.
         if self.stopped_by_limit && self.stopping.is_none() {
-            tracing::error!(pipeline = %self.name(), "{failure}; the record runs again when the pipeline is made anew");
+            tracing::error!(pipeline = %self.name(), "{why}; what is not committed runs again when the pipeline is made anew");
         }
         if self.stopping.is_some() || self.stopped_by_limit {
             return;
         }
-        tracing::error!(pipeline = %self.name(), "{failure}; starting again from the last commit");
-        self.replace = Some(failure.to_string());
+        tracing::error!(pipeline = %self.name(), "{why}; starting again from the last commit");
+        self.replace = Some(why);
         self.stop();
     }
 

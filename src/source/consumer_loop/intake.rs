@@ -116,7 +116,7 @@ impl Loop {
             self.pool.pop(),
             origin,
             content,
-            held.abandoned.clone(),
+            held.tenure.clone(),
             self.completions.clone(),
             started,
         );

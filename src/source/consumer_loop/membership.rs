@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -59,6 +58,7 @@ impl Loop {
                         .rebalanced(if lost { "lost" } else { "revoked" });
                     if lost {
                         self.abort_what_is_lost();
+                        self.withdraw_what_is_lost();
                         self.assignment.lost(&partitions);
                         // Drains that were pending have nothing to wait for any more.
                         self.assignment.lost_all();
@@ -200,7 +200,7 @@ impl Loop {
         }
         let held = Held {
             ticket,
-            abandoned: Arc::default(),
+            tenure: Arc::default(),
             parked: VecDeque::new(),
             waits: false,
             last_timestamp_ms: None,
@@ -379,7 +379,7 @@ impl Loop {
         if held.waits {
             self.wait_no_more(partition);
         }
-        held.abandoned.store(true, Ordering::Relaxed);
+        held.tenure.end();
         for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {
             self.release(event, true);
         }
