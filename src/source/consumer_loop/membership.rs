@@ -105,6 +105,17 @@ impl Loop {
         }
     }
 
+    /// Whether a rebalance is unanswered. Until it is answered librdkafka fetches nothing, of what stays either.
+    pub(super) fn owes_an_answer(&self) -> bool {
+        self.leaving.is_some()
+            || self.waits_for_commit()
+            || self.assignment.next_deadline().is_some()
+            || self
+                .unanswered
+                .iter()
+                .any(|partition| self.assignment.holds(*partition))
+    }
+
     pub(super) fn known(&self, partitions: &[(String, i32)]) -> Vec<Partition> {
         partitions
             .iter()

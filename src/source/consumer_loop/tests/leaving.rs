@@ -67,3 +67,40 @@ fn outputs_that_are_left_at_the_end_of_a_drain_are_left_to_the_next_owner() {
     assert!(more <= 3, "{more}");
     assert!(!matches!(bench.end(), End::Halted(_)));
 }
+
+/// librdkafka pauses what stays, too, as long as the group waits for an answer.
+#[test]
+fn a_rebalance_that_lasts_is_no_stall() {
+    let bench = Bench::start(2, Duration::ZERO, Duration::from_secs(3));
+    let load = Load::new(&bench);
+    let other = member(&bench.cluster.bootstrap_servers());
+    let mut kept = None;
+    until("each to have a partition", || {
+        let _ = other.poll(Duration::from_millis(10));
+        let running = bench.state.get().partitions;
+        kept = running.first().map(|partition| partition.partition);
+        let settled = running.len() == 1 && running[0].phase == "running";
+        settled && other.assignment().unwrap().count() == 1
+    });
+    let kept = kept.unwrap();
+    load.send(kept);
+    until("its first row", || bench.written(kept).len() == 1);
+    // The group does not say where the other one's partition is to begin.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
+    bench
+        .cluster
+        .request_errors(RDKafkaApiKey::OffsetFetch, &vec![refusal; 5000]);
+    other.unsubscribe();
+    until("the other partition to be given", || {
+        let _ = other.poll(Duration::from_millis(10));
+        let partitions = bench.state.get().partitions;
+        partitions.iter().any(|partition| partition.phase == "starting")
+    });
+    (0..5).for_each(|_| load.send(kept));
+    // For longer than it takes to ask for the end of what is not fetched, and to call that a stall.
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+    bench.cluster.clear_request_errors(RDKafkaApiKey::OffsetFetch);
+    until("the rows", || bench.written(kept).len() == 6);
+    assert!(matches!(bench.end(), End::Drained));
+}
