@@ -344,6 +344,7 @@ impl Loop {
     }
 
     pub(super) fn unassign(&mut self, partitions: &[Partition]) {
+        self.refused.forget(partitions);
         let result = if self.cooperative {
             let mut list = TopicPartitionList::with_capacity(partitions.len());
             for partition in partitions {

@@ -418,7 +418,9 @@ impl Loop {
                 // By now all deliveries of it are reported.
                 self.take_ended(&mut Batch::default());
                 let Some(this) = &mut self.transactions else { return };
-                if let Some(Suspect { input, failure, .. }) = this.suspect.take() {
+                if let Some(Suspect { input, failure, .. }) = this.suspect.take()
+                    && self.assignment.holds(input.0)
+                {
                     self.refused
                         .insert(input, failure, |partition| self.held.contains_key(&partition));
                 }
@@ -515,3 +517,6 @@ impl Loop {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

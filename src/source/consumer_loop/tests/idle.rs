@@ -72,6 +72,11 @@ async fn idle(toml: String) -> Loop {
     this
 }
 
+/// The same under `exactly_once`, of a producer that has not asked for its transactional id.
+pub(in crate::source::consumer_loop) async fn idle_with_transactions() -> Loop {
+    idle(exactly_once() + OUTPUT).await
+}
+
 /// The record at this offset of its partition, taken in.
 pub(in crate::source::consumer_loop) fn taken(this: &mut Loop, offset: i64) -> Box<Event> {
     let Ok(Intake::Admitted { ticket, .. }) = this.assignment.admit(P, offset, None) else {
@@ -100,6 +105,19 @@ fn record(this: &Loop, ticket: Ticket, offset: i64) -> Box<Event> {
     let tenure = this.held[&P].tenure.clone();
     let completions = this.completions.clone();
     Event::new(None, origin, content, tenure, completions, Instant::now())
+}
+
+#[tokio::test]
+async fn what_was_refused_of_a_partition_that_is_given_back_is_forgotten() {
+    let mut this = idle(TOML.to_owned()).await;
+    let invalid = Failure::permanent("delivery", "invalid");
+    this.refused.insert((P, 5), invalid, |_| true);
+    this.assignment.revoked(&[P], Instant::now());
+    this.act();
+    assert!(
+        this.refused.get((P, 5)).is_none(),
+        "another record may have that offset when it comes back"
+    );
 }
 
 /// Else its queue would be delivered whenever brokers take it again.
