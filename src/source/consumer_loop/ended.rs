@@ -57,6 +57,8 @@ impl Loop {
             How::Finished(outcome) => {
                 finished = self.count(&event, outcome, now);
             }
+            // Nothing will be heard of its probe.
+            How::Abandoned if event.probe => self.parts.runtime.gates.sink.failed(true),
             How::Abandoned => {}
             How::Undelivered(failure) => {
                 self.note_error(failure.to_string());
@@ -185,6 +187,10 @@ impl Loop {
 
     /// Whether its offset counts: that of an assignment which is over does not, so the record runs again.
     pub(super) fn count(&mut self, event: &Event, outcome: Outcome, now: Instant) -> bool {
+        // Brokers take outputs again, whoever has the partition by now.
+        if event.produced.is_some() {
+            self.parts.runtime.gates.sink.succeeded();
+        }
         match self.assignment.finished(event.origin.ticket, event.origin.offset) {
             Ok(Counted::Counted) => {}
             Ok(Counted::Stale) => return false,
@@ -198,9 +204,6 @@ impl Loop {
             Outcome::Done => metrics.done.inc(),
             Outcome::Skipped => metrics.skipped.inc(),
             Outcome::DeadLettered => metrics.dead_lettered.inc(),
-        }
-        if event.produced.is_some() {
-            self.parts.runtime.gates.sink.succeeded();
         }
         self.show(event, outcome.as_str(), None, now);
         let took = now.saturating_duration_since(event.admitted);

@@ -1,6 +1,9 @@
 //! A loop that does not run, and whose clients reach no broker: what it makes of what it is told.
 
 use super::*;
+use crate::breaker::State;
+use crate::outcome::Outcome;
+use crate::pipeline::completions::{Completion, How};
 use crate::pipeline::event::{Content, Origin};
 use crate::source::assignment::{Action, Intake};
 
@@ -105,6 +108,37 @@ fn record(this: &Loop, ticket: Ticket, offset: i64) -> Box<Event> {
     let tenure = this.held[&P].tenure.clone();
     let completions = this.completions.clone();
     Event::new(None, origin, content, tenure, completions, Instant::now())
+}
+
+/// How the producer's breaker stands when a probe that is out comes back so, after its partition was lost.
+async fn breaker_after(how: How) -> State {
+    let mut this = idle(TOML.to_owned()).await;
+    let gate = this.parts.runtime.gates.sink.clone();
+    while !gate.is_open() {
+        gate.failed(false);
+    }
+    let probe = loop {
+        match gate.pass() {
+            Ok(pass) => break pass,
+            Err(next) => gate.wait(next).await,
+        }
+    };
+    assert!(probe.is_probe());
+    probe.sent();
+    let mut event = taken(&mut this, 0);
+    event.probe = true;
+    event.produced = Some(Instant::now());
+    assert_eq!(gate.state(), State::HalfOpen);
+    this.assignment.lost(&[P]);
+    this.ended(Completion { event, how }, Instant::now());
+    gate.state()
+}
+
+#[tokio::test]
+async fn a_probe_is_heard_of_though_its_partition_has_left() {
+    assert_eq!(breaker_after(How::Finished(Outcome::Done)).await, State::Closed);
+    // It was taken back from the producer: the next one may go.
+    assert_eq!(breaker_after(How::Abandoned).await, State::Open);
 }
 
 #[tokio::test]
