@@ -137,7 +137,7 @@ pub struct Parts {
 pub enum End {
     /// Everything in flight finished and was committed.
     Drained,
-    /// The deadline came first; so many records will be processed again.
+    /// The deadline came first, or some came back unfinished; so many records will be processed again.
     Abandoned(usize),
     /// It could not go on.
     Halted(Failure),
@@ -148,7 +148,19 @@ pub enum End {
         why: String,
         /// Whether it had taken records before.
         took: bool,
+        /// Records that it had not finished.
+        left: usize,
     },
+}
+
+impl End {
+    /// That of a consumer which was told to stop and has left so many records.
+    fn stopped(left: usize) -> End {
+        match left {
+            0 => End::Drained,
+            left => End::Abandoned(left),
+        }
+    }
 }
 
 /// What the loop keeps for a partition beside its ledger.

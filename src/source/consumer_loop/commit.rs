@@ -233,11 +233,17 @@ impl Loop {
         } else if !self.last_commit_is_over(now) {
             return None;
         }
+        // What came back unfinished is not in flight any more, but to the ledgers it is.
+        let ledgers = self.assignment.held().filter_map(|at| at.ledger);
+        let left = left.max(ledgers.map(|ledger| ledger.in_flight()).sum());
         Some(match (self.halted.clone(), self.replace.take()) {
             (Some(failure), _) => End::Halted(failure),
-            (None, Some(why)) => End::Replaced { why, took: self.took },
-            (None, None) if left == 0 => End::Drained,
-            (None, None) => End::Abandoned(left),
+            (None, Some(why)) => End::Replaced {
+                why,
+                took: self.took,
+                left,
+            },
+            (None, None) => End::stopped(left),
         })
     }
 
