@@ -11,7 +11,6 @@ mod avro_generator;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use avro_generator::Generator;
@@ -21,7 +20,7 @@ use messina::demo::cluster;
 use messina::kafka::login::Logins;
 use messina::outcome::Outcome;
 use messina::pipeline::completions::{Batch, Completions, How};
-use messina::pipeline::event::{Content, Event, Origin};
+use messina::pipeline::event::{Content, Event, Origin, Tenure};
 use messina::pipeline::plan::{self, Output, OutputSchema, SchemaPlan};
 use messina::pipeline::program;
 use messina::pipeline::runner::Runtime;
@@ -200,7 +199,7 @@ async fn no_tree_is_built_of_a_record() {
     );
 
     let (topic, completions): (Arc<str>, Arc<Completions>) = (Arc::from("t"), Arc::default());
-    let abandoned = Arc::new(AtomicBool::new(false));
+    let tenure = Arc::<Tenure>::default();
     let unsampled = OwnedHeaders::new().insert(Header {
         key: "traceparent",
         value: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"),
@@ -224,16 +223,8 @@ async fn no_tree_is_built_of_a_record() {
             headers: (offset % 2 == 0).then(|| unsampled.clone()),
         };
         let now = Instant::now();
-        let (mut event, copied) = asked(|| {
-            Event::new(
-                spare.take(),
-                origin,
-                content,
-                abandoned.clone(),
-                completions.clone(),
-                now,
-            )
-        });
+        let (mut event, copied) =
+            asked(|| Event::new(spare.take(), origin, content, tenure.clone(), completions.clone(), now));
         let ((), traced) = asked(|| runtime.tracer.iter().for_each(|tracer| tracer.begin(&mut event)));
         let (answer, read) = asked(|| read(event, &mut plans, OnTombstone::Skip, now));
         let Read::Ready(event) = answer else {

@@ -143,7 +143,7 @@ impl SharedOutput {
         SharedOutput(Mutex::new(first.cloned().unwrap_or_default()))
     }
 
-    /// It, or another one in its place if librdkafka has given its producer up.
+    /// It, or another one in its place if its producer takes nothing any more.
     pub(super) fn get(&self, make: impl FnOnce() -> Result<Output, String>) -> Result<Output, String> {
         // What panics leaves the one before.
         let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -254,5 +254,7 @@ topic = "out"
         assert!(Arc::ptr_eq(&second, &shared.producer().unwrap()));
         // Nobody keeps the one before.
         assert_eq!(Arc::strong_count(&first), 1);
+        second.withdraw();
+        assert!(!Arc::ptr_eq(&second, &get()));
     }
 }

@@ -6,7 +6,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value as Json};
@@ -23,7 +22,7 @@ use crate::custom::CustomSteps;
 use crate::demo::cluster::Scratch;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::{Batch, Completions, How};
-use crate::pipeline::event::{Content, Event, Origin};
+use crate::pipeline::event::{Content, Event, Origin, Tenure};
 use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::{NotPrepared, prepare};
@@ -191,10 +190,10 @@ impl Rehearsal {
     /// What would come of a record.
     pub async fn run(&mut self, record: &Incoming) -> Effects {
         let began = Instant::now();
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let event = self.event(record, abandoned.clone(), began);
+        let tenure = Arc::<Tenure>::default();
+        let event = self.event(record, tenure.clone(), began);
         let (how, event) = match self.read(event).await {
-            Read::Ready(event) => self.process(event, &abandoned).await,
+            Read::Ready(event) => self.process(event, &tenure).await,
             Read::Ends(outcome, event) => (How::Finished(outcome), Some(event)),
             Read::Fails(failure, event) => (How::Fatal(failure), Some(event)),
             Read::Waits(_, event) => (How::Abandoned, Some(event)),
@@ -232,7 +231,7 @@ impl Rehearsal {
         effects.failure = Some(failure);
     }
 
-    fn event(&self, record: &Incoming, abandoned: Arc<AtomicBool>, now: Instant) -> Box<Event> {
+    fn event(&self, record: &Incoming, tenure: Arc<Tenure>, now: Instant) -> Box<Event> {
         let origin = Origin {
             ticket: Ticket::unassigned(),
             topic: Arc::from(record.topic.as_str()),
@@ -247,7 +246,7 @@ impl Rehearsal {
             key: record.key.as_deref(),
             headers: None,
         };
-        Event::new(None, origin, content, abandoned, self.completions.clone(), now)
+        Event::new(None, origin, content, tenure, self.completions.clone(), now)
     }
 
     /// Reads the record; its schema is fetched where it is new.
@@ -266,11 +265,11 @@ impl Rehearsal {
         }
     }
 
-    async fn process(&self, event: Box<Event>, abandoned: &AtomicBool) -> (How, Option<Box<Event>>) {
+    async fn process(&self, event: Box<Event>, tenure: &Tenure) -> (How, Option<Box<Event>>) {
         {
             let mut work = std::pin::pin!(self.runtime.process(event));
             if tokio::time::timeout(PATIENCE, &mut work).await.is_err() {
-                abandoned.store(true, Ordering::Relaxed);
+                tenure.end();
                 work.await;
             }
         }

@@ -188,7 +188,7 @@ fn tell(ended: &[PipelineEnd]) {
                 // One that is replaced is followed by another.
                 End::Drained | End::Replaced { .. } => {}
                 End::Abandoned(left) => {
-                    tracing::warn!(pipeline = name, left, "not finished in time; will be processed again");
+                    tracing::warn!(pipeline = name, left, "not finished; will be processed again");
                 }
                 End::Halted(failure) => tracing::error!(pipeline = name, "halted: {failure}"),
             }

@@ -5,7 +5,7 @@
 //! so that no offset is ever committed past a record that simply vanished.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rdkafka::message::OwnedHeaders;
@@ -45,6 +45,25 @@ pub struct Origin {
     pub timestamp_ms: Option<i64>,
     /// The timestamp of every row that the record writes, microseconds since 1970 (promise 2).
     pub write_timestamp_us: i64,
+}
+
+/// One assignment of a partition, as all of its events know it.
+#[derive(Debug, Default)]
+pub struct Tenure {
+    over: AtomicBool,
+    outputs: AtomicUsize,
+}
+
+impl Tenure {
+    /// The partition has left: what still runs may give up.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a producer that keeps an order has outputs of it, as far as the loop has heard.
+    pub fn has_outputs(&self) -> bool {
+        self.outputs.load(Ordering::Relaxed) > 0
+    }
 }
 
 /// One record on its way.
@@ -104,8 +123,10 @@ pub struct Event {
     pub admitted: Instant,
     /// When its output was handed to the producer.
     pub produced: Option<Instant>,
-    /// Set when its partition has left: what still runs may give up.
-    pub abandoned: Arc<AtomicBool>,
+    /// The assignment of its partition.
+    pub tenure: Arc<Tenure>,
+    /// Whether it counts among the outputs of that.
+    counted: bool,
     completions: Option<Arc<Completions>>,
 }
 
@@ -140,7 +161,7 @@ impl Event {
         spare: Option<Box<Event>>,
         origin: Origin,
         content: Content<'_>,
-        abandoned: Arc<AtomicBool>,
+        tenure: Arc<Tenure>,
         completions: Arc<Completions>,
         admitted: Instant,
     ) -> Box<Event> {
@@ -174,7 +195,8 @@ impl Event {
                 transaction: 0,
                 admitted,
                 produced: None,
-                abandoned: abandoned.clone(),
+                tenure: tenure.clone(),
+                counted: false,
                 completions: None,
             })
         });
@@ -195,7 +217,7 @@ impl Event {
         event.has_value = content.value.is_some();
         event.header_bytes = content.headers.as_ref().map_or(0, header_bytes);
         event.headers = content.headers;
-        event.abandoned = abandoned;
+        event.tenure = tenure;
         event.completions = Some(completions);
         event.admitted = admitted;
         event
@@ -263,7 +285,21 @@ impl Event {
 
     /// Whether its partition has left this process.
     pub fn is_abandoned(&self) -> bool {
-        self.abandoned.load(Ordering::Relaxed)
+        self.tenure.over.load(Ordering::Relaxed)
+    }
+
+    /// Its output goes to a producer that keeps an order, and that may have it for longer than the partition is here.
+    pub fn count_output(&mut self) {
+        if !std::mem::replace(&mut self.counted, true) {
+            self.tenure.outputs.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The producer has not taken the output, or the event is over.
+    pub fn uncount_output(&mut self) {
+        if std::mem::take(&mut self.counted) {
+            self.tenure.outputs.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Hands the event back to its loop.
@@ -293,6 +329,7 @@ impl Event {
 
     /// Empties the event for reuse; its memory stays.
     pub fn recycle(mut self: Box<Event>) -> Box<Event> {
+        self.uncount_output();
         self.completions = None;
         self.lane = None;
         self.turn = None;

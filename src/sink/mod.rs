@@ -3,7 +3,8 @@
 //! Both use one producer per pipeline. A record handed to it carries its [`Event`] along; the delivery report, which the
 //! producer's own thread reads, brings the event back to its consumer loop, so that nothing waits for a delivery and no
 //! channel is made per record. The producer is idempotent and never gives up by time: what librdkafka can retry, it does,
-//! in order. A report of failure is therefore final or a purge.
+//! in order. A report of failure is therefore final or a purge: of a producer that is over, or that was withdrawn because partitions
+//! have left with outputs in its queue.
 
 pub mod batches;
 pub mod dead_letters;
@@ -37,7 +38,7 @@ use crate::retry::Class;
 use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
 
-/// The reason of a refusal by a producer that librdkafka has given up: another one would take the record.
+/// The reason of a refusal by a producer that librdkafka has given up, or that was withdrawn: another one would take the record.
 pub const PRODUCER_OVER: &str = "producer_over";
 
 /// What a delivery without an offset is taken for. The brokers have not acknowledged it: librdkafka infers it from a later batch of the partition that
@@ -76,6 +77,13 @@ pub struct SinkContext {
     turnstile: Option<Arc<Turnstile>>,
     batches: Arc<Batches>,
     logins: Logins,
+}
+
+impl SinkContext {
+    /// Whether the order of outputs is the producer's to keep. A transaction is thrown away as a whole, so nothing comes out of order.
+    fn keeps_order(&self) -> bool {
+        self.ordered && self.turnstile.is_none()
+    }
 }
 
 /// The output topic of a pipeline.
@@ -150,6 +158,11 @@ impl Sink {
         self.producer.client().context().turnstile.is_some()
     }
 
+    /// Takes back all that the producer has; another one has to take its place.
+    pub fn withdraw(&self) {
+        self.producer.withdraw();
+    }
+
     /// Hands an event's output to the producer, with the event's headers. On refusal the event comes back. `now` is the time.
     pub fn send(
         &self,
@@ -158,6 +171,9 @@ impl Sink {
         key: Option<&[u8]>,
         now: Instant,
     ) -> Result<(), (Failure, Box<Event>)> {
+        if self.producer.client().context().keeps_order() {
+            event.count_output();
+        }
         let headers = event.headers.take();
         let timestamp = event.origin.timestamp_ms;
         let made = Made {
@@ -167,7 +183,10 @@ impl Sink {
             timestamp,
             now,
         };
-        send(&self.producer, &self.topic, event, made)
+        send(&self.producer, &self.topic, event, made).map_err(|(failure, mut event)| {
+            event.uncount_output();
+            (failure, event)
+        })
     }
 }
 
@@ -195,6 +214,11 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
         event.headers = headers;
         return Err((Failure::transient(OVER, "its transaction is over"), event));
     }
+    if producer.is_withdrawn() {
+        event.headers = headers;
+        let message = format!("topic {topic}: the producer was withdrawn");
+        return Err((Failure::fatal(PRODUCER_OVER, message), event));
+    }
     // The producer's queue keeps the order from here on: the lane may go on as soon as the record is in it.
     let lane = event.lane.take();
     let turn = event.turn.take();
@@ -211,6 +235,10 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
     };
     match producer.send(record) {
         Ok(()) => {
+            // Another consumer may have withdrawn it before this was in its queue.
+            if producer.is_withdrawn() {
+                producer.withdraw();
+            }
             if let Some(turn) = turn {
                 turn.pass();
             }
@@ -287,7 +315,8 @@ impl ProducerContext for SinkContext {
                 }
                 let purged = [RDKafkaErrorCode::PurgeQueue, RDKafkaErrorCode::PurgeInflight];
                 if error.rdkafka_error_code().is_some_and(|code| purged.contains(&code)) {
-                    // librdkafka itself purges the queue of a producer that it gives up, and of a transaction that brokers refuse.
+                    // librdkafka itself purges the queue of a producer that it gives up, and of a transaction that brokers refuse; and we that of
+                    // one that is withdrawn.
                     if event.is_abandoned() {
                         event.complete(How::Abandoned);
                     } else if self.turnstile.is_some() {
@@ -318,8 +347,7 @@ impl ProducerContext for SinkContext {
                     failure.class = Class::Transient;
                 }
                 if event.pending != Outcome::DeadLettered {
-                    // A transaction is thrown away as a whole, so nothing came after it.
-                    if self.ordered && self.turnstile.is_none() && failure.class == Class::Transient {
+                    if self.keeps_order() && failure.class == Class::Transient {
                         event.complete(How::StartAgain(failure));
                         return;
                     }

@@ -22,6 +22,7 @@ const POLL: Duration = Duration::from_micros(1_000_020);
 pub struct Producer {
     inner: Arc<BaseProducer<SinkContext>>,
     stop: Arc<AtomicBool>,
+    withdrawn: AtomicBool,
 }
 
 impl Producer {
@@ -38,7 +39,11 @@ impl Producer {
                 }
             })
             .map_err(|error| KafkaError::ClientCreation(format!("no thread for delivery reports: {error}")))?;
-        Ok(Producer { inner, stop })
+        Ok(Producer {
+            inner,
+            stop,
+            withdrawn: AtomicBool::new(false),
+        })
     }
 
     /// Takes no more statistics: the pipeline is gone, and its thread may poll for another second.
@@ -46,8 +51,25 @@ impl Producer {
         self.inner.context().statistics.close();
     }
 
-    /// The fatal error by which librdkafka has given it up, if it has: it takes nothing any more, and another one has to take its place.
+    /// Takes back what no broker has acknowledged, and takes nothing any more. What is on its way to a broker may arrive all the same. The call
+    /// does not wait for librdkafka's threads, one of which may be looking up a name.
+    pub fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Release);
+        self.inner
+            .purge(PurgeConfig::default().queue().inflight().non_blocking());
+    }
+
+    /// Whether it was withdrawn. Who hands a record over asks before and after that: what was handed over meanwhile is to be withdrawn, too.
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Acquire)
+    }
+
+    /// Why it takes nothing any more, if it does not, and another one has to take its place: it was withdrawn, or librdkafka has given it up by a
+    /// fatal error.
     pub fn fatal(&self) -> Option<String> {
+        if self.is_withdrawn() {
+            return Some("partitions have left with outputs in its queue".to_owned());
+        }
         let (code, reason) = self.inner.client().fatal_error()?;
         Some(format!("{code}: {reason}"))
     }

@@ -1,15 +1,17 @@
 //! What becomes of events at a producer that reaches no broker.
 
-use std::sync::atomic::AtomicBool;
-
 use super::dead_letters::DeadLetters;
 use super::*;
 use crate::pipeline::completions::{Batch, Completion, Completions};
-use crate::pipeline::event::{Content, Origin};
+use crate::pipeline::event::{Content, Origin, Tenure};
 use crate::source::assignment::Ticket;
 use crate::telemetry::metrics::Metrics;
 
 pub(super) fn alone() -> Arc<Producer> {
+    with_order(true)
+}
+
+fn with_order(ordered: bool) -> Arc<Producer> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", "127.0.0.1:1");
     config.set("enable.idempotence", "true");
@@ -19,7 +21,16 @@ pub(super) fn alone() -> Arc<Producer> {
         KafkaMetrics::new(&metrics, "p", "producer"),
     );
     let batches = Arc::new(Batches::default());
-    producer(&config, of_pipeline, statistics, true, None, batches, Logins::default()).unwrap()
+    producer(
+        &config,
+        of_pipeline,
+        statistics,
+        ordered,
+        None,
+        batches,
+        Logins::default(),
+    )
+    .unwrap()
 }
 
 fn event(completions: &Arc<Completions>, offset: i64, abandoned: bool) -> Box<Event> {
@@ -36,13 +47,28 @@ fn event(completions: &Arc<Completions>, offset: i64, abandoned: bool) -> Box<Ev
         key: None,
         headers: None,
     };
-    let abandoned = Arc::new(AtomicBool::new(abandoned));
-    Event::new(None, origin, content, abandoned, completions.clone(), Instant::now())
+    let tenure = Arc::<Tenure>::default();
+    if abandoned {
+        tenure.end();
+    }
+    Event::new(None, origin, content, tenure, completions.clone(), Instant::now())
+}
+
+/// The first two that come back, in the order of their offsets.
+async fn two(completions: &Completions) -> Vec<Completion> {
+    let (mut batch, mut ended) = (Batch::default(), Vec::new());
+    while ended.len() < 2 {
+        completions.ready().await;
+        completions.take(&mut batch);
+        ended.append(&mut batch.completions);
+    }
+    ended.sort_by_key(|completion| completion.event.origin.offset);
+    ended
 }
 
 #[tokio::test]
 async fn what_is_queued_where_librdkafka_gives_the_producer_up_runs_again() {
-    let (producer, completions) = (alone(), Arc::default());
+    let (producer, completions) = (alone(), Arc::<Completions>::default());
     let sink = Sink::new(producer.clone(), "out");
     for (offset, abandoned) in [(0, false), (1, true)] {
         let sent = sink.send(event(&completions, offset, abandoned), b"out", None, Instant::now());
@@ -53,13 +79,7 @@ async fn what_is_queued_where_librdkafka_gives_the_producer_up_runs_again() {
         let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
         rdkafka::bindings::rd_kafka_test_fatal_error(producer.client().native_ptr(), error, c"a test".as_ptr());
     }
-    let (mut batch, mut ended) = (Batch::default(), Vec::<Completion>::new());
-    while ended.len() < 2 {
-        completions.ready().await;
-        completions.take(&mut batch);
-        ended.append(&mut batch.completions);
-    }
-    ended.sort_by_key(|completion| completion.event.origin.offset);
+    let ended = two(&completions).await;
     match (&ended[0].how, &ended[1].how) {
         (How::StartAgain(failure), How::Abandoned) => assert_eq!(failure.reason, PRODUCER_OVER),
         other => panic!("{other:?}"),
@@ -74,4 +94,51 @@ async fn nothing_is_sent_of_a_partition_that_has_left() {
     assert!(sink.may_send(&ours).await && !sink.may_send(&left).await);
     let dead_letters = DeadLetters::new(producer, "dead", "p");
     assert!(dead_letters.may_send(&ours).await && !dead_letters.may_send(&left).await);
+}
+
+/// Neither refused nor dead-lettered: what stays here runs again, and what has left is abandoned.
+#[tokio::test]
+async fn what_is_withdrawn_comes_back_and_nothing_is_taken_after_it() {
+    let (producer, completions) = (alone(), Arc::<Completions>::default());
+    let sink = Sink::new(producer.clone(), "out");
+    for (offset, abandoned) in [(0, false), (1, true)] {
+        let sent = sink.send(event(&completions, offset, abandoned), b"out", None, Instant::now());
+        assert!(sent.is_ok());
+    }
+    assert_eq!(producer.fatal(), None);
+    sink.withdraw();
+    let ended = two(&completions).await;
+    match (&ended[0].how, &ended[1].how) {
+        (How::StartAgain(failure), How::Abandoned) => assert_eq!(failure.reason, PRODUCER_OVER),
+        other => panic!("{other:?}"),
+    }
+    assert!(producer.fatal().is_some());
+    let late = event(&completions, 2, false);
+    let tenure = late.tenure.clone();
+    let (failure, late) = sink.send(late, b"out", None, Instant::now()).unwrap_err();
+    assert_eq!((failure.reason, failure.class), (PRODUCER_OVER, Class::Fatal));
+    assert!(!tenure.has_outputs());
+    let dead_letters = DeadLetters::new(producer, "dead", "p");
+    let (failure, late) = dead_letters.send(late).unwrap_err();
+    assert_eq!(failure.reason, PRODUCER_OVER);
+    drop(late.recycle());
+}
+
+#[tokio::test]
+async fn a_partition_has_outputs_from_the_producer_on_to_their_end_where_their_order_is_kept() {
+    for ordered in [true, false] {
+        let (producer, completions) = (with_order(ordered), Arc::<Completions>::default());
+        let sink = Sink::new(producer.clone(), "out");
+        let (one, other) = (event(&completions, 0, false), event(&completions, 1, false));
+        let tenures = [one.tenure.clone(), other.tenure.clone()];
+        for event in [one, other] {
+            assert!(!event.tenure.has_outputs());
+            assert!(sink.send(event, b"out", None, Instant::now()).is_ok());
+        }
+        assert_eq!(tenures.each_ref().map(|of| of.has_outputs()), [ordered; 2]);
+        sink.withdraw();
+        let mut ended = two(&completions).await;
+        drop(ended.remove(0).event.recycle());
+        assert_eq!(tenures.each_ref().map(|of| of.has_outputs()), [false, ordered]);
+    }
 }

@@ -21,12 +21,12 @@ mod refused;
 mod report;
 mod transaction;
 mod watchdogs;
+mod withdraw;
 mod workers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt};
@@ -54,7 +54,7 @@ use crate::concurrency::Concurrency;
 use crate::config::{OffsetReset, OnTombstone};
 use crate::lanes::{Lanes, Order};
 use crate::pipeline::completions::{Batch, Completions};
-use crate::pipeline::event::Event;
+use crate::pipeline::event::{Event, Tenure};
 use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
 use crate::pipeline::runner::{Member, Runtime};
@@ -138,7 +138,7 @@ pub struct Parts {
 pub enum End {
     /// Everything in flight finished and was committed.
     Drained,
-    /// The deadline came first; so many records will be processed again.
+    /// The deadline came first, or some came back unfinished; so many records will be processed again.
     Abandoned(usize),
     /// It could not go on.
     Halted(Failure),
@@ -149,13 +149,25 @@ pub enum End {
         why: String,
         /// Whether it had taken records before.
         took: bool,
+        /// Records that it had not finished.
+        left: usize,
     },
+}
+
+impl End {
+    /// That of a consumer which was told to stop and has left so many records.
+    fn stopped(left: usize) -> End {
+        match left {
+            0 => End::Drained,
+            left => End::Abandoned(left),
+        }
+    }
 }
 
 /// What the loop keeps for a partition beside its ledger.
 struct Held {
     ticket: Ticket,
-    abandoned: Arc<AtomicBool>,
+    tenure: Arc<Tenure>,
     parked: VecDeque<Box<Event>>,
     /// Paused alone, for as long as any are parked.
     waits: bool,
@@ -441,6 +453,7 @@ impl Loop {
                 next_status = now + STATUS_EVERY;
             }
             self.abort_what_does_not_drain(now);
+            self.withdraw_what_does_not_drain(now);
             self.assignment.tick(now);
             self.act();
             self.leave_at_last(now);

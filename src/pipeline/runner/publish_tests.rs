@@ -1,6 +1,5 @@
 //! Outputs that the producer does not take: what its breaker hears of them, and what becomes of them.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -52,7 +51,7 @@ async fn a_refused_probe_gives_back_no_other() {
         }
     };
     let event = bench.event(1, 1, "click", false);
-    let abandoned = event.abandoned.clone();
+    let tenure = event.tenure.clone();
     let full = Failure::transient("producer_queue_full", "the queue is full");
     let refused = tokio::spawn(async move { runtime.send_again(event, full).await });
     // It is refused again and again, as a probe each time.
@@ -60,7 +59,7 @@ async fn a_refused_probe_gives_back_no_other() {
         tokio::time::sleep(pause).await;
         assert_eq!(gate.state(), State::HalfOpen, "the other probe is out");
     }
-    abandoned.store(true, Ordering::Relaxed);
+    tenure.end();
     refused.await.unwrap();
     drop(probe);
     assert_eq!(gate.state(), State::Open);
@@ -76,7 +75,7 @@ async fn an_output_that_has_no_room_is_made_again_for_each_attempt() {
     assert!(sink.send(first, b"out", None, Instant::now()).is_ok());
     runtime.sink = Some(sink);
     let event = bench.event(1, 1, "click", false);
-    let abandoned = event.abandoned.clone();
+    let tenure = event.tenure.clone();
     let made = runtime.metrics.encode.clone();
     let refused = tokio::spawn(async move { runtime.publish(event).await });
     // Kept, it would be made once.
@@ -86,6 +85,6 @@ async fn an_output_that_has_no_room_is_made_again_for_each_attempt() {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), again).await.unwrap();
-    abandoned.store(true, Ordering::Relaxed);
+    tenure.end();
     refused.await.unwrap();
 }

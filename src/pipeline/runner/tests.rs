@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -17,7 +16,7 @@ use crate::config;
 use crate::custom::{self, CustomStep, CustomSteps, StepError};
 use crate::demo::cluster::Scratch;
 use crate::pipeline::completions::{Batch, Completion, Completions};
-use crate::pipeline::event::{Content, Origin};
+use crate::pipeline::event::{Content, Origin, Tenure};
 use crate::pipeline::plan::{self, OutputSchema, SchemaPlan};
 use crate::pipeline::policy::Policy;
 use crate::pipeline::program;
@@ -195,15 +194,11 @@ impl Bench {
             key: Some(b"k"),
             headers: None,
         };
-        let abandoned = Arc::new(AtomicBool::new(abandoned));
-        let mut event = Event::new(
-            None,
-            origin,
-            content,
-            abandoned,
-            self.completions.clone(),
-            Instant::now(),
-        );
+        let tenure = Arc::<Tenure>::default();
+        if abandoned {
+            tenure.end();
+        }
+        let mut event = Event::new(None, origin, content, tenure, self.completions.clone(), Instant::now());
         event.datum_start = 5;
         event.marks = vec![0; self.plan.plan.marks()];
         let mut marks = std::mem::take(&mut event.marks);
@@ -408,11 +403,11 @@ async fn no_write_is_begun_once_the_partition_has_left() {
 /// Runs an event whose partition leaves while it waits for the first time.
 async fn process_and_leave(bench: &mut Bench, offset: i64) -> How {
     let event = bench.event(offset, 1, "click", false);
-    let (runtime, abandoned) = (bench.runtime.clone(), event.abandoned.clone());
+    let (runtime, tenure) = (bench.runtime.clone(), event.tenure.clone());
     let processed = tokio::spawn(async move { runtime.process(event).await });
     // On this thread: it comes as far as its first wait.
     tokio::task::yield_now().await;
-    abandoned.store(true, Ordering::Relaxed);
+    tenure.end();
     processed.await.unwrap();
     bench.end()
 }

@@ -1,6 +1,5 @@
 //! Commits, and the end: what may be committed is, with the write clock in the metadata.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -234,11 +233,17 @@ impl Loop {
         } else if !self.last_commit_is_over(now) {
             return None;
         }
+        // What came back unfinished is not in flight any more, but to the ledgers it is.
+        let ledgers = self.assignment.held().filter_map(|at| at.ledger);
+        let left = left.max(ledgers.map(|ledger| ledger.in_flight()).sum());
         Some(match (self.halted.clone(), self.replace.take()) {
             (Some(failure), _) => End::Halted(failure),
-            (None, Some(why)) => End::Replaced { why, took: self.took },
-            (None, None) if left == 0 => End::Drained,
-            (None, None) => End::Abandoned(left),
+            (None, Some(why)) => End::Replaced {
+                why,
+                took: self.took,
+                left,
+            },
+            (None, None) => End::stopped(left),
         })
     }
 
@@ -246,7 +251,9 @@ impl Loop {
     fn answer_the_group(&mut self, now: Instant) -> bool {
         self.take_notices();
         // Drains that were pending end now, as if their deadlines had passed.
-        self.assignment.tick(now + Duration::from_secs(365 * 86_400));
+        let over = now + Duration::from_secs(365 * 86_400);
+        self.withdraw_what_does_not_drain(over);
+        self.assignment.tick(over);
         self.act();
         if self.leaving.is_some() {
             return false;
@@ -281,8 +288,10 @@ impl Loop {
     }
 
     pub(super) fn consumer_closes(&mut self) {
+        // Others have the partitions from here on. What was to be replaced is, and what ends stays ended.
+        self.withdraw(|_| true);
         for held in self.held.values_mut() {
-            held.abandoned.store(true, Ordering::Relaxed);
+            held.tenure.end();
             held.metrics.give_up();
         }
         self.parts.consumer.context().close();

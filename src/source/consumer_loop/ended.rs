@@ -57,6 +57,8 @@ impl Loop {
             How::Finished(outcome) => {
                 finished = self.count(&event, outcome, now);
             }
+            // Nothing will be heard of its probe.
+            How::Abandoned if event.probe => self.parts.runtime.gates.sink.failed(true),
             How::Abandoned => {}
             How::Undelivered(failure) => {
                 self.note_error(failure.to_string());
@@ -108,21 +110,26 @@ impl Loop {
         self.release(event, finished);
     }
 
-    /// Gives the consumer up for another one, which starts from the last commit.
+    /// An output was refused whose turn is over, or the producer is.
     fn start_again(&mut self, failure: &Failure, probe: bool) {
         let runtime = &self.parts.runtime;
         runtime.metrics.failed("sink", "transient", "error");
         runtime.gates.sink.failed(probe);
-        self.note_error(failure.to_string());
+        self.give_way(failure.to_string());
+    }
+
+    /// Gives the consumer up for another one, which starts from the last commit.
+    pub(super) fn give_way(&mut self, why: String) {
+        self.note_error(why.clone());
         // At the end of the process the next one starts from there. Where dead letters have stopped intake, another consumer would take records in.
         if self.stopped_by_limit && self.stopping.is_none() {
-            tracing::error!(pipeline = %self.name(), "{failure}; the record runs again when the pipeline is made anew");
+            tracing::error!(pipeline = %self.name(), "{why}; what is not committed runs again when the pipeline is made anew");
         }
         if self.stopping.is_some() || self.stopped_by_limit {
             return;
         }
-        tracing::error!(pipeline = %self.name(), "{failure}; starting again from the last commit");
-        self.replace = Some(failure.to_string());
+        tracing::error!(pipeline = %self.name(), "{why}; starting again from the last commit");
+        self.replace = Some(why);
         self.stop();
     }
 
@@ -180,6 +187,10 @@ impl Loop {
 
     /// Whether its offset counts: that of an assignment which is over does not, so the record runs again.
     pub(super) fn count(&mut self, event: &Event, outcome: Outcome, now: Instant) -> bool {
+        // Brokers take outputs again, whoever has the partition by now.
+        if event.produced.is_some() {
+            self.parts.runtime.gates.sink.succeeded();
+        }
         match self.assignment.finished(event.origin.ticket, event.origin.offset) {
             Ok(Counted::Counted) => {}
             Ok(Counted::Stale) => return false,
@@ -193,9 +204,6 @@ impl Loop {
             Outcome::Done => metrics.done.inc(),
             Outcome::Skipped => metrics.skipped.inc(),
             Outcome::DeadLettered => metrics.dead_lettered.inc(),
-        }
-        if event.produced.is_some() {
-            self.parts.runtime.gates.sink.succeeded();
         }
         self.show(event, outcome.as_str(), None, now);
         let took = now.saturating_duration_since(event.admitted);

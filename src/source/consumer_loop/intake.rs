@@ -74,7 +74,7 @@ impl Loop {
                 tracing::warn!(pipeline = %self.name(), topic = message.topic(), partition = partition.index, "{error}");
                 let repeats = self.assignment.repeats(partition, offset);
                 if self.assignment.rewind(partition, offset) {
-                    self.refused.went_back(partition);
+                    self.refused.forget(&[partition]);
                     if let Some(transactions) = &mut self.transactions {
                         transactions.went_back(partition, repeats);
                     }
@@ -116,7 +116,7 @@ impl Loop {
             self.pool.pop(),
             origin,
             content,
-            held.abandoned.clone(),
+            held.tenure.clone(),
             self.completions.clone(),
             started,
         );

@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -59,6 +58,7 @@ impl Loop {
                         .rebalanced(if lost { "lost" } else { "revoked" });
                     if lost {
                         self.abort_what_is_lost();
+                        self.withdraw_what_is_lost();
                         self.assignment.lost(&partitions);
                         // Drains that were pending have nothing to wait for any more.
                         self.assignment.lost_all();
@@ -103,6 +103,17 @@ impl Loop {
         if epoch > 0 && self.lost != Some(epoch) {
             (self.joined, self.lost) = (true, None);
         }
+    }
+
+    /// Whether a rebalance is unanswered. Until it is answered librdkafka fetches nothing, of what stays either.
+    pub(super) fn owes_an_answer(&self) -> bool {
+        self.leaving.is_some()
+            || self.waits_for_commit()
+            || self.assignment.next_deadline().is_some()
+            || self
+                .unanswered
+                .iter()
+                .any(|partition| self.assignment.holds(*partition))
     }
 
     pub(super) fn known(&self, partitions: &[(String, i32)]) -> Vec<Partition> {
@@ -200,7 +211,7 @@ impl Loop {
         }
         let held = Held {
             ticket,
-            abandoned: Arc::default(),
+            tenure: Arc::default(),
             parked: VecDeque::new(),
             waits: false,
             last_timestamp_ms: None,
@@ -333,6 +344,7 @@ impl Loop {
     }
 
     pub(super) fn unassign(&mut self, partitions: &[Partition]) {
+        self.refused.forget(partitions);
         let result = if self.cooperative {
             let mut list = TopicPartitionList::with_capacity(partitions.len());
             for partition in partitions {
@@ -379,7 +391,7 @@ impl Loop {
         if held.waits {
             self.wait_no_more(partition);
         }
-        held.abandoned.store(true, Ordering::Relaxed);
+        held.tenure.end();
         for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {
             self.release(event, true);
         }

@@ -63,6 +63,8 @@ struct Last {
     runtime: Arc<Runtime>,
     state: Arc<LoopState>,
     stop: watch::Receiver<bool>,
+    /// Records that it has left unfinished.
+    left: usize,
 }
 
 impl Last {
@@ -93,7 +95,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             (Ok(parts), _) => parts,
             (Err(error), None) => return End::Halted(Failure::fatal("consumer", error)),
             // The first one could be made: a file with a secret is being written, say.
-            (Err(_), Some(last)) if last.is_stopped() => return End::Drained,
+            (Err(_), Some(last)) if last.is_stopped() => return End::stopped(last.left),
             (Err(error), Some(last)) => {
                 tracing::warn!(pipeline = %last.runtime.program.name, "cannot make a new consumer: {error}; trying again");
                 last.pause(pauses.delay(unmade, jitter.next_u64())).await;
@@ -106,15 +108,19 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             runtime: parts.runtime.clone(),
             state: parts.state.clone(),
             stop: parts.stop.clone(),
+            left: 0,
         });
         let began = Instant::now();
         let (why, took) = match run(parts, &mut kept).await {
-            End::Replaced { why, took } => (why, took),
+            End::Replaced { why, took, left } => {
+                last.left = left;
+                (why, took)
+            }
             end @ (End::Drained | End::Abandoned(_) | End::Halted(_)) => return end,
         };
         // Closing it may have taken so long that another has been started in its place, under the same name.
         if last.is_stopped() {
-            return End::Drained;
+            return End::stopped(last.left);
         }
         let Some(before) = patience.another(took, began.elapsed()) else {
             let message = format!("{REBUILDS} new consumers stood still like the first: {why}");
@@ -122,7 +128,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
         };
         last.pause(pauses.delay(before, jitter.next_u64())).await;
         if last.is_stopped() {
-            return End::Drained;
+            return End::stopped(last.left);
         }
         last.runtime.metrics.consumer_rebuilds.inc();
         tracing::warn!(pipeline = %last.runtime.program.name, before, "a new consumer takes its place");

@@ -3,14 +3,15 @@
 //! Brokers refuse a batch as a whole. What stood beside such an output runs again, and would meet it in its next batch as well, for ever. So it is
 //! remembered, by the next consumer too: when its record runs again, that becomes a dead letter, and nothing of it is published.
 //!
-//! Invariants: what is committed is forgotten; so is what stood in a log that went back, and when there are many, what partitions have left behind.
+//! Invariants: what is committed is forgotten; so is what stood in a log that went back, or in a partition that was given back; and where there are many,
+//! what a consumer before had of partitions that this one does not hold.
 
 use std::collections::HashMap;
 
 use crate::pipeline::failure::Failure;
 use crate::source::assignment::Partition;
 
-/// From so many on, those of partitions that have left are forgotten.
+/// From so many on, those of partitions that are not held are forgotten.
 const MANY: usize = 1000;
 
 /// See the module's page.
@@ -36,9 +37,9 @@ impl Refused {
         self.0.retain(|(of, at), _| *of != partition || *at >= offset);
     }
 
-    /// The partition's log went back: other records have these offsets now.
-    pub(super) fn went_back(&mut self, partition: Partition) {
-        self.0.retain(|(of, _), _| *of != partition);
+    /// The logs of these partitions went back, or may have done so before they come again: other records have these offsets then.
+    pub(super) fn forget(&mut self, partitions: &[Partition]) {
+        self.0.retain(|(of, _), _| !partitions.contains(of));
     }
 }
 
@@ -69,7 +70,7 @@ mod tests {
     #[test]
     fn what_stood_in_a_log_that_went_back_is_forgotten() {
         let mut refused = refused([(HELD, 4), (HELD, 5), (LEFT, 4)]);
-        refused.went_back(HELD);
+        refused.forget(&[HELD]);
         assert!(refused.get((HELD, 4)).is_none() && refused.get((HELD, 5)).is_none());
         assert!(refused.get((LEFT, 4)).is_some());
     }

@@ -31,7 +31,7 @@ impl Loop {
         let mut partitions = Vec::new();
         let mut stalled = 0;
         let mut fetches_nothing = None;
-        let open = self.takes_records() && !self.paused && !self.complains(now);
+        let open = self.takes_records() && !self.paused && !self.owes_an_answer() && !self.complains(now);
         let takes = std::mem::take(&mut self.took_since_status);
         self.ledger_full = self
             .assignment

@@ -119,25 +119,7 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
         Ok(Err(error)) => return Err(End::Halted(halting(&error))),
         Err(error) => return Err(End::Halted(Failure::fatal("internal", error.to_string()))),
     }
-    let tally = Tally::new(from.interval, from.limit);
-    from.turnstile.open(tally.open());
-    Ok(Some(Transactions {
-        parts: from,
-        tally,
-        busy: false,
-        offsets_only: false,
-        leaving: Vec::new(),
-        leave_by: None,
-        blocked: false,
-        dead: false,
-        committing: Vec::new(),
-        suspect: None,
-        aborted: 0,
-        gone: HashSet::new(),
-        refused: false,
-        aborts_in_a_row: 0,
-        answers: mpsc::unbounded_channel(),
-    }))
+    Ok(Some(Transactions::new(from)))
 }
 
 /// A call is made again, for as long as it takes: `kind` is what for.
@@ -173,6 +155,29 @@ fn halting(error: &TransactionError) -> Failure {
 }
 
 impl Transactions {
+    /// Those of a producer that has its transactional id, from the first on.
+    pub(super) fn new(from: TransactionParts) -> Transactions {
+        let tally = Tally::new(from.interval, from.limit);
+        from.turnstile.open(tally.open());
+        Transactions {
+            parts: from,
+            tally,
+            busy: false,
+            offsets_only: false,
+            leaving: Vec::new(),
+            leave_by: None,
+            blocked: false,
+            dead: false,
+            committing: Vec::new(),
+            suspect: None,
+            aborted: 0,
+            gone: HashSet::new(),
+            refused: false,
+            aborts_in_a_row: 0,
+            answers: mpsc::unbounded_channel(),
+        }
+    }
+
     /// A partition's log went back: what was refused of the old one says nothing of the new. Where records `repeat` that have finished, what they
     /// published must not stand.
     pub(super) fn went_back(&mut self, partition: Partition, repeats: bool) {
@@ -413,7 +418,9 @@ impl Loop {
                 // By now all deliveries of it are reported.
                 self.take_ended(&mut Batch::default());
                 let Some(this) = &mut self.transactions else { return };
-                if let Some(Suspect { input, failure, .. }) = this.suspect.take() {
+                if let Some(Suspect { input, failure, .. }) = this.suspect.take()
+                    && self.assignment.holds(input.0)
+                {
                     self.refused
                         .insert(input, failure, |partition| self.held.contains_key(&partition));
                 }
@@ -510,3 +517,6 @@ impl Loop {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! A loop that does not run, and whose clients reach no broker: what it makes of what it is told.
+
+use super::*;
+use crate::breaker::State;
+use crate::outcome::Outcome;
+use crate::pipeline::completions::{Completion, How};
+use crate::pipeline::event::{Content, Origin};
+use crate::source::assignment::{Action, Intake};
+
+const NOBODY: &str = "127.0.0.1:1";
+
+/// The partition that it has.
+pub(in crate::source::consumer_loop) const P: Partition = Partition { topic: 0, index: 0 };
+
+/// A loop of this pipeline that has one partition, from the beginning of its log.
+async fn idle(toml: String) -> Loop {
+    let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+    let pipeline = &config.pipelines["p"];
+    let all_metrics = Metrics::new().unwrap();
+    let metrics = PipelineMetrics::new(&all_metrics, "p");
+    let (mut runtime, schemas, _) = prepared(pipeline, MemoryStore::new(), &metrics).await;
+    let transactional_id = (*pipeline.delivery == Delivery::ExactlyOnce).then_some("p-0");
+    let (producer, turnstile) = producer_of(&config, NOBODY, &all_metrics, &metrics, transactional_id);
+    runtime.sink = Some(Sink::new(producer.clone(), "out"));
+    let statistics = KafkaMetrics::new(&all_metrics, "p", "consumer-0");
+    let context = SourceContext::new("p", statistics, Logins::default());
+    let consumer = context::consumer(&client(NOBODY), context).unwrap();
+    let transactions = turnstile.map(|turnstile| {
+        Transactions::new(TransactionParts {
+            producer,
+            turnstile,
+            interval: Duration::from_millis(100),
+            limit: Duration::from_secs(30),
+        })
+    });
+    let (_, stop) = watch::channel(false);
+    let parts = Parts {
+        consumer: Arc::new(consumer),
+        topics: vec!["in".to_owned()],
+        offset_reset: OffsetReset::Earliest,
+        tombstone: OnTombstone::Skip,
+        order: Order::None,
+        budget: Budget::new(100, 1 << 20),
+        concurrency: None,
+        pool: 100,
+        limits: None,
+        schemas,
+        runtime: Arc::new(runtime),
+        io: Handle::current(),
+        state: Arc::default(),
+        rest: Arc::default(),
+        static_member: false,
+        classic: true,
+        drain_timeout: Duration::from_secs(30),
+        stall_after: Duration::from_secs(60),
+        stop,
+        transactions: None,
+        bounds: None,
+    };
+    let mut this = Loop::new(parts, transactions, Refused::default());
+    this.assignment.assigned(&[P]);
+    let Some(Action::FetchCommitted(starting)) = this.assignment.next_action() else {
+        panic!("offsets are fetched");
+    };
+    this.assignment.started(starting[0].1, Some(0), i64::MIN);
+    let Some(Action::Start {
+        partition,
+        ticket,
+        from,
+    }) = this.assignment.next_action()
+    else {
+        panic!("it starts");
+    };
+    this.hold(partition, ticket, from);
+    this
+}
+
+/// The same under `exactly_once`, of a producer that has not asked for its transactional id.
+pub(in crate::source::consumer_loop) async fn idle_with_transactions() -> Loop {
+    idle(exactly_once() + OUTPUT).await
+}
+
+/// The record at this offset of its partition, taken in.
+pub(in crate::source::consumer_loop) fn taken(this: &mut Loop, offset: i64) -> Box<Event> {
+    let Ok(Intake::Admitted { ticket, .. }) = this.assignment.admit(P, offset, None) else {
+        panic!("not admitted");
+    };
+    let event = record(this, ticket, offset);
+    this.parts.budget.admit(event.own_weight());
+    event
+}
+
+/// The same of an assignment that is current or not.
+fn record(this: &Loop, ticket: Ticket, offset: i64) -> Box<Event> {
+    let origin = Origin {
+        ticket,
+        topic: this.topics[0].clone(),
+        partition: P.index,
+        offset,
+        timestamp_ms: None,
+        write_timestamp_us: 0,
+    };
+    let content = Content {
+        value: Some(&RECORD),
+        key: None,
+        headers: None,
+    };
+    let tenure = this.held[&P].tenure.clone();
+    let completions = this.completions.clone();
+    Event::new(None, origin, content, tenure, completions, Instant::now())
+}
+
+/// How the producer's breaker stands when a probe that is out comes back so, after its partition was lost.
+async fn breaker_after(how: How) -> State {
+    let mut this = idle(TOML.to_owned()).await;
+    let gate = this.parts.runtime.gates.sink.clone();
+    while !gate.is_open() {
+        gate.failed(false);
+    }
+    let probe = loop {
+        match gate.pass() {
+            Ok(pass) => break pass,
+            Err(next) => gate.wait(next).await,
+        }
+    };
+    assert!(probe.is_probe());
+    probe.sent();
+    let mut event = taken(&mut this, 0);
+    event.probe = true;
+    event.produced = Some(Instant::now());
+    assert_eq!(gate.state(), State::HalfOpen);
+    this.assignment.lost(&[P]);
+    this.ended(Completion { event, how }, Instant::now());
+    gate.state()
+}
+
+#[tokio::test]
+async fn a_probe_is_heard_of_though_its_partition_has_left() {
+    assert_eq!(breaker_after(How::Finished(Outcome::Done)).await, State::Closed);
+    // It was taken back from the producer: the next one may go.
+    assert_eq!(breaker_after(How::Abandoned).await, State::Open);
+}
+
+#[tokio::test]
+async fn what_was_refused_of_a_partition_that_is_given_back_is_forgotten() {
+    let mut this = idle(TOML.to_owned()).await;
+    let invalid = Failure::permanent("delivery", "invalid");
+    this.refused.insert((P, 5), invalid, |_| true);
+    this.assignment.revoked(&[P], Instant::now());
+    this.act();
+    assert!(
+        this.refused.get((P, 5)).is_none(),
+        "another record may have that offset when it comes back"
+    );
+}
+
+/// Else its queue would be delivered whenever brokers take it again.
+#[tokio::test]
+async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
+    let now = Instant::now();
+    let deadline = now + Duration::from_secs(30);
+    for (way, leaves) in [("draining", false), ("drained", true), ("lost", true), ("closed", true)] {
+        for published in [false, true] {
+            let mut this = idle(TOML.to_owned() + OUTPUT).await;
+            let sink = this.parts.runtime.sink.clone().unwrap();
+            let mut waiting = Some(taken(&mut this, 0));
+            if published {
+                let event = waiting.take().unwrap();
+                assert!(sink.send(event, b"out", None, now).is_ok());
+            }
+            match way {
+                "lost" => this.withdraw_what_is_lost(),
+                "closed" => this.consumer_closes(),
+                _ => {
+                    this.assignment.revoked(&[P], deadline);
+                    this.withdraw_what_does_not_drain(if leaves { deadline } else { now });
+                }
+            }
+            let next = record(&this, Ticket::unassigned(), 1);
+            let refused = sink.send(next, b"out", None, now).is_err();
+            assert_eq!(refused, published && leaves, "{way}");
+            let replaced = published && ["lost", "drained"].contains(&way);
+            assert_eq!(this.replace.is_some(), replaced, "{way}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What a rebalance does beside a drain: outputs that brokers have not taken when their partition leaves, and what is fetched meanwhile.
+
+use super::*;
+
+/// How many outputs there are.
+fn outputs(bench: &Bench) -> i64 {
+    let consumer: BaseConsumer = client(&bench.cluster.bootstrap_servers()).create().unwrap();
+    let (_, end) = consumer.fetch_watermarks("out", 0, Duration::from_secs(10)).unwrap();
+    end
+}
+
+fn committed(bench: &Bench, partition: i32) -> i64 {
+    bench.metrics.partition("in", partition).committed_offset.get()
+}
+
+/// A loop whose first record of each of these partitions is published and committed; now no broker leads the output topic.
+fn without_a_leader(partitions: i32, toml: String) -> (Bench, Load) {
+    let cluster = cluster(partitions);
+    cluster.create_topic("out", 1, 1).unwrap();
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    let load = Load::new(&bench);
+    (0..partitions).for_each(|partition| load.send(partition));
+    until("the first commits", || {
+        (0..partitions).all(|partition| committed(&bench, partition) == 1)
+    });
+    bench.cluster.partition_leader("out", 0, None).unwrap();
+    (bench, load)
+}
+
+/// It was cut off for longer than its session: delivered later, the output would stand behind those of the next owner.
+#[test]
+fn an_output_of_a_partition_that_was_lost_is_left_to_the_next_owner() {
+    let (bench, load) = without_a_leader(1, TOML.to_owned() + OUTPUT);
+    load.send(0);
+    until("the second row", || bench.written(0).len() == 2);
+    // By then its output is with the producer.
+    std::thread::sleep(Duration::from_secs(1));
+    let gone = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID;
+    bench.cluster.request_errors(RDKafkaApiKey::Heartbeat, &[gone]);
+    // By the next owner, who is the same here.
+    until("the second record to run again", || bench.store.writes().len() == 3);
+    bench.cluster.partition_leader("out", 0, Some(1)).unwrap();
+    until("its output", || bench.metrics.published.get() >= 2);
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(outputs(&bench), 2);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+#[test]
+fn outputs_that_are_left_at_the_end_of_a_drain_are_left_to_the_next_owner() {
+    let toml = format!("shutdown_timeout = \"2s\"\n{TOML}{OUTPUT}");
+    let (bench, load) = without_a_leader(2, toml);
+    (0..2).for_each(|partition| load.give_many(partition, &RECORD, 3));
+    until("the rows", || {
+        (0..2).all(|partition| bench.written(partition).len() == 4)
+    });
+    let other = member(&bench.cluster.bootstrap_servers());
+    until("the other member to have a partition", || {
+        let _ = other.poll(Duration::from_millis(10));
+        other.assignment().unwrap().count() == 1
+    });
+    until("another consumer", || bench.metrics.consumer_rebuilds.get() > 0);
+    bench.cluster.partition_leader("out", 0, Some(1)).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    // Those of the partition that stays, if the new consumer has it by now; the other member publishes nothing.
+    let more = outputs(&bench) - 2;
+    assert!(more <= 3, "{more}");
+    assert!(!matches!(bench.end(), End::Halted(_)));
+}
+
+/// librdkafka pauses what stays, too, as long as the group waits for an answer.
+#[test]
+fn a_rebalance_that_lasts_is_no_stall() {
+    let bench = Bench::start(2, Duration::ZERO, Duration::from_secs(3));
+    let load = Load::new(&bench);
+    let other = member(&bench.cluster.bootstrap_servers());
+    let mut kept = None;
+    until("each to have a partition", || {
+        let _ = other.poll(Duration::from_millis(10));
+        let running = bench.state.get().partitions;
+        kept = running.first().map(|partition| partition.partition);
+        let settled = running.len() == 1 && running[0].phase == "running";
+        settled && other.assignment().unwrap().count() == 1
+    });
+    let kept = kept.unwrap();
+    load.send(kept);
+    until("its first row", || bench.written(kept).len() == 1);
+    // The group does not say where the other one's partition is to begin.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
+    bench
+        .cluster
+        .request_errors(RDKafkaApiKey::OffsetFetch, &vec![refusal; 5000]);
+    other.unsubscribe();
+    until("the other partition to be given", || {
+        let _ = other.poll(Duration::from_millis(10));
+        let partitions = bench.state.get().partitions;
+        partitions.iter().any(|partition| partition.phase == "starting")
+    });
+    (0..5).for_each(|_| load.send(kept));
+    // For longer than it takes to ask for the end of what is not fetched, and to call that a stall.
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+    bench.cluster.clear_request_errors(RDKafkaApiKey::OffsetFetch);
+    until("the rows", || bench.written(kept).len() == 6);
+    assert!(matches!(bench.end(), End::Drained));
+}

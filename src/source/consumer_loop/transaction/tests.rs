@@ -1,0 +1,59 @@
+//! What spoils a transaction, and what is remembered of an output that was refused in one.
+
+use super::*;
+use crate::outcome::Outcome;
+use crate::pipeline::completions::{Completion, How};
+use crate::source::consumer_loop::tests::idle::{P, idle_with_transactions, taken};
+
+/// The first record of the partition, in the open transaction.
+fn in_transaction(this: &mut Loop) -> Box<Event> {
+    let mut event = taken(this, 0);
+    let transactions = this.transactions.as_mut().unwrap();
+    event.transaction = transactions.admit(Instant::now());
+    event
+}
+
+/// It has published, and its offset is not among those that would be committed with that.
+#[tokio::test]
+async fn what_finishes_after_its_partition_was_lost_spoils_its_transaction() {
+    for (lost, step) in [(false, Step::Commit), (true, Step::Abort)] {
+        let mut this = idle_with_transactions().await;
+        let event = in_transaction(&mut this);
+        if lost {
+            this.assignment.lost(&[P]);
+        }
+        let how = How::Finished(Outcome::Done);
+        this.ended(Completion { event, how }, Instant::now());
+        let tally = &mut this.transactions.as_mut().unwrap().tally;
+        assert_eq!(tally.next(Instant::now(), true, false), step);
+    }
+}
+
+/// Other records have its offsets by then: they would be dead letters without a look at them.
+#[tokio::test]
+async fn what_an_abort_still_brings_back_of_a_log_that_went_back_is_not_remembered() {
+    for went_back in [false, true] {
+        let mut this = idle_with_transactions().await;
+        let event = in_transaction(&mut this);
+        this.abort_transaction("a test");
+        if went_back {
+            this.transactions.as_mut().unwrap().went_back(P, false);
+        }
+        this.undelivered_in_transaction(event, Failure::permanent("delivery", "invalid"));
+        this.transaction_answered(Answer::Aborted(Ok(())));
+        assert_eq!(this.refused.get((P, 0)).is_some(), !went_back);
+        assert!(this.transactions.as_ref().unwrap().gone.is_empty());
+    }
+}
+
+/// When it comes back another record may have that offset.
+#[tokio::test]
+async fn what_was_refused_of_a_partition_that_has_left_is_not_remembered() {
+    let mut this = idle_with_transactions().await;
+    let event = in_transaction(&mut this);
+    this.undelivered_in_transaction(event, Failure::permanent("delivery", "invalid"));
+    this.abort_transaction("a test");
+    this.assignment.lost(&[P]);
+    this.transaction_answered(Answer::Aborted(Ok(())));
+    assert!(this.refused.get((P, 0)).is_none());
+}
