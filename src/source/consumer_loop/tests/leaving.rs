@@ -1,5 +1,7 @@
 //! What a rebalance does beside a drain: outputs that brokers have not taken when their partition leaves, and what is fetched meanwhile.
 
+use rdkafka::mocking::MockCoordinator;
+
 use super::*;
 
 /// How many outputs there are.
@@ -13,24 +15,34 @@ fn committed(bench: &Bench, partition: i32) -> i64 {
     bench.metrics.partition("in", partition).committed_offset.get()
 }
 
-/// A loop whose first record of each of these partitions is published and committed; now no broker leads the output topic.
-fn without_a_leader(partitions: i32, toml: String) -> (Bench, Load) {
-    let cluster = cluster(partitions);
+/// The broker that leads the output topic and nothing else.
+const SINK: i32 = 2;
+
+/// A loop whose first record of each of these partitions is published and committed; from here on outputs stay with the producer, for their broker is
+/// down.
+fn without_the_sink(partitions: i32, toml: String) -> (Bench, Load) {
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.coordinator(MockCoordinator::Group("g".to_owned()), 1).unwrap();
+    cluster.create_topic("in", partitions, 1).unwrap();
+    for partition in 0..partitions {
+        cluster.partition_leader("in", partition, Some(1)).unwrap();
+    }
     cluster.create_topic("out", 1, 1).unwrap();
+    cluster.partition_leader("out", 0, Some(SINK)).unwrap();
     let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
     let load = Load::new(&bench);
     (0..partitions).for_each(|partition| load.send(partition));
     until("the first commits", || {
         (0..partitions).all(|partition| committed(&bench, partition) == 1)
     });
-    bench.cluster.partition_leader("out", 0, None).unwrap();
+    bench.cluster.broker_down(SINK).unwrap();
     (bench, load)
 }
 
 /// It was cut off for longer than its session: delivered later, the output would stand behind those of the next owner.
 #[test]
 fn an_output_of_a_partition_that_was_lost_is_left_to_the_next_owner() {
-    let (bench, load) = without_a_leader(1, TOML.to_owned() + OUTPUT);
+    let (bench, load) = without_the_sink(1, TOML.to_owned() + OUTPUT);
     load.send(0);
     until("the second row", || bench.written(0).len() == 2);
     // By then its output is with the producer.
@@ -39,7 +51,7 @@ fn an_output_of_a_partition_that_was_lost_is_left_to_the_next_owner() {
     bench.cluster.request_errors(RDKafkaApiKey::Heartbeat, &[gone]);
     // By the next owner, who is the same here.
     until("the second record to run again", || bench.store.writes().len() == 3);
-    bench.cluster.partition_leader("out", 0, Some(1)).unwrap();
+    bench.cluster.broker_up(SINK).unwrap();
     until("its output", || bench.metrics.published.get() >= 2);
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(outputs(&bench), 2);
@@ -49,7 +61,7 @@ fn an_output_of_a_partition_that_was_lost_is_left_to_the_next_owner() {
 #[test]
 fn outputs_that_are_left_at_the_end_of_a_drain_are_left_to_the_next_owner() {
     let toml = format!("shutdown_timeout = \"2s\"\n{TOML}{OUTPUT}");
-    let (bench, load) = without_a_leader(2, toml);
+    let (bench, load) = without_the_sink(2, toml);
     (0..2).for_each(|partition| load.give_many(partition, &RECORD, 3));
     until("the rows", || {
         (0..2).all(|partition| bench.written(partition).len() == 4)
@@ -60,7 +72,7 @@ fn outputs_that_are_left_at_the_end_of_a_drain_are_left_to_the_next_owner() {
         other.assignment().unwrap().count() == 1
     });
     until("another consumer", || bench.metrics.consumer_rebuilds.get() > 0);
-    bench.cluster.partition_leader("out", 0, Some(1)).unwrap();
+    bench.cluster.broker_up(SINK).unwrap();
     std::thread::sleep(Duration::from_secs(1));
     // Those of the partition that stays, if the new consumer has it by now; the other member publishes nothing.
     let more = outputs(&bench) - 2;
