@@ -12,7 +12,7 @@ use super::program::{
     Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
 };
 use crate::avro::value::{Type, Unit};
-use crate::avro::{Converted, NewField, Plan, Schema, Splice, append_fields, change_unit};
+use crate::avro::{Converted, NewField, Plan, Schema, Splice, Unplaced, append_fields, change_unit};
 use crate::config::Span;
 use crate::store::types::{ColumnType, bindable};
 
@@ -139,6 +139,7 @@ pub fn compile(
                 let passing = splice.converted();
                 let told = |c: &Converted| cut_off(&c.field, &format!("event.{}", c.source), span, &c.from, &c.to);
                 warnings.extend(passing.iter().filter_map(told));
+                warnings.extend(splice.unplaced().iter().map(|unplaced| left_out(unplaced, span)));
             }
             Ok(Compiled {
                 plan,
@@ -196,6 +197,16 @@ fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Optio
     };
     let help = format!("{by_set}make the field {from} in the sink's `schema`");
     Some(Finding::new(span, message).help(help))
+}
+
+/// What is said of a branch of the input that the output has no place for.
+fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
+    let Unplaced { field, source, from } = unplaced;
+    let message = format!(
+        "event.{source} may be {from}, which has no place in field '{field}' of the output schema: a record that has it becomes a dead letter"
+    );
+    let help = format!("add {from} to the field's type in the sink's `schema`, or leave such records out by a filter");
+    Finding::new(span, message).help(help)
 }
 
 /// Every place where a step asks for a value, its `when` apart.
