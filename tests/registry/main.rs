@@ -188,6 +188,24 @@ async fn what_may_pass_is_asked_again() {
     assert_eq!(client.schema(id).await.unwrap().id, id);
 }
 
+/// A mode in which no schema is taken is the registry's, and says nothing about this one.
+#[tokio::test]
+async fn a_registry_that_is_read_only_is_waited_for() {
+    let demo = DemoRegistry::start().await.unwrap();
+    let client = registry(&[demo.url()]);
+    demo.on_request(|_, _| {
+        Fault::Answer(
+            422,
+            r#"{"error_code":42205,"message":"Subject clicks is in read-only mode"}"#,
+        )
+    });
+    let error = client.register("clicks", V1).await.unwrap_err();
+    assert_eq!(error.class(), Class::Transient, "{error}");
+    assert!(error.to_string().contains("read-only mode"), "{error}");
+    demo.on_request(|_, _| Fault::None);
+    assert_eq!(client.register("clicks", V1).await.unwrap(), 1);
+}
+
 #[tokio::test]
 async fn an_unknown_id_is_asked_for_again_soon_but_not_at_once() {
     let demo = DemoRegistry::start().await.unwrap();
