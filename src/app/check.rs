@@ -51,7 +51,9 @@ async fn services_say(
             services.store.as_deref(),
             &services.references.references,
             &services.registry,
-            Registering::Skip,
+            Registering::Ask {
+                register: config.registry.register,
+            },
             customs,
         )
         .await

@@ -1,8 +1,9 @@
 //! The type check of a pipeline against live services: statements prepared, schemas of all versions compiled.
 //!
-//! The same work serves `check --online` and every start; only a start registers output schemas. A version that breaks the
-//! pipeline is an error for the check. A start goes on as long as another version of the topic fits: a schema that somebody
-//! else registered must not keep a pipeline from coming back, and its records end as dead letters with that reason.
+//! The same work serves `check --online` and every start; only a start registers output schemas, and a check asks whether
+//! it could. A version that breaks the pipeline is an error for the check. A start goes on as long as another version of
+//! the topic fits: a schema that somebody else registered must not keep a pipeline from coming back, and its records end as
+//! dead letters with that reason.
 
 use std::sync::Arc;
 
@@ -125,7 +126,7 @@ pub async fn prepare(
         let unfit = unfit.into_iter().map(in_versions);
         match registering {
             Registering::Register | Registering::MustExist if fit > 0 => broken.extend(unfit),
-            Registering::Register | Registering::MustExist | Registering::Skip => findings.extend(unfit),
+            Registering::Register | Registering::MustExist | Registering::Ask { .. } => findings.extend(unfit),
         }
     }
     findings.dedup();

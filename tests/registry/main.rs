@@ -207,6 +207,24 @@ async fn a_registry_that_is_read_only_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_registry_that_compares_with_one_version_alone_is_asked_about_the_latest() {
+    let demo = DemoRegistry::start().await.unwrap();
+    let client = registry(&[demo.url()]);
+    let coded = Fault::Answer(404, r#"{"error_code":404,"message":"HTTP 404 Not Found"}"#);
+    for absent in [Fault::Status(404), Fault::Status(405), coded] {
+        demo.on_request(move |_, path| match path {
+            "/compatibility/subjects/clicks/versions" => absent,
+            _ => Fault::Answer(200, r#"{"is_compatible":false,"messages":["no default"]}"#),
+        });
+        let answer = client.compatible("clicks", V1).await.unwrap();
+        assert_eq!(
+            (answer.compatible, answer.messages),
+            (false, vec!["no default".to_owned()])
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_id_is_asked_for_again_soon_but_not_at_once() {
     let demo = DemoRegistry::start().await.unwrap();
     let client = registry(&[demo.url()]);
