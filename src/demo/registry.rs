@@ -1,7 +1,7 @@
 //! A schema registry in memory that speaks Confluent's HTTP API, on a port of its own.
 //!
 //! The demo runs the real client against it, so that nothing needs to be installed. Tests use it too, where a real
-//! registry cannot fail on demand: a hook may delay an answer or replace it by an error.
+//! registry cannot fail on demand: a hook may delay an answer or replace it by another.
 //!
 //! What it does not do: it keeps nothing on disk, never refuses a version as incompatible, and reads schemas only as JSON.
 //! The same text under several subjects has one id, as with the real one. Errors carry Confluent's codes.

@@ -228,10 +228,14 @@ async fn a_registry_that_compares_with_one_version_alone_is_asked_about_the_late
 async fn an_unknown_id_is_asked_for_again_soon_but_not_at_once() {
     let demo = DemoRegistry::start().await.unwrap();
     let client = registry(&[demo.url()]);
+    let unknown = async || client.schema(1).await.unwrap_err() == RegistryError::Unknown { id: 1 };
     for _ in 0..100 {
-        assert_eq!(client.schema(1).await.unwrap_err(), RegistryError::Unknown { id: 1 });
+        assert!(unknown().await);
     }
-    assert_eq!(demo.requests(), 1);
+    assert_eq!(demo.requests(), 3, "once, and twice more before it is believed");
+    tokio::time::sleep(Duration::from_millis(620)).await;
+    assert!(unknown().await);
+    assert_eq!(demo.requests(), 4, "it is no news");
     assert_eq!(client.register("clicks", V1).await.unwrap(), 1);
     tokio::time::sleep(Duration::from_millis(620)).await;
     assert_eq!(client.schema(1).await.unwrap().id, 1);
