@@ -60,6 +60,7 @@ fn an_output_that_appends_is_one_copy() {
     let new = crate::avro::NewField {
         name: "score2".into(),
         ty: crate::avro::Type::Double.nullable(),
+        node: None,
     };
     let to = Arc::new(crate::avro::append_fields(&from, &[new]).unwrap());
     let plan = Plan::compile(Arc::clone(&from), &["event_id"]).unwrap();

@@ -11,6 +11,7 @@ use super::finding::Finding;
 use super::program::{
     Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
 };
+use crate::avro::schema::NodeId;
 use crate::avro::value::{Type, Unit};
 use crate::avro::{Converted, NewField, Plan, Schema, Splice, Unplaced, append_fields, change_unit};
 use crate::config::Span;
@@ -254,6 +255,18 @@ impl Types<'_> {
         })
     }
 
+    /// The input's type of a value that is the input's as it is.
+    fn whole(&self, source: &Source) -> Option<NodeId> {
+        match source {
+            Source::Event(slot) => self.plan.slot_node(*slot),
+            Source::Named(index) => {
+                let (_, place) = self.program.named_value(*index)?;
+                self.whole(&place.source)
+            }
+            _ => None,
+        }
+    }
+
     /// The types of times that a source gives as plain numbers: to CEL a time is one.
     fn counts(&self, source: &Source) -> Vec<Type> {
         match source {
@@ -455,6 +468,7 @@ impl Types<'_> {
                     fields.push(NewField {
                         name: name.value.clone(),
                         ty,
+                        node: self.whole(&place.source),
                     });
                 }
                 // That is told already.
