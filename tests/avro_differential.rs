@@ -195,9 +195,9 @@ proptest! {
         let json = generator.schema();
         let schema = Arc::new(Schema::parse(&json.to_string()).unwrap());
         let new = [
-            NewField { name: "new_name".into(), ty: Type::String.nullable() },
-            NewField { name: "new_score".into(), ty: Type::Double },
-            NewField { name: "new_tags".into(), ty: Type::List(Box::new(Type::Long)) },
+            NewField { name: "new_name".into(), ty: Type::String.nullable(), node: None },
+            NewField { name: "new_score".into(), ty: Type::Double, node: None },
+            NewField { name: "new_tags".into(), ty: Type::List(Box::new(Type::Long)), node: None },
         ];
         let output = Arc::new(append_fields(&schema, &new).unwrap());
         let theirs = TheirSchema::parse_str(output.json()).unwrap();

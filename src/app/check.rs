@@ -48,10 +48,8 @@ async fn services_say(
     let clocks = around::clocks(config, services.store.as_deref()).await;
     let clocks = clocks.map_err(|e| format!("the database: {e}"))?;
     all.extend(clocks.map(|(f, warning)| diagnostic(f, sources, warning)));
-    let registering = if config.registry.register {
-        Registering::Skip
-    } else {
-        Registering::Check
+    let registering = Registering::Ask {
+        register: config.registry.register,
     };
     for pipeline in config.pipelines.values() {
         match prepare(

@@ -142,7 +142,9 @@ impl Rehearsal {
             store.as_deref(),
             &services.references.references,
             &services.registry,
-            Registering::Skip,
+            Registering::Ask {
+                register: config.registry.register,
+            },
             customs,
         );
         let prepared = prepared.await.map_err(not_prepared)?;

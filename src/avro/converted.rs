@@ -1,9 +1,9 @@
-//! What of an input an output has in another type, by path: where a value may turn out not to fit.
+//! What of an input an output has in another type or not at all, by path: where a value may turn out not to fit.
 
 use super::resolve::{Conversion, ConversionId, Source, Step};
 use super::schema::Shape;
 use super::splice::{Piece, Splice};
-use super::types::type_of;
+use super::types::{name_of, type_of};
 use super::value::Type;
 
 /// A scalar that is read as one type and written as another.
@@ -19,13 +19,34 @@ pub struct Converted {
     pub to: Type,
 }
 
+/// A branch of a union of the input, whose data have no place in the output. Null is none: records with it may be left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unplaced {
+    /// Where the output would have it, as in [`Converted`].
+    pub field: String,
+    /// Where the input has it.
+    pub source: String,
+    /// The branch: its name, or its type where it has none.
+    pub from: String,
+}
+
 impl Splice {
     /// What passes from the input to the output in another type. A record that is in several places is told of in one.
     pub fn converted(&self) -> Vec<Converted> {
+        self.walk().found
+    }
+
+    /// What may be in the input and cannot be in the output: a record that has it is none.
+    pub fn unplaced(&self) -> Vec<Unplaced> {
+        self.walk().unplaced
+    }
+
+    fn walk(&self) -> Walk<'_> {
         let mut walk = Walk {
             splice: self,
             seen: vec![false; self.resolution.steps.len()],
             found: Vec::new(),
+            unplaced: Vec::new(),
         };
         for piece in &self.pieces {
             if let Piece::Convert {
@@ -38,7 +59,7 @@ impl Splice {
                 walk.conversion(*conversion, field, source);
             }
         }
-        walk.found
+        walk
     }
 }
 
@@ -47,6 +68,7 @@ struct Walk<'s> {
     /// Records that were walked through: one may be within itself.
     seen: Vec<bool>,
     found: Vec<Converted>,
+    unplaced: Vec<Unplaced>,
 }
 
 impl Walk<'_> {
@@ -61,9 +83,12 @@ impl Walk<'_> {
                 from: type_of(&splice.writer, step.writer),
                 to: type_of(&splice.output, step.output),
             }),
-            Conversion::Branches(branches) => {
-                for inner in branches.iter().flatten() {
-                    self.conversion(*inner, field, source);
+            Conversion::Branches(conversions) => {
+                for (number, inner) in conversions.iter().enumerate() {
+                    match inner {
+                        Some(inner) => self.conversion(*inner, field, source),
+                        None => self.branch(step, number, field, source),
+                    }
                 }
             }
             Conversion::Wrap { inner, .. } => self.conversion(*inner, field, source),
@@ -75,6 +100,20 @@ impl Walk<'_> {
                     self.fields(step, sources, field, source);
                 }
             }
+        }
+    }
+
+    /// Notes a branch without a place.
+    fn branch(&mut self, step: &Step, number: usize, field: &str, source: &str) {
+        let writer = &self.splice.writer;
+        if let Shape::Union(branches) = &writer.node(step.writer).shape
+            && writer.node(branches[number]).shape != Shape::Null
+        {
+            self.unplaced.push(Unplaced {
+                field: field.to_owned(),
+                source: source.to_owned(),
+                from: name_of(writer, branches[number]),
+            });
         }
     }
 

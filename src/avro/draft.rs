@@ -205,7 +205,7 @@ impl Drafter<'_> {
             return self.record(&trail, (&path, &source), from, to, &[]);
         }
         if let (false, Shape::Union(branches)) = (matches!(shape, Shape::Union(_)), target)
-            && let Some(branch) = self.resolver.relation.choose(node, branches)
+            && let Some(branch) = self.resolver.relation.choose(&[], node, branches)
             && self.resolver.relation.same_bytes(node, branches[branch])
         {
             let mut index = Vec::new();

@@ -64,7 +64,7 @@ mod vector;
 mod want;
 
 pub(crate) use convert::change_unit;
-pub use converted::Converted;
+pub use converted::{Converted, Unplaced};
 pub use decimal::text as decimal_text;
 pub use encode_error::{EncodeError, EncodeProblem};
 pub use error::DatumError;

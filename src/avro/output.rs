@@ -1,7 +1,8 @@
 //! The output schema that a pipeline without one gets: the input schema with the new fields behind its own.
 //!
 //! Name, namespace, docs and everything else of the input schema stay. A new field that may be null is a union with null
-//! first and null for its default, so that the schema stays compatible both ways.
+//! first and null for its default, so that the schema stays compatible both ways. For the same reason a record that the input
+//! has and that is taken whole keeps the defaults of its fields: with the input's schema the output's could not evolve.
 //!
 //! A record that contains itself would have the new fields wherever it occurs. So its output is a record of another name
 //! (`Node_enriched`) with the fields of the input's and the new ones; inside, the input's record is as it was.
@@ -10,7 +11,8 @@ use std::collections::HashSet;
 
 use serde_json::{Value as Json, json};
 
-use super::schema::Schema;
+use super::default;
+use super::schema::{NodeId, Schema, Shape};
 use super::schema_error::SchemaError;
 use super::value::{Type, Unit};
 use super::{inline, names, parse};
@@ -22,6 +24,8 @@ pub struct NewField {
     pub name: String,
     /// Its type; nullable becomes `["null", T]` with null for default.
     pub ty: Type,
+    /// The input's type, where the field is one of the input's taken whole.
+    pub node: Option<NodeId>,
 }
 
 /// Why an output schema cannot be derived.
@@ -106,7 +110,7 @@ pub fn append_fields(input: &Schema, fields: &[NewField]) -> Result<Schema, Outp
             });
         }
         let hint = format!("{}_{}", names::short_name(record), field.name);
-        let ty = writer.write(&field.ty, &hint);
+        let ty = writer.write(&field.ty, field.node.map(|node| (input, node)), &hint);
         let ty = ty.map_err(|error| OutputError::Field {
             field: field.name.clone(),
             error: Box::new(error),
@@ -149,7 +153,43 @@ fn rename(input: &Schema, mut json: Json, name: &str) -> Result<Json, OutputErro
 /// # Errors
 /// Types that Avro lacks: a decimal of unbounded precision, a map whose keys are not strings, what is only known per record.
 pub fn avro_type(ty: &Type) -> Result<Json, OutputError> {
-    TypeWriter { taken: HashSet::new() }.write(ty, "Value")
+    TypeWriter { taken: HashSet::new() }.write(ty, None, "Value")
+}
+
+/// A type of the input, from which a type is made.
+type Origin<'s> = Option<(&'s Schema, NodeId)>;
+
+/// The type itself, or the one beside null; none where there are several.
+fn beside_null((schema, node): (&Schema, NodeId)) -> Origin<'_> {
+    let Shape::Union(branches) = &schema.node(node).shape else {
+        return Some((schema, node));
+    };
+    let mut others = branches.iter().filter(|id| schema.node(**id).shape != Shape::Null);
+    match (others.next(), others.next()) {
+        (Some(only), None) => Some((schema, *only)),
+        _ => None,
+    }
+}
+
+/// The type of what a list or map has, and the type and default of a record's field.
+fn within<'s>(from: Origin<'s>, name: Option<&str>) -> (Origin<'s>, Option<&'s Json>) {
+    let Some((schema, node)) = from else {
+        return (None, None);
+    };
+    match (&schema.node(node).shape, name) {
+        (Shape::Array(inner) | Shape::Map(inner), None) => (Some((schema, *inner)), None),
+        (Shape::Record { fields, .. }, Some(name)) => match fields.iter().find(|field| field.name == name) {
+            Some(field) => (Some((schema, field.node)), field.default.as_ref()),
+            None => (None, None),
+        },
+        _ => (None, None),
+    }
+}
+
+/// Whether a type takes a default. It may have lost something that the input's has: of several records in a union the defaults.
+fn has(ty: &Json, value: &Json) -> bool {
+    let schema = Schema::parse(&ty.to_string());
+    schema.is_ok_and(|schema| default::encode(&schema, schema.root(), value, &mut Vec::new()).is_ok())
 }
 
 struct TypeWriter {
@@ -169,7 +209,8 @@ impl TypeWriter {
         name
     }
 
-    fn write(&mut self, ty: &Type, hint: &str) -> Result<Json, OutputError> {
+    fn write(&mut self, ty: &Type, from: Origin<'_>, hint: &str) -> Result<Json, OutputError> {
+        let from = from.and_then(beside_null);
         let none = |hint| {
             Err(OutputError::NoType {
                 ty: ty.to_string(),
@@ -200,9 +241,9 @@ impl TypeWriter {
                 let name = self.name(&format!("{hint}_duration"));
                 json!({ "type": "fixed", "name": name, "size": 12, "logicalType": "duration" })
             }
-            Type::List(items) => json!({ "type": "array", "items": self.write(items, hint)? }),
+            Type::List(items) => json!({ "type": "array", "items": self.write(items, within(from, None).0, hint)? }),
             Type::Map(key, values) if **key == Type::String => {
-                json!({ "type": "map", "values": self.write(values, hint)? })
+                json!({ "type": "map", "values": self.write(values, within(from, None).0, hint)? })
             }
             Type::Map(..) => return none("the keys of Avro's maps are strings"),
             Type::Record(fields) => {
@@ -212,9 +253,16 @@ impl TypeWriter {
                     if !names::is_plain_name(field) {
                         return Err(OutputError::Name(field.clone()));
                     }
-                    let mut json = json!({ "name": field, "type": self.write(ty, &format!("{hint}_{field}"))? });
-                    if ty.is_nullable() {
-                        json["default"] = Json::Null;
+                    let (from, default) = within(from, Some(field));
+                    let written = self.write(ty, from, &format!("{hint}_{field}"))?;
+                    let default = if ty.is_nullable() {
+                        Some(Json::Null)
+                    } else {
+                        default.filter(|default| has(&written, default)).cloned()
+                    };
+                    let mut json = json!({ "name": field, "type": written });
+                    if let Some(default) = default {
+                        json["default"] = default;
                     }
                     list.push(json);
                 }
@@ -225,7 +273,7 @@ impl TypeWriter {
                 let mut branches = vec![json!("null")];
                 match inner.as_ref() {
                     Type::Union(types) => branches.extend(self.union(types, hint)?),
-                    other => branches.push(self.write(other, hint)?),
+                    other => branches.push(self.write(other, from, hint)?),
                 }
                 Json::Array(branches)
             }
@@ -237,7 +285,7 @@ impl TypeWriter {
     fn union(&mut self, types: &[Type], hint: &str) -> Result<Vec<Json>, OutputError> {
         let mut branches: Vec<Json> = Vec::with_capacity(types.len());
         for ty in types {
-            let branch = self.write(ty, hint)?;
+            let branch = self.write(ty, None, hint)?;
             let kind = |json: &Json| json.get("type").unwrap_or(json).clone();
             let named = |json: &Json| json.get("name").is_some();
             if branches.contains(&branch) {

@@ -1,9 +1,19 @@
 //! Tests of derived schemas.
 
+use std::sync::Arc;
+
+use apache_avro::Schema as TheirSchema;
+use apache_avro::schema_compatibility::{Compatibility, SchemaCompatibility};
+
 use super::*;
+use crate::avro::{Plan, Splice};
 
 fn field(name: &str, ty: Type) -> NewField {
-    NewField { name: name.into(), ty }
+    NewField {
+        name: name.into(),
+        ty,
+        node: None,
+    }
 }
 
 const INPUT: &str = r#"{"type":"record","name":"Event","namespace":"a.b","doc":"kept","fields":[
@@ -134,7 +144,43 @@ fn a_record_that_contains_itself_stays_as_it_is_inside() {
     let output = append_fields(&input, &[field("score", Type::Double)]).unwrap();
     assert_eq!(output.node(output.root()).shape.name(), Some("x.T_enriched"));
     assert_eq!(output.fields().unwrap().len(), 5);
-    let plan = crate::avro::Plan::compile(std::sync::Arc::new(input), &[]).unwrap();
-    let splice = crate::avro::Splice::compile(&plan, std::sync::Arc::new(output), &["score"]);
+    let plan = Plan::compile(Arc::new(input), &[]).unwrap();
+    let splice = Splice::compile(&plan, Arc::new(output), &["score"]);
     assert!(splice.is_ok(), "the input's bytes are as they were: {splice:?}");
+}
+
+/// What comes of an input whose carts have these fields more, taken whole: a cart that may be null, and a list of carts.
+fn with_carts(more: &str) -> Schema {
+    let input = Schema::parse(&format!(
+        r#"{{"type":"record","name":"E","fields":[
+            {{"name":"cart","type":["null",{{"type":"record","name":"Cart","fields":[{{"name":"total","type":"int"}}{more}]}}]}},
+            {{"name":"carts","type":{{"type":"array","items":"Cart"}}}}]}}"#
+    ))
+    .unwrap();
+    let plan = Plan::compile(Arc::new(input.clone()), &["cart", "carts"]).unwrap();
+    let field = |name: &str, slot| NewField {
+        name: name.into(),
+        ty: plan.slot_type(slot),
+        node: plan.slot_node(slot),
+    };
+    append_fields(&input, &[field("basket", 0), field("baskets", 1)]).unwrap()
+}
+
+/// A registry compares the two as readers do: what the older has not must have a default.
+#[test]
+fn a_record_that_is_taken_whole_may_get_fields_with_defaults() {
+    let more = r#",{"name":"currency","type":{"type":"enum","name":"C","symbols":["EUR","USD"]},"default":"EUR"},
+        {"name":"codes","type":{"type":"array","items":"string"},"default":[]},
+        {"name":"shop","type":{"type":"record","name":"S","fields":[{"name":"city","type":"string","default":"Paris"}]},"default":{}},
+        {"name":"by","type":["string","int"],"default":"card"}"#;
+    let theirs = |schema: &Schema| TheirSchema::parse_str(schema.json()).unwrap();
+    let (before, after) = (theirs(&with_carts("")), theirs(&with_carts(more)));
+    let compatible = SchemaCompatibility::can_read(&before, &after).unwrap();
+    assert_eq!(compatible, Compatibility::Full);
+    // One that its type does not take is no default: the registry would refuse the whole.
+    let json: Json = serde_json::from_str(with_carts(r#",{"name":"n","type":"int","default":"x"}"#).json()).unwrap();
+    assert_eq!(
+        json["fields"][2]["type"][1]["fields"],
+        json!([{"name": "total", "type": "int"}, {"name": "n", "type": "int"}])
+    );
 }

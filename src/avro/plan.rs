@@ -143,6 +143,17 @@ impl Plan {
         self.slots[slot].ty.clone()
     }
 
+    /// The writer's type of a slot's values, where they come from one place.
+    ///
+    /// # Panics
+    /// As [`Plan::slot_type`].
+    pub fn slot_node(&self, slot: usize) -> Option<NodeId> {
+        match self.slots[slot].sources.as_slice() {
+            [only] => Some(only.node),
+            _ => None,
+        }
+    }
+
     /// How many positions a run records.
     pub fn marks(&self) -> usize {
         self.program.marks as usize

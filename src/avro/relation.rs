@@ -92,7 +92,7 @@ impl<'s> Relation<'s> {
             (Shape::Union(from), Shape::Union(to)) => {
                 from.len() <= to.len()
                     && from.iter().enumerate().all(|(number, branch)| {
-                        self.same_bytes(*branch, to[number]) && self.choose(*branch, to) == Some(number)
+                        self.same_bytes(*branch, to[number]) && self.choose(from, *branch, to) == Some(number)
                     })
             }
             (Shape::Array(from), Shape::Array(to)) | (Shape::Map(from), Shape::Map(to)) => self.same_bytes(*from, *to),
@@ -105,8 +105,11 @@ impl<'s> Relation<'s> {
         let (writer, output) = (self.writer, self.output);
         let (a, b) = (writer.node(from), output.node(to));
         match (&a.shape, &b.shape) {
-            (Shape::Union(branches), _) => branches.iter().any(|branch| self.resolves(*branch, to)),
-            (_, Shape::Union(branches)) => self.choose(from, branches).is_some(),
+            (Shape::Union(branches), Shape::Union(to)) => branches
+                .iter()
+                .any(|branch| self.choose(branches, *branch, to).is_some()),
+            (Shape::Union(branches), _) => branches.iter().any(|branch| self.takes(branches, *branch, to)),
+            (_, Shape::Union(branches)) => self.choose(&[], from, branches).is_some(),
             (Shape::Record { fields: from, .. }, Shape::Record { fields: to, .. }) => {
                 to.iter().all(|field: &Field| match source_of(field, from) {
                     Some(number) => self.resolves(from[number].node, field.node),
@@ -119,8 +122,29 @@ impl<'s> Relation<'s> {
         }
     }
 
-    /// The branch of an output's union that data of `from`, which is no union, go to.
-    pub fn choose(&mut self, from: NodeId, branches: &[NodeId]) -> Option<usize> {
+    /// Whether data of `from`, a branch of a writer's union, can be converted to data of `to`, which is no union.
+    pub fn takes(&mut self, siblings: &[NodeId], from: NodeId, to: NodeId) -> bool {
+        self.akin((siblings, from), (&[], to)) && self.resolves(from, to)
+    }
+
+    /// Whether the names let data of `from` become data of `to`, which may each be a branch of a union. Where such a union
+    /// has several types of the kind, nothing but the name says which of them is meant.
+    fn akin(&self, (siblings, from): (&[NodeId], NodeId), (branches, to): (&[NodeId], NodeId)) -> bool {
+        let (writer, output) = (self.writer, self.output);
+        let (a, b) = (&writer.node(from).shape, &output.node(to).shape);
+        let several = |schema: &Schema, branches: &[NodeId]| {
+            let mut alike = branches.iter().filter(|id| schema.node(**id).shape.kind() == a.kind());
+            alike.nth(1).is_some()
+        };
+        a.name().is_none()
+            || b.name().is_none()
+            || same_name(a, b)
+            || !(several(writer, siblings) || several(output, branches))
+    }
+
+    /// The branch of an output's union that data of `from` go to, which is no union, and may be a branch of the writer's
+    /// `siblings`.
+    pub fn choose(&mut self, siblings: &[NodeId], from: NodeId, branches: &[NodeId]) -> Option<usize> {
         let (writer, output) = (self.writer, self.output);
         let node = writer.node(from);
         let exact = |branch: &NodeId| {
@@ -144,7 +168,10 @@ impl<'s> Relation<'s> {
                 .collect()
         };
         let order = [candidates(&exact), candidates(&near), candidates(&|_| true)].concat();
-        order.into_iter().find(|number| self.resolves(from, branches[*number]))
+        order.into_iter().find(|number| {
+            let to = branches[*number];
+            self.akin((siblings, from), (branches, to)) && self.resolves(from, to)
+        })
     }
 }
 
@@ -161,6 +188,8 @@ fn same_scalar(from: &Node, to: &Node) -> bool {
         (_, None) => true,
         // A text that is to be a UUID must be looked at; a number or bytes can be declared to be more than that.
         (None, Some(Logical::Uuid)) => matches!(from.shape, Shape::Fixed { .. }),
+        // The digits of a text are no bytes of a number.
+        (None, Some(Logical::Decimal { .. })) => from.shape != Shape::String,
         (None, Some(_)) => true,
         (
             Some(Logical::Decimal {

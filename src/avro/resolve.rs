@@ -3,8 +3,8 @@
 //! The rules are the specification's ("Schema Resolution"): fields by name and alias, defaults for what the writer lacks,
 //! unions by the branch that suits, numbers to wider numbers, string to bytes and back, enum symbols by name. Beyond them,
 //! logical types are not ignored: a timestamp changes its unit, a decimal its scale, and what would lose something is an
-//! error of that record instead of a wrong value. Names of records need not agree outside of unions, because an output is
-//! a schema of its own.
+//! error of that record instead of a wrong value. Names of types need not agree, because an output is a schema of its own;
+//! only where a union has several records, enums or fixed types, theirs must.
 
 use std::collections::HashMap;
 
@@ -136,16 +136,11 @@ impl<'s> Resolver<'s> {
             (Shape::Union(branches), _) => {
                 let mut conversions = Vec::with_capacity(branches.len());
                 for branch in branches {
-                    let resolves = self.relation.resolves(*branch, to);
-                    conversions.push(if resolves {
-                        Some(self.convert(*branch, to)?)
-                    } else {
-                        None
-                    });
+                    conversions.push(self.branch(branches, *branch, to)?);
                 }
                 Conversion::Branches(conversions)
             }
-            (_, Shape::Union(branches)) => match self.relation.choose(from, branches) {
+            (_, Shape::Union(branches)) => match self.relation.choose(&[], from, branches) {
                 Some(branch) => Conversion::Wrap {
                     branch,
                     inner: self.convert(from, branches[branch])?,
@@ -168,6 +163,27 @@ impl<'s> Resolver<'s> {
             }
             _ => Conversion::Value,
         })
+    }
+
+    /// The conversion of data of `from`, one of a writer's union of `siblings`, if they have a place in `to`. What it is wrapped
+    /// in depends on the siblings, so it is not known by the two types alone.
+    fn branch(&mut self, siblings: &[NodeId], from: NodeId, to: NodeId) -> Result<Option<ConversionId>, EncodeError> {
+        let output = self.output;
+        let Shape::Union(branches) = &output.node(to).shape else {
+            let takes = self.relation.takes(siblings, from, to);
+            return takes.then(|| self.convert(from, to)).transpose();
+        };
+        let Some(branch) = self.relation.choose(siblings, from, branches) else {
+            return Ok(None);
+        };
+        let inner = self.convert(from, branches[branch])?;
+        let id = self.resolution.steps.len();
+        self.resolution.steps.push(Step {
+            writer: from,
+            output: to,
+            conversion: Conversion::Wrap { branch, inner },
+        });
+        Ok(Some(id))
     }
 
     fn fields(&mut self, from: &[Field], to: &[Field]) -> Result<Vec<Source>, EncodeError> {

@@ -60,6 +60,7 @@ fn an_output_that_appends_is_one_copy() {
     let new = crate::avro::NewField {
         name: "score2".into(),
         ty: crate::avro::Type::Double.nullable(),
+        node: None,
     };
     let to = Arc::new(crate::avro::append_fields(&from, &[new]).unwrap());
     let plan = Plan::compile(Arc::clone(&from), &["event_id"]).unwrap();
@@ -196,6 +197,23 @@ fn fields_are_converted() {
         Ok(value(&[5], 2)),
         "as it is"
     );
+    assert_eq!(
+        convert("\"bytes\"", &decimal(12, 2), Value::Bytes([5][..].into())),
+        Ok(value(&[5], 2)),
+        "bytes may be declared to be a number"
+    );
+    let error = convert("\"string\"", &decimal(12, 2), text("12.50")).unwrap_err();
+    assert_eq!(
+        error,
+        "field \"f\" is string in the input, which the output schema's decimal(12, 2) cannot take"
+    );
+    let nullable = format!(r#"["null",{}]"#, decimal(12, 2));
+    let error = convert(r#"["null","string"]"#, &nullable, text("12.50")).unwrap_err();
+    assert_eq!(
+        error,
+        "field f: string of the input has no place in decimal(12, 2) or null"
+    );
+    assert!(convert("\"string\"", &nullable, text("12.50")).is_err());
     let uuid = r#"{"type":"string","logicalType":"uuid"}"#;
     assert!(convert("\"string\"", uuid, text("no")).is_err());
     assert!(convert("\"string\"", "\"int\"", text("1")).is_err());
@@ -240,6 +258,66 @@ fn unions_are_resolved_by_branch() {
     assert_eq!(out, [0, 10]);
 }
 
+/// A datum of the output's type whose fields would do is not therefore what the input says that it is.
+#[test]
+fn what_a_union_tells_apart_by_name_does_not_become_another() {
+    let payment = record_json("Payment", &[r#""name":"x","type":"int""#]);
+    let fields_of_refund = [r#""name":"x","type":"int""#, r#""name":"why","type":"string""#];
+    let refund = record_json("Refund", &fields_of_refund);
+    // A record, as the branch of a union with this number: `build` would write it as the first that takes it.
+    let convert = |from: &str, to: &str, branch: u8, datum: &[u8]| -> Result<Vec<u8>, String> {
+        let ty = |json: &str| record(&[&format!(r#""name":"f","type":{json}"#)]);
+        let (from, to) = (ty(from), ty(to));
+        let (plan, splice) = Plan::compile_with_output(from, &[], to, &[]).map_err(|error| error.to_string())?;
+        let buf = [&[2 * branch][..], datum].concat();
+        let (mut marks, mut out) = (vec![0; plan.marks()], Vec::new());
+        plan.run(&buf, 0, buf.len(), &mut marks).unwrap();
+        let built = splice.build(&buf, 0, buf.len(), &marks, &[], &mut out);
+        built.map(|()| out).map_err(|error| error.to_string())
+    };
+    let (paid, refunded): (&[u8], &[u8]) = (&[10], &[10, 2, b'y']);
+    let both = format!(r#"["null",{payment},{refund}]"#);
+    let one = format!(r#"["null",{payment}]"#);
+    assert_eq!(convert(&both, &one, 1, paid), Ok(vec![2, 10]));
+    let error = convert(&both, &one, 2, refunded).unwrap_err();
+    assert_eq!(error, "field f: Refund of the input has no place in record or null");
+    let two = format!("[{payment},{refund}]");
+    assert_eq!(convert(&two, &payment, 0, paid), Ok(vec![10]));
+    let error = convert(&two, &payment, 1, refunded).unwrap_err();
+    assert_eq!(error, "field f: Refund of the input has no place in Payment");
+    // Nor is it the first of several that it could be.
+    let other = record_json("Other", &[r#""name":"x","type":"int""#]);
+    let error = convert(&format!(r#"["null",{other}]"#), &both, 1, paid).unwrap_err();
+    assert_eq!(
+        error,
+        "field f: Other of the input has no place in record | record or null"
+    );
+    assert!(
+        convert(&format!("[{other}]"), &both, 0, paid)
+            .unwrap_err()
+            .contains("is record in the input")
+    );
+    // Where there is but one it may have another name, and an alias is a name.
+    assert_eq!(convert(&one, &format!(r#"["null",{other}]"#), 1, paid), Ok(vec![2, 10]));
+    let alias = payment.replace(r#""name":"Payment""#, r#""name":"Paid","aliases":["Payment"]"#);
+    assert_eq!(convert(&two, &format!("[{alias},{refund}]"), 0, paid), Ok(vec![0, 10]));
+    assert_eq!(
+        convert(&two, &format!("[{alias},{refund}]"), 1, refunded),
+        Ok(vec![2, 10, 2, b'y'])
+    );
+    // Enums and fixed types go by their names too.
+    let symbols = |name: &str| format!(r#"{{"type":"enum","name":"{name}","symbols":["A"]}}"#);
+    let enums = format!("[{},{}]", symbols("E"), symbols("F"));
+    assert_eq!(convert(&enums, &symbols("E"), 0, &[0]), Ok(vec![0]));
+    assert_eq!(
+        convert(&enums, &symbols("E"), 1, &[0]),
+        Err("field f: F of the input has no place in E".to_owned())
+    );
+    let bytes = |name: &str| format!(r#"{{"type":"fixed","name":"{name}","size":1}}"#);
+    let error = convert(&format!("[{},{}]", bytes("E"), bytes("F")), &bytes("E"), 1, &[7]).unwrap_err();
+    assert_eq!(error, "field f: F of the input has no place in E");
+}
+
 #[test]
 fn enums_are_resolved_by_symbol() {
     let symbols = |list: &str, more: &str| format!(r#"{{"type":"enum","name":"S","symbols":[{list}]{more}}}"#);
@@ -251,7 +329,7 @@ fn enums_are_resolved_by_symbol() {
         Ok(text("C"))
     );
     let error = convert(&from, &symbols(r#""C""#, ""), text("B")).unwrap_err();
-    assert_eq!(error, "field f: symbol \"B\" of the input has no place in enum");
+    assert_eq!(error, "field f: symbol \"B\" of the input has no place in S");
     assert_eq!(convert(&from, "\"string\"", text("B")), Ok(text("B")));
 }
 

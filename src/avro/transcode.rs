@@ -66,7 +66,7 @@ impl<'a> Transcoder<'a> {
                 let branch = reader.branch(branches.len())?;
                 match conversions[branch] {
                     Some(conversion) => self.step(conversion, buf, reader, out, level),
-                    None => Err(self.no_place(types::type_of(self.writer, branches[branch]).to_string(), step)),
+                    None => Err(self.no_place(types::name_of(self.writer, branches[branch]), step)),
                 }
             }
             (Conversion::Wrap { branch, inner }, _) => {
@@ -100,7 +100,7 @@ impl<'a> Transcoder<'a> {
             (Conversion::Fields(sources), Shape::Record { fields, .. }) => {
                 self.fields(sources, fields, buf, reader, out, level)
             }
-            _ => Err(self.no_place(types::type_of(self.writer, step.writer).to_string(), step)),
+            _ => Err(self.no_place(types::name_of(self.writer, step.writer), step)),
         }
     }
 
@@ -148,7 +148,7 @@ impl<'a> Transcoder<'a> {
 
     #[cold]
     fn no_place(&self, value: String, step: &Step) -> EncodeError {
-        let ty = types::type_of(self.output, step.output).to_string();
+        let ty = types::name_of(self.output, step.output);
         EncodeProblem::NoPlace { value, ty }.into()
     }
 }

@@ -22,6 +22,12 @@ pub(crate) fn type_of(schema: &Schema, id: NodeId) -> Type {
     .node(id)
 }
 
+/// What a message calls a node: by its name where it has one, which tells it from another record.
+pub(crate) fn name_of(schema: &Schema, id: NodeId) -> String {
+    let name = schema.node(id).shape.name().map(str::to_owned);
+    name.unwrap_or_else(|| type_of(schema, id).to_string())
+}
+
 /// One type for values that may be of any of `types`: the same, or a union without doubles, nullable where one is.
 pub(crate) fn either(types: Vec<Type>) -> Type {
     let nullable = types.iter().any(|t| matches!(t, Type::Nullable(_) | Type::Null));

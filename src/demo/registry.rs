@@ -1,7 +1,7 @@
 //! A schema registry in memory that speaks Confluent's HTTP API, on a port of its own.
 //!
 //! The demo runs the real client against it, so that nothing needs to be installed. Tests use it too, where a real
-//! registry cannot fail on demand: a hook may delay an answer or replace it by an error.
+//! registry cannot fail on demand: a hook may delay an answer or replace it by another.
 //!
 //! What it does not do: it keeps nothing on disk, never refuses a version as incompatible, and reads schemas only as JSON.
 //! The same text under several subjects has one id, as with the real one. Errors carry Confluent's codes.
@@ -35,6 +35,8 @@ pub enum Fault {
     None,
     /// It is answered with this HTTP status and no words.
     Status(u16),
+    /// It is answered with this HTTP status and these words.
+    Answer(u16, &'static str),
     /// It is answered after this time.
     Delay(Duration),
 }
@@ -147,11 +149,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Ful
     let hook = Arc::clone(&shared.hook.lock().unwrap_or_else(PoisonError::into_inner));
     match hook(&method, &path) {
         Fault::None => {}
-        Fault::Status(status) => {
-            let mut response = Response::new(Full::default());
-            *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            return response;
-        }
+        Fault::Status(status) => return respond_with(status, Bytes::new()),
+        Fault::Answer(status, body) => return respond_with(status, Bytes::from_static(body.as_bytes())),
         Fault::Delay(time) => tokio::time::sleep(time).await,
     }
     let body = match Limited::new(request.into_body(), LARGEST).collect().await {
@@ -178,10 +177,15 @@ fn respond(result: Result<Value, Problem>) -> Response<Full<Bytes>> {
         Ok(value) => (200, value),
         Err(Problem(status, code, message)) => (status, json!({ "error_code": code, "message": message })),
     };
-    let mut response = Response::new(Full::new(Bytes::from(value.to_string())));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = respond_with(status, Bytes::from(value.to_string()));
     let json = HeaderValue::from_static("application/vnd.schemaregistry.v1+json");
     response.headers_mut().insert(CONTENT_TYPE, json);
+    response
+}
+
+fn respond_with(status: u16, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response
 }
 

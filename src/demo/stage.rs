@@ -13,9 +13,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::cluster::{self, INPUT_PARTITIONS, Scratch, Topics};
 use super::cpu::{Meter, Part};
 use super::generator::{self, Deliveries};
-use super::registry::DemoRegistry;
+use super::registry::{DemoRegistry, Fault};
 use super::run::DemoError;
-use super::streams::Stream;
+use super::streams::{FOREIGN_SCHEMA, Stream};
 use super::world::World;
 use super::{Places, config_text, database, schemas, verifier};
 use crate::app::{self, Running, StartError, Telemetry};
@@ -60,6 +60,15 @@ impl Stage {
         consumer.fetch_metadata(None, ASK)?;
         meter.claim(Part::Verifier);
         let registry = DemoRegistry::start().await?;
+        // Told at once: an id that nobody knows is asked for twice more, and its partitions wait.
+        let foreign = format!("/schemas/ids/{FOREIGN_SCHEMA}");
+        registry.on_request(move |_, path| {
+            if path == foreign {
+                Fault::Answer(200, r#"{"schemaType":"JSON","schema":"{}"}"#)
+            } else {
+                Fault::None
+            }
+        });
         let ids = schemas::register(&registry.url()).await.map_err(DemoError::Registry)?;
         Ok(Stage {
             producer: Arc::new(producer),

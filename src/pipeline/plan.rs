@@ -11,8 +11,9 @@ use super::finding::Finding;
 use super::program::{
     Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
 };
+use crate::avro::schema::NodeId;
 use crate::avro::value::{Type, Unit};
-use crate::avro::{Converted, NewField, Plan, Schema, Splice, append_fields, change_unit};
+use crate::avro::{Converted, NewField, Plan, Schema, Splice, Unplaced, append_fields, change_unit};
 use crate::config::Span;
 use crate::store::Statement;
 use crate::store::types::{ColumnType, bindable};
@@ -140,6 +141,7 @@ pub fn compile(
                 let passing = splice.converted();
                 let told = |c: &Converted| cut_off(&c.field, &format!("event.{}", c.source), span, &c.from, &c.to);
                 warnings.extend(passing.iter().filter_map(told));
+                warnings.extend(splice.unplaced().iter().map(|unplaced| left_out(unplaced, span)));
             }
             Ok(Compiled {
                 plan,
@@ -199,6 +201,16 @@ fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Optio
     Some(Finding::new(span, message).help(help))
 }
 
+/// What is said of a branch of the input that the output has no place for.
+fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
+    let Unplaced { field, source, from } = unplaced;
+    let message = format!(
+        "event.{source} may be {from}, which has no place in field '{field}' of the output schema: a record that has it becomes a dead letter"
+    );
+    let help = format!("add {from} to the field's type in the sink's `schema`, or leave such records out by a filter");
+    Finding::new(span, message).help(help)
+}
+
 /// Every place where a step asks for a value, its `when` apart.
 fn places_of(step: &Step) -> Vec<&Place> {
     match &step.action {
@@ -242,6 +254,18 @@ impl Types<'_> {
             Source::Now(unit) => Type::Timestamp(*unit),
             Source::Computed(c) => c.expression.result_type(&self.inputs(c))?,
         })
+    }
+
+    /// The input's type of a value that is the input's as it is.
+    fn whole(&self, source: &Source) -> Option<NodeId> {
+        match source {
+            Source::Event(slot) => self.plan.slot_node(*slot),
+            Source::Named(index) => {
+                let (_, place) = self.program.named_value(*index)?;
+                self.whole(&place.source)
+            }
+            _ => None,
+        }
     }
 
     /// The types of times that a source gives as plain numbers: to CEL a time is one.
@@ -472,6 +496,7 @@ impl Types<'_> {
                     fields.push(NewField {
                         name: name.value.clone(),
                         ty,
+                        node: self.whole(&place.source),
                     });
                 }
                 // That is told already.

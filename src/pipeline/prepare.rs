@@ -1,8 +1,9 @@
 //! The type check of a pipeline against live services: statements prepared, schemas of all versions compiled.
 //!
-//! The same work serves `check --online` and every start; only a start registers output schemas. A version that breaks the
-//! pipeline is an error for the check. A start goes on as long as another version of the topic fits: a schema that somebody
-//! else registered must not keep a pipeline from coming back, and its records end as dead letters with that reason.
+//! The same work serves `check --online` and every start; only a start registers output schemas, and a check asks whether
+//! it could. A version that breaks the pipeline is an error for the check. A start goes on as long as another version of
+//! the topic fits: a schema that somebody else registered must not keep a pipeline from coming back, and its records end as
+//! dead letters with that reason.
 
 use std::sync::Arc;
 
@@ -120,9 +121,7 @@ pub async fn prepare(
         let unfit = unfit.into_iter().map(in_versions);
         match registering {
             Registering::Register | Registering::MustExist if fit > 0 => broken.extend(unfit),
-            Registering::Register | Registering::MustExist | Registering::Check | Registering::Skip => {
-                findings.extend(unfit);
-            }
+            Registering::Register | Registering::MustExist | Registering::Ask { .. } => findings.extend(unfit),
         }
     }
     findings.dedup();
@@ -243,18 +242,18 @@ mod tests {
             (refused.len(), broken.len())
         };
         come("a").await;
-        let (refused, _) = found(Registering::Check).await;
+        let (refused, _) = found(Registering::Ask { register: false }).await;
         assert_eq!(
             refused[0].message,
-            "the output schema is not registered under out-value: register it, or set [registry] register = true \
-             (in-value: version 1 is schema 1)"
+            "the output schema is not registered under out-value: register it (`messina check --online` shows its text), or set \
+             [registry] register = true (in-value: version 1 is schema 1)"
         );
         assert_eq!(counts(Registering::MustExist).await, (1, 0));
-        assert_eq!(counts(Registering::Skip).await, (0, 0));
+        assert_eq!(counts(Registering::Ask { register: true }).await, (0, 0));
         assert_eq!(counts(Registering::Register).await, (0, 0));
-        assert_eq!(counts(Registering::Check).await, (0, 0));
+        assert_eq!(counts(Registering::Ask { register: false }).await, (0, 0));
         come("b").await;
-        assert_eq!(counts(Registering::Check).await, (1, 0));
+        assert_eq!(counts(Registering::Ask { register: false }).await, (1, 0));
         assert_eq!(counts(Registering::MustExist).await, (0, 1), "a start goes on");
     }
 }

@@ -12,7 +12,8 @@ use super::plan::{Output, OutputSchema, SchemaPlan, compile};
 use super::program::Program;
 use crate::avro::Schema;
 use crate::registry::recent::Recent;
-use crate::registry::{Fetched, Registry};
+use crate::registry::{Fetched, Registry, RegistryError};
+use crate::retry::Class;
 
 /// Where output schemas go.
 #[derive(Debug, Clone)]
@@ -32,10 +33,11 @@ pub enum Registering {
     Register,
     /// It must be there.
     MustExist,
-    /// The same, for a check: a version without it is an error, whatever others there are.
-    Check,
-    /// Nothing: it would be registered, or is not needed.
-    Skip,
+    /// Nothing: the registry is asked what would become of it. For checks without effects.
+    Ask {
+        /// Whether it would be registered, or must be there.
+        register: bool,
+    },
 }
 
 /// The plans of one pipeline, by schema id.
@@ -153,7 +155,8 @@ impl Schemas {
         let compiled = compile(&self.program, Arc::new(writer), output_schema).map_err(Unusable::Findings)?;
         let output = match (compiled.output, &self.output) {
             (Some((splice, schema)), Some(subject)) => {
-                let schema_id = self.register(&schema, subject).await.map_err(Unusable::Failure)?;
+                let registered = self.register(&schema, subject).await;
+                let schema_id = registered.map_err(|failure| self.refused(failure, &schema, subject))?;
                 Some(Output {
                     splice,
                     schema,
@@ -170,39 +173,146 @@ impl Schemas {
     }
 
     async fn register(&self, schema: &Schema, to: &OutputSubject) -> Result<u32, Failure> {
-        let in_words = |e: crate::registry::RegistryError| Failure {
-            class: e.class(),
-            reason: "registry",
-            step: None,
-            attempts: 1,
-            message: format!("output schema under {}: {e}", to.subject),
-            not_applied: false,
+        let OutputSubject {
+            subject, registering, ..
+        } = to;
+        let in_words = |e: RegistryError| {
+            // What the registry says of the schema is the schema's fault, and is counted as such.
+            let rejected = matches!(e, RegistryError::Rejected { .. });
+            let reason = if rejected { "schema" } else { "registry" };
+            Failure::new(e.class(), reason, format!("output schema under {subject}: {e}"))
         };
-        match to.registering {
-            Registering::Register => {
-                return self
-                    .registry
-                    .register(&to.subject, schema.json())
-                    .await
-                    .map_err(in_words);
+        if *registering == Registering::Register {
+            return self.registry.register(subject, schema.json()).await.map_err(in_words);
+        }
+        let known = self.registry.lookup(subject, schema.json()).await;
+        if let Some(id) = known.map_err(in_words)? {
+            return Ok(id);
+        }
+        if *registering == (Registering::Ask { register: true }) {
+            let answer = self.registry.compatible(subject, schema.json()).await;
+            let answer = answer.map_err(in_words)?;
+            if answer.compatible {
+                // It has no id yet.
+                return Ok(0);
             }
-            Registering::Skip => return Ok(0),
-            Registering::MustExist | Registering::Check => {}
-        }
-        match self
-            .registry
-            .lookup(&to.subject, schema.json())
-            .await
-            .map_err(in_words)?
-        {
-            Some(id) => Ok(id),
-            None => Err(Failure::permanent(
-                "schema",
-                format!(
-                    "the output schema is not registered under {}: register it, or set [registry] register = true",
-                    to.subject
+            return Err(in_words(RegistryError::Rejected {
+                subject: subject.clone(),
+                message: format!(
+                    "it is incompatible with an earlier version: {}",
+                    answer.messages.join("; ")
                 ),
-            )),
+            }));
         }
+        Err(Failure::permanent(
+            "schema",
+            format!(
+                "the output schema is not registered under {subject}: register it (`messina check --online` shows its text), \
+                 or set [registry] register = true"
+            ),
+        ))
+    }
+
+    /// Why an output schema has no id. A check tells the schema's text beside it: who is to register a derived one finds it
+    /// nowhere else.
+    fn refused(&self, failure: Failure, schema: &Schema, to: &OutputSubject) -> Unusable {
+        match (to.registering, self.program.sink) {
+            (Registering::Ask { .. }, Some(span)) if failure.class == Class::Permanent => {
+                let help = format!("the output schema is {}", schema.json());
+                Unusable::Findings(vec![Finding::new(span, failure.message).help(help)])
+            }
+            _ => Unusable::Failure(failure),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::demo::registry::{DemoRegistry, Fault};
+    use crate::pipeline::program::parse;
+    use crate::reference::References;
+    use crate::registry::RegistryOptions;
+
+    const CLICK: &str = r#"{"type":"record","name":"Click","fields":[{"name":"id","type":"long"}]}"#;
+
+    /// What comes of the output schema of `CLICK` with a field more, under `o-value`: its id, or the failure.
+    async fn registered(demo: &DemoRegistry, registering: Registering) -> Result<u32, Unusable> {
+        let toml = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
+                    [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
+                    [pipelines.p.sink]\ntopic = \"o\"\nset = { n = \"event.id\" }\n";
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+        let parsed = parse(&config.pipelines["p"]).unwrap();
+        let program = parsed.prepare(None, &References::default(), &Default::default()).await;
+        let registry = Registry::new(RegistryOptions {
+            urls: vec![demo.url()],
+            ..RegistryOptions::default()
+        });
+        let output = OutputSubject {
+            schema: OutputSchema::Appended,
+            subject: "o-value".into(),
+            registering,
+        };
+        let schemas = Schemas::new(Arc::new(program.unwrap()), Arc::new(registry.unwrap()), Some(output));
+        let fetched = Fetched {
+            id: 7,
+            version: None,
+            schema: CLICK.into(),
+            references: Vec::new(),
+        };
+        let (plan, _) = schemas.plan(&fetched).await?;
+        Ok(plan.output.as_ref().unwrap().schema_id)
+    }
+
+    #[tokio::test]
+    async fn what_the_registry_refuses_is_counted_as_the_schemas_fault() {
+        let demo = DemoRegistry::start().await.unwrap();
+        demo.on_request(|_, _| Fault::Answer(409, r#"{"error_code":409,"message":"not backward"}"#));
+        let Err(Unusable::Failure(refused)) = registered(&demo, Registering::Register).await else {
+            panic!("it is registered")
+        };
+        assert_eq!((refused.class, refused.reason), (Class::Permanent, "schema"));
+        assert!(refused.message.contains("not backward"), "{refused}");
+        demo.on_request(|_, _| Fault::Status(503));
+        let Err(Unusable::Failure(away)) = registered(&demo, Registering::Register).await else {
+            panic!("it is registered")
+        };
+        assert_eq!((away.class, away.reason), (Class::Transient, "registry"));
+    }
+
+    #[tokio::test]
+    async fn a_check_asks_what_the_registry_would_say_and_registers_nothing() {
+        let demo = DemoRegistry::start().await.unwrap();
+        let ask = |register| Registering::Ask { register };
+        assert_eq!(
+            registered(&demo, ask(true)).await.unwrap(),
+            0,
+            "there is no earlier version"
+        );
+        let Err(Unusable::Findings(found)) = registered(&demo, ask(false)).await else {
+            panic!("nothing is registered")
+        };
+        assert!(found[0].message.contains("not registered under o-value"), "{found:?}");
+        let help = found[0].help.as_deref().unwrap();
+        assert!(help.contains(r#""name":"n""#), "the text to register: {help}");
+
+        demo.on_request(|_, path| match path.starts_with("/compatibility") {
+            true => Fault::Answer(200, r#"{"is_compatible":false,"messages":["n has no default"]}"#),
+            false => Fault::None,
+        });
+        let Err(Unusable::Findings(found)) = registered(&demo, ask(true)).await else {
+            panic!("it is not compatible")
+        };
+        assert!(found[0].message.contains("n has no default"), "{found:?}");
+
+        // What is there is not asked about.
+        let id = registered(&demo, Registering::Register).await.unwrap();
+        for register in [true, false] {
+            assert_eq!(registered(&demo, ask(register)).await.unwrap(), id);
+        }
+        assert_eq!(registered(&demo, Registering::MustExist).await.unwrap(), id);
+        demo.on_request(|_, _| Fault::Status(503));
+        assert!(matches!(registered(&demo, ask(true)).await, Err(Unusable::Failure(_))));
     }
 }

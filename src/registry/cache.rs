@@ -7,6 +7,8 @@
 //! - an unknown id is kept shortly, so that a flood of bad records is not a flood of requests, and a schema that was
 //!   registered a moment later is found soon. The time is jittered by a fifth, lest all processes ask together.
 //!
+//! Who asks is told whether to be patient with "unknown". Few new ids are worth a wait, and each of them once.
+//!
 //! A request is a task of the runtime on which it was first needed, and ends with it at the latest: then those who wait on other runtimes hear of a
 //! failure that may pass.
 //!
@@ -29,6 +31,9 @@ use crate::retry::Class;
 
 /// Most failures kept at once.
 const FAILURES: usize = 10_000;
+
+/// Failures kept with which one more id is asked for patiently: a flood of ids that nobody knows is not waited for.
+const FEW: usize = 3;
 
 type Answer = Result<Arc<Fetched>, RegistryError>;
 
@@ -68,10 +73,10 @@ impl Cache {
         slots.known.get(id).cloned()
     }
 
-    /// The schema of `id`; `fetch` makes the request where one is needed.
+    /// The schema of `id`; `fetch` makes the request where one is needed, and may take its time where it is told to be patient.
     pub(super) async fn get<F, R>(self: &Arc<Self>, id: u32, fetch: F) -> Answer
     where
-        F: FnOnce() -> R,
+        F: FnOnce(bool) -> R,
         R: Future<Output = Result<Fetched, RegistryError>> + Send + 'static,
     {
         if let Some(fetched) = self.known(id) {
@@ -82,11 +87,13 @@ impl Cache {
             if let Some(fetched) = slots.known.get(id) {
                 return Ok(Arc::clone(fetched));
             }
+            let now = Instant::now();
             match slots.others.get(&id) {
-                Some(Slot::Failed { error, until }) if Instant::now() < *until => return Err(error.clone()),
+                Some(Slot::Failed { error, until }) if now < *until => return Err(error.clone()),
                 Some(Slot::Asking(request)) => request.clone(),
-                Some(Slot::Failed { .. }) | None => {
-                    let (cache, answer) = (Arc::clone(self), tokio::spawn(fetch()));
+                before @ (Some(Slot::Failed { .. }) | None) => {
+                    let patient = before.is_none() && few_failures(&slots.others, now);
+                    let (cache, answer) = (Arc::clone(self), tokio::spawn(fetch(patient)));
                     let request = async move {
                         let answer = answer.await.unwrap_or(Err(RegistryError::Interrupted { id }));
                         cache.keep(id, answer)
@@ -144,6 +151,13 @@ impl Cache {
     }
 }
 
+fn few_failures(slots: &HashMap<u32, Slot>, now: Instant) -> bool {
+    let failures = slots
+        .values()
+        .filter(|s| matches!(s, Slot::Failed { until, .. } if now < *until));
+    failures.take(FEW).count() < FEW
+}
+
 /// Forgets failures whose time is over when there are too many, and all of them when that is not enough.
 fn make_room(slots: &mut HashMap<u32, Slot>, now: Instant) {
     let failures = |slots: &HashMap<u32, Slot>| slots.values().filter(|s| matches!(s, Slot::Failed { .. })).count();
@@ -196,7 +210,7 @@ mod tests {
             .map(|_| {
                 let (cache, requests) = (Arc::clone(&cache), Arc::clone(&requests));
                 tokio::spawn(async move {
-                    let fetch = || async move {
+                    let fetch = |_| async move {
                         requests.fetch_add(1, Ordering::SeqCst);
                         later(Ok(fetched(7))).await
                     };
@@ -214,11 +228,11 @@ mod tests {
     #[tokio::test]
     async fn a_failure_that_may_pass_is_shared_and_not_kept() {
         let cache = cache();
-        let first = cache.get(7, || later(Err(broken())));
-        let second = cache.get(7, || async { panic!("a second request") });
+        let first = cache.get(7, |_| later(Err(broken())));
+        let second = cache.get(7, |_| async { panic!("a second request") });
         let (first, second) = tokio::join!(first, second);
         assert_eq!((first.unwrap_err(), second.unwrap_err()), (broken(), broken()));
-        assert_eq!(cache.get(7, || async { Ok(fetched(7)) }).await.unwrap().id, 7);
+        assert_eq!(cache.get(7, |_| async { Ok(fetched(7)) }).await.unwrap().id, 7);
     }
 
     #[tokio::test]
@@ -227,26 +241,48 @@ mod tests {
         let start = Instant::now();
         assert!(
             cache
-                .get(7, || async { Err(RegistryError::Unknown { id: 7 }) })
+                .get(7, |_| async { Err(RegistryError::Unknown { id: 7 }) })
                 .await
                 .is_err()
         );
-        let again = cache.get(7, || async { Ok(fetched(7)) }).await;
+        let again = cache.get(7, |_| async { Ok(fetched(7)) }).await;
         assert!(
             again.is_err() || start.elapsed() >= Duration::from_millis(400),
             "asked again too early"
         );
         tokio::time::sleep(Duration::from_millis(620)).await;
-        assert!(cache.get(7, || async { Ok(fetched(7)) }).await.is_ok());
+        assert!(cache.get(7, |_| async { Ok(fetched(7)) }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn patience_is_for_few_ids_and_once_for_each() {
+        let cache = Cache::new(Duration::from_millis(500), Arc::default());
+        let mut patient = Vec::new();
+        for id in 0..10 {
+            let fetch = |told: bool| {
+                patient.push(told);
+                async move { Err(RegistryError::Unknown { id }) }
+            };
+            assert!(cache.get(id, fetch).await.is_err());
+        }
+        assert_eq!(patient, (0..10).map(|id| id < FEW).collect::<Vec<_>>());
+        tokio::time::sleep(Duration::from_millis(620)).await;
+        for (id, patient) in [(0, false), (10, true)] {
+            let fetch = |told: bool| async move {
+                assert_eq!(told, patient, "{id}");
+                Ok(fetched(id))
+            };
+            assert!(cache.get(id, fetch).await.is_ok());
+        }
     }
 
     #[tokio::test]
     async fn a_caller_that_gives_up_leaves_the_others_their_answer() {
         let cache = cache();
-        let mut first = Box::pin(cache.get(7, || later(Ok(fetched(7)))));
+        let mut first = Box::pin(cache.get(7, |_| later(Ok(fetched(7)))));
         assert!((&mut first).now_or_never().is_none());
         drop(first);
-        assert!(cache.get(7, || async { panic!("a second request") }).await.is_ok());
+        assert!(cache.get(7, |_| async { panic!("a second request") }).await.is_ok());
     }
 
     #[test]
@@ -257,7 +293,7 @@ mod tests {
             builder.enable_all().build().unwrap()
         };
         let (halts, stays) = (runtime(), runtime());
-        let slow = || async {
+        let slow = |_| async {
             tokio::time::sleep(Duration::from_secs(3600)).await;
             Ok(fetched(7))
         };
@@ -265,7 +301,7 @@ mod tests {
         halts.block_on(async { assert!((&mut first).now_or_never().is_none()) });
         let waits = stays.spawn({
             let cache = cache.clone();
-            async move { cache.get(7, || async { panic!("a second request") }).await }
+            async move { cache.get(7, |_| async { panic!("a second request") }).await }
         });
         stays.block_on(tokio::task::yield_now());
         drop(first);
@@ -274,18 +310,18 @@ mod tests {
             stays.block_on(waits).unwrap(),
             Err(RegistryError::Interrupted { id: 7 })
         );
-        let again = stays.block_on(cache.get(7, || async { Ok(fetched(7)) }));
+        let again = stays.block_on(cache.get(7, |_| async { Ok(fetched(7)) }));
         assert_eq!(again.unwrap().id, 7);
     }
 
     #[tokio::test]
     async fn ids_that_anybody_may_send_do_not_fill_the_memory() {
         let cache = cache();
-        assert!(cache.get(1, || async { Ok(fetched(1)) }).await.is_ok());
+        assert!(cache.get(1, |_| async { Ok(fetched(1)) }).await.is_ok());
         for id in 2..FAILURES as u32 + 100 {
             assert!(
                 cache
-                    .get(id, || async move { Err(RegistryError::Unknown { id }) })
+                    .get(id, |_| async move { Err(RegistryError::Unknown { id }) })
                     .await
                     .is_err()
             );
@@ -303,13 +339,13 @@ mod tests {
         };
         for id in 1..=100 {
             let schema = large(id);
-            assert!(cache.get(id, || async { Ok(schema) }).await.is_ok());
+            assert!(cache.get(id, |_| async { Ok(schema) }).await.is_ok());
             assert!(cache.known(1).is_some() && cache.known(id).is_some(), "{id}");
         }
         assert!(cache.stats.schemas.load(Ordering::Relaxed) < 64);
         assert!(cache.known(2).is_none());
         let schema = large(2);
-        let again = cache.get(2, || async { Ok(schema) }).await;
+        let again = cache.get(2, |_| async { Ok(schema) }).await;
         assert_eq!(again.unwrap().id, 2);
         assert!(cache.slots.read().unwrap().others.is_empty());
     }

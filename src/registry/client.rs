@@ -143,11 +143,20 @@ impl Client {
     }
 
     pub(super) async fn compatible(&self, subject: &str, schema: &str) -> Result<Compatibility, RegistryError> {
-        let path = ["compatibility", "subjects", subject, "versions"];
-        let answer = self
-            .submit::<Compatibility>(&path, &[("verbose", "true")], schema)
-            .await?;
-        match answer {
+        let versions = ["compatibility", "subjects", subject, "versions"];
+        let latest = ["compatibility", "subjects", subject, "versions", "latest"];
+        let verbose = [("verbose", "true")];
+        let mut answer = self.submit::<Compatibility>(&versions, &verbose, schema).await;
+        // Karapace and Redpanda compare with a single version only, and have nothing under that path.
+        let absent = match &answer {
+            Ok(Err(problem)) => problem.code == Some(404),
+            Ok(Ok(_)) => false,
+            Err(error) => matches!(error, RegistryError::Refused { status: 404 | 405, .. }),
+        };
+        if absent {
+            answer = self.submit::<Compatibility>(&latest, &verbose, schema).await;
+        }
+        match answer? {
             Ok(compatibility) => Ok(compatibility),
             Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION)) => Ok(Compatibility {
                 compatible: true,

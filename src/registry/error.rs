@@ -17,7 +17,7 @@ pub enum RegistryError {
         /// What happened.
         reason: String,
     },
-    /// An answer that says nothing about the schema: overloaded, login refused, not a registry.
+    /// An answer that says nothing about the schema: overloaded, login refused, read-only, not a registry.
     #[error("schema registry {url} answers {status}: {message}")]
     Refused {
         /// Its address, without a login.

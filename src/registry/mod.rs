@@ -34,6 +34,11 @@ pub(crate) use http::causes;
 /// Versions of a subject fetched at the same time.
 const AT_ONCE: usize = 8;
 
+/// How often an id that is unknown is asked for again before that is believed, each time after [`LATER`]: whoever answers may
+/// be a follower that has not read yet of a schema that was registered a moment ago.
+const AGAIN: usize = 2;
+const LATER: Duration = Duration::from_secs(1);
+
 /// Where the registry is and how to log in.
 #[derive(Clone)]
 pub struct RegistryOptions {
@@ -183,9 +188,18 @@ impl Registry {
     /// See [`RegistryError::class`]: a transient one is worth asking again, a permanent one is the record's fault.
     pub async fn schema(&self, id: u32) -> Result<Arc<Fetched>, RegistryError> {
         self.cache
-            .get(id, || {
+            .get(id, |patient| {
                 let client = self.client();
-                async move { client.by_id(id).await }
+                async move {
+                    let again = if patient { AGAIN } else { 0 };
+                    for _ in 0..again {
+                        match client.by_id(id).await {
+                            Err(RegistryError::Unknown { .. }) => tokio::time::sleep(LATER).await,
+                            answer => return answer,
+                        }
+                    }
+                    client.by_id(id).await
+                }
             })
             .await
     }
@@ -287,17 +301,32 @@ mod tests {
         let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
         let server = tokio::spawn(server(listener, UNKNOWN, told));
         let registry = Registry::new(old).unwrap();
-        assert!(registry.schema(1).await.is_err());
+        assert!(registry.versions("clicks").await.is_err());
         assert!(hears.recv().await.unwrap().ends_with("Bearer old"));
         registry.reload(&new).unwrap();
-        assert!(registry.schema(2).await.is_err());
+        assert!(registry.versions("clicks").await.is_err());
         assert!(hears.recv().await.unwrap().ends_with("Bearer new"));
         assert!(registry.reload(&wrong).is_err());
-        assert!(registry.schema(3).await.is_err());
+        assert!(registry.versions("clicks").await.is_err());
         assert!(
             hears.recv().await.unwrap().ends_with("Bearer new"),
             "what cannot be used changes nothing"
         );
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_lags_behind_is_asked_again_before_an_id_is_unknown() {
+        const ANSWERS: &[(&str, &str)] = &[UNKNOWN[0], ("200 OK", r#"{"schema": "\"string\""}"#)];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry = Registry::new(RegistryOptions {
+            urls: vec![format!("http://{}", listener.local_addr().unwrap())],
+            ..RegistryOptions::default()
+        })
+        .unwrap();
+        let (told, _hears) = tokio::sync::mpsc::unbounded_channel();
+        let server = tokio::spawn(server(listener, ANSWERS, told));
+        assert_eq!(registry.schema(1).await.unwrap().schema, "\"string\"");
         server.abort();
     }
 

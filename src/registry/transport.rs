@@ -23,6 +23,9 @@ use super::{RegistryOptions, RegistryStats};
 /// Most bytes of an answer.
 const LARGEST: usize = 16 * 1024 * 1024;
 
+/// Confluent's code of a registry, or a subject, that takes no new schema for the time being: its mode is READONLY or IMPORT.
+const NOT_PERMITTED: u32 = 42205;
+
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 pub(super) struct Transport {
@@ -79,7 +82,7 @@ impl From<Problem> for RegistryError {
 }
 
 /// Reads an answer. The registry has considered what it was asked where it succeeded, with what was asked for, or gave one of its own codes for a
-/// 4xx that is about the schema. All else (overload, login, a proxy's page or JSON) may be answered otherwise by another address or later.
+/// 4xx that is about the schema. All else (overload, login, a mode without writing, a proxy's page or JSON) may be answered otherwise by another address or later.
 ///
 /// # Errors
 /// What it says instead.
@@ -102,7 +105,7 @@ fn considered<T: DeserializeOwned>(url: String, status: u16, body: &[u8]) -> Res
     };
     match status {
         409 => Ok(Err(problem)),
-        400 | 404 | 422 if code.is_some() => Ok(Err(problem)),
+        400 | 404 | 422 if code.is_some_and(|code| code != NOT_PERMITTED) => Ok(Err(problem)),
         _ => Err(problem.into()),
     }
 }
@@ -326,6 +329,11 @@ mod tests {
             (409, "", true),
             (422, coded, true),
             (422, "", false),
+            (
+                422,
+                r#"{"error_code":42205,"message":"Subject s is in read-only mode"}"#,
+                false,
+            ),
             (401, r#"{"error_code":401}"#, false),
             (429, coded, false),
             (500, r#"{"error_code":50001}"#, false),

@@ -16,8 +16,9 @@ use crate::registry::framing;
 use crate::registry::recent::Recent;
 use crate::retry::Class;
 
-/// How long a schema id that cannot be used is remembered before it is asked for again.
-const UNUSABLE_FOR: Duration = Duration::from_secs(10);
+/// How long a schema id that cannot be used is remembered before it is asked for again. Longer than the registry's client
+/// remembers an unknown one, or the answer would be the client's, and be remembered here once more.
+const UNUSABLE_FOR: Duration = Duration::from_secs(13);
 
 /// What became of a record.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub struct Plans {
 }
 
 impl Plans {
-    /// Notes the answer for `id`. An error is forgotten after ten seconds.
+    /// Notes the answer for `id`. An error is forgotten after thirteen seconds.
     pub fn learn(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>, now: Instant) {
         let weight = weight(&plan);
         self.plans.insert(id, (plan, now), weight);
@@ -113,6 +114,7 @@ pub fn read(mut event: Box<Event>, plans: &mut Plans, tombstone: OnTombstone, no
 mod tests {
     use super::*;
     use crate::avro::{Plan, Schema};
+    use crate::registry::RegistryOptions;
 
     #[test]
     fn plans_are_not_remembered_without_end() {
@@ -127,6 +129,14 @@ mod tests {
             assert!(plans.get(0, now).is_some(), "what is in use stays");
             assert!(plans.plans.len() < 20);
         }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_remembered_in_one_place_at_a_time() {
+        assert!(
+            UNUSABLE_FOR > RegistryOptions::default().unknown_ttl.mul_f64(1.2),
+            "with its jitter"
+        );
     }
 
     #[test]

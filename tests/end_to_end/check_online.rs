@@ -69,6 +69,19 @@ fn check_online() {
         "a check registers nothing"
     );
 
+    // What a start would end with: an output schema that must be there and is not. Its text is told, for whoever registers it.
+    let subject = bench.name("navigation-enriched-value");
+    let must_exist = bench.file("must-exist.toml", "[registry]\nregister = false\n");
+    let [three_toml, local_toml] = three.configs();
+    let found = finish(&["check", "--online"], &[three_toml, local_toml, &must_exist]);
+    assert_eq!(found.code, Some(78), "no output schema is registered: {}", found.stderr);
+    for says in [
+        format!("not registered under {subject}").as_str(),
+        "\"name\":\"segment\"",
+    ] {
+        assert!(found.stderr.contains(says), "does not say {says:?}: {}", found.stderr);
+    }
+
     // A certificate that is named is judged whether or not it is used, before the day on which it ends everything.
     let authority = stranger(&bench.folder);
     let text_of = format!(
@@ -76,7 +89,6 @@ fn check_online() {
         authority.display()
     );
     let certificates = bench.file("certificates.toml", &text_of);
-    let [three_toml, local_toml] = three.configs();
     let warned = finish(&["check", "--online"], &[three_toml, local_toml, &certificates]);
     assert_eq!(warned.code, Some(0), "a warning: {}", warned.stderr);
     for says in ["warning", "the authority runs out in", "certificates.toml:2:"] {
@@ -103,5 +115,18 @@ fn check_online() {
             );
         }
     }
+
+    // And one that the registry does not take beside what is there already.
+    let other = r#"{"type":"record","name":"Other","fields":[{"name":"x","type":"int"}]}"#;
+    bench.registry.register(&bench, &subject, other);
+    let found = finish(&["check", "--online"], &three.configs());
+    assert_eq!(found.code, Some(78), "an incompatible output schema: {}", found.stderr);
+    let says = format!("does not take the schema for {subject}");
+    assert!(found.stderr.contains(&says), "does not say {says:?}: {}", found.stderr);
+    assert_eq!(
+        bench.registry.versions(&bench, &subject),
+        [1],
+        "a check registers nothing"
+    );
     bench.clean();
 }

@@ -188,14 +188,54 @@ async fn what_may_pass_is_asked_again() {
     assert_eq!(client.schema(id).await.unwrap().id, id);
 }
 
+/// A mode in which no schema is taken is the registry's, and says nothing about this one.
+#[tokio::test]
+async fn a_registry_that_is_read_only_is_waited_for() {
+    let demo = DemoRegistry::start().await.unwrap();
+    let client = registry(&[demo.url()]);
+    demo.on_request(|_, _| {
+        Fault::Answer(
+            422,
+            r#"{"error_code":42205,"message":"Subject clicks is in read-only mode"}"#,
+        )
+    });
+    let error = client.register("clicks", V1).await.unwrap_err();
+    assert_eq!(error.class(), Class::Transient, "{error}");
+    assert!(error.to_string().contains("read-only mode"), "{error}");
+    demo.on_request(|_, _| Fault::None);
+    assert_eq!(client.register("clicks", V1).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_registry_that_compares_with_one_version_alone_is_asked_about_the_latest() {
+    let demo = DemoRegistry::start().await.unwrap();
+    let client = registry(&[demo.url()]);
+    let coded = Fault::Answer(404, r#"{"error_code":404,"message":"HTTP 404 Not Found"}"#);
+    for absent in [Fault::Status(404), Fault::Status(405), coded] {
+        demo.on_request(move |_, path| match path {
+            "/compatibility/subjects/clicks/versions" => absent,
+            _ => Fault::Answer(200, r#"{"is_compatible":false,"messages":["no default"]}"#),
+        });
+        let answer = client.compatible("clicks", V1).await.unwrap();
+        assert_eq!(
+            (answer.compatible, answer.messages),
+            (false, vec!["no default".to_owned()])
+        );
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_id_is_asked_for_again_soon_but_not_at_once() {
     let demo = DemoRegistry::start().await.unwrap();
     let client = registry(&[demo.url()]);
+    let unknown = async || client.schema(1).await.unwrap_err() == RegistryError::Unknown { id: 1 };
     for _ in 0..100 {
-        assert_eq!(client.schema(1).await.unwrap_err(), RegistryError::Unknown { id: 1 });
+        assert!(unknown().await);
     }
-    assert_eq!(demo.requests(), 1);
+    assert_eq!(demo.requests(), 3, "once, and twice more before it is believed");
+    tokio::time::sleep(Duration::from_millis(620)).await;
+    assert!(unknown().await);
+    assert_eq!(demo.requests(), 4, "it is no news");
     assert_eq!(client.register("clicks", V1).await.unwrap(), 1);
     tokio::time::sleep(Duration::from_millis(620)).await;
     assert_eq!(client.schema(1).await.unwrap().id, 1);

@@ -1,7 +1,7 @@
 //! What can be wrong with a record, and how a good one is spoiled.
 
-/// A schema id that no registry has given.
-pub const UNKNOWN_SCHEMA: u32 = 999_999;
+/// The id of a schema that is not Avro.
+pub const FOREIGN_SCHEMA: u32 = 999_999;
 
 /// What is wrong with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +14,8 @@ pub enum Defect {
     Truncated,
     /// Bytes follow the datum.
     Trailing,
-    /// The registry does not know the schema's id.
-    UnknownSchema,
+    /// The schema is none of Avro's.
+    ForeignSchema,
     /// No value at all.
     Tombstone,
 }
@@ -26,7 +26,7 @@ pub const DEFECTS: [Defect; 6] = [
     Defect::NotAvro,
     Defect::Truncated,
     Defect::Trailing,
-    Defect::UnknownSchema,
+    Defect::ForeignSchema,
     Defect::Tombstone,
 ];
 
@@ -40,7 +40,7 @@ pub fn spoil(value: &mut Vec<u8>, defect: Defect, sequence: u64) {
         }
         Defect::Truncated => value.truncate(value.len() * 3 / 4),
         Defect::Trailing => value.extend_from_slice(&[0, 0, 0]),
-        Defect::UnknownSchema => value[1..5].copy_from_slice(&UNKNOWN_SCHEMA.to_be_bytes()),
+        Defect::ForeignSchema => value[1..5].copy_from_slice(&FOREIGN_SCHEMA.to_be_bytes()),
         Defect::Tombstone => {}
     }
 }

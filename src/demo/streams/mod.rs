@@ -15,8 +15,8 @@ pub mod reactions;
 
 use std::sync::Arc;
 
-pub use defects::Defect;
 use defects::{DEFECTS, spoil};
+pub use defects::{Defect, FOREIGN_SCHEMA};
 
 use super::datum::Datum;
 use super::random::{Random, Zipf};
@@ -175,7 +175,7 @@ impl Stream {
             None => self.job.fate(draw),
             Some(Defect::WrongMagic | Defect::NotAvro) => Fate::DeadLettered("framing"),
             Some(Defect::Truncated | Defect::Trailing) => Fate::DeadLettered("avro"),
-            Some(Defect::UnknownSchema) => Fate::DeadLettered("registry"),
+            Some(Defect::ForeignSchema) => Fate::DeadLettered("registry"),
             Some(Defect::Tombstone) => self.job.tombstone(),
         }
     }

@@ -5,7 +5,7 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use proptest::prelude::*;
 
-use super::defects::UNKNOWN_SCHEMA;
+use super::defects::FOREIGN_SCHEMA;
 use super::*;
 use crate::demo::schemas;
 
@@ -101,8 +101,8 @@ fn every_defect_spoils_the_value_in_its_way() {
     assert!(cut.len() < good.len() && good.starts_with(&cut));
     let (_, long) = bytes(Some(Defect::Trailing));
     assert!(long.len() > good.len() && long.starts_with(&good));
-    let (_, foreign) = bytes(Some(Defect::UnknownSchema));
-    assert!(foreign[1..5] == UNKNOWN_SCHEMA.to_be_bytes() && foreign[5..] == good[5..]);
+    let (_, foreign) = bytes(Some(Defect::ForeignSchema));
+    assert!(foreign[1..5] == FOREIGN_SCHEMA.to_be_bytes() && foreign[5..] == good[5..]);
     assert!(bytes(Some(Defect::NotAvro)).1.starts_with(b"{\"sequence\": 7"));
     assert!(!bytes(Some(Defect::Tombstone)).0);
     assert_eq!(

@@ -229,6 +229,36 @@ async fn a_time_that_is_finer_than_its_field_is_told_and_the_clock_never_is() {
 }
 
 #[tokio::test]
+async fn a_branch_of_the_input_that_the_output_has_no_place_for_is_told() {
+    let record =
+        |name: &str| format!(r#"{{"type": "record", "name": "{name}", "fields": [{{"name": "id", "type": "long"}}]}}"#);
+    let schema = |branches: &str| {
+        format!(
+            r#"{{"type": "record", "name": "E", "fields": [{{"name": "paid", "type": {{"type": "array", "items": [{branches}]}}}}]}}"#
+        )
+    };
+    let (payment, refund) = (record("Payment"), record("x.Refund"));
+    let told = async |input: String, output: String| {
+        let output = OutputSchema::Fixed(Arc::new(Schema::parse(&schema(&output)).unwrap()));
+        let compiled = compiled(None, &schema(&input), "", output).await.unwrap();
+        compiled.warnings.into_iter().map(|f| f.message).collect::<Vec<_>>()
+    };
+    let both = format!("\"null\", {payment}, {refund}");
+    assert_eq!(told(both.clone(), both.clone()).await, Vec::<String>::new());
+    assert_eq!(
+        told(both.clone(), format!("\"null\", {refund}, {payment}")).await,
+        Vec::<String>::new()
+    );
+    assert_eq!(
+        told(both, payment).await,
+        [
+            "event.paid[] may be x.Refund, which has no place in field 'paid[]' of the output schema: \
+          a record that has it becomes a dead letter"
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_finer_time_is_told_wherever_it_passes() {
     let time = |unit: &str| format!(r#"{{"type": "long", "logicalType": "timestamp-{unit}"}}"#);
     let schema = |unit: &str, at: &str| {
