@@ -691,6 +691,76 @@ fn keys_that_do_not_go_together_are_found() {
     assert!(tls("http://registry:8081") && !tls("https://registry:8081"));
 }
 
+/// A pipeline with transactions, which are aborted after 45 s unless more is said, and with these steps.
+fn with_transactions(steps: &str) -> String {
+    format!("delivery = \"exactly_once\"\n{SOURCE}{steps}[scylla]\nnodes = \"n\"\n")
+}
+
+fn step(name: &str, keys: &str) -> String {
+    format!("[[pipelines.p.steps]]\nname = \"{name}\"\n{keys}\n")
+}
+
+fn look_up(name: &str, keys: &str) -> String {
+    step(name, &format!("lookup = \"SELECT a FROM t WHERE k = :k\"\n{keys}"))
+}
+
+#[test]
+fn a_step_that_gives_up_later_than_its_transaction_is_found() {
+    let of = |step: String| with_transactions(&step);
+    let missing = |time: &str| {
+        let keys = format!("on_missing = \"retry\"\nmissing_deadline = \"{time}\"");
+        of(look_up("a", &keys))
+    };
+    let failing = |time: &str| {
+        let keys = format!("on_error = \"null\"\nretry = {{ max_elapsed = \"{time}\" }}");
+        of(look_up("a", &keys))
+    };
+    let writes = |time: &str| {
+        let write = "write = \"INSERT INTO t (k) VALUES (:k)\"\non_error = \"skip\"";
+        of(step("a", &format!("{write}\nretry = {{ max_elapsed = \"{time}\" }}")))
+    };
+    let custom = |time: &str| of(step("a", &format!("custom = \"c\"\ntimeout = \"{time}\"")));
+    for gives_up_after in [&missing as &dyn Fn(&str) -> String, &failing, &writes, &custom] {
+        let said = said("", &gives_up_after("45s"));
+        assert!(said.len() == 1 && said[0].0 == "MES0108", "{said:?}");
+        assert!(said[0].1.contains("`a` would never give a record up"), "{said:?}");
+        is_sound("", &gives_up_after("44s"));
+        is_sound("\"transaction.timeout.ms\" = 61000", &gives_up_after("45s"));
+    }
+    is_sound("", &missing("45s").replace("exactly_once", "at_least_once"));
+    // What they do unless they say so.
+    let bounded = look_up("a", "on_error = \"null\"") + &look_up("b", "on_error = \"skip\"");
+    is_sound("", &of(bounded + &step("c", "custom = \"c\"")));
+}
+
+#[test]
+fn steps_that_give_up_later_than_their_transaction_together_are_a_warning() {
+    let gives_up = |name: &str, on_error: &str, bind: &str| {
+        let keys = format!("on_error = \"{on_error}\"\nretry = {{ max_elapsed = \"30s\" }}\n{bind}");
+        look_up(name, &keys)
+    };
+    let of_the_first = "bind = { k = \"a.a\" }";
+    for last in ["null", "skip"] {
+        let two = gives_up("a", "null", "") + &gives_up("b", last, of_the_first);
+        let said = said("", &with_transactions(&two));
+        assert!(said.len() == 1 && said[0].0 == "MES0108", "{said:?}");
+        assert!(said[0].1.contains("several steps of `p` give up"), "{said:?}");
+    }
+    let at_the_same_time = gives_up("a", "null", "") + &gives_up("b", "null", "");
+    is_sound("", &with_transactions(&at_the_same_time));
+    let over_after_one = gives_up("a", "skip", "") + &gives_up("b", "null", of_the_first);
+    is_sound("", &with_transactions(&over_after_one));
+}
+
+#[test]
+fn a_row_that_is_waited_for_without_end_in_a_transaction_is_a_warning() {
+    let waits = with_transactions(&look_up("a", "on_missing = \"retry\""));
+    let said = said("", &waits);
+    assert!(said.len() == 1 && said[0].0 == "MES0108", "{said:?}");
+    assert!(said[0].1.contains("without a row at `a`"), "{said:?}");
+    is_sound("", &waits.replace("exactly_once", "at_least_once"));
+}
+
 #[test]
 fn a_secret_file_is_read_again_each_time() {
     let path = std::env::temp_dir().join(format!("messina-secret-{}", std::process::id()));

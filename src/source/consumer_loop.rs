@@ -1,7 +1,7 @@
 //! One consumer: polls, decodes, admits, hands out, takes back, commits. The heart of Messina.
 //!
-//! Each round: what librdkafka's callbacks said; what has ended; new records while the budget has room, and no more at a time than
-//! a wave of workers; what is due (commits, deadlines, the status); then sleep until any of these has something. Over the budget
+//! Each round: what librdkafka's callbacks said; what has ended; new records while the budget and the transaction have room, and no more at a time
+//! than a wave of workers; what is due (commits, deadlines, the status); then sleep until any of these has something. Over the budget
 //! the loop stops taking records at once; if that lasts it pauses the partitions and goes on polling, so that the group never takes it for dead. It does not pause at
 //! once because a pause throws away what librdkafka has prefetched.
 //!
@@ -426,6 +426,7 @@ impl Loop {
                         || !self.is_paced()
                         || self.workers.are_a_wave()
                         || self.holds_intake()
+                        || !self.transaction_has_room()
                     {
                         break;
                     }
@@ -521,6 +522,11 @@ impl Loop {
             && self.halted.is_none()
             && !self.stopped_by_limit
             && self.is_paced()
+            && self.transaction_has_room()
+    }
+
+    fn transaction_has_room(&self) -> bool {
+        self.transactions.as_ref().is_none_or(Transactions::has_room)
     }
 
     /// Whether intake rests for the moment that a registry may take to answer: too short for a pause, and no want of room.

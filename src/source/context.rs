@@ -63,6 +63,8 @@ pub struct Extent {
     pub answer: Answer,
     /// The offset behind the last record that can be read, as of the last answer that said so.
     pub end: Option<i64>,
+    /// Offsets behind that which no consumer can read yet: a transaction that is still open has one of them, and withholds all.
+    pub withheld: i64,
     /// The offset that it fetches from.
     pub next: i64,
     /// Everything up to the end has been fetched, markers of transactions included, which are never delivered.
@@ -86,6 +88,10 @@ impl Extent {
         Extent {
             answer,
             end: end.or(before.and_then(|b| b.end)),
+            withheld: match end {
+                Some(end) => (partition.hi_offset - end).max(0),
+                None => before.map_or(0, |b| b.withheld),
+            },
             next: partition.next_offset,
             fetched: end.is_some_and(|end| partition.next_offset >= end),
             queue_empty: partition.fetchq_cnt == 0,
@@ -270,6 +276,25 @@ mod tests {
         assert_eq!(
             (refused.answer, refused.end, refused.fetched),
             (Answer::Error, Some(10), false)
+        );
+    }
+
+    #[test]
+    fn what_an_open_transaction_withholds_is_behind_the_end() {
+        let open = statistics::Partition {
+            ls_offset: 7,
+            ..partition(10, 7, 0)
+        };
+        let open = Extent::of(&open, true, None);
+        assert_eq!((open.end, open.fetched, open.withheld), (Some(7), true, 3));
+        let refused = Extent::of(&partition(-1, 7, 0), true, Some(&open));
+        assert_eq!(refused.withheld, 3);
+        let committed = Extent::of(&partition(11, 7, 0), true, Some(&refused));
+        assert_eq!((committed.end, committed.withheld), (Some(11), 0));
+        // Of brokers without transactions librdkafka gives the one for the other, and at first neither is known.
+        assert_eq!(
+            Extent::of(&partition(UNKNOWN_OFFSET, UNKNOWN_OFFSET, 0), true, None).withheld,
+            0
         );
     }
 }

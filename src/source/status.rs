@@ -21,11 +21,11 @@ pub struct PartitionStatus {
     pub position: Option<i64>,
     /// First offset that is not finished: what a commit would say.
     pub unfinished: Option<i64>,
-    /// End of the partition, as far as it is known.
+    /// End of what can be read of the partition, as far as it is known.
     pub end: Option<i64>,
-    /// Records between the first unfinished one and the end.
+    /// Records between the first unfinished one and the end, and those behind it that open transactions withhold.
     pub lag_records: Option<i64>,
-    /// Age of the record taken last, while there is lag; 0 otherwise. Seconds.
+    /// Age of the record taken last, while there are others that can be read; 0 otherwise. Seconds.
     pub lag_seconds: f64,
     /// Records in flight.
     pub in_flight: usize,

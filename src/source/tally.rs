@@ -4,6 +4,9 @@
 //! outputs are all in it, the first unfinished offset of every partition is behind it, and it can be committed. An event that ended otherwise
 //! than finished spoils it, for then the offsets do not say what is in it.
 //!
+//! What has not ended within its limit is thrown away, and would be taken in again just so: the next transaction may have half as many events. One
+//! that has as many as it may is cut at once, and where it is over soon, the next may have twice as many.
+//!
 //! Invariants: a commit is asked for only when all events of the open transaction have finished; numbers of transactions grow, and those
 //! that were aborted are not used again.
 
@@ -30,6 +33,11 @@ pub struct Tally {
     admitting: u64,
     of_open: usize,
     of_next: usize,
+    /// Events that one may have.
+    most: usize,
+    /// Events that the open one has had so far, and the next.
+    taken: usize,
+    next_taken: usize,
     /// When the first event of the open one was taken in, and of the next.
     since: Option<Instant>,
     next_since: Option<Instant>,
@@ -49,6 +57,9 @@ impl Tally {
             admitting: 1,
             of_open: 0,
             of_next: 0,
+            most: usize::MAX,
+            taken: 0,
+            next_taken: 0,
             since: None,
             next_since: None,
             opened: None,
@@ -72,14 +83,25 @@ impl Tally {
         self.since.is_some() || self.spoiled
     }
 
+    /// Whether the transaction that new events belong to may have another one.
+    pub fn has_room(&self) -> bool {
+        let taken = if self.admitting == self.open {
+            self.taken
+        } else {
+            self.next_taken
+        };
+        taken < self.most
+    }
+
     /// Takes an event in; the transaction that it belongs to.
     pub fn admit(&mut self, now: Instant) -> u64 {
-        let (count, since) = if self.admitting == self.open {
-            (&mut self.of_open, &mut self.since)
+        let (count, taken, since) = if self.admitting == self.open {
+            (&mut self.of_open, &mut self.taken, &mut self.since)
         } else {
-            (&mut self.of_next, &mut self.next_since)
+            (&mut self.of_next, &mut self.next_taken, &mut self.next_since)
         };
         *count += 1;
+        *taken += 1;
         since.get_or_insert(now);
         self.admitting
     }
@@ -110,8 +132,9 @@ impl Tally {
         if self.spoiled {
             return Step::Abort;
         }
+        let full = self.taken >= self.most;
         let due = match self.since {
-            Some(since) => hurry || must || now.saturating_duration_since(since) >= self.interval,
+            Some(since) => hurry || must || full || now.saturating_duration_since(since) >= self.interval,
             None => must,
         };
         if due && self.admitting == self.open {
@@ -119,7 +142,10 @@ impl Tally {
         }
         match self.since {
             _ if self.admitting > self.open && self.of_open == 0 => Step::Commit,
-            Some(since) if now >= self.over(since) => Step::Abort,
+            Some(since) if now >= self.over(since) => {
+                self.most = (self.taken / 2).max(1);
+                Step::Abort
+            }
             _ => Step::Wait,
         }
     }
@@ -141,10 +167,16 @@ impl Tally {
 
     /// The commit was acknowledged: the next transaction is open, whose number is returned. The limit of it runs from `now`: its outputs have waited.
     pub fn committed(&mut self, now: Instant) -> u64 {
+        let quick = |since| now + self.limit * 3 / 4 <= self.over(since);
+        // Twice as many have half of the limit then, and not all of it.
+        if self.taken >= self.most && self.since.is_some_and(quick) {
+            self.most = self.most.saturating_mul(2);
+        }
         self.opens(now);
         self.open = self.admitting.max(self.open + 1);
         self.admitting = self.open;
         self.of_open = std::mem::take(&mut self.of_next);
+        self.taken = std::mem::take(&mut self.next_taken);
         self.since = self.next_since.take();
         self.spoiled = std::mem::take(&mut self.next_spoiled);
         self.open
@@ -161,6 +193,7 @@ impl Tally {
         self.open = over + 1;
         self.admitting = self.open;
         (self.of_open, self.of_next) = (0, 0);
+        (self.taken, self.next_taken) = (0, 0);
         (self.since, self.next_since) = (None, None);
         (self.spoiled, self.next_spoiled) = (false, false);
         over
@@ -169,7 +202,7 @@ impl Tally {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, VecDeque};
 
     use proptest::prelude::*;
 
@@ -254,6 +287,51 @@ mod tests {
             "nor a long abort"
         );
         assert_eq!(tally.next(answered + 2 * LIMIT, false, false), Step::Abort);
+    }
+
+    /// A consumer that has 1024 in flight, of which so many end in each tenth of a second, for so many of these; its commits and aborts.
+    fn consumes(tally: &mut Tally, ticks: u32, ends: usize) -> (u32, u32) {
+        let start = tally.opened.unwrap_or_else(Instant::now);
+        let (mut in_flight, mut commits, mut aborts) = (VecDeque::new(), 0, 0);
+        for tick in 0..ticks {
+            let now = start + INTERVAL * tick;
+            while in_flight.len() < 1024 && tally.has_room() {
+                in_flight.push_back(tally.admit(now));
+            }
+            for transaction in in_flight.drain(..ends.min(in_flight.len())) {
+                tally.ended(transaction);
+            }
+            match tally.next(now, false, false) {
+                Step::Wait => {}
+                Step::Commit => {
+                    tally.committed(now);
+                    commits += 1;
+                }
+                Step::Abort => {
+                    tally.aborted();
+                    in_flight.clear();
+                    assert_eq!(commits, 0, "it was known how many are too many");
+                    aborts += 1;
+                }
+            }
+        }
+        tally.aborted();
+        (commits, aborts)
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_transaction_is_less_in_the_next() {
+        let mut tally = Tally::new(INTERVAL, LIMIT);
+        // A hundred within the limit: 1024 are too many, and so are 512, 256 and 128.
+        let (commits, aborts) = consumes(&mut tally, 3000, 1);
+        assert_eq!((aborts, tally.most), (4, 64));
+        assert!(commits > 30, "{commits} commits");
+        // It has become faster.
+        let (_, aborts) = consumes(&mut tally, 100, 200);
+        assert_eq!((aborts, tally.most), (0, 2048));
+        // Nothing ends any more.
+        consumes(&mut tally, 3000, 0);
+        assert_eq!(tally.most, 1);
     }
 
     #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ use rdkafka::producer::BaseRecord;
 
 use crate::support::numbers::{Numbers, Pipeline, duplicates};
 use crate::support::process::Messina;
+use crate::support::proxy::{Proxy, Weather};
 use crate::support::{Bench, LONG, is_long, until};
 
 const NAME: &str = "once";
@@ -251,6 +252,49 @@ fn transactions_that_are_thrown_away_again_and_again_are_a_stall() {
     assert!(messina.is_ready());
     messina.stop();
     println!("a stall after {aborts} aborts");
+    scene.verify(RECORDS);
+    drop(messina);
+    drop(scene);
+    bench.clean();
+}
+
+/// A step that reads what another one writes: one record after the other, in a partition at a time.
+fn one_after_another() -> String {
+    format!(
+        "[[pipelines.{NAME}.steps]]\nname = \"person\"\nlookup = \"SELECT number FROM people WHERE who = :who\"\n\
+         [[pipelines.{NAME}.steps]]\nname = \"earlier\"\nlookup = \"SELECT place FROM numbers WHERE seq = :seq\"\n\
+         [[pipelines.{NAME}.steps]]\nname = \"row\"\n\
+         write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = {{ place = \"record.offset\" }}\n"
+    )
+}
+
+/// All that may be in flight takes 20 ms a record, and more than three times as long as a transaction may be open.
+#[test]
+fn a_backlog_that_takes_longer_than_a_transaction_may_is_committed_in_parts() {
+    let Some(bench) = Bench::find("a_backlog_that_takes_longer_than_a_transaction_may_is_committed_in_parts") else {
+        return;
+    };
+    const RECORDS: i64 = 600;
+    let drain = Duration::from_secs(20);
+    let mut scene = Scene::new(&bench, 1, drain);
+    let in_one_lane = Pipeline {
+        order: "partition",
+        ..PIPELINES[0]
+    };
+    scene.base = scene.numbers.config(drain, &[in_one_lane]);
+    scene.numbers.fill(RECORDS);
+    let database = Proxy::new("127.0.0.1:0", &bench.nodes[0], 1);
+    database.set(Weather {
+        delay: Duration::from_millis(5),
+        ..Weather::default()
+    });
+    let more = format!("{}[scylla]\nnodes = [\"{}\"]\n", one_after_another(), database.address);
+    let messina = scene.start_with("a slow one", 4000, &more);
+    scene.settled(RECORDS, &[&messina]);
+    let aborts = messina.lines("transaction aborted").len();
+    assert!(aborts > 0, "it was fast enough\n{}", messina.tail());
+    messina.stop();
+    println!("{RECORDS} records, {aborts} aborts told");
     scene.verify(RECORDS);
     drop(messina);
     drop(scene);

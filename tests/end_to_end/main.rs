@@ -34,3 +34,4 @@ mod replay;
 mod stream;
 mod tap;
 mod traces;
+mod withheld;

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
-use super::super::{Config, Delivery, GroupProtocol, Pipeline, Property, PropertyValue, StepKind, codes};
+use super::super::{
+    Config, Delivery, ErrorPolicy, GroupProtocol, MissingDeadline, OnError, OnMissing, Pipeline, Property,
+    PropertyValue, Step, StepKind, codes,
+};
 use super::Report;
+use super::expression::heads;
+use super::names::expressions;
 use crate::kafka::TRANSACTION_TIMEOUT;
 
 pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
@@ -40,7 +45,10 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
             help,
         );
     }
-    interval(config, pipeline, report);
+    let timeout = timeout(config, pipeline);
+    interval(pipeline, timeout, report);
+    deadlines(pipeline, timeout, report);
+    rows_without_end(pipeline, report);
     repeated(pipeline, report);
     let kafka = &config.kafka;
     let properties = [
@@ -65,17 +73,21 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
     }
 }
 
-/// A transaction that is still open after three quarters of the time that the brokers let it is aborted, and so would each be.
-fn interval(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
-    let Some(interval) = &pipeline.transaction_interval else {
-        return;
-    };
+/// How long the brokers let a transaction be open.
+fn timeout(config: &Config, pipeline: &Pipeline) -> Duration {
     let sink = pipeline.sink.iter().flat_map(|sink| &sink.properties);
     let shared = config.kafka.producer_properties.iter().chain(&config.kafka.properties);
     let set = sink.chain(shared).find(|p| p.name.as_str() == "transaction.timeout.ms");
-    let timeout = match set.map(|property| &property.value) {
+    match set.map(|property| &property.value) {
         Some(PropertyValue::Plain(value)) => value.parse().map_or(TRANSACTION_TIMEOUT, Duration::from_millis),
         Some(PropertyValue::Secret(_)) | None => TRANSACTION_TIMEOUT,
+    }
+}
+
+/// A transaction that is still open after three quarters of the time that the brokers let it is aborted, and so would each be.
+fn interval(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
+    let Some(interval) = &pipeline.transaction_interval else {
+        return;
     };
     if interval.value >= timeout * 3 / 4 {
         let message = format!(
@@ -88,6 +100,132 @@ fn interval(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
         );
         let help = "shorten it; or raise transaction.timeout.ms in the sink's `properties`";
         report.error(codes::CONFLICT, message, interval.span, label, help);
+    }
+}
+
+/// A record of an aborted transaction runs again, and the time after which a step gives it up begins anew: one as long as a transaction may be open
+/// never comes to its end.
+fn deadlines(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
+    let limit = timeout * 3 / 4;
+    let transaction = format!(
+        "a transaction is aborted after three quarters of transaction.timeout.ms, {} ms",
+        timeout.as_millis()
+    );
+    let mut found = false;
+    for step in &pipeline.steps {
+        let attempt = match &step.kind {
+            StepKind::Custom(custom) => custom.timeout,
+            StepKind::Lookup(_)
+            | StepKind::Write(_)
+            | StepKind::Filter(_)
+            | StepKind::Set(_)
+            | StepKind::Reference(_) => Duration::ZERO,
+        };
+        let time = longest(step, |_| true).max(attempt);
+        if time < limit {
+            continue;
+        }
+        found = true;
+        let name = &step.name.value;
+        let message = format!("`{name}` would never give a record up: before that, the record runs again");
+        let label = format!("gives up after {} ms, and {transaction}", time.as_millis());
+        let help = "shorten its `retry.max_elapsed`, `missing_deadline` or `timeout`; or raise transaction.timeout.ms in the sink's `properties`";
+        report.error(codes::CONFLICT, message, step.name.span, label, help);
+    }
+    let together = one_after_another(&pipeline.steps);
+    if !found && together >= limit {
+        let message = format!(
+            "a record for which several steps of `{}` give up runs again before it has come to the last of them",
+            pipeline.name.value
+        );
+        let label = format!("they give up after {} ms, and {transaction}", together.as_millis());
+        let help = "shorten `retry.max_elapsed` or `missing_deadline`; or raise transaction.timeout.ms in the sink's `properties`";
+        report.warning(codes::CONFLICT, message, pipeline.delivery.span, label, help);
+    }
+}
+
+/// The longest time after which a step gives a record up, of those that come to one of these ends.
+fn longest(step: &Step, counts: impl Fn(End) -> bool) -> Duration {
+    let failing = |errors: &ErrorPolicy| {
+        let end = match errors.on_error {
+            OnError::Retry => return None,
+            OnError::Null => End::GoesOn,
+            OnError::Skip | OnError::DeadLetter => End::Over,
+        };
+        Some((errors.max_elapsed, end))
+    };
+    let missing = |missing: &MissingDeadline| {
+        let end = match missing.then {
+            OnMissing::Null => End::GoesOn,
+            OnMissing::Skip | OnMissing::DeadLetter | OnMissing::Retry => End::Over,
+        };
+        (missing.deadline, end)
+    };
+    let ends = match &step.kind {
+        StepKind::Lookup(lookup) => [failing(&lookup.errors), lookup.missing_deadline.as_ref().map(missing)],
+        StepKind::Reference(reference) => [None, reference.missing_deadline.as_ref().map(missing)],
+        StepKind::Write(write) => [failing(&write.errors), None],
+        StepKind::Custom(custom) => [failing(&custom.errors), None],
+        StepKind::Filter(_) | StepKind::Set(_) => [None, None],
+    };
+    let times = ends.into_iter().flatten().filter(|(_, end)| counts(*end));
+    times.map(|(time, _)| time).max().unwrap_or_default()
+}
+
+/// What becomes of a record that a step has given up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The next steps have it.
+    GoesOn,
+    /// It is skipped, or a dead letter.
+    Over,
+}
+
+/// How long a record waits at most that steps give up one after another. Neighbours run at the same time where none needs another's values.
+fn one_after_another(steps: &[Step]) -> Duration {
+    let (mut most, mut before, mut stage) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+    let mut members: Vec<&str> = Vec::new();
+    for step in steps {
+        let asks = matches!(
+            step.kind,
+            StepKind::Lookup(_) | StepKind::Reference(_) | StepKind::Custom(_)
+        );
+        let uses = |text: &str| heads(text).iter().any(|head| members.contains(&head.name));
+        if !asks || expressions(step).iter().any(|expression| uses(expression)) {
+            before = before.saturating_add(std::mem::take(&mut stage));
+            members.clear();
+        }
+        if asks {
+            members.push(step.name.as_str());
+        }
+        most = most.max(before.saturating_add(longest(step, |_| true)));
+        stage = stage.max(longest(step, |end| end == End::GoesOn));
+    }
+    most
+}
+
+/// A look-up that waits for its row without end keeps its transaction from ending, and with it what other keys and partitions have in that.
+fn rows_without_end(pipeline: &Pipeline, report: &mut Report<'_>) {
+    for step in &pipeline.steps {
+        let (on_missing, deadline) = match &step.kind {
+            StepKind::Lookup(lookup) => (lookup.on_missing, &lookup.missing_deadline),
+            StepKind::Reference(reference) => (reference.on_missing, &reference.missing_deadline),
+            StepKind::Write(_) | StepKind::Filter(_) | StepKind::Set(_) | StepKind::Custom(_) => continue,
+        };
+        if on_missing == OnMissing::Retry && deadline.is_none() {
+            let message = format!(
+                "a record without a row at `{}` keeps other keys and partitions back: each transaction that has it is aborted",
+                step.name.value
+            );
+            let help = "add `missing_deadline` and `missing_then`; or write delivery = \"at_least_once\", under which only what comes after it in its order waits";
+            report.warning(
+                codes::CONFLICT,
+                message,
+                step.name.span,
+                "waits without end under `exactly_once`",
+                help,
+            );
+        }
     }
 }
 

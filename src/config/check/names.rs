@@ -95,7 +95,7 @@ fn step_name(step: &Step, report: &mut Report<'_>) {
 }
 
 /// The expressions of a step, in the order written.
-fn expressions(step: &Step) -> Vec<&Spanned<String>> {
+pub(super) fn expressions(step: &Step) -> Vec<&Spanned<String>> {
     fn values(bindings: &[Binding]) -> Vec<&Spanned<String>> {
         bindings.iter().map(|binding| &binding.expression).collect()
     }

@@ -58,11 +58,15 @@ impl Loop {
             };
             // Before the first record of a group without an offset its place is not known, and neither is how many there are.
             let lag = behind.filter(|_| unfinished.is_some());
+            let withheld = extent.map_or(0, |e| e.withheld);
+            let unread = lag.map(|lag| lag + withheld);
             let mut lag_seconds = 0.0;
             let answer = extent.map_or(Answer::None, |e| e.answer);
             let seen = Sight {
                 starting: at.phase == Phase::Starting && self.stopping.is_none(),
                 lag: behind.map(i64::unsigned_abs),
+                withheld: withheld.unsigned_abs(),
+                fetched: extent.filter(|e| e.queue_empty || takes).map(|e| e.next),
                 some: running && (answer != Answer::End || (position.is_none() && !at_end)),
                 unfinished,
                 committed: at.ledger.and_then(|l| l.uncommitted()),
@@ -79,7 +83,7 @@ impl Loop {
             if watched.stalls_now {
                 tracing::error!(
                     pipeline = %self.parts.runtime.program.name, topic = %topic, partition = at.partition.index, lag,
-                    unfinished, starting = seen.starting, full = self.parts.budget.is_full(), paused = self.paused, "no progress"
+                    withheld, unfinished, starting = seen.starting, full = self.parts.budget.is_full(), paused = self.paused, "no progress"
                 );
             }
             if watched.fetches_nothing {
@@ -95,8 +99,8 @@ impl Loop {
                 {
                     lag_seconds = wall_ms.saturating_sub(timestamp).max(0) as f64 / 1000.0;
                 }
-                if let Some(lag) = lag {
-                    held.metrics.lag_records.set(lag);
+                if let Some(unread) = unread {
+                    held.metrics.lag_records.set(unread);
                 }
                 held.metrics.lag_seconds.set(lag_seconds);
                 if let Some(position) = position {
@@ -115,7 +119,7 @@ impl Loop {
                 position,
                 unfinished,
                 end,
-                lag_records: lag,
+                lag_records: unread,
                 lag_seconds,
                 in_flight,
                 stalled: is_stalled,

@@ -206,6 +206,11 @@ impl Transactions {
         [self.tally.due(), self.leave_by].into_iter().flatten().min()
     }
 
+    /// Whether the transaction that takes in may have another event.
+    pub(super) fn has_room(&self) -> bool {
+        self.tally.has_room()
+    }
+
     /// Takes an event in; the transaction that it belongs to.
     pub(super) fn admit(&mut self, now: Instant) -> u64 {
         self.tally.admit(now)

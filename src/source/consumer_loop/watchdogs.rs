@@ -3,6 +3,9 @@
 //! They outlive single assignments: a partition that starts anew, as after each aborted transaction, has not moved by that. While it starts it has no
 //! position, and while nothing was ever committed or read none is known; both may last for ever, and are watched like lag.
 //!
+//! What an open transaction withholds is lag as well; but another consumer would not get it either, so it is no sign of one that is broken. Nor is a
+//! consumer broken that fetches on, though nobody may read what it fetches, as the records of aborted transactions.
+//!
 //! Invariants: a partition has its watchdogs for as long as it is held, whatever becomes of its assignments; under transactions only what is
 //! committed counts as progress, for what is finished beyond it runs again after an abort.
 
@@ -19,6 +22,10 @@ pub(super) struct Sight {
     pub(super) starting: bool,
     /// Records behind the end, as far as that is known.
     pub(super) lag: Option<u64>,
+    /// Records behind these that nobody can read yet.
+    pub(super) withheld: u64,
+    /// The next offset to fetch, where nothing that was fetched waits in vain to be taken.
+    pub(super) fetched: Option<i64>,
     /// There are records, though not known how many; or none has come and it is not known whether there are any.
     pub(super) some: bool,
     /// The first unfinished offset.
@@ -49,6 +56,8 @@ struct Watchdog {
     stalled: bool,
     /// Where it stood when that was known last.
     place: i64,
+    /// What was to be fetched next when that was known last.
+    fetched: i64,
 }
 
 /// See the module's page.
@@ -76,6 +85,7 @@ impl Watchdogs {
             intake: Progress::new(self.stall_after),
             stalled: false,
             place: -1,
+            fetched: -1,
         });
         let place = if self.interval.is_some() {
             seen.committed
@@ -83,6 +93,7 @@ impl Watchdogs {
             seen.unfinished
         };
         watchdog.place = place.unwrap_or(watchdog.place);
+        watchdog.fetched = seen.fetched.unwrap_or(watchdog.fetched);
         // Of one that leaves nothing may be known any more.
         let Some(work) = seen.lag.max((seen.starting || seen.some).then_some(1)) else {
             return Watched {
@@ -90,11 +101,12 @@ impl Watchdogs {
                 ..Watched::default()
             };
         };
-        let health = watchdog.progress.observe(work, watchdog.place, now);
+        let health = watchdog.progress.observe(work + seen.withheld, watchdog.place, now);
         let stalled = matches!(health, Health::Stalled(_));
         let was = std::mem::replace(&mut watchdog.stalled, stalled);
         let waiting = if seen.free { work } else { 0 };
-        let intake = watchdog.intake.observe(waiting, seen.position.unwrap_or(-1), now);
+        let place = seen.position.unwrap_or(-1).max(watchdog.fetched);
+        let intake = watchdog.intake.observe(waiting, place, now);
         Watched {
             stalled,
             stalls_now: stalled && !was,
@@ -128,6 +140,8 @@ mod tests {
     const STARTING: Sight = Sight {
         starting: true,
         lag: None,
+        withheld: 0,
+        fetched: None,
         some: false,
         unfinished: None,
         committed: None,
@@ -237,6 +251,63 @@ mod tests {
             ..Sight::default()
         };
         assert_eq!(stalls(None, unanswered), Some(60));
+    }
+
+    /// What nobody may read, as the records of aborted transactions, is fetched and not delivered.
+    #[test]
+    fn a_consumer_that_fetches_on_is_not_broken() {
+        let sight = |fetched: Option<i64>| Sight {
+            free: true,
+            position: Some(7),
+            fetched,
+            ..running(7, 7)
+        };
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
+        let mut broken = |second: u64, fetched| {
+            let now = start + Duration::from_secs(second);
+            dogs.observe(P, &sight(fetched), now).fetches_nothing
+        };
+        for second in 0..600 {
+            assert!(!broken(second, Some(100 + second as i64)), "{second}");
+        }
+        // What it fetches now is not delivered, and of other partitions nothing is either.
+        assert!((600..659).all(|second| !broken(second, None)));
+        assert!(broken(659, None));
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
+        let stands = |second: u64| second.is_multiple_of(2).then_some(700);
+        let first = (0..600).find(|second| {
+            let now = start + Duration::from_secs(*second);
+            dogs.observe(P, &sight(stands(*second)), now).fetches_nothing
+        });
+        assert_eq!(first, Some(60), "it stands, too");
+    }
+
+    #[test]
+    fn what_an_open_transaction_withholds_is_a_stall_and_no_broken_consumer() {
+        let withheld = |unfinished: i64| Sight {
+            lag: Some(0),
+            withheld: 3,
+            unfinished: Some(unfinished),
+            position: Some(unfinished),
+            fetched: Some(unfinished),
+            free: true,
+            ..Sight::default()
+        };
+        assert_eq!(stalls(None, |_| withheld(7)), Some(60));
+        // One transaction after the other, and always one that is open.
+        assert_eq!(stalls(None, |second| withheld(second as i64 / 30)), None);
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
+        for second in 0..600 {
+            let watched = dogs.observe(P, &withheld(7), start + Duration::from_secs(second));
+            assert!(!watched.fetches_nothing);
+        }
+        // The records before it can be read.
+        let behind = Sight {
+            lag: Some(2),
+            ..withheld(5)
+        };
+        dogs.observe(P, &behind, start + LIMIT * 10);
+        assert!(dogs.observe(P, &behind, start + LIMIT * 11).fetches_nothing);
     }
 
     #[test]
