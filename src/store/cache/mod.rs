@@ -333,6 +333,10 @@ impl Cache {
             bytes: bytes as u32,
             used: false,
         };
+        // What has gone wears out its place in the index, which would double for want of others, and not shrink again.
+        if shard.index.len() == shard.index.capacity() && !shard.free.is_empty() {
+            shard.compact();
+        }
         let slot = shard.free.pop().unwrap_or_else(|| {
             if shard.slots.len() == shard.slots.capacity() {
                 // By an eighth, not twofold: what is reserved counts.
@@ -345,7 +349,14 @@ impl Cache {
         shard.index.insert(hash, slot);
         shard.entry_bytes += bytes;
         self.counters.entries.fetch_add(1, Ordering::Relaxed);
-        while shard.bytes() > self.max_shard_bytes && self.evict(shard, slot, now) {}
+        let mut keep = slot;
+        while shard.bytes() > self.max_shard_bytes && self.evict(shard, keep, now) {
+            // The tables are as large as many small entries needed them, and would leave fewer and larger ones no room.
+            if shard.free.len() > shard.slots.len() / 8 {
+                shard.compact();
+                keep = shard.index.get(&hash).copied().unwrap_or(keep);
+            }
+        }
         self.report(shard);
     }
 
@@ -393,6 +404,21 @@ impl Cache {
 }
 
 impl Shard {
+    /// Gives back the places of entries that are gone. Each entry that is held moves, so this is for when many have come or gone since.
+    fn compact(&mut self) {
+        // What the hand would come to last is the newest, and stays behind the others.
+        self.slots.rotate_left(self.hand);
+        self.slots.retain(Option::is_some);
+        self.slots.shrink_to_fit();
+        (self.free, self.hand) = (Vec::new(), 0);
+        // What it has to spare is how many may come and go before the next time.
+        let room = self.slots.len() + self.slots.len() / 8;
+        self.index = HashMap::with_capacity_and_hasher(room, Hashed::default());
+        for (slot, entry) in self.slots.iter().flatten().enumerate() {
+            self.index.insert(entry.hash, slot as u32);
+        }
+    }
+
     /// Entries and tables, as allocated. Flights in progress are the records' own memory, not the cache's.
     fn bytes(&self) -> usize {
         // The hash map keeps a power of two of buckets, at most 7/8 of them full, and a control byte for each.

@@ -164,6 +164,37 @@ async fn bytes_stay_within_the_bound_and_near_it() {
     }
 }
 
+/// The entries of a cache of a megabyte once it has loaded this one.
+async fn load(cache: &Cache, key: i64, value: Option<Row>, now: Instant) -> u64 {
+    let load = || async move { Ok(value) };
+    cache.get_or_load(&key.to_be_bytes(), now, load).await.unwrap();
+    let stats = cache.stats();
+    assert!(stats.bytes <= 1 << 20, "{} bytes", stats.bytes);
+    stats.entries
+}
+
+#[tokio::test]
+async fn a_cache_that_filled_with_absences_holds_as_many_rows_afterwards_as_a_new_one() {
+    let (old, new, now) = (cache(1 << 20), cache(1 << 20), Instant::now());
+    let mut absences = 0;
+    for key in 0..60_000 {
+        absences = load(&old, key, None, now).await;
+    }
+    assert!(absences > 6_000, "{absences}");
+    for key in 58_000..60_000_i64 {
+        assert!(old.get(&key.to_be_bytes(), now).is_some(), "{key} is among the newest");
+    }
+    let (mut after, mut fresh) = (0, 0);
+    for key in 60_000..80_000 {
+        after = load(&old, key, row(key), now).await;
+        fresh = load(&new, key, row(key), now).await;
+    }
+    assert!(after > fresh * 8 / 10, "{after} rows, and {fresh} in a new one");
+    for key in 79_000..80_000_i64 {
+        assert_eq!(old.get(&key.to_be_bytes(), now).as_deref(), Some(&row(key)));
+    }
+}
+
 #[tokio::test]
 async fn what_is_used_outlives_what_is_not() {
     let (cache, now) = (cache(64 << 10), Instant::now());
