@@ -153,14 +153,15 @@ impl Reference {
         self.on_demand.as_ref()
     }
 
-    /// The document by this key, asked for if it has to be, and where it came from.
+    /// The document by this key, asked for if it has to be, and where it came from. For who has `awaited` it, that it was absent a moment ago counts
+    /// for nothing.
     ///
     /// # Errors
     /// Transient where the server does not answer, and where its breaker, `gate`, is open.
-    pub async fn look_up(&self, key: &Value<'_>, gate: &Gate) -> Result<(Hit, Origin), StoreError> {
+    pub async fn look_up(&self, key: &Value<'_>, gate: &Gate, awaited: bool) -> Result<(Hit, Origin), StoreError> {
         match &self.on_demand {
             // On the heap: the future of each event would have room for a request.
-            Some(on_demand) => Box::pin(on_demand.find(&self.shape, key, gate)).await,
+            Some(on_demand) => Box::pin(on_demand.find(&self.shape, key, gate, awaited)).await,
             None => self.find(key).map(|row| (Arc::new(row), Origin::Loaded)),
         }
     }

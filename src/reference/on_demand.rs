@@ -42,10 +42,20 @@ impl OnDemand {
     }
 
     /// The document by this key, and where it came from: one whose life is over is given while the server fails, if that is declared.
-    pub(super) async fn find(&self, shape: &Shape, key: &Value<'_>, gate: &Gate) -> Result<(Hit, Origin), StoreError> {
+    /// Who has `awaited` it asks again in spite of an absence that is kept for others.
+    pub(super) async fn find(
+        &self,
+        shape: &Shape,
+        key: &Value<'_>,
+        gate: &Gate,
+        awaited: bool,
+    ) -> Result<(Hit, Origin), StoreError> {
         let Some(bytes) = codec::key_of_value(key) else {
             return Ok((Hit::default(), Origin::Cached));
         };
+        if awaited {
+            self.cache.forget_absence(&bytes);
+        }
         let now = Instant::now();
         if let Some(hit) = self.cache.get(&bytes, now) {
             return Ok((hit, Origin::Cached));
@@ -137,7 +147,43 @@ pub(super) fn candidates(key: &Value<'_>) -> Vec<Bson> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::breaker::Rules;
+    use crate::reference::fake::{member, nothing};
+    use crate::reference::server::Server;
+    use crate::store::types::ColumnType;
+
+    #[tokio::test]
+    async fn who_waits_for_a_document_asks_in_spite_of_an_absence_that_is_kept() {
+        let (address, mut commands) = member(true, Duration::ZERO, |_| Some(nothing())).await;
+        let uri = format!("mongodb://{address}/?replicaSet=rs");
+        let source = Server::open(&uri, None).await.unwrap().source("crm.partners", []);
+        let hour = Duration::from_secs(3600);
+        let options = CacheOptions {
+            ttl: hour,
+            missing_ttl: hour,
+            max_bytes: 1 << 20,
+            stale: Duration::ZERO,
+        };
+        let asks = OnDemand::new(source, options);
+        let shape = Shape {
+            name: "partners".into(),
+            collection: "crm.partners".to_owned(),
+            key: "_id".to_owned(),
+            key_type: ColumnType::BigInt,
+            fields: Vec::new(),
+            max_bytes: 1 << 20,
+        };
+        let gate = Gate::new("mongo", Rules::default(), None);
+        for (awaited, asked) in [(false, 1), (false, 0), (true, 1), (true, 1), (false, 0)] {
+            let found = asks.find(&shape, &Value::Long(7), &gate, awaited).await.unwrap();
+            assert_eq!(*found.0, None);
+            let asked_now = std::iter::from_fn(|| commands.try_recv().ok()).count();
+            assert_eq!(asked_now, asked, "awaited: {awaited}");
+        }
+    }
 
     #[test]
     fn a_key_stands_for_all_that_memory_would_find_by_it() {

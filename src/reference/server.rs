@@ -430,7 +430,7 @@ mod tests {
         let server = Server::open(&uri, None).await.unwrap();
         let (asks, shape) = &on_demand(&server);
         let gate = &Gate::new("mongo", Rules::default(), None);
-        let find = |id| async move { asks.find(shape, &Value::Long(id), gate).await };
+        let find = |id| async move { asks.find(shape, &Value::Long(id), gate, false).await };
         // It connects.
         find(0).await.unwrap();
         server.login().patience = Duration::from_secs(1);
@@ -457,10 +457,13 @@ mod tests {
         let room = server.login().room.clone();
         let taken = room.try_acquire().unwrap();
         let (one, other) = (Value::Long(1), Value::Long(2));
-        let mut waits = std::pin::pin!(asks.find(&shape, &one, &gate));
+        let mut waits = std::pin::pin!(asks.find(&shape, &one, &gate, false));
         assert!(waits.as_mut().now_or_never().is_none());
         gate.failed(false);
-        assert_eq!(asks.find(&shape, &other, &gate).await.unwrap_err().label, NOT_ASKED);
+        assert_eq!(
+            asks.find(&shape, &other, &gate, false).await.unwrap_err().label,
+            NOT_ASKED
+        );
         drop(taken);
         assert_eq!(waits.await.unwrap_err().label, NOT_ASKED);
     }

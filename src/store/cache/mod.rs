@@ -223,6 +223,19 @@ impl Cache {
         Some(entry.value.clone())
     }
 
+    /// Forgets that there is no row, for one who waits for it and asks anew. A row that is there stays.
+    pub fn forget_absence(&self, key: &[u8]) {
+        let (hash, mut shard) = self.shard(key);
+        let Some(slot) = shard.index.get(&hash).copied() else {
+            return;
+        };
+        let entry = shard.slots.get(slot as usize).and_then(Option::as_ref);
+        if entry.is_some_and(|entry| *entry.key == *key && entry.value.is_none()) {
+            self.remove(&mut shard, slot);
+            self.report(&mut shard);
+        }
+    }
+
     /// The answer in memory, or that of the query under way for the same key, or that of `load`.
     ///
     /// `now` is when the caller asks; a row's life counts from there, so a slow query gives no longer one.
