@@ -390,7 +390,7 @@ mod tests {
         let opened_again = async {
             let mut opened = 0;
             while opened < 2 {
-                opened += usize::from(commands.recv().await.unwrap() == "aggregate");
+                opened += usize::from(commands.recv().await.unwrap().contains_key("aggregate"));
             }
         };
         tokio::time::timeout(Duration::from_secs(60), opened_again)
