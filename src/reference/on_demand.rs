@@ -137,12 +137,14 @@ pub(super) fn candidates(key: &Value<'_>) -> Vec<Bson> {
         Value::Int(number) => vec![Bson::Int64(i64::from(*number))],
         Value::Long(number) => vec![Bson::Int64(*number)],
         Value::Double(number) => vec![Bson::Double(*number)],
-        Value::Bytes(bytes) => vec![Bson::Binary(Binary {
-            subtype: BinarySubtype::Generic,
-            bytes: bytes.to_vec(),
-        })],
+        Value::Bytes(bytes) => codec::BYTES.map(|subtype| binary(subtype, bytes)).into(),
         _ => Vec::new(),
     }
+}
+
+fn binary(subtype: BinarySubtype, bytes: &[u8]) -> Bson {
+    let bytes = bytes.to_vec();
+    Bson::Binary(Binary { subtype, bytes })
 }
 
 #[cfg(test)]
@@ -189,13 +191,15 @@ mod tests {
     fn a_key_stands_for_all_that_memory_would_find_by_it() {
         let id = ObjectId::parse_str("65f1a2b3c4d5e6f708192a3b").unwrap();
         let uuid = Uuid::parse_str("7d444840-9dc0-11d1-b245-5ffdce74fad2").unwrap();
-        let documents = [
+        let mut documents = vec![
             Bson::String("a".into()),
             Bson::String(id.to_hex()),
             Bson::ObjectId(id),
             Bson::Binary(uuid.into()),
             Bson::Int64(7),
         ];
+        let all = 0..=u8::MAX;
+        documents.extend(all.map(|subtype| binary(subtype.into(), &uuid.bytes())));
         let keys = [
             Value::String("a".into()),
             Value::String(id.to_hex().into()),
@@ -204,6 +208,7 @@ mod tests {
             Value::Uuid(uuid.bytes()),
             Value::Int(7),
             Value::Long(7),
+            Value::Bytes(uuid.bytes().to_vec().into()),
             Value::Bool(true),
         ];
         for key in &keys {
