@@ -129,7 +129,7 @@ impl Follower {
             .map_err(|e| class(&e))?
         {
             let document = cursor.current();
-            let (usable, key) = self.reference.put(self.generation, document);
+            let (usable, key) = self.reference.put(self.generation, document, true);
             left.extend(key);
             found += 1;
             keyless += u64::from(!usable);

@@ -185,14 +185,21 @@ impl Reference {
         found.transpose()
     }
 
-    /// Takes a document in: whether it has a usable key, and the key that it has left, where another document may have that.
-    fn put(&self, generation: u8, document: &RawDocument) -> (bool, Option<Vec<u8>>) {
+    /// The key of a document, where it is usable, and the document's identity, where keys are not that.
+    fn names(&self, document: &RawDocument) -> (Option<Vec<u8>>, Option<(&Keys, Vec<u8>)>) {
         let field = |name: &str| document.get(name).ok().flatten();
         let key = field(&self.shape.key).and_then(codec::key_of_bson);
+        let keys = self.keys.as_ref();
+        (key, keys.and_then(|keys| Some((keys, codec::identity(field("_id")?)))))
+    }
+
+    /// Takes a document in: whether it has a usable key, and the key that it has left, where another document may have that. In a `reading` all
+    /// documents come, and then a sweep.
+    fn put(&self, generation: u8, document: &RawDocument, reading: bool) -> (bool, Option<Vec<u8>>) {
+        let (key, identity) = self.names(document);
         let mut left = None;
-        if let (Some(keys), Some(id)) = (&self.keys, field("_id")) {
-            let id = codec::identity(id);
-            left = self.leave(keys, &id, key.as_deref());
+        if let Some((keys, id)) = identity {
+            left = self.leave(keys, &id, key.as_deref(), reading.then_some(generation));
             match &key {
                 Some(key) => keys.put(generation, &id, key),
                 None => keys.by_id.remove(&id),
@@ -208,18 +215,23 @@ impl Reference {
     }
 
     /// A document is no longer found by the key that it had, unless that is still its key: gives the key where another document may have it.
-    fn leave(&self, keys: &Keys, id: &[u8], key: Option<&[u8]>) -> Option<Vec<u8>> {
+    /// `reading` is the generation of the reading that finds so, if one does.
+    fn leave(&self, keys: &Keys, id: &[u8], key: Option<&[u8]>, reading: Option<u8>) -> Option<Vec<u8>> {
         let (old, true) = keys.had(id)? else { return None };
         if key == Some(&*old) {
             return None;
         }
         keys.owners.remove(&old);
-        if keys.shared.get(&old, |_| ()).is_none() {
-            self.table.remove(&old);
-            return None;
-        }
         // What it had is found until another one is there, or none: a record must not miss both.
-        Some(old)
+        if keys.shared.get(&old, |_| ()).is_some() {
+            return Some(old);
+        }
+        // Who takes the key may be read later; if nobody does, the sweep removes what was not met.
+        let is_swept = reading.is_some_and(|reading| self.table.generation(&old) != Some(reading));
+        if !is_swept {
+            self.table.remove(&old);
+        }
+        None
     }
 
     /// No document has this key.
@@ -245,7 +257,7 @@ impl Reference {
     /// Takes in a document that has changed, or is new; not where more is held than may be. Gives the key that it has left, as [`Reference::put`].
     fn change(&self, generation: u8, document: &RawDocument) -> Result<Option<Vec<u8>>, StoreError> {
         self.fits()?;
-        Ok(self.put(generation, document).1)
+        Ok(self.put(generation, document, false).1)
     }
 
     /// Whether no more is held than may be.
@@ -265,7 +277,7 @@ impl Reference {
     pub fn replace(&self, documents: &[RawDocumentBuf]) -> Option<usize> {
         // All that is held was put by the line below.
         self.sweep(1);
-        documents.iter().position(|document| !self.put(0, document).0)
+        documents.iter().position(|document| !self.put(0, document, false).0)
     }
 
     /// Removes the document with this `_id`. Gives the key that it has left, as [`Reference::put`].
@@ -275,7 +287,7 @@ impl Reference {
             return None;
         };
         let id = codec::identity(id);
-        let left = self.leave(keys, &id, None);
+        let left = self.leave(keys, &id, None, None);
         keys.by_id.remove(&id);
         left
     }
@@ -343,7 +355,7 @@ mod tests {
     }
 
     fn put(to: &Reference, document: &Document) -> bool {
-        to.put(0, &RawDocumentBuf::try_from(document).unwrap()).0
+        to.put(0, &RawDocumentBuf::try_from(document).unwrap(), false).0
     }
 
     fn name(of: &Reference, key: &str) -> Option<Value<'static>> {
@@ -427,7 +439,7 @@ mod tests {
             for (id, code) in documents {
                 let document = doc! { "_id": *id, "code": *code, "name": "Ada" };
                 let document = RawDocumentBuf::try_from(&document).unwrap();
-                left.extend(partners.put(generation, &document).1);
+                left.extend(partners.put(generation, &document, true).1);
             }
             partners.sweep(generation);
             left
@@ -441,6 +453,31 @@ mod tests {
         // The first is inserted again while they are read.
         assert_eq!(read(5, &[(2, "a"), (1, "a"), (1, "d")]), std::slice::from_ref(&a));
         assert!(partners.is_orphaned(&a) && name(&partners, "a").is_some());
+    }
+
+    #[test]
+    fn a_key_that_passes_to_another_document_is_found_all_through_a_reading() {
+        let partners = reference("code");
+        let read = |generation, id: i32, code: &str| {
+            let document = doc! { "_id": id, "code": code, "name": id.to_string() };
+            let document = RawDocumentBuf::try_from(&document).unwrap();
+            assert_eq!(partners.put(generation, &document, true), (true, None));
+        };
+        let named = |id: &'static str| Some(Value::String(id.into()));
+        read(1, 1, "a");
+        read(1, 2, "b");
+        partners.sweep(1);
+        read(2, 1, "c");
+        assert_eq!(name(&partners, "a"), named("1"), "who has it now is not read yet");
+        read(2, 2, "a");
+        assert_eq!((name(&partners, "a"), name(&partners, "b")), (named("2"), named("2")));
+        partners.sweep(2);
+        assert_eq!((name(&partners, "b"), partners.entries()), (None, 2));
+        // The first is read twice, for it is inserted again meanwhile: no sweep would remove what it had in this reading.
+        read(3, 1, "c");
+        read(3, 1, "d");
+        partners.sweep(3);
+        assert_eq!((name(&partners, "c"), name(&partners, "d")), (None, named("1")));
     }
 
     #[test]

@@ -36,6 +36,10 @@ impl Entry {
         self.0[HEAD..].split_at(length)
     }
 
+    fn generation(&self) -> u8 {
+        self.0[0]
+    }
+
     fn bad(&self) -> bool {
         self.0[1] != 0
     }
@@ -140,7 +144,7 @@ impl Table {
     pub fn sweep(&self, generation: u8) {
         for shard in &self.shards {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            for old in shard.extract_if(|entry| entry.0[0] != generation) {
+            for old in shard.extract_if(|entry| entry.generation() != generation) {
                 self.forget(Some(old));
             }
             // A table that has lost most of its entries gives their places back.
@@ -156,6 +160,12 @@ impl Table {
             self.bad.fetch_sub(u64::from(old.bad()), Ordering::Relaxed);
             self.content_bytes.fetch_sub(old.weight(), Ordering::Relaxed);
         }
+    }
+
+    /// The generation of an entry.
+    pub fn generation(&self, key: &[u8]) -> Option<u8> {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(key).map(Entry::generation)
     }
 
     /// Documents held.
@@ -224,6 +234,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(content(&table, &key), model.get(&key).map(|(_, c)| c.clone()));
+                prop_assert_eq!(table.generation(&key), model.get(&key).map(|(g, _)| *g));
                 prop_assert_eq!(table.entries(), model.len() as u64);
                 prop_assert_eq!(table.bad(), model.values().filter(|(_, c)| c.is_err()).count() as u64);
             }
