@@ -13,7 +13,12 @@ type Cursors = Arc<dyn Fn(&str) -> Option<Document> + Send + Sync>;
 
 /// A cursor that is at its end.
 pub(super) fn nothing() -> Document {
-    doc! { "id": 0_i64, "ns": "crm.partners", "firstBatch": [] }
+    all(Vec::new())
+}
+
+/// A cursor that has these documents, and no more.
+pub(super) fn all(documents: Vec<Document>) -> Document {
+    doc! { "id": 0_i64, "ns": "crm.partners", "firstBatch": documents }
 }
 
 /// Its address, and the commands that come to it, each of which takes so long.

@@ -117,10 +117,26 @@ impl Keys {
         self.owners.put(generation, key, Ok(id));
     }
 
+    /// Says that a document is still there; with another key than it had, only that the key is.
+    fn mark(&self, generation: u8, id: &[u8], key: &[u8]) {
+        if self.by_id.get(id, |had| had == Ok(key)).unwrap_or_default() {
+            self.by_id.mark(generation, id);
+        }
+        self.owners.mark(generation, key);
+        self.shared.mark(generation, key);
+    }
+
     fn sweep(&self, generation: u8) {
         self.by_id.sweep(generation);
         self.owners.sweep(generation);
         self.shared.sweep(generation);
+    }
+
+    fn older(&self, generation: u8) -> u64 {
+        [&self.by_id, &self.owners, &self.shared]
+            .map(|table| table.older(generation))
+            .iter()
+            .sum()
     }
 
     fn bytes(&self) -> u64 {
@@ -214,6 +230,18 @@ impl Reference {
         (true, left)
     }
 
+    /// A document that is read is still there, and what there is of it is kept as it is: for where there is no room for more. Of one that is not held
+    /// nothing is taken in.
+    fn mark(&self, generation: u8, document: &RawDocument) {
+        let (Some(key), identity) = self.names(document) else {
+            return;
+        };
+        self.table.mark(generation, &key);
+        if let Some((keys, id)) = identity {
+            keys.mark(generation, &id, &key);
+        }
+    }
+
     /// A document is no longer found by the key that it had, unless that is still its key: gives the key where another document may have it.
     /// `reading` is the generation of the reading that finds so, if one does.
     fn leave(&self, keys: &Keys, id: &[u8], key: Option<&[u8]>, reading: Option<u8>) -> Option<Vec<u8>> {
@@ -290,6 +318,11 @@ impl Reference {
         let left = self.leave(keys, &id, None, None);
         keys.by_id.remove(&id);
         left
+    }
+
+    /// Entries that the reading of this generation has not met.
+    fn older(&self, generation: u8) -> u64 {
+        self.table.older(generation) + self.keys.as_ref().map_or(0, |keys| keys.older(generation))
     }
 
     fn sweep(&self, generation: u8) {
@@ -478,6 +511,32 @@ mod tests {
         read(3, 1, "d");
         partners.sweep(3);
         assert_eq!((name(&partners, "c"), name(&partners, "d")), (None, named("1")));
+    }
+
+    #[test]
+    fn where_there_is_no_room_a_reading_finds_out_what_is_gone() {
+        let partners = reference("code");
+        let document = |id: i32, code: &str| {
+            let document = doc! { "_id": id, "code": code, "name": "Ada" };
+            RawDocumentBuf::try_from(&document).unwrap()
+        };
+        for (id, code) in [(1, "a"), (2, "b"), (3, "c")] {
+            partners.put(1, &document(id, code), true);
+        }
+        partners.sweep(1);
+        assert_eq!((partners.older(1), partners.older(2)), (0, 9));
+        // The first has another key, and the second another identity; the fourth is new.
+        for (id, code) in [(1, "d"), (5, "b"), (3, "c"), (4, "e")] {
+            partners.mark(2, &document(id, code));
+        }
+        assert_eq!(partners.older(2), 4, "all of the first, and who had the second key");
+        partners.sweep(2);
+        let found = ["a", "b", "c", "d", "e"].map(|code| name(&partners, code).is_some());
+        assert_eq!(found, [false, true, true, false, false]);
+        for (id, code) in [(1, "d"), (5, "b"), (3, "c"), (4, "e")] {
+            partners.put(3, &document(id, code), true);
+        }
+        assert_eq!((partners.older(3), partners.entries()), (0, 4));
     }
 
     #[test]
