@@ -367,7 +367,7 @@ async fn without_change_streams_the_schedule_brings_changes_and_a_sudden_loss_is
 
 async fn look_up(reference: &Reference, key: &Value<'_>) -> Result<Hit, StoreError> {
     let gate = Gate::new("mongo", Rules::default(), None);
-    reference.look_up(key, &gate).await.map(|(found, _)| found)
+    reference.look_up(key, &gate, false).await.map(|(found, _)| found)
 }
 
 /// A collection that is asked for each document: found by any kind of key, kept for its life, shared by many askers, stale while the

@@ -19,6 +19,15 @@ use crate::store::decimal;
 /// Integers that a double holds exactly.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
+/// The kinds of binary values that are found as bytes: those that a server can be asked for one by one.
+pub(super) const BYTES: [BinarySubtype; 5] = [
+    BinarySubtype::Generic,
+    BinarySubtype::BinaryOld,
+    BinarySubtype::UuidOld,
+    BinarySubtype::Md5,
+    BinarySubtype::UserDefined(0x80),
+];
+
 /// The bytes by which a document is found; none for a value that cannot be a key.
 pub fn key_of_bson(value: RawBsonRef<'_>) -> Option<Vec<u8>> {
     Some(match value {
@@ -26,7 +35,8 @@ pub fn key_of_bson(value: RawBsonRef<'_>) -> Option<Vec<u8>> {
         RawBsonRef::ObjectId(id) => tagged(b's', id.to_hex().as_bytes()),
         RawBsonRef::Binary(b) => match uuid(b.subtype, b.bytes) {
             Some(uuid) => tagged(b's', uuid_text(&uuid).as_bytes()),
-            None => tagged(b'b', b.bytes),
+            None if BYTES.contains(&b.subtype) => tagged(b'b', b.bytes),
+            None => return None,
         },
         RawBsonRef::Int32(_) | RawBsonRef::Int64(_) | RawBsonRef::Double(_) => {
             tagged(b'n', &whole(value)?.to_be_bytes())

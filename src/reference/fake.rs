@@ -1,5 +1,6 @@
 //! A MongoDB server of the tests' own: the only member of a replica set, which says of each command's cursor what a test wants.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
@@ -8,15 +9,25 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 /// The cursor of a command by its name; none where that is never answered.
-type Cursors = fn(&str) -> Option<Document>;
+type Cursors = Arc<dyn Fn(&str) -> Option<Document> + Send + Sync>;
 
 /// A cursor that is at its end.
 pub(super) fn nothing() -> Document {
-    doc! { "id": 0_i64, "ns": "crm.partners", "firstBatch": [] }
+    all(Vec::new())
+}
+
+/// A cursor that has these documents, and no more.
+pub(super) fn all(documents: Vec<Document>) -> Document {
+    doc! { "id": 0_i64, "ns": "crm.partners", "firstBatch": documents }
 }
 
 /// Its address, and the commands that come to it, each of which takes so long.
-pub(super) async fn member(is_primary: bool, takes: Duration, cursors: Cursors) -> (String, UnboundedReceiver<String>) {
+pub(super) async fn member(
+    is_primary: bool,
+    takes: Duration,
+    cursors: impl Fn(&str) -> Option<Document> + Send + Sync + 'static,
+) -> (String, UnboundedReceiver<Document>) {
+    let cursors: Cursors = Arc::new(cursors);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let (asked, commands) = mpsc::unbounded_channel();
@@ -26,7 +37,7 @@ pub(super) async fn member(is_primary: bool, takes: Duration, cursors: Cursors) 
     };
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer(stream, hello.clone(), asked.clone(), takes, cursors));
+            tokio::spawn(answer(stream, hello.clone(), asked.clone(), takes, cursors.clone()));
         }
     });
     (address, commands)
@@ -35,7 +46,7 @@ pub(super) async fn member(is_primary: bool, takes: Duration, cursors: Cursors) 
 async fn answer(
     mut stream: TcpStream,
     hello: Document,
-    asked: UnboundedSender<String>,
+    asked: UnboundedSender<Document>,
     takes: Duration,
     cursors: Cursors,
 ) {
@@ -52,7 +63,7 @@ async fn answer(
         } else {
             let cursor = cursors(&name);
             // Who asks may have heard enough.
-            let _ = asked.send(name);
+            let _ = asked.send(command);
             tokio::time::sleep(takes).await;
             match cursor {
                 Some(cursor) => doc! { "ok": 1, "cursor": cursor },

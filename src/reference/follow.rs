@@ -4,6 +4,10 @@
 //! missed, and the copy converges. Both ask the primary: a member that lags would lack what the stream is already past. A stream that breaks, or of which nothing is heard, is resumed by its token; where the server has lost that history, and
 //! where it has no streams, the collection is read again.
 //!
+//! What a reading meets is put beside what is held, and what it has not met is removed at its end. Where both have no room, because keys are others or
+//! the collection had outgrown its room, the reading only finds out what is gone, and all are read once more. What is in the collection and in memory is
+//! found all along.
+//!
 //! Invariants: what is held goes on being served, whatever fails; a reading that finds the collection empty is never believed
 //! where there were documents, and one that finds less than half of them only when the next reading agrees: a collection that is
 //! being filled anew must not empty the copy.
@@ -25,7 +29,7 @@ use crate::telemetry::handles::ReferenceMetrics;
 /// Where only a change stream brings news, a doubtful reading is repeated after this long.
 const DOUBT: Duration = Duration::from_secs(300);
 
-/// A document after which it is looked at once whether they still fit, in bytes.
+/// Bytes of documents after which it is looked at whether they still fit.
 const LARGE: usize = 1 << 20;
 /// How often another document of a key is asked for before all are read instead.
 const MOST_ASKED: u32 = 100;
@@ -48,6 +52,16 @@ pub struct Follower {
     asked: u32,
     /// The last reading that came to its end found some documents, and less than half of those held.
     shrunk: bool,
+}
+
+/// What came of a reading.
+struct Reading {
+    /// Documents without a usable key.
+    keyless: u64,
+    /// Keys that documents have left which others may have.
+    left: Vec<Vec<u8>>,
+    /// Why documents were left out, if some were.
+    full: Option<StoreError>,
 }
 
 impl Follower {
@@ -119,27 +133,16 @@ impl Follower {
                 Err(error) => return Err(class(&error)),
             }
         }
-        let held = self.reference.entries();
-        self.generation = self.generation.wrapping_add(1);
-        let (mut found, mut keyless) = (0u64, 0u64);
-        let mut left = Vec::new();
-        let mut cursor = self.source.read(self.has_streams).await.map_err(|e| class(&e))?;
-        while within(self.source.silence, cursor.advance())
-            .await
-            .map_err(|e| class(&e))?
-        {
-            let document = cursor.current();
-            let (usable, key) = self.reference.put(self.generation, document);
-            left.extend(key);
-            found += 1;
-            keyless += u64::from(!usable);
-            if found.is_multiple_of(1000) || document.as_bytes().len() > LARGE {
-                self.reference.fits()?;
-            }
+        let mut reading = self.read_once().await?;
+        // What was gone took the room, and has been swept.
+        if reading.full.is_some() {
+            reading = self.read_once().await?;
+        }
+        let Reading { keyless, left, full } = reading;
+        if let Some(full) = full {
+            return Err(full);
         }
         self.reference.fits()?;
-        self.believe(found, held)?;
-        self.reference.sweep(self.generation);
         for key in left {
             if self.reference.is_orphaned(&key) && !self.settle(Ok(Some(key))).await {
                 let message = format!("{} changed too much while it was read", self.reference.shape.collection);
@@ -156,6 +159,46 @@ impl Follower {
             );
         }
         Ok(())
+    }
+
+    /// Takes all documents in, and lets go of those that are gone. Those that come when there is no more room are left out if they are not held.
+    async fn read_once(&mut self) -> Result<Reading, StoreError> {
+        let held = self.reference.entries();
+        self.generation = self.generation.wrapping_add(1);
+        let (mut found, mut keyless, mut unasked) = (0u64, 0u64, 0);
+        let (mut left, mut full) = (Vec::new(), None);
+        let mut cursor = self.source.read(self.has_streams).await.map_err(|e| class(&e))?;
+        while within(self.source.silence, cursor.advance())
+            .await
+            .map_err(|e| class(&e))?
+        {
+            let document = cursor.current();
+            found += 1;
+            unasked += document.as_bytes().len();
+            if full.is_some() {
+                self.reference.mark(self.generation, document);
+            } else {
+                let (usable, key) = self.reference.put(self.generation, document, true);
+                left.extend(key);
+                keyless += u64::from(!usable);
+            }
+            if found.is_multiple_of(1000) || unasked > LARGE {
+                unasked = 0;
+                full = full.or_else(|| self.reference.fits().err());
+                // Nothing that is held is gone: there will be no room.
+                if full.is_some() && self.reference.older(self.generation) == 0 {
+                    break;
+                }
+            }
+        }
+        if self.reference.older(self.generation) == 0
+            && let Some(full) = full
+        {
+            return Err(full);
+        }
+        self.believe(found, held)?;
+        self.reference.sweep(self.generation);
+        Ok(Reading { keyless, left, full })
     }
 
     /// Whether the documents that a reading found may take the place of those held.
@@ -332,29 +375,33 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use mongodb::bson::doc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use mongodb::bson::{Document, RawDocumentBuf, doc};
+    use tokio::sync::mpsc::UnboundedReceiver;
 
     use super::*;
+    use crate::avro::value::{Type, Value};
     use crate::reference::Shape;
-    use crate::reference::fake::{member, nothing};
+    use crate::reference::fake::{all, member, nothing};
     use crate::reference::server::Server;
     use crate::store::ColumnType;
     use crate::telemetry::metrics::Metrics;
 
     async fn follower() -> Follower {
         // Nobody listens there.
-        follower_of("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50").await
+        follower_of("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50", 1 << 20).await
     }
 
-    async fn follower_of(uri: &str) -> Follower {
+    async fn follower_of(uri: &str, max_bytes: u64) -> Follower {
         let server = Server::open(uri, None).await.unwrap();
         let reference = Arc::new(Reference::new(Shape {
             name: "partners".into(),
             collection: "crm.partners".to_owned(),
             key: "_id".to_owned(),
             key_type: ColumnType::Text,
-            fields: Vec::new(),
-            max_bytes: 1 << 20,
+            fields: vec![("name".to_owned(), Type::String)],
+            max_bytes,
         }));
         let metrics = ReferenceMetrics::new(&Metrics::new().unwrap(), "partners");
         let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1), 1.0);
@@ -383,20 +430,82 @@ mod tests {
             _ => Some(nothing()),
         })
         .await;
-        let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs")).await;
+        let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), 1 << 20).await;
         follower.read().await.unwrap();
         follower.source.silence = Duration::from_millis(50);
         let following = tokio::spawn(follower.run());
         let opened_again = async {
             let mut opened = 0;
             while opened < 2 {
-                opened += usize::from(commands.recv().await.unwrap() == "aggregate");
+                opened += usize::from(commands.recv().await.unwrap().contains_key("aggregate"));
             }
         };
         tokio::time::timeout(Duration::from_secs(60), opened_again)
             .await
             .unwrap();
         following.abort();
+    }
+
+    /// Of a quarter of a megabyte.
+    fn document(id: &str) -> Document {
+        doc! { "_id": id, "name": "n".repeat(256 << 10) }
+    }
+
+    fn documents(prefix: &str, many: usize) -> Vec<Document> {
+        (0..many).map(|i| document(&format!("{prefix}{i}"))).collect()
+    }
+
+    /// One that may hold so many megabytes and has no stream: it reads these collections one after the other, the last one again and again.
+    async fn reader(megabytes: u64, collections: Vec<Vec<Document>>) -> (Follower, UnboundedReceiver<Document>) {
+        let readings = AtomicUsize::new(0);
+        let (address, commands) = member(true, Duration::ZERO, move |_| {
+            let reading = readings.fetch_add(1, Ordering::Relaxed);
+            Some(all(collections[reading.min(collections.len() - 1)].clone()))
+        })
+        .await;
+        let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), megabytes << 20).await;
+        follower.has_streams = false;
+        (follower, commands)
+    }
+
+    fn holds(follower: &Follower, id: &str) -> bool {
+        let found = follower.reference.find(&Value::String(id.into()));
+        found.unwrap().is_some()
+    }
+
+    #[tokio::test]
+    async fn a_collection_that_fits_is_taken_in_though_all_of_its_keys_are_others_by_now() {
+        let (mut follower, mut commands) = reader(4, vec![documents("a", 15), documents("b", 15)]).await;
+        follower.read().await.unwrap();
+        follower.read().await.unwrap();
+        assert!((0..15).all(|i| holds(&follower, &format!("b{i}"))) && !holds(&follower, "a0"));
+        assert_eq!(follower.reference.entries(), 15);
+        let readings = std::iter::from_fn(|| commands.try_recv().ok()).count();
+        assert_eq!(readings, 3, "the second time for what is gone, and for the rest");
+    }
+
+    #[tokio::test]
+    async fn a_collection_that_had_outgrown_its_room_is_taken_in_when_it_has_shrunk() {
+        let (mut follower, _commands) = reader(4, vec![documents("a", 15), documents("a", 8)]).await;
+        follower.read().await.unwrap();
+        let change = |id| {
+            let document = RawDocumentBuf::try_from(&document(id)).unwrap();
+            follower.reference.change(follower.generation, &document)
+        };
+        assert!(change("x").is_ok() && change("y").is_err());
+        follower.read().await.unwrap();
+        assert_eq!(follower.reference.entries(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_collection_that_does_not_fit_is_refused_before_much_more_is_held() {
+        let (mut follower, mut commands) = reader(1, vec![documents("a", 3), documents("a", 40)]).await;
+        follower.read().await.unwrap();
+        assert_eq!(follower.read().await.unwrap_err().label, "max_bytes");
+        assert!(follower.reference.bytes() < 3 << 20, "{}", follower.reference.bytes());
+        assert!(holds(&follower, "a0"));
+        let readings = std::iter::from_fn(|| commands.try_recv().ok()).count();
+        assert_eq!(readings, 2, "nothing that is held is gone");
     }
 
     #[tokio::test]

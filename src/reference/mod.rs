@@ -117,10 +117,26 @@ impl Keys {
         self.owners.put(generation, key, Ok(id));
     }
 
+    /// Says that a document is still there; with another key than it had, only that the key is.
+    fn mark(&self, generation: u8, id: &[u8], key: &[u8]) {
+        if self.by_id.get(id, |had| had == Ok(key)).unwrap_or_default() {
+            self.by_id.mark(generation, id);
+        }
+        self.owners.mark(generation, key);
+        self.shared.mark(generation, key);
+    }
+
     fn sweep(&self, generation: u8) {
         self.by_id.sweep(generation);
         self.owners.sweep(generation);
         self.shared.sweep(generation);
+    }
+
+    fn older(&self, generation: u8) -> u64 {
+        [&self.by_id, &self.owners, &self.shared]
+            .map(|table| table.older(generation))
+            .iter()
+            .sum()
     }
 
     fn bytes(&self) -> u64 {
@@ -153,14 +169,15 @@ impl Reference {
         self.on_demand.as_ref()
     }
 
-    /// The document by this key, asked for if it has to be, and where it came from.
+    /// The document by this key, asked for if it has to be, and where it came from. For who has `awaited` it, that it was absent a moment ago counts
+    /// for nothing.
     ///
     /// # Errors
     /// Transient where the server does not answer, and where its breaker, `gate`, is open.
-    pub async fn look_up(&self, key: &Value<'_>, gate: &Gate) -> Result<(Hit, Origin), StoreError> {
+    pub async fn look_up(&self, key: &Value<'_>, gate: &Gate, awaited: bool) -> Result<(Hit, Origin), StoreError> {
         match &self.on_demand {
             // On the heap: the future of each event would have room for a request.
-            Some(on_demand) => Box::pin(on_demand.find(&self.shape, key, gate)).await,
+            Some(on_demand) => Box::pin(on_demand.find(&self.shape, key, gate, awaited)).await,
             None => self.find(key).map(|row| (Arc::new(row), Origin::Loaded)),
         }
     }
@@ -184,14 +201,21 @@ impl Reference {
         found.transpose()
     }
 
-    /// Takes a document in: whether it has a usable key, and the key that it has left, where another document may have that.
-    fn put(&self, generation: u8, document: &RawDocument) -> (bool, Option<Vec<u8>>) {
+    /// The key of a document, where it is usable, and the document's identity, where keys are not that.
+    fn names(&self, document: &RawDocument) -> (Option<Vec<u8>>, Option<(&Keys, Vec<u8>)>) {
         let field = |name: &str| document.get(name).ok().flatten();
         let key = field(&self.shape.key).and_then(codec::key_of_bson);
+        let keys = self.keys.as_ref();
+        (key, keys.and_then(|keys| Some((keys, codec::identity(field("_id")?)))))
+    }
+
+    /// Takes a document in: whether it has a usable key, and the key that it has left, where another document may have that. In a `reading` all
+    /// documents come, and then a sweep.
+    fn put(&self, generation: u8, document: &RawDocument, reading: bool) -> (bool, Option<Vec<u8>>) {
+        let (key, identity) = self.names(document);
         let mut left = None;
-        if let (Some(keys), Some(id)) = (&self.keys, field("_id")) {
-            let id = codec::identity(id);
-            left = self.leave(keys, &id, key.as_deref());
+        if let Some((keys, id)) = identity {
+            left = self.leave(keys, &id, key.as_deref(), reading.then_some(generation));
             match &key {
                 Some(key) => keys.put(generation, &id, key),
                 None => keys.by_id.remove(&id),
@@ -206,19 +230,36 @@ impl Reference {
         (true, left)
     }
 
+    /// A document that is read is still there, and what there is of it is kept as it is: for where there is no room for more. Of one that is not held
+    /// nothing is taken in.
+    fn mark(&self, generation: u8, document: &RawDocument) {
+        let (Some(key), identity) = self.names(document) else {
+            return;
+        };
+        self.table.mark(generation, &key);
+        if let Some((keys, id)) = identity {
+            keys.mark(generation, &id, &key);
+        }
+    }
+
     /// A document is no longer found by the key that it had, unless that is still its key: gives the key where another document may have it.
-    fn leave(&self, keys: &Keys, id: &[u8], key: Option<&[u8]>) -> Option<Vec<u8>> {
+    /// `reading` is the generation of the reading that finds so, if one does.
+    fn leave(&self, keys: &Keys, id: &[u8], key: Option<&[u8]>, reading: Option<u8>) -> Option<Vec<u8>> {
         let (old, true) = keys.had(id)? else { return None };
         if key == Some(&*old) {
             return None;
         }
         keys.owners.remove(&old);
-        if keys.shared.get(&old, |_| ()).is_none() {
-            self.table.remove(&old);
-            return None;
-        }
         // What it had is found until another one is there, or none: a record must not miss both.
-        Some(old)
+        if keys.shared.get(&old, |_| ()).is_some() {
+            return Some(old);
+        }
+        // Who takes the key may be read later; if nobody does, the sweep removes what was not met.
+        let is_swept = reading.is_some_and(|reading| self.table.generation(&old) != Some(reading));
+        if !is_swept {
+            self.table.remove(&old);
+        }
+        None
     }
 
     /// No document has this key.
@@ -244,7 +285,7 @@ impl Reference {
     /// Takes in a document that has changed, or is new; not where more is held than may be. Gives the key that it has left, as [`Reference::put`].
     fn change(&self, generation: u8, document: &RawDocument) -> Result<Option<Vec<u8>>, StoreError> {
         self.fits()?;
-        Ok(self.put(generation, document).1)
+        Ok(self.put(generation, document, false).1)
     }
 
     /// Whether no more is held than may be.
@@ -264,7 +305,7 @@ impl Reference {
     pub fn replace(&self, documents: &[RawDocumentBuf]) -> Option<usize> {
         // All that is held was put by the line below.
         self.sweep(1);
-        documents.iter().position(|document| !self.put(0, document).0)
+        documents.iter().position(|document| !self.put(0, document, false).0)
     }
 
     /// Removes the document with this `_id`. Gives the key that it has left, as [`Reference::put`].
@@ -274,9 +315,14 @@ impl Reference {
             return None;
         };
         let id = codec::identity(id);
-        let left = self.leave(keys, &id, None);
+        let left = self.leave(keys, &id, None, None);
         keys.by_id.remove(&id);
         left
+    }
+
+    /// Entries that the reading of this generation has not met.
+    fn older(&self, generation: u8) -> u64 {
+        self.table.older(generation) + self.keys.as_ref().map_or(0, |keys| keys.older(generation))
     }
 
     fn sweep(&self, generation: u8) {
@@ -342,7 +388,7 @@ mod tests {
     }
 
     fn put(to: &Reference, document: &Document) -> bool {
-        to.put(0, &RawDocumentBuf::try_from(document).unwrap()).0
+        to.put(0, &RawDocumentBuf::try_from(document).unwrap(), false).0
     }
 
     fn name(of: &Reference, key: &str) -> Option<Value<'static>> {
@@ -426,7 +472,7 @@ mod tests {
             for (id, code) in documents {
                 let document = doc! { "_id": *id, "code": *code, "name": "Ada" };
                 let document = RawDocumentBuf::try_from(&document).unwrap();
-                left.extend(partners.put(generation, &document).1);
+                left.extend(partners.put(generation, &document, true).1);
             }
             partners.sweep(generation);
             left
@@ -440,6 +486,57 @@ mod tests {
         // The first is inserted again while they are read.
         assert_eq!(read(5, &[(2, "a"), (1, "a"), (1, "d")]), std::slice::from_ref(&a));
         assert!(partners.is_orphaned(&a) && name(&partners, "a").is_some());
+    }
+
+    #[test]
+    fn a_key_that_passes_to_another_document_is_found_all_through_a_reading() {
+        let partners = reference("code");
+        let read = |generation, id: i32, code: &str| {
+            let document = doc! { "_id": id, "code": code, "name": id.to_string() };
+            let document = RawDocumentBuf::try_from(&document).unwrap();
+            assert_eq!(partners.put(generation, &document, true), (true, None));
+        };
+        let named = |id: &'static str| Some(Value::String(id.into()));
+        read(1, 1, "a");
+        read(1, 2, "b");
+        partners.sweep(1);
+        read(2, 1, "c");
+        assert_eq!(name(&partners, "a"), named("1"), "who has it now is not read yet");
+        read(2, 2, "a");
+        assert_eq!((name(&partners, "a"), name(&partners, "b")), (named("2"), named("2")));
+        partners.sweep(2);
+        assert_eq!((name(&partners, "b"), partners.entries()), (None, 2));
+        // The first is read twice, for it is inserted again meanwhile: no sweep would remove what it had in this reading.
+        read(3, 1, "c");
+        read(3, 1, "d");
+        partners.sweep(3);
+        assert_eq!((name(&partners, "c"), name(&partners, "d")), (None, named("1")));
+    }
+
+    #[test]
+    fn where_there_is_no_room_a_reading_finds_out_what_is_gone() {
+        let partners = reference("code");
+        let document = |id: i32, code: &str| {
+            let document = doc! { "_id": id, "code": code, "name": "Ada" };
+            RawDocumentBuf::try_from(&document).unwrap()
+        };
+        for (id, code) in [(1, "a"), (2, "b"), (3, "c")] {
+            partners.put(1, &document(id, code), true);
+        }
+        partners.sweep(1);
+        assert_eq!((partners.older(1), partners.older(2)), (0, 9));
+        // The first has another key, and the second another identity; the fourth is new.
+        for (id, code) in [(1, "d"), (5, "b"), (3, "c"), (4, "e")] {
+            partners.mark(2, &document(id, code));
+        }
+        assert_eq!(partners.older(2), 4, "all of the first, and who had the second key");
+        partners.sweep(2);
+        let found = ["a", "b", "c", "d", "e"].map(|code| name(&partners, code).is_some());
+        assert_eq!(found, [false, true, true, false, false]);
+        for (id, code) in [(1, "d"), (5, "b"), (3, "c"), (4, "e")] {
+            partners.put(3, &document(id, code), true);
+        }
+        assert_eq!((partners.older(3), partners.entries()), (0, 4));
     }
 
     #[test]

@@ -42,10 +42,20 @@ impl OnDemand {
     }
 
     /// The document by this key, and where it came from: one whose life is over is given while the server fails, if that is declared.
-    pub(super) async fn find(&self, shape: &Shape, key: &Value<'_>, gate: &Gate) -> Result<(Hit, Origin), StoreError> {
+    /// Who has `awaited` it asks again in spite of an absence that is kept for others.
+    pub(super) async fn find(
+        &self,
+        shape: &Shape,
+        key: &Value<'_>,
+        gate: &Gate,
+        awaited: bool,
+    ) -> Result<(Hit, Origin), StoreError> {
         let Some(bytes) = codec::key_of_value(key) else {
             return Ok((Hit::default(), Origin::Cached));
         };
+        if awaited {
+            self.cache.forget_absence(&bytes);
+        }
         let now = Instant::now();
         if let Some(hit) = self.cache.get(&bytes, now) {
             return Ok((hit, Origin::Cached));
@@ -127,29 +137,69 @@ pub(super) fn candidates(key: &Value<'_>) -> Vec<Bson> {
         Value::Int(number) => vec![Bson::Int64(i64::from(*number))],
         Value::Long(number) => vec![Bson::Int64(*number)],
         Value::Double(number) => vec![Bson::Double(*number)],
-        Value::Bytes(bytes) => vec![Bson::Binary(Binary {
-            subtype: BinarySubtype::Generic,
-            bytes: bytes.to_vec(),
-        })],
+        Value::Bytes(bytes) => codec::BYTES.map(|subtype| binary(subtype, bytes)).into(),
         _ => Vec::new(),
     }
 }
 
+fn binary(subtype: BinarySubtype, bytes: &[u8]) -> Bson {
+    let bytes = bytes.to_vec();
+    Bson::Binary(Binary { subtype, bytes })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::breaker::Rules;
+    use crate::reference::fake::{member, nothing};
+    use crate::reference::server::Server;
+    use crate::store::types::ColumnType;
+
+    #[tokio::test]
+    async fn who_waits_for_a_document_asks_in_spite_of_an_absence_that_is_kept() {
+        let (address, mut commands) = member(true, Duration::ZERO, |_| Some(nothing())).await;
+        let uri = format!("mongodb://{address}/?replicaSet=rs");
+        let source = Server::open(&uri, None).await.unwrap().source("crm.partners", []);
+        let hour = Duration::from_secs(3600);
+        let options = CacheOptions {
+            ttl: hour,
+            missing_ttl: hour,
+            max_bytes: 1 << 20,
+            stale: Duration::ZERO,
+        };
+        let asks = OnDemand::new(source, options);
+        let shape = Shape {
+            name: "partners".into(),
+            collection: "crm.partners".to_owned(),
+            key: "_id".to_owned(),
+            key_type: ColumnType::BigInt,
+            fields: Vec::new(),
+            max_bytes: 1 << 20,
+        };
+        let gate = Gate::new("mongo", Rules::default(), None);
+        for (awaited, asked) in [(false, 1), (false, 0), (true, 1), (true, 1), (false, 0)] {
+            let found = asks.find(&shape, &Value::Long(7), &gate, awaited).await.unwrap();
+            assert_eq!(*found.0, None);
+            let asked_now = std::iter::from_fn(|| commands.try_recv().ok()).count();
+            assert_eq!(asked_now, asked, "awaited: {awaited}");
+        }
+    }
 
     #[test]
     fn a_key_stands_for_all_that_memory_would_find_by_it() {
         let id = ObjectId::parse_str("65f1a2b3c4d5e6f708192a3b").unwrap();
         let uuid = Uuid::parse_str("7d444840-9dc0-11d1-b245-5ffdce74fad2").unwrap();
-        let documents = [
+        let mut documents = vec![
             Bson::String("a".into()),
             Bson::String(id.to_hex()),
             Bson::ObjectId(id),
             Bson::Binary(uuid.into()),
             Bson::Int64(7),
         ];
+        let all = 0..=u8::MAX;
+        documents.extend(all.map(|subtype| binary(subtype.into(), &uuid.bytes())));
         let keys = [
             Value::String("a".into()),
             Value::String(id.to_hex().into()),
@@ -158,6 +208,7 @@ mod tests {
             Value::Uuid(uuid.bytes()),
             Value::Int(7),
             Value::Long(7),
+            Value::Bytes(uuid.bytes().to_vec().into()),
             Value::Bool(true),
         ];
         for key in &keys {

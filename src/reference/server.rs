@@ -14,7 +14,7 @@ use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::{Error, ErrorKind};
-use mongodb::options::{ClientOptions, FullDocumentType, ReadPreference, SelectionCriteria, Tls};
+use mongodb::options::{ClientOptions, FullDocumentType, ReadConcern, ReadPreference, SelectionCriteria, Tls};
 use mongodb::{Client, Collection, Cursor};
 use serde::Deserialize;
 use tokio::runtime::Handle;
@@ -291,12 +291,16 @@ impl Source {
         found.map_err(|e| while_running(class(&e)))
     }
 
-    /// All documents. What is `followed` is read from the primary: another member may lack what was told before its stream began.
+    /// All documents. What is `followed` is read from the primary, and as that has it now: another member, and what a majority has, may lack what was
+    /// written before its stream began, of which the stream tells nothing.
     pub async fn read(&self, followed: bool) -> Result<Cursor<RawDocumentBuf>, Error> {
         let collection = self.collection();
-        let find = collection.find(doc! {}).projection(self.projection(""));
-        let from = followed.then(|| SelectionCriteria::from(ReadPreference::Primary));
-        let find = find.optional(from, |find, from| find.selection_criteria(from));
+        let mut find = collection.find(doc! {}).projection(self.projection(""));
+        if followed {
+            find = find
+                .selection_criteria(ReadPreference::Primary.into())
+                .read_concern(ReadConcern::local());
+        }
         self.server
             .seen(within(self.silence, find.batch_size(BATCH)).await)
             .await
@@ -387,7 +391,7 @@ mod tests {
     use crate::store::types::ColumnType;
 
     /// No primary. Each command takes so long.
-    async fn secondary(takes: Duration) -> (String, UnboundedReceiver<String>) {
+    async fn secondary(takes: Duration) -> (String, UnboundedReceiver<Document>) {
         member(false, takes, |_| Some(nothing())).await
     }
 
@@ -398,10 +402,24 @@ mod tests {
         let server = Server::open(&uri, None).await.unwrap();
         let source = server.source("crm.partners", []);
         assert!(source.read(false).await.is_ok());
-        assert_eq!(commands.try_recv().unwrap(), "find");
+        assert!(commands.try_recv().unwrap().contains_key("find"));
         let (read, watched) = tokio::join!(source.read(true), source.watch(None));
         assert!(read.is_err() && watched.is_err());
         assert!(commands.try_recv().is_err(), "the secondary was asked");
+    }
+
+    #[tokio::test]
+    async fn what_is_followed_is_read_with_what_only_the_primary_has_yet() {
+        let (address, mut commands) = member(true, Duration::ZERO, |_| Some(nothing())).await;
+        let uri = format!("mongodb://{address}/?replicaSet=rs&readConcernLevel=majority");
+        let server = Server::open(&uri, None).await.unwrap();
+        let source = server.source("crm.partners", []);
+        for (followed, level) in [(true, "local"), (false, "majority")] {
+            assert!(source.read(followed).await.is_ok());
+            let find = commands.try_recv().unwrap();
+            let concern = find.get_document("readConcern").unwrap();
+            assert_eq!(concern.get_str("level").unwrap(), level, "followed: {followed}");
+        }
     }
 
     /// What asks for single documents, and keeps none.
@@ -430,7 +448,7 @@ mod tests {
         let server = Server::open(&uri, None).await.unwrap();
         let (asks, shape) = &on_demand(&server);
         let gate = &Gate::new("mongo", Rules::default(), None);
-        let find = |id| async move { asks.find(shape, &Value::Long(id), gate).await };
+        let find = |id| async move { asks.find(shape, &Value::Long(id), gate, false).await };
         // It connects.
         find(0).await.unwrap();
         server.login().patience = Duration::from_secs(1);
@@ -457,10 +475,13 @@ mod tests {
         let room = server.login().room.clone();
         let taken = room.try_acquire().unwrap();
         let (one, other) = (Value::Long(1), Value::Long(2));
-        let mut waits = std::pin::pin!(asks.find(&shape, &one, &gate));
+        let mut waits = std::pin::pin!(asks.find(&shape, &one, &gate, false));
         assert!(waits.as_mut().now_or_never().is_none());
         gate.failed(false);
-        assert_eq!(asks.find(&shape, &other, &gate).await.unwrap_err().label, NOT_ASKED);
+        assert_eq!(
+            asks.find(&shape, &other, &gate, false).await.unwrap_err().label,
+            NOT_ASKED
+        );
         drop(taken);
         assert_eq!(waits.await.unwrap_err().label, NOT_ASKED);
     }

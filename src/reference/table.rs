@@ -2,7 +2,7 @@
 //!
 //! Why not a map swapped as a whole: two copies during every refresh would double the memory, and a change stream changes
 //! single documents. A reading of the collection marks what it meets with its generation; what it has not met by its end is
-//! gone. Each entry is one allocation. A shard's lock is held for one look or one change.
+//! gone. Each entry is one allocation. A shard's lock is held for one look or one change. One task at a time changes what is held.
 //!
 //! Invariants: `entries` and `bytes` are what is held; an entry that was put is found by its key until it is removed, replaced
 //! or swept.
@@ -11,7 +11,7 @@ use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::mem::size_of;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 const SHARDS: usize = 16;
@@ -34,6 +34,10 @@ impl Entry {
     fn parts(&self) -> (&[u8], &[u8]) {
         let length = u32::from_le_bytes([self.0[2], self.0[3], self.0[4], self.0[5]]) as usize;
         self.0[HEAD..].split_at(length)
+    }
+
+    fn generation(&self) -> u8 {
+        self.0[0]
     }
 
     fn bad(&self) -> bool {
@@ -74,6 +78,9 @@ pub struct Table {
     bad: AtomicU64,
     /// Of entries; tables are counted when asked.
     content_bytes: AtomicU64,
+    /// The generation that was put or marked last, and how many entries have it.
+    newest: AtomicU8,
+    met: AtomicU64,
 }
 
 impl std::fmt::Debug for Table {
@@ -90,6 +97,8 @@ impl Default for Table {
             entries: AtomicU64::new(0),
             bad: AtomicU64::new(0),
             content_bytes: AtomicU64::new(0),
+            newest: AtomicU8::new(0),
+            met: AtomicU64::new(0),
         }
     }
 }
@@ -117,8 +126,28 @@ impl Table {
             Ok(bytes) => (false, bytes),
             Err(reason) => (true, reason.as_bytes()),
         };
-        let entry = Entry::new(generation, bad, key, bytes);
-        let weight = entry.weight();
+        self.replace(key, Entry::new(generation, bad, key, bytes));
+    }
+
+    /// Gives an entry that is held this generation, and changes nothing else of it.
+    pub fn mark(&self, generation: u8, key: &[u8]) {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        let marked = shard.get(key).map(|entry| {
+            let mut bytes = entry.0.clone();
+            bytes[0] = generation;
+            Entry(bytes)
+        });
+        drop(shard);
+        if let Some(entry) = marked {
+            self.replace(key, entry);
+        }
+    }
+
+    fn replace(&self, key: &[u8], entry: Entry) {
+        if self.newest.swap(entry.generation(), Ordering::Relaxed) != entry.generation() {
+            self.met.store(0, Ordering::Relaxed);
+        }
+        let (bad, weight) = (entry.bad(), entry.weight());
         let mut shard = self.shard(key).write().unwrap_or_else(PoisonError::into_inner);
         let old = shard.replace(entry);
         drop(shard);
@@ -126,6 +155,7 @@ impl Table {
         self.entries.fetch_add(1, Ordering::Relaxed);
         self.bad.fetch_add(u64::from(bad), Ordering::Relaxed);
         self.content_bytes.fetch_add(weight, Ordering::Relaxed);
+        self.met.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Removes a document.
@@ -140,11 +170,11 @@ impl Table {
     pub fn sweep(&self, generation: u8) {
         for shard in &self.shards {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            for old in shard.extract_if(|entry| entry.0[0] != generation) {
+            for old in shard.extract_if(|entry| entry.generation() != generation) {
                 self.forget(Some(old));
             }
-            // A table that has lost most of its entries gives their places back.
-            if shard.capacity() > 4 * shard.len() {
+            // A table that would do with half of its places gives the others back.
+            if shard.capacity() > 2 * shard.len() {
                 shard.shrink_to_fit();
             }
         }
@@ -155,7 +185,25 @@ impl Table {
             self.entries.fetch_sub(1, Ordering::Relaxed);
             self.bad.fetch_sub(u64::from(old.bad()), Ordering::Relaxed);
             self.content_bytes.fetch_sub(old.weight(), Ordering::Relaxed);
+            let met = old.generation() == self.newest.load(Ordering::Relaxed);
+            self.met.fetch_sub(u64::from(met), Ordering::Relaxed);
         }
+    }
+
+    /// The generation of an entry.
+    pub fn generation(&self, key: &[u8]) -> Option<u8> {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(key).map(Entry::generation)
+    }
+
+    /// Entries of other generations than this one, which is the last that was put or marked, or has not met any yet.
+    pub fn older(&self, generation: u8) -> u64 {
+        let met = if self.newest.load(Ordering::Relaxed) == generation {
+            self.met.load(Ordering::Relaxed)
+        } else {
+            0
+        };
+        self.entries().saturating_sub(met)
     }
 
     /// Documents held.
@@ -198,7 +246,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_like_a_map(calls in prop::collection::vec((0..4u8, 0..20u8, any::<u8>()), 0..200)) {
+        fn behaves_like_a_map(calls in prop::collection::vec((0..5u8, 0..20u8, any::<u8>()), 0..200)) {
             let table = Table::default();
             let mut model = Model::new();
             let mut generation = 0;
@@ -217,6 +265,12 @@ mod tests {
                         table.remove(&key);
                         model.remove(&key);
                     }
+                    3 => {
+                        table.mark(generation, &key);
+                        if let Some((marked, _)) = model.get_mut(&key) {
+                            *marked = generation;
+                        }
+                    }
                     _ => {
                         table.sweep(generation);
                         model.retain(|_, (g, _)| *g == generation);
@@ -224,6 +278,8 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(content(&table, &key), model.get(&key).map(|(_, c)| c.clone()));
+                prop_assert_eq!(table.generation(&key), model.get(&key).map(|(g, _)| *g));
+                prop_assert_eq!(table.older(generation), model.values().filter(|(g, _)| *g != generation).count() as u64);
                 prop_assert_eq!(table.entries(), model.len() as u64);
                 prop_assert_eq!(table.bad(), model.values().filter(|(_, c)| c.is_err()).count() as u64);
             }

@@ -86,7 +86,7 @@ impl Client {
     pub(super) async fn by_id(&self, id: u32) -> Result<Fetched, RegistryError> {
         let answer = self
             .transport
-            .ask::<Schema>(Method::GET, &["schemas", "ids", &id.to_string()], &[], None)
+            .ask::<Schema>(Method::GET, &["schemas", "ids", &id.to_string()], &[], None, true)
             .await?;
         match answer {
             Ok(schema) => self.resolved(id, &format!("id {id}"), schema).await,
@@ -98,7 +98,7 @@ impl Client {
     pub(super) async fn versions(&self, subject: &str) -> Result<Vec<i32>, RegistryError> {
         let answer = self
             .transport
-            .ask::<Vec<i32>>(Method::GET, &["subjects", subject, "versions"], &[], None)
+            .ask::<Vec<i32>>(Method::GET, &["subjects", subject, "versions"], &[], None, false)
             .await?;
         match answer {
             Err(problem) if problem.code == Some(UNKNOWN_SUBJECT) => Ok(Vec::new()),
@@ -174,14 +174,19 @@ impl Client {
     ) -> Result<Answer<T>, RegistryError> {
         // A struct of one string always has a JSON form.
         let body = serde_json::to_vec(&Submitted { schema }).unwrap_or_default();
-        self.transport.ask::<T>(Method::POST, path, query, Some(body)).await
+        self.transport
+            .ask::<T>(Method::POST, path, query, Some(body), false)
+            .await
     }
 
     /// A version as it is stored. What was deleted is still there for those that refer to it, if `deleted`.
     async fn stored(&self, subject: &str, version: i32, deleted: bool) -> Result<Option<Schema>, RegistryError> {
         let query: &[(&str, &str)] = if deleted { &[("deleted", "true")] } else { &[] };
         let path = ["subjects", subject, "versions", &version.to_string()];
-        let answer = self.transport.ask::<Schema>(Method::GET, &path, query, None).await?;
+        let answer = self
+            .transport
+            .ask::<Schema>(Method::GET, &path, query, None, false)
+            .await?;
         match answer {
             Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION)) => Ok(None),
             answer => Ok(Some(answer?)),

@@ -2,7 +2,8 @@
 //!
 //! The address that answered last is asked first. Another one is tried when it gives no answer, or one that says nothing
 //! about the schema (5xx, 429, a refused login). "Not found" is believed only when every address that answers says so: a
-//! follower may not have heard yet of a schema that was registered a moment ago.
+//! follower may not have heard yet of a schema that was registered a moment ago. Where a record depends on it, every address
+//! has to say so: one that gives no answer may know the schema. A start does not wait for that one.
 //!
 //! A token that an address refuses is fetched anew, and that address asked once more.
 
@@ -141,13 +142,14 @@ impl Transport {
         })
     }
 
-    /// Asks one address after the other until one has considered it.
+    /// Asks one address after the other until one has considered it. With `by_all`, "not found" is no answer while an address gives none.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &[&str],
         query: &[(&str, &str)],
         body: Option<Vec<u8>>,
+        by_all: bool,
     ) -> Result<Answer<T>, RegistryError> {
         let first = self.preferred.load(Ordering::Relaxed);
         let (mut not_found, mut failure) = (None, None);
@@ -178,6 +180,7 @@ impl Transport {
             }
         }
         match (not_found, failure) {
+            (_, Some(error)) if by_all => Err(error),
             (Some(problem), _) => Ok(Err(problem)),
             (None, Some(error)) => Err(error),
             // Not reached: there is at least one address, and each leaves something.

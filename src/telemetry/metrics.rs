@@ -141,7 +141,7 @@ metrics! {
         reference_entries: IntGaugeVec ["reference"],
         /// Bytes that a reference holds, its tables included.
         reference_bytes: IntGaugeVec ["reference"],
-        /// Documents of a reference whose fields are not of the types that were declared or sampled; records that need them fail.
+        /// Documents of a reference whose fields are not of the types that were declared or sampled; records that need them fail. With mode = "on_demand" they are not kept, and it stays 0.
         reference_unfit: IntGaugeVec ["reference"],
         /// Time since the copy in memory was last known to be what the server has.
         reference_age_seconds: GaugeVec ["reference"],

@@ -274,6 +274,28 @@ async fn another_address_answers_for_one_that_does_not() {
 }
 
 #[tokio::test]
+async fn an_id_is_unknown_when_all_addresses_say_so_and_not_before() {
+    let (a, b) = (
+        DemoRegistry::start().await.unwrap(),
+        DemoRegistry::start().await.unwrap(),
+    );
+    let id = registry(&[a.url()]).register("clicks", V1).await.unwrap();
+    a.on_request(|_, _| Fault::Status(503));
+    let client = registry(&[a.url(), b.url()]);
+    let error = client.schema(id).await.unwrap_err();
+    assert_eq!(error.class(), Class::Transient, "{error}");
+    assert_eq!(
+        client.lookup("clicks", V1).await.unwrap(),
+        None,
+        "a start does not wait"
+    );
+    a.on_request(|_, _| Fault::None);
+    assert_eq!(client.schema(id).await.unwrap().id, id);
+    let unknown = RegistryError::Unknown { id: id + 1 };
+    assert_eq!(client.schema(id + 1).await.unwrap_err(), unknown);
+}
+
+#[tokio::test]
 async fn a_registry_that_hangs_is_given_up_in_time() {
     let demo = DemoRegistry::start().await.unwrap();
     demo.on_request(|_, _| Fault::Delay(Duration::from_secs(30)));

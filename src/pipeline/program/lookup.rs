@@ -1,6 +1,7 @@
 //! A look-up by CQL: its statement and values, and what its rows give to later steps.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::finding::Finding;
 use super::super::policy::Policy;
@@ -59,10 +60,14 @@ impl Builder {
             let empty = statement.columns().iter().map(|_| Value::List(Vec::new()));
             Arc::new(Some(empty.collect()))
         });
-        let cache = lookup
-            .cache
-            .as_ref()
-            .map(|c| Arc::new(Cache::new(CacheOptions::from(c))));
+        let cache = lookup.cache.as_ref().map(|kept| {
+            let mut options = CacheOptions::from(kept);
+            // A row that is waited for is asked for each time: an absence that is kept would use up the time for it.
+            if lookup.on_missing == OnMissing::Retry {
+                options.missing_ttl = Duration::ZERO;
+            }
+            Arc::new(Cache::new(options))
+        });
         let ready = Lookup {
             statement,
             binds,

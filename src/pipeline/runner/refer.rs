@@ -2,6 +2,7 @@
 
 use super::{Answer, Runtime};
 use crate::breaker::gate::NOT_ASKED;
+use crate::config::OnMissing;
 use crate::pipeline::evaluate::value;
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
@@ -15,10 +16,11 @@ impl Runtime {
         let handles = &self.steps[index];
         let gate = &*self.gates.mongo;
         let asks = refer.reference.is_on_demand();
+        let awaited = refer.on_missing == OnMissing::Retry;
         let _at_step = asks.then(|| handles.step.enter(1));
         let mut attempts = self.attempts(index, event, Policy::ENDLESS, asks.then_some(gate));
         loop {
-            let answer = match refer.reference.look_up(&key, gate).await {
+            let answer = match refer.reference.look_up(&key, gate, awaited).await {
                 Ok((found, origin)) => {
                     if origin == Origin::Stale {
                         handles.step.stale();

@@ -223,6 +223,19 @@ impl Cache {
         Some(entry.value.clone())
     }
 
+    /// Forgets that there is no row, for one who waits for it and asks anew. A row that is there stays.
+    pub fn forget_absence(&self, key: &[u8]) {
+        let (hash, mut shard) = self.shard(key);
+        let Some(slot) = shard.index.get(&hash).copied() else {
+            return;
+        };
+        let entry = shard.slots.get(slot as usize).and_then(Option::as_ref);
+        if entry.is_some_and(|entry| *entry.key == *key && entry.value.is_none()) {
+            self.remove(&mut shard, slot);
+            self.report(&mut shard);
+        }
+    }
+
     /// The answer in memory, or that of the query under way for the same key, or that of `load`.
     ///
     /// `now` is when the caller asks; a row's life counts from there, so a slow query gives no longer one.
@@ -333,6 +346,10 @@ impl Cache {
             bytes: bytes as u32,
             used: false,
         };
+        // What has gone wears out its place in the index, which would double for want of others, and not shrink again.
+        if shard.index.len() == shard.index.capacity() && !shard.free.is_empty() {
+            shard.compact();
+        }
         let slot = shard.free.pop().unwrap_or_else(|| {
             if shard.slots.len() == shard.slots.capacity() {
                 // By an eighth, not twofold: what is reserved counts.
@@ -345,7 +362,14 @@ impl Cache {
         shard.index.insert(hash, slot);
         shard.entry_bytes += bytes;
         self.counters.entries.fetch_add(1, Ordering::Relaxed);
-        while shard.bytes() > self.max_shard_bytes && self.evict(shard, slot, now) {}
+        let mut keep = slot;
+        while shard.bytes() > self.max_shard_bytes && self.evict(shard, keep, now) {
+            // The tables are as large as many small entries needed them, and would leave fewer and larger ones no room.
+            if shard.free.len() > shard.slots.len() / 8 {
+                shard.compact();
+                keep = shard.index.get(&hash).copied().unwrap_or(keep);
+            }
+        }
         self.report(shard);
     }
 
@@ -393,6 +417,21 @@ impl Cache {
 }
 
 impl Shard {
+    /// Gives back the places of entries that are gone. Each entry that is held moves, so this is for when many have come or gone since.
+    fn compact(&mut self) {
+        // What the hand would come to last is the newest, and stays behind the others.
+        self.slots.rotate_left(self.hand);
+        self.slots.retain(Option::is_some);
+        self.slots.shrink_to_fit();
+        (self.free, self.hand) = (Vec::new(), 0);
+        // What it has to spare is how many may come and go before the next time.
+        let room = self.slots.len() + self.slots.len() / 8;
+        self.index = HashMap::with_capacity_and_hasher(room, Hashed::default());
+        for (slot, entry) in self.slots.iter().flatten().enumerate() {
+            self.index.insert(entry.hash, slot as u32);
+        }
+    }
+
     /// Entries and tables, as allocated. Flights in progress are the records' own memory, not the cache's.
     fn bytes(&self) -> usize {
         // The hash map keeps a power of two of buckets, at most 7/8 of them full, and a control byte for each.
@@ -455,220 +494,4 @@ impl Drop for Flight<'_, '_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::avro::value::Value;
-    use proptest::prelude::*;
-    use std::sync::atomic::AtomicUsize;
-    use tokio::time::sleep;
-
-    fn cache(max_bytes: usize) -> Cache {
-        Cache::new(CacheOptions {
-            ttl: Duration::from_secs(30),
-            missing_ttl: Duration::from_secs(5),
-            max_bytes,
-            stale: Duration::ZERO,
-        })
-    }
-
-    fn row(i: i64) -> Option<Row> {
-        Some(Box::new([Value::Long(i), Value::String("x".repeat(50).into())]))
-    }
-
-    #[tokio::test]
-    async fn a_row_past_its_life_is_given_only_to_those_who_ask_for_it() {
-        let cache = Cache::new(CacheOptions {
-            ttl: Duration::from_secs(30),
-            missing_ttl: Duration::from_secs(5),
-            max_bytes: 1 << 20,
-            stale: Duration::from_secs(60),
-        });
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        cache.get_or_load(b"row", start, || async { Ok(row(1)) }).await.unwrap();
-        cache.get_or_load(b"none", start, || async { Ok(None) }).await.unwrap();
-        assert!(cache.get(b"row", at(29)).is_some() && cache.get_stale(b"row", at(29)).is_some());
-        assert!(cache.get(b"row", at(30)).is_none());
-        assert!(cache.get_stale(b"row", at(89)).is_some_and(|hit| hit.is_some()));
-        assert!(cache.get_stale(b"row", at(90)).is_none());
-        assert!(cache.get_stale(b"none", at(1)).is_none(), "an absence is not served");
-        assert!(cache.get(b"none", at(6)).is_none());
-        assert_eq!(cache.stats().entries, 1, "an absence is not kept");
-        assert!(cache.get(b"row", at(91)).is_none());
-        assert_eq!(cache.stats().entries, 0, "nor is a row after its time");
-        let failing = cache.get_or_load(b"row", at(92), || async { Err(StoreError::transient("timeout", "")) });
-        assert!(failing.await.is_err());
-    }
-
-    #[tokio::test]
-    async fn an_old_row_goes_when_it_is_known_to_be_gone_or_another() {
-        let large = Some(Box::new([Value::String("x".repeat(1 << 20).into())]) as Row);
-        for (kept, now_there) in [(Duration::ZERO, None), (Duration::from_secs(5), large)] {
-            let cache = Cache::new(CacheOptions {
-                ttl: Duration::from_secs(30),
-                missing_ttl: kept,
-                max_bytes: 1 << 20,
-                stale: Duration::from_secs(60),
-            });
-            let start = Instant::now();
-            let late = start + Duration::from_secs(31);
-            cache.get_or_load(b"k", start, || async { Ok(row(1)) }).await.unwrap();
-            assert!(cache.get_stale(b"k", late).is_some());
-            let held = cache.stats().bytes;
-            let (hit, origin) = cache
-                .get_or_load(b"k", late, || async { Ok(now_there.clone()) })
-                .await
-                .unwrap();
-            assert_eq!((&*hit, origin), (&now_there, Origin::Loaded));
-            assert_eq!(cache.get_stale(b"k", late), None);
-            assert_eq!(cache.stats().entries, 0);
-            assert!(cache.stats().bytes < held, "and its bytes are given back");
-        }
-    }
-
-    #[tokio::test]
-    async fn many_askers_of_one_key_share_one_query() {
-        let (cache, now) = (Arc::new(cache(1 << 20)), Instant::now());
-        let loads = Arc::new(AtomicUsize::new(0));
-        let asks: Vec<_> = (0..10_000)
-            .map(|_| {
-                let (cache, loads) = (cache.clone(), loads.clone());
-                tokio::spawn(async move {
-                    let load = || async {
-                        loads.fetch_add(1, Ordering::Relaxed);
-                        sleep(Duration::from_millis(20)).await;
-                        Ok(None)
-                    };
-                    cache.get_or_load(b"absent", now, load).await.unwrap().0
-                })
-            })
-            .collect();
-        for ask in asks {
-            assert_eq!(*ask.await.unwrap(), None);
-        }
-        assert_eq!(loads.load(Ordering::Relaxed), 1);
-        let stats = cache.stats();
-        assert_eq!((stats.misses, stats.coalesced), (1, 9_999));
-        assert!(cache.get(b"absent", now).is_some(), "a miss is kept");
-        assert!(
-            cache.get(b"absent", now + Duration::from_secs(5)).is_none(),
-            "for its own life"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_row_is_answered_until_its_end_and_not_at_it() {
-        let (cache, now) = (cache(1 << 20), Instant::now());
-        let (hit, origin) = cache.get_or_load(b"k", now, || async { Ok(row(7)) }).await.unwrap();
-        assert_eq!(
-            (hit.as_ref().as_ref().unwrap()[0].clone(), origin),
-            (Value::Long(7), Origin::Loaded)
-        );
-        assert!(cache.get(b"k", now + Duration::from_millis(29_999)).is_some());
-        assert!(cache.get(b"k", now + Duration::from_secs(30)).is_none());
-        assert_eq!(cache.stats().entries, 0);
-    }
-
-    #[tokio::test]
-    async fn an_error_reaches_all_who_waited_and_is_not_kept() {
-        let (cache, now) = (Arc::new(cache(1 << 20)), Instant::now());
-        let fail = || async {
-            sleep(Duration::from_millis(10)).await;
-            Err(StoreError::transient("timeout", "late"))
-        };
-        let (a, b) = tokio::join!(cache.get_or_load(b"k", now, fail), cache.get_or_load(b"k", now, fail));
-        assert!(a.is_err() && b.is_err());
-        assert_eq!(cache.stats().misses, 1);
-        let (_, origin) = cache.get_or_load(b"k", now, || async { Ok(row(1)) }).await.unwrap();
-        assert_eq!(origin, Origin::Loaded);
-    }
-
-    #[tokio::test]
-    async fn a_load_that_is_dropped_hands_over() {
-        let (cache, now) = (Arc::new(cache(1 << 20)), Instant::now());
-        let leader = {
-            let cache = cache.clone();
-            tokio::spawn(async move { cache.get_or_load(b"k", now, std::future::pending).await })
-        };
-        tokio::task::yield_now().await;
-        let follower = {
-            let cache = cache.clone();
-            tokio::spawn(async move { cache.get_or_load(b"k", now, || async { Ok(row(2)) }).await })
-        };
-        tokio::task::yield_now().await;
-        leader.abort();
-        let (_, origin) = follower.await.unwrap().unwrap();
-        assert_eq!(origin, Origin::Loaded);
-    }
-
-    #[tokio::test]
-    async fn bytes_stay_within_the_bound_and_near_it() {
-        for max in [64 << 10, 1 << 20, 8 << 20] {
-            let (cache, now) = (cache(max), Instant::now());
-            for i in 0..(max / 100) as i64 {
-                cache
-                    .get_or_load(&i.to_be_bytes(), now, || async move { Ok(row(i)) })
-                    .await
-                    .unwrap();
-                assert!(cache.stats().bytes <= max as u64);
-            }
-            let stats = cache.stats();
-            assert!(stats.bytes as f64 > max as f64 * 0.95, "{} of {max} used", stats.bytes);
-            assert!(stats.evictions > 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_used_outlives_what_is_not() {
-        let (cache, now) = (cache(64 << 10), Instant::now());
-        cache.get_or_load(b"hot", now, || async { Ok(row(0)) }).await.unwrap();
-        for i in 0..2_000i64 {
-            cache
-                .get_or_load(&i.to_be_bytes(), now, || async move { Ok(row(i)) })
-                .await
-                .unwrap();
-            assert!(cache.get(b"hot", now).is_some(), "after {i} others");
-        }
-    }
-
-    #[tokio::test]
-    async fn without_room_queries_are_still_shared() {
-        let (cache, now) = (cache(0), Instant::now());
-        let load = || async {
-            sleep(Duration::from_millis(1)).await;
-            Ok(row(1))
-        };
-        let (a, b) = tokio::join!(cache.get_or_load(b"k", now, load), cache.get_or_load(b"k", now, load));
-        assert_eq!((a.unwrap().1, b.unwrap().1), (Origin::Loaded, Origin::Shared));
-        assert_eq!((cache.stats().entries, cache.stats().misses), (0, 1));
-    }
-
-    /// One operation of the model test: a key, and how many milliseconds pass before it is asked for.
-    type Ask = (u8, u16);
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        /// Against a map that forgets nothing but by time: what the cache answers is never stale and never another's.
-        #[test]
-        fn answers_are_the_last_loaded_and_alive(asks in prop::collection::vec(any::<Ask>(), 1..200)) {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(async {
-                let (cache, mut now) = (cache(16 << 10), Instant::now());
-                let mut model: HashMap<u8, (i64, Instant)> = HashMap::new();
-                for (i, (key, pause)) in asks.into_iter().enumerate() {
-                    now += Duration::from_millis(u64::from(pause));
-                    let (hit, origin) = cache.get_or_load(&[key], now, || async { Ok(row(i as i64)) }).await.unwrap();
-                    let Some([Value::Long(got), _]) = hit.as_ref().as_deref() else { panic!("a row") };
-                    if origin == Origin::Cached {
-                        let (wanted, since) = model[&key];
-                        assert_eq!(*got, wanted);
-                        assert!(now - since < Duration::from_secs(30));
-                    } else {
-                        model.insert(key, (i as i64, now));
-                    }
-                }
-            });
-        }
-    }
-}
+mod tests;
