@@ -100,6 +100,9 @@ struct Keys {
     shared: Table,
 }
 
+/// The `_id` of a document, and what knows documents by it.
+type Identity<'k> = (&'k Keys, Vec<u8>);
+
 impl Keys {
     /// The key that a document had, and whether it is the one that is found by it.
     fn had(&self, id: &[u8]) -> Option<(Vec<u8>, bool)> {
@@ -202,7 +205,7 @@ impl Reference {
     }
 
     /// The key of a document, where it is usable, and the document's identity, where keys are not that.
-    fn names(&self, document: &RawDocument) -> (Option<Vec<u8>>, Option<(&Keys, Vec<u8>)>) {
+    fn names(&self, document: &RawDocument) -> (Option<Vec<u8>>, Option<Identity<'_>>) {
         let field = |name: &str| document.get(name).ok().flatten();
         let key = field(&self.shape.key).and_then(codec::key_of_bson);
         let keys = self.keys.as_ref();
