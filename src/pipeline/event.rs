@@ -57,12 +57,13 @@ pub struct Tenure {
 impl Tenure {
     /// The partition has left: what still runs may give up.
     pub fn end(&self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.over.store(true, Ordering::SeqCst);
     }
 
-    /// Whether a producer that keeps an order has outputs of it, as far as the loop has heard.
+    /// Whether a producer that keeps an order has outputs of it, as far as the loop has heard. Who ends it and asks then misses none: who hands one over
+    /// counts it first, and asks then whether it has ended.
     pub fn has_outputs(&self) -> bool {
-        self.outputs.load(Ordering::Relaxed) > 0
+        self.outputs.load(Ordering::SeqCst) > 0
     }
 }
 
@@ -285,20 +286,20 @@ impl Event {
 
     /// Whether its partition has left this process.
     pub fn is_abandoned(&self) -> bool {
-        self.tenure.over.load(Ordering::Relaxed)
+        self.tenure.over.load(Ordering::SeqCst)
     }
 
     /// Its output goes to a producer that keeps an order, and that may have it for longer than the partition is here.
     pub fn count_output(&mut self) {
         if !std::mem::replace(&mut self.counted, true) {
-            self.tenure.outputs.fetch_add(1, Ordering::Relaxed);
+            self.tenure.outputs.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// The producer has not taken the output, or the event is over.
     pub fn uncount_output(&mut self) {
         if std::mem::take(&mut self.counted) {
-            self.tenure.outputs.fetch_sub(1, Ordering::Relaxed);
+            self.tenure.outputs.fetch_sub(1, Ordering::SeqCst);
         }
     }
 

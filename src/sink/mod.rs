@@ -158,6 +158,11 @@ impl Sink {
         self.producer.client().context().turnstile.is_some()
     }
 
+    /// Whether the order of outputs is the producer's to keep.
+    pub fn keeps_order(&self) -> bool {
+        self.producer.client().context().keeps_order()
+    }
+
     /// Takes back all that the producer has; another one has to take its place.
     pub fn withdraw(&self) {
         self.producer.withdraw();
@@ -171,8 +176,12 @@ impl Sink {
         key: Option<&[u8]>,
         now: Instant,
     ) -> Result<(), (Failure, Box<Event>)> {
-        if self.producer.client().context().keeps_order() {
+        if self.keeps_order() {
             event.count_output();
+            if event.is_abandoned() {
+                event.uncount_output();
+                return Err((Failure::transient(OVER, "its partition has left"), event));
+            }
         }
         let headers = event.headers.take();
         let timestamp = event.origin.timestamp_ms;

@@ -54,6 +54,18 @@ fn event(completions: &Arc<Completions>, offset: i64, abandoned: bool) -> Box<Ev
     Event::new(None, origin, content, tenure, completions.clone(), Instant::now())
 }
 
+/// Two events whose outputs are with the producer; the partition of the second has left by then.
+fn one_stays_and_one_leaves(sink: &Sink, completions: &Arc<Completions>) {
+    for (offset, leaves) in [(0, false), (1, true)] {
+        let event = event(completions, offset, false);
+        let tenure = event.tenure.clone();
+        assert!(sink.send(event, b"out", None, Instant::now()).is_ok());
+        if leaves {
+            tenure.end();
+        }
+    }
+}
+
 /// The first two that come back, in the order of their offsets.
 async fn two(completions: &Completions) -> Vec<Completion> {
     let (mut batch, mut ended) = (Batch::default(), Vec::new());
@@ -70,10 +82,7 @@ async fn two(completions: &Completions) -> Vec<Completion> {
 async fn what_is_queued_where_librdkafka_gives_the_producer_up_runs_again() {
     let (producer, completions) = (alone(), Arc::<Completions>::default());
     let sink = Sink::new(producer.clone(), "out");
-    for (offset, abandoned) in [(0, false), (1, true)] {
-        let sent = sink.send(event(&completions, offset, abandoned), b"out", None, Instant::now());
-        assert!(sent.is_ok());
-    }
+    one_stays_and_one_leaves(&sink, &completions);
     // SAFETY: the client lives as long as the borrowed producer, and the reason ends with a null byte.
     unsafe {
         let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
@@ -92,8 +101,13 @@ async fn nothing_is_sent_of_a_partition_that_has_left() {
     let (ours, left) = (event(&completions, 0, false), event(&completions, 1, true));
     let sink = Sink::new(producer.clone(), "out");
     assert!(sink.may_send(&ours).await && !sink.may_send(&left).await);
-    let dead_letters = DeadLetters::new(producer, "dead", "p");
+    let dead_letters = DeadLetters::new(producer.clone(), "dead", "p");
     assert!(dead_letters.may_send(&ours).await && !dead_letters.may_send(&left).await);
+    // Who asked before it left.
+    let (failure, left) = Sink::new(producer, "out")
+        .send(left, b"out", None, Instant::now())
+        .unwrap_err();
+    assert!(failure.reason == OVER && !left.tenure.has_outputs());
 }
 
 /// Neither refused nor dead-lettered: what stays here runs again, and what has left is abandoned.
@@ -101,10 +115,7 @@ async fn nothing_is_sent_of_a_partition_that_has_left() {
 async fn what_is_withdrawn_comes_back_and_nothing_is_taken_after_it() {
     let (producer, completions) = (alone(), Arc::<Completions>::default());
     let sink = Sink::new(producer.clone(), "out");
-    for (offset, abandoned) in [(0, false), (1, true)] {
-        let sent = sink.send(event(&completions, offset, abandoned), b"out", None, Instant::now());
-        assert!(sent.is_ok());
-    }
+    one_stays_and_one_leaves(&sink, &completions);
     assert_eq!(producer.fatal(), None);
     sink.withdraw();
     let ended = two(&completions).await;

@@ -10,6 +10,7 @@ use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::story::story;
 use crate::retry::Class;
+use crate::sink::PRODUCER_OVER;
 use crate::sink::limits::Verdict;
 use crate::source::assignment::Completion as Counted;
 
@@ -115,6 +116,10 @@ impl Loop {
         let runtime = &self.parts.runtime;
         runtime.metrics.failed("sink", "transient", "error");
         runtime.gates.sink.failed(probe);
+        if failure.reason == PRODUCER_OVER {
+            // Nothing that still runs here is published any more.
+            self.end_tenures(|_| true);
+        }
         self.give_way(failure.to_string());
     }
 

@@ -101,7 +101,9 @@ impl Watchdogs {
                 ..Watched::default()
             };
         };
-        let health = watchdog.progress.observe(work + seen.withheld, watchdog.place, now);
+        // Where all that may be read has been, what ends of the withheld shows in what is fetched: of transactions that are aborted nothing comes.
+        let place = if work == 0 { watchdog.fetched } else { watchdog.place };
+        let health = watchdog.progress.observe(work + seen.withheld, place, now);
         let stalled = matches!(health, Health::Stalled(_));
         let was = std::mem::replace(&mut watchdog.stalled, stalled);
         let waiting = if seen.free { work } else { 0 };

@@ -8,10 +8,15 @@
 //! given up with its queue, and each consumer that publishes with it makes way for another one, which starts from the last commit. What is on its way
 //! to a broker may arrive all the same: only `exactly_once` fences that.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Loop;
+use crate::sink::Sink;
 use crate::source::assignment::Phase;
+
+/// Before a drain's deadline nothing more is handed over for so long: brokers that are well acknowledge what they have within it, and a drain that is
+/// merely slow leaves nothing to take back.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Loop {
     /// The group has given all partitions to others already.
@@ -23,26 +28,42 @@ impl Loop {
 
     /// A drain ends at its deadline with outputs that no broker has taken.
     pub(super) fn withdraw_what_does_not_drain(&mut self, now: Instant) {
-        let is_over = self.assignment.next_deadline().is_some_and(|deadline| now >= deadline);
-        if is_over && self.withdraw(|phase| phase == Phase::Draining) {
+        let Some(deadline) = self.assignment.next_deadline() else {
+            return;
+        };
+        let keeps_order = self.parts.runtime.sink.as_ref().is_some_and(Sink::keeps_order);
+        if !keeps_order || now + LAST_CALL.min(self.parts.drain_timeout / 10) < deadline {
+            return;
+        }
+        let is_draining = |phase| phase == Phase::Draining;
+        self.end_tenures(is_draining);
+        if now >= deadline && self.withdraw(is_draining) {
             self.give_way("partitions left before brokers had taken their outputs".to_owned());
         }
     }
 
     /// Takes back what the producer has where any of it is of partitions in these phases; whether it was.
     pub(super) fn withdraw(&self, leaves: impl Fn(Phase) -> bool) -> bool {
-        let mut has_outputs = false;
-        for at in self.assignment.held().filter(|at| leaves(at.phase)) {
-            let held = self.held.get(&at.partition);
-            if let Some(held) = held.filter(|held| held.tenure.has_outputs()) {
-                // Before it comes back: what is abandoned is no failure.
-                held.tenure.end();
-                has_outputs = true;
-            }
-        }
+        // First: what is handed over hereafter is refused, and what comes back is abandoned and no failure.
+        self.end_tenures(&leaves);
+        let of_those = self.assignment.held().filter(|at| leaves(at.phase));
+        let has_outputs = of_those
+            .filter_map(|at| self.held.get(&at.partition))
+            .any(|held| held.tenure.has_outputs());
         if has_outputs && let Some(sink) = &self.parts.runtime.sink {
+            // Nothing that still runs here is published any more.
+            self.end_tenures(|_| true);
             sink.withdraw();
         }
         has_outputs
+    }
+
+    /// What still runs of partitions in these phases may give up.
+    pub(super) fn end_tenures(&self, of: impl Fn(Phase) -> bool) {
+        for at in self.assignment.held().filter(|at| of(at.phase)) {
+            if let Some(held) = self.held.get(&at.partition) {
+                held.tenure.end();
+            }
+        }
     }
 }

@@ -154,6 +154,24 @@ async fn what_was_refused_of_a_partition_that_is_given_back_is_forgotten() {
     );
 }
 
+/// What is on its way to brokers that are well is heard of by then.
+#[tokio::test]
+async fn nothing_is_handed_over_in_the_last_moment_of_a_drain() {
+    let now = Instant::now();
+    let deadline = now + Duration::from_secs(30);
+    let mut this = idle(TOML.to_owned() + OUTPUT).await;
+    let sink = this.parts.runtime.sink.clone().unwrap();
+    assert!(sink.send(taken(&mut this, 0), b"out", None, now).is_ok());
+    let mut others = [taken(&mut this, 1), taken(&mut this, 2)].into_iter();
+    this.assignment.revoked(&[P], deadline);
+    for (before, refused) in [(2000, false), (500, true)] {
+        this.withdraw_what_does_not_drain(deadline - Duration::from_millis(before));
+        let sent = sink.send(others.next().unwrap(), b"out", None, now);
+        assert_eq!(sent.is_err(), refused, "{before} ms before");
+    }
+    assert!(this.replace.is_none(), "and nothing is withdrawn");
+}
+
 /// Else its queue would be delivered whenever brokers take it again.
 #[tokio::test]
 async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
@@ -176,7 +194,8 @@ async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
                     this.withdraw_what_does_not_drain(if leaves { deadline } else { now });
                 }
             }
-            let next = record(&this, Ticket::unassigned(), 1);
+            let mut next = record(&this, Ticket::unassigned(), 1);
+            next.tenure = Arc::default();
             let refused = sink.send(next, b"out", None, now).is_err();
             assert_eq!(refused, published && leaves, "{way}");
             let replaced = published && ["lost", "drained"].contains(&way);
