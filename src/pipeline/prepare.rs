@@ -88,6 +88,7 @@ pub async fn prepare(
         }
         // Findings, and the versions that they are of.
         let mut unfit: Vec<(Finding, Vec<String>)> = Vec::new();
+        let mut unpublished: Vec<(Finding, Vec<String>)> = Vec::new();
         let mut doubtful: Vec<(Finding, Vec<String>)> = Vec::new();
         let mut fit = 0;
         let mut away = None;
@@ -98,6 +99,7 @@ pub async fn prepare(
                     (found, &mut doubtful)
                 }
                 Err(Unusable::Findings(found)) => (found, &mut unfit),
+                Err(Unusable::Output(found)) => (found, &mut unpublished),
                 Err(Unusable::Failure(failure)) if failure.class == Class::Transient => {
                     let waits = format!("{failure}; records of this schema wait");
                     away = away.or(Some(failure));
@@ -126,7 +128,17 @@ pub async fn prepare(
             finding.message = format!("{} ({subject}: {})", finding.message, versions.join(", "));
             finding
         };
+        let dead_letters = |mut finding: Finding| {
+            finding.message.push_str(": records of this schema become dead letters");
+            finding
+        };
         warnings.extend(doubtful.into_iter().map(in_versions));
+        // A history of versions may have some that nobody writes any more: a start goes on, and says so.
+        if fit > 0 {
+            warnings.extend(unpublished.into_iter().map(in_versions).map(dead_letters));
+        } else {
+            unfit.extend(unpublished);
+        }
         let unfit = unfit.into_iter().map(in_versions);
         match registering {
             Registering::Register | Registering::MustExist if fit > 0 => broken.extend(unfit),
@@ -288,8 +300,25 @@ mod tests {
         assert_eq!(counts(Registering::Register).await, (0, 0));
         assert_eq!(counts(Registering::Ask { register: false }).await, (0, 0));
         come("b").await;
-        assert_eq!(counts(Registering::Ask { register: false }).await, (1, 0));
+        let ask = Registering::Ask { register: false };
+        assert_eq!(counts(ask).await, (0, 0), "so does a check");
+        let warnings = asking.prepare(ask).await.unwrap().warnings;
+        assert!(
+            warnings[0].message.contains("not registered under out-value"),
+            "{warnings:?}"
+        );
+        assert!(warnings[0].help.is_some(), "the text to register");
         assert_eq!(counts(Registering::MustExist).await, (0, 1), "a start goes on");
+        // The registry takes the newer output, and not the one of the older version.
+        asking
+            .server
+            .on_request(|_, path| match path.starts_with("/compatibility") {
+                true => Fault::Answer(200, r#"{"is_compatible":false}"#),
+                false => Fault::None,
+            });
+        let ask = Registering::Ask { register: true };
+        assert_eq!(counts(ask).await, (0, 0));
+        assert_eq!(asking.prepare(ask).await.unwrap().warnings.len(), 1);
     }
 
     #[tokio::test]
