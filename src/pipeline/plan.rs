@@ -14,7 +14,7 @@ use super::program::{
 use crate::avro::schema::NodeId;
 use crate::avro::value::{Type, Unit};
 use crate::avro::{Converted, NewField, Plan, Schema, Splice, Unplaced, append_fields, change_unit};
-use crate::config::Span;
+use crate::config::{OnMissing, Span};
 use crate::store::Statement;
 use crate::store::types::{ColumnType, bindable};
 
@@ -380,7 +380,11 @@ impl Types<'_> {
                 self.condition(when, findings);
             }
             match &step.action {
-                Action::Lookup(l) => self.markers(&l.statement, &l.binds, findings),
+                Action::Lookup(l) => {
+                    self.markers(&l.statement, &l.binds, findings);
+                    // By null no row is found, and the record may end there.
+                    filtered |= step.when.is_none() && matches!(l.on_missing, OnMissing::Skip | OnMissing::DeadLetter);
+                }
                 Action::Reference(refer) => {
                     if let Some(ty) = self.of(&refer.key.source) {
                         findings.extend(wrong_key(&refer.key, &ty, &refer.reference));

@@ -383,6 +383,19 @@ async fn a_field_that_may_be_null_in_the_key_of_a_write_is_told() {
     assert_eq!(told(&guarded).await, none);
     let filtered = filter_step("event.user.id != null") + "\n" + &write("event.user.id");
     assert_eq!(told(&filtered).await, none);
+    let looked_up = |on_missing: &str| {
+        let bind = "bind = { owner = \"event.user.id\" }";
+        let step =
+            "[[pipelines.p.steps]]\nname = \"l\"\nlookup = \"SELECT kind FROM t WHERE id = :id AND owner = :owner\"";
+        format!(
+            "{step}\n{bind}\non_missing = \"{on_missing}\"\n{}",
+            write("event.user.id")
+        )
+    };
+    for ends in ["skip", "dead_letter"] {
+        assert_eq!(told(&looked_up(ends)).await, none, "{ends}");
+    }
+    assert_eq!(told(&looked_up("null")).await.len(), 1);
 }
 
 fn filter_step(text: &str) -> String {
