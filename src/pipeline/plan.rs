@@ -3,6 +3,7 @@
 //! Pure: schemas come in parsed, and the id of the output schema is filled in by whoever registers it. The findings name
 //! both sides of a mismatch and where each comes from.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::evaluate::can_be_key;
@@ -11,10 +12,10 @@ use super::finding::Finding;
 use super::program::{
     Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
 };
-use crate::avro::schema::NodeId;
+use crate::avro::schema::{NodeId, Shape};
 use crate::avro::value::{Type, Unit};
 use crate::avro::{Converted, NewField, Plan, Schema, Splice, Unplaced, append_fields, change_unit};
-use crate::config::Span;
+use crate::config::{OnMissing, Span};
 use crate::store::Statement;
 use crate::store::types::{ColumnType, bindable};
 
@@ -211,6 +212,29 @@ fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
     Finding::new(span, message).help(help)
 }
 
+/// Whether there is a union of several records, enums or fixed types in a type: a value knows their parts, and not their names.
+fn has_several(schema: &Schema, within: NodeId) -> bool {
+    let (mut seen, mut left) = (HashSet::new(), vec![within]);
+    while let Some(id) = left.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let shape = &schema.node(id).shape;
+        if let Shape::Union(branches) = shape {
+            let named = branches.iter().map(|branch| &schema.node(*branch).shape);
+            let mut kinds = HashSet::new();
+            if !named
+                .filter(|shape| shape.name().is_some())
+                .all(|shape| kinds.insert(shape.kind()))
+            {
+                return true;
+            }
+        }
+        left.extend(shape.children());
+    }
+    false
+}
+
 /// Every place where a step asks for a value, its `when` apart.
 fn places_of(step: &Step) -> Vec<&Place> {
     match &step.action {
@@ -380,7 +404,11 @@ impl Types<'_> {
                 self.condition(when, findings);
             }
             match &step.action {
-                Action::Lookup(l) => self.markers(&l.statement, &l.binds, findings),
+                Action::Lookup(l) => {
+                    self.markers(&l.statement, &l.binds, findings);
+                    // By null no row is found, and the record may end there.
+                    filtered |= step.when.is_none() && matches!(l.on_missing, OnMissing::Skip | OnMissing::DeadLetter);
+                }
                 Action::Reference(refer) => {
                     if let Some(ty) = self.of(&refer.key.source) {
                         findings.extend(wrong_key(&refer.key, &ty, &refer.reference));
@@ -484,6 +512,15 @@ impl Types<'_> {
                     findings.push(cannot(&name.value, place, why).help(UNITS));
                 }
                 warnings.extend(ty.and_then(|ty| cut_off(&name.value, &place.what, place.span, &ty, &target)));
+            }
+            let whole = self.whole(&place.source);
+            if whole.is_some_and(|node| has_several(self.plan.writer(), node)) {
+                let message = format!(
+                    "{} may be one of several records, enums or fixed types, and a value that `set` gives goes by what is in it, not by its name",
+                    place.what
+                );
+                let help = "leave it out of `set`: input fields go by name and alias";
+                warnings.push(Finding::new(place.span, message).help(help));
             }
         }
     }

@@ -3,7 +3,7 @@
 //! The same work serves `check --online` and every start; only a start registers output schemas, and a check asks whether
 //! it could. A version that breaks the pipeline is an error for the check. A start goes on as long as another version of
 //! the topic fits: a schema that somebody else registered must not keep a pipeline from coming back, and its records end as
-//! dead letters with that reason.
+//! dead letters with that reason; or wait, where the registry takes no output schema for the time being.
 
 use std::sync::Arc;
 
@@ -88,8 +88,10 @@ pub async fn prepare(
         }
         // Findings, and the versions that they are of.
         let mut unfit: Vec<(Finding, Vec<String>)> = Vec::new();
+        let mut unpublished: Vec<(Finding, Vec<String>)> = Vec::new();
         let mut doubtful: Vec<(Finding, Vec<String>)> = Vec::new();
         let mut fit = 0;
+        let mut away = None;
         for fetched in &versions {
             let (found, all) = match schemas.learn(fetched).await {
                 Ok(found) => {
@@ -97,8 +99,11 @@ pub async fn prepare(
                     (found, &mut doubtful)
                 }
                 Err(Unusable::Findings(found)) => (found, &mut unfit),
+                Err(Unusable::Output(found)) => (found, &mut unpublished),
                 Err(Unusable::Failure(failure)) if failure.class == Class::Transient => {
-                    return Err(NotPrepared::Unavailable(failure));
+                    let waits = format!("{failure}; records of this schema wait");
+                    away = away.or(Some(failure));
+                    (vec![Finding::new(topic.span, waits)], &mut doubtful)
                 }
                 Err(Unusable::Failure(failure)) => (vec![Finding::new(topic.span, failure.message)], &mut unfit),
             };
@@ -113,11 +118,27 @@ pub async fn prepare(
                 }
             }
         }
+        // A registry that takes no new schema, and has those of other versions, keeps these from nothing.
+        if let Some(failure) = away
+            && (fit == 0 || matches!(registering, Registering::Ask { .. }))
+        {
+            return Err(NotPrepared::Unavailable(failure));
+        }
         let in_versions = |(mut finding, versions): (Finding, Vec<String>)| {
             finding.message = format!("{} ({subject}: {})", finding.message, versions.join(", "));
             finding
         };
+        let dead_letters = |mut finding: Finding| {
+            finding.message.push_str(": records of this schema become dead letters");
+            finding
+        };
         warnings.extend(doubtful.into_iter().map(in_versions));
+        // A history of versions may have some that nobody writes any more: a start goes on, and says so.
+        if fit > 0 {
+            warnings.extend(unpublished.into_iter().map(in_versions).map(dead_letters));
+        } else {
+            unfit.extend(unpublished);
+        }
         let unfit = unfit.into_iter().map(in_versions);
         match registering {
             Registering::Register | Registering::MustExist if fit > 0 => broken.extend(unfit),
@@ -205,38 +226,64 @@ fn registry_failure(subject: &str, span: Span, error: crate::registry::RegistryE
 
 #[cfg(test)]
 mod tests {
+    use hyper::Method;
+
     use super::*;
     use crate::config;
-    use crate::demo::registry::DemoRegistry;
+    use crate::demo::registry::{DemoRegistry, Fault};
     use crate::demo::schemas::Subjects;
     use crate::registry::RegistryOptions;
 
-    #[tokio::test]
-    async fn an_output_schema_that_nobody_registers_is_found_by_a_check() {
-        let server = DemoRegistry::start().await.unwrap();
-        let subjects = Subjects::of(&server.url()).unwrap();
-        let come = async |field: &str| {
+    /// A pipeline from `in` to `out`, and the registry that it asks.
+    struct Asking {
+        server: DemoRegistry,
+        subjects: Subjects,
+        registry: Arc<Registry>,
+        config: config::Config,
+    }
+
+    impl Asking {
+        async fn start() -> Asking {
+            let server = DemoRegistry::start().await.unwrap();
+            let options = RegistryOptions {
+                urls: vec![server.url()],
+                ..RegistryOptions::default()
+            };
+            let toml = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
+                        [pipelines.p]\nsource = { topics = [\"in\"], group = \"g\" }\nsink = { topic = \"out\" }\n";
+            let (config, _) = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+            Asking {
+                subjects: Subjects::of(&server.url()).unwrap(),
+                registry: Arc::new(Registry::new(options).unwrap()),
+                server,
+                config,
+            }
+        }
+
+        /// A version of the input with this field alone comes.
+        async fn come(&self, field: &str) {
             let fields = format!(r#"[{{"name": "{field}", "type": "long"}}]"#);
             let version = format!(r#"{{"type": "record", "name": "E", "fields": {fields}}}"#);
-            subjects.post("in-value", &version, &[]).await.unwrap();
-        };
-        let options = RegistryOptions {
-            urls: vec![server.url()],
-            ..RegistryOptions::default()
-        };
-        let registry = Arc::new(Registry::new(options).unwrap());
-        let toml = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
-                    [pipelines.p]\nsource = { topics = [\"in\"], group = \"g\" }\nsink = { topic = \"out\" }\n";
-        let (config, _) = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
-        let pipeline = &config.pipelines["p"];
-        let (references, customs) = (References::default(), CustomSteps::default());
+            self.subjects.post("in-value", &version, &[]).await.unwrap();
+        }
+
+        async fn prepare(&self, registering: Registering) -> Result<Prepared, NotPrepared> {
+            let pipeline = &self.config.pipelines["p"];
+            let (references, customs) = (References::default(), CustomSteps::default());
+            prepare(pipeline, None, &references, &self.registry, registering, &customs).await
+        }
+    }
+
+    #[tokio::test]
+    async fn an_output_schema_that_nobody_registers_is_found_by_a_check() {
+        let asking = Asking::start().await;
+        let come = async |field: &str| asking.come(field).await;
         // What keeps it from running, and what breaks single versions.
-        let found =
-            async |registering| match prepare(pipeline, None, &references, &registry, registering, &customs).await {
-                Ok(prepared) => (Vec::new(), prepared.broken),
-                Err(NotPrepared::Findings(found)) => (found, Vec::new()),
-                Err(NotPrepared::Unavailable(failure)) => panic!("{failure}"),
-            };
+        let found = async |registering| match asking.prepare(registering).await {
+            Ok(prepared) => (Vec::new(), prepared.broken),
+            Err(NotPrepared::Findings(found)) => (found, Vec::new()),
+            Err(NotPrepared::Unavailable(failure)) => panic!("{failure}"),
+        };
         let counts = async |registering| {
             let (refused, broken) = found(registering).await;
             (refused.len(), broken.len())
@@ -253,7 +300,71 @@ mod tests {
         assert_eq!(counts(Registering::Register).await, (0, 0));
         assert_eq!(counts(Registering::Ask { register: false }).await, (0, 0));
         come("b").await;
-        assert_eq!(counts(Registering::Ask { register: false }).await, (1, 0));
+        let ask = Registering::Ask { register: false };
+        assert_eq!(counts(ask).await, (0, 0), "so does a check");
+        let warnings = asking.prepare(ask).await.unwrap().warnings;
+        assert!(
+            warnings[0].message.contains("not registered under out-value"),
+            "{warnings:?}"
+        );
+        assert!(warnings[0].help.is_some(), "the text to register");
         assert_eq!(counts(Registering::MustExist).await, (0, 1), "a start goes on");
+        // The registry takes the newer output, and not the one of the older version.
+        asking
+            .server
+            .on_request(|_, path| match path.starts_with("/compatibility") {
+                true => Fault::Answer(200, r#"{"is_compatible":false}"#),
+                false => Fault::None,
+            });
+        let ask = Registering::Ask { register: true };
+        assert_eq!(counts(ask).await, (0, 0));
+        assert_eq!(asking.prepare(ask).await.unwrap().warnings.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_takes_no_new_schema_is_waited_for_by_that_schemas_records_alone() {
+        let asking = Asking::start().await;
+        asking.come("a").await;
+        let read_only = |method: &Method, path: &str| match (method.as_str(), path) {
+            ("POST", "/subjects/out-value/versions") => Fault::Answer(
+                422,
+                r#"{"error_code":42205,"message":"Subject out-value is in read-only mode"}"#,
+            ),
+            _ => Fault::None,
+        };
+        asking.server.on_request(read_only);
+        let away = async |registering| match asking.prepare(registering).await {
+            Err(NotPrepared::Unavailable(failure)) => failure.message,
+            Err(NotPrepared::Findings(found)) => panic!("{found:?}"),
+            Ok(_) => panic!("it may run"),
+        };
+        assert!(
+            away(Registering::Register).await.contains("read-only"),
+            "nothing fits yet"
+        );
+        asking.server.on_request(|_, _| Fault::None);
+        assert!(asking.prepare(Registering::Register).await.is_ok());
+        asking.come("b").await;
+        asking.server.on_request(read_only);
+        let prepared = asking.prepare(Registering::Register).await.unwrap();
+        assert!(prepared.broken.is_empty(), "{:?}", prepared.broken);
+        let [warning] = prepared.warnings.as_slice() else {
+            panic!("{:?}", prepared.warnings)
+        };
+        let told = &warning.message;
+        assert!(
+            told.contains("read-only") && told.contains("records of this schema wait (in-value: version 2 is"),
+            "{told}"
+        );
+        // One that is away is waited for, whatever is held of it; and so it is by a check that cannot ask about a version.
+        asking.server.on_request(|_, _| Fault::Status(503));
+        assert!(away(Registering::Register).await.contains("503"));
+        asking
+            .server
+            .on_request(|_, path| match path.starts_with("/compatibility") {
+                true => Fault::Status(503),
+                false => Fault::None,
+            });
+        assert!(away(Registering::Ask { register: true }).await.contains("503"));
     }
 }

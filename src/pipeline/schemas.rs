@@ -53,6 +53,8 @@ pub struct Schemas {
 pub enum Unusable {
     /// The pipeline's types do not fit it.
     Findings(Vec<Finding>),
+    /// A check found that its output schema would get no id. Of a start that is a failure.
+    Output(Vec<Finding>),
     /// It could not be fetched, parsed or registered.
     Failure(Failure),
 }
@@ -119,7 +121,7 @@ impl Schemas {
                 Ok(plan)
             }
             Err(Unusable::Failure(failure)) => return Err(failure),
-            Err(Unusable::Findings(findings)) => Err(Failure::permanent(
+            Err(Unusable::Findings(findings) | Unusable::Output(findings)) => Err(Failure::permanent(
                 "schema",
                 format!(
                     "schema {id} breaks the pipeline: {}",
@@ -219,7 +221,7 @@ impl Schemas {
         match (to.registering, self.program.sink) {
             (Registering::Ask { .. }, Some(span)) if failure.class == Class::Permanent => {
                 let help = format!("the output schema is {}", schema.json());
-                Unusable::Findings(vec![Finding::new(span, failure.message).help(help)])
+                Unusable::Output(vec![Finding::new(span, failure.message).help(help)])
             }
             _ => Unusable::Failure(failure),
         }
@@ -290,7 +292,7 @@ mod tests {
             0,
             "there is no earlier version"
         );
-        let Err(Unusable::Findings(found)) = registered(&demo, ask(false)).await else {
+        let Err(Unusable::Output(found)) = registered(&demo, ask(false)).await else {
             panic!("nothing is registered")
         };
         assert!(found[0].message.contains("not registered under o-value"), "{found:?}");
@@ -301,7 +303,7 @@ mod tests {
             true => Fault::Answer(200, r#"{"is_compatible":false,"messages":["n has no default"]}"#),
             false => Fault::None,
         });
-        let Err(Unusable::Findings(found)) = registered(&demo, ask(true)).await else {
+        let Err(Unusable::Output(found)) = registered(&demo, ask(true)).await else {
             panic!("it is not compatible")
         };
         assert!(found[0].message.contains("n has no default"), "{found:?}");

@@ -1,8 +1,8 @@
 //! Keeps one reference fresh: reads the collection whole, follows its change stream, and reads it again on schedule.
 //!
 //! The stream is opened before the reading begins, and what it says is applied after: so nothing that happens meanwhile is
-//! missed, and the copy converges. Both ask the primary: a member that lags would lack what the stream is already past. A stream that breaks, or of which nothing is heard, is resumed by its token; where the server has lost that history, and
-//! where it has no streams, the collection is read again.
+//! missed, and the copy converges. Both ask the primary: a member that lags would lack what the stream is already past. A stream that breaks, or of which nothing is heard, is resumed by its token; where the server has lost that history or takes
+//! too long to find its place in it, for it would search from there each time, and where it has no streams, the collection is read again.
 //!
 //! What a reading meets is put beside what is held, and what it has not met is removed at its end. Where both have no room, because keys are others or
 //! the collection had outgrown its room, the reading only finds out what is gone, and all are read once more. What is in the collection and in memory is
@@ -20,7 +20,7 @@ use mongodb::change_stream::event::ResumeToken;
 use tokio::time::{sleep, sleep_until};
 
 use super::on_demand::candidates;
-use super::server::{Change, Source, cannot_resume, class, has_no_change_streams, within};
+use super::server::{Change, Source, cannot_resume, class, has_no_change_streams, is_late, within};
 use super::{Reference, codec};
 use crate::retry::{Backoff, Class, Jitter};
 use crate::store::StoreError;
@@ -223,6 +223,8 @@ impl Follower {
     pub async fn run(mut self) {
         let silence = self.source.silence;
         let mut attempt = 0;
+        // The stream goes on from a token, and has not answered since.
+        let mut resumed = false;
         let mut due = self.next();
         loop {
             let mut again = false;
@@ -231,6 +233,7 @@ impl Follower {
                     let next = within(silence, stream.next_if_any()).await;
                     match next {
                         Ok(change) => {
+                            resumed = false;
                             self.token = stream.resume_token();
                             let alive = stream.is_alive();
                             let applied = match change {
@@ -246,16 +249,20 @@ impl Follower {
                         }
                         Err(error) => {
                             self.stream = None;
-                            again = cannot_resume(&error) || self.token.is_none();
+                            again = cannot_resume(&error) || resumed && is_late(&error) || self.token.is_none();
                             self.tell("its change stream broke", &class(&error));
                         }
                     }
                 }
                 None => match self.token.clone() {
                     Some(token) => match self.source.watch(Some(token)).await {
-                        Ok(stream) => self.stream = Some(stream),
+                        Ok(stream) => {
+                            self.stream = Some(stream);
+                            resumed = true;
+                        }
                         Err(error) => {
-                            again = cannot_resume(&error) || class(&error).class != Class::Transient;
+                            let transient = class(&error).class == Class::Transient;
+                            again = cannot_resume(&error) || is_late(&error) || !transient;
                             self.tell("its change stream cannot be resumed", &class(&error));
                             sleep(self.backoff.delay(attempt, self.jitter.next_u64())).await;
                             attempt = attempt.saturating_add(1);
@@ -272,6 +279,7 @@ impl Follower {
                 },
             }
             if again || due.is_some_and(|due| due <= Instant::now()) {
+                resumed = false;
                 due = match self.read().await {
                     Ok(()) => {
                         attempt = 0;
@@ -444,6 +452,39 @@ mod tests {
             .await
             .unwrap();
         following.abort();
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_not_resumed_in_time_is_not_resumed_for_ever() {
+        // The place of the token is looked for when the stream is opened, or when it is asked first.
+        for opens in [false, true] {
+            let opened = AtomicUsize::new(0);
+            let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
+                "aggregate" => {
+                    let number = opened.fetch_add(1, Ordering::Relaxed);
+                    let token = doc! { "_data": "82" };
+                    let stream =
+                        doc! { "id": 7_i64, "ns": "crm.partners", "firstBatch": [], "postBatchResumeToken": token };
+                    (opens || number != 1).then_some(stream)
+                }
+                "getMore" => None,
+                _ => Some(nothing()),
+            })
+            .await;
+            let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), 1 << 20).await;
+            follower.read().await.unwrap();
+            follower.source.silence = Duration::from_millis(50);
+            let following = tokio::spawn(follower.run());
+            let read_again = async {
+                let mut read = 0;
+                while read < 2 {
+                    read += usize::from(commands.recv().await.unwrap().contains_key("find"));
+                }
+            };
+            let came = tokio::time::timeout(Duration::from_secs(60), read_again).await;
+            assert!(came.is_ok(), "opens: {opens}");
+            following.abort();
+        }
     }
 
     /// Of a quarter of a megabyte.

@@ -340,6 +340,11 @@ pub fn cannot_resume(error: &Error) -> bool {
     matches!(code(error), Some(286 | 260 | 280)) || matches!(&*error.kind, ErrorKind::MissingResumeToken)
 }
 
+/// Whether an answer did not come in time; see [`within`].
+pub fn is_late(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Io(io) if io.kind() == std::io::ErrorKind::TimedOut)
+}
+
 /// What an error means: wrong credentials and options are fatal, what the server refuses permanent, the rest may pass.
 pub fn class(error: &Error) -> StoreError {
     let (class, label) = match &*error.kind {

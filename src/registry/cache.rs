@@ -32,7 +32,7 @@ use crate::retry::Class;
 /// Most failures kept at once.
 const FAILURES: usize = 10_000;
 
-/// Failures kept with which one more id is asked for patiently: a flood of ids that nobody knows is not waited for.
+/// Unknown ids kept with which one more is asked for patiently: a flood of ids that nobody knows is not waited for.
 const FEW: usize = 3;
 
 type Answer = Result<Arc<Fetched>, RegistryError>;
@@ -92,7 +92,7 @@ impl Cache {
                 Some(Slot::Failed { error, until }) if now < *until => return Err(error.clone()),
                 Some(Slot::Asking(request)) => request.clone(),
                 before @ (Some(Slot::Failed { .. }) | None) => {
-                    let patient = before.is_none() && few_failures(&slots.others, now);
+                    let patient = before.is_none() && few_unknown(&slots.others, now);
                     let (cache, answer) = (Arc::clone(self), tokio::spawn(fetch(patient)));
                     let request = async move {
                         let answer = answer.await.unwrap_or(Err(RegistryError::Interrupted { id }));
@@ -151,11 +151,12 @@ impl Cache {
     }
 }
 
-fn few_failures(slots: &HashMap<u32, Slot>, now: Instant) -> bool {
-    let failures = slots
+/// A schema that is not Avro fails too, and says nothing of how many ids nobody knows.
+fn few_unknown(slots: &HashMap<u32, Slot>, now: Instant) -> bool {
+    let unknown = slots
         .values()
-        .filter(|s| matches!(s, Slot::Failed { until, .. } if now < *until));
-    failures.take(FEW).count() < FEW
+        .filter(|s| matches!(s, Slot::Failed { error: RegistryError::Unknown { .. }, until } if now < *until));
+    unknown.take(FEW).count() < FEW
 }
 
 /// Forgets failures whose time is over when there are too many, and all of them when that is not enough.
@@ -256,7 +257,7 @@ mod tests {
 
     #[tokio::test]
     async fn patience_is_for_few_ids_and_once_for_each() {
-        let cache = Cache::new(Duration::from_millis(500), Arc::default());
+        let cache = Cache::new(Duration::from_secs(2), Arc::default());
         let mut patient = Vec::new();
         for id in 0..10 {
             let fetch = |told: bool| {
@@ -266,13 +267,27 @@ mod tests {
             assert!(cache.get(id, fetch).await.is_err());
         }
         assert_eq!(patient, (0..10).map(|id| id < FEW).collect::<Vec<_>>());
-        tokio::time::sleep(Duration::from_millis(620)).await;
+        tokio::time::sleep(Duration::from_millis(2500)).await;
         for (id, patient) in [(0, false), (10, true)] {
             let fetch = |told: bool| async move {
                 assert_eq!(told, patient, "{id}");
                 Ok(fetched(id))
             };
             assert!(cache.get(id, fetch).await.is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn schemas_that_are_not_avro_use_up_no_patience() {
+        let cache = cache();
+        for id in 0..10 {
+            let fetch = |told: bool| async move {
+                assert!(told, "{id}");
+                let (name, kind) = (format!("id {id}"), "JSON".to_owned());
+                Err(RegistryError::Unsupported { name, kind })
+            };
+            let answer = cache.get(id, fetch).await;
+            assert!(matches!(answer, Err(RegistryError::Unsupported { .. })), "{answer:?}");
         }
     }
 

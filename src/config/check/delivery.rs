@@ -104,7 +104,7 @@ fn interval(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
 }
 
 /// A record of an aborted transaction runs again, and the time after which a step gives it up begins anew: one as long as a transaction may be open
-/// never comes to its end.
+/// never comes to its end. Fewer attempts may end before, and one attempt of a custom step seldom takes its whole time.
 fn deadlines(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
     let limit = timeout * 3 / 4;
     let transaction = format!(
@@ -127,10 +127,17 @@ fn deadlines(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
         }
         found = true;
         let name = &step.name.value;
-        let message = format!("`{name}` would never give a record up: before that, the record runs again");
-        let label = format!("gives up after {} ms, and {transaction}", time.as_millis());
         let help = "shorten its `retry.max_elapsed`, `missing_deadline` or `timeout`; or raise transaction.timeout.ms in the sink's `properties`";
-        report.error(codes::CONFLICT, message, step.name.span, label, help);
+        let by_time = longest(step, |giving_up| giving_up.by_time_alone);
+        if by_time >= limit {
+            let message = format!("`{name}` would never give a record up: before that, the record runs again");
+            let label = format!("gives up after {} ms, and {transaction}", by_time.as_millis());
+            report.error(codes::CONFLICT, message, step.name.span, label, help);
+        } else {
+            let message = format!("`{name}` may never give a record up: before that, the record runs again");
+            let label = format!("may try for {} ms, and {transaction}", time.as_millis());
+            report.warning(codes::CONFLICT, message, step.name.span, label, help);
+        }
     }
     let together = one_after_another(&pipeline.steps);
     if !found && together >= limit {
@@ -144,22 +151,39 @@ fn deadlines(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
     }
 }
 
-/// The longest time after which a step gives a record up, of those that come to one of these ends.
-fn longest(step: &Step, counts: impl Fn(End) -> bool) -> Duration {
+/// When a step gives a record up.
+struct GivingUp {
+    /// After so long at the latest.
+    time: Duration,
+    /// And not after so many attempts, if these come first.
+    by_time_alone: bool,
+    end: End,
+}
+
+/// The longest time after which a step gives a record up in one of these ways.
+fn longest(step: &Step, counts: impl Fn(&GivingUp) -> bool) -> Duration {
     let failing = |errors: &ErrorPolicy| {
         let end = match errors.on_error {
             OnError::Retry => return None,
             OnError::Null => End::GoesOn,
             OnError::Skip | OnError::DeadLetter => End::Over,
         };
-        Some((errors.max_elapsed, end))
+        Some(GivingUp {
+            time: errors.max_elapsed,
+            by_time_alone: errors.max_attempts.is_none(),
+            end,
+        })
     };
     let missing = |missing: &MissingDeadline| {
         let end = match missing.then {
             OnMissing::Null => End::GoesOn,
             OnMissing::Skip | OnMissing::DeadLetter | OnMissing::Retry => End::Over,
         };
-        (missing.deadline, end)
+        GivingUp {
+            time: missing.deadline,
+            by_time_alone: true,
+            end,
+        }
     };
     let ends = match &step.kind {
         StepKind::Lookup(lookup) => [failing(&lookup.errors), lookup.missing_deadline.as_ref().map(missing)],
@@ -168,8 +192,8 @@ fn longest(step: &Step, counts: impl Fn(End) -> bool) -> Duration {
         StepKind::Custom(custom) => [failing(&custom.errors), None],
         StepKind::Filter(_) | StepKind::Set(_) => [None, None],
     };
-    let times = ends.into_iter().flatten().filter(|(_, end)| counts(*end));
-    times.map(|(time, _)| time).max().unwrap_or_default()
+    let ways = ends.into_iter().flatten().filter(counts);
+    ways.map(|giving_up| giving_up.time).max().unwrap_or_default()
 }
 
 /// What becomes of a record that a step has given up.
@@ -199,7 +223,7 @@ fn one_after_another(steps: &[Step]) -> Duration {
             members.push(step.name.as_str());
         }
         most = most.max(before.saturating_add(longest(step, |_| true)));
-        stage = stage.max(longest(step, |end| end == End::GoesOn));
+        stage = stage.max(longest(step, |giving_up| giving_up.end == End::GoesOn));
     }
     most
 }

@@ -259,6 +259,34 @@ async fn a_branch_of_the_input_that_the_output_has_no_place_for_is_told() {
 }
 
 #[tokio::test]
+async fn a_union_of_several_records_that_is_set_is_told() {
+    let record =
+        |name: &str| format!(r#"{{"type": "record", "name": "{name}", "fields": [{{"name": "id", "type": "long"}}]}}"#);
+    let schema = |branches: &str| {
+        format!(
+            r#"{{"type": "record", "name": "E", "fields": [{{"name": "paid", "type": {{"type": "array", "items": [{branches}]}}}}]}}"#
+        )
+    };
+    let told = async |branches: String, set: &str| {
+        let schema = schema(&branches);
+        let output = OutputSchema::Fixed(Arc::new(Schema::parse(&schema).unwrap()));
+        let compiled = compiled(None, &schema, set, output).await.unwrap();
+        compiled.warnings.into_iter().map(|f| f.message).collect::<Vec<_>>()
+    };
+    let both = format!("\"null\", {}, {}", record("Payment"), record("Refund"));
+    let set = "set = { paid = \"event.paid\" }";
+    assert_eq!(
+        told(both.clone(), set).await,
+        [
+            "event.paid may be one of several records, enums or fixed types, and a value that `set` gives goes by what is in it, not by its name"
+        ]
+    );
+    let none = Vec::<String>::new();
+    assert_eq!(told(both, "").await, none);
+    assert_eq!(told(format!("\"null\", {}", record("Payment")), set).await, none);
+}
+
+#[tokio::test]
 async fn a_finer_time_is_told_wherever_it_passes() {
     let time = |unit: &str| format!(r#"{{"type": "long", "logicalType": "timestamp-{unit}"}}"#);
     let schema = |unit: &str, at: &str| {
@@ -383,6 +411,19 @@ async fn a_field_that_may_be_null_in_the_key_of_a_write_is_told() {
     assert_eq!(told(&guarded).await, none);
     let filtered = filter_step("event.user.id != null") + "\n" + &write("event.user.id");
     assert_eq!(told(&filtered).await, none);
+    let looked_up = |on_missing: &str| {
+        let bind = "bind = { owner = \"event.user.id\" }";
+        let step =
+            "[[pipelines.p.steps]]\nname = \"l\"\nlookup = \"SELECT kind FROM t WHERE id = :id AND owner = :owner\"";
+        format!(
+            "{step}\n{bind}\non_missing = \"{on_missing}\"\n{}",
+            write("event.user.id")
+        )
+    };
+    for ends in ["skip", "dead_letter"] {
+        assert_eq!(told(&looked_up(ends)).await, none, "{ends}");
+    }
+    assert_eq!(told(&looked_up("null")).await.len(), 1);
 }
 
 fn filter_step(text: &str) -> String {
