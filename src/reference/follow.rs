@@ -223,7 +223,7 @@ impl Follower {
     pub async fn run(mut self) {
         let silence = self.source.silence;
         let mut attempt = 0;
-        // The stream goes on from a token, and has not answered since.
+        // The stream goes on from a token, and has not come further since.
         let mut resumed = false;
         let mut due = self.next();
         loop {
@@ -233,8 +233,10 @@ impl Follower {
                     let next = within(silence, stream.next_if_any()).await;
                     match next {
                         Ok(change) => {
-                            resumed = false;
-                            self.token = stream.resume_token();
+                            let token = stream.resume_token();
+                            // The first, empty batch comes before the server has looked for the place.
+                            resumed &= change.is_none() && token == self.token;
+                            self.token = token;
                             let alive = stream.is_alive();
                             let applied = match change {
                                 Some(change) => self.apply(&change).await,

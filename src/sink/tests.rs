@@ -101,12 +101,10 @@ async fn nothing_is_sent_of_a_partition_that_has_left() {
     let (ours, left) = (event(&completions, 0, false), event(&completions, 1, true));
     let sink = Sink::new(producer.clone(), "out");
     assert!(sink.may_send(&ours).await && !sink.may_send(&left).await);
-    let dead_letters = DeadLetters::new(producer.clone(), "dead", "p");
+    let dead_letters = DeadLetters::new(producer, "dead", "p");
     assert!(dead_letters.may_send(&ours).await && !dead_letters.may_send(&left).await);
     // Who asked before it left.
-    let (failure, left) = Sink::new(producer, "out")
-        .send(left, b"out", None, Instant::now())
-        .unwrap_err();
+    let (failure, left) = sink.send(left, b"out", None, Instant::now()).unwrap_err();
     assert!(failure.reason == OVER && !left.tenure.has_outputs());
 }
 
