@@ -340,7 +340,7 @@ pub fn cannot_resume(error: &Error) -> bool {
     matches!(code(error), Some(286 | 260 | 280)) || matches!(&*error.kind, ErrorKind::MissingResumeToken)
 }
 
-/// Whether an answer did not come in time; see [`within`].
+/// Whether an answer did not come in time.
 pub fn is_late(error: &Error) -> bool {
     matches!(&*error.kind, ErrorKind::Io(io) if io.kind() == std::io::ErrorKind::TimedOut)
 }
