@@ -399,6 +399,8 @@ impl Types<'_> {
             }
         }
         let mut filtered = false;
+        // What an earlier look-up has asked by, where a record without it ends there: by null no row is found.
+        let mut asked: Vec<usize> = Vec::new();
         for step in &self.program.steps {
             if let Some(when) = &step.when {
                 self.condition(when, findings);
@@ -406,8 +408,12 @@ impl Types<'_> {
             match &step.action {
                 Action::Lookup(l) => {
                     self.markers(&l.statement, &l.binds, findings);
-                    // By null no row is found, and the record may end there.
-                    filtered |= step.when.is_none() && matches!(l.on_missing, OnMissing::Skip | OnMissing::DeadLetter);
+                    if step.when.is_none() && matches!(l.on_missing, OnMissing::Skip | OnMissing::DeadLetter) {
+                        asked.extend(l.binds.iter().filter_map(|place| match place.source {
+                            Source::Event(slot) => Some(slot),
+                            _ => None,
+                        }));
+                    }
                 }
                 Action::Reference(refer) => {
                     if let Some(ty) = self.of(&refer.key.source) {
@@ -417,7 +423,7 @@ impl Types<'_> {
                 Action::Write(w) => {
                     self.markers(&w.statement, &w.binds, findings);
                     if !filtered && step.when.is_none() {
-                        self.null_keys(&w.statement, &w.binds, warnings);
+                        self.null_keys(&w.statement, &w.binds, &asked, warnings);
                     }
                 }
                 Action::Custom(custom) => {
@@ -462,12 +468,14 @@ impl Types<'_> {
         }
     }
 
-    /// Tells of fields that may be null where a row is written by them. What a look-up gives may always be null, and its `on_missing` has a say in that.
-    fn null_keys(&self, statement: &Statement, binds: &[Place], warnings: &mut Vec<Finding>) {
+    /// Tells of fields that may be null where a row is written by them, but for those that an earlier look-up has `asked` by. What a look-up gives may
+    /// always be null, and its `on_missing` has a say in that.
+    fn null_keys(&self, statement: &Statement, binds: &[Place], asked: &[usize], warnings: &mut Vec<Finding>) {
         for (index, (marker, place)) in statement.markers().iter().zip(binds).enumerate() {
             if statement.is_key(index)
                 && let Source::Event(slot) = place.source
                 && let Type::Nullable(_) = self.plan.slot_type(slot)
+                && !asked.contains(&slot)
             {
                 let (name, what) = (&marker.name, &place.what);
                 let message = format!(

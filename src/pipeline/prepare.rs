@@ -99,6 +99,10 @@ pub async fn prepare(
                     (found, &mut doubtful)
                 }
                 Err(Unusable::Findings(found)) => (found, &mut unfit),
+                // The newest is what is written from now on.
+                Err(Unusable::Output(found)) if versions.last().is_some_and(|newest| newest.id == fetched.id) => {
+                    (found, &mut unfit)
+                }
                 Err(Unusable::Output(found)) => (found, &mut unpublished),
                 Err(Unusable::Failure(failure)) if failure.class == Class::Transient => {
                     let waits = format!("{failure}; records of this schema wait");
@@ -226,6 +230,8 @@ fn registry_failure(subject: &str, span: Span, error: crate::registry::RegistryE
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use hyper::Method;
 
     use super::*;
@@ -297,11 +303,20 @@ mod tests {
         );
         assert_eq!(counts(Registering::MustExist).await, (1, 0));
         assert_eq!(counts(Registering::Ask { register: true }).await, (0, 0));
-        assert_eq!(counts(Registering::Register).await, (0, 0));
-        assert_eq!(counts(Registering::Ask { register: false }).await, (0, 0));
+        // The registry takes the newer output, and not the one of the older version.
         come("b").await;
+        let first = AtomicBool::new(true);
+        asking.server.on_request(move |method, path| {
+            let registers = method == Method::POST && path == "/subjects/out-value/versions";
+            match registers && first.swap(false, Ordering::Relaxed) {
+                true => Fault::Answer(409, r#"{"error_code":409,"message":"incompatible"}"#),
+                false => Fault::None,
+            }
+        });
+        assert_eq!(counts(Registering::Register).await, (0, 1));
+        asking.server.on_request(|_, _| Fault::None);
         let ask = Registering::Ask { register: false };
-        assert_eq!(counts(ask).await, (0, 0), "so does a check");
+        assert_eq!(counts(ask).await, (0, 0), "a check goes on");
         let warnings = asking.prepare(ask).await.unwrap().warnings;
         assert!(
             warnings[0].message.contains("not registered under out-value"),
@@ -309,7 +324,6 @@ mod tests {
         );
         assert!(warnings[0].help.is_some(), "the text to register");
         assert_eq!(counts(Registering::MustExist).await, (0, 1), "a start goes on");
-        // The registry takes the newer output, and not the one of the older version.
         asking
             .server
             .on_request(|_, path| match path.starts_with("/compatibility") {
@@ -319,6 +333,12 @@ mod tests {
         let ask = Registering::Ask { register: true };
         assert_eq!(counts(ask).await, (0, 0));
         assert_eq!(asking.prepare(ask).await.unwrap().warnings.len(), 1);
+        // What is written from now on.
+        come("c").await;
+        assert_eq!(counts(ask).await, (1, 0));
+        asking.server.on_request(|_, _| Fault::None);
+        assert_eq!(counts(Registering::Ask { register: false }).await, (1, 0));
+        assert_eq!(counts(Registering::MustExist).await, (0, 2));
     }
 
     #[tokio::test]

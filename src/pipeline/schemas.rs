@@ -184,12 +184,13 @@ impl Schemas {
             let reason = if rejected { "schema" } else { "registry" };
             Failure::new(e.class(), reason, format!("output schema under {subject}: {e}"))
         };
-        if *registering == Registering::Register {
-            return self.registry.register(subject, schema.json()).await.map_err(in_words);
-        }
+        // First, for what is there: followers answer where the leader is away, and so does a registry that takes no new schema.
         let known = self.registry.lookup(subject, schema.json()).await;
         if let Some(id) = known.map_err(in_words)? {
             return Ok(id);
+        }
+        if *registering == Registering::Register {
+            return self.registry.register(subject, schema.json()).await.map_err(in_words);
         }
         if *registering == (Registering::Ask { register: true }) {
             let answer = self.registry.compatible(subject, schema.json()).await;

@@ -340,9 +340,9 @@ pub fn cannot_resume(error: &Error) -> bool {
     matches!(code(error), Some(286 | 260 | 280)) || matches!(&*error.kind, ErrorKind::MissingResumeToken)
 }
 
-/// Whether an answer did not come in time.
+/// Whether an answer did not come within our own limit. The driver and the system have limits of theirs, for connections, with no words in their error.
 pub fn is_late(error: &Error) -> bool {
-    matches!(&*error.kind, ErrorKind::Io(io) if io.kind() == std::io::ErrorKind::TimedOut)
+    matches!(&*error.kind, ErrorKind::Io(io) if io.kind() == std::io::ErrorKind::TimedOut && io.get_ref().is_some())
 }
 
 /// What an error means: wrong credentials and options are fatal, what the server refuses permanent, the rest may pass.

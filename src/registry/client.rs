@@ -124,14 +124,10 @@ impl Client {
     }
 
     pub(super) async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
-        let answer = self.submit::<Id>(&["subjects", subject, "versions"], &[], schema).await;
-        // Who takes no new schema for the time being need not take one that is there.
-        if let Err(RegistryError::Refused { status: 422, .. }) = answer
-            && let Ok(Some(id)) = self.lookup(subject, schema).await
-        {
-            return Ok(id);
-        }
-        match answer? {
+        let answer = self
+            .submit::<Id>(&["subjects", subject, "versions"], &[], schema)
+            .await?;
+        match answer {
             Ok(Id { id }) => Ok(id),
             Err(problem) => Err(not_taken(subject, problem)),
         }

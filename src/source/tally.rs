@@ -167,9 +167,9 @@ impl Tally {
 
     /// The commit was acknowledged: the next transaction is open, whose number is returned. The limit of it runs from `now`: its outputs have waited.
     pub fn committed(&mut self, now: Instant) -> u64 {
-        // From when it was taken in, and not from when it was opened: what it did while the one before was open is work, too. Twice as many have half
-        // of the limit then, and not all of it.
-        let quick = |since: Instant| now <= since + self.limit / 4;
+        // Twice as many have half of the limit then, and not all of it. What it did while the one before was open is work, too; but that one's commit
+        // may have been slow, so twice the time is allowed from when it was taken in.
+        let quick = |since: Instant| now <= since + self.limit / 2 && now + self.limit * 3 / 4 <= self.over(since);
         if self.taken >= self.most && self.since.is_some_and(quick) {
             self.most = self.most.saturating_mul(2);
         }

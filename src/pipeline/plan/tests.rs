@@ -411,8 +411,8 @@ async fn a_field_that_may_be_null_in_the_key_of_a_write_is_told() {
     assert_eq!(told(&guarded).await, none);
     let filtered = filter_step("event.user.id != null") + "\n" + &write("event.user.id");
     assert_eq!(told(&filtered).await, none);
-    let looked_up = |on_missing: &str| {
-        let bind = "bind = { owner = \"event.user.id\" }";
+    let looked_up_by = |field: &str, on_missing: &str| {
+        let bind = format!("bind = {{ owner = \"{field}\" }}");
         let step =
             "[[pipelines.p.steps]]\nname = \"l\"\nlookup = \"SELECT kind FROM t WHERE id = :id AND owner = :owner\"";
         format!(
@@ -421,9 +421,10 @@ async fn a_field_that_may_be_null_in_the_key_of_a_write_is_told() {
         )
     };
     for ends in ["skip", "dead_letter"] {
-        assert_eq!(told(&looked_up(ends)).await, none, "{ends}");
+        assert_eq!(told(&looked_up_by("event.user.id", ends)).await, none, "{ends}");
+        assert_eq!(told(&looked_up_by("event.kind", ends)).await.len(), 1, "{ends}");
     }
-    assert_eq!(told(&looked_up("null")).await.len(), 1);
+    assert_eq!(told(&looked_up_by("event.user.id", "null")).await.len(), 1);
 }
 
 fn filter_step(text: &str) -> String {

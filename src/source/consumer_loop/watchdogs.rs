@@ -58,6 +58,8 @@ struct Watchdog {
     place: i64,
     /// What was to be fetched next when that was known last.
     fetched: i64,
+    /// The same when all that may be read had been fetched.
+    ended: i64,
 }
 
 /// See the module's page.
@@ -86,6 +88,7 @@ impl Watchdogs {
             stalled: false,
             place: -1,
             fetched: -1,
+            ended: -1,
         });
         let place = if self.interval.is_some() {
             seen.committed
@@ -101,8 +104,12 @@ impl Watchdogs {
                 ..Watched::default()
             };
         };
-        // Where all that may be read has been, what ends of the withheld shows in what is fetched: of transactions that are aborted nothing comes.
-        let place = if work == 0 { watchdog.fetched } else { watchdog.place };
+        // Of transactions that are aborted nothing comes: where all that may be read has been fetched, that their records are passed by is progress. It
+        // counts beside the other and not in its place, which would change whenever it seems for a moment that there is more.
+        if work == 0 {
+            watchdog.ended = watchdog.fetched;
+        }
+        let place = watchdog.place.wrapping_add(watchdog.ended);
         let health = watchdog.progress.observe(work + seen.withheld, place, now);
         let stalled = matches!(health, Health::Stalled(_));
         let was = std::mem::replace(&mut watchdog.stalled, stalled);
@@ -303,6 +310,19 @@ mod tests {
             let watched = dogs.observe(P, &withheld(7), start + Duration::from_secs(second));
             assert!(!watched.fetches_nothing);
         }
+        // One that is aborted after the other, of which nothing comes.
+        let aborted = |second: u64| Sight {
+            fetched: Some(second as i64 / 30),
+            ..withheld(7)
+        };
+        assert_eq!(stalls(None, aborted), None);
+        // It seems at times that there is one more: the consumer's queue has records of other partitions.
+        let seems = |second: u64| Sight {
+            lag: Some(u64::from(second.is_multiple_of(7))),
+            fetched: Some(8),
+            ..withheld(7)
+        };
+        assert_eq!(stalls(None, seems), Some(61));
         // The records before it can be read.
         let behind = Sight {
             lag: Some(2),

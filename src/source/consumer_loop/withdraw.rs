@@ -26,15 +26,19 @@ impl Loop {
         }
     }
 
-    /// A drain ends at its deadline with outputs that no broker has taken.
+    /// A drain ends at its deadline with outputs that no broker has taken. Before a stop's deadline nothing more is handed over either: then the end
+    /// has nothing to take back from other consumers that publish with the same producer.
     pub(super) fn withdraw_what_does_not_drain(&mut self, now: Instant) {
-        let Some(deadline) = self.assignment.next_deadline() else {
-            return;
-        };
-        let keeps_order = self.parts.runtime.sink.as_ref().is_some_and(Sink::keeps_order);
-        if !keeps_order || now + LAST_CALL.min(self.parts.drain_timeout / 10) < deadline {
+        if !self.parts.runtime.sink.as_ref().is_some_and(Sink::keeps_order) {
             return;
         }
+        let soon = now + LAST_CALL.min(self.parts.drain_timeout / 10);
+        if self.stopping.is_some_and(|deadline| soon >= deadline) {
+            self.end_tenures(|_| true);
+        }
+        let Some(deadline) = self.assignment.next_deadline().filter(|deadline| soon >= *deadline) else {
+            return;
+        };
         let is_draining = |phase| phase == Phase::Draining;
         self.end_tenures(is_draining);
         if now >= deadline && self.withdraw(is_draining) {

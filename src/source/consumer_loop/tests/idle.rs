@@ -159,17 +159,35 @@ async fn what_was_refused_of_a_partition_that_is_given_back_is_forgotten() {
 async fn nothing_is_handed_over_in_the_last_moment_of_a_drain() {
     let now = Instant::now();
     let deadline = now + Duration::from_secs(30);
-    let mut this = idle(TOML.to_owned() + OUTPUT).await;
-    let sink = this.parts.runtime.sink.clone().unwrap();
-    assert!(sink.send(taken(&mut this, 0), b"out", None, now).is_ok());
-    let mut others = [taken(&mut this, 1), taken(&mut this, 2)].into_iter();
-    this.assignment.revoked(&[P], deadline);
-    for (before, refused) in [(2000, false), (500, true)] {
-        this.withdraw_what_does_not_drain(deadline - Duration::from_millis(before));
-        let sent = sink.send(others.next().unwrap(), b"out", None, now);
-        assert_eq!(sent.is_err(), refused, "{before} ms before");
+    for of_a_stop in [false, true] {
+        let mut this = idle(TOML.to_owned() + OUTPUT).await;
+        let sink = this.parts.runtime.sink.clone().unwrap();
+        assert!(sink.send(taken(&mut this, 0), b"out", None, now).is_ok());
+        let mut others = [taken(&mut this, 1), taken(&mut this, 2)].into_iter();
+        if of_a_stop {
+            this.stopping = Some(deadline);
+        } else {
+            this.assignment.revoked(&[P], deadline);
+        }
+        for (before, refused) in [(2000, false), (500, true)] {
+            this.withdraw_what_does_not_drain(deadline - Duration::from_millis(before));
+            let sent = sink.send(others.next().unwrap(), b"out", None, now);
+            assert_eq!(sent.is_err(), refused, "{before} ms before");
+        }
+        assert!(this.replace.is_none(), "and nothing is withdrawn");
     }
-    assert!(this.replace.is_none(), "and nothing is withdrawn");
+}
+
+/// What still runs would be refused one after the other.
+#[tokio::test]
+async fn a_producer_that_is_over_ends_what_still_runs() {
+    let mut this = idle(TOML.to_owned() + OUTPUT).await;
+    let (first, second) = (taken(&mut this, 0), taken(&mut this, 1));
+    let over = Failure::fatal(crate::sink::PRODUCER_OVER, "another consumer has withdrawn it");
+    assert!(!second.is_abandoned());
+    let how = How::StartAgain(over);
+    this.ended(Completion { event: first, how }, Instant::now());
+    assert!(second.is_abandoned() && this.replace.is_some());
 }
 
 /// Else its queue would be delivered whenever brokers take it again.
