@@ -131,11 +131,14 @@ fn judge(property: &Property, report: &mut Report<'_>) {
         report.error(codes::OWNED_PROPERTY, message, property.name.span, *reason, *remedy);
         return;
     }
-    if let PropertyValue::Plain(value) = &property.value
-        && let Some((_, values, reason)) = BOUND.iter().find(|(bound, ..)| *bound == real_name(name))
+    if let Some((_, values, reason)) = BOUND.iter().find(|(bound, ..)| *bound == real_name(name))
+        && let Ok(value) = property.value.reveal()
         && !values.contains(&value.as_str())
     {
-        let message = format!("`{name}` cannot be `{value}`");
+        let message = match &property.value {
+            PropertyValue::Plain(value) => format!("`{name}` cannot be `{value}`"),
+            PropertyValue::Secret(_) => format!("`{name}` cannot be what its variable or file says"),
+        };
         let help = format!("remove it, or set it to `{}`", values[0]);
         report.error(codes::OWNED_PROPERTY, message, property.name.span, *reason, help);
         return;
