@@ -208,8 +208,7 @@ impl Reload {
     /// # Errors
     /// What cannot be used, in words.
     pub fn read_again(&self) -> Result<(), String> {
-        let registry = services::registry_options(&self.config)
-            .and_then(|options| self.registry.reload(&options).map_err(|e| format!("[registry]: {e}")));
+        let registry = services::read_registry_again(&self.config, &self.registry);
         let database = services::scylla_options(&self.config).map_or(Ok(()), |options| {
             options.credentials().map_err(|e| format!("[scylla]: {e}"))?;
             self.credentials.send_replace(());

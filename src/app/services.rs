@@ -162,7 +162,7 @@ pub(super) fn registry(config: &Config) -> Result<Registry, NotPrepared> {
 }
 
 /// How the registry is asked; secrets are read now.
-pub(super) fn registry_options(config: &Config) -> Result<RegistryOptions, String> {
+fn registry_options(config: &Config) -> Result<RegistryOptions, String> {
     let from = &config.registry;
     let mut options = RegistryOptions {
         urls: from.urls.iter().map(|u| u.value.clone()).collect(),
@@ -228,6 +228,11 @@ pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
         request_timeout: from.timeout,
         ..ScyllaOptions::default()
     })
+}
+
+/// Reads the registry's login and certificates again, for all requests from now on; the old ones stay where that fails.
+pub(super) fn read_registry_again(config: &Config, registry: &Registry) -> Result<(), String> {
+    registry_options(config).and_then(|options| registry.reload(&options).map_err(|e| format!("[registry]: {e}")))
 }
 
 pub(super) async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {
