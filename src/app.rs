@@ -271,7 +271,7 @@ pub async fn start_within(
     let shared = Shared::default();
     tokio::select! {
         started = begin(config, sources, telemetry, customs, Some(bounds), None, shared.clone()) => started,
-        what = services::waited_for(&shared, reload::REACH) => Err(reload::gave_up(&what)),
+        what = services::waited_for(&shared, reload::REACH) => Err(reload::gave_up(&what, reload::REACH)),
     }
 }
 

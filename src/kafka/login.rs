@@ -164,7 +164,7 @@ fn login(config: &ClientConfig) -> Option<(String, String)> {
 /// What the properties of TLS say, with the files that they name. A file that cannot be read counts as empty: it is librdkafka that says so.
 fn certificates(config: &ClientConfig) -> u64 {
     let mut hasher = DefaultHasher::new();
-    // It has no value of a secret, as is a key's password.
+    // The map has no value of a secret, such as a key's password.
     for name in config.config_map().into_keys().filter(|name| name.starts_with("ssl.")) {
         let value = config.get(name).unwrap_or_default();
         (name, value).hash(&mut hasher);
