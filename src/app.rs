@@ -208,8 +208,7 @@ impl Reload {
     /// # Errors
     /// What cannot be used, in words.
     pub fn read_again(&self) -> Result<(), String> {
-        let registry = services::registry_options(&self.config)
-            .and_then(|options| self.registry.reload(&options).map_err(|e| format!("[registry]: {e}")));
+        let registry = services::read_registry_again(&self.config, &self.registry);
         let database = services::scylla_options(&self.config).map_or(Ok(()), |options| {
             options.credentials().map_err(|e| format!("[scylla]: {e}"))?;
             self.credentials.send_replace(());
@@ -272,7 +271,7 @@ pub async fn start_within(
     let shared = Shared::default();
     tokio::select! {
         started = begin(config, sources, telemetry, customs, Some(bounds), None, shared.clone()) => started,
-        what = services::waited_for(&shared, reload::REACH) => Err(reload::gave_up(&what)),
+        what = services::waited_for(&shared, reload::REACH) => Err(reload::gave_up(&what, reload::REACH)),
     }
 }
 

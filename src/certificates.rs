@@ -21,13 +21,16 @@ pub struct CertificateFile {
     pub path: PathBuf,
     /// Whether it holds authorities, of which one that has not run out is enough; else a chain, of which none may have.
     pub authority: bool,
+    /// Whether it is read once, as librdkafka does when it makes a client: what is in use is what the file was then.
+    pub once: bool,
 }
 
 /// The files that the configuration names, and where it does. What cannot be read, as MongoDB's URI may be, is told by whoever connects with it.
 pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
     let mut files = Vec::new();
-    let mut add = |path: PathBuf, authority, place| {
-        files.push((CertificateFile { path, authority }, place));
+    let mut add = |path: PathBuf, authority, once, place| {
+        let file = CertificateFile { path, authority, once };
+        files.push((file, place));
     };
     let oauth = match &config.registry.auth {
         Some(RegistryAuth::Oauth(oauth)) => oauth.tls.as_ref(),
@@ -40,10 +43,10 @@ pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
     ];
     for tls in sections.into_iter().flatten() {
         if let Some(cert) = &tls.cert {
-            add(cert.value.clone(), false, cert.span);
+            add(cert.value.clone(), false, false, cert.span);
         }
         if let Some(ca) = &tls.ca {
-            add(ca.value.clone(), true, ca.span);
+            add(ca.value.clone(), true, false, ca.span);
         }
     }
     let kafka = &config.kafka;
@@ -59,7 +62,7 @@ pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
     for property in shared.into_iter().chain(own).flatten() {
         let known = PROPERTIES.iter().find(|(name, _)| *name == property.name.value);
         if let (Some((_, authority)), PropertyValue::Plain(path)) = (known, &property.value) {
-            add(PathBuf::from(path.as_str()), *authority, property.name.span);
+            add(PathBuf::from(path.as_str()), *authority, true, property.name.span);
         }
     }
     if let Some(mongo) = &config.mongo
@@ -68,10 +71,10 @@ pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
         && let Some(Tls::Enabled(tls)) = options.tls
     {
         if let Some(cert) = tls.cert_key_file_path {
-            add(cert, false, mongo.uri.span());
+            add(cert, false, false, mongo.uri.span());
         }
         if let Some(ca) = tls.ca_file_path {
-            add(ca, true, mongo.uri.span());
+            add(ca, true, false, mongo.uri.span());
         }
     }
     files
@@ -152,7 +155,7 @@ pub(crate) mod tests {
         let mut found: Vec<_> = files(&config)
             .await
             .into_iter()
-            .map(|(file, _)| (file.path.display().to_string(), file.authority))
+            .map(|(file, _)| (file.path.display().to_string(), file.authority, file.once))
             .collect();
         found.sort();
         let wanted = [
@@ -168,6 +171,11 @@ pub(crate) mod tests {
             ("/s/tls.crt", false),
             ("/t/ca.pem", true),
         ];
-        assert_eq!(found, wanted.map(|(path, authority)| (path.to_owned(), authority)));
+        // Those of the brokers, be they a pipeline's own.
+        let once = |path: &str| path.starts_with("/k/") || path.starts_with("/p/");
+        assert_eq!(
+            found,
+            wanted.map(|(path, authority)| (path.to_owned(), authority, once(path)))
+        );
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use crate::config::{Assignor, GroupProtocol, Kafka, Pipeline, Property, SecretError};
+use crate::config::{Assignor, GroupProtocol, Kafka, Pipeline, Property, SecretError, real_name};
 use crate::retry::Class;
 
 /// What policy an error of librdkafka calls for.
@@ -60,7 +60,8 @@ fn system_authorities() -> Option<String> {
     place.into_os_string().into_string().ok()
 }
 
-/// Properties that every client has, in the order in which later ones win.
+/// Properties that every client has, in the order in which later ones win, by librdkafka's own names: of two names of one, it would take that which
+/// comes last in no order.
 pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result<ClientConfig, SecretError> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", kafka.brokers.as_str());
@@ -68,7 +69,7 @@ pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result
     config.set("statistics.interval.ms", "1000");
     config.set("log.connection.close", "false");
     for property in kafka.properties.iter().chain(kind).chain(pipeline) {
-        config.set(property.name.as_str(), property.value.reveal()?);
+        config.set(real_name(property.name.as_str()), property.value.reveal()?);
     }
     let tls = config
         .get("security.protocol")
@@ -199,10 +200,10 @@ pub fn producer(
         }
     };
     default("enable.idempotence", "true");
-    default("acks", "all");
-    default("compression.type", "lz4");
+    default("request.required.acks", "all");
+    default("compression.codec", "lz4");
     // Five, as elsewhere, adds its 5 ms to each record at low rates, and at high ones costs no less (docs/benchmarks.md).
-    default("linger.ms", "1");
+    default("queue.buffering.max.ms", "1");
     // Java's partitioner, so that Java and Messina send a key to the same partition.
     default("partitioner", "murmur2_random");
     match transactional_id {
@@ -285,6 +286,36 @@ mod tests {
             let consumer = consumer(&config.kafka, &config.pipelines["p"], 0, queue).unwrap();
             let made: Result<BaseConsumer, KafkaError> = consumer.create();
             assert!(made.is_ok(), "{queue} {properties}: {:?}", made.err());
+        }
+    }
+
+    #[test]
+    fn a_property_has_one_value_whichever_of_its_names_it_has() {
+        let toml = "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r:8081\"\n\
+                    [kafka.properties]\n\"linger.ms\" = 1000\n\"fetch.message.max.bytes\" = 1000\n\"sasl.mechanisms\" = \"PLAIN\"\n\
+                    [pipelines.p]\nsource = { topics = \"t\", group = \"g\", properties = { \"max.partition.fetch.bytes\" = 2000 } }\n\
+                    [pipelines.p.sink]\ntopic = \"o\"\n[pipelines.p.sink.properties]\n\"queue.buffering.max.ms\" = 7\n\"acks\" = \"-1\"\n\
+                    \"compression.type\" = \"zstd\"\n\"delivery.timeout.ms\" = 9000\n\"sasl.mechanism\" = \"SCRAM-SHA-256\"\n";
+        let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+        let pipeline = &config.pipelines["p"];
+        let consumer = consumer(&config.kafka, pipeline, 0, 1 << 20).unwrap();
+        let sink = pipeline.sink.as_ref().unwrap();
+        let producer = producer(&config.kafka, &sink.properties, 1 << 20, None, None).unwrap();
+        for (client, name, real, value) in [
+            (
+                &consumer,
+                "max.partition.fetch.bytes",
+                "fetch.message.max.bytes",
+                "2000",
+            ),
+            (&consumer, "sasl.mechanism", "sasl.mechanisms", "PLAIN"),
+            (&producer, "linger.ms", "queue.buffering.max.ms", "7"),
+            (&producer, "acks", "request.required.acks", "-1"),
+            (&producer, "compression.type", "compression.codec", "zstd"),
+            (&producer, "delivery.timeout.ms", "message.timeout.ms", "9000"),
+            (&producer, "sasl.mechanism", "sasl.mechanisms", "SCRAM-SHA-256"),
+        ] {
+            assert_eq!((client.get(name), client.get(real)), (None, Some(value)), "{name}");
         }
     }
 

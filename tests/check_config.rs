@@ -768,6 +768,29 @@ fn a_row_that_is_waited_for_without_end_in_a_transaction_is_a_warning() {
 }
 
 #[test]
+fn what_a_property_must_be_holds_for_a_reference_too() {
+    let path = std::env::temp_dir().join(format!("messina-bound-{}", std::process::id()));
+    let exactly = format!("delivery = \"exactly_once\"\n{SOURCE}");
+    for (name, wrong, right) in [
+        ("acks", "1", "all"),
+        ("request.required.acks", "0", "-1"),
+        ("enable.idempotence", "false", "true"),
+        ("check.crcs", "true", "false"),
+        ("isolation.level", "read_uncommitted", "read_committed"),
+    ] {
+        let property = format!("\"{name}\" = {{ file = '{}' }}", path.display());
+        std::fs::write(&path, format!("{wrong}\n")).expect("writable");
+        let said_of_wrong = said(&property, &exactly);
+        assert_eq!(said_of_wrong.len(), 1, "{said_of_wrong:?}");
+        let (code, message) = &said_of_wrong[0];
+        assert!(code == "MES0401" && message.contains(name), "{said_of_wrong:?}");
+        std::fs::write(&path, right).expect("writable");
+        is_sound(&property, &exactly);
+    }
+    std::fs::remove_file(&path).expect("removable");
+}
+
+#[test]
 fn a_secret_file_is_read_again_each_time() {
     let path = std::env::temp_dir().join(format!("messina-secret-{}", std::process::id()));
     std::fs::write(&path, "first\r\n").expect("writable");

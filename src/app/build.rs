@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::output::{Brokers, SharedOutput};
 use super::references::Shown;
-use super::services::{Services, backoff, reached, wait};
+use super::services::{Services, backoff, reached, read_registry_again, wait};
 use super::{Known, Shared, StartError, Telemetry, config_error, output};
 use crate::breaker::Rules;
 use crate::breaker::gate::{BreakerMetrics, Gate, Gates};
@@ -247,7 +247,13 @@ pub(super) async fn pipelines(
                     break;
                 }
                 Err(NotPrepared::Unavailable(failure)) => {
-                    wait(shared, &failure.message, &mut attempt, &mut jitter).await
+                    wait(shared, &failure.message, &mut attempt, &mut jitter).await;
+                    // Its login may be what is wrong, and nobody else reads it before everything runs.
+                    if failure.reason == "registry"
+                        && let Err(error) = read_registry_again(config, &services.registry)
+                    {
+                        tracing::warn!("the registry's login cannot be read again: {error}");
+                    }
                 }
             }
         }
@@ -524,5 +530,67 @@ pub(super) async fn sample(sampled: AllSampled, references: Shown, metrics: Arc<
         for (part, used) in parts {
             metrics.budget_used_bytes.of([part]).set(used);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::app::services::Purpose;
+
+    /// A registry without schemas. Whoever it refuses finds the right token in the file the next time.
+    async fn registry(listener: TcpListener, file: PathBuf) {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+                if stream.read_buf(&mut request).await.unwrap() == 0 {
+                    break;
+                }
+            }
+            let (status, body) = if String::from_utf8(request).unwrap().contains("Bearer right") {
+                ("404 Not Found", r#"{"error_code": 40401, "message": "unknown"}"#)
+            } else {
+                std::fs::write(&file, "right").unwrap();
+                ("401 Unauthorized", "")
+            };
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_of_the_registry_that_is_wrong_at_the_start_is_read_again() {
+        let file = std::env::temp_dir().join(format!("messina-registry-token-{}", std::process::id()));
+        std::fs::write(&file, "wrong").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let toml = format!(
+            "[kafka]\nbrokers = \"127.0.0.1:1\"\n[registry]\nurl = \"http://{address}\"\nbearer_token = {{ file = '{}' }}\n\
+             [pipelines.p]\nsource = {{ topics = \"t\", group = \"g\" }}\n",
+            file.display()
+        );
+        let (config, sources) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+        let server = tokio::spawn(registry(listener, file.clone()));
+        let services = Services::connect_once(&config, Purpose::Run).await.unwrap();
+        let telemetry = Telemetry {
+            metrics: Metrics::new().unwrap(),
+            sentry: None,
+            tracer: None,
+        };
+        let (shared, customs) = (Shared::default(), CustomSteps::default());
+        let common = Common::new(services, telemetry, shared.clone(), address, customs, None);
+        let wanted = [&config.pipelines["p"]];
+        let made = pipelines(&config, &sources, &common, &wanted, 1 << 20);
+        let made = tokio::time::timeout(Duration::from_secs(30), made).await.unwrap();
+        assert_eq!(made.unwrap_or_else(|e| panic!("{e}")).len(), 1);
+        assert!(shared.lock().unwrap().waiting_for.is_none());
+        server.abort();
+        std::fs::remove_file(&file).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use super::{Shared, StartError};
 use crate::config::{self, Config, Order};
 use crate::kafka;
 use crate::kafka::login::Logins;
-use crate::kafka::range;
+use crate::kafka::range::{self, TopicError};
 use crate::retry::Jitter;
 use crate::sink::batches::{Admin, AdminContext, Batches};
 use crate::sink::dead_letters::DeadLetters;
@@ -45,28 +45,49 @@ pub(super) async fn topics(
     }
     let name = &pipeline.name.value;
     let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
-    let client = kafka::client(&config.kafka, &config.kafka.producer_properties, properties);
-    let client = client.map_err(|e| StartError::client(name, &e))?;
-    let context = AdminContext { pipeline: name.clone() };
-    let admin = client.create_with_context(context);
-    let admin: Arc<Admin> = Arc::new(admin.map_err(|e| StartError::client(name, &e))?);
+    let make = || -> Result<Arc<Admin>, StartError> {
+        let client = kafka::client(&config.kafka, &config.kafka.producer_properties, properties);
+        let client = client.map_err(|e| StartError::client(name, &e))?;
+        let context = AdminContext { pipeline: name.clone() };
+        let admin = client.create_with_context(context);
+        Ok(Arc::new(admin.map_err(|e| StartError::client(name, &e))?))
+    };
+    let mut admin = make()?;
     for topic in &topics {
-        wait_for_topic(&admin, topic, shared, jitter).await;
+        wait_for_topic(&mut admin, &make, topic, ASK, shared, jitter).await;
     }
     Ok(Batches::ask(&admin, &topics).await)
 }
 
-async fn wait_for_topic(admin: &Arc<Admin>, topic: &str, shared: &Shared, jitter: &mut Jitter) {
+/// A client that gets no answer within `limit` is made anew: librdkafka has copied the login and read the certificates, and they may have been wrong.
+async fn wait_for_topic(
+    admin: &mut Arc<Admin>,
+    make: &impl Fn() -> Result<Arc<Admin>, StartError>,
+    topic: &str,
+    limit: Duration,
+    shared: &Shared,
+    jitter: &mut Jitter,
+) {
     let mut attempt = 0;
     loop {
         let (asked, name) = (admin.clone(), topic.to_owned());
-        let answer = tokio::task::spawn_blocking(move || range::partitions(asked.inner(), &name, ASK)).await;
-        let reason = match answer {
+        let answer = tokio::task::spawn_blocking(move || range::partitions(asked.inner(), &name, limit)).await;
+        let (reason, silent) = match answer {
             Ok(Ok(_)) => return reached(shared),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => format!("topic '{topic}': {error}"),
+            Ok(Err(error)) => (error.to_string(), matches!(error, TopicError::Silent(_))),
+            Err(error) => (format!("topic '{topic}': {error}"), false),
         };
         wait(shared, &reason, &mut attempt, jitter).await;
+        if silent {
+            match make() {
+                Ok(made) => {
+                    let old = std::mem::replace(admin, made);
+                    // It waits for the client's threads.
+                    tokio::task::spawn_blocking(move || drop(old));
+                }
+                Err(error) => tracing::warn!("the brokers' login cannot be read again: {error}"),
+            }
+        }
     }
 }
 
@@ -181,6 +202,8 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::mocking::MockCluster;
     use rdkafka::producer::Producer as _;
 
     use super::*;
@@ -224,6 +247,26 @@ topic = "out"
         assert!(matches!(missing, StartError::Away(_)), "{missing}");
         let refused = refusal("\"socket.keepalive.enable\" = \"perhaps\"").await;
         assert!(matches!(refused, StartError::Process(_)), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_client_without_an_answer_is_made_anew_of_what_is_configured_by_then() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("out", 1, 1).unwrap();
+        let admin = |brokers: &str| -> Arc<Admin> {
+            let context = AdminContext {
+                pipeline: "p".to_owned(),
+            };
+            let mut config = ClientConfig::new();
+            config.set("bootstrap.servers", brokers);
+            Arc::new(config.create_with_context(context).unwrap())
+        };
+        let make = || Ok(admin(&cluster.bootstrap_servers()));
+        let mut asks = admin("127.0.0.1:1");
+        let (limit, shared, mut jitter) = (Duration::from_secs(2), Shared::default(), Jitter::new(1));
+        let waits = wait_for_topic(&mut asks, &make, "out", limit, &shared, &mut jitter);
+        tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap();
+        assert!(shared.lock().unwrap().waiting_for.is_none());
     }
 
     #[test]

@@ -15,11 +15,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::build::{self, Built};
-use super::{GRACE, PipelineEnd, Running, RunningPipeline, StartError, memory, stop};
+use super::services::waited_for;
+use super::{GRACE, PipelineEnd, Running, RunningPipeline, Shared, StartError, memory, stop};
 use crate::config::{self, Config, Sources};
 use crate::telemetry::metrics::Metrics;
 
-/// How long services may take to answer for new pipelines; the old ones run meanwhile.
+/// How long services may take to answer for a new pipeline; the old ones run meanwhile.
 pub(super) const REACH: Duration = Duration::from_secs(30);
 
 /// What can become of a configuration, as the metrics call it.
@@ -50,9 +51,28 @@ struct Plan {
     built: Vec<Built>,
 }
 
-/// What did not answer within [`REACH`].
-pub(super) fn gave_up(what: &str) -> StartError {
-    StartError::Away(format!("{what}; gave up after {} s", REACH.as_secs()))
+/// What did not answer within that time.
+pub(super) fn gave_up(what: &str, after: Duration) -> StartError {
+    StartError::Away(format!("{what}; gave up after {} s", after.as_secs()))
+}
+
+/// What comes of the making of so many pipelines, one after the other. Each has the time of `reach`, and what is waited for as long ends it.
+async fn in_time<T>(
+    shared: &Shared,
+    reach: Duration,
+    pipelines: usize,
+    making: impl Future<Output = Result<T, StartError>>,
+) -> Result<T, StartError> {
+    let patience = reach.saturating_mul(u32::try_from(pipelines.max(1)).unwrap_or(u32::MAX));
+    let made = tokio::select! {
+        made = tokio::time::timeout(patience, making) => made,
+        what = waited_for(shared, reach) => Ok(Err(gave_up(&what, reach))),
+    };
+    let waiting = shared.lock().unwrap_or_else(PoisonError::into_inner).waiting_for.take();
+    made.unwrap_or_else(|_| {
+        let what = waiting.map_or_else(|| "a service does not answer".to_owned(), |waiting| waiting.what);
+        Err(gave_up(&what, patience))
+    })
 }
 
 impl Running {
@@ -127,17 +147,7 @@ impl Running {
             .map(|(_, pipeline)| pipeline)
             .collect();
         let making = build::pipelines(&config, &sources, &self.common, &wanted, share);
-        let made = tokio::time::timeout(REACH, making).await;
-        let waited_for = self
-            .shared
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .waiting_for
-            .take();
-        let made = made.unwrap_or_else(|_| {
-            let what = waited_for.map_or_else(|| "a service does not answer".to_owned(), |waiting| waiting.what);
-            Err(gave_up(&what))
-        });
+        let made = in_time(&self.shared, REACH, wanted.len(), making).await;
         let built = made.inspect_err(|_| {
             for untaken in wanted {
                 forget_series(&self.metrics, untaken, self.config.pipelines.get(&untaken.name.value));
@@ -297,6 +307,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
+    use crate::app::Waiting;
     use crate::app::output::SharedOutput;
 
     fn pipeline(more: &str, step: &str) -> config::Pipeline {
@@ -365,6 +376,25 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
             stopped.has_changed().is_err(),
             "it would tell its halt under its successor's name"
         );
+    }
+
+    #[tokio::test]
+    async fn many_pipelines_have_more_time_and_a_service_that_is_away_has_not() {
+        let (shared, reach) = (Shared::default(), Duration::from_millis(200));
+        let making = || async {
+            tokio::time::sleep(reach * 2).await;
+            Ok(7)
+        };
+        assert!(matches!(in_time(&shared, reach, 20, making()).await, Ok(7)));
+        let late = in_time(&shared, reach, 1, making()).await.unwrap_err().to_string();
+        assert_eq!(late, "a service does not answer; gave up after 0 s");
+        shared.lock().unwrap().waiting_for = Some(Waiting {
+            what: "the registry: away".to_owned(),
+            since: Instant::now().checked_sub(reach).unwrap(),
+        });
+        let away = in_time(&shared, reach, 20, making()).await.unwrap_err().to_string();
+        assert_eq!(away, "the registry: away; gave up after 0 s");
+        assert_eq!(shared.lock().unwrap().waiting_for, None);
     }
 
     #[test]

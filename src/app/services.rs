@@ -162,7 +162,7 @@ pub(super) fn registry(config: &Config) -> Result<Registry, NotPrepared> {
 }
 
 /// How the registry is asked; secrets are read now.
-pub(super) fn registry_options(config: &Config) -> Result<RegistryOptions, String> {
+fn registry_options(config: &Config) -> Result<RegistryOptions, String> {
     let from = &config.registry;
     let mut options = RegistryOptions {
         urls: from.urls.iter().map(|u| u.value.clone()).collect(),
@@ -228,6 +228,11 @@ pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
         request_timeout: from.timeout,
         ..ScyllaOptions::default()
     })
+}
+
+/// Reads the registry's login and certificates again, for all requests from now on; the old ones stay where that fails.
+pub(super) fn read_registry_again(config: &Config, registry: &Registry) -> Result<(), String> {
+    registry_options(config).and_then(|options| registry.reload(&options).map_err(|e| format!("[registry]: {e}")))
 }
 
 pub(super) async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {
@@ -316,18 +321,29 @@ async fn session_of_thread(
     opened?.cloned()
 }
 
-/// A session; waits for a database that does not answer, and says in `away` why there is none yet.
+/// A session; waits for a database that does not answer, and says in `away` why there is none yet. One that refuses is waited for too: the pipeline
+/// was prepared with a session of the same, so that a password or a certificate is being rotated, and each attempt reads them anew.
 async fn open(config: &Config, away: &watch::Sender<Option<String>>) -> Result<Arc<AnyStore>, End> {
-    let halted = |message: &str| End::Halted(Failure::fatal("database", message));
     let say = |why| {
         away.send_replace(why);
     };
-    let opened = answered(|| store(config, Purpose::Run), |why| say(Some(why))).await;
+    let ask = || async move {
+        store(config, Purpose::Run).await.map_err(|error| match error {
+            NotPrepared::Findings(findings) => {
+                let message = findings.first().map_or("the database", |f| f.message.as_str());
+                NotPrepared::Unavailable(Failure::transient("database", message))
+            }
+            silent @ NotPrepared::Unavailable(_) => silent,
+        })
+    };
+    let opened = answered(ask, |why| say(Some(why))).await;
     say(None);
     match opened {
         Ok(Some(store)) => Ok(Arc::new(store)),
-        Ok(None) => Err(halted("the database is not configured")),
-        Err(findings) => Err(halted(findings.first().map_or("the database", |f| f.message.as_str()))),
+        Ok(None) | Err(_) => Err(End::Halted(Failure::fatal(
+            "database",
+            "the database is not configured",
+        ))),
     }
 }
 
@@ -385,36 +401,37 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_that_cannot_be_opened_is_waited_for_by_all_loops_of_its_thread_and_told() {
-        // Nobody listens there.
-        let toml = r#"
-kafka = { brokers = "b:9092" }
-registry = { url = "http://r:8081" }
-scylla = { nodes = "127.0.0.1:9", keyspace = "k" }
-"#;
-        let loaded = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty());
-        let (config, _) = loaded.unwrap_or_else(|e| panic!("{}", e.human(false)));
-        let thread = Threads::new(Some(1)).next(&Metrics::new().unwrap()).unwrap();
-        let (credentials, stop) = (watch::Sender::new(()), watch::Sender::new(false));
-        let (one, other) = (LoopState::default(), LoopState::default());
-        let session = |state| session_of_thread(&config, &thread, credentials.subscribe(), stop.subscribe(), state);
-        let told = async {
-            loop {
-                if let (Some(one), Some(other)) = (one.get().waiting_for, other.get().waiting_for) {
-                    break [one, other];
+        for tls in ["", ", tls = { ca = \"/is/not/there\" }"] {
+            // Nobody listens there.
+            let toml = format!(
+                "kafka = {{ brokers = \"b:9092\" }}\nregistry = {{ url = \"http://r:8081\" }}\n\
+                 scylla = {{ nodes = \"127.0.0.1:9\", keyspace = \"k\"{tls} }}\n"
+            );
+            let loaded = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty());
+            let (config, _) = loaded.unwrap_or_else(|e| panic!("{}", e.human(false)));
+            let thread = Threads::new(Some(1)).next(&Metrics::new().unwrap()).unwrap();
+            let (credentials, stop) = (watch::Sender::new(()), watch::Sender::new(false));
+            let (one, other) = (LoopState::default(), LoopState::default());
+            let session = |state| session_of_thread(&config, &thread, credentials.subscribe(), stop.subscribe(), state);
+            let told = async {
+                loop {
+                    if let (Some(one), Some(other)) = (one.get().waiting_for, other.get().waiting_for) {
+                        break [one, other];
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+            };
+            let mut both = std::pin::pin!(futures_util::future::join(session(&one), session(&other)));
+            let told = tokio::select! {
+                _ = &mut both => panic!("opened"),
+                told = told => told,
+            };
+            for what in told {
+                assert!(what.starts_with("the database: "), "{what}");
             }
-        };
-        let mut both = std::pin::pin!(futures_util::future::join(session(&one), session(&other)));
-        let told = tokio::select! {
-            _ = &mut both => panic!("opened"),
-            told = told => told,
-        };
-        for what in told {
-            assert!(what.starts_with("the database: "), "{what}");
+            stop.send_replace(true);
+            assert!(matches!(both.await, (Err(End::Drained), Err(End::Drained))));
+            assert_eq!((one.get().waiting_for, other.get().waiting_for), (None, None));
         }
-        stop.send_replace(true);
-        assert!(matches!(both.await, (Err(End::Drained), Err(End::Drained))));
-        assert_eq!((one.get().waiting_for, other.get().waiting_for), (None, None));
     }
 }

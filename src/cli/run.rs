@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::mpsc;
 
-use super::{ConfigFiles, dry_run, print};
+use super::{ConfigFiles, dry_run, judged, print};
 use crate::app::{self, GRACE, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
-use crate::config::{self, Config, LogFormat, Schemas, Sources, codes};
+use crate::config::codes::{self, Code};
+use crate::config::{self, Config, LogFormat, Schemas, Severity, Sources};
 use crate::custom::CustomSteps;
 use crate::retry::Backoff;
 use crate::shutdown::{self, Exit};
@@ -208,19 +209,14 @@ struct Offered {
     halted: BTreeSet<String>,
 }
 
-/// Reads the configuration; says why, where it is wrong.
+/// Reads the configuration; says why, where that cannot be done.
 fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<Offered> {
-    match files.load() {
-        Ok((config, sources, warnings)) => {
-            for warning in warnings.iter() {
-                tracing::warn!("{offer}: {}", warning.message);
-            }
-            Some(Offered {
-                config,
-                sources,
-                halted: running.halted(),
-            })
-        }
+    match config::load(&files.files, config::variables()) {
+        Ok((config, sources)) => Some(Offered {
+            config,
+            sources,
+            halted: running.halted(),
+        }),
         Err(findings) => {
             running.rejected();
             tracing::error!("{offer}: {KEPT}: {}", findings.human(false));
@@ -229,14 +225,27 @@ fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<Offered> 
     }
 }
 
-/// Takes the configuration, if it can be taken; says what became of it. False where the same may be taken later.
+/// Takes the configuration, if it can be taken; says what became of it. False where the same may be taken later. It is checked here, and so each
+/// time: files and secrets that it names may come.
 async fn take(running: &mut Running, offered: Offered, offer: &str) -> bool {
     let Offered {
         config,
         sources,
         halted,
     } = offered;
-    match running.take(config, sources, halted).await {
+    let taken = match judged(config, sources, &[]) {
+        Ok((config, sources, warnings)) => {
+            for warning in warnings.iter() {
+                tracing::warn!("{offer}: {}", warning.message);
+            }
+            running.take(config, sources, halted).await
+        }
+        Err(findings) => {
+            running.rejected();
+            Err(StartError::Config(findings))
+        }
+    };
+    match taken {
         Ok(Taken::Unchanged) => tracing::info!("{offer}: the configuration is the one that runs"),
         Ok(Taken::Changed {
             generation,
@@ -256,10 +265,16 @@ async fn take(running: &mut Running, offered: Offered, offer: &str) -> bool {
     true
 }
 
-/// Whether it may be gone when the same is offered again: services come to answer, and topics, tables and subjects come to be.
+/// What is wrong and may be gone later.
+const PASSING: [Code; 3] = [codes::TYPES, codes::MISSING_FILE, codes::SECRET];
+
+/// Whether it may be gone when the same is offered again: services come to answer, and topics, tables, subjects, files and secrets come to be.
 fn may_pass(error: &StartError) -> bool {
     match error {
-        StartError::Config(findings) => findings.iter().all(|finding| finding.code == codes::TYPES),
+        StartError::Config(findings) => {
+            let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+            errors.all(|error| PASSING.contains(&error.code))
+        }
         StartError::Away(_) => true,
         StartError::Process(_) => false,
     }
@@ -450,6 +465,23 @@ mod tests {
         let of = |code| StartError::Config(vec![Diagnostic::error(code, "no")].into());
         assert!(may_pass(&of(codes::TYPES)));
         assert!(!may_pass(&of(codes::NEEDS_RESTART)));
+    }
+
+    #[test]
+    fn a_secret_that_is_missing_may_come_and_what_else_is_wrong_will_not() {
+        let refused = |more: &str| {
+            let toml = format!(
+                "kafka = {{ brokers = 'b:9092' }}\n{more}\n[registry]\nurl = 'http://r:8081'\n\
+                 bearer_token = {{ file = '/is/not/there' }}\ntls = {{ ca = '/is/not/there' }}\n\
+                 [pipelines.p]\nsource = {{ topics = 't', group = 'g' }}\nsink = {{ topic = 'o' }}\n"
+            );
+            let (config, sources) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            StartError::Config(judged(config, sources, &[]).err().unwrap())
+        };
+        let missing = refused("");
+        assert!(may_pass(&missing), "{missing}");
+        let wrong = refused("limits = { memory = '1MiB' }");
+        assert!(!may_pass(&wrong), "{wrong}");
     }
 
     #[tokio::test]

@@ -55,6 +55,33 @@ impl PropertyValue {
     }
 }
 
+/// Other names of properties, and librdkafka's own (`_RK_C_ALIAS` in rdkafka_conf.c, 2.12). It writes both to one field, and what it is told
+/// last counts. Not here: what is Messina's to set, by either name.
+const ALIASES: [(&str, &str); 10] = [
+    ("acks", "request.required.acks"),
+    ("compression.type", "compression.codec"),
+    ("delivery.timeout.ms", "message.timeout.ms"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("max.in.flight", "max.in.flight.requests.per.connection"),
+    ("max.partition.fetch.bytes", "fetch.message.max.bytes"),
+    ("retries", "message.send.max.retries"),
+    ("sasl.mechanism", "sasl.mechanisms"),
+    (
+        "sasl.oauthbearer.client.credentials.client.id",
+        "sasl.oauthbearer.client.id",
+    ),
+    (
+        "sasl.oauthbearer.client.credentials.client.secret",
+        "sasl.oauthbearer.client.secret",
+    ),
+];
+
+/// librdkafka's own name of a property.
+pub fn real_name(name: &str) -> &str {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+    alias.map_or(name, |(_, real)| *real)
+}
+
 /// Properties whose last part is `file`, which would read as a secret's `{ file = … }`.
 const FILE_PROPERTIES: [&str; 2] = [
     "sasl.oauthbearer.assertion.private.key",
@@ -100,7 +127,8 @@ impl Property {
     }
 }
 
-/// One for each name: that of the last source. TOML takes the two ways to write a name for two keys, so that merging leaves both.
+/// One for each name: that of the last source. TOML takes the two ways to write a name for two keys, and librdkafka's two names are two, so that
+/// merging leaves both.
 fn last_of_each(mut properties: Vec<Property>) -> Vec<Property> {
     let rank = |(at, property): (usize, &Property)| (property.name.span.file, at);
     let last: Vec<bool> = properties
@@ -110,7 +138,7 @@ fn last_of_each(mut properties: Vec<Property>) -> Vec<Property> {
             let mut same = properties
                 .iter()
                 .enumerate()
-                .filter(|(_, other)| other.name == one.1.name);
+                .filter(|(_, other)| real_name(other.name.as_str()) == real_name(one.1.name.as_str()));
             same.all(|other| rank(other) <= rank(one))
         })
         .collect();

@@ -46,7 +46,7 @@ pub use check::{check, is_step_name};
 pub use diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 pub use environment::variables;
 pub use execution::Execution;
-pub use kafka::{Kafka, Property, PropertyValue};
+pub use kafka::{Kafka, Property, PropertyValue, real_name};
 pub use load::{load, load_str};
 pub use mongo::{Mongo, Reference, ReferenceField};
 pub use pipeline::{Delivery, Order, Pipeline};

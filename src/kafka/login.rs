@@ -164,7 +164,9 @@ fn login(config: &ClientConfig) -> Option<(String, String)> {
 /// What the properties of TLS say, with the files that they name. A file that cannot be read counts as empty: it is librdkafka that says so.
 fn certificates(config: &ClientConfig) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for (name, value) in config.config_map().iter().filter(|(name, _)| name.starts_with("ssl.")) {
+    // The map has no value of a secret, such as a key's password.
+    for name in config.config_map().into_keys().filter(|name| name.starts_with("ssl.")) {
+        let value = config.get(name).unwrap_or_default();
         (name, value).hash(&mut hasher);
         if name.ends_with(".location") {
             std::fs::read(value).unwrap_or_default().hash(&mut hasher);
@@ -190,6 +192,13 @@ mod tests {
         assert_eq!(login(&config(&[("sasl.username", "u")])), None);
         let both = config(&[("sasl.username", "u"), ("sasl.password", "p")]);
         assert_eq!(login(&both), Some(("u".to_owned(), "p".to_owned())));
+    }
+
+    #[test]
+    fn the_password_of_a_key_is_compared_too() {
+        let of = |password| certificates(&config(&[("ssl.key.password", password)]));
+        assert_eq!(of("one"), of("one"));
+        assert_ne!(of("one"), of("two"));
     }
 
     #[test]

@@ -108,8 +108,8 @@ struct Login {
 }
 
 impl Login {
-    async fn of(uri: String) -> Result<Login, Error> {
-        let mut options = ClientOptions::parse(&uri).await?;
+    async fn of(uri: String) -> Result<Login, StoreError> {
+        let mut options = ClientOptions::parse(&uri).await.map_err(|e| unreadable(&e))?;
         options.app_name.get_or_insert_with(|| "messina".to_owned());
         let selection = *options.server_selection_timeout.get_or_insert(SELECTION);
         let pool = *options.max_pool_size.get_or_insert(POOL);
@@ -123,7 +123,7 @@ impl Login {
             (path, text)
         });
         let files = files.collect();
-        let client = Client::with_options(options)?;
+        let client = Client::with_options(options).map_err(|e| class(&e))?;
         Ok(Login {
             uri,
             files,
@@ -157,7 +157,7 @@ impl fmt::Debug for Server {
 impl Server {
     /// Takes the connection string, and where it is read again when the login is refused; connects in the background.
     pub async fn open(uri: &str, secret: Option<Secret>) -> Result<Server, StoreError> {
-        let login = Login::of(uri.to_owned()).await.map_err(|e| class(&e))?;
+        let login = Login::of(uri.to_owned()).await?;
         Ok(Server(Arc::new(Shared {
             secret,
             login: Mutex::new(login),
@@ -217,10 +217,9 @@ impl Server {
                 // What is in flight may take its time; nobody waits for it.
                 tokio::spawn(async move { old.client.shutdown().immediate(true).await });
             }
-            Err(error) => tracing::warn!(
-                "[mongo] uri, or a file that it names, is another by now, and wrong: {}",
-                class(&error)
-            ),
+            Err(error) => {
+                tracing::warn!("[mongo] uri, or a file that it names, is another by now, and wrong: {error}");
+            }
         }
     }
 }
@@ -367,6 +366,18 @@ pub fn class(error: &Error) -> StoreError {
     StoreError::new(class, label, message)
 }
 
+/// Why a connection string is not taken. The driver quotes what it cannot read, and that may be a part of the password.
+fn unreadable(error: &Error) -> StoreError {
+    match &*error.kind {
+        ErrorKind::InvalidArgument { .. } => StoreError::fatal(
+            "config",
+            "MongoDB: the connection string cannot be read: user and password are percent-encoded (`?` is %3F, `/` %2F, `@` %40), \
+             options are key=value with & between",
+        ),
+        _ => class(error),
+    }
+}
+
 /// What an error means for a server that has answered before. The login was taken at the start: what is refused now is being rotated, here
 /// first, or there.
 fn while_running(error: StoreError) -> StoreError {
@@ -508,6 +519,21 @@ mod tests {
         server.log_in_again().await;
         assert_eq!(held(&server), [(path.clone(), Some(new))]);
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_the_driver_cannot_read_of_a_connection_string_is_not_told() {
+        for uri in [
+            "mongodb://messina:s3cr?et@127.0.0.1:1/",
+            "mongodb://messina:s3cr/et@127.0.0.1:1/",
+            "mongodb://messina@s3cr:et@127.0.0.1:1/",
+        ] {
+            let told = Server::open(uri, None).await.unwrap_err();
+            assert_eq!((told.class, told.label), (Class::Fatal, "config"), "{told}");
+            let told = told.to_string();
+            assert!(told.contains("percent-encoded"), "{told}");
+            assert!(!told.contains("s3cr") && !told.contains("et@"), "{told}");
+        }
     }
 
     #[test]

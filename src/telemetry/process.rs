@@ -5,6 +5,7 @@
 //! not exist (not Linux), the figures stay at zero. Format: proc(5), `stat`, `status` and `limits`.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -52,6 +53,8 @@ struct WatchedCertificate {
     file: CertificateFile,
     /// Of the file as it was read last.
     modified: Option<SystemTime>,
+    /// When those run out that were read first.
+    first: Option<i64>,
     families: Family<IntGaugeVec, 1>,
 }
 
@@ -140,8 +143,16 @@ impl Sampler {
     }
 
     /// Watches these files, and those before no more that are not among them. One that stays is not begun anew: it may not be readable now, and what was
-    /// read from it is in use.
-    pub(super) fn watch_certificates(&mut self, families: &Families, files: Vec<CertificateFile>) {
+    /// read from it is in use. One that two sections name is read once where one of them has it so.
+    pub(super) fn watch_certificates(&mut self, families: &Families, mut files: Vec<CertificateFile>) {
+        let once: Vec<PathBuf> = files
+            .iter()
+            .filter(|file| file.once)
+            .map(|file| file.path.clone())
+            .collect();
+        for file in &mut files {
+            file.once = once.contains(&file.path);
+        }
         let expiry = &families.certificate_expiry_timestamp_seconds;
         let mut before = std::mem::take(&mut self.certificates);
         let watched = files
@@ -151,6 +162,7 @@ impl Sampler {
                 None => WatchedCertificate {
                     file,
                     modified: None,
+                    first: None,
                     families: expiry.clone(),
                 },
             });
@@ -247,7 +259,8 @@ impl WatchedDriver {
 }
 
 impl WatchedCertificate {
-    /// Reads the file when it is another one than before. One that cannot be read keeps its series, for what was read from it is in use.
+    /// Reads the file when it is another one than before. One that cannot be read keeps its series, for what was read from it is in use. So is what was
+    /// read first from one that is read once: a newer file does not put off its end.
     fn show(&mut self) {
         let Ok(modified) = fs::metadata(&self.file.path).and_then(|file| file.modified()) else {
             return;
@@ -259,6 +272,8 @@ impl WatchedCertificate {
             .ok()
             .and_then(|pem| certificates::end(&pem, self.file.authority))
         {
+            let first = *self.first.get_or_insert(end);
+            let end = if self.file.once { first.min(end) } else { end };
             self.families.of([&self.file.path.to_string_lossy()]).set(end);
             self.modified = Some(modified);
         }
@@ -332,6 +347,7 @@ mod tests {
         let file = CertificateFile {
             path: path.clone(),
             authority: false,
+            once: false,
         };
         sampler.watch_certificates(&families, vec![file]);
         let name = path.to_string_lossy().into_owned();
@@ -356,12 +372,42 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_that_is_read_once_runs_out_although_its_file_is_renewed() {
+        let families = Families::declare(&prometheus::Registry::new()).unwrap();
+        let mut sampler = Sampler::new(&families);
+        let path = std::env::temp_dir().join(format!("messina-certificate-once-{}.pem", std::process::id()));
+        let file = |once| CertificateFile {
+            path: path.clone(),
+            authority: false,
+            once,
+        };
+        // The database has the same file, and reads it again.
+        let files = [file(false), file(true), file(false)];
+        let name = path.to_string_lossy().into_owned();
+        let mut shown = |end, age| {
+            fs::write(&path, certificates::tests::pem(end)).unwrap();
+            let written = fs::File::options().write(true).open(&path).unwrap();
+            written
+                .set_modified(SystemTime::now() - std::time::Duration::from_secs(age))
+                .unwrap();
+            sampler.watch_certificates(&families, files.to_vec());
+            sampler.sample();
+            families.certificate_expiry_timestamp_seconds.by("file", &name, "file")
+        };
+        assert_eq!(shown(1_900_000_000, 60), [(name.clone(), 1_900_000_000)]);
+        assert_eq!(shown(1_950_000_000, 40), [(name.clone(), 1_900_000_000)]);
+        assert_eq!(shown(1_800_000_000, 20), [(name.clone(), 1_800_000_000)]);
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
     fn certificates_that_a_reload_brings_are_watched_and_those_that_it_removes_are_not() {
         let families = Families::declare(&prometheus::Registry::new()).unwrap();
         let mut sampler = Sampler::new(&families);
         let file = |name: &str| CertificateFile {
             path: std::env::temp_dir().join(format!("messina-{name}-{}.pem", std::process::id())),
             authority: false,
+            once: false,
         };
         let (goes, stays, comes) = (file("goes"), file("stays"), file("comes"));
         for (file, end) in [(&goes, 1_900_000_000), (&stays, 1_910_000_000), (&comes, 1_920_000_000)] {

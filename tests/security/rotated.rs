@@ -31,7 +31,13 @@ fn rotated_password_of_the_brokers() {
     give(&bench, &settings.kafka_user, PASSWORDS[0]);
     let secure = settings.file(&bench, "rotated");
     let configs: [&Path; 3] = [&configs[0], &configs[1], &secure];
+    // Wrong at the start: it is read again with each attempt.
+    bench.file("rotated-kafka.secret", "wr0ng-s3cret\n");
     let messina = Messina::start_keeping_all("messina", &configs);
+    until("the brokers to refuse a wrong password", LONG, &[&messina], || {
+        messina.lines("not ready: the brokers do not answer").pop()
+    });
+    bench.file("rotated-kafka.secret", &format!("{}\n", PASSWORDS[0]));
     messina.ready();
     let mut sent = numbers.load_from(0, 2000, RECORDS).wait();
     all(&bench, &numbers, &messina, sent);

@@ -276,9 +276,5 @@ fn repeated(pipeline: &Pipeline, report: &mut Report<'_>) {
 }
 
 fn reads_uncommitted(property: &Property) -> bool {
-    let value = match &property.value {
-        PropertyValue::Plain(value) => value,
-        PropertyValue::Secret(_) => return false,
-    };
-    property.name.as_str() == "isolation.level" && value.as_str() != "read_committed"
+    property.name.as_str() == "isolation.level" && property.value.reveal().is_ok_and(|value| value != "read_committed")
 }

@@ -3,7 +3,7 @@
 //! Names: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
 
 use super::super::kafka::{Refused, refused};
-use super::super::{Config, Diagnostic, Property, PropertyValue, codes};
+use super::super::{Config, Diagnostic, Property, PropertyValue, codes, real_name};
 use super::Report;
 
 /// Properties that have a key of Messina's own, or no say at all: name, reason, remedy.
@@ -81,13 +81,8 @@ const OWNED: [(&str, &str, &str); 15] = [
     ),
 ];
 
-/// Properties whose value must be one of these: name, values, reason.
-const BOUND: [(&str, &[&str], &str); 4] = [
-    (
-        "acks",
-        &["all", "-1"],
-        "an offset is committed when the output is safe, on all in-sync replicas",
-    ),
+/// Properties whose value must be one of these: librdkafka's own name, values, reason.
+const BOUND: [(&str, &[&str], &str); 3] = [
     (
         "request.required.acks",
         &["all", "-1"],
@@ -136,11 +131,14 @@ fn judge(property: &Property, report: &mut Report<'_>) {
         report.error(codes::OWNED_PROPERTY, message, property.name.span, *reason, *remedy);
         return;
     }
-    if let PropertyValue::Plain(value) = &property.value
-        && let Some((_, values, reason)) = BOUND.iter().find(|(bound, ..)| *bound == name)
+    if let Some((_, values, reason)) = BOUND.iter().find(|(bound, ..)| *bound == real_name(name))
+        && let Ok(value) = property.value.reveal()
         && !values.contains(&value.as_str())
     {
-        let message = format!("`{name}` cannot be `{value}`");
+        let message = match &property.value {
+            PropertyValue::Plain(value) => format!("`{name}` cannot be `{value}`"),
+            PropertyValue::Secret(_) => format!("`{name}` cannot be what its variable or file says"),
+        };
         let help = format!("remove it, or set it to `{}`", values[0]);
         report.error(codes::OWNED_PROPERTY, message, property.name.span, *reason, help);
         return;
