@@ -6,7 +6,7 @@
 //!
 //! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
 //! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double` (in `string(PATH)` as
-//! text with all their digits), records and maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
+//! text with all their digits, in `int(PATH)` as the whole number), records and maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
 //! (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null does not hold, as in SQL.
 
 mod types;
@@ -108,8 +108,18 @@ pub struct Computed {
 #[derive(Debug)]
 struct Variable {
     name: String,
-    /// A decimal comes in as text: a double would round it.
-    as_text: bool,
+    seen: Seen,
+}
+
+/// As what CEL is given an input. A double would round a decimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// As what it is.
+    Plain,
+    /// A decimal comes in as text.
+    Text,
+    /// A decimal comes in as the whole number in it.
+    Whole,
 }
 
 /// What is wrong with an expression.
@@ -184,9 +194,9 @@ pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> 
     let mut inputs = Vec::new();
     let mut bound = Vec::new();
     cut_paths(&mut tree, steps, &mut inputs, &mut bound)?;
-    let variables = inputs.iter().enumerate().map(|(i, (_, as_text))| Variable {
+    let variables = inputs.iter().enumerate().map(|(i, (_, seen))| Variable {
         name: format!("{INPUT}{i}"),
-        as_text: *as_text,
+        seen: *seen,
     });
     let variables = variables.collect();
     Ok(Expression::Computed(Computed {
@@ -295,16 +305,16 @@ fn path_of(expr: &Expr, steps: &[&str]) -> Result<Option<Reference>, ExpressionE
 }
 
 /// Replaces every path by a variable. `bound` are the variables of the comprehensions around. What `string()` makes text of is an input
-/// of its own.
+/// of its own, and so is what `int()` makes a whole number of.
 fn cut_paths(
     node: &mut IdedExpr,
     steps: &[&str],
-    inputs: &mut Vec<(Reference, bool)>,
+    inputs: &mut Vec<(Reference, Seen)>,
     bound: &mut Vec<String>,
 ) -> Result<(), ExpressionError> {
     let head_is_bound = chain(&node.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
     if !head_is_bound && let Some(reference) = path_of(&node.expr, steps)? {
-        node.expr = Expr::Ident(variable(reference, false, inputs));
+        node.expr = Expr::Ident(variable(reference, Seen::Plain, inputs));
         return Ok(());
     }
     match &mut node.expr {
@@ -316,7 +326,7 @@ fn cut_paths(
             });
             let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
             if !bound_head && let Some(reference) = path_of(&operand, steps)? {
-                let expr = Expr::Ident(variable(reference, false, inputs));
+                let expr = Expr::Ident(variable(reference, Seen::Plain, inputs));
                 node.expr = not_null(IdedExpr { id: node.id, expr });
                 return Ok(());
             }
@@ -343,11 +353,17 @@ fn cut_paths(
             if let Some(target) = &mut call.target {
                 cut_paths(target, steps, inputs, bound)?;
             }
-            if let ("string", None, [of]) = (call.func_name.as_str(), &call.target, call.args.as_mut_slice())
+            let seen = match call.func_name.as_str() {
+                "string" => Seen::Text,
+                "int" => Seen::Whole,
+                _ => Seen::Plain,
+            };
+            if seen != Seen::Plain
+                && let (None, [of]) = (&call.target, call.args.as_mut_slice())
                 && !chain(&of.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head))
                 && let Some(reference) = path_of(&of.expr, steps)?
             {
-                of.expr = Expr::Ident(variable(reference, true, inputs));
+                of.expr = Expr::Ident(variable(reference, seen, inputs));
                 return Ok(());
             }
             call.args
@@ -463,8 +479,8 @@ fn call<const N: usize>(function: &str, args: [IdedExpr; N]) -> Expr {
 /// Begins the names of inputs in an expression's tree: no name that can be written begins so, and none of a macro's variables is taken for one.
 const INPUT: char = '@';
 
-fn variable(reference: Reference, as_text: bool, inputs: &mut Vec<(Reference, bool)>) -> String {
-    let input = (reference, as_text);
+fn variable(reference: Reference, seen: Seen, inputs: &mut Vec<(Reference, Seen)>) -> String {
+    let input = (reference, seen);
     let index = inputs.iter().position(|known| *known == input).unwrap_or_else(|| {
         inputs.push(input);
         inputs.len() - 1
@@ -494,11 +510,15 @@ impl Computed {
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
         let mut context = Context::with_env(interpreter.0.clone());
         for (variable, value) in self.variables.iter().zip(inputs) {
-            let value = match value {
-                Value::Decimal { unscaled, scale } if variable.as_text => cel::Value::String(Arc::new(
+            let value = match (value, variable.seen) {
+                (Value::Decimal { unscaled, scale }, Seen::Text) => cel::Value::String(Arc::new(
                     decimal_text(unscaled, *scale).ok_or("a decimal has more digits than are taken")?,
                 )),
-                value => to_cel(value),
+                // What no int holds stays a double, of which int() fails where it is reached, and not where a condition leads around it.
+                (Value::Decimal { unscaled, scale }, Seen::Whole) => {
+                    whole(unscaled, *scale).map_or_else(|| to_cel(value), cel::Value::Int)
+                }
+                (value, _) => to_cel(value),
             };
             context.add_variable_from_value(variable.name.as_str(), value);
         }
@@ -634,6 +654,11 @@ fn from_cel(value: cel::Value) -> Result<Value<'static>, String> {
         cel::Value::List(v) => Value::List(v.iter().cloned().map(from_cel).collect::<Result<_, _>>()?),
         other => return Err(format!("an expression cannot end in a {:?}", other.type_of())),
     })
+}
+
+/// `unscaled × 10^-scale` without what stands behind the point. None where no int holds it.
+fn whole(unscaled: &[u8], scale: i32) -> Option<i64> {
+    decimal_text(unscaled, scale)?.split('.').next()?.parse().ok()
 }
 
 /// `unscaled × 10^-scale` as the nearest double (lossy beyond 53 bits).

@@ -533,6 +533,52 @@ fn the_text_of_a_decimal_has_all_its_digits() {
 }
 
 #[test]
+fn the_whole_number_of_a_decimal_has_all_its_digits() {
+    let run = |text: &str, unscaled: i128, scale| {
+        let c = computed(text, &["p"]);
+        let value = Value::Decimal {
+            unscaled: unscaled.to_be_bytes().to_vec().into(),
+            scale,
+        };
+        let inputs: Vec<_> = c.inputs.iter().map(|_| value.borrowed()).collect();
+        c.evaluate(&Interpreter::default(), &inputs)
+    };
+    for (unscaled, scale, whole) in [
+        (9_007_199_254_740_993, 0, 9_007_199_254_740_993),
+        (4_026_532_800_000_000_123, 0, 4_026_532_800_000_000_123),
+        (i128::from(i64::MIN), 0, i64::MIN),
+        (i128::from(i64::MAX), 0, i64::MAX),
+        (-199, 2, -1),
+        (199, 2, 1),
+        (-5, 1, 0),
+        (7, -3, 7000),
+        (0, 2, 0),
+    ] {
+        assert_eq!(
+            run("int(p.a)", unscaled, scale),
+            Ok(Value::Long(whole)),
+            "{unscaled} {scale}"
+        );
+    }
+    for beyond in [
+        i128::from(i64::MAX) + 1,
+        i128::from(i64::MIN) - 1,
+        12_345_678_901_234_567_890,
+    ] {
+        assert!(run("int(p.a)", beyond, 0).is_err(), "{beyond}");
+        // What a condition leads around does not fail.
+        assert_eq!(
+            run("p.a * p.a < 9.0 ? int(p.a) : 0", beyond, 0),
+            Ok(Value::Long(0)),
+            "{beyond}"
+        );
+    }
+    let c = computed("p.a > 0.0 ? int(p.a) : 0", &["p"]);
+    let decimal = Type::Decimal { precision: 0, scale: 0 };
+    assert_eq!(c.result_type(&[decimal.clone(), decimal]), Some(Type::Long));
+}
+
+#[test]
 fn an_operator_that_meets_no_null_fails_though_another_input_is_null() {
     let inputs = [Value::Double(1.5), Value::Int(3), Value::Null];
     for expression in [
@@ -669,6 +715,19 @@ fn operators_that_their_operands_do_not_have_are_found() {
         ("p.a[0].n == 1 && 'n' in p.a[0] && p.a + [] == p.a", &records),
         ("p.a.map(i, i.n + 1).filter(n, n > 3).exists_one(n, n == 5)", &records),
         ("p.a['x'] + 1 > 2 && 'x' in p.a", &counts),
+    ] {
+        assert_eq!(told(text, ty), None, "{text}");
+    }
+    // A decimal of many digits is compared as a double, which a literal is anyway.
+    let wide = Type::Decimal { precision: 0, scale: 0 };
+    assert_eq!(
+        told("p.a == p.b", &wide).unwrap_or_default(),
+        "== compares a decimal as a double, by 15 digits"
+    );
+    for (text, ty) in [
+        ("p.a == p.b", &decimal),
+        ("p.a == 1.5 || p.a != null", &wide),
+        ("string(p.a) == string(p.b) && int(p.a) != int(p.b)", &wide),
     ] {
         assert_eq!(told(text, ty), None, "{text}");
     }

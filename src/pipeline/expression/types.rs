@@ -91,6 +91,9 @@ impl Mistaken {
     }
 }
 
+/// How many decimal digits a double always keeps.
+const DOUBLE_DIGITS: u32 = 15;
+
 /// What CEL sees of a type; null apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -159,7 +162,8 @@ impl Kind {
     fn remedy(self, other: Kind) -> &'static str {
         match (self, other) {
             (a, b) if a.is_number() && b.is_number() => {
-                "make both numbers of one kind: 100.0 for 100, or double(...) or int(...) around one of them"
+                "make both numbers of one kind: 100.0 for 100, or double(...) or int(...) around one of them; cents of what is not \
+                 negative are int(x * 100.0 + 0.5)"
             }
             (Kind::Bytes, Kind::String) | (Kind::String, Kind::Bytes) => {
                 "make text of the bytes with string(...), or bytes of the text with bytes(...)"
@@ -417,7 +421,10 @@ impl<'a> Fields<'a> {
             operators::EQUALS | operators::NOT_EQUALS => {
                 let (a, b) = (arg(0)?, arg(1)?);
                 let null = call.args.iter().all(|arg| self.may_be_null(&arg.expr));
-                (!a.equals(b) && !null).then(|| Mistaken {
+                if a.equals(b) {
+                    return self.rounded(call, sign);
+                }
+                (!null).then(|| Mistaken {
                     message: format!("{a} {sign} {b} is {} for every record", sign == "!="),
                     help: a.remedy(b),
                     fails: false,
@@ -446,6 +453,23 @@ impl<'a> Fields<'a> {
                 (!defined).then(|| Mistaken::fails(format!("{a} {sign} {b}"), help))
             }
         }
+    }
+
+    /// Whether a decimal of more digits than a double has is compared with what is no literal.
+    fn rounded(&self, call: &CallExpr, sign: &str) -> Option<Mistaken> {
+        let [a, b] = call.args.as_slice() else {
+            return None;
+        };
+        let decimal = |expr: &Expr| match self.shape(expr) {
+            Some(Type::Decimal { precision, .. }) => precision == 0 || precision > DOUBLE_DIGITS,
+            _ => false,
+        };
+        let written = literal(&a.expr).is_some() || literal(&b.expr).is_some();
+        (!written && (decimal(&a.expr) || decimal(&b.expr))).then(|| Mistaken {
+            message: format!("{sign} compares a decimal as a double, by {DOUBLE_DIGITS} digits"),
+            help: "compare what keeps all digits: string(...), or int(...) of whole numbers",
+            fails: false,
+        })
     }
 
     /// Whether what is looked for is of no kind that is in there.
