@@ -12,10 +12,11 @@
 mod types;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, operators};
+use cel::objects::{Key, Map};
 use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
 use crate::avro::value::{Type, Unit, Value};
@@ -120,6 +121,9 @@ enum Seen {
     Text,
     /// A decimal comes in as the whole number in it.
     Whole,
+    /// A map or a record comes in as the list of its keys, which is what a macro goes through: the interpreter's map has them in another
+    /// order each time, and what a record gives has to be the same on replay.
+    Keys,
 }
 
 /// What is wrong with an expression.
@@ -304,16 +308,23 @@ fn path_of(expr: &Expr, steps: &[&str]) -> Result<Option<Reference>, ExpressionE
     Ok(Some(reference))
 }
 
+/// The path that an expression is, where its head is no variable of the comprehensions around.
+fn free_path(expr: &Expr, steps: &[&str], bound: &[String]) -> Result<Option<Reference>, ExpressionError> {
+    if chain(expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head)) {
+        return Ok(None);
+    }
+    path_of(expr, steps)
+}
+
 /// Replaces every path by a variable. `bound` are the variables of the comprehensions around. What `string()` makes text of is an input
-/// of its own, and so is what `int()` makes a whole number of.
+/// of its own; so is what `int()` makes a whole number of, and what a macro goes through.
 fn cut_paths(
     node: &mut IdedExpr,
     steps: &[&str],
     inputs: &mut Vec<(Reference, Seen)>,
     bound: &mut Vec<String>,
 ) -> Result<(), ExpressionError> {
-    let head_is_bound = chain(&node.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
-    if !head_is_bound && let Some(reference) = path_of(&node.expr, steps)? {
+    if let Some(reference) = free_path(&node.expr, steps, bound)? {
         node.expr = Expr::Ident(variable(reference, Seen::Plain, inputs));
         return Ok(());
     }
@@ -324,8 +335,7 @@ fn cut_paths(
                 test: false,
                 ..select.clone()
             });
-            let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
-            if !bound_head && let Some(reference) = path_of(&operand, steps)? {
+            if let Some(reference) = free_path(&operand, steps, bound)? {
                 let expr = Expr::Ident(variable(reference, Seen::Plain, inputs));
                 node.expr = not_null(IdedExpr { id: node.id, expr });
                 return Ok(());
@@ -360,8 +370,7 @@ fn cut_paths(
             };
             if seen != Seen::Plain
                 && let (None, [of]) = (&call.target, call.args.as_mut_slice())
-                && !chain(&of.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head))
-                && let Some(reference) = path_of(&of.expr, steps)?
+                && let Some(reference) = free_path(&of.expr, steps, bound)?
             {
                 of.expr = Expr::Ident(variable(reference, seen, inputs));
                 return Ok(());
@@ -389,7 +398,12 @@ fn cut_paths(
             cel::common::ast::EntryExpr::StructField(f) => cut_paths(&mut f.value, steps, inputs, bound),
         }),
         Expr::Comprehension(c) => {
-            cut_paths(&mut c.iter_range, steps, inputs, bound)?;
+            match free_path(&c.iter_range.expr, steps, bound)? {
+                Some(reference) if c.iter_var2.is_none() => {
+                    c.iter_range.expr = Expr::Ident(variable(reference, Seen::Keys, inputs));
+                }
+                _ => cut_paths(&mut c.iter_range, steps, inputs, bound)?,
+            }
             cut_paths(&mut c.accu_init, steps, inputs, bound)?;
             let depth = bound.len();
             bound.extend([c.iter_var.clone(), c.accu_var.clone()]);
@@ -518,6 +532,16 @@ impl Computed {
                 (Value::Decimal { unscaled, scale }, Seen::Whole) => {
                     whole(unscaled, *scale).map_or_else(|| to_cel(value), cel::Value::Int)
                 }
+                (Value::Map(entries), Seen::Keys) => {
+                    let mut known = HashSet::new();
+                    let keys = entries.iter().map(|(key, _)| map_key(key));
+                    let once = keys.filter(|key| known.insert(key.clone()));
+                    cel::Value::List(Arc::new(once.map(cel::Value::from).collect()))
+                }
+                (Value::Record(fields), Seen::Keys) => {
+                    let names = fields.iter().map(|(name, _)| Arc::new(name.to_string()));
+                    cel::Value::List(Arc::new(names.map(cel::Value::String).collect()))
+                }
                 (value, _) => to_cel(value),
             };
             context.add_variable_from_value(variable.name.as_str(), value);
@@ -591,7 +615,6 @@ fn told(error: &ExecutionError) -> String {
 }
 
 fn to_cel(value: &Value<'_>) -> cel::Value {
-    use cel::objects::{Key, Map};
     match value {
         Value::Null => cel::Value::Null,
         Value::Bool(v) => cel::Value::Bool(*v),
@@ -615,20 +638,7 @@ fn to_cel(value: &Value<'_>) -> cel::Value {
         Value::Map(v) => cel::Value::Map(Map {
             map: Arc::new(
                 v.iter()
-                    .map(|(k, v)| {
-                        let key = match k {
-                            Value::Int(i) | Value::Date(i) => Key::Int(i64::from(*i)),
-                            Value::Long(i)
-                            | Value::Time(i, _)
-                            | Value::Timestamp(i, _)
-                            | Value::LocalTimestamp(i, _) => Key::Int(*i),
-                            Value::Bool(b) => Key::Bool(*b),
-                            Value::String(s) => Key::String(Arc::new(s.to_string())),
-                            Value::Uuid(u) => Key::String(Arc::new(uuid_text(u))),
-                            other => Key::String(Arc::new(format!("{other:?}"))),
-                        };
-                        (key, to_cel(v))
-                    })
+                    .map(|(k, v)| (map_key(k), to_cel(v)))
                     .collect::<HashMap<_, _>>(),
             ),
         }),
@@ -639,6 +649,18 @@ fn to_cel(value: &Value<'_>) -> cel::Value {
                     .collect::<HashMap<_, _>>(),
             ),
         }),
+    }
+}
+
+/// A key of a map as CEL sees it.
+fn map_key(key: &Value<'_>) -> Key {
+    match key {
+        Value::Int(i) | Value::Date(i) => Key::Int(i64::from(*i)),
+        Value::Long(i) | Value::Time(i, _) | Value::Timestamp(i, _) | Value::LocalTimestamp(i, _) => Key::Int(*i),
+        Value::Bool(b) => Key::Bool(*b),
+        Value::String(s) => Key::String(Arc::new(s.to_string())),
+        Value::Uuid(u) => Key::String(Arc::new(uuid_text(u))),
+        other => Key::String(Arc::new(format!("{other:?}"))),
     }
 }
 

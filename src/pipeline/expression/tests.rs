@@ -72,6 +72,37 @@ fn comprehensions_keep_their_variables() {
 }
 
 #[test]
+fn a_macro_goes_through_a_map_in_the_order_of_the_wire() {
+    let text = |t: &'static str| Value::String(t.into());
+    let names = ["h", "c", "a", "g", "b", "f", "e", "d"];
+    let map = Value::Map(names.map(|name| (text(name), Value::Int(1))).to_vec());
+    let record = object(&names.map(|name| (name, Value::Int(1))));
+    let all = Value::List(names.map(text).to_vec());
+    for value in [&map, &record] {
+        let run = |text: &str| {
+            let c = computed(text, &["p"]);
+            let inputs: Vec<_> = c.inputs.iter().map(|_| value.borrowed()).collect();
+            c.evaluate(&Interpreter::default(), &inputs)
+        };
+        for _ in 0..50 {
+            assert_eq!(run("p.m.map(k, k)"), Ok(all.clone()));
+            assert_eq!(
+                run("p.m.filter(k, k > 'f')"),
+                Ok(Value::List(vec![text("h"), text("g")]))
+            );
+            assert_eq!(run("p.m.map(k, string(p.m[k]) + k)[0]"), Ok(text("1h")));
+        }
+        assert_eq!(
+            run("p.m.exists_one(k, k == 'b') && size(p.m) == 8"),
+            Ok(Value::Bool(true))
+        );
+    }
+    let twice = Value::Map(vec![(text("a"), Value::Int(1)), (text("a"), Value::Int(2))]);
+    let keys = computed("p.m.map(k, k)", &["p"]).evaluate(&Interpreter::default(), &[twice]);
+    assert_eq!(keys, Ok(Value::List(vec![text("a")])));
+}
+
+#[test]
 fn keys_are_quoted_in_paths() {
     let path = |text: &str| match parse(text, &[]) {
         Ok(Expression::Path(Reference::Event(path))) => path,
