@@ -482,6 +482,20 @@ fn types_follow_from_shapes() {
     );
     let maps = Type::List(Box::new(Type::Map(Box::new(Type::String), Box::new(Type::Int))));
     assert_eq!(t("size(p.a) > 1 ? p.a : null", &[maps]), None);
+    // A null that the expression writes makes null of what it comes to, and not of what asks for null.
+    for (text, ty) in [
+        ("(p.a > 1 ? p.a : null) + 10", Type::Long.nullable()),
+        ("-(p.a > 1 ? null : p.a)", Type::Long.nullable()),
+        ("(p.a > 1 ? p.a : null) > 3", Type::Bool.nullable()),
+        ("string(p.a > 1 ? p.a : null)", Type::String.nullable()),
+        ("(p.a > 1 ? p.a : null) + 1 == 3", Type::Bool.nullable()),
+        ("[1].exists(x, x > (p.a > 1 ? p.a : null))", Type::Bool.nullable()),
+        ("(p.a > 1 ? p.a : null) == 3", Type::Bool),
+        ("(p.a > 1 ? p.a : null) in [3, null]", Type::Bool),
+        ("p.a == null ? 0 : p.a", Type::Long),
+    ] {
+        assert_eq!(t(text, &[Type::Long]), Some(ty), "{text}");
+    }
 }
 
 #[test]

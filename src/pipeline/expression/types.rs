@@ -11,14 +11,16 @@ use crate::avro::value::{Type, Unit, Value};
 
 impl Computed {
     /// The type of the result, where it follows from the shape of the expression and the types of its inputs. It may be null
-    /// wherever an input may be.
+    /// wherever an input may be, and where an operator meets a null that the expression writes.
     pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
         let result = infer(&self.tree.expr, inputs)?;
-        Some(if inputs.iter().any(Type::is_nullable) {
-            result.nullable()
-        } else {
-            result
-        })
+        Some(
+            if inputs.iter().any(Type::is_nullable) || meets_null(&self.tree.expr, true) {
+                result.nullable()
+            } else {
+                result
+            },
+        )
     }
 
     /// The types of times whose number the expression gives, where `inputs` are those of each input: a time comes in as a plain number in
@@ -604,6 +606,30 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
         // exists_one() compares what it has counted.
         Expr::Comprehension(c) => infer(&c.result.expr, inputs),
         _ => None,
+    }
+}
+
+/// Whether a null that stands in the expression comes to where it is none of the values that are asked for, so that all of it is null;
+/// `taken` says that this place takes one.
+fn meets_null(expr: &Expr, taken: bool) -> bool {
+    match expr {
+        Expr::Literal(LiteralValue::Null) => !taken,
+        Expr::Call(call) => {
+            let takes = |i: usize| match call.func_name.as_str() {
+                operators::EQUALS | operators::NOT_EQUALS => true,
+                operators::IN => i == 0,
+                operators::CONDITIONAL => i > 0 && taken,
+                _ => false,
+            };
+            let operands = call.target.as_deref().into_iter().chain(&call.args);
+            operands.enumerate().any(|(i, e)| meets_null(&e.expr, takes(i)))
+        }
+        Expr::List(list) => list.elements.iter().any(|e| meets_null(&e.expr, true)),
+        Expr::Select(select) => meets_null(&select.operand.expr, false),
+        Expr::Comprehension(c) => [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
+            .iter()
+            .any(|part| meets_null(&part.expr, false)),
+        Expr::Map(_) | Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => false,
     }
 }
 
