@@ -738,6 +738,12 @@ fn operators_that_their_operands_do_not_have_are_found() {
         ),
         ("p.a.all(i, i.t > 1)", &records, "string > int is not defined"),
         ("string(p.a) + 1 == ''", &decimal, "string + int is not defined"),
+        ("p.a && true", &Type::Long, "&& of int is not defined"),
+        ("true || p.a", &Type::String.nullable(), "|| of string is not defined"),
+        ("p.a.contains('x')", &texts, "contains of list is not defined"),
+        ("'x'.startsWith(p.a)", &Type::Long, "startsWith of int is not defined"),
+        ("size(p.a) > 1", &Type::Long, "size of int is not defined"),
+        ("int(p.a == 'vip') + 1", &Type::String, "int of bool is not defined"),
     ] {
         let told = told(text, ty).unwrap_or_default();
         assert!(told.starts_with(what), "{text}: {told}");
@@ -814,6 +820,35 @@ fn what_is_found_in_operators_is_what_the_interpreter_says() {
                     assert_eq!(given, Ok(Value::Bool(operator == "!=")), "{a} {operator} {b}");
                 }
             }
+        }
+    }
+    for text in [
+        "p.a && true",
+        "true && p.a",
+        "p.a || false",
+        "false || p.a",
+        "int(p.a)",
+        "uint(p.a)",
+        "double(p.a)",
+        "bool(p.a)",
+        "string(p.a)",
+        "bytes(p.a)",
+        "size(p.a)",
+        "p.a.size()",
+        "p.a.contains('x')",
+        "p.a.startsWith('x')",
+        "p.a.endsWith('x')",
+        "'x'.contains(p.a)",
+        "'x'.startsWith(p.a)",
+        "'x'.endsWith(p.a)",
+    ] {
+        let c = computed(text, &["p"]);
+        for (ty, value) in &values {
+            let found = c.mistaken(std::slice::from_ref(ty));
+            let given = c.evaluate(&Interpreter::default(), &[value.borrowed()]);
+            // int('x') is another mistake: of the text, and not of its kind.
+            let undefined = given.as_ref().is_err_and(|error| error.starts_with("there is no"));
+            assert_eq!(undefined, found.is_some(), "{text} of {ty}: {found:?}, {given:?}");
         }
     }
 }

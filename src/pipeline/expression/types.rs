@@ -15,7 +15,7 @@ impl Computed {
     pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
         let result = infer(&self.tree.expr, inputs)?;
         Some(
-            if inputs.iter().any(Type::is_nullable) || meets_null(&self.tree.expr, true) {
+            if inputs.iter().any(Type::is_nullable) || writes_null(&self.tree.expr, true) {
                 result.nullable()
             } else {
                 result
@@ -42,8 +42,8 @@ impl Computed {
         unknown.into_iter().find(|field| !tested.contains(&field.name.as_str()))
     }
 
-    /// An operator that fails over its operands wherever it is reached, or says the same of them in every record; one that no record
-    /// gets around before others. An expression that asks for a type may have several at one place, and is not judged.
+    /// An operator or a function that fails over its operands wherever it is reached, or says the same of them in every record; one that
+    /// no record gets around before others. An expression that asks for a type may have several at one place, and is not judged.
     pub fn mistaken(&self, inputs: &[Type]) -> Option<Mistaken> {
         let mut fields = Fields::of(inputs);
         fields.look(&self.tree.expr);
@@ -72,7 +72,7 @@ pub fn unit(ty: &Type) -> Option<Option<Unit>> {
     }
 }
 
-/// An operator over operands that it is not for.
+/// An operator or a function over operands that it is not for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistaken {
     /// What is wrong.
@@ -433,6 +433,21 @@ impl<'a> Fields<'a> {
                 })
             }
             operators::IN => self.never_in(&call.args.first()?.expr, &call.args.get(1)?.expr),
+            operators::LOGICAL_AND | operators::LOGICAL_OR => {
+                let of = [arg(0), arg(1)]
+                    .into_iter()
+                    .flatten()
+                    .find(|kind| *kind != Kind::Bool)?;
+                Some(Mistaken {
+                    message: format!(
+                        "{sign} of {of} is not defined: a record fails where the other operand does not decide"
+                    ),
+                    help: "compare it with something, as in event.count > 0",
+                    fails: false,
+                })
+            }
+            "size" | "string" | "int" | "uint" | "double" | "bool" | "bytes" | "contains" | "startsWith"
+            | "endsWith" => self.misapplied(call),
             _ => {
                 let (a, b) = (arg(0)?, arg(1)?);
                 let defined = match call.func_name.as_str() {
@@ -455,6 +470,33 @@ impl<'a> Fields<'a> {
                 (!defined).then(|| Mistaken::fails(format!("{a} {sign} {b}"), help))
             }
         }
+    }
+
+    /// Whether a function or a method is given what it does not take.
+    fn misapplied(&self, call: &CallExpr) -> Option<Mistaken> {
+        let name = call.func_name.as_str();
+        let takes = |kind: Kind| match name {
+            "size" => matches!(kind, Kind::String | Kind::Bytes | Kind::List | Kind::Map),
+            "string" => !matches!(kind, Kind::List | Kind::Map),
+            "int" | "uint" | "double" => kind.is_number() || kind == Kind::String,
+            "bool" => matches!(kind, Kind::Bool | Kind::String),
+            "bytes" => matches!(kind, Kind::String | Kind::Bytes),
+            _ => kind == Kind::String,
+        };
+        let given = call.target.as_deref().into_iter().chain(&call.args);
+        let of = given.filter_map(|e| self.kind(&e.expr)).find(|kind| !takes(*kind))?;
+        let help = match (name, of) {
+            ("contains", Kind::List | Kind::Map) => {
+                "an item of a list and a key of a map are asked for with in, as in 'x' in event.tags"
+            }
+            ("contains" | "startsWith" | "endsWith", _) => "it is for text alone: string(...)",
+            ("size", _) => "it is for text, bytes, lists and maps",
+            ("bool", _) => "compare it with something, as in event.count > 0",
+            ("int" | "uint" | "double", Kind::Bool) => "write a condition, as in event.vip ? 1 : 0",
+            (_, Kind::List | Kind::Map) => "name an item or a field of it",
+            _ => "make text of it first: string(...)",
+        };
+        Some(Mistaken::fails(format!("{name} of {of}"), help))
     }
 
     /// Whether a decimal of more digits than a double has is compared with what is no literal.
@@ -611,7 +653,7 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
 
 /// Whether a null that stands in the expression comes to where it is none of the values that are asked for, so that all of it is null;
 /// `taken` says that this place takes one.
-fn meets_null(expr: &Expr, taken: bool) -> bool {
+fn writes_null(expr: &Expr, taken: bool) -> bool {
     match expr {
         Expr::Literal(LiteralValue::Null) => !taken,
         Expr::Call(call) => {
@@ -622,13 +664,13 @@ fn meets_null(expr: &Expr, taken: bool) -> bool {
                 _ => false,
             };
             let operands = call.target.as_deref().into_iter().chain(&call.args);
-            operands.enumerate().any(|(i, e)| meets_null(&e.expr, takes(i)))
+            operands.enumerate().any(|(i, e)| writes_null(&e.expr, takes(i)))
         }
-        Expr::List(list) => list.elements.iter().any(|e| meets_null(&e.expr, true)),
-        Expr::Select(select) => meets_null(&select.operand.expr, false),
+        Expr::List(list) => list.elements.iter().any(|e| writes_null(&e.expr, true)),
+        Expr::Select(select) => writes_null(&select.operand.expr, false),
         Expr::Comprehension(c) => [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
             .iter()
-            .any(|part| meets_null(&part.expr, false)),
+            .any(|part| writes_null(&part.expr, false)),
         Expr::Map(_) | Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => false,
     }
 }
