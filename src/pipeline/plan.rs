@@ -13,7 +13,7 @@ use super::program::{
     Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
 };
 use crate::avro::schema::{NodeId, Shape};
-use crate::avro::value::{Type, Unit};
+use crate::avro::value::{Type, Unit, Value};
 use crate::avro::{Converted, NewField, Plan, Schema, Splice, Unplaced, append_fields, change_unit};
 use crate::config::{OnMissing, Span};
 use crate::store::Statement;
@@ -202,6 +202,18 @@ fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Optio
     Some(Finding::new(span, message).help(help))
 }
 
+/// What is said of a double where the field is a float: no number is rounded.
+fn rounded(field: &str, place: &Place, from: &Type, to: &Type) -> Option<Finding> {
+    let (Type::Double, Type::Float) = (from.non_null(), to.non_null()) else {
+        return None;
+    };
+    let message = format!(
+        "field '{field}' of the output schema is float and {} is double: a record whose number a float does not hold exactly becomes a dead letter",
+        place.what
+    );
+    Some(Finding::new(place.span, message).help("make the field double in the sink's `schema`"))
+}
+
 /// What is said of a branch of the input that the output has no place for.
 fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
     let Unplaced { field, source, from } = unplaced;
@@ -287,6 +299,18 @@ impl Types<'_> {
             Source::Named(index) => {
                 let (_, place) = self.program.named_value(*index)?;
                 self.whole(&place.source)
+            }
+            _ => None,
+        }
+    }
+
+    /// The literal that a source is, by its name too.
+    fn constant<'s>(&'s self, source: &'s Source) -> Option<&'s Value<'static>> {
+        match source {
+            Source::Constant(value) => Some(value),
+            Source::Named(index) => {
+                let (_, place) = self.program.named_value(*index)?;
+                self.constant(&place.source)
             }
             _ => None,
         }
@@ -510,6 +534,13 @@ impl Types<'_> {
             } else if let Some(target) = schema.field_type(&name.value) {
                 if let Some(why) = self.other_unit(&place.source, &target) {
                     findings.push(cannot(&name.value, place, why).help(UNITS));
+                }
+                match self.constant(&place.source) {
+                    Some(literal) => findings.extend(schema.holds(&name.value, literal).err().map(|why| {
+                        let help = "change the literal, or the field's type in the sink's `schema`";
+                        cannot(&name.value, place, why.to_string()).help(help)
+                    })),
+                    None => warnings.extend(ty.as_ref().and_then(|ty| rounded(&name.value, place, ty, &target))),
                 }
                 warnings.extend(ty.and_then(|ty| cut_off(&name.value, &place.what, place.span, &ty, &target)));
             }

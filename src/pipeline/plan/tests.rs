@@ -229,6 +229,52 @@ async fn a_time_that_is_finer_than_its_field_is_told_and_the_clock_never_is() {
 }
 
 #[tokio::test]
+async fn a_literal_that_its_field_does_not_hold_is_found_and_a_double_in_a_float_is_told() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "price", "type": ["null", "double"]},
+        {"name": "share", "type": "float"}]}"#;
+    let output = r#"{"type": "record", "name": "O", "fields": [
+        {"name": "rate", "type": ["null", "float"], "default": null}, {"name": "n", "type": "int", "default": 0},
+        {"name": "kind", "type": {"type": "enum", "name": "K", "symbols": ["ACTIVE", "GONE"]}, "default": "GONE"}]}"#;
+    let output = OutputSchema::Fixed(Arc::new(Schema::parse(output).unwrap()));
+    let told = async |set: &str| {
+        let rest = format!("set = {{ {set} }}\n[[pipelines.p.steps]]\nname = \"x\"\nset = {{ kind = \"'ACTVE'\" }}");
+        let compiled = compiled(None, input, &rest, output.clone()).await;
+        compiled
+            .map(|compiled| compiled.warnings.len())
+            .map_err(|found| found[0].message.clone())
+    };
+    for good in [
+        "kind = \"'ACTIVE'\", rate = \"0.5\", n = \"7\"",
+        "rate = \"event.share\"",
+        "rate = \"null\"",
+        "rate = \"3\"",
+    ] {
+        assert_eq!(told(good).await, Ok(0), "{good}");
+    }
+    for (bad, what) in [
+        (
+            "kind = \"'ACTVE'\"",
+            "'kind' of the output schema cannot take this literal: ",
+        ),
+        ("kind = \"x.kind\"", "'kind' of the output schema cannot take x.kind: "),
+        (
+            "rate = \"0.1\"",
+            "'rate' of the output schema cannot take this literal: ",
+        ),
+        (
+            "n = \"3000000000\"",
+            "'n' of the output schema cannot take this literal: ",
+        ),
+    ] {
+        let error = told(bad).await.unwrap_err();
+        assert!(error.contains(what), "{bad}: {error}");
+    }
+    for rounded in ["rate = \"event.price\"", "rate = \"event.price * 2.0\""] {
+        assert_eq!(told(rounded).await, Ok(1), "{rounded}");
+    }
+}
+
+#[tokio::test]
 async fn a_branch_of_the_input_that_the_output_has_no_place_for_is_told() {
     let record =
         |name: &str| format!(r#"{{"type": "record", "name": "{name}", "fields": [{{"name": "id", "type": "long"}}]}}"#);
