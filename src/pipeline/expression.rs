@@ -22,7 +22,7 @@ use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 use crate::avro::value::{Type, Unit, Value};
 use crate::avro::{decimal_text, path};
 use crate::config::values::is_identifier;
-pub use types::{Mistaken, UnknownField, unit};
+pub use types::{Mistaken, UnknownField, time, unit};
 
 /// What a path points at.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::evaluate::can_be_key;
-use super::expression::unit;
+use super::expression::{time, unit};
 use super::finding::Finding;
 use super::program::{
     Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
@@ -247,6 +247,14 @@ fn has_several(schema: &Schema, within: NodeId) -> bool {
     false
 }
 
+/// Whether a column, or each item of its collection, is a timestamp.
+fn takes_timestamps(column: &ColumnType) -> bool {
+    match column {
+        ColumnType::List(item) | ColumnType::Set(item) | ColumnType::Vector(item, _) => takes_timestamps(item),
+        _ => *column == ColumnType::Timestamp,
+    }
+}
+
 /// Every place where a step asks for a value, its `when` apart.
 fn places_of(step: &Step) -> Vec<&Place> {
     match &step.action {
@@ -319,7 +327,9 @@ impl Types<'_> {
     /// The types of times that a source gives as plain numbers: to CEL a time is one.
     fn counts(&self, source: &Source) -> Vec<Type> {
         match source {
-            Source::Computed(computed) => computed.expression.counts(&self.times(computed)),
+            Source::Computed(computed) => computed
+                .expression
+                .counts(&self.times(computed), &self.inputs(computed)),
             Source::Named(index) => self
                 .program
                 .named_value(*index)
@@ -333,21 +343,20 @@ impl Types<'_> {
     fn times(&self, computed: &ComputedSource) -> Vec<Vec<Type>> {
         let of = |input: &Source| {
             let counts = self.counts(input);
-            let own = self.of(input).map(|ty| ty.non_null().clone());
-            match own.filter(|ty| counts.is_empty() && unit(ty).is_some()) {
-                Some(time) => vec![time],
-                None => counts,
+            if !counts.is_empty() {
+                return counts;
             }
+            let own = self.of(input).and_then(|ty| time(&ty).cloned());
+            own.into_iter().collect()
         };
         computed.inputs.iter().map(of).collect()
     }
 
     /// Why a number that a source gives is not what it would be taken for, where it counts a time in another unit.
     fn other_unit(&self, source: &Source, target: &Type) -> Option<String> {
-        let wanted = unit(target.non_null())?;
+        let target = time(target)?;
         let counts = self.counts(source);
-        let other = counts.iter().find(|ty| unit(ty) != Some(wanted))?;
-        let target = target.non_null();
+        let other = counts.iter().find(|ty| unit(ty) != unit(target))?;
         Some(format!(
             "its number counts as {other} does, and would be taken for {target}"
         ))
@@ -404,7 +413,7 @@ impl Types<'_> {
                 };
                 found.push(Finding::new(place.span, mistaken.message).help(mistaken.help));
             }
-            if let Some((a, b, always)) = computed.expression.different_units(&self.times(computed)) {
+            if let Some((a, b, always)) = computed.expression.different_units(&self.times(computed), &inputs) {
                 let message = format!("a number that counts as {a} does and one that counts as {b} does meet here");
                 let found = if always && !guarded {
                     &mut *findings
@@ -477,7 +486,7 @@ impl Types<'_> {
             {
                 findings.push(mismatch(place, &marker.name, &why));
             }
-            if marker.ty == ColumnType::Timestamp
+            if takes_timestamps(&marker.ty)
                 && let Some(why) = self.other_unit(&place.source, &Type::Timestamp(Unit::Millis))
             {
                 let message = format!("marker :{} cannot take {}: {why}", marker.name, place.what);

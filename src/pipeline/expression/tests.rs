@@ -501,7 +501,12 @@ fn types_follow_from_shapes() {
 #[test]
 fn a_time_keeps_its_unit_as_a_number() {
     let (millis, micros) = (Type::Timestamp(Unit::Millis), Type::Timestamp(Unit::Micros));
-    let counts = |text: &str| computed(text, &["p"]).counts(&[vec![micros.clone()], vec![millis.clone()]]);
+    let counts = |text: &str| {
+        computed(text, &["p"]).counts(
+            &[vec![micros.clone()], vec![millis.clone()]],
+            &[micros.clone(), millis.clone()],
+        )
+    };
     for text in [
         "p.a != null ? p.a : null",
         "p.a + 1",
@@ -520,6 +525,25 @@ fn a_time_keeps_its_unit_as_a_number() {
     for text in ["p.a / 1000", "p.a - p.b", "p.a + p.b", "p.a > p.b", "string(p.a)"] {
         assert_eq!(counts(text), [], "{text}");
     }
+    // Within an input it keeps it too.
+    let record = Type::Record(vec![("at".into(), micros.clone().nullable())]);
+    for (text, ty) in [
+        ("p.a[p.b] + 1", Type::List(Box::new(micros.clone()))),
+        ("p.a[p.b].at", Type::List(Box::new(record.clone()))),
+        (
+            "p.a[string(p.b)]",
+            Type::Map(Box::new(Type::String), Box::new(micros.clone())),
+        ),
+    ] {
+        let found = computed(text, &["p"]).counts(&[vec![], vec![millis.clone()]], &[ty, millis.clone()]);
+        assert_eq!(found, std::slice::from_ref(&micros), "{text}");
+    }
+    let c = computed("p.a.exists(i, i.at > p.b)", &["p"]);
+    let items = Type::List(Box::new(record));
+    assert_eq!(
+        c.different_units(&[vec![], vec![millis.clone()]], &[items, millis.clone()]),
+        Some((micros, millis, false))
+    );
 }
 
 #[test]

@@ -23,10 +23,15 @@ impl Computed {
         )
     }
 
-    /// The types of times whose number the expression gives, where `inputs` are those of each input: a time comes in as a plain number in
-    /// its own unit, and as one it goes out. None where the number is another, several where branches differ.
-    pub fn counts(&self, inputs: &[Vec<Type>]) -> Vec<Type> {
-        counts(&self.tree.expr, inputs)
+    /// The types of times whose number the expression gives, where `times` are those of each input: a time comes in as a plain number in
+    /// its own unit, and as one it goes out. None where the number is another, several where branches differ. Of a list it is those of its
+    /// items.
+    pub fn counts(&self, times: &[Vec<Type>], inputs: &[Type]) -> Vec<Type> {
+        let fields = Fields {
+            times,
+            ..Fields::of(inputs)
+        };
+        fields.counts(&self.tree.expr)
     }
 
     /// Whether the result is a map, or a list with one in it, wherever it is not null: an expression cannot end in one.
@@ -52,11 +57,11 @@ impl Computed {
     }
 
     /// Two times of which one is subtracted from the other or compared with it, and that count in different units; and whether every
-    /// record gets there.
-    pub fn different_units(&self, inputs: &[Vec<Type>]) -> Option<(Type, Type, bool)> {
+    /// record gets there. See [`Computed::counts`].
+    pub fn different_units(&self, times: &[Vec<Type>], inputs: &[Type]) -> Option<(Type, Type, bool)> {
         let mut fields = Fields {
-            counts: inputs,
-            ..Fields::of(&[])
+            times,
+            ..Fields::of(inputs)
         };
         fields.look(&self.tree.expr);
         fields.units.into_iter().min_by_key(|(.., always)| !always)
@@ -69,6 +74,14 @@ pub fn unit(ty: &Type) -> Option<Option<Unit>> {
         Type::Date => Some(None),
         Type::Time(unit) | Type::Timestamp(unit) | Type::LocalTimestamp(unit) => Some(Some(*unit)),
         _ => None,
+    }
+}
+
+/// The time that a type is, or that the items of a list are.
+pub fn time(ty: &Type) -> Option<&Type> {
+    match ty.non_null() {
+        Type::List(item) => time(item),
+        ty => unit(ty).map(|_| ty),
     }
 }
 
@@ -205,7 +218,7 @@ pub struct UnknownField {
 struct Fields<'a> {
     inputs: &'a [Type],
     /// See [`Computed::counts`].
-    counts: &'a [Vec<Type>],
+    times: &'a [Vec<Type>],
     /// The variables of the comprehensions around whose types are known.
     bound: Vec<(&'a str, Type)>,
     unknown: Vec<UnknownField>,
@@ -224,7 +237,7 @@ impl<'a> Fields<'a> {
     fn of(inputs: &'a [Type]) -> Fields<'a> {
         Fields {
             inputs,
-            counts: &[],
+            times: &[],
             bound: Vec::new(),
             unknown: Vec::new(),
             tested: Vec::new(),
@@ -292,7 +305,7 @@ impl<'a> Fields<'a> {
                     ..mistaken
                 });
                 self.mistaken.extend(mistaken);
-                let units = different_units(call, self.counts);
+                let units = self.different_units(call);
                 self.units.extend(units.map(|(a, b)| (a, b, !bypassed)));
                 self.asks_type |= call.func_name == "type";
             }
@@ -548,53 +561,55 @@ impl<'a> Fields<'a> {
             fails: false,
         })
     }
-}
 
-fn different_units(call: &CallExpr, inputs: &[Vec<Type>]) -> Option<(Type, Type)> {
-    let (operators::SUBSTRACT
-    | operators::EQUALS
-    | operators::NOT_EQUALS
-    | operators::LESS
-    | operators::LESS_EQUALS
-    | operators::GREATER
-    | operators::GREATER_EQUALS) = call.func_name.as_str()
-    else {
-        return None;
-    };
-    let [a, b] = call.args.as_slice() else {
-        return None;
-    };
-    let (a, b) = (counts(&a.expr, inputs), counts(&b.expr, inputs));
-    if a.iter().any(|a| b.iter().any(|b| unit(a) == unit(b))) {
-        return None;
-    }
-    a.into_iter().next().zip(b.into_iter().next())
-}
-
-fn counts(expr: &Expr, inputs: &[Vec<Type>]) -> Vec<Type> {
-    match expr {
-        Expr::Ident(name) => input(name).and_then(|i| inputs.get(i)).cloned().unwrap_or_default(),
-        Expr::Call(call) => {
-            let arg = |i: usize| {
-                let arg = call.args.get(i);
-                arg.map(|a| counts(&a.expr, inputs)).unwrap_or_default()
-            };
-            match call.func_name.as_str() {
-                "int" => arg(0),
-                operators::CONDITIONAL => [arg(1), arg(2)].concat(),
-                // What is added to a time has no unit of its own. The difference of two is no time.
-                operators::ADD | operators::SUBSTRACT => {
-                    let (a, b) = (arg(0), arg(1));
-                    match (a.is_empty(), b.is_empty()) {
-                        (_, true) => a,
-                        (true, _) if call.func_name == operators::ADD => b,
-                        _ => Vec::new(),
-                    }
-                }
-                _ => Vec::new(),
-            }
+    fn different_units(&self, call: &CallExpr) -> Option<(Type, Type)> {
+        let (operators::SUBSTRACT
+        | operators::EQUALS
+        | operators::NOT_EQUALS
+        | operators::LESS
+        | operators::LESS_EQUALS
+        | operators::GREATER
+        | operators::GREATER_EQUALS) = call.func_name.as_str()
+        else {
+            return None;
+        };
+        let [a, b] = call.args.as_slice() else {
+            return None;
+        };
+        let (a, b) = (self.counts(&a.expr), self.counts(&b.expr));
+        if a.iter().any(|a| b.iter().any(|b| unit(a) == unit(b))) {
+            return None;
         }
-        _ => Vec::new(),
+        a.into_iter().next().zip(b.into_iter().next())
+    }
+
+    fn counts(&self, expr: &Expr) -> Vec<Type> {
+        match expr {
+            Expr::Ident(name) if let Some(i) = input(name) => self.times.get(i).cloned().unwrap_or_default(),
+            Expr::Call(call) if call.func_name != operators::INDEX => {
+                let arg = |i: usize| {
+                    let arg = call.args.get(i);
+                    arg.map(|a| self.counts(&a.expr)).unwrap_or_default()
+                };
+                match call.func_name.as_str() {
+                    "int" => arg(0),
+                    operators::CONDITIONAL => [arg(1), arg(2)].concat(),
+                    // What is added to a time has no unit of its own. The difference of two is no time.
+                    operators::ADD | operators::SUBSTRACT => {
+                        let (a, b) = (arg(0), arg(1));
+                        match (a.is_empty(), b.is_empty()) {
+                            (_, true) => a,
+                            (true, _) if call.func_name == operators::ADD => b,
+                            _ => Vec::new(),
+                        }
+                    }
+                    _ => Vec::new(),
+                }
+            }
+            Expr::List(list) => list.elements.iter().flat_map(|e| self.counts(&e.expr)).collect(),
+            // What is within an input, by an index, a key, a field or a macro's variable.
+            _ => self.shape(expr).and_then(|ty| time(&ty).cloned()).into_iter().collect(),
+        }
     }
 }
 
