@@ -35,6 +35,7 @@ const MIDDLE: &str = "
 ## Columns
 
 What a column takes, with its ranges and forms, what it gives, and how SQLite stores it.
+Of a collection that is not `frozen` CQL keeps no empty one: it is null, in SQLite too.
 
 ";
 
