@@ -6,8 +6,10 @@
 //!
 //! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
 //! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double` (in `string(PATH)` as
-//! text with all their digits, in `int(PATH)` as the whole number), records and maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
-//! (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null does not hold, as in SQL.
+//! text with all their digits, in `int(PATH)` as the whole number), records and maps as `map`, arrays as `list`, an absent value as
+//! `null`. `==`, `!=` and what `in` looks for in a list take null for a value of its own, and not as in SQL: `!= 'test'` holds of what is
+//! absent. What fails on a null (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null
+//! does not hold, as in SQL.
 
 mod types;
 

@@ -315,6 +315,23 @@ fn of_a_null_every_function_gives_null() {
 }
 
 #[test]
+fn a_null_is_a_value_of_its_own_where_it_is_compared_or_looked_for() {
+    for (expression, holds) in [
+        ("event.a == 'x'", false),
+        ("event.a != 'x'", true),
+        ("event.a == null", true),
+        ("null != event.a", false),
+        ("event.a in ['x']", false),
+        ("!(event.a in ['x'])", true),
+        ("event.a in ['x', null]", true),
+        ("event.a != null && event.a != 'x'", false),
+    ] {
+        let null = computed(expression, &[]).evaluate(&Interpreter::default(), &[Value::Null]);
+        assert_eq!(null, Ok(Value::Bool(holds)), "{expression}");
+    }
+}
+
+#[test]
 fn a_time_is_a_number_as_a_key_too() {
     let run = |key: Value<'static>, asked: Value<'static>| {
         let map = Value::Map(vec![(key, Value::Int(5))]);
@@ -492,6 +509,7 @@ fn types_follow_from_shapes() {
         ("[1].exists(x, x > (p.a > 1 ? p.a : null))", Type::Bool.nullable()),
         ("(p.a > 1 ? p.a : null) == 3", Type::Bool),
         ("(p.a > 1 ? p.a : null) in [3, null]", Type::Bool),
+        ("(p.a > 1 ? p.a : null) in {3: 4}", Type::Bool.nullable()),
         ("p.a == null ? 0 : p.a", Type::Long),
     ] {
         assert_eq!(t(text, &[Type::Long]), Some(ty), "{text}");

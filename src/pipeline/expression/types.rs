@@ -674,7 +674,8 @@ fn writes_null(expr: &Expr, taken: bool) -> bool {
         Expr::Call(call) => {
             let takes = |i: usize| match call.func_name.as_str() {
                 operators::EQUALS | operators::NOT_EQUALS => true,
-                operators::IN => i == 0,
+                // No map has null for a key.
+                operators::IN => i == 0 && matches!(call.args.get(1), Some(IdedExpr { expr: Expr::List(_), .. })),
                 operators::CONDITIONAL => i > 0 && taken,
                 _ => false,
             };
