@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use super::encode::encode;
+use super::encode_error::EncodeError;
 use super::schema::{Field, Logical, Node, NodeId, Schema, Shape};
 use super::types;
 use super::uuid;
-use super::value::Type;
+use super::value::{Type, Value};
 
 impl Schema {
     /// Whether values of a type can be written as the outermost record's field of this name. The error names both sides.
@@ -18,6 +20,14 @@ impl Schema {
         match self.fields().and_then(|fields| fields.iter().find(|f| f.name == field)) {
             Some(field) if *ty == Type::Null => null(self, field.node),
             Some(field) => Takes::new(self).ask(field.node, ty),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this one value can be written as the outermost record's field of this name.
+    pub fn holds(&self, field: &str, value: &Value<'_>) -> Result<(), EncodeError> {
+        match self.fields().and_then(|fields| fields.iter().find(|f| f.name == field)) {
+            Some(field) => encode(self, field.node, value, &mut Vec::new()),
             None => Ok(()),
         }
     }
@@ -162,7 +172,7 @@ fn mismatch(schema: &Schema, id: NodeId, from: &Type) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::avro::value::{Unit, Value};
+    use crate::avro::value::Unit;
 
     fn record(fields: &[(&'static str, Value<'static>)]) -> Value<'static> {
         Value::Record(fields.iter().map(|(name, v)| ((*name).into(), v.clone())).collect())

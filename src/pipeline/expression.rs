@@ -6,13 +6,16 @@
 //!
 //! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
 //! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double` (in `string(PATH)` as
-//! text with all their digits), records and maps as `map`, arrays as `list`, an absent value as `null`. `==` and `!=` work on null; what fails on a null
-//! (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null does not hold, as in SQL.
+//! text with all their digits, in `int(PATH)` as the whole number), records and maps as `map`, arrays as `list`, an absent value as
+//! `null`. `==`, `!=` and what `in` looks for in a list take null for a value of its own, and not as in SQL: `!= 'test'` holds of what is
+//! absent. What fails on a null (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null
+//! does not hold, as in SQL.
 
+mod convert;
 mod types;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, operators};
@@ -21,7 +24,9 @@ use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 use crate::avro::value::{Type, Unit, Value};
 use crate::avro::{decimal_text, path};
 use crate::config::values::is_identifier;
-pub use types::{Mistaken, UnknownField, unit};
+pub use convert::uuid_text;
+use convert::{from_cel, map_key, to_cel, whole};
+pub use types::{Mistaken, UnknownField, time, unit};
 
 /// What a path points at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,8 +113,21 @@ pub struct Computed {
 #[derive(Debug)]
 struct Variable {
     name: String,
-    /// A decimal comes in as text: a double would round it.
-    as_text: bool,
+    seen: Seen,
+}
+
+/// As what CEL is given an input. A double would round a decimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// As what it is.
+    Plain,
+    /// A decimal comes in as text.
+    Text,
+    /// A decimal comes in as the whole number in it.
+    Whole,
+    /// A map or a record comes in as the list of its keys, which is what a macro goes through: the interpreter's map has them in another
+    /// order each time, and what a record gives has to be the same on replay.
+    Keys,
 }
 
 /// What is wrong with an expression.
@@ -184,9 +202,9 @@ pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> 
     let mut inputs = Vec::new();
     let mut bound = Vec::new();
     cut_paths(&mut tree, steps, &mut inputs, &mut bound)?;
-    let variables = inputs.iter().enumerate().map(|(i, (_, as_text))| Variable {
+    let variables = inputs.iter().enumerate().map(|(i, (_, seen))| Variable {
         name: format!("{INPUT}{i}"),
-        as_text: *as_text,
+        seen: *seen,
     });
     let variables = variables.collect();
     Ok(Expression::Computed(Computed {
@@ -294,17 +312,24 @@ fn path_of(expr: &Expr, steps: &[&str]) -> Result<Option<Reference>, ExpressionE
     Ok(Some(reference))
 }
 
+/// The path that an expression is, where its head is no variable of the comprehensions around.
+fn free_path(expr: &Expr, steps: &[&str], bound: &[String]) -> Result<Option<Reference>, ExpressionError> {
+    if chain(expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head)) {
+        return Ok(None);
+    }
+    path_of(expr, steps)
+}
+
 /// Replaces every path by a variable. `bound` are the variables of the comprehensions around. What `string()` makes text of is an input
-/// of its own.
+/// of its own; so is what `int()` makes a whole number of, and what a macro goes through.
 fn cut_paths(
     node: &mut IdedExpr,
     steps: &[&str],
-    inputs: &mut Vec<(Reference, bool)>,
+    inputs: &mut Vec<(Reference, Seen)>,
     bound: &mut Vec<String>,
 ) -> Result<(), ExpressionError> {
-    let head_is_bound = chain(&node.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
-    if !head_is_bound && let Some(reference) = path_of(&node.expr, steps)? {
-        node.expr = Expr::Ident(variable(reference, false, inputs));
+    if let Some(reference) = free_path(&node.expr, steps, bound)? {
+        node.expr = Expr::Ident(variable(reference, Seen::Plain, inputs));
         return Ok(());
     }
     match &mut node.expr {
@@ -314,9 +339,8 @@ fn cut_paths(
                 test: false,
                 ..select.clone()
             });
-            let bound_head = chain(&operand).is_some_and(|(head, _)| bound.iter().any(|b| b == head));
-            if !bound_head && let Some(reference) = path_of(&operand, steps)? {
-                let expr = Expr::Ident(variable(reference, false, inputs));
+            if let Some(reference) = free_path(&operand, steps, bound)? {
+                let expr = Expr::Ident(variable(reference, Seen::Plain, inputs));
                 node.expr = not_null(IdedExpr { id: node.id, expr });
                 return Ok(());
             }
@@ -343,11 +367,16 @@ fn cut_paths(
             if let Some(target) = &mut call.target {
                 cut_paths(target, steps, inputs, bound)?;
             }
-            if let ("string", None, [of]) = (call.func_name.as_str(), &call.target, call.args.as_mut_slice())
-                && !chain(&of.expr).is_some_and(|(head, _)| bound.iter().any(|b| b == head))
-                && let Some(reference) = path_of(&of.expr, steps)?
+            let seen = match call.func_name.as_str() {
+                "string" => Seen::Text,
+                "int" => Seen::Whole,
+                _ => Seen::Plain,
+            };
+            if seen != Seen::Plain
+                && let (None, [of]) = (&call.target, call.args.as_mut_slice())
+                && let Some(reference) = free_path(&of.expr, steps, bound)?
             {
-                of.expr = Expr::Ident(variable(reference, true, inputs));
+                of.expr = Expr::Ident(variable(reference, seen, inputs));
                 return Ok(());
             }
             call.args
@@ -373,7 +402,12 @@ fn cut_paths(
             cel::common::ast::EntryExpr::StructField(f) => cut_paths(&mut f.value, steps, inputs, bound),
         }),
         Expr::Comprehension(c) => {
-            cut_paths(&mut c.iter_range, steps, inputs, bound)?;
+            match free_path(&c.iter_range.expr, steps, bound)? {
+                Some(reference) if c.iter_var2.is_none() => {
+                    c.iter_range.expr = Expr::Ident(variable(reference, Seen::Keys, inputs));
+                }
+                _ => cut_paths(&mut c.iter_range, steps, inputs, bound)?,
+            }
             cut_paths(&mut c.accu_init, steps, inputs, bound)?;
             let depth = bound.len();
             bound.extend([c.iter_var.clone(), c.accu_var.clone()]);
@@ -463,8 +497,8 @@ fn call<const N: usize>(function: &str, args: [IdedExpr; N]) -> Expr {
 /// Begins the names of inputs in an expression's tree: no name that can be written begins so, and none of a macro's variables is taken for one.
 const INPUT: char = '@';
 
-fn variable(reference: Reference, as_text: bool, inputs: &mut Vec<(Reference, bool)>) -> String {
-    let input = (reference, as_text);
+fn variable(reference: Reference, seen: Seen, inputs: &mut Vec<(Reference, Seen)>) -> String {
+    let input = (reference, seen);
     let index = inputs.iter().position(|known| *known == input).unwrap_or_else(|| {
         inputs.push(input);
         inputs.len() - 1
@@ -494,11 +528,25 @@ impl Computed {
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
         let mut context = Context::with_env(interpreter.0.clone());
         for (variable, value) in self.variables.iter().zip(inputs) {
-            let value = match value {
-                Value::Decimal { unscaled, scale } if variable.as_text => cel::Value::String(Arc::new(
+            let value = match (value, variable.seen) {
+                (Value::Decimal { unscaled, scale }, Seen::Text) => cel::Value::String(Arc::new(
                     decimal_text(unscaled, *scale).ok_or("a decimal has more digits than are taken")?,
                 )),
-                value => to_cel(value),
+                // What no int holds stays a double, of which int() fails where it is reached, and not where a condition leads around it.
+                (Value::Decimal { unscaled, scale }, Seen::Whole) => {
+                    whole(unscaled, *scale).map_or_else(|| to_cel(value), cel::Value::Int)
+                }
+                (Value::Map(entries), Seen::Keys) => {
+                    let mut known = HashSet::new();
+                    let keys = entries.iter().map(|(key, _)| map_key(key));
+                    let once = keys.filter(|key| known.insert(key.clone()));
+                    cel::Value::List(Arc::new(once.map(cel::Value::from).collect()))
+                }
+                (Value::Record(fields), Seen::Keys) => {
+                    let names = fields.iter().map(|(name, _)| Arc::new(name.to_string()));
+                    cel::Value::List(Arc::new(names.map(cel::Value::String).collect()))
+                }
+                (value, _) => to_cel(value),
             };
             context.add_variable_from_value(variable.name.as_str(), value);
         }
@@ -568,98 +616,6 @@ fn told(error: &ExecutionError) -> String {
         | ExecutionError::MissingArgumentOrTarget => error.to_string(),
         _ => "it cannot be evaluated".to_owned(),
     }
-}
-
-fn to_cel(value: &Value<'_>) -> cel::Value {
-    use cel::objects::{Key, Map};
-    match value {
-        Value::Null => cel::Value::Null,
-        Value::Bool(v) => cel::Value::Bool(*v),
-        Value::Int(v) | Value::Date(v) => cel::Value::Int(i64::from(*v)),
-        Value::Long(v) | Value::Time(v, _) | Value::Timestamp(v, _) | Value::LocalTimestamp(v, _) => {
-            cel::Value::Int(*v)
-        }
-        Value::Float(v) => cel::Value::Float(f64::from(*v)),
-        Value::Double(v) => cel::Value::Float(*v),
-        Value::String(v) => cel::Value::String(Arc::new(v.to_string())),
-        Value::Bytes(v) => cel::Value::Bytes(Arc::new(v.to_vec())),
-        Value::Decimal { unscaled, scale } => cel::Value::Float(decimal_to_f64(unscaled, *scale)),
-        Value::Uuid(v) => cel::Value::String(Arc::new(uuid_text(v))),
-        Value::Duration { months, days, millis } => cel::Value::List(Arc::new(
-            [*months, *days, *millis]
-                .iter()
-                .map(|v| cel::Value::Int(i64::from(*v)))
-                .collect(),
-        )),
-        Value::List(v) => cel::Value::List(Arc::new(v.iter().map(to_cel).collect())),
-        Value::Map(v) => cel::Value::Map(Map {
-            map: Arc::new(
-                v.iter()
-                    .map(|(k, v)| {
-                        let key = match k {
-                            Value::Int(i) | Value::Date(i) => Key::Int(i64::from(*i)),
-                            Value::Long(i)
-                            | Value::Time(i, _)
-                            | Value::Timestamp(i, _)
-                            | Value::LocalTimestamp(i, _) => Key::Int(*i),
-                            Value::Bool(b) => Key::Bool(*b),
-                            Value::String(s) => Key::String(Arc::new(s.to_string())),
-                            Value::Uuid(u) => Key::String(Arc::new(uuid_text(u))),
-                            other => Key::String(Arc::new(format!("{other:?}"))),
-                        };
-                        (key, to_cel(v))
-                    })
-                    .collect::<HashMap<_, _>>(),
-            ),
-        }),
-        Value::Record(v) => cel::Value::Map(Map {
-            map: Arc::new(
-                v.iter()
-                    .map(|(k, v)| (Key::String(Arc::new(k.to_string())), to_cel(v)))
-                    .collect::<HashMap<_, _>>(),
-            ),
-        }),
-    }
-}
-
-fn from_cel(value: cel::Value) -> Result<Value<'static>, String> {
-    Ok(match value {
-        cel::Value::Null => Value::Null,
-        cel::Value::Bool(v) => Value::Bool(v),
-        cel::Value::Int(v) => Value::Long(v),
-        cel::Value::UInt(v) => Value::Long(i64::try_from(v).map_err(|_| "a uint that is larger than a long holds")?),
-        cel::Value::Float(v) => Value::Double(v),
-        cel::Value::String(v) => Value::String(Cow::Owned(Arc::unwrap_or_clone(v))),
-        cel::Value::Bytes(v) => Value::Bytes(Cow::Owned(Arc::unwrap_or_clone(v))),
-        cel::Value::List(v) => Value::List(v.iter().cloned().map(from_cel).collect::<Result<_, _>>()?),
-        other => return Err(format!("an expression cannot end in a {:?}", other.type_of())),
-    })
-}
-
-/// `unscaled × 10^-scale` as the nearest double (lossy beyond 53 bits).
-fn decimal_to_f64(unscaled: &[u8], scale: i32) -> f64 {
-    let negative = unscaled.first().is_some_and(|b| b & 0x80 != 0);
-    let mut magnitude = 0.0f64;
-    for byte in unscaled {
-        let byte = if negative { !byte } else { *byte };
-        magnitude = magnitude * 256.0 + f64::from(byte);
-    }
-    let signed = if negative { -(magnitude + 1.0) } else { magnitude };
-    signed / 10f64.powi(scale)
-}
-
-/// The usual 8-4-4-4-12 form of a UUID.
-pub fn uuid_text(bytes: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (i, byte) in bytes.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-        }
-    }
-    text
 }
 
 #[cfg(test)]

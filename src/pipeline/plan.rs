@@ -7,13 +7,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::evaluate::can_be_key;
-use super::expression::unit;
+use super::expression::{time, unit};
 use super::finding::Finding;
 use super::program::{
     Action, ComputedSource, Place, Program, Source, Step, constant_type, mismatch, not_taken, wrong_key,
 };
 use crate::avro::schema::{NodeId, Shape};
-use crate::avro::value::{Type, Unit};
+use crate::avro::value::{Type, Unit, Value};
 use crate::avro::{Converted, NewField, Plan, Schema, Splice, Unplaced, append_fields, change_unit};
 use crate::config::{OnMissing, Span};
 use crate::store::Statement;
@@ -202,6 +202,18 @@ fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Optio
     Some(Finding::new(span, message).help(help))
 }
 
+/// What is said of a double where the field is a float: no number is rounded.
+fn rounded(field: &str, place: &Place, from: &Type, to: &Type) -> Option<Finding> {
+    let (Type::Double, Type::Float) = (from.non_null(), to.non_null()) else {
+        return None;
+    };
+    let message = format!(
+        "field '{field}' of the output schema is float and {} is double: a record whose number a float does not hold exactly becomes a dead letter",
+        place.what
+    );
+    Some(Finding::new(place.span, message).help("make the field double in the sink's `schema`"))
+}
+
 /// What is said of a branch of the input that the output has no place for.
 fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
     let Unplaced { field, source, from } = unplaced;
@@ -233,6 +245,14 @@ fn has_several(schema: &Schema, within: NodeId) -> bool {
         left.extend(shape.children());
     }
     false
+}
+
+/// Whether a column, or each item of its collection, is a timestamp.
+fn takes_timestamps(column: &ColumnType) -> bool {
+    match column {
+        ColumnType::List(item) | ColumnType::Set(item) | ColumnType::Vector(item, _) => takes_timestamps(item),
+        _ => *column == ColumnType::Timestamp,
+    }
 }
 
 /// Every place where a step asks for a value, its `when` apart.
@@ -292,10 +312,24 @@ impl Types<'_> {
         }
     }
 
+    /// The literal that a source is, by its name too.
+    fn constant<'s>(&'s self, source: &'s Source) -> Option<&'s Value<'static>> {
+        match source {
+            Source::Constant(value) => Some(value),
+            Source::Named(index) => {
+                let (_, place) = self.program.named_value(*index)?;
+                self.constant(&place.source)
+            }
+            _ => None,
+        }
+    }
+
     /// The types of times that a source gives as plain numbers: to CEL a time is one.
     fn counts(&self, source: &Source) -> Vec<Type> {
         match source {
-            Source::Computed(computed) => computed.expression.counts(&self.times(computed)),
+            Source::Computed(computed) => computed
+                .expression
+                .counts(&self.times(computed), &self.inputs(computed)),
             Source::Named(index) => self
                 .program
                 .named_value(*index)
@@ -309,21 +343,20 @@ impl Types<'_> {
     fn times(&self, computed: &ComputedSource) -> Vec<Vec<Type>> {
         let of = |input: &Source| {
             let counts = self.counts(input);
-            let own = self.of(input).map(|ty| ty.non_null().clone());
-            match own.filter(|ty| counts.is_empty() && unit(ty).is_some()) {
-                Some(time) => vec![time],
-                None => counts,
+            if !counts.is_empty() {
+                return counts;
             }
+            let own = self.of(input).and_then(|ty| time(&ty).cloned());
+            own.into_iter().collect()
         };
         computed.inputs.iter().map(of).collect()
     }
 
     /// Why a number that a source gives is not what it would be taken for, where it counts a time in another unit.
     fn other_unit(&self, source: &Source, target: &Type) -> Option<String> {
-        let wanted = unit(target.non_null())?;
+        let target = time(target)?;
         let counts = self.counts(source);
-        let other = counts.iter().find(|ty| unit(ty) != Some(wanted))?;
-        let target = target.non_null();
+        let other = counts.iter().find(|ty| unit(ty) != unit(target))?;
         Some(format!(
             "its number counts as {other} does, and would be taken for {target}"
         ))
@@ -380,7 +413,7 @@ impl Types<'_> {
                 };
                 found.push(Finding::new(place.span, mistaken.message).help(mistaken.help));
             }
-            if let Some((a, b, always)) = computed.expression.different_units(&self.times(computed)) {
+            if let Some((a, b, always)) = computed.expression.different_units(&self.times(computed), &inputs) {
                 let message = format!("a number that counts as {a} does and one that counts as {b} does meet here");
                 let found = if always && !guarded {
                     &mut *findings
@@ -459,7 +492,7 @@ impl Types<'_> {
             {
                 findings.push(mismatch(place, &marker.name, &why));
             }
-            if marker.ty == ColumnType::Timestamp
+            if takes_timestamps(&marker.ty)
                 && let Some(why) = self.other_unit(&place.source, &Type::Timestamp(Unit::Millis))
             {
                 let message = format!("marker :{} cannot take {}: {why}", marker.name, place.what);
@@ -518,6 +551,13 @@ impl Types<'_> {
             } else if let Some(target) = schema.field_type(&name.value) {
                 if let Some(why) = self.other_unit(&place.source, &target) {
                     findings.push(cannot(&name.value, place, why).help(UNITS));
+                }
+                match self.constant(&place.source) {
+                    Some(literal) => findings.extend(schema.holds(&name.value, literal).err().map(|why| {
+                        let help = "change the literal, or the field's type in the sink's `schema`";
+                        cannot(&name.value, place, why.to_string()).help(help)
+                    })),
+                    None => warnings.extend(ty.as_ref().and_then(|ty| rounded(&name.value, place, ty, &target))),
                 }
                 warnings.extend(ty.and_then(|ty| cut_off(&name.value, &place.what, place.span, &ty, &target)));
             }

@@ -20,7 +20,7 @@ const HEAD: &str = "\
 
 What a field of a record becomes in a column, and what a column gives back. `check --online`, every start and the conversion of each value
 follow this one table. Unions of null and a type are the type, or null; null goes into any column, as UNSET.
-In an [expression](configuration.md) a decimal or a varint is a `double`, and `string(PATH)` of it has all its digits.
+In an [expression](configuration.md) a decimal or a varint is a `double`, and `string(PATH)` of it has all its digits, `int(PATH)` all those before the point.
 
 ## From Avro
 
@@ -35,6 +35,7 @@ const MIDDLE: &str = "
 ## Columns
 
 What a column takes, with its ranges and forms, what it gives, and how SQLite stores it.
+Of a collection that is not `frozen` CQL keeps no empty one: it is null, in SQLite too.
 
 ";
 

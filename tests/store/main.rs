@@ -201,6 +201,7 @@ macro_rules! on_both {
 
 on_both!(
     types_go_both_ways,
+    an_empty_collection_is_null_unless_it_is_frozen,
     wrong_values_are_permanent,
     nulls_leave_what_is_stored,
     missing_rows_and_null_keys,
@@ -238,6 +239,21 @@ async fn items(store: &AnyStore) -> (Statement, Statement) {
 
 fn ab(a: &str, b: i64) -> Option<Row> {
     Some(Box::new([string(a), Value::Long(b)]))
+}
+
+async fn an_empty_collection_is_null_unless_it_is_frozen(store: &AnyStore) {
+    let put = write(
+        store,
+        "INSERT INTO kinds (id, c_set, c_map, c_nested) VALUES (:id, :c_set, :c_map, :c_nested)",
+    )
+    .await;
+    let get = lookup(store, "SELECT c_set, c_map, c_nested FROM kinds WHERE id = :id").await;
+    let id = string(&unique("empty"));
+    let nested = Value::Map(vec![(string("a"), Value::List(vec![]))]);
+    let row = [id.clone(), Value::List(vec![]), Value::Map(vec![]), nested.clone()];
+    store.write(&put, &row, now_us()).await.unwrap();
+    let found: Option<Row> = Some(Box::new([Value::Null, Value::Null, nested]));
+    assert_eq!(store.lookup(&get, &[id]).await.unwrap(), found);
 }
 
 async fn types_go_both_ways(store: &AnyStore) {

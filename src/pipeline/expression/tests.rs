@@ -72,6 +72,37 @@ fn comprehensions_keep_their_variables() {
 }
 
 #[test]
+fn a_macro_goes_through_a_map_in_the_order_of_the_wire() {
+    let text = |t: &'static str| Value::String(t.into());
+    let names = ["h", "c", "a", "g", "b", "f", "e", "d"];
+    let map = Value::Map(names.map(|name| (text(name), Value::Int(1))).to_vec());
+    let record = object(&names.map(|name| (name, Value::Int(1))));
+    let all = Value::List(names.map(text).to_vec());
+    for value in [&map, &record] {
+        let run = |text: &str| {
+            let c = computed(text, &["p"]);
+            let inputs: Vec<_> = c.inputs.iter().map(|_| value.borrowed()).collect();
+            c.evaluate(&Interpreter::default(), &inputs)
+        };
+        for _ in 0..50 {
+            assert_eq!(run("p.m.map(k, k)"), Ok(all.clone()));
+            assert_eq!(
+                run("p.m.filter(k, k > 'f')"),
+                Ok(Value::List(vec![text("h"), text("g")]))
+            );
+            assert_eq!(run("p.m.map(k, string(p.m[k]) + k)[0]"), Ok(text("1h")));
+        }
+        assert_eq!(
+            run("p.m.exists_one(k, k == 'b') && size(p.m) == 8"),
+            Ok(Value::Bool(true))
+        );
+    }
+    let twice = Value::Map(vec![(text("a"), Value::Int(1)), (text("a"), Value::Int(2))]);
+    let keys = computed("p.m.map(k, k)", &["p"]).evaluate(&Interpreter::default(), &[twice]);
+    assert_eq!(keys, Ok(Value::List(vec![text("a")])));
+}
+
+#[test]
 fn keys_are_quoted_in_paths() {
     let path = |text: &str| match parse(text, &[]) {
         Ok(Expression::Path(Reference::Event(path))) => path,
@@ -284,6 +315,23 @@ fn of_a_null_every_function_gives_null() {
 }
 
 #[test]
+fn a_null_is_a_value_of_its_own_where_it_is_compared_or_looked_for() {
+    for (expression, holds) in [
+        ("event.a == 'x'", false),
+        ("event.a != 'x'", true),
+        ("event.a == null", true),
+        ("null != event.a", false),
+        ("event.a in ['x']", false),
+        ("!(event.a in ['x'])", true),
+        ("event.a in ['x', null]", true),
+        ("event.a != null && event.a != 'x'", false),
+    ] {
+        let null = computed(expression, &[]).evaluate(&Interpreter::default(), &[Value::Null]);
+        assert_eq!(null, Ok(Value::Bool(holds)), "{expression}");
+    }
+}
+
+#[test]
 fn a_time_is_a_number_as_a_key_too() {
     let run = |key: Value<'static>, asked: Value<'static>| {
         let map = Value::Map(vec![(key, Value::Int(5))]);
@@ -451,12 +499,32 @@ fn types_follow_from_shapes() {
     );
     let maps = Type::List(Box::new(Type::Map(Box::new(Type::String), Box::new(Type::Int))));
     assert_eq!(t("size(p.a) > 1 ? p.a : null", &[maps]), None);
+    // A null that the expression writes makes null of what it comes to, and not of what asks for null.
+    for (text, ty) in [
+        ("(p.a > 1 ? p.a : null) + 10", Type::Long.nullable()),
+        ("-(p.a > 1 ? null : p.a)", Type::Long.nullable()),
+        ("(p.a > 1 ? p.a : null) > 3", Type::Bool.nullable()),
+        ("string(p.a > 1 ? p.a : null)", Type::String.nullable()),
+        ("(p.a > 1 ? p.a : null) + 1 == 3", Type::Bool.nullable()),
+        ("[1].exists(x, x > (p.a > 1 ? p.a : null))", Type::Bool.nullable()),
+        ("(p.a > 1 ? p.a : null) == 3", Type::Bool),
+        ("(p.a > 1 ? p.a : null) in [3, null]", Type::Bool),
+        ("(p.a > 1 ? p.a : null) in {3: 4}", Type::Bool.nullable()),
+        ("p.a == null ? 0 : p.a", Type::Long),
+    ] {
+        assert_eq!(t(text, &[Type::Long]), Some(ty), "{text}");
+    }
 }
 
 #[test]
 fn a_time_keeps_its_unit_as_a_number() {
     let (millis, micros) = (Type::Timestamp(Unit::Millis), Type::Timestamp(Unit::Micros));
-    let counts = |text: &str| computed(text, &["p"]).counts(&[vec![micros.clone()], vec![millis.clone()]]);
+    let counts = |text: &str| {
+        computed(text, &["p"]).counts(
+            &[vec![micros.clone()], vec![millis.clone()]],
+            &[micros.clone(), millis.clone()],
+        )
+    };
     for text in [
         "p.a != null ? p.a : null",
         "p.a + 1",
@@ -475,13 +543,32 @@ fn a_time_keeps_its_unit_as_a_number() {
     for text in ["p.a / 1000", "p.a - p.b", "p.a + p.b", "p.a > p.b", "string(p.a)"] {
         assert_eq!(counts(text), [], "{text}");
     }
+    // Within an input it keeps it too.
+    let record = Type::Record(vec![("at".into(), micros.clone().nullable())]);
+    for (text, ty) in [
+        ("p.a[p.b] + 1", Type::List(Box::new(micros.clone()))),
+        ("p.a[p.b].at", Type::List(Box::new(record.clone()))),
+        (
+            "p.a[string(p.b)]",
+            Type::Map(Box::new(Type::String), Box::new(micros.clone())),
+        ),
+    ] {
+        let found = computed(text, &["p"]).counts(&[vec![], vec![millis.clone()]], &[ty, millis.clone()]);
+        assert_eq!(found, std::slice::from_ref(&micros), "{text}");
+    }
+    let c = computed("p.a.exists(i, i.at > p.b)", &["p"]);
+    let items = Type::List(Box::new(record));
+    assert_eq!(
+        c.different_units(&[vec![], vec![millis.clone()]], &[items, millis.clone()]),
+        Some((micros, millis, false))
+    );
 }
 
 #[test]
 fn decimals_and_uuids() {
-    assert_eq!(decimal_to_f64(&[0x30, 0x39], 2), 123.45);
-    assert_eq!(decimal_to_f64(&[0xff], 0), -1.0);
-    assert_eq!(decimal_to_f64(&[], 3), 0.0);
+    assert_eq!(convert::decimal_to_f64(&[0x30, 0x39], 2), 123.45);
+    assert_eq!(convert::decimal_to_f64(&[0xff], 0), -1.0);
+    assert_eq!(convert::decimal_to_f64(&[], 3), 0.0);
     assert_eq!(uuid_text(&[0x12; 16]), "12121212-1212-1212-1212-121212121212");
 }
 
@@ -530,6 +617,52 @@ fn the_text_of_a_decimal_has_all_its_digits() {
         scale: 2,
     };
     assert_eq!(c.result_type(&[decimal.clone(), decimal]), Some(Type::String));
+}
+
+#[test]
+fn the_whole_number_of_a_decimal_has_all_its_digits() {
+    let run = |text: &str, unscaled: i128, scale| {
+        let c = computed(text, &["p"]);
+        let value = Value::Decimal {
+            unscaled: unscaled.to_be_bytes().to_vec().into(),
+            scale,
+        };
+        let inputs: Vec<_> = c.inputs.iter().map(|_| value.borrowed()).collect();
+        c.evaluate(&Interpreter::default(), &inputs)
+    };
+    for (unscaled, scale, whole) in [
+        (9_007_199_254_740_993, 0, 9_007_199_254_740_993),
+        (4_026_532_800_000_000_123, 0, 4_026_532_800_000_000_123),
+        (i128::from(i64::MIN), 0, i64::MIN),
+        (i128::from(i64::MAX), 0, i64::MAX),
+        (-199, 2, -1),
+        (199, 2, 1),
+        (-5, 1, 0),
+        (7, -3, 7000),
+        (0, 2, 0),
+    ] {
+        assert_eq!(
+            run("int(p.a)", unscaled, scale),
+            Ok(Value::Long(whole)),
+            "{unscaled} {scale}"
+        );
+    }
+    for beyond in [
+        i128::from(i64::MAX) + 1,
+        i128::from(i64::MIN) - 1,
+        12_345_678_901_234_567_890,
+    ] {
+        assert!(run("int(p.a)", beyond, 0).is_err(), "{beyond}");
+        // What a condition leads around does not fail.
+        assert_eq!(
+            run("p.a * p.a < 9.0 ? int(p.a) : 0", beyond, 0),
+            Ok(Value::Long(0)),
+            "{beyond}"
+        );
+    }
+    let c = computed("p.a > 0.0 ? int(p.a) : 0", &["p"]);
+    let decimal = Type::Decimal { precision: 0, scale: 0 };
+    assert_eq!(c.result_type(&[decimal.clone(), decimal]), Some(Type::Long));
 }
 
 #[test]
@@ -647,6 +780,12 @@ fn operators_that_their_operands_do_not_have_are_found() {
         ),
         ("p.a.all(i, i.t > 1)", &records, "string > int is not defined"),
         ("string(p.a) + 1 == ''", &decimal, "string + int is not defined"),
+        ("p.a && true", &Type::Long, "&& of int is not defined"),
+        ("true || p.a", &Type::String.nullable(), "|| of string is not defined"),
+        ("p.a.contains('x')", &texts, "contains of list is not defined"),
+        ("'x'.startsWith(p.a)", &Type::Long, "startsWith of int is not defined"),
+        ("size(p.a) > 1", &Type::Long, "size of int is not defined"),
+        ("int(p.a == 'vip') + 1", &Type::String, "int of bool is not defined"),
     ] {
         let told = told(text, ty).unwrap_or_default();
         assert!(told.starts_with(what), "{text}: {told}");
@@ -669,6 +808,19 @@ fn operators_that_their_operands_do_not_have_are_found() {
         ("p.a[0].n == 1 && 'n' in p.a[0] && p.a + [] == p.a", &records),
         ("p.a.map(i, i.n + 1).filter(n, n > 3).exists_one(n, n == 5)", &records),
         ("p.a['x'] + 1 > 2 && 'x' in p.a", &counts),
+    ] {
+        assert_eq!(told(text, ty), None, "{text}");
+    }
+    // A decimal of many digits is compared as a double, which a literal is anyway.
+    let wide = Type::Decimal { precision: 0, scale: 0 };
+    assert_eq!(
+        told("p.a == p.b", &wide).unwrap_or_default(),
+        "== compares a decimal as a double, by 15 digits"
+    );
+    for (text, ty) in [
+        ("p.a == p.b", &decimal),
+        ("p.a == 1.5 || p.a != null", &wide),
+        ("string(p.a) == string(p.b) && int(p.a) != int(p.b)", &wide),
     ] {
         assert_eq!(told(text, ty), None, "{text}");
     }
@@ -710,6 +862,35 @@ fn what_is_found_in_operators_is_what_the_interpreter_says() {
                     assert_eq!(given, Ok(Value::Bool(operator == "!=")), "{a} {operator} {b}");
                 }
             }
+        }
+    }
+    for text in [
+        "p.a && true",
+        "true && p.a",
+        "p.a || false",
+        "false || p.a",
+        "int(p.a)",
+        "uint(p.a)",
+        "double(p.a)",
+        "bool(p.a)",
+        "string(p.a)",
+        "bytes(p.a)",
+        "size(p.a)",
+        "p.a.size()",
+        "p.a.contains('x')",
+        "p.a.startsWith('x')",
+        "p.a.endsWith('x')",
+        "'x'.contains(p.a)",
+        "'x'.startsWith(p.a)",
+        "'x'.endsWith(p.a)",
+    ] {
+        let c = computed(text, &["p"]);
+        for (ty, value) in &values {
+            let found = c.mistaken(std::slice::from_ref(ty));
+            let given = c.evaluate(&Interpreter::default(), &[value.borrowed()]);
+            // int('x') is another mistake: of the text, and not of its kind.
+            let undefined = given.as_ref().is_err_and(|error| error.starts_with("there is no"));
+            assert_eq!(undefined, found.is_some(), "{text} of {ty}: {found:?}, {given:?}");
         }
     }
 }

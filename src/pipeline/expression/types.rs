@@ -1,6 +1,8 @@
 //! What follows from an expression before any record is there: the type of its result, the times that its number counts,
 //! fields that its records do not have, and operators that its operands do not have.
 
+mod mistakes;
+
 use std::fmt;
 
 use cel::IdedExpr;
@@ -11,20 +13,27 @@ use crate::avro::value::{Type, Unit, Value};
 
 impl Computed {
     /// The type of the result, where it follows from the shape of the expression and the types of its inputs. It may be null
-    /// wherever an input may be.
+    /// wherever an input may be, and where an operator meets a null that the expression writes.
     pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
         let result = infer(&self.tree.expr, inputs)?;
-        Some(if inputs.iter().any(Type::is_nullable) {
-            result.nullable()
-        } else {
-            result
-        })
+        Some(
+            if inputs.iter().any(Type::is_nullable) || writes_null(&self.tree.expr, true) {
+                result.nullable()
+            } else {
+                result
+            },
+        )
     }
 
-    /// The types of times whose number the expression gives, where `inputs` are those of each input: a time comes in as a plain number in
-    /// its own unit, and as one it goes out. None where the number is another, several where branches differ.
-    pub fn counts(&self, inputs: &[Vec<Type>]) -> Vec<Type> {
-        counts(&self.tree.expr, inputs)
+    /// The types of times whose number the expression gives, where `times` are those of each input: a time comes in as a plain number in
+    /// its own unit, and as one it goes out. None where the number is another, several where branches differ. Of a list it is those of its
+    /// items.
+    pub fn counts(&self, times: &[Vec<Type>], inputs: &[Type]) -> Vec<Type> {
+        let fields = Fields {
+            times,
+            ..Fields::of(inputs)
+        };
+        fields.counts(&self.tree.expr)
     }
 
     /// Whether the result is a map, or a list with one in it, wherever it is not null: an expression cannot end in one.
@@ -40,8 +49,8 @@ impl Computed {
         unknown.into_iter().find(|field| !tested.contains(&field.name.as_str()))
     }
 
-    /// An operator that fails over its operands wherever it is reached, or says the same of them in every record; one that no record
-    /// gets around before others. An expression that asks for a type may have several at one place, and is not judged.
+    /// An operator or a function that fails over its operands wherever it is reached, or says the same of them in every record; one that
+    /// no record gets around before others. An expression that asks for a type may have several at one place, and is not judged.
     pub fn mistaken(&self, inputs: &[Type]) -> Option<Mistaken> {
         let mut fields = Fields::of(inputs);
         fields.look(&self.tree.expr);
@@ -50,11 +59,11 @@ impl Computed {
     }
 
     /// Two times of which one is subtracted from the other or compared with it, and that count in different units; and whether every
-    /// record gets there.
-    pub fn different_units(&self, inputs: &[Vec<Type>]) -> Option<(Type, Type, bool)> {
+    /// record gets there. See [`Computed::counts`].
+    pub fn different_units(&self, times: &[Vec<Type>], inputs: &[Type]) -> Option<(Type, Type, bool)> {
         let mut fields = Fields {
-            counts: inputs,
-            ..Fields::of(&[])
+            times,
+            ..Fields::of(inputs)
         };
         fields.look(&self.tree.expr);
         fields.units.into_iter().min_by_key(|(.., always)| !always)
@@ -70,7 +79,15 @@ pub fn unit(ty: &Type) -> Option<Option<Unit>> {
     }
 }
 
-/// An operator over operands that it is not for.
+/// The time that a type is, or that the items of a list are.
+pub fn time(ty: &Type) -> Option<&Type> {
+    match ty.non_null() {
+        Type::List(item) => time(item),
+        ty => unit(ty).map(|_| ty),
+    }
+}
+
+/// An operator or a function over operands that it is not for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistaken {
     /// What is wrong.
@@ -159,7 +176,8 @@ impl Kind {
     fn remedy(self, other: Kind) -> &'static str {
         match (self, other) {
             (a, b) if a.is_number() && b.is_number() => {
-                "make both numbers of one kind: 100.0 for 100, or double(...) or int(...) around one of them"
+                "make both numbers of one kind: 100.0 for 100, or double(...) or int(...) around one of them; cents of what is not \
+                 negative are int(x * 100.0 + 0.5)"
             }
             (Kind::Bytes, Kind::String) | (Kind::String, Kind::Bytes) => {
                 "make text of the bytes with string(...), or bytes of the text with bytes(...)"
@@ -199,7 +217,7 @@ pub struct UnknownField {
 struct Fields<'a> {
     inputs: &'a [Type],
     /// See [`Computed::counts`].
-    counts: &'a [Vec<Type>],
+    times: &'a [Vec<Type>],
     /// The variables of the comprehensions around whose types are known.
     bound: Vec<(&'a str, Type)>,
     unknown: Vec<UnknownField>,
@@ -218,7 +236,7 @@ impl<'a> Fields<'a> {
     fn of(inputs: &'a [Type]) -> Fields<'a> {
         Fields {
             inputs,
-            counts: &[],
+            times: &[],
             bound: Vec::new(),
             unknown: Vec::new(),
             tested: Vec::new(),
@@ -286,7 +304,7 @@ impl<'a> Fields<'a> {
                     ..mistaken
                 });
                 self.mistaken.extend(mistaken);
-                let units = different_units(call, self.counts);
+                let units = self.different_units(call);
                 self.units.extend(units.map(|(a, b)| (a, b, !bypassed)));
                 self.asks_type |= call.func_name == "type";
             }
@@ -392,141 +410,54 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn mistaken(&self, call: &CallExpr) -> Option<Mistaken> {
-        let sign = call.func_name.trim_matches(['_', '@']);
-        let arg = |i: usize| self.kind(&call.args.get(i)?.expr);
-        match call.func_name.as_str() {
-            operators::LOGICAL_NOT | operators::CONDITIONAL => {
-                let of = arg(0).filter(|kind| *kind != Kind::Bool)?;
-                let what = match sign {
-                    "!" => format!("!{of}"),
-                    _ => format!("{of} ? … : …"),
-                };
-                Some(Mistaken::fails(
-                    what,
-                    "compare it with something, as in event.count > 0",
-                ))
-            }
-            operators::NEGATE => {
-                let of = arg(0).filter(|kind| !matches!(kind, Kind::Int | Kind::Double))?;
-                Some(Mistaken::fails(
-                    format!("-{of}"),
-                    "make a number of it with int(...) or double(...)",
-                ))
-            }
-            operators::EQUALS | operators::NOT_EQUALS => {
-                let (a, b) = (arg(0)?, arg(1)?);
-                let null = call.args.iter().all(|arg| self.may_be_null(&arg.expr));
-                (!a.equals(b) && !null).then(|| Mistaken {
-                    message: format!("{a} {sign} {b} is {} for every record", sign == "!="),
-                    help: a.remedy(b),
-                    fails: false,
-                })
-            }
-            operators::IN => self.never_in(&call.args.first()?.expr, &call.args.get(1)?.expr),
-            _ => {
-                let (a, b) = (arg(0)?, arg(1)?);
-                let defined = match call.func_name.as_str() {
-                    operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS => {
-                        a.equals(b) && !matches!(a, Kind::List | Kind::Map)
-                    }
-                    operators::ADD => match a {
-                        Kind::List => matches!(b, Kind::List | Kind::Map),
-                        Kind::Bool | Kind::Map => false,
-                        _ => a == b,
-                    },
-                    operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE => a == b && a.is_number(),
-                    operators::MODULO => a == b && matches!(a, Kind::Int | Kind::Uint),
-                    _ => true,
-                };
-                let help = match (sign, a, b) {
-                    ("%", Kind::Double, Kind::Double) => "it is for whole numbers: int(...)",
-                    _ => a.remedy(b),
-                };
-                (!defined).then(|| Mistaken::fails(format!("{a} {sign} {b}"), help))
-            }
-        }
-    }
-
-    /// Whether what is looked for is of no kind that is in there.
-    fn never_in(&self, value: &Expr, within: &Expr) -> Option<Mistaken> {
-        let of = self.kind(within)?;
-        if !matches!(of, Kind::List | Kind::Map) {
-            let value = self.kind(value)?;
-            let help = "it asks a list for an item, or a map for a key; a text is asked with contains(...)";
-            return Some(Mistaken::fails(format!("{value} in {of}"), help));
-        }
-        let value_kind = self.kind(value)?;
-        let (items, null) = match within {
-            Expr::List(list) if list.optional_indices.is_empty() => {
-                let items = list.elements.iter().map(|item| self.kind(&item.expr));
-                let null = list.elements.iter().any(|item| self.may_be_null(&item.expr));
-                (items.collect::<Option<Vec<_>>>()?, null)
-            }
-            _ => match self.shape(within)? {
-                Type::List(item) => (vec![Kind::of(&item)?], item.is_nullable()),
-                Type::Map(key, _) => (vec![Kind::of(&key)?], false),
-                Type::Record(_) => (vec![Kind::String], false),
-                _ => return None,
-            },
+    fn different_units(&self, call: &CallExpr) -> Option<(Type, Type)> {
+        let (operators::SUBSTRACT
+        | operators::EQUALS
+        | operators::NOT_EQUALS
+        | operators::LESS
+        | operators::LESS_EQUALS
+        | operators::GREATER
+        | operators::GREATER_EQUALS) = call.func_name.as_str()
+        else {
+            return None;
         };
-        let item = *items.first()?;
-        if items.iter().any(|item| item.equals(value_kind)) || null && self.may_be_null(value) {
+        let [a, b] = call.args.as_slice() else {
+            return None;
+        };
+        let (a, b) = (self.counts(&a.expr), self.counts(&b.expr));
+        if a.iter().any(|a| b.iter().any(|b| unit(a) == unit(b))) {
             return None;
         }
-        Some(Mistaken {
-            message: format!("{value_kind} in a {of} of {item} is false for every record"),
-            help: value_kind.remedy(item),
-            fails: false,
-        })
+        a.into_iter().next().zip(b.into_iter().next())
     }
-}
 
-fn different_units(call: &CallExpr, inputs: &[Vec<Type>]) -> Option<(Type, Type)> {
-    let (operators::SUBSTRACT
-    | operators::EQUALS
-    | operators::NOT_EQUALS
-    | operators::LESS
-    | operators::LESS_EQUALS
-    | operators::GREATER
-    | operators::GREATER_EQUALS) = call.func_name.as_str()
-    else {
-        return None;
-    };
-    let [a, b] = call.args.as_slice() else {
-        return None;
-    };
-    let (a, b) = (counts(&a.expr, inputs), counts(&b.expr, inputs));
-    if a.iter().any(|a| b.iter().any(|b| unit(a) == unit(b))) {
-        return None;
-    }
-    a.into_iter().next().zip(b.into_iter().next())
-}
-
-fn counts(expr: &Expr, inputs: &[Vec<Type>]) -> Vec<Type> {
-    match expr {
-        Expr::Ident(name) => input(name).and_then(|i| inputs.get(i)).cloned().unwrap_or_default(),
-        Expr::Call(call) => {
-            let arg = |i: usize| {
-                let arg = call.args.get(i);
-                arg.map(|a| counts(&a.expr, inputs)).unwrap_or_default()
-            };
-            match call.func_name.as_str() {
-                "int" => arg(0),
-                operators::CONDITIONAL => [arg(1), arg(2)].concat(),
-                // What is added to a time has no unit of its own. The difference of two is no time.
-                operators::ADD | operators::SUBSTRACT => {
-                    let (a, b) = (arg(0), arg(1));
-                    match (a.is_empty(), b.is_empty()) {
-                        (_, true) => a,
-                        (true, _) if call.func_name == operators::ADD => b,
-                        _ => Vec::new(),
+    fn counts(&self, expr: &Expr) -> Vec<Type> {
+        match expr {
+            Expr::Ident(name) if let Some(i) = input(name) => self.times.get(i).cloned().unwrap_or_default(),
+            Expr::Call(call) if call.func_name != operators::INDEX => {
+                let arg = |i: usize| {
+                    let arg = call.args.get(i);
+                    arg.map(|a| self.counts(&a.expr)).unwrap_or_default()
+                };
+                match call.func_name.as_str() {
+                    "int" => arg(0),
+                    operators::CONDITIONAL => [arg(1), arg(2)].concat(),
+                    // What is added to a time has no unit of its own. The difference of two is no time.
+                    operators::ADD | operators::SUBSTRACT => {
+                        let (a, b) = (arg(0), arg(1));
+                        match (a.is_empty(), b.is_empty()) {
+                            (_, true) => a,
+                            (true, _) if call.func_name == operators::ADD => b,
+                            _ => Vec::new(),
+                        }
                     }
+                    _ => Vec::new(),
                 }
-                _ => Vec::new(),
             }
+            Expr::List(list) => list.elements.iter().flat_map(|e| self.counts(&e.expr)).collect(),
+            // What is within an input, by an index, a key, a field or a macro's variable.
+            _ => self.shape(expr).and_then(|ty| time(&ty).cloned()).into_iter().collect(),
         }
-        _ => Vec::new(),
     }
 }
 
@@ -580,6 +511,37 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
         // exists_one() compares what it has counted.
         Expr::Comprehension(c) => infer(&c.result.expr, inputs),
         _ => None,
+    }
+}
+
+/// Whether a null that stands in the expression comes to where it is none of the values that are asked for, so that all of it is null;
+/// `taken` says that this place takes one.
+fn writes_null(expr: &Expr, taken: bool) -> bool {
+    match expr {
+        Expr::Literal(LiteralValue::Null) => !taken,
+        Expr::Call(call) => {
+            let takes = |i: usize| match call.func_name.as_str() {
+                operators::EQUALS | operators::NOT_EQUALS => true,
+                // No map has null for a key.
+                operators::IN => {
+                    i == 0
+                        && call
+                            .args
+                            .get(1)
+                            .is_some_and(|within| matches!(within.expr, Expr::List(_)))
+                }
+                operators::CONDITIONAL => i > 0 && taken,
+                _ => false,
+            };
+            let operands = call.target.as_deref().into_iter().chain(&call.args);
+            operands.enumerate().any(|(i, e)| writes_null(&e.expr, takes(i)))
+        }
+        Expr::List(list) => list.elements.iter().any(|e| writes_null(&e.expr, true)),
+        Expr::Select(select) => writes_null(&select.operand.expr, false),
+        Expr::Comprehension(c) => [&c.iter_range, &c.accu_init, &c.loop_cond, &c.loop_step, &c.result]
+            .iter()
+            .any(|part| writes_null(&part.expr, false)),
+        Expr::Map(_) | Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => false,
     }
 }
 

@@ -127,6 +127,7 @@ async fn a_time_that_became_a_number_is_not_taken_for_another_unit() {
         {"name": "updated", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},
         {"name": "created", "type": {"type": "long", "logicalType": "timestamp-micros"}},
         {"name": "seen", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "all", "type": {"type": "array", "items": {"type": "long", "logicalType": "timestamp-micros"}}},
         {"name": "day", "type": {"type": "int", "logicalType": "date"}}]}"#;
     let output = r#"{"type": "record", "name": "O", "fields": [
         {"name": "at", "type": ["null", {"type": "long", "logicalType": "timestamp-millis"}], "default": null},
@@ -163,6 +164,7 @@ async fn a_time_that_became_a_number_is_not_taken_for_another_unit() {
         format!("({newest}) / 1000"),
         "event.seen > 0 ? event.seen : null".to_owned(),
         "event.id + 1".to_owned(),
+        "event.all[size(event.all) - 1] / 1000".to_owned(),
     ] {
         assert_eq!(bound(&good).await, Ok(()), "{good}");
         assert_eq!(set(&good).await, Ok(()), "{good}");
@@ -172,6 +174,7 @@ async fn a_time_that_became_a_number_is_not_taken_for_another_unit() {
         "event.created + 1",
         "event.id > 0 ? event.seen : event.created",
         "int(event.day)",
+        "event.all[size(event.all) - 1]",
     ] {
         let error = bound(bad).await.unwrap_err();
         assert_eq!(
@@ -185,6 +188,36 @@ async fn a_time_that_became_a_number_is_not_taken_for_another_unit() {
             1,
             "{bad}: {error}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_list_of_times_that_became_numbers_is_not_taken_for_another_unit() {
+    let times = |unit: &str| {
+        format!(r#"["null", {{"type": "array", "items": {{"type": "long", "logicalType": "timestamp-{unit}"}}}}]"#)
+    };
+    let schema = |unit: &str| {
+        let times = times(unit);
+        format!(r#"{{"type": "record", "name": "E", "fields": [{{"name": "all", "type": {times}, "default": null}}]}}"#)
+    };
+    let some = "size(event.all) > 0 ? event.all : null";
+    let write = "INSERT INTO t (id, seen) VALUES (:id, :seen)";
+    let store = MemoryStore::new();
+    let seen = ColumnType::List(Box::new(ColumnType::Timestamp));
+    store.declare(write, &[("id", ColumnType::Text), ("seen", seen)], &[]);
+    let store = AnyStore::Memory(store);
+    let bound = format!(
+        "[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"{write}\"\nbind = {{ id = \"record.topic\", seen = \"{some}\" }}\n\
+         [scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\""
+    );
+    for (unit, fits) in [("millis", true), ("micros", false)] {
+        let output = OutputSchema::Fixed(Arc::new(Schema::parse(&schema("millis")).unwrap()));
+        let set = found(&schema(unit), &format!("set = {{ all = \"{some}\" }}"), output).await;
+        let written = found_with(Some(&store), &schema(unit), &bound, OutputSchema::Appended).await;
+        for told in [set, written] {
+            let other = told.is_err_and(|error| error.contains("would be taken for timestamp-millis"));
+            assert_eq!(other, !fits, "{unit}");
+        }
     }
 }
 
@@ -226,6 +259,52 @@ async fn a_time_that_is_finer_than_its_field_is_told_and_the_clock_never_is() {
     let passing = compiled(None, input, "", output("created", "millis")).await.unwrap();
     let help = passing.warnings[0].help.as_deref().unwrap();
     assert!(help.contains("{ created = \"event.created / 1000\" }"), "{help}");
+}
+
+#[tokio::test]
+async fn a_literal_that_its_field_does_not_hold_is_found_and_a_double_in_a_float_is_told() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "price", "type": ["null", "double"]},
+        {"name": "share", "type": "float"}]}"#;
+    let output = r#"{"type": "record", "name": "O", "fields": [
+        {"name": "rate", "type": ["null", "float"], "default": null}, {"name": "n", "type": "int", "default": 0},
+        {"name": "kind", "type": {"type": "enum", "name": "K", "symbols": ["ACTIVE", "GONE"]}, "default": "GONE"}]}"#;
+    let output = OutputSchema::Fixed(Arc::new(Schema::parse(output).unwrap()));
+    let told = async |set: &str| {
+        let rest = format!("set = {{ {set} }}\n[[pipelines.p.steps]]\nname = \"x\"\nset = {{ kind = \"'ACTVE'\" }}");
+        let compiled = compiled(None, input, &rest, output.clone()).await;
+        compiled
+            .map(|compiled| compiled.warnings.len())
+            .map_err(|found| found[0].message.clone())
+    };
+    for good in [
+        "kind = \"'ACTIVE'\", rate = \"0.5\", n = \"7\"",
+        "rate = \"event.share\"",
+        "rate = \"null\"",
+        "rate = \"3\"",
+    ] {
+        assert_eq!(told(good).await, Ok(0), "{good}");
+    }
+    for (bad, what) in [
+        (
+            "kind = \"'ACTVE'\"",
+            "'kind' of the output schema cannot take this literal: ",
+        ),
+        ("kind = \"x.kind\"", "'kind' of the output schema cannot take x.kind: "),
+        (
+            "rate = \"0.1\"",
+            "'rate' of the output schema cannot take this literal: ",
+        ),
+        (
+            "n = \"3000000000\"",
+            "'n' of the output schema cannot take this literal: ",
+        ),
+    ] {
+        let error = told(bad).await.unwrap_err();
+        assert!(error.contains(what), "{bad}: {error}");
+    }
+    for rounded in ["rate = \"event.price\"", "rate = \"event.price * 2.0\""] {
+        assert_eq!(told(rounded).await, Ok(1), "{rounded}");
+    }
 }
 
 #[tokio::test]
@@ -575,6 +654,7 @@ async fn times_that_count_in_different_units_do_not_meet() {
     let input = r#"{"type": "record", "name": "E", "fields": [
         {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}},
         {"name": "made", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},
+        {"name": "all", "type": {"type": "array", "items": {"type": "long", "logicalType": "timestamp-micros"}}},
         {"name": "day", "type": {"type": "int", "logicalType": "date"}}]}"#;
     let filter = async |text: &str| {
         let steps = format!(
@@ -591,6 +671,7 @@ async fn times_that_count_in_different_units_do_not_meet() {
         "event.at + 5 > record.timestamp",
         "event.day == 19000",
         "event.made / 1000 == event.at",
+        "event.all[size(event.all) - 1] > event.made",
     ] {
         assert_eq!(filter(good).await, Ok(()), "{good}");
     }
@@ -607,6 +688,7 @@ async fn times_that_count_in_different_units_do_not_meet() {
         "event.at + 5 > s.clock - 5",
         "record.timestamp <= event.made",
         "event.at - event.day > 0",
+        "event.all[size(event.all) - 1] > event.at",
     ] {
         let error = filter(bad).await.unwrap_err();
         assert!(error.contains("counts as timestamp-"), "{bad}: {error}");

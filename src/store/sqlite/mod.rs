@@ -94,6 +94,8 @@ pub(super) struct WriteStatement(Arc<writer::Write>);
 pub(super) struct Lookup {
     select: Select,
     sql: Mutex<(u64, Arc<str>)>,
+    /// Of each result column, whether an empty collection is null, as in CQL.
+    unfrozen: Box<[bool]>,
 }
 
 impl SqliteStore {
@@ -233,8 +235,14 @@ impl SqliteStore {
                 ty: select.result_type(i, name, &table),
             })
             .collect();
+        let unfrozen = prepared
+            .column_names()
+            .enumerate()
+            .map(|(i, name)| select.column(i, name).is_some_and(|column| table.is_unfrozen(column)))
+            .collect();
         let lookup = Lookup {
             select,
+            unfrozen,
             sql: Mutex::new((generation, sql.clone())),
         };
         Ok(Statement {
@@ -320,12 +328,12 @@ impl Store for SqliteStore {
         let mut gather = Gather::new(statement);
         while let Some(row) = rows.next().map_err(failed)? {
             let mut read = Vec::with_capacity(statement.columns.len());
-            for (i, column) in statement.columns.iter().enumerate() {
+            for (i, (column, unfrozen)) in statement.columns.iter().zip(&lookup.unfrozen).enumerate() {
                 let raw = row.get_ref(i).map_err(|e| classify::sqlite(&e))?;
-                read.push(
-                    value::read(raw, &column.ty)
-                        .map_err(|e| StoreError::permanent("value", format!("result column {}: {e}", column.name)))?,
-                );
+                let value = value::read(raw, &column.ty)
+                    .map_err(|e| StoreError::permanent("value", format!("result column {}: {e}", column.name)))?;
+                let gone = *unfrozen && is_empty(&value);
+                read.push(if gone { Value::Null } else { value });
             }
             if !gather.add(read.into())? {
                 break;
@@ -419,6 +427,14 @@ fn connection(options: &SqliteOptions) -> Result<Connection, StoreError> {
         e.message = format!("{}: {}", options.path.display(), e.message);
         e
     })
+}
+
+fn is_empty(collection: &Value<'_>) -> bool {
+    match collection {
+        Value::List(items) => items.is_empty(),
+        Value::Map(entries) => entries.is_empty(),
+        _ => false,
+    }
 }
 
 /// Milliseconds since 1970: when a TTL counts from, and whether it is over.

@@ -81,15 +81,18 @@ impl Select {
         self.markers.iter().enumerate().filter_map(equal).collect()
     }
 
-    /// The type of result column `i`, which SQLite calls `name`.
-    pub(super) fn result_type(&self, i: usize, name: &str, table: &Table) -> ColumnType {
+    /// The table's column that is result column `i`, which SQLite calls `name`; none where it is reckoned.
+    pub(super) fn column<'a>(&'a self, i: usize, name: &'a str) -> Option<&'a str> {
         match &self.items {
-            None => table.type_of(name),
-            Some(items) => items
-                .get(i)
-                .and_then(Option::as_ref)
-                .map_or(ColumnType::Any, |c| table.type_of(c)),
+            None => Some(name),
+            Some(items) => items.get(i)?.as_deref(),
         }
+    }
+
+    /// The type of a result column.
+    pub(super) fn result_type(&self, i: usize, name: &str, table: &Table) -> ColumnType {
+        let column = self.column(i, name);
+        column.map_or(ColumnType::Any, |column| table.type_of(column))
     }
 }
 

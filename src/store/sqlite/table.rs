@@ -12,6 +12,8 @@ use crate::store::{ColumnType, StoreError, classify};
 #[derive(Debug)]
 pub(super) struct Table {
     columns: Vec<(String, ColumnType)>,
+    /// The columns that are collections and not frozen.
+    unfrozen: Vec<String>,
     key: Vec<String>,
 }
 
@@ -20,6 +22,7 @@ impl Table {
     pub(super) fn read(connection: &Connection, name: &str) -> Result<Table, StoreError> {
         let mut table = Table {
             columns: Vec::new(),
+            unfrozen: Vec::new(),
             key: Vec::new(),
         };
         let mut key: Vec<(i64, String)> = Vec::new();
@@ -32,6 +35,9 @@ impl Table {
             let ty = declared_type(name, &column, &declared)?;
             if place > 0 {
                 key.push((place, column.clone()));
+            }
+            if is_unfrozen(&declared, &ty) {
+                table.unfrozen.push(column.clone());
             }
             table.columns.push((column, ty));
         }
@@ -54,6 +60,11 @@ impl Table {
         found.map_or(ColumnType::Any, |(_, ty)| ty.clone())
     }
 
+    /// Whether the column is a collection of which CQL keeps no empty one, and gives null for it.
+    pub(super) fn is_unfrozen(&self, column: &str) -> bool {
+        self.unfrozen.iter().any(|name| name.eq_ignore_ascii_case(column))
+    }
+
     /// The primary key's columns in order.
     pub(super) fn key(&self) -> impl Iterator<Item = &str> {
         self.key.iter().map(String::as_str)
@@ -72,5 +83,32 @@ impl Table {
         let first = self.key.first();
         let bound = first.and_then(|key| markers.iter().find(|(column, _)| column.eq_ignore_ascii_case(key)));
         bound.map(|(_, marker)| *marker).into_iter().collect()
+    }
+}
+
+fn is_unfrozen(declared: &str, ty: &ColumnType) -> bool {
+    let frozen = declared.trim_start().to_ascii_lowercase().starts_with("frozen");
+    !frozen && matches!(ty, ColumnType::List(_) | ColumnType::Set(_) | ColumnType::Map(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collections_are_frozen_as_they_are_declared() {
+        for (declared, unfrozen) in [
+            ("list<int>", true),
+            ("SET<text>", true),
+            ("map<text, frozen<list<int>>>", true),
+            ("frozen<set<text>>", false),
+            ("Frozen <map<text, int>>", false),
+            ("tuple<int, text>", false),
+            ("vector<float, 3>", false),
+            ("text", false),
+        ] {
+            let ty = ColumnType::parse(declared).unwrap();
+            assert_eq!(is_unfrozen(declared, &ty), unfrozen, "{declared}");
+        }
     }
 }

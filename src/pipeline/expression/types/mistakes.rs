@@ -1,0 +1,162 @@
+//! Which operators and functions are for the kinds of their operands, as the interpreter has them.
+
+use cel::common::ast::{CallExpr, Expr, operators};
+
+use super::{Fields, Kind, Mistaken, literal};
+use crate::avro::value::Type;
+
+/// How many decimal digits a double always keeps.
+const DOUBLE_DIGITS: u32 = 15;
+
+impl Fields<'_> {
+    pub(super) fn mistaken(&self, call: &CallExpr) -> Option<Mistaken> {
+        let sign = call.func_name.trim_matches(['_', '@']);
+        let arg = |i: usize| self.kind(&call.args.get(i)?.expr);
+        match call.func_name.as_str() {
+            operators::LOGICAL_NOT | operators::CONDITIONAL => {
+                let of = arg(0).filter(|kind| *kind != Kind::Bool)?;
+                let what = match sign {
+                    "!" => format!("!{of}"),
+                    _ => format!("{of} ? … : …"),
+                };
+                Some(Mistaken::fails(
+                    what,
+                    "compare it with something, as in event.count > 0",
+                ))
+            }
+            operators::NEGATE => {
+                let of = arg(0).filter(|kind| !matches!(kind, Kind::Int | Kind::Double))?;
+                Some(Mistaken::fails(
+                    format!("-{of}"),
+                    "make a number of it with int(...) or double(...)",
+                ))
+            }
+            operators::EQUALS | operators::NOT_EQUALS => {
+                let (a, b) = (arg(0)?, arg(1)?);
+                let null = call.args.iter().all(|arg| self.may_be_null(&arg.expr));
+                if a.equals(b) {
+                    return self.rounded(call, sign);
+                }
+                (!null).then(|| Mistaken {
+                    message: format!("{a} {sign} {b} is {} for every record", sign == "!="),
+                    help: a.remedy(b),
+                    fails: false,
+                })
+            }
+            operators::IN => self.never_in(&call.args.first()?.expr, &call.args.get(1)?.expr),
+            operators::LOGICAL_AND | operators::LOGICAL_OR => {
+                let of = [arg(0), arg(1)]
+                    .into_iter()
+                    .flatten()
+                    .find(|kind| *kind != Kind::Bool)?;
+                Some(Mistaken {
+                    message: format!(
+                        "{sign} of {of} is not defined: a record fails where the other operand does not decide"
+                    ),
+                    help: "compare it with something, as in event.count > 0",
+                    fails: false,
+                })
+            }
+            "size" | "string" | "int" | "uint" | "double" | "bool" | "bytes" | "contains" | "startsWith"
+            | "endsWith" => self.misapplied(call),
+            _ => {
+                let (a, b) = (arg(0)?, arg(1)?);
+                let defined = match call.func_name.as_str() {
+                    operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS => {
+                        a.equals(b) && !matches!(a, Kind::List | Kind::Map)
+                    }
+                    operators::ADD => match a {
+                        Kind::List => matches!(b, Kind::List | Kind::Map),
+                        Kind::Bool | Kind::Map => false,
+                        _ => a == b,
+                    },
+                    operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE => a == b && a.is_number(),
+                    operators::MODULO => a == b && matches!(a, Kind::Int | Kind::Uint),
+                    _ => true,
+                };
+                let help = match (sign, a, b) {
+                    ("%", Kind::Double, Kind::Double) => "it is for whole numbers: int(...)",
+                    _ => a.remedy(b),
+                };
+                (!defined).then(|| Mistaken::fails(format!("{a} {sign} {b}"), help))
+            }
+        }
+    }
+
+    /// Whether a function or a method is given what it does not take.
+    fn misapplied(&self, call: &CallExpr) -> Option<Mistaken> {
+        let name = call.func_name.as_str();
+        let takes = |kind: Kind| match name {
+            "size" => matches!(kind, Kind::String | Kind::Bytes | Kind::List | Kind::Map),
+            "string" => !matches!(kind, Kind::List | Kind::Map),
+            "int" | "uint" | "double" => kind.is_number() || kind == Kind::String,
+            "bool" => matches!(kind, Kind::Bool | Kind::String),
+            "bytes" => matches!(kind, Kind::String | Kind::Bytes),
+            _ => kind == Kind::String,
+        };
+        let given = call.target.as_deref().into_iter().chain(&call.args);
+        let of = given.filter_map(|e| self.kind(&e.expr)).find(|kind| !takes(*kind))?;
+        let help = match (name, of) {
+            ("contains", Kind::List | Kind::Map) => {
+                "an item of a list and a key of a map are asked for with in, as in 'x' in event.tags"
+            }
+            ("contains" | "startsWith" | "endsWith", _) => "it is for text alone: string(...)",
+            ("size", _) => "it is for text, bytes, lists and maps",
+            ("bool", _) => "compare it with something, as in event.count > 0",
+            ("int" | "uint" | "double", Kind::Bool) => "write a condition, as in event.vip ? 1 : 0",
+            (_, Kind::List | Kind::Map) => "name an item or a field of it",
+            _ => "make text of it first: string(...)",
+        };
+        Some(Mistaken::fails(format!("{name} of {of}"), help))
+    }
+
+    /// Whether a decimal of more digits than a double has is compared with what is no literal.
+    fn rounded(&self, call: &CallExpr, sign: &str) -> Option<Mistaken> {
+        let [a, b] = call.args.as_slice() else {
+            return None;
+        };
+        let decimal = |expr: &Expr| match self.shape(expr) {
+            Some(Type::Decimal { precision, .. }) => precision == 0 || precision > DOUBLE_DIGITS,
+            _ => false,
+        };
+        let written = literal(&a.expr).is_some() || literal(&b.expr).is_some();
+        (!written && (decimal(&a.expr) || decimal(&b.expr))).then(|| Mistaken {
+            message: format!("{sign} compares a decimal as a double, by {DOUBLE_DIGITS} digits"),
+            help: "compare what keeps all digits: string(...), or int(...) of whole numbers",
+            fails: false,
+        })
+    }
+
+    /// Whether what is looked for is of no kind that is in there.
+    fn never_in(&self, value: &Expr, within: &Expr) -> Option<Mistaken> {
+        let of = self.kind(within)?;
+        if !matches!(of, Kind::List | Kind::Map) {
+            let value = self.kind(value)?;
+            let help = "it asks a list for an item, or a map for a key; a text is asked with contains(...)";
+            return Some(Mistaken::fails(format!("{value} in {of}"), help));
+        }
+        let value_kind = self.kind(value)?;
+        let (items, null) = match within {
+            Expr::List(list) if list.optional_indices.is_empty() => {
+                let items = list.elements.iter().map(|item| self.kind(&item.expr));
+                let null = list.elements.iter().any(|item| self.may_be_null(&item.expr));
+                (items.collect::<Option<Vec<_>>>()?, null)
+            }
+            _ => match self.shape(within)? {
+                Type::List(item) => (vec![Kind::of(&item)?], item.is_nullable()),
+                Type::Map(key, _) => (vec![Kind::of(&key)?], false),
+                Type::Record(_) => (vec![Kind::String], false),
+                _ => return None,
+            },
+        };
+        let item = *items.first()?;
+        if items.iter().any(|item| item.equals(value_kind)) || null && self.may_be_null(value) {
+            return None;
+        }
+        Some(Mistaken {
+            message: format!("{value_kind} in a {of} of {item} is false for every record"),
+            help: value_kind.remedy(item),
+            fails: false,
+        })
+    }
+}
