@@ -308,7 +308,8 @@ async fn begin(
     metrics.watch_runtime("shared", tokio::runtime::Handle::current());
     metrics.config_generation.of([]).set(1);
     let certificates = crate::certificates::files(&config).await;
-    metrics.watch_certificates(certificates.into_iter().map(|(file, _)| file).collect());
+    let certificates: Vec<_> = certificates.into_iter().map(|(file, _)| file).collect();
+    metrics.watch_certificates(certificates.clone());
     metrics.config_last_reload_successful.of([]).set(1);
     for outcome in reload::OUTCOMES {
         metrics.config_reloads_total.of([outcome]);
@@ -335,6 +336,9 @@ async fn begin(
     let share = memory::share(&config, 0, wanted.len());
     metrics.budget_limit_bytes.of([]).set(memory::limit(&config) as i64);
     let built = build::pipelines(&config, &sources, &common, &wanted, share).await?;
+    // What waited has read them again: those of now are in use.
+    metrics.watch_certificates(Vec::new());
+    metrics.watch_certificates(certificates);
 
     let mut followers = JoinSet::new();
     let references = &common.services.references;

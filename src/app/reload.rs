@@ -386,7 +386,8 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
             Ok(7)
         };
         assert!(matches!(in_time(&shared, reach, 20, making()).await, Ok(7)));
-        let late = in_time(&shared, reach, 1, making()).await.unwrap_err().to_string();
+        let never = std::future::pending::<Result<i32, StartError>>();
+        let late = in_time(&shared, reach, 1, never).await.unwrap_err().to_string();
         assert_eq!(late, "a service does not answer; gave up after 0 s");
         shared.lock().unwrap().waiting_for = Some(Waiting {
             what: "the registry: away".to_owned(),

@@ -11,8 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{ConfigFiles, dry_run, judged, print};
 use crate::app::{self, GRACE, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
-use crate::config::codes::{self, Code};
-use crate::config::{self, Config, LogFormat, Schemas, Severity, Sources};
+use crate::config::{self, Config, Diagnostics, LogFormat, Schemas, Severity, Sources, codes};
 use crate::custom::CustomSteps;
 use crate::retry::Backoff;
 use crate::shutdown::{self, Exit};
@@ -242,7 +241,9 @@ async fn take(running: &mut Running, offered: Offered, offer: &str) -> bool {
         }
         Err(findings) => {
             running.rejected();
-            Err(StartError::Config(findings))
+            let comes = comes(&findings);
+            tracing::error!("{offer}: {KEPT}: {}", StartError::Config(findings));
+            return !comes;
         }
     };
     match taken {
@@ -265,16 +266,16 @@ async fn take(running: &mut Running, offered: Offered, offer: &str) -> bool {
     true
 }
 
-/// What is wrong and may be gone later.
-const PASSING: [Code; 3] = [codes::TYPES, codes::MISSING_FILE, codes::SECRET];
+/// Whether these may be gone when the same is offered again, by themselves: files and secrets come.
+fn comes(findings: &Diagnostics) -> bool {
+    let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    errors.all(|error| [codes::MISSING_FILE, codes::SECRET].contains(&error.code))
+}
 
-/// Whether it may be gone when the same is offered again: services come to answer, and topics, tables, subjects, files and secrets come to be.
+/// The same of what services have said: they come to answer, and topics, tables and subjects come to be.
 fn may_pass(error: &StartError) -> bool {
     match error {
-        StartError::Config(findings) => {
-            let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
-            errors.all(|error| PASSING.contains(&error.code))
-        }
+        StartError::Config(findings) => findings.iter().all(|finding| finding.code == codes::TYPES),
         StartError::Away(_) => true,
         StartError::Process(_) => false,
     }
@@ -476,12 +477,10 @@ mod tests {
                  [pipelines.p]\nsource = {{ topics = 't', group = 'g' }}\nsink = {{ topic = 'o' }}\n"
             );
             let (config, sources) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
-            StartError::Config(judged(config, sources, &[]).err().unwrap())
+            judged(config, sources, &[]).err().unwrap()
         };
-        let missing = refused("");
-        assert!(may_pass(&missing), "{missing}");
-        let wrong = refused("limits = { memory = '1MiB' }");
-        assert!(!may_pass(&wrong), "{wrong}");
+        assert!(comes(&refused("")));
+        assert!(!comes(&refused("limits = { memory = '1MiB' }")));
     }
 
     #[tokio::test]

@@ -185,8 +185,17 @@ impl Schemas {
             Failure::new(e.class(), reason, format!("output schema under {subject}: {e}"))
         };
         // First, for what is there: followers answer where the leader is away, and so does a registry that takes no new schema.
-        let known = self.registry.lookup(subject, schema.json()).await;
-        if let Some(id) = known.map_err(in_words)? {
+        let known = match self.registry.lookup(subject, schema.json()).await {
+            // Who may write a subject need not be allowed to read it.
+            Err(RegistryError::Refused { .. }) if *registering == Registering::Register => None,
+            Err(RegistryError::Refused { status: 403, .. })
+                if *registering == (Registering::Ask { register: true }) =>
+            {
+                return Ok(0);
+            }
+            known => known.map_err(in_words)?,
+        };
+        if let Some(id) = known {
             return Ok(id);
         }
         if *registering == Registering::Register {
@@ -317,5 +326,13 @@ mod tests {
         assert_eq!(registered(&demo, Registering::MustExist).await.unwrap(), id);
         demo.on_request(|_, _| Fault::Status(503));
         assert!(matches!(registered(&demo, ask(true)).await, Err(Unusable::Failure(_))));
+
+        // A login that may write and not read.
+        demo.on_request(|_, path| match path == "/subjects/o-value" {
+            true => Fault::Answer(403, r#"{"error_code":40301,"message":"User is denied"}"#),
+            false => Fault::None,
+        });
+        assert_eq!(registered(&demo, Registering::Register).await.unwrap(), id);
+        assert_eq!(registered(&demo, ask(true)).await.unwrap(), 0);
     }
 }
