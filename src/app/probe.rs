@@ -240,6 +240,17 @@ mod tests {
     use super::*;
     use crate::source::status::{LoopState, LoopStatus};
 
+    /// Everything is prepared, and the one pipeline has this loop.
+    fn has_one_loop(shared: &Shared, state: &Arc<LoopState>) {
+        let mut shared = shared.lock().unwrap();
+        shared.prepared = true;
+        shared.pipelines.push(Known {
+            name: "p".to_owned(),
+            loops: vec![state.clone()],
+            steps: Vec::new(),
+        });
+    }
+
     #[test]
     fn only_a_loop_that_should_go_round_is_dead() {
         let long = SILENT + Duration::from_secs(1);
@@ -261,15 +272,7 @@ mod tests {
             state: "running",
             ..LoopStatus::default()
         });
-        {
-            let mut shared = shared.lock().unwrap();
-            shared.prepared = true;
-            shared.pipelines.push(Known {
-                name: "p".to_owned(),
-                loops: vec![state.clone()],
-                steps: Vec::new(),
-            });
-        }
+        has_one_loop(&shared, &state);
         assert!(probe.live().is_err());
         let reasons = probe.ready().unwrap_err();
         assert_eq!(reasons.len(), 1, "{reasons:?}");
@@ -292,15 +295,7 @@ mod tests {
         };
         ready(false);
         let state = Arc::new(LoopState::default());
-        {
-            let mut shared = shared.lock().unwrap();
-            shared.prepared = true;
-            shared.pipelines.push(Known {
-                name: "p".to_owned(),
-                loops: vec![state.clone()],
-                steps: Vec::new(),
-            });
-        }
+        has_one_loop(&shared, &state);
         ready(false);
         assert_eq!(probe.ready(), Err(vec!["pipeline p, loop 0: connecting".to_owned()]));
         state.waits_for(Some("its transactional id: no coordinator".to_owned()));

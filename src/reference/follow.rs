@@ -428,6 +428,25 @@ mod tests {
         assert!(follower.doubted && !follower.shrunk);
     }
 
+    /// One that has read, and takes a stream for silent after a moment.
+    async fn impatient(address: &impl std::fmt::Display) -> Follower {
+        let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), 1 << 20).await;
+        follower.read().await.unwrap();
+        follower.source.silence = Duration::from_millis(50);
+        follower
+    }
+
+    /// Whether a command of this name comes twice.
+    async fn comes_twice(commands: &mut UnboundedReceiver<Document>, name: &str) -> bool {
+        let twice = async {
+            let mut came = 0;
+            while came < 2 {
+                came += usize::from(commands.recv().await.unwrap().contains_key(name));
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), twice).await.is_ok()
+    }
+
     #[tokio::test]
     async fn a_stream_of_which_nothing_is_heard_is_given_up_and_resumed() {
         let (address, mut commands) = member(true, Duration::ZERO, |command| match command {
@@ -440,19 +459,8 @@ mod tests {
             _ => Some(nothing()),
         })
         .await;
-        let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), 1 << 20).await;
-        follower.read().await.unwrap();
-        follower.source.silence = Duration::from_millis(50);
-        let following = tokio::spawn(follower.run());
-        let opened_again = async {
-            let mut opened = 0;
-            while opened < 2 {
-                opened += usize::from(commands.recv().await.unwrap().contains_key("aggregate"));
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), opened_again)
-            .await
-            .unwrap();
+        let following = tokio::spawn(impatient(&address).await.run());
+        assert!(comes_twice(&mut commands, "aggregate").await);
         following.abort();
     }
 
@@ -473,18 +481,8 @@ mod tests {
                 _ => Some(nothing()),
             })
             .await;
-            let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), 1 << 20).await;
-            follower.read().await.unwrap();
-            follower.source.silence = Duration::from_millis(50);
-            let following = tokio::spawn(follower.run());
-            let read_again = async {
-                let mut read = 0;
-                while read < 2 {
-                    read += usize::from(commands.recv().await.unwrap().contains_key("find"));
-                }
-            };
-            let came = tokio::time::timeout(Duration::from_secs(60), read_again).await;
-            assert!(came.is_ok(), "opens: {opens}");
+            let following = tokio::spawn(impatient(&address).await.run());
+            assert!(comes_twice(&mut commands, "find").await, "opens: {opens}");
             following.abort();
         }
     }

@@ -315,17 +315,27 @@ mod tests {
         server.abort();
     }
 
-    #[tokio::test]
-    async fn a_follower_that_lags_behind_is_asked_again_before_an_id_is_unknown() {
-        const ANSWERS: &[(&str, &str)] = &[UNKNOWN[0], ("200 OK", r#"{"schema": "\"string\""}"#)];
+    /// A registry at a server that gives these answers, and tells who asks.
+    async fn answered_by(
+        answers: &'static [(&'static str, &'static str)],
+    ) -> (
+        Registry,
+        tokio::task::JoinHandle<()>,
+        tokio::sync::mpsc::UnboundedReceiver<String>,
+    ) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let registry = Registry::new(RegistryOptions {
             urls: vec![format!("http://{}", listener.local_addr().unwrap())],
             ..RegistryOptions::default()
-        })
-        .unwrap();
-        let (told, _hears) = tokio::sync::mpsc::unbounded_channel();
-        let server = tokio::spawn(server(listener, ANSWERS, told));
+        });
+        let (told, hears) = tokio::sync::mpsc::unbounded_channel();
+        (registry.unwrap(), tokio::spawn(server(listener, answers, told)), hears)
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_lags_behind_is_asked_again_before_an_id_is_unknown() {
+        const ANSWERS: &[(&str, &str)] = &[UNKNOWN[0], ("200 OK", r#"{"schema": "\"string\""}"#)];
+        let (registry, server, _hears) = answered_by(ANSWERS).await;
         assert_eq!(registry.schema(1).await.unwrap().schema, "\"string\"");
         server.abort();
     }
@@ -342,14 +352,7 @@ mod tests {
             ("409 Conflict", r#"{"error_code": 409, "message": "incompatible"}"#),
             ("200 OK", "[]"),
         ];
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let registry = Registry::new(RegistryOptions {
-            urls: vec![format!("http://{}", listener.local_addr().unwrap())],
-            ..RegistryOptions::default()
-        })
-        .unwrap();
-        let (told, _hears) = tokio::sync::mpsc::unbounded_channel();
-        let server = tokio::spawn(server(listener, ANSWERS, told));
+        let (registry, server, _hears) = answered_by(ANSWERS).await;
         let mut answers = Vec::new();
         for _ in ANSWERS {
             answers.push(format!("{:?}", registry.versions("clicks").await));
