@@ -87,7 +87,7 @@ pub struct Needs {
     pub partitions_are_full: bool,
     /// Consumers of a pod (`consumers`): each has one thread.
     pub consumers: usize,
-    /// Records in flight in a pod, on average, by Little's law.
+    /// Records in flight in the busiest pod, on average, by Little's law.
     pub in_flight: f64,
     /// A bound that leaves room for a database that is four times slower for a while (`max_in_flight`).
     pub max_in_flight: usize,
@@ -143,28 +143,34 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
     parts.iter_mut().for_each(|(_, us)| *us *= load.machine);
     let cpu_us: f64 = parts.iter().map(|(_, us)| us).sum();
     let cores = load.rate * cpu_us / 1e6;
-    let wanted = (cores / (load.cores * load.utilisation)).ceil().max(1.0) as usize;
     let partitions = load.partitions.max(1);
-    let pods = wanted.min(partitions);
-    let of_pod = load.rate / pods as f64;
-    // Consumers that the loops of so many records would keep as busy as they may be.
-    let loops = |rate: f64| rate * cpu_us * OF_THE_LOOP / 1e6 / load.utilisation;
+    let each = cores / partitions as f64;
+    let of_pod = borne(load.cores * load.utilisation, each);
     // A partition is one consumer, and that one core.
-    let partitions_are_full = loops(load.rate / partitions as f64) > 1.0;
-    let in_flight = of_pod * waits.as_secs_f64();
+    let of_consumer = borne(load.utilisation, each * OF_THE_LOOP);
+    let pods = partitions.div_ceil(of_pod.max(1));
+    // Of the busiest pod: Kafka gives out partitions whole.
+    let most = partitions.div_ceil(pods);
+    let in_flight = load.rate * most as f64 / partitions as f64 * waits.as_secs_f64();
     let max_in_flight = ((in_flight * 4.0) as usize).next_power_of_two().max(64);
     Needs {
         parts,
         cpu_us,
         cores,
         pods,
-        too_few_partitions: wanted > load.partitions || partitions_are_full,
-        partitions_are_full,
-        consumers: (loops(of_pod).ceil() as usize).clamp(1, partitions.div_ceil(pods)),
+        too_few_partitions: load.partitions == 0 || of_pod == 0 || of_consumer == 0,
+        partitions_are_full: of_consumer == 0,
+        consumers: most.div_ceil(of_consumer.max(1)),
         in_flight,
         max_in_flight,
         in_flight_bytes: max_in_flight as f64 * (2.0 * load.bytes + EVENT_BYTES),
     }
+}
+
+/// Whole partitions that keep no more than `room` cores busy, where one keeps `each` busy.
+fn borne(room: f64, each: f64) -> usize {
+    // What fits exactly is not lost to rounding.
+    (room / each + 1e-9) as usize
 }
 
 #[cfg(test)]
@@ -214,8 +220,9 @@ mod tests {
     #[test]
     fn little_s_law_gives_what_is_in_flight() {
         let needs = needs(&pipeline(LOOKUP), &LOAD);
-        // 2 ms at the database, 2.5 ms of the linger, 5 ms of delivery.
-        let expected = 200_000.0 / needs.pods as f64 * 0.0095;
+        // Seven of twenty partitions; 2 ms at the database, 2.5 ms of the linger, 5 ms of delivery.
+        let expected = 200_000.0 * 7.0 / 20.0 * 0.0095;
+        assert_eq!(needs.pods, 3);
         assert!((needs.in_flight - expected).abs() < 1e-6, "{needs:?}");
         assert!(needs.max_in_flight as f64 >= 4.0 * expected);
     }
@@ -248,6 +255,58 @@ mod tests {
         assert_eq!((six.pods, six.consumers, six.too_few_partitions), (6, 1, true));
         let enough = needs(&steps, &of(60, 1_300_000.0));
         assert!(enough.consumers > 1 && !enough.too_few_partitions, "{enough:?}");
+    }
+
+    /// Whether the partitions are enough; if so, that no pod and no consumer bears more than it may, and that there is no pod too many.
+    fn is_borne(pipeline: &Pipeline, load: &Load) -> bool {
+        const ROUNDING: f64 = 1e-6;
+        let needs = needs(pipeline, load);
+        let most = load.partitions.div_ceil(needs.pods);
+        assert!(needs.pods <= load.partitions, "{load:?}: {needs:?}");
+        assert!((1..=most).contains(&needs.consumers), "{load:?}: {needs:?}");
+        if needs.too_few_partitions {
+            return false;
+        }
+        let cores_of = |partitions: usize| needs.cores * partitions as f64 / load.partitions as f64;
+        let room = load.cores * load.utilisation;
+        assert!(cores_of(most) <= room + ROUNDING, "{load:?}: {needs:?}");
+        let of_consumer = OF_THE_LOOP * cores_of(most.div_ceil(needs.consumers));
+        assert!(of_consumer <= load.utilisation + ROUNDING, "{load:?}: {needs:?}");
+        if needs.pods > 1 {
+            let with_one_less = cores_of(load.partitions.div_ceil(needs.pods - 1));
+            assert!(with_one_less > room, "{load:?}: {needs:?}");
+        }
+        true
+    }
+
+    #[test]
+    fn the_busiest_pod_and_its_busiest_consumer_bear_their_whole_partitions() {
+        let pipeline = pipeline(LOOKUP);
+        let mut enough = 0;
+        // Three decades.
+        for step in 0..=60_u32 {
+            let rate = 10_000.0 * 10_f64.powf(f64::from(step) / 20.0);
+            for partitions in 1..=60 {
+                for cores in [1.0, 4.0, 8.0] {
+                    let load = Load {
+                        rate,
+                        partitions,
+                        cores,
+                        ..LOAD
+                    };
+                    enough += usize::from(is_borne(&pipeline, &load));
+                }
+            }
+        }
+        assert!(enough > 1000, "{enough}");
+    }
+
+    #[test]
+    fn a_rate_of_nothing_needs_one_pod_and_no_partitions_are_too_few() {
+        let idle = needs(&pipeline(LOOKUP), &Load { rate: 0.0, ..LOAD });
+        assert_eq!((idle.pods, idle.consumers, idle.too_few_partitions), (1, 1, false));
+        let none = needs(&pipeline(LOOKUP), &Load { partitions: 0, ..LOAD });
+        assert_eq!((none.pods, none.consumers, none.too_few_partitions), (1, 1, true));
     }
 
     #[test]
