@@ -1,4 +1,4 @@
-//! What all commands have in common: how they end when nobody reads what they say, and when `RUST_LOG` is no filter.
+//! What all commands have in common: how they end when nobody reads what they say, when `RUST_LOG` is no filter, and where the services are not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -154,6 +154,30 @@ fn a_check_tells_what_it_found_before_a_service_did_not_answer() {
     ] {
         assert!(stderr.contains(says), "does not say {says:?}: {stderr}");
     }
+}
+
+/// Before there is a cluster there is none of its secrets.
+#[test]
+fn a_size_needs_neither_the_secrets_nor_the_certificates_of_production() {
+    let config = config("secrets", "127.0.0.1:9");
+    let database = "[scylla]\nnodes = [\"s:1\"]\nusername = \"u\"\npassword = { env = \"NOT_SET_HERE\" }\n\
+                    tls = { ca = \"/nowhere/ca.pem\" }\n";
+    let text = std::fs::read_to_string(&config).unwrap() + database;
+    std::fs::write(&config, text).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = messina(arguments).env_remove("NOT_SET_HERE").output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, _, stderr) = run(&["check", "-c", &config]);
+    assert_eq!(code, Some(78), "{stderr}");
+    assert!(stderr.contains("MES0402") && stderr.contains("MES0403"), "{stderr}");
+    let (code, stdout, stderr) = run(&["size", "-c", &config, "--rate", "200000"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(
+        stdout.contains("CPU for a record") && stdout.contains("pods"),
+        "{stdout}"
+    );
 }
 
 #[test]

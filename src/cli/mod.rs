@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::codes::Code;
+use crate::config::codes::{self, Code};
 use crate::config::{self, Config, Diagnostics, Severity, Sources};
 use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
@@ -76,6 +76,9 @@ enum Command {
     /// Prints the manual page in roff, to stdout: `messina man | man -l -`.
     Man,
 }
+
+/// Findings about the place where the configuration runs, for commands that run elsewhere.
+const ELSEWHERE: [Code; 2] = [codes::MISSING_FILE, codes::SECRET];
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone, clap::Args)]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{ConfigFiles, answer, print};
+use super::{ConfigFiles, ELSEWHERE, answer, print};
 use crate::config::parse_duration;
 use crate::shutdown::Exit;
 use crate::sizing::{Load, Needs, needs};
@@ -81,7 +81,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Runs the command.
 pub fn run(args: &Size) -> anyhow::Result<ExitCode> {
-    let (config, _, warnings) = match args.config.load() {
+    let (config, _, warnings) = match args.config.load_leaving(&ELSEWHERE) {
         Ok(loaded) => loaded,
         Err(findings) => {
             print(&findings);

@@ -6,12 +6,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::trouble::Trouble;
-use super::{ConfigFiles, answer, print};
+use super::{ConfigFiles, ELSEWHERE, answer, print};
 use crate::app::StartError;
 use crate::cases::file::{self, CaseFile, Update};
 use crate::cases::report::{Report, Verdict};
 use crate::cases::{self, Error};
-use crate::config::codes::{self, Code};
 use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
 
@@ -37,9 +36,6 @@ pub struct Test {
 
 /// Names of cases that are said where none is meant.
 const NAMES: usize = 10;
-
-/// Findings about the place where the configuration runs, which is not here.
-const ELSEWHERE: [Code; 2] = [codes::MISSING_FILE, codes::SECRET];
 
 /// Runs the cases.
 pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
