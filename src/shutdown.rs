@@ -1,31 +1,53 @@
 //! When to stop: SIGTERM or SIGINT once is a drain, a second one is the end at once. SIGHUP, SIGUSR1 and SIGUSR2 stop nothing.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long the commit before partitions are given back is waited for: beyond the drain, and within the group's patience. Without
 /// its answer records are processed again, and nothing is lost.
 pub const LEAVE_COMMIT: Duration = Duration::from_secs(10);
 
 /// Waits for the first signal to stop. The second one, at any time after it, ends the process with status 130.
-pub async fn requested() -> std::io::Result<&'static str> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    tokio::spawn(async move {
+pub async fn requested() -> io::Result<&'static str> {
+    Ok(Signals::listen()?.requested(|| {}).await)
+}
+
+/// The signals to stop. Once they are listened to, none of them ends the process by itself.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens to them.
+    pub fn listen() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the first one. The second one, at any time after it, ends the process with status 130: nothing is dropped then, but `last` is called.
+    pub async fn requested(mut self, last: impl FnOnce() + Send + 'static) -> &'static str {
+        let name = self.next().await;
+        tokio::spawn(async move {
+            self.next().await;
+            tracing::warn!("second signal: stopping at once; what is in flight will be processed again");
+            last();
+            std::process::exit(130);
+        });
+        name
+    }
+
+    async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
-        tracing::warn!("second signal: stopping at once; what is in flight will be processed again");
-        std::process::exit(130);
-    });
-    Ok(name)
+    }
 }
 
 /// Calls `then` at each SIGHUP, which would end the process otherwise.

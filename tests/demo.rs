@@ -1,13 +1,133 @@
-//! `messina demo` end to end: what it publishes, skips and gives up is what its own verifier expects, and it says so.
+//! `messina demo` end to end: what it publishes, skips and gives up is what its own verifier expects, and it says so; signals end it, and nothing is left
+//! behind.
 
-use std::process::Command;
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 const RECORDS: u64 = 8000;
+/// How long a loaded machine may take; whatever is waited for comes in seconds.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Two that start at once may both find the status page's usual port free.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A demo of minutes, with a folder of its own for temporary files.
+struct Demo {
+    process: Child,
+    folder: PathBuf,
+}
+
+impl Demo {
+    /// Starts it, and waits until its directory is there.
+    fn start(name: &str) -> Demo {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("demo-{name}"));
+        // A run before this one may have left it.
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_messina"))
+            .args(["demo", "--records", "20000000"])
+            .env_remove("RUST_LOG")
+            .env("TMPDIR", &folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let demo = Demo { process, folder };
+        let deadline = Instant::now() + LONG;
+        while demo.files().is_empty() {
+            assert!(Instant::now() < deadline, "it makes no directory");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        demo
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Waits until records are on their way.
+    fn is_under_way(&mut self) {
+        let lines = BufReader::new(self.process.stderr.take().unwrap()).lines();
+        let mut lines = lines.map_while(Result::ok);
+        assert!(lines.any(|line| line.starts_with("navigation:")), "it ends");
+    }
+
+    fn send(&self, signal: i32) {
+        let id = self.process.id().cast_signed();
+        // SAFETY: it is our own child, which nobody has waited for.
+        assert_eq!(unsafe { libc::kill(id, signal) }, 0);
+    }
+
+    /// Its exit code, once it has ended and left nothing behind; none where a signal has killed it.
+    fn end(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + LONG;
+        let status = loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        let left = self.files();
+        assert!(left.is_empty(), "{status}: {left:?}");
+        status.code()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // It has ended, unless the test fails.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_signal_before_the_first_record_leaves_nothing_behind() {
+    let _alone = alone();
+    for (name, signal) in [("interrupted", libc::SIGINT), ("terminated", libc::SIGTERM)] {
+        let mut demo = Demo::start(name);
+        demo.send(signal);
+        assert_eq!(demo.end(), Some(130), "{name}");
+    }
+}
+
+#[test]
+fn a_signal_amid_records_ends_with_what_was_made_until_then() {
+    let _alone = alone();
+    let mut demo = Demo::start("amid");
+    demo.is_under_way();
+    demo.send(libc::SIGTERM);
+    assert_eq!(demo.end(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_and_leaves_nothing_behind() {
+    let _alone = alone();
+    let mut demo = Demo::start("twice");
+    demo.is_under_way();
+    // Two of one kind could be told as one.
+    demo.send(libc::SIGINT);
+    demo.send(libc::SIGTERM);
+    assert_eq!(demo.end(), Some(130));
+}
 
 #[test]
 fn the_demo_verifies_what_it_did() {
+    let _alone = alone();
     let output = Command::new(env!("CARGO_BIN_EXE_messina"))
         .args(["demo", "--json", "--records", &RECORDS.to_string()])
         // What is embedded listens on this host, and no proxy is asked for it.

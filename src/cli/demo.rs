@@ -40,7 +40,10 @@ pub fn run(args: Demo) -> anyhow::Result<ExitCode> {
     let report = runtime.block_on(demo::run(args.records));
     // Calls to the embedded brokers may still wait for an answer that nobody needs any more.
     runtime.shutdown_background();
-    let report = report?;
+    let Some(report) = report? else {
+        say!("stopped before the first record");
+        return Ok(ExitCode::from(130));
+    };
     if args.json {
         answer(&format!("{}\n", report.json()))?;
     } else {

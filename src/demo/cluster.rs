@@ -88,13 +88,23 @@ impl Scratch {
     pub fn database(&self) -> PathBuf {
         Path::join(&self.0, "demo.db")
     }
+
+    /// What makes it go away where the process ends without dropping it.
+    pub fn removal(&self) -> impl FnOnce() + Send + 'static + use<> {
+        let path = self.0.clone();
+        move || remove(&path)
+    }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed is left to the system, which clears its temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
+        remove(&self.0);
     }
+}
+
+fn remove(path: &Path) {
+    // What cannot be removed is left to the system, which clears its temporary files.
+    let _ = std::fs::remove_dir_all(path);
 }
 
 #[cfg(test)]

@@ -1,18 +1,21 @@
 //! One run of the demo, from the empty cluster to the report.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use serde_json::{Map, Value};
 
+use super::cluster::Scratch;
 use super::cpu::{self, Meter, Spent};
 use super::database::{self, Rows};
 use super::report::{PipelineReport, Report};
 use super::show::{End, Show};
 use super::stage::Stage;
 use super::streams::Stream;
-use crate::app::StartError;
+use crate::app::{Running, StartError};
 use crate::config::Diagnostics;
+use crate::shutdown::Signals;
 use crate::telemetry::metrics::Metrics;
 
 /// Why there is no report. What goes wrong once records are on their way is in the report.
@@ -41,24 +44,28 @@ pub enum DemoError {
     NotRunning(String),
 }
 
-/// Runs the demo with `records` records of all streams together, on a multi-thread Tokio runtime. An interrupt (SIGINT) ends
-/// it early: what was made until then is accounted for.
+/// Runs the demo with `records` records of all streams together, on a multi-thread Tokio runtime. SIGINT or SIGTERM ends
+/// it early: what was made until then is accounted for, and there is no report before the first record. The second signal ends the
+/// process at once.
 ///
 /// # Errors
 /// See [`DemoError`].
-pub async fn run(records: u64) -> Result<Report, DemoError> {
+pub async fn run(records: u64) -> Result<Option<Report>, DemoError> {
+    // Before the directory is made: however the process ends, it is not left behind.
+    let signals = Signals::listen()?;
+    let scratch = Scratch::new()?;
+    // A task of its own hears them while this one waits for threads, for the cluster or for the database.
+    let mut interrupted = tokio::spawn(signals.requested(scratch.removal()));
     let mut meter = Meter::new();
-    let stage = Stage::build(&mut meter).await?;
-    let (running, metrics) = stage.start().await?;
-    let page = format!("http://{}", running.http);
-    say!("Three pipelines start; the status page is {page}/");
-    if let Err(why) = stage.joined(&running).await {
-        running.stop().await;
-        return Err(DemoError::NotRunning(why));
-    }
+    let (stage, running, metrics) = tokio::select! {
+        biased;
+        _ = &mut interrupted => return Ok(None),
+        begun = begin(scratch, &mut meter) => begun?,
+    };
+    let page = page(&running);
     let mut show = Show::begin(&stage, records, running, metrics)?;
     meter.begin();
-    let mut problems: Vec<String> = show.watch().await.into_iter().collect();
+    let mut problems: Vec<String> = show.watch(interrupted).await.into_iter().collect();
     let time = show.time();
     let (spent, status) = (show.spent(&meter), show.running.status());
     let (seen, ends, metrics) = show.end(&mut problems).await;
@@ -89,7 +96,23 @@ pub async fn run(records: u64) -> Result<Report, DemoError> {
         problems,
     };
     report.judge();
-    Ok(report)
+    Ok(Some(report))
+}
+
+/// Everything that comes before the first record.
+async fn begin(scratch: Scratch, meter: &mut Meter) -> Result<(Stage, Running, Arc<Metrics>), DemoError> {
+    let stage = Stage::build(scratch, meter).await?;
+    let (running, metrics) = stage.start().await?;
+    say!("Three pipelines start; the status page is {}/", page(&running));
+    if let Err(why) = stage.joined(&running).await {
+        running.stop().await;
+        return Err(DemoError::NotRunning(why));
+    }
+    Ok((stage, running, metrics))
+}
+
+fn page(running: &Running) -> String {
+    format!("http://{}", running.http)
 }
 
 /// What Messina says of a pipeline.

@@ -87,20 +87,12 @@ impl Show {
         })
     }
 
-    /// Waits until the end of every record is known; what went wrong otherwise.
-    pub async fn watch(&mut self) -> Option<String> {
-        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-        let mut listening = true;
+    /// Waits until the end of every record is known, of those that are made until `interrupted`; what went wrong otherwise.
+    pub async fn watch(&mut self, mut interrupted: impl Future + Unpin) -> Option<String> {
         let (mut before, mut moved) = (0, Instant::now());
         loop {
             tokio::select! {
-                // Without signals there is no interrupt, and nothing else is amiss.
-                signal = &mut interrupted, if listening => {
-                    listening = false;
-                    if signal.is_ok() {
-                        self.stop_generator.interrupt();
-                    }
-                }
+                _ = &mut interrupted, if !self.stop_generator.is_interrupted() => self.stop_generator.interrupt(),
                 () = tokio::time::sleep(LOOK) => {}
             }
             let now = Instant::now();

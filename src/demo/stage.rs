@@ -45,8 +45,7 @@ pub struct Stage {
 
 impl Stage {
     /// Starts all of it, and tells the meter which threads are whose.
-    pub async fn build(meter: &mut Meter) -> Result<Stage, DemoError> {
-        let scratch = Scratch::new()?;
+    pub async fn build(scratch: Scratch, meter: &mut Meter) -> Result<Stage, DemoError> {
         database::create(&scratch.database(), &World::default())?;
         let topics: Arc<[Topics]> = schemas::VALUES.iter().map(|(topic, _)| Topics::of(topic)).collect();
         let cluster = cluster::start(&topics)?;
