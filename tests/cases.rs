@@ -170,6 +170,57 @@ fn of_two_pipelines_of_one_topic_each_is_judged_by_its_own_outputs() {
 }
 
 #[test]
+fn what_another_pipeline_of_its_topic_does_is_no_part_of_a_case() {
+    let head = "config = [\"apart.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n\
+        tables = { seen = \"id bigint PRIMARY KEY, kind text\" }\n";
+    let case = |pipeline: &str, id: u8, kind: &str, expect: &str| {
+        format!(
+            "[[cases]]\nname = \"{id} by {pipeline}\"\npipeline = \"{pipeline}\"\n\
+             record.value = {{ id = {id}, kind = \"{kind}\", time = 0, user = {{ id = \"u1\" }} }}\n\
+             expect = '''{expect}'''\n"
+        )
+    };
+    let cases = [
+        case("a", 1, "cart", r#"{"value": {"id": 1}}"#),
+        case("a", 2, "heartbeat", r#"{"outcome": "skipped"}"#),
+        case("b", 3, "cart", r#"{"rows": {"seen": [{"id": 3, "kind": "cart"}]}}"#),
+        case("a", 4, "cart", r#"{"value": {"id": 4}}"#),
+    ];
+    let path = file("apart", &format!("{head}{}", cases.concat()));
+    let config = r#"
+store = "sqlite:a.db"
+[kafka]
+brokers = "k:9092"
+[registry]
+url = "http://r:8081"
+register = true
+[pipelines.a.source]
+topics = ["navigation"]
+group = "a"
+[[pipelines.a.steps]]
+name = "carts"
+filter = "event.kind == 'cart'"
+[pipelines.a.sink]
+topic = "carts"
+[pipelines.b.source]
+topics = ["navigation"]
+group = "b"
+[[pipelines.b.steps]]
+name = "seen"
+write = "INSERT INTO seen (id, kind) VALUES (:id, :kind)"
+"#;
+    std::fs::write(path.with_file_name("apart.toml"), config).unwrap();
+    let output = messina(&[path.to_str().unwrap()]);
+    let said = stdout(&output);
+    assert_eq!(
+        said,
+        "ok   a: 1 by a\nok   a: 2 by a\nok   b: 3 by b\nok   a: 4 by a\n4 passed, 0 failed\n",
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
     let head = "config = [\"stuck.toml\"]\nschemas = { a = \"schemas/navigation.avsc\", b = \"schemas/navigation.avsc\" }\n\
         [tables]\nprofiles = \"user_id text PRIMARY KEY, segment text\"\nseen = \"id bigint PRIMARY KEY, segment text\"\n";
