@@ -221,6 +221,50 @@ write = "INSERT INTO seen (id, kind) VALUES (:id, :kind)"
 }
 
 #[test]
+fn what_a_case_names_of_the_tables_is_looked_at_whether_it_changed_or_not() {
+    let head = "config = [\"forget.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n\
+        tables = { profiles = \"user_id text PRIMARY KEY, segment text\" }\n";
+    let other = r#"{ user_id = "u2", segment = "gold" }"#;
+    let case = |name: &str, held: &str, expected: &str| {
+        format!(
+            "[[cases]]\nname = \"{name}\"\nrows.profiles = [{held}]\n\
+             record.value = {{ id = 1, kind = \"cart\", time = 0, user = {{ id = \"u1\" }} }}\n\
+             expect = '''{{\"rows\": {{{expected}}}}}'''\n"
+        )
+    };
+    let cases = [
+        case("empty", "", r#""profiles": []"#),
+        case("another", other, r#""profiles": [{"user_id": "u2"}]"#),
+        case("misspelt", other, r#""profiles": [{"user_id": "u2", "segmant": null}]"#),
+        case("no table", "", r#""profile": []"#),
+    ];
+    let path = file("rows", &format!("{head}{}", cases.concat()));
+    let config = r#"
+store = "sqlite:a.db"
+[kafka]
+brokers = "k:9092"
+[registry]
+url = "http://r:8081"
+[pipelines.forget.source]
+topics = ["navigation"]
+group = "forget"
+[[pipelines.forget.steps]]
+name = "profile"
+write = "DELETE FROM profiles WHERE user_id = :user_id"
+bind = { user_id = "event.user.id" }
+"#;
+    std::fs::write(path.with_file_name("forget.toml"), config).unwrap();
+    let output = messina(&[path.to_str().unwrap()]);
+    assert_eq!(
+        stdout(&output),
+        "ok   forget: empty\nok   forget: another\nFAIL forget: misspelt\n       rows.profiles: the table has no column segmant\n\
+         FAIL forget: no table\n       rows.profile: there is no such table; declare its columns under [tables]\n2 passed, 2 failed\n",
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
     let head = "config = [\"stuck.toml\"]\nschemas = { a = \"schemas/navigation.avsc\", b = \"schemas/navigation.avsc\" }\n\
         [tables]\nprofiles = \"user_id text PRIMARY KEY, segment text\"\nseen = \"id bigint PRIMARY KEY, segment text\"\n";

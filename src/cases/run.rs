@@ -13,7 +13,7 @@ use super::from_json::from_json;
 use super::judge::{DeadLetter, Effects, HALTED, OUTCOMES, differences};
 use super::report::{Covered, Report, Verdict};
 use super::stage::Stage;
-use super::tables::{Contents, toml_to_json};
+use super::tables::{Contents, Tables, toml_to_json};
 use crate::app::StartError;
 use crate::avro::value::{Type, Unit, Value};
 use crate::config::{Config, Pipeline, Sources, Step, StepKind};
@@ -115,7 +115,10 @@ pub async fn run(
                             ),
                         );
                     }
-                    judge(*number, case, name, effects, began.elapsed())
+                    let mut verdict = Verdict::new(*number, case, name, began.elapsed());
+                    verdict.failures = judged(case, &effects, &stage.tables);
+                    verdict.effects = Some(effects);
+                    verdict
                 }
             };
             report.covered(
@@ -205,20 +208,27 @@ fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
     steps.map(|step| (step.name.value.clone(), count(step))).collect()
 }
 
-fn judge(number: usize, case: &Case, pipeline: &str, effects: Effects, took: Duration) -> Verdict {
-    let mut verdict = Verdict::new(number, case, pipeline, took);
-    verdict.failures = match &case.expect {
-        None => vec![
+/// What a case expects, if it says so; else why that cannot be read, in words.
+fn expected(case: &Case) -> Result<Option<Effects>, String> {
+    let expect = case.expect.as_ref();
+    let read = expect.map(|expect| serde_json::from_str(expect.get_ref())).transpose();
+    read.map_err(|error| format!("expect: {error}"))
+}
+
+/// What is wrong with what came of a case.
+fn judged(case: &Case, effects: &Effects, tables: &Tables) -> Vec<String> {
+    match expected(case) {
+        Ok(None) => vec![
             "it says nothing under `expect`; this came of it:".to_owned(),
-            shown(&effects),
+            shown(effects),
         ],
-        Some(expect) => match serde_json::from_str::<Effects>(expect.get_ref()) {
-            Ok(expected) => differences(&expected, &effects),
-            Err(error) => vec![format!("expect: {error}")],
-        },
-    };
-    verdict.effects = Some(effects);
-    verdict
+        Ok(Some(expected)) => {
+            let mut found = differences(&expected, effects);
+            found.extend(tables.unknown_columns(&expected.rows));
+            found
+        }
+        Err(error) => vec![error],
+    }
 }
 
 fn shown(effects: &Effects) -> String {
@@ -316,14 +326,17 @@ async fn run_case(stage: &Stage, number: usize, case: &Case, pipeline: &Pipeline
         }
         _ => {}
     }
-    effects.rows = changed(&before, stage.tables.contents().await.map_err(in_case)?);
+    let named = expected(case).ok().flatten().unwrap_or_default().rows;
+    effects.rows = compared(&before, stage.tables.contents().await.map_err(in_case)?, &named);
     Ok((effects, ended))
 }
 
-/// Tables that hold something else than before.
-fn changed(before: &Contents, after: Contents) -> Map<String, Json> {
-    let other = after.into_iter().filter(|(name, rows)| before.get(name) != Some(rows));
-    other.map(|(name, rows)| (name, Json::Array(rows))).collect()
+/// Tables that hold something else than before, and those that are named, whatever they hold.
+fn compared(before: &Contents, after: Contents, named: &Map<String, Json>) -> Map<String, Json> {
+    let wanted = after
+        .into_iter()
+        .filter(|(name, rows)| named.contains_key(name) || before.get(name) != Some(rows));
+    wanted.map(|(name, rows)| (name, Json::Array(rows))).collect()
 }
 
 /// Microseconds since 1970 of an RFC 3339 text in UTC.
