@@ -3,16 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-fn messina(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_messina"))
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
+    command
         .arg("test")
         .args(arguments)
         // What is embedded listens on this host, and no proxy is asked for it.
-        .env("http_proxy", "http://127.0.0.1:9")
-        .output()
-        .unwrap()
+        .env("http_proxy", "http://127.0.0.1:9");
+    command
+}
+
+fn messina(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {
@@ -101,6 +106,42 @@ fn that_no_case_is_meant_is_an_error() {
         said.starts_with("error: no case has `heartbeet` in its name: there are ") && said.contains("heartbeat"),
         "{said}"
     );
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cases-interrupted");
+    // An earlier run may have left it.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let entries = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let mut child = command(&[example().to_str().unwrap()])
+        .env("TMPDIR", &folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while entries().is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended without a directory");
+        assert!(began.elapsed() < Duration::from_secs(60), "no directory within 60 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // SAFETY: a system call without memory; the child has not been waited for, so the id is still its own.
+    let sent = unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+    assert_eq!(sent, 0);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(130),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+    assert_eq!(entries(), Vec::<PathBuf>::new());
 }
 
 fn one_passed(output: &Output) {
