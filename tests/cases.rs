@@ -3,16 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-fn messina(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_messina"))
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
+    command
         .arg("test")
         .args(arguments)
         // What is embedded listens on this host, and no proxy is asked for it.
-        .env("http_proxy", "http://127.0.0.1:9")
-        .output()
-        .unwrap()
+        .env("http_proxy", "http://127.0.0.1:9");
+    command
+}
+
+fn messina(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {
@@ -103,6 +108,42 @@ fn that_no_case_is_meant_is_an_error() {
     );
 }
 
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cases-interrupted");
+    // An earlier run may have left it.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let entries = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let mut child = command(&[example().to_str().unwrap()])
+        .env("TMPDIR", &folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while entries().is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended without a directory");
+        assert!(began.elapsed() < Duration::from_secs(60), "no directory within 60 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // SAFETY: a system call without memory; the child has not been waited for, so the id is still its own.
+    let sent = unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+    assert_eq!(sent, 0);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(130),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+    assert_eq!(entries(), Vec::<PathBuf>::new());
+}
+
 fn one_passed(output: &Output) {
     assert!(
         stdout(output).ends_with("1 passed, 0 failed\n"),
@@ -165,6 +206,101 @@ fn of_two_pipelines_of_one_topic_each_is_judged_by_its_own_outputs() {
         stdout(&output).ends_with("4 passed, 0 failed\n"),
         "{}{}",
         stdout(&output),
+        stderr(&output)
+    );
+}
+
+#[test]
+fn what_another_pipeline_of_its_topic_does_is_no_part_of_a_case() {
+    let head = "config = [\"apart.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n\
+        tables = { seen = \"id bigint PRIMARY KEY, kind text\" }\n";
+    let case = |pipeline: &str, id: u8, kind: &str, expect: &str| {
+        format!(
+            "[[cases]]\nname = \"{id} by {pipeline}\"\npipeline = \"{pipeline}\"\n\
+             record.value = {{ id = {id}, kind = \"{kind}\", time = 0, user = {{ id = \"u1\" }} }}\n\
+             expect = '''{expect}'''\n"
+        )
+    };
+    let cases = [
+        case("a", 1, "cart", r#"{"value": {"id": 1}}"#),
+        case("a", 2, "heartbeat", r#"{"outcome": "skipped"}"#),
+        case("b", 3, "cart", r#"{"rows": {"seen": [{"id": 3, "kind": "cart"}]}}"#),
+        case("a", 4, "cart", r#"{"value": {"id": 4}}"#),
+    ];
+    let path = file("apart", &format!("{head}{}", cases.concat()));
+    let config = r#"
+store = "sqlite:a.db"
+[kafka]
+brokers = "k:9092"
+[registry]
+url = "http://r:8081"
+register = true
+[pipelines.a.source]
+topics = ["navigation"]
+group = "a"
+[[pipelines.a.steps]]
+name = "carts"
+filter = "event.kind == 'cart'"
+[pipelines.a.sink]
+topic = "carts"
+[pipelines.b.source]
+topics = ["navigation"]
+group = "b"
+[[pipelines.b.steps]]
+name = "seen"
+write = "INSERT INTO seen (id, kind) VALUES (:id, :kind)"
+"#;
+    std::fs::write(path.with_file_name("apart.toml"), config).unwrap();
+    let output = messina(&[path.to_str().unwrap()]);
+    let said = stdout(&output);
+    assert_eq!(
+        said,
+        "ok   a: 1 by a\nok   a: 2 by a\nok   b: 3 by b\nok   a: 4 by a\n4 passed, 0 failed\n",
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn what_a_case_names_of_the_tables_is_looked_at_whether_it_changed_or_not() {
+    let head = "config = [\"forget.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n\
+        tables = { profiles = \"user_id text PRIMARY KEY, segment text\" }\n";
+    let other = r#"{ user_id = "u2", segment = "gold" }"#;
+    let case = |name: &str, held: &str, expected: &str| {
+        format!(
+            "[[cases]]\nname = \"{name}\"\nrows.profiles = [{held}]\n\
+             record.value = {{ id = 1, kind = \"cart\", time = 0, user = {{ id = \"u1\" }} }}\n\
+             expect = '''{{\"rows\": {{{expected}}}}}'''\n"
+        )
+    };
+    let cases = [
+        case("empty", "", r#""profiles": []"#),
+        case("another", other, r#""profiles": [{"user_id": "u2"}]"#),
+        case("misspelt", other, r#""profiles": [{"user_id": "u2", "segmant": null}]"#),
+        case("no table", "", r#""profile": []"#),
+    ];
+    let path = file("rows", &format!("{head}{}", cases.concat()));
+    let config = r#"
+store = "sqlite:a.db"
+[kafka]
+brokers = "k:9092"
+[registry]
+url = "http://r:8081"
+[pipelines.forget.source]
+topics = ["navigation"]
+group = "forget"
+[[pipelines.forget.steps]]
+name = "profile"
+write = "DELETE FROM profiles WHERE user_id = :user_id"
+bind = { user_id = "event.user.id" }
+"#;
+    std::fs::write(path.with_file_name("forget.toml"), config).unwrap();
+    let output = messina(&[path.to_str().unwrap()]);
+    assert_eq!(
+        stdout(&output),
+        "ok   forget: empty\nok   forget: another\nFAIL forget: misspelt\n       rows.profiles: the table has no column segmant\n\
+         FAIL forget: no table\n       rows.profile: there is no such table; declare its columns under [tables]\n2 passed, 2 failed\n",
+        "{}",
         stderr(&output)
     );
 }

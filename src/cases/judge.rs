@@ -26,7 +26,7 @@ pub struct Effects {
     /// The output's value; null as for the key.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "named")]
     pub value: Option<Json>,
-    /// All rows of the tables that changed.
+    /// All rows of the tables that changed, and of those that an expectation names.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub rows: Map<String, Json>,
     /// Why it is a dead letter: `step`, `reason`, and `message`, of which an expectation names a part.
@@ -116,7 +116,9 @@ pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
     for (table, rows) in &expected.rows {
         match (rows, actual.rows.get(table)) {
             (Json::Array(wanted), Some(Json::Array(came))) => compare_rows(table, wanted, came, &mut found),
-            (Json::Array(_), _) => found.push(format!("rows.{table}: the table has not changed")),
+            (Json::Array(_), _) => found.push(format!(
+                "rows.{table}: there is no such table; declare its columns under [tables]"
+            )),
             _ => found.push(format!("rows.{table}: expected is an array of rows")),
         }
     }
@@ -194,30 +196,53 @@ fn same_time(one: &str, other: &str) -> bool {
     time(one).is_some_and(|one| time(other) == Some(one))
 }
 
-/// Rows have no order: each that is expected takes one that fits.
+/// Rows have no order: each that is expected takes one that fits and that no other takes.
 fn compare_rows(table: &str, expected: &[Json], actual: &[Json], found: &mut Vec<String>) {
-    let mut left: Vec<&Json> = actual.iter().collect();
-    for row in expected {
-        let fits = |came: &&Json| {
-            let mut differences = Vec::new();
-            compare("", row, came, Null::IsAbsent, &mut differences);
-            differences.is_empty()
-        };
-        match left.iter().position(fits) {
-            Some(at) => drop(left.remove(at)),
-            None => found.push(format!("rows.{table}: there is no row {row}")),
+    let fits = |row: &Json, came: &Json| {
+        let mut differences = Vec::new();
+        compare("", row, came, Null::IsAbsent, &mut differences);
+        differences.is_empty()
+    };
+    let fitting: Vec<Vec<usize>> = expected
+        .iter()
+        .map(|row| (0..actual.len()).filter(|&at| fits(row, &actual[at])).collect())
+        .collect();
+    let mut takers = vec![None; actual.len()];
+    for (number, row) in expected.iter().enumerate() {
+        if !takes_one(number, &fitting, &mut takers, &mut vec![false; actual.len()]) {
+            found.push(format!("rows.{table}: there is no row {row}"));
         }
     }
-    found.extend(
-        left.into_iter()
-            .map(|row| format!("rows.{table}: nobody expected the row {row}")),
-    );
+    for (row, taker) in actual.iter().zip(&takers) {
+        if taker.is_none() {
+            found.push(format!("rows.{table}: nobody expected the row {row}"));
+        }
+    }
+}
+
+/// Whether an expected row can have one of those that fit it, if need be for others take another of theirs in its place. Of each row it is asked once.
+/// So as many have one as can: <https://en.wikipedia.org/wiki/Maximum_cardinality_matching>, by augmenting paths.
+fn takes_one(row: usize, fitting: &[Vec<usize>], takers: &mut [Option<usize>], asked: &mut [bool]) -> bool {
+    for &at in &fitting[row] {
+        if std::mem::replace(&mut asked[at], true) {
+            continue;
+        }
+        let taker = takers[at];
+        if taker.is_none_or(|other| takes_one(other, fitting, takers, asked)) {
+            takers[at] = Some(row);
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
     use serde_json::json;
+
+    use super::*;
 
     fn effects(json: Json) -> Effects {
         serde_json::from_value(json).unwrap()
@@ -320,5 +345,46 @@ mod tests {
         );
         let differences = judged(json!({"rows": {"t": [{"a": 4}], "u": []}}), actual);
         assert_eq!(differences.len(), 4, "{differences:?}");
+    }
+
+    #[test]
+    fn a_row_that_fits_several_leaves_each_the_one_that_it_needs() {
+        let held = json!({"outcome": "done", "rows": {"t": [{"a": 1, "b": 2}, {"a": 1, "b": 3}]}});
+        for expected in [json!([{"a": 1}, {"a": 1, "b": 2}]), json!([{"a": 1, "b": 2}, {"a": 1}])] {
+            assert_eq!(
+                judged(json!({"rows": {"t": expected}}), held.clone()),
+                Vec::<String>::new()
+            );
+        }
+        assert_eq!(
+            judged(json!({"rows": {"t": [{"a": 1, "b": 2}, {"b": 2}]}}), held),
+            [
+                "rows.t: there is no row {\"b\":2}",
+                "rows.t: nobody expected the row {\"a\":1,\"b\":3}"
+            ]
+        );
+    }
+
+    /// How many of these can have one each, by trying all.
+    fn most(fitting: &[Vec<usize>], taken: &[usize]) -> usize {
+        let Some((first, rest)) = fitting.split_first() else {
+            return taken.len();
+        };
+        let free = first.iter().filter(|at| !taken.contains(at));
+        let with = free.map(|&at| most(rest, &[taken, &[at]].concat()));
+        with.chain([most(rest, taken)]).max().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn as_many_rows_have_one_as_can(fitting in vec(vec(0..5_usize, 0..4), 0..6)) {
+            let mut takers = [None; 5];
+            let took = (0..fitting.len()).filter(|&row| takes_one(row, &fitting, &mut takers, &mut [false; 5])).count();
+            prop_assert_eq!(took, most(&fitting, &[]));
+            for (at, row) in takers.iter().enumerate() {
+                prop_assert!(row.is_none_or(|row: usize| fitting[row].contains(&at)));
+            }
+            prop_assert_eq!(takers.iter().flatten().count(), took);
+        }
     }
 }

@@ -13,7 +13,7 @@ use super::from_json::from_json;
 use super::judge::{DeadLetter, Effects, HALTED, OUTCOMES, differences};
 use super::report::{Covered, Report, Verdict};
 use super::stage::Stage;
-use super::tables::{Contents, toml_to_json};
+use super::tables::{Contents, Tables, toml_to_json};
 use crate::app::StartError;
 use crate::avro::value::{Type, Unit, Value};
 use crate::config::{Config, Pipeline, Sources, Step, StepKind};
@@ -88,43 +88,85 @@ pub async fn run(
     if wanted.is_empty() {
         return Ok(report);
     }
-    let pipelines = config.pipelines.clone();
-    let mut stage = Stage::build(file, folder, config, sources, customs, references.clone()).await?;
     let mut stuck: BTreeMap<String, String> = BTreeMap::new();
-    for (((number, case), name), documents) in wanted.iter().zip(&named).zip(&documents) {
-        documents::fill(&references, documents).map_err(|what| in_case(case, what))?;
-        let began = Instant::now();
-        let before = executions(&stage, name, &pipelines[name]);
-        let verdict = match stuck.get(name) {
-            Some(why) => Verdict::not_run(*number, case, name, why),
-            None => {
-                let (effects, ended) = run_case(&stage, *number, case, &pipelines[name]).await?;
-                if !ended {
-                    // What it goes on trying might succeed with what a later case brings, and be taken for that one's.
-                    stage.running.end(name).await;
-                    stuck.insert(
-                        name.clone(),
-                        format!(
-                            "an earlier case left the pipeline unable to go on: {}",
-                            case.name.get_ref()
-                        ),
-                    );
-                }
-                judge(*number, case, name, effects, began.elapsed())
-            }
+    for pipelines in apart(std::mem::take(&mut config.pipelines)) {
+        let own = Config {
+            pipelines: pipelines.clone(),
+            ..config.clone()
         };
-        report.covered(
-            name,
-            &pipelines[name],
-            &before,
-            &executions(&stage, name, &pipelines[name]),
-            &verdict,
-        );
-        report.verdicts.push(verdict);
+        let mut stage = Stage::build(file, folder, own, sources.clone(), customs, references.clone()).await?;
+        let cases = wanted.iter().zip(&named).zip(&documents);
+        for (((number, case), name), documents) in cases.filter(|((_, name), _)| pipelines.contains_key(*name)) {
+            documents::fill(&references, documents).map_err(|what| in_case(case, what))?;
+            let began = Instant::now();
+            let before = executions(&stage, name, &pipelines[name]);
+            let verdict = match stuck.get(name) {
+                Some(why) => Verdict::not_run(*number, case, name, why),
+                None => {
+                    let (effects, ended) = run_case(&stage, *number, case, &pipelines[name]).await?;
+                    if !ended {
+                        // What it goes on trying might succeed with what a later case brings, and be taken for that one's.
+                        stage.running.end(name).await;
+                        stuck.insert(
+                            name.clone(),
+                            format!(
+                                "an earlier case left the pipeline unable to go on: {}",
+                                case.name.get_ref()
+                            ),
+                        );
+                    }
+                    let mut verdict = Verdict::new(*number, case, name, began.elapsed());
+                    verdict.failures = judged(case, &effects, &stage.tables);
+                    verdict.effects = Some(effects);
+                    verdict
+                }
+            };
+            report.covered(
+                name,
+                &pipelines[name],
+                &before,
+                &executions(&stage, name, &pipelines[name]),
+                &verdict,
+            );
+            report.verdicts.push(verdict);
+        }
+        fix_now(None);
+        stage.close().await;
     }
-    fix_now(None);
-    stage.close().await;
+    report.verdicts.sort_by_key(|verdict| verdict.number);
     Ok(report)
+}
+
+/// Groups of pipelines of which none gets what another of its group gets or publishes. Such a one would run on the record of the other's case, and its
+/// rows and its end would be taken for those of that case or of a later one. Groups are few, for the consumers of each take seconds to join.
+fn apart(pipelines: BTreeMap<String, Pipeline>) -> Vec<BTreeMap<String, Pipeline>> {
+    let mut groups: Vec<BTreeMap<String, Pipeline>> = Vec::new();
+    for (name, pipeline) in pipelines {
+        let free = groups
+            .iter_mut()
+            .find(|group| !group.values().any(|other| meet(&pipeline, other)));
+        match free {
+            Some(group) => {
+                group.insert(name, pipeline);
+            }
+            None => groups.push(BTreeMap::from([(name, pipeline)])),
+        }
+    }
+    groups
+}
+
+/// Whether one of them consumes a topic that the other consumes or publishes to.
+fn meet(one: &Pipeline, other: &Pipeline) -> bool {
+    let consumes = |pipeline: &Pipeline, topic: &String| pipeline.source.topics.iter().any(|own| own.value == *topic);
+    topics(one).any(|topic| consumes(other, topic)) || topics(other).any(|topic| consumes(one, topic))
+}
+
+/// All topics of a pipeline.
+fn topics(pipeline: &Pipeline) -> impl Iterator<Item = &String> {
+    let sink = pipeline.sink.iter().map(|sink| &sink.topic);
+    let letters = pipeline.dead_letter.iter().map(|letters| &letters.topic);
+    let all = pipeline.source.topics.iter().chain(sink).chain(letters);
+    all.map(|topic| &topic.value)
 }
 
 fn in_case(case: &Case, what: String) -> Error {
@@ -166,20 +208,27 @@ fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
     steps.map(|step| (step.name.value.clone(), count(step))).collect()
 }
 
-fn judge(number: usize, case: &Case, pipeline: &str, effects: Effects, took: Duration) -> Verdict {
-    let mut verdict = Verdict::new(number, case, pipeline, took);
-    verdict.failures = match &case.expect {
-        None => vec![
+/// What a case expects, if it says so; else why that cannot be read, in words.
+fn expected(case: &Case) -> Result<Option<Effects>, String> {
+    let expect = case.expect.as_ref();
+    let read = expect.map(|expect| serde_json::from_str(expect.get_ref())).transpose();
+    read.map_err(|error| format!("expect: {error}"))
+}
+
+/// What is wrong with what came of a case.
+fn judged(case: &Case, effects: &Effects, tables: &Tables) -> Vec<String> {
+    match expected(case) {
+        Ok(None) => vec![
             "it says nothing under `expect`; this came of it:".to_owned(),
-            shown(&effects),
+            shown(effects),
         ],
-        Some(expect) => match serde_json::from_str::<Effects>(expect.get_ref()) {
-            Ok(expected) => differences(&expected, &effects),
-            Err(error) => vec![format!("expect: {error}")],
-        },
-    };
-    verdict.effects = Some(effects);
-    verdict
+        Ok(Some(expected)) => {
+            let mut found = differences(&expected, effects);
+            found.extend(tables.unknown_columns(&expected.rows));
+            found
+        }
+        Err(error) => vec![error],
+    }
 }
 
 fn shown(effects: &Effects) -> String {
@@ -260,17 +309,14 @@ async fn run_case(stage: &Stage, number: usize, case: &Case, pipeline: &Pipeline
     ));
     match (outcome, &pipeline.sink, &pipeline.dead_letter) {
         (Some("done"), Some(sink), _) => {
-            let out = stage.receive(&sink.topic, &[(CASE, number.as_str())])?;
+            let out = stage.receive(&sink.topic, (CASE, number.as_str()))?;
             effects.key = out.key.map(Some);
             if let Some(value) = out.value {
                 effects.value = Some(stage.decode(&value).await.map_err(in_case)?);
             }
         }
         (Some("dead_lettered"), _, Some(letters)) => {
-            let out = stage.receive(
-                &letters.topic,
-                &[(CASE, number.as_str()), (letter::PIPELINE, name.as_str())],
-            )?;
+            let out = stage.receive(&letters.topic, (CASE, number.as_str()))?;
             let header = |name: &str| out.headers.get(name).cloned();
             effects.dead_letter = Some(DeadLetter {
                 step: header(letter::STEP),
@@ -280,14 +326,17 @@ async fn run_case(stage: &Stage, number: usize, case: &Case, pipeline: &Pipeline
         }
         _ => {}
     }
-    effects.rows = changed(&before, stage.tables.contents().await.map_err(in_case)?);
+    let named = expected(case).ok().flatten().unwrap_or_default().rows;
+    effects.rows = compared(&before, stage.tables.contents().await.map_err(in_case)?, &named);
     Ok((effects, ended))
 }
 
-/// Tables that hold something else than before.
-fn changed(before: &Contents, after: Contents) -> Map<String, Json> {
-    let other = after.into_iter().filter(|(name, rows)| before.get(name) != Some(rows));
-    other.map(|(name, rows)| (name, Json::Array(rows))).collect()
+/// Tables that hold something else than before, and those that are named, whatever they hold.
+fn compared(before: &Contents, after: Contents, named: &Map<String, Json>) -> Map<String, Json> {
+    let wanted = after
+        .into_iter()
+        .filter(|(name, rows)| named.contains_key(name) || before.get(name) != Some(rows));
+    wanted.map(|(name, rows)| (name, Json::Array(rows))).collect()
 }
 
 /// Microseconds since 1970 of an RFC 3339 text in UTC.
@@ -297,5 +346,38 @@ fn moment(text: &str, what: &str) -> Result<i64, String> {
         Ok(_) | Err(_) => Err(format!(
             "{what}: expected a time like 2026-05-01T12:00:00Z, found \"{text}\""
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn pipelines_that_meet_at_a_topic_do_not_run_together() {
+        let pipeline = |name: &str, consumes: &str, rest: &str| {
+            format!("[pipelines.{name}]\nsource = {{ topics = \"{consumes}\", group = \"{name}\" }}\n{rest}\n")
+        };
+        let text = [
+            "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n".to_owned(),
+            pipeline(
+                "a",
+                "in",
+                "sink = { topic = \"out\" }\ndead_letter = { topic = \"letters\" }",
+            ),
+            pipeline("b", "in", ""),
+            pipeline("c", "out", ""),
+            pipeline("d", "letters", ""),
+            // Outputs of several in one topic are told apart by their cases.
+            pipeline("e", "other", "sink = { topic = \"out\" }"),
+        ];
+        let (config, _) = config::load_str(vec![("m.toml".into(), text.concat())], std::iter::empty()).unwrap();
+        let groups = apart(config.pipelines);
+        let names: Vec<Vec<&str>> = groups
+            .iter()
+            .map(|group| group.keys().map(String::as_str).collect())
+            .collect();
+        assert_eq!(names, [vec!["a", "e"], vec!["b", "c", "d"]]);
     }
 }

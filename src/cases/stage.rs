@@ -195,9 +195,8 @@ impl Stage {
         self.producer.flush(ASK).map_err(in_words)
     }
 
-    /// The next record of a topic that has these headers. Others are passed over: what an earlier case or another pipeline of its topic has left behind
-    /// may come at any time.
-    pub fn receive(&self, topic: &str, marks: &[(&str, &str)]) -> Result<Out, Error> {
+    /// The next record of a topic that has this header. Others are passed over: what an earlier case has left behind may come at any time.
+    pub fn receive(&self, topic: &str, (name, value): (&str, &str)) -> Result<Out, Error> {
         let began = Instant::now();
         while began.elapsed() < ASK {
             let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(50)) else {
@@ -208,8 +207,7 @@ impl Stage {
             let headers: BTreeMap<String, String> = headers
                 .map(|h| (h.key.to_owned(), h.value.map(text).unwrap_or_default()))
                 .collect();
-            let has = |(name, value): &(&str, &str)| headers.get(*name).is_some_and(|own| own == value);
-            if message.topic() == topic && marks.iter().all(has) {
+            if message.topic() == topic && headers.get(name).is_some_and(|own| own == value) {
                 return Ok(Out {
                     key: message.key().map(text),
                     value: message.payload().map(<[u8]>::to_vec),

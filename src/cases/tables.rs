@@ -1,6 +1,6 @@
 //! The tables of a file of cases, in the embedded store: declared in CQL, filled with a case's rows, and read back as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value as Json};
 
@@ -132,6 +132,21 @@ impl Tables {
         }
         Ok(contents)
     }
+
+    /// Columns of expected rows that their tables do not have, a line each: a null of such a one would always be as expected.
+    pub fn unknown_columns(&self, expected: &Map<String, Json>) -> BTreeSet<String> {
+        let mut unknown = BTreeSet::new();
+        for (table, rows) in expected {
+            let Some(read) = self.reads.get(table) else { continue };
+            let rows = rows.as_array().into_iter().flatten().filter_map(Json::as_object);
+            for name in rows.flat_map(|row| row.keys()) {
+                if !read.columns().iter().any(|known| known.name == *name) {
+                    unknown.insert(format!("rows.{table}: the table has no column {name}"));
+                }
+            }
+        }
+        unknown
+    }
 }
 
 /// TOML as JSON; its dates and times are text, as JSON's are.
@@ -246,5 +261,20 @@ mod tests {
             let error = tables.fill(&rows(wrong)).await.unwrap_err();
             assert!(error.starts_with(said), "{error}");
         }
+        let expected = json!({
+            "t": [{"id": 1, "tags": null, "tag": null}, {"tag": null, "messina_timestamp": 1}, 7],
+            "u": [{"x": 1}],
+        });
+        let unknown: Vec<String> = tables
+            .unknown_columns(expected.as_object().unwrap())
+            .into_iter()
+            .collect();
+        assert_eq!(
+            unknown,
+            [
+                "rows.t: the table has no column messina_timestamp",
+                "rows.t: the table has no column tag"
+            ]
+        );
     }
 }

@@ -12,7 +12,7 @@ use crate::cases::file::{self, CaseFile, Update};
 use crate::cases::report::{Report, Verdict};
 use crate::cases::{self, Error};
 use crate::custom::CustomSteps;
-use crate::shutdown::Exit;
+use crate::shutdown::{self, Exit};
 
 /// Runs cases of pipelines without any service: each is a record, and what must come of it. Exit 0, or 1 where a case fails.
 #[derive(Debug, clap::Args)]
@@ -44,6 +44,8 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    // From the first case on a signal ends it in order: the database's directory is not left behind.
+    let mut signal = std::pin::pin!(shutdown::requested());
     let mut all = Report::default();
     let mut names = Vec::new();
     for path in &args.cases {
@@ -55,9 +57,13 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                 return Ok(Exit::Config.into());
             }
         };
-        let mut report = match runtime.block_on(run_file(&args, path, &file, customs)) {
+        let mut report = match runtime.block_on(run_file(&args, path, &file, customs, &mut signal)) {
             Ok(report) => report,
-            Err(code) => return Ok(code),
+            Err(code) => {
+                // Calls to the embedded brokers may still wait for an answer that nobody needs any more.
+                runtime.shutdown_background();
+                return Ok(code);
+            }
         };
         if args.update {
             update(path, &text, &file, &mut report)?;
@@ -92,7 +98,14 @@ fn none_has(only: &str, names: &[String]) -> Trouble {
     Trouble::Usage(text)
 }
 
-async fn run_file(args: &Test, path: &Path, file: &CaseFile, customs: &CustomSteps) -> Result<Report, ExitCode> {
+/// The cases of a file, or the code to end with. At a signal what they stand on is dropped.
+async fn run_file(
+    args: &Test,
+    path: &Path,
+    file: &CaseFile,
+    customs: &CustomSteps,
+    signal: impl Future<Output = std::io::Result<&'static str>>,
+) -> Result<Report, ExitCode> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let files = if args.config.is_empty() {
         file.config.iter().map(|config| folder.join(config)).collect()
@@ -113,7 +126,20 @@ async fn run_file(args: &Test, path: &Path, file: &CaseFile, customs: &CustomSte
             return Err(Exit::Config.into());
         }
     };
-    let report = cases::run(file, folder, config, sources, customs, args.only.as_deref()).await;
+    let report = tokio::select! {
+        biased;
+        signal = signal => return Err(match signal {
+            Ok(_) => {
+                say!("stopped before the last case");
+                ExitCode::from(130)
+            }
+            Err(error) => {
+                say!("cannot listen to signals: {error}");
+                Exit::Unavailable.into()
+            }
+        }),
+        report = cases::run(file, folder, config, sources, customs, args.only.as_deref()) => report,
+    };
     report.map_err(|error| match error {
         Error::Start(StartError::Config(findings)) => {
             print(&findings);
