@@ -297,11 +297,12 @@ impl Store for ScyllaStore {
             .map(|s| s.table_spec())
             .next()
             .map(|t| (t.ks_name().to_owned(), t.table_name().to_owned()));
+        let scanned = cql::scan(text);
         let markers: Vec<Marker> = prepared
             .get_variable_col_specs()
             .iter()
             .map(|spec| Marker {
-                name: spec.name().to_owned(),
+                name: scanned.marker(spec.name()).unwrap_or(spec.name()).to_owned(),
                 ty: ColumnType::from(spec.typ()),
             })
             .collect();
@@ -329,7 +330,6 @@ impl Store for ScyllaStore {
             }
             _ => Box::default(),
         };
-        let scanned = cql::scan(text);
         self.configure(&mut prepared, options, &scanned);
         let unpaged = options.kind == Kind::Lookup && self.check_partition_key(&scanned, &prepared, options)?;
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
