@@ -174,6 +174,47 @@ fn tables_of_every_type_and_names_in_quotes_pass_check_and_test() {
 }
 
 #[test]
+fn a_made_up_record_is_one_that_its_columns_take_or_that_is_said() {
+    let folder = Folder::new("made-up");
+    folder.tables(
+        "CREATE TABLE items (id text PRIMARY KEY, embedding \"vector<float, 3>\", owners \"set<uuid>\", pages \"list<vector<int, 2>>\", ip inet)
+           WITHOUT ROWID;",
+    );
+    folder.write(
+        "item.avsc",
+        r#"{"type": "record", "name": "Item", "fields": [{"name": "id", "type": "string"},
+            {"name": "embedding", "type": {"type": "array", "items": "float"}},
+            {"name": "owners", "type": ["null", {"type": "array", "items": "string"}], "default": null},
+            {"name": "pages", "type": {"type": "array", "items": {"type": "array", "items": "int"}}}]}"#,
+    );
+    let drafted = |name: &str, flags: &str| {
+        let flags = format!("init --topic t --schema item.avsc {SERVICES} --write items --name {name} --test {flags}");
+        let (_, said) = folder.must(0, &flags);
+        let (out, _) = folder.must(0, &format!("test {name}.test.toml"));
+        assert!(out.ends_with("1 passed, 0 failed\n"), "{out}");
+        let case = folder.read(&format!("{name}.test.toml"));
+        (case[case.find("expect = ").unwrap()..].to_owned(), said)
+    };
+    let (expected, said) = drafted("fits", "");
+    assert!(!said.contains("made up"), "{said}");
+    assert_eq!(expected.matches("1.5").count(), 3, "{expected}");
+    assert_eq!(
+        expected.matches("50554d6e-29bb-11e5-b345-feff819cdc9f").count(),
+        1,
+        "{expected}"
+    );
+    assert!(expected.contains("pages"), "{expected}");
+
+    // Nobody knows which field an expression gives an address from.
+    let (expected, said) = drafted("odd", "--bind ip=string(event.id)");
+    assert!(expected.contains("\"outcome\": \"dead_lettered\""), "{expected}");
+    assert!(
+        said.contains("warning: the record of odd.test.toml is made up, and what came of it is dead_lettered"),
+        "{said}"
+    );
+}
+
+#[test]
 fn an_events_own_id_is_no_key_of_another_table() {
     let folder = Folder::new("ids");
     folder.tables("CREATE TABLE customers (id text PRIMARY KEY, segment text) WITHOUT ROWID;");

@@ -127,6 +127,14 @@ impl<'t> Scanned<'t> {
         self.tokens.get(i).map_or("", |t| &self.text[t.span.clone()])
     }
 
+    /// A marker as the statement first spells it, by the name that a CQL server tells: of one without quotes in small letters.
+    pub fn marker(&self, told: &str) -> Option<&'t str> {
+        let markers = (0..self.tokens.len()).filter(|i| self.tokens[*i].kind == TokenKind::Marker);
+        markers
+            .map(|i| &self.str(i)[1..])
+            .find(|name| name.to_ascii_lowercase() == told)
+    }
+
     /// Whether token `i` is this keyword.
     pub fn is_word(&self, i: usize, word: &str) -> bool {
         self.tokens.get(i).is_some_and(|t| t.kind == TokenKind::Word) && self.str(i).eq_ignore_ascii_case(word)
@@ -540,7 +548,7 @@ fn appends(scanned: &Scanned<'_>, equals: usize, markers: &[Marker]) -> Option<S
         TokenKind::Symbol('[') => !adds,
         TokenKind::Marker => markers
             .iter()
-            .any(|m| m.name == scanned.str(i)[1..] && repeatable(&m.ty)),
+            .any(|m| m.name.eq_ignore_ascii_case(&scanned.str(i)[1..]) && repeatable(&m.ty)),
         _ => false,
     });
     (!repeatable).then(|| format!("it adds to {column}, which is a counter or a list"))
@@ -730,6 +738,7 @@ mod tests {
             "UPDATE t SET s = s + :x WHERE k = 1",
             "UPDATE t SET s = s + {1}, b = 2 WHERE k = :x",
             "UPDATE t SET s += :x WHERE k = 1",
+            "UPDATE t SET s = s + :X WHERE k = 1",
             "UPDATE t SET s -= {1}, b = 2 WHERE k = :x",
             "INSERT INTO t (k, v) VALUES (:x, 'if now()')",
             "UPDATE t SET v = :x WHERE k = 1 -- if",
@@ -779,6 +788,20 @@ mod tests {
         ] {
             assert_eq!(list_uses(cql), wanted, "{cql}");
         }
+    }
+
+    #[test]
+    fn a_marker_has_the_spelling_of_the_statement() {
+        let cql = "INSERT INTO t (a, b, c, d) VALUES (:userId, ':At', :\"At\", :n) -- :Comment";
+        let spelled = |told: &str| scan(cql).marker(told);
+        assert_eq!(spelled("userid"), Some("userId"));
+        assert_eq!(spelled("n"), Some("n"));
+        // In quotes it is told as it stands there, and may differ in case alone from one that is not.
+        for told in ["At", "at", "userId", "comment", "messina_ttl", ""] {
+            assert_eq!(spelled(told), None, "{told}");
+        }
+        let twice = scan("SELECT a FROM t WHERE b = :userId AND c = :USERID");
+        assert_eq!(twice.marker("userid"), Some("userId"), "they are one");
     }
 
     #[test]

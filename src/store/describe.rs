@@ -16,6 +16,8 @@ pub struct Description {
     pub partition_key: Vec<String>,
     /// The clustering key's columns.
     pub clustering_key: Vec<String>,
+    /// The columns that are lists and not frozen: a write of one that is repeated has each element twice. SQLite has none.
+    pub open_lists: Vec<String>,
 }
 
 impl Description {
@@ -61,11 +63,16 @@ pub async fn describe(store: &AnyStore, keyspace: Option<&str>, name: &str) -> R
         (AnyStore::Sqlite(sqlite), all) => (all?.columns().to_vec(), (sqlite.primary_key(table)?, Vec::new())),
         (AnyStore::Memory(_) | AnyStore::HeldBack(_), all) => (all?.columns().to_vec(), (Vec::new(), Vec::new())),
     };
+    let open_lists = match store {
+        AnyStore::Scylla(scylla) => scylla.open_lists(own.unwrap_or_default(), table),
+        AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => Vec::new(),
+    };
     Ok(Description {
         name: name.to_owned(),
         columns,
         partition_key,
         clustering_key,
+        open_lists: open_lists.into_iter().map(|list| list.name).collect(),
     })
 }
 

@@ -38,7 +38,7 @@ pub use types::{ColumnType, bindable, result_type};
 /// A named marker of a prepared statement. A name that the statement uses twice is listed twice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Marker {
-    /// The name behind the colon.
+    /// The name behind the colon, as the statement spells it first.
     pub name: String,
     /// The type that the database expects.
     pub ty: ColumnType,

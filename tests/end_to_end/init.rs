@@ -6,10 +6,11 @@ use crate::support::Bench;
 use crate::support::process::{Finished, finish};
 
 /// A topic's schema, and flags for tables; of each a pipeline is drafted.
-const DRAFTS: [(&str, &str, &str); 6] = [
+const DRAFTS: [(&str, &str, &str); 7] = [
     ("profiles", "event", "--table profiles"),
     ("both", "event", "--table profiles --write history"),
     ("parts", "event", "--table by_day --bind day=event.event_date"),
+    ("lists", "event", "--write tagged"),
     ("quoted", "reaction", "--table Campaigns --test"),
     ("tested", "reaction", "--table users --write reactions --test"),
     (
@@ -46,6 +47,7 @@ fn drafts_fit_the_services() {
             ("users", "user_id text PRIMARY KEY, segment text, score double, at timestamp"),
             ("history", "user_id text, ts timestamp, event_id uuid, total decimal, segment text, PRIMARY KEY ((user_id), ts, event_id)"),
             ("by_day", "user_id text, day date, seq int, n bigint, names map<text, bigint>, PRIMARY KEY ((user_id, day), seq)"),
+            ("tagged", "user_id text PRIMARY KEY, tags list<text>"),
             ("\"Campaigns\"", "\"campaignId\" bigint PRIMARY KEY, \"order\" text, \"Title\" text"),
             ("reactions", "campaign_id bigint, at timestamp, reaction_id uuid, user_id text, kind text, segment text, PRIMARY KEY ((campaign_id), at, reaction_id)"),
             ("counts", "user_id text PRIMARY KEY, n counter"),
@@ -99,6 +101,12 @@ fn drafts_fit_the_services() {
     assert!(
         parts.contains("# rows = \"list\""),
         "one of many rows is taken, and that is said: {parts}"
+    );
+
+    let lists = std::fs::read_to_string(out("lists")).unwrap();
+    assert!(
+        lists.contains("left out: column tags, a list that is not frozen"),
+        "{lists}"
     );
 
     for (schema, flags, code, says) in [

@@ -23,6 +23,7 @@ mod evolution;
 mod exactly_once;
 mod grouped;
 mod init;
+mod markers;
 mod mistyped;
 mod newcomer;
 mod order;

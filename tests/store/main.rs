@@ -639,6 +639,16 @@ async fn markers_and_columns_have_names_and_types(store: &AnyStore) {
         .collect();
     assert_eq!(markers, [("place", "int".to_owned()), ("who", "text".to_owned())]);
     assert_eq!((put.partition_key(), put.columns().len()), (&[1][..], 0));
+    // As the statement spells them, which a CQL server does not tell.
+    let get_by = lookup(store, "SELECT a FROM items WHERE id = :userId AND seq = :Place").await;
+    let put_by = write(store, "INSERT INTO items (id, seq, a) VALUES (:userId, :Place, :note)").await;
+    for (statement, names) in [
+        (get_by, &["userId", "Place"][..]),
+        (put_by, &["userId", "Place", "note"][..]),
+    ] {
+        let spelled: Vec<&str> = statement.markers().iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(spelled, names, "{}", statement.cql());
+    }
     let who = unique("names");
     store.write(&put, &[Value::Int(3), string(&who)], 1).await.unwrap();
     let row = store

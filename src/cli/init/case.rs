@@ -142,17 +142,26 @@ fn overrides(draft: &Draft) -> BTreeMap<Vec<String>, Json> {
         .flat_map(|step| &step.bind)
         .filter_map(|bound| {
             let leaf = leaf(bound, draft)?;
-            let bytes = matches!(leaf.ty.non_null(), Type::Bytes | Type::Fixed(_));
-            let value = match (&bound.column.ty, bytes) {
-                (ColumnType::Uuid | ColumnType::TimeUuid, false) => UUID,
-                (ColumnType::Uuid | ColumnType::TimeUuid, true) => UUID_BYTES,
-                (ColumnType::Inet, false) => ADDRESS,
-                (ColumnType::Inet, true) => ADDRESS_BYTES,
-                _ => return None,
-            };
-            Some((leaf.path.clone(), json!(value)))
+            let value = asked(&leaf.ty, &bound.column.ty, &mut leaf.path.clone())?;
+            Some((leaf.path.clone(), value))
         })
         .collect()
+}
+
+/// The value that a column asks for, where not every one of the field's type will do.
+fn asked(field: &Type, column: &ColumnType, path: &mut Vec<String>) -> Option<Json> {
+    let field = field.non_null();
+    let bytes = matches!(field, Type::Bytes | Type::Fixed(_));
+    Some(match (column, field) {
+        (ColumnType::Uuid | ColumnType::TimeUuid, _) => Json::from(if bytes { UUID_BYTES } else { UUID }),
+        (ColumnType::Inet, _) => Json::from(if bytes { ADDRESS_BYTES } else { ADDRESS }),
+        (ColumnType::List(of) | ColumnType::Set(of), Type::List(item)) => Json::Array(vec![asked(item, of, path)?]),
+        (ColumnType::Vector(of, count), Type::List(item)) => {
+            let one = asked(item, of, path).unwrap_or_else(|| sample(item, path, &BTreeMap::new()));
+            Json::Array(vec![one; *count])
+        }
+        _ => return None,
+    })
 }
 
 /// The field that a marker is bound to, where it is one.

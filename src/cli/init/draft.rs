@@ -16,6 +16,9 @@ use crate::store::{Column, ColumnType, result_type};
 /// Columns that a look-up reads; more are named in a comment.
 const MOST_COLUMNS: usize = 16;
 
+/// Why the write leaves out a list that is not frozen: every start would refuse the statement.
+const OPEN_LIST: &str = "a list that is not frozen: a write that is repeated would have its elements twice";
+
 /// What was asked for.
 pub struct Wanted<'a> {
     pub schema: &'a Schema,
@@ -194,6 +197,10 @@ fn write(
         });
     }
     for column in table.rest() {
+        if table.open_lists.contains(&column.name) && !told.contains_key(&column.name) {
+            left.push((column.name.clone(), OPEN_LIST));
+            continue;
+        }
         match bound(column, table, leaves, told, false) {
             Ok(found) if found.is_named() => bind.push(found),
             _ => match looked_up(column, lookup) {
@@ -323,6 +330,7 @@ mod tests {
 
     const EVENT: &str = r#"{"type": "record", "name": "E", "fields": [
         {"name": "id", "type": "long"}, {"name": "kind", "type": "string"}, {"name": "score", "type": "double"},
+        {"name": "tags", "type": {"type": "array", "items": "string"}},
         {"name": "user", "type": {"type": "record", "name": "U", "fields": [{"name": "id", "type": "string"}]}}]}"#;
 
     fn table(name: &str, columns: &[(&str, &str)], partition: &[&str], clustering: &[&str]) -> Description {
@@ -337,6 +345,7 @@ mod tests {
                 .collect(),
             partition_key: partition.iter().map(|s| (*s).into()).collect(),
             clustering_key: clustering.iter().map(|s| (*s).into()).collect(),
+            open_lists: Vec::new(),
         }
     }
 
@@ -443,6 +452,29 @@ mod tests {
             ["event.user.id", "record.timestamp", "event.kind", "profile.segment"]
         );
         assert_eq!(step.left, [("other".to_owned(), "no field is named like it")]);
+    }
+
+    #[test]
+    fn a_list_that_is_not_frozen_is_written_only_where_that_is_told() {
+        let mut users = table(
+            "users",
+            &[("user_id", "text"), ("tags", "list<text>")],
+            &["user_id"],
+            &[],
+        );
+        let written = |users: &Description, bind: &[(&str, &str)]| {
+            let drafted = drafted(Some(users), Some(users), bind).unwrap();
+            let step = drafted.write.unwrap();
+            (step.statement, step.left)
+        };
+        let whole = "INSERT INTO users (user_id, tags) VALUES (:user_id, :tags)".to_owned();
+        assert_eq!(written(&users, &[]), (whole.clone(), Vec::new()), "it is frozen");
+        users.open_lists.push("tags".to_owned());
+        // Neither the event's, nor that of the row that was found.
+        let bare = "INSERT INTO users (user_id) VALUES (:user_id)".to_owned();
+        let left = vec![("tags".to_owned(), OPEN_LIST)];
+        assert_eq!(written(&users, &[]), (bare, left));
+        assert_eq!(written(&users, &[("tags", "event.tags")]), (whole, Vec::new()));
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! What look-ups and writes have in common: a statement that the database prepares, and values for its markers.
 
+use super::super::expression::Expression;
 use super::super::failure::Failure;
 use super::super::finding::Finding;
 use super::Place;
 use super::names::Builder;
 use super::parse::ParsedStep;
-use crate::config::{Spanned, Step as StepConfig};
+use crate::config::{Span, Spanned, Step as StepConfig};
 use crate::retry::Class;
 use crate::store::types::bindable;
-use crate::store::{AnyStore, Statement, StatementOptions, Store};
+use crate::store::{AnyStore, Marker, Statement, StatementOptions, Store};
 
 impl Builder {
     /// The statement as the database prepares it; none where that fails, and why is noted.
@@ -49,7 +50,8 @@ impl Builder {
         parsed: &ParsedStep,
     ) -> Vec<Place> {
         for (name, ..) in &parsed.binds {
-            if !statement.markers().iter().any(|m| m.name == name.value) {
+            let takes = |m: &Marker| bound(parsed, &m.name).is_some_and(|(bound, ..)| bound == name);
+            if !statement.markers().iter().any(takes) {
                 let markers: Vec<_> = statement.markers().iter().map(|m| format!(":{}", m.name)).collect();
                 self.findings.push(
                     Finding::new(
@@ -74,8 +76,7 @@ impl Builder {
             .markers()
             .iter()
             .filter_map(|marker| {
-                let bound = parsed.binds.iter().find(|(name, ..)| name.value == marker.name);
-                let (place, ty) = match bound {
+                let (place, ty) = match bound(parsed, &marker.name) {
                     Some((_, e, span)) => (self.place(e, *span)?, self.static_type(e)),
                     None => (
                         Place {
@@ -97,6 +98,14 @@ impl Builder {
     }
 }
 
+/// What a marker is bound to. Its case does not count, as in CQL; but one in quotes, or one of SQLite, may differ in it alone from another.
+fn bound<'p>(parsed: &'p ParsedStep, marker: &str) -> Option<&'p (Spanned<String>, Expression, Span)> {
+    let binds = || parsed.binds.iter();
+    binds()
+        .find(|(name, ..)| name.value == marker)
+        .or_else(|| binds().find(|(name, ..)| name.eq_ignore_ascii_case(marker)))
+}
+
 /// What is said where a value does not fit a marker.
 pub fn mismatch(place: &Place, marker: &str, why: &str) -> Finding {
     Finding::new(
@@ -106,4 +115,57 @@ pub fn mismatch(place: &Place, marker: &str, why: &str) -> Finding {
     .help(
         "bind another field, change the column's type, or convert with a CEL function such as string(...) or int(...)",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config;
+    use crate::demo::cluster::Scratch;
+    use crate::pipeline::prepare::PrepareError;
+    use crate::pipeline::program::{Action, parse};
+    use crate::reference::References;
+    use crate::store::AnyStore;
+    use crate::store::sqlite::{SqliteOptions, SqliteStore};
+
+    /// What the markers `:userId` and `:n` are bound to, or what is wrong.
+    async fn found(bind: &str) -> Result<String, String> {
+        let scratch = Scratch::new().unwrap();
+        let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
+        let table = "CREATE TABLE t (id text PRIMARY KEY, n bigint) WITHOUT ROWID";
+        store.execute_script(table).await.unwrap();
+        let toml = format!(
+            "store = \"sqlite::memory:\"\n[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
+             [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n[[pipelines.p.steps]]\nname = \"w\"\n\
+             write = \"INSERT INTO t (id, n) VALUES (:userId, :n)\"\nbind = {{ {bind} }}\n"
+        );
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+        let store = AnyStore::Sqlite(store);
+        let parsed = parse(&config.pipelines["p"]).unwrap();
+        let prepared = parsed
+            .prepare(Some(&store), &References::default(), &Default::default())
+            .await;
+        match prepared {
+            Ok(program) => match &program.steps[0].action {
+                Action::Write(write) => Ok(write.binds.iter().map(|place| format!("{} ", place.what)).collect()),
+                other => panic!("{other:?}"),
+            },
+            Err(PrepareError::Findings(findings)) => Err(findings.into_iter().map(|f| f.message).collect()),
+            Err(PrepareError::Unavailable(failure)) => panic!("{failure}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_case_of_a_marker_does_not_count_for_what_it_is_bound_to() {
+        for (bind, wanted) in [
+            ("", "event.userId event.n "),
+            ("userId = \"event.user.id\"", "event.user.id event.n "),
+            ("USERID = \"event.user.id\", N = \"event.a\"", "event.user.id event.a "),
+        ] {
+            assert_eq!(found(bind).await.as_deref(), Ok(wanted), "{bind}");
+        }
+        // Of two that differ in case alone one is for nothing.
+        let refused = found("USERID = \"event.a\", userId = \"event.b\"").await;
+        let why = "step 'w' binds 'USERID', which its statement does not have";
+        assert_eq!(refused, Err(why.to_owned()));
+    }
 }

@@ -128,6 +128,22 @@ impl ScyllaStore {
         Some((table.partition_key.clone(), table.clustering_key.clone()))
     }
 
+    /// The columns of a table that are lists and not frozen, sorted; none for a table that is not there.
+    pub(super) fn open_lists(&self, keyspace: &str, table: &str) -> Vec<Column> {
+        let state = self.session().get_cluster_state();
+        let table = state.get_keyspace(keyspace).and_then(|k| k.tables.get(table));
+        let columns = table.into_iter().flat_map(|table| &table.columns);
+        let open = columns.filter(|(_, column)| is_open_list(&column.typ));
+        let mut lists: Vec<Column> = open
+            .map(|(name, column)| Column {
+                name: name.clone(),
+                ty: ColumnType::from(&column.typ),
+            })
+            .collect();
+        lists.sort_by(|a, b| a.name.cmp(&b.name));
+        lists
+    }
+
     /// The names of a keyspace's tables, sorted; empty for a keyspace that is not there.
     pub(super) fn tables_of(&self, keyspace: &str) -> Vec<String> {
         let state = self.session().get_cluster_state();
@@ -210,13 +226,7 @@ impl ScyllaStore {
             // It has just been made, perhaps. Where it stays unknown, nothing can be said of it.
             let _ = self.session().refresh_metadata().await;
         }
-        let state = self.session().get_cluster_state();
-        let table = state.get_keyspace(keyspace).and_then(|k| k.tables.get(name));
-        let Some(table) = table else { return Ok(()) };
-        let lists = table.columns.iter().filter(|(_, column)| is_open_list(&column.typ));
-        let lists: Vec<(&str, String)> = lists
-            .map(|(name, column)| (name.as_str(), ColumnType::from(&column.typ).to_string()))
-            .collect();
+        let lists = self.open_lists(keyspace, name);
         let why = uses.iter().find_map(|used| doubled(used, &lists));
         why.map_or(Ok(()), |why| Err(unrepeatable(&why)))
     }
@@ -287,11 +297,12 @@ impl Store for ScyllaStore {
             .map(|s| s.table_spec())
             .next()
             .map(|t| (t.ks_name().to_owned(), t.table_name().to_owned()));
+        let scanned = cql::scan(text);
         let markers: Vec<Marker> = prepared
             .get_variable_col_specs()
             .iter()
             .map(|spec| Marker {
-                name: spec.name().to_owned(),
+                name: scanned.marker(spec.name()).unwrap_or(spec.name()).to_owned(),
                 ty: ColumnType::from(spec.typ()),
             })
             .collect();
@@ -319,7 +330,6 @@ impl Store for ScyllaStore {
             }
             _ => Box::default(),
         };
-        let scanned = cql::scan(text);
         self.configure(&mut prepared, options, &scanned);
         let unpaged = options.kind == Kind::Lookup && self.check_partition_key(&scanned, &prepared, options)?;
         let mut partition_key: Vec<_> = prepared.get_variable_pk_indexes().to_vec();
@@ -496,20 +506,20 @@ fn is_open_list(ty: &Driver<'_>) -> bool {
     )
 }
 
-/// Why a use of a column cannot be repeated, where it is among these lists, with their types.
-fn doubled(used: &cql::ListUse, lists: &[(&str, String)]) -> Option<String> {
-    let find = |column: &str| lists.iter().find(|(name, _)| *name == column);
-    let remedy = |ty: &str| format!("make the column frozen<{ty}> or a set");
+/// Why a use of a column cannot be repeated, where it is among these lists.
+fn doubled(used: &cql::ListUse, lists: &[Column]) -> Option<String> {
+    let find = |column: &str| lists.iter().find(|list| list.name == column);
+    let remedy = |ty: &ColumnType| format!("make the column frozen<{ty}> or a set");
     match used {
-        cql::ListUse::Whole(column) => find(column).map(|(name, ty)| {
+        cql::ListUse::Whole(column) => find(column).map(|Column { name, ty }| {
             let remedy = remedy(ty);
             format!("it writes the whole list {name}, which would have each element twice ({remedy})")
         }),
-        cql::ListUse::Json => lists.first().map(|(name, ty)| {
+        cql::ListUse::Json => lists.first().map(|Column { name, ty }| {
             let remedy = remedy(ty);
             format!("it may write the whole list {name}, which would have each element twice ({remedy})")
         }),
-        cql::ListUse::Element(column) => find(column).map(|(name, _)| {
+        cql::ListUse::Element(column) => find(column).map(|Column { name, .. }| {
             format!("it deletes an element of the list {name} by its index, and would delete another one (make the column a set)")
         }),
     }
@@ -586,7 +596,10 @@ mod tests {
         assert!(is_open_list(&list(false)));
         assert!(!is_open_list(&list(true)));
         assert!(!is_open_list(&Driver::Native(NativeType::Int)));
-        let lists = [("tags", "list<int>".to_owned())];
+        let lists = [Column {
+            name: "tags".to_owned(),
+            ty: ColumnType::List(Box::new(ColumnType::Int)),
+        }];
         let why = |cql: &str| cql::list_uses(cql).iter().find_map(|used| doubled(used, &lists));
         for cql in [
             "INSERT INTO t (id, tags) VALUES (:id, :v)",
