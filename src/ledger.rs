@@ -33,6 +33,10 @@ const CLOCK_PREFIX: &str = "messina1:";
 /// Latest clock that is believed: twice as late as any record can set it, so that nobody writes so often behind such a record.
 const MAX_CLOCK: i64 = 2 * 1000 * MAX_RECORD_TIMESTAMP_MS;
 
+/// So many write timestamps a record has, or a multiple. Were they as many as its writes, records that run again in a pipeline that has lost one would
+/// have older timestamps than the first time, and what is new could lose against those.
+const STEP: usize = 8;
+
 /// A place in a partition from which work can be taken up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -76,7 +80,7 @@ pub struct Ledger {
     clock_before: i64,
     /// The last write timestamp handed out.
     clock: i64,
-    /// So many write timestamps a record has: one for each of its writes, so that the later one wins.
+    /// So many write timestamps a record has: one for each of its writes, so that the later one wins, and the rest of a [`STEP`].
     writes: i64,
     /// The lowest offset that may come next, once any is known.
     next: Option<i64>,
@@ -142,14 +146,15 @@ impl Ledger {
         }
     }
 
-    /// The same, where each record makes so many writes; none counts as one.
+    /// The same, where each record makes so many writes: it has eight write timestamps, or the multiple of eight in which they have room.
     pub fn with_writes(self, writes: usize) -> Ledger {
-        let writes = i64::try_from(writes).unwrap_or(i64::MAX).max(1);
+        let room = writes.max(1).checked_next_multiple_of(STEP);
+        let writes = room.and_then(|room| i64::try_from(room).ok()).unwrap_or(i64::MAX);
         Ledger { writes, ..self }
     }
 
     /// Takes in the record at `offset` and returns the write timestamp in µs of its first write; each that follows has one more.
-    /// It is `max(own, previous + 1)`, with the record's [own](own_micros) or 0.
+    /// It is `max(own, previous + 1)`, with the record's [own](own_micros) or 0, and the last one of the record before it.
     ///
     /// Offsets strictly increase. Gaps are legal: compaction and transaction markers leave them.
     ///

@@ -63,6 +63,7 @@ codes! {
     NOT_REPEATABLE = "MES0303", "A write that does not give the same row when it is repeated.";
     USING = "MES0304", "A clause that Messina sets itself.";
     UNUSED_BIND = "MES0305", "A bind for a marker that the statement does not have.";
+    TWO_CLOCKS = "MES0306", "A table that is written under a condition, and without one.";
 
     OWNED_PROPERTY = "MES0401", "A librdkafka property that Messina sets itself, or a value of one that would break its promises.";
     MISSING_FILE = "MES0402", "A file that the configuration names is not there.";

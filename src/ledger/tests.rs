@@ -304,24 +304,40 @@ fn each_write_of_a_record_has_a_timestamp_of_its_own_and_so_it_is_again() {
         [(10, 5), (11, 5), (12, 4), (13, 6)].map(of)
     };
     let mut ledger = Ledger::new(Some(10), i64::MIN).with_writes(3);
-    assert_eq!(admit(&mut ledger), [5000, 5003, 5006, 6000]);
+    assert_eq!(admit(&mut ledger), [5000, 5008, 5016, 6000]);
     ledger.finish(10).unwrap();
     ledger.finish(11).unwrap();
     let position = ledger.position().unwrap();
     assert_eq!(
         (position.offset, position.clock),
-        (12, 5005),
-        "the last write of the last record"
+        (12, 5015),
+        "the last one of the last record"
     );
     let mut again = Ledger::new(Some(12), position.clock).with_writes(3);
-    assert_eq!(again.admit(12, Some(4)), Ok(5006));
+    assert_eq!(again.admit(12, Some(4)), Ok(5016));
     assert_eq!(again.admit(13, Some(6)), Ok(6000));
-    // A pipeline without writes.
-    let mut none = Ledger::new(None, i64::MIN).with_writes(0);
-    assert_eq!([none.admit(0, Some(1)), none.admit(1, Some(1))], [Ok(1000), Ok(1001)]);
+    // None, as many as there is room for, and one more.
+    for (writes, second) in [(0, 1008), (8, 1008), (9, 1016)] {
+        let mut ledger = Ledger::new(None, i64::MIN).with_writes(writes);
+        let admitted = [ledger.admit(0, Some(1)), ledger.admit(1, Some(1))];
+        assert_eq!(admitted, [Ok(1000), Ok(second)], "{writes}");
+    }
     let mut late = Ledger::new(Some(0), i64::MAX - 2).with_writes(3);
     assert_eq!(
         late.admit(0, None),
         Err(LedgerError::ClockExhausted { clock: i64::MAX - 2 })
     );
+}
+
+#[test]
+fn what_is_new_to_a_pipeline_that_has_lost_a_write_is_younger_than_all_that_it_wrote() {
+    let run = |writes: usize, records: i64| -> Vec<i64> {
+        let mut ledger = Ledger::new(Some(10), i64::MIN).with_writes(writes);
+        let offsets = 10..10 + records;
+        offsets.map(|offset| ledger.admit(offset, Some(5)).unwrap()).collect()
+    };
+    let (before, after) = (run(2, 3), run(1, 4));
+    assert_eq!(after[..3], before);
+    let last_write = before[2] + 1;
+    assert!(after[3] > last_write, "{before:?} {after:?}");
 }

@@ -412,7 +412,7 @@ pub enum ListUse {
     Whole(String),
     /// Gives any columns their values, by JSON.
     Json,
-    /// Deletes an element by its index: a second time, the one that has taken its place.
+    /// Writes or deletes an element by its index: a second time, the one that has taken its place.
     Element(String),
 }
 
@@ -442,8 +442,7 @@ pub fn list_uses(cql: &str) -> Vec<ListUse> {
         let uses = scanned.parts(set + 1, end).into_iter().filter_map(|part| {
             let name = scanned.name(part.start)?;
             if scanned.is_symbol(part.start + 1, '[') {
-                let null = scanned.is_symbol(part.end.saturating_sub(2), '=') && scanned.is_word(part.end - 1, "null");
-                return null.then_some(ListUse::Element(name));
+                return Some(ListUse::Element(name));
             }
             // `l = l - …` only takes away.
             let less = scanned.is_symbol(part.start + 3, '-') && scanned.name(part.start + 2).as_ref() == Some(&name);
@@ -778,7 +777,7 @@ mod tests {
                 whole(&["l", "n", "M"]),
             ),
             ("UPDATE t USING TTL 5 SET l = null, m = [] WHERE k = 1", whole(&[])),
-            ("UPDATE t SET l[:i] = :x, s += :y WHERE l = :k", whole(&[])),
+            ("UPDATE t SET l[:i] = :x, s += :y WHERE l = :k", element("l")),
             ("UPDATE t SET l = L - :x, m -= :y, n = l - 1 WHERE k = 1", whole(&["n"])),
             ("UPDATE t SET l[0] = null WHERE k = 1", element("l")),
             ("DELETE l[:i], a FROM t WHERE k = :k", element("l")),

@@ -8,7 +8,8 @@
 //! - an acknowledged write is as durable as the store promises: for CQL at the consistency level asked for, for SQLite
 //!   after the commit of its transaction;
 //! - the value [`Value::Null`] never overwrites: a write binds it as UNSET, and a look-up by it finds nothing;
-//! - every write carries the timestamp that the caller made from its record, so a replay converges;
+//! - every write carries the timestamp that the caller made from its record, so a replay converges; but for one with a condition (`IF …`), which a
+//!   CQL server stamps by its own clock;
 //! - every failure has a [`Class`], made in [`classify`] and nowhere else.
 
 pub mod cache;

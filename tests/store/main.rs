@@ -715,9 +715,11 @@ async fn lists_that_would_be_doubled_are_refused_on_cql() {
         ("INSERT INTO lists (id, a) VALUES (:id, :v)", false),
         ("UPDATE lists SET a = :v WHERE id = :id", false),
         ("DELETE a[:i] FROM lists WHERE id = :id", false),
+        ("UPDATE lists SET a[:i] = :v WHERE id = :id", false),
         ("INSERT INTO lists (id, b) VALUES (:id, :v)", true),
         ("UPDATE lists SET b = :v WHERE id = :id", true),
         ("DELETE m[:i] FROM lists WHERE id = :id", true),
+        ("UPDATE lists SET m[:i] = :v WHERE id = :id", true),
         ("DELETE a FROM lists WHERE id = :id", true),
         ("UPDATE lists SET a = a + :v WHERE id = :id", false),
         ("UPDATE lists SET a = a - :v WHERE id = :id", true),
@@ -770,6 +772,33 @@ async fn all_columns_of_a_table_that_changes_are_not_mixed_up_on_cql() {
         .unwrap();
     let error = store.lookup(&all, &[string("x")]).await.unwrap_err();
     assert_eq!((error.class, error.label), (Class::Fatal, "columns_changed"), "{error}");
+}
+
+/// What docs/operations.md says of replays.
+#[tokio::test]
+async fn what_was_deleted_by_hand_comes_back_only_where_the_table_is_emptied_on_cql() {
+    let Some(fixture) = scylla().await else { return };
+    let AnyStore::Scylla(store) = &fixture.store else {
+        unreachable!()
+    };
+    let table = unique("emptied").replace('-', "_");
+    let session = store.session();
+    let by_hand = |cql: String| session.query_unpaged(cql, ());
+    by_hand(format!("CREATE TABLE {table} (id text PRIMARY KEY, b int)"))
+        .await
+        .unwrap();
+    let put = write(&fixture.store, &format!("INSERT INTO {table} (id, b) VALUES (:id, :b)")).await;
+    let get = lookup(&fixture.store, &format!("SELECT b FROM {table} WHERE id = :id")).await;
+    let (values, of_record) = ([string("x"), Value::Int(7)], now_us() - 60_000_000);
+    let row: Option<Row> = Some(Box::new([Value::Int(7)]));
+    store.write(&put, &values, of_record).await.unwrap();
+    assert_eq!(store.lookup(&get, &values[..1]).await.unwrap(), row);
+    by_hand(format!("DELETE FROM {table} WHERE id = 'x'")).await.unwrap();
+    store.write(&put, &values, of_record).await.unwrap();
+    assert_eq!(store.lookup(&get, &values[..1]).await.unwrap(), None);
+    by_hand(format!("TRUNCATE {table}")).await.unwrap();
+    store.write(&put, &values, of_record).await.unwrap();
+    assert_eq!(store.lookup(&get, &values[..1]).await.unwrap(), row);
 }
 
 async fn misuse_is_fatal(store: &AnyStore) {

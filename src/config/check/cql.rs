@@ -225,7 +225,7 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
 }
 
 /// Where an element is deleted by what may be the index of a list (`DELETE l[0] FROM …`), if its column stands at `index`. A text is the key of
-/// a map.
+/// a map. One that is written (`SET m[0] = …`) is mostly a map's: whether it is a list's is left to the database, which knows.
 fn deleted(tokens: &[(Token<'_>, Range<usize>)], index: usize) -> Option<usize> {
     let at = |index: usize| tokens.get(index).map(|(token, _)| *token);
     let from = tokens.iter().position(|(token, _)| token.is("from"))?;

@@ -4,6 +4,7 @@
 //! types are the matter of the pipeline's plan.
 
 mod caches;
+mod conditions;
 mod cql;
 mod delivery;
 mod expression;
@@ -35,6 +36,7 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
         names::check(pipeline, &config.references, &mut report);
         statements::check(pipeline, &mut report);
         caches::check(config, pipeline, &mut report);
+        conditions::check(config, pipeline, &mut report);
     }
     report.findings
 }

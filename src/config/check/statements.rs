@@ -122,12 +122,19 @@ fn life(write: &Write, report: &mut Report<'_>) {
     );
 }
 
+/// What a statement sets by a `USING` of its own, which runs to SET, to WHERE or to the end; its parts are joined by AND.
 fn using(cql: &Spanned<String>, report: &mut Report<'_>) {
     let tokens = tokens(cql);
-    let clause = |word: &str| {
-        let found = tokens
+    let start = tokens.iter().position(|(token, _)| token.is("using"));
+    let clause = &tokens[start.unwrap_or(tokens.len())..];
+    let end = clause
+        .iter()
+        .position(|(token, _)| token.is("set") || token.is("where"));
+    let clause = &clause[..end.unwrap_or(clause.len())];
+    let part = |word: &str| {
+        let found = clause
             .windows(2)
-            .find(|pair| pair[0].0.is("using") && pair[1].0.is(word))?;
+            .find(|pair| (pair[0].0.is("using") || pair[0].0.is("and")) && pair[1].0.is(word))?;
         Some(found[0].1.start..found[1].1.end)
     };
     for (word, help) in [
@@ -140,7 +147,7 @@ fn using(cql: &Spanned<String>, report: &mut Report<'_>) {
             "remove the clause, and give the step a key such as ttl = \"30d\"",
         ),
     ] {
-        let Some(range) = clause(word) else { continue };
+        let Some(range) = part(word) else { continue };
         let span = report.sources.part(cql, range);
         let message = format!("`USING {}` is set by Messina", word.to_ascii_uppercase());
         report.error(codes::USING, message, span, "not here", help);

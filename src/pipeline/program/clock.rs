@@ -3,6 +3,7 @@
 use super::super::finding::Finding;
 use super::{Action, Program, Source};
 use crate::config::{Pipeline, StepKind, codes};
+use crate::store::ColumnType;
 use crate::store::cql::TTL_MARKER;
 
 impl Program {
@@ -33,9 +34,13 @@ impl Program {
                         "bind record.timestamp or a time of the event; or say `idempotent = false`, and have the rows of replays twice",
                     ));
                 } else if declared.idempotent_stated.is_none() {
+                    let stays = match marker.ty {
+                        ColumnType::Set(_) | ColumnType::Map(..) => "and unless the column is frozen both stay",
+                        _ => "and nobody says which of them stays",
+                    };
                     let message = format!(
                         "marker :{name} takes {what}, which comes from the clock: a record that runs again writes another value under the same write \
-                         timestamp, and nobody says which of them stays"
+                         timestamp, {stays}"
                     );
                     let finding = Finding::new(place.span, message).code(codes::NOT_REPEATABLE);
                     warned.push(finding.help(
@@ -74,11 +79,11 @@ mod tests {
     use crate::store::AnyStore;
     use crate::store::sqlite::{SqliteOptions, SqliteStore};
 
-    /// How many findings are refused, and how many are warned of.
-    async fn found(write: &str) -> (usize, usize) {
+    /// What is refused, and what is warned of.
+    async fn findings(write: &str) -> (Vec<Finding>, Vec<Finding>) {
         let scratch = Scratch::new().unwrap();
         let store = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
-        let table = "CREATE TABLE t (id bigint, at timestamp, hour bigint, seen timestamp, PRIMARY KEY (id, at, hour)) WITHOUT ROWID";
+        let table = "CREATE TABLE t (id bigint, at timestamp, hour bigint, seen timestamp, hours \"set<bigint>\", PRIMARY KEY (id, at, hour)) WITHOUT ROWID";
         store.execute_script(table).await.unwrap();
         let toml = format!(
             "store = \"sqlite::memory:\"\n[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
@@ -98,7 +103,29 @@ mod tests {
         let (refused, warned) = program.of_the_clock(pipeline);
         let mut both = refused.iter().chain(&warned);
         assert!(both.all(|finding| finding.code == codes::NOT_REPEATABLE));
+        (refused, warned)
+    }
+
+    /// How many there are of either.
+    async fn found(write: &str) -> (usize, usize) {
+        let (refused, warned) = findings(write).await;
         (refused.len(), warned.len())
+    }
+
+    #[tokio::test]
+    async fn of_two_values_one_stays_and_in_a_collection_both() {
+        for (column, value, wanted) in [
+            ("seen", "s.clock", "nobody says which of them stays"),
+            ("hours", "[z.hour]", "unless the column is frozen both stay"),
+        ] {
+            let write = format!(
+                "write = \"INSERT INTO t (id, at, hour, {column}) VALUES (:id, :at, :hour, :{column})\"\n\
+                 bind = {{ at = \"s.own\", hour = \"1\", {column} = \"{value}\" }}\n"
+            );
+            let (_, warned) = findings(&write).await;
+            assert_eq!(warned.len(), 1, "{warned:?}");
+            assert!(warned[0].message.contains(wanted), "{warned:?}");
+        }
     }
 
     #[tokio::test]

@@ -486,7 +486,7 @@ fn a_drain_commits_and_then_unassigns() {
     assert_eq!(assignment.finished(ticket, 11), Ok(Completion::Counted));
     assert_eq!(actions(&mut assignment), []);
     assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Counted));
-    assert_eq!(actions(&mut assignment), drained(ticket, 12, 1001, &[P, Q]));
+    assert_eq!(actions(&mut assignment), drained(ticket, 12, 1015, &[P, Q]));
     assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Stale));
 }
 
@@ -507,7 +507,7 @@ fn a_drain_does_not_wait_for_what_is_given_up_nor_commits_past_it() {
     assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
     assert_eq!(actions(&mut assignment), []);
     assert_eq!(assignment.finished(ticket, 10), Ok(Completion::Counted));
-    assert_eq!(actions(&mut assignment), drained(ticket, 11, 1000, &[P]));
+    assert_eq!(actions(&mut assignment), drained(ticket, 11, 1007, &[P]));
     // Nothing else is in flight.
     let (mut assignment, ticket) = running();
     assignment.revoked(&[P], Instant::now() + Duration::from_secs(60));
@@ -526,7 +526,7 @@ fn a_deadline_commits_what_is_finished_and_no_more() {
     assert_eq!(actions(&mut assignment), []);
     assert_eq!(assignment.next_deadline(), Some(deadline));
     assignment.tick(deadline);
-    assert_eq!(actions(&mut assignment), drained(ticket, 11, 1000, &[P]));
+    assert_eq!(actions(&mut assignment), drained(ticket, 11, 1007, &[P]));
     assert_eq!(assignment.next_deadline(), None);
 }
 
@@ -666,7 +666,7 @@ fn a_log_that_went_back_starts_anew() {
         assignment.admit(P, 3, Some(0)),
         Ok(Intake::Admitted {
             ticket,
-            timestamp: 1002
+            timestamp: 1016
         })
     );
     assert_eq!(assignment.finished(old, 10), Ok(Completion::Stale));

@@ -520,7 +520,7 @@ fn doubled(used: &cql::ListUse, lists: &[Column]) -> Option<String> {
             format!("it may write the whole list {name}, which would have each element twice ({remedy})")
         }),
         cql::ListUse::Element(column) => find(column).map(|Column { name, .. }| {
-            format!("it deletes an element of the list {name} by its index, and would delete another one (make the column a set)")
+            format!("it changes an element of the list {name} by its index, and would change another one (make the column a set or a map)")
         }),
     }
 }
@@ -612,10 +612,16 @@ mod tests {
                 "{cql}: {why}"
             );
         }
-        assert!(why("DELETE tags[:i] FROM t WHERE id = :id").unwrap().contains("index"));
+        for cql in [
+            "DELETE tags[:i] FROM t WHERE id = :id",
+            "UPDATE t SET tags[:i] = :v WHERE id = :id",
+        ] {
+            assert!(why(cql).unwrap().contains("index"), "{cql}");
+        }
         for cql in [
             "INSERT INTO t (id, other) VALUES (:tags, :v)",
             "UPDATE t SET other = :v WHERE id = :tags",
+            "UPDATE t SET other[:i] = :v WHERE id = :id",
             "DELETE other[:i], tags FROM t WHERE id = :id",
         ] {
             assert_eq!(why(cql), None, "{cql}");

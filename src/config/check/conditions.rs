@@ -1,0 +1,53 @@
+//! Conditional writes beside plain ones of the same table.
+//!
+//! The database stamps what a condition (`IF …`) lets pass by its own clock, and a plain write has the time of its record. That is the older one, mostly: it
+//! is acknowledged, and what it wrote is never seen. Which columns both write is not looked at here, so it is a warning.
+
+use std::ops::Range;
+
+use super::super::{Config, Diagnostic, Pipeline, Step, StepKind, Write, codes};
+use super::Report;
+use super::cql::{tables, tokens};
+
+pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
+    // The embedded store takes no condition.
+    let Some(scylla) = &config.scylla else { return };
+    let keyspace = scylla.keyspace.as_ref().map(|keyspace| keyspace.as_str());
+    for (step, write, table) in writes(pipeline, keyspace) {
+        let Some(range) = condition(write) else { continue };
+        let mut all = config.pipelines.values().flat_map(|other| writes(other, keyspace));
+        let plain = all.find(|(_, other, written)| *written == table && condition(other).is_none());
+        let Some((other, plain, _)) = plain else { continue };
+        let message = format!(
+            "`{}` writes {table} with the time of its record, and loses as long as that is older than what `{}` wrote by the database's clock",
+            other.name.value, step.name.value
+        );
+        let place = report.sources.part(&write.cql, range);
+        report.findings.push(
+            Diagnostic::warning(codes::TWO_CLOCKS, message)
+                .at(report.sources, place, "stamped by the database's clock")
+                .with(report.sources, plain.cql.span, "stamped with the time of the record")
+                .help("make all writes of the table conditional, or none, unless they write different columns"),
+        );
+    }
+}
+
+/// The writes of a pipeline, each with the table that it changes.
+fn writes<'c>(
+    pipeline: &'c Pipeline,
+    keyspace: Option<&'c str>,
+) -> impl Iterator<Item = (&'c Step, &'c Write, String)> {
+    pipeline.steps.iter().filter_map(move |step| {
+        let StepKind::Write(write) = &step.kind else {
+            return None;
+        };
+        let table = tables(&write.cql, keyspace).into_iter().next()?;
+        Some((step, write, table))
+    })
+}
+
+/// Where a write says `IF`, if it has a condition.
+fn condition(write: &Write) -> Option<Range<usize>> {
+    let found = tokens(&write.cql).into_iter().find(|(token, _)| token.is("if"));
+    found.map(|(_, range)| range)
+}
