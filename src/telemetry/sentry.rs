@@ -80,7 +80,7 @@ pub struct Sentry {
     limiter: Limiter<u64, Kinds>,
     breadcrumbs: Breadcrumbs,
     suppressed: IntCounter,
-    _client: Option<ClientInitGuard>,
+    client: Option<ClientInitGuard>,
 }
 
 impl Sentry {
@@ -92,7 +92,7 @@ impl Sentry {
     pub fn init(options: SentryOptions, breadcrumbs: Breadcrumbs, metrics: &Metrics) -> Result<Self, SentryError> {
         let guard = sentry::init(client_options(&options, breadcrumbs.clone(), metrics)?);
         let mut sentry = Self::with_hub(Hub::current(), options.every, breadcrumbs, metrics);
-        sentry._client = Some(guard);
+        sentry.client = Some(guard);
         Ok(sentry)
     }
 
@@ -102,7 +102,7 @@ impl Sentry {
             limiter: Limiter::hashed(every),
             breadcrumbs,
             suppressed: metrics.sentry_events_total.of(["suppressed"]),
-            _client: None,
+            client: None,
         }
     }
 
@@ -115,6 +115,13 @@ impl Sentry {
         };
         let before = self.breadcrumbs.last(Some(report.pipeline));
         self.hub.capture_event(event(report, suppressed, before));
+    }
+
+    /// Waits until what was reported has been sent or has failed, for so long at most. For an end at which this is not dropped.
+    pub fn flush(&self, within: Duration) {
+        if let Some(client) = &self.client {
+            client.flush(Some(within));
+        }
     }
 }
 
@@ -375,9 +382,10 @@ mod tests {
         )
         .unwrap();
         sentry.report(report("profile"));
-        drop(sentry);
+        sentry.flush(Duration::from_secs(60));
         let events = |outcome: &str| metrics.sentry_events_total.of([outcome]).get();
         assert_eq!((events("sent"), events("failed")), (1, 0));
+        drop(sentry);
         let request = server.join().unwrap();
         assert!(request.starts_with("POST /api/1/envelope/ "), "{request}");
         assert!(
