@@ -51,7 +51,7 @@ def share(counted):
         return next((count for count, name in lines if re.search(pattern, name)), 0)
 
     total, setting_up = of("PROGRAM TOTALS"), of(r":messina::telemetry::sentry::Sentry::init")
-    sentry = of(r":messina::telemetry::sentry::Sentry::report") + of(r"sentry_core::hub::Hub::capture_event") + of(r":sentry::transports::tokio_thread::")
+    sentry = of(r":messina::telemetry::sentry::Sentry::report") + of(r":messina::telemetry::sentry::transport::Worker::")
     return {
         "percent": round(100 * sentry / (total - setting_up), 2),
         "instructions_per_record": round(sentry / RECORDS),

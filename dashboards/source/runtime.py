@@ -29,7 +29,7 @@ DASHBOARD = filled(
             graph("Memory given back", "Memory that the allocator gives back to the system.", "Bps", (rate("messina_allocator_purged_bytes_total", PROCESS), "{{instance}}"), width=4),
             graph("Configurations offered", "At SIGHUP or by --watch: taken, unchanged, or rejected, which leaves the old one running.", "cps", (f"sum by (outcome) ({rate('messina_config_reloads_total', PROCESS)})", "{{outcome}}"), width=4),
             graph("Threads", "Threads of the process.", "short", (f"messina_process_threads{{{PROCESS}}}", "{{instance}}"), width=4),
-            graph("Events for Sentry", "Sent, suppressed (too many of one kind), dropped (its queue was full).", "cps", (f"sum by (outcome) ({rate('messina_sentry_events_total', PROCESS)})", "{{outcome}}"), width=4),
+            graph("Events for Sentry", "Sent, suppressed (too many of one kind), dropped (its queue was full), failed (Sentry did not take them).", "cps", (f"sum by (outcome) ({rate('messina_sentry_events_total', PROCESS)})", "{{outcome}}"), width=4),
             graph("Spans", "For the collector: exported, suppressed (over max_spans_per_second), dropped (its queue was full), failed (it did not take them).", "cps", (f"sum by (outcome) ({rate('messina_trace_spans_total', PROCESS)})", "{{outcome}}"), width=4),
         ],
     ),

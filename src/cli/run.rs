@@ -21,6 +21,8 @@ use crate::telemetry::logging::{self, Format, LogFile, LoggingError, Verbosity};
 
 /// Between two looks at the configuration's files, with `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What Sentry's last events get where the process cannot stop in time.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// Runs the pipelines until told to stop.
 #[derive(Debug, clap::Args)]
@@ -160,6 +162,10 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         let Ok(summary) = tokio::time::timeout(limit, running.stop()).await else {
             // A broker that does not answer can keep a consumer from closing; what was not committed is processed again.
             tracing::error!(seconds = limit.as_secs(), "could not stop in time");
+            // It sends what waits when it is dropped, and who cannot stop still holds it. Spans wait for a second at most.
+            if let Some(sentry) = &telemetry.sentry {
+                sentry.flush(LAST_EVENTS);
+            }
             std::process::exit(Exit::Internal as i32);
         };
         tell(&summary.pipelines);

@@ -43,6 +43,9 @@ use crate::telemetry::sentry::Sentry;
 use crate::telemetry::traces::PipelineTracer;
 use crate::turns::Go;
 
+/// What the log tells at most once in a while: a failure's reason, its step if it has one, and what follows.
+pub type Told = (&'static str, Option<Arc<str>>, &'static str);
+
 /// Everything that the events of one pipeline share.
 #[derive(Clone)]
 pub struct Runtime {
@@ -63,7 +66,7 @@ pub struct Runtime {
     /// The breakers of what the events need.
     pub gates: Gates,
     /// Keeps repeated failures from filling the log.
-    pub limiter: Arc<Limiter<&'static str>>,
+    pub limiter: Arc<Limiter<Told>>,
     /// Where failures that end a record are reported, if anywhere.
     pub sentry: Option<Arc<Sentry>>,
     /// What makes spans of its records, if anything.
@@ -138,9 +141,15 @@ impl Next {
 }
 
 impl Runtime {
-    /// Whether a failure of this kind is to be logged now, and how many were not since the last.
+    /// Whether a failure of this kind, outside of steps, is to be logged now, and how many were not since the last.
     pub fn told(&self, kind: &'static str) -> Option<u64> {
-        self.limiter.admit(kind, Instant::now())
+        self.told_of(kind, None, "")
+    }
+
+    /// The same of a failure with this reason in a step, by what follows it: a step that always fails would else hide another, and another attempt
+    /// that there is none.
+    fn told_of(&self, reason: &'static str, step: Option<&Arc<str>>, then: &'static str) -> Option<u64> {
+        self.limiter.admit((reason, step.cloned(), then), Instant::now())
     }
 
     /// Runs an event whose datum has been read to its end, or to the producer's queue.
@@ -285,6 +294,8 @@ fn random(event: &Event, attempt: u32) -> u64 {
 
 #[cfg(test)]
 mod advance_tests;
+#[cfg(test)]
+mod attempts_tests;
 #[cfg(test)]
 mod publish_tests;
 #[cfg(test)]

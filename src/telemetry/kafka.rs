@@ -1,15 +1,15 @@
 //! librdkafka's own figures, taken from its statistics.
 //!
-//! librdkafka reports totals since the client was made; Prometheus counters only grow. A client that is made anew
-//! starts at zero again, so each total is remembered and its growth is added. Meaning of the fields: librdkafka's
-//! `STATISTICS.md`.
+//! librdkafka reports totals since the client was made, or has known a broker; Prometheus counters only grow. A client that is made anew
+//! starts at zero again, so each total is remembered and its growth is added. What brokers make together is followed for each: librdkafka forgets one
+//! that is down and makes it anew when it comes back, and a sum would fall. Meaning of the fields: librdkafka's `STATISTICS.md`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::{IntCounter, IntGauge};
 use rdkafka::Statistics;
-use rdkafka::statistics::Partition;
+use rdkafka::statistics::{Broker, Partition};
 
 use super::metrics::Metrics;
 
@@ -37,20 +37,42 @@ struct Counted {
     closed: bool,
 }
 
-/// A counter that follows a total kept elsewhere.
+/// A counter that follows totals kept elsewhere, one for each broker.
 struct Total {
     counter: IntCounter,
-    last: u64,
+    last: HashMap<String, u64>,
 }
 
 impl Total {
     fn new(counter: IntCounter) -> Self {
-        Self { counter, last: 0 }
+        Self {
+            counter,
+            last: HashMap::new(),
+        }
     }
 
-    fn follow(&mut self, total: u64) {
-        self.counter.inc_by(total.checked_sub(self.last).unwrap_or(total));
-        self.last = total;
+    fn follow(&mut self, statistics: &Statistics, of: impl Fn(&Broker) -> u64) {
+        let before = std::mem::take(&mut self.last);
+        for (name, broker) in &statistics.brokers {
+            // While librdkafka makes a broker anew it has two of the id: the one that goes is the one that was followed.
+            let total = self.last.entry(identity(name, broker)).or_default();
+            *total = of(broker).max(*total);
+        }
+        for (broker, total) in &self.last {
+            let last = before.get(broker).copied().unwrap_or(0);
+            // Less than before: it has begun anew.
+            self.counter.inc_by(total.checked_sub(last).unwrap_or(*total));
+        }
+    }
+}
+
+/// What stays of a broker as long as librdkafka counts for it: its address may change under its id. A bootstrap address and the group's coordinator
+/// have none, and keep their names.
+fn identity(name: &str, broker: &Broker) -> String {
+    if broker.nodeid >= 0 {
+        broker.nodeid.to_string()
+    } else {
+        name.to_owned()
     }
 }
 
@@ -138,17 +160,13 @@ impl KafkaMetrics {
             .kafka_brokers_up
             .of([&self.pipeline, &self.client])
             .set(up(true).max(up(false).min(1)));
-        counted.transmitted.follow(statistics.tx_bytes.max(0).unsigned_abs());
-        counted.received.follow(statistics.rx_bytes.max(0).unsigned_abs());
-        counted.requests.follow(statistics.tx.max(0).unsigned_abs());
+        counted.transmitted.follow(statistics, |b| b.txbytes);
+        counted.received.follow(statistics, |b| b.rxbytes);
+        counted.requests.follow(statistics, |b| b.tx);
+        counted.failures.follow(statistics, |b| b.txerrs + b.req_timeouts);
         counted
-            .failures
-            .follow(brokers().map(|b| b.txerrs + b.req_timeouts).sum());
-        counted.disconnects.follow(
-            brokers()
-                .map(|b| b.disconnects.unwrap_or(0).max(0).unsigned_abs())
-                .sum(),
-        );
+            .disconnects
+            .follow(statistics, |b| b.disconnects.unwrap_or(0).max(0).unsigned_abs());
 
         let mut seen = HashSet::new();
         for broker in brokers().filter(|b| b.nodeid >= 0) {
@@ -180,9 +198,9 @@ fn clamp(n: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdkafka::statistics::{Broker, Topic, Window};
+    use rdkafka::statistics::{Topic, Window};
 
-    fn report(tx_bytes: i64, rtt: Option<i64>) -> Statistics {
+    fn report(txbytes: u64, rtt: Option<i64>) -> Statistics {
         let rtt = rtt.map(|micros| Window {
             avg: micros,
             p99: 2 * micros,
@@ -192,6 +210,7 @@ mod tests {
         let broker = Broker {
             nodeid: 3,
             state: "UP".into(),
+            txbytes,
             txerrs: 1,
             req_timeouts: 1,
             rtt,
@@ -207,7 +226,6 @@ mod tests {
             ("a:9092/bootstrap".to_owned(), bootstrap),
         ];
         Statistics {
-            tx_bytes,
             msg_cnt: 7,
             brokers: brokers.into(),
             ..Statistics::default()
@@ -284,6 +302,40 @@ mod tests {
         let text = String::from_utf8(metrics.render()).unwrap();
         assert!(text.contains(r#"messina_kafka_transmitted_bytes_total{client="producer",pipeline="p"} 180"#));
         assert!(!text.contains("messina_kafka_broker_rtt_p99_seconds{"));
+    }
+
+    #[test]
+    fn a_broker_that_librdkafka_forgets_takes_nothing_from_the_totals_and_is_counted_once_by_its_id() {
+        let metrics = Metrics::new().unwrap();
+        let kafka = KafkaMetrics::new(&metrics, "p", "consumer-0");
+        let received = |brokers: &[(&str, i32, u64)]| {
+            let brokers = brokers.iter().map(|(name, nodeid, rxbytes)| {
+                let broker = Broker {
+                    nodeid: *nodeid,
+                    rxbytes: *rxbytes,
+                    ..Broker::default()
+                };
+                ((*name).to_owned(), broker)
+            });
+            kafka.observe(&Statistics {
+                brokers: brokers.collect(),
+                ..Statistics::default()
+            });
+            metrics.kafka_received_bytes_total.of(["p", "consumer-0"]).get()
+        };
+        assert_eq!(received(&[("a:9092/bootstrap", -1, 7)]), 7);
+        // The bootstrap address is forgotten with the first brokers, which count for themselves.
+        assert_eq!(received(&[("a/1", 1, 100), ("b/2", 2, 100), ("c/3", 3, 100)]), 307);
+        assert_eq!(received(&[("a/1", 1, 110), ("b/2", 2, 100)]), 317, "the third is down");
+        assert_eq!(received(&[("a/1", 1, 110), ("b/2", 2, 100), ("c/3", 3, 5)]), 322);
+        assert_eq!(
+            received(&[("d/1", 1, 120), ("b/2", 2, 100), ("c/3", 3, 5)]),
+            332,
+            "the same with another address"
+        );
+        let both = [("d/1", 1, 120), ("b/2", 2, 100), ("c/3", 3, 5), ("e/2", 2, 30)];
+        assert_eq!(received(&both), 332, "the old one is not gone yet");
+        assert_eq!(received(&[("d/1", 1, 120), ("c/3", 3, 5), ("e/2", 2, 40)]), 372);
     }
 
     #[test]

@@ -238,7 +238,7 @@ metrics! {
         runtime_queue_depth: IntGaugeVec ["runtime"],
 
         // Messina itself
-        /// Events for Sentry, by outcome: sent, suppressed (too many of one kind) or dropped (its queue was full).
+        /// Events for Sentry, by outcome: sent, suppressed (too many of one kind), dropped (its queue was full) or failed (Sentry did not take them).
         sentry_events_total: IntCounterVec ["outcome"],
         /// Spans for the collector, by outcome: exported, suppressed (over max_spans_per_second), dropped (its queue was full) or failed (it did not
         /// take them).

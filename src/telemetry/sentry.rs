@@ -2,36 +2,30 @@
 //!
 //! One fault of a dependency must become one issue, not a million events, and a Sentry server that is slow or gone must
 //! cost the stream nothing. So a failure is reported explicitly, not by a layer over all logs: it passes a rate limit
-//! per kind (pipeline, step, class), then a bounded queue, and a thread of its own hands it to Sentry's client. A full queue
-//! drops the report and counts it. The kind is also the fingerprint by which Sentry groups.
+//! per kind (pipeline, step, class), and what Sentry's client makes of it a bounded queue, from which a thread of its own posts it (`transport`).
+//! What becomes of each event is counted. The kind is also the fingerprint by which Sentry groups.
 //!
 //! Invariants: [`Sentry::report`] never blocks and never fails. An event carries the kind, topic and scrubbed words
 //! of the error, and the pipeline's last warnings before it ([`Breadcrumbs`]), and no payload, key or secret ([`scrub`]).
 //! A panic is reported by Sentry's own hook, scrubbed too.
 
+mod transport;
+
 use std::borrow::Cow;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 use sentry::protocol::{Breadcrumb, Event, Level};
-use sentry::transports::ReqwestHttpTransportOptions;
-use sentry::{ClientOptions, Hub, Transport, TransportFactory, TransportOptions};
+use sentry::types::{Dsn, ParseDsnError};
+use sentry::{ClientInitGuard, ClientOptions, Hub};
 
 use super::breadcrumbs::Breadcrumbs;
 use super::limit::Limiter;
 use super::metrics::Metrics;
 use super::scrub::scrub;
-
-/// Events that wait for the thread.
-const QUEUE: usize = 64;
-
-/// How long a request may take. A server that takes connections and never answers would else keep the client's thread for ever, and with it the
-/// end of the process, which waits for that thread.
-const REQUEST: Duration = Duration::from_secs(5);
+use transport::Post;
 
 /// What the configuration says about Sentry.
 #[derive(Clone)]
@@ -81,14 +75,12 @@ pub struct Report<'a> {
 
 /// The way to Sentry. Dropping it sends what waits, for as long as `flush` says.
 pub struct Sentry {
-    queue: Option<SyncSender<Event<'static>>>,
-    thread: Option<JoinHandle<()>>,
+    hub: Arc<Hub>,
     /// By the hash of the kind.
     limiter: Limiter<u64, Kinds>,
     breadcrumbs: Breadcrumbs,
     suppressed: IntCounter,
-    dropped: IntCounter,
-    _client: Option<sentry::ClientInitGuard>,
+    client: Option<ClientInitGuard>,
 }
 
 impl Sentry {
@@ -98,33 +90,20 @@ impl Sentry {
     /// # Errors
     /// When the DSN cannot be read or no thread can be started. An unreachable server is no error.
     pub fn init(options: SentryOptions, breadcrumbs: Breadcrumbs, metrics: &Metrics) -> Result<Self, SentryError> {
-        let client = client_options(&options, breadcrumbs.clone())?;
-        let guard = sentry::init(client);
-        let mut sentry = Self::with_hub(Hub::current(), options.every, breadcrumbs, metrics)?;
-        sentry._client = Some(guard);
+        let guard = sentry::init(client_options(&options, breadcrumbs.clone(), metrics)?);
+        let mut sentry = Self::with_hub(Hub::current(), options.every, breadcrumbs, metrics);
+        sentry.client = Some(guard);
         Ok(sentry)
     }
 
-    fn with_hub(
-        hub: Arc<Hub>,
-        every: Duration,
-        breadcrumbs: Breadcrumbs,
-        metrics: &Metrics,
-    ) -> Result<Self, SentryError> {
-        let (queue, events) = sync_channel(QUEUE);
-        let sent = metrics.sentry_events_total.of(["sent"]);
-        let thread = std::thread::Builder::new()
-            .name("messina-sentry".into())
-            .spawn(move || send(&hub, &events, &sent))?;
-        Ok(Self {
-            queue: Some(queue),
-            thread: Some(thread),
+    fn with_hub(hub: Arc<Hub>, every: Duration, breadcrumbs: Breadcrumbs, metrics: &Metrics) -> Self {
+        Self {
+            hub,
             limiter: Limiter::hashed(every),
             breadcrumbs,
             suppressed: metrics.sentry_events_total.of(["suppressed"]),
-            dropped: metrics.sentry_events_total.of(["dropped"]),
-            _client: None,
-        })
+            client: None,
+        }
     }
 
     /// Reports a failure, unless one of its kind was reported lately or too much waits.
@@ -134,9 +113,14 @@ impl Sentry {
             self.suppressed.inc();
             return;
         };
-        let event = event(report, suppressed, self.breadcrumbs.last(Some(report.pipeline)));
-        if self.queue.as_ref().is_none_or(|queue| queue.try_send(event).is_err()) {
-            self.dropped.inc();
+        let before = self.breadcrumbs.last(Some(report.pipeline));
+        self.hub.capture_event(event(report, suppressed, before));
+    }
+
+    /// Waits until what was reported has been sent or has failed, for so long at most. For an end at which this is not dropped.
+    pub fn flush(&self, within: Duration) {
+        if let Some(client) = &self.client {
+            client.flush(Some(within));
         }
     }
 }
@@ -170,51 +154,25 @@ impl Hasher for Fnv {
     }
 }
 
-impl Drop for Sentry {
-    fn drop(&mut self) {
-        // The thread ends when the queue's sender is gone and what waits is handed over, which waits for no network;
-        // then the client's guard sends it, within its time.
-        self.queue = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn send(hub: &Hub, events: &Receiver<Event<'static>>, sent: &IntCounter) {
-    for event in events {
-        hub.capture_event(event);
-        sent.inc();
-    }
-}
-
-/// Sends by this client.
-struct Http(reqwest::Client);
-
-impl TransportFactory for Http {
-    fn create_transport_with_options(&self, options: TransportOptions) -> Arc<dyn Transport> {
-        let options = ReqwestHttpTransportOptions::from(options);
-        Arc::new(options.with_client(self.0.clone()).build())
-    }
-}
-
-fn client_options(options: &SentryOptions, breadcrumbs: Breadcrumbs) -> Result<ClientOptions, SentryError> {
-    // One that is none has no DSN either, which is said below.
-    let address = reqwest::Url::parse(&options.dsn).ok();
-    let mut client = ClientOptions::new()
+fn client_options(
+    options: &SentryOptions,
+    breadcrumbs: Breadcrumbs,
+    metrics: &Metrics,
+) -> Result<ClientOptions, SentryError> {
+    let dsn: Dsn = options
+        .dsn
+        .parse()
+        .map_err(|e: ParseDsnError| SentryError::Dsn(e.to_string()))?;
+    let client = ClientOptions::new()
         .release(concat!("messina@", env!("CARGO_PKG_VERSION")))
         .sample_rate(options.sample_rate.clamp(0.0, 1.0))
         .shutdown_timeout(options.flush)
         .max_breadcrumbs(0)
         .send_default_pii(false)
-        .transport(Http(crate::proxy::client(&address).timeout(REQUEST).build()?))
         .before_send(move |event| Some(scrubbed(event, &breadcrumbs)));
-    client.dsn = Some(
-        options
-            .dsn
-            .parse()
-            .map_err(|e: sentry::types::ParseDsnError| SentryError::Dsn(e.to_string()))?,
-    );
+    let post = Post::start(&dsn, &client.user_agent, metrics)?;
+    let mut client = client.transport(Arc::new(post));
+    client.dsn = Some(dsn);
     client.environment = options.environment.clone().map(Cow::Owned);
     Ok(client)
 }
@@ -268,7 +226,7 @@ fn scrubbed(mut event: Event<'static>, breadcrumbs: &Breadcrumbs) -> Event<'stat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sentry::{Client, Envelope, Scope};
+    use sentry::{Client, Envelope, Scope, Transport};
     use std::sync::Mutex;
     use std::sync::mpsc::channel;
 
@@ -308,12 +266,12 @@ mod tests {
 
     fn connected<T: Transport>(transport: Arc<T>) -> (Sentry, Arc<Metrics>) {
         let metrics = Metrics::new().unwrap();
-        let client: ClientOptions = client_options(&options(), Breadcrumbs::default())
+        let client: ClientOptions = client_options(&options(), Breadcrumbs::default(), &metrics)
             .unwrap()
             .transport(transport);
         let hub = Hub::new(Some(Arc::new(Client::from(client))), Arc::new(Scope::default()));
         (
-            Sentry::with_hub(Arc::new(hub), options().every, Breadcrumbs::default(), &metrics).unwrap(),
+            Sentry::with_hub(Arc::new(hub), options().every, Breadcrumbs::default(), &metrics),
             metrics,
         )
     }
@@ -348,27 +306,6 @@ mod tests {
         assert_eq!(event.environment.as_deref(), Some("test"));
         assert!(!serde_json::to_string(event).unwrap().contains("bob@example.org"));
         assert_eq!(metrics.sentry_events_total.of(["suppressed"]).get(), 9_999);
-        assert_eq!(metrics.sentry_events_total.of(["sent"]).get(), 2);
-    }
-
-    #[test]
-    fn a_stuck_transport_costs_reports_and_no_time() {
-        struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>);
-        impl Transport for Stuck {
-            fn send_envelope(&self, _: Envelope) {
-                let _ = self.0.lock().unwrap().recv();
-            }
-        }
-        let (release, stuck) = channel();
-        let (sentry, metrics) = connected(Arc::new(Stuck(Mutex::new(stuck))));
-        let start = Instant::now();
-        (0..1000).for_each(|n| sentry.report(report(&n.to_string())));
-        assert!(
-            start.elapsed() < Duration::from_secs(1),
-            "report waited for the transport"
-        );
-        assert!(metrics.sentry_events_total.of(["dropped"]).get() >= 1000 - QUEUE as u64 - 1);
-        drop(release);
     }
 
     #[test]
@@ -377,8 +314,24 @@ mod tests {
             dsn: "https://secret-key@".into(),
             ..options()
         };
-        let error = client_options(&bad, Breadcrumbs::default()).err().unwrap().to_string();
+        let metrics = Metrics::new().unwrap();
+        let error = client_options(&bad, Breadcrumbs::default(), &metrics).err().unwrap();
+        let error = error.to_string();
         assert!(error.contains("DSN") && !error.contains("secret-key"), "{error}");
+    }
+
+    #[test]
+    fn what_sampling_leaves_out_is_neither_sent_nor_lost() {
+        let metrics = Metrics::new().unwrap();
+        let none = SentryOptions {
+            sample_rate: 0.0,
+            ..options()
+        };
+        let sentry = Sentry::init(none, Breadcrumbs::default(), &metrics).unwrap();
+        sentry.report(report("profile"));
+        drop(sentry);
+        let events = ["sent", "failed", "dropped"].map(|outcome| metrics.sentry_events_total.of([outcome]).get());
+        assert_eq!(events, [0; 3]);
     }
 
     #[test]
@@ -408,7 +361,7 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let (mut request, mut part) = (String::new(), [0; 4096]);
-            while !request.contains("suppressed") {
+            while !(request.contains("suppressed") && request.ends_with("}\n")) {
                 let read = stream.read(&mut part).unwrap();
                 assert!(read > 0, "cut off: {request}");
                 request.push_str(&String::from_utf8_lossy(&part[..read]));
@@ -429,6 +382,9 @@ mod tests {
         )
         .unwrap();
         sentry.report(report("profile"));
+        sentry.flush(Duration::from_secs(60));
+        let events = |outcome: &str| metrics.sentry_events_total.of([outcome]).get();
+        assert_eq!((events("sent"), events("failed")), (1, 0));
         drop(sentry);
         let request = server.join().unwrap();
         assert!(request.starts_with("POST /api/1/envelope/ "), "{request}");

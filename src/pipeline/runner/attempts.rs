@@ -161,8 +161,8 @@ impl Attempts<'_> {
         self.runtime.wait(self.gate, self.event, attempt, deadline).await
     }
 
-    fn tell(&self, error: &Failure, what: &str) {
-        if let Some(suppressed) = self.runtime.told(error.reason) {
+    fn tell(&self, error: &Failure, what: &'static str) {
+        if let Some(suppressed) = self.runtime.told_of(error.reason, Some(&self.step.name), what) {
             tracing::warn!(
                 pipeline = %self.runtime.program.name, step = %self.step.name, reason = error.reason,
                 attempts = self.tries.made(), suppressed, "{error}; {what}"

@@ -138,7 +138,7 @@ impl Runtime {
                 return;
             }
             self.metrics.failed("sink", "transient", "warn");
-            if let Some(suppressed) = self.told(failure.reason) {
+            if let Some(suppressed) = self.told_of(failure.reason, None, "sending again") {
                 tracing::warn!(pipeline = %self.program.name, reason = failure.reason, suppressed, "{failure}; sending again");
             }
             event.attempts += 1;
@@ -217,10 +217,11 @@ impl Runtime {
             return;
         };
         self.metrics.failed(stage, "permanent", "error");
-        if let Some(suppressed) = self.told(failure.reason) {
+        if let Some(suppressed) = self.told_of(failure.reason, failure.step.as_ref(), "dead letter") {
             tracing::warn!(
-                pipeline = %self.program.name, topic = %event.origin.topic, partition = event.origin.partition,
-                offset = event.origin.offset, reason = failure.reason, suppressed, "dead letter: {}", failure.scrubbed()
+                pipeline = %self.program.name, step = failure.step.as_ref().map(tracing::field::display),
+                topic = %event.origin.topic, partition = event.origin.partition, offset = event.origin.offset,
+                reason = failure.reason, suppressed, "dead letter: {}", failure.scrubbed()
             );
         }
         // After the line, which names the record and goes with the report.

@@ -211,7 +211,7 @@ impl Bench {
         event
     }
 
-    async fn run(&mut self, offset: i64, id: i64, kind: &str) -> How {
+    pub(super) async fn run(&mut self, offset: i64, id: i64, kind: &str) -> How {
         let event = self.event(offset, id, kind, false);
         // As the loop does it.
         match self.runtime.advance(event, Instant::now()) {

@@ -119,12 +119,12 @@ impl Runtime {
     /// Their batch has failed: each goes on by itself, where what may pass has had time to.
     async fn write_alone(&self, step: usize, error: &StoreError, events: Vec<(Box<Event>, Instant)>) {
         if error.class == Class::Transient {
-            let metrics = &self.steps[step].step;
+            let (metrics, name) = (&self.steps[step].step, &self.program.steps[step].name);
             metrics.transient.inc_by(events.len() as u64);
             metrics.retries.inc_by(events.len() as u64);
-            if let Some(suppressed) = self.told(error.label) {
+            if let Some(suppressed) = self.told_of(error.label, Some(name), "trying again") {
                 tracing::warn!(
-                    pipeline = %self.program.name, step = %self.program.steps[step].name, reason = error.label,
+                    pipeline = %self.program.name, step = %name, reason = error.label,
                     rows = events.len(), suppressed, "{error}; trying again"
                 );
             }

@@ -1,0 +1,242 @@
+//! Posts events to Sentry, on a thread of its own, and counts what becomes of each.
+//!
+//! In place of the transport of Sentry's client, which says of no event whether it arrived: with a key that was withdrawn, all would look sent for
+//! ever.
+//!
+//! Invariants: handing an event over never blocks, be it by a thread that panics. Each one is counted once: sent, failed or dropped.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounter;
+use reqwest::{Client, StatusCode, Url};
+use sentry::transports::{RateLimiter, RateLimitingCategory};
+use sentry::types::Dsn;
+use sentry::{Envelope, Transport};
+use tokio::runtime::Runtime;
+
+use super::SentryError;
+use crate::registry::causes;
+use crate::telemetry::limit::Limiter;
+use crate::telemetry::metrics::Metrics;
+
+/// Events that wait, the one under way among them.
+const QUEUE: usize = 64;
+/// How long a request may take. A server that takes connections and never answers would else keep the thread for ever.
+const REQUEST: Duration = Duration::from_secs(5);
+/// How often a Sentry that fails is logged.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// The way to the thread, which ends when this is dropped and nothing waits.
+pub(super) struct Post {
+    queue: Sender<Envelope>,
+    waiting: Arc<Waiting>,
+    dropped: IntCounter,
+}
+
+/// How many events wait, the one under way among them.
+#[derive(Default)]
+struct Waiting {
+    count: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Waiting {
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one_fewer(&self) {
+        *self.count() -= 1;
+        self.fewer.notify_all();
+    }
+}
+
+impl Post {
+    /// Starts the thread. A server that does not answer is no error.
+    pub(super) fn start(dsn: &Dsn, user_agent: &str, metrics: &Metrics) -> Result<Post, SentryError> {
+        let url = dsn.envelope_api_url();
+        // An event a minute of a kind: until the next the server would have closed the connection.
+        let client = crate::proxy::client([&url]).timeout(REQUEST).pool_max_idle_per_host(0);
+        let outcome = |outcome| metrics.sentry_events_total.of([outcome]);
+        let worker = Worker {
+            client: client.build()?,
+            url,
+            auth: dsn.to_auth(Some(user_agent)).to_string(),
+            limits: RateLimiter::new(),
+            limiter: Limiter::new(LOG_EVERY),
+            sent: outcome("sent"),
+            failed: outcome("failed"),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (queue, events) = channel();
+        let waiting = Arc::<Waiting>::default();
+        let left = waiting.clone();
+        let thread = std::thread::Builder::new().name("messina-sentry".into());
+        thread.spawn(move || worker.run(&runtime, &events, &left))?;
+        Ok(Post {
+            queue,
+            waiting,
+            dropped: outcome("dropped"),
+        })
+    }
+}
+
+impl Transport for Post {
+    fn send_envelope(&self, envelope: Envelope) {
+        let mut waiting = self.waiting.count();
+        if *waiting < QUEUE && self.queue.send(envelope).is_ok() {
+            *waiting += 1;
+        } else {
+            self.dropped.inc();
+        }
+    }
+
+    fn flush(&self, timeout: Duration) -> bool {
+        let waiting = self.waiting.count();
+        let left = self
+            .waiting
+            .fewer
+            .wait_timeout_while(waiting, timeout, |left| *left > 0);
+        let (left, _) = left.unwrap_or_else(PoisonError::into_inner);
+        *left == 0
+    }
+}
+
+/// What the thread has.
+struct Worker {
+    client: Client,
+    url: Url,
+    /// A secret.
+    auth: String,
+    /// What the server asked for.
+    limits: RateLimiter,
+    limiter: Limiter<&'static str>,
+    sent: IntCounter,
+    failed: IntCounter,
+}
+
+impl Worker {
+    fn run(mut self, runtime: &Runtime, events: &Receiver<Envelope>, waiting: &Waiting) {
+        for event in events {
+            match runtime.block_on(self.post(&event)) {
+                Ok(()) => self.sent.inc(),
+                Err(why) => {
+                    self.failed.inc();
+                    if let Some(suppressed) = self.limiter.admit("sentry", Instant::now()) {
+                        tracing::warn!(suppressed, "events for Sentry are lost: {why}");
+                    }
+                }
+            }
+            waiting.one_fewer();
+        }
+    }
+
+    /// Posts an event, unless the server asked for none; fails with the reason in words.
+    async fn post(&mut self, event: &Envelope) -> Result<(), String> {
+        if let Some(time) = self.limits.is_disabled(RateLimitingCategory::Error) {
+            return Err(format!("it takes none for another {} s", time.as_secs()));
+        }
+        let mut body = Vec::new();
+        event.to_writer(&mut body).map_err(|error| error.to_string())?;
+        let request = self.client.post(self.url.clone()).header("X-Sentry-Auth", &self.auth);
+        let response = request
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| causes(&error.without_url()))?;
+        let status = response.status();
+        let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        if let Some(limits) = header("x-sentry-rate-limits") {
+            self.limits.update_from_sentry_header(limits);
+        } else if let Some(time) = header("retry-after") {
+            self.limits.update_from_retry_after(time);
+        } else if status == StatusCode::TOO_MANY_REQUESTS {
+            self.limits.update_from_429();
+        }
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(format!("it answers {status}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use sentry::protocol::Event;
+
+    use super::*;
+
+    fn event() -> Envelope {
+        Event::default().into()
+    }
+
+    /// A server that answers so to each request, for as long as the test runs, and the way to it.
+    fn answering(answer: &'static str) -> (Post, Arc<Metrics>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let dsn = format!("http://public@{}/1", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let (mut request, mut part) = (Vec::new(), [0; 4096]);
+                // The last line of an envelope is that of its event.
+                while !request.ends_with(b"}\n") {
+                    let read = stream.read(&mut part).unwrap();
+                    assert!(read > 0, "cut off: {}", String::from_utf8_lossy(&request));
+                    request.extend_from_slice(&part[..read]);
+                }
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let metrics = Metrics::new().unwrap();
+        let post = Post::start(&dsn.parse().unwrap(), "test", &metrics).unwrap();
+        (post, metrics)
+    }
+
+    /// How many were sent, failed and were dropped, when none waits.
+    fn counted(post: &Post, metrics: &Metrics) -> [u64; 3] {
+        assert!(post.flush(Duration::from_secs(60)));
+        ["sent", "failed", "dropped"].map(|outcome| metrics.sentry_events_total.of([outcome]).get())
+    }
+
+    #[test]
+    fn what_a_server_does_not_take_has_failed() {
+        let (post, metrics) = answering("HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        post.send_envelope(event());
+        assert_eq!(counted(&post, &metrics), [0, 1, 0]);
+        let (post, metrics) = answering("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        post.send_envelope(event());
+        assert_eq!(counted(&post, &metrics), [1, 0, 0]);
+    }
+
+    #[test]
+    fn a_server_that_asks_for_none_is_sent_none() {
+        let limited =
+            "HTTP/1.1 200 OK\r\nX-Sentry-Rate-Limits: 60:error:key\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        let (post, metrics) = answering(limited);
+        post.send_envelope(event());
+        assert_eq!(counted(&post, &metrics), [1, 0, 0]);
+        post.send_envelope(event());
+        assert_eq!(counted(&post, &metrics), [1, 1, 0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped() {
+        // The system takes connections for it; nobody reads from them.
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let dsn = format!("http://public@{}/1", silent.local_addr().unwrap());
+        let metrics = Metrics::new().unwrap();
+        let post = Post::start(&dsn.parse().unwrap(), "test", &metrics).unwrap();
+        let start = Instant::now();
+        (0..1000).for_each(|_| post.send_envelope(event()));
+        assert!(start.elapsed() < Duration::from_secs(1), "it waited for the server");
+        assert!(!post.flush(Duration::from_millis(10)));
+        let dropped = metrics.sentry_events_total.of(["dropped"]).get();
+        assert_eq!(dropped, 1000 - QUEUE as u64);
+    }
+}
