@@ -12,7 +12,7 @@ use crate::source::status::{LoopStatus, PartitionStatus};
 
 /// How many of the last failures the status shows.
 const LAST_ERRORS: usize = 8;
-/// Records that may wait in one partition's ledger behind an unfinished one, 24 bytes each. They would all be processed again
+/// Records that may wait in one partition's ledger behind an unfinished one, 32 bytes each. They would all be processed again
 /// after a crash, so intake stops there.
 const LONGEST_LEDGER: usize = 200_000;
 
@@ -94,7 +94,9 @@ impl Loop {
                 fetches_nothing = Some(format!("{topic}/{index} has {count}records and none of them arrives"));
             }
             if let Some(held) = self.held.get_mut(&at.partition) {
-                if let (Some(lag), Some(timestamp)) = (lag, held.last_timestamp_ms)
+                // Outputs are as late as the first that is not finished; where none is in flight, what comes next is not known yet.
+                let oldest_ms = at.ledger.and_then(|l| l.first_unfinished_ms());
+                if let (Some(lag), Some(timestamp)) = (lag, oldest_ms.or(held.last_timestamp_ms))
                     && lag > 0
                 {
                     lag_seconds = wall_ms.saturating_sub(timestamp).max(0) as f64 / 1000.0;

@@ -1,11 +1,16 @@
 //! A loop that does not run, and whose clients reach no broker: what it makes of what it is told.
 
+use rdkafka::client::ClientContext;
+use rdkafka::statistics::{self, Statistics};
+
 use super::*;
 use crate::breaker::State;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::{Completion, How};
+use crate::pipeline::evaluate::now_micros;
 use crate::pipeline::event::{Content, Origin};
 use crate::source::assignment::{Action, Intake};
+use crate::source::status::PartitionStatus;
 
 const NOBODY: &str = "127.0.0.1:1";
 
@@ -108,6 +113,46 @@ fn record(this: &Loop, ticket: Ticket, offset: i64) -> Box<Event> {
     let tenure = this.held[&P].tenure.clone();
     let completions = this.completions.clone();
     Event::new(None, origin, content, tenure, completions, Instant::now())
+}
+
+/// Its partition as the status has it, once librdkafka has said this of it.
+fn shown(this: &mut Loop, figures: statistics::Partition) -> PartitionStatus {
+    let topic = statistics::Topic {
+        topic: "in".to_owned(),
+        partitions: HashMap::from([(P.index, figures)]),
+        ..statistics::Topic::default()
+    };
+    this.parts.consumer.context().stats(Statistics {
+        topics: HashMap::from([("in".to_owned(), topic)]),
+        ..Statistics::default()
+    });
+    this.publish_status("running");
+    this.parts.state.get().partitions.remove(0)
+}
+
+/// What librdkafka says of a partition that is fetched to this end, of which the application has what lies before `app_offset`.
+fn fetched_to(end: i64, app_offset: i64) -> statistics::Partition {
+    statistics::Partition {
+        ls_offset: end,
+        hi_offset: end,
+        next_offset: end,
+        app_offset,
+        rxmsgs: end.unsigned_abs(),
+        ..statistics::Partition::default()
+    }
+}
+
+#[tokio::test]
+async fn a_lag_is_as_old_as_the_first_record_that_is_not_finished() {
+    let mut this = idle(TOML.to_owned()).await;
+    let now_ms = now_micros() / 1000;
+    for (offset, timestamp_ms) in [(0, now_ms - 600_000), (1, now_ms)] {
+        this.assignment.admit(P, offset, Some(timestamp_ms)).unwrap();
+        this.held.get_mut(&P).unwrap().last_timestamp_ms = Some(timestamp_ms);
+    }
+    let partition = shown(&mut this, fetched_to(2, 2));
+    assert_eq!(partition.lag_records, Some(2));
+    assert!(partition.lag_seconds >= 600.0, "{}", partition.lag_seconds);
 }
 
 /// How the producer's breaker stands when a probe that is out comes back so, after its partition was lost.
