@@ -48,9 +48,9 @@ impl Loop {
                 .filter(|e| running && e.answer == Answer::End)
                 .and_then(|e| self.ends.beyond(at.partition, e.next, now));
             let end = extent.and_then(|e| e.end).max(more);
-            // What waits in librdkafka's queue may be of other partitions; while that queue is taken from, what is of this one comes by itself.
-            let at_end =
-                in_flight == 0 && more.is_none() && extent.is_some_and(|e| e.fetched && (e.queue_empty || takes));
+            let at_end = in_flight == 0
+                && more.is_none()
+                && extent.is_some_and(|e| e.fetched && (e.passed || unfinished >= Some(e.next)));
             let behind = if at_end {
                 Some(0)
             } else {
@@ -66,6 +66,7 @@ impl Loop {
                 starting: at.phase == Phase::Starting && self.stopping.is_none(),
                 lag: behind.map(i64::unsigned_abs),
                 withheld: withheld.unsigned_abs(),
+                // What waits in librdkafka's queue may be of other partitions; while that queue is taken from, what is of this one comes by itself.
                 fetched: extent.filter(|e| e.queue_empty || takes).map(|e| e.next),
                 some: running && (answer != Answer::End || (position.is_none() && !at_end)),
                 unfinished,

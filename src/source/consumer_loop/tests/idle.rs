@@ -142,6 +142,14 @@ fn fetched_to(end: i64, app_offset: i64) -> statistics::Partition {
     }
 }
 
+/// A loop that has finished the first record of its partition.
+async fn with_one_finished() -> Loop {
+    let mut this = idle(TOML.to_owned()).await;
+    let (event, how) = (taken(&mut this, 0), How::Finished(Outcome::Done));
+    this.ended(Completion { event, how }, Instant::now());
+    this
+}
+
 #[tokio::test]
 async fn a_lag_is_as_old_as_the_first_record_that_is_not_finished() {
     let mut this = idle(TOML.to_owned()).await;
@@ -153,6 +161,51 @@ async fn a_lag_is_as_old_as_the_first_record_that_is_not_finished() {
     let partition = shown(&mut this, fetched_to(2, 2));
     assert_eq!(partition.lag_records, Some(2));
     assert!(partition.lag_seconds >= 600.0, "{}", partition.lag_seconds);
+}
+
+#[tokio::test]
+async fn records_that_wait_behind_those_of_other_partitions_are_lag() {
+    let mut this = with_one_finished().await;
+    let queued = |app_offset| statistics::Partition {
+        fetchq_cnt: 7,
+        ..fetched_to(11, app_offset)
+    };
+    // One of another.
+    this.took_since_status = true;
+    assert_eq!(shown(&mut this, queued(1)).lag_records, Some(10));
+    // What is behind the first was no record.
+    assert_eq!(shown(&mut this, queued(11)).lag_records, Some(0));
+}
+
+#[tokio::test]
+async fn a_partition_that_ends_in_a_marker_has_no_lag_while_those_of_others_wait() {
+    let mut this = with_one_finished().await;
+    // The second look at what does not move is a stall.
+    this.watchdogs = Watchdogs::new(Duration::ZERO, None);
+    let queued = || statistics::Partition {
+        fetchq_cnt: 500,
+        ..fetched_to(2, 2)
+    };
+    for _ in 0..3 {
+        let partition = shown(&mut this, queued());
+        assert_eq!((partition.lag_records, partition.stalled), (Some(0), false));
+    }
+}
+
+#[tokio::test]
+async fn a_partition_without_a_record_is_no_stall_while_those_of_others_wait() {
+    let mut this = idle(TOML.to_owned()).await;
+    this.watchdogs = Watchdogs::new(Duration::ZERO, None);
+    // It had some before it came to this consumer, or came back to it.
+    let queued = || statistics::Partition {
+        fetchq_cnt: 500,
+        rxmsgs: 3,
+        ..fetched_to(0, Offset::Invalid.to_raw().unwrap())
+    };
+    for _ in 0..3 {
+        let partition = shown(&mut this, queued());
+        assert_eq!((partition.lag_records, partition.stalled), (Some(0), false));
+    }
 }
 
 /// How the producer's breaker stands when a probe that is out comes back so, after its partition was lost.
