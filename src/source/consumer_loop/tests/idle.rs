@@ -319,3 +319,13 @@ async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
         }
     }
 }
+
+#[tokio::test]
+async fn schemas_that_cannot_be_used_are_told_once_for_a_while() {
+    let mut this = idle(TOML.to_owned()).await;
+    for id in 0..100 {
+        let unknown = Failure::permanent("schema", format!("the registry does not know {id}"));
+        this.schema_known(id, Err(unknown));
+    }
+    assert_eq!(this.last_errors.len(), 1);
+}
