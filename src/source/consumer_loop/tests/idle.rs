@@ -11,6 +11,8 @@ use crate::pipeline::evaluate::now_micros;
 use crate::pipeline::event::{Content, Origin};
 use crate::source::assignment::{Action, Intake};
 use crate::source::status::PartitionStatus;
+use crate::telemetry::breadcrumbs::Breadcrumbs;
+use crate::telemetry::sentry::{Sentry, SentryOptions};
 
 const NOBODY: &str = "127.0.0.1:1";
 
@@ -328,4 +330,36 @@ async fn schemas_that_cannot_be_used_are_told_once_for_a_while() {
         this.schema_known(id, Err(unknown));
     }
     assert_eq!(this.last_errors.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stop_by_dead_letters_is_reported_once() {
+    let metrics = Metrics::new().unwrap();
+    let options = SentryOptions {
+        // Nobody listens there.
+        dsn: "http://public@127.0.0.1:9/1".to_owned(),
+        environment: None,
+        sample_rate: 1.0,
+        every: Duration::ZERO,
+        flush: Duration::from_millis(200),
+    };
+    let sentry = Sentry::init(options, Breadcrumbs::default(), &metrics).unwrap();
+    let mut this = idle(TOML.to_owned()).await;
+    this.parts.runtime = Arc::new(Runtime {
+        sentry: Some(Arc::new(sentry)),
+        ..(*this.parts.runtime).clone()
+    });
+    let above = StopAbove {
+        ratio: None,
+        consecutive: Some(1),
+    };
+    this.parts.limits = Some(Limits::new(above, Window::default()));
+    for offset in 0..3 {
+        let (event, how) = (taken(&mut this, offset), How::Finished(Outcome::DeadLettered));
+        this.ended(Completion { event, how }, Instant::now());
+    }
+    assert!(this.stopped_by_limit);
+    // With it goes what waits for Sentry.
+    drop(this);
+    assert_eq!(metrics.sentry_events_total.of(["sent"]).get(), 1);
 }
