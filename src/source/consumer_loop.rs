@@ -395,6 +395,8 @@ impl Loop {
         }
         self.consumer_closes();
         self.leave_group(consumer).await;
+        // It has no partitions any more, and nobody brings the last status up to date.
+        self.assignment = Assignment::new();
         let _ = self.publish_status(match &end {
             End::Halted(_) => "halted",
             End::Drained | End::Abandoned(_) => "stopped",

@@ -363,3 +363,16 @@ async fn a_stop_by_dead_letters_is_reported_once() {
     drop(this);
     assert_eq!(metrics.sentry_events_total.of(["sent"]).get(), 1);
 }
+
+#[tokio::test]
+async fn a_loop_that_has_ended_shows_no_partitions() {
+    let mut this = idle(TOML.to_owned()).await;
+    this.publish_status("running");
+    assert_eq!(this.parts.state.get().partitions.len(), 1);
+    this.halt(Failure::fatal("kafka", "fenced"));
+    let consumer = this.parts.consumer.clone();
+    let end = this.live(&consumer, Instant::now()).await;
+    assert!(matches!(end, End::Halted(_)), "{end:?}");
+    let status = this.parts.state.get();
+    assert_eq!((status.state, status.partitions.len()), ("halted", 0));
+}
