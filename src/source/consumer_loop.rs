@@ -553,6 +553,9 @@ impl Loop {
         let long = self.full_since.is_some_and(|since| since.elapsed() >= PAUSE_AFTER);
         if long && !self.paused {
             self.pause(true);
+            if self.paused {
+                self.parts.runtime.metrics.pauses.inc();
+            }
         } else if !full && self.paused {
             self.pause(false);
         }
@@ -567,12 +570,7 @@ impl Loop {
             }
         });
         match done {
-            Ok(()) => {
-                self.paused = pause;
-                if pause {
-                    self.parts.runtime.metrics.pauses.inc();
-                }
-            }
+            Ok(()) => self.paused = pause,
             Err(error) => self.note_error(format!("{}: {error}", if pause { "pause" } else { "resume" })),
         }
     }

@@ -376,3 +376,19 @@ async fn a_loop_that_has_ended_shows_no_partitions() {
     let status = this.parts.state.get();
     assert_eq!((status.state, status.partitions.len()), ("halted", 0));
 }
+
+#[tokio::test]
+async fn only_a_pause_over_the_budget_is_counted() {
+    let mut this = idle(TOML.to_owned()).await;
+    let pauses = this.parts.runtime.metrics.pauses.clone();
+    this.ledger_full = true;
+    this.regulate();
+    assert!(!this.paused);
+    this.full_since = this.full_since.map(|since| since - PAUSE_AFTER);
+    this.regulate();
+    assert!(this.paused);
+    // What is assigned meanwhile joins it; then all leaves.
+    this.pause(true);
+    this.stop();
+    assert_eq!(pauses.get(), 1);
+}
