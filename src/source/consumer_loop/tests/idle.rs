@@ -392,3 +392,18 @@ async fn only_a_pause_over_the_budget_is_counted() {
     this.stop();
     assert_eq!(pauses.get(), 1);
 }
+
+#[tokio::test]
+async fn however_short_a_stall_is_librdkafka_is_not_silent_between_two_reports() {
+    let mut this = idle(TOML.to_owned()).await;
+    this.joined = true;
+    this.parts.stall_after = Duration::from_secs(1);
+    let mut silent_for = |seconds: u32| {
+        for _ in 0..seconds * 4 {
+            this.watch(None);
+        }
+        this.replace.is_some()
+    };
+    assert!(!silent_for(2));
+    assert!(silent_for(3));
+}
