@@ -98,6 +98,8 @@ struct Entry {
     offset: i64,
     /// The last of its write timestamps.
     timestamp: i64,
+    /// The record's own, in µs; `i64::MIN` without one.
+    own: i64,
     finished: bool,
 }
 
@@ -165,18 +167,19 @@ impl Ledger {
         if offset < expected {
             return Err(LedgerError::Behind { offset, expected });
         }
-        let own = own_micros(record_timestamp_ms).unwrap_or(0);
+        let own = own_micros(record_timestamp_ms);
         let after = self
             .clock
             .checked_add(1)
             .ok_or(LedgerError::ClockExhausted { clock: self.clock })?;
-        let timestamp = own.max(after);
+        let timestamp = own.unwrap_or(0).max(after);
         let last = timestamp
             .checked_add(self.writes - 1)
             .ok_or(LedgerError::ClockExhausted { clock: self.clock })?;
         self.ring.push_back(Entry {
             offset,
             timestamp: last,
+            own: own.unwrap_or(i64::MIN),
             finished: false,
         });
         self.clock = last;
@@ -242,7 +245,7 @@ impl Ledger {
         self.in_flight
     }
 
-    /// Records held, the finished ones behind an unfinished one included: what this ledger costs (24 bytes each), and what a
+    /// Records held, the finished ones behind an unfinished one included: what this ledger costs (32 bytes each), and what a
     /// crash at this moment repeats. The loop bounds it, for one stuck record does not keep the others from finishing.
     pub fn span(&self) -> usize {
         self.ring.len()
@@ -251,6 +254,13 @@ impl Ledger {
     /// The lowest offset in flight.
     pub fn first_unfinished(&self) -> Option<i64> {
         self.ring.front().map(|entry| entry.offset)
+    }
+
+    /// The own timestamp of the record at that offset, in ms since the Unix epoch; none where it has none. Its write timestamp would not do for an
+    /// age: behind a record of a late date that of all others is as late.
+    pub fn first_unfinished_ms(&self) -> Option<i64> {
+        let own = self.ring.front()?.own;
+        (own >= 0).then_some(own / 1000)
     }
 
     /// Where to begin again so that everything runs that is not committed, finished or not; `None` as long as no offset is known.

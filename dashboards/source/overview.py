@@ -27,7 +27,7 @@ DASHBOARD = filled(
     (
         "Lag",
         [
-            graph("Lag in seconds", "Age of the record taken last, by its own timestamp, while there is lag. The worst partition of each pipeline.", "s", (f"max by (pipeline) (messina_lag_seconds{{{PIPELINE}}})", "{{pipeline}}"), thresholds=[(120, "red")]),
+            graph("Lag in seconds", "Age of the first unfinished record, by its own timestamp, while there is lag. The worst partition of each pipeline.", "s", (f"max by (pipeline) (messina_lag_seconds{{{PIPELINE}}})", "{{pipeline}}"), thresholds=[(120, "red")]),
             graph("Lag in records", "Records from the first unfinished one to the end, over all partitions.", "short", (f"sum by (pipeline) (messina_lag_records{{{PIPELINE}}})", "{{pipeline}}")),
             rows("Worst partitions", "The ten partitions that are behind most, now.", "s", (f"topk(10, max by (pipeline, topic, partition) (messina_lag_seconds{{{PIPELINE}}}))", "lag, s"), width=24),
         ],

@@ -144,6 +144,9 @@ proptest! {
             let unfinished = model.unfinished();
             prop_assert_eq!(ledger.in_flight(), unfinished.len());
             prop_assert_eq!(ledger.first_unfinished(), unfinished.first().copied());
+            let first_ms = unfinished.first().and_then(|first| model.records[first].timestamp_ms);
+            let believed = first_ms.filter(|ms| (0..=MAX_RECORD_TIMESTAMP_MS).contains(ms));
+            prop_assert_eq!(ledger.first_unfinished_ms(), believed);
             prop_assert_eq!(ledger.last_admitted(), model.records.keys().next_back().copied());
             let held = unfinished.first().map_or(0, |first| model.records.range(first..).count());
             prop_assert_eq!(ledger.span(), held);
@@ -235,6 +238,31 @@ fn the_first_place_of_a_new_group_is_committed_before_its_records_finish() {
             clock: 7000
         })
     );
+}
+
+#[test]
+fn the_time_of_the_first_unfinished_record_is_its_own_whatever_the_write_clock_says() {
+    let late = MAX_RECORD_TIMESTAMP_MS;
+    let mut ledger = Ledger::new(Some(0), i64::MIN);
+    assert_eq!(ledger.first_unfinished_ms(), None);
+    for (offset, ms) in [
+        (0, Some(late)),
+        (1, Some(5)),
+        (2, None),
+        (3, Some(9)),
+        (4, Some(late + 1)),
+    ] {
+        ledger.admit(offset, ms).unwrap();
+    }
+    let mut after = |offset| {
+        ledger.finish(offset).unwrap();
+        ledger.first_unfinished_ms()
+    };
+    assert_eq!(after(1), Some(late));
+    assert_eq!(after(0), None, "offset 2 has none");
+    assert_eq!(after(2), Some(9));
+    assert_eq!(after(3), None, "no date that is believed");
+    assert_eq!(after(4), None, "nothing is in flight");
 }
 
 #[test]

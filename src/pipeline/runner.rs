@@ -67,7 +67,7 @@ pub struct Runtime {
     pub gates: Gates,
     /// Keeps repeated failures from filling the log.
     pub limiter: Arc<Limiter<Told>>,
-    /// Where failures that end a record are reported, if anywhere.
+    /// Where failures that end a record, and dead letters that stop intake, are reported, if anywhere.
     pub sentry: Option<Arc<Sentry>>,
     /// What makes spans of its records, if anything.
     pub tracer: Option<PipelineTracer>,

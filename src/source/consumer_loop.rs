@@ -395,6 +395,8 @@ impl Loop {
         }
         self.consumer_closes();
         self.leave_group(consumer).await;
+        // It has no partitions any more, and nobody brings the last status up to date.
+        self.assignment = Assignment::new();
         let _ = self.publish_status(match &end {
             End::Halted(_) => "halted",
             End::Drained | End::Abandoned(_) => "stopped",
@@ -551,6 +553,9 @@ impl Loop {
         let long = self.full_since.is_some_and(|since| since.elapsed() >= PAUSE_AFTER);
         if long && !self.paused {
             self.pause(true);
+            if self.paused {
+                self.parts.runtime.metrics.pauses.inc();
+            }
         } else if !full && self.paused {
             self.pause(false);
         }
@@ -565,12 +570,7 @@ impl Loop {
             }
         });
         match done {
-            Ok(()) => {
-                self.paused = pause;
-                if pause {
-                    self.parts.runtime.metrics.pauses.inc();
-                }
-            }
+            Ok(()) => self.paused = pause,
             Err(error) => self.note_error(format!("{}: {error}", if pause { "pause" } else { "resume" })),
         }
     }

@@ -69,6 +69,8 @@ pub struct Extent {
     pub next: i64,
     /// Everything up to the end has been fetched, markers of transactions included, which are never delivered.
     pub fetched: bool,
+    /// Nothing that was fetched of it waits to be taken: it has come out of the queue, or there was nothing.
+    pub passed: bool,
     /// Nothing that was fetched waits to be taken, of any partition: librdkafka has one queue for all that a consumer holds.
     pub queue_empty: bool,
     /// The connection to the broker that leads it is up.
@@ -85,6 +87,7 @@ impl Extent {
             (None, UNKNOWN_OFFSET) => Answer::None,
             (None, _) => Answer::Error,
         };
+        let queue_empty = partition.fetchq_cnt == 0;
         Extent {
             answer,
             end: end.or(before.and_then(|b| b.end)),
@@ -94,7 +97,9 @@ impl Extent {
             },
             next: partition.next_offset,
             fetched: end.is_some_and(|end| partition.next_offset >= end),
-            queue_empty: partition.fetchq_cnt == 0,
+            // A marker that comes out of the queue moves the place of the application like a record. What retention or compaction took away does not.
+            passed: queue_empty || partition.rxmsgs == 0 || partition.app_offset >= partition.next_offset,
+            queue_empty,
             leader_up,
         }
     }
@@ -277,6 +282,22 @@ mod tests {
             (refused.answer, refused.end, refused.fetched),
             (Answer::Error, Some(10), false)
         );
+    }
+
+    #[test]
+    fn what_waits_in_the_queue_of_all_is_of_a_partition_unless_it_cannot_be() {
+        let passed = |app_offset: i64, queue: i64, rxmsgs: u64| {
+            let partition = statistics::Partition {
+                app_offset,
+                rxmsgs,
+                ..partition(10, 10, queue)
+            };
+            Extent::of(&partition, true, None).passed
+        };
+        assert!(!passed(UNKNOWN_OFFSET, 7, 10) && !passed(9, 7, 10));
+        assert!(passed(10, 7, 10), "the last that was fetched has been taken");
+        assert!(passed(UNKNOWN_OFFSET, 0, 10), "nothing waits of any");
+        assert!(passed(UNKNOWN_OFFSET, 7, 0), "nothing has come of it");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct PartitionStatus {
     pub end: Option<i64>,
     /// Records between the first unfinished one and the end, and those behind it that open transactions withhold.
     pub lag_records: Option<i64>,
-    /// Age of the record taken last, while there are others that can be read; 0 otherwise. Seconds.
+    /// Age of the first unfinished record, or of the one taken last where none is in flight, while there is lag that can be read; 0 otherwise. Seconds.
     pub lag_seconds: f64,
     /// Records in flight.
     pub in_flight: usize,
@@ -133,6 +133,8 @@ impl LoopState {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.state = "halted";
         status.waiting_for = None;
+        // A panic leaves those that it had.
+        status.partitions = Vec::new();
         let unsaid = status.halted.is_none();
         status.halted.get_or_insert_with(|| why.to_owned());
         unsaid
@@ -174,6 +176,30 @@ mod tests {
         state.waits_for(Some("a token".to_owned()));
         state.halted("fenced");
         assert_eq!(told(&state), ("halted", None));
+    }
+
+    #[test]
+    fn one_that_has_halted_has_no_partitions() {
+        let state = LoopState::default();
+        let had = PartitionStatus {
+            topic: "t".to_owned(),
+            partition: 0,
+            phase: "running",
+            position: Some(3),
+            unfinished: Some(1),
+            end: Some(9),
+            lag_records: Some(8),
+            lag_seconds: 4.0,
+            in_flight: 2,
+            stalled: true,
+        };
+        state.set(LoopStatus {
+            state: "running",
+            partitions: vec![had],
+            ..LoopStatus::default()
+        });
+        state.halted("it panicked");
+        assert!(state.get().partitions.is_empty());
     }
 
     #[test]

@@ -97,7 +97,7 @@ metrics! {
         // Partitions
         /// Records between the first unfinished record and the end of the partition; those of open transactions, and behind them, are among these.
         lag_records: IntGaugeVec ["pipeline", "topic", "partition"],
-        /// Age of the record taken last, by its timestamp, while there are others that can be read; 0 without.
+        /// Age of the first unfinished record, by its timestamp, while there is lag that can be read; of the record taken last where none is in flight; 0 without lag.
         lag_seconds: GaugeVec ["pipeline", "topic", "partition"],
         /// Offset of the next record to take; 0 as long as none is known.
         position: IntGaugeVec ["pipeline", "topic", "partition"],

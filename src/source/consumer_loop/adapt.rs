@@ -38,6 +38,9 @@ impl Gauges {
     }
 }
 
+/// librdkafka is not called silent sooner, however short a stall is: it reports once a second.
+const SHORTEST_SILENCE: Duration = Duration::from_secs(5);
+
 /// How far the figures of the steps had come when the limit was last brought up to date.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -104,9 +107,8 @@ impl Loop {
     /// Gives the consumer up for a new one where it stands still and nothing of ours holds it.
     pub(super) fn watch(&mut self, fetches_nothing: Option<String>) {
         let polls = self.joined && (self.takes_records() || self.paused);
-        let deaf = self
-            .hearing
-            .lost(self.parts.consumer.context().reports(), polls, self.parts.stall_after);
+        let limit = self.parts.stall_after.max(SHORTEST_SILENCE);
+        let deaf = self.hearing.lost(self.parts.consumer.context().reports(), polls, limit);
         let why = match fetches_nothing {
             Some(why) => why,
             None if deaf => "librdkafka has fallen silent".to_owned(),

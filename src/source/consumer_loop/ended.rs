@@ -13,6 +13,7 @@ use crate::retry::Class;
 use crate::sink::PRODUCER_OVER;
 use crate::sink::limits::Verdict;
 use crate::source::assignment::Completion as Counted;
+use crate::telemetry::sentry::Report;
 
 impl Loop {
     pub(super) fn take_ended(&mut self, batch: &mut Batch) {
@@ -221,6 +222,17 @@ impl Loop {
             self.gauges.dead_letter_stop.set(1);
             let message = format!("intake stopped: {reason}; restart or SIGHUP when the cause is mended");
             tracing::error!(pipeline = %self.name(), "{message}");
+            // The loop goes on, so nobody else will.
+            if let Some(sentry) = &self.parts.runtime.sentry {
+                sentry.report(Report {
+                    pipeline: &self.parts.runtime.program.name,
+                    step: "dead_letter",
+                    class: "fatal",
+                    level: ::sentry::Level::Fatal,
+                    topic: None,
+                    error: &message,
+                });
+            }
             self.note_error(message);
         }
         true

@@ -306,8 +306,11 @@ impl Loop {
     pub(super) fn schema_known(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>) {
         self.resolving.remove(&id);
         self.hold_until = None;
-        if let Err(failure) = &plan {
-            tracing::error!(pipeline = %self.name(), schema = id, "{failure}");
+        // What is no framing at all may give another id with each record.
+        if let Err(failure) = &plan
+            && let Some(suppressed) = self.parts.runtime.told("unusable_schema")
+        {
+            tracing::error!(pipeline = %self.name(), schema = id, suppressed, "{failure}");
             self.note_error(failure.to_string());
         }
         let now = Instant::now();

@@ -12,7 +12,7 @@ use crate::source::status::{LoopStatus, PartitionStatus};
 
 /// How many of the last failures the status shows.
 const LAST_ERRORS: usize = 8;
-/// Records that may wait in one partition's ledger behind an unfinished one, 24 bytes each. They would all be processed again
+/// Records that may wait in one partition's ledger behind an unfinished one, 32 bytes each. They would all be processed again
 /// after a crash, so intake stops there.
 const LONGEST_LEDGER: usize = 200_000;
 
@@ -48,9 +48,9 @@ impl Loop {
                 .filter(|e| running && e.answer == Answer::End)
                 .and_then(|e| self.ends.beyond(at.partition, e.next, now));
             let end = extent.and_then(|e| e.end).max(more);
-            // What waits in librdkafka's queue may be of other partitions; while that queue is taken from, what is of this one comes by itself.
-            let at_end =
-                in_flight == 0 && more.is_none() && extent.is_some_and(|e| e.fetched && (e.queue_empty || takes));
+            let at_end = in_flight == 0
+                && more.is_none()
+                && extent.is_some_and(|e| e.fetched && (e.passed || unfinished >= Some(e.next)));
             let behind = if at_end {
                 Some(0)
             } else {
@@ -66,6 +66,7 @@ impl Loop {
                 starting: at.phase == Phase::Starting && self.stopping.is_none(),
                 lag: behind.map(i64::unsigned_abs),
                 withheld: withheld.unsigned_abs(),
+                // What waits in librdkafka's queue may be of other partitions; while that queue is taken from, what is of this one comes by itself.
                 fetched: extent.filter(|e| e.queue_empty || takes).map(|e| e.next),
                 some: running && (answer != Answer::End || (position.is_none() && !at_end)),
                 unfinished,
@@ -94,7 +95,9 @@ impl Loop {
                 fetches_nothing = Some(format!("{topic}/{index} has {count}records and none of them arrives"));
             }
             if let Some(held) = self.held.get_mut(&at.partition) {
-                if let (Some(lag), Some(timestamp)) = (lag, held.last_timestamp_ms)
+                // Outputs are as late as the first that is not finished; where none is in flight, what comes next is not known yet.
+                let oldest_ms = at.ledger.and_then(|l| l.first_unfinished_ms());
+                if let (Some(lag), Some(timestamp)) = (lag, oldest_ms.or(held.last_timestamp_ms))
                     && lag > 0
                 {
                     lag_seconds = wall_ms.saturating_sub(timestamp).max(0) as f64 / 1000.0;

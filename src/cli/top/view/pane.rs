@@ -168,7 +168,7 @@ p                 pauses: nothing is asked, and what is seen stays
 Rates and quantiles are of the last ten seconds.
 RECORDS/S  records that ended: done, skipped or given up
 LAG        records not finished
-LAG AGE    how old the record taken last is, where that is worst
+LAG AGE    how old the first unfinished record is, where that is worst
 IN FLIGHT  of how many; full: intake waits for room
 DEAD       dead letters since the start
 CALLS/S    answers of a step's store, those of its cache left out

@@ -1,11 +1,18 @@
 //! A loop that does not run, and whose clients reach no broker: what it makes of what it is told.
 
+use rdkafka::client::ClientContext;
+use rdkafka::statistics::{self, Statistics};
+
 use super::*;
 use crate::breaker::State;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::{Completion, How};
+use crate::pipeline::evaluate::now_micros;
 use crate::pipeline::event::{Content, Origin};
 use crate::source::assignment::{Action, Intake};
+use crate::source::status::PartitionStatus;
+use crate::telemetry::breadcrumbs::Breadcrumbs;
+use crate::telemetry::sentry::{Sentry, SentryOptions};
 
 const NOBODY: &str = "127.0.0.1:1";
 
@@ -108,6 +115,99 @@ fn record(this: &Loop, ticket: Ticket, offset: i64) -> Box<Event> {
     let tenure = this.held[&P].tenure.clone();
     let completions = this.completions.clone();
     Event::new(None, origin, content, tenure, completions, Instant::now())
+}
+
+/// Its partition as the status has it, once librdkafka has said this of it.
+fn shown(this: &mut Loop, figures: statistics::Partition) -> PartitionStatus {
+    let topic = statistics::Topic {
+        topic: "in".to_owned(),
+        partitions: HashMap::from([(P.index, figures)]),
+        ..statistics::Topic::default()
+    };
+    this.parts.consumer.context().stats(Statistics {
+        topics: HashMap::from([("in".to_owned(), topic)]),
+        ..Statistics::default()
+    });
+    this.publish_status("running");
+    this.parts.state.get().partitions.remove(0)
+}
+
+/// What librdkafka says of a partition that is fetched to this end, of which the application has what lies before `app_offset`.
+fn fetched_to(end: i64, app_offset: i64) -> statistics::Partition {
+    statistics::Partition {
+        ls_offset: end,
+        hi_offset: end,
+        next_offset: end,
+        app_offset,
+        rxmsgs: end.unsigned_abs(),
+        ..statistics::Partition::default()
+    }
+}
+
+/// A loop that has finished the first record of its partition.
+async fn with_one_finished() -> Loop {
+    let mut this = idle(TOML.to_owned()).await;
+    let (event, how) = (taken(&mut this, 0), How::Finished(Outcome::Done));
+    this.ended(Completion { event, how }, Instant::now());
+    this
+}
+
+#[tokio::test]
+async fn a_lag_is_as_old_as_the_first_record_that_is_not_finished() {
+    let mut this = idle(TOML.to_owned()).await;
+    let now_ms = now_micros() / 1000;
+    for (offset, timestamp_ms) in [(0, now_ms - 600_000), (1, now_ms)] {
+        this.assignment.admit(P, offset, Some(timestamp_ms)).unwrap();
+        this.held.get_mut(&P).unwrap().last_timestamp_ms = Some(timestamp_ms);
+    }
+    let partition = shown(&mut this, fetched_to(2, 2));
+    assert_eq!(partition.lag_records, Some(2));
+    assert!(partition.lag_seconds >= 600.0, "{}", partition.lag_seconds);
+}
+
+#[tokio::test]
+async fn records_that_wait_behind_those_of_other_partitions_are_lag() {
+    let mut this = with_one_finished().await;
+    let queued = |app_offset| statistics::Partition {
+        fetchq_cnt: 7,
+        ..fetched_to(11, app_offset)
+    };
+    // One of another.
+    this.took_since_status = true;
+    assert_eq!(shown(&mut this, queued(1)).lag_records, Some(10));
+    // What is behind the first was no record.
+    assert_eq!(shown(&mut this, queued(11)).lag_records, Some(0));
+}
+
+#[tokio::test]
+async fn a_partition_that_ends_in_a_marker_has_no_lag_while_those_of_others_wait() {
+    let mut this = with_one_finished().await;
+    // The second look at what does not move is a stall.
+    this.watchdogs = Watchdogs::new(Duration::ZERO, None);
+    let queued = || statistics::Partition {
+        fetchq_cnt: 500,
+        ..fetched_to(2, 2)
+    };
+    for _ in 0..3 {
+        let partition = shown(&mut this, queued());
+        assert_eq!((partition.lag_records, partition.stalled), (Some(0), false));
+    }
+}
+
+#[tokio::test]
+async fn a_partition_without_a_record_is_no_stall_while_those_of_others_wait() {
+    let mut this = idle(TOML.to_owned()).await;
+    this.watchdogs = Watchdogs::new(Duration::ZERO, None);
+    // It had some before it came to this consumer, or came back to it.
+    let queued = || statistics::Partition {
+        fetchq_cnt: 500,
+        rxmsgs: 3,
+        ..fetched_to(0, Offset::Invalid.to_raw().unwrap())
+    };
+    for _ in 0..3 {
+        let partition = shown(&mut this, queued());
+        assert_eq!((partition.lag_records, partition.stalled), (Some(0), false));
+    }
 }
 
 /// How the producer's breaker stands when a probe that is out comes back so, after its partition was lost.
@@ -220,4 +320,90 @@ async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
             assert_eq!(this.replace.is_some(), replaced, "{way}");
         }
     }
+}
+
+#[tokio::test]
+async fn schemas_that_cannot_be_used_are_told_once_for_a_while() {
+    let mut this = idle(TOML.to_owned()).await;
+    for id in 0..100 {
+        let unknown = Failure::permanent("schema", format!("the registry does not know {id}"));
+        this.schema_known(id, Err(unknown));
+    }
+    assert_eq!(this.last_errors.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stop_by_dead_letters_is_reported_once() {
+    let metrics = Metrics::new().unwrap();
+    let options = SentryOptions {
+        // Nobody listens there.
+        dsn: "http://public@127.0.0.1:9/1".to_owned(),
+        environment: None,
+        sample_rate: 1.0,
+        every: Duration::ZERO,
+        flush: Duration::from_millis(200),
+    };
+    let sentry = Sentry::init(options, Breadcrumbs::default(), &metrics).unwrap();
+    let mut this = idle(TOML.to_owned()).await;
+    this.parts.runtime = Arc::new(Runtime {
+        sentry: Some(Arc::new(sentry)),
+        ..(*this.parts.runtime).clone()
+    });
+    let above = StopAbove {
+        ratio: None,
+        consecutive: Some(1),
+    };
+    this.parts.limits = Some(Limits::new(above, Window::default()));
+    for offset in 0..3 {
+        let (event, how) = (taken(&mut this, offset), How::Finished(Outcome::DeadLettered));
+        this.ended(Completion { event, how }, Instant::now());
+    }
+    assert!(this.stopped_by_limit);
+    // With it goes what waits for Sentry.
+    drop(this);
+    assert_eq!(metrics.sentry_events_total.of(["sent"]).get(), 1);
+}
+
+#[tokio::test]
+async fn a_loop_that_has_ended_shows_no_partitions() {
+    let mut this = idle(TOML.to_owned()).await;
+    this.publish_status("running");
+    assert_eq!(this.parts.state.get().partitions.len(), 1);
+    this.halt(Failure::fatal("kafka", "fenced"));
+    let consumer = this.parts.consumer.clone();
+    let end = this.live(&consumer, Instant::now()).await;
+    assert!(matches!(end, End::Halted(_)), "{end:?}");
+    let status = this.parts.state.get();
+    assert_eq!((status.state, status.partitions.len()), ("halted", 0));
+}
+
+#[tokio::test]
+async fn only_a_pause_over_the_budget_is_counted() {
+    let mut this = idle(TOML.to_owned()).await;
+    let pauses = this.parts.runtime.metrics.pauses.clone();
+    this.ledger_full = true;
+    this.regulate();
+    assert!(!this.paused);
+    this.full_since = this.full_since.map(|since| since - PAUSE_AFTER);
+    this.regulate();
+    assert!(this.paused);
+    // What is assigned meanwhile joins it; then all leaves.
+    this.pause(true);
+    this.stop();
+    assert_eq!(pauses.get(), 1);
+}
+
+#[tokio::test]
+async fn however_short_a_stall_is_librdkafka_is_not_silent_between_two_reports() {
+    let mut this = idle(TOML.to_owned()).await;
+    this.joined = true;
+    this.parts.stall_after = Duration::from_secs(1);
+    let mut silent_for = |seconds: u32| {
+        for _ in 0..seconds * 4 {
+            this.watch(None);
+        }
+        this.replace.is_some()
+    };
+    assert!(!silent_for(2));
+    assert!(silent_for(3));
 }
