@@ -1,6 +1,6 @@
 //! Which dead letters go back.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::Replay;
 use crate::cli::dead_letters::reader::Record;
@@ -23,8 +23,8 @@ pub enum Verdict {
 pub struct Choice<'a> {
     args: &'a Replay,
     pipeline: Option<&'a str>,
-    /// Origins of what was chosen: as many as `--max` at most.
-    origins: HashSet<(String, i32, i64)>,
+    /// Origins of what was chosen: of each topic partition, offset and timestamp, for a topic that was made anew has the same offsets again.
+    origins: HashMap<String, HashSet<(i32, i64, Option<i64>)>>,
 }
 
 impl<'a> Choice<'a> {
@@ -33,7 +33,7 @@ impl<'a> Choice<'a> {
         Choice {
             args,
             pipeline,
-            origins: HashSet::new(),
+            origins: HashMap::new(),
         }
     }
 
@@ -54,10 +54,8 @@ impl<'a> Choice<'a> {
         if letter.replays >= self.args.max_replays {
             return Verdict::Guarded;
         }
-        if !self
-            .origins
-            .insert((letter.topic.clone(), letter.partition, letter.offset))
-        {
+        let of_topic = self.origins.entry(letter.topic.clone()).or_default();
+        if !of_topic.insert((letter.partition, letter.offset, letter.timestamp_ms)) {
             return Verdict::Repeated;
         }
         Verdict::Send
@@ -125,6 +123,18 @@ mod tests {
             verdicts(&args(&[]), &records),
             [Verdict::Send, Verdict::Repeated, Verdict::Send]
         );
+    }
+
+    #[test]
+    fn another_record_with_the_offset_of_one_before_goes_back_too() {
+        let made = |offset, timestamp_ms| {
+            let mut record = record(offset, 10, 0);
+            record.letter.as_mut().unwrap().timestamp_ms = Some(timestamp_ms);
+            record
+        };
+        let records = [made(0, 1), made(1, 2), made(2, 1)];
+        use Verdict::{Repeated, Send};
+        assert_eq!(verdicts(&args(&[]), &records), [Send, Send, Repeated]);
     }
 
     #[test]
