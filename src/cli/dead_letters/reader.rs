@@ -65,6 +65,16 @@ impl Reader {
         Ok(parts.map_err(Trouble::Unavailable)?)
     }
 
+    /// The same of several topics, each part with the number of its topic: all are asked before any is read, so that nothing that comes meanwhile is.
+    pub fn parts_of_all(&self, topics: &[String], since: Option<Moment>) -> anyhow::Result<Vec<(usize, Part)>> {
+        let mut parts = Vec::new();
+        for (number, topic) in topics.iter().enumerate() {
+            let of_topic = self.parts(topic, since)?;
+            parts.extend(of_topic.into_iter().map(|part| (number, part)));
+        }
+        Ok(parts)
+    }
+
     /// Reads one part; `each` says whether to go on.
     pub fn read(
         &self,

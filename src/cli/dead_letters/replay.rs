@@ -147,59 +147,58 @@ fn go(
     let mut choice = Choice::new(args, context.pipeline.as_deref());
     let mut pace = args.rate.map(|rate| Pace::new(rate, Instant::now()));
     let out = &mut io::stdout().lock();
-    for (number, topic) in context.topics.iter().enumerate() {
-        let at = |place| Some(Spot { topic: number, place });
-        summary.next = at(args.from_offset.unwrap_or(BEGINNING));
-        for part in reader.parts(topic, args.filter.since)? {
-            let Some(part) = left_of(part, args) else { continue };
-            summary.next = at(Place {
-                partition: part.partition,
-                offset: part.from,
-            });
-            let read = reader.read(&part, &mut |record| {
-                let spot = Spot {
-                    topic: number,
-                    place: record.place,
-                };
-                summary.next = Some(spot);
-                if interrupted.load(Ordering::Relaxed) {
-                    summary.interrupted = true;
-                    return Ok(ControlFlow::Break(()));
-                }
-                let verdict = choice.judge(&record);
-                let (Verdict::Send, Some(letter)) = (verdict, &record.letter) else {
-                    summary.count(verdict);
-                    return Ok(ControlFlow::Continue(()));
-                };
-                if summary.chosen == args.max {
-                    return Ok(ControlFlow::Break(()));
-                }
-                let back = way_back(letter, args.to.as_deref());
-                if args.yes && !wait_for_turn(pace.as_mut(), interrupted) {
-                    summary.interrupted = true;
-                    return Ok(ControlFlow::Break(()));
-                }
-                summary.count(verdict);
-                if args.yes {
-                    sender.send(spot, &record, &back)?;
-                    summary.next = at(behind(spot.place));
-                } else {
-                    sender.partitions(spot, back.topic)?;
-                    if !args.json {
-                        let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
-                        let bytes = record.value.as_ref().map_or(0, Vec::len);
-                        let line = format!(
-                            "{} of {topic}: {bytes} bytes to {}{partition}; {}: {}",
-                            record.place, back.topic, letter.reason, letter.message
-                        );
-                        writeln!(out, "{}", clean(&line))?;
-                    }
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
-            if read.is_break() {
-                return Ok(());
+    let at = |topic, place| Some(Spot { topic, place });
+    summary.next = at(0, args.from_offset.unwrap_or(BEGINNING));
+    for (topic, part) in reader.parts_of_all(&context.topics, args.filter.since)? {
+        let Some(part) = left_of(part, args) else { continue };
+        let begin = Place {
+            partition: part.partition,
+            offset: part.from,
+        };
+        summary.next = at(topic, begin);
+        let read = reader.read(&part, &mut |record| {
+            let spot = Spot {
+                topic,
+                place: record.place,
+            };
+            summary.next = Some(spot);
+            if interrupted.load(Ordering::Relaxed) {
+                summary.interrupted = true;
+                return Ok(ControlFlow::Break(()));
             }
+            let verdict = choice.judge(&record);
+            let (Verdict::Send, Some(letter)) = (verdict, &record.letter) else {
+                summary.count(verdict);
+                return Ok(ControlFlow::Continue(()));
+            };
+            if summary.chosen == args.max {
+                return Ok(ControlFlow::Break(()));
+            }
+            let back = way_back(letter, args.to.as_deref());
+            if args.yes && !wait_for_turn(pace.as_mut(), interrupted) {
+                summary.interrupted = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            summary.count(verdict);
+            if args.yes {
+                sender.send(spot, &record, &back)?;
+                summary.next = at(topic, behind(spot.place));
+            } else {
+                sender.partitions(spot, back.topic)?;
+                if !args.json {
+                    let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
+                    let bytes = record.value.as_ref().map_or(0, Vec::len);
+                    let line = format!(
+                        "{} of {}: {bytes} bytes to {}{partition}; {}: {}",
+                        record.place, part.topic, back.topic, letter.reason, letter.message
+                    );
+                    writeln!(out, "{}", clean(&line))?;
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if read.is_break() {
+            return Ok(());
         }
     }
     summary.next = None;

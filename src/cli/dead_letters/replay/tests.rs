@@ -1,8 +1,15 @@
 //! Replays of an embedded Kafka, and what the command line takes.
 
 use clap::Parser;
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 
 use super::*;
+use crate::sink::letter::{OFFSET, PARTITION, PIPELINE, TOPIC};
+
+const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Parser)]
 struct Line {
@@ -14,6 +21,80 @@ struct Line {
 pub fn args(more: &[&str]) -> Replay {
     let line = ["replay", "-c", "f.toml"].iter().chain(more);
     Line::try_parse_from(line).unwrap().replay
+}
+
+/// An embedded Kafka: topics of one partition.
+struct Stage {
+    context: Context,
+    producer: BaseProducer,
+    _cluster: MockCluster<'static, DefaultProducerContext>,
+}
+
+impl Stage {
+    /// Dead-letter topics, and `t`, where records come from.
+    fn new(topics: &[&str]) -> Stage {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in topics.iter().chain(&["t"]) {
+            cluster.create_topic(topic, 1, 1).unwrap();
+        }
+        let brokers = cluster.bootstrap_servers();
+        let toml = format!("[kafka]\nbrokers = \"{brokers}\"\n[registry]\nurl = \"http://127.0.0.1:9\"\n");
+        let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+        Stage {
+            context: Context {
+                config,
+                topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
+                pipeline: None,
+            },
+            producer: ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap(),
+            _cluster: cluster,
+        }
+    }
+
+    /// Publishes a dead letter of the record with this offset of a topic, with a time that is long ago.
+    fn letter(&self, dead: &str, topic: &str, offset: i64) {
+        let offset = offset.to_string();
+        let headers = [
+            (PIPELINE, "p"),
+            (TOPIC, topic),
+            (PARTITION, "0"),
+            (OFFSET, offset.as_str()),
+        ];
+        let headers = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+            all.insert(Header {
+                key,
+                value: Some(*value),
+            })
+        });
+        let letter = BaseRecord::<(), _>::to(dead).partition(0).payload("value");
+        let sent = self.producer.send(letter.headers(headers).timestamp(1000));
+        sent.map_err(|(error, _)| error).unwrap();
+        self.producer.flush(LIMIT).unwrap();
+    }
+
+    /// What a replay says at its end that sends.
+    fn replay(&self, more: &[&str]) -> String {
+        let args = args(&[&["--yes"][..], more].concat());
+        let reader = Reader::new(&self.context).unwrap();
+        let mut sender = Sender::new(&self.context).unwrap();
+        let (interrupted, mut summary) = (AtomicBool::new(false), Summary::default());
+        go(&args, &self.context, &reader, &mut sender, &interrupted, &mut summary).unwrap();
+        sender.finish().unwrap();
+        let (sent, pending) = sender.standing();
+        let left = Left::new(&args.only, pending, summary.next);
+        told(&args, &self.context.topics, &summary, sent, &left)
+    }
+}
+
+#[test]
+fn what_comes_into_a_topic_that_is_read_later_is_not_read() {
+    let stage = Stage::new(&["a", "b"]);
+    for offset in [10, 11] {
+        stage.letter("a", "b", offset);
+    }
+    // The first has arrived by the time at which the second goes.
+    let said = stage.replay(&["--rate", "2"]);
+    assert!(said.starts_with("2 sent, of 2 dead letters read\n"), "{said}");
 }
 
 #[test]
