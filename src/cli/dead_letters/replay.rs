@@ -59,9 +59,12 @@ pub struct Replay {
     /// Leave out what was sent back so often already.
     #[arg(long, value_name = "N", default_value_t = 3)]
     max_replays: u32,
-    /// Go on from here: what a replay that was stopped names at its end.
+    /// Go on from here: what a replay that was stopped names at its end. What is before has gone back: it is read, so that its duplicates do not.
     #[arg(long, value_name = "PARTITION:OFFSET")]
     from_offset: Option<Place>,
+    /// Of the topics that are read, go on in this one.
+    #[arg(long, value_name = "TOPIC", requires = "from_offset")]
+    from_topic: Option<String>,
     /// The summary as one JSON object on stdout, and nothing else there.
     #[arg(long)]
     json: bool,
@@ -84,15 +87,33 @@ const BEGINNING: Place = Place {
     offset: 0,
 };
 
+impl Replay {
+    /// The first that may be sent, of all that are read.
+    fn begin(&self, context: &Context) -> Result<Spot, Trouble> {
+        if !self.only.is_empty() || (self.from_offset.is_some() && self.from_topic.is_none()) {
+            context.only_topic()?;
+        }
+        let topic = match &self.from_topic {
+            None => 0,
+            Some(from) => context.topics.iter().position(|topic| topic == from).ok_or_else(|| {
+                let topics = context.topics.join(", ");
+                Trouble::Usage(format!(
+                    "--from-topic {from}: it is none of those that are read: {topics}"
+                ))
+            })?,
+        };
+        let place = self.from_offset.unwrap_or(BEGINNING);
+        Ok(Spot { topic, place })
+    }
+}
+
 /// Sends them back, or says what would be.
 pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
     let context = match args.target.resolve()? {
         Ok(context) => context,
         Err(code) => return Ok(code),
     };
-    if args.from_offset.is_some() || !args.only.is_empty() {
-        context.only_topic()?;
-    }
+    let from = args.begin(&context)?;
     if let Some(to) = args.to.as_ref().filter(|to| context.topics.contains(to)) {
         return Err(Trouble::Usage(format!("`{to}` is the topic that is read: choose another for --to")).into());
     }
@@ -104,7 +125,7 @@ pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
         began: Some(Moment::now()),
         ..Summary::default()
     };
-    let went = go(args, &context, &reader, &mut sender, &interrupted, &mut summary);
+    let went = go(args, from, &context, &reader, &mut sender, &interrupted, &mut summary);
     // What is under way may arrive, whatever ended the reading.
     let finished = sender.finish();
     let (sent, pending) = sender.standing();
@@ -138,6 +159,7 @@ fn listen(interrupted: Arc<AtomicBool>) -> anyhow::Result<tokio::runtime::Runtim
 
 fn go(
     args: &Replay,
+    from: Spot,
     context: &Context,
     reader: &Reader,
     sender: &mut Sender,
@@ -147,26 +169,29 @@ fn go(
     let mut choice = Choice::new(args, context.pipeline.as_deref());
     let mut pace = args.rate.map(|rate| Pace::new(rate, Instant::now()));
     let out = &mut io::stdout().lock();
-    let at = |topic, place| Some(Spot { topic, place });
-    summary.next = at(0, args.from_offset.unwrap_or(BEGINNING));
+    summary.next = Some(from);
     for (topic, part) in reader.parts_of_all(&context.topics, args.filter.since)? {
         let Some(part) = left_of(part, args) else { continue };
-        let begin = Place {
-            partition: part.partition,
-            offset: part.from,
+        let at = |offset| Spot {
+            topic,
+            place: Place {
+                partition: part.partition,
+                offset,
+            },
         };
-        summary.next = at(topic, begin);
+        summary.next = Some(at(part.from).max(from));
         let read = reader.read(&part, &mut |record| {
-            let spot = Spot {
-                topic,
-                place: record.place,
-            };
-            summary.next = Some(spot);
+            let spot = at(record.place.offset);
+            summary.next = Some(spot.max(from));
             if interrupted.load(Ordering::Relaxed) {
                 summary.interrupted = true;
                 return Ok(ControlFlow::Break(()));
             }
             let verdict = choice.judge(&record);
+            if spot < from {
+                // It has gone back before, and what is the same record behind it does not.
+                return Ok(ControlFlow::Continue(()));
+            }
             let (Verdict::Send, Some(letter)) = (verdict, &record.letter) else {
                 summary.count(verdict);
                 return Ok(ControlFlow::Continue(()));
@@ -182,7 +207,7 @@ fn go(
             summary.count(verdict);
             if args.yes {
                 sender.send(spot, &record, &back)?;
-                summary.next = at(topic, behind(spot.place));
+                summary.next = Some(spot.behind());
             } else {
                 sender.partitions(spot, back.topic)?;
                 if !args.json {
@@ -205,24 +230,8 @@ fn go(
     Ok(())
 }
 
-/// The place behind one.
-fn behind(place: Place) -> Place {
-    Place {
-        offset: place.offset.saturating_add(1),
-        ..place
-    }
-}
-
-/// The part that is left of it behind `--from-offset`, or that holds what `--only` names; none if nothing is.
+/// The part of it that holds what `--only` names; none if nothing is.
 fn left_of(mut part: Part, args: &Replay) -> Option<Part> {
-    if let Some(from) = args.from_offset {
-        if part.partition < from.partition {
-            return None;
-        }
-        if part.partition == from.partition {
-            part.from = part.from.max(from.offset);
-        }
-    }
     if !args.only.is_empty() {
         let offsets = args
             .only

@@ -23,7 +23,8 @@ pub enum Verdict {
 pub struct Choice<'a> {
     args: &'a Replay,
     pipeline: Option<&'a str>,
-    /// Origins of what was chosen: of each topic partition, offset and timestamp, for a topic that was made anew has the same offsets again.
+    /// Origins of what was chosen, in this replay and those that it goes on with: of each topic partition, offset and timestamp, for a topic that was
+    /// made anew has the same offsets again.
     origins: HashMap<String, HashSet<(i32, i64, Option<i64>)>>,
 }
 

@@ -60,18 +60,12 @@ impl Left {
     }
 }
 
-/// The topics that are read behind a spot's own.
-fn topics_behind(topics: &[String], spot: Spot) -> &[String] {
-    topics.get(spot.topic + 1..).unwrap_or_default()
-}
-
 fn in_json(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left: &Left) -> serde_json::Value {
     let next = left.next;
     json!({
         "dry_run": !args.yes, "began": summary.began.map(Moment::text), "read": summary.read, "chosen": summary.chosen, "sent": sent, "guarded": summary.guarded,
         "repeated": summary.repeated, "foreign": summary.foreign, "next": next.map(|spot| spot.place.to_string()),
         "next_topic": next.and_then(|spot| topics.get(spot.topic)),
-        "topics_left": next.map(|spot| topics_behind(topics, spot)).unwrap_or_default(),
         "only_left": left.only.iter().map(Place::to_string).collect::<Vec<_>>(),
     })
 }
@@ -89,15 +83,7 @@ fn how_to_go_on(args: &Replay, topics: &[String], next: Spot, only: &BTreeSet<Pl
         Some(topic) if topics.len() > 1 => topic,
         _ => return format!("stopped before {place}: go on with --from-offset {place}\n"),
     };
-    let mut text = format!("stopped before {place} of {topic}: go on with --topic {topic} --from-offset {place}\n");
-    let behind = topics_behind(topics, next);
-    if !behind.is_empty() {
-        text.push_str(&format!(
-            "and then with --topic for each that comes behind it: {}\n",
-            behind.join(", ")
-        ));
-    }
-    text
+    format!("stopped before {place} of {topic}: go on with --from-topic {topic} --from-offset {place}\n")
 }
 
 /// What is said at the end.
@@ -113,7 +99,7 @@ pub fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left
     text.push_str(&format!(", of {} dead letters read", summary.read));
     let left_out = [
         (summary.guarded, format!("sent back {} times already", args.max_replays)),
-        (summary.repeated, "twice in the topic".to_owned()),
+        (summary.repeated, "there twice".to_owned()),
         (summary.foreign, "not dead letters of Messina".to_owned()),
     ];
     for (count, why) in left_out.into_iter().filter(|(count, _)| *count > 0) {
@@ -144,8 +130,8 @@ mod tests {
     use crate::cli::dead_letters::replay::tests::args;
 
     #[test]
-    fn where_to_go_on_is_said_with_the_topic_and_those_behind_it() {
-        let topics = ["a", "b", "c"].map(str::to_owned);
+    fn where_to_go_on_is_said_with_the_topic_where_there_are_several() {
+        let topics = ["a", "b"].map(str::to_owned);
         let spot = |topic| Spot {
             topic,
             place: Place {
@@ -160,20 +146,15 @@ mod tests {
         );
         assert_eq!(
             on(&topics, spot(1)),
-            "stopped before 2:17 of b: go on with --topic b --from-offset 2:17\n\
-             and then with --topic for each that comes behind it: c\n"
-        );
-        assert_eq!(
-            on(&topics, spot(2)),
-            "stopped before 2:17 of c: go on with --topic c --from-offset 2:17\n"
+            "stopped before 2:17 of b: go on with --from-topic b --from-offset 2:17\n"
         );
         let json = |next| {
             let left = Left::new(&[], BTreeSet::new(), next);
             let line = in_json(&args(&[]), &topics, &Summary::default(), 0, &left);
-            json!([line["next"], line["next_topic"], line["topics_left"]])
+            json!([line["next"], line["next_topic"]])
         };
-        assert_eq!(json(Some(spot(0))), json!(["2:17", "a", ["b", "c"]]));
-        assert_eq!(json(None), json!([null, null, []]));
+        assert_eq!(json(Some(spot(0))), json!(["2:17", "a"]));
+        assert_eq!(json(None), json!([null, null]));
     }
 
     #[test]
