@@ -1,7 +1,6 @@
-//! Sends records back, and knows up to which place all have arrived.
+//! Sends records back, and knows which have arrived.
 //!
-//! So many are on their way at once, and no more; the first that is refused ends it. What a replay leaves when it is stopped is then
-//! one place: everything before it has arrived.
+//! So many are on their way at once, and no more; the first that is refused ends it. What has not arrived by then is known, place by place.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -109,7 +108,7 @@ impl ProducerContext for Deliveries {
                 state.pending.remove(&spot);
                 state.delivered += 1;
             }
-            // It stays pending, so that it is the place to go on from, if it is the first.
+            // It stays pending: it has not arrived.
             Err((error, _)) => {
                 state.refused.get_or_insert((*spot, error.clone()));
             }
@@ -191,7 +190,7 @@ impl Sender {
 
     /// Waits until all have arrived or are given up; the error of the first that was refused.
     pub fn finish(&self) -> anyhow::Result<()> {
-        // What is not over by then is still pending, and so the place to go on from.
+        // What is not over by then is still pending.
         let _ = self.producer.flush(LONGEST);
         let context = self.producer.client().context();
         context
@@ -384,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_has_not_arrived_is_the_place_to_go_on_from() {
+    fn what_has_not_arrived_is_known_in_the_order_in_which_it_was_read() {
         let deliveries = Deliveries::new(true);
         let spot = |topic, offset| Spot {
             topic,

@@ -39,25 +39,70 @@ impl Summary {
     }
 }
 
+/// So many that have not arrived are named one by one. Where there are more, brokers are away, and one place says it.
+const NAMED: usize = 20;
+
 /// What a replay leaves that ends early.
 #[derive(Debug)]
 pub struct Left {
-    /// The place to go on from: all before it have arrived.
+    /// The place to go on from: all before it have arrived, but for those that are named.
     next: Option<Spot>,
-    /// Of the places that `--only` names, those that have not arrived and those that were not looked at.
-    only: BTreeSet<Place>,
+    /// Those to be named: what has not arrived, and of the places that `--only` names those that were not looked at.
+    only: BTreeSet<Spot>,
+    /// Whether some behind that place have arrived.
+    again: bool,
 }
 
 impl Left {
     /// `pending` have not arrived; `unread` is the first that was not looked at.
     pub fn new(only: &[Place], pending: BTreeSet<Spot>, unread: Option<Spot>) -> Left {
-        let next = pending.first().copied().or(unread);
+        if only.is_empty() && pending.len() > NAMED {
+            return Left {
+                next: pending.first().copied(),
+                only: BTreeSet::new(),
+                again: true,
+            };
+        }
+        // One that the producer did not take was looked at.
+        let next = unread.map(|spot| if pending.contains(&spot) { spot.behind() } else { spot });
         // It reads one topic.
-        let pending: BTreeSet<Place> = pending.into_iter().map(|spot| spot.place).collect();
-        let is_left = |place: &Place| pending.contains(place) || unread.is_some_and(|unread| *place >= unread.place);
-        let only = only.iter().copied().filter(is_left).collect();
-        Left { next, only }
+        let named = only.iter().map(|place| Spot {
+            topic: 0,
+            place: *place,
+        });
+        let unread = named.filter(|spot| next.is_some_and(|next| *spot >= next));
+        Left {
+            next,
+            only: unread.chain(pending).collect(),
+            again: false,
+        }
     }
+}
+
+/// The places of each topic that has any.
+fn by_topic<'t>(topics: &'t [String], spots: &BTreeSet<Spot>) -> Vec<(&'t str, Vec<Place>)> {
+    let of = |number| {
+        spots
+            .iter()
+            .filter(|spot| spot.topic == number)
+            .map(|spot| spot.place)
+            .collect::<Vec<_>>()
+    };
+    let all = topics
+        .iter()
+        .enumerate()
+        .map(|(number, topic)| (topic.as_str(), of(number)));
+    all.filter(|(_, places)| !places.is_empty()).collect()
+}
+
+/// The same as the options of a command for each topic, which is named where several are read.
+fn options(topics: &[String], spots: &BTreeSet<Spot>, option: &str) -> Vec<String> {
+    let one = |(topic, places): (&str, Vec<Place>)| {
+        let topic = (topics.len() > 1).then(|| format!("--topic {topic}"));
+        let places = places.iter().map(|place| format!("{option} {place}"));
+        topic.into_iter().chain(places).collect::<Vec<_>>().join(" ")
+    };
+    by_topic(topics, spots).into_iter().map(one).collect()
 }
 
 fn in_json(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left: &Left) -> serde_json::Value {
@@ -66,24 +111,41 @@ fn in_json(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left:
         "dry_run": !args.yes, "began": summary.began.map(Moment::text), "read": summary.read, "chosen": summary.chosen, "sent": sent, "guarded": summary.guarded,
         "repeated": summary.repeated, "foreign": summary.foreign, "next": next.map(|spot| spot.place.to_string()),
         "next_topic": next.and_then(|spot| topics.get(spot.topic)),
-        "only_left": left.only.iter().map(Place::to_string).collect::<Vec<_>>(),
+        "only_left": places(topics, &left.only),
     })
 }
 
-fn how_to_go_on(args: &Replay, topics: &[String], next: Spot, only: &BTreeSet<Place>) -> String {
-    let place = next.place;
-    if !args.only.is_empty() {
-        if only.is_empty() {
-            return String::new();
-        }
-        let only: String = only.iter().map(|place| format!(" --only {place}")).collect();
-        return format!("stopped before {place}: go on with{only}\n");
-    }
-    let topic = match topics.get(next.topic) {
-        Some(topic) if topics.len() > 1 => topic,
-        _ => return format!("stopped before {place}: go on with --from-offset {place}\n"),
+/// Places by topic, as JSON.
+fn places(topics: &[String], spots: &BTreeSet<Spot>) -> serde_json::Value {
+    let of_topic = |(topic, places): (&str, Vec<Place>)| {
+        let places: Vec<String> = places.iter().map(Place::to_string).collect();
+        (topic.to_owned(), places)
     };
-    format!("stopped before {place} of {topic}: go on with --from-topic {topic} --from-offset {place}\n")
+    by_topic(topics, spots).into_iter().map(of_topic).collect()
+}
+
+fn how_to_go_on(args: &Replay, topics: &[String], left: &Left) -> String {
+    let mut steps = options(topics, &left.only, "--only");
+    let mut stopped = "not all have arrived".to_owned();
+    if let Some(Spot { topic, place }) = left.next {
+        let topic = topics.get(topic).filter(|_| topics.len() > 1);
+        let (of, from) = topic.map_or_else(Default::default, |topic| {
+            (format!(" of {topic}"), format!("--from-topic {topic} "))
+        });
+        stopped = format!("stopped before {place}{of}");
+        if args.only.is_empty() {
+            steps.push(format!("{from}--from-offset {place}"));
+        }
+    }
+    if steps.is_empty() {
+        return String::new();
+    }
+    let again = if left.again {
+        "; what behind it has arrived goes again"
+    } else {
+        ""
+    };
+    format!("{stopped}: go on with {}{again}\n", steps.join(", and then with "))
 }
 
 /// What is said at the end.
@@ -106,9 +168,7 @@ pub fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left
         text.push_str(&format!("; {count} left out: {why}"));
     }
     text.push('\n');
-    if let Some(next) = left.next {
-        text.push_str(&how_to_go_on(args, topics, next, &left.only));
-    }
+    text.push_str(&how_to_go_on(args, topics, left));
     // It would hide what was left out by choice, too.
     let looked_at_all = args.only.is_empty() && args.from_offset.is_none();
     let all = looked_at_all && summary.read == summary.chosen + summary.repeated + summary.foreign;
@@ -139,7 +199,10 @@ mod tests {
                 offset: 17,
             },
         };
-        let on = |topics: &[String], next| how_to_go_on(&args(&[]), topics, next, &BTreeSet::new());
+        let on = |topics: &[String], next| {
+            let left = Left::new(&[], BTreeSet::new(), Some(next));
+            how_to_go_on(&args(&[]), topics, &left)
+        };
         assert_eq!(
             on(&topics[..1], spot(0)),
             "stopped before 2:17: go on with --from-offset 2:17\n"
@@ -178,17 +241,53 @@ mod tests {
         assert_eq!(
             left(&[], Some("1:13")),
             (
-                json!(["1:20", "2:4"]),
+                json!({"dead": ["1:20", "2:4"]}),
                 "stopped before 1:13: go on with --only 1:20 --only 2:4".to_owned()
             )
         );
-        let refused = "stopped before 1:9: go on with --only 1:9 --only 2:4";
+        let refused = "stopped before 1:21: go on with --only 1:9 --only 2:4";
         assert_eq!(
             left(&["1:9"], Some("1:21")),
-            (json!(["1:9", "2:4"]), refused.to_owned()),
+            (json!({"dead": ["1:9", "2:4"]}), refused.to_owned()),
             "those between them have arrived"
         );
-        assert_eq!(left(&[], None), (json!([]), String::new()));
+        assert_eq!(left(&[], None), (json!({}), String::new()));
+    }
+
+    #[test]
+    fn what_has_not_arrived_is_named_apart_from_the_place_to_go_on_from() {
+        let topics = ["a", "b"].map(str::to_owned);
+        let at = |(topic, offset): (usize, i64)| Spot {
+            topic,
+            place: Place { partition: 0, offset },
+        };
+        let on = |topics: &[String], pending: &[(usize, i64)], unread: Option<(usize, i64)>| {
+            let pending = pending.iter().copied().map(at).collect();
+            how_to_go_on(&args(&[]), topics, &Left::new(&[], pending, unread.map(at)))
+        };
+        assert_eq!(
+            on(&topics[..1], &[(0, 5)], Some((0, 300))),
+            "stopped before 0:300: go on with --only 0:5, and then with --from-offset 0:300\n"
+        );
+        assert_eq!(
+            on(&topics[..1], &[(0, 5), (0, 7)], Some((0, 7))),
+            "stopped before 0:8: go on with --only 0:5 --only 0:7, and then with --from-offset 0:8\n",
+            "the producer did not take the last"
+        );
+        assert_eq!(
+            on(&topics, &[(0, 5), (1, 2)], Some((1, 3))),
+            "stopped before 0:3 of b: go on with --topic a --only 0:5, and then with --topic b --only 0:2, \
+             and then with --from-topic b --from-offset 0:3\n"
+        );
+        assert_eq!(
+            on(&topics[..1], &[(0, 5)], None),
+            "not all have arrived: go on with --only 0:5\n"
+        );
+        let many: Vec<(usize, i64)> = (5..30).map(|offset| (0, offset)).collect();
+        assert_eq!(
+            on(&topics[..1], &many, Some((0, 300))),
+            "stopped before 0:5: go on with --from-offset 0:5; what behind it has arrived goes again\n"
+        );
     }
 
     #[test]
