@@ -24,7 +24,6 @@ use super::returning::{Sender, way_back};
 use super::{Context, Target};
 use crate::cli::answer;
 use crate::cli::clean::clean;
-use crate::cli::time::Moment;
 use crate::cli::trouble::Trouble;
 use crate::shutdown;
 use crate::source::bounds::Pace;
@@ -45,8 +44,11 @@ pub struct Replay {
     #[arg(long)]
     dry_run: bool,
     /// Only the dead letter at this place; may be repeated.
-    #[arg(long, value_name = "PARTITION:OFFSET", conflicts_with = "from_offset")]
+    #[arg(long, value_name = "PARTITION:OFFSET", conflicts_with_all = ["from_offset", "behind"])]
     only: Vec<Place>,
+    /// Of this partition only what is at this place or behind it, as a finished replay names it; may be repeated.
+    #[arg(long, value_name = "PARTITION:OFFSET")]
+    behind: Vec<Place>,
     /// Send them to this topic, instead of the one that each came from.
     #[arg(long, value_name = "TOPIC")]
     to: Option<String>,
@@ -90,7 +92,8 @@ const BEGINNING: Place = Place {
 impl Replay {
     /// The first that may be sent, of all that are read.
     fn begin(&self, context: &Context) -> Result<Spot, Trouble> {
-        if !self.only.is_empty() || (self.from_offset.is_some() && self.from_topic.is_none()) {
+        let on = self.from_offset.filter(|_| self.from_topic.is_none());
+        if on.is_some() || !self.only.is_empty() || !self.behind.is_empty() {
             context.only_topic()?;
         }
         let topic = match &self.from_topic {
@@ -121,10 +124,7 @@ pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
     let runtime = listen(interrupted.clone())?;
     let reader = Reader::new(&context)?;
     let mut sender = Sender::new(&context)?;
-    let mut summary = Summary {
-        began: Some(Moment::now()),
-        ..Summary::default()
-    };
+    let mut summary = Summary::default();
     let went = go(args, from, &context, &reader, &mut sender, &interrupted, &mut summary);
     // What is under way may arrive, whatever ended the reading.
     let finished = sender.finish();
@@ -179,10 +179,12 @@ fn go(
                 offset,
             },
         };
-        summary.next = Some(at(part.from).max(from));
+        let mut end = at(part.from);
+        summary.next = Some(end.max(from));
         let read = reader.read(&part, &mut |record| {
             let spot = at(record.place.offset);
             summary.next = Some(spot.max(from));
+            end = spot.behind();
             if interrupted.load(Ordering::Relaxed) {
                 summary.interrupted = true;
                 return Ok(ControlFlow::Break(()));
@@ -225,13 +227,17 @@ fn go(
         if read.is_break() {
             return Ok(());
         }
+        summary.ends.insert(end);
     }
     summary.next = None;
     Ok(())
 }
 
-/// The part of it that holds what `--only` names; none if nothing is.
+/// The part of it that `--behind` leaves, or that holds what `--only` names; none if nothing is.
 fn left_of(mut part: Part, args: &Replay) -> Option<Part> {
+    let behind = args.behind.iter().filter(|place| place.partition == part.partition);
+    let first = behind.map(|place| place.offset).max();
+    part.from = part.from.max(first.unwrap_or(0));
     if !args.only.is_empty() {
         let offsets = args
             .only

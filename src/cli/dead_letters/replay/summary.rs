@@ -7,19 +7,18 @@ use serde_json::json;
 use super::Replay;
 use super::choice::Verdict;
 use crate::cli::dead_letters::filter::{Place, Spot};
-use crate::cli::time::Moment;
 
 /// What came of a replay.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// When it began to read: what fails again is younger.
-    pub began: Option<Moment>,
     pub read: u64,
     /// Chosen to be sent.
     pub chosen: u64,
     pub guarded: u64,
     pub repeated: u64,
     pub foreign: u64,
+    /// Behind what was read of each partition that was read to its end.
+    pub ends: BTreeSet<Spot>,
     /// The first that was not looked at, where the cap, a signal or an error came first.
     pub next: Option<Spot>,
     pub interrupted: bool,
@@ -35,6 +34,19 @@ impl Summary {
             Verdict::Guarded => self.guarded += 1,
             Verdict::Repeated => self.repeated += 1,
             Verdict::Foreign => self.foreign += 1,
+        }
+    }
+
+    /// Where the next replay may begin: behind all that this one has read, if nothing of it was left or left out by choice. That would be hidden, too.
+    /// No time says it: what a transaction or a producer has held back comes with one that is long ago.
+    fn behind(&self, args: &Replay, sent: u64, left: &Left) -> BTreeSet<Spot> {
+        let looked_at_all = args.only.is_empty() && args.from_offset.is_none();
+        let all = looked_at_all && self.read == self.chosen + self.repeated + self.foreign;
+        if sent > 0 && all && left.next.is_none() && left.only.is_empty() {
+            let ends = self.ends.iter().filter(|end| end.place.offset > 0);
+            ends.copied().collect()
+        } else {
+            BTreeSet::new()
         }
     }
 }
@@ -108,10 +120,11 @@ fn options(topics: &[String], spots: &BTreeSet<Spot>, option: &str) -> Vec<Strin
 fn in_json(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left: &Left) -> serde_json::Value {
     let next = left.next;
     json!({
-        "dry_run": !args.yes, "began": summary.began.map(Moment::text), "read": summary.read, "chosen": summary.chosen, "sent": sent, "guarded": summary.guarded,
+        "dry_run": !args.yes, "read": summary.read, "chosen": summary.chosen, "sent": sent, "guarded": summary.guarded,
         "repeated": summary.repeated, "foreign": summary.foreign, "next": next.map(|spot| spot.place.to_string()),
         "next_topic": next.and_then(|spot| topics.get(spot.topic)),
         "only_left": places(topics, &left.only),
+        "behind": places(topics, &summary.behind(args, sent, left)),
     })
 }
 
@@ -169,13 +182,9 @@ pub fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left
     }
     text.push('\n');
     text.push_str(&how_to_go_on(args, topics, left));
-    // It would hide what was left out by choice, too.
-    let looked_at_all = args.only.is_empty() && args.from_offset.is_none();
-    let all = looked_at_all && summary.read == summary.chosen + summary.repeated + summary.foreign;
-    if let Some(began) = summary.began.filter(|_| sent > 0 && left.next.is_none() && all) {
+    for behind in options(topics, &summary.behind(args, sent, left), "--behind") {
         text.push_str(&format!(
-            "they stay in the topic: --since {} leaves out these, and all before, the next time\n",
-            began.text()
+            "they stay in the topic: {behind} leaves out these, and all before, the next time\n"
         ));
     }
     if !args.yes && summary.chosen > 0 {
@@ -292,10 +301,15 @@ mod tests {
 
     #[test]
     fn what_was_left_out_is_not_hidden_the_next_time() {
-        let topics = ["dead".to_owned()];
-        let hints = |arguments: &[&str], guarded, read| {
+        let topics = ["a", "b"].map(str::to_owned);
+        let end = |topic, place: &str| Spot {
+            topic,
+            place: place.parse().unwrap(),
+        };
+        let left = |pending| Left::new(&[], pending, None);
+        let said = |topics: &[String], arguments: &[&str], guarded, read, left: &Left| {
             let summary = Summary {
-                began: Some(Moment(0)),
+                ends: BTreeSet::from([end(0, "0:17"), end(0, "1:0"), end(0, "2:5"), end(1, "0:3")]),
                 read,
                 chosen: 2,
                 guarded,
@@ -303,8 +317,11 @@ mod tests {
                 foreign: 1,
                 ..Summary::default()
             };
-            let left = Left::new(&[], BTreeSet::new(), None);
-            told(&args(arguments), &topics, &summary, 2, &left).contains("--since")
+            told(&args(arguments), topics, &summary, 2, left)
+        };
+        let hints = |arguments: &[&str], guarded, read| {
+            let said = said(&topics[..1], arguments, guarded, read, &left(BTreeSet::new()));
+            said.contains(": --behind 0:17 --behind 2:5 leaves out these, and all before, the next time\n")
         };
         assert!(hints(&["--yes"], 0, 4));
         assert!(hints(&["--yes", "--reason", "avro"], 0, 4), "all had that reason");
@@ -312,5 +329,16 @@ mod tests {
         assert!(!hints(&["--yes"], 1, 5));
         assert!(!hints(&["--yes", "--only", "0:1"], 0, 4));
         assert!(!hints(&["--yes", "--from-offset", "0:1"], 0, 4));
+        let pending = left(BTreeSet::from([end(0, "0:4")]));
+        assert!(!said(&topics[..1], &["--yes"], 0, 4, &pending).contains("--behind"));
+        let several = said(&topics, &["--yes"], 0, 4, &left(BTreeSet::new()));
+        assert!(
+            several.contains(": --topic a --behind 0:17 --behind 2:5 leaves")
+                && several.contains(": --topic b --behind 0:3 leaves"),
+            "{several}"
+        );
+        let json = said(&topics, &["--yes", "--json"], 0, 4, &left(BTreeSet::new()));
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["behind"], json!({"a": ["0:17", "2:5"], "b": ["0:3"]}));
     }
 }

@@ -136,6 +136,20 @@ fn what_went_back_before_the_place_to_go_on_from_does_not_go_again() {
     assert_eq!(there, Ok((0, 3)));
 }
 
+/// A transaction held it back, or its producer did: a time would leave it out the next time.
+#[test]
+fn a_letter_that_comes_late_is_behind_what_a_finished_replay_names() {
+    let stage = Stage::new(&["a"]);
+    stage.letter("a", "t", 10);
+    let behind =
+        |place| format!("they stay in the topic: --behind {place} leaves out these, and all before, the next time\n");
+    let one = "1 sent, of 1 dead letters read\n";
+    assert_eq!(stage.replay(&[]), format!("{one}{}", behind("0:1")));
+    stage.letter("a", "t", 11);
+    assert_eq!(stage.replay(&["--behind", "0:1"]), format!("{one}{}", behind("0:2")));
+    assert_eq!(stage.replay(&["--behind", "0:2"]), "0 sent, of 0 dead letters read\n");
+}
+
 #[test]
 fn a_place_to_go_on_from_is_of_one_topic() {
     let stage = Stage::new(&["a", "b"]);
@@ -151,6 +165,7 @@ fn a_place_to_go_on_from_is_of_one_topic() {
     for (more, why) in [
         (&on[2..], "a place is PARTITION:OFFSET of one topic"),
         (&["--only", "2:17"], "a place is PARTITION:OFFSET of one topic"),
+        (&["--behind", "2:17"], "a place is PARTITION:OFFSET of one topic"),
         (
             &["--from-topic", "c", "--from-offset", "2:17"],
             "--from-topic c: it is none of those that are read: a, b",
@@ -173,6 +188,9 @@ fn of_a_part_what_was_named_is_read() {
     let range = |args: &Replay, partition| left_of(part(partition), args).map(|part| (part.from, part.to));
     let only = args(&["--only", "1:9", "--only", "1:20"]);
     assert_eq!([0, 1].map(|p| range(&only, p)), [None, Some((9, 21))]);
+    let behind = args(&["--behind", "1:9", "--behind", "2:1"]);
+    let whole = Some((5, 50));
+    assert_eq!([0, 1, 2].map(|p| range(&behind, p)), [whole, Some((9, 50)), whole]);
 }
 
 #[test]
