@@ -5,6 +5,7 @@
 
 use crate::kafka::headers::{self, List};
 use crate::ledger::own_micros;
+use crate::pipeline::failure;
 
 /// Begins the names of all headers of ours.
 const OURS: &str = "messina.";
@@ -67,7 +68,7 @@ pub struct Letter {
     pub class: String,
     /// The failure in one word.
     pub reason: String,
-    /// The failure in words.
+    /// The failure in words, with what they quote of the record: see [`Letter::told`].
     pub message: String,
     /// How often it was tried.
     pub attempts: u32,
@@ -121,6 +122,11 @@ impl Letter {
             replays,
             headers: own.chain(behind).cloned().collect(),
         })
+    }
+
+    /// The failure in words without the record's content, for who has not asked for it.
+    pub fn told(&self) -> String {
+        failure::told(&self.reason, self.step.as_deref(), &self.message)
     }
 }
 

@@ -11,6 +11,7 @@ use super::filter::Filter;
 use super::reader::{Reader, Record};
 use super::{Target, table};
 use crate::cli::time::Moment;
+use crate::sink::letter::Letter;
 
 /// The lines of a table that are kept in memory, unless --limit says otherwise.
 const LINES: u64 = 1000;
@@ -140,7 +141,7 @@ pub(super) fn line(topic: &str, record: &Record) -> serde_json::Value {
         "step": letter.and_then(|l| l.step.as_ref()),
         "class": letter.map(|l| &l.class),
         "reason": letter.map(|l| &l.reason),
-        "message": letter.map(|l| &l.message),
+        "message": letter.map(Letter::told),
         "attempts": letter.map(|l| l.attempts),
         "schema_id": letter.and_then(|l| l.schema_id),
         "replays": letter.map(|l| l.replays),

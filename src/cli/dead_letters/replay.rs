@@ -20,7 +20,7 @@ use anyhow::Context as _;
 
 use super::filter::{Filter, Place, Spot};
 use super::reader::{Part, Reader, Record};
-use super::returning::{Sender, way_back};
+use super::returning::{Return, Sender, way_back};
 use super::{Context, Target};
 use crate::cli::answer;
 use crate::cli::clean::clean;
@@ -213,13 +213,7 @@ fn go(
             } else {
                 sender.partitions(spot, back.topic)?;
                 if !args.json {
-                    let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
-                    let bytes = record.value.as_ref().map_or(0, Vec::len);
-                    let line = format!(
-                        "{} of {}: {bytes} bytes to {}{partition}; {}: {}",
-                        record.place, part.topic, back.topic, letter.reason, letter.message
-                    );
-                    writeln!(out, "{}", clean(&line))?;
+                    writeln!(out, "{}", clean(&in_words(&part.topic, &record, &back)))?;
                 }
             }
             Ok(ControlFlow::Continue(()))
@@ -231,6 +225,19 @@ fn go(
     }
     summary.next = None;
     Ok(())
+}
+
+/// What would be sent, and why it was not taken.
+fn in_words(topic: &str, record: &Record, back: &Return<'_>) -> String {
+    let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
+    let bytes = record.value.as_ref().map_or(0, Vec::len);
+    format!(
+        "{} of {topic}: {bytes} bytes to {}{partition}; {}: {}",
+        record.place,
+        back.topic,
+        back.letter.reason,
+        back.letter.told()
+    )
 }
 
 /// The part of it that `--behind` leaves, or that holds what `--only` names; none if nothing is.

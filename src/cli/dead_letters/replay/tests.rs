@@ -7,7 +7,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 
 use super::*;
-use crate::sink::letter::{OFFSET, PARTITION, PIPELINE, TOPIC};
+use crate::sink::letter::{Letter, MESSAGE, OFFSET, PARTITION, PIPELINE, REASON, TOPIC};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -191,6 +191,32 @@ fn of_a_part_what_was_named_is_read() {
     let behind = args(&["--behind", "1:9", "--behind", "2:1"]);
     let whole = Some((5, 50));
     assert_eq!([0, 1, 2].map(|p| range(&behind, p)), [whole, Some((9, 50)), whole]);
+}
+
+#[test]
+fn a_dry_run_leaves_out_what_a_message_quotes() {
+    let headers = [
+        (PIPELINE, "p"),
+        (TOPIC, "t"),
+        (PARTITION, "4"),
+        (OFFSET, "7"),
+        (REASON, "type"),
+        (MESSAGE, "\"alice@x.org\" is no uuid"),
+    ];
+    let headers = headers.map(|(name, value)| (name.as_bytes().to_vec(), Some(value.as_bytes().to_vec())));
+    let record = Record {
+        place: BEGINNING,
+        time: None,
+        key: None,
+        value: None,
+        letter: Letter::read(&headers),
+        headers: Vec::new(),
+    };
+    let back = way_back(record.letter.as_ref().unwrap(), None);
+    assert_eq!(
+        in_words("dead", &record, &back),
+        "0:0 of dead: 0 bytes to t/4; type: \"…\" is no uuid"
+    );
 }
 
 #[test]
