@@ -1,7 +1,7 @@
 //! Reads a topic from one place to another, once, and commits nothing.
 //!
 //! Partition after partition, so that the order is the same each time and a place says what is done and what is not. The end is
-//! where the topic ended when reading began: what comes meanwhile, a replayed record that failed again above all, is not read.
+//! where the topic ended when the command began: what comes meanwhile, a replayed record that failed again above all, is not read.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};

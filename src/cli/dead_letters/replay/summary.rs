@@ -93,7 +93,7 @@ impl Left {
 
 /// The places of each topic that has any.
 fn by_topic<'t>(topics: &'t [String], spots: &BTreeSet<Spot>) -> Vec<(&'t str, Vec<Place>)> {
-    let of = |number| {
+    let of = |number: usize| {
         spots
             .iter()
             .filter(|spot| spot.topic == number)
