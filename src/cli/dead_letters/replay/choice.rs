@@ -13,7 +13,7 @@ pub enum Verdict {
     Other,
     /// Sent back too often already.
     Guarded,
-    /// The same record as one before it: a dead letter that a crash repeated.
+    /// The same record as one before it: a crash has repeated its dead letter, or another pipeline of its topic has one too.
     Repeated,
     /// Not one of Messina's: where it came from is unknown.
     Foreign,
