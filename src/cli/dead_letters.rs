@@ -1,7 +1,8 @@
 //! `messina dead-letters`: what could not succeed, and the way back.
 //!
 //! `list` and `show` only read. `replay` sends records back to where they came from, once the cause is mended. All three read with a
-//! consumer that commits nothing, up to where the topics end when the command begins. Keys and values appear only where asked for.
+//! consumer that commits nothing, up to where the topics end when the command begins. Keys and values appear only where asked for, and so does what a
+//! message quotes of them.
 
 pub(super) mod filter;
 mod list;
@@ -30,7 +31,7 @@ pub struct DeadLetters {
 enum Command {
     /// Lists dead letters, a line for each, or counts them by reason; without keys and values.
     List(list::List),
-    /// Shows one dead letter: all headers, the reason in words; key and value with --payload.
+    /// Shows one dead letter: all headers, the reason in words; key and value, and what the reason quotes of them, with --payload.
     Show(show::Show),
     /// Sends records back to the topic that they came from. Without --yes it only says what it would send.
     Replay(replay::Replay),

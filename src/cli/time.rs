@@ -12,11 +12,6 @@ use crate::config::parse_duration;
 pub struct Moment(pub i64);
 
 impl Moment {
-    /// Now.
-    pub fn now() -> Moment {
-        Moment(millis(since_1970()).unwrap_or(i64::MAX))
-    }
-
     /// The moment as RFC 3339, in UTC.
     pub fn text(self) -> String {
         match to_json(&Value::Timestamp(self.0, Unit::Millis)) {

@@ -61,12 +61,8 @@ impl Failure {
 
     /// The same without the record's content, for log lines and `/status`.
     pub fn scrubbed(&self) -> Failure {
-        // It tells of schemas and the configuration alone. In a step the reason is a word of its author's.
-        if self.reason == "schema" && self.step.is_none() {
-            return self.clone();
-        }
         Failure {
-            message: scrub(&self.message),
+            message: told(self.reason, self.step.as_deref(), &self.message),
             ..self.clone()
         }
     }
@@ -74,6 +70,16 @@ impl Failure {
     /// Where it is counted: its step; outside of steps its reason.
     pub fn stage(&self) -> &str {
         self.step.as_deref().unwrap_or(self.reason)
+    }
+}
+
+/// A failure's message without the record's content; the failure has this reason, and is of this step.
+pub fn told(reason: &str, step: Option<&str>, message: &str) -> String {
+    // It tells of schemas and the configuration alone. In a step the reason is a word of its author's.
+    if reason == "schema" && step.is_none() {
+        message.to_owned()
+    } else {
+        scrub(message)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::kafka::headers::{self, List};
 use crate::ledger::own_micros;
+use crate::pipeline::failure;
 
 /// Begins the names of all headers of ours.
 const OURS: &str = "messina.";
@@ -38,8 +39,10 @@ pub const REPLAYS: &str = "messina.replays";
 pub const REPLAY_PIPELINE: &str = "messina.replay_pipeline";
 /// The write timestamp that this pipeline had given its rows: to others, whose records make other numbers of writes, it says nothing.
 pub const REPLAY_WRITE_TIMESTAMP: &str = "messina.replay_write_timestamp";
+/// The record's timestamp the first time, milliseconds since 1970: a topic with `LogAppendTime` gives what is sent back another one.
+pub const REPLAY_TIMESTAMP: &str = "messina.replay_timestamp";
 /// What a replay sets.
-const OF_REPLAYS: [&str; 3] = [REPLAYS, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP];
+const OF_REPLAYS: [&str; 4] = [REPLAYS, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP, REPLAY_TIMESTAMP];
 
 /// A header: name and value, any bytes both.
 pub type Header = (Vec<u8>, Option<Vec<u8>>);
@@ -55,7 +58,7 @@ pub struct Letter {
     pub partition: i32,
     /// Its offset.
     pub offset: i64,
-    /// Its timestamp, milliseconds since 1970, if it had one.
+    /// Its timestamp the first time, milliseconds since 1970, if it had one.
     pub timestamp_ms: Option<i64>,
     /// The write timestamp of its rows, microseconds since 1970.
     pub write_timestamp_us: Option<i64>,
@@ -65,7 +68,7 @@ pub struct Letter {
     pub class: String,
     /// The failure in one word.
     pub reason: String,
-    /// The failure in words.
+    /// The failure in words, with what they quote of the record: see [`Letter::told`].
     pub message: String,
     /// How often it was tried.
     pub attempts: u32,
@@ -94,6 +97,10 @@ impl Letter {
                 let text = value.as_deref().and_then(|v| std::str::from_utf8(v).ok());
                 text.and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)
             });
+        let at_first = before
+            .iter()
+            .rfind(|(name, _)| name == REPLAY_TIMESTAMP.as_bytes())
+            .and_then(|(_, value)| std::str::from_utf8(value.as_deref()?).ok()?.parse().ok());
         // What came behind ours was put there on the way, by a tool that copies topics.
         let behind = from_here.iter().filter(|(name, _)| !name.starts_with(OURS.as_bytes()));
         let own = before
@@ -104,7 +111,7 @@ impl Letter {
             topic: text(TOPIC)?.to_owned(),
             partition: text(PARTITION)?.parse().ok()?,
             offset: text(OFFSET)?.parse().ok()?,
-            timestamp_ms: text(TIMESTAMP).and_then(|t| t.parse().ok()),
+            timestamp_ms: at_first.or_else(|| text(TIMESTAMP).and_then(|t| t.parse().ok())),
             write_timestamp_us: text(WRITE_TIMESTAMP).and_then(|t| t.parse().ok()),
             step: text(STEP).map(str::to_owned),
             class: owned(CLASS),
@@ -116,21 +123,26 @@ impl Letter {
             headers: own.chain(behind).cloned().collect(),
         })
     }
+
+    /// The failure in words without the record's content, for who has not asked for it.
+    pub fn told(&self) -> String {
+        failure::told(&self.reason, self.step.as_deref(), &self.message)
+    }
 }
 
 /// The write timestamp of a record in µs: `given` by the ledger, or for one that was sent back, which is late, that of its first time, so that rows that
-/// are younger keep what they have. That is what this pipeline has noted, or else the record's own timestamp. The headers are in the log, so
-/// it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`.
+/// are younger keep what they have. That is what this pipeline has noted, or else the record's timestamp of then, or else its own. The headers are in
+/// the log, so it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`.
 pub fn write_timestamp<L: List>(headers: &L, pipeline: &str, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
     let value = |name: &str| headers::all(headers).filter(|(own, _)| *own == name.as_bytes()).last();
     if value(REPLAYS).is_none() {
         return given;
     }
     let ours = value(REPLAY_PIPELINE).is_some_and(|(_, value)| value == Some(pipeline.as_bytes()));
-    let noted = value(REPLAY_WRITE_TIMESTAMP)
-        .and_then(|(_, value)| std::str::from_utf8(value?).ok()?.parse::<i64>().ok())
-        .filter(|noted| ours && (0..=given).contains(noted));
-    noted.or(own_micros(record_timestamp_ms)).unwrap_or(given)
+    let number = |name: &str| std::str::from_utf8(value(name)?.1?).ok()?.parse::<i64>().ok();
+    let noted = number(REPLAY_WRITE_TIMESTAMP).filter(|noted| ours && (0..=given).contains(noted));
+    let first = own_micros(number(REPLAY_TIMESTAMP)).filter(|first| *first <= given);
+    noted.or(first).or(own_micros(record_timestamp_ms)).unwrap_or(given)
 }
 
 #[cfg(test)]
@@ -207,11 +219,20 @@ mod tests {
 
     #[test]
     fn what_a_replay_has_set_is_no_header_of_the_record() {
-        let back = [(REPLAYS, "1"), (REPLAY_PIPELINE, "a"), (REPLAY_WRITE_TIMESTAMP, "17")];
-        let again = [&[("trace", "1")][..], &back, &FIRST, &[(WRITE_TIMESTAMP, "17")]].concat();
+        let back = [
+            (REPLAYS, "1"),
+            (REPLAY_PIPELINE, "a"),
+            (REPLAY_WRITE_TIMESTAMP, "17"),
+            (REPLAY_TIMESTAMP, "5"),
+        ];
+        let noted = [(WRITE_TIMESTAMP, "17"), (TIMESTAMP, "9000")];
+        let again = [&[("trace", "1")][..], &back, &FIRST, &noted].concat();
         let letter = Letter::read(&headers(&again)).unwrap();
         assert_eq!((letter.replays, letter.write_timestamp_us), (1, Some(17)));
         assert_eq!(letter.headers, headers(&[("trace", "1")]));
+        assert_eq!(letter.timestamp_ms, Some(5), "a second return keeps the first");
+        let once = Letter::read(&headers(&[&FIRST[..], &noted].concat())).unwrap();
+        assert_eq!(once.timestamp_ms, Some(9000));
         assert_eq!(Letter::read(&headers(&FIRST)).unwrap().write_timestamp_us, None);
     }
 
@@ -267,6 +288,20 @@ mod tests {
         assert_eq!(write_timestamp(&null, "a", Some(5), 5900), 5000);
     }
 
+    /// The topic has given it another timestamp, and another pipeline has sent it back.
+    #[test]
+    fn a_record_that_was_sent_back_has_the_timestamp_of_its_first_time() {
+        let at = |first: &str, us: &str| {
+            let noted = [(REPLAY_WRITE_TIMESTAMP, us), (REPLAY_TIMESTAMP, first)];
+            let list = added(&[&[(REPLAYS, "1"), (REPLAY_PIPELINE, "b")][..], &noted].concat());
+            ["a", "b"].map(|pipeline| write_timestamp(&list, pipeline, Some(9000), 9_000_000))
+        };
+        assert_eq!(at("5", "5004"), [5000, 5004]);
+        for forged in ["9001", "9223372036854775807", "-1", "", "soon"] {
+            assert_eq!(at(forged, "5004"), [9_000_000, 5004], "{forged}");
+        }
+    }
+
     #[test]
     fn a_record_that_was_sent_back_does_not_believe_an_absurd_timestamp() {
         let back = added(&[(REPLAYS, "1")]);
@@ -283,10 +318,12 @@ mod tests {
             clock in prop_oneof![Just(i64::MIN), 0..1_800_000_000_000_000i64],
             timestamp in prop_oneof![Just(None), any::<i64>().prop_map(Some), (0..1_800_000_000_000i64).prop_map(Some)],
             noted in any::<i64>(),
+            first in prop_oneof![any::<i64>(), 0..1_800_000_000_000i64],
         ) {
             let given = Ledger::new(None, clock).admit(0, timestamp).unwrap();
-            let noted = noted.to_string();
-            let headers = added(&[(REPLAYS, "1"), (REPLAY_PIPELINE, "a"), (REPLAY_WRITE_TIMESTAMP, noted.as_str())]);
+            let (noted, first) = (noted.to_string(), first.to_string());
+            let back = [(REPLAY_WRITE_TIMESTAMP, noted.as_str()), (REPLAY_TIMESTAMP, first.as_str())];
+            let headers = added(&[&[(REPLAYS, "1"), (REPLAY_PIPELINE, "a")][..], &back].concat());
             prop_assert!((0..=given).contains(&write_timestamp(&headers, "a", timestamp, given)));
         }
     }

@@ -19,6 +19,12 @@ const CAP: u64 = 50;
 /// The key and the value of the record that is no Avro; neither may be shown unasked.
 const GARBAGE: (&str, &str) = ("secret-key", "secret-value: not Avro");
 const NAME: &str = "letters";
+const LETTERS: Pipeline<'static> = Pipeline {
+    name: NAME,
+    order: "key",
+    cache: None,
+    writes: false,
+};
 /// A record without a row is a dead letter, where the stream's own step takes null.
 const STRICT: &str = "[[pipelines.letters.steps]]\nname = \"person\"\n\
      lookup = \"SELECT number FROM people WHERE who = :who\"\non_missing = \"dead_letter\"\n";
@@ -26,22 +32,23 @@ const STRICT: &str = "[[pipelines.letters.steps]]\nname = \"person\"\n\
 struct Scene<'b> {
     bench: &'b Bench,
     numbers: Numbers<'b>,
+    /// The groups of its pipelines.
+    groups: Vec<String>,
     configs: Vec<PathBuf>,
 }
 
 impl<'b> Scene<'b> {
     fn new(bench: &'b Bench, more: &str) -> Scene<'b> {
-        let pipelines = [Pipeline {
-            name: NAME,
-            order: "key",
-            cache: None,
-            writes: false,
-        }];
-        let numbers = Numbers::new(bench, 4, &pipelines);
-        let mut configs = numbers.config(Duration::from_secs(20), &pipelines).to_vec();
+        Scene::of(bench, &[LETTERS], more)
+    }
+
+    fn of(bench: &'b Bench, pipelines: &[Pipeline<'_>], more: &str) -> Scene<'b> {
+        let numbers = Numbers::new(bench, 4, pipelines);
+        let mut configs = numbers.config(Duration::from_secs(20), pipelines).to_vec();
         configs.push(bench.file("strict.toml", &format!("{STRICT}{more}")));
         Scene {
             bench,
+            groups: pipelines.iter().map(|pipeline| numbers.group(pipeline.name)).collect(),
             numbers,
             configs,
         }
@@ -52,14 +59,14 @@ impl<'b> Scene<'b> {
         Messina::start(name, &configs)
     }
 
-    /// Waits until the group has committed everything that is in the topic.
+    /// Waits until all groups have committed everything that is in the topic.
     fn settled(&self, messina: &Messina) {
         until("every record to be committed", LONG, &[messina], || {
-            let (done, there) = self
-                .bench
-                .kafka
-                .progress(&self.numbers.group(NAME), &self.numbers.topic);
-            (done == there).then_some(())
+            let is_done = |group: &String| {
+                let (done, there) = self.bench.kafka.progress(group, &self.numbers.topic);
+                done == there
+            };
+            self.groups.iter().all(is_done).then_some(())
         });
     }
 
@@ -94,6 +101,21 @@ impl<'b> Scene<'b> {
         self.bench.kafka.read(&self.bench.name("letters-dead-letters"))
     }
 
+    /// Gives this key a row.
+    fn person(&self, who: &str) {
+        let table = format!("{}.people", self.bench.keyspace);
+        let insert = format!("INSERT INTO {table} (who, number) VALUES ('{who}', 1)");
+        self.bench.database().run(self.bench, &insert);
+    }
+
+    /// What was written of the number 7: the key, and the offset of its record.
+    fn sevens(&self) -> Vec<(String, i64)> {
+        self.bench.database().rows(
+            self.bench,
+            &format!("SELECT who, place FROM {}.numbers WHERE seq = 7", self.bench.keyspace),
+        )
+    }
+
     /// Gives every key a row.
     fn mend(&self) {
         let database = self.bench.database();
@@ -125,13 +147,8 @@ fn one_that_was_sent_back_leaves_younger_rows_alone() {
     let row = "[[pipelines.letters.steps]]\nname = \"row\"\n\
          write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = { place = \"record.offset\" }\n";
     let scene = Scene::new(&bench, row);
-    let person = |who: &str| {
-        let table = format!("{}.people", bench.keyspace);
-        let insert = format!("INSERT INTO {table} (who, number) VALUES ('{who}', 1)");
-        bench.database().run(&bench, &insert);
-    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
-    person("young");
+    scene.person("young");
     for (who, at) in [("late", now - 20_000), ("young", now - 10_000)] {
         let value = scene.numbers.record(7, who);
         let record = BaseRecord::to(&scene.numbers.topic).partition(0).timestamp(at);
@@ -140,16 +157,56 @@ fn one_that_was_sent_back_leaves_younger_rows_alone() {
     let messina = scene.start("messina");
     scene.settled(&messina);
     assert_eq!(scene.letters().len(), 1);
-    person("late");
+    scene.person("late");
     scene.said(&["replay", "--yes"]);
     scene.settled(&messina);
     messina.stop();
-    let rows: Vec<(String, i64)> = bench.database().rows(
-        &bench,
-        &format!("SELECT who, place FROM {}.numbers WHERE seq = 7", bench.keyspace),
-    );
-    assert_eq!(rows, [("young".to_owned(), 1)]);
+    assert_eq!(scene.sevens(), [("young".to_owned(), 1)]);
     assert_eq!(scene.arrived().1, 2, "both are in the output");
+    drop(messina);
+    drop(scene);
+    bench.clean();
+}
+
+/// The brokers give it a new time, and another pipeline of the topic, which had not failed, writes its row again.
+#[test]
+fn one_that_gets_a_new_time_leaves_younger_rows_alone() {
+    let Some(bench) = Bench::find("one_that_gets_a_new_time_leaves_younger_rows_alone") else {
+        return;
+    };
+    let rows = Pipeline {
+        name: "rows",
+        writes: true,
+        ..LETTERS
+    };
+    let scene = Scene::of(&bench, &[LETTERS, rows], "");
+    let topic = &scene.numbers.topic;
+    bench
+        .kafka
+        .configure(&bench, topic, "message.timestamp.type", "LogAppendTime");
+    scene.person("young");
+    for who in ["late", "young"] {
+        let value = scene.numbers.record(7, who);
+        let record = BaseRecord::to(topic).partition(0);
+        bench.kafka.send(record.key(who.as_bytes()).payload(&value));
+    }
+    let messina = scene.start("messina");
+    scene.settled(&messina);
+    assert_eq!(scene.letters().len(), 1);
+    assert_eq!(scene.sevens(), [("young".to_owned(), 1)]);
+    scene.person("late");
+    scene.said(&["replay", "--yes", "--pipeline", NAME]);
+    scene.settled(&messina);
+    messina.stop();
+    assert_eq!(scene.sevens(), [("young".to_owned(), 1)]);
+    let inputs = bench.kafka.read(topic);
+    let (first, back) = (&inputs[0], &inputs[2]);
+    assert!(back.timestamp > first.timestamp, "the brokers keep the first time");
+    assert_eq!(
+        back.header("messina.replay_timestamp"),
+        Some(&*first.timestamp.to_string())
+    );
+    assert_eq!(scene.numbers.outputs("rows").len(), 3);
     drop(messina);
     drop(scene);
     bench.clean();
@@ -265,7 +322,7 @@ fn the_way_back() {
             .find(|r| r.value == record.value && r.headers.is_empty())
             .unwrap();
         let same = |r: &Record| (r.partition, r.timestamp, r.key.clone());
-        assert_eq!((same(record), record.headers.len()), (same(original), 3));
+        assert_eq!((same(record), record.headers.len()), (same(original), 4));
     }
 
     // What cannot succeed goes round as often as the guard lets it.
@@ -296,7 +353,7 @@ fn the_way_back() {
         (copy.timestamp, copy.header("trace"), copy.header("messina.replays")),
         (1_700_000_000_000, Some("of the producer"), Some("3"))
     );
-    assert!(copy.headers.len() == 4, "{}", copy.about());
+    assert!(copy.headers.len() == 5, "{}", copy.about());
 
     // Exit codes.
     let code = |arguments: &[&str]| scene.command(arguments).code;

@@ -85,6 +85,15 @@ pub struct Spot {
     pub place: Place,
 }
 
+impl Spot {
+    /// The one behind it.
+    pub fn behind(self) -> Spot {
+        let offset = self.place.offset.saturating_add(1);
+        let place = Place { offset, ..self.place };
+        Spot { place, ..self }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

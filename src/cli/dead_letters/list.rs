@@ -11,6 +11,7 @@ use super::filter::Filter;
 use super::reader::{Reader, Record};
 use super::{Target, table};
 use crate::cli::time::Moment;
+use crate::sink::letter::Letter;
 
 /// The lines of a table that are kept in memory, unless --limit says otherwise.
 const LINES: u64 = 1000;
@@ -51,34 +52,32 @@ pub fn run(args: &List) -> anyhow::Result<ExitCode> {
     let out = &mut io::stdout().lock();
     let (mut rows, mut seen, mut more) = (Vec::new(), 0, false);
     let mut counts: BTreeMap<[String; 4], Count> = BTreeMap::new();
-    'topics: for topic in &context.topics {
-        for part in reader.parts(topic, args.filter.since)? {
-            let read = reader.read(&part, &mut |record| {
-                if !args
-                    .filter
-                    .takes(context.pipeline.as_deref(), record.letter.as_ref(), record.time)
-                {
-                    return Ok(ControlFlow::Continue(()));
-                }
-                if args.summary {
-                    count(&mut counts, &record);
-                    return Ok(ControlFlow::Continue(()));
-                }
-                if seen == limit {
-                    more = true;
-                    return Ok(ControlFlow::Break(()));
-                }
-                seen += 1;
-                if args.json {
-                    writeln!(out, "{}", line(topic, &record))?;
-                } else {
-                    rows.push(row(topic, &record));
-                }
-                Ok(ControlFlow::Continue(()))
-            })?;
-            if read.is_break() {
-                break 'topics;
+    for (_, part) in reader.parts_of_all(&context.topics, args.filter.since)? {
+        let read = reader.read(&part, &mut |record| {
+            if !args
+                .filter
+                .takes(context.pipeline.as_deref(), record.letter.as_ref(), record.time)
+            {
+                return Ok(ControlFlow::Continue(()));
             }
+            if args.summary {
+                count(&mut counts, &record);
+                return Ok(ControlFlow::Continue(()));
+            }
+            if seen == limit {
+                more = true;
+                return Ok(ControlFlow::Break(()));
+            }
+            seen += 1;
+            if args.json {
+                writeln!(out, "{}", line(&part.topic, &record))?;
+            } else {
+                rows.push(row(&part.topic, &record));
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        if read.is_break() {
+            break;
         }
     }
     match (args.summary, args.json) {
@@ -142,7 +141,7 @@ pub(super) fn line(topic: &str, record: &Record) -> serde_json::Value {
         "step": letter.and_then(|l| l.step.as_ref()),
         "class": letter.map(|l| &l.class),
         "reason": letter.map(|l| &l.reason),
-        "message": letter.map(|l| &l.message),
+        "message": letter.map(Letter::told),
         "attempts": letter.map(|l| l.attempts),
         "schema_id": letter.and_then(|l| l.schema_id),
         "replays": letter.map(|l| l.replays),

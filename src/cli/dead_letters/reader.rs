@@ -1,7 +1,7 @@
 //! Reads a topic from one place to another, once, and commits nothing.
 //!
 //! Partition after partition, so that the order is the same each time and a place says what is done and what is not. The end is
-//! where the topic ended when reading began: what comes meanwhile, a replayed record that failed again above all, is not read.
+//! where the topic ended when the command began: what comes meanwhile, a replayed record that failed again above all, is not read.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -63,6 +63,16 @@ impl Reader {
     pub fn parts(&self, topic: &str, since: Option<Moment>) -> anyhow::Result<Vec<Part>> {
         let parts = range::parts(&self.consumer, topic, since.map(|since| since.0), None);
         Ok(parts.map_err(Trouble::Unavailable)?)
+    }
+
+    /// The same of several topics, each part with the number of its topic: all are asked before any is read, so that nothing that comes meanwhile is.
+    pub fn parts_of_all(&self, topics: &[String], since: Option<Moment>) -> anyhow::Result<Vec<(usize, Part)>> {
+        let mut parts = Vec::new();
+        for (number, topic) in topics.iter().enumerate() {
+            let of_topic = self.parts(topic, since)?;
+            parts.extend(of_topic.into_iter().map(|part| (number, part)));
+        }
+        Ok(parts)
     }
 
     /// Reads one part; `each` says whether to go on.

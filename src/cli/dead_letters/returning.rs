@@ -1,7 +1,6 @@
-//! Sends records back, and knows up to which place all have arrived.
+//! Sends records back, and knows which have arrived.
 //!
-//! So many are on their way at once, and no more; the first that is refused ends it. What a replay leaves when it is stopped is then
-//! one place: everything before it has arrived.
+//! So many are on their way at once, and no more; the first that is refused ends it. What has not arrived by then is known, place by place.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,7 +21,7 @@ use crate::kafka;
 use crate::kafka::headers::add;
 use crate::kafka::range::{self, ASK, TopicError};
 use crate::sink::acknowledged;
-use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP, REPLAYS};
+use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_TIMESTAMP, REPLAY_WRITE_TIMESTAMP, REPLAYS};
 
 /// Records on their way at once.
 const WINDOW: usize = 500;
@@ -109,7 +108,7 @@ impl ProducerContext for Deliveries {
                 state.pending.remove(&spot);
                 state.delivered += 1;
             }
-            // It stays pending, so that it is the place to go on from, if it is the first.
+            // It stays pending: it has not arrived.
             Err((error, _)) => {
                 state.refused.get_or_insert((*spot, error.clone()));
             }
@@ -191,7 +190,7 @@ impl Sender {
 
     /// Waits until all have arrived or are given up; the error of the first that was refused.
     pub fn finish(&self) -> anyhow::Result<()> {
-        // What is not over by then is still pending, and so the place to go on from.
+        // What is not over by then is still pending.
         let _ = self.producer.flush(LONGEST);
         let context = self.producer.client().context();
         context
@@ -241,24 +240,27 @@ fn client(kafka: &Kafka, pipeline: &[Property]) -> Result<ClientConfig, SecretEr
     Ok(config)
 }
 
-/// The record's own headers, with one replay more, and the write timestamp of its first time.
+/// The record's own headers, with one replay more, and the timestamps of its first time.
 fn headers(letter: &Letter) -> OwnedHeaders {
     let count = letter.replays.saturating_add(1).to_string();
     let written = letter.write_timestamp_us.map(|us| us.to_string());
+    let made = letter.timestamp_ms.map(|ms| ms.to_string());
     let own = letter
         .headers
         .iter()
         .map(|(name, value)| (name.as_slice(), value.as_deref()));
-    let at_first = written.iter().flat_map(|us| {
+    let written = written.iter().flat_map(|us| {
         [
             (REPLAY_PIPELINE.as_bytes(), Some(letter.pipeline.as_bytes())),
             (REPLAY_WRITE_TIMESTAMP.as_bytes(), Some(us.as_bytes())),
         ]
     });
+    let made = made.iter().map(|ms| (REPLAY_TIMESTAMP.as_bytes(), Some(ms.as_bytes())));
     let mut headers = OwnedHeaders::new();
     for (name, value) in own
         .chain([(REPLAYS.as_bytes(), Some(count.as_bytes()))])
-        .chain(at_first)
+        .chain(written)
+        .chain(made)
     {
         add(&mut headers, name, value);
     }
@@ -340,17 +342,27 @@ mod tests {
             write_timestamp_us: None,
             ..letter(2)
         };
+        let timeless = Letter {
+            timestamp_ms: None,
+            ..letter(2)
+        };
         let expected = [
             ("trace", Some(&b"1"[..])),
             ("null", None),
             (REPLAYS, Some(&b"3"[..])),
             (REPLAY_PIPELINE, Some(&b"p"[..])),
             (REPLAY_WRITE_TIMESTAMP, Some(&b"7003"[..])),
+            (REPLAY_TIMESTAMP, Some(&b"7"[..])),
         ];
-        for (letter, count) in [(letter(2), 5), (old, 3)] {
+        for (letter, unknown) in [
+            (letter(2), &[][..]),
+            (old, &[REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP][..]),
+            (timeless, &[REPLAY_TIMESTAMP][..]),
+        ] {
             let headers = headers(&letter);
             let all: Vec<_> = headers.iter().map(|h| (h.key, h.value)).collect();
-            assert_eq!(all, expected[..count]);
+            let known = expected.iter().copied().filter(|(name, _)| !unknown.contains(name));
+            assert_eq!(all, known.collect::<Vec<_>>());
         }
     }
 
@@ -366,10 +378,12 @@ mod tests {
             write_timestamp(&headers(&letter), "p", letter.timestamp_ms, given)
         };
         assert_eq!([7001, 7002].map(written), [7001, 7002]);
+        // Of another pipeline, in a topic that has given it another time.
+        assert_eq!(write_timestamp(&headers(&letter(0)), "q", Some(9), given), 7000);
     }
 
     #[test]
-    fn the_first_that_has_not_arrived_is_the_place_to_go_on_from() {
+    fn what_has_not_arrived_is_known_in_the_order_in_which_it_was_read() {
         let deliveries = Deliveries::new(true);
         let spot = |topic, offset| Spot {
             topic,

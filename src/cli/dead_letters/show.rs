@@ -1,4 +1,4 @@
-//! `messina dead-letters show`: everything about one dead letter; its key and value only with --payload.
+//! `messina dead-letters show`: everything about one dead letter; its key and value, and what the message quotes of them, only with --payload.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -17,7 +17,9 @@ use crate::avro::Schema;
 use crate::avro::json::to_json;
 use crate::cli::clean::plain;
 use crate::registry::{Registry, framing};
+use crate::sink::letter::MESSAGE;
 use crate::store::convert::push_hex;
+use crate::telemetry::scrub::scrub;
 
 /// Bytes that are shown in hexadecimal; what is longer is cut.
 const HEX: usize = 4096;
@@ -32,7 +34,7 @@ pub struct Show {
     /// Where it is, as `list` prints it.
     #[arg(value_name = "PARTITION:OFFSET")]
     place: Place,
-    /// Show key and value: as Avro where the registry knows the schema, else as text or in hexadecimal.
+    /// Show key and value: as Avro where the registry knows the schema, else as text or in hexadecimal; and what the message quotes.
     #[arg(long)]
     payload: bool,
     /// One JSON object.
@@ -62,11 +64,11 @@ pub fn run(args: &Show) -> anyhow::Result<ExitCode> {
     let payload = args.payload.then(|| payload(&context, &record)).transpose()?;
     let mut out = io::stdout().lock();
     if args.json {
-        let mut line = list::line(topic, &record);
-        let headers = record
-            .headers
-            .iter()
-            .map(|(name, value)| json!({String::from_utf8_lossy(name): header(value.as_deref())}));
+        let mut line = line(topic, &record, args.payload);
+        let headers = record.headers.iter().map(|(name, value)| {
+            let value = header(&record, name, value.as_deref(), args.payload);
+            json!({String::from_utf8_lossy(name): value})
+        });
         line["headers"] = headers.collect();
         if let Some([key, value]) = &payload {
             line["key"] = as_json(key);
@@ -156,12 +158,26 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// A header's value: text, or hexadecimal.
-fn header(value: Option<&[u8]>) -> Json {
-    match value {
-        None => Json::Null,
-        Some(bytes) => std::str::from_utf8(bytes).map_or_else(|_| Json::from(format!("0x{}", hex(bytes))), Json::from),
+/// The line of `list`, with the whole message where it was asked for.
+fn line(topic: &str, record: &Record, asked: bool) -> Json {
+    let mut line = list::line(topic, record);
+    if asked && let Some(letter) = &record.letter {
+        line["message"] = Json::from(letter.message.as_str());
     }
+    line
+}
+
+/// A header's value: text, or hexadecimal. A message is whole only where it was asked for.
+fn header(record: &Record, name: &[u8], value: Option<&[u8]>, asked: bool) -> Json {
+    let Some(bytes) = value else { return Json::Null };
+    if !asked && name == MESSAGE.as_bytes() {
+        return Json::from(match &record.letter {
+            Some(letter) if letter.message.as_bytes() == bytes => letter.told(),
+            // That of a dead letter that became one again.
+            _ => scrub(&String::from_utf8_lossy(bytes)),
+        });
+    }
+    std::str::from_utf8(bytes).map_or_else(|_| Json::from(format!("0x{}", hex(bytes))), Json::from)
 }
 
 fn as_json(shown: &Shown) -> Json {
@@ -174,7 +190,8 @@ fn as_json(shown: &Shown) -> Json {
 }
 
 fn human(topic: &str, record: &Record, payload: Option<&[Shown; 2]>) -> String {
-    let line = list::line(topic, record);
+    let asked = payload.is_some();
+    let line = line(topic, record, asked);
     let mut text = String::new();
     let mut say = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<10} {value}");
@@ -212,14 +229,14 @@ fn human(topic: &str, record: &Record, payload: Option<&[Shown; 2]>) -> String {
     }
     text.push_str("headers\n");
     for (name, value) in &record.headers {
-        let value = header(value.as_deref());
+        let value = header(record, name, value.as_deref(), asked);
         let value = value
             .as_str()
             .map_or_else(|| value.to_string(), |text| text.escape_debug().to_string());
         let _ = writeln!(text, "  {}: {value}", String::from_utf8_lossy(name));
     }
     let Some(payload) = payload else {
-        text.push_str("--payload shows key and value\n");
+        text.push_str("--payload shows key, value and the whole message\n");
         return text;
     };
     for (name, shown) in ["key", "value"].into_iter().zip(payload) {
@@ -247,6 +264,46 @@ fn human(topic: &str, record: &Record, payload: Option<&[Shown; 2]>) -> String {
 mod tests {
     use super::*;
     use crate::registry::RegistryOptions;
+    use crate::sink::letter::{Header, Letter, OFFSET, PARTITION, PIPELINE, REASON, TOPIC};
+
+    /// A dead letter that was one before.
+    #[test]
+    fn what_a_message_quotes_is_shown_where_it_is_asked_for() {
+        let first = [(PIPELINE, "p"), (MESSAGE, "bob's card: \"bob@x.org\"")];
+        let last = [
+            (PIPELINE, "q"),
+            (TOPIC, "t"),
+            (PARTITION, "0"),
+            (OFFSET, "7"),
+            (REASON, "type"),
+            (MESSAGE, "\"alice@x.org\" is no uuid"),
+        ];
+        let headers: Vec<Header> = first
+            .iter()
+            .chain(&last)
+            .map(|(name, value)| (name.as_bytes().to_vec(), Some(value.as_bytes().to_vec())))
+            .collect();
+        let record = Record {
+            place: Place {
+                partition: 0,
+                offset: 3,
+            },
+            time: None,
+            key: None,
+            value: None,
+            letter: Letter::read(&headers),
+            headers,
+        };
+        let listed = list::line("dead", &record).to_string();
+        let unasked = human("dead", &record, None);
+        for text in [&listed, &unasked] {
+            assert!(text.contains("is no uuid"), "{text}");
+            assert!(!text.contains("alice") && !text.contains("x.org"), "{text}");
+        }
+        let asked = human("dead", &record, Some(&[Shown::Null, Shown::Null]));
+        assert_eq!(asked.matches("alice@x.org").count(), 2, "{asked}");
+        assert!(asked.contains("bob@x.org"), "{asked}");
+    }
 
     #[tokio::test]
     async fn bytes_are_shown_as_what_they_are() {
