@@ -30,7 +30,7 @@ const WAYS: [(&str, &str); 4] = [
 #[test]
 #[ignore = "a measurement: benches/figures exactly_once"]
 fn what_exactly_once_costs() {
-    let Some(bench) = Bench::find("what_exactly_once_costs") else {
+    let Some(bench) = Bench::find_alone("what_exactly_once_costs") else {
         return;
     };
     let records: i64 = std::env::var("RECORDS").map_or(400_000, |n| n.parse().unwrap());

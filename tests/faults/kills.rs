@@ -52,7 +52,7 @@ fn form() -> Form {
 
 #[test]
 fn two_members_killed_at_random() {
-    let Some(bench) = Bench::find("two_members_killed_at_random") else {
+    let Some(bench) = Bench::find_alone("two_members_killed_at_random") else {
         return;
     };
     let form = form();

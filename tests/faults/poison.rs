@@ -17,7 +17,7 @@ const DEARER: f64 = 1.05;
 
 #[test]
 fn damaged_values() {
-    let Some(bench) = Bench::find("damaged_values") else {
+    let Some(bench) = Bench::find_alone("damaged_values") else {
         return;
     };
     let (records, rounds) = if is_long() { (1_000_000, 2) } else { (20_000, 1) };

@@ -20,7 +20,7 @@ const SLOPE: (f64, f64) = (1.0, 24.0);
 
 #[test]
 fn soak_at_full_rate() {
-    let Some(bench) = Bench::find("soak_at_full_rate") else {
+    let Some(bench) = Bench::find_alone("soak_at_full_rate") else {
         return;
     };
     let (warm_up, length) = if is_long() { (120.0, 720.0) } else { (15.0, 45.0) };

@@ -41,7 +41,7 @@ fn members_join_and_leave_with_transactions() {
 
 /// `changes` are those of the short form.
 fn storm(test: &str, figure: &str, delivery: &str, changes: usize, of_1000: usize) {
-    let Some(bench) = Bench::find(test) else {
+    let Some(bench) = Bench::find_alone(test) else {
         return;
     };
     let (most, changes) = if is_long() { (8, 100) } else { (4, changes) };

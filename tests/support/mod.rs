@@ -24,7 +24,7 @@ pub mod watch;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use disk::Disk;
@@ -38,8 +38,25 @@ pub const LONG: Duration = Duration::from_secs(300);
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The tests share two cores and one broker: load of one would be a disturbance of another.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// The tests share two cores. Most wait for the most part and go side by side; one that breaks services, or looks at memory or cost at full rate, is
+/// alone, for the load of another would be a disturbance.
+static CORES: RwLock<()> = RwLock::new(());
+
+/// Goes before the next test may begin.
+enum Turn {
+    Shared(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
+}
+
+impl Turn {
+    fn wait(alone: bool) -> Turn {
+        if alone {
+            Turn::Alone(CORES.write().unwrap_or_else(PoisonError::into_inner))
+        } else {
+            Turn::Shared(CORES.read().unwrap_or_else(PoisonError::into_inner))
+        }
+    }
+}
 
 /// The real services, a folder and a prefix that nobody else has.
 pub struct Bench {
@@ -63,27 +80,33 @@ pub struct Bench {
     disk: Option<Disk>,
     own: Option<Services>,
     runtime: tokio::runtime::Runtime,
-    _alone: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Bench {
     /// The services as the environment names them. None, after saying why, where they are absent; a failure where `CI=true`.
     pub fn find(test: &str) -> Option<Bench> {
-        Bench::find_with(test, &[], &[])
+        Bench::find_on(test, false, &[], &[], None)
+    }
+
+    /// The same while no other test runs.
+    pub fn find_alone(test: &str) -> Option<Bench> {
+        Bench::find_on(test, true, &[], &[], None)
     }
 
     /// The same with services of the test's own in place of the shared ones: it may break them.
     pub fn find_with(test: &str, own: &[&str], settings: &[(&str, &str)]) -> Option<Bench> {
-        Bench::find_on(test, own, settings, None)
+        Bench::find_on(test, true, own, settings, None)
     }
 
     /// The same with one of them on a small disk: the service, its instance, and MiB.
     pub fn find_with_disk(test: &str, service: &'static str, instance: &str, mebibytes: u32) -> Option<Bench> {
-        Bench::find_on(test, &[service], &[], Some((service, instance, mebibytes)))
+        Bench::find_on(test, true, &[service], &[], Some((service, instance, mebibytes)))
     }
 
     fn find_on(
         test: &str,
+        alone: bool,
         own: &[&str],
         settings: &[(&str, &str)],
         disk: Option<(&'static str, &str, u32)>,
@@ -94,7 +117,7 @@ impl Bench {
             skip(test, &format!("{} not set", missing.join(", ")));
             return None;
         }
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::wait(alone);
         let [mut brokers, mut registry, mut nodes, python] = wanted.map(|name| std::env::var(name).unwrap());
         let disk = match disk {
             Some((service, instance, mebibytes)) => Some(Disk::mount(test, service, instance, mebibytes)?),
@@ -119,7 +142,7 @@ impl Bench {
             replace(&["SCYLLA_NODES", "SCYLLA_2DC_NODES", "SCYLLA_TLS_NODES"], &mut nodes);
         }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let unique = format!("{:x}{:04x}", since.as_millis(), std::process::id() & 0xffff);
+        let unique = format!("{:x}{:04x}", since.as_micros(), std::process::id() & 0xffff);
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{unique}"));
         std::fs::create_dir_all(&folder).unwrap();
         Some(Bench {
@@ -145,7 +168,7 @@ impl Bench {
                 .enable_all()
                 .build()
                 .unwrap(),
-            _alone: alone,
+            _turn: turn,
         })
     }
 
