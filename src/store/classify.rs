@@ -242,6 +242,11 @@ fn above_the_log(words: &str) -> bool {
     words.contains("is too large for the max") || words.contains("oversized mutation")
 }
 
+/// Whether the server's words are ScyllaDB's for a key that is longer than the 16 bits of its length can say, which it calls an error of its own.
+fn key_too_long(words: &str) -> bool {
+    words.contains("Key size too large")
+}
+
 /// Whether the server's words say that it met too many tombstones: the reason of replicas as Cassandra lists it, which CQL 4 has in its words alone, and
 /// those of the coordinator from Cassandra 4.1 on. Others say only that replicas failed.
 fn too_many_tombstones(words: &str) -> bool {
@@ -263,6 +268,7 @@ pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
         error if rights_unknown(error, words) => (Transient, "rights_unknown"),
         DbError::ServerError | DbError::WriteFailure { .. } if above_the_log(words) => (Permanent, "too_large"),
+        DbError::ServerError if key_too_long(words) => (Permanent, "too_large"),
         DbError::SyntaxError => (Permanent, "syntax"),
         DbError::Invalid if disk_full(words) => (Transient, "disk_full"),
         // Not about this record: it is what the configuration says of all.
@@ -416,6 +422,13 @@ mod tests {
             "Guardrail replica_disk_usage violated: Write request failed because disk usage exceeds failure threshold";
         assert_eq!(database(&DbError::Invalid, words), (Transient, "disk_full"));
         assert_eq!(database(&DbError::Invalid, "wrong"), (Permanent, "invalid"));
+    }
+
+    #[test]
+    fn a_key_that_is_too_long_for_scylladb_is_not_sent_again() {
+        let answered = |words| database(&DbError::ServerError, words);
+        assert_eq!(answered("Key size too large: 65562 > 65535"), (Permanent, "too_large"));
+        assert_eq!(answered("std::bad_alloc (std::bad_alloc)"), (Transient, "server_error"));
     }
 
     #[test]
