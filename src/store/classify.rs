@@ -41,7 +41,7 @@ pub fn execution(error: &ExecutionError) -> StoreError {
             "{error}: the database gives up what it looks for among more deleted rows and cells (tombstones) than it may read. It is asked again until \
              they are compacted away; compact the table, or change its data model. A step with on_error = \"dead_letter\" and retry.max_elapsed goes on"
         ),
-        "consistency" => format!("{error}: give the look-up another consistency"),
+        "consistency" => format!("{error}: give the step another consistency"),
         _ => error.to_string(),
     };
     StoreError::new(class, label, message)
@@ -258,9 +258,19 @@ fn disk_full(words: &str) -> bool {
     words.contains("disk usage exceeds")
 }
 
-/// Whether the server's words say that it reads nothing with the consistency level of a look-up: each_quorum in ScyllaDB, and in Cassandra before 3.0.
-fn level_for_writes(words: &str) -> bool {
-    words.contains("ConsistencyLevel is only supported for writes")
+/// Whether the server's words say that it does not take the consistency level of the request: each_quorum of a look-up in ScyllaDB, and in Cassandra before
+/// 3.0; each_quorum of a write to a keyspace of SimpleStrategy; any for a counter; one that is forbidden by guardrails. Not such words anywhere: of JSON that it
+/// cannot read, Cassandra quotes the record's own text.
+fn level_refused(words: &str) -> bool {
+    const STARTS: [&str; 4] = [
+        "consistency level ",
+        "write consistency level ",
+        "guardrail read_consistency_levels ",
+        "guardrail write_consistency_levels ",
+    ];
+    let words = words.to_ascii_lowercase();
+    STARTS.iter().any(|start| words.starts_with(start))
+        || words.ends_with("consistencylevel is only supported for writes")
 }
 
 /// What the server answered, with its words.
@@ -272,7 +282,7 @@ pub fn database(error: &DbError, words: &str) -> Verdict {
         DbError::SyntaxError => (Permanent, "syntax"),
         DbError::Invalid if disk_full(words) => (Transient, "disk_full"),
         // Not about this record: it is what the configuration says of all.
-        DbError::Invalid if level_for_writes(words) => (Fatal, "consistency"),
+        DbError::Invalid if level_refused(words) => (Fatal, "consistency"),
         DbError::Invalid => (Permanent, "invalid"),
         DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
         DbError::FunctionFailure { .. } => (Permanent, "function"),
@@ -432,15 +442,25 @@ mod tests {
     }
 
     #[test]
-    fn a_level_that_nothing_is_read_with_is_the_configurations_mistake() {
-        let words = "EACH_QUORUM ConsistencyLevel is only supported for writes".to_owned();
-        let refused = RequestAttemptError::DbError(DbError::Invalid, words);
-        let error = execution(&ExecutionError::LastAttemptError(refused));
-        assert_eq!((error.class, error.label), (Fatal, "consistency"));
-        assert!(
-            error.message.contains("EACH_QUORUM") && error.message.contains("another consistency"),
-            "{error}"
-        );
+    fn a_level_that_is_not_taken_is_the_configurations_mistake() {
+        for words in [
+            "EACH_QUORUM ConsistencyLevel is only supported for writes",
+            "consistency level EACH_QUORUM not compatible with replication strategy (org.apache.cassandra.locator.SimpleStrategy)",
+            "Consistency level ANY is not yet supported for counter table visits",
+            "Write consistency level ANY is forbidden by the current configuration setting of write_consistency_levels_disallowed.",
+            "Guardrail write_consistency_levels violated: Provided values [ANY] are not allowed for write consistency levels",
+        ] {
+            let refused = RequestAttemptError::DbError(DbError::Invalid, words.to_owned());
+            let error = execution(&ExecutionError::LastAttemptError(refused));
+            assert_eq!((error.class, error.label), (Fatal, "consistency"), "{words}");
+            assert!(
+                error.message.contains(words) && error.message.contains("another consistency"),
+                "{error}"
+            );
+        }
+        // The text of a record.
+        let words = "Could not decode JSON string as a map: x. (String was: consistency level ANY is not yet supported for counter)";
+        assert_eq!(database(&DbError::Invalid, words), (Permanent, "invalid"));
     }
 
     #[test]
