@@ -220,9 +220,8 @@ fn attempt(error: &RequestAttemptError) -> Verdict {
         | RequestAttemptError::CqlErrorParseError(_)
         | RequestAttemptError::UnexpectedResponse(_)
         | RequestAttemptError::NonfinishedPagingState => (Transient, "protocol"),
-        RequestAttemptError::RepreparedIdChanged { .. } | RequestAttemptError::RepreparedIdMissingInBatch => {
-            (Transient, "schema_changing")
-        }
+        RequestAttemptError::RepreparedIdChanged { .. } => (Transient, "other_id"),
+        RequestAttemptError::RepreparedIdMissingInBatch => (Transient, "schema_changing"),
         _ => (Transient, "unknown"),
     }
 }

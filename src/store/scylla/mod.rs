@@ -223,7 +223,10 @@ impl ScyllaStore {
 
     /// What a failed request of the statement means: one that the database no longer takes is no record's fault.
     async fn judge(&self, statement: &ScyllaStatement, error: StoreError) -> StoreError {
-        let prepare = async { self.prepared(statement.prepared.get_statement()).await.map(drop) };
+        let prepare = async {
+            let now = self.prepared(statement.prepared.get_statement()).await?;
+            statement.still_as(&now)
+        };
         let agree = async { matches!(self.session().check_schema_agreement().await, Ok(Some(_))) };
         statement.taken.judge(error, prepare, agree).await
     }
@@ -412,6 +415,17 @@ impl ScyllaStatement {
 
     pub(super) fn grouped(&self) -> Option<&Arc<GroupStats>> {
         self.group.as_ref().map(|group| &group.stats)
+    }
+
+    /// Whether it is what it was, where it is prepared again: the id by which it is run stays that of the start.
+    fn still_as(&self, now: &PreparedStatement) -> Result<(), StoreError> {
+        if now.get_id() == self.prepared.get_id() {
+            return Ok(());
+        }
+        Err(StoreError::permanent(
+            "other_id",
+            "all nodes call it by another id than at the start, as after an upgrade; restart",
+        ))
     }
 
     /// Logs the server's warnings once per statement: they are about the statement, not about the record.

@@ -2,7 +2,8 @@
 //!
 //! Why: it answers "invalid" to a value that it cannot take and to a statement whose table or column is gone, in words that differ between servers. The
 //! first is about one record, the second about all. Nor is a refusal the record's own while nodes have different schemas: the one that ran the statement
-//! may be late, and it is prepared where it is taken. Invariants: a statement is prepared again once in [`AGAIN`] at most, but for words that name what is
+//! may be late, and it is prepared where it is taken. A server that calls the statement by another id, as after an upgrade, runs it by the old one no
+//! more: while the upgrade goes on nodes call it differently, and that passes; once all call it so it does not. Invariants: a statement is prepared again once in [`AGAIN`] at most, but for words that name what is
 //! gone, and who meets a refusal meanwhile waits for what comes of it; where nobody knows, it is tried again.
 
 use std::time::{Duration, Instant};
@@ -49,7 +50,12 @@ impl Taken {
         prepare: impl Future<Output = Result<(), StoreError>>,
         agree: impl Future<Output = bool>,
     ) -> StoreError {
-        if error.class != Class::Permanent || !matches!(error.label, "invalid" | "syntax") {
+        let doubtful = match error.class {
+            Class::Permanent => matches!(error.label, "invalid" | "syntax"),
+            Class::Transient => error.label == "other_id",
+            Class::Fatal => false,
+        };
+        if !doubtful {
             return error;
         }
         let met = Instant::now();
@@ -132,6 +138,21 @@ mod tests {
             let judged = taken.judge(error, async { Err(invalid()) }, async { false }).await;
             assert_eq!(judged.class, class);
             assert!(taken.0.lock().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn another_id_passes_unless_all_nodes_have_it() {
+        let other = || StoreError::transient("other_id", "prepared statement id changed");
+        let mismatch = StoreError::transient("schema_changing", "ids differ");
+        for (prepared, class) in [
+            (Err(StoreError::permanent("other_id", "restart")), Class::Fatal),
+            (Err(mismatch), Class::Transient),
+            (Ok(()), Class::Transient),
+        ] {
+            let taken = Taken::default();
+            let judged = taken.judge(other(), async { prepared }, async { true }).await;
+            assert_eq!((judged.class, judged.label), (class, "other_id"), "{judged}");
         }
     }
 
