@@ -221,14 +221,29 @@ impl ScyllaStore {
         why.map_or(Ok(()), |why| Err(unrepeatable(&why)))
     }
 
-    /// What a failed request of the statement means: one that the database no longer takes is no record's fault.
-    async fn judge(&self, statement: &ScyllaStatement, error: StoreError) -> StoreError {
+    /// What a failed request of the statement means: one that the database no longer takes as it was prepared is no record's fault.
+    async fn judge(&self, statement: &Statement, inner: &ScyllaStatement, error: StoreError) -> StoreError {
+        // What could not be bound was never sent.
+        if error.label == "value" {
+            return error;
+        }
+        self.judge_answer(statement, inner, error).await
+    }
+
+    /// The same of an answer that cannot be read.
+    async fn judge_answer(&self, statement: &Statement, inner: &ScyllaStatement, error: StoreError) -> StoreError {
+        let by_id = error.label == "other_id";
         let prepare = async {
-            let now = self.prepared(statement.prepared.get_statement()).await?;
-            statement.still_as(&now)
+            let now = self.prepared(inner.prepared.get_statement()).await?;
+            // By the old id it may still be run where a server knows both.
+            if by_id && now.get_id() != inner.prepared.get_id() {
+                let why = "all nodes call it by another id than at the start, as after an upgrade; restart";
+                return Err(StoreError::permanent("other_id", why));
+            }
+            inner.check_types(statement, &now)
         };
         let agree = async { matches!(self.session().check_schema_agreement().await, Ok(Some(_))) };
-        statement.taken.judge(error, prepare, agree).await
+        inner.taken.judge(error, prepare, agree).await
     }
 
     fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, scanned: &cql::Scanned<'_>) {
@@ -379,11 +394,13 @@ impl Store for ScyllaStore {
             };
             let (result, next) = match answer.map_err(|e| self.failed(&e)) {
                 Ok(answer) => answer,
-                Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
+                Err(error) => return Err(Box::pin(self.judge(statement, inner, error)).await),
             };
             inner.warn(statement, &result);
-            if !row::gather(result, &statement.columns, inner.all_columns, &mut gather)? {
-                return Ok(gather.end());
+            match row::gather(result, &statement.columns, inner.all_columns, &mut gather) {
+                Ok(true) => {}
+                Ok(false) => return Ok(gather.end()),
+                Err(error) => return Err(Box::pin(self.judge_answer(statement, inner, error)).await),
             }
             // A page may be empty though rows follow: the server counts filtered and deleted ones.
             match next {
@@ -417,15 +434,18 @@ impl ScyllaStatement {
         self.group.as_ref().map(|group| &group.stats)
     }
 
-    /// Whether it is what it was, where it is prepared again: the id by which it is run stays that of the start.
-    fn still_as(&self, now: &PreparedStatement) -> Result<(), StoreError> {
-        if now.get_id() == self.prepared.get_id() {
+    /// Refuses a statement that was prepared again and has markers or columns of other types by now.
+    fn check_types(&self, statement: &Statement, now: &PreparedStatement) -> Result<(), StoreError> {
+        let markers = statement.markers.iter().map(|marker| &marker.ty);
+        let columns = now.get_current_result_set_col_specs();
+        let same = row::are_still(markers, now.get_variable_col_specs().iter().map(|spec| spec.typ()))
+            && (statement.kind == Kind::Write
+                || row::check_columns(columns.get(), &statement.columns, self.all_columns).is_ok());
+        if same {
             return Ok(());
         }
-        Err(StoreError::permanent(
-            "other_id",
-            "all nodes call it by another id than at the start, as after an upgrade; restart",
-        ))
+        let why = "a column or a marker of it is of another type than at the start; restart";
+        Err(StoreError::permanent("columns_changed", why))
     }
 
     /// Logs the server's warnings once per statement: they are about the statement, not about the record.
