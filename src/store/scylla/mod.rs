@@ -14,6 +14,7 @@ pub mod bind;
 pub mod connect;
 mod diagnose;
 mod grouped;
+mod paging;
 mod renew;
 pub mod rights;
 pub mod row;
@@ -39,16 +40,13 @@ use self::watch::Watch;
 use super::group::{GroupOptions, GroupStats};
 use super::types::ColumnType;
 use super::{
-    Column, Consistency, Gather, Kind, Marker, Prepared, Row, Rows, SerialConsistency, Statement, StatementOptions,
-    Store, StoreError, classify, cql, foreign_statement,
+    Column, Consistency, Gather, Kind, Marker, Prepared, Row, SerialConsistency, Statement, StatementOptions, Store,
+    StoreError, classify, cql, foreign_statement,
 };
 use crate::avro::value::Value;
 pub use connect::{ScyllaOptions, Secret, TlsOptions};
 pub use grouped::EncodedRow;
 pub use watch::DriverFigures;
-
-/// Rows of one answer, where a look-up takes many.
-const PAGE: i32 = 1000;
 
 /// An open session, and what another one is made of when its credentials change.
 pub struct ScyllaStore {
@@ -197,7 +195,7 @@ impl ScyllaStore {
             );
             return Err(StoreError::permanent("invalid", message));
         }
-        is_unpaged(scanned, &key, prepared.get_page_size())
+        paging::is_unpaged(scanned, &key, prepared.get_page_size())
     }
 
     /// Refuses a write that cannot be repeated because of a list: the text alone does not tell which columns are lists that are not frozen.
@@ -258,8 +256,8 @@ impl ScyllaStore {
             prepared.set_serial_consistency(Some(serial.into()));
         }
         // An aggregate is computed over pages of this size inside the server, so it keeps the driver's own.
-        if options.kind == Kind::Lookup && !scanned.selects_function() {
-            prepared.set_page_size(page(options.rows));
+        if options.kind == Kind::Lookup && !paging::may_aggregate(scanned) {
+            prepared.set_page_size(paging::page(options.rows));
         }
         if let Some(after) = options.speculative_after.filter(|_| options.idempotent) {
             let policy = SimpleSpeculativeExecutionPolicy {
@@ -462,36 +460,6 @@ impl ScyllaStatement {
     }
 }
 
-/// Rows of a page of a look-up's answer.
-fn page(rows: Rows) -> i32 {
-    match rows {
-        Rows::First => 1,
-        // One more than is wanted tells that there are more.
-        Rows::List { max, .. } => i32::try_from(max.saturating_add(1)).unwrap_or(PAGE).min(PAGE),
-    }
-}
-
-/// Whether the server sorts a look-up's rows over several partitions. Of these it gives no pages, and refuses each request that wants them: all of them come at
-/// once, so that the statement has to say that they are few.
-fn is_unpaged(scanned: &cql::Scanned<'_>, partition_key: &[String], page: i32) -> Result<bool, StoreError> {
-    if !scanned.sorts_partitions(partition_key.iter().map(String::as_str)) {
-        return Ok(false);
-    }
-    if scanned.is_limited(page) {
-        return Ok(true);
-    }
-    let key = partition_key.join(", ");
-    let limit = if page == 1 {
-        "1".to_owned()
-    } else {
-        format!("{page} or less")
-    };
-    let message = format!(
-        "it sorts rows of several partitions (ORDER BY beside IN on {key}), of which the database gives no pages: add LIMIT {limit}, or remove one of the two"
-    );
-    Err(StoreError::permanent("invalid", message))
-}
-
 /// A look-up gives columns, a write does not (but for the answer of a conditional one), and both can be repeated unless
 /// declared otherwise.
 fn check_kind(
@@ -579,37 +547,6 @@ mod tests {
     use ::scylla::frame::response::result::NativeType;
 
     use super::*;
-
-    #[test]
-    fn rows_that_are_sorted_over_several_partitions_come_at_once_and_are_few() {
-        let key = ["k".to_owned()];
-        let list = page(Rows::List {
-            max: 3,
-            truncate: false,
-        });
-        let unpaged = |cql: &str, page| is_unpaged(&cql::scan(cql), &key, page);
-        assert_eq!(unpaged("SELECT a FROM t WHERE k = :k ORDER BY c", 1), Ok(false));
-        assert_eq!(
-            unpaged("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 1", 1),
-            Ok(true)
-        );
-        assert_eq!(
-            unpaged("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 4", list),
-            Ok(true)
-        );
-        for (cql, page, remedy) in [
-            ("SELECT a FROM t WHERE k IN :ks ORDER BY c", 1, "LIMIT 1,"),
-            ("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 2", 1, "LIMIT 1,"),
-            (
-                "SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 5",
-                list,
-                "LIMIT 4 or less",
-            ),
-        ] {
-            let refused = unpaged(cql, page).unwrap_err().to_string();
-            assert!(refused.contains(remedy), "{cql}: {refused}");
-        }
-    }
 
     #[test]
     fn a_list_that_is_not_frozen_is_not_written_whole() {
