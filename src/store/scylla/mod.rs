@@ -14,6 +14,7 @@ pub mod bind;
 pub mod connect;
 mod diagnose;
 mod grouped;
+mod handshake;
 mod paging;
 mod renew;
 pub mod rights;
