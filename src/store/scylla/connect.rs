@@ -326,8 +326,8 @@ mod tests {
                 insecure: true,
                 ..TlsOptions::default()
             }),
-            connect_timeout: Duration::from_millis(200),
-            open_timeout: Duration::from_secs(1),
+            connect_timeout: Duration::from_millis(100),
+            open_timeout: Duration::from_secs(2),
             ..ScyllaOptions::default()
         };
         let opened = timeout(Duration::from_secs(10), connect(&options, Watch::default().retries())).await;
