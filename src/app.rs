@@ -52,6 +52,9 @@ use threads::Threads;
 /// What closing consumers and HTTP may take beyond `shutdown_timeout`.
 pub(crate) const GRACE: Duration = Duration::from_secs(15);
 
+/// What metrics call the runtime that is no loop's.
+const SHARED: &str = "shared";
+
 /// Why the application does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -305,7 +308,7 @@ async fn begin(
     shared: Shared,
 ) -> Result<Running, StartError> {
     let metrics = telemetry.metrics.clone();
-    metrics.watch_runtime("shared", tokio::runtime::Handle::current());
+    metrics.watch_runtime(SHARED, tokio::runtime::Handle::current());
     metrics.config_generation.of([]).set(1);
     let certificates = crate::certificates::files(&config).await;
     let certificates: Vec<_> = certificates.into_iter().map(|(file, _)| file).collect();
@@ -331,6 +334,10 @@ async fn begin(
         services.references = references.into();
     }
     metrics.watch_registry(services.registry.stats());
+    if let Some(store) = &services.store {
+        // A look-up that asks a second replica early counts its repetitions where it was prepared.
+        services::watch_driver(&metrics, SHARED, store);
+    }
     let common = Common::new(services, telemetry, shared.clone(), http, customs.clone(), bounds);
     let wanted: Vec<_> = config.pipelines.values().collect();
     let share = memory::share(&config, 0, wanted.len());

@@ -23,6 +23,7 @@ use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::store::scylla::{ScyllaOptions, ScyllaStore, TlsOptions};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::telemetry::metrics::Metrics;
 
 /// Between attempts at what may pass: 50 ms, doubling to 10 s.
 const BACKOFF: (Duration, Duration, f64) = (Duration::from_millis(50), Duration::from_secs(10), 2.0);
@@ -90,6 +91,18 @@ fn keep_credentials(store: Arc<AnyStore>, credentials: watch::Receiver<()>) {
         if let AnyStore::Scylla(store) = &*store {
             store.keep_credentials(credentials).await;
         }
+    });
+}
+
+/// Exports what the driver of a session does and sees, where there is one.
+pub(super) fn watch_driver(metrics: &Metrics, runtime: &str, store: &Arc<AnyStore>) {
+    if !matches!(**store, AnyStore::Scylla(_)) {
+        return;
+    }
+    let store = Arc::downgrade(store);
+    metrics.watch_driver(runtime, move || match &*store.upgrade()? {
+        AnyStore::Scylla(scylla) => Some(scylla.driver()),
+        AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
     });
 }
 
@@ -297,13 +310,7 @@ async fn session_of_thread(
     let open = thread.store.get_or_try_init(|| async {
         let store = open(config, &thread.away).await?;
         keep_credentials(store.clone(), credentials);
-        let of_driver = Arc::downgrade(&store);
-        thread
-            .metrics
-            .watch_driver(thread.name(), move || match &*of_driver.upgrade()? {
-                AnyStore::Scylla(scylla) => Some(scylla.driver()),
-                AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
-            });
+        watch_driver(&thread.metrics, thread.name(), &store);
         Ok(store)
     });
     let mut away = thread.away.subscribe();
@@ -361,7 +368,6 @@ mod tests {
 
     use super::*;
     use crate::app::threads::Threads;
-    use crate::telemetry::metrics::Metrics;
 
     #[tokio::test]
     async fn what_has_come_is_not_waited_for_any_more() {

@@ -41,7 +41,7 @@ pub fn execution(error: &ExecutionError) -> StoreError {
             "{error}: the database gives up what it looks for among more deleted rows and cells (tombstones) than it may read. It is asked again until \
              they are compacted away; compact the table, or change its data model. A step with on_error = \"dead_letter\" and retry.max_elapsed goes on"
         ),
-        "consistency" => format!("{error}: give the look-up another consistency"),
+        "consistency" => format!("{error}: give the step another consistency"),
         _ => error.to_string(),
     };
     StoreError::new(class, label, message)
@@ -220,9 +220,8 @@ fn attempt(error: &RequestAttemptError) -> Verdict {
         | RequestAttemptError::CqlErrorParseError(_)
         | RequestAttemptError::UnexpectedResponse(_)
         | RequestAttemptError::NonfinishedPagingState => (Transient, "protocol"),
-        RequestAttemptError::RepreparedIdChanged { .. } | RequestAttemptError::RepreparedIdMissingInBatch => {
-            (Transient, "schema_changing")
-        }
+        RequestAttemptError::RepreparedIdChanged { .. } => (Transient, "other_id"),
+        RequestAttemptError::RepreparedIdMissingInBatch => (Transient, "schema_changing"),
         _ => (Transient, "unknown"),
     }
 }
@@ -242,6 +241,11 @@ fn above_the_log(words: &str) -> bool {
     words.contains("is too large for the max") || words.contains("oversized mutation")
 }
 
+/// Whether the server's words are ScyllaDB's for a key that is longer than the 16 bits of its length can say, which it calls an error of its own.
+fn key_too_long(words: &str) -> bool {
+    words.contains("Key size too large")
+}
+
 /// Whether the server's words say that it met too many tombstones: the reason of replicas as Cassandra lists it, which CQL 4 has in its words alone, and
 /// those of the coordinator from Cassandra 4.1 on. Others say only that replicas failed.
 fn too_many_tombstones(words: &str) -> bool {
@@ -253,9 +257,19 @@ fn disk_full(words: &str) -> bool {
     words.contains("disk usage exceeds")
 }
 
-/// Whether the server's words say that it reads nothing with the consistency level of a look-up: each_quorum in ScyllaDB, and in Cassandra before 3.0.
-fn level_for_writes(words: &str) -> bool {
-    words.contains("ConsistencyLevel is only supported for writes")
+/// Whether the server's words say that it does not take the consistency level of the request: each_quorum of a look-up in ScyllaDB, and in Cassandra before
+/// 3.0; each_quorum of a write to a keyspace of SimpleStrategy; any for a counter; one that is forbidden by guardrails. Not such words anywhere: of JSON that it
+/// cannot read, Cassandra quotes the record's own text.
+fn level_refused(words: &str) -> bool {
+    const STARTS: [&str; 4] = [
+        "consistency level ",
+        "write consistency level ",
+        "guardrail read_consistency_levels ",
+        "guardrail write_consistency_levels ",
+    ];
+    let words = words.to_ascii_lowercase();
+    STARTS.iter().any(|start| words.starts_with(start))
+        || words.ends_with("consistencylevel is only supported for writes")
 }
 
 /// What the server answered, with its words.
@@ -263,10 +277,11 @@ pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
         error if rights_unknown(error, words) => (Transient, "rights_unknown"),
         DbError::ServerError | DbError::WriteFailure { .. } if above_the_log(words) => (Permanent, "too_large"),
+        DbError::ServerError if key_too_long(words) => (Permanent, "too_large"),
         DbError::SyntaxError => (Permanent, "syntax"),
         DbError::Invalid if disk_full(words) => (Transient, "disk_full"),
         // Not about this record: it is what the configuration says of all.
-        DbError::Invalid if level_for_writes(words) => (Fatal, "consistency"),
+        DbError::Invalid if level_refused(words) => (Fatal, "consistency"),
         DbError::Invalid => (Permanent, "invalid"),
         DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
         DbError::FunctionFailure { .. } => (Permanent, "function"),
@@ -419,15 +434,32 @@ mod tests {
     }
 
     #[test]
-    fn a_level_that_nothing_is_read_with_is_the_configurations_mistake() {
-        let words = "EACH_QUORUM ConsistencyLevel is only supported for writes".to_owned();
-        let refused = RequestAttemptError::DbError(DbError::Invalid, words);
-        let error = execution(&ExecutionError::LastAttemptError(refused));
-        assert_eq!((error.class, error.label), (Fatal, "consistency"));
-        assert!(
-            error.message.contains("EACH_QUORUM") && error.message.contains("another consistency"),
-            "{error}"
-        );
+    fn a_key_that_is_too_long_for_scylladb_is_not_sent_again() {
+        let answered = |words| database(&DbError::ServerError, words);
+        assert_eq!(answered("Key size too large: 65562 > 65535"), (Permanent, "too_large"));
+        assert_eq!(answered("std::bad_alloc (std::bad_alloc)"), (Transient, "server_error"));
+    }
+
+    #[test]
+    fn a_level_that_is_not_taken_is_the_configurations_mistake() {
+        for words in [
+            "EACH_QUORUM ConsistencyLevel is only supported for writes",
+            "consistency level EACH_QUORUM not compatible with replication strategy (org.apache.cassandra.locator.SimpleStrategy)",
+            "Consistency level ANY is not yet supported for counter table visits",
+            "Write consistency level ANY is forbidden by the current configuration setting of write_consistency_levels_disallowed.",
+            "Guardrail write_consistency_levels violated: Provided values [ANY] are not allowed for write consistency levels",
+        ] {
+            let refused = RequestAttemptError::DbError(DbError::Invalid, words.to_owned());
+            let error = execution(&ExecutionError::LastAttemptError(refused));
+            assert_eq!((error.class, error.label), (Fatal, "consistency"), "{words}");
+            assert!(
+                error.message.contains(words) && error.message.contains("another consistency"),
+                "{error}"
+            );
+        }
+        // The text of a record.
+        let words = "Could not decode JSON string as a map: x. (String was: consistency level ANY is not yet supported for counter)";
+        assert_eq!(database(&DbError::Invalid, words), (Permanent, "invalid"));
     }
 
     #[test]

@@ -264,12 +264,6 @@ impl<'t> Scanned<'t> {
             _ => self.str(i).parse().is_ok_and(|limit: i32| limit <= rows),
         })
     }
-
-    /// Whether a function is called, or a tuple opened, in the select list.
-    pub fn selects_function(&self) -> bool {
-        let from = self.find_word("from").unwrap_or(self.tokens.len());
-        (0..from).any(|i| self.is_symbol(i, '('))
-    }
 }
 
 /// What a write's `USING` says, besides what stands in the request.

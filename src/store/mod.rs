@@ -276,10 +276,11 @@ impl StoreError {
         StoreError::new(Class::Transient, label, message)
     }
 
-    /// Whether the store itself may be in trouble. While nodes have different schemas it answers, and refuses, as it does for a partition that is asked
-    /// for too often or has too many tombstones: others may go on.
+    /// Whether the store itself may be in trouble. While nodes have different schemas, or call a statement by another id, it answers, and refuses, as it does
+    /// for a partition that is asked for too often or has too many tombstones: others may go on.
     pub fn is_outage(&self) -> bool {
-        self.class == Class::Transient && !["schema_changing", "rate_limit", "tombstones"].contains(&self.label)
+        const ANSWERED: [&str; 4] = ["schema_changing", "other_id", "rate_limit", "tombstones"];
+        self.class == Class::Transient && !ANSWERED.contains(&self.label)
     }
 }
 

@@ -191,13 +191,14 @@ metrics! {
         /// 99th percentile of the round trip to a broker in the last interval of statistics.
         kafka_broker_rtt_p99_seconds: GaugeVec ["pipeline", "client", "broker"],
 
-        // The CQL driver; runtime is that of the consumer loops whose session it is. Its own counters are left off: each request would
-        // pay for them, and requests, failures and times are in the steps' metrics.
+        // The CQL driver; runtime is that of the consumer loops whose session it is, or "shared" of the one that prepares. Its own counters are left off: each
+        // request would pay for them, and requests, failures and times are in the steps' metrics.
         /// Nodes of the database that requests may go to: those of the preferred datacenter, or all of them.
         cql_nodes: IntGaugeVec ["runtime"],
         /// Nodes among them that the driver is connected to.
         cql_nodes_connected: IntGaugeVec ["runtime"],
-        /// Failed requests that the driver sent again by itself, most to another node.
+        /// Failed requests that the driver sent again by itself, most to another node. Those of a look-up with speculative_after count where it was
+        /// prepared: runtime is shared.
         cql_retries_total: IntCounterVec ["runtime"],
 
         // Certificates
@@ -317,7 +318,7 @@ impl Metrics {
         sampler.watch_log(file);
     }
 
-    /// Exports what the CQL driver of a thread of loops does, until `figures` has none any more.
+    /// Exports what the CQL driver of a session does, until `figures` has none any more.
     pub fn watch_driver(&self, runtime: &str, figures: impl Fn() -> Option<DriverFigures> + Send + 'static) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch_driver(&self.families, runtime, Box::new(figures));

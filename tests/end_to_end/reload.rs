@@ -159,6 +159,8 @@ fn reload_replaces_what_changed_and_nothing_else() {
     offer("taken");
     let metrics = messina.get("/metrics").unwrap();
     assert!(!metrics.contains("guest"), "a pipeline that is gone is exported");
+    let nodes = messina.metric("messina_cql_nodes{runtime=\"shared\"}");
+    assert!(nodes >= 1.0, "the session that prepares is not exported: {metrics}");
     let status = messina.status().unwrap();
     assert_eq!(status["config"]["generation"], taken + 3);
     assert_eq!(

@@ -179,8 +179,8 @@ fn put_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
     to.extend(bytes);
 }
 
-/// Consistency and serial consistency of an EXECUTE request, by the protocol's own numbers.
-fn levels(frame: &Frame) -> (u16, Option<u16>) {
+/// Consistency, page size and serial consistency of an EXECUTE request, by the protocol's own numbers.
+fn parameters(frame: &Frame) -> (u16, Option<i32>, Option<u16>) {
     assert_eq!(frame.opcode(), EXECUTE);
     let short = |at: usize| u16::from_be_bytes([frame.body[at], frame.body[at + 1]]);
     let int = |at: usize| i32::from_be_bytes(frame.body[at..at + 4].try_into().unwrap());
@@ -195,13 +195,14 @@ fn levels(frame: &Frame) -> (u16, Option<u16>) {
             at += 4 + usize::try_from(int(at)).unwrap_or(0);
         }
     }
-    if flags & 0x04 != 0 {
+    let page = (flags & 0x04 != 0).then(|| int(at));
+    if page.is_some() {
         at += 4;
     }
     if flags & 0x08 != 0 {
         at += 4 + usize::try_from(int(at)).unwrap_or(0);
     }
-    (consistency, (flags & 0x10 != 0).then(|| short(at)))
+    (consistency, page, (flags & 0x10 != 0).then(|| short(at)))
 }
 
 /// How many values an EXECUTE request binds, and whether it has a timestamp of its own.
@@ -254,7 +255,29 @@ async fn cql_each_statement_has_its_own_consistency() {
         let _ = store.write(&statement, &row(&key), 1).await;
         let sent = wire.with(&key);
         assert!(!sent.is_empty());
-        sent.iter().for_each(|(_, frame)| assert_eq!(levels(frame), wanted));
+        for (_, frame) in sent {
+            let (level, _, serial) = parameters(&frame);
+            assert_eq!((level, serial), wanted);
+        }
+    }
+}
+
+/// An aggregate is computed over pages of the driver's size.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cql_of_the_first_row_and_what_functions_make_of_it_no_other_row_comes() {
+    let Some(options) = scylla_options() else { return };
+    drop(scylla().await);
+    let (wire, options, _tasks) = Wire::start(&options.nodes[0]).await;
+    let store = AnyStore::Scylla(ScyllaStore::connect(&options).await.unwrap());
+    for (select, wanted) in [("a, writetime(a) AS at", 1), ("count(*) AS n", 5000)] {
+        let get = super::lookup(&store, &format!("SELECT {select} FROM items WHERE id = :id")).await;
+        let key = unique("page");
+        store.lookup(&get, &[string(&key)]).await.unwrap();
+        let sent = wire.with(&key);
+        assert!(!sent.is_empty());
+        for (_, frame) in sent {
+            assert_eq!(parameters(&frame).1, Some(wanted), "{select}");
+        }
     }
 }
 

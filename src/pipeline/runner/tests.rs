@@ -854,7 +854,7 @@ async fn what_is_refused_of_one_partition_or_while_schemas_differ_opens_no_break
     };
     let gate = Arc::new(Gate::new("store", rules, None));
     Arc::get_mut(&mut bench.runtime).unwrap().gates.store = gate.clone();
-    for label in ["schema_changing", "rate_limit", "tombstones"] {
+    for label in ["schema_changing", "other_id", "rate_limit", "tombstones"] {
         for _ in 0..30 {
             bench.store.fail_next(StoreError::transient(label, "refused"));
         }
@@ -865,7 +865,7 @@ async fn what_is_refused_of_one_partition_or_while_schemas_differ_opens_no_break
         "it waits at an open breaker"
     );
     assert_eq!(gate.state(), State::Closed);
-    assert_eq!(bench.store.calls(), 90 + 2);
+    assert_eq!(bench.store.calls(), 120 + 2);
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ impl ScyllaStore {
             Err(error) => {
                 let bytes = || Encoded::new(values, &statement.markers, (0, timestamp_us)).map_or(0, |row| row.len());
                 let error = classify::write_of(error, bytes);
-                return Err(Box::pin(self.judge(inner, error)).await);
+                return Err(Box::pin(self.judge(statement, inner, error)).await);
             }
         };
         inner.give_back(prepared);

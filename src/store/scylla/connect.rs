@@ -20,8 +20,10 @@ use ::scylla::client::session_builder::SessionBuilder;
 use ::scylla::client::{Compression, PoolSize};
 use ::scylla::policies::load_balancing::DefaultPolicy;
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode};
+use tokio::time::timeout;
 
 use super::diagnose;
+use super::handshake::Handshakes;
 use super::watch::CountingRetries;
 use crate::retry::Class;
 use crate::store::{Consistency, SerialConsistency, StoreError, classify};
@@ -56,8 +58,11 @@ pub struct ScyllaOptions {
     pub compression: Option<Compression>,
     /// Longest wait for an answer, all attempts together.
     pub request_timeout: Duration,
-    /// Longest wait for a new connection.
+    /// Longest wait for a new connection, and then for its TLS handshake.
     pub connect_timeout: Duration,
+    /// Longest wait for a session. Contact points are tried one after the other, in another order each time, and of the cluster's nodes all at once, so that an
+    /// honest opening takes a few of the limits above.
+    pub open_timeout: Duration,
     /// How often a connection is asked whether it lives.
     pub keepalive_interval: Duration,
     /// How long it may take to answer before it is given up, with all that waits on it.
@@ -93,6 +98,7 @@ impl Default for ScyllaOptions {
             compression: None,
             request_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
+            open_timeout: Duration::from_secs(60),
             keepalive_interval: Duration::from_millis(1100),
             keepalive_timeout: Duration::from_secs(5),
         }
@@ -141,11 +147,15 @@ pub(super) async fn connect(options: &ScyllaOptions, retries: CountingRetries) -
         }));
     }
     if let Some(tls) = &options.tls {
-        builder = builder.tls_context(Some(tls_context(tls)?));
+        let handshakes = Handshakes::new(tls_context(tls)?.build(), options.connect_timeout);
+        builder = builder
+            .address_translator(Arc::new(handshakes))
+            .tls_context(Some(tls_context(tls)?));
     }
-    let session = match builder.build().await {
-        Ok(session) => session,
-        Err(error) => return Err(explained(classify::session(&error), options).await),
+    let session = match timeout(options.open_timeout, builder.build()).await {
+        Ok(Ok(session)) => session,
+        Ok(Err(error)) => return Err(explained(classify::session(&error), options).await),
+        Err(_) => return Err(explained(not_open(options.open_timeout), options).await),
     };
     check_metadata(&session)?;
     check_datacenter(&session, options.datacenter.as_deref())?;
@@ -167,6 +177,12 @@ fn check_metadata(session: &Session) -> Result<(), StoreError> {
     ))
 }
 
+/// The driver waits without a limit for a contact point that is silent in its TLS handshake.
+fn not_open(limit: Duration) -> StoreError {
+    let message = format!("no session within {limit:?}: a node takes connections and answers nothing");
+    StoreError::transient("timeout", message)
+}
+
 /// The error with what is wrong about TLS, which the driver does not tell.
 async fn explained(mut error: StoreError, options: &ScyllaOptions) -> StoreError {
     if let Some(tls) = &options.tls
@@ -174,9 +190,9 @@ async fn explained(mut error: StoreError, options: &ScyllaOptions) -> StoreError
         && let Ok(context) = tls_context(tls)
     {
         let (nodes, limit) = (options.nodes.clone(), options.connect_timeout);
-        // Without an answer the error stays as it is.
-        let found = tokio::task::spawn_blocking(move || diagnose::tls(context, &nodes, limit)).await;
-        if let Ok(Some(reason)) = found {
+        // Without an answer the error stays as it is. Many nodes that are away may take their limits one after the other.
+        let found = tokio::task::spawn_blocking(move || diagnose::tls(context, &nodes, limit));
+        if let Ok(Ok(Some(reason))) = timeout(options.open_timeout, found).await {
             error.message = reason;
         }
     }
@@ -296,7 +312,32 @@ impl AuthenticatorSession for PlainSession {
 
 #[cfg(test)]
 mod tests {
+    use super::super::watch::Watch;
     use super::*;
+
+    #[tokio::test]
+    async fn a_session_with_a_node_that_answers_nothing_is_given_up_and_the_node_named() {
+        // Never accepted: the system takes connections for it.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = silent.local_addr().unwrap().to_string();
+        let options = ScyllaOptions {
+            nodes: vec![node.clone()],
+            tls: Some(TlsOptions {
+                insecure: true,
+                ..TlsOptions::default()
+            }),
+            connect_timeout: Duration::from_millis(100),
+            open_timeout: Duration::from_secs(2),
+            ..ScyllaOptions::default()
+        };
+        let opened = timeout(Duration::from_secs(10), connect(&options, Watch::default().retries())).await;
+        let Err(error) = opened.unwrap() else { panic!("opened") };
+        assert_eq!((error.class, error.label), (Class::Transient, "timeout"), "{error}");
+        assert!(
+            error.message.contains(&node) && error.message.contains("answers nothing"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn without_a_file_the_authorities_of_the_system_are_trusted() {

@@ -8,26 +8,30 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use openssl::ssl::{HandshakeError, SslConnectorBuilder};
+use openssl::ssl::{HandshakeError, SslConnector, SslConnectorBuilder};
 use openssl::x509::X509VerifyResult;
 
 /// An OPTIONS request of CQL 4: version, flags, stream, opcode, length.
 const OPTIONS: [u8; 9] = [4, 0, 0, 0, 5, 0, 0, 0, 0];
 
-/// What is wrong with TLS to the first of these nodes that can be reached; none if nothing is.
+/// What is wrong with TLS to the first of these nodes that can be reached and has something wrong; none if nothing is. Each wait for a node has this limit.
 pub(super) fn tls(context: SslConnectorBuilder, nodes: &[String], limit: Duration) -> Option<String> {
-    let (address, stream) = nodes.iter().find_map(|node| {
-        let with_port = if node.contains(':') {
-            node.clone()
-        } else {
-            format!("{node}:9042")
-        };
-        let address = with_port.to_socket_addrs().ok()?.next()?;
-        Some((address, TcpStream::connect_timeout(&address, limit).ok()?))
-    })?;
+    let tls = context.build();
+    nodes.iter().find_map(|node| problem(&tls, node, limit))
+}
+
+fn problem(tls: &SslConnector, node: &str, limit: Duration) -> Option<String> {
+    let with_port = if node.contains(':') {
+        node.to_owned()
+    } else {
+        format!("{node}:9042")
+    };
+    let address = with_port.to_socket_addrs().ok()?.next()?;
+    let stream = TcpStream::connect_timeout(&address, limit).ok()?;
     stream.set_read_timeout(Some(limit)).ok()?;
     stream.set_write_timeout(Some(limit)).ok()?;
-    let configured = context.build().configure().ok()?;
+    let configured = tls.configure().ok()?;
+    let silent = format!("TLS with {address}: the node takes connections and answers nothing");
     // As the driver does it: certificates must name the address.
     let mut stream = match configured.connect(&address.ip().to_string(), stream) {
         Ok(stream) => stream,
@@ -42,19 +46,20 @@ pub(super) fn tls(context: SslConnectorBuilder, nodes: &[String], limit: Duratio
                 )
             });
         }
+        Err(HandshakeError::WouldBlock(_)) => return Some(silent),
         Err(error) => return Some(format!("TLS with {address}: {error}")),
     };
     let mut first = [0];
     let answer = stream.write_all(&OPTIONS).and_then(|()| stream.read_exact(&mut first));
     let error = answer.err()?;
-    Some(
-        if error.kind() == ErrorKind::UnexpectedEof || error.to_string().contains("unexpected EOF") {
-            format!(
-                "TLS with {address}: the node closes the connection after the handshake, as one does that wants another client certificate, or one at all \
+    Some(if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+        silent
+    } else if error.kind() == ErrorKind::UnexpectedEof || error.to_string().contains("unexpected EOF") {
+        format!(
+            "TLS with {address}: the node closes the connection after the handshake, as one does that wants another client certificate, or one at all \
              (`cert` and `key`)"
-            )
-        } else {
-            format!("TLS with {address}: the node refuses us: {error}")
-        },
-    )
+        )
+    } else {
+        format!("TLS with {address}: the node refuses us: {error}")
+    })
 }

@@ -208,7 +208,7 @@ impl ScyllaStore {
         let result = match sent.map_err(|e| self.failed(&e)) {
             Ok(result) => result,
             Err(error) => {
-                let error = Box::pin(self.judge(inner, classify::write_of(error, || bytes))).await;
+                let error = Box::pin(self.judge(statement, inner, classify::write_of(error, || bytes))).await;
                 if count > 1 && error.class == Class::Permanent {
                     grouping.tell(statement, count, &error);
                 }

@@ -14,6 +14,8 @@ pub mod bind;
 pub mod connect;
 mod diagnose;
 mod grouped;
+mod handshake;
+mod paging;
 mod renew;
 pub mod rights;
 pub mod row;
@@ -39,16 +41,13 @@ use self::watch::Watch;
 use super::group::{GroupOptions, GroupStats};
 use super::types::ColumnType;
 use super::{
-    Column, Consistency, Gather, Kind, Marker, Prepared, Row, Rows, SerialConsistency, Statement, StatementOptions,
-    Store, StoreError, classify, cql, foreign_statement,
+    Column, Consistency, Gather, Kind, Marker, Prepared, Row, SerialConsistency, Statement, StatementOptions, Store,
+    StoreError, classify, cql, foreign_statement,
 };
 use crate::avro::value::Value;
 pub use connect::{ScyllaOptions, Secret, TlsOptions};
 pub use grouped::EncodedRow;
 pub use watch::DriverFigures;
-
-/// Rows of one answer, where a look-up takes many.
-const PAGE: i32 = 1000;
 
 /// An open session, and what another one is made of when its credentials change.
 pub struct ScyllaStore {
@@ -213,7 +212,7 @@ impl ScyllaStore {
             );
             return Err(StoreError::permanent("invalid", message));
         }
-        is_unpaged(scanned, &key, prepared.get_page_size())
+        paging::is_unpaged(scanned, &key, prepared.get_page_size())
     }
 
     /// Refuses a write that cannot be repeated because of a list: the text alone does not tell which columns are lists that are not frozen.
@@ -231,11 +230,29 @@ impl ScyllaStore {
         why.map_or(Ok(()), |why| Err(unrepeatable(&why)))
     }
 
-    /// What a failed request of the statement means: one that the database no longer takes is no record's fault.
-    async fn judge(&self, statement: &ScyllaStatement, error: StoreError) -> StoreError {
-        let prepare = async { self.prepared(statement.prepared.get_statement()).await.map(drop) };
+    /// What a failed request of the statement means: one that the database no longer takes as it was prepared is no record's fault.
+    async fn judge(&self, statement: &Statement, inner: &ScyllaStatement, error: StoreError) -> StoreError {
+        // What could not be bound was never sent.
+        if error.label == "value" {
+            return error;
+        }
+        self.judge_answer(statement, inner, error).await
+    }
+
+    /// The same of an answer that cannot be read.
+    async fn judge_answer(&self, statement: &Statement, inner: &ScyllaStatement, error: StoreError) -> StoreError {
+        let by_id = error.label == "other_id";
+        let prepare = async {
+            let now = self.prepared(inner.prepared.get_statement()).await?;
+            // By the old id it may still be run where a server knows both.
+            if by_id && now.get_id() != inner.prepared.get_id() {
+                let why = "all nodes call it by another id than at the start, as after an upgrade; restart";
+                return Err(StoreError::permanent("other_id", why));
+            }
+            inner.check_types(statement, &now)
+        };
         let agree = async { matches!(self.session().check_schema_agreement().await, Ok(Some(_))) };
-        statement.taken.judge(error, prepare, agree).await
+        inner.taken.judge(error, prepare, agree).await
     }
 
     fn configure(&self, prepared: &mut PreparedStatement, options: &StatementOptions, scanned: &cql::Scanned<'_>) {
@@ -250,8 +267,8 @@ impl ScyllaStore {
             prepared.set_serial_consistency(Some(serial.into()));
         }
         // An aggregate is computed over pages of this size inside the server, so it keeps the driver's own.
-        if options.kind == Kind::Lookup && !scanned.selects_function() {
-            prepared.set_page_size(page(options.rows));
+        if options.kind == Kind::Lookup && !paging::may_aggregate(scanned) {
+            prepared.set_page_size(paging::page(options.rows));
         }
         if let Some(after) = options.speculative_after.filter(|_| options.idempotent) {
             let policy = SimpleSpeculativeExecutionPolicy {
@@ -386,11 +403,13 @@ impl Store for ScyllaStore {
             };
             let (result, next) = match answer.map_err(|e| self.failed(&e)) {
                 Ok(answer) => answer,
-                Err(error) => return Err(Box::pin(self.judge(inner, error)).await),
+                Err(error) => return Err(Box::pin(self.judge(statement, inner, error)).await),
             };
             inner.warn(statement, &result);
-            if !row::gather(result, &statement.columns, inner.all_columns, &mut gather)? {
-                return Ok(gather.end());
+            match row::gather(result, &statement.columns, inner.all_columns, &mut gather) {
+                Ok(true) => {}
+                Ok(false) => return Ok(gather.end()),
+                Err(error) => return Err(Box::pin(self.judge_answer(statement, inner, error)).await),
             }
             // A page may be empty though rows follow: the server counts filtered and deleted ones.
             match next {
@@ -424,6 +443,20 @@ impl ScyllaStatement {
         self.group.as_ref().map(|group| &group.stats)
     }
 
+    /// Refuses a statement that was prepared again and has markers or columns of other types by now.
+    fn check_types(&self, statement: &Statement, now: &PreparedStatement) -> Result<(), StoreError> {
+        let markers = statement.markers.iter().map(|marker| &marker.ty);
+        let columns = now.get_current_result_set_col_specs();
+        let same = row::are_still(markers, now.get_variable_col_specs().iter().map(|spec| spec.typ()))
+            && (statement.kind == Kind::Write
+                || row::check_columns(columns.get(), &statement.columns, self.all_columns).is_ok());
+        if same {
+            return Ok(());
+        }
+        let why = "a column or a marker of it is of another type than at the start; restart";
+        Err(StoreError::permanent("columns_changed", why))
+    }
+
     /// Logs the server's warnings once per statement: they are about the statement, not about the record.
     fn warn(&self, statement: &Statement, result: &QueryResult) {
         if let Some(warning) = result.warnings().next()
@@ -436,36 +469,6 @@ impl ScyllaStatement {
             );
         }
     }
-}
-
-/// Rows of a page of a look-up's answer.
-fn page(rows: Rows) -> i32 {
-    match rows {
-        Rows::First => 1,
-        // One more than is wanted tells that there are more.
-        Rows::List { max, .. } => i32::try_from(max.saturating_add(1)).unwrap_or(PAGE).min(PAGE),
-    }
-}
-
-/// Whether the server sorts a look-up's rows over several partitions. Of these it gives no pages, and refuses each request that wants them: all of them come at
-/// once, so that the statement has to say that they are few.
-fn is_unpaged(scanned: &cql::Scanned<'_>, partition_key: &[String], page: i32) -> Result<bool, StoreError> {
-    if !scanned.sorts_partitions(partition_key.iter().map(String::as_str)) {
-        return Ok(false);
-    }
-    if scanned.is_limited(page) {
-        return Ok(true);
-    }
-    let key = partition_key.join(", ");
-    let limit = if page == 1 {
-        "1".to_owned()
-    } else {
-        format!("{page} or less")
-    };
-    let message = format!(
-        "it sorts rows of several partitions (ORDER BY beside IN on {key}), of which the database gives no pages: add LIMIT {limit}, or remove one of the two"
-    );
-    Err(StoreError::permanent("invalid", message))
 }
 
 /// A look-up gives columns, a write does not (but for the answer of a conditional one), and both can be repeated unless
@@ -555,37 +558,6 @@ mod tests {
     use ::scylla::frame::response::result::NativeType;
 
     use super::*;
-
-    #[test]
-    fn rows_that_are_sorted_over_several_partitions_come_at_once_and_are_few() {
-        let key = ["k".to_owned()];
-        let list = page(Rows::List {
-            max: 3,
-            truncate: false,
-        });
-        let unpaged = |cql: &str, page| is_unpaged(&cql::scan(cql), &key, page);
-        assert_eq!(unpaged("SELECT a FROM t WHERE k = :k ORDER BY c", 1), Ok(false));
-        assert_eq!(
-            unpaged("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 1", 1),
-            Ok(true)
-        );
-        assert_eq!(
-            unpaged("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 4", list),
-            Ok(true)
-        );
-        for (cql, page, remedy) in [
-            ("SELECT a FROM t WHERE k IN :ks ORDER BY c", 1, "LIMIT 1,"),
-            ("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 2", 1, "LIMIT 1,"),
-            (
-                "SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 5",
-                list,
-                "LIMIT 4 or less",
-            ),
-        ] {
-            let refused = unpaged(cql, page).unwrap_err().to_string();
-            assert!(refused.contains(remedy), "{cql}: {refused}");
-        }
-    }
 
     #[test]
     fn a_list_that_is_not_frozen_is_not_written_whole() {

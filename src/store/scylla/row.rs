@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ::scylla::deserialize::row::ColumnIterator;
 use ::scylla::frame::response::result::{CollectionType, ColumnType as Driver, NativeType};
-use ::scylla::response::query_result::QueryResult;
+use ::scylla::response::query_result::{ColumnSpecs, QueryResult};
 
 use super::bind::fixed_in_vector;
 use crate::avro::value::{Unit, Value};
@@ -38,12 +38,7 @@ pub(super) fn gather(
 ) -> Result<bool, StoreError> {
     let unreadable = |what: String| StoreError::permanent("value", what);
     let rows = result.into_rows_result().map_err(|e| unreadable(e.to_string()))?;
-    let added = if compare {
-        let found = rows.column_specs().iter();
-        added_columns(found.map(|spec| (spec.name(), spec.typ())), columns)?
-    } else {
-        Vec::new()
-    };
+    let added = check_columns(rows.column_specs(), columns, compare)?;
     let rows = rows
         .rows::<ColumnIterator<'_, '_>>()
         .map_err(|e| unreadable(e.to_string()))?;
@@ -67,19 +62,68 @@ pub(super) fn gather(
     Ok(true)
 }
 
-/// Whether a type is what it was. A type of one's own may have got fields, which are left out as well.
-fn is_still(planned: &ColumnType, found: &ColumnType) -> bool {
-    use ColumnType::{List, Map, Set, Tuple, Udt, Vector};
+/// Whether these are of the types that they were.
+pub(super) fn are_still<'p, 'f, 'd: 'f>(
+    planned: impl IntoIterator<Item = &'p ColumnType>,
+    mut found: impl Iterator<Item = &'f Driver<'d>>,
+) -> bool {
+    let mut planned = planned.into_iter();
+    planned.all(|ty| found.next().is_some_and(|now| is_still(ty, now))) && found.next().is_none()
+}
+
+/// Whether a type is what it was. A type of one's own may have got fields, which are left out. Nothing is allocated for scalars: it is asked of each answer.
+fn is_still(planned: &ColumnType, found: &Driver<'_>) -> bool {
+    use ColumnType as Planned;
     match (planned, found) {
-        (Udt { .. }, Udt { .. }) => true,
-        (List(planned), List(found)) | (Set(planned), Set(found)) => is_still(planned, found),
-        (Map(key, value), Map(found_key, found_value)) => is_still(key, found_key) && is_still(value, found_value),
-        (Vector(planned, length), Vector(found, found_length)) => length == found_length && is_still(planned, found),
-        (Tuple(planned), Tuple(found)) => {
-            planned.len() == found.len() && planned.iter().zip(found).all(|(one, other)| is_still(one, other))
+        (
+            Planned::List(planned),
+            Driver::Collection {
+                typ: CollectionType::List(found),
+                ..
+            },
+        )
+        | (
+            Planned::Set(planned),
+            Driver::Collection {
+                typ: CollectionType::Set(found),
+                ..
+            },
+        ) => is_still(planned, found),
+        (
+            Planned::Map(key, value),
+            Driver::Collection {
+                typ: CollectionType::Map(found_key, found_value),
+                ..
+            },
+        ) => is_still(key, found_key) && is_still(value, found_value),
+        (Planned::Vector(planned, length), Driver::Vector { typ, dimensions }) => {
+            *length == usize::from(*dimensions) && is_still(planned, typ)
         }
-        _ => planned == found,
+        (Planned::Tuple(planned), Driver::Tuple(found)) => are_still(planned, found.iter()),
+        (Planned::Udt { fields, .. }, Driver::UserDefinedType { definition, .. }) => {
+            let found = definition.field_types.iter().map(|(_, ty)| ty);
+            are_still(fields.iter().map(|(_, ty)| ty), found.take(fields.len()))
+        }
+        _ => *planned == ColumnType::from(found),
     }
+}
+
+/// The places of columns that are to be left out. Refuses an answer whose columns are of other types than these, where the server tells: the bytes of one type
+/// would be read as another's.
+pub(super) fn check_columns(
+    found: ColumnSpecs<'_, '_>,
+    columns: &[Column],
+    compare: bool,
+) -> Result<Vec<usize>, StoreError> {
+    if compare {
+        return added_columns(found.iter().map(|spec| (spec.name(), spec.typ())), columns);
+    }
+    let planned = columns.iter().map(|column| &column.ty);
+    if are_still(planned, found.iter().map(|spec| spec.typ())) {
+        return Ok(Vec::new());
+    }
+    let why = "a column of the look-up is of another type than at the start: restart";
+    Err(StoreError::fatal("columns_changed", why))
 }
 
 /// The places of columns that the table has got since the pipeline was checked: `SELECT *` gives them among the others, whose order stays. Refuses an
@@ -93,7 +137,7 @@ fn added_columns<'n>(
     let mut same = true;
     for (place, (name, ty)) in found.enumerate() {
         match planned.next_if(|column| column.name == name) {
-            Some(column) => same &= is_still(&column.ty, &ColumnType::from(ty)),
+            Some(column) => same &= is_still(&column.ty, ty),
             None => added.push(place),
         }
     }
@@ -308,8 +352,13 @@ impl From<&Driver<'_>> for ColumnType {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
+
+    use ::scylla::frame::response::result::{ColumnSpec, TableSpec, UserDefinedType};
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::retry::Class;
 
     #[test]
     fn what_is_malformed_is_an_error() {
@@ -344,8 +393,80 @@ mod tests {
             &[("b", &int), ("d", &text)],
         ] {
             let error = added(found).unwrap_err();
-            assert_eq!(error.class, crate::retry::Class::Fatal, "{found:?}");
+            assert_eq!(error.class, Class::Fatal, "{found:?}");
             assert!(error.message.contains("name the columns"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_another_type_is_refused_though_its_values_have_the_same_size() {
+        let columns = ["a", "b"].map(|name| Column {
+            name: name.to_owned(),
+            ty: ColumnType::BigInt,
+        });
+        let check = |types: &[NativeType]| {
+            let spec =
+                |ty: &NativeType| ColumnSpec::borrowed("c", Driver::Native(ty.clone()), TableSpec::borrowed("k", "t"));
+            let specs: Vec<_> = types.iter().map(spec).collect();
+            check_columns(ColumnSpecs::new(&specs), &columns, false)
+        };
+        assert_eq!(check(&[NativeType::BigInt, NativeType::BigInt]), Ok(vec![]));
+        for found in [
+            &[NativeType::BigInt, NativeType::Double][..],
+            &[NativeType::Timestamp, NativeType::BigInt],
+            &[NativeType::BigInt],
+        ] {
+            let error = check(found).unwrap_err();
+            assert_eq!(
+                (error.class, error.label),
+                (Class::Fatal, "columns_changed"),
+                "{found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_type_within_another_is_compared_too_and_fields_that_were_added_are_none_of_it() {
+        let (int, text) = (Driver::Native(NativeType::Int), Driver::Native(NativeType::Text));
+        let list = |item: &Driver<'static>| Driver::Collection {
+            frozen: false,
+            typ: CollectionType::List(Box::new(item.clone())),
+        };
+        let map = |value: &Driver<'static>| Driver::Collection {
+            frozen: true,
+            typ: CollectionType::Map(Box::new(text.clone()), Box::new(value.clone())),
+        };
+        let vector = |dimensions| Driver::Vector {
+            typ: Box::new(int.clone()),
+            dimensions,
+        };
+        let tuple = |item: &Driver<'static>| Driver::Tuple(vec![int.clone(), item.clone()]);
+        let address = |fields: &[&Driver<'static>]| Driver::UserDefinedType {
+            frozen: true,
+            definition: Arc::new(UserDefinedType {
+                name: "address".into(),
+                keyspace: "k".into(),
+                field_types: fields.iter().map(|ty| ("f".into(), (*ty).clone())).collect(),
+            }),
+        };
+        for (planned, found, still) in [
+            (list(&int), list(&int), true),
+            (list(&int), list(&text), false),
+            (map(&int), map(&text), false),
+            (vector(3), vector(3), true),
+            (vector(3), vector(4), false),
+            (tuple(&int), tuple(&int), true),
+            (tuple(&int), tuple(&text), false),
+            (address(&[&int]), address(&[&int, &text]), true),
+            (address(&[&int, &text]), address(&[&int, &int]), false),
+            (address(&[&int, &text]), address(&[&int]), false),
+            (list(&int), int.clone(), false),
+        ] {
+            assert_eq!(
+                is_still(&ColumnType::from(&planned), &found),
+                still,
+                "{planned:?}, {found:?}"
+            );
         }
     }
 

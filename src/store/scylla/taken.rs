@@ -1,9 +1,11 @@
 //! Whether the database still takes a statement that it refused to run.
 //!
 //! Why: it answers "invalid" to a value that it cannot take and to a statement whose table or column is gone, in words that differ between servers. The
-//! first is about one record, the second about all. Nor is a refusal the record's own while nodes have different schemas: the one that ran the statement
-//! may be late, and it is prepared where it is taken. Invariants: a statement is prepared again once in [`AGAIN`] at most, but for words that name what is
-//! gone, and who meets a refusal meanwhile waits for what comes of it; where nobody knows, it is tried again.
+//! first is about one record, the second about all. So is a column that has become of another type, as of a table that was made anew: its values cannot be
+//! read, or are refused. Nor is a refusal the record's own while nodes have different schemas: the one that ran the statement may be late, and it is prepared
+//! where it is taken. A server that calls the statement by another id, as after an upgrade, runs it by the old one no more: while the upgrade goes on nodes
+//! call it differently, and that passes; once all call it so it does not. Invariants: a statement is prepared again once in [`AGAIN`] at most, but for words
+//! that name what is gone, and who meets a refusal meanwhile waits for what comes of it; where nobody knows, it is tried again.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +51,12 @@ impl Taken {
         prepare: impl Future<Output = Result<(), StoreError>>,
         agree: impl Future<Output = bool>,
     ) -> StoreError {
-        if error.class != Class::Permanent || !matches!(error.label, "invalid" | "syntax") {
+        let doubtful = match error.class {
+            Class::Permanent => matches!(error.label, "invalid" | "syntax" | "value"),
+            Class::Transient => error.label == "other_id",
+            Class::Fatal => false,
+        };
+        if !doubtful {
             return error;
         }
         let met = Instant::now();
@@ -118,13 +125,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_of_one_record_stays_that_and_other_errors_ask_nothing() {
-        for prepared in [Ok(()), Err(StoreError::transient("timeout", "no answer"))] {
-            let taken = Taken::default();
-            let judged = taken.judge(invalid(), async { prepared }, async { true }).await;
-            assert_eq!(judged, invalid());
+        let unread = StoreError::permanent("value", "8 bytes are not a value of type int");
+        for own in [invalid(), unread] {
+            for prepared in [Ok(()), Err(StoreError::transient("timeout", "no answer"))] {
+                let taken = Taken::default();
+                let judged = taken.judge(own.clone(), async { prepared }, async { true }).await;
+                assert_eq!(judged, own);
+            }
         }
         for error in [
-            StoreError::permanent("value", "not a number"),
+            StoreError::permanent("too_large", "a key of 64 KiB"),
             StoreError::transient("timeout", "no answer"),
         ] {
             let taken = Taken::default();
@@ -132,6 +142,37 @@ mod tests {
             let judged = taken.judge(error, async { Err(invalid()) }, async { false }).await;
             assert_eq!(judged.class, class);
             assert!(taken.0.lock().await.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_or_is_refused_for_another_type_is_fatal() {
+        for own in [
+            invalid(),
+            StoreError::permanent("value", "8 bytes are not a value of type int"),
+        ] {
+            let (taken, retyped) = (Taken::default(), StoreError::permanent("columns_changed", "restart"));
+            let judged = taken.judge(own, async { Err(retyped) }, async { true }).await;
+            assert_eq!(
+                (judged.class, judged.label),
+                (Class::Fatal, "columns_changed"),
+                "{judged}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn another_id_passes_unless_all_nodes_have_it() {
+        let other = || StoreError::transient("other_id", "prepared statement id changed");
+        let mismatch = StoreError::transient("schema_changing", "ids differ");
+        for (prepared, class) in [
+            (Err(StoreError::permanent("other_id", "restart")), Class::Fatal),
+            (Err(mismatch), Class::Transient),
+            (Ok(()), Class::Transient),
+        ] {
+            let taken = Taken::default();
+            let judged = taken.judge(other(), async { prepared }, async { true }).await;
+            assert_eq!((judged.class, judged.label), (class, "other_id"), "{judged}");
         }
     }
 

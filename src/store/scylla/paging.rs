@@ -1,0 +1,158 @@
+//! How many rows of a look-up come at a time.
+//!
+//! Why: of the first row no more is to come than that one, and of many no more than are wanted, for what comes is held. What the server computes over many rows it
+//! reads by pages of the same size, so that there they are larger. Invariant: a function of which it is not known that it makes one value of one row may be an
+//! aggregate.
+
+use crate::store::cql::{Scanned, TokenKind};
+use crate::store::{Rows, StoreError};
+
+/// Rows of one answer, where a look-up takes many.
+const PAGE: i32 = 1000;
+
+/// Functions that make one value of one row, as Cassandra and ScyllaDB call them, without underscores. Besides, words before the bracket of a tuple.
+const OF_ONE_ROW: [&str; 38] = [
+    "select",
+    "distinct",
+    "abs",
+    "cast",
+    "collectionavg",
+    "collectioncount",
+    "collectionmax",
+    "collectionmin",
+    "collectionsum",
+    "currentdate",
+    "currenttime",
+    "currenttimestamp",
+    "currenttimeuuid",
+    "dateof",
+    "exp",
+    "floor",
+    "fromjson",
+    "log",
+    "log10",
+    "mapkeys",
+    "mapvalues",
+    "maxtimeuuid",
+    "maxwritetime",
+    "mintimeuuid",
+    "now",
+    "round",
+    "similaritycosine",
+    "similaritydotproduct",
+    "similarityeuclidean",
+    "todate",
+    "tojson",
+    "token",
+    "totimestamp",
+    "tounixtimestamp",
+    "ttl",
+    "unixtimestampof",
+    "uuid",
+    "writetime",
+];
+
+/// Whether the select list may call an aggregate: `count` and its like, or a function that somebody has made.
+pub(super) fn may_aggregate(scanned: &Scanned<'_>) -> bool {
+    let from = scanned.find_word("from").unwrap_or(scanned.tokens.len());
+    let unknown = |i: usize| match scanned.tokens[i].kind {
+        TokenKind::Word => {
+            let name = scanned.str(i).to_ascii_lowercase().replace('_', "");
+            let of_keyspace = i > 0 && scanned.is_symbol(i - 1, '.');
+            let of_one_row =
+                OF_ONE_ROW.contains(&name.as_str()) || name.starts_with("blobas") || name.ends_with("asblob");
+            of_keyspace || !of_one_row
+        }
+        TokenKind::QuotedName => true,
+        _ => false,
+    };
+    (1..from).any(|i| scanned.is_symbol(i, '(') && unknown(i - 1))
+}
+
+/// Rows of a page of a look-up's answer.
+pub(super) fn page(rows: Rows) -> i32 {
+    match rows {
+        Rows::First => 1,
+        // One more than is wanted tells that there are more.
+        Rows::List { max, .. } => i32::try_from(max.saturating_add(1)).unwrap_or(PAGE).min(PAGE),
+    }
+}
+
+/// Whether the server sorts a look-up's rows over several partitions. Of these it gives no pages, and refuses each request that wants them: all of them come at
+/// once, so that the statement has to say that they are few.
+pub(super) fn is_unpaged(scanned: &Scanned<'_>, partition_key: &[String], page: i32) -> Result<bool, StoreError> {
+    if !scanned.sorts_partitions(partition_key.iter().map(String::as_str)) {
+        return Ok(false);
+    }
+    if scanned.is_limited(page) {
+        return Ok(true);
+    }
+    let key = partition_key.join(", ");
+    let limit = if page == 1 {
+        "1".to_owned()
+    } else {
+        format!("{page} or less")
+    };
+    let message = format!(
+        "it sorts rows of several partitions (ORDER BY beside IN on {key}), of which the database gives no pages: add LIMIT {limit}, or remove one of the two"
+    );
+    Err(StoreError::permanent("invalid", message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::cql::scan;
+
+    #[test]
+    fn rows_that_are_sorted_over_several_partitions_come_at_once_and_are_few() {
+        let key = ["k".to_owned()];
+        let list = page(Rows::List {
+            max: 3,
+            truncate: false,
+        });
+        let unpaged = |cql: &str, page| is_unpaged(&scan(cql), &key, page);
+        assert_eq!(unpaged("SELECT a FROM t WHERE k = :k ORDER BY c", 1), Ok(false));
+        assert_eq!(
+            unpaged("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 1", 1),
+            Ok(true)
+        );
+        assert_eq!(
+            unpaged("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 4", list),
+            Ok(true)
+        );
+        for (cql, page, remedy) in [
+            ("SELECT a FROM t WHERE k IN :ks ORDER BY c", 1, "LIMIT 1,"),
+            ("SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 2", 1, "LIMIT 1,"),
+            (
+                "SELECT a FROM t WHERE k IN :ks ORDER BY c LIMIT 5",
+                list,
+                "LIMIT 4 or less",
+            ),
+        ] {
+            let refused = unpaged(cql, page).unwrap_err().to_string();
+            assert!(refused.contains(remedy), "{cql}: {refused}");
+        }
+    }
+
+    #[test]
+    fn what_makes_one_value_of_one_row_is_told_from_what_may_be_an_aggregate() {
+        for (select, aggregate) in [
+            ("a, b", false),
+            ("a, writetime(a)", false),
+            ("toUnixTimestamp(c), to_json(a)", false),
+            ("CAST(a AS text), TTL(a) AS left", false),
+            ("JSON a, blobAsInt(textAsBlob(b)), token(k)", false),
+            ("(a, b), [a, b]", false),
+            ("count(*)", true),
+            ("a, MAX(writetime(a))", true),
+            ("cast(count(*) AS text)", true),
+            ("my_agg(a)", true),
+            ("own.token(a)", true),
+            ("\"token\"(a)", true),
+        ] {
+            let cql = format!("SELECT {select} FROM t WHERE k IN (:a, :b) AND c = f(:c)");
+            assert_eq!(may_aggregate(&scan(&cql)), aggregate, "{cql}");
+        }
+    }
+}
