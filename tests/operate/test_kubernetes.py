@@ -1,5 +1,6 @@
 """The chart's rendered manifests: current, valid, restricted; and the binary takes the configuration that they carry."""
 
+import hashlib
 import json
 import os
 import re
@@ -119,6 +120,21 @@ class Kubernetes(unittest.TestCase):
             for key in ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"):
                 self.assertEqual(pod[key], values[key], f"{title}: {key}")
             self.assertEqual(pod["containers"][0]["imagePullPolicy"], "IfNotPresent", title)
+
+    def test_each_configuration_has_a_configmap_of_its_own(self):
+        values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
+        wanted = f"messina-{hashlib.sha256(values['config'].encode()).hexdigest()[:10]}"
+        for name in WHOLE:
+            # The command of NOTES.txt removes others by this label, and must find no dashboard.
+            labelled = [it for it in documents(name) if it["metadata"]["labels"].get("app.kubernetes.io/component") == "configuration"]
+            self.assertEqual([(it["kind"], it["metadata"]["name"], it["data"]) for it in labelled], [("ConfigMap", wanted, {"messina.toml": values["config"]})])
+            self.assertIs(labelled[0]["immutable"], True)
+            # What Helm manages goes with the next upgrade, and what it keeps is in the way of a rollback.
+            annotations = labelled[0]["metadata"]["annotations"]
+            self.assertEqual(set(annotations["helm.sh/hook"].split(",")), {"pre-install", "pre-upgrade", "pre-rollback"}, name)
+            self.assertEqual(annotations["helm.sh/hook-delete-policy"], "before-hook-creation", name)
+            for title, pod in pods(name):
+                self.assertEqual([volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume], [wanted], title)
 
     def test_the_network_policy_lets_shards_and_the_documented_collector_be_reached(self):
         collector = int(re.search(r'^otlp = "http://[^":]+:(\d+)"', (ROOT / "docs/operations.md").read_text(), re.MULTILINE).group(1))

@@ -3,6 +3,11 @@
 {{- if contains "messina" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ .Release.Name | trunc 45 | trimSuffix "-" }}-messina{{ end -}}
 {{- end }}
 
+{{- /* Of the configuration's ConfigMap. Another configuration has another name, for a container that starts again reads what is there by then. */ -}}
+{{- define "messina.config" -}}
+{{ include "messina.name" . }}-{{ .Values.config | sha256sum | trunc 10 }}
+{{- end }}
+
 {{- define "messina.selector" -}}
 app.kubernetes.io/name: messina
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -58,10 +63,9 @@ metadata:
   labels:
     {{- include "messina.labels" . | nindent 4 }}
     {{- with .Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
-  annotations:
-    # A changed configuration is a new pod.
-    checksum/config: {{ include (print $.Template.BasePath "/configmap.yaml") . | sha256sum }}
-    {{- with .Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+  {{- with .Values.podAnnotations }}
+  annotations: {{ toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   serviceAccountName: {{ include "messina.name" . }}
   automountServiceAccountToken: false
@@ -102,7 +106,7 @@ spec:
         {{- end }}
         - { name: tmp, mountPath: /tmp }
   volumes:
-    - { name: config, configMap: { name: {{ include "messina.name" . }} } }
+    - { name: config, configMap: { name: {{ include "messina.config" . }} } }
     {{- with .Values.secrets }}
     - name: secrets
       projected:
