@@ -101,8 +101,8 @@ spec:
         {{- if .Values.secrets }}
         - { name: secrets, mountPath: /etc/messina/secrets, readOnly: true }
         {{- end }}
-        {{- range .Values.certificates }}
-        - { name: certificate-{{ . }}, mountPath: /etc/messina/tls/{{ . }}, readOnly: true }
+        {{- range $index, $secret := .Values.certificates }}
+        - { name: certificate-{{ $index }}, mountPath: /etc/messina/tls/{{ $secret }}, readOnly: true }
         {{- end }}
         - { name: tmp, mountPath: /tmp }
   volumes:
@@ -113,11 +113,11 @@ spec:
         defaultMode: 288 # 0440
         sources:
           {{- range . }}
-          - secret: { name: {{ . }} }
+          - secret: {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}
           {{- end }}
     {{- end }}
-    {{- range .Values.certificates }}
-    - { name: certificate-{{ . }}, secret: { secretName: {{ . }}, defaultMode: 288 } }
+    {{- range $index, $secret := .Values.certificates }}
+    - { name: certificate-{{ $index }}, secret: { secretName: {{ $secret }}, defaultMode: 288 } }
     {{- end }}
     - { name: tmp, emptyDir: { sizeLimit: 64Mi } }
   topologySpreadConstraints:
