@@ -19,8 +19,8 @@ DASHBOARD = filled(
     (
         "Partitions",
         [
-            graph("Lag by partition", "Records from the first unfinished one to the end, the ten worst.", "short", (f"topk(10, messina_lag_records{{{PIPELINE}}})", "{{topic}}/{{partition}}")),
-            graph("Rate by partition", "Records taken a second. Equal partitions have equal rates: one that stands out is skewed.", "cps", (f"sum by (topic, partition) (deriv(messina_position{{{PIPELINE}}}[$__rate_interval]))", "{{topic}}/{{partition}}")),
+            graph("Lag by partition", "Records from the first unfinished one to the end, the ten worst.", "short", (f"topk(10, messina_lag_records{{{PIPELINE}}})", "{{pipeline}} {{topic}}/{{partition}}")),
+            graph("Rate by partition", "Records taken a second. Equal partitions have equal rates: one that stands out is skewed.", "cps", (f"sum by (pipeline, topic, partition) (deriv(messina_position{{{PIPELINE}}}[$__rate_interval]))", "{{pipeline}} {{topic}}/{{partition}}")),
             rows("Positions", "Next record to take, offset committed, and lag, now.", "short", *((f"max by (instance, pipeline, topic, partition) ({metric}{{{PIPELINE}}})", title) for metric, title in (("messina_position", "position"), ("messina_committed_offset", "committed"), ("messina_lag_records", "lag"))), width=24),
         ],
     ),

@@ -13,8 +13,8 @@ from grafana_foundation_sdk.models import prometheus as p
 
 DATASOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "messina"
-# The processes that are shown; PIPELINE also says which pipelines.
-PROCESS = 'job=~"$job", instance=~"$instance"'
+# The processes that are shown; PIPELINE also says which pipelines. "All" namespaces is `.*`, which takes series without that label too.
+PROCESS = 'namespace=~"$namespace", job=~"$job", instance=~"$instance"'
 PIPELINE = PROCESS + ', pipeline=~"$pipeline"'
 RATE = "$__rate_interval"
 
@@ -155,8 +155,9 @@ def board(uid, title, description, variables=("pipeline",), hours=1):
         .tooltip(d.DashboardCursorSync.CROSSHAIR)
         .readonly()
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(_variable("job", "Job", "label_values(messina_build_info, job)"))
-        .with_variable(_variable("instance", "Process", 'label_values(messina_build_info{job=~"$job"}, instance)'))
+        .with_variable(_variable("namespace", "Namespace", "label_values(messina_build_info, namespace)"))
+        .with_variable(_variable("job", "Job", 'label_values(messina_build_info{namespace=~"$namespace"}, job)'))
+        .with_variable(_variable("instance", "Process", 'label_values(messina_build_info{namespace=~"$namespace", job=~"$job"}, instance)'))
         .link(
             dashboard.DashboardLink("Messina")
             .type(d.DashboardLinkType.DASHBOARDS)
@@ -176,10 +177,12 @@ def board(uid, title, description, variables=("pipeline",), hours=1):
         )
     )
     if "pipeline" in variables:
-        made = made.with_variable(_variable("pipeline", "Pipeline", 'label_values(messina_received_total{job=~"$job"}, pipeline)'))
+        made = made.with_variable(
+            _variable("pipeline", "Pipeline", 'label_values(messina_received_total{namespace=~"$namespace", job=~"$job"}, pipeline)')
+        )
     if "step" in variables:
         made = made.with_variable(
-            _variable("step", "Step", 'label_values(messina_step_in_flight{job=~"$job", pipeline=~"$pipeline"}, step)')
+            _variable("step", "Step", 'label_values(messina_step_in_flight{namespace=~"$namespace", job=~"$job", pipeline=~"$pipeline"}, step)')
         )
     return made
 

@@ -193,7 +193,7 @@ class Observed(Demo):
 def with_variables(expression):
     """The expression as Grafana asks it: with all that can be chosen. Range and step are longer than a demo on a slow machine."""
     values = {"$__rate_interval": "30s", "$__range": "5m", "$__interval_ms": "3600000", "$job": "messina"}
-    for variable, value in {**values, "$instance": ".*", "$pipeline": ".*", "$step": ".*"}.items():
+    for variable, value in {**values, "$namespace": ".*", "$instance": ".*", "$pipeline": ".*", "$step": ".*"}.items():
         expression = expression.replace(variable, value)
     return expression
 

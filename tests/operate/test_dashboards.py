@@ -39,6 +39,33 @@ class Dashboards(unittest.TestCase):
                 for target in panel["targets"]:
                     self.assertNotRegex(target["expr"], r"(avg|sum|max)[^(]*\(\s*histogram_quantile", f"{name}: {panel['title']}")
 
+    def test_each_selector_has_the_namespace(self):
+        for name, dashboard in dashboards().items():
+            asked = [target["expr"] for panel in panels(dashboard) for target in panel["targets"]]
+            asked += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
+            source, namespace, *others = dashboard["templating"]["list"]
+            self.assertEqual([source["name"], namespace["name"], others[0]["name"]], ["datasource", "namespace", "job"], name)
+            asked += [variable["query"]["query"] for variable in others]
+            for expression in asked:
+                for selector in re.findall(r"\bmessina_\w+(\{[^}]*\})?", expression):
+                    self.assertIn('namespace=~"$namespace"', selector, f"{name}: {expression}")
+            # Where no series has the label there is nothing to choose but all, and that has to find them.
+            for variable in (namespace, *others):
+                self.assertEqual((variable["includeAll"], variable["allValue"], variable["current"]["value"]), (True, ".*", "$__all"), name)
+
+    def test_a_partitions_rate_is_that_of_one_pipeline(self):
+        [panel] = [panel for panel in panels(dashboards()["kafka.json"]) if panel["title"] == "Rate by partition"]
+        [target] = panel["targets"]
+        # As in Compose: no namespace.
+        series = 'messina_position{job="messina", instance="a", pipeline="%s", topic="t", partition="0"}'
+        rates = [{"labels": f'{{pipeline="{pipeline}", topic="t", partition="0"}}', "value": 2} for pipeline in "pq"]
+        case = {"expr": with_variables(target["expr"]).replace("[30s]", "[1m]"), "eval_time": "5m", "exp_samples": rates}
+        input_series = [{"series": series % pipeline, "values": "0+30x40"} for pipeline in "pq"]
+        tests = {"tests": [{"interval": "15s", "input_series": input_series, "promql_expr_test": [case]}]}
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "tests.yaml").write_text(json.dumps(tests))
+            run([prometheus() / "promtool", "test", "rules", "tests.yaml"], folder)
+
     def test_a_start_is_marked_once_of_a_new_process_too(self):
         [expression] = {annotation["expr"] for dashboard in dashboards().values() for annotation in dashboard["annotations"]["list"]}
         start = 'messina_process_start_time_seconds{job="messina", instance="%s"}'

@@ -1,5 +1,6 @@
 """The chart's rendered manifests: current, valid, restricted; and the binary takes the configuration that they carry."""
 
+import hashlib
 import json
 import os
 import re
@@ -27,6 +28,13 @@ def one(name, *kinds):
     found = [document for document in documents(name) if document["kind"] in kinds]
     assert len(found) == 1, f"{name} has {len(found)} of {kinds}"
     return found[0]
+
+
+def rendered(release, **values):
+    """What helm makes of these values, by kind."""
+    command = [CACHE / "helm/helm", "template", release, DEPLOY / "helm/messina", "--namespace", "streams", "--kube-version", "1.34.0", "--values", "-"]
+    text = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=True).stdout
+    return {document["kind"]: document for document in yaml.safe_load_all(text) if document}
 
 
 def pods(name):
@@ -78,14 +86,24 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual(set(values), set(schema["properties"]) - {"global"})
         twice = {kind: {"enabled": True} for kind in ("podMonitor", "serviceMonitor")}
         asleep = {**values["keda"], "minReplicas": 0}
+        # The autoscaler takes an hour at most.
+        patient = {**values["keda"], "cooldownSeconds": 3601}
+        chosen = {"name": "kafka-user", "items": [{"key": "password", "path": "kafka-password"}]}
         for wrong in (
             {"replica": 3},
             {"kind": "daemonset"},
             {"terminationGracePeriodSeconds": 30},
             {"monitoring": {**values["monitoring"], **twice}},
             {"keda": asleep},
+            {"keda": patient},
+            # Its pods' names never come back.
+            {"staticMembership": ["navigation"]},
+            {"secrets": [{"name": "kafka-user"}]},
+            {"secrets": [{**chosen, "optional": True}]},
         ):
             self.assertTrue(list(validator.iter_errors({**values, **wrong})), wrong)
+        for right in ({"staticMembership": ["navigation"], "kind": "statefulset"}, {"secrets": [chosen, "scylla-user"]}):
+            self.assertEqual([error.message for error in validator.iter_errors({**values, **right})], [])
 
     def test_pods_are_restricted(self):
         """Pod Security Standards, profile restricted (https://kubernetes.io/docs/concepts/security/pod-security-standards/), and more."""
@@ -120,13 +138,43 @@ class Kubernetes(unittest.TestCase):
                 self.assertEqual(pod[key], values[key], f"{title}: {key}")
             self.assertEqual(pod["containers"][0]["imagePullPolicy"], "IfNotPresent", title)
 
+    def test_each_configuration_has_a_configmap_of_its_own(self):
+        values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
+        wanted = f"messina-{hashlib.sha256(values['config'].encode()).hexdigest()[:10]}"
+        for name in WHOLE:
+            # The command of NOTES.txt removes others by this label, and must find no dashboard.
+            labelled = [it for it in documents(name) if it["metadata"]["labels"].get("app.kubernetes.io/component") == "configuration"]
+            self.assertEqual([(it["kind"], it["metadata"]["name"], it["data"]) for it in labelled], [("ConfigMap", wanted, {"messina.toml": values["config"]})])
+            self.assertIs(labelled[0]["immutable"], True)
+            # What Helm manages goes with the next upgrade, and what it keeps is in the way of a rollback.
+            annotations = labelled[0]["metadata"]["annotations"]
+            self.assertEqual(set(annotations["helm.sh/hook"].split(",")), {"pre-install", "pre-upgrade", "pre-rollback"}, name)
+            self.assertEqual(annotations["helm.sh/hook-delete-policy"], "before-hook-creation", name)
+            for title, pod in pods(name):
+                self.assertEqual([volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume], [wanted], title)
+
+    def test_secrets_and_certificates_are_mounted_by_names_that_kubernetes_takes(self):
+        values = yaml.safe_load((DEPLOY / "kubernetes/everything.values.yaml").read_text())
+        for title, pod in pods("everything.yaml"):
+            volumes = {volume["name"]: volume for volume in pod["volumes"]}
+            for volume in volumes:
+                self.assertRegex(volume, r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", title)
+            mounted = {mount["mountPath"]: volumes[mount["name"]] for mount in pod["containers"][0]["volumeMounts"]}
+            sources = [source["secret"] for source in mounted["/etc/messina/secrets"]["projected"]["sources"]]
+            self.assertEqual(sources, [{"name": entry} if isinstance(entry, str) else entry for entry in values["secrets"]], title)
+            for certificate in values["certificates"]:
+                self.assertEqual(mounted[f"/etc/messina/tls/{certificate}"]["secret"]["secretName"], certificate, title)
+
     def test_the_network_policy_lets_shards_and_the_documented_collector_be_reached(self):
         collector = int(re.search(r'^otlp = "http://[^":]+:(\d+)"', (ROOT / "docs/operations.md").read_text(), re.MULTILINE).group(1))
         # A connection to a shard of its own choice goes to ScyllaDB's shard-aware ports, without and with TLS.
         wanted = {collector, 9042, 9142, 19042, 19142}
         for name in WHOLE:
             rules = one(name, "NetworkPolicy")["spec"]["egress"]
-            self.assertLessEqual(wanted, {to["port"] for rule in rules for to in rule.get("ports", [])}, name)
+            self.assertLessEqual(wanted, {to["port"] for rule in rules for to in rule["ports"]}, name)
+            # OpenShift's DNS answers on another port.
+            dns = {(to["port"], to["protocol"]) for to in rules[0]["ports"]}
+            self.assertEqual(dns, {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")}, name)
 
     def test_the_drain_has_time(self):
         # `shutdown_timeout` is 30 s unless set, and the process ends 15 s after it in any case: docs/operations.md.
@@ -217,41 +265,50 @@ class Kubernetes(unittest.TestCase):
 
     if os.environ.get("MESSINA_TEST_LONG"):
 
-        def test_other_names_and_kinds_are_asked_for_too(self):
+        @classmethod
+        def setUpClass(cls):
             with tempfile.TemporaryDirectory() as folder:  # builds helm
                 subprocess.run(["bash", DEPLOY / "render", folder], check=True)
 
-            def rendered(release, *more):
-                values = (f"monitoring.{what}.enabled=true" for what in ("podMonitor", "rules"))
-                values = [argument for value in (*values, "keda.enabled=true", *more) for argument in ("--set", value)]
-                command = [CACHE / "helm/helm", "template", release, DEPLOY / "helm/messina", "--namespace", "streams", "--kube-version", "1.34.0", *values]
-                text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-                return {document["kind"]: document for document in yaml.safe_load_all(text) if document}
+        def test_a_policy_without_ports_opens_dns_alone(self):
+            rules = rendered("messina", networkPolicy={"egressPorts": []})["NetworkPolicy"]["spec"]["egress"]
+            self.assertEqual([{to["port"] for to in rule["ports"] or []} for rule in rules], [{53, 5353}])
 
+        def test_the_configuration_is_carried_as_it_is(self):
+            names = set()
+            # Of the second the first line is indented.
+            for config in ('[kafka]\nbrokers = "a:9092"\n', '  [kafka]\nbrokers = "a:9092"\n'):
+                held = rendered("e" * 53, config=config)["ConfigMap"]
+                self.assertEqual(held["data"], {"messina.toml": config})
+                names.add(held["metadata"]["name"])
+            self.assertEqual(len(names), 2)
+
+        def test_other_names_and_kinds_are_asked_for_too(self):
+            monitoring = {"podMonitor": {"enabled": True}, "rules": {"enabled": True}}
             for release, name in (("enrichment", "enrichment-messina"), ("messina-eu", "messina-eu"), ("e" * 53, "e" * 45 + "-messina")):
-                made = rendered(release)
+                made = rendered(release, monitoring=monitoring)
                 self.assertEqual(made["Deployment"]["metadata"]["name"], name)
                 [endpoint] = made["PodMonitor"]["spec"]["podMetricsEndpoints"]
                 self.assertEqual(endpoint["relabelings"], [{"targetLabel": "job", "replacement": name}])
                 absent = made["PrometheusRule"]["spec"]["groups"][-1]["rules"][0]
                 self.assertEqual(absent["expr"], f'absent(up{{namespace="streams", job="{name}"}})')
             # Without a monitor of the chart nobody knows the job's name.
-            groups = rendered("enrichment", "monitoring.podMonitor.enabled=false")["PrometheusRule"]["spec"]["groups"]
+            groups = rendered("enrichment", monitoring={"rules": {"enabled": True}})["PrometheusRule"]["spec"]["groups"]
             self.assertNotIn("messina.presence", [group["name"] for group in groups])
-            query = rendered("messina")["ScaledObject"]["spec"]["triggers"][0]["metadata"]["query"]
+            query = rendered("messina", keda={"enabled": True})["ScaledObject"]["spec"]["triggers"][0]["metadata"]["query"]
             pattern = re.search(r'pod=~"([^"]*)"', query).group(1)
             # A long name and its hash are cut, and the last part follows without a dash.
             for pod, of_it in (("messina-7c9f8b6d5-x2x4z", True), ("messina-7c9x2x4z", True), ("messina-eu-7c9f8b6d5-x2x4z", False), ("messina-eu-0", False)):
                 self.assertEqual(bool(re.fullmatch(pattern, pod)), of_it, pod)
 
     def test_dashboards_are_carried_whole(self):
-        carried = {
-            key: json.loads(text)
-            for document in documents("everything.yaml")
-            if document["kind"] == "ConfigMap"
-            for key, text in document["data"].items()
-            if key.endswith(".json")
-        }
+        values = yaml.safe_load((DEPLOY / "kubernetes/everything.values.yaml").read_text())
+        carried = {}
+        for document in documents("everything.yaml"):
+            dashboards = {key: json.loads(text) for key, text in document.get("data", {}).items() if key.endswith(".json")}
+            if dashboards:
+                self.assertEqual(document["metadata"]["annotations"], {"grafana_folder": values["monitoring"]["dashboards"]["folder"]})
+            carried |= dashboards
         self.assertEqual(carried, {path.name: json.loads(path.read_text()) for path in (ROOT / "dashboards").glob("*.json")})
 
     def test_keda_scales_up_to_the_partitions(self):

@@ -3,6 +3,11 @@
 {{- if contains "messina" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ .Release.Name | trunc 45 | trimSuffix "-" }}-messina{{ end -}}
 {{- end }}
 
+{{- /* Of the configuration's ConfigMap. Another configuration has another name, for a container that starts again reads what is there by then. */ -}}
+{{- define "messina.config" -}}
+{{ include "messina.name" . }}-{{ .Values.config | sha256sum | trunc 10 }}
+{{- end }}
+
 {{- define "messina.selector" -}}
 app.kubernetes.io/name: messina
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -58,10 +63,9 @@ metadata:
   labels:
     {{- include "messina.labels" . | nindent 4 }}
     {{- with .Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
-  annotations:
-    # A changed configuration is a new pod.
-    checksum/config: {{ include (print $.Template.BasePath "/configmap.yaml") . | sha256sum }}
-    {{- with .Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
+  {{- with .Values.podAnnotations }}
+  annotations: {{ toYaml . | nindent 4 }}
+  {{- end }}
 spec:
   serviceAccountName: {{ include "messina.name" . }}
   automountServiceAccountToken: false
@@ -97,23 +101,23 @@ spec:
         {{- if .Values.secrets }}
         - { name: secrets, mountPath: /etc/messina/secrets, readOnly: true }
         {{- end }}
-        {{- range .Values.certificates }}
-        - { name: certificate-{{ . }}, mountPath: /etc/messina/tls/{{ . }}, readOnly: true }
+        {{- range $index, $secret := .Values.certificates }}
+        - { name: certificate-{{ $index }}, mountPath: /etc/messina/tls/{{ $secret }}, readOnly: true }
         {{- end }}
         - { name: tmp, mountPath: /tmp }
   volumes:
-    - { name: config, configMap: { name: {{ include "messina.name" . }} } }
+    - { name: config, configMap: { name: {{ include "messina.config" . }} } }
     {{- with .Values.secrets }}
     - name: secrets
       projected:
         defaultMode: 288 # 0440
         sources:
           {{- range . }}
-          - secret: { name: {{ . }} }
+          - secret: {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}
           {{- end }}
     {{- end }}
-    {{- range .Values.certificates }}
-    - { name: certificate-{{ . }}, secret: { secretName: {{ . }}, defaultMode: 288 } }
+    {{- range $index, $secret := .Values.certificates }}
+    - { name: certificate-{{ $index }}, secret: { secretName: {{ $secret }}, defaultMode: 288 } }
     {{- end }}
     - { name: tmp, emptyDir: { sizeLimit: 64Mi } }
   topologySpreadConstraints:
