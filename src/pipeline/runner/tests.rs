@@ -274,7 +274,7 @@ async fn rows_of_a_look_up_reach_the_write_with_the_records_timestamp() {
     );
     assert_eq!(writes[0].timestamp_us, 1_000_000);
     assert_eq!(
-        writes[1].timestamp_us, 1_000_001,
+        writes[1].timestamp_us, 1_000_008,
         "two records of one millisecond have different timestamps"
     );
 }

@@ -1,8 +1,9 @@
 //! Where partitions end, asked of the brokers where librdkafka says nothing new of it.
 //!
 //! Of a partition whose fetches cease without an error librdkafka's figures stay as they are. At its end it would have nothing to do, for ever, whatever
-//! comes. So the ends of those of which nothing was fetched for half the time of a stall are asked for, together, which is one request to each of their
-//! brokers. Where there is more than was fetched, that is lag, and the watchdogs do the rest.
+//! comes. So they do while it is paused, which may be for as long as a database is away. So the ends of those of which nothing was fetched for half the
+//! time of a stall are asked for, together, which is one request to each of their brokers. Where there is more than was fetched, that is lag, and the
+//! watchdogs do the rest.
 //!
 //! Invariants: one question at a time, and beside the loop; an answer counts until something is fetched or the next one comes. librdkafka answers for all
 //! that it is asked for or for none, so those that are in trouble already are left out, and where it has no answer each is asked for by itself. The
@@ -31,7 +32,7 @@ struct Known {
     next: i64,
     /// Since then, or asked then.
     since: Instant,
-    /// When it was last seen to be fetched, to its end.
+    /// When it was last seen to be fetched to its end, or paused.
     seen: Instant,
     /// What the brokers have said.
     end: Option<i64>,

@@ -31,7 +31,9 @@ impl Loop {
         let mut partitions = Vec::new();
         let mut stalled = 0;
         let mut fetches_nothing = None;
-        let open = self.takes_records() && !self.paused && !self.owes_an_answer() && !self.complains(now);
+        let may_ask =
+            self.stopping.is_none() && self.halted.is_none() && !self.owes_an_answer() && !self.complains(now);
+        let open = may_ask && self.takes_records() && !self.paused;
         let takes = std::mem::take(&mut self.took_since_status);
         self.ledger_full = self
             .assignment
@@ -44,8 +46,10 @@ impl Loop {
             let extent = self.parts.consumer.context().extent(topic, at.partition.index);
             let in_flight = at.ledger.map_or(0, |l| l.in_flight());
             let running = at.phase == Phase::Running;
+            // Of what is paused nothing is fetched, and librdkafka's end stays as it was: what comes meanwhile is lag all the same.
+            let rests = self.paused || self.held.get(&at.partition).is_some_and(|held| held.waits);
             let more = extent
-                .filter(|e| running && e.answer == Answer::End)
+                .filter(|e| running && (rests || e.answer == Answer::End))
                 .and_then(|e| self.ends.beyond(at.partition, e.next, now));
             let end = extent.and_then(|e| e.end).max(more);
             let at_end = in_flight == 0
@@ -130,8 +134,7 @@ impl Loop {
         }
         self.watchdogs.keep(|partition| self.assignment.holds(partition));
         self.ends.keep(|partition| self.assignment.holds(partition));
-        // Where intake waits, nothing is fetched either.
-        if open {
+        if may_ask {
             self.ask_for_ends(now);
         }
         let gauges = &mut self.gauges;

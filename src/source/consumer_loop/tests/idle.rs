@@ -180,6 +180,18 @@ async fn records_that_wait_behind_those_of_other_partitions_are_lag() {
 }
 
 #[tokio::test]
+async fn what_comes_while_intake_rests_is_lag() {
+    let mut this = with_one_finished().await;
+    this.ends = Ends::new(Duration::ZERO);
+    this.paused = true;
+    assert_eq!(shown(&mut this, fetched_to(1, 1)).lag_records, Some(0));
+    let asked = tokio::time::timeout(Duration::from_secs(60), this.ends.answers.1.recv());
+    assert!(asked.await.unwrap().is_some(), "nothing tells it unasked");
+    this.ends.answered(vec![(P, Some(50))]);
+    assert_eq!(shown(&mut this, fetched_to(1, 1)).lag_records, Some(49));
+}
+
+#[tokio::test]
 async fn a_partition_that_ends_in_a_marker_has_no_lag_while_those_of_others_wait() {
     let mut this = with_one_finished().await;
     // The second look at what does not move is a stall.
@@ -343,10 +355,10 @@ async fn a_stop_by_dead_letters_is_reported_once() {
         every: Duration::ZERO,
         flush: Duration::from_millis(200),
     };
-    let sentry = Sentry::init(options, Breadcrumbs::default(), &metrics).unwrap();
+    let sentry = Arc::new(Sentry::init(options, Breadcrumbs::default(), &metrics).unwrap());
     let mut this = idle(TOML.to_owned()).await;
     this.parts.runtime = Arc::new(Runtime {
-        sentry: Some(Arc::new(sentry)),
+        sentry: Some(sentry.clone()),
         ..(*this.parts.runtime).clone()
     });
     let above = StopAbove {
@@ -359,9 +371,9 @@ async fn a_stop_by_dead_letters_is_reported_once() {
         this.ended(Completion { event, how }, Instant::now());
     }
     assert!(this.stopped_by_limit);
-    // With it goes what waits for Sentry.
-    drop(this);
-    assert_eq!(metrics.sentry_events_total.of(["sent"]).get(), 1);
+    sentry.flush(Duration::from_secs(60));
+    let events = ["sent", "failed", "dropped"].map(|how| metrics.sentry_events_total.of([how]).get());
+    assert_eq!(events, [0, 1, 0]);
 }
 
 #[tokio::test]
