@@ -16,7 +16,7 @@ const STOP: Duration = Duration::from_secs(5);
 
 #[test]
 fn drain_on_sigterm() {
-    let Some(bench) = Bench::find("drain_on_sigterm") else {
+    let Some(bench) = Bench::find_alone("drain_on_sigterm") else {
         return;
     };
     let pipelines = [Pipeline {

@@ -24,7 +24,8 @@ pub mod watch;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use disk::Disk;
@@ -38,25 +39,34 @@ pub const LONG: Duration = Duration::from_secs(300);
 /// Between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// The tests share two cores. Most wait for the most part and go side by side; one that breaks services, or looks at memory or cost at full rate, is
-/// alone, for the load of another would be a disturbance.
-static CORES: RwLock<()> = RwLock::new(());
+/// The tests share two cores. Most wait for the most part and go side by side, so many at a time; one that breaks services, or looks at time, memory or
+/// cost under load, is alone, for the load of another would be a disturbance.
+const SIDE_BY_SIDE: u32 = 2;
+static TAKEN: Mutex<u32> = Mutex::new(0);
+static GIVEN_BACK: Condvar = Condvar::new();
 
-/// Goes before the next test may begin.
-enum Turn {
-    Shared(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
-    Alone(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
-}
+/// The places of a test among those; it goes before the next test may begin.
+struct Turn(u32);
 
 impl Turn {
     fn wait(alone: bool) -> Turn {
-        if alone {
-            Turn::Alone(CORES.write().unwrap_or_else(PoisonError::into_inner))
-        } else {
-            Turn::Shared(CORES.read().unwrap_or_else(PoisonError::into_inner))
-        }
+        let places = if alone { SIDE_BY_SIDE } else { 1 };
+        let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = GIVEN_BACK.wait_while(taken, |taken| *taken + places > SIDE_BY_SIDE);
+        *free.unwrap_or_else(PoisonError::into_inner) += places;
+        Turn(places)
     }
 }
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) -= self.0;
+        GIVEN_BACK.notify_all();
+    }
+}
+
+/// Distinguishes tests that begin in one moment.
+static BENCHES: AtomicU16 = AtomicU16::new(0);
 
 /// The real services, a folder and a prefix that nobody else has.
 pub struct Bench {
@@ -142,7 +152,8 @@ impl Bench {
             replace(&["SCYLLA_NODES", "SCYLLA_2DC_NODES", "SCYLLA_TLS_NODES"], &mut nodes);
         }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let unique = format!("{:x}{:04x}", since.as_micros(), std::process::id() & 0xffff);
+        let (process, number) = (std::process::id() & 0xffff, BENCHES.fetch_add(1, Ordering::Relaxed));
+        let unique = format!("{:x}{process:04x}{number:04x}", since.as_millis());
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{unique}"));
         std::fs::create_dir_all(&folder).unwrap();
         Some(Bench {
