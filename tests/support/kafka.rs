@@ -1,7 +1,7 @@
 //! Kafka from the outside: topics, what they hold, and what groups have committed.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
@@ -29,6 +29,8 @@ pub struct Kafka {
     /// Bootstrap servers.
     pub brokers: String,
     admin: AdminClient<DefaultClientContext>,
+    /// For single records: a new one takes half a second.
+    sender: OnceLock<BaseProducer>,
     /// One consumer per group, which never subscribes: it asks for offsets.
     groups: Mutex<HashMap<String, BaseConsumer>>,
 }
@@ -91,6 +93,7 @@ impl Kafka {
         Kafka {
             brokers: brokers.to_owned(),
             admin,
+            sender: OnceLock::new(),
             groups: Mutex::default(),
         }
     }
@@ -115,9 +118,9 @@ impl Kafka {
 
     /// Sends one record and waits until it is there.
     pub fn send(&self, record: BaseRecord<'_, [u8], [u8]>) {
-        let producer = self.producer();
-        producer.send(record).map_err(|(error, _)| error).unwrap();
-        producer.flush(REQUEST).unwrap();
+        let sender = self.sender.get_or_init(|| self.producer());
+        sender.send(record).map_err(|(error, _)| error).unwrap();
+        sender.flush(REQUEST).unwrap();
     }
 
     /// Makes topics of this many partitions and the brokers' own replication, which take large records, and waits until they have leaders.
