@@ -33,6 +33,9 @@ const CLOCK_PREFIX: &str = "messina1:";
 /// Latest clock that is believed: twice as late as any record can set it, so that nobody writes so often behind such a record.
 const MAX_CLOCK: i64 = 2 * 1000 * MAX_RECORD_TIMESTAMP_MS;
 
+/// Among so many records a time is looked for; of a topic that has none whole ledgers would be searched, a few times a second.
+const LOOKED_AT: usize = 256;
+
 /// So many write timestamps a record has, or a multiple. Were they as many as its writes, records that run again in a pipeline that has lost one would
 /// have older timestamps than the first time, and what is new could lose against those.
 const STEP: usize = 8;
@@ -256,11 +259,11 @@ impl Ledger {
         self.ring.front().map(|entry| entry.offset)
     }
 
-    /// The own timestamp of the record at that offset, in ms since the Unix epoch; none where it has none. Its write timestamp would not do for an
-    /// age: behind a record of a late date that of all others is as late.
+    /// The own timestamp of the record at that offset, in ms since the Unix epoch; where it has none, of the first behind it that has one, for else it would
+    /// hide how late all are. Its write timestamp would not do for an age: behind a record of a late date that of all others is as late.
     pub fn first_unfinished_ms(&self) -> Option<i64> {
-        let own = self.ring.front()?.own;
-        (own >= 0).then_some(own / 1000)
+        let mut first = self.ring.iter().take(LOOKED_AT);
+        first.find_map(|entry| (entry.own >= 0).then_some(entry.own / 1000))
     }
 
     /// Where to begin again so that everything runs that is not committed, finished or not; `None` as long as no offset is known.

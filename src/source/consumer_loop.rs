@@ -171,7 +171,8 @@ struct Held {
     parked: VecDeque<Box<Event>>,
     /// Paused alone, for as long as any are parked.
     waits: bool,
-    last_timestamp_ms: Option<i64>,
+    /// What comes next is no older than this: the time of the record taken last, or when nothing was seen to wait after that.
+    since_ms: Option<i64>,
     metrics: PartitionMetrics,
 }
 

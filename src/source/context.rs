@@ -71,6 +71,8 @@ pub struct Extent {
     pub fetched: bool,
     /// Nothing that was fetched of it waits to be taken: it has come out of the queue, or there was nothing.
     pub passed: bool,
+    /// So many messages of it have come.
+    received: u64,
     /// Nothing that was fetched waits to be taken, of any partition: librdkafka has one queue for all that a consumer holds.
     pub queue_empty: bool,
     /// The connection to the broker that leads it is up.
@@ -97,8 +99,13 @@ impl Extent {
             },
             next: partition.next_offset,
             fetched: end.is_some_and(|end| partition.next_offset >= end),
-            // A marker that comes out of the queue moves the place of the application like a record. What retention or compaction took away does not.
-            passed: queue_empty || partition.rxmsgs == 0 || partition.app_offset >= partition.next_offset,
+            // A marker that comes out of the queue moves the place of the application like a record. What retention or compaction took away does not:
+            // what was passed stays so until more has come.
+            passed: queue_empty
+                || partition.rxmsgs == 0
+                || partition.app_offset >= partition.next_offset
+                || before.is_some_and(|b| b.passed && b.received == partition.rxmsgs),
+            received: partition.rxmsgs,
             queue_empty,
             leader_up,
         }
@@ -298,6 +305,25 @@ mod tests {
         assert!(passed(10, 7, 10), "the last that was fetched has been taken");
         assert!(passed(UNKNOWN_OFFSET, 0, 10), "nothing waits of any");
         assert!(passed(UNKNOWN_OFFSET, 7, 0), "nothing has come of it");
+    }
+
+    #[test]
+    fn what_was_passed_stays_so_until_more_has_come() {
+        let of = |end: i64, rxmsgs: u64, before: Option<&Extent>| {
+            let partition = statistics::Partition {
+                app_offset: 100,
+                rxmsgs,
+                // They are of others.
+                ..partition(end, end, 7)
+            };
+            Extent::of(&partition, true, before)
+        };
+        let read = of(100, 10, None);
+        // Retention took what came next, all of it.
+        let reset = of(150, 10, Some(&read));
+        assert!(read.passed && reset.passed && of(150, 10, Some(&reset)).passed);
+        let more = of(151, 11, Some(&reset));
+        assert!(!more.passed && !of(151, 11, Some(&more)).passed);
     }
 
     #[test]

@@ -92,7 +92,7 @@ class Kubernetes(unittest.TestCase):
         for wrong in (
             {"replica": 3},
             {"kind": "daemonset"},
-            {"terminationGracePeriodSeconds": 30},
+            {"terminationGracePeriodSeconds": 47},
             {"monitoring": {**values["monitoring"], **twice}},
             {"keda": asleep},
             {"keda": patient},
@@ -177,10 +177,10 @@ class Kubernetes(unittest.TestCase):
             self.assertEqual(dns, {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")}, name)
 
     def test_the_drain_has_time(self):
-        # `shutdown_timeout` is 30 s unless set, and the process ends 15 s after it in any case: docs/operations.md.
+        # `shutdown_timeout` is 30 s unless set, and the process ends 17 s after it in any case: docs/operations.md.
         for name in WHOLE:
             workload = one(name, "Deployment", "StatefulSet")
-            self.assertGreater(workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 45)
+            self.assertGreater(workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 47)
 
     def test_the_binary_takes_the_configuration_and_the_environment(self):
         for name in WHOLE:

@@ -109,9 +109,9 @@ impl Loop {
         let polls = self.joined && (self.takes_records() || self.paused);
         let limit = self.parts.stall_after.max(SHORTEST_SILENCE);
         let deaf = self.hearing.lost(self.parts.consumer.context().reports(), polls, limit);
-        let why = match fetches_nothing {
-            Some(why) => why,
-            None if deaf => "librdkafka has fallen silent".to_owned(),
+        let (why, limit) = match fetches_nothing {
+            Some(why) => (why, self.parts.stall_after),
+            None if deaf => ("librdkafka has fallen silent".to_owned(), limit),
             None => return,
         };
         // Where dead letters have stopped intake, another consumer would take records in.
@@ -119,7 +119,7 @@ impl Loop {
             return;
         }
         tracing::error!(
-            pipeline = %self.name(), seconds = self.parts.stall_after.as_secs(), partitions = self.held.len(),
+            pipeline = %self.name(), seconds = limit.as_secs(), partitions = self.held.len(),
             in_flight = self.parts.budget.records(), full = self.parts.budget.is_full(), paused = self.paused,
             "the consumer stands still: {why}"
         );

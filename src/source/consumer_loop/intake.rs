@@ -91,7 +91,7 @@ impl Loop {
         let Some(held) = self.held.get_mut(&partition) else {
             return;
         };
-        held.last_timestamp_ms = timestamp_ms;
+        held.since_ms = timestamp_ms;
         self.took = true;
         let (value, key) = (message.payload(), message.key());
         let value_length = value.map_or(0, <[u8]>::len);

@@ -214,7 +214,7 @@ impl Loop {
             tenure: Arc::default(),
             parked: VecDeque::new(),
             waits: false,
-            last_timestamp_ms: None,
+            since_ms: None,
             metrics,
         };
         self.held.insert(partition, held);

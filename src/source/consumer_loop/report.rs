@@ -62,7 +62,8 @@ impl Loop {
             };
             // Before the first record of a group without an offset its place is not known, and neither is how many there are.
             let lag = behind.filter(|_| unfinished.is_some());
-            let withheld = extent.map_or(0, |e| e.withheld);
+            // Part of it may have become readable since.
+            let withheld = extent.map_or(0, |e| (e.end.unwrap_or(0) + e.withheld - end.unwrap_or(0)).max(0));
             let unread = lag.map(|lag| lag + withheld);
             let mut lag_seconds = 0.0;
             let answer = extent.map_or(Answer::None, |e| e.answer);
@@ -99,9 +100,13 @@ impl Loop {
                 fetches_nothing = Some(format!("{topic}/{index} has {count}records and none of them arrives"));
             }
             if let Some(held) = self.held.get_mut(&at.partition) {
+                // As far as is known nothing waits: what comes next is no older than this.
+                if unread == Some(0) {
+                    held.since_ms = Some(wall_ms);
+                }
                 // Outputs are as late as the first that is not finished; where none is in flight, what comes next is not known yet.
                 let oldest_ms = at.ledger.and_then(|l| l.first_unfinished_ms());
-                if let (Some(lag), Some(timestamp)) = (lag, oldest_ms.or(held.last_timestamp_ms))
+                if let (Some(lag), Some(timestamp)) = (lag, oldest_ms.or(held.since_ms))
                     && lag > 0
                 {
                     lag_seconds = wall_ms.saturating_sub(timestamp).max(0) as f64 / 1000.0;

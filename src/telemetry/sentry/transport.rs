@@ -28,7 +28,7 @@ const REQUEST: Duration = Duration::from_secs(5);
 /// How often a Sentry that fails is logged.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// The way to the thread, which ends when this is dropped and nothing waits.
+/// The way to the thread, which lives as long as Sentry's client.
 pub(super) struct Post {
     queue: Sender<Envelope>,
     waiting: Arc<Waiting>,

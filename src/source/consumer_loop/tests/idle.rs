@@ -158,7 +158,7 @@ async fn a_lag_is_as_old_as_the_first_record_that_is_not_finished() {
     let now_ms = now_micros() / 1000;
     for (offset, timestamp_ms) in [(0, now_ms - 600_000), (1, now_ms)] {
         this.assignment.admit(P, offset, Some(timestamp_ms)).unwrap();
-        this.held.get_mut(&P).unwrap().last_timestamp_ms = Some(timestamp_ms);
+        this.held.get_mut(&P).unwrap().since_ms = Some(timestamp_ms);
     }
     let partition = shown(&mut this, fetched_to(2, 2));
     assert_eq!(partition.lag_records, Some(2));
@@ -184,11 +184,31 @@ async fn what_comes_while_intake_rests_is_lag() {
     let mut this = with_one_finished().await;
     this.ends = Ends::new(Duration::ZERO);
     this.paused = true;
+    // The record taken last was an old one.
+    this.held.get_mut(&P).unwrap().since_ms = Some(now_micros() / 1000 - 3_600_000);
     assert_eq!(shown(&mut this, fetched_to(1, 1)).lag_records, Some(0));
     let asked = tokio::time::timeout(Duration::from_secs(60), this.ends.answers.1.recv());
     assert!(asked.await.unwrap().is_some(), "nothing tells it unasked");
     this.ends.answered(vec![(P, Some(50))]);
-    assert_eq!(shown(&mut this, fetched_to(1, 1)).lag_records, Some(49));
+    let partition = shown(&mut this, fetched_to(1, 1));
+    assert_eq!(partition.lag_records, Some(49));
+    assert!(partition.lag_seconds < 60.0, "{}", partition.lag_seconds);
+}
+
+#[tokio::test]
+async fn what_was_withheld_when_intake_began_to_rest_is_counted_once() {
+    let mut this = with_one_finished().await;
+    this.ends = Ends::new(Duration::ZERO);
+    this.paused = true;
+    let at_the_pause = || statistics::Partition {
+        hi_offset: 21,
+        ..fetched_to(1, 1)
+    };
+    assert_eq!(shown(&mut this, at_the_pause()).lag_records, Some(20));
+    for (end, lag) in [(11, 20), (71, 70)] {
+        this.ends.answered(vec![(P, Some(end))]);
+        assert_eq!(shown(&mut this, at_the_pause()).lag_records, Some(lag), "{end}");
+    }
 }
 
 #[tokio::test]
