@@ -148,9 +148,16 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
     let of_pod = borne(load.cores * load.utilisation, each);
     // A partition is one consumer, and that one core.
     let of_consumer = borne(load.utilisation, each * OF_THE_LOOP);
-    let pods = partitions.div_ceil(of_pod.max(1));
-    // Of the busiest pod: Kafka gives out partitions whole.
-    let most = partitions.div_ceil(pods);
+    // Kafka gives out partitions whole, and to consumers: the busiest pod may bear more than its even share. With as many pods as partitions none does.
+    let mut pods = partitions.div_ceil(of_pod.max(1));
+    let (consumers, most) = loop {
+        let consumers = partitions.div_ceil(pods).div_ceil(of_consumer.max(1));
+        let most = of_busiest(partitions, pods, consumers);
+        if most <= of_pod.max(1) || pods >= partitions {
+            break (consumers, most);
+        }
+        pods += 1;
+    };
     let in_flight = load.rate * most as f64 / partitions as f64 * waits.as_secs_f64();
     let max_in_flight = ((in_flight * 4.0) as usize).next_power_of_two().max(64);
     Needs {
@@ -160,11 +167,17 @@ pub fn needs(pipeline: &Pipeline, load: &Load) -> Needs {
         pods,
         too_few_partitions: load.partitions == 0 || of_pod == 0 || of_consumer == 0,
         partitions_are_full: of_consumer == 0,
-        consumers: most.div_ceil(of_consumer.max(1)),
+        consumers,
         in_flight,
         max_in_flight,
         in_flight_bytes: max_in_flight as f64 * (2.0 * load.bytes + EVENT_BYTES),
     }
+}
+
+/// Partitions of the busiest pod, whose consumers may all be among those that have one more than others.
+fn of_busiest(partitions: usize, pods: usize, consumers: usize) -> usize {
+    let members = pods * consumers;
+    consumers * (partitions / members) + consumers.min(partitions % members)
 }
 
 /// Whole partitions that keep no more than `room` cores busy, where one keeps `each` busy.
@@ -261,20 +274,30 @@ mod tests {
     fn is_borne(pipeline: &Pipeline, load: &Load) -> bool {
         const ROUNDING: f64 = 1e-6;
         let needs = needs(pipeline, load);
-        let most = load.partitions.div_ceil(needs.pods);
+        let share = load.partitions.div_ceil(needs.pods);
         assert!(needs.pods <= load.partitions, "{load:?}: {needs:?}");
-        assert!((1..=most).contains(&needs.consumers), "{load:?}: {needs:?}");
+        assert!((1..=share).contains(&needs.consumers), "{load:?}: {needs:?}");
         if needs.too_few_partitions {
             return false;
         }
         let cores_of = |partitions: usize| needs.cores * partitions as f64 / load.partitions as f64;
         let room = load.cores * load.utilisation;
-        assert!(cores_of(most) <= room + ROUNDING, "{load:?}: {needs:?}");
-        let of_consumer = OF_THE_LOOP * cores_of(most.div_ceil(needs.consumers));
-        assert!(of_consumer <= load.utilisation + ROUNDING, "{load:?}: {needs:?}");
+        // Kafka gives the partitions to consumers in turn, and the first of these may be all of one pod.
+        let busiest = |pods: usize, consumers: usize| {
+            let given = (0..load.partitions).filter(|partition| partition % (pods * consumers) < consumers);
+            cores_of(given.count())
+        };
+        assert!(
+            busiest(needs.pods, needs.consumers) <= room + ROUNDING,
+            "{load:?}: {needs:?}"
+        );
+        let of_consumer = |share: usize, consumers| OF_THE_LOOP * cores_of(share.div_ceil(consumers));
+        let bears = |share, consumers| of_consumer(share, consumers) <= load.utilisation + ROUNDING;
+        assert!(bears(share, needs.consumers), "{load:?}: {needs:?}");
         if needs.pods > 1 {
-            let with_one_less = cores_of(load.partitions.div_ceil(needs.pods - 1));
-            assert!(with_one_less > room, "{load:?}: {needs:?}");
+            let share = load.partitions.div_ceil(needs.pods - 1);
+            let consumers = (1..=share).find(|consumers| bears(share, *consumers)).unwrap();
+            assert!(busiest(needs.pods - 1, consumers) > room, "{load:?}: {needs:?}");
         }
         true
     }
@@ -299,6 +322,24 @@ mod tests {
             }
         }
         assert!(enough > 1000, "{enough}");
+    }
+
+    /// The consumers that have one partition more than others may all be of one pod.
+    #[test]
+    fn partitions_are_given_to_consumers_and_not_to_pods() {
+        assert_eq!(of_busiest(20, 3, 1), 7);
+        assert_eq!(of_busiest(20, 3, 4), 8);
+        assert_eq!(of_busiest(20, 3, 10), 10);
+        assert_eq!(of_busiest(20, 1, 3), 20);
+        let write = "[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"INSERT INTO k.t (a, b) VALUES (:a, :b)\"\n";
+        let load = Load {
+            rate: 600_000.0,
+            cores: 4.0,
+            ..LOAD
+        };
+        // A third of a core for a partition, so that seven fit, of which a consumer bears two. Of twelve consumers in three pods eight would have two.
+        let needs = needs(&pipeline(&format!("{LOOKUP}{write}")), &load);
+        assert_eq!((needs.pods, needs.consumers), (4, 3), "{needs:?}");
     }
 
     #[test]

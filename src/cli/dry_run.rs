@@ -26,6 +26,7 @@ use crate::custom::CustomSteps;
 use crate::kafka::{self, range};
 use crate::pipeline::story;
 use crate::shutdown::{self, Exit};
+use crate::sink::letter::record_timestamp;
 use crate::telemetry::logging::{self, Format};
 
 /// Records that wait for the one before them.
@@ -218,7 +219,7 @@ fn try_to_read(
                     topic: message.topic().to_owned(),
                     partition: message.partition(),
                     offset: message.offset(),
-                    timestamp_ms: message.timestamp().to_millis(),
+                    timestamp_ms: record_timestamp(&message),
                     key: message.key().map(<[u8]>::to_vec),
                     value: message.payload().map(<[u8]>::to_vec),
                 };

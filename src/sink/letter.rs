@@ -3,6 +3,9 @@
 //! The writer puts its headers behind the record's own, and begins with [`PIPELINE`]. So the last [`PIPELINE`] parts the two, even
 //! where a dead letter was consumed and became a dead letter again.
 
+use rdkafka::Timestamp;
+use rdkafka::message::Message;
+
 use crate::kafka::headers::{self, List};
 use crate::ledger::own_micros;
 use crate::pipeline::failure;
@@ -97,10 +100,6 @@ impl Letter {
                 let text = value.as_deref().and_then(|v| std::str::from_utf8(v).ok());
                 text.and_then(|text| text.parse().ok()).unwrap_or(u32::MAX)
             });
-        let at_first = before
-            .iter()
-            .rfind(|(name, _)| name == REPLAY_TIMESTAMP.as_bytes())
-            .and_then(|(_, value)| std::str::from_utf8(value.as_deref()?).ok()?.parse().ok());
         // What came behind ours was put there on the way, by a tool that copies topics.
         let behind = from_here.iter().filter(|(name, _)| !name.starts_with(OURS.as_bytes()));
         let own = before
@@ -111,7 +110,7 @@ impl Letter {
             topic: text(TOPIC)?.to_owned(),
             partition: text(PARTITION)?.parse().ok()?,
             offset: text(OFFSET)?.parse().ok()?,
-            timestamp_ms: at_first.or_else(|| text(TIMESTAMP).and_then(|t| t.parse().ok())),
+            timestamp_ms: text(TIMESTAMP).and_then(|t| t.parse().ok()),
             write_timestamp_us: text(WRITE_TIMESTAMP).and_then(|t| t.parse().ok()),
             step: text(STEP).map(str::to_owned),
             class: owned(CLASS),
@@ -131,7 +130,7 @@ impl Letter {
 }
 
 /// The write timestamp of a record in µs: `given` by the ledger, or for one that was sent back, which is late, that of its first time, so that rows that
-/// are younger keep what they have. That is what this pipeline has noted, or else the record's timestamp of then, or else its own. The headers are in
+/// are younger keep what they have. That is what this pipeline has noted, or else the [timestamp](record_timestamp) of the record. The headers are in
 /// the log, so it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`.
 pub fn write_timestamp<L: List>(headers: &L, pipeline: &str, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
     let value = |name: &str| headers::all(headers).filter(|(own, _)| *own == name.as_bytes()).last();
@@ -139,16 +138,49 @@ pub fn write_timestamp<L: List>(headers: &L, pipeline: &str, record_timestamp_ms
         return given;
     }
     let ours = value(REPLAY_PIPELINE).is_some_and(|(_, value)| value == Some(pipeline.as_bytes()));
-    let number = |name: &str| std::str::from_utf8(value(name)?.1?).ok()?.parse::<i64>().ok();
-    let noted = number(REPLAY_WRITE_TIMESTAMP).filter(|noted| ours && (0..=given).contains(noted));
-    let first = own_micros(number(REPLAY_TIMESTAMP)).filter(|first| *first <= given);
-    noted.or(first).or(own_micros(record_timestamp_ms)).unwrap_or(given)
+    let noted = value(REPLAY_WRITE_TIMESTAMP).and_then(|(_, value)| number(value));
+    let noted = noted.filter(|noted| ours && (0..=given).contains(noted));
+    noted.or(own_micros(record_timestamp_ms)).unwrap_or(given)
+}
+
+/// The timestamp of a record, milliseconds since 1970. Where the brokers gave it, one that was sent back has that of its first time, if this is not the
+/// later one. Where producers give it, no header is looked at: what was sent back has it already.
+pub fn record_timestamp<M: Message>(message: &M) -> Option<i64>
+where
+    M::Headers: List,
+{
+    let timestamp = message.timestamp();
+    let own = timestamp.to_millis()?;
+    let Timestamp::LogAppendTime(_) = timestamp else {
+        return Some(own);
+    };
+    let first = message.headers().and_then(first_timestamp);
+    Some(first.filter(|first| (0..=own).contains(first)).unwrap_or(own))
+}
+
+/// What a replay says of the first time of a record. Before a dead letter's own headers stand those of the record in it, which say nothing of the letter.
+fn first_timestamp<L: List>(headers: &L) -> Option<i64> {
+    let (mut back, mut first) = (false, None);
+    for (name, value) in headers::all(headers) {
+        if name == PIPELINE.as_bytes() {
+            (back, first) = (false, None);
+        } else if name == REPLAYS.as_bytes() {
+            back = true;
+        } else if name == REPLAY_TIMESTAMP.as_bytes() {
+            first = number(value);
+        }
+    }
+    first.filter(|_| back)
+}
+
+fn number(value: Option<&[u8]>) -> Option<i64> {
+    std::str::from_utf8(value?).ok()?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rdkafka::message::{Header as Added, OwnedHeaders};
+    use rdkafka::message::{Header as Added, OwnedHeaders, OwnedMessage};
 
     use super::*;
     use crate::ledger::{Ledger, MAX_RECORD_TIMESTAMP_MS};
@@ -226,13 +258,12 @@ mod tests {
             (REPLAY_TIMESTAMP, "5"),
         ];
         let noted = [(WRITE_TIMESTAMP, "17"), (TIMESTAMP, "9000")];
+        // What stands before the letter's own headers may be of anybody.
         let again = [&[("trace", "1")][..], &back, &FIRST, &noted].concat();
         let letter = Letter::read(&headers(&again)).unwrap();
         assert_eq!((letter.replays, letter.write_timestamp_us), (1, Some(17)));
         assert_eq!(letter.headers, headers(&[("trace", "1")]));
-        assert_eq!(letter.timestamp_ms, Some(5), "a second return keeps the first");
-        let once = Letter::read(&headers(&[&FIRST[..], &noted].concat())).unwrap();
-        assert_eq!(once.timestamp_ms, Some(9000));
+        assert_eq!(letter.timestamp_ms, Some(9000));
         assert_eq!(Letter::read(&headers(&FIRST)).unwrap().write_timestamp_us, None);
     }
 
@@ -288,18 +319,42 @@ mod tests {
         assert_eq!(write_timestamp(&null, "a", Some(5), 5900), 5000);
     }
 
-    /// The topic has given it another timestamp, and another pipeline has sent it back.
+    /// The timestamp of a record with these headers.
+    fn stamped(list: &[(&str, &str)], timestamp: Timestamp) -> Option<i64> {
+        let headers = Some(added(list));
+        record_timestamp(&OwnedMessage::new(None, None, "t".into(), timestamp, 0, 0, headers))
+    }
+
     #[test]
-    fn a_record_that_was_sent_back_has_the_timestamp_of_its_first_time() {
-        let at = |first: &str, us: &str| {
-            let noted = [(REPLAY_WRITE_TIMESTAMP, us), (REPLAY_TIMESTAMP, first)];
-            let list = added(&[&[(REPLAYS, "1"), (REPLAY_PIPELINE, "b")][..], &noted].concat());
-            ["a", "b"].map(|pipeline| write_timestamp(&list, pipeline, Some(9000), 9_000_000))
-        };
-        assert_eq!(at("5", "5004"), [5000, 5004]);
+    fn a_record_that_was_sent_back_has_the_timestamp_of_its_first_time_where_brokers_give_another() {
+        let brokers = Timestamp::LogAppendTime(9000);
+        let at = |first: &str| stamped(&[(REPLAYS, "1"), (REPLAY_TIMESTAMP, first)], brokers);
+        assert_eq!((at("5"), at("9000")), (Some(5), Some(9000)));
         for forged in ["9001", "9223372036854775807", "-1", "", "soon"] {
-            assert_eq!(at(forged, "5004"), [9_000_000, 5004], "{forged}");
+            assert_eq!(at(forged), Some(9000), "{forged}");
         }
+        let back = [(REPLAYS, "1"), (REPLAY_TIMESTAMP, "5")];
+        assert_eq!(stamped(&back, Timestamp::CreateTime(9000)), Some(9000));
+        for none in [
+            Timestamp::NotAvailable,
+            Timestamp::CreateTime(-1),
+            Timestamp::LogAppendTime(-1),
+        ] {
+            assert_eq!(stamped(&back, none), None);
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_not_sent_back_itself_has_its_own_timestamp() {
+        let brokers = Timestamp::LogAppendTime(9000);
+        assert_eq!(stamped(&[], brokers), Some(9000));
+        assert_eq!(stamped(&[(REPLAY_TIMESTAMP, "5")], brokers), Some(9000));
+        // A dead letter of one that was sent back, in a dead-letter topic that is consumed.
+        let letter = [(REPLAYS, "1"), (REPLAY_TIMESTAMP, "5"), (PIPELINE, "a")];
+        assert_eq!(stamped(&letter, brokers), Some(9000));
+        // Sent back there itself.
+        let back = [&letter[..], &[(REPLAYS, "2"), (REPLAY_TIMESTAMP, "7")]].concat();
+        assert_eq!(stamped(&back, brokers), Some(7));
     }
 
     #[test]
@@ -318,12 +373,10 @@ mod tests {
             clock in prop_oneof![Just(i64::MIN), 0..1_800_000_000_000_000i64],
             timestamp in prop_oneof![Just(None), any::<i64>().prop_map(Some), (0..1_800_000_000_000i64).prop_map(Some)],
             noted in any::<i64>(),
-            first in prop_oneof![any::<i64>(), 0..1_800_000_000_000i64],
         ) {
             let given = Ledger::new(None, clock).admit(0, timestamp).unwrap();
-            let (noted, first) = (noted.to_string(), first.to_string());
-            let back = [(REPLAY_WRITE_TIMESTAMP, noted.as_str()), (REPLAY_TIMESTAMP, first.as_str())];
-            let headers = added(&[&[(REPLAYS, "1"), (REPLAY_PIPELINE, "a")][..], &back].concat());
+            let noted = noted.to_string();
+            let headers = added(&[(REPLAYS, "1"), (REPLAY_PIPELINE, "a"), (REPLAY_WRITE_TIMESTAMP, noted.as_str())]);
             prop_assert!((0..=given).contains(&write_timestamp(&headers, "a", timestamp, given)));
         }
     }

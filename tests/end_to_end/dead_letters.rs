@@ -206,7 +206,13 @@ fn one_that_gets_a_new_time_leaves_younger_rows_alone() {
         back.header("messina.replay_timestamp"),
         Some(&*first.timestamp.to_string())
     );
-    assert_eq!(scene.numbers.outputs("rows").len(), 3);
+    let outputs = bench.kafka.read(&bench.name("rows-enriched"));
+    assert_eq!(outputs.len(), 3);
+    let again = outputs
+        .iter()
+        .find(|o| o.header("messina.replays") == Some("1"))
+        .unwrap();
+    assert_eq!(again.timestamp, first.timestamp);
     drop(messina);
     drop(scene);
     bench.clean();

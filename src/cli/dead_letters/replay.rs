@@ -191,7 +191,8 @@ fn go(
             }
             let verdict = choice.judge(&record);
             if spot < from {
-                // It has gone back before, and what is the same record behind it does not.
+                // It has gone back before, and what is the same record behind it does not. What has come here since cannot be told from it.
+                summary.before += u64::from(verdict == Verdict::Send);
                 return Ok(ControlFlow::Continue(()));
             }
             let (Verdict::Send, Some(letter)) = (verdict, &record.letter) else {

@@ -271,8 +271,9 @@ fn headers(letter: &Letter) -> OwnedHeaders {
 mod tests {
     use super::*;
     use crate::cli::dead_letters::filter::Place;
-    use crate::sink::letter::write_timestamp;
-    use rdkafka::message::Headers;
+    use crate::sink::letter::{record_timestamp, write_timestamp};
+    use rdkafka::Timestamp;
+    use rdkafka::message::{Headers, OwnedMessage};
 
     fn letter(replays: u32) -> Letter {
         Letter {
@@ -366,7 +367,7 @@ mod tests {
         }
     }
 
-    /// Two records of one millisecond that were sent back write in their order, and none over what is younger.
+    /// Two records of one millisecond that were sent back write in their order.
     #[test]
     fn rows_have_the_write_timestamp_of_their_first_time() {
         let given = 9000;
@@ -378,8 +379,14 @@ mod tests {
             write_timestamp(&headers(&letter), "p", letter.timestamp_ms, given)
         };
         assert_eq!([7001, 7002].map(written), [7001, 7002]);
-        // Of another pipeline, in a topic that has given it another time.
-        assert_eq!(write_timestamp(&headers(&letter(0)), "q", Some(9), given), 7000);
+    }
+
+    #[test]
+    fn a_topic_that_gives_it_another_time_does_not_make_it_younger() {
+        let given = Timestamp::LogAppendTime(9);
+        let headers = Some(headers(&letter(0)));
+        let back = OwnedMessage::new(None, None, "orders".into(), given, 4, 10, headers);
+        assert_eq!(record_timestamp(&back), Some(7));
     }
 
     #[test]

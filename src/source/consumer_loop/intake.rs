@@ -18,7 +18,7 @@ use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
 use crate::pipeline::runner::Advance;
 use crate::retry::{Class, Jitter};
-use crate::sink::letter::write_timestamp;
+use crate::sink::letter::{record_timestamp, write_timestamp};
 use crate::source::assignment::{Intake, Partition};
 use crate::source::read::{Read, read};
 
@@ -66,7 +66,7 @@ impl Loop {
             }
             bounds.took();
         }
-        let timestamp_ms = message.timestamp().to_millis();
+        let timestamp_ms = record_timestamp(message);
         let (ticket, given) = match self.assignment.admit(partition, offset, timestamp_ms) {
             Ok(Intake::Admitted { ticket, timestamp }) => (ticket, timestamp),
             Ok(Intake::Refused) => return,

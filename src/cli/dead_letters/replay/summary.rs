@@ -7,6 +7,7 @@ use serde_json::json;
 use super::Replay;
 use super::choice::Verdict;
 use crate::cli::dead_letters::filter::{Place, Spot};
+use crate::cli::time::Moment;
 
 /// What came of a replay.
 #[derive(Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Summary {
     pub guarded: u64,
     pub repeated: u64,
     pub foreign: u64,
+    /// Before the place to go on from, and taken for sent: those that have come there since as well.
+    pub before: u64,
     /// Behind what was read of each partition that was read to its end.
     pub ends: BTreeSet<Spot>,
     /// The first that was not looked at, where the cap, a signal or an error came first.
@@ -121,9 +124,10 @@ fn in_json(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left:
     let next = left.next;
     json!({
         "dry_run": !args.yes, "read": summary.read, "chosen": summary.chosen, "sent": sent, "guarded": summary.guarded,
-        "repeated": summary.repeated, "foreign": summary.foreign, "next": next.map(|spot| spot.place.to_string()),
+        "repeated": summary.repeated, "foreign": summary.foreign, "before": summary.before, "next": next.map(|spot| spot.place.to_string()),
         "next_topic": next.and_then(|spot| topics.get(spot.topic)),
-        "only_left": places(topics, &left.only),
+        "only_left": places(topics, &left.only), "again": left.again,
+        "since": args.filter.since.map(Moment::text), "until": args.filter.until.map(Moment::text),
         "behind": places(topics, &summary.behind(args, sent, left)),
     })
 }
@@ -135,6 +139,13 @@ fn places(topics: &[String], spots: &BTreeSet<Spot>) -> serde_json::Value {
         (topic.to_owned(), places)
     };
     by_topic(topics, spots).into_iter().map(of_topic).collect()
+}
+
+/// The times of the filter, for another command: how long ago they are is less than it will be then, and what has grown older would be left out.
+fn moments(args: &Replay) -> String {
+    let one = |option: &str, moment: Option<Moment>| moment.map(|moment| format!(" {option} {}", moment.text()));
+    let both = [one("--since", args.filter.since), one("--until", args.filter.until)];
+    both.into_iter().flatten().collect()
 }
 
 fn how_to_go_on(args: &Replay, topics: &[String], left: &Left) -> String {
@@ -152,6 +163,10 @@ fn how_to_go_on(args: &Replay, topics: &[String], left: &Left) -> String {
     }
     if steps.is_empty() {
         return String::new();
+    }
+    let moments = moments(args);
+    for step in &mut steps {
+        step.push_str(&moments);
     }
     let again = if left.again {
         "; what behind it has arrived goes again"
@@ -179,6 +194,12 @@ pub fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left
     ];
     for (count, why) in left_out.into_iter().filter(|(count, _)| *count > 0) {
         text.push_str(&format!("; {count} left out: {why}"));
+    }
+    if summary.before > 0 {
+        text.push_str(&format!(
+            "; {} before --from-offset taken for sent, with what has come there since",
+            summary.before
+        ));
     }
     text.push('\n');
     text.push_str(&how_to_go_on(args, topics, left));
@@ -297,6 +318,34 @@ mod tests {
             on(&topics[..1], &many, Some((0, 300))),
             "stopped before 0:5: go on with --from-offset 0:5; what behind it has arrived goes again\n"
         );
+        let again = |pending: &[(usize, i64)]| {
+            let pending = pending.iter().copied().map(at).collect();
+            let left = Left::new(&[], pending, Some(at((0, 300))));
+            in_json(&args(&[]), &topics, &Summary::default(), 0, &left)["again"].clone()
+        };
+        assert_eq!((again(&many), again(&many[..1])), (json!(true), json!(false)));
+    }
+
+    #[test]
+    fn a_time_that_was_so_long_ago_is_the_same_when_it_goes_on() {
+        let topics = ["dead".to_owned()];
+        let at = |place: &str| Spot {
+            topic: 0,
+            place: place.parse().unwrap(),
+        };
+        let left = Left::new(&[], BTreeSet::from([at("0:5")]), Some(at("0:300")));
+        let args = args(&["--since", "2h", "--until", "2026-11-24T10:00:00.25Z"]);
+        let (since, until) = (args.filter.since.unwrap().text(), "2026-11-24T10:00:00.250Z");
+        assert_eq!(
+            how_to_go_on(&args, &topics, &left),
+            format!(
+                "stopped before 0:300: go on with --only 0:5 --since {since} --until {until}, \
+                 and then with --from-offset 0:300 --since {since} --until {until}\n"
+            )
+        );
+        let json = in_json(&args, &topics, &Summary::default(), 0, &left);
+        assert_eq!((&json["since"], &json["until"]), (&json!(since), &json!(until)));
+        assert_eq!(crate::cli::time::parse(&since), Ok(args.filter.since.unwrap()));
     }
 
     #[test]

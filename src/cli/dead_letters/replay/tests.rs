@@ -122,18 +122,45 @@ fn what_went_back_before_the_place_to_go_on_from_does_not_go_again() {
         ),
         (
             &["--max", "1", "--from-topic", "a", "--from-offset", "0:1"],
-            "1 sent, of 3 dead letters read; 2 left out: there twice\n\
+            "1 sent, of 3 dead letters read; 2 left out: there twice; \
+             1 before --from-offset taken for sent, with what has come there since\n\
              stopped before 0:1 of b: go on with --from-topic b --from-offset 0:1\n",
         ),
         (
             &["--from-topic", "b", "--from-offset", "0:1"],
-            "1 sent, of 1 dead letters read\n",
+            "1 sent, of 1 dead letters read; 2 before --from-offset taken for sent, with what has come there since\n",
         ),
     ] {
         assert_eq!(stage.replay(more), told);
     }
     let there = stage.producer.client().fetch_watermarks("t", 0, LIMIT);
     assert_eq!(there, Ok((0, 3)));
+}
+
+/// It cannot be told from those that were sent, so that it is said.
+#[test]
+fn what_has_come_before_the_place_to_go_on_from_is_counted() {
+    let stage = Stage::new(&["a", "b"]);
+    for (dead, offset) in [("a", 10), ("b", 11), ("b", 12)] {
+        stage.letter(dead, "t", offset);
+    }
+    let first = stage.replay(&["--max", "2"]);
+    assert!(
+        first.contains("go on with --from-topic b --from-offset 0:1\n"),
+        "{first}"
+    );
+    for dead in ["a", "b"] {
+        stage.letter(dead, "t", 13);
+    }
+    let on = ["--from-topic", "b", "--from-offset", "0:1"];
+    assert_eq!(
+        stage.replay(&on),
+        "1 sent, of 2 dead letters read; 1 left out: there twice; \
+         3 before --from-offset taken for sent, with what has come there since\n"
+    );
+    let json = stage.replay(&[&on[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["before"], 3, "{json}");
 }
 
 /// A transaction held it back, or its producer did: a time would leave it out the next time.
