@@ -566,7 +566,10 @@ mod tests {
         for (plain, adds) in [(true, false), (true, true), (false, true)] {
             assert!(not_applied(&error, plain, adds));
         }
-        assert!(!refused(&other_id(), true), "the driver has no other id to repeat it by");
+        assert!(
+            !refused(&other_id(), true),
+            "the driver has no other id to repeat it by"
+        );
     }
 
     #[test]
