@@ -26,7 +26,7 @@ fn problem(tls: &SslConnector, node: &str, limit: Duration) -> Option<String> {
     } else {
         format!("{node}:9042")
     };
-    // The driver takes another than the first, perhaps.
+    // The driver tries them all, too.
     let mut addresses = with_port.to_socket_addrs().ok()?;
     addresses.find_map(|address| problem_at(tls, address, limit))
 }
