@@ -48,13 +48,15 @@ pub fn execution(error: &ExecutionError) -> StoreError {
 }
 
 /// Whether a failed execution has certainly applied nothing: no node was asked, or the one that was asked refused before it sent anything on. It
-/// is so for a write of one partition without a condition that the driver does not take for idempotent: others it may have sent before, and
-/// they may have been applied in part. An overloaded server is not sure of it. Nor is ScyllaDB of a counter (`adds`) where too few nodes are there: the
-/// leader adds to it before it looks for the others.
-pub fn not_applied(error: &ExecutionError, adds: bool) -> bool {
+/// is so for a write that the driver does not take for idempotent: others it may have sent before. Unless it is of one partition and without a condition
+/// (`plain`), it may have been applied in part. An overloaded server is not sure of it. Nor is ScyllaDB of a counter (`adds`) where too few nodes are there:
+/// the leader adds to it before it looks for the others.
+pub fn not_applied(error: &ExecutionError, plain: bool, adds: bool) -> bool {
     match error {
-        ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => true,
-        ExecutionError::LastAttemptError(e) => refused(e, adds),
+        // The node did not know the statement: whatever that says, it was not run.
+        ExecutionError::LastAttemptError(RequestAttemptError::RepreparedIdChanged { .. }) => true,
+        ExecutionError::EmptyPlan | ExecutionError::ConnectionPoolError(_) => plain,
+        ExecutionError::LastAttemptError(e) => plain && refused(e, adds),
         _ => false,
     }
 }
@@ -517,8 +519,8 @@ mod tests {
             alive: 1,
         };
         let of_a_counter = answered(unavailable.clone());
-        assert!(!not_applied(&of_a_counter, true));
-        assert!(not_applied(&answered(DbError::IsBootstrapping), true));
+        assert!(!not_applied(&of_a_counter, true, true));
+        assert!(not_applied(&answered(DbError::IsBootstrapping), true, true));
         // What the driver repeats where nothing was applied, whatever was asked.
         assert!(refused(&RequestAttemptError::UnableToAllocStreamId, true));
         for sure in [
@@ -529,11 +531,12 @@ mod tests {
             answered(DbError::IsBootstrapping),
             answered(limit(true)),
         ] {
-            assert!(not_applied(&sure, false), "{sure}");
+            assert!(not_applied(&sure, true, false), "{sure}");
+            assert!(!not_applied(&sure, false, false), "{sure}");
             assert_eq!(execution(&sure).class, Transient, "{sure}");
         }
         for wrong in [DbError::Invalid, DbError::SyntaxError] {
-            assert!(not_applied(&answered(wrong), true));
+            assert!(not_applied(&answered(wrong), true, true));
         }
         for unsure in [
             ExecutionError::RequestTimeout(Duration::from_secs(1)),
@@ -547,8 +550,26 @@ mod tests {
                 write_type: WriteType::Simple,
             }),
         ] {
-            assert!(!not_applied(&unsure, false), "{unsure}");
+            assert!(!not_applied(&unsure, true, false), "{unsure}");
         }
+    }
+
+    #[test]
+    fn a_statement_that_the_node_did_not_know_was_not_run_whatever_it_says() {
+        let other_id = || RequestAttemptError::RepreparedIdChanged {
+            statement: "UPDATE t SET n = n + 1 WHERE id IN (:a, :b)".to_owned(),
+            expected_id: vec![1],
+            reprepared_id: vec![2],
+        };
+        let error = ExecutionError::LastAttemptError(other_id());
+        assert_eq!(execution(&error).label, "other_id");
+        for (plain, adds) in [(true, false), (true, true), (false, true)] {
+            assert!(not_applied(&error, plain, adds));
+        }
+        assert!(
+            !refused(&other_id(), true),
+            "the driver has no other id to repeat it by"
+        );
     }
 
     #[test]

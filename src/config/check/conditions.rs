@@ -1,13 +1,14 @@
 //! Conditional writes beside plain ones of the same table.
 //!
 //! The database stamps what a condition (`IF …`) lets pass by its own clock, and a plain write has the time of its record. That is the older one, mostly: it
-//! is acknowledged, and what it wrote is never seen. Which columns both write is not looked at here, so it is a warning.
+//! is acknowledged, and what it wrote is never seen. Where both name the columns that they write, and none is the same, nothing is lost. Of two insertions the
+//! table's key is among them, which is not told apart here, so it is a warning.
 
 use std::ops::Range;
 
 use super::super::{Config, Diagnostic, Pipeline, Step, StepKind, Write, codes};
 use super::Report;
-use super::cql::{tables, tokens};
+use super::cql::{tables, tokens, written};
 
 pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     // The embedded store takes no condition.
@@ -16,7 +17,8 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
     for (step, write, table) in writes(pipeline, keyspace) {
         let Some(range) = condition(write) else { continue };
         let mut all = config.pipelines.values().flat_map(|other| writes(other, keyspace));
-        let plain = all.find(|(_, other, written)| *written == table && condition(other).is_none());
+        let plain =
+            all.find(|(_, other, changed)| *changed == table && condition(other).is_none() && meet(write, other));
         let Some((other, plain, _)) = plain else { continue };
         let message = format!(
             "`{}` writes {table} with the time of its record, and loses as long as that is older than what `{}` wrote by the database's clock",
@@ -44,6 +46,14 @@ fn writes<'c>(
         let table = tables(&write.cql, keyspace).into_iter().next()?;
         Some((step, write, table))
     })
+}
+
+/// Whether two writes may change the same column: one that names none may change any.
+fn meet(one: &Write, other: &Write) -> bool {
+    let (Some(one), Some(other)) = (written(&one.cql), written(&other.cql)) else {
+        return true;
+    };
+    one.iter().any(|column| other.contains(column))
 }
 
 /// Where a write says `IF`, if it has a condition.

@@ -91,12 +91,7 @@ fn quoted(text: &str, quote: char) -> usize {
 /// The tables that a statement names, as `keyspace.table` where the keyspace is known: what a write changes comes first.
 pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
     let tokens = tokens(text);
-    let name = |index: usize| {
-        let (token, range) = tokens.get(index)?;
-        let written = &text[range.clone()];
-        let is_name = matches!(token, Token::Word(_)) || written.starts_with('"');
-        is_name.then(|| kept(written))
-    };
+    let name = |index: usize| name(text, tokens.get(index)?);
     let is_dot = |index: usize| matches!(tokens.get(index), Some((Token::Symbol('.'), _)));
     let introduces = |index: &usize| {
         let (token, _) = &tokens[*index];
@@ -112,6 +107,39 @@ pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
         })
     };
     (0..tokens.len()).filter(introduces).filter_map(table).collect()
+}
+
+/// The columns that an insertion or an update names as written, the key's among them in an insertion. None where they cannot be seen, and for a deletion.
+pub(super) fn written(text: &str) -> Option<Vec<String>> {
+    let tokens = tokens(text);
+    let word = |keyword: &str| tokens.iter().position(|(token, _)| token.is(keyword));
+    let symbol = |wanted: char| tokens.iter().position(|(token, _)| *token == Token::Symbol(wanted));
+    let listed = if tokens.first()?.0.is("insert") {
+        symbol('(')? + 1..symbol(')')?
+    } else {
+        word("set")? + 1..word("where")?
+    };
+    let mut columns = Vec::new();
+    let (mut begins, mut depth) = (true, 0);
+    for token in tokens.get(listed)? {
+        if begins {
+            columns.push(name(text, token)?);
+        }
+        begins = depth == 0 && token.0 == Token::Symbol(',');
+        match token.0 {
+            Token::Symbol('(' | '[' | '{') => depth += 1,
+            Token::Symbol(')' | ']' | '}') => depth -= 1,
+            _ => {}
+        }
+    }
+    Some(columns)
+}
+
+/// The name that a token is, as the database keeps it.
+fn name(text: &str, (token, range): &(Token<'_>, Range<usize>)) -> Option<String> {
+    let written = &text[range.clone()];
+    let is_name = matches!(token, Token::Word(_)) || written.starts_with('"');
+    is_name.then(|| kept(written))
 }
 
 /// A name as the database keeps it: its case counts between double quotes alone.
@@ -312,6 +340,35 @@ mod tests {
     }
 
     #[test]
+    fn columns_that_are_written_are_those_that_are_named() {
+        let cases: [(&str, Option<&[&str]>); 9] = [
+            (
+                "INSERT INTO t (Id, \"Name\") VALUES (:id, :n) IF NOT EXISTS",
+                Some(&["id", "Name"]),
+            ),
+            ("insert into k.t (id) values (:id)", Some(&["id"])),
+            (
+                "UPDATE t USING TTL 5 SET a = :a, m[:k] = :v, u.f = 'x, y = 1' WHERE id = :id IF b = 1",
+                Some(&["a", "m", "u"]),
+            ),
+            (
+                "UPDATE t SET l = l + [1, 2], u = {f: :f, g: f(:a, :b)}, n += 1 WHERE id = :id",
+                Some(&["l", "u", "n"]),
+            ),
+            ("INSERT INTO t JSON :row", None),
+            ("DELETE FROM t WHERE id = :id", None),
+            ("DELETE a FROM t WHERE id = :id", None),
+            ("UPDATE t SET", None),
+            ("", None),
+        ];
+        for (cql, wanted) in cases {
+            let found = written(cql);
+            let found: Option<Vec<&str>> = found.as_ref().map(|names| names.iter().map(String::as_str).collect());
+            assert_eq!(found.as_deref(), wanted, "{cql}");
+        }
+    }
+
+    #[test]
     fn markers_are_found_outside_of_strings() {
         let markers: Vec<_> = tokens("SELECT a FROM t WHERE b = :b AND c = ':c' AND d={'k': :d}")
             .into_iter()
@@ -331,6 +388,8 @@ mod tests {
         fn no_text_breaks_the_scan(text in "\\PC*", code in "[a-zI=+:?'\"$/*\\[\\] -]*") {
             unrepeatable(&tokens(&text));
             unrepeatable(&tokens(&code));
+            written(&text);
+            written(&code);
             tables(&text, None);
             tables(&code, Some(&text));
         }

@@ -460,14 +460,16 @@ async fn a_write_that_is_not_idempotent_is_never_repeated() {
 
 #[tokio::test]
 async fn a_write_that_was_certainly_not_applied_is_made_again_idempotent_or_not() {
-    let refused = StoreError {
-        not_applied: true,
-        ..StoreError::transient("unavailable", "too few nodes are alive")
-    };
-    let bench = fails_once_at_its_write(refused).await;
-    assert!(!matches!(bench.end(), How::Fatal(_)));
-    assert_eq!(bench.store.writes().len(), 1);
-    assert_eq!(bench.store.calls(), 3);
+    for label in ["unavailable", "other_id"] {
+        let refused = StoreError {
+            not_applied: true,
+            ..StoreError::transient(label, "too few nodes are alive")
+        };
+        let bench = fails_once_at_its_write(refused).await;
+        assert!(!matches!(bench.end(), How::Fatal(_)), "{label}");
+        assert_eq!(bench.store.writes().len(), 1, "{label}");
+        assert_eq!(bench.store.calls(), 3, "{label}");
+    }
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ impl ScyllaStore {
         };
         let answer = self.session().execute_unpaged(&prepared, &bind).await;
         let answer = answer.map_err(|e| StoreError {
-            not_applied: inner.once && classify::not_applied(&e, inner.adds),
+            not_applied: !prepared.get_is_idempotent() && classify::not_applied(&e, inner.plain, inner.adds),
             ..self.failed(&e)
         });
         let result = match answer {

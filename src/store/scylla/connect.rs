@@ -177,9 +177,11 @@ fn check_metadata(session: &Session) -> Result<(), StoreError> {
     ))
 }
 
-/// The driver waits without a limit for a contact point that is silent in its TLS handshake.
+/// The driver waits without a limit for a contact point that is silent in its TLS handshake, and for others one after the other.
 fn not_open(limit: Duration) -> StoreError {
-    let message = format!("no session within {limit:?}: a node takes connections and answers nothing");
+    let message = format!(
+        "no session within {limit:?}: a contact point takes connections and answers nothing, or many do not answer at all"
+    );
     StoreError::transient("timeout", message)
 }
 
@@ -336,6 +338,11 @@ mod tests {
         assert!(
             error.message.contains(&node) && error.message.contains("answers nothing"),
             "{error}"
+        );
+        let told = not_open(Duration::from_secs(60)).message;
+        assert!(
+            told.contains("within 60s") && told.contains("do not answer at all"),
+            "{told}"
         );
     }
 

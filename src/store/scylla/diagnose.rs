@@ -5,7 +5,7 @@
 //! node's first byte. Invariant: it sends no login, only the question which options there are, which every node answers.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use openssl::ssl::{HandshakeError, SslConnector, SslConnectorBuilder};
@@ -14,7 +14,7 @@ use openssl::x509::X509VerifyResult;
 /// An OPTIONS request of CQL 4: version, flags, stream, opcode, length.
 const OPTIONS: [u8; 9] = [4, 0, 0, 0, 5, 0, 0, 0, 0];
 
-/// What is wrong with TLS to the first of these nodes that can be reached and has something wrong; none if nothing is. Each wait for a node has this limit.
+/// What is wrong with TLS to the first of these nodes that can be reached and has something wrong; none if nothing is. Each wait for an address has this limit.
 pub(super) fn tls(context: SslConnectorBuilder, nodes: &[String], limit: Duration) -> Option<String> {
     let tls = context.build();
     nodes.iter().find_map(|node| problem(&tls, node, limit))
@@ -26,7 +26,12 @@ fn problem(tls: &SslConnector, node: &str, limit: Duration) -> Option<String> {
     } else {
         format!("{node}:9042")
     };
-    let address = with_port.to_socket_addrs().ok()?.next()?;
+    // The driver tries them all, too.
+    let mut addresses = with_port.to_socket_addrs().ok()?;
+    addresses.find_map(|address| problem_at(tls, address, limit))
+}
+
+fn problem_at(tls: &SslConnector, address: SocketAddr, limit: Duration) -> Option<String> {
     let stream = TcpStream::connect_timeout(&address, limit).ok()?;
     stream.set_read_timeout(Some(limit)).ok()?;
     stream.set_write_timeout(Some(limit)).ok()?;
@@ -62,4 +67,25 @@ fn problem(tls: &SslConnector, node: &str, limit: Duration) -> Option<String> {
     } else {
         format!("TLS with {address}: the node refuses us: {error}")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::ssl::SslMethod;
+
+    use super::*;
+
+    #[test]
+    fn each_address_of_a_name_is_tried() {
+        // Never accepted: the system takes connections for it. Where `::1` comes first, nobody listens there.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap();
+        let context = SslConnector::builder(SslMethod::tls_client()).unwrap();
+        let node = format!("localhost:{}", address.port());
+        let found = tls(context, &[node], Duration::from_millis(100)).unwrap();
+        assert!(
+            found.contains(&address.to_string()) && found.contains("answers nothing"),
+            "{found}"
+        );
+    }
 }

@@ -1,10 +1,10 @@
-//! Nodes that take a connection and never answer in its TLS handshake, as a frozen one.
+//! Nodes that take a connection and never answer in its TLS handshake, as a frozen one, or answer nothing at all.
 //!
 //! Why: the driver limits the connection and not the handshake, and opens no session before it knows of each node whether there is a connection with it: one
 //! such node, of whatever datacenter, would keep every process from starting. So, where the driver asks for the address of a node, a handshake is tried first,
 //! within a limit. A node that does not answer then has no address: it counts as away, and is tried again. What else is wrong with a node the driver finds by itself.
 //!
-//! Invariants: a node that has answered is not tried again for [`AGAIN`], so that of the many connections of a pool few have a second handshake. The driver
+//! Invariants: a port of a node that has answered is not tried again for [`AGAIN`], so that of the many connections of a pool few have a second handshake. The driver
 //! does not ask for the address of a contact point: one that is frozen takes the whole time that a session may take to open.
 
 use std::collections::HashMap;
@@ -20,15 +20,15 @@ use openssl::ssl::{ErrorCode, HandshakeError, SslConnector};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// That a node answers holds for so long.
+/// That a port of a node answers holds for so long.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Tries handshakes with nodes, for the driver.
 pub(super) struct Handshakes {
     tls: SslConnector,
     limit: Duration,
-    /// Nodes by their ids, and when each has answered.
-    answered: Mutex<HashMap<u128, Instant>>,
+    /// Ports of nodes by the ids of these, and when each has answered. A node of ScyllaDB has one more, whose connections go to a shard.
+    answered: Mutex<HashMap<(u128, u16), Instant>>,
 }
 
 impl Handshakes {
@@ -43,17 +43,21 @@ impl Handshakes {
 
     async fn address(&self, node: u128, address: SocketAddr) -> Result<SocketAddr, TranslationError> {
         let answered = || self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = answered().get(&node).is_some_and(|at| at.elapsed() < AGAIN);
-        if !known {
-            if is_silent(&self.tls, address, self.limit).await {
-                let what = format!(
-                    "it takes connections, and no TLS handshake ends within {:?}",
-                    self.limit
-                );
+        let port = (node, address.port());
+        let known = answered().get(&port).is_some_and(|at| at.elapsed() < AGAIN);
+        if known {
+            return Ok(address);
+        }
+        match is_silent(&self.tls, address, self.limit).await {
+            Some(true) => {
+                let what = format!("no TLS handshake ends within {:?}", self.limit);
                 let error = io::Error::new(io::ErrorKind::TimedOut, what);
                 return Err(TranslationError::IoError(Arc::new(error)));
             }
-            answered().insert(node, Instant::now());
+            Some(false) => {
+                answered().insert(port, Instant::now());
+            }
+            None => {}
         }
         Ok(address)
     }
@@ -74,12 +78,14 @@ impl AddressTranslator for Handshakes {
     }
 }
 
-/// Whether a node takes a connection, and a handshake on it neither ends nor fails in time.
-async fn is_silent(tls: &SslConnector, address: SocketAddr, limit: Duration) -> bool {
-    let Ok(Ok(stream)) = timeout(limit, TcpStream::connect(address)).await else {
-        return false;
+/// Whether there is no connection in time, or a handshake on it neither ends nor fails; none where the connection is refused, which the driver
+/// finds out by itself.
+async fn is_silent(tls: &SslConnector, address: SocketAddr, limit: Duration) -> Option<bool> {
+    let Ok(stream) = timeout(limit, TcpStream::connect(address)).await else {
+        return Some(true);
     };
-    let Ok(configured) = tls.configure() else { return false };
+    let stream = stream.ok()?;
+    let configured = tls.configure().ok()?;
     let handshake = async {
         let mut step = configured.connect(&address.ip().to_string(), Through(&stream));
         while let Err(HandshakeError::WouldBlock(midway)) = step {
@@ -94,7 +100,7 @@ async fn is_silent(tls: &SslConnector, address: SocketAddr, limit: Duration) -> 
             step = midway.handshake();
         }
     };
-    timeout(limit, handshake).await.is_err()
+    Some(timeout(limit, handshake).await.is_err())
 }
 
 /// OpenSSL reads and writes without waiting.
@@ -138,6 +144,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_node_that_takes_no_connection_in_time_has_no_address() {
+        // Never accepted: once so many wait, the system answers no more.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let full = socket.listen(1).unwrap();
+        let address = full.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = timeout(LIMIT, TcpStream::connect(address)).await {
+            waiting.push(stream.unwrap());
+        }
+        assert!(handshakes().address(1, address).await.is_err());
+    }
+
+    #[tokio::test]
     async fn what_else_is_wrong_with_a_node_is_left_to_the_driver_and_not_asked_twice() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -154,13 +174,16 @@ mod tests {
         drop((stream, listener));
         // Nobody listens there any more.
         assert_eq!(handshakes.address(2, address).await.unwrap(), address);
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = silent.local_addr().unwrap();
+        let _silent = std::net::TcpListener::bind(address).unwrap();
         assert_eq!(
             handshakes.address(1, address).await.unwrap(),
             address,
             "it has answered just now"
         );
-        assert!(handshakes.address(3, address).await.is_err());
+        let refused = handshakes.address(2, address).await;
+        assert!(refused.is_err(), "who has refused a connection has not answered");
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let other = handshakes.address(1, other.local_addr().unwrap()).await;
+        assert!(other.is_err(), "another port has not answered");
     }
 }

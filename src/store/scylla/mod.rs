@@ -82,8 +82,8 @@ pub struct ScyllaStatement {
     unpaged: bool,
     /// It selects `*`, so that an answer may have columns that were not prepared.
     all_columns: bool,
-    /// It is written once, to one partition and without a condition, so that a refusal may tell that nothing was applied.
-    once: bool,
+    /// It is written to one partition and without a condition, so that a refusal may tell that nothing was applied.
+    plain: bool,
     /// It may change a counter.
     adds: bool,
     /// Whether it is still taken, where the database refuses to run it.
@@ -372,7 +372,7 @@ impl Store for ScyllaStore {
                 group,
                 unpaged,
                 all_columns: scanned.selects_all(),
-                once: !options.idempotent && !scanned.has_word("if") && !scanned.has_word("in"),
+                plain: !scanned.has_word("if") && !scanned.has_word("in"),
                 adds: scanned.has_symbol('+') || scanned.has_symbol('-'),
                 taken: Taken::default(),
             }),

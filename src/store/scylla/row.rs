@@ -71,7 +71,8 @@ pub(super) fn are_still<'p, 'f, 'd: 'f>(
     planned.all(|ty| found.next().is_some_and(|now| is_still(ty, now))) && found.next().is_none()
 }
 
-/// Whether a type is what it was. A type of one's own may have got fields, which are left out. Nothing is allocated for scalars: it is asked of each answer.
+/// Whether a type is what it was. A type of one's own may have got fields, which are left out; the others keep their places, by which they are read. Nothing is
+/// allocated for scalars: it is asked of each answer.
 fn is_still(planned: &ColumnType, found: &Driver<'_>) -> bool {
     use ColumnType as Planned;
     match (planned, found) {
@@ -101,8 +102,9 @@ fn is_still(planned: &ColumnType, found: &Driver<'_>) -> bool {
         }
         (Planned::Tuple(planned), Driver::Tuple(found)) => are_still(planned, found.iter()),
         (Planned::Udt { fields, .. }, Driver::UserDefinedType { definition, .. }) => {
-            let found = definition.field_types.iter().map(|(_, ty)| ty);
-            are_still(fields.iter().map(|(_, ty)| ty), found.take(fields.len()))
+            let found = &definition.field_types;
+            let mut pairs = fields.iter().zip(found);
+            fields.len() <= found.len() && pairs.all(|((name, ty), (now, found))| name == now && is_still(ty, found))
         }
         _ => *planned == ColumnType::from(found),
     }
@@ -441,12 +443,15 @@ mod tests {
             dimensions,
         };
         let tuple = |item: &Driver<'static>| Driver::Tuple(vec![int.clone(), item.clone()]);
-        let address = |fields: &[&Driver<'static>]| Driver::UserDefinedType {
+        let address = |fields: &[(&'static str, &Driver<'static>)]| Driver::UserDefinedType {
             frozen: true,
             definition: Arc::new(UserDefinedType {
                 name: "address".into(),
                 keyspace: "k".into(),
-                field_types: fields.iter().map(|ty| ("f".into(), (*ty).clone())).collect(),
+                field_types: fields
+                    .iter()
+                    .map(|(name, ty)| ((*name).into(), (*ty).clone()))
+                    .collect(),
             }),
         };
         for (planned, found, still) in [
@@ -457,9 +462,19 @@ mod tests {
             (vector(3), vector(4), false),
             (tuple(&int), tuple(&int), true),
             (tuple(&int), tuple(&text), false),
-            (address(&[&int]), address(&[&int, &text]), true),
-            (address(&[&int, &text]), address(&[&int, &int]), false),
-            (address(&[&int, &text]), address(&[&int]), false),
+            (address(&[("a", &int)]), address(&[("a", &int), ("b", &text)]), true),
+            (
+                address(&[("a", &int), ("b", &text)]),
+                address(&[("a", &int), ("b", &int)]),
+                false,
+            ),
+            (address(&[("a", &int), ("b", &text)]), address(&[("a", &int)]), false),
+            // Made anew in another order.
+            (
+                address(&[("a", &int), ("b", &int)]),
+                address(&[("b", &int), ("a", &int)]),
+                false,
+            ),
             (list(&int), int.clone(), false),
         ] {
             assert_eq!(
