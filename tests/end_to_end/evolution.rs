@@ -175,8 +175,12 @@ fn evolution() {
         assert_eq!(letter.header("messina.reason"), Some(reason), "{}", letter.about());
         let message = letter.header("messina.message").unwrap();
         assert!(message.contains(says), "does not say {says}: {message}");
-        // Told as an error, with the schema, once the records come.
+        // Told as an error, with the schema, once the records come; of those that the registry does not give as Avro, the first for a while.
         let told = messina.lines("ERROR");
+        if reason == "registry" && !told.iter().any(|line| line.contains(says)) {
+            assert!(told.iter().any(|line| line.contains("only AVRO")), "{told:?}");
+            continue;
+        }
         let of_it = told
             .iter()
             .any(|line| line.contains(says) && line.contains(&id.to_string()));

@@ -306,12 +306,16 @@ impl Loop {
     pub(super) fn schema_known(&mut self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>) {
         self.resolving.remove(&id);
         self.hold_until = None;
-        // What is no framing at all may give another id with each record.
-        if let Err(failure) = &plan
-            && let Some(suppressed) = self.parts.runtime.told("unusable_schema")
-        {
-            tracing::error!(pipeline = %self.name(), schema = id, suppressed, "{failure}");
-            self.note_error(failure.to_string());
+        if let Err(failure) = &plan {
+            // Schemas that do not fit are as many as there are; what is no framing at all may give another id with each record.
+            let told = match failure.reason {
+                "registry" => self.parts.runtime.told("unknown_schema"),
+                _ => Some(0),
+            };
+            if let Some(suppressed) = told {
+                tracing::error!(pipeline = %self.name(), schema = id, suppressed, "{failure}");
+                self.note_error(failure.to_string());
+            }
         }
         let now = Instant::now();
         self.plans.learn(id, plan, now);

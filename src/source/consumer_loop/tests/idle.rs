@@ -355,13 +355,18 @@ async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
 }
 
 #[tokio::test]
-async fn schemas_that_cannot_be_used_are_told_once_for_a_while() {
+async fn ids_that_nobody_knows_are_told_once_for_a_while_and_schemas_that_do_not_fit_each() {
     let mut this = idle(TOML.to_owned()).await;
     for id in 0..100 {
-        let unknown = Failure::permanent("schema", format!("the registry does not know {id}"));
+        let unknown = Failure::permanent("registry", format!("the registry does not know {id}"));
         this.schema_known(id, Err(unknown));
     }
     assert_eq!(this.last_errors.len(), 1);
+    for id in 100..102 {
+        let other = Failure::permanent("schema", format!("schema {id} breaks the pipeline"));
+        this.schema_known(id, Err(other));
+    }
+    assert_eq!(this.last_errors.len(), 3);
 }
 
 #[tokio::test]
