@@ -12,8 +12,8 @@ const BURST: f64 = 0.25;
 /// See the module's page. Shared by the consumers of a pipeline.
 #[derive(Debug)]
 pub struct Bounds {
-    /// The first offset of each partition that is not taken; of others nothing is.
-    ends: HashMap<(String, i32), i64>,
+    /// The first offset of each partition that is not taken, by topic; of others nothing is.
+    ends: HashMap<String, HashMap<i32, i64>>,
     pace: Option<Mutex<Pace>>,
 }
 
@@ -57,13 +57,17 @@ impl Bounds {
     /// Up to these ends, and so many records a second where that is bounded.
     pub fn new(ends: HashMap<(String, i32), i64>, per_second: Option<f64>, now: Instant) -> Bounds {
         let pace = per_second.map(|per_second| Mutex::new(Pace::new(per_second, now)));
-        Bounds { ends, pace }
+        let mut by_topic: HashMap<String, HashMap<i32, i64>> = HashMap::new();
+        for ((topic, partition), end) in ends {
+            by_topic.entry(topic).or_default().insert(partition, end);
+        }
+        Bounds { ends: by_topic, pace }
     }
 
     /// Whether a record is before the end of its partition.
     pub fn contains(&self, topic: &str, partition: i32, offset: i64) -> bool {
-        let end = self.ends.iter().find(|((t, p), _)| t == topic && *p == partition);
-        end.is_some_and(|(_, end)| offset < *end)
+        let end = self.ends.get(topic).and_then(|ends| ends.get(&partition));
+        end.is_some_and(|end| offset < *end)
     }
 
     /// Whether another record may be taken now.
@@ -87,9 +91,20 @@ mod tests {
     #[test]
     fn nothing_behind_the_end_is_taken() {
         let now = Instant::now();
-        let bounds = Bounds::new(HashMap::from([(("t".to_owned(), 1), 10)]), None, now);
-        let taken = [("t", 1, 9), ("t", 1, 10), ("t", 0, 0), ("u", 1, 0)].map(|(t, p, o)| bounds.contains(t, p, o));
-        assert_eq!(taken, [true, false, false, false]);
+        let ends = [("t", 1, 10), ("t", 2, 20), ("v", 1, 30)].map(|(t, p, end)| ((t.to_owned(), p), end));
+        let bounds = Bounds::new(HashMap::from(ends), None, now);
+        let places = [
+            ("t", 1, 9),
+            ("t", 1, 10),
+            ("t", 2, 19),
+            ("v", 1, 29),
+            ("v", 1, 30),
+            ("t", 0, 0),
+            ("v", 2, 0),
+            ("u", 1, 0),
+        ];
+        let taken = places.map(|(t, p, o)| bounds.contains(t, p, o));
+        assert_eq!(taken, [true, false, true, true, false, false, false, false]);
         assert!(bounds.has_room(now));
     }
 
