@@ -192,6 +192,8 @@ type Left = (u64, KafkaResult<()>);
 struct Loop {
     parts: Parts,
     topics: Vec<Arc<str>>,
+    /// That of the record taken last, by its place among them.
+    last_topic: u16,
     assignment: Assignment,
     held: HashMap<Partition, Held, foldhash::fast::RandomState>,
     watchdogs: Watchdogs,
@@ -331,6 +333,7 @@ impl Loop {
         gauges.dead_letter_stop.set(i64::from(stopped_by_limit));
         Loop {
             topics: parts.topics.iter().map(|t| Arc::from(t.as_str())).collect(),
+            last_topic: 0,
             assignment: Assignment::with_writes(parts.runtime.program.writes()),
             held: HashMap::default(),
             ends: Ends::new(parts.stall_after),

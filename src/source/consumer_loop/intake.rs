@@ -61,7 +61,7 @@ impl Loop {
         };
         let offset = message.offset();
         if let Some(bounds) = &self.parts.bounds {
-            if !bounds.contains(message.topic(), message.partition(), offset) {
+            if !bounds.contains(self.topic(partition), partition.index, offset) {
                 return self.leave_alone(message);
             }
             bounds.took();

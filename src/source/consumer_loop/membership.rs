@@ -131,13 +131,24 @@ impl Loop {
         })
     }
 
-    pub(super) fn partition_of(&self, message: &BorrowedMessage<'_>) -> Option<Partition> {
+    pub(super) fn partition_of(&mut self, message: &BorrowedMessage<'_>) -> Option<Partition> {
         let index = message.partition();
         // The name of a message's topic is checked for UTF-8 each time that it is asked for.
         match self.topics.as_slice() {
             [_] => Some(Partition { topic: 0, index }),
-            _ => self.partition(message.topic(), index),
+            _ => self.partition_in_turn(message.topic(), index),
         }
+    }
+
+    /// The same as [`Loop::partition`] for one record after the other: they come in runs of one topic, which is looked at first.
+    pub(super) fn partition_in_turn(&mut self, topic: &str, index: i32) -> Option<Partition> {
+        let last = self.last_topic;
+        if self.topics.get(usize::from(last)).is_some_and(|t| **t == *topic) {
+            return Some(Partition { topic: last, index });
+        }
+        let partition = self.partition(topic, index)?;
+        self.last_topic = partition.topic;
+        Some(partition)
     }
 
     pub(super) fn topic(&self, partition: Partition) -> &Arc<str> {

@@ -431,6 +431,16 @@ async fn only_a_pause_over_the_budget_is_counted() {
 }
 
 #[tokio::test]
+async fn records_of_several_topics_are_told_apart_in_whatever_turn_they_come() {
+    let mut this = idle(TOML.to_owned()).await;
+    this.topics = vec!["a".into(), "b".into(), "c".into()];
+    let turn = ["b", "b", "c", "d", "c", "a", "b", "a"];
+    let found = turn.map(|topic| this.partition_in_turn(topic, 7).map(|p| (p.topic, p.index)));
+    let places = [1_u16, 1, 2, 9, 2, 0, 1, 0].map(|topic| (topic < 3).then_some((topic, 7_i32)));
+    assert_eq!(found, places);
+}
+
+#[tokio::test]
 async fn however_short_a_stall_is_librdkafka_is_not_silent_between_two_reports() {
     let mut this = idle(TOML.to_owned()).await;
     this.joined = true;
