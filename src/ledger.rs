@@ -11,7 +11,7 @@
 //! Invariants:
 //! - the committable offset is never above an unfinished one, and never goes back;
 //! - write timestamps strictly increase, are never negative, and are the same when replayed from any [`Position`];
-//! - the front of the ring is unfinished, so finished records cost memory only behind an unfinished one ([`Ledger::span`]).
+//! - the front of the ring is unfinished, so finished records cost memory only behind an unfinished one ([`Ledger::waiting_bytes`]).
 
 use std::collections::VecDeque;
 
@@ -39,6 +39,9 @@ const LOOKED_AT: usize = 256;
 /// So many write timestamps a record has, or a multiple. Were they as many as its writes, records that run again in a pipeline that has lost one would
 /// have older timestamps than the first time, and what is new could lose against those.
 const STEP: usize = 8;
+
+/// Room for so many records a ring keeps once it had it: one that grows and shrinks with what is in flight would be moved again and again.
+const KEPT: usize = 2048;
 
 /// A place in a partition from which work can be taken up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,6 +216,10 @@ impl Ledger {
             self.clock_before = front.timestamp;
             self.ring.pop_front();
         }
+        // What once waited behind one record is not paid for ever. Half of the new room is free, so that moves are rare among records.
+        if self.ring.capacity() > KEPT && self.ring.len() < self.ring.capacity() / 4 {
+            self.ring.shrink_to((self.ring.len() * 2).max(KEPT));
+        }
         Ok(())
     }
 
@@ -248,10 +255,16 @@ impl Ledger {
         self.in_flight
     }
 
-    /// Records held, the finished ones behind an unfinished one included: what this ledger costs (32 bytes each), and what a
-    /// crash at this moment repeats. The loop bounds it, for one stuck record does not keep the others from finishing.
+    /// Records held, the finished ones behind an unfinished one included: what a crash at this moment repeats. The loop bounds it, for one stuck record
+    /// does not keep the others from finishing.
     pub fn span(&self) -> usize {
         self.ring.len()
+    }
+
+    /// What the finished records behind an unfinished one cost: their entries (32 bytes each), and as much again, for a ring that grows doubles its room.
+    /// The loop counts it in its budget, where of a finished record there is nothing else any more.
+    pub fn waiting_bytes(&self) -> usize {
+        (self.ring.len() - self.in_flight) * 2 * size_of::<Entry>()
     }
 
     /// The lowest offset in flight.

@@ -151,6 +151,7 @@ proptest! {
             prop_assert_eq!(ledger.last_admitted(), model.records.keys().next_back().copied());
             let held = unfinished.first().map_or(0, |first| model.records.range(first..).count());
             prop_assert_eq!(ledger.span(), held);
+            prop_assert_eq!(ledger.waiting_bytes(), (held - unfinished.len()) * 64);
             prop_assert_eq!(ledger.position().map(|position| position.offset), model.position());
             match ledger.committable() {
                 Some(position) => {
@@ -300,6 +301,33 @@ fn where_a_log_went_back_to_is_committed_before_any_record() {
     ledger.committed(3);
     assert!(!ledger.is_rewound());
     assert_eq!((ledger.committable(), ledger.uncommitted()), (None, Some(3)));
+}
+
+#[test]
+fn what_waited_behind_a_record_gives_its_room_back() {
+    let mut ledger = Ledger::new(Some(0), i64::MIN);
+    (0..200_000).for_each(|offset| assert!(ledger.admit(offset, None).is_ok()));
+    (1..200_000).for_each(|offset| ledger.finish(offset).unwrap());
+    assert_eq!((ledger.span(), ledger.waiting_bytes()), (200_000, 199_999 * 64));
+    ledger.finish(0).unwrap();
+    assert_eq!((ledger.span(), ledger.waiting_bytes()), (0, 0));
+    assert!(ledger.ring.capacity() <= KEPT, "{}", ledger.ring.capacity());
+}
+
+#[test]
+fn room_that_is_needed_again_and_again_is_kept() {
+    let mut ledger = Ledger::new(Some(0), i64::MIN);
+    let mut rooms = Vec::new();
+    for round in 0..10 {
+        let (first, end) = (round * 1700, round * 1700 + 2000);
+        let new = ledger.last_admitted().map_or(0, |last| last + 1)..end;
+        new.for_each(|offset| assert!(ledger.admit(offset, None).is_ok()));
+        (first..end - 300).for_each(|offset| ledger.finish(offset).unwrap());
+        assert_eq!(ledger.span(), 300);
+        rooms.push(ledger.ring.capacity());
+    }
+    rooms.dedup();
+    assert_eq!(rooms.len(), 1, "{rooms:?}");
 }
 
 #[test]

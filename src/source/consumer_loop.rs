@@ -248,6 +248,8 @@ struct Loop {
     stopped_by_limit: bool,
     /// Finished records wait behind an unfinished one in such numbers that the ledger has to be bounded.
     ledger_full: bool,
+    /// What these cost in all ledgers, as of the last status.
+    waiting_bytes: usize,
     joined: bool,
     /// The group took all partitions as lost, in this epoch of the member, and has not answered since.
     lost: Option<i32>,
@@ -382,6 +384,7 @@ impl Loop {
             refused,
             stopped_by_limit,
             ledger_full: false,
+            waiting_bytes: 0,
             joined: false,
             lost: None,
             last_errors: VecDeque::new(),
@@ -419,7 +422,7 @@ impl Loop {
             self.take_notices();
             self.act();
             self.take_ended(&mut batch);
-            self.parts.budget.hold(self.completions.held());
+            self.weigh();
             self.take_resolved();
 
             if self.takes_records() && !self.holds_intake() {
@@ -522,8 +525,7 @@ impl Loop {
     }
 
     fn takes_records(&self) -> bool {
-        !self.parts.budget.is_full()
-            && !self.ledger_full
+        !self.is_full()
             && self.stopping.is_none()
             && self.halted.is_none()
             && !self.stopped_by_limit

@@ -120,7 +120,7 @@ impl Loop {
         }
         tracing::error!(
             pipeline = %self.name(), seconds = limit.as_secs(), partitions = self.held.len(),
-            in_flight = self.parts.budget.records(), full = self.parts.budget.is_full(), paused = self.paused,
+            in_flight = self.parts.budget.records(), full = self.is_full(), paused = self.paused,
             "the consumer stands still: {why}"
         );
         self.note_error(format!("the consumer stands still: {why}"));

@@ -12,8 +12,8 @@ use crate::source::status::{LoopStatus, PartitionStatus};
 
 /// How many of the last failures the status shows.
 const LAST_ERRORS: usize = 8;
-/// Records that may wait in one partition's ledger behind an unfinished one, 32 bytes each. They would all be processed again
-/// after a crash, so intake stops there.
+/// Records that may wait in one partition's ledger behind an unfinished one. They would all be processed again after a crash, so intake stops there.
+/// What they cost is bounded by the budget.
 const LONGEST_LEDGER: usize = 200_000;
 
 impl Loop {
@@ -24,8 +24,20 @@ impl Loop {
         self.last_errors.push_back(message);
     }
 
+    /// Whether intake waits for room.
+    pub(super) fn is_full(&self) -> bool {
+        self.parts.budget.is_full() || self.ledger_full
+    }
+
+    /// Has the budget count what those in flight hold beside themselves: rows and the like, and the finished records that wait behind them.
+    pub(super) fn weigh(&mut self) {
+        let held = self.completions.held().saturating_add(self.waiting_bytes);
+        self.parts.budget.hold(held);
+    }
+
     /// Also says why, if librdkafka fetches nothing although there is something and nothing of ours holds it.
     pub(super) fn publish_status(&mut self, state: &'static str) -> Option<String> {
+        self.look_at_ledgers();
         let now = Instant::now();
         let wall_ms = crate::pipeline::evaluate::now_micros() / 1000;
         let mut partitions = Vec::new();
@@ -35,10 +47,6 @@ impl Loop {
             self.stopping.is_none() && self.halted.is_none() && !self.owes_an_answer() && !self.complains(now);
         let open = may_ask && self.takes_records() && !self.paused;
         let takes = std::mem::take(&mut self.took_since_status);
-        self.ledger_full = self
-            .assignment
-            .held()
-            .any(|at| at.ledger.is_some_and(|l| l.span() > LONGEST_LEDGER));
         for at in self.assignment.held() {
             let topic = &self.topics[usize::from(at.partition.topic)];
             let position = at.ledger.and_then(|l| l.last_admitted()).map(|o| o + 1);
@@ -89,7 +97,7 @@ impl Loop {
             if watched.stalls_now {
                 tracing::error!(
                     pipeline = %self.parts.runtime.program.name, topic = %topic, partition = at.partition.index, lag,
-                    withheld, unfinished, starting = seen.starting, full = self.parts.budget.is_full(), paused = self.paused, "no progress"
+                    withheld, unfinished, starting = seen.starting, full = self.is_full(), paused = self.paused, "no progress"
                 );
             }
             if watched.fetches_nothing {
@@ -166,7 +174,7 @@ impl Loop {
             in_flight_records: self.parts.budget.records(),
             in_flight_bytes: self.parts.budget.bytes(),
             concurrency_limit: self.parts.budget.max_records(),
-            full: self.parts.budget.is_full(),
+            full: self.is_full(),
             paused: self.paused,
             waiting_for_schema: self.held.values().map(|h| h.parked.len()).sum(),
             halted,
@@ -175,5 +183,14 @@ impl Loop {
             ..LoopStatus::default()
         });
         fetches_nothing
+    }
+
+    fn look_at_ledgers(&mut self) {
+        (self.ledger_full, self.waiting_bytes) = (false, 0);
+        for ledger in self.assignment.held().filter_map(|at| at.ledger) {
+            self.ledger_full |= ledger.span() > LONGEST_LEDGER;
+            self.waiting_bytes += ledger.waiting_bytes();
+        }
+        self.weigh();
     }
 }

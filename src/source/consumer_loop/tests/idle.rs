@@ -430,6 +430,59 @@ async fn only_a_pause_over_the_budget_is_counted() {
     assert_eq!(pauses.get(), 1);
 }
 
+/// Each of so many partitions has one record in flight, at offset 0, and so many behind it that have finished.
+fn with_many_behind_one(this: &mut Loop, partitions: i32, behind: i64) -> Vec<Ticket> {
+    let others: Vec<_> = (1..partitions).map(|index| Partition { index, ..P }).collect();
+    this.assignment.assigned(&others);
+    if let Some(Action::FetchCommitted(starting)) = this.assignment.next_action() {
+        for (_, ticket) in starting {
+            this.assignment.started(ticket, Some(0), i64::MIN);
+        }
+    }
+    while this.assignment.next_action().is_some() {}
+    let held: Vec<_> = this.assignment.held().map(|at| (at.partition, at.ticket)).collect();
+    for (partition, ticket) in &held {
+        this.parts.budget.admit(1);
+        for offset in 0..=behind {
+            this.assignment.admit(*partition, offset, None).unwrap();
+        }
+        for offset in 1..=behind {
+            this.assignment.finished(*ticket, offset).unwrap();
+        }
+    }
+    held.into_iter().map(|(_, ticket)| ticket).collect()
+}
+
+#[tokio::test]
+async fn what_has_finished_behind_records_of_many_partitions_fills_the_budget_together() {
+    let mut this = idle(TOML.to_owned()).await;
+    let stuck = with_many_behind_one(&mut this, 50, 400);
+    this.publish_status("running");
+    assert!(!this.takes_records());
+    assert!(this.parts.state.get().full);
+    assert_eq!(this.parts.budget.bytes(), 50 + 50 * 400 * 64);
+    for ticket in stuck {
+        this.assignment.finished(ticket, 0).unwrap();
+        this.parts.budget.release(1);
+    }
+    this.publish_status("running");
+    assert!(this.takes_records());
+    assert_eq!(this.parts.budget.bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_has_finished_behind_one_record_is_no_more_than_a_crash_may_repeat() {
+    let mut this = idle(TOML.to_owned()).await;
+    this.parts.budget = Budget::new(100, usize::MAX);
+    let stuck = with_many_behind_one(&mut this, 1, 200_000);
+    this.publish_status("running");
+    assert!(!this.takes_records() && !this.parts.budget.is_full());
+    assert!(this.parts.state.get().full, "intake waits");
+    this.assignment.finished(stuck[0], 0).unwrap();
+    this.publish_status("running");
+    assert!(this.takes_records() && !this.parts.state.get().full);
+}
+
 #[tokio::test]
 async fn records_of_several_topics_are_told_apart_in_whatever_turn_they_come() {
     let mut this = idle(TOML.to_owned()).await;
