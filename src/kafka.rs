@@ -252,10 +252,16 @@ pub fn log(pipeline: &str, level: RDKafkaLogLevel, facility: &str, message: &str
 
 /// An error that librdkafka reports outside of any call: a broker that went away, mostly. It reconnects by itself.
 pub fn log_error(pipeline: &str, error: &KafkaError, reason: &str) {
-    match classify(error) {
-        Class::Fatal => tracing::error!(pipeline, "librdkafka: {error}: {reason}"),
-        _ => tracing::warn!(pipeline, "librdkafka: {error}: {reason}"),
+    if is_grave(error) {
+        tracing::error!(pipeline, "librdkafka: {error}: {reason}");
+    } else {
+        tracing::warn!(pipeline, "librdkafka: {error}: {reason}");
     }
+}
+
+/// Whether it does not pass by itself. Where a thread for a broker cannot be started, the partitions of that broker stand still.
+fn is_grave(error: &KafkaError) -> bool {
+    classify(error) == Class::Fatal || error.rdkafka_error_code() == Some(Code::CriticalSystemResource)
 }
 
 #[cfg(test)]
@@ -393,5 +399,8 @@ mod tests {
         assert_eq!(classify_code(Code::InvalidDifferentRecord), Class::Transient);
         assert_eq!(classify_code(Code::Fenced), Class::Fatal);
         assert_eq!(classify(&KafkaError::Canceled), Class::Fatal);
+        let is_grave = |code| is_grave(&KafkaError::Global(code));
+        assert!(is_grave(Code::Fatal) && is_grave(Code::CriticalSystemResource));
+        assert!(!is_grave(Code::BrokerTransportFailure));
     }
 }
