@@ -5,6 +5,7 @@
 
 mod build;
 mod check;
+mod early;
 mod launch;
 mod memory;
 mod output;

@@ -66,7 +66,6 @@ pub fn client(kafka: &Kafka, kind: &[Property], pipeline: &[Property]) -> Result
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", kafka.brokers.as_str());
     config.set("client.id", "messina");
-    config.set("statistics.interval.ms", "1000");
     config.set("log.connection.close", "false");
     for property in kafka.properties.iter().chain(kind).chain(pipeline) {
         config.set(real_name(property.name.as_str()), property.value.reveal()?);
@@ -97,7 +96,6 @@ pub fn reader(kafka: &Kafka, pipeline: &[Property], group: &str) -> Result<Clien
     config.set("group.id", group);
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
-    config.set("statistics.interval.ms", "0");
     Ok(config)
 }
 
@@ -110,31 +108,42 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_BYTES: usize = 1_000_000;
 
-/// The consumer of a pipeline. `queue_bytes` bounds what librdkafka prefetches.
+/// How many addresses of brokers are configured.
+pub fn named(kafka: &Kafka) -> usize {
+    kafka.brokers.split(',').count()
+}
+
+/// Between two reports of a client whose figures are shown. librdkafka queues them without a bound for a client that nobody polls: others have none.
+const REPORT_MS: &str = "1000";
+
+/// The consumer of a pipeline. `queue_bytes` bounds what librdkafka prefetches from so many `brokers`.
 pub fn consumer(
     kafka: &Kafka,
     pipeline: &Pipeline,
     number: usize,
     queue_bytes: usize,
+    brokers: usize,
 ) -> Result<ClientConfig, SecretError> {
     let source = &pipeline.source;
     let mut config = client(kafka, &kafka.consumer_properties, &source.properties)?;
+    config.set("statistics.interval.ms", REPORT_MS);
+    let queue = queue_bytes.min(PREFETCHED);
+    // What comes with the answer that fills the queue is beyond its bound, and unpacked it is several times as large. Each broker may give one answer
+    // more, as none knows of the others. A batch that is larger comes all the same, alone.
+    let answers = (queue / 4).clamp(MESSAGE_BYTES, 2 * 1024 * 1024);
+    let answer = (answers / brokers.max(1)).max(64 * 1024);
+    // Below the largest message librdkafka makes no consumer. Of one it bounds nothing but the first guess at what a batch of LZ4 unpacks to.
     let largest = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
-    let largest = largest.unwrap_or(MESSAGE_BYTES);
+    let largest = largest.unwrap_or(answer.min(MESSAGE_BYTES));
     let mut default = |name: &str, value: &str| {
         if config.get(name).is_none() {
             config.set(name, value);
         }
     };
-    let queue = queue_bytes.min(PREFETCHED);
+    default("message.max.bytes", &largest.to_string());
     default("queued.max.messages.kbytes", &(queue / 1024).max(1).to_string());
     default("queued.min.messages", "20000");
-    // What comes with the answer that fills the queue is beyond its bound, and unpacked it is several times as large. A batch that is larger than
-    // these comes all the same, alone. Below the largest message librdkafka makes no consumer.
-    default(
-        "fetch.max.bytes",
-        &(queue / 4).min(2 * 1024 * 1024).max(largest).to_string(),
-    );
+    default("fetch.max.bytes", &answer.max(largest).to_string());
     default(
         "fetch.message.max.bytes",
         &(queue / 32).clamp(64 * 1024, 1024 * 1024).to_string(),
@@ -191,6 +200,7 @@ pub fn producer(
     transactional_id: Option<&str>,
 ) -> Result<ClientConfig, SecretError> {
     let mut config = client(kafka, &kafka.producer_properties, pipeline)?;
+    config.set("statistics.interval.ms", REPORT_MS);
     // The brokers decide what is too large, and the budget does.
     let largest = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
     let largest = largest.unwrap_or(queue_bytes.clamp(1 << 20, 100 << 20));
@@ -242,10 +252,16 @@ pub fn log(pipeline: &str, level: RDKafkaLogLevel, facility: &str, message: &str
 
 /// An error that librdkafka reports outside of any call: a broker that went away, mostly. It reconnects by itself.
 pub fn log_error(pipeline: &str, error: &KafkaError, reason: &str) {
-    match classify(error) {
-        Class::Fatal => tracing::error!(pipeline, "librdkafka: {error}: {reason}"),
-        _ => tracing::warn!(pipeline, "librdkafka: {error}: {reason}"),
+    if is_grave(error) {
+        tracing::error!(pipeline, "librdkafka: {error}: {reason}");
+    } else {
+        tracing::warn!(pipeline, "librdkafka: {error}: {reason}");
     }
+}
+
+/// Whether it does not pass by itself. Where a thread for a broker cannot be started, the partitions of that broker stand still.
+fn is_grave(error: &KafkaError) -> bool {
+    classify(error) == Class::Fatal || error.rdkafka_error_code() == Some(Code::CriticalSystemResource)
 }
 
 #[cfg(test)]
@@ -283,10 +299,56 @@ mod tests {
                  [pipelines.p.source]\ntopics = \"t\"\ngroup = \"g\"\n"
             );
             let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
-            let consumer = consumer(&config.kafka, &config.pipelines["p"], 0, queue).unwrap();
-            let made: Result<BaseConsumer, KafkaError> = consumer.create();
-            assert!(made.is_ok(), "{queue} {properties}: {:?}", made.err());
+            for brokers in [1, 3, 100] {
+                let consumer = consumer(&config.kafka, &config.pipelines["p"], 0, queue, brokers).unwrap();
+                let made: Result<BaseConsumer, KafkaError> = consumer.create();
+                assert!(made.is_ok(), "{queue} {brokers} {properties}: {:?}", made.err());
+            }
         }
+    }
+
+    #[test]
+    fn the_answers_of_all_brokers_together_are_as_large_as_that_of_one() {
+        const MIB: usize = 1 << 20;
+        let numbers = |properties: &str, queue: usize, brokers: usize| {
+            let toml = format!(
+                "[kafka]\nbrokers = \"a:1,b:1\"\nproperties = {{ {properties} }}\n[registry]\nurl = \"http://r:8081\"\n\
+                 [pipelines.p.source]\ntopics = \"t\"\ngroup = \"g\"\n"
+            );
+            let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            assert_eq!(named(&config.kafka), 2);
+            let consumer = consumer(&config.kafka, &config.pipelines["p"], 0, queue, brokers).unwrap();
+            let number = |name: &str| consumer.get(name).unwrap().parse::<usize>().unwrap();
+            (number("fetch.max.bytes"), number("message.max.bytes"))
+        };
+        for brokers in [0, 1] {
+            assert_eq!(numbers("", 64 * MIB, brokers), (2 * MIB, MESSAGE_BYTES));
+            assert_eq!(numbers("", MIB, brokers), (MESSAGE_BYTES, MESSAGE_BYTES));
+        }
+        assert_eq!(numbers("", 8 * MIB, 2), (MIB, MESSAGE_BYTES));
+        assert_eq!(numbers("", 8 * MIB, 16), (MIB / 8, MIB / 8));
+        assert_eq!(numbers("", MIB, 100), (64 << 10, 64 << 10));
+        let own = "\"message.max.bytes\" = 300000";
+        assert_eq!(numbers(own, 8 * MIB, 16), (300_000, 300_000));
+        let own = "\"fetch.max.bytes\" = 5000000";
+        assert_eq!(numbers(own, 8 * MIB, 16), (5_000_000, MIB / 8));
+    }
+
+    #[test]
+    fn only_clients_that_are_polled_report() {
+        let toml = "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r:8081\"\n\
+                    [pipelines.p.source]\ntopics = \"t\"\ngroup = \"g\"\n";
+        let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+        let kafka = &config.kafka;
+        let every = |client: Result<ClientConfig, SecretError>| {
+            client.unwrap().get("statistics.interval.ms").map(str::to_owned)
+        };
+        // librdkafka's default is none.
+        assert_eq!(every(client(kafka, &kafka.producer_properties, &[])), None);
+        assert_eq!(every(reader(kafka, &[], "g")), None);
+        let reports = Some(REPORT_MS.to_owned());
+        assert_eq!(every(consumer(kafka, &config.pipelines["p"], 0, 1 << 20, 1)), reports);
+        assert_eq!(every(producer(kafka, &[], 1 << 20, None, None)), reports);
     }
 
     #[test]
@@ -298,7 +360,7 @@ mod tests {
                     \"compression.type\" = \"zstd\"\n\"delivery.timeout.ms\" = 9000\n\"sasl.mechanism\" = \"SCRAM-SHA-256\"\n";
         let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
         let pipeline = &config.pipelines["p"];
-        let consumer = consumer(&config.kafka, pipeline, 0, 1 << 20).unwrap();
+        let consumer = consumer(&config.kafka, pipeline, 0, 1 << 20, 1).unwrap();
         let sink = pipeline.sink.as_ref().unwrap();
         let producer = producer(&config.kafka, &sink.properties, 1 << 20, None, None).unwrap();
         for (client, name, real, value) in [
@@ -337,5 +399,8 @@ mod tests {
         assert_eq!(classify_code(Code::InvalidDifferentRecord), Class::Transient);
         assert_eq!(classify_code(Code::Fenced), Class::Fatal);
         assert_eq!(classify(&KafkaError::Canceled), Class::Fatal);
+        let is_grave = |code| is_grave(&KafkaError::Global(code));
+        assert!(is_grave(Code::Fatal) && is_grave(Code::CriticalSystemResource));
+        assert!(!is_grave(Code::BrokerTransportFailure));
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::early::Early;
 use super::output::{Brokers, SharedOutput};
 use super::references::Shown;
 use super::services::{Services, backoff, reached, read_registry_again, wait};
@@ -263,8 +264,10 @@ pub(super) async fn pipelines(
     }
     let mut built = Vec::new();
     for (pipeline, prepared) in prepared {
+        let (batches, count) = output::topics(config, pipeline, shared, &mut jitter).await?;
         let brokers = Brokers {
-            batches: Arc::new(output::topics(config, pipeline, shared, &mut jitter).await?),
+            batches: Arc::new(batches),
+            count,
             logins: services.logins.clone(),
         };
         built.push(build(config, pipeline, prepared, common, share, &brokers)?);
@@ -383,10 +386,10 @@ fn build(
         states.push(state.clone());
         let make_consumer = {
             let (kafka, pipeline, metrics) = (config.kafka.clone(), pipeline.clone(), metrics.clone());
-            let logins = brokers.logins.clone();
+            let (logins, count) = (brokers.logins.clone(), brokers.count);
             move || -> Result<_, Box<dyn std::error::Error>> {
                 let name = &pipeline.name.value;
-                let client = kafka::consumer(&kafka, &pipeline, number, share / 4 / consumers)?;
+                let client = kafka::consumer(&kafka, &pipeline, number, share / 4 / consumers, count)?;
                 let statistics = KafkaMetrics::new(&metrics, name, &consumer_name(number));
                 let consumer = context::consumer(&client, SourceContext::new(name, statistics, logins.clone()));
                 let consumer = Arc::new(consumer?);
@@ -397,7 +400,8 @@ fn build(
             }
         };
         // The first one now: what is wrong with its properties ends the start.
-        let mut first = Some(make_consumer().map_err(|e| StartError::client(&name, &*e))?);
+        let first = make_consumer().map_err(|e| StartError::client(&name, &*e))?;
+        let mut first = Some(Early::new(first));
         let max_in_flight = (*pipeline.max_in_flight / consumers).max(1);
         let concurrency = pipeline
             .min_in_flight
@@ -447,7 +451,7 @@ fn build(
             };
             Ok(Parts {
                 consumer: match first.take() {
-                    Some(consumer) => consumer,
+                    Some(early) => early.take(),
                     None => make_consumer().map_err(|e| e.to_string())?,
                 },
                 topics: topics.clone(),

@@ -26,22 +26,25 @@ const ASK: Duration = Duration::from_secs(10);
 #[derive(Clone, Default)]
 pub(super) struct Brokers {
     pub(super) batches: Arc<Batches>,
+    /// How many brokers there are, as far as is known.
+    pub(super) count: usize,
     pub(super) logins: Logins,
 }
 
-/// Waits for the topics that a pipeline publishes to, and asks what they take. Brokers that make topics by themselves make them now.
+/// Waits for the topics that a pipeline publishes to, and asks what they take, and how many brokers there are. Brokers that make topics by themselves make them now.
 pub(super) async fn topics(
     config: &Config,
     pipeline: &config::Pipeline,
     shared: &Shared,
     jitter: &mut Jitter,
-) -> Result<Batches, StartError> {
+) -> Result<(Batches, usize), StartError> {
+    let named = kafka::named(&config.kafka);
     let sink = pipeline.sink.iter().map(|s| s.topic.value.as_str());
     let topics: Vec<&str> = sink
         .chain(pipeline.dead_letter.iter().map(|d| d.topic.value.as_str()))
         .collect();
     if topics.is_empty() {
-        return Ok(Batches::default());
+        return Ok((Batches::default(), named));
     }
     let name = &pipeline.name.value;
     let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
@@ -56,7 +59,19 @@ pub(super) async fn topics(
     for topic in &topics {
         wait_for_topic(&mut admin, &make, topic, ASK, shared, jitter).await;
     }
-    Ok(Batches::ask(&admin, &topics).await)
+    let known = brokers(&admin, &topics).await;
+    Ok((Batches::ask(&admin, &topics).await, known.unwrap_or(named)))
+}
+
+/// How many brokers the cluster of these topics has.
+async fn brokers(admin: &Arc<Admin>, topics: &[&str]) -> Option<usize> {
+    // All topics of the cluster would be a long answer.
+    let (asked, topic) = (admin.clone(), (*topics.first()?).to_owned());
+    let count = move || {
+        let metadata = asked.inner().fetch_metadata(Some(&topic), ASK);
+        metadata.map(|metadata| metadata.brokers().len())
+    };
+    tokio::task::spawn_blocking(count).await.ok()?.ok()
 }
 
 /// A client that gets no answer within `limit` is made anew: librdkafka has copied the login and read the certificates, and they may have been wrong.
@@ -239,9 +254,8 @@ topic = "out"
             let loaded = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty());
             let (config, _) = loaded.unwrap_or_else(|e| panic!("{}", e.human(false)));
             let (shared, mut jitter) = (Shared::default(), Jitter::new(1));
-            topics(&config, &config.pipelines["p"], &shared, &mut jitter)
-                .await
-                .unwrap_err()
+            let asked = topics(&config, &config.pipelines["p"], &shared, &mut jitter).await;
+            asked.unwrap_err()
         };
         let missing = refusal("\"sasl.password\" = { file = \"/is/not/there\" }").await;
         assert!(matches!(missing, StartError::Away(_)), "{missing}");
@@ -267,6 +281,24 @@ topic = "out"
         let waits = wait_for_topic(&mut asks, &make, "out", limit, &shared, &mut jitter);
         tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap();
         assert!(shared.lock().unwrap().waiting_for.is_none());
+    }
+
+    #[tokio::test]
+    async fn brokers_are_counted_where_topics_are_asked_for_and_by_name_elsewhere() {
+        let cluster = MockCluster::new(3).unwrap();
+        cluster.create_topic("out", 1, 1).unwrap();
+        let bootstrap = cluster.bootstrap_servers();
+        let one = bootstrap.split(',').next().unwrap();
+        for (sink, known) in [("", 1), ("sink = { topic = \"out\" }", 3)] {
+            let toml = format!(
+                "[kafka]\nbrokers = \"{one}\"\n[registry]\nurl = \"http://r:8081\"\n\
+                 [pipelines.p]\nsource = {{ topics = \"t\", group = \"g\" }}\n{sink}\n"
+            );
+            let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let (shared, mut jitter) = (Shared::default(), Jitter::new(1));
+            let asked = topics(&config, &config.pipelines["p"], &shared, &mut jitter).await;
+            assert_eq!(asked.unwrap().1, known, "{sink}");
+        }
     }
 
     #[test]

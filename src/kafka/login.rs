@@ -1,7 +1,7 @@
 //! The logins of librdkafka's clients, read again while the clients live.
 //!
 //! librdkafka copies user and password when a client is made. A password that is rotated would end each client at its next connection, so
-//! they are read again: at SIGHUP, and whenever the brokers refuse the one that is in use. This serves SASL PLAIN and SCRAM; certificates are
+//! they are read again: at SIGHUP, and when the brokers refuse the one that is in use. This serves SASL PLAIN and SCRAM; certificates are
 //! read once by each client, and [`Logins::read_again`] says so when they have changed.
 //!
 //! Invariant: a client gets a login only when it differs from the one that it has, so that one that stays wrong is not tried faster.
@@ -9,6 +9,7 @@
 use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::bindings::{rd_kafka_error_destroy, rd_kafka_sasl_set_credentials};
@@ -49,9 +50,20 @@ struct Kept {
     certificates: u64,
 }
 
+/// Between two readings because brokers refuse: each client of the process tells each refusal, on its loop's thread, and each reading is of all. A broker
+/// that goes on refusing is told again within 30 seconds.
+const REFUSED_EVERY: Duration = Duration::from_secs(5);
+
 /// The clients that live, each with the place that its login is read from.
 #[derive(Clone, Default)]
-pub struct Logins(Arc<Mutex<Vec<Kept>>>);
+pub struct Logins(Arc<Mutex<All>>);
+
+#[derive(Default)]
+struct All {
+    kept: Vec<Kept>,
+    /// When brokers last made us read.
+    read: Option<Instant>,
+}
 
 impl Logins {
     /// From now on the client's login is read again by `read`; `config` is what it was made of.
@@ -69,8 +81,8 @@ impl Logins {
             certificates: certificates(config),
         };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|kept| kept.client.strong_count() > 0);
-        all.push(kept);
+        all.kept.retain(|kept| kept.client.strong_count() > 0);
+        all.kept.push(kept);
     }
 
     /// Gives each client the login that is configured now, for all connections that it makes from now on.
@@ -86,23 +98,27 @@ impl Logins {
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::Authentication) {
             return;
         }
-        let kept = match self.0.try_lock() {
-            Ok(kept) => kept,
-            Err(TryLockError::Poisoned(kept)) => kept.into_inner(),
+        let mut all = match self.0.try_lock() {
+            Ok(all) => all,
+            Err(TryLockError::Poisoned(all)) => all.into_inner(),
             // It is being read.
             Err(TryLockError::WouldBlock) => return,
         };
-        if let Err(error) = renew(kept) {
+        if all.read.is_some_and(|read| read.elapsed() < REFUSED_EVERY) {
+            return;
+        }
+        all.read = Some(Instant::now());
+        if let Err(error) = renew(all) {
             tracing::warn!("the login of the brokers was refused: {error}");
         }
     }
 }
 
-fn renew(mut kept: MutexGuard<'_, Vec<Kept>>) -> Result<(), String> {
+fn renew(mut all: MutexGuard<'_, All>) -> Result<(), String> {
     // Clients whose last owner this has become meanwhile are closed only when nobody is kept from here any more.
-    let mut clients = Vec::with_capacity(kept.len());
+    let mut clients = Vec::with_capacity(all.kept.len());
     let (mut renewed, mut problem) = (0, Ok(()));
-    for kept in kept.iter_mut() {
+    for kept in &mut all.kept {
         let Some(client) = kept.client.upgrade() else { continue };
         match kept.renew(&*client) {
             Ok(true) => renewed += 1,
@@ -111,7 +127,7 @@ fn renew(mut kept: MutexGuard<'_, Vec<Kept>>) -> Result<(), String> {
         }
         clients.push(client);
     }
-    drop(kept);
+    drop(all);
     if renewed > 0 {
         tracing::info!(
             clients = renewed,
@@ -177,7 +193,44 @@ fn certificates(config: &ClientConfig) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    /// A client without a handle: nobody gives it a login.
+    struct Nobody;
+
+    impl Client for Nobody {
+        fn handle(&self) -> *mut RDKafka {
+            std::ptr::null_mut()
+        }
+    }
+
+    #[test]
+    fn many_refusals_make_one_reading_of_each_client() {
+        let (logins, reads) = (Logins::default(), Arc::new(AtomicUsize::new(0)));
+        let clients = [Nobody, Nobody, Nobody].map(Arc::new);
+        for client in &clients {
+            let counted = reads.clone();
+            logins.keep(client, &config(&[]), move || {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Ok(config(&[]))
+            });
+        }
+        let read = || reads.load(Ordering::Relaxed);
+        logins.refused(&KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure));
+        assert_eq!(read(), 0);
+        let refused = KafkaError::Global(RDKafkaErrorCode::Authentication);
+        (0..1000).for_each(|_| logins.refused(&refused));
+        assert_eq!(read(), 3);
+        // Whoever is told to reads, and the next refusal in its time.
+        logins.read_again().unwrap();
+        assert_eq!(read(), 6);
+        let before = Instant::now().checked_sub(REFUSED_EVERY);
+        logins.0.lock().unwrap().read = before;
+        logins.refused(&refused);
+        assert_eq!(read(), 9);
+    }
 
     fn config(properties: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();

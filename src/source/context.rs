@@ -4,13 +4,14 @@
 //! the committed offsets are known or the partitions are drained. Only while the consumer closes, when there is no loop any
 //! more, is it given at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use futures_util::{FutureExt, StreamExt};
 use rdkafka::bindings::RD_KAFKA_OFFSET_INVALID;
 use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::statistics::{self, Statistics};
 use rdkafka::types::RDKafkaRespErr;
@@ -124,6 +125,7 @@ pub struct SourceContext {
     notices: Mutex<Vec<Notice>>,
     extents: Mutex<Extents>,
     reports: AtomicU64,
+    waits: AtomicBool,
     closing: AtomicBool,
     logins: Logins,
 }
@@ -137,6 +139,7 @@ impl SourceContext {
             notices: Mutex::default(),
             extents: Mutex::default(),
             reports: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             logins,
         }
@@ -160,6 +163,11 @@ impl SourceContext {
     /// How often librdkafka has reported its statistics: once a second, as long as it is polled and works.
     pub fn reports(&self) -> u64 {
         self.reports.load(Ordering::Relaxed)
+    }
+
+    /// Whether the consumer waits for its loop: what is reported meanwhile is not shown, for another consumer of its name may still run.
+    pub fn waits(&self, waits: bool) {
+        self.waits.store(waits, Ordering::Release);
     }
 
     /// From now on rebalances are answered at once: the loop has ended.
@@ -192,15 +200,19 @@ fn partitions(list: &TopicPartitionList) -> Vec<(String, i32)> {
 
 impl ClientContext for SourceContext {
     fn stats(&self, statistics: Statistics) {
-        self.statistics.observe(&statistics);
         self.reports.fetch_add(1, Ordering::Relaxed);
+        if self.waits.load(Ordering::Acquire) {
+            return;
+        }
+        self.statistics.observe(&statistics);
+        let up = statistics.brokers.values().filter(|broker| broker.state == "UP");
+        let up: HashSet<i32> = up.map(|broker| broker.nodeid).collect();
         let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
         for topic in statistics.topics.values() {
             for partition in topic.partitions.values() {
                 // -1 is where records wait that have no partition yet.
                 if partition.partition >= 0 {
-                    let mut brokers = statistics.brokers.values();
-                    let leader_up = brokers.any(|b| b.nodeid == partition.leader && b.state == "UP");
+                    let leader_up = up.contains(&partition.leader);
                     let place = (topic.topic.clone(), partition.partition);
                     let extent = Extent::of(partition, leader_up, extents.get(&place));
                     extents.insert(place, extent);
@@ -255,11 +267,20 @@ impl ConsumerContext for SourceContext {
 }
 
 /// Creates the consumer.
-pub fn consumer(
-    config: &ClientConfig,
-    context: SourceContext,
-) -> KafkaResult<rdkafka::consumer::StreamConsumer<SourceContext>> {
+pub fn consumer(config: &ClientConfig, context: SourceContext) -> KafkaResult<StreamConsumer<SourceContext>> {
     rdkafka::config::ClientConfig::create_with_context(config, context)
+}
+
+/// Takes all reports that wait for a consumer which has not subscribed, so that no record comes: librdkafka queues one a second, without a bound.
+pub fn take_reports(consumer: &StreamConsumer<SourceContext>) {
+    let (context, mut stream) = (consumer.context(), consumer.stream());
+    loop {
+        let before = context.reports();
+        // A poll takes one report, and yields nothing for it.
+        if stream.next().now_or_never().is_none() && context.reports() == before {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::sink::transactions::{self, TransactionError};
 use crate::sink::turnstile::Turnstile;
 use crate::sink::{self, BATCH_MATE, PURGED};
 use crate::source::assignment::{Partition, Phase, Ticket};
+use crate::source::context;
 use crate::source::tally::{Step, Tally};
 
 /// The longest pause after an abort; below what the last commit may take.
@@ -108,6 +109,7 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
     let mut task = parts.io.spawn_blocking(move || transactions::init(&producer, goes_on));
     let result = loop {
         parts.state.beat();
+        context::take_reports(&parts.consumer);
         tokio::select! {
             result = &mut task => break result,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}

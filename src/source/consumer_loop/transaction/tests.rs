@@ -57,3 +57,14 @@ async fn what_was_refused_of_a_partition_that_has_left_is_not_remembered() {
     this.transaction_answered(Answer::Aborted(Ok(())));
     assert!(this.refused.get((P, 0)).is_none());
 }
+
+/// librdkafka queues them without a bound, and the coordinator may be away for long.
+#[tokio::test]
+async fn reports_are_taken_while_the_transactional_id_is_waited_for() {
+    let mut this = idle_with_transactions().await;
+    this.parts.transactions = this.transactions.take().map(|transactions| transactions.parts);
+    // There are no brokers, and nobody who could stop it: it gives up after one call of ten seconds.
+    assert!(matches!(init(&mut this.parts).await, Err(End::Drained)));
+    let reports = this.parts.consumer.context().reports();
+    assert!(reports >= 10, "{reports} of two a second");
+}

@@ -1,0 +1,94 @@
+//! A consumer that waits for its loop.
+//!
+//! It is made with its pipeline, so that what is wrong with its properties ends the start. Its loop begins later: topics, references and the database
+//! are waited for before, for as long as it takes. librdkafka queues its reports meanwhile, 10 KiB a second and more, without a bound.
+//!
+//! Invariant: once it is taken nobody but its loop polls it, or a record would be lost.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::consumer::{Consumer, StreamConsumer};
+
+use crate::source::context::{self, SourceContext};
+
+/// Between two looks for reports.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A consumer whose reports are taken until its loop begins.
+pub(super) struct Early {
+    consumer: Arc<StreamConsumer<SourceContext>>,
+    /// Locked while reports are taken.
+    taken: Arc<Mutex<bool>>,
+}
+
+impl Early {
+    /// From now on its reports are taken; it has not subscribed.
+    pub(super) fn new(consumer: Arc<StreamConsumer<SourceContext>>) -> Early {
+        consumer.context().waits(true);
+        let taken = Arc::new(Mutex::new(false));
+        let (of, given) = (Arc::downgrade(&consumer), taken.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(EVERY).await;
+                let given = given.lock().unwrap_or_else(PoisonError::into_inner);
+                // Without an owner there will be no loop.
+                match of.upgrade() {
+                    Some(consumer) if !*given => context::take_reports(&consumer),
+                    _ => return,
+                }
+            }
+        });
+        Early { consumer, taken }
+    }
+
+    /// Gives it to its loop.
+    pub(super) fn take(self) -> Arc<StreamConsumer<SourceContext>> {
+        *self.taken.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.consumer.context().waits(false);
+        self.consumer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+
+    use super::*;
+    use crate::kafka::login::Logins;
+    use crate::telemetry::kafka::KafkaMetrics;
+    use crate::telemetry::metrics::Metrics;
+
+    #[tokio::test]
+    async fn reports_are_taken_and_not_shown_until_the_loop_begins() {
+        let metrics = Metrics::new().unwrap();
+        let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", "127.0.0.1:1")
+            .set("group.id", "g")
+            .set("statistics.interval.ms", "100");
+        let context = SourceContext::new("p", statistics, Logins::default());
+        let early = Early::new(Arc::new(context::consumer(&config, context).unwrap()));
+        let reports = || early.consumer.context().reports();
+        let some = async {
+            while reports() < 15 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), some).await.unwrap();
+        let shown = || {
+            String::from_utf8(metrics.render())
+                .unwrap()
+                .contains("messina_kafka_brokers_up{")
+        };
+        assert!(!shown());
+
+        let consumer = early.take();
+        let at_last = consumer.context().reports();
+        tokio::time::sleep(EVERY * 2).await;
+        assert_eq!(consumer.context().reports(), at_last, "its loop alone polls it");
+        context::take_reports(&consumer);
+        assert!(consumer.context().reports() > at_last && shown());
+    }
+}
