@@ -1,6 +1,6 @@
 //! What HTTP answers: liveness by progress, readiness by assignment, status in full.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,9 +36,9 @@ impl AppProbe {
         }
     }
 
-    /// The figures of a pipeline's stages, in the order of a record's way.
-    fn stages(families: &[MetricFamily], pipeline: &str, steps: &[(Arc<str>, bool)]) -> Value {
-        let mut found = BTreeMap::new();
+    /// The figures of all stages, by pipeline: in one go, for there may be hundreds of them.
+    fn stages(families: &[MetricFamily]) -> HashMap<&str, HashMap<String, Value>> {
+        let mut found: HashMap<&str, HashMap<String, Value>> = HashMap::new();
         for family in families {
             let name = family.name().trim_start_matches("messina_");
             if !matches!(
@@ -53,24 +53,29 @@ impl AppProbe {
                         .get_label()
                         .iter()
                         .find(|l| l.name() == wanted)
-                        .map(|l| l.value().to_owned())
+                        .map(|l| l.value())
                 };
-                if label("pipeline").as_deref() != Some(pipeline) {
+                let Some(pipeline) = label("pipeline") else {
                     continue;
-                }
+                };
                 let stage = match (name, label("stage"), label("step")) {
-                    ("stage_seconds", Some(stage), _) => stage,
+                    ("stage_seconds", Some(stage), _) => stage.to_owned(),
                     ("step_seconds", _, Some(step)) => format!("step:{step}"),
                     (name, _, _) => name.trim_end_matches("_seconds").to_owned(),
                 };
                 let histogram = metric.get_histogram();
                 let micros = |q: f64| quantile(histogram, q).map(|s| (s * 1e7).round() / 10.0);
-                found.insert(
+                found.entry(pipeline).or_default().insert(
                     stage,
                     json!({"count": histogram.get_sample_count(), "p50_us": micros(0.5), "p95_us": micros(0.95), "p99_us": micros(0.99)}),
                 );
             }
         }
+        found
+    }
+
+    /// Those of a pipeline, in the order of a record's way.
+    fn on_the_way(mut found: HashMap<String, Value>, steps: &[(Arc<str>, bool)]) -> Value {
         let steps = steps.iter().map(|(step, _)| format!("step:{step}"));
         let way = std::iter::once("decode".to_owned()).chain(steps);
         let way = way.chain(["encode", "delivery", "event"].map(str::to_owned));
@@ -163,6 +168,7 @@ impl Probe for AppProbe {
 
     fn status(&self) -> Value {
         let (ready, families) = (self.ready().is_ok(), self.metrics.gather());
+        let mut stages = Self::stages(&families);
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut pipelines = serde_json::Map::new();
         for Known {
@@ -187,7 +193,7 @@ impl Probe for AppProbe {
                     "dead_lettered": count("dead_lettered"),
                     "published": self.metrics.published_total.of([pipeline]).get(),
                     "lag_records": lag,
-                    "stages": Self::stages(&families, pipeline, steps),
+                    "stages": Self::on_the_way(stages.remove(pipeline.as_str()).unwrap_or_default(), steps),
                     "cache": self.caches(pipeline, steps),
                     "loops": states,
                 }),
@@ -282,6 +288,38 @@ mod tests {
         );
         state.beat();
         assert!(probe.live().is_ok() && probe.ready().is_ok());
+    }
+
+    #[test]
+    fn each_pipeline_has_its_own_stages_in_the_order_of_a_records_way() {
+        let (metrics, shared) = (Metrics::new().unwrap(), Shared::default());
+        let probe = AppProbe::new(metrics.clone(), shared.clone(), None);
+        for (name, steps) in [("a", ["z", "x"]), ("b", ["x", "y"])] {
+            shared.lock().unwrap().pipelines.push(Known {
+                name: name.to_owned(),
+                loops: Vec::new(),
+                steps: steps.map(|step| (Arc::<str>::from(step), false)).to_vec(),
+            });
+        }
+        for (pipeline, step, times) in [("a", "x", 1), ("a", "z", 2), ("b", "x", 3), ("gone", "x", 4)] {
+            (0..times).for_each(|_| metrics.step_seconds.of([pipeline, step]).observe(0.001));
+        }
+        metrics.stage_seconds.of(["a", "encode"]).observe(0.001);
+        metrics.delivery_seconds.of(["b"]).observe(0.001);
+        let status = probe.status();
+        let counts = |pipeline: &str| -> Vec<(String, u64)> {
+            let stages = status["pipelines"][pipeline]["stages"].as_object().unwrap();
+            let count = |(name, stage): (&String, &Value)| (name.clone(), stage["count"].as_u64().unwrap());
+            stages.iter().map(count).collect()
+        };
+        let expected = |counts: &[(&str, u64)]| -> Vec<(String, u64)> {
+            counts
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect()
+        };
+        assert_eq!(counts("a"), expected(&[("step:z", 2), ("step:x", 1), ("encode", 1)]));
+        assert_eq!(counts("b"), expected(&[("step:x", 3), ("delivery", 1)]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Most kinds remembered at once. Beyond it, those whose interval is over are forgotten, and then all.
+/// Most kinds remembered at once. Beyond it those whose interval is over are forgotten; where that makes no room, all others are one kind.
 const KINDS: usize = 1024;
 
 /// Lets one occurrence per kind and interval through.
@@ -27,13 +27,43 @@ const KINDS: usize = 1024;
 #[derive(Debug)]
 pub struct Limiter<K, S = RandomState> {
     every: Duration,
-    kinds: Mutex<HashMap<K, Kind, S>>,
+    known: Mutex<Known<K, S>>,
+}
+
+#[derive(Debug)]
+struct Known<K, S> {
+    kinds: HashMap<K, Kind, S>,
+    /// Those that there was no room for.
+    others: Option<Kind>,
 }
 
 #[derive(Debug)]
 struct Kind {
     last: Instant,
     suppressed: u64,
+}
+
+impl Kind {
+    fn told(now: Instant) -> Kind {
+        Kind {
+            last: now,
+            suppressed: 0,
+        }
+    }
+
+    fn is_recent(&self, now: Instant, every: Duration) -> bool {
+        now.saturating_duration_since(self.last) < every
+    }
+
+    /// One more occurrence, which is counted or told.
+    fn admit(&mut self, now: Instant, every: Duration) -> Option<u64> {
+        if self.is_recent(now, every) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last = now;
+        Some(std::mem::take(&mut self.suppressed))
+    }
 }
 
 impl<K: Hash + Eq> Limiter<K> {
@@ -48,35 +78,35 @@ impl<K: Hash + Eq, S: BuildHasher + Default> Limiter<K, S> {
     pub fn hashed(every: Duration) -> Self {
         Self {
             every,
-            kinds: Mutex::default(),
+            known: Mutex::new(Known {
+                kinds: HashMap::default(),
+                others: None,
+            }),
         }
     }
 
     /// Whether this occurrence is to be told: `Some` with the number of those held back since the last one that was.
     pub fn admit(&self, kind: K, now: Instant) -> Option<u64> {
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let Known { kinds, others } = &mut *known;
         if let Some(known) = kinds.get_mut(&kind) {
-            if now.saturating_duration_since(known.last) < self.every {
-                known.suppressed += 1;
-                return None;
-            }
-            known.last = now;
-            return Some(std::mem::take(&mut known.suppressed));
+            return known.admit(now, self.every);
         }
+        let mut suppressed = 0;
         if kinds.len() >= KINDS {
-            kinds.retain(|_, k| now.saturating_duration_since(k.last) < self.every);
-            if kinds.len() >= KINDS {
-                kinds.clear();
+            // Until it is their turn no room is looked for either: that costs a look at all kinds.
+            if let Some(others) = others.as_mut() {
+                suppressed = others.admit(now, self.every)?;
             }
+            kinds.retain(|_, kind| kind.is_recent(now, self.every));
+            if kinds.len() >= KINDS {
+                *others = Some(Kind::told(now));
+                return Some(suppressed);
+            }
+            *others = None;
         }
-        kinds.insert(
-            kind,
-            Kind {
-                last: now,
-                suppressed: 0,
-            },
-        );
-        Some(0)
+        kinds.insert(kind, Kind::told(now));
+        Some(suppressed)
     }
 }
 
@@ -104,6 +134,25 @@ mod tests {
         for kind in 0..10 * KINDS {
             limiter.admit(kind, now);
         }
-        assert!(limiter.kinds.lock().unwrap().len() <= KINDS);
+        assert!(limiter.known.lock().unwrap().kinds.len() <= KINDS);
+    }
+
+    #[test]
+    fn more_kinds_than_are_remembered_are_told_as_one_and_counted() {
+        let limiter = Limiter::new(Duration::from_secs(10));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let told = |kinds: std::ops::Range<usize>, seconds| -> Vec<u64> {
+            kinds.filter_map(|kind| limiter.admit(kind, at(seconds))).collect()
+        };
+        // Those that there is no room for make no other forgotten.
+        assert_eq!(told(0..3 * KINDS, 0), vec![0_u64; KINDS + 1]);
+        assert!(told(0..3 * KINDS, 1).is_empty());
+        assert!(told(0..3 * KINDS, 9).is_empty());
+        // The first half is still remembered, and told again with its own count; of the others the next says how many there were.
+        assert_eq!(told(0..KINDS / 2, 10), vec![2_u64; KINDS / 2]);
+        let others = 3 * 2 * KINDS as u64 - 1;
+        assert_eq!(told(KINDS..KINDS + 2, 10), [others, 0]);
+        assert!(told(KINDS..KINDS + 2, 11).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! Prometheus' text format, read back: series by name and labels, and quantiles of what a histogram took up between two looks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prometheus::proto;
 
@@ -28,9 +28,10 @@ impl One {
     }
 }
 
-/// All series of `/metrics`.
+/// All series of `/metrics`, by family and by their label `pipeline`, which is empty where there is none: nearly each look-up is for one pipeline
+/// of what may be hundreds.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Series(HashMap<String, Vec<One>>);
+pub(super) struct Series(HashMap<String, BTreeMap<String, Vec<One>>>);
 
 impl Series {
     /// Reads the text. A line that is none is left out.
@@ -38,10 +39,8 @@ impl Series {
         let mut series = Series::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             if let Some((name, one)) = sample(line) {
-                match series.0.get_mut(name) {
-                    Some(family) => family.push(one),
-                    None => drop(series.0.insert(name.to_owned(), vec![one])),
-                }
+                let family = series.0.entry(name.to_owned()).or_default();
+                family.entry(one.label("pipeline").to_owned()).or_default().push(one);
             }
         }
         series
@@ -49,8 +48,17 @@ impl Series {
 
     /// The series of a family that have these labels.
     pub(super) fn of<'a>(&'a self, name: &str, labels: &'a [(&str, &str)]) -> impl Iterator<Item = &'a One> {
-        let all = self.0.get(name).map_or(&[][..], Vec::as_slice);
-        all.iter().filter(move |one| one.has(labels))
+        self.among(name, labels).filter(move |one| one.has(labels))
+    }
+
+    /// Those that are looked at for `of`: one pipeline's where it is named, else the whole family.
+    fn among<'a>(&'a self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &'a One> {
+        let family = self.0.get(name);
+        let (one, all) = match labels.iter().find(|(label, _)| *label == "pipeline") {
+            Some((_, pipeline)) => (family.and_then(|family| family.get(*pipeline)), None),
+            None => (None, family.map(BTreeMap::values)),
+        };
+        one.into_iter().chain(all.into_iter().flatten()).flatten()
     }
 
     /// The sum of the series that have these labels; none where there is no such series.
@@ -153,6 +161,51 @@ mod tests {
         assert_eq!(series.sum("n_total", &[]), Some(12.0));
         assert_eq!(series.sum("n_total", &[("pipeline", "c")]), None);
         assert_eq!(series.sum("m_total", &[]), None);
+    }
+
+    #[test]
+    fn a_look_up_finds_what_a_filter_over_all_does() {
+        let lines = [
+            "n{step=\"x\",pipeline=\"a\"} 1",
+            "n{pipeline=\"a\",step=\"y\"} 2",
+            "n{pipeline=\"b\",step=\"x\"} 3",
+            "n{pipeline=\"\",step=\"x\"} 4",
+            "n{step=\"x\"} 5",
+            "n 6",
+        ];
+        let series = Series::parse(&lines.join("\n"));
+        let all = lines.map(|line| sample(line).unwrap().1);
+        let labels = [
+            ("pipeline", "a"),
+            ("pipeline", "b"),
+            ("pipeline", "c"),
+            ("pipeline", ""),
+            ("step", "x"),
+            ("step", "y"),
+            ("step", ""),
+        ];
+        let mut asked: Vec<Vec<(&str, &str)>> = vec![vec![]];
+        asked.extend(labels.map(|label| vec![label]));
+        asked.extend(labels.iter().flat_map(|one| labels.map(|other| vec![*one, other])));
+        for of in asked {
+            let mut found: Vec<f64> = series.of("n", &of).map(|one| one.value).collect();
+            found.sort_by(f64::total_cmp);
+            let filtered = all.iter().filter(|one| one.has(&of)).map(|one| one.value);
+            assert_eq!(found, filtered.collect::<Vec<_>>(), "{of:?}");
+        }
+    }
+
+    #[test]
+    fn a_look_up_for_a_pipeline_looks_at_no_other() {
+        let step = |pipeline: usize, step: usize| format!("n{{pipeline=\"p{pipeline}\",step=\"s{step}\"}} 1\n");
+        let text: String = (0..200).flat_map(|p| (0..5).map(move |s| step(p, s))).collect();
+        let series = Series::parse(&text);
+        let looked_at = |labels: &[(&str, &str)]| series.among("n", labels).count();
+        assert_eq!(looked_at(&[("pipeline", "p7"), ("step", "s3")]), 5);
+        assert_eq!(looked_at(&[("step", "s3"), ("pipeline", "p199")]), 5);
+        assert_eq!(looked_at(&[("pipeline", "p200")]), 0);
+        assert_eq!(looked_at(&[("step", "s3")]), 1000);
+        assert_eq!(series.sum("n", &[("pipeline", "p7"), ("step", "s3")]), Some(1.0));
     }
 
     #[test]
