@@ -285,8 +285,10 @@ impl Encoder<'_, '_> {
     fn text(&mut self, id: NodeId, node: &Node, value: &Value<'_>) -> Result<(), EncodeError> {
         match value {
             Value::Uuid(uuid) => put_bytes(self.out, &uuid::text(uuid)),
-            Value::String(text) if node.logical == Some(Logical::Uuid) && uuid::parse(text.as_bytes()).is_none() => {
-                return Err(self.unfit(id, value));
+            // Read leniently, and written as the specification has it: other readers take nothing else.
+            Value::String(text) if node.logical == Some(Logical::Uuid) => {
+                let uuid = uuid::parse(text.as_bytes()).ok_or_else(|| self.unfit(id, value))?;
+                put_bytes(self.out, &uuid::text(&uuid));
             }
             Value::String(text) => put_bytes(self.out, text.as_bytes()),
             Value::Bytes(bytes) if node.logical.is_none() => {
