@@ -106,7 +106,7 @@ pub fn compile(
             types.given_fields(schema, &mut findings, &mut warnings);
             Vec::new()
         }
-        _ => types.new_fields(&mut findings),
+        _ => types.new_fields(&mut findings, &mut warnings),
     };
     if !findings.is_empty() {
         return Err(findings);
@@ -513,21 +513,26 @@ impl Types<'_> {
                 }
                 warnings.extend(ty.and_then(|ty| cut_off(&name.value, &place.what, place.span, &ty, &target)));
             }
-            let whole = self.whole(&place.source);
-            if whole.is_some_and(|node| has_several(self.plan.writer(), node)) {
-                let message = format!(
-                    "{} may be one of several records, enums or fixed types, and a value that `set` gives goes by what is in it, not by its name",
-                    place.what
-                );
-                let help = "leave it out of `set`: input fields go by name and alias";
-                warnings.push(Finding::new(place.span, message).help(help));
-            }
+            warnings.extend(self.several(place));
         }
     }
 
-    fn new_fields(&self, findings: &mut Vec<Finding>) -> Vec<NewField> {
+    /// What is said of a value that loses which of several types it was.
+    fn several(&self, place: &Place) -> Option<Finding> {
+        let whole = self.whole(&place.source);
+        whole.filter(|node| has_several(self.plan.writer(), *node))?;
+        let message = format!(
+            "{} may be one of several records, enums or fixed types, and a value that `set` gives goes by what is in it, not by its name",
+            place.what
+        );
+        let help = "leave it out of `set`: input fields go by name and alias";
+        Some(Finding::new(place.span, message).help(help))
+    }
+
+    fn new_fields(&self, findings: &mut Vec<Finding>, warnings: &mut Vec<Finding>) -> Vec<NewField> {
         let mut fields = Vec::new();
         for (name, place) in &self.program.outputs {
+            warnings.extend(self.several(place));
             match self.of(&place.source) {
                 Some(ty) if ty != Type::Any && ty != Type::Null => {
                     fields.push(NewField {

@@ -412,6 +412,11 @@ async fn a_union_of_several_records_that_is_set_is_told() {
             "event.paid may be one of several records, enums or fixed types, and a value that `set` gives goes by what is in it, not by its name"
         ]
     );
+    let again = "set = { again = \"event.paid\" }";
+    let appended = compiled(None, &schema(&both), again, OutputSchema::Appended)
+        .await
+        .unwrap();
+    assert_eq!(appended.warnings.len(), 1, "{:?}", appended.warnings);
     let none = Vec::<String>::new();
     assert_eq!(told(both, "").await, none);
     assert_eq!(told(format!("\"null\", {}", record("Payment")), set).await, none);
