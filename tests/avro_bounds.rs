@@ -283,6 +283,11 @@ fn claims_without_bytes_take_no_memory() {
     }
 }
 
+/// The schema of a record with one field of the type: nothing is resolved, and compiled, of another.
+fn in_a_record(ty: &str) -> String {
+    format!(r#"{{"type":"record","name":"R","fields":[{{"name":"f","type":{ty}}}]}}"#)
+}
+
 /// A schema of about so many bytes.
 type Text = (&'static str, fn(usize) -> String);
 
@@ -294,7 +299,10 @@ const SCHEMAS: [Text; 6] = [
     }),
     ("many symbols", |n| {
         let symbols: Vec<String> = (0..n / 12).map(|i| format!(r#""SYMBOL{i}""#)).collect();
-        format!(r#"{{"type":"enum","name":"E","symbols":[{}]}}"#, symbols.join(","))
+        in_a_record(&format!(
+            r#"{{"type":"enum","name":"E","symbols":[{}]}}"#,
+            symbols.join(",")
+        ))
     }),
     ("many names, each used", |n| {
         let mut json = r#"{"type":"record","name":"R","fields":["#.to_owned();
@@ -311,7 +319,7 @@ const SCHEMAS: [Text; 6] = [
         let branches: Vec<String> = (0..n / 40)
             .map(|i| format!(r#"{{"type":"fixed","name":"F{i}","size":4}}"#))
             .collect();
-        format!("[{}]", branches.join(","))
+        in_a_record(&format!("[{}]", branches.join(",")))
     }),
     ("many aliases", |n| {
         let aliases: Vec<String> = (0..n / 10).map(|i| format!(r#""a{i}""#)).collect();

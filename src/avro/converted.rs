@@ -19,14 +19,14 @@ pub struct Converted {
     pub to: Type,
 }
 
-/// A branch of a union of the input, whose data have no place in the output. Null is none: records with it may be left out.
+/// A branch of a union of the input, or a symbol of an enum, that has no place in the output. Null is none: records with it may be left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unplaced {
     /// Where the output would have it, as in [`Converted`].
     pub field: String,
     /// Where the input has it.
     pub source: String,
-    /// The branch: its name, or its type where it has none.
+    /// The branch: its name, or its type where it has none. Or the symbol.
     pub from: String,
 }
 
@@ -76,7 +76,8 @@ impl Walk<'_> {
         let splice = self.splice;
         let step = &splice.resolution.steps[id];
         match &step.conversion {
-            Conversion::Copy | Conversion::Symbols(_) | Conversion::Impossible => {}
+            Conversion::Copy | Conversion::Impossible => {}
+            Conversion::Symbols(places) => self.symbols(step, places, field, source),
             Conversion::Value => self.found.push(Converted {
                 field: field.to_owned(),
                 source: source.to_owned(),
@@ -114,6 +115,18 @@ impl Walk<'_> {
                 source: source.to_owned(),
                 from: name_of(writer, branches[number]),
             });
+        }
+    }
+
+    /// Notes the symbols without a place.
+    fn symbols(&mut self, step: &Step, places: &[Option<usize>], field: &str, source: &str) {
+        if let Shape::Enum { symbols, .. } = &self.splice.writer.node(step.writer).shape {
+            let unplaced = symbols.iter().zip(places).filter(|(_, place)| place.is_none());
+            self.unplaced.extend(unplaced.map(|(symbol, _)| Unplaced {
+                field: field.to_owned(),
+                source: source.to_owned(),
+                from: format!("symbol {symbol}"),
+            }));
         }
     }
 

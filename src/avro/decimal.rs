@@ -6,6 +6,9 @@
 /// Digits beyond which a decimal is refused, so that a scale of a thousand million cannot exhaust the memory.
 const MAX_DIGITS: usize = 4096;
 
+/// As much as is taken out of a number at once, and how many digits that is.
+const AT_ONCE: (u64, usize) = (1_000_000_000, 9);
+
 /// A decimal as sign and decimal digits, the highest first, without leading zeros; zero has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Digits {
@@ -26,16 +29,22 @@ impl Digits {
         }
         let mut digits = Vec::new();
         while !magnitude.is_empty() {
-            let mut rest = 0u32;
+            let mut rest = 0u64;
             for byte in &mut magnitude {
-                let value = rest << 8 | u32::from(*byte);
-                *byte = (value / 10) as u8;
-                rest = value % 10;
+                let value = rest << 8 | u64::from(*byte);
+                *byte = (value / AT_ONCE.0) as u8;
+                rest = value % AT_ONCE.0;
             }
-            digits.push(rest as u8);
+            for _ in 0..AT_ONCE.1 {
+                digits.push((rest % 10) as u8);
+                rest /= 10;
+            }
             let zeros = magnitude.iter().take_while(|byte| **byte == 0).count();
             magnitude.drain(..zeros);
         }
+        // Those taken out last begin with zeros.
+        let zeros = digits.iter().rev().take_while(|digit| **digit == 0).count();
+        digits.truncate(digits.len() - zeros);
         digits.reverse();
         Some(Digits { negative, digits })
     }
@@ -106,6 +115,12 @@ pub(crate) fn rescale(unscaled: &[u8], from: i32, to: i32) -> Option<Vec<u8>> {
         number.digits.truncate(keep);
     }
     Some(number.write())
+}
+
+/// Whether the integer may have no more than so many digits, as far as its length tells: to count them takes the square of that.
+pub(crate) fn may_have(unscaled: &[u8], digits: i64) -> bool {
+    // A digit is less than 5/12 of a byte; the sign is a bit, and what is begun counts.
+    (unscaled.len() - sign_bytes(unscaled)) as i64 <= digits * 5 / 12 + 2
 }
 
 /// How many decimal digits the integer has; 0 for zero. None beyond any sensible size.
@@ -190,6 +205,9 @@ mod tests {
             prop_assert_eq!(text(&bytes, 0), Some(value.to_string()));
             prop_assert_eq!(digits(&bytes), Some(if value == 0 { 0 } else { value.unsigned_abs().to_string().len() }));
             prop_assert_eq!(resize(&short(value), 16), Some(bytes.to_vec()));
+            let digits = value.to_string().trim_start_matches('-').len() as i64;
+            prop_assert!(may_have(&bytes, digits));
+            prop_assert!(!may_have(&[0x7f; 100], digits));
         }
 
         #[test]

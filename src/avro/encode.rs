@@ -285,8 +285,10 @@ impl Encoder<'_, '_> {
     fn text(&mut self, id: NodeId, node: &Node, value: &Value<'_>) -> Result<(), EncodeError> {
         match value {
             Value::Uuid(uuid) => put_bytes(self.out, &uuid::text(uuid)),
-            Value::String(text) if node.logical == Some(Logical::Uuid) && uuid::parse(text.as_bytes()).is_none() => {
-                return Err(self.unfit(id, value));
+            // Read leniently, and written as the specification has it: other readers take nothing else.
+            Value::String(text) if node.logical == Some(Logical::Uuid) => {
+                let uuid = uuid::parse(text.as_bytes()).ok_or_else(|| self.unfit(id, value))?;
+                put_bytes(self.out, &uuid::text(&uuid));
             }
             Value::String(text) => put_bytes(self.out, text.as_bytes()),
             Value::Bytes(bytes) if node.logical.is_none() => {
@@ -327,7 +329,11 @@ impl Encoder<'_, '_> {
             Value::Long(number) => (Cow::Owned(number.to_be_bytes().to_vec()), 0),
             _ => return Err(self.mismatch(id, value)),
         };
-        let unscaled = decimal::rescale(&unscaled, from, scale as i32).ok_or_else(|| self.unfit(id, value))?;
+        // What the scale loses must be zeros, beside the digits that stay.
+        let digits = i64::from(precision) + (i64::from(from) - i64::from(scale)).max(0);
+        let unscaled = Some(unscaled).filter(|unscaled| decimal::may_have(unscaled, digits));
+        let unscaled = unscaled.and_then(|unscaled| decimal::rescale(&unscaled, from, scale as i32));
+        let unscaled = unscaled.ok_or_else(|| self.unfit(id, value))?;
         if decimal::digits(&unscaled).is_none_or(|digits| digits > precision as usize) {
             return Err(self.unfit(id, value));
         }

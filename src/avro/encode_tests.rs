@@ -147,7 +147,17 @@ fn uuids_are_text_or_bytes() {
         encode(fixed, text("03030303-0303-0303-0303-030303030303")),
         Ok(vec![3; 16])
     );
-    assert_eq!(encode(string, Value::Uuid([3; 16])).unwrap().len(), 37);
+    let written = encode(string, Value::Uuid([0xab; 16])).unwrap();
+    assert_eq!(&written[1..], b"abababab-abab-abab-abab-abababababab");
+    for form in [
+        "abababab-abab-abab-abab-abababababab",
+        "ABABABAB-ABAB-ABAB-ABAB-ABABABABABAB",
+        "abababababababababababababababab",
+        "{abababab-abab-abab-abab-abababababab}",
+        "urn:uuid:abababab-abab-abab-abab-abababababab",
+    ] {
+        assert_eq!(encode(string, text(form)).as_ref(), Ok(&written), "{form}");
+    }
     assert_eq!(error(string, text("x")), "this string does not fit uuid");
     assert!(encode("\"string\"", Value::Uuid([3; 16])).is_ok());
 }

@@ -15,10 +15,12 @@
 //! Data are hostile until they are checked: no datum makes any of this panic, read outside its bytes, exhaust the stack,
 //! take memory that the datum's length does not explain, or run for longer than it. That holds for schemas too.
 //!
-//! Differences from other libraries, all of them on the strict side (their data would not be read everywhere): `int`s and
+//! Differences from other libraries, most of them on the strict side (their data would not be read everywhere): `int`s and
 //! indexes longer than five bytes and `long`s with more than 64 bits are refused, and so are booleans other than 0 and 1,
 //! strings that are not UTF-8, blocks whose size does not agree with their items, and bytes behind the datum. Block counts
-//! and sizes may be written in any of the ways that the specification allows.
+//! and sizes may be written in any of the ways that the specification allows. On the other side, what a logical type asks of
+//! its bytes is looked at only where the value is asked for: a text that is no UUID in its canonical form, a decimal without
+//! bytes, and one with more digits than its precision pass unchanged where nothing converts them.
 
 mod careful;
 mod compile;

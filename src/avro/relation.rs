@@ -92,7 +92,14 @@ impl<'s> Relation<'s> {
             (Shape::Union(from), Shape::Union(to)) => {
                 from.len() <= to.len()
                     && from.iter().enumerate().all(|(number, branch)| {
-                        self.same_bytes(*branch, to[number]) && self.choose(from, *branch, to) == Some(number)
+                        // No other has the name, so that there is no need to look for it in each.
+                        let named = writer
+                            .node(*branch)
+                            .shape
+                            .name()
+                            .is_some_and(|name| output.node(to[number]).shape.name() == Some(name));
+                        self.same_bytes(*branch, to[number])
+                            && (named || self.choose(from, *branch, to) == Some(number))
                     })
             }
             (Shape::Array(from), Shape::Array(to)) | (Shape::Map(from), Shape::Map(to)) => self.same_bytes(*from, *to),
@@ -159,16 +166,10 @@ impl<'s> Relation<'s> {
             let to = &output.node(*branch).shape;
             same_name(&node.shape, to) || (node.shape.name().is_none() && node.shape.kind() == to.kind())
         };
-        let candidates = |suits: &dyn Fn(&NodeId) -> bool| -> Vec<usize> {
-            branches
-                .iter()
-                .enumerate()
-                .filter(|(_, branch)| suits(branch))
-                .map(|(number, _)| number)
-                .collect()
-        };
-        let order = [candidates(&exact), candidates(&near), candidates(&|_| true)].concat();
-        order.into_iter().find(|number| {
+        let all = || 0..branches.len();
+        let exact = all().filter(|number| exact(&branches[*number]));
+        let near = all().filter(|number| near(&branches[*number]));
+        exact.chain(near).chain(all()).find(|number| {
             let to = branches[*number];
             self.akin((siblings, from), (branches, to)) && self.resolves(from, to)
         })

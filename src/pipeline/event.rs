@@ -269,7 +269,14 @@ impl Event {
         }
     }
 
-    /// What counts of that.
+    /// The same of what is kept only for as long as what is given back: the values that a step binds, which wait for its answer with it.
+    pub fn hold_while(&self, bytes: usize) -> Option<Holding<'_>> {
+        let completions = self.completions.as_deref().filter(|_| bytes > SMALL)?;
+        completions.hold(bytes);
+        Some(Holding { completions, bytes })
+    }
+
+    /// What counts to its end.
     pub fn held(&self) -> usize {
         self.held
     }
@@ -356,6 +363,19 @@ impl Event {
         self.failure = None;
         self.produced = None;
         self
+    }
+}
+
+/// Bytes that count in the budget of an event's loop until this is dropped; see [`Event::hold_while`].
+#[derive(Debug)]
+pub struct Holding<'e> {
+    completions: &'e Completions,
+    bytes: usize,
+}
+
+impl Drop for Holding<'_> {
+    fn drop(&mut self) {
+        self.completions.let_go(self.bytes);
     }
 }
 

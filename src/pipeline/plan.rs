@@ -3,6 +3,8 @@
 //! Pure: schemas come in parsed, and the id of the output schema is filled in by whoever registers it. The findings name
 //! both sides of a mismatch and where each comes from.
 
+mod lossy;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -14,10 +16,12 @@ use super::program::{
 };
 use crate::avro::schema::{NodeId, Shape};
 use crate::avro::value::{Type, Unit, Value};
-use crate::avro::{Converted, NewField, Plan, Schema, Splice, Unplaced, append_fields, change_unit};
+use crate::avro::{Converted, NewField, Plan, Schema, Splice, append_fields};
 use crate::config::{OnMissing, Span};
 use crate::store::Statement;
 use crate::store::types::{ColumnType, bindable};
+
+use lossy::{cut_off, left_out, narrowed};
 
 /// What reads and rewrites the records of one writer schema.
 #[derive(Debug)]
@@ -102,7 +106,7 @@ pub fn compile(
             types.given_fields(schema, &mut findings, &mut warnings);
             Vec::new()
         }
-        _ => types.new_fields(&mut findings),
+        _ => types.new_fields(&mut findings, &mut warnings),
     };
     if !findings.is_empty() {
         return Err(findings);
@@ -140,7 +144,11 @@ pub fn compile(
                 .map_err(|e| in_place(place, e.to_string()))?;
             if let Some(span) = program.sink {
                 let passing = splice.converted();
-                let told = |c: &Converted| cut_off(&c.field, &format!("event.{}", c.source), span, &c.from, &c.to);
+                let told = |c: &Converted| {
+                    let what = format!("event.{}", c.source);
+                    cut_off(&c.field, &what, span, &c.from, &c.to)
+                        .or_else(|| narrowed(&c.field, &what, span, &c.from, &c.to))
+                };
                 warnings.extend(passing.iter().filter_map(told));
                 warnings.extend(splice.unplaced().iter().map(|unplaced| left_out(unplaced, span)));
             }
@@ -164,65 +172,6 @@ fn in_place(span: Option<Span>, message: String) -> Vec<Finding> {
 /// The remedy for a time in another unit.
 const UNITS: &str = "in an expression a time is a number in its own unit: bring each to the unit that is asked for, as in (...) / 1000 from micros \
                      to millis";
-
-/// The first time in a type that counts finer than its counterpart, the counterpart, and how many of what it counts are one of that.
-fn finer<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type, i64)> {
-    let (from, to) = (from.non_null(), to.non_null());
-    let (own, wanted) = match (from, to) {
-        (Type::Time(own), Type::Time(wanted))
-        | (Type::Timestamp(own), Type::Timestamp(wanted))
-        | (Type::LocalTimestamp(own), Type::LocalTimestamp(wanted)) => (*own, *wanted),
-        (Type::List(from), Type::List(to)) | (Type::Map(_, from), Type::Map(_, to)) => return finer(from, to),
-        (Type::Record(from), Type::Record(to)) => {
-            return to.iter().find_map(|(name, to)| {
-                let (_, from) = from.iter().find(|(own, _)| own == name)?;
-                finer(from, to)
-            });
-        }
-        _ => return None,
-    };
-    let count = change_unit(1, wanted, own).filter(|count| *count > 1)?;
-    Some((from, to, count))
-}
-
-/// What is said of a time of which a field takes only what is whole in its own unit; nothing where it takes all.
-fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
-    let whole = unit(from.non_null()).is_some();
-    let (from, to, count) = finer(from, to)?;
-    let has = if whole { "is" } else { "has" };
-    let message = format!(
-        "field '{field}' of the output schema {has} {to} and {what} {has} {from}: a record whose time is finer than the field becomes a dead letter"
-    );
-    let by_set = if whole && !field.contains(['.', '[']) {
-        format!("cut it off, as in set = {{ {field} = \"{what} / {count}\" }}, or ")
-    } else {
-        String::new()
-    };
-    let help = format!("{by_set}make the field {from} in the sink's `schema`");
-    Some(Finding::new(span, message).help(help))
-}
-
-/// What is said of a double where the field is a float: no number is rounded.
-fn rounded(field: &str, place: &Place, from: &Type, to: &Type) -> Option<Finding> {
-    let (Type::Double, Type::Float) = (from.non_null(), to.non_null()) else {
-        return None;
-    };
-    let message = format!(
-        "field '{field}' of the output schema is float and {} is double: a record whose number a float does not hold exactly becomes a dead letter",
-        place.what
-    );
-    Some(Finding::new(place.span, message).help("make the field double in the sink's `schema`"))
-}
-
-/// What is said of a branch of the input that the output has no place for.
-fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
-    let Unplaced { field, source, from } = unplaced;
-    let message = format!(
-        "event.{source} may be {from}, which has no place in field '{field}' of the output schema: a record that has it becomes a dead letter"
-    );
-    let help = format!("add {from} to the field's type in the sink's `schema`, or leave such records out by a filter");
-    Finding::new(span, message).help(help)
-}
 
 /// Whether there is a union of several records, enums or fixed types in a type: a value knows their parts, and not their names.
 fn has_several(schema: &Schema, within: NodeId) -> bool {
@@ -557,25 +506,33 @@ impl Types<'_> {
                         let help = "change the literal, or the field's type in the sink's `schema`";
                         cannot(&name.value, place, why.to_string()).help(help)
                     })),
-                    None => warnings.extend(ty.as_ref().and_then(|ty| rounded(&name.value, place, ty, &target))),
+                    None => warnings.extend(
+                        ty.as_ref()
+                            .and_then(|ty| narrowed(&name.value, &place.what, place.span, ty, &target)),
+                    ),
                 }
                 warnings.extend(ty.and_then(|ty| cut_off(&name.value, &place.what, place.span, &ty, &target)));
             }
-            let whole = self.whole(&place.source);
-            if whole.is_some_and(|node| has_several(self.plan.writer(), node)) {
-                let message = format!(
-                    "{} may be one of several records, enums or fixed types, and a value that `set` gives goes by what is in it, not by its name",
-                    place.what
-                );
-                let help = "leave it out of `set`: input fields go by name and alias";
-                warnings.push(Finding::new(place.span, message).help(help));
-            }
+            warnings.extend(self.several(place));
         }
     }
 
-    fn new_fields(&self, findings: &mut Vec<Finding>) -> Vec<NewField> {
+    /// What is said of a value that loses which of several types it was.
+    fn several(&self, place: &Place) -> Option<Finding> {
+        let whole = self.whole(&place.source);
+        whole.filter(|node| has_several(self.plan.writer(), *node))?;
+        let message = format!(
+            "{} may be one of several records, enums or fixed types, and a value that `set` gives goes by what is in it, not by its name",
+            place.what
+        );
+        let help = "leave it out of `set`: input fields go by name and alias";
+        Some(Finding::new(place.span, message).help(help))
+    }
+
+    fn new_fields(&self, findings: &mut Vec<Finding>, warnings: &mut Vec<Finding>) -> Vec<NewField> {
         let mut fields = Vec::new();
         for (name, place) in &self.program.outputs {
+            warnings.extend(self.several(place));
             match self.of(&place.source) {
                 Some(ty) if ty != Type::Any && ty != Type::Null => {
                     fields.push(NewField {

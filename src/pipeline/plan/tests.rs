@@ -338,6 +338,58 @@ async fn a_branch_of_the_input_that_the_output_has_no_place_for_is_told() {
 }
 
 #[tokio::test]
+async fn a_number_or_symbol_of_the_input_that_the_output_does_not_hold_is_told() {
+    let schema =
+        |ty: &str| format!(r#"{{"type": "record", "name": "E", "fields": [{{"name": "v", "type": ["null", {ty}]}}]}}"#);
+    let told = async |from: &str, to: &str, set: &str| {
+        let output = OutputSchema::Fixed(Arc::new(Schema::parse(&schema(to)).unwrap()));
+        let compiled = compiled(None, &schema(from), set, output).await.unwrap();
+        compiled.warnings.into_iter().map(|f| f.message).collect::<Vec<_>>()
+    };
+    let decimal = |precision: u32, scale: u32| {
+        format!(r#"{{"type": "bytes", "logicalType": "decimal", "precision": {precision}, "scale": {scale}}}"#)
+    };
+    let plain = |ty: &str| format!("\"{ty}\"");
+    let passes_or_is_set = ["", "set = { v = \"event.v\" }"];
+    for (from, to) in [
+        (plain("long"), plain("double")),
+        (plain("long"), plain("float")),
+        (plain("int"), plain("float")),
+        (decimal(12, 4), decimal(12, 2)),
+        (decimal(12, 2), decimal(9, 2)),
+    ] {
+        for set in passes_or_is_set {
+            let messages = told(&from, &to, set).await;
+            assert_eq!(messages.len(), 1, "{from} to {to}: {messages:?}");
+            let what = "a record whose number the field does not hold exactly becomes a dead letter";
+            assert!(messages[0].ends_with(what), "{messages:?}");
+        }
+    }
+    for (from, to) in [
+        (plain("int"), plain("long")),
+        (plain("int"), plain("double")),
+        (plain("float"), plain("double")),
+        (decimal(9, 2), decimal(12, 4)),
+    ] {
+        for set in passes_or_is_set {
+            assert_eq!(told(&from, &to, set).await, Vec::<String>::new(), "{from} to {to}");
+        }
+    }
+    let kinds =
+        |symbols: &str, more: &str| format!(r#"{{"type": "enum", "name": "Kind", "symbols": [{symbols}]{more}}}"#);
+    let both = kinds(r#""PAID", "REFUNDED""#, "");
+    assert_eq!(
+        told(&both, &kinds(r#""PAID""#, ""), "").await,
+        [
+            "event.v may be symbol REFUNDED, which has no place in field 'v' of the output schema: \
+          a record that has it becomes a dead letter"
+        ]
+    );
+    let other = kinds(r#""PAID""#, r#", "default": "PAID""#);
+    assert_eq!(told(&both, &other, "").await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_union_of_several_records_that_is_set_is_told() {
     let record =
         |name: &str| format!(r#"{{"type": "record", "name": "{name}", "fields": [{{"name": "id", "type": "long"}}]}}"#);
@@ -360,6 +412,11 @@ async fn a_union_of_several_records_that_is_set_is_told() {
             "event.paid may be one of several records, enums or fixed types, and a value that `set` gives goes by what is in it, not by its name"
         ]
     );
+    let again = "set = { again = \"event.paid\" }";
+    let appended = compiled(None, &schema(&both), again, OutputSchema::Appended)
+        .await
+        .unwrap();
+    assert_eq!(appended.warnings.len(), 1, "{:?}", appended.warnings);
     let none = Vec::<String>::new();
     assert_eq!(told(both, "").await, none);
     assert_eq!(told(format!("\"null\", {}", record("Payment")), set).await, none);

@@ -19,7 +19,7 @@ use crate::pipeline::failure::Failure;
 use crate::pipeline::policy::Policy;
 use crate::pipeline::program::{Action, Lookup, Place, Write};
 use crate::retry::Class;
-use crate::store::cache::{Hit, Origin, append_key};
+use crate::store::cache::{Hit, Origin, append_key, heap_bytes};
 use crate::store::{AnyStore, Row, Store, StoreError};
 
 /// So many values need no memory of their own.
@@ -76,6 +76,7 @@ impl Attempts<'_> {
     async fn look_up(&mut self, lookup: &Lookup, store: &AnyStore) -> Result<Answer, Failure> {
         // On the heap: the future would have room for the few.
         let values = self.runtime.binds(&lookup.binds, self.event)?.into_vec();
+        let _held = self.event.hold_while(values.iter().map(heap_bytes).sum());
         let key = lookup.cache.as_ref().map(|_| {
             let mut key = Vec::new();
             append_key(&values, &mut key);
@@ -149,6 +150,7 @@ impl Attempts<'_> {
 
     async fn write(&mut self, write: &Write, store: &AnyStore) -> Result<Answer, Failure> {
         let values = self.runtime.binds(&write.binds, self.event)?.into_vec();
+        let _held = self.event.hold_while(values.iter().map(heap_bytes).sum());
         let timestamp = self.event.origin.write_timestamp_us.saturating_add(write.place);
         loop {
             self.notice_an_open_breaker();

@@ -9,6 +9,7 @@ use crate::pipeline::evaluate::value;
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::program::Custom;
+use crate::store::cache::heap_bytes;
 
 impl Runtime {
     pub(super) async fn custom(&self, index: usize, custom: &Custom, event: &Event) -> Result<Answer, Failure> {
@@ -19,6 +20,7 @@ impl Runtime {
             let value = value(&self.program, &place.source, event)?;
             values.push(taken(value, ty).map_err(|why| Failure::permanent("type", format!("{name}: {why}")))?);
         }
+        let _held = event.hold_while(values.iter().map(heap_bytes).sum());
         let mut attempts = self.attempts(index, event, custom.policy, None);
         loop {
             let began = Instant::now();

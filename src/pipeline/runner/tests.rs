@@ -622,6 +622,26 @@ async fn values_that_a_step_names_count_as_rows_do() {
 }
 
 #[tokio::test]
+async fn values_that_a_step_binds_count_while_it_waits_and_no_longer() {
+    let write = format!("write = \"{WRITE}\"\nbind = {{ kind = \"event.kind + event.kind\", score = \"1.5\" }}");
+    let lookup = "lookup = \"SELECT a FROM t WHERE k = :k\"\nbind = { k = \"event.kind + event.kind\" }".to_owned();
+    for step in [write, lookup] {
+        let mut bench = bench(&format!("[[pipelines.p.steps]]\nname = \"s\"\n{step}\n")).await;
+        bench.store.set_latency(Duration::from_millis(50));
+        let kind = "x".repeat(10_000);
+        let events: Vec<_> = (0..8).map(|offset| bench.event(offset, 1, &kind, false)).collect();
+        let all = join_all(events.into_iter().map(|event| bench.runtime.process(event)));
+        let meanwhile = async {
+            tokio::task::yield_now().await;
+            bench.completions.held()
+        };
+        let (_, held) = tokio::join!(all, meanwhile);
+        assert!(held >= 8 * 20_000, "{held} with {step}");
+        assert_eq!(bench.completions.held(), 0, "{step}");
+    }
+}
+
+#[tokio::test]
 async fn a_row_that_does_not_come_is_waited_for_as_long_as_the_step_says() {
     let keys = "on_missing = \"retry\"\nmissing_deadline = \"80ms\"\nmissing_then = \"skip\"";
     // That there was none a moment ago is no answer.

@@ -28,8 +28,8 @@ pub fn row_bytes(value: &Hit) -> usize {
     }
 }
 
-/// What a value holds beside itself.
-pub fn heap_bytes(value: &Value<'static>) -> usize {
+/// What a value holds beside itself. What it borrows is another's.
+pub fn heap_bytes(value: &Value<'_>) -> usize {
     match value {
         Value::Null
         | Value::Bool(_)
@@ -43,9 +43,8 @@ pub fn heap_bytes(value: &Value<'static>) -> usize {
         | Value::LocalTimestamp(..)
         | Value::Uuid(_)
         | Value::Duration { .. } => 0,
-        Value::String(s) => allocated(s.len()),
-        Value::Bytes(b) => allocated(b.len()),
-        Value::Decimal { unscaled, .. } => allocated(unscaled.len()),
+        Value::String(text) => owned_bytes(text),
+        Value::Bytes(bytes) | Value::Decimal { unscaled: bytes, .. } => owned_bytes(bytes),
         Value::List(items) => {
             allocated(items.capacity() * size_of::<Value<'static>>()) + items.iter().map(heap_bytes).sum::<usize>()
         }
@@ -57,8 +56,29 @@ pub fn heap_bytes(value: &Value<'static>) -> usize {
             allocated(fields.capacity() * (size_of::<Cow<'static, str>>() + size_of::<Value<'static>>()))
                 + fields
                     .iter()
-                    .map(|(name, v)| allocated(name.len()) + heap_bytes(v))
+                    .map(|(name, v)| owned_bytes(name) + heap_bytes(v))
                     .sum::<usize>()
         }
+    }
+}
+
+fn owned_bytes<T: AsRef<[u8]> + ToOwned + ?Sized>(value: &Cow<'_, T>) -> usize {
+    match value {
+        Cow::Owned(_) => allocated(T::as_ref(value).len()),
+        Cow::Borrowed(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_borrows_holds_its_parts_alone() {
+        let texts = Value::List(vec![Value::String("x".repeat(1000).into()); 10]);
+        assert_eq!(heap_bytes(&texts.borrowed()), 10 * size_of::<Value<'static>>());
+        assert_eq!(heap_bytes(&texts), 10 * (size_of::<Value<'static>>() + 1008));
+        let numbers = Value::List(vec![Value::Int(1); 10_000]);
+        assert_eq!(heap_bytes(&numbers), 320_000);
     }
 }

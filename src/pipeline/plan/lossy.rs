@@ -1,0 +1,84 @@
+//! What is said of values of the input that a field of the output does not hold each of: what does not fit is a dead letter, and never rounded or cut off.
+
+use crate::avro::value::Type;
+use crate::avro::{Unplaced, change_unit};
+use crate::config::Span;
+use crate::pipeline::expression::unit;
+use crate::pipeline::finding::Finding;
+
+/// The first time in a type that counts finer than its counterpart, the counterpart, and how many of what it counts are one of that.
+fn finer<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type, i64)> {
+    let (from, to) = (from.non_null(), to.non_null());
+    let (own, wanted) = match (from, to) {
+        (Type::Time(own), Type::Time(wanted))
+        | (Type::Timestamp(own), Type::Timestamp(wanted))
+        | (Type::LocalTimestamp(own), Type::LocalTimestamp(wanted)) => (*own, *wanted),
+        (Type::List(from), Type::List(to)) | (Type::Map(_, from), Type::Map(_, to)) => return finer(from, to),
+        (Type::Record(from), Type::Record(to)) => {
+            return to.iter().find_map(|(name, to)| {
+                let (_, from) = from.iter().find(|(own, _)| own == name)?;
+                finer(from, to)
+            });
+        }
+        _ => return None,
+    };
+    let count = change_unit(1, wanted, own).filter(|count| *count > 1)?;
+    Some((from, to, count))
+}
+
+/// What is said of a time of which a field takes only what is whole in its own unit; nothing where it takes all.
+pub(super) fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
+    let whole = unit(from.non_null()).is_some();
+    let (from, to, count) = finer(from, to)?;
+    let has = if whole { "is" } else { "has" };
+    let message = format!(
+        "field '{field}' of the output schema {has} {to} and {what} {has} {from}: a record whose time is finer than the field becomes a dead letter"
+    );
+    let by_set = if whole && !field.contains(['.', '[']) {
+        format!("cut it off, as in set = {{ {field} = \"{what} / {count}\" }}, or ")
+    } else {
+        String::new()
+    };
+    let help = format!("{by_set}make the field {from} in the sink's `schema`");
+    Some(Finding::new(span, message).help(help))
+}
+
+/// Whether a field may not hold each number of its source: none is rounded or cut off. The digits of a CQL decimal are not known.
+fn narrower(from: &Type, to: &Type) -> bool {
+    match (from, to) {
+        (
+            Type::Decimal { precision, scale },
+            Type::Decimal {
+                precision: to_precision,
+                scale: to_scale,
+            },
+        ) => {
+            let whole = |precision: u32, scale: u32| i64::from(precision) - i64::from(scale);
+            *precision > 0 && (scale > to_scale || whole(*precision, *scale) > whole(*to_precision, *to_scale))
+        }
+        (Type::Int | Type::Long | Type::Double, Type::Float) | (Type::Long, Type::Double) => true,
+        _ => false,
+    }
+}
+
+/// What is said of a number where the field holds only some of its type.
+pub(super) fn narrowed(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
+    let (from, to) = (from.non_null(), to.non_null());
+    if !narrower(from, to) {
+        return None;
+    }
+    let message = format!(
+        "field '{field}' of the output schema is {to} and {what} is {from}: a record whose number the field does not hold exactly becomes a dead letter"
+    );
+    Some(Finding::new(span, message).help(format!("make the field {from} in the sink's `schema`")))
+}
+
+/// What is said of a branch or symbol of the input that the output has no place for.
+pub(super) fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
+    let Unplaced { field, source, from } = unplaced;
+    let message = format!(
+        "event.{source} may be {from}, which has no place in field '{field}' of the output schema: a record that has it becomes a dead letter"
+    );
+    let help = format!("add {from} to the field's type in the sink's `schema`, or leave such records out by a filter");
+    Finding::new(span, message).help(help)
+}
