@@ -62,6 +62,7 @@ pub fn heap_bytes(value: &Value<'_>) -> usize {
     }
 }
 
+#[expect(clippy::ptr_arg, reason = "whether it is owned is the question")]
 fn owned_bytes<T: AsRef<[u8]> + ToOwned + ?Sized>(value: &Cow<'_, T>) -> usize {
     match value {
         Cow::Owned(_) => allocated(T::as_ref(value).len()),
