@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use avro_generator::Generator;
-use messina::avro::Schema;
+use messina::avro::{Schema, Value};
 use messina::config::{self, OnTombstone};
 use messina::demo::cluster;
 use messina::kafka::login::Logins;
 use messina::outcome::Outcome;
 use messina::pipeline::completions::{Batch, Completions, How};
 use messina::pipeline::event::{Content, Event, Origin, Tenure};
+use messina::pipeline::expression::{self, Expression, Interpreter};
 use messina::pipeline::plan::{self, Output, OutputSchema, SchemaPlan};
 use messina::pipeline::program;
 use messina::pipeline::runner::Runtime;
@@ -265,5 +266,19 @@ async fn no_tree_is_built_of_a_record() {
     };
     for (cost, record) in rest.iter().zip(&records[1..]) {
         assert_eq!(*cost, expected, "{} bytes", record.len());
+    }
+}
+
+/// An expression is lent the text, and the list in which it looks was made when it was parsed.
+#[test]
+fn an_expression_copies_no_text_and_makes_no_list() {
+    let interpreter = Interpreter::default();
+    for text in ["event.kind in ['a', 'b', 'c', 'd']", "event.kind == 'd'"] {
+        let Ok(Expression::Computed(computed)) = expression::parse(text, &[]) else {
+            panic!("{text}")
+        };
+        let inputs = [Value::String("d".into())];
+        let answer = asked(|| computed.evaluate(&interpreter, &inputs));
+        assert_eq!(answer, (Ok(Value::Bool(true)), 0), "{text}");
     }
 }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use smallvec::SmallVec;
+
 use super::event::Event;
 use super::expression::{RecordField, uuid_text};
 use super::failure::Failure;
@@ -34,7 +36,7 @@ pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> 
         Source::Constant(constant) => constant.borrowed(),
         Source::Now(unit) => Value::Timestamp(now(*unit), *unit),
         Source::Computed(computed) => {
-            let mut inputs = Vec::with_capacity(computed.inputs.len());
+            let mut inputs: SmallVec<[Value<'_>; 4]> = SmallVec::with_capacity(computed.inputs.len());
             for input in &computed.inputs {
                 inputs.push(value(program, input, event)?);
             }

@@ -12,20 +12,22 @@
 //! does not hold, as in SQL.
 
 mod convert;
+mod inputs;
 mod types;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use cel::common::ast::{CallExpr, Expr, ListExpr, LiteralValue, operators};
+use cel::common::value::Val;
 use cel::{Context, Env, ExecutionError, IdedExpr, Program};
 
+use crate::avro::path;
 use crate::avro::value::{Type, Unit, Value};
-use crate::avro::{decimal_text, path};
 use crate::config::values::is_identifier;
+use convert::from_cel;
 pub use convert::uuid_text;
-use convert::{from_cel, map_key, to_cel, whole};
+use inputs::{Inputs, Seen, take_lists};
 pub use types::{Mistaken, UnknownField, time, unit};
 
 /// What a path points at.
@@ -100,34 +102,18 @@ pub enum Expression {
     Computed(Computed),
 }
 
-/// A general expression: CEL whose variables `v0`, `v1`, … stand for `inputs`.
+/// A general expression: CEL whose variables `@0`, `@1`, … stand for `inputs`.
 #[derive(Debug, Clone)]
 pub struct Computed {
+    /// What follows from the expression is told by this one, which has all its literals.
     tree: Arc<IdedExpr>,
+    /// The tree that runs: names stand in it for `lists`.
+    run: Arc<IdedExpr>,
+    lists: Arc<[Box<dyn Val>]>,
     /// What the variables stand for, in order.
     pub inputs: Vec<Reference>,
-    variables: Arc<[Variable]>,
-}
-
-/// How CEL sees an input.
-#[derive(Debug)]
-struct Variable {
-    name: String,
-    seen: Seen,
-}
-
-/// As what CEL is given an input. A double would round a decimal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    /// As what it is.
-    Plain,
-    /// A decimal comes in as text.
-    Text,
-    /// A decimal comes in as the whole number in it.
-    Whole,
-    /// A map or a record comes in as the list of its keys, which is what a macro goes through: the interpreter's map has them in another
-    /// order each time, and what a record gives has to be the same on replay.
-    Keys,
+    /// How CEL sees each of them.
+    seen: Arc<[Seen]>,
 }
 
 /// What is wrong with an expression.
@@ -202,15 +188,16 @@ pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> 
     let mut inputs = Vec::new();
     let mut bound = Vec::new();
     cut_paths(&mut tree, steps, &mut inputs, &mut bound)?;
-    let variables = inputs.iter().enumerate().map(|(i, (_, seen))| Variable {
-        name: format!("{INPUT}{i}"),
-        seen: *seen,
-    });
-    let variables = variables.collect();
+    let mut run = tree.clone();
+    let mut lists = Vec::new();
+    take_lists(&mut run, &mut lists);
+    let (inputs, seen): (_, Vec<_>) = inputs.into_iter().unzip();
     Ok(Expression::Computed(Computed {
         tree: Arc::new(tree),
-        inputs: inputs.into_iter().map(|(reference, _)| reference).collect(),
-        variables,
+        run: Arc::new(run),
+        lists: lists.into(),
+        inputs,
+        seen: seen.into(),
     }))
 }
 
@@ -526,31 +513,10 @@ impl Computed {
     /// Evaluates over the values of `inputs`, in their order. CEL has no operators on null: as in SQL, what is computed from an absent
     /// value is absent, wherever in the inputs it is missing. The error has no values in it.
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {
+        let inputs = Inputs::of(inputs, &self.seen, &self.lists)?;
         let mut context = Context::with_env(interpreter.0.clone());
-        for (variable, value) in self.variables.iter().zip(inputs) {
-            let value = match (value, variable.seen) {
-                (Value::Decimal { unscaled, scale }, Seen::Text) => cel::Value::String(Arc::new(
-                    decimal_text(unscaled, *scale).ok_or("a decimal has more digits than are taken")?,
-                )),
-                // What no int holds stays a double, of which int() fails where it is reached, and not where a condition leads around it.
-                (Value::Decimal { unscaled, scale }, Seen::Whole) => {
-                    whole(unscaled, *scale).map_or_else(|| to_cel(value), cel::Value::Int)
-                }
-                (Value::Map(entries), Seen::Keys) => {
-                    let mut known = HashSet::new();
-                    let keys = entries.iter().map(|(key, _)| map_key(key));
-                    let once = keys.filter(|key| known.insert(key.clone()));
-                    cel::Value::List(Arc::new(once.map(cel::Value::from).collect()))
-                }
-                (Value::Record(fields), Seen::Keys) => {
-                    let names = fields.iter().map(|(name, _)| Arc::new(name.to_string()));
-                    cel::Value::List(Arc::new(names.map(cel::Value::String).collect()))
-                }
-                (value, _) => to_cel(value),
-            };
-            context.add_variable_from_value(variable.name.as_str(), value);
-        }
-        match cel::Value::resolve(&self.tree, &context) {
+        context.set_variable_resolver(&inputs);
+        match cel::Value::resolve(&self.run, &context) {
             Ok(result) => from_cel(result),
             Err(ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_)) => Ok(Value::Null),
             Err(error) if meets_null(&error) => Ok(Value::Null),
