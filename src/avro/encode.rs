@@ -327,10 +327,17 @@ impl Encoder<'_, '_> {
             Value::Long(number) => (Cow::Owned(number.to_be_bytes().to_vec()), 0),
             _ => return Err(self.mismatch(id, value)),
         };
-        let unscaled = decimal::rescale(&unscaled, from, scale as i32).ok_or_else(|| self.unfit(id, value))?;
-        if decimal::digits(&unscaled).is_none_or(|digits| digits > precision as usize) {
-            return Err(self.unfit(id, value));
-        }
+        let small = decimal::small(&unscaled, from, scale as i32, precision);
+        let unscaled = match &small {
+            Some((bytes, start)) => Cow::Borrowed(&bytes[*start..]),
+            None => {
+                let large = decimal::rescale(&unscaled, from, scale as i32).ok_or_else(|| self.unfit(id, value))?;
+                if decimal::digits(&large).is_none_or(|digits| digits > precision as usize) {
+                    return Err(self.unfit(id, value));
+                }
+                Cow::Owned(large)
+            }
+        };
         match &node.shape {
             Shape::Fixed { size, .. } => {
                 let bytes = decimal::resize(&unscaled, *size).ok_or_else(|| self.unfit(id, value))?;
