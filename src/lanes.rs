@@ -225,9 +225,9 @@ impl Hash for LaneKey {
     }
 }
 
-/// Takes a lane's hash as it is: it comes from a seeded hash already, and hashing it twice would only cost.
+/// Takes a hash for a key as it is: it comes from a seeded hash already, and hashing it twice would only cost.
 #[derive(Debug, Default)]
-struct AsIs(u64);
+pub(crate) struct AsIs(u64);
 
 impl Hasher for AsIs {
     fn write(&mut self, bytes: &[u8]) {

@@ -10,14 +10,14 @@
 //! published.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use foldhash::quality::RandomState;
 use tokio::sync::Notify;
 
-use crate::lanes::Order;
+use crate::lanes::{AsIs, Order};
 
 const WAITING: u8 = 0;
 const PASSED: u8 = 1;
@@ -101,7 +101,7 @@ impl Drop for Turn {
 pub struct Turns {
     order: Order,
     seed: RandomState,
-    last: HashMap<u64, Arc<Link>>,
+    last: HashMap<u64, Arc<Link>, BuildHasherDefault<AsIs>>,
     sweep_at: usize,
 }
 
@@ -111,7 +111,7 @@ impl Turns {
         Turns {
             order,
             seed: RandomState::default(),
-            last: HashMap::new(),
+            last: HashMap::default(),
             sweep_at: 4096,
         }
     }

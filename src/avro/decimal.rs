@@ -123,6 +123,37 @@ pub(crate) fn may_have(unscaled: &[u8], digits: i64) -> bool {
     (unscaled.len() - sign_bytes(unscaled)) as i64 <= digits * 5 / 12 + 2
 }
 
+/// What [`rescale`] gives, where it has at most `precision` digits: the bytes from the place that is given with them. It takes the
+/// number as one of 128 bits, as nearly all are, and not digit by digit. None decides nothing.
+pub(crate) fn small(unscaled: &[u8], from: i32, to: i32, precision: u32) -> Option<([u8; 16], usize)> {
+    let sign = if unscaled.first().is_some_and(|byte| byte & 0x80 != 0) {
+        0xff
+    } else {
+        0
+    };
+    let mut bytes = [sign; 16];
+    bytes[16usize.checked_sub(unscaled.len())?..].copy_from_slice(unscaled);
+    let mut number = i128::from_be_bytes(bytes);
+    match to.checked_sub(from)? {
+        0 => {}
+        more @ 1.. => number = number.checked_mul(10i128.checked_pow(more.unsigned_abs())?)?,
+        fewer => {
+            let factor = 10i128.checked_pow(fewer.unsigned_abs())?;
+            if number % factor != 0 {
+                return None;
+            }
+            number /= factor;
+        }
+    }
+    // A power beyond 128 bits is more than any such number.
+    let limit = 10u128.checked_pow(precision);
+    if limit.is_some_and(|limit| number.unsigned_abs() >= limit) {
+        return None;
+    }
+    let bits = 129 - (number ^ (number >> 127)).leading_zeros();
+    Some((number.to_be_bytes(), 16 - bits.div_ceil(8) as usize))
+}
+
 /// How many decimal digits the integer has; 0 for zero. None beyond any sensible size.
 pub(crate) fn digits(unscaled: &[u8]) -> Option<usize> {
     Digits::read(unscaled).map(|number| number.digits.len())
@@ -196,7 +227,49 @@ mod tests {
         assert_eq!(resize(&[], 2), Some(vec![0, 0]));
     }
 
+    #[test]
+    fn what_is_small_needs_no_digits() {
+        let small = |unscaled: &[u8], from, to, precision| {
+            small(unscaled, from, to, precision).map(|(bytes, start)| bytes[start..].to_vec())
+        };
+        assert_eq!(small(&short(1230), 2, 2, 4), Some(short(1230)));
+        assert_eq!(small(&short(1230), 2, 2, 3), None);
+        assert_eq!(small(&short(1230), 2, 1, 3), Some(short(123)));
+        assert_eq!(small(&short(1230), 2, 0, 4), None);
+        assert_eq!(small(&short(-1230), 2, 4, 6), Some(short(-123_000)));
+        assert_eq!(small(&[0, 0, 5], 0, 0, 1), Some(vec![5]));
+        assert_eq!(small(&[], 2, 2, 0), Some(vec![0]));
+        assert_eq!(small(&short(1), 0, 0, 0), None);
+        assert_eq!(small(&short(1), i32::MIN, i32::MAX, 9), None);
+        assert_eq!(small(&[0; 17], 0, 0, 9), None);
+        for value in [i128::MIN, i128::MAX] {
+            assert_eq!(small(&short(value), 0, 0, 39), Some(short(value)));
+            assert_eq!(small(&short(value), 0, 0, u32::MAX), Some(short(value)));
+            assert_eq!(small(&short(value), 0, 0, 38), None);
+            assert_eq!(small(&short(value), 0, 1, 40), None);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_small_is_as_by_its_digits(
+            (value, shift, zeros) in (any::<i128>(), 0..128u32, 0..39u32),
+            whole in any::<bool>(),
+            (from, to) in (-20i32..20, -20i32..20),
+            precision in 0..45u32,
+        ) {
+            let value = value >> shift;
+            let value = value - value % 10i128.pow(zeros);
+            let unscaled = if whole { value.to_be_bytes().to_vec() } else { short(value) };
+            let done = small(&unscaled, from, to, precision);
+            if let Some((bytes, start)) = &done {
+                let number = &bytes[*start..];
+                prop_assert_eq!(rescale(&unscaled, from, to), Some(number.to_vec()));
+                prop_assert!(digits(number).is_some_and(|digits| digits <= precision as usize));
+            }
+            prop_assert_eq!(small(&unscaled, from, from, 39).map(|(bytes, _)| bytes), Some(value.to_be_bytes()));
+        }
+
         #[test]
         fn integers_survive(value in any::<i128>(), shift in 0..128u32) {
             let value = value >> shift;

@@ -32,28 +32,65 @@ impl Schema {
     }
 }
 
-/// What is asked for most, and has a short way.
+/// What is asked for most, and has a short way: a simple type, or a union of one and null.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Short {
+pub(crate) struct Short {
+    kind: Kind,
+    /// What null and what any other value begins with, in such a union: the index of its branch.
+    union: Option<(u8, u8)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
     /// A string without a logical type.
     Text,
+    /// A UUID in a string.
+    Uuid,
+    /// An `int` without a logical type.
+    Int,
     /// A `long` without one.
     Long,
     /// A timestamp.
     Timestamp(Unit),
+    Double,
+    Boolean,
+    /// The symbol of this enum.
+    Symbol(NodeId),
+    /// Bytes without a logical type.
+    Bytes,
+    /// A decimal of this scale in bytes.
+    Decimal(i32),
     /// Anything else.
     None,
 }
 
 impl Short {
     /// The short way of a type, looked up once.
-    pub fn of(node: &Node) -> Short {
-        match (&node.shape, node.logical) {
-            (Shape::String, None) => Short::Text,
-            (Shape::Long, None) => Short::Long,
-            (Shape::Long, Some(Logical::Timestamp(unit))) => Short::Timestamp(unit),
-            _ => Short::None,
-        }
+    pub fn of(schema: &Schema, id: NodeId) -> Short {
+        let null = |id: &NodeId| schema.node(*id).shape == Shape::Null;
+        let (id, union) = match &schema.node(id).shape {
+            Shape::Union(branches) => match branches.as_slice() {
+                [first, other] if null(first) => (*other, Some((0, 2))),
+                [other, second] if null(second) => (*other, Some((2, 0))),
+                _ => (id, None),
+            },
+            _ => (id, None),
+        };
+        let node = schema.node(id);
+        let kind = match (&node.shape, node.logical) {
+            (Shape::String, None) => Kind::Text,
+            (Shape::String, Some(Logical::Uuid)) => Kind::Uuid,
+            (Shape::Int, None) => Kind::Int,
+            (Shape::Long, None) => Kind::Long,
+            (Shape::Long, Some(Logical::Timestamp(unit))) => Kind::Timestamp(unit),
+            (Shape::Double, None) => Kind::Double,
+            (Shape::Boolean, None) => Kind::Boolean,
+            (Shape::Enum { .. }, None) => Kind::Symbol(id),
+            (Shape::Bytes, None) => Kind::Bytes,
+            (Shape::Bytes, Some(Logical::Decimal { scale, .. })) => Kind::Decimal(scale as i32),
+            _ => Kind::None,
+        };
+        Short { kind, union }
     }
 }
 
@@ -66,24 +103,71 @@ pub(crate) fn decode<'a>(
     start: usize,
     end: usize,
 ) -> Result<Value<'a>, DatumError> {
+    let inner = match short.union {
+        None => start,
+        Some((null, _)) if buf.get(start..end) == Some([null].as_slice()) => return Ok(Value::Null),
+        Some((_, other)) if buf.get(start) == Some(&other) => start + 1,
+        Some(_) => return any(schema, id, buf, start, end),
+    };
     // Each value is made where it is returned: put together first, it would be copied, with loads that wait for stores.
-    match short {
-        Short::Text => {
-            if let Some(text) = text(buf, start, end) {
+    match short.kind {
+        Kind::Text => {
+            if let Some(text) = text(buf, inner, end) {
                 return Ok(Value::String(Cow::Borrowed(text)));
             }
         }
-        Short::Long => {
-            if let Some(value) = number(buf, start, end) {
+        Kind::Uuid => {
+            if let Some(uuid) = counted(buf, inner, end).and_then(uuid::parse) {
+                return Ok(Value::Uuid(uuid));
+            }
+        }
+        Kind::Int => {
+            if let Some(value) = number32(buf, inner, end) {
+                return Ok(Value::Int(value));
+            }
+        }
+        Kind::Long => {
+            if let Some(value) = number(buf, inner, end) {
                 return Ok(Value::Long(value));
             }
         }
-        Short::Timestamp(unit) => {
-            if let Some(value) = number(buf, start, end) {
+        Kind::Timestamp(unit) => {
+            if let Some(value) = number(buf, inner, end) {
                 return Ok(Value::Timestamp(value, unit));
             }
         }
-        Short::None => {}
+        Kind::Double => {
+            if let Some(Ok(value)) = buf.get(inner..end).map(<[u8; 8]>::try_from) {
+                return Ok(Value::Double(f64::from_le_bytes(value)));
+            }
+        }
+        Kind::Boolean => {
+            if let Some([value @ (0 | 1)]) = buf.get(inner..end) {
+                return Ok(Value::Bool(*value == 1));
+            }
+        }
+        Kind::Symbol(node) => {
+            if let Shape::Enum { symbols, .. } = &schema.node(node).shape
+                && let Some(index) = number32(buf, inner, end)
+                && let Some(symbol) = usize::try_from(index).ok().and_then(|index| symbols.get(index))
+            {
+                return Ok(Value::String(Cow::Borrowed(symbol.as_str())));
+            }
+        }
+        Kind::Bytes => {
+            if let Some(bytes) = counted(buf, inner, end) {
+                return Ok(Value::Bytes(Cow::Borrowed(bytes)));
+            }
+        }
+        Kind::Decimal(scale) => {
+            if let Some(unscaled) = counted(buf, inner, end) {
+                return Ok(Value::Decimal {
+                    unscaled: Cow::Borrowed(unscaled),
+                    scale,
+                });
+            }
+        }
+        Kind::None => {}
     }
     any(schema, id, buf, start, end)
 }
@@ -94,18 +178,23 @@ fn any<'a>(schema: &'a Schema, id: NodeId, buf: &'a [u8], start: usize, end: usi
     Reader::new(buf, start, end)?.value(schema, id, 0)
 }
 
-/// A string of at most 63 bytes that is there as a whole.
+/// Bytes, at most 63, that are there as a whole behind their length.
+#[inline(always)]
+fn counted(buf: &[u8], start: usize, end: usize) -> Option<&[u8]> {
+    let (first, bytes) = buf.get(start..end)?.split_first()?;
+    (first & 0x81 == 0 && usize::from(first >> 1) == bytes.len()).then_some(bytes)
+}
+
+/// The same of a string.
 #[inline(always)]
 fn text(buf: &[u8], start: usize, end: usize) -> Option<&str> {
-    let (first, text) = buf.get(start..end)?.split_first()?;
-    let whole = first & 0x81 == 0 && usize::from(first >> 1) == text.len();
-    let text = if is_ascii(text) {
+    let text = counted(buf, start, end)?;
+    if is_ascii(text) {
         // SAFETY: ASCII is UTF-8.
-        unsafe { std::str::from_utf8_unchecked(text) }
+        Some(unsafe { std::str::from_utf8_unchecked(text) })
     } else {
-        std::str::from_utf8(text).ok()?
-    };
-    whole.then_some(text)
+        std::str::from_utf8(text).ok()
+    }
 }
 
 /// Whether all bytes are ASCII: quick for few. Looks at the first and the last so many bytes, which may overlap.
@@ -144,6 +233,13 @@ fn number(buf: &[u8], start: usize, end: usize) -> Option<i64> {
     let word = word & 0x0000_3fff_0000_3fff | (word & 0x3fff_0000_3fff_0000) >> 2;
     let word = word & 0x0000_0000_0fff_ffff | (word & 0x0fff_ffff_0000_0000) >> 4;
     Some(zigzag(word))
+}
+
+/// The same of 32 bits: such a number has five bytes at most.
+#[inline(always)]
+fn number32(buf: &[u8], start: usize, end: usize) -> Option<i32> {
+    let value = number(buf, start, end)?;
+    i32::try_from(value).ok().filter(|_| end - start <= 5)
 }
 
 impl<'a> Reader<'a> {

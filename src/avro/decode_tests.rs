@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::avro::value::Unit;
+use proptest::prelude::*;
 
 fn decode(schema: &str, datum: &[u8]) -> Result<Value<'static>, DatumError> {
     let schema = Schema::parse(schema).unwrap();
@@ -93,4 +94,85 @@ fn values_without_bytes_are_limited() {
         );
     }
     assert!(matches!(decode(&json, &[]), Err(DatumError::EmptyItems { .. })));
+}
+
+/// Types with a short way, then some without.
+const SHORT: [&str; 10] = [
+    r#""string""#,
+    r#"{"type":"string","logicalType":"uuid"}"#,
+    r#""int""#,
+    r#""long""#,
+    r#"{"type":"long","logicalType":"timestamp-micros"}"#,
+    r#""double""#,
+    r#""boolean""#,
+    r#"{"type":"enum","name":"E","symbols":["A","B","C"]}"#,
+    r#""bytes""#,
+    r#"{"type":"bytes","logicalType":"decimal","precision":9,"scale":2}"#,
+];
+const OTHER: [&str; 4] = [
+    r#""float""#,
+    r#"{"type":"int","logicalType":"date"}"#,
+    r#"{"type":"fixed","name":"F","size":3}"#,
+    r#"{"type":"array","items":"int"}"#,
+];
+
+/// A type by itself, and in a union with null.
+fn forms(ty: &str) -> [String; 3] {
+    [ty.to_owned(), format!(r#"["null",{ty}]"#), format!(r#"[{ty},"null"]"#)]
+}
+
+#[test]
+fn simple_types_have_a_short_way_in_a_union_with_null_too() {
+    for json in SHORT.iter().flat_map(|ty| forms(ty)) {
+        let schema = Schema::parse(&json).unwrap();
+        let short = Short::of(&schema, schema.root());
+        assert_ne!(short.kind, Kind::None, "{json}");
+        assert_eq!(short.union.is_some(), json.starts_with('['), "{json}");
+    }
+    let several = Schema::parse(r#"["null","string","int"]"#).unwrap();
+    let short = Short::of(&several, several.root());
+    assert_eq!((short.kind, short.union), (Kind::None, None));
+}
+
+proptest! {
+    #[test]
+    fn the_short_way_leads_to_the_same(
+        noise in prop::collection::vec(prop_oneof![0..=4u8, 0..=255u8], 0..70),
+        behind in prop::collection::vec(0..=255u8, 0..12),
+    ) {
+        let some = |count: usize| noise.iter().take(count).copied();
+        let mut number: Vec<u8> = some(noise.len() % 10).map(|byte| byte | 0x80).collect();
+        if let Some(last) = number.last_mut() {
+            *last &= 0x7f;
+        }
+        let counted = |bytes: &[u8]| [&[2 * bytes.len() as u8][..], bytes].concat();
+        let payloads: [Vec<u8>; 6] = [
+            some(1).collect(),
+            some(8).collect(),
+            number,
+            counted(&noise),
+            counted(b"00112233-4455-6677-8899-aAbBcCdDeEfF"),
+            noise.clone(),
+        ];
+        let several = r#"["null","string","int"]"#.to_owned();
+        let types = SHORT.iter().chain(&OTHER).flat_map(|ty| forms(ty)).chain([several]);
+        for json in types {
+            let schema = Schema::parse(&json).unwrap();
+            let id = schema.root();
+            let short = Short::of(&schema, id);
+            for payload in &payloads {
+                for branch in [vec![], vec![0], vec![2], vec![0x80, 0]] {
+                    let buf = [vec![7], branch, payload.clone(), behind.clone()].concat();
+                    let whole = buf.len() - behind.len();
+                    for end in [whole - 1, whole, buf.len() + 1] {
+                        let quick = super::decode(&schema, (id, short), &buf, 1, end);
+                        let slow = super::any(&schema, id, &buf, 1, end);
+                        // Not a number is equal to nothing.
+                        let same = quick == slow || format!("{quick:?}") == format!("{slow:?}");
+                        prop_assert!(same, "{json}: {quick:?} and {slow:?} of {buf:?} up to {end}");
+                    }
+                }
+            }
+        }
+    }
 }

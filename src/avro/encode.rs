@@ -329,14 +329,21 @@ impl Encoder<'_, '_> {
             Value::Long(number) => (Cow::Owned(number.to_be_bytes().to_vec()), 0),
             _ => return Err(self.mismatch(id, value)),
         };
-        // What the scale loses must be zeros, beside the digits that stay.
-        let digits = i64::from(precision) + (i64::from(from) - i64::from(scale)).max(0);
-        let unscaled = Some(unscaled).filter(|unscaled| decimal::may_have(unscaled, digits));
-        let unscaled = unscaled.and_then(|unscaled| decimal::rescale(&unscaled, from, scale as i32));
-        let unscaled = unscaled.ok_or_else(|| self.unfit(id, value))?;
-        if decimal::digits(&unscaled).is_none_or(|digits| digits > precision as usize) {
-            return Err(self.unfit(id, value));
-        }
+        let small = decimal::small(&unscaled, from, scale as i32, precision);
+        let unscaled = match &small {
+            Some((bytes, start)) => Cow::Borrowed(&bytes[*start..]),
+            None => {
+                // What the scale loses must be zeros, beside the digits that stay.
+                let digits = i64::from(precision) + (i64::from(from) - i64::from(scale)).max(0);
+                let large = Some(unscaled).filter(|unscaled| decimal::may_have(unscaled, digits));
+                let large = large.and_then(|unscaled| decimal::rescale(&unscaled, from, scale as i32));
+                let large = large.ok_or_else(|| self.unfit(id, value))?;
+                if decimal::digits(&large).is_none_or(|digits| digits > precision as usize) {
+                    return Err(self.unfit(id, value));
+                }
+                Cow::Owned(large)
+            }
+        };
         match &node.shape {
             Shape::Fixed { size, .. } => {
                 let bytes = decimal::resize(&unscaled, *size).ok_or_else(|| self.unfit(id, value))?;

@@ -129,6 +129,18 @@ fn decimals_change_their_scale_exactly() {
     assert_eq!(encode(decimal, Value::Int(3)), Ok(vec![4, 1, 44]));
     let fixed = r#"{"type":"fixed","name":"F","size":4,"logicalType":"decimal","precision":6,"scale":2}"#;
     assert_eq!(encode(fixed, value(-5, 2)), Ok(vec![255, 255, 255, 0xfb]));
+    assert_eq!(encode(fixed, value(15, 1)), Ok(vec![0, 0, 0, 150]));
+    assert!(error(fixed, value(i64::MAX, 2)).ends_with("does not fit decimal(6, 2)"));
+    let wide = r#"{"type":"fixed","name":"F","size":20,"logicalType":"decimal","precision":46,"scale":30}"#;
+    assert_eq!(encode(wide, value(-1, 30)), Ok(vec![255; 20]));
+    let unscaled = 10i128.pow(34).to_be_bytes().to_vec().into();
+    let written = encode(wide, Value::Decimal { unscaled, scale: 25 }).unwrap();
+    let text = decimal::text(&written, 30);
+    assert_eq!(
+        text,
+        Some(format!("1000000000.{}", "0".repeat(30))),
+        "40 digits are beyond 128 bits"
+    );
     assert_eq!(error("\"bytes\"", value(1, 0)), "a decimal cannot be written as bytes");
     let both = format!("[{fixed},{decimal}]").replace("\"scale\":2}]", "\"scale\":1}]");
     assert_eq!(

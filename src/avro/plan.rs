@@ -90,7 +90,7 @@ impl Plan {
                 start: want.ask(&source.trail, Edge::Start, &mut asked),
                 end: want.ask(&source.trail, Edge::End, &mut asked),
                 node: source.node,
-                short: Short::of(writer.node(source.node)),
+                short: Short::of(&writer, source.node),
             });
             slots.push(Slot {
                 sources: sources.collect(),

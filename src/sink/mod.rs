@@ -231,7 +231,7 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
     // The producer's queue keeps the order from here on: the lane may go on as soon as the record is in it.
     let lane = event.lane.take();
     let turn = event.turn.take();
-    let completions = event.completions();
+    let completions = lane.as_ref().and_then(|_| event.completions());
     event.produced = Some(now);
     let record = BaseRecord {
         topic,

@@ -70,12 +70,20 @@ impl Runtime {
         }
         Ok(values)
     }
+
+    /// The same on the heap, for whoever holds them while it waits: its future would have room for the few.
+    fn held_binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Vec<Value<'e>>, Failure> {
+        let mut values = Vec::with_capacity(binds.len());
+        for place in binds {
+            values.push(value(&self.program, &place.source, event)?);
+        }
+        Ok(values)
+    }
 }
 
 impl Attempts<'_> {
     async fn look_up(&mut self, lookup: &Lookup, store: &AnyStore) -> Result<Answer, Failure> {
-        // On the heap: the future would have room for the few.
-        let values = self.runtime.binds(&lookup.binds, self.event)?.into_vec();
+        let values = self.runtime.held_binds(&lookup.binds, self.event)?;
         let _held = self.event.hold_while(values.iter().map(heap_bytes).sum());
         let key = lookup.cache.as_ref().map(|_| {
             let mut key = Vec::new();
@@ -149,7 +157,7 @@ impl Attempts<'_> {
     }
 
     async fn write(&mut self, write: &Write, store: &AnyStore) -> Result<Answer, Failure> {
-        let values = self.runtime.binds(&write.binds, self.event)?.into_vec();
+        let values = self.runtime.held_binds(&write.binds, self.event)?;
         let _held = self.event.hold_while(values.iter().map(heap_bytes).sum());
         let timestamp = self.event.origin.write_timestamp_us.saturating_add(write.place);
         loop {

@@ -35,22 +35,20 @@ impl ScyllaStore {
             markers: &statement.markers,
             nulls: Nulls::Unset,
         };
-        let answer = self.session().execute_unpaged(&prepared, &bind).await;
-        let answer = answer.map_err(|e| StoreError {
-            not_applied: !prepared.get_is_idempotent() && classify::not_applied(&e, inner.plain, inner.adds),
-            ..self.failed(&e)
-        });
-        let result = match answer {
-            Ok(result) => result,
-            Err(error) => {
-                let bytes = || Encoded::new(values, &statement.markers, (0, timestamp_us)).map_or(0, |row| row.len());
-                let error = classify::write_of(error, bytes);
-                return Err(Box::pin(self.judge(statement, inner, error)).await);
+        let error = match self.session().execute_unpaged(&prepared, &bind).await {
+            Ok(result) => {
+                inner.give_back(prepared);
+                inner.warn(statement, &result);
+                return Ok(());
             }
+            Err(e) => StoreError {
+                not_applied: !prepared.get_is_idempotent() && classify::not_applied(&e, inner.plain, inner.adds),
+                ..self.failed(&e)
+            },
         };
-        inner.give_back(prepared);
-        inner.warn(statement, &result);
-        Ok(())
+        let bytes = || Encoded::new(values, &statement.markers, (0, timestamp_us)).map_or(0, |row| row.len());
+        let error = classify::write_of(error, bytes);
+        Err(Box::pin(self.judge(statement, inner, error)).await)
     }
 }
 

@@ -389,21 +389,22 @@ impl Store for ScyllaStore {
         }
         let mut state = PagingState::start();
         let mut gather = Gather::new(statement);
-        loop {
+        let error = loop {
             let bind = Bind {
                 values,
                 markers: &statement.markers,
                 nulls: Nulls::Refused,
             };
-            let answer = if inner.unpaged {
-                let answer = self.session().execute_unpaged(&inner.prepared, &bind).await;
-                answer.map(|all| (all, PagingStateResponse::NoMorePages))
+            let (result, next) = if inner.unpaged {
+                match self.session().execute_unpaged(&inner.prepared, &bind).await {
+                    Ok(all) => (all, PagingStateResponse::NoMorePages),
+                    Err(e) => break self.failed(&e),
+                }
             } else {
-                self.session().execute_single_page(&inner.prepared, &bind, state).await
-            };
-            let (result, next) = match answer.map_err(|e| self.failed(&e)) {
-                Ok(answer) => answer,
-                Err(error) => return Err(Box::pin(self.judge(statement, inner, error)).await),
+                match self.session().execute_single_page(&inner.prepared, &bind, state).await {
+                    Ok(page) => page,
+                    Err(e) => break self.failed(&e),
+                }
             };
             inner.warn(statement, &result);
             match row::gather(result, &statement.columns, inner.all_columns, &mut gather) {
@@ -416,7 +417,8 @@ impl Store for ScyllaStore {
                 PagingStateResponse::HasMorePages { state: more } => state = more,
                 PagingStateResponse::NoMorePages => return Ok(gather.end()),
             }
-        }
+        };
+        Err(Box::pin(self.judge(statement, inner, error)).await)
     }
 
     async fn write(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Result<(), StoreError> {
