@@ -720,6 +720,26 @@ fn a_partition_without_a_leader_keeps_no_other_from_starting_where_a_group_begin
     assert!(matches!(bench.end(), End::Drained));
 }
 
+/// Another consumer would not get it either, and this one has others to serve.
+#[test]
+fn a_partition_without_a_leader_is_a_stall_and_no_broken_consumer() {
+    let cluster = cluster(2);
+    cluster.partition_leader("in", 0, None).unwrap();
+    let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(3));
+    let load = Load::new(&bench);
+    until("a row of the other partition", || {
+        load.send(1);
+        !bench.written(1).is_empty()
+    });
+    // For three stalls.
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+    let partitions = bench.state.get().partitions;
+    let stalled = partitions.iter().filter(|partition| partition.stalled);
+    assert_eq!(stalled.map(|partition| partition.partition).collect::<Vec<_>>(), [0]);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
 #[test]
 fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     let cluster = cluster(2);
