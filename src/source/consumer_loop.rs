@@ -138,7 +138,7 @@ pub struct Parts {
 pub enum End {
     /// Everything in flight finished and was committed.
     Drained,
-    /// The deadline came first, or some came back unfinished; so many records will be processed again.
+    /// The deadline came first, some came back unfinished, or the last commit was not acknowledged; so many records will be processed again.
     Abandoned(usize),
     /// It could not go on.
     Halted(Failure),

@@ -466,8 +466,10 @@ fn give_back() -> (Offset, i64, bool) {
     let count = written.len() as i64;
     assert!(count > 10, "{written:?}");
     assert_eq!(written, (0..count).collect());
-    let refused = bench.metrics.commit_failures.get() > 0;
-    assert!(matches!(bench.end(), End::Drained));
+    let metrics = bench.metrics.clone();
+    let end = bench.end();
+    let refused = metrics.commit_failures.get() > 0;
+    assert!(matches!(end, End::Drained) || refused, "{end:?}");
     (committed, count, refused)
 }
 
@@ -560,6 +562,23 @@ fn a_last_commit_that_the_group_refuses_for_a_moment_is_made_again() {
     asked.add_partition("in", 0);
     let answer = other.committed_offsets(asked, Duration::from_secs(10)).unwrap();
     assert_eq!(answer.elements()[0].offset(), Offset::Offset(written));
+}
+
+#[test]
+fn what_the_group_has_not_acknowledged_at_the_end_is_left() {
+    let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(60));
+    let load = Load::new(&bench);
+    load.send(0);
+    let committed = || bench.metrics.partition("in", 0).committed_offset.get();
+    until("the first commit", || committed() == 1);
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    bench
+        .cluster
+        .request_errors(RDKafkaApiKey::OffsetCommit, &vec![refusal; 5000]);
+    (0..3).for_each(|_| load.send(0));
+    until("the rows", || bench.written(0).len() == 4);
+    let end = bench.end();
+    assert!(matches!(end, End::Abandoned(3)), "{end:?}");
 }
 
 #[test]
