@@ -388,7 +388,7 @@ impl Loop {
             joined: false,
             lost: None,
             last_errors: VecDeque::new(),
-            jitter: Jitter::new(u64::from(std::process::id())),
+            jitter: Jitter::unique(),
             parts,
         }
     }
