@@ -877,6 +877,23 @@ fn a_registry_that_answers_is_waited_for_without_a_pause() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
+/// A pause would throw away what is fetched, again and again.
+#[test]
+fn a_replay_at_a_slow_pace_is_not_paused() {
+    let cluster = cluster(1);
+    Load::at(&cluster.bootstrap_servers()).give_many(0, &RECORD, 100);
+    let ends = HashMap::from([(("in".to_owned(), 0), 100)]);
+    let bounds = Some(Arc::new(Bounds::new(ends, Some(4.0), Instant::now())));
+    let long = Duration::from_secs(60);
+    let bench = Bench::bounded(cluster, Duration::ZERO, long, TOML.to_owned(), bounds);
+    until("the first row", || !bench.written(0).is_empty());
+    // For longer than it takes to pause, a few times over.
+    std::thread::sleep(4 * PAUSE_AFTER);
+    assert_eq!(bench.metrics.pauses.get(), 0);
+    assert!((8..100).contains(&bench.written(0).len()));
+    assert!(matches!(bench.end(), End::Drained));
+}
+
 #[test]
 fn a_member_without_partitions_that_ends_while_the_group_joins_leaves_when_that_is_over() {
     let cluster = cluster(1);
