@@ -16,6 +16,7 @@ mod ends;
 mod gather;
 mod intake;
 mod membership;
+mod passed_over;
 mod rebuild;
 mod refused;
 mod report;
