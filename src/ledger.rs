@@ -255,6 +255,15 @@ impl Ledger {
         self.in_flight
     }
 
+    /// Records that are not done with, as far as offsets tell: those in flight; where a commit that may be made is not acknowledged, all behind the last
+    /// one that is.
+    pub fn left(&self) -> usize {
+        match (self.committable(), self.uncommitted(), self.next) {
+            (Some(_), Some(from), Some(next)) => distance(from, next).max(self.in_flight),
+            _ => self.in_flight,
+        }
+    }
+
     /// Records held, the finished ones behind an unfinished one included: what a crash at this moment repeats. The loop bounds it, for one stuck record
     /// does not keep the others from finishing.
     pub fn span(&self) -> usize {

@@ -5,6 +5,7 @@
 //!
 //! Invariant: a delay is below the ceiling of its attempt, and no ceiling is above the maximum.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 /// What an error means for the record.
@@ -87,6 +88,12 @@ impl Jitter {
         } // zero is the one state that never changes
     }
 
+    /// One that differs from all others, of this process and of others: in a container each process has the same id.
+    pub fn unique() -> Jitter {
+        // Each state has random keys, so that even the hash of nothing is a random number.
+        Jitter::new(RandomState::new().build_hasher().finish())
+    }
+
     /// The next 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
         self.state ^= self.state >> 12;
@@ -146,6 +153,11 @@ mod tests {
         assert_ne!(numbers(3), numbers(4));
         let [a, b, c] = numbers(0);
         assert!(a != b && b != c && a != 0);
+    }
+
+    #[test]
+    fn no_two_unique_ones_are_alike() {
+        assert_ne!(Jitter::unique().next_u64(), Jitter::unique().next_u64());
     }
 
     #[test]

@@ -212,7 +212,7 @@ pub(super) async fn pipelines(
     };
     let (services, shared) = (&common.services, &common.shared);
     let store = services.store.as_deref();
-    let mut jitter = Jitter::new(u64::from(std::process::id()));
+    let mut jitter = Jitter::unique();
     let mut prepared = Vec::new();
     let mut findings = Vec::new();
     for pipeline in wanted {

@@ -199,7 +199,7 @@ pub(super) async fn load(
     shared: &Shared,
     tasks: &mut JoinSet<()>,
 ) -> Result<Shown, StartError> {
-    let mut jitter = Jitter::new(u64::from(std::process::id()));
+    let mut jitter = Jitter::unique();
     let mut shown = Vec::new();
     for (reference, source, refresh, place) in opened.sources.iter().cloned() {
         let series = ReferenceMetrics::new(metrics, &reference.shape.name);

@@ -112,7 +112,7 @@ where
     F: Future<Output = Result<T, NotPrepared>>,
 {
     let mut attempt = 0;
-    let mut jitter = Jitter::new(u64::from(std::process::id()));
+    let mut jitter = Jitter::unique();
     loop {
         match ask().await {
             Ok(it) => return Ok(it),

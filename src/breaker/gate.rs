@@ -101,16 +101,12 @@ pub struct Pass<'g> {
 impl Gate {
     /// A closed breaker for the dependency of this name.
     pub fn new(name: impl Into<String>, rules: Rules, metrics: Option<BreakerMetrics>) -> Gate {
-        let name = name.into();
-        let seed = name.bytes().fold(u64::from(std::process::id()), |seed, byte| {
-            seed.wrapping_mul(31).wrapping_add(u64::from(byte))
-        });
         Gate {
-            name,
+            name: name.into(),
             mode: AtomicU8::new(CALM),
             inner: Mutex::new(Inner {
                 breaker: Breaker::new(rules),
-                jitter: Jitter::new(seed),
+                jitter: Jitter::unique(),
                 opened: None,
                 told: None,
             }),

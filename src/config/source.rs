@@ -25,7 +25,7 @@ pub struct Source {
     pub instance_id: Option<Spanned<String>>,
     /// How partitions are shared under the classic protocol. Default [`Assignor::CooperativeSticky`].
     pub assignor: Assignor,
-    /// Where a group without committed offsets begins. Default [`OffsetReset::Earliest`].
+    /// Where a partition begins of which the group has no committed offset. Default [`OffsetReset::Earliest`].
     pub offset_reset: OffsetReset,
     /// What a null value ends as. Default [`OnTombstone::Skip`].
     pub on_tombstone: OnTombstone,
@@ -53,7 +53,7 @@ pub enum Assignor {
     RoundRobin,
 }
 
-/// Where a group without committed offsets begins.
+/// Where a partition begins of which the group has no committed offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetReset {
     /// `earliest`

@@ -149,6 +149,10 @@ proptest! {
             let first_ms = behind.find_map(|(_, known)| known.timestamp_ms.filter(believed));
             prop_assert_eq!(ledger.first_unfinished_ms(), first_ms);
             prop_assert_eq!(ledger.last_admitted(), model.records.keys().next_back().copied());
+            let first = model.records.keys().next().copied();
+            let repeated_from = model.committed.or(first).filter(|_| ledger.committable().is_some());
+            let left = repeated_from.zip(model.next).map_or(0, |(from, next)| (next - from) as usize);
+            prop_assert_eq!(ledger.left(), left.max(unfinished.len()));
             let held = unfinished.first().map_or(0, |first| model.records.range(first..).count());
             prop_assert_eq!(ledger.span(), held);
             prop_assert_eq!(ledger.waiting_bytes(), (held - unfinished.len()) * 64);
@@ -289,6 +293,22 @@ fn where_a_new_group_begins_is_committed_before_any_record() {
         (ledger.position().unwrap().offset, ledger.uncommitted()),
         (43, Some(41))
     );
+}
+
+#[test]
+fn what_is_finished_is_left_until_its_commit_is_acknowledged() {
+    let mut ledger = Ledger::new(Some(5), i64::MIN);
+    assert_eq!(ledger.left(), 0);
+    (5..8).for_each(|offset| assert!(ledger.admit(offset, None).is_ok()));
+    assert_eq!(ledger.left(), 3);
+    (5..8).for_each(|offset| ledger.finish(offset).unwrap());
+    assert_eq!((ledger.in_flight(), ledger.left()), (0, 3));
+    ledger.committed(7);
+    assert_eq!(ledger.left(), 1);
+    ledger.committed(8);
+    assert_eq!(ledger.left(), 0);
+    // A place that is not committed yet has no records.
+    assert_eq!(Ledger::beginning(41).left(), 0);
 }
 
 #[test]

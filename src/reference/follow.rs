@@ -78,7 +78,7 @@ impl Follower {
             source,
             refresh,
             backoff,
-            jitter: Jitter::new(u64::from(std::process::id())),
+            jitter: Jitter::unique(),
             metrics,
             generation: 0,
             stream: None,

@@ -16,6 +16,7 @@ mod ends;
 mod gather;
 mod intake;
 mod membership;
+mod passed_over;
 mod rebuild;
 mod refused;
 mod report;
@@ -138,7 +139,7 @@ pub struct Parts {
 pub enum End {
     /// Everything in flight finished and was committed.
     Drained,
-    /// The deadline came first, or some came back unfinished; so many records will be processed again.
+    /// The deadline came first, some came back unfinished, or the last commit was not acknowledged; so many records will be processed again.
     Abandoned(usize),
     /// It could not go on.
     Halted(Failure),
@@ -388,7 +389,7 @@ impl Loop {
             joined: false,
             lost: None,
             last_errors: VecDeque::new(),
-            jitter: Jitter::new(u64::from(std::process::id())),
+            jitter: Jitter::unique(),
             parts,
         }
     }

@@ -205,7 +205,9 @@ impl ClientContext for SourceContext {
             return;
         }
         self.statistics.observe(&statistics);
-        let up = statistics.brokers.values().filter(|broker| broker.state == "UP");
+        // The group's coordinator and bootstrap addresses have the id -1, and so has the leader of a partition without one.
+        let brokers = statistics.brokers.values();
+        let up = brokers.filter(|broker| broker.nodeid >= 0 && broker.state == "UP");
         let up: HashSet<i32> = up.map(|broker| broker.nodeid).collect();
         let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
         for topic in statistics.topics.values() {
@@ -286,6 +288,7 @@ pub fn take_reports(consumer: &StreamConsumer<SourceContext>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     fn partition(hi: i64, next: i64, queue: i64) -> statistics::Partition {
         statistics::Partition {
@@ -295,6 +298,41 @@ mod tests {
             fetchq_cnt: queue,
             ..statistics::Partition::default()
         }
+    }
+
+    #[test]
+    fn a_partition_without_a_leader_has_none_that_is_up() {
+        let metrics = Metrics::new().unwrap();
+        let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
+        let context = SourceContext::new("p", statistics, Logins::default());
+        let broker = |name: &str, nodeid| {
+            let broker = statistics::Broker {
+                nodeid,
+                state: "UP".to_owned(),
+                ..statistics::Broker::default()
+            };
+            (name.to_owned(), broker)
+        };
+        let led_by = |index: i32, leader| {
+            let partition = statistics::Partition {
+                partition: index,
+                leader,
+                ..partition(0, 0, 0)
+            };
+            (index, partition)
+        };
+        let topic = statistics::Topic {
+            topic: "in".to_owned(),
+            partitions: HashMap::from([led_by(0, 1), led_by(1, -1), led_by(2, 2)]),
+            ..statistics::Topic::default()
+        };
+        context.stats(Statistics {
+            brokers: HashMap::from([broker("GroupCoordinator", -1), broker("b:9092/1", 1)]),
+            topics: HashMap::from([("in".to_owned(), topic)]),
+            ..Statistics::default()
+        });
+        let up = [0, 1, 2].map(|index| context.extent("in", index).unwrap().leader_up);
+        assert_eq!(up, [true, false, false]);
     }
 
     #[test]

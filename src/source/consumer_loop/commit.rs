@@ -7,9 +7,10 @@ use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::transaction::Transactions;
 use super::{End, Loop};
 use crate::kafka::member;
-use crate::ledger::{Position, encode_clock};
+use crate::ledger::{Ledger, Position, encode_clock};
 use crate::pipeline::failure::Failure;
 use crate::shutdown::LEAVE_COMMIT;
 use crate::source::assignment::{Partition, Ticket};
@@ -233,9 +234,9 @@ impl Loop {
         } else if !self.last_commit_is_over(now) {
             return None;
         }
-        // What came back unfinished is not in flight any more, but to the ledgers it is.
-        let ledgers = self.assignment.held().filter_map(|at| at.ledger);
-        let left = left.max(ledgers.map(|ledger| ledger.in_flight()).sum());
+        // What came back unfinished, was thrown away with its transaction or is not acknowledged is not in flight any more, and runs again.
+        let thrown_away = self.transactions.as_ref().map_or(0, Transactions::thrown_away);
+        let left = left.max(self.left_in_ledgers() + thrown_away);
         Some(match (self.halted.clone(), self.replace.take()) {
             (Some(failure), _) => End::Halted(failure),
             (None, Some(why)) => End::Replaced {
@@ -245,6 +246,15 @@ impl Loop {
             },
             (None, None) => End::stopped(left),
         })
+    }
+
+    /// Records that are not done with, of the partitions that are held.
+    pub(super) fn left_in_ledgers(&self) -> usize {
+        self.assignment
+            .held()
+            .filter_map(|at| at.ledger)
+            .map(Ledger::left)
+            .sum()
     }
 
     /// Answers what the group still waits for; false while a commit has to be answered before.

@@ -93,6 +93,8 @@ impl Loop {
         };
         held.since_ms = timestamp_ms;
         self.took = true;
+        // What lets a record in does not refuse, though it may be full again by the next look.
+        self.full_since = None;
         let (value, key) = (message.payload(), message.key());
         let value_length = value.map_or(0, <[u8]>::len);
         let key_length = key.map_or(0, <[u8]>::len);

@@ -11,6 +11,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::ends::all_ends;
+use super::passed_over::passed_over;
 use super::{Begin, Held, Loop};
 use crate::config::OffsetReset;
 use crate::kafka::{member, metadata};
@@ -318,8 +319,21 @@ impl Loop {
                     (*ticket, begin)
                 })
                 .collect();
-            // The loop may have ended meanwhile.
-            let _ = answer.send(fetched);
+            let begun: Vec<_> = anew
+                .into_iter()
+                .filter_map(|(partition, topic)| Some((partition, topic, *ends.get(&partition)?)))
+                .collect();
+            // Behind the answer, for which partitions wait. The loop may have ended meanwhile.
+            if answer.send(fetched).is_err() {
+                return;
+            }
+            for (topic, partition, records) in passed_over(&*consumer, &begun) {
+                tracing::warn!(
+                    pipeline = %pipeline, topic = %topic, partition, records,
+                    "a partition without an offset begins at its end, as offset_reset says, and what it holds is passed over; \
+                     the group has offsets in others of the topic"
+                );
+            }
         });
     }
 

@@ -86,7 +86,7 @@ impl Last {
 /// Runs consumers, one after the other, for as long as each has to be replaced; `make` makes the parts of each.
 pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) -> End {
     let mut patience = Patience::default();
-    let (pauses, mut jitter) = (pauses(), Jitter::new(u64::from(std::process::id())));
+    let (pauses, mut jitter) = (pauses(), Jitter::unique());
     let mut last: Option<Last> = None;
     let mut kept = Kept::default();
     let mut unmade = 0;

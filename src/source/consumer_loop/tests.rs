@@ -466,8 +466,10 @@ fn give_back() -> (Offset, i64, bool) {
     let count = written.len() as i64;
     assert!(count > 10, "{written:?}");
     assert_eq!(written, (0..count).collect());
-    let refused = bench.metrics.commit_failures.get() > 0;
-    assert!(matches!(bench.end(), End::Drained));
+    let metrics = bench.metrics.clone();
+    let end = bench.end();
+    let refused = metrics.commit_failures.get() > 0;
+    assert!(matches!(end, End::Drained) || refused, "{end:?}");
     (committed, count, refused)
 }
 
@@ -560,6 +562,23 @@ fn a_last_commit_that_the_group_refuses_for_a_moment_is_made_again() {
     asked.add_partition("in", 0);
     let answer = other.committed_offsets(asked, Duration::from_secs(10)).unwrap();
     assert_eq!(answer.elements()[0].offset(), Offset::Offset(written));
+}
+
+#[test]
+fn what_the_group_has_not_acknowledged_at_the_end_is_left() {
+    let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(60));
+    let load = Load::new(&bench);
+    load.send(0);
+    let committed = || bench.metrics.partition("in", 0).committed_offset.get();
+    until("the first commit", || committed() == 1);
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    bench
+        .cluster
+        .request_errors(RDKafkaApiKey::OffsetCommit, &vec![refusal; 5000]);
+    (0..3).for_each(|_| load.send(0));
+    until("the rows", || bench.written(0).len() == 4);
+    let end = bench.end();
+    assert!(matches!(end, End::Abandoned(3)), "{end:?}");
 }
 
 #[test]
@@ -720,6 +739,26 @@ fn a_partition_without_a_leader_keeps_no_other_from_starting_where_a_group_begin
     assert!(matches!(bench.end(), End::Drained));
 }
 
+/// Another consumer would not get it either, and this one has others to serve.
+#[test]
+fn a_partition_without_a_leader_is_a_stall_and_no_broken_consumer() {
+    let cluster = cluster(2);
+    cluster.partition_leader("in", 0, None).unwrap();
+    let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(3));
+    let load = Load::new(&bench);
+    until("a row of the other partition", || {
+        load.send(1);
+        !bench.written(1).is_empty()
+    });
+    // For three stalls.
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+    let partitions = bench.state.get().partitions;
+    let stalled = partitions.iter().filter(|partition| partition.stalled);
+    assert_eq!(stalled.map(|partition| partition.partition).collect::<Vec<_>>(), [0]);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
 #[test]
 fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     let cluster = cluster(2);
@@ -835,6 +874,23 @@ fn a_registry_that_answers_is_waited_for_without_a_pause() {
     schemas.set(9, plan);
     until("the rows", || bench.written(0) == (0..300).collect());
     assert_eq!(bench.metrics.pauses.get(), 0);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+/// A pause would throw away what is fetched, again and again.
+#[test]
+fn a_replay_at_a_slow_pace_is_not_paused() {
+    let cluster = cluster(1);
+    Load::at(&cluster.bootstrap_servers()).give_many(0, &RECORD, 100);
+    let ends = HashMap::from([(("in".to_owned(), 0), 100)]);
+    let bounds = Some(Arc::new(Bounds::new(ends, Some(4.0), Instant::now())));
+    let long = Duration::from_secs(60);
+    let bench = Bench::bounded(cluster, Duration::ZERO, long, TOML.to_owned(), bounds);
+    until("the first row", || !bench.written(0).is_empty());
+    // For longer than it takes to pause, a few times over.
+    std::thread::sleep(4 * PAUSE_AFTER);
+    assert_eq!(bench.metrics.pauses.get(), 0);
+    assert!((8..100).contains(&bench.written(0).len()));
     assert!(matches!(bench.end(), End::Drained));
 }
 

@@ -86,6 +86,8 @@ pub(super) struct Transactions {
     gone: HashSet<Partition>,
     /// An output of the open one was refused in a way that may pass.
     refused: bool,
+    /// Records that aborts have thrown away since the loop is to stop: they do not run again here.
+    thrown_away: usize,
     /// Transactions that ended so since one was committed: the next begins the later.
     aborts_in_a_row: u32,
     pub(super) answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
@@ -175,6 +177,7 @@ impl Transactions {
             aborted: 0,
             gone: HashSet::new(),
             refused: false,
+            thrown_away: 0,
             aborts_in_a_row: 0,
             answers: mpsc::unbounded_channel(),
         }
@@ -206,6 +209,11 @@ impl Transactions {
             return None;
         }
         [self.tally.due(), self.leave_by].into_iter().flatten().min()
+    }
+
+    /// Records that aborts have thrown away since the loop is to stop.
+    pub(super) fn thrown_away(&self) -> usize {
+        self.thrown_away
     }
 
     /// Whether the transaction that takes in may have another event.
@@ -345,7 +353,11 @@ impl Loop {
     }
 
     pub(super) fn abort_transaction(&mut self, reason: &str) {
+        let left = self.left_in_ledgers();
         let Some(this) = &mut self.transactions else { return };
+        if self.stopping.is_some() {
+            this.thrown_away += left;
+        }
         // From here on nothing of it is handed to the producer.
         this.aborted = this.tally.open();
         let over = this.tally.aborted();

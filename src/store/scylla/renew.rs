@@ -63,7 +63,7 @@ impl ScyllaStore {
 
     async fn renew(&self) {
         let backoff = Backoff::new(AGAIN.0, AGAIN.1, 2.0);
-        let mut jitter = Jitter::new(u64::from(std::process::id()));
+        let mut jitter = Jitter::unique();
         for attempt in 0.. {
             let found = match self.options.credentials() {
                 Ok(found) if found == self.credentials.load(Ordering::Relaxed) => return,

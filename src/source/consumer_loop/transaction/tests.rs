@@ -29,6 +29,20 @@ async fn what_finishes_after_its_partition_was_lost_spoils_its_transaction() {
     }
 }
 
+/// The start that follows repeats it, though all has come back.
+#[tokio::test]
+async fn what_an_abort_throws_away_at_the_end_is_left() {
+    let mut this = idle_with_transactions().await;
+    let event = in_transaction(&mut this);
+    let how = How::Finished(Outcome::Done);
+    this.ended(Completion { event, how }, Instant::now());
+    this.stop();
+    this.abort_transaction("a test");
+    this.transaction_answered(Answer::Aborted(Ok(())));
+    let end = this.end(Instant::now());
+    assert!(matches!(end, Some(End::Abandoned(1))), "{end:?}");
+}
+
 /// Other records have its offsets by then: they would be dead letters without a look at them.
 #[tokio::test]
 async fn what_an_abort_still_brings_back_of_a_log_that_went_back_is_not_remembered() {
