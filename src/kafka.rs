@@ -131,10 +131,15 @@ pub fn consumer(
     // What comes with the answer that fills the queue is beyond its bound, and unpacked it is several times as large. Each broker may give one answer
     // more, as none knows of the others. A batch that is larger comes all the same, alone.
     let answers = (queue / 4).clamp(MESSAGE_BYTES, 2 * 1024 * 1024);
-    let answer = (answers / brokers.max(1)).max(64 * 1024);
-    // Below the largest message librdkafka makes no consumer. Of one it bounds nothing but the first guess at what a batch of LZ4 unpacks to.
-    let largest = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
-    let largest = largest.unwrap_or(answer.min(MESSAGE_BYTES));
+    let own = |name: &str| config.get(name).and_then(|bytes| bytes.parse::<usize>().ok());
+    let most = own("receive.message.max.bytes").map_or(usize::MAX, |most| most.saturating_sub(512));
+    // Not all of them lead partitions of it.
+    let least = (queue / 64).clamp(64 * 1024, 128 * 1024);
+    let answer = (answers / brokers.max(1)).max(least).min(most);
+    // Below the largest message librdkafka makes no consumer, and what users set is to hold however many brokers there are today. Of a consumer the
+    // largest message bounds nothing but the first guess at what a batch of LZ4 unpacks to.
+    let fetched = own("fetch.max.bytes").unwrap_or(answer);
+    let largest = own("message.max.bytes").unwrap_or_else(|| fetched.min(answer).clamp(1000, MESSAGE_BYTES));
     let mut default = |name: &str, value: &str| {
         if config.get(name).is_none() {
             config.set(name, value);
@@ -293,6 +298,9 @@ mod tests {
             (1 << 20, ""),
             (8 << 20, "\"message.max.bytes\" = 10000000"),
             (64 << 10, "\"message.max.bytes\" = 1000"),
+            // However many brokers there are today.
+            (8 << 20, "\"fetch.max.bytes\" = 800000"),
+            (8 << 20, "\"receive.message.max.bytes\" = 1000000"),
         ] {
             let toml = format!(
                 "[kafka]\nbrokers = \"127.0.0.1:1\"\nproperties = {{ {properties} }}\n[registry]\nurl = \"http://r:8081\"\n\

@@ -5,8 +5,7 @@
 //! has and that is taken whole keeps the defaults of its fields: with the input's schema the output's could not evolve.
 //!
 //! A record that contains itself would have the new fields wherever it occurs. So its output is a record of another name
-//! (`Node_enriched`) with the fields of the input's and the new ones; inside, the input's record is as it was. Without new
-//! fields there is nothing to tell apart, and it keeps its name.
+//! (`Node_enriched`) with the fields of the input's and the new ones; inside, the input's record is as it was.
 
 use std::collections::HashSet;
 
@@ -122,7 +121,7 @@ pub fn append_fields(input: &Schema, fields: &[NewField]) -> Result<Schema, Outp
         }
         list.push(json);
     }
-    if !fields.is_empty() && input.facts(input.root()).recursive {
+    if input.facts(input.root()).recursive {
         json = rename(
             input,
             json,

@@ -125,6 +125,8 @@ pub struct SourceContext {
     notices: Mutex<Vec<Notice>>,
     extents: Mutex<Extents>,
     reports: AtomicU64,
+    /// Those, and lines of the log: what a poll takes and does not yield.
+    heard: AtomicU64,
     waits: AtomicBool,
     closing: AtomicBool,
     logins: Logins,
@@ -139,6 +141,7 @@ impl SourceContext {
             notices: Mutex::default(),
             extents: Mutex::default(),
             reports: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             waits: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             logins,
@@ -200,6 +203,7 @@ fn partitions(list: &TopicPartitionList) -> Vec<(String, i32)> {
 
 impl ClientContext for SourceContext {
     fn stats(&self, statistics: Statistics) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         self.reports.fetch_add(1, Ordering::Relaxed);
         if self.waits.load(Ordering::Acquire) {
             return;
@@ -224,6 +228,7 @@ impl ClientContext for SourceContext {
     }
 
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
         kafka::log(&self.pipeline, level, facility, message);
     }
 
@@ -276,10 +281,10 @@ pub fn consumer(config: &ClientConfig, context: SourceContext) -> KafkaResult<St
 /// Takes all reports that wait for a consumer which has not subscribed, so that no record comes: librdkafka queues one a second, without a bound.
 pub fn take_reports(consumer: &StreamConsumer<SourceContext>) {
     let (context, mut stream) = (consumer.context(), consumer.stream());
-    loop {
-        let before = context.reports();
-        // A poll takes one report, and yields nothing for it.
-        if stream.next().now_or_never().is_none() && context.reports() == before {
+    // A poll takes one report or line of the log, and yields nothing for it. With `debug` a poll may itself be such a line.
+    for _ in 0..10_000 {
+        let before = context.heard.load(Ordering::Relaxed);
+        if stream.next().now_or_never().is_none() && context.heard.load(Ordering::Relaxed) == before {
             return;
         }
     }
