@@ -26,8 +26,21 @@ pub struct Unplaced {
     pub field: String,
     /// Where the input has it.
     pub source: String,
-    /// The branch: its name, or its type where it has none. Or the symbol.
+    /// The branch: its name, or its type where it has none. Or the symbols of one enum, the first of them by name.
     pub from: String,
+}
+
+/// What symbols without a place are called; nothing where there are none. A few are named: an enum may have thousands.
+pub(crate) fn symbols_told<'s>(mut symbols: impl Iterator<Item = &'s str>) -> Option<String> {
+    let first: Vec<&str> = symbols.by_ref().take(5).collect();
+    if first.is_empty() {
+        return None;
+    }
+    let more = match symbols.count() {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    Some(format!("symbol {}{more}", first.join(", ")))
 }
 
 impl Splice {
@@ -121,11 +134,12 @@ impl Walk<'_> {
     /// Notes the symbols without a place.
     fn symbols(&mut self, step: &Step, places: &[Option<usize>], field: &str, source: &str) {
         if let Shape::Enum { symbols, .. } = &self.splice.writer.node(step.writer).shape {
-            let unplaced = symbols.iter().zip(places).filter(|(_, place)| place.is_none());
-            self.unplaced.extend(unplaced.map(|(symbol, _)| Unplaced {
+            let missing = symbols.iter().zip(places).filter(|(_, place)| place.is_none());
+            let from = symbols_told(missing.map(|(symbol, _)| symbol.as_str()));
+            self.unplaced.extend(from.map(|from| Unplaced {
                 field: field.to_owned(),
                 source: source.to_owned(),
-                from: format!("symbol {symbol}"),
+                from,
             }));
         }
     }

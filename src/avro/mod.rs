@@ -66,6 +66,7 @@ mod vector;
 mod want;
 
 pub(crate) use convert::change_unit;
+pub(crate) use converted::symbols_told;
 pub use converted::{Converted, Unplaced};
 pub use decimal::text as decimal_text;
 pub use encode_error::{EncodeError, EncodeProblem};

@@ -1,7 +1,7 @@
 //! What is said of values of the input that a field of the output does not hold each of: what does not fit is a dead letter, and never rounded or cut off.
 
 use crate::avro::value::Type;
-use crate::avro::{Unplaced, change_unit};
+use crate::avro::{Unplaced, change_unit, symbols_told};
 use crate::config::Span;
 use crate::pipeline::expression::unit;
 use crate::pipeline::finding::Finding;
@@ -43,9 +43,19 @@ pub(super) fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Typ
     Some(Finding::new(span, message).help(help))
 }
 
-/// Whether a field may not hold each number of its source: none is rounded or cut off. The digits of a CQL decimal are not known.
-fn narrower(from: &Type, to: &Type) -> bool {
-    match (from, to) {
+/// The first type that holds numbers or symbols that its counterpart does not, and the counterpart: none is rounded or cut off. The digits of a CQL
+/// decimal are not known.
+fn narrower<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type)> {
+    let (from, to) = (from.non_null(), to.non_null());
+    let narrow = match (from, to) {
+        (Type::List(from), Type::List(to)) | (Type::Map(_, from), Type::Map(_, to)) => return narrower(from, to),
+        (Type::Record(from), Type::Record(to)) => {
+            return to.iter().find_map(|(name, to)| {
+                let (_, from) = from.iter().find(|(own, _)| own == name)?;
+                narrower(from, to)
+            });
+        }
+        (Type::Enum(own), Type::Enum(known)) => own != known && own.iter().any(|symbol| !known.contains(symbol)),
         (
             Type::Decimal { precision, scale },
             Type::Decimal {
@@ -58,26 +68,42 @@ fn narrower(from: &Type, to: &Type) -> bool {
         }
         (Type::Int | Type::Long | Type::Double, Type::Float) | (Type::Long, Type::Double) => true,
         _ => false,
-    }
+    };
+    narrow.then_some((from, to))
 }
 
-/// What is said of a number where the field holds only some of its type.
+/// What is said of a number or a symbol where the field holds only some of its type.
 pub(super) fn narrowed(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
-    let (from, to) = (from.non_null(), to.non_null());
-    if !narrower(from, to) {
-        return None;
+    let whole = !matches!(from.non_null(), Type::List(_) | Type::Map(..) | Type::Record(_));
+    let (from, to) = narrower(from, to)?;
+    if let (Type::Enum(own), Type::Enum(known)) = (from, to) {
+        let missing = own.iter().filter(|symbol| !known.contains(symbol));
+        let symbols = symbols_told(missing.map(String::as_str))?;
+        let may = if whole { "may be" } else { "may have" };
+        return Some(no_place(&format!("{what} {may}"), &symbols, field, span));
     }
+    let has = if whole { "is" } else { "has" };
     let message = format!(
-        "field '{field}' of the output schema is {to} and {what} is {from}: a record whose number the field does not hold exactly becomes a dead letter"
+        "field '{field}' of the output schema {has} {to} and {what} {has} {from}: a record whose number the field does not hold exactly becomes a dead letter"
     );
-    Some(Finding::new(span, message).help(format!("make the field {from} in the sink's `schema`")))
+    let by_set = if whole && !field.contains(['.', '[']) && (from, to) == (&Type::Long, &Type::Double) {
+        ", or give it by `set` as double(...), which rounds"
+    } else {
+        ""
+    };
+    let help = format!("make the field {from} in the sink's `schema`{by_set}");
+    Some(Finding::new(span, message).help(help))
 }
 
 /// What is said of a branch or symbol of the input that the output has no place for.
 pub(super) fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
     let Unplaced { field, source, from } = unplaced;
+    no_place(&format!("event.{source} may be"), from, field, span)
+}
+
+fn no_place(may_be: &str, from: &str, field: &str, span: Span) -> Finding {
     let message = format!(
-        "event.{source} may be {from}, which has no place in field '{field}' of the output schema: a record that has it becomes a dead letter"
+        "{may_be} {from}, which has no place in field '{field}' of the output schema: a record that has it becomes a dead letter"
     );
     let help = format!("add {from} to the field's type in the sink's `schema`, or leave such records out by a filter");
     Finding::new(span, message).help(help)

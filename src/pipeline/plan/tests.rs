@@ -378,15 +378,40 @@ async fn a_number_or_symbol_of_the_input_that_the_output_does_not_hold_is_told()
     let kinds =
         |symbols: &str, more: &str| format!(r#"{{"type": "enum", "name": "Kind", "symbols": [{symbols}]{more}}}"#);
     let both = kinds(r#""PAID", "REFUNDED""#, "");
-    assert_eq!(
-        told(&both, &kinds(r#""PAID""#, ""), "").await,
-        [
-            "event.v may be symbol REFUNDED, which has no place in field 'v' of the output schema: \
-          a record that has it becomes a dead letter"
-        ]
+    let many = kinds(r#""A", "B", "PAID", "C", "D", "E", "F", "G""#, "");
+    let list = |ty: &str| format!(r#"{{"type": "array", "items": {ty}}}"#);
+    for set in passes_or_is_set {
+        for (from, symbols) in [(&both, "REFUNDED"), (&many, "A, B, C, D, E and 2 more")] {
+            let message = format!(
+                "event.v may be symbol {symbols}, which has no place in field 'v' of the output schema: \
+                 a record that has it becomes a dead letter"
+            );
+            assert_eq!(told(from, &kinds(r#""PAID""#, ""), set).await, [message]);
+        }
+        let wider = kinds(r#""REFUNDED", "PAID", "LOST""#, "");
+        assert_eq!(told(&both, &wider, set).await, Vec::<String>::new());
+        let messages = told(&list(&decimal(12, 4)), &list(&decimal(12, 2)), set).await;
+        assert_eq!(messages.len(), 1, "{messages:?}");
+    }
+    let messages = told(&list(&both), &list(&kinds(r#""PAID""#, "")), passes_or_is_set[1]).await;
+    assert!(
+        messages[0].starts_with("event.v may have symbol REFUNDED, "),
+        "{messages:?}"
     );
+    // The default of an enum is for what passes: a symbol that `set` gives is there or is not.
     let other = kinds(r#""PAID""#, r#", "default": "PAID""#);
-    assert_eq!(told(&both, &other, "").await, Vec::<String>::new());
+    for (set, count) in passes_or_is_set.into_iter().zip([0, 1]) {
+        assert_eq!(told(&both, &other, set).await.len(), count, "{set}");
+    }
+    let output = OutputSchema::Fixed(Arc::new(Schema::parse(&schema(&plain("double"))).unwrap()));
+    let rounded = compiled(None, &schema(&plain("long")), passes_or_is_set[1], output)
+        .await
+        .unwrap();
+    let help = rounded.warnings[0].help.as_deref().unwrap();
+    assert!(
+        help.ends_with(", or give it by `set` as double(...), which rounds"),
+        "{help}"
+    );
 }
 
 #[tokio::test]

@@ -96,6 +96,8 @@ impl Loop {
     pub(super) fn gather(&mut self, mut member: Member) {
         let place = (member.step, member.row.take_place());
         let (bytes, since, options) = (member.row.bytes(), member.since, member.options);
+        // It waits with its row, and behind others where the database is slow.
+        member.event.hold(bytes);
         let batch = self.gathering.add(place, member, bytes, since, &options);
         if let Some(members) = batch {
             self.write_together(members);
