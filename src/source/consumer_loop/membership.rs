@@ -327,7 +327,7 @@ impl Loop {
             if answer.send(fetched).is_err() {
                 return;
             }
-            for (topic, partition, records) in passed_over(&*consumer, &begun) {
+            for (topic, partition, records) in passed_over(&*consumer, &begun, || answer.is_closed()) {
                 tracing::warn!(
                     pipeline = %pipeline, topic = %topic, partition, records,
                     "a partition without an offset begins at its end, as offset_reset says, and what it holds is passed over; \

@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::kafka::range;
 use crate::source::assignment::Partition;
 
-/// For all questions together: a loop that ends meanwhile leaves its consumer to who asks with it.
+/// For all questions together. A loop that ends meanwhile leaves its consumer to who asks with it, until the question that is asked then is answered.
 const ASK: Duration = Duration::from_secs(5);
 
 /// Those of these partitions, which begin at their ends, that hold records while the group has offsets elsewhere in their topic; with so many records, as
@@ -21,23 +21,25 @@ const ASK: Duration = Duration::from_secs(5);
 pub(super) fn passed_over<C: ConsumerContext, T: Consumer<C>>(
     consumer: &T,
     begun: &[(Partition, String, i64)],
+    ended: impl Fn() -> bool,
 ) -> Vec<(String, i32, i64)> {
     let until = Instant::now() + ASK;
-    let left = || until.saturating_duration_since(Instant::now());
+    let left = || Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero() && !ended());
     let topics: BTreeSet<&str> = begun.iter().map(|(_, topic, _)| topic.as_str()).collect();
     let known: BTreeSet<&str> = topics
         .into_iter()
         .filter(|topic| {
             let here = |index: i32| begun.iter().any(|(p, of, _)| of == topic && p.index == index);
-            let partitions = range::partitions(consumer.client(), topic, left()).unwrap_or_default();
+            let Some(time) = left() else { return false };
+            let partitions = range::partitions(consumer.client(), topic, time).unwrap_or_default();
             let mut others = TopicPartitionList::with_capacity(partitions.len());
             for index in partitions.into_iter().filter(|index| !here(*index)) {
                 others.add_partition(topic, index);
             }
-            if others.count() == 0 {
+            let Some(time) = left().filter(|_| others.count() > 0) else {
                 return false;
-            }
-            let offsets = consumer.committed_offsets(others, left());
+            };
+            let offsets = consumer.committed_offsets(others, time);
             offsets.is_ok_and(|offsets| {
                 let elements = offsets.elements();
                 elements
@@ -49,7 +51,7 @@ pub(super) fn passed_over<C: ConsumerContext, T: Consumer<C>>(
     let of_known = begun.iter().filter(|(_, topic, _)| known.contains(topic.as_str()));
     of_known
         .filter_map(|(partition, topic, end)| {
-            let (first, _) = consumer.fetch_watermarks(topic, partition.index, left()).ok()?;
+            let (first, _) = consumer.fetch_watermarks(topic, partition.index, left()?).ok()?;
             (first < *end).then(|| (topic.clone(), partition.index, end - first))
         })
         .collect()
@@ -80,15 +82,18 @@ mod tests {
         let begun = |index: i32, end: i64| (Partition { topic: 0, index }, "in".to_owned(), end);
         let mut list = TopicPartitionList::new();
         list.add_partition_offset("in", 0, Offset::Offset(0)).unwrap();
-        assert!(passed_over(&consumer, &[begun(1, 3), begun(2, 0)]).is_empty());
+        assert!(passed_over(&consumer, &[begun(1, 3), begun(2, 0)], || false).is_empty());
         // The first attempts may be too early for the coordinator.
         let began = Instant::now();
         while consumer.commit(&list, CommitMode::Sync).is_err() {
             assert!(began.elapsed() < Duration::from_secs(60), "no commit");
         }
-        let told = passed_over(&consumer, &[begun(1, 3), begun(2, 0)]);
+        let told = passed_over(&consumer, &[begun(1, 3), begun(2, 0)], || false);
         assert_eq!(told, [("in".to_owned(), 1, 3)]);
         let all = [begun(0, 0), begun(1, 3), begun(2, 0)];
-        assert!(passed_over(&consumer, &all).is_empty(), "no other has an offset");
+        assert!(
+            passed_over(&consumer, &all, || false).is_empty(),
+            "no other has an offset"
+        );
     }
 }
