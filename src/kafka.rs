@@ -292,6 +292,17 @@ mod tests {
         assert_eq!(trusted("\"security.protocol\" = \"ssl\", \"ssl.ca.pem\" = \"x\""), None);
     }
 
+    /// One pipeline, with these properties of all clients.
+    fn config_with(properties: &str) -> crate::config::Config {
+        let toml = format!(
+            "[kafka]\nbrokers = \"127.0.0.1:1,127.0.0.1:2\"\nproperties = {{ {properties} }}\n[registry]\nurl = \"http://r:8081\"\n\
+             [pipelines.p.source]\ntopics = \"t\"\ngroup = \"g\"\n"
+        );
+        crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty())
+            .unwrap()
+            .0
+    }
+
     #[test]
     fn a_consumer_is_made_of_any_share_and_of_any_largest_message() {
         for (queue, properties) in [
@@ -302,11 +313,7 @@ mod tests {
             (8 << 20, "\"fetch.max.bytes\" = 800000"),
             (8 << 20, "\"receive.message.max.bytes\" = 1000000"),
         ] {
-            let toml = format!(
-                "[kafka]\nbrokers = \"127.0.0.1:1\"\nproperties = {{ {properties} }}\n[registry]\nurl = \"http://r:8081\"\n\
-                 [pipelines.p.source]\ntopics = \"t\"\ngroup = \"g\"\n"
-            );
-            let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let config = config_with(properties);
             for brokers in [1, 3, 100] {
                 let consumer = consumer(&config.kafka, &config.pipelines["p"], 0, queue, brokers).unwrap();
                 let made: Result<BaseConsumer, KafkaError> = consumer.create();
@@ -319,11 +326,7 @@ mod tests {
     fn the_answers_of_all_brokers_together_are_as_large_as_that_of_one() {
         const MIB: usize = 1 << 20;
         let numbers = |properties: &str, queue: usize, brokers: usize| {
-            let toml = format!(
-                "[kafka]\nbrokers = \"a:1,b:1\"\nproperties = {{ {properties} }}\n[registry]\nurl = \"http://r:8081\"\n\
-                 [pipelines.p.source]\ntopics = \"t\"\ngroup = \"g\"\n"
-            );
-            let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let config = config_with(properties);
             assert_eq!(named(&config.kafka), 2);
             let consumer = consumer(&config.kafka, &config.pipelines["p"], 0, queue, brokers).unwrap();
             let number = |name: &str| consumer.get(name).unwrap().parse::<usize>().unwrap();
@@ -344,9 +347,7 @@ mod tests {
 
     #[test]
     fn only_clients_that_are_polled_report() {
-        let toml = "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r:8081\"\n\
-                    [pipelines.p.source]\ntopics = \"t\"\ngroup = \"g\"\n";
-        let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+        let config = config_with("");
         let kafka = &config.kafka;
         let every = |client: Result<ClientConfig, SecretError>| {
             client.unwrap().get("statistics.interval.ms").map(str::to_owned)

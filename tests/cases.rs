@@ -48,6 +48,15 @@ fn file(name: &str, text: &str) -> PathBuf {
     path
 }
 
+/// What comes of cases of these pipelines, which are on topics of the example's schema; `head` is what the file of cases begins with.
+fn tried(name: &str, head: &str, cases: &[String], pipelines: &str) -> Output {
+    let services = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\nregister = true\n";
+    let path = file(name, &format!("config = [\"{name}.toml\"]\n{head}\n{}", cases.concat()));
+    let config = format!("store = \"sqlite:a.db\"\n{services}{pipelines}");
+    std::fs::write(path.with_file_name(format!("{name}.toml")), config).unwrap();
+    messina(&[path.to_str().unwrap()])
+}
+
 #[test]
 fn the_examples_cases_pass() {
     let output = messina(&[example().to_str().unwrap()]);
@@ -189,19 +198,15 @@ fn of_two_pipelines_of_one_topic_each_is_judged_by_its_own_outputs() {
              expect = '''{{\"value\": {{\"id\": {id}, \"by\": \"{pipeline}\"}}}}'''\n"
         )
     };
-    let head = "config = [\"both.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n";
-    let cases = [case("a", 1), case("b", 2), case("b", 3), case("a", 4)].concat();
-    let path = file("both", &format!("{head}{cases}"));
+    let head = "schemas = { navigation = \"schemas/navigation.avsc\" }";
+    let cases = [case("a", 1), case("b", 2), case("b", 3), case("a", 4)];
     let pipeline = |name: &str| {
         format!(
             "[pipelines.{name}.source]\ntopics = [\"navigation\"]\ngroup = \"{name}\"\n\
              [pipelines.{name}.sink]\ntopic = \"by-{name}\"\nset = {{ by = \"'{name}'\" }}\n"
         )
     };
-    let services = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\nregister = true\n";
-    let config = format!("{services}{}{}", pipeline("a"), pipeline("b"));
-    std::fs::write(path.with_file_name("both.toml"), config).unwrap();
-    let output = messina(&[path.to_str().unwrap()]);
+    let output = tried("both", head, &cases, &(pipeline("a") + &pipeline("b")));
     assert!(
         stdout(&output).ends_with("4 passed, 0 failed\n"),
         "{}{}",
@@ -212,8 +217,8 @@ fn of_two_pipelines_of_one_topic_each_is_judged_by_its_own_outputs() {
 
 #[test]
 fn what_another_pipeline_of_its_topic_does_is_no_part_of_a_case() {
-    let head = "config = [\"apart.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n\
-        tables = { seen = \"id bigint PRIMARY KEY, kind text\" }\n";
+    let head = "schemas = { navigation = \"schemas/navigation.avsc\" }\n\
+        tables = { seen = \"id bigint PRIMARY KEY, kind text\" }";
     let case = |pipeline: &str, id: u8, kind: &str, expect: &str| {
         format!(
             "[[cases]]\nname = \"{id} by {pipeline}\"\npipeline = \"{pipeline}\"\n\
@@ -227,14 +232,7 @@ fn what_another_pipeline_of_its_topic_does_is_no_part_of_a_case() {
         case("b", 3, "cart", r#"{"rows": {"seen": [{"id": 3, "kind": "cart"}]}}"#),
         case("a", 4, "cart", r#"{"value": {"id": 4}}"#),
     ];
-    let path = file("apart", &format!("{head}{}", cases.concat()));
-    let config = r#"
-store = "sqlite:a.db"
-[kafka]
-brokers = "k:9092"
-[registry]
-url = "http://r:8081"
-register = true
+    let pipelines = r#"
 [pipelines.a.source]
 topics = ["navigation"]
 group = "a"
@@ -250,8 +248,7 @@ group = "b"
 name = "seen"
 write = "INSERT INTO seen (id, kind) VALUES (:id, :kind)"
 "#;
-    std::fs::write(path.with_file_name("apart.toml"), config).unwrap();
-    let output = messina(&[path.to_str().unwrap()]);
+    let output = tried("apart", head, &cases, pipelines);
     let said = stdout(&output);
     assert_eq!(
         said,
@@ -263,8 +260,8 @@ write = "INSERT INTO seen (id, kind) VALUES (:id, :kind)"
 
 #[test]
 fn what_a_case_names_of_the_tables_is_looked_at_whether_it_changed_or_not() {
-    let head = "config = [\"forget.toml\"]\nschemas = { navigation = \"schemas/navigation.avsc\" }\n\
-        tables = { profiles = \"user_id text PRIMARY KEY, segment text\" }\n";
+    let head = "schemas = { navigation = \"schemas/navigation.avsc\" }\n\
+        tables = { profiles = \"user_id text PRIMARY KEY, segment text\" }";
     let other = r#"{ user_id = "u2", segment = "gold" }"#;
     let case = |name: &str, held: &str, expected: &str| {
         format!(
@@ -279,13 +276,7 @@ fn what_a_case_names_of_the_tables_is_looked_at_whether_it_changed_or_not() {
         case("misspelt", other, r#""profiles": [{"user_id": "u2", "segmant": null}]"#),
         case("no table", "", r#""profile": []"#),
     ];
-    let path = file("rows", &format!("{head}{}", cases.concat()));
-    let config = r#"
-store = "sqlite:a.db"
-[kafka]
-brokers = "k:9092"
-[registry]
-url = "http://r:8081"
+    let pipeline = r#"
 [pipelines.forget.source]
 topics = ["navigation"]
 group = "forget"
@@ -294,8 +285,7 @@ name = "profile"
 write = "DELETE FROM profiles WHERE user_id = :user_id"
 bind = { user_id = "event.user.id" }
 "#;
-    std::fs::write(path.with_file_name("forget.toml"), config).unwrap();
-    let output = messina(&[path.to_str().unwrap()]);
+    let output = tried("rows", head, &cases, pipeline);
     assert_eq!(
         stdout(&output),
         "ok   forget: empty\nok   forget: another\nFAIL forget: misspelt\n       rows.profiles: the table has no column segmant\n\
@@ -307,8 +297,8 @@ bind = { user_id = "event.user.id" }
 
 #[test]
 fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
-    let head = "config = [\"stuck.toml\"]\nschemas = { a = \"schemas/navigation.avsc\", b = \"schemas/navigation.avsc\" }\n\
-        [tables]\nprofiles = \"user_id text PRIMARY KEY, segment text\"\nseen = \"id bigint PRIMARY KEY, segment text\"\n";
+    let head = "schemas = { a = \"schemas/navigation.avsc\", b = \"schemas/navigation.avsc\" }\n\
+        [tables]\nprofiles = \"user_id text PRIMARY KEY, segment text\"\nseen = \"id bigint PRIMARY KEY, segment text\"";
     // The rows of the second are what the first has waited for.
     let case = |pipeline: &str, user: &str, rows: &str| {
         format!(
@@ -317,8 +307,10 @@ fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
              expect = '''{{}}'''\n"
         )
     };
-    let cases = case("a", "u1", "") + &case("b", "u2", "{ user_id = \"u1\", segment = \"gold\" }");
-    let path = file("stuck", &format!("{head}{cases}"));
+    let cases = [
+        case("a", "u1", ""),
+        case("b", "u2", "{ user_id = \"u1\", segment = \"gold\" }"),
+    ];
     let pipeline = |name: &str| {
         format!(
             "[pipelines.{name}.source]\ntopics = [\"{name}\"]\ngroup = \"{name}\"\n\
@@ -328,10 +320,7 @@ fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
              bind = {{ segment = \"profile.segment\" }}\n"
         )
     };
-    let services = "store = \"sqlite:a.db\"\n[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n";
-    let config = format!("{services}{}{}", pipeline("a"), pipeline("b"));
-    std::fs::write(path.with_file_name("stuck.toml"), config).unwrap();
-    let output = messina(&[path.to_str().unwrap()]);
+    let output = tried("stuck", head, &cases, &(pipeline("a") + &pipeline("b")));
     let said = stdout(&output);
     assert!(said.ends_with("0 passed, 2 failed\n"), "{said}{}", stderr(&output));
     assert_eq!(said.matches("came nothing within").count(), 2, "{said}");

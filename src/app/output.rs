@@ -38,13 +38,13 @@ pub(super) async fn topics(
     shared: &Shared,
     jitter: &mut Jitter,
 ) -> Result<(Batches, usize), StartError> {
-    let named = kafka::named(&config.kafka);
+    let mut count = kafka::named(&config.kafka);
     let sink = pipeline.sink.iter().map(|s| s.topic.value.as_str());
     let topics: Vec<&str> = sink
         .chain(pipeline.dead_letter.iter().map(|d| d.topic.value.as_str()))
         .collect();
     if topics.is_empty() {
-        return Ok((Batches::default(), named));
+        return Ok((Batches::default(), count));
     }
     let name = &pipeline.name.value;
     let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
@@ -57,24 +57,12 @@ pub(super) async fn topics(
     };
     let mut admin = make()?;
     for topic in &topics {
-        wait_for_topic(&mut admin, &make, topic, ASK, shared, jitter).await;
+        count = wait_for_topic(&mut admin, &make, topic, ASK, shared, jitter).await;
     }
-    let known = brokers(&admin, &topics).await;
-    Ok((Batches::ask(&admin, &topics).await, known.unwrap_or(named)))
+    Ok((Batches::ask(&admin, &topics).await, count))
 }
 
-/// How many brokers the cluster of these topics has.
-async fn brokers(admin: &Arc<Admin>, topics: &[&str]) -> Option<usize> {
-    // All topics of the cluster would be a long answer.
-    let (asked, topic) = (admin.clone(), (*topics.first()?).to_owned());
-    let count = move || {
-        let metadata = asked.inner().fetch_metadata(Some(&topic), ASK);
-        metadata.map(|metadata| metadata.brokers().len())
-    };
-    tokio::task::spawn_blocking(count).await.ok()?.ok()
-}
-
-/// A client that gets no answer within `limit` is made anew: librdkafka has copied the login and read the certificates, and they may have been wrong.
+/// Gives how many brokers there are then. A client that gets no answer within `limit` is made anew: librdkafka has copied the login and read the certificates, and they may have been wrong.
 async fn wait_for_topic(
     admin: &mut Arc<Admin>,
     make: &impl Fn() -> Result<Arc<Admin>, StartError>,
@@ -82,13 +70,17 @@ async fn wait_for_topic(
     limit: Duration,
     shared: &Shared,
     jitter: &mut Jitter,
-) {
+) -> usize {
     let mut attempt = 0;
     loop {
         let (asked, name) = (admin.clone(), topic.to_owned());
-        let answer = tokio::task::spawn_blocking(move || range::partitions(asked.inner(), &name, limit)).await;
+        let answer =
+            tokio::task::spawn_blocking(move || range::partitions_and_brokers(asked.inner(), &name, limit)).await;
         let (reason, silent) = match answer {
-            Ok(Ok(_)) => return reached(shared),
+            Ok(Ok((_, brokers))) => {
+                reached(shared);
+                return brokers;
+            }
             Ok(Err(error)) => (error.to_string(), matches!(error, TopicError::Silent(_))),
             Err(error) => (format!("topic '{topic}': {error}"), false),
         };
@@ -279,7 +271,7 @@ topic = "out"
         let mut asks = admin("127.0.0.1:1");
         let (limit, shared, mut jitter) = (Duration::from_secs(2), Shared::default(), Jitter::new(1));
         let waits = wait_for_topic(&mut asks, &make, "out", limit, &shared, &mut jitter);
-        tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap();
+        assert_eq!(tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap(), 1);
         assert!(shared.lock().unwrap().waiting_for.is_none());
     }
 

@@ -103,7 +103,13 @@ pub async fn run(
             let verdict = match stuck.get(name) {
                 Some(why) => Verdict::not_run(*number, case, name, why),
                 None => {
-                    let (effects, ended) = run_case(&stage, *number, case, &pipelines[name]).await?;
+                    let expected = expected(case);
+                    let named = expected
+                        .as_ref()
+                        .ok()
+                        .and_then(Option::as_ref)
+                        .map(|expected| &expected.rows);
+                    let (effects, ended) = run_case(&stage, *number, case, &pipelines[name], named).await?;
                     if !ended {
                         // What it goes on trying might succeed with what a later case brings, and be taken for that one's.
                         stage.running.end(name).await;
@@ -116,7 +122,7 @@ pub async fn run(
                         );
                     }
                     let mut verdict = Verdict::new(*number, case, name, began.elapsed());
-                    verdict.failures = judged(case, &effects, &stage.tables);
+                    verdict.failures = judged(expected, &effects, &stage.tables);
                     verdict.effects = Some(effects);
                     verdict
                 }
@@ -215,9 +221,9 @@ fn expected(case: &Case) -> Result<Option<Effects>, String> {
     read.map_err(|error| format!("expect: {error}"))
 }
 
-/// What is wrong with what came of a case.
-fn judged(case: &Case, effects: &Effects, tables: &Tables) -> Vec<String> {
-    match expected(case) {
+/// What is wrong with what came of a case that expects this.
+fn judged(expected: Result<Option<Effects>, String>, effects: &Effects, tables: &Tables) -> Vec<String> {
+    match expected {
         Ok(None) => vec![
             "it says nothing under `expect`; this came of it:".to_owned(),
             shown(effects),
@@ -235,8 +241,14 @@ fn shown(effects: &Effects) -> String {
     serde_json::to_string_pretty(effects).unwrap_or_default()
 }
 
-/// What came of a case, and whether the pipeline can go on.
-async fn run_case(stage: &Stage, number: usize, case: &Case, pipeline: &Pipeline) -> Result<(Effects, bool), Error> {
+/// What came of a case, with the tables that are named in any case, and whether the pipeline can go on.
+async fn run_case(
+    stage: &Stage,
+    number: usize,
+    case: &Case,
+    pipeline: &Pipeline,
+    named: Option<&Map<String, Json>>,
+) -> Result<(Effects, bool), Error> {
     let name = &pipeline.name.value;
     let in_case = |what: String| in_case(case, what);
     let now = case
@@ -326,16 +338,15 @@ async fn run_case(stage: &Stage, number: usize, case: &Case, pipeline: &Pipeline
         }
         _ => {}
     }
-    let named = expected(case).ok().flatten().unwrap_or_default().rows;
-    effects.rows = compared(&before, stage.tables.contents().await.map_err(in_case)?, &named);
+    effects.rows = compared(&before, stage.tables.contents().await.map_err(in_case)?, named);
     Ok((effects, ended))
 }
 
 /// Tables that hold something else than before, and those that are named, whatever they hold.
-fn compared(before: &Contents, after: Contents, named: &Map<String, Json>) -> Map<String, Json> {
+fn compared(before: &Contents, after: Contents, named: Option<&Map<String, Json>>) -> Map<String, Json> {
     let wanted = after
         .into_iter()
-        .filter(|(name, rows)| named.contains_key(name) || before.get(name) != Some(rows));
+        .filter(|(name, rows)| named.is_some_and(|named| named.contains_key(name)) || before.get(name) != Some(rows));
     wanted.map(|(name, rows)| (name, Json::Array(rows))).collect()
 }
 

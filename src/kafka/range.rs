@@ -50,6 +50,18 @@ pub enum TopicError {
 /// # Errors
 /// No answer within `limit`, no such topic, or what the brokers say of it.
 pub fn partitions<C: ClientContext>(client: &Client<C>, topic: &str, limit: Duration) -> Result<Vec<i32>, TopicError> {
+    partitions_and_brokers(client, topic, limit).map(|(partitions, _)| partitions)
+}
+
+/// The same, and how many brokers its cluster has now.
+///
+/// # Errors
+/// As [`partitions`].
+pub fn partitions_and_brokers<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    limit: Duration,
+) -> Result<(Vec<i32>, usize), TopicError> {
     let metadata = client.fetch_metadata(Some(topic), limit).map_err(TopicError::Silent)?;
     let found = metadata.topics().iter().find(|t| t.name() == topic);
     let code = found.and_then(|t| t.error()).map(RDKafkaErrorCode::from);
@@ -68,7 +80,7 @@ pub fn partitions<C: ClientContext>(client: &Client<C>, topic: &str, limit: Dura
         return Err(TopicError::Missing(topic.to_owned()));
     }
     partitions.sort_unstable();
-    Ok(partitions)
+    Ok((partitions, metadata.brokers().len()))
 }
 
 /// What a topic holds now, from the first record that is as young as `since` to the first that is as young as `until`, in

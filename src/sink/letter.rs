@@ -83,6 +83,29 @@ pub struct Letter {
     pub headers: Vec<Header>,
 }
 
+#[cfg(test)]
+impl Letter {
+    /// One of the record at offset 9 of a topic, for tests.
+    pub(crate) fn example() -> Letter {
+        Letter {
+            pipeline: "p".into(),
+            topic: "orders".into(),
+            partition: 4,
+            offset: 9,
+            timestamp_ms: None,
+            write_timestamp_us: None,
+            step: None,
+            class: "permanent".into(),
+            reason: "avro".into(),
+            message: String::new(),
+            attempts: 1,
+            schema_id: None,
+            replays: 0,
+            headers: Vec::new(),
+        }
+    }
+}
+
 impl Letter {
     /// Reads the headers of a record; none where it is no dead letter of Messina's.
     pub fn read(headers: &[Header]) -> Option<Letter> {

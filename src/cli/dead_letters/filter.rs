@@ -101,19 +101,9 @@ mod tests {
     fn letter() -> Letter {
         Letter {
             pipeline: "orders".into(),
-            topic: "orders".into(),
-            partition: 1,
-            offset: 2,
-            timestamp_ms: None,
-            write_timestamp_us: None,
             step: Some("profile".into()),
-            class: "permanent".into(),
             reason: "invalid".into(),
-            message: String::new(),
-            attempts: 1,
-            schema_id: None,
-            replays: 0,
-            headers: Vec::new(),
+            ..Letter::example()
         }
     }
 

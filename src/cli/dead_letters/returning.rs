@@ -277,20 +277,11 @@ mod tests {
 
     fn letter(replays: u32) -> Letter {
         Letter {
-            pipeline: "p".into(),
-            topic: "orders".into(),
-            partition: 4,
-            offset: 9,
             timestamp_ms: Some(7),
             write_timestamp_us: Some(7003),
-            step: None,
-            class: "permanent".into(),
-            reason: "avro".into(),
-            message: String::new(),
-            attempts: 1,
-            schema_id: None,
             replays,
             headers: vec![("trace".into(), Some(b"1".to_vec())), ("null".into(), None)],
+            ..Letter::example()
         }
     }
 

@@ -6,20 +6,25 @@ use crate::config::Span;
 use crate::pipeline::expression::unit;
 use crate::pipeline::finding::Finding;
 
-/// The first time in a type that counts finer than its counterpart, the counterpart, and how many of what it counts are one of that.
-fn finer<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type, i64)> {
+/// What is said of the first two counterparts of which something is, these types themselves or what is in their lists, maps and records.
+fn first<'t, T>(from: &'t Type, to: &'t Type, says: &impl Fn(&'t Type, &'t Type) -> Option<T>) -> Option<T> {
     let (from, to) = (from.non_null(), to.non_null());
+    match (from, to) {
+        (Type::List(from), Type::List(to)) | (Type::Map(_, from), Type::Map(_, to)) => first(from, to, says),
+        (Type::Record(from), Type::Record(to)) => to.iter().find_map(|(name, to)| {
+            let (_, from) = from.iter().find(|(own, _)| own == name)?;
+            first(from, to, says)
+        }),
+        _ => says(from, to),
+    }
+}
+
+/// A time that counts finer than its counterpart, the counterpart, and how many of what it counts are one of that.
+fn finer<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type, i64)> {
     let (own, wanted) = match (from, to) {
         (Type::Time(own), Type::Time(wanted))
         | (Type::Timestamp(own), Type::Timestamp(wanted))
         | (Type::LocalTimestamp(own), Type::LocalTimestamp(wanted)) => (*own, *wanted),
-        (Type::List(from), Type::List(to)) | (Type::Map(_, from), Type::Map(_, to)) => return finer(from, to),
-        (Type::Record(from), Type::Record(to)) => {
-            return to.iter().find_map(|(name, to)| {
-                let (_, from) = from.iter().find(|(own, _)| own == name)?;
-                finer(from, to)
-            });
-        }
         _ => return None,
     };
     let count = change_unit(1, wanted, own).filter(|count| *count > 1)?;
@@ -29,7 +34,7 @@ fn finer<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type, i64)> 
 /// What is said of a time of which a field takes only what is whole in its own unit; nothing where it takes all.
 pub(super) fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
     let whole = unit(from.non_null()).is_some();
-    let (from, to, count) = finer(from, to)?;
+    let (from, to, count) = first(from, to, &finer)?;
     let has = if whole { "is" } else { "has" };
     let message = format!(
         "field '{field}' of the output schema {has} {to} and {what} {has} {from}: a record whose time is finer than the field becomes a dead letter"
@@ -43,18 +48,10 @@ pub(super) fn cut_off(field: &str, what: &str, span: Span, from: &Type, to: &Typ
     Some(Finding::new(span, message).help(help))
 }
 
-/// The first type that holds numbers or symbols that its counterpart does not, and the counterpart: none is rounded or cut off. The digits of a CQL
-/// decimal are not known.
+/// A type that holds numbers or symbols that its counterpart does not, and the counterpart: none is rounded or cut off. The digits of a CQL decimal are
+/// not known.
 fn narrower<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type)> {
-    let (from, to) = (from.non_null(), to.non_null());
     let narrow = match (from, to) {
-        (Type::List(from), Type::List(to)) | (Type::Map(_, from), Type::Map(_, to)) => return narrower(from, to),
-        (Type::Record(from), Type::Record(to)) => {
-            return to.iter().find_map(|(name, to)| {
-                let (_, from) = from.iter().find(|(own, _)| own == name)?;
-                narrower(from, to)
-            });
-        }
         (Type::Enum(own), Type::Enum(known)) => own != known && own.iter().any(|symbol| !known.contains(symbol)),
         (
             Type::Decimal { precision, scale },
@@ -75,7 +72,7 @@ fn narrower<'t>(from: &'t Type, to: &'t Type) -> Option<(&'t Type, &'t Type)> {
 /// What is said of a number or a symbol where the field holds only some of its type.
 pub(super) fn narrowed(field: &str, what: &str, span: Span, from: &Type, to: &Type) -> Option<Finding> {
     let whole = !matches!(from.non_null(), Type::List(_) | Type::Map(..) | Type::Record(_));
-    let (from, to) = narrower(from, to)?;
+    let (from, to) = first(from, to, &narrower)?;
     if let (Type::Enum(own), Type::Enum(known)) = (from, to) {
         let missing = own.iter().filter(|symbol| !known.contains(symbol));
         let symbols = symbols_told(missing.map(String::as_str))?;

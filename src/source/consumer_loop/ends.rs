@@ -198,11 +198,11 @@ pub(super) fn all_ends<C: ConsumerContext, T: Consumer<C>>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use rdkafka::ClientConfig;
     use rdkafka::consumer::BaseConsumer;
     use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 
     use super::*;
 
@@ -268,19 +268,27 @@ mod tests {
         assert_eq!(says(Some(6), 7), None);
     }
 
-    #[test]
-    fn the_brokers_say_where_partitions_end_whatever_is_wrong_with_another() {
+    /// A cluster with a topic that has three records in this one of so many partitions, and a consumer of it.
+    pub(in crate::source::consumer_loop) fn three_records(
+        partitions: i32,
+        partition: i32,
+    ) -> (MockCluster<'static, DefaultProducerContext>, BaseConsumer) {
         let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("in", 2, 1).unwrap();
+        cluster.create_topic("in", partitions, 1).unwrap();
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", cluster.bootstrap_servers());
         let producer: BaseProducer = client.create().unwrap();
         for _ in 0..3 {
-            let record = BaseRecord::<(), _>::to("in").payload(&[0][..]).partition(0);
+            let record = BaseRecord::<(), _>::to("in").payload(&[0][..]).partition(partition);
             producer.send(record).map_err(|(error, _)| error).unwrap();
         }
         producer.flush(Duration::from_secs(10)).unwrap();
-        let consumer: BaseConsumer = client.set("group.id", "g").create().unwrap();
+        (cluster, client.set("group.id", "g").create().unwrap())
+    }
+
+    #[test]
+    fn the_brokers_say_where_partitions_end_whatever_is_wrong_with_another() {
+        let (_cluster, consumer) = three_records(2, 0);
         let ends = |indices: &[i32]| {
             let named = indices
                 .iter()

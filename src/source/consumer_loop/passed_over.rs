@@ -59,26 +59,14 @@ pub(super) fn passed_over<C: ConsumerContext, T: Consumer<C>>(
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::ClientConfig;
-    use rdkafka::consumer::{BaseConsumer, CommitMode};
-    use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::consumer::CommitMode;
 
     use super::*;
+    use crate::source::consumer_loop::ends::tests::three_records;
 
     #[test]
     fn only_what_a_group_with_other_offsets_in_the_topic_passes_over_is_told() {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("in", 3, 1).unwrap();
-        let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", cluster.bootstrap_servers());
-        let producer: BaseProducer = client.create().unwrap();
-        for _ in 0..3 {
-            let record = BaseRecord::<(), _>::to("in").payload(&[0][..]).partition(1);
-            producer.send(record).map_err(|(error, _)| error).unwrap();
-        }
-        producer.flush(Duration::from_secs(10)).unwrap();
-        let consumer: BaseConsumer = client.set("group.id", "g").create().unwrap();
+        let (_cluster, consumer) = three_records(3, 1);
         let begun = |index: i32, end: i64| (Partition { topic: 0, index }, "in".to_owned(), end);
         let mut list = TopicPartitionList::new();
         list.add_partition_offset("in", 0, Offset::Offset(0)).unwrap();

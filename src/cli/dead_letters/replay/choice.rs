@@ -78,20 +78,9 @@ mod tests {
             value: None,
             headers: Vec::new(),
             letter: Some(Letter {
-                pipeline: "p".into(),
-                topic: "t".into(),
-                partition: 0,
                 offset: origin,
-                timestamp_ms: None,
-                write_timestamp_us: None,
-                step: None,
-                class: "permanent".into(),
-                reason: "avro".into(),
-                message: String::new(),
-                attempts: 1,
-                schema_id: None,
                 replays,
-                headers: Vec::new(),
+                ..Letter::example()
             }),
         }
     }
