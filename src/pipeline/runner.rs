@@ -297,6 +297,8 @@ mod advance_tests;
 #[cfg(test)]
 mod attempts_tests;
 #[cfg(test)]
+mod custom_tests;
+#[cfg(test)]
 mod publish_tests;
 #[cfg(test)]
 mod tests;

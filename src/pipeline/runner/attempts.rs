@@ -75,7 +75,8 @@ impl Attempts<'_> {
     /// What a failed attempt means: an answer, or none where another attempt follows, before which this waits.
     pub(super) async fn after_error(&mut self, error: Failure, idempotent: bool) -> Result<Option<Answer>, Failure> {
         let now = Instant::now();
-        let asked = error.reason != NOT_ASKED;
+        // Without a breaker the word is that of a step's author, and its attempt was one.
+        let asked = self.gate.is_none() || error.reason != NOT_ASKED;
         if asked {
             self.tries.failed(now);
         } else {

@@ -195,7 +195,8 @@ impl Runtime {
             event.complete(How::Abandoned);
             return;
         }
-        if failure.reason == PRODUCER_OVER {
+        // In a step it is a word of its author's, who may have the same.
+        if failure.reason == PRODUCER_OVER && failure.step.is_none() {
             event.complete(How::StartAgain(failure));
             return;
         }

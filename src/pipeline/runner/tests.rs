@@ -4,16 +4,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::avro::value::Type;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gate;
 use crate::breaker::{Rules, State};
 use crate::config;
-use crate::custom::{self, CustomStep, CustomSteps, StepError};
+use crate::custom::CustomSteps;
 use crate::demo::cluster::Scratch;
 use crate::pipeline::completions::{Batch, Completion, Completions};
 use crate::pipeline::event::{Content, Origin, Tenure};
@@ -38,23 +36,6 @@ const WRITE: &str = "INSERT INTO seen (id, kind, score) VALUES (:id, :kind, :sco
 const SCHEMA: &str = r#"{"type": "record", "name": "E", "fields": [
     {"name": "id", "type": "long"}, {"name": "kind", "type": "string"}, {"name": "note", "type": ["null", "string"]}]}"#;
 
-/// A step of one's own that never ends.
-struct Hangs;
-
-impl CustomStep for Hangs {
-    fn takes(&self) -> Vec<(String, Type)> {
-        Vec::new()
-    }
-
-    fn gives(&self) -> Vec<(String, Type)> {
-        vec![("a".to_owned(), Type::Long)]
-    }
-
-    fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<custom::Row>, StepError>> {
-        Box::pin(std::future::pending())
-    }
-}
-
 pub(super) struct Bench {
     pub(super) runtime: Arc<Runtime>,
     plan: Arc<SchemaPlan>,
@@ -71,7 +52,8 @@ fn toml(steps: &str) -> String {
     )
 }
 
-pub(super) async fn bench(steps: &str) -> Bench {
+/// A store that knows the statements.
+pub(super) fn canned() -> MemoryStore {
     let store = MemoryStore::new();
     store.declare(
         LOOKUP,
@@ -84,18 +66,34 @@ pub(super) async fn bench(steps: &str) -> Bench {
         ("score", ColumnType::Double),
     ];
     store.declare(WRITE, &write, &[]);
+    store
+}
+
+pub(super) async fn bench(steps: &str) -> Bench {
+    let store = canned();
     bench_on(AnyStore::Memory(store.clone()), store, &References::default(), steps).await
 }
 
 /// The same with any store, and references; `store` is the one of canned answers, if it is that.
 pub(super) async fn bench_on(any: AnyStore, store: MemoryStore, references: &References, steps: &str) -> Bench {
+    bench_with(any, store, references, &CustomSteps::new(), steps).await
+}
+
+/// The same with steps of one's own.
+pub(super) async fn bench_with(
+    any: AnyStore,
+    store: MemoryStore,
+    references: &References,
+    customs: &CustomSteps,
+    steps: &str,
+) -> Bench {
     let (config, _) = config::load_str(vec![("t.toml".into(), toml(steps))], std::iter::empty()).unwrap();
     let pipeline = &config.pipelines["p"];
     let any = Arc::new(any);
     let program = Arc::new(
         program::parse(pipeline)
             .unwrap()
-            .prepare(Some(&any), references, &CustomSteps::new().with("hangs", Hangs))
+            .prepare(Some(&any), references, customs)
             .await
             .unwrap(),
     );
@@ -332,25 +330,6 @@ async fn the_future_of_an_event_stays_small() {
     // Mostly the driver's own.
     assert!(size <= 6144, "{size} bytes");
     future.await;
-}
-
-#[tokio::test]
-async fn a_step_of_ones_own_that_hangs_is_ended_and_its_policy_asked() {
-    let steps = r#"
-[[pipelines.p.steps]]
-name = "h"
-custom = "hangs"
-timeout = "50ms"
-on_missing = "dead_letter"
-on_error = "null"
-retry = { max_attempts = 2 }
-[[pipelines.p.steps]]
-name = "no_answer"
-filter = "h.a == null"
-"#;
-    let mut bench = bench(steps).await;
-    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
-    assert_eq!(bench.runtime.steps[0].step.retries.get(), 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,90 @@
+//! Steps of one's own: when they run, and what follows where they fail.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::BoxFuture;
+
+use super::tests::{Bench, bench_with, canned};
+use super::*;
+use crate::avro::value::Type;
+use crate::breaker::gate::NOT_ASKED;
+use crate::custom::{CustomStep, CustomSteps, Row, StepError};
+use crate::reference::References;
+use crate::sink::PRODUCER_OVER;
+
+const OWN: &str = r#"
+[[pipelines.p.steps]]
+name = "own"
+custom = "own"
+timeout = "50ms"
+on_missing = "dead_letter"
+on_error = "null"
+retry = { max_attempts = 2 }
+"#;
+
+/// A step that never ends, and counts how often it begins.
+#[derive(Default)]
+struct Hangs(Arc<AtomicUsize>);
+
+impl CustomStep for Hangs {
+    fn takes(&self) -> Vec<(String, Type)> {
+        Vec::new()
+    }
+
+    fn gives(&self) -> Vec<(String, Type)> {
+        vec![("a".to_owned(), Type::Long)]
+    }
+
+    fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A step that fails in one way.
+struct Fails(StepError);
+
+impl CustomStep for Fails {
+    fn takes(&self) -> Vec<(String, Type)> {
+        Vec::new()
+    }
+
+    fn gives(&self) -> Vec<(String, Type)> {
+        vec![("a".to_owned(), Type::Long)]
+    }
+
+    fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
+        Box::pin(std::future::ready(Err(self.0.clone())))
+    }
+}
+
+/// With this step as `own`.
+async fn bench(step: impl CustomStep, steps: &str) -> Bench {
+    let (store, customs) = (canned(), CustomSteps::new().with("own", step));
+    let any = AnyStore::Memory(store.clone());
+    bench_with(any, store, &References::default(), &customs, steps).await
+}
+
+#[tokio::test]
+async fn a_step_that_hangs_is_ended_and_its_policy_asked() {
+    let no_answer = "[[pipelines.p.steps]]\nname = \"no_answer\"\nfilter = \"own.a == null\"\n";
+    let mut bench = bench(Hangs::default(), &format!("{OWN}{no_answer}")).await;
+    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
+    assert_eq!(bench.runtime.steps[0].step.retries.get(), 1);
+}
+
+#[tokio::test]
+async fn the_word_of_an_open_breaker_is_a_steps_own_and_its_attempts_count() {
+    let mut bench = bench(Fails(StepError::transient(NOT_ASKED, "")), OWN).await;
+    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
+    assert_eq!(bench.runtime.steps[0].step.retries.get(), 1);
+}
+
+#[tokio::test]
+async fn the_word_of_a_producer_that_is_over_is_a_steps_own_and_starts_nothing_again() {
+    let mut bench = bench(Fails(StepError::permanent(PRODUCER_OVER, "")), OWN).await;
+    match bench.run(0, 1, "click").await {
+        How::Fatal(failure) => assert_eq!(failure.step.as_deref(), Some("own")),
+        other => panic!("{other:?}"),
+    }
+}
