@@ -754,6 +754,15 @@ fn steps_that_give_up_later_than_their_transaction_together_are_a_warning() {
     }
     let at_the_same_time = gives_up("a", "null", "") + &gives_up("b", "null", "");
     is_sound("", &with_transactions(&at_the_same_time));
+    let own = step(
+        "c",
+        "custom = \"c\"\non_error = \"null\"\nretry = { max_elapsed = \"30s\" }",
+    );
+    let look_up = gives_up("a", "null", "");
+    for one_after_the_other in [look_up.clone() + &own, own + &look_up] {
+        let said = said("", &with_transactions(&one_after_the_other));
+        assert!(said.len() == 1 && said[0].0 == "MES0108", "{said:?}");
+    }
     let over_after_one = gives_up("a", "skip", "") + &gives_up("b", "null", of_the_first);
     is_sound("", &with_transactions(&over_after_one));
 }

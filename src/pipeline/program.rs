@@ -125,7 +125,7 @@ pub struct Place {
 /// Steps that run together, or one that runs alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
-    /// Look-ups that do not need one another, or writes.
+    /// Look-ups that do not need one another, or writes; a step of one's own by itself.
     Together(Vec<usize>),
     /// A filter, or names.
     Alone(usize),

@@ -205,17 +205,15 @@ enum End {
     Over,
 }
 
-/// How long a record waits at most that steps give up one after another. Neighbours run at the same time where none needs another's values.
+/// How long a record waits at most that steps give up one after another. Neighbouring look-ups run at the same time where none needs another's values.
 fn one_after_another(steps: &[Step]) -> Duration {
     let (mut most, mut before, mut stage) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let mut members: Vec<&str> = Vec::new();
     for step in steps {
-        let asks = matches!(
-            step.kind,
-            StepKind::Lookup(_) | StepKind::Reference(_) | StepKind::Custom(_)
-        );
+        let asks = matches!(step.kind, StepKind::Lookup(_) | StepKind::Reference(_));
         let uses = |text: &str| heads(text).iter().any(|head| members.contains(&head.name));
-        if !asks || expressions(step).iter().any(|expression| uses(expression)) {
+        // Without members the step before it is no look-up.
+        if !asks || members.is_empty() || expressions(step).iter().any(|expression| uses(expression)) {
             before = before.saturating_add(std::mem::take(&mut stage));
             members.clear();
         }

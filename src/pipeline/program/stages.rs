@@ -2,7 +2,8 @@
 
 use super::{Action, Place, Source, Stage, Step};
 
-/// Groups neighbouring look-ups that do not need one another, and neighbouring writes.
+/// Groups neighbouring look-ups that do not need one another, and neighbouring writes. A step of one's own is by itself: nobody knows its effects,
+/// and a look-up before it may end the record.
 pub(super) fn stages(steps: &[Step]) -> Vec<Stage> {
     let mut stages: Vec<Stage> = Vec::new();
     for (index, step) in steps.iter().enumerate() {
@@ -34,8 +35,8 @@ fn same_kind(a: &Action, b: &Action) -> bool {
     matches!(
         (a, b),
         (
-            Action::Lookup(_) | Action::Reference(_) | Action::Custom(_),
-            Action::Lookup(_) | Action::Reference(_) | Action::Custom(_)
+            Action::Lookup(_) | Action::Reference(_),
+            Action::Lookup(_) | Action::Reference(_)
         ) | (Action::Write(_), Action::Write(_))
     )
 }

@@ -88,3 +88,25 @@ async fn the_word_of_a_producer_that_is_over_is_a_steps_own_and_starts_nothing_a
         other => panic!("{other:?}"),
     }
 }
+
+/// Its effects are not taken back: a charge for a record that is skipped would stand.
+#[tokio::test]
+async fn a_step_begins_when_those_before_it_let_the_record_go_on() {
+    let look_up = |name: &str| {
+        format!(
+            "[[pipelines.p.steps]]\nname = \"{name}\"\nlookup = \"SELECT name, score FROM users WHERE id = :id\"\n\
+             on_missing = \"skip\"\n"
+        )
+    };
+    let hangs = Hangs::default();
+    let begun = hangs.0.clone();
+    let steps = format!("{}{OWN}{}", look_up("before"), look_up("behind"));
+    let mut bench = bench(hangs, &steps).await;
+    let each = [0, 1, 2].map(|index| Stage::Together(vec![index]));
+    assert_eq!(bench.runtime.program.stages, each);
+    assert!(matches!(
+        bench.run(0, 404, "click").await,
+        How::Finished(Outcome::Skipped)
+    ));
+    assert_eq!(begun.load(Ordering::Relaxed), 0);
+}
