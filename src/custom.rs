@@ -69,9 +69,13 @@ pub trait CustomStep: Send + Sync + 'static {
     /// What it gives to later expressions, as `STEP.name`; any may be null.
     fn gives(&self) -> Vec<(String, Type)>;
 
-    /// Runs it for one record, on the runtime that all pipelines share: what computes for long, or blocks, belongs on a thread of its own.
-    /// It may be dropped while it waits: when its `timeout` is over, or the record's partition has left. What it has given to another thread goes on
-    /// then, beside the next attempt: give that a deadline of its own.
+    /// Runs it for one record, on the current-thread runtime of a consumer's thread: what computes for long, or blocks, belongs on a thread of its
+    /// own, and `tokio::task::block_in_place` panics. That runtime ends, with all tasks on it, when the thread's pipelines are stopped, halt or are
+    /// replaced by a reload, and the step lives on: tasks and clients that outlive a record belong on a runtime of the step's own.
+    ///
+    /// It may be dropped while it waits: when its `timeout` is over, or its consumer ends. What it has given to another thread goes on then, beside
+    /// the next attempt: give that a deadline of its own. Where the record's partition has left it is not dropped, and goes on beside the attempt
+    /// of the next owner: keep `timeout` below `shutdown_timeout`.
     ///
     /// `None` is no row: the step's `on_missing` says what follows.
     ///
@@ -90,7 +94,7 @@ pub struct StepError {
 }
 
 impl StepError {
-    /// It may pass by itself: the step is tried again. `reason` is a word for metrics and headers; neither has the record's content.
+    /// It may pass by itself: the step is tried again. `reason` is a word for log lines and the header of a dead letter, without the record's content.
     pub fn transient(reason: &'static str, message: impl Into<String>) -> StepError {
         StepError {
             class: Class::Transient,
@@ -190,10 +194,31 @@ pub(crate) fn given(row: &[Value<'_>], declared: &[(String, Type)]) -> Result<()
     let wrong = row
         .iter()
         .zip(declared)
-        .find(|(value, (_, ty))| !value.is_null() && !is_a(value, ty.non_null()));
+        .find(|(value, (_, ty))| !value.is_null() && !is_wholly(value, ty.non_null()));
     match wrong {
         Some((_, (name, ty))) => Err(format!("'{name}' that it gave is not {}", ty.non_null())),
         None => Ok(()),
+    }
+}
+
+/// Whether a value is one of a type with all that is inside of it: what a step makes was checked by no schema.
+fn is_wholly(value: &Value<'_>, ty: &Type) -> bool {
+    match (value, ty) {
+        (Value::Null, ty) if ty.is_nullable() => true,
+        (value, Type::Nullable(ty)) => is_wholly(value, ty),
+        (value, Type::Union(parts)) => parts.iter().any(|part| is_wholly(value, part)),
+        (Value::List(items), Type::List(ty)) => items.iter().all(|item| is_wholly(item, ty)),
+        (Value::Map(entries), Type::Map(keys, values)) => entries
+            .iter()
+            .all(|(key, value)| is_wholly(key, keys) && is_wholly(value, values)),
+        (Value::Record(fields), Type::Record(declared)) => {
+            let mut both = fields.iter().zip(declared);
+            fields.len() == declared.len()
+                && both.all(|((name, value), (wanted, ty))| name == wanted && is_wholly(value, ty))
+        }
+        (Value::String(symbol), Type::Enum(symbols)) => symbols.iter().any(|known| known == symbol),
+        (Value::Bytes(bytes), Type::Fixed(size)) => bytes.len() == *size,
+        (value, ty) => is_a(value, ty),
     }
 }
 
@@ -226,6 +251,7 @@ fn is_a(value: &Value<'_>, ty: &Type) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::avro::value::Unit;
 
     #[test]
     fn types_widen_and_nothing_else() {
@@ -261,11 +287,82 @@ mod tests {
     }
 
     #[test]
+    fn what_is_inside_of_what_a_step_gives_is_held_against_it_too() {
+        let text = |text: &'static str| Value::String(text.into());
+        let record = |fields: &[(&'static str, Value<'static>)]| {
+            Value::Record(
+                fields
+                    .iter()
+                    .map(|(name, value)| ((*name).into(), value.clone()))
+                    .collect(),
+            )
+        };
+        let millis = Type::Timestamp(Unit::Millis);
+        let pair = Type::Record(vec![("a".into(), Type::Long), ("b".into(), Type::String.nullable())]);
+        let (long, null) = (|| Value::Long(1), || Value::Null);
+        for (ty, right, wrong) in [
+            (
+                Type::List(Box::new(millis)),
+                Value::List(vec![Value::Timestamp(1, Unit::Millis)]),
+                vec![
+                    Value::List(vec![Value::Timestamp(1, Unit::Millis), long()]),
+                    Value::List(vec![null()]),
+                ],
+            ),
+            (
+                Type::List(Box::new(Type::Long.nullable())),
+                Value::List(vec![null(), long()]),
+                vec![Value::List(vec![Value::Int(1)])],
+            ),
+            (
+                Type::Map(Box::new(Type::String), Box::new(Type::Long)),
+                Value::Map(vec![(text("k"), long())]),
+                vec![
+                    Value::Map(vec![(long(), long())]),
+                    Value::Map(vec![(text("k"), text("v"))]),
+                ],
+            ),
+            (
+                pair,
+                record(&[("a", long()), ("b", null())]),
+                vec![
+                    record(&[("a", long())]),
+                    record(&[("a", long()), ("c", null())]),
+                    record(&[("a", null()), ("b", null())]),
+                    record(&[("a", long()), ("b", long())]),
+                ],
+            ),
+            (Type::Enum(vec!["up".into()]), text("up"), vec![text("down")]),
+            (
+                Type::Fixed(2),
+                Value::Bytes(vec![0_u8; 2].into()),
+                vec![Value::Bytes(vec![0_u8; 3].into())],
+            ),
+            (
+                Type::Union(vec![Type::Long, Type::List(Box::new(Type::String))]),
+                Value::List(vec![text("x")]),
+                vec![Value::List(vec![long()]), text("x")],
+            ),
+            (
+                Type::List(Box::new(Type::Any)),
+                Value::List(vec![null(), long()]),
+                vec![],
+            ),
+        ] {
+            let declared = [("x".to_owned(), ty)];
+            assert_eq!(given(std::slice::from_ref(&right), &declared), Ok(()), "{right:?}");
+            for wrong in wrong {
+                assert!(given(std::slice::from_ref(&wrong), &declared).is_err(), "{wrong:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_a_step_is_given_has_the_declared_type_or_is_null() {
         assert_eq!(taken(Value::Int(3), &Type::Long), Ok(Value::Long(3)));
         assert_eq!(taken(Value::Null, &Type::Long), Ok(Value::Null));
         assert!(taken(Value::Bool(true), &Type::Long).is_err());
-        let millis = Value::Timestamp(1, crate::avro::value::Unit::Millis);
-        assert!(taken(millis, &Type::Timestamp(crate::avro::value::Unit::Micros)).is_err());
+        let millis = Value::Timestamp(1, Unit::Millis);
+        assert!(taken(millis, &Type::Timestamp(Unit::Micros)).is_err());
     }
 }
