@@ -249,9 +249,8 @@ pub struct Running {
     /// What runs.
     config: Arc<Config>,
     sources: Sources,
-    _sampler: tokio::task::JoinHandle<()>,
-    /// What keeps the references fresh; ends when dropped.
-    _followers: JoinSet<()>,
+    /// What keeps the references and the figures fresh; ends when dropped.
+    _tasks: JoinSet<()>,
 }
 
 /// Connects, type-checks and starts everything. Waits for services that do not answer; `config` was checked offline.
@@ -348,12 +347,12 @@ async fn begin(
     metrics.watch_certificates(Vec::new());
     metrics.watch_certificates(certificates);
 
-    let mut followers = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let references = &common.services.references;
-    let shown = references::load(references, &sources, &metrics, &shared, &mut followers).await?;
+    let shown = references::load(references, &sources, &metrics, &shared, &mut tasks).await?;
 
     let sampled = AllSampled::default();
-    let sampler = tokio::spawn(build::sample(sampled.clone(), shown, metrics.clone()));
+    tasks.spawn(build::sample(sampled.clone(), shown, metrics.clone()));
     let config = Arc::new(config);
     let mut running = Running {
         metrics,
@@ -375,8 +374,7 @@ async fn begin(
         common,
         config,
         sources,
-        _sampler: sampler,
-        _followers: followers,
+        _tasks: tasks,
     };
     for built in built {
         running.launch(built)?;
@@ -441,7 +439,8 @@ impl Running {
         }
     }
 
-    /// Drains every pipeline, delivers what is queued, commits, leaves the groups; HTTP goes last.
+    /// Drains every pipeline, delivers what is queued, commits, leaves the groups; HTTP goes last. It does not return while a step of one's own blocks
+    /// its thread: whoever cannot have that bounds it, and what is not committed runs again.
     pub async fn stop(mut self) -> StopSummary {
         let began = Instant::now();
         let deadline = began + self.config.shutdown_timeout;
@@ -449,7 +448,9 @@ impl Running {
             // No receiver: every loop has ended already.
             let _ = pipeline.stop.send(true);
         }
-        let reporter = tokio::spawn(stop::name_what_runs(
+        // It ends when it is dropped.
+        let mut reporter = JoinSet::new();
+        reporter.spawn(stop::name_what_runs(
             self.shared.clone(),
             self.metrics.clone(),
             tokio::time::sleep,
@@ -458,7 +459,7 @@ impl Running {
         for pipeline in std::mem::take(&mut self.pipelines) {
             pipelines.push(pipeline.join(deadline).await);
         }
-        reporter.abort();
+        drop(reporter);
         drop(self.http_stop.take());
         // The server has its own bound on how long open requests may take.
         let _ = (&mut self.http_task).await;

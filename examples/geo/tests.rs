@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apache_avro::Schema;
@@ -187,8 +188,14 @@ async fn the_pipeline_runs_with_a_step_of_its_own() {
     assert_eq!(found, wanted.map(|(url, country)| (url.to_owned(), country)).into());
     let bad = letters[0].windows(8).any(|part| part == b"nonsense");
     assert!(bad, "the dead letter is the record that has no address");
+    let metrics = Arc::downgrade(&running.metrics);
     let summary = running.stop().await;
     assert!(summary.is_clean());
+    let began = Instant::now();
+    while metrics.strong_count() > 0 {
+        assert!(began.elapsed() < LONG, "what has been stopped leaves something running");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     services.registry.stop().await;
 }
 

@@ -33,6 +33,8 @@ use crate::telemetry::metrics::Metrics;
 const JOIN: Duration = Duration::from_secs(60);
 /// How long a pipeline that stops may take: all its records have ended, or one never will.
 const STOP: Duration = Duration::from_secs(1);
+/// How long all of it may take to stop: all cases have been judged, and what is still open ends with the process.
+const CLOSE: Duration = Duration::from_secs(5);
 /// How long a question to the cluster may take.
 const ASK: Duration = Duration::from_secs(10);
 
@@ -218,9 +220,9 @@ impl Stage {
         Err(Error::Environment("what was published cannot be read back".to_owned()))
     }
 
-    /// Ends the application and the registry.
+    /// Ends the application and the registry; the application not where a step of one's own blocks its thread, for it would never stop.
     pub async fn close(self) {
-        self.running.stop().await;
+        let _ = tokio::time::timeout(CLOSE, self.running.stop()).await;
         self.registry.stop().await;
     }
 }
@@ -323,4 +325,68 @@ fn around(mut config: Config, places: &str) -> Result<(Config, Config), Error> {
         }
     }
     Ok((config, places))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc};
+
+    use futures_util::future::BoxFuture;
+
+    use super::super::file;
+    use super::*;
+    use crate::avro::value::{Type, Value};
+    use crate::custom::{CustomStep, Row, StepError};
+
+    /// What a slow machine may take.
+    const LONG: Duration = Duration::from_secs(120);
+
+    /// A step that blocks its thread until the test lets it go.
+    struct Blocks {
+        begun: mpsc::Sender<()>,
+        until: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl CustomStep for Blocks {
+        fn takes(&self) -> Vec<(String, Type)> {
+            Vec::new()
+        }
+
+        fn gives(&self) -> Vec<(String, Type)> {
+            Vec::new()
+        }
+
+        fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
+            Box::pin(async move {
+                let _ = self.begun.send(());
+                let _ = self.until.lock().unwrap().recv();
+                Ok(None)
+            })
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_step_that_blocks_its_thread_does_not_keep_the_stage_open() {
+        let cases = "cases = []\nschemas = { in = \"money.avsc\" }\n";
+        let pipeline = "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[pipelines.p]\n\
+                        source = { topics = \"in\", group = \"g\" }\nsink = { topic = \"out\" }\n\
+                        steps = [{ name = \"s\", custom = \"blocks\" }]\n";
+        let loaded = config::load_str(vec![("m.toml".into(), pipeline.into())], std::iter::empty());
+        let (config, sources) = loaded.unwrap();
+        let (begun, begins) = mpsc::channel();
+        let (go, until) = mpsc::channel();
+        let until = Mutex::new(until);
+        let customs = CustomSteps::new().with("blocks", Blocks { begun, until });
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemas");
+        let file = file::parse(cases).unwrap();
+        let built = Stage::build(&file, &folder, config, sources, &customs, Arc::default()).await;
+        let stage = built.unwrap_or_else(|error| panic!("{error}"));
+        let value = serde_json::json!({"amount": "1.5", "currency": "EUR"});
+        let value = stage.encode("in", &value).unwrap();
+        let sent = stage.send("in", None, Some(&value), None, &BTreeMap::new());
+        sent.unwrap();
+        begins.recv_timeout(LONG).unwrap();
+        tokio::time::timeout(LONG, stage.close()).await.unwrap();
+        drop(go);
+    }
 }
