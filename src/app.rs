@@ -42,7 +42,7 @@ use crate::telemetry::sentry::{Sentry, SentryOptions};
 use crate::telemetry::traces::{Tracer, TracerOptions};
 
 use build::{AllSampled, Common};
-pub use check::{check_online, findings_to_diagnostics};
+pub use check::{check_customs, check_online, findings_to_diagnostics};
 use launch::RunningPipeline;
 use probe::AppProbe;
 pub use references::reference_shape;

@@ -1,14 +1,15 @@
-//! `check --online`: what live services tell of a configuration.
+//! What the program itself and, for `check --online`, live services tell of a configuration.
 
 mod around;
 mod brokers;
 mod tables;
 
 use super::services::{Purpose, Services};
-use crate::config::{Config, Diagnostic, Diagnostics, Sources};
+use crate::config::{Config, Diagnostic, Diagnostics, Sources, StepKind};
 use crate::custom::CustomSteps;
 use crate::pipeline::finding::Finding;
 use crate::pipeline::prepare::{NotPrepared, prepare};
+use crate::pipeline::program::misnamed;
 use crate::pipeline::schemas::Registering;
 
 /// Checks everything that live services tell, with no effect on any of them: what is found, and why that is not all where one does not answer.
@@ -28,6 +29,17 @@ pub async fn check_online(
     let asked = services_say(config, sources, customs, &mut all).await;
     let asked = asked.map_err(|unavailable| format!("{unavailable}{expired}"));
     (Diagnostics::new(all), asked)
+}
+
+/// What the program's own steps tell. One that has none is mostly not the one that runs the configuration: what it does not have is a warning there.
+pub fn check_customs(config: &Config, sources: &Sources, customs: &CustomSteps) -> Diagnostics {
+    let plain = customs.names().next().is_none();
+    let steps = config.pipelines.values().flat_map(|pipeline| &pipeline.steps);
+    let findings = steps.filter_map(|step| match &step.kind {
+        StepKind::Custom(wanted) => Some(misnamed(wanted, customs)),
+        _ => None,
+    });
+    Diagnostics::new(findings.flatten().map(|f| diagnostic(f, sources, plain)).collect())
 }
 
 /// Adds what the services tell; fails where one does not answer.
@@ -106,4 +118,53 @@ fn diagnostic(finding: Finding, sources: &Sources, warning: bool) -> Diagnostic 
 /// Findings as the diagnostics that people read.
 pub fn findings_to_diagnostics(findings: Vec<Finding>, sources: &Sources) -> Diagnostics {
     Diagnostics::new(findings.into_iter().map(|f| diagnostic(f, sources, false)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::avro::value::{Type, Value};
+    use crate::config::{self, Severity};
+    use crate::custom::{CustomStep, Row, StepError};
+
+    /// A step that takes an address.
+    struct Geo;
+
+    impl CustomStep for Geo {
+        fn takes(&self) -> Vec<(String, Type)> {
+            vec![("ip".to_owned(), Type::String)]
+        }
+
+        fn gives(&self) -> Vec<(String, Type)> {
+            Vec::new()
+        }
+
+        fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
+            Box::pin(std::future::ready(Ok(None)))
+        }
+    }
+
+    #[test]
+    fn steps_of_ones_own_are_held_against_those_of_the_program_without_any_service() {
+        let said = |step: &str, bind: &str, customs: &CustomSteps| {
+            let text = format!(
+                "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[pipelines.p]\n\
+                 source = {{ topics = \"t\", group = \"g\" }}\n\
+                 steps = [{{ name = \"s\", custom = \"{step}\", bind = {{ {bind} = \"event.a\" }} }}]\n"
+            );
+            let (config, sources) = config::load_str(vec![("m.toml".into(), text)], std::iter::empty()).unwrap();
+            let found = check_customs(&config, &sources, customs);
+            let said = found.iter().map(|finding| (finding.severity, finding.message.clone()));
+            said.collect::<Vec<_>>()
+        };
+        let (plain, own) = (CustomSteps::new(), CustomSteps::new().with("geo", Geo));
+        assert!(said("geo", "ip", &own).is_empty());
+        let unknown = "this program has no step 'gio' of its own".to_owned();
+        assert_eq!(said("gio", "ip", &own), [(Severity::Error, unknown.clone())]);
+        assert_eq!(said("gio", "ip", &plain), [(Severity::Warning, unknown)]);
+        let not_taken = "step 'geo' takes no 'address'".to_owned();
+        assert_eq!(said("geo", "address", &own), [(Severity::Error, not_taken)]);
+    }
 }

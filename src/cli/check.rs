@@ -40,7 +40,10 @@ pub fn run(args: Check, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let mut asked = Ok(());
     let findings = match args.config.load() {
         Err(findings) => findings,
-        Ok((_, _, warnings)) if !args.online => warnings,
+        Ok((config, sources, warnings)) if !args.online => {
+            let own = app::check_customs(&config, &sources, customs);
+            Diagnostics::new(warnings.iter().chain(own.iter()).cloned().collect())
+        }
         Ok((config, sources, warnings)) => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)

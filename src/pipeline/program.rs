@@ -29,7 +29,7 @@ use crate::config::{Span, Spanned, StepKind};
 use crate::custom::CustomSteps;
 use crate::reference::References;
 use crate::store::AnyStore;
-pub use custom::{Custom, not_taken};
+pub use custom::{Custom, misnamed, not_taken};
 pub use lookup::Lookup;
 pub use names::constant_type;
 use names::{Builder, Columns, StepNames};

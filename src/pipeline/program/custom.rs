@@ -48,6 +48,35 @@ pub fn not_taken(place: &Place, ty: &Type, name: &str, wanted: &Type) -> Option<
     Some(Finding::new(place.span, message).help(help))
 }
 
+/// What a step names and the program has not: the step itself, or what that takes. No service is needed to tell.
+pub fn misnamed(wanted: &config::Custom, customs: &CustomSteps) -> Vec<Finding> {
+    let name = &wanted.custom;
+    let Some(step) = customs.get(name) else {
+        let known: Vec<_> = customs.names().collect();
+        let message = format!("this program has no step '{}' of its own", name.value);
+        let help = if known.is_empty() {
+            "register it in Rust: see the documentation of messina::custom; the plain `messina` has none".to_owned()
+        } else {
+            format!("it has {}", known.join(", "))
+        };
+        return vec![Finding::new(name.span, message).help(help)];
+    };
+    let takes = step.takes();
+    let names: Vec<_> = takes.iter().map(|(taken, _)| taken.as_str()).collect();
+    let help = if names.is_empty() {
+        "it takes nothing".to_owned()
+    } else {
+        format!("it takes {}", names.join(", "))
+    };
+    let more = wanted.bind.iter().map(|bound| &bound.name);
+    more.filter(|bound| !names.contains(&bound.as_str()))
+        .map(|bound| {
+            let message = format!("step '{}' takes no '{}'", name.value, bound.value);
+            Finding::new(bound.span, message).help(help.clone())
+        })
+        .collect()
+}
+
 impl Builder {
     pub(super) fn custom(
         &mut self,
@@ -56,34 +85,10 @@ impl Builder {
         parsed: &ParsedStep,
         customs: &CustomSteps,
     ) -> Option<(Action, Columns)> {
+        self.findings.extend(misnamed(wanted, customs));
         let name = &wanted.custom;
-        let Some(step) = customs.get(name) else {
-            let known: Vec<_> = customs.names().collect();
-            let message = format!("this program has no step '{}' of its own", name.value);
-            let help = if known.is_empty() {
-                "register it in Rust: see the documentation of messina::custom; the plain `messina` has none".to_owned()
-            } else {
-                format!("it has {}", known.join(", "))
-            };
-            self.findings.push(Finding::new(name.span, message).help(help));
-            return None;
-        };
+        let step = customs.get(name)?;
         let (takes, gives) = (step.takes(), step.gives());
-        for (bound, ..) in &parsed.binds {
-            if !takes.iter().any(|(taken, _)| *taken == bound.value) {
-                let names: Vec<_> = takes.iter().map(|(taken, _)| taken.as_str()).collect();
-                let message = format!("step '{}' takes no '{}'", name.value, bound.value);
-                let help = format!(
-                    "it takes {}",
-                    if names.is_empty() {
-                        "nothing".to_owned()
-                    } else {
-                        names.join(", ")
-                    }
-                );
-                self.findings.push(Finding::new(bound.span, message).help(help));
-            }
-        }
         let mut binds = Vec::new();
         for (taken, wanted) in &takes {
             let bound = parsed.binds.iter().find(|(bound, ..)| bound.value == *taken);
