@@ -39,6 +39,10 @@ const AT_ONCE: usize = 8;
 const AGAIN: usize = 2;
 const LATER: Duration = Duration::from_secs(1);
 
+/// The largest id that a registry gives: Confluent's keeps ids as Java's `int`, and answers a request for a larger one as it does one for a path
+/// that it does not have. That says nothing about the schema, so it would be waited for without end.
+const LARGEST_ID: u32 = i32::MAX as u32;
+
 /// Where the registry is and how to log in.
 #[derive(Clone)]
 pub struct RegistryOptions {
@@ -187,6 +191,9 @@ impl Registry {
     /// # Errors
     /// See [`RegistryError::class`]: a transient one is worth asking again, a permanent one is the record's fault.
     pub async fn schema(&self, id: u32) -> Result<Arc<Fetched>, RegistryError> {
+        if id > LARGEST_ID {
+            return Err(RegistryError::Unknown { id });
+        }
         self.cache
             .get(id, |patient| {
                 let client = self.client();
