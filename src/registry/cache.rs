@@ -7,7 +7,7 @@
 //! - an unknown id is kept shortly, so that a flood of bad records is not a flood of requests, and a schema that was
 //!   registered a moment later is found soon. The time is jittered by a fifth, lest all processes ask together.
 //!
-//! Who asks is told whether to be patient with "unknown". Few new ids are worth a wait, and each of them once.
+//! Who asks is told whether to be patient with what is not there. Few new ids are worth a wait, and each of them once.
 //!
 //! A request is a task of the runtime on which it was first needed, and ends with it at the latest: then those who wait on other runtimes hear of a
 //! failure that may pass.
@@ -32,7 +32,7 @@ use crate::retry::Class;
 /// Most failures kept at once.
 const FAILURES: usize = 10_000;
 
-/// Unknown ids kept with which one more is asked for patiently: a flood of ids that nobody knows is not waited for.
+/// Ids kept as unknown, or as referring to what is not there, with which one more is asked for patiently: a flood of them is not waited for.
 const FEW: usize = 3;
 
 type Answer = Result<Arc<Fetched>, RegistryError>;
@@ -155,7 +155,7 @@ impl Cache {
 fn few_unknown(slots: &HashMap<u32, Slot>, now: Instant) -> bool {
     let unknown = slots
         .values()
-        .filter(|s| matches!(s, Slot::Failed { error: RegistryError::Unknown { .. }, until } if now < *until));
+        .filter(|s| matches!(s, Slot::Failed { error, until } if error.may_lag() && now < *until));
     unknown.take(FEW).count() < FEW
 }
 

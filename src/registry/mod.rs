@@ -34,8 +34,8 @@ pub(crate) use http::causes;
 /// Versions of a subject fetched at the same time.
 const AT_ONCE: usize = 8;
 
-/// How often an id that is unknown is asked for again before that is believed, each time after [`LATER`]: whoever answers may
-/// be a follower that has not read yet of a schema that was registered a moment ago.
+/// How often what is not there is asked for again before that is believed, each time after [`LATER`]: whoever answers may
+/// be a follower that has not read yet of a schema that was registered a moment ago. Of an id that is all that it refers to as well.
 const AGAIN: usize = 2;
 const LATER: Duration = Duration::from_secs(1);
 
@@ -201,7 +201,7 @@ impl Registry {
                     let again = if patient { AGAIN } else { 0 };
                     for _ in 0..again {
                         match client.by_id(id).await {
-                            Err(RegistryError::Unknown { .. }) => tokio::time::sleep(LATER).await,
+                            Err(error) if error.may_lag() => tokio::time::sleep(LATER).await,
                             answer => return answer,
                         }
                     }
@@ -344,6 +344,23 @@ mod tests {
         const ANSWERS: &[(&str, &str)] = &[UNKNOWN[0], ("200 OK", r#"{"schema": "\"string\""}"#)];
         let (registry, server, _hears) = answered_by(ANSWERS).await;
         assert_eq!(registry.schema(1).await.unwrap().schema, "\"string\"");
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_lags_behind_is_asked_again_before_a_reference_leads_nowhere() {
+        const REFERS: (&str, &str) = (
+            "200 OK",
+            r#"{"schema": "\"m.User\"", "references": [{"name": "m.User", "subject": "user", "version": 1}]}"#,
+        );
+        const ANSWERS: &[(&str, &str)] = &[
+            REFERS,
+            ("404 Not Found", r#"{"error_code": 40402, "message": "unknown"}"#),
+            REFERS,
+            ("200 OK", r#"{"schema": "\"string\""}"#),
+        ];
+        let (registry, server, _hears) = answered_by(ANSWERS).await;
+        assert_eq!(registry.schema(1).await.unwrap().references, ["\"string\""]);
         server.abort();
     }
 
