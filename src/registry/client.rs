@@ -125,7 +125,7 @@ impl Client {
 
     pub(super) async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
         let answer = self
-            .submit::<Id>(&["subjects", subject, "versions"], &[], schema)
+            .submit::<Id>(&["subjects", subject, "versions"], &[], schema, false)
             .await?;
         match answer {
             Ok(Id { id }) => Ok(id),
@@ -133,8 +133,8 @@ impl Client {
         }
     }
 
-    pub(super) async fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
-        let answer = self.submit::<Id>(&["subjects", subject], &[], schema).await?;
+    pub(super) async fn lookup(&self, subject: &str, schema: &str, by_all: bool) -> Result<Option<u32>, RegistryError> {
+        let answer = self.submit::<Id>(&["subjects", subject], &[], schema, by_all).await?;
         match answer {
             Ok(Id { id }) => Ok(Some(id)),
             Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_SCHEMA)) => Ok(None),
@@ -146,7 +146,7 @@ impl Client {
         let versions = ["compatibility", "subjects", subject, "versions"];
         let latest = ["compatibility", "subjects", subject, "versions", "latest"];
         let verbose = [("verbose", "true")];
-        let mut answer = self.submit::<Compatibility>(&versions, &verbose, schema).await;
+        let mut answer = self.submit::<Compatibility>(&versions, &verbose, schema, false).await;
         // Karapace and Redpanda compare with a single version only, and have nothing under that path.
         let absent = match &answer {
             Ok(Err(problem)) => problem.code == Some(404),
@@ -154,7 +154,7 @@ impl Client {
             Err(error) => matches!(error, RegistryError::Refused { status: 404 | 405, .. }),
         };
         if absent {
-            answer = self.submit::<Compatibility>(&latest, &verbose, schema).await;
+            answer = self.submit::<Compatibility>(&latest, &verbose, schema, false).await;
         }
         match answer? {
             Ok(compatibility) => Ok(compatibility),
@@ -171,11 +171,12 @@ impl Client {
         path: &[&str],
         query: &[(&str, &str)],
         schema: &str,
+        by_all: bool,
     ) -> Result<Answer<T>, RegistryError> {
         // A struct of one string always has a JSON form.
         let body = serde_json::to_vec(&Submitted { schema }).unwrap_or_default();
         self.transport
-            .ask::<T>(Method::POST, path, query, Some(body), false)
+            .ask::<T>(Method::POST, path, query, Some(body), by_all)
             .await
     }
 

@@ -246,7 +246,23 @@ impl Registry {
     /// # Errors
     /// As [`Registry::register`].
     pub async fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
-        self.client().lookup(subject, schema).await
+        self.client().lookup(subject, schema, false).await
+    }
+
+    /// As [`Registry::lookup`], where records are dead letters for it if it is not registered: that is believed as of an unknown id, once
+    /// every address has said so, and has said so again.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub async fn lookup_patiently(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
+        let client = self.client();
+        for _ in 0..AGAIN {
+            match client.lookup(subject, schema, true).await {
+                Ok(None) => tokio::time::sleep(LATER).await,
+                answer => return answer,
+            }
+        }
+        client.lookup(subject, schema, true).await
     }
 
     /// Whether an Avro schema could become the next version of a subject, by the subject's own rule.

@@ -2,8 +2,8 @@
 //!
 //! The address that answered last is asked first. Another one is tried when it gives no answer, or one that says nothing
 //! about the schema (5xx, 429, a refused login). "Not found" is believed only when every address that answers says so: a
-//! follower may not have heard yet of a schema that was registered a moment ago. Where a record depends on it, be it the schema
-//! or one that it refers to, every address has to say so: one that gives no answer may know it. A start does not wait for that one.
+//! follower may not have heard yet of a schema that was registered a moment ago. Where a record depends on it, be it the schema,
+//! one that it refers to or the output's, every address has to say so: one that gives no answer may know it. A start does not wait for that one.
 //!
 //! A token that an address refuses is fetched anew, and that address asked once more.
 
