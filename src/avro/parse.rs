@@ -195,8 +195,19 @@ impl<'j> Parser<'j> {
         if !names::is_full_name(&full) || names::PRIMITIVES.contains(&full.as_str()) {
             return Err(self.error(SchemaProblem::Name(full)));
         }
+        let aliases = strings(object.get("aliases"));
+        let aliases: Vec<String> = aliases
+            .iter()
+            .map(|alias| names::full_name(alias, None, &space).0)
+            .collect();
         if let Some(known) = self.names.get(&full) {
-            return if known.json == json {
+            let node = &self.nodes[known.id.0 as usize];
+            // Two schemas that are referred to may each define an enum or a fixed, and describe it in words of their own: one type to Java too.
+            let same = known.json == json
+                || self
+                    .leaf(kind, &full, &aliases, object)?
+                    .is_some_and(|shape| node.logical == logical::of(&shape, object) && node.shape == shape);
+            return if same {
                 Ok(known.id)
             } else {
                 Err(self.error(SchemaProblem::Redefined(full)))
@@ -205,11 +216,6 @@ impl<'j> Parser<'j> {
         if self.place.last().is_none_or(|place| place.ends_with(' ')) {
             self.place.push(full.clone());
         }
-        let aliases = strings(object.get("aliases"));
-        let aliases = aliases
-            .iter()
-            .map(|alias| names::full_name(alias, None, &space).0)
-            .collect();
         // The place in the arena comes first, under its name: fields may refer to it.
         let id = self.push(Shape::Record {
             name: full.clone(),
@@ -217,29 +223,40 @@ impl<'j> Parser<'j> {
             fields: Vec::new(),
         });
         self.names.insert(full.clone(), Definition { id, json });
-        let shape = match kind {
-            "enum" => self.enumeration(full, aliases, object)?,
-            "fixed" => {
-                let size = object
-                    .get("size")
-                    .and_then(Json::as_u64)
-                    .and_then(|size| i32::try_from(size).ok());
-                let size = size.ok_or_else(|| self.error(SchemaProblem::Attribute("size")))? as usize;
-                Shape::Fixed {
-                    name: full,
-                    aliases,
-                    size,
-                }
-            }
-            _ => self.record(full, aliases, object, &space)?,
+        let shape = match self.leaf(kind, &full, &aliases, object)? {
+            Some(shape) => shape,
+            None => self.record(full, aliases, object, &space)?,
         };
         self.nodes[id.0 as usize].shape = shape;
         self.annotate(id, object);
         Ok(id)
     }
 
+    /// An enum or fixed; none of another kind.
+    fn leaf(
+        &self,
+        kind: &str,
+        name: &str,
+        aliases: &[String],
+        object: &Map<String, Json>,
+    ) -> Result<Option<Shape>, SchemaError> {
+        let (name, aliases) = (name.to_owned(), aliases.to_vec());
+        match kind {
+            "enum" => self.enumeration(name, aliases, object).map(Some),
+            "fixed" => {
+                let size = object
+                    .get("size")
+                    .and_then(Json::as_u64)
+                    .and_then(|size| i32::try_from(size).ok());
+                let size = size.ok_or_else(|| self.error(SchemaProblem::Attribute("size")))? as usize;
+                Ok(Some(Shape::Fixed { name, aliases, size }))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn enumeration(
-        &mut self,
+        &self,
         name: String,
         aliases: Vec<String>,
         object: &Map<String, Json>,

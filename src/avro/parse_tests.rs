@@ -106,6 +106,38 @@ fn one_definition_repeated_is_one_type() {
 }
 
 #[test]
+fn an_enum_or_fixed_that_two_references_describe_each_in_its_words_is_one_type() {
+    let parse = |first: &str, second: &str| {
+        let of = |name: &str, ty: &str| {
+            format!(r#"{{"type":"record","name":"m.{name}","fields":[{{"name":"a","type":{{"name":"m.T",{ty}}}}}]}}"#)
+        };
+        let root = r#"{"type":"record","name":"m.R","fields":[{"name":"x","type":"m.X"},{"name":"y","type":"m.Y"}]}"#;
+        Schema::parse_with_references(root, &[of("X", first).as_str(), of("Y", second).as_str()])
+    };
+    let (letters, bytes) = (r#""type":"enum","symbols":["A","B"]"#, r#""type":"fixed","size":8"#);
+    for ty in [letters, bytes] {
+        let schema = parse(ty, &format!(r#"{ty},"doc":"in other words""#)).unwrap();
+        assert_eq!(schema.json().matches(r#""name":"m.T""#).count(), 1, "{}", schema.json());
+        assert_eq!(Schema::parse(schema.json()).unwrap().root_type(), schema.root_type());
+    }
+    for (ty, other) in [
+        (letters, r#""type":"enum","symbols":["B","A"]"#),
+        (letters, r#""type":"enum","symbols":["A","B"],"default":"A""#),
+        (letters, r#""type":"enum","symbols":["A","B"],"aliases":["U"]"#),
+        (letters, bytes),
+        (bytes, r#""type":"fixed","size":9"#),
+        (
+            bytes,
+            r#""type":"fixed","size":8,"logicalType":"decimal","precision":4"#,
+        ),
+        (bytes, r#""type":"record","fields":[]"#),
+    ] {
+        let error = parse(ty, other).unwrap_err().to_string();
+        assert!(error.contains("defined twice"), "{other}: {error}");
+    }
+}
+
+#[test]
 fn references_are_inlined_where_they_are_first_used() {
     let geo = r#"{"type":"record","name":"Geo","namespace":"c","doc":"where","fields":[{"name":"k","type":
         {"type":"enum","name":"Kind","symbols":["A"]}}]}"#;

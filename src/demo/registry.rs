@@ -209,7 +209,9 @@ impl Store {
     }
 
     fn by_id(&self, id: &str) -> Result<Value, Problem> {
-        let stored = id.parse::<u32>().ok().and_then(|id| self.stored(id));
+        // As with Confluent's, which has no path for what is not an `int` of Java's.
+        let id: i32 = id.parse().map_err(|_| Problem(404, 404, "HTTP 404 Not Found".into()))?;
+        let stored = u32::try_from(id).ok().and_then(|id| self.stored(id));
         let stored = stored.ok_or_else(|| Problem(404, 40403, format!("Schema {id} not found")))?;
         Ok(stored.described(json!({})))
     }

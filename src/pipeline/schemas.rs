@@ -113,7 +113,7 @@ impl Schemas {
             not_applied: false,
         })?;
         // Kept is what stays true: a plan, and types that do not fit. An output schema that is missing may be registered.
-        let result = match self.plan(&fetched).await {
+        let result = match self.plan(&fetched, true).await {
             Ok((plan, warnings)) => {
                 for warning in warnings {
                     tracing::warn!(pipeline = %self.program.name, schema = id, "{}", warning.message);
@@ -139,13 +139,13 @@ impl Schemas {
 
     /// Compiles a schema that was fetched already, and keeps the plan; gives what should be known although it fits. Serves the type check.
     pub async fn learn(&self, fetched: &Fetched) -> Result<Vec<Finding>, Unusable> {
-        let (plan, warnings) = self.plan(fetched).await?;
+        let (plan, warnings) = self.plan(fetched, false).await?;
         self.keep(fetched.id, Ok(plan));
         Ok(warnings)
     }
 
-    /// Compiles one fetched schema, and makes sure that its output schema is registered.
-    async fn plan(&self, fetched: &Fetched) -> Result<(Arc<SchemaPlan>, Vec<Finding>), Unusable> {
+    /// Compiles one fetched schema, and makes sure that its output schema is registered. Records wait for it, or it is the type check's.
+    async fn plan(&self, fetched: &Fetched, records_wait: bool) -> Result<(Arc<SchemaPlan>, Vec<Finding>), Unusable> {
         let references: Vec<&str> = fetched.references.iter().map(String::as_str).collect();
         let writer = Schema::parse_with_references(&fetched.schema, &references).map_err(|e| {
             Unusable::Failure(Failure::permanent(
@@ -157,7 +157,7 @@ impl Schemas {
         let compiled = compile(&self.program, Arc::new(writer), output_schema).map_err(Unusable::Findings)?;
         let output = match (compiled.output, &self.output) {
             (Some((splice, schema)), Some(subject)) => {
-                let registered = self.register(&schema, subject).await;
+                let registered = self.register(&schema, subject, records_wait).await;
                 let schema_id = registered.map_err(|failure| self.refused(failure, &schema, subject))?;
                 Some(Output {
                     splice,
@@ -174,7 +174,7 @@ impl Schemas {
         Ok((Arc::new(plan), compiled.warnings))
     }
 
-    async fn register(&self, schema: &Schema, to: &OutputSubject) -> Result<u32, Failure> {
+    async fn register(&self, schema: &Schema, to: &OutputSubject, records_wait: bool) -> Result<u32, Failure> {
         let OutputSubject {
             subject, registering, ..
         } = to;
@@ -185,7 +185,12 @@ impl Schemas {
             Failure::new(e.class(), reason, format!("output schema under {subject}: {e}"))
         };
         // First, for what is there: followers answer where the leader is away, and so does a registry that takes no new schema.
-        let known = match self.registry.lookup(subject, schema.json()).await {
+        let known = if records_wait && *registering == Registering::MustExist {
+            self.registry.lookup_patiently(subject, schema.json()).await
+        } else {
+            self.registry.lookup(subject, schema.json()).await
+        };
+        let known = match known {
             // Who may write a subject need not be allowed to read it.
             Err(RegistryError::Refused { .. }) if *registering == Registering::Register => None,
             Err(RegistryError::Refused { status: 403, .. })
@@ -240,6 +245,8 @@ impl Schemas {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::config;
     use crate::demo::registry::{DemoRegistry, Fault};
@@ -249,8 +256,26 @@ mod tests {
 
     const CLICK: &str = r#"{"type":"record","name":"Click","fields":[{"name":"id","type":"long"}]}"#;
 
-    /// What comes of the output schema of `CLICK` with a field more, under `o-value`: its id, or the failure.
+    /// What a type check makes of the output schema of `CLICK` with a field more, under `o-value`: its id, or the failure.
     async fn registered(demo: &DemoRegistry, registering: Registering) -> Result<u32, Unusable> {
+        id_at(&[demo], registering, false).await
+    }
+
+    /// The same at these addresses, where records wait for it or not.
+    async fn id_at(demos: &[&DemoRegistry], registering: Registering, records_wait: bool) -> Result<u32, Unusable> {
+        let fetched = Fetched {
+            id: 7,
+            version: None,
+            schema: CLICK.into(),
+            references: Vec::new(),
+        };
+        let urls = demos.iter().map(|demo| demo.url()).collect();
+        let (plan, _) = schemas(urls, registering).await.plan(&fetched, records_wait).await?;
+        Ok(plan.output.as_ref().unwrap().schema_id)
+    }
+
+    /// The plans of a pipeline that gives `CLICK` a field more, with a registry at these addresses.
+    async fn schemas(urls: Vec<String>, registering: Registering) -> Schemas {
         let toml = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
                     [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
                     [pipelines.p.sink]\ntopic = \"o\"\nset = { n = \"event.id\" }\n";
@@ -258,7 +283,7 @@ mod tests {
         let parsed = parse(&config.pipelines["p"]).unwrap();
         let program = parsed.prepare(None, &References::default(), &Default::default()).await;
         let registry = Registry::new(RegistryOptions {
-            urls: vec![demo.url()],
+            urls,
             ..RegistryOptions::default()
         });
         let output = OutputSubject {
@@ -266,15 +291,47 @@ mod tests {
             subject: "o-value".into(),
             registering,
         };
-        let schemas = Schemas::new(Arc::new(program.unwrap()), Arc::new(registry.unwrap()), Some(output));
-        let fetched = Fetched {
-            id: 7,
-            version: None,
-            schema: CLICK.into(),
-            references: Vec::new(),
+        Schemas::new(Arc::new(program.unwrap()), Arc::new(registry.unwrap()), Some(output))
+    }
+
+    #[tokio::test]
+    async fn an_id_that_no_registry_gives_is_not_asked_for() {
+        let schemas = schemas(vec!["http://127.0.0.1:1".to_owned()], Registering::MustExist).await;
+        let failure = schemas.resolve(u32::MAX).await.unwrap_err();
+        assert_eq!((failure.class, failure.reason), (Class::Permanent, "registry"));
+        assert!(failure.message.contains("4294967295 is unknown"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn records_wait_for_who_may_know_the_output_schema() {
+        let (a, b) = (
+            DemoRegistry::start().await.unwrap(),
+            DemoRegistry::start().await.unwrap(),
+        );
+        let id = registered(&a, Registering::Register).await.unwrap();
+        let class = async |records_wait| match id_at(&[&a, &b], Registering::MustExist, records_wait).await {
+            Err(Unusable::Failure(failure)) => failure.class,
+            other => panic!("{other:?}"),
         };
-        let (plan, _) = schemas.plan(&fetched).await?;
-        Ok(plan.output.as_ref().unwrap().schema_id)
+        a.on_request(|_, _| Fault::Status(503));
+        assert_eq!(class(true).await, Class::Transient);
+        assert_eq!(class(false).await, Class::Permanent, "a start does not wait");
+        // A follower that has not read of it yet.
+        let first = AtomicBool::new(true);
+        a.on_request(move |_, _| match first.swap(false, Ordering::Relaxed) {
+            true => Fault::Answer(404, r#"{"error_code":40403,"message":"Schema not found"}"#),
+            false => Fault::None,
+        });
+        assert_eq!(id_at(&[&a], Registering::MustExist, true).await.unwrap(), id);
+        let Err(Unusable::Failure(missing)) = id_at(&[&b], Registering::MustExist, true).await else {
+            panic!("it is there")
+        };
+        assert_eq!((missing.class, missing.reason), (Class::Permanent, "schema"));
+        assert_eq!(
+            b.requests(),
+            5,
+            "once by each of the first two, and three times by the last"
+        );
     }
 
     #[tokio::test]

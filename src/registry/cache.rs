@@ -7,10 +7,10 @@
 //! - an unknown id is kept shortly, so that a flood of bad records is not a flood of requests, and a schema that was
 //!   registered a moment later is found soon. The time is jittered by a fifth, lest all processes ask together.
 //!
-//! Who asks is told whether to be patient with "unknown". Few new ids are worth a wait, and each of them once.
+//! Who asks is told whether to be patient with what is not there. Few new ids are worth a wait, and each of them once.
 //!
 //! A request is a task of the runtime on which it was first needed, and ends with it at the latest: then those who wait on other runtimes hear of a
-//! failure that may pass.
+//! failure that may pass. The task keeps its answer itself: who had asked may have given up, and whoever comes much later is not to find it here.
 //!
 //! Invariants: at most one request per id is under way. Failures are bounded in number, since ids come from the records
 //! and anybody may send any. No lock is held across an await.
@@ -32,7 +32,7 @@ use crate::retry::Class;
 /// Most failures kept at once.
 const FAILURES: usize = 10_000;
 
-/// Unknown ids kept with which one more is asked for patiently: a flood of ids that nobody knows is not waited for.
+/// Ids kept as unknown, or as referring to what is not there, with which one more is asked for patiently: a flood of them is not waited for.
 const FEW: usize = 3;
 
 type Answer = Result<Arc<Fetched>, RegistryError>;
@@ -93,10 +93,12 @@ impl Cache {
                 Some(Slot::Asking(request)) => request.clone(),
                 before @ (Some(Slot::Failed { .. }) | None) => {
                     let patient = before.is_none() && few_unknown(&slots.others, now);
-                    let (cache, answer) = (Arc::clone(self), tokio::spawn(fetch(patient)));
+                    let (cache, asked) = (Arc::clone(self), fetch(patient));
+                    let kept = tokio::spawn(async move { cache.keep(id, asked.await) });
+                    let cache = Arc::clone(self);
                     let request = async move {
-                        let answer = answer.await.unwrap_or(Err(RegistryError::Interrupted { id }));
-                        cache.keep(id, answer)
+                        kept.await
+                            .unwrap_or_else(|_| cache.keep(id, Err(RegistryError::Interrupted { id })))
                     };
                     let request = request.boxed().shared();
                     slots.others.insert(id, Slot::Asking(request.clone()));
@@ -155,7 +157,7 @@ impl Cache {
 fn few_unknown(slots: &HashMap<u32, Slot>, now: Instant) -> bool {
     let unknown = slots
         .values()
-        .filter(|s| matches!(s, Slot::Failed { error: RegistryError::Unknown { .. }, until } if now < *until));
+        .filter(|s| matches!(s, Slot::Failed { error, until } if error.may_lag() && now < *until));
     unknown.take(FEW).count() < FEW
 }
 
@@ -298,6 +300,20 @@ mod tests {
         assert!((&mut first).now_or_never().is_none());
         drop(first);
         assert!(cache.get(7, |_| async { panic!("a second request") }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_waited_for_grows_no_older_than_others() {
+        let cache = Cache::new(Duration::from_millis(500), Arc::default());
+        for (id, error) in [(7, broken()), (8, RegistryError::Unknown { id: 8 })] {
+            let mut first = Box::pin(cache.get(id, |_| later(Err(error))));
+            assert!((&mut first).now_or_never().is_none());
+            drop(first);
+        }
+        tokio::time::sleep(Duration::from_millis(620)).await;
+        for id in [7, 8] {
+            assert!(cache.get(id, |_| later(Ok(fetched(id)))).await.is_ok(), "{id}");
+        }
     }
 
     #[test]

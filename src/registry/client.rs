@@ -89,7 +89,7 @@ impl Client {
             .ask::<Schema>(Method::GET, &["schemas", "ids", &id.to_string()], &[], None, true)
             .await?;
         match answer {
-            Ok(schema) => self.resolved(id, &format!("id {id}"), schema).await,
+            Ok(schema) => self.resolved(id, &format!("id {id}"), schema, true).await,
             Err(problem) if problem.code == Some(UNKNOWN_SCHEMA) => Err(RegistryError::Unknown { id }),
             Err(problem) => Err(problem.into()),
         }
@@ -109,7 +109,7 @@ impl Client {
     /// `None` for a version that is not there (any more).
     pub(super) async fn version(&self, subject: &str, version: i32) -> Result<Option<Fetched>, RegistryError> {
         let name = format!("{subject} version {version}");
-        let Some(schema) = self.stored(subject, version, false).await? else {
+        let Some(schema) = self.stored(subject, version, false, false).await? else {
             return Ok(None);
         };
         let Some(id) = schema.id else {
@@ -118,14 +118,14 @@ impl Client {
                 reason: "the registry gives no id for it".into(),
             });
         };
-        let mut fetched = self.resolved(id, &name, schema).await?;
+        let mut fetched = self.resolved(id, &name, schema, false).await?;
         fetched.version = Some(version);
         Ok(Some(fetched))
     }
 
     pub(super) async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
         let answer = self
-            .submit::<Id>(&["subjects", subject, "versions"], &[], schema)
+            .submit::<Id>(&["subjects", subject, "versions"], &[], schema, false)
             .await?;
         match answer {
             Ok(Id { id }) => Ok(id),
@@ -133,8 +133,8 @@ impl Client {
         }
     }
 
-    pub(super) async fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
-        let answer = self.submit::<Id>(&["subjects", subject], &[], schema).await?;
+    pub(super) async fn lookup(&self, subject: &str, schema: &str, by_all: bool) -> Result<Option<u32>, RegistryError> {
+        let answer = self.submit::<Id>(&["subjects", subject], &[], schema, by_all).await?;
         match answer {
             Ok(Id { id }) => Ok(Some(id)),
             Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_SCHEMA)) => Ok(None),
@@ -146,7 +146,7 @@ impl Client {
         let versions = ["compatibility", "subjects", subject, "versions"];
         let latest = ["compatibility", "subjects", subject, "versions", "latest"];
         let verbose = [("verbose", "true")];
-        let mut answer = self.submit::<Compatibility>(&versions, &verbose, schema).await;
+        let mut answer = self.submit::<Compatibility>(&versions, &verbose, schema, false).await;
         // Karapace and Redpanda compare with a single version only, and have nothing under that path.
         let absent = match &answer {
             Ok(Err(problem)) => problem.code == Some(404),
@@ -154,7 +154,7 @@ impl Client {
             Err(error) => matches!(error, RegistryError::Refused { status: 404 | 405, .. }),
         };
         if absent {
-            answer = self.submit::<Compatibility>(&latest, &verbose, schema).await;
+            answer = self.submit::<Compatibility>(&latest, &verbose, schema, false).await;
         }
         match answer? {
             Ok(compatibility) => Ok(compatibility),
@@ -171,21 +171,28 @@ impl Client {
         path: &[&str],
         query: &[(&str, &str)],
         schema: &str,
+        by_all: bool,
     ) -> Result<Answer<T>, RegistryError> {
         // A struct of one string always has a JSON form.
         let body = serde_json::to_vec(&Submitted { schema }).unwrap_or_default();
         self.transport
-            .ask::<T>(Method::POST, path, query, Some(body), false)
+            .ask::<T>(Method::POST, path, query, Some(body), by_all)
             .await
     }
 
     /// A version as it is stored. What was deleted is still there for those that refer to it, if `deleted`.
-    async fn stored(&self, subject: &str, version: i32, deleted: bool) -> Result<Option<Schema>, RegistryError> {
+    async fn stored(
+        &self,
+        subject: &str,
+        version: i32,
+        deleted: bool,
+        by_all: bool,
+    ) -> Result<Option<Schema>, RegistryError> {
         let query: &[(&str, &str)] = if deleted { &[("deleted", "true")] } else { &[] };
         let path = ["subjects", subject, "versions", &version.to_string()];
         let answer = self
             .transport
-            .ask::<Schema>(Method::GET, &path, query, None, false)
+            .ask::<Schema>(Method::GET, &path, query, None, by_all)
             .await?;
         match answer {
             Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION)) => Ok(None),
@@ -193,11 +200,13 @@ impl Client {
         }
     }
 
-    async fn resolved(&self, id: u32, name: &str, schema: Schema) -> Result<Fetched, RegistryError> {
+    /// The schema with all that it refers to; each address has to say of a reference that it is not there, if `by_all`.
+    async fn resolved(&self, id: u32, name: &str, schema: Schema, by_all: bool) -> Result<Fetched, RegistryError> {
         avro_only(name, &schema)?;
         let (mut seen, mut references) = (Seen::default(), Vec::new());
         for reference in schema.references.into_iter().flatten() {
-            self.collect(name, reference, &mut seen, &mut references).await?;
+            self.collect(name, reference, by_all, &mut seen, &mut references)
+                .await?;
         }
         Ok(Fetched {
             id,
@@ -213,6 +222,7 @@ impl Client {
         &'a self,
         name: &'a str,
         reference: Reference,
+        by_all: bool,
         seen: &'a mut Seen,
         into: &'a mut Vec<String>,
     ) -> BoxFuture<'a, Result<(), RegistryError>> {
@@ -232,16 +242,16 @@ impl Client {
                     reason,
                 });
             }
-            let Some(schema) = self.stored(&subject, version, true).await? else {
-                let reason = format!("it refers to {subject} version {version}, which the registry does not have");
-                return Err(RegistryError::Reference {
+            let Some(schema) = self.stored(&subject, version, true, by_all).await? else {
+                return Err(RegistryError::NoReference {
                     name: name.to_owned(),
-                    reason,
+                    subject,
+                    version,
                 });
             };
             avro_only(&format!("{subject} version {version}"), &schema)?;
             for inner in schema.references.into_iter().flatten() {
-                self.collect(name, inner, seen, into).await?;
+                self.collect(name, inner, by_all, seen, into).await?;
             }
             into.push(schema.schema);
             Ok(())

@@ -55,7 +55,17 @@ pub enum RegistryError {
         /// `JSON`, `PROTOBUF`, or what else the registry says.
         kind: String,
     },
-    /// A reference leads nowhere, or there are too many.
+    /// A reference leads nowhere.
+    #[error("schema {name}: it refers to {subject} version {version}, which the registry does not have")]
+    NoReference {
+        /// The schema that refers.
+        name: String,
+        /// The subject that it refers to.
+        subject: String,
+        /// And the version.
+        version: i32,
+    },
+    /// There are too many references, or a version lacks its id.
     #[error("schema {name}: {reason}")]
     Reference {
         /// The schema that refers.
@@ -85,6 +95,11 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether it may be the word of a follower that has not read yet of what was registered a moment ago.
+    pub(super) fn may_lag(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::NoReference { .. })
+    }
+
     /// Whether it may pass by itself.
     pub fn class(&self) -> Class {
         match self {
@@ -93,6 +108,7 @@ impl RegistryError {
             }
             Self::Unknown { .. }
             | Self::Unsupported { .. }
+            | Self::NoReference { .. }
             | Self::Reference { .. }
             | Self::TooLarge { .. }
             | Self::Rejected { .. } => Class::Permanent,

@@ -34,10 +34,14 @@ pub(crate) use http::causes;
 /// Versions of a subject fetched at the same time.
 const AT_ONCE: usize = 8;
 
-/// How often an id that is unknown is asked for again before that is believed, each time after [`LATER`]: whoever answers may
-/// be a follower that has not read yet of a schema that was registered a moment ago.
+/// How often what is not there is asked for again before that is believed, each time after [`LATER`]: whoever answers may
+/// be a follower that has not read yet of a schema that was registered a moment ago. Of an id that is all that it refers to as well.
 const AGAIN: usize = 2;
 const LATER: Duration = Duration::from_secs(1);
+
+/// The largest id that a registry gives: Confluent's keeps ids as Java's `int`, and answers a request for a larger one as it does one for a path
+/// that it does not have. That says nothing about the schema, so it would be waited for without end.
+const LARGEST_ID: u32 = i32::MAX as u32;
 
 /// Where the registry is and how to log in.
 #[derive(Clone)]
@@ -187,6 +191,9 @@ impl Registry {
     /// # Errors
     /// See [`RegistryError::class`]: a transient one is worth asking again, a permanent one is the record's fault.
     pub async fn schema(&self, id: u32) -> Result<Arc<Fetched>, RegistryError> {
+        if id > LARGEST_ID {
+            return Err(RegistryError::Unknown { id });
+        }
         self.cache
             .get(id, |patient| {
                 let client = self.client();
@@ -194,7 +201,7 @@ impl Registry {
                     let again = if patient { AGAIN } else { 0 };
                     for _ in 0..again {
                         match client.by_id(id).await {
-                            Err(RegistryError::Unknown { .. }) => tokio::time::sleep(LATER).await,
+                            Err(error) if error.may_lag() => tokio::time::sleep(LATER).await,
                             answer => return answer,
                         }
                     }
@@ -239,7 +246,23 @@ impl Registry {
     /// # Errors
     /// As [`Registry::register`].
     pub async fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
-        self.client().lookup(subject, schema).await
+        self.client().lookup(subject, schema, false).await
+    }
+
+    /// As [`Registry::lookup`], where records are dead letters for it if it is not registered: that is believed as of an unknown id, once
+    /// every address has said so, and has said so again.
+    ///
+    /// # Errors
+    /// As [`Registry::register`].
+    pub async fn lookup_patiently(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
+        let client = self.client();
+        for _ in 0..AGAIN {
+            match client.lookup(subject, schema, true).await {
+                Ok(None) => tokio::time::sleep(LATER).await,
+                answer => return answer,
+            }
+        }
+        client.lookup(subject, schema, true).await
     }
 
     /// Whether an Avro schema could become the next version of a subject, by the subject's own rule.
@@ -337,6 +360,23 @@ mod tests {
         const ANSWERS: &[(&str, &str)] = &[UNKNOWN[0], ("200 OK", r#"{"schema": "\"string\""}"#)];
         let (registry, server, _hears) = answered_by(ANSWERS).await;
         assert_eq!(registry.schema(1).await.unwrap().schema, "\"string\"");
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_lags_behind_is_asked_again_before_a_reference_leads_nowhere() {
+        const REFERS: (&str, &str) = (
+            "200 OK",
+            r#"{"schema": "\"m.User\"", "references": [{"name": "m.User", "subject": "user", "version": 1}]}"#,
+        );
+        const ANSWERS: &[(&str, &str)] = &[
+            REFERS,
+            ("404 Not Found", r#"{"error_code": 40402, "message": "unknown"}"#),
+            REFERS,
+            ("200 OK", r#"{"schema": "\"string\""}"#),
+        ];
+        let (registry, server, _hears) = answered_by(ANSWERS).await;
+        assert_eq!(registry.schema(1).await.unwrap().references, ["\"string\""]);
         server.abort();
     }
 

@@ -1,7 +1,7 @@
 //! Tokens of an OAuth 2 authorization server, by client credentials (RFC 6749, 4.4), as identity providers of OpenID Connect give them too.
 //!
 //! Client id and secret go in the `Authorization` header (2.3.1), which every such server must take. A token is held until shortly before it
-//! expires, or until the registry refuses it. While it is valid, a token endpoint that fails does not matter.
+//! expires, or until there is another for an address of the registry that refuses it. While it is valid, a token endpoint that fails does not matter.
 //!
 //! Invariants: one request at a time; who waited for one that failed shares its error, so that callers do not queue for time-outs. Each failure is
 //! transient: it says nothing about any schema, and a record must not become a dead letter for it. Redirects are not followed, for a login belongs
@@ -82,19 +82,16 @@ impl Tokens {
         })
     }
 
-    /// The `Authorization` for a request to the registry: of the token that is held, or of a new one. `refused` is not given again.
+    /// The `Authorization` for a request to the registry: of the token that is held, or of a new one. `refused` is not given again, unless the
+    /// server grants it anew. It stays until there is another: one address of several that refuses it says nothing of the others.
     pub(super) async fn authorization(&self, refused: Option<&HeaderValue>) -> Result<HeaderValue, RegistryError> {
         self.at(Instant::now(), refused).await
     }
 
     async fn at(&self, now: Instant, refused: Option<&HeaderValue>) -> Result<HeaderValue, RegistryError> {
         let mut state = self.state.lock().await;
-        if let (Some(held), Some(refused)) = (&state.held, refused)
-            && held.header == *refused
-        {
-            state.held = None;
-        }
-        if let Some(held) = &state.held
+        let serves = |held: &&Held| refused != Some(&held.header);
+        if let Some(held) = state.held.as_ref().filter(serves)
             && held.times.is_none_or(|(renew, _)| now < renew)
         {
             return Ok(held.header.clone());
@@ -115,7 +112,7 @@ impl Tokens {
             }
             Err(error) => {
                 state.failed = Some((Instant::now(), error.clone()));
-                match &state.held {
+                match state.held.as_ref().filter(serves) {
                     Some(held) if held.times.is_some_and(|(_, end)| now < end) => Ok(held.header.clone()),
                     _ => Err(error),
                 }

@@ -2,10 +2,10 @@
 //!
 //! The address that answered last is asked first. Another one is tried when it gives no answer, or one that says nothing
 //! about the schema (5xx, 429, a refused login). "Not found" is believed only when every address that answers says so: a
-//! follower may not have heard yet of a schema that was registered a moment ago. Where a record depends on it, every address
-//! has to say so: one that gives no answer may know the schema. A start does not wait for that one.
+//! follower may not have heard yet of a schema that was registered a moment ago. Where a record depends on it, be it the schema,
+//! one that it refers to or the output's, every address has to say so: one that gives no answer may know it. A start does not wait for that one.
 //!
-//! A token that an address refuses is fetched anew, and that address asked once more.
+//! A token that an address refuses is fetched anew, and that address asked once more. Where no other can be had, the next address is asked with it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -154,20 +154,30 @@ impl Transport {
         let first = self.preferred.load(Ordering::Relaxed);
         let (mut not_found, mut failure) = (None, None);
         let mut token = self.token(None).await?;
+        // Whether another one may be had for one that is refused.
+        let mut renewable = token.is_some();
         for turn in 0..self.addresses.len() {
             let at = (first + turn) % self.addresses.len();
             let ask = |token: Option<HeaderValue>| {
                 self.ask_one::<T>(&self.addresses[at], token, method.clone(), path, query, body.clone())
             };
             let mut answer = ask(token.clone()).await;
-            if let Err(RegistryError::Refused { status: 401, .. }) = answer
-                && token.is_some()
+            if let Err(RegistryError::Refused {
+                status: 401, message, ..
+            }) = &mut answer
+                && renewable
             {
-                let newer = self.token(token.as_ref()).await?;
-                // The server gives the same one again: it would be refused again.
-                if newer != token {
-                    token = newer;
-                    answer = ask(token.clone()).await;
+                match self.token(token.as_ref()).await {
+                    Ok(newer) if newer != token => {
+                        token = newer;
+                        answer = ask(token.clone()).await;
+                    }
+                    // The server gives the same one again: it would be refused again.
+                    Ok(_) => {}
+                    Err(error) => {
+                        renewable = false;
+                        *message = format!("{message}; no other token can be had: {error}");
+                    }
                 }
             }
             match answer {

@@ -71,11 +71,14 @@ async fn suite(url: &str, prefix: &str) {
     assert!(same(&other.schema(first).await.unwrap().schema, V1));
     assert!(other.cached(first).is_some());
 
-    let missing = client.schema(2_000_000_000).await.unwrap_err();
-    assert_eq!(
-        (missing.class(), &missing),
-        (Class::Permanent, &RegistryError::Unknown { id: 2_000_000_000 })
-    );
+    // The last two are no ids in the eyes of a registry that reads them as Java's `int`.
+    for id in [2_000_000_000, 1 << 31, u32::MAX] {
+        let missing = client.schema(id).await.unwrap_err();
+        assert_eq!(
+            (missing.class(), &missing),
+            (Class::Permanent, &RegistryError::Unknown { id })
+        );
+    }
     let invalid = client.register(&subject, r#"{"type":"no such"#).await.unwrap_err();
     assert!(matches!(invalid, RegistryError::Rejected { .. }), "{invalid}");
     assert_eq!(invalid.class(), Class::Permanent);
@@ -354,16 +357,26 @@ async fn a_reference_that_leads_nowhere_is_told() {
     let answer = post(&a.url(), "page", json!({ "schema": V2, "references": [reference] })).await;
     let id = u32::try_from(answer["id"].as_u64().unwrap()).unwrap();
     // The first loses the subject's versions, and the second never had them.
-    a.on_request(|_, path| {
-        if path.starts_with("/subjects") {
-            Fault::Status(503)
-        } else {
-            Fault::None
-        }
-    });
-    let error = registry(&[a.url()]).schema(id).await.unwrap_err();
-    assert_eq!(error.class(), Class::Transient, "{error}");
-    let error = registry(&[a.url(), b.url()]).schema(id).await.unwrap_err();
+    let loses = |fault: Fault| {
+        a.on_request(move |_, path| {
+            if path.starts_with("/subjects") {
+                fault
+            } else {
+                Fault::None
+            }
+        });
+    };
+    loses(Fault::Status(503));
+    let alone = registry(&[a.url()]).schema(id).await.unwrap_err();
+    assert_eq!(alone.class(), Class::Transient, "{alone}");
+    let client = registry(&[a.url(), b.url()]);
+    let error = client.schema(id).await.unwrap_err();
+    assert_eq!(error, alone, "the one that does not answer may have it");
+    loses(Fault::Answer(
+        404,
+        r#"{"error_code":40402,"message":"Version not found."}"#,
+    ));
+    let error = client.schema(id).await.unwrap_err();
     assert!(error.to_string().contains("refers to user version 1"), "{error}");
     assert_eq!(error.class(), Class::Permanent);
 }

@@ -215,6 +215,39 @@ async fn a_registry_that_refuses_every_token_is_no_loop() {
 }
 
 #[tokio::test]
+async fn a_token_that_one_address_refuses_serves_the_others_while_no_other_can_be_had() {
+    let once = |_: &str, number: usize| match number {
+        1 => granted(number, "3600"),
+        _ => ("503 Service Unavailable", "later".into()),
+    };
+    let (refuses, asked) = server(|_, _| ("401 Unauthorized", r#"{"error_code":401,"message":"no"}"#.into())).await;
+    let (takes, _) = server(|_, _| ("200 OK", r#"{"schema":"\"string\""}"#.into())).await;
+    let registry = |urls: &[&String], login: &str| {
+        Registry::new(RegistryOptions {
+            urls: urls.iter().map(|url| (*url).clone()).collect(),
+            oauth: Some(options(login)),
+            ..RegistryOptions::default()
+        })
+        .unwrap()
+    };
+    let (login, heard) = server(once).await;
+    let both = registry(&[&refuses, &takes], &login);
+    assert_eq!(both.schema(1).await.unwrap().schema, "\"string\"");
+    assert_eq!(both.schema(2).await.unwrap().schema, "\"string\"");
+    assert_eq!((heard.all().len(), asked.all().len()), (2, 1));
+
+    let (login, heard) = server(once).await;
+    let error = registry(&[&refuses, &refuses], &login).schema(1).await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, RegistryError::Refused { status: 401, .. }), "{text}");
+    assert!(
+        text.contains("answers 401: no; no other token can be had: token endpoint"),
+        "{text}"
+    );
+    assert_eq!(heard.all().len(), 2, "once for the token, and once for another");
+}
+
+#[tokio::test]
 async fn what_fails_is_named_may_pass_and_tells_no_secret() {
     let big = "x".repeat(LARGEST + 1);
     let cases: Vec<(Said, &[&str])> = vec![
