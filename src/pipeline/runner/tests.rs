@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use serde_json::{Value as Json, json};
 
+use super::attempts_tests::Refuses;
 use super::*;
 use crate::avro::value::Type;
 use crate::avro::{Schema, Value};
@@ -92,10 +93,11 @@ pub(super) async fn bench_on(any: AnyStore, store: MemoryStore, references: &Ref
     let (config, _) = config::load_str(vec![("t.toml".into(), toml(steps))], std::iter::empty()).unwrap();
     let pipeline = &config.pipelines["p"];
     let any = Arc::new(any);
+    let customs = CustomSteps::new().with("hangs", Hangs).with("refuses", Refuses);
     let program = Arc::new(
         program::parse(pipeline)
             .unwrap()
-            .prepare(Some(&any), references, &CustomSteps::new().with("hangs", Hangs))
+            .prepare(Some(&any), references, &customs)
             .await
             .unwrap(),
     );
