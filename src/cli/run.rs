@@ -21,8 +21,10 @@ use crate::telemetry::logging::{self, Format, LogFile, LoggingError, Verbosity};
 
 /// Between two looks at the configuration's files, with `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What Sentry's last events get where the process cannot stop in time.
-const LAST_EVENTS: Duration = Duration::from_secs(2);
+/// What the last events and spans get at the end.
+const LAST: Duration = Duration::from_secs(5);
+/// The same where the process cannot stop in time.
+const LAST_AFTER_ALL: Duration = Duration::from_secs(2);
 
 /// Runs the pipelines until told to stop.
 #[derive(Debug, clap::Args)]
@@ -162,10 +164,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         let Ok(summary) = tokio::time::timeout(limit, running.stop()).await else {
             // A broker that does not answer can keep a consumer from closing; what was not committed is processed again.
             tracing::error!(seconds = limit.as_secs(), "could not stop in time");
-            // It sends what waits when it is dropped, and who cannot stop still holds it. Spans wait for a second at most.
-            if let Some(sentry) = &telemetry.sentry {
-                sentry.flush(LAST_EVENTS);
-            }
+            send_what_waits(&telemetry, LAST_AFTER_ALL);
             std::process::exit(Exit::Internal as i32);
         };
         tell(&summary.pipelines);
@@ -180,9 +179,23 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         })
     });
+    send_what_waits(&telemetry, LAST);
     // Calls to brokers may still wait for an answer that nobody needs any more.
     runtime.shutdown_background();
     code
+}
+
+/// Sends what waits for Sentry and for the collector of spans. It would be sent when they are dropped, and a consumer that was given up holds both
+/// for ever.
+fn send_what_waits(telemetry: &Telemetry, within: Duration) {
+    let until = Instant::now() + within;
+    if let Some(sentry) = &telemetry.sentry {
+        sentry.close(within);
+    }
+    // Its thread has gone on meanwhile, a second behind at most.
+    if let Some(tracer) = &telemetry.tracer {
+        tracer.close(until.saturating_duration_since(Instant::now()));
+    }
 }
 
 /// Says what was not finished.

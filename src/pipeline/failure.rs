@@ -94,7 +94,12 @@ impl From<StoreError> for Failure {
 
 impl From<StepError> for Failure {
     fn from(error: StepError) -> Failure {
-        Failure::new(error.class, error.reason, error.message)
+        let message = match error.class {
+            // There is no letter of it, only the log line and `/status`, which show what is fatal as it is.
+            Class::Fatal => scrub(&error.message),
+            Class::Transient | Class::Permanent => error.message,
+        };
+        Failure::new(error.class, error.reason, message)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Standard output belongs to what a command answers, so that it can be piped. What is logged, and at which level, is
 //! said by the configuration; the environment variable `RUST_LOG` wins, for the one run that needs a closer look.
-//! SIGUSR1 shows more of Messina itself, SIGUSR2 ends that. Messages carry fields (pipeline, step, partition, offset), and never keys or payloads.
+//! SIGUSR1 shows more of Messina itself, SIGUSR2 ends that. Messages carry fields (pipeline, step, partition, offset), and never keys or payloads,
+//! at no level.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -181,6 +182,8 @@ struct Opened {
     file: File,
     /// When it was last known to have the name.
     looked: Instant,
+    /// It ends in a piece of a line.
+    torn: bool,
 }
 
 impl Opened {
@@ -188,6 +191,7 @@ impl Opened {
         Ok(Opened {
             file: appended(path)?,
             looked: Instant::now(),
+            torn: false,
         })
     }
 
@@ -204,6 +208,7 @@ impl Opened {
         };
         if !same {
             self.file = appended(path)?;
+            self.torn = false;
         }
         Ok(())
     }
@@ -240,7 +245,8 @@ impl LogFile {
     fn append(&self, line: &[u8], now: Instant) -> std::io::Result<()> {
         let mut opened = self.opened();
         let followed = opened.follow(&self.path, now);
-        let written = opened.file.write_all(line);
+        let Opened { file, torn, .. } = &mut *opened;
+        let written = write_line(file, torn, line);
         drop(opened);
         if let Err(error) = followed
             && self.told.admit("opened", now).is_some()
@@ -263,6 +269,27 @@ impl LogFile {
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
+}
+
+/// Writes a line; behind a piece of one, which a full disk has left, it begins anew. `torn` is whether there is such a piece.
+fn write_line(file: &mut impl Write, torn: &mut bool, line: &[u8]) -> std::io::Result<()> {
+    if *torn {
+        file.write_all(b"\n")?;
+        *torn = false;
+    }
+    let mut left = line;
+    while !left.is_empty() {
+        match file.write(left) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                left = &left[written..];
+                *torn = !left.is_empty();
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn appended(path: &Path) -> Result<File, LoggingError> {
@@ -314,13 +341,13 @@ where
     } else {
         lines.with_ansi(colour).boxed()
     };
-    registry().with(filter).with(filter_fn(is_said_once)).with(lines)
+    registry().with(filter).with(filter_fn(is_for_the_log)).with(lines)
 }
 
 /// The driver logs a warning of the server's with each answer that has it, which may be each record's; the store logs it once for each
-/// statement.
-fn is_said_once(line: &Metadata<'_>) -> bool {
-    !(line.target().starts_with("scylla::") && line.fields().field("warning").is_some())
+/// statement. And its spans, which stand in each line that is logged within them, have the partition key of a request.
+fn is_for_the_log(it: &Metadata<'_>) -> bool {
+    !(it.target().starts_with("scylla::") && (it.is_span() || it.fields().field("warning").is_some()))
 }
 
 #[cfg(test)]
@@ -366,6 +393,28 @@ mod tests {
         let lines = String::from_utf8(bytes).unwrap();
         assert!(!lines.contains("the driver's"), "{lines}");
         assert!(lines.contains("keepalive") && lines.contains("the store's"), "{lines}");
+    }
+
+    /// `log.level = "trace"` shows the driver's requests.
+    #[test]
+    fn keys_of_the_drivers_requests_are_not_logged() {
+        for json in [false, true] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let (filter, _) = Verbosity::new(filter("trace", None).unwrap());
+            tracing::subscriber::with_default(subscriber(filter, json, false, move || writer.clone()), || {
+                let span = tracing::trace_span!(
+                    target: "scylla::observability::driver_tracing", "Request", partition_key = tracing::field::Empty
+                );
+                span.record("partition_key", "alice@x.org");
+                span.in_scope(|| tracing::trace!(target: "scylla::client::execution", "sent"));
+                tracing::info_span!("own", pipeline = "navigation").in_scope(|| tracing::info!("taken"));
+            });
+            let bytes = lines.0.lock().unwrap().clone();
+            let lines = String::from_utf8(bytes).unwrap();
+            assert!(!lines.contains("alice"), "{lines}");
+            assert!(lines.contains("sent") && lines.contains("navigation"), "{lines}");
+        }
     }
 
     #[test]
@@ -465,6 +514,43 @@ mod tests {
         std::fs::remove_dir_all(&directory).unwrap();
         assert!(file.reopen().unwrap_err().to_string().contains("log file"));
         write("eight\n", 5);
+    }
+
+    /// A disk that has room for so many bytes.
+    struct Disk(Vec<u8>, usize);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let taken = bytes.len().min(self.1 - self.0.len());
+            if taken == 0 {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            self.0.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_behind_a_piece_of_one_begins_anew() {
+        let (mut disk, mut torn) = (Disk(Vec::new(), 6), false);
+        for (line, taken) in [("one\n", true), ("two\n", false), ("three\n", false)] {
+            assert_eq!(
+                write_line(&mut disk, &mut torn, line.as_bytes()).is_ok(),
+                taken,
+                "{line}"
+            );
+        }
+        disk.1 = 100;
+        write_line(&mut disk, &mut torn, b"four\n").unwrap();
+        // Of one that was not begun nothing is left.
+        disk.1 = disk.0.len();
+        write_line(&mut disk, &mut torn, b"five\n").unwrap_err();
+        disk.1 = 100;
+        write_line(&mut disk, &mut torn, b"six\n").unwrap();
+        assert_eq!(String::from_utf8(disk.0).unwrap(), "one\ntw\nfour\nsix\n");
     }
 
     #[test]

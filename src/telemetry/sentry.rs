@@ -7,7 +7,7 @@
 //!
 //! Invariants: [`Sentry::report`] never blocks and never fails. An event carries the kind, topic and scrubbed words
 //! of the error, and the pipeline's last warnings before it ([`Breadcrumbs`]), and no payload, key or secret ([`scrub`]).
-//! A panic is reported by Sentry's own hook, scrubbed too.
+//! A panic is reported by Sentry's own hook, scrubbed and limited too.
 
 mod transport;
 
@@ -117,10 +117,11 @@ impl Sentry {
         self.hub.capture_event(event(report, suppressed, before));
     }
 
-    /// Waits until what was reported has been sent or has failed, for so long at most. For an end at which this is not dropped.
-    pub fn flush(&self, within: Duration) {
+    /// Waits until what was reported has been sent or has failed, for so long at most; nothing is sent any more then. For an end at which
+    /// somebody may hold this for ever.
+    pub fn close(&self, within: Duration) {
         if let Some(client) = &self.client {
-            client.flush(Some(within));
+            client.close(Some(within));
         }
     }
 }
@@ -163,13 +164,26 @@ fn client_options(
         .dsn
         .parse()
         .map_err(|e: ParseDsnError| SentryError::Dsn(e.to_string()))?;
+    // By the hash of the text, which is all that tells one panic from another.
+    let panics = Limiter::<u64, Kinds>::hashed(options.every);
+    let suppressed = metrics.sentry_events_total.of(["suppressed"]);
     let client = ClientOptions::new()
         .release(concat!("messina@", env!("CARGO_PKG_VERSION")))
         .sample_rate(options.sample_rate.clamp(0.0, 1.0))
         .shutdown_timeout(options.flush)
         .max_breadcrumbs(0)
         .send_default_pii(false)
-        .before_send(move |event| Some(scrubbed(event, &breadcrumbs)));
+        .before_send(move |event| {
+            if let Some(panic) = event.exception.values.first()
+                && panics
+                    .admit(Kinds::default().hash_one(&panic.value), Instant::now())
+                    .is_none()
+            {
+                suppressed.inc();
+                return None;
+            }
+            Some(scrubbed(event, &breadcrumbs))
+        });
     let post = Post::start(&dsn, &client.user_agent, metrics)?;
     let mut client = client.transport(Arc::new(post));
     client.dsn = Some(dsn);
@@ -226,6 +240,7 @@ fn scrubbed(mut event: Event<'static>, breadcrumbs: &Breadcrumbs) -> Event<'stat
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sentry::protocol::Exception;
     use sentry::{Client, Envelope, Scope, Transport};
     use std::sync::Mutex;
     use std::sync::mpsc::channel;
@@ -309,6 +324,30 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_one_panic_is_one_event() {
+        let kept = Arc::new(Kept::default());
+        let (sentry, metrics) = connected(Arc::clone(&kept));
+        for text in ["no room", "no room", "a bug", "no room"] {
+            let panic = Exception {
+                ty: "panic".into(),
+                value: Some(text.into()),
+                ..Exception::default()
+            };
+            sentry.hub.capture_event(Event {
+                exception: vec![panic].into(),
+                ..Event::default()
+            });
+        }
+        let events = kept.0.lock().unwrap();
+        let texts: Vec<_> = events
+            .iter()
+            .map(|event| event.exception.values[0].value.as_deref())
+            .collect();
+        assert_eq!(texts, [Some("no room"), Some("a bug")]);
+        assert_eq!(metrics.sentry_events_total.of(["suppressed"]).get(), 2);
+    }
+
+    #[test]
     fn a_bad_dsn_is_an_error_that_does_not_show_it() {
         let bad = SentryOptions {
             dsn: "https://secret-key@".into(),
@@ -382,7 +421,7 @@ mod tests {
         )
         .unwrap();
         sentry.report(report("profile"));
-        sentry.flush(Duration::from_secs(60));
+        sentry.close(Duration::from_secs(60));
         let events = |outcome: &str| metrics.sentry_events_total.of([outcome]).get();
         assert_eq!((events("sent"), events("failed")), (1, 0));
         drop(sentry);

@@ -29,7 +29,7 @@ fn right_credentials_and_no_secret_told() {
     let debug = bench.file(
         "debug.toml",
         &format!(
-            "[log]\nlevel = \"debug\"\n[sentry]\ndsn = \"{}\"\n[pipelines.secure.source]\nproperties = {{ \"debug\" = \"security,conf,broker\" }}\n",
+            "[log]\nlevel = \"trace\"\n[sentry]\ndsn = \"{}\"\n[pipelines.secure.source]\nproperties = {{ \"debug\" = \"security,conf,broker\" }}\n",
             sink.dsn
         ),
     );

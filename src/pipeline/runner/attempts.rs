@@ -9,7 +9,7 @@ use super::{Answer, Next, Runtime, random};
 use crate::breaker::gate::{Gate, NOT_ASKED};
 use crate::config::{MissingDeadline, OnError, OnMissing};
 use crate::pipeline::event::Event;
-use crate::pipeline::failure::Failure;
+use crate::pipeline::failure::{Failure, told};
 use crate::pipeline::policy::{Policy, Tries};
 use crate::pipeline::program::Step;
 use crate::retry::Class;
@@ -163,10 +163,11 @@ impl Attempts<'_> {
     }
 
     fn tell(&self, error: &Failure, what: &'static str) {
-        if let Some(suppressed) = self.runtime.told_of(error.reason, Some(&self.step.name), what) {
+        let step = &self.step.name;
+        if let Some(suppressed) = self.runtime.told_of(error.reason, Some(step), what) {
             tracing::warn!(
-                pipeline = %self.runtime.program.name, step = %self.step.name, reason = error.reason,
-                attempts = self.tries.made(), suppressed, "{error}; {what}"
+                pipeline = %self.runtime.program.name, step = %step, reason = error.reason,
+                attempts = self.tries.made(), suppressed, "{}; {what}", told(error.reason, Some(step), &error.message)
             );
         }
     }

@@ -1,9 +1,15 @@
 //! What the log says of attempts that fail.
 
+use std::io::Write;
+use std::sync::Mutex;
+
+use futures_util::future::BoxFuture;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::tests::{STEPS, bench};
 use super::*;
+use crate::avro::value::Type;
+use crate::custom::{self, CustomStep, StepError};
 use crate::store::StoreError;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 
@@ -35,4 +41,79 @@ async fn lines_of_one_step_hide_no_other_and_attempts_hide_no_end_of_them() {
             "seen: no answer; trying again"
         ]
     );
+}
+
+/// A step of one's own that quotes its text: of what may pass for id 1, of what is fatal for 2. For others it gives what it does not declare.
+pub(super) struct Refuses;
+
+impl CustomStep for Refuses {
+    fn takes(&self) -> Vec<(String, Type)> {
+        vec![("id".to_owned(), Type::Long), ("kind".to_owned(), Type::String)]
+    }
+
+    fn gives(&self) -> Vec<(String, Type)> {
+        vec![("a".to_owned(), Type::Long)]
+    }
+
+    fn run<'a>(&'a self, values: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<custom::Row>, StepError>> {
+        let why = format!("no partner for {:?}", values[1]);
+        Box::pin(std::future::ready(match values[0] {
+            Value::Long(1) => Err(StepError::transient("away", why)),
+            Value::Long(2) => Err(StepError::fatal("gone", why)),
+            _ => Ok(Some(vec![Value::Bool(true)])),
+        }))
+    }
+}
+
+/// The log as it is written. Breadcrumbs are scrubbed by themselves.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_step_of_ones_own_quotes_is_not_in_the_log() {
+    let steps = r#"
+[[pipelines.p.steps]]
+name = "partner"
+custom = "refuses"
+on_error = "null"
+retry = { max_attempts = 2 }
+"#;
+    let mut bench = bench(steps).await;
+    let log = Log::default();
+    let into = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || into.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    assert!(matches!(
+        bench.run(0, 1, "alice@x.org").await,
+        How::Finished(Outcome::Done)
+    ));
+    let mut halts = Vec::new();
+    for (offset, id) in [(1, 2), (2, 3)] {
+        match bench.run(offset, id, "alice@x.org").await {
+            How::Fatal(failure) => halts.push(failure.message),
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(guard);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for what in ["trying again", "given up"] {
+        assert!(log.contains(&format!("no partner for String(\"…\"); {what}")), "{log}");
+    }
+    assert!(!log.contains("alice"), "{log}");
+    // Messina's own words name what the step declares.
+    assert_eq!(halts, ["no partner for String(\"…\")", "'a' that it gave is not long"]);
 }

@@ -43,11 +43,11 @@ impl Runtime {
                         return Ok(Answer::Own(Arc::new(Some(row.into()))));
                     }
                     // The code is wrong, and every record would meet it.
-                    Err(why) => StepError::fatal("custom", why),
+                    Err(why) => Failure::fatal("custom", why),
                 },
-                Err(error) => error,
+                Err(error) => error.into(),
             };
-            if let Some(answer) = attempts.after_error(error.into(), true).await? {
+            if let Some(answer) = attempts.after_error(error, true).await? {
                 return Ok(answer);
             }
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
+use super::attempts_tests::Refuses;
 use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gate;
@@ -76,7 +77,8 @@ pub(super) async fn bench(steps: &str) -> Bench {
 
 /// The same with any store, and references; `store` is the one of canned answers, if it is that.
 pub(super) async fn bench_on(any: AnyStore, store: MemoryStore, references: &References, steps: &str) -> Bench {
-    bench_with(any, store, references, &CustomSteps::new(), steps).await
+    let customs = CustomSteps::new().with("refuses", Refuses);
+    bench_with(any, store, references, &customs, steps).await
 }
 
 /// The same with steps of one's own.

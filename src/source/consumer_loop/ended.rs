@@ -51,14 +51,15 @@ impl Loop {
     }
 
     pub(super) fn ended(&mut self, Completion { mut event, how }: Completion, now: Instant) {
-        let mut finished = false;
+        let finished = match &how {
+            How::Finished(outcome) => self.count(&event, *outcome, now),
+            How::Abandoned | How::Undelivered(_) | How::StartAgain(_) | How::Fatal(_) => false,
+        };
         if event.span.is_some() {
-            self.end_span(&mut event, &how, now);
+            self.end_span(&mut event, &how, finished, now);
         }
         match how {
-            How::Finished(outcome) => {
-                finished = self.count(&event, outcome, now);
-            }
+            How::Finished(_) => {}
             // Nothing will be heard of its probe.
             How::Abandoned if event.probe => self.parts.runtime.gates.sink.failed(true),
             How::Abandoned => {}
@@ -139,6 +140,14 @@ impl Loop {
         self.stop();
     }
 
+    /// Lets go of an event that waits for its turn, or for its schema: it runs again, here or elsewhere.
+    pub(super) fn let_go(&mut self, mut event: Box<Event>) {
+        if event.span.is_some() {
+            self.end_span(&mut event, &How::Abandoned, false, Instant::now());
+        }
+        self.release(event, true);
+    }
+
     /// An event is over; `finished` is whether its offset counts.
     pub(super) fn release(&mut self, event: Box<Event>, finished: bool) {
         self.left_transaction(event.transaction, finished);
@@ -167,18 +176,18 @@ impl Loop {
         }
     }
 
-    /// Ends the span of a traced event, unless the event goes on.
-    fn end_span(&self, event: &mut Event, how: &How, now: Instant) {
+    /// Ends the span of a traced event, unless the event goes on; `finished` is whether its offset counts.
+    fn end_span(&self, event: &mut Event, how: &How, finished: bool, now: Instant) {
         let Some(tracer) = &self.parts.runtime.tracer else {
             return;
         };
         match how {
-            How::Finished(outcome) => {
+            How::Finished(outcome) if finished => {
                 let failure = event.failure.clone();
                 tracer.end(event, outcome.as_str(), failure, now);
             }
             // It is processed again, here or elsewhere: what it has published already names this span.
-            How::Abandoned => tracer.end(event, "abandoned", None, now),
+            How::Finished(_) | How::Abandoned => tracer.end(event, "abandoned", None, now),
             How::Undelivered(failure) if failure.class == Class::Fatal => {
                 tracer.end(event, "halted", Some(failure.clone()), now);
             }

@@ -81,7 +81,7 @@ impl Loop {
 
     /// Lets go of the records of these that wait for a schema: that may be for ever, and the group would wait with them. Nothing of them has happened
     /// yet, and nothing is committed past them, so they run where their partition goes.
-    fn give_up_what_waits(&mut self, partitions: &[Partition]) {
+    pub(super) fn give_up_what_waits(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             let Some(held) = self.held.get_mut(partition) else {
                 continue;
@@ -89,7 +89,7 @@ impl Loop {
             let (ticket, parked) = (held.ticket, std::mem::take(&mut held.parked));
             self.assignment.give_up(ticket, parked.len());
             for event in parked {
-                self.release(event, true);
+                self.let_go(event);
             }
         }
     }
@@ -418,7 +418,7 @@ impl Loop {
         }
         held.tenure.end();
         for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {
-            self.release(event, true);
+            self.let_go(event);
         }
     }
 }

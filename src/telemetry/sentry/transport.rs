@@ -3,14 +3,15 @@
 //! In place of the transport of Sentry's client, which says of no event whether it arrived: with a key that was withdrawn, all would look sent for
 //! ever.
 //!
-//! Invariants: handing an event over never blocks, be it by a thread that panics. Each one is counted once: sent, failed or dropped.
+//! Invariants: handing an event over never blocks, be it by a thread that panics, for whose event nobody waits either. Each one is counted once: sent,
+//! failed or dropped.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, StatusCode, Url, redirect};
 use sentry::transports::{RateLimiter, RateLimitingCategory};
 use sentry::types::Dsn;
 use sentry::{Envelope, Transport};
@@ -58,7 +59,11 @@ impl Post {
     pub(super) fn start(dsn: &Dsn, user_agent: &str, metrics: &Metrics) -> Result<Post, SentryError> {
         let url = dsn.envelope_api_url();
         // An event a minute of a kind: until the next the server would have closed the connection.
-        let client = crate::proxy::client([&url]).timeout(REQUEST).pool_max_idle_per_host(0);
+        let client = crate::proxy::client([&url])
+            .timeout(REQUEST)
+            // An event is for Sentry and nobody else; where a redirect were followed by GET, it would pass for sent.
+            .redirect(redirect::Policy::none())
+            .pool_max_idle_per_host(0);
         let outcome = |outcome| metrics.sentry_events_total.of([outcome]);
         let worker = Worker {
             client: client.build()?,
@@ -81,6 +86,17 @@ impl Post {
             dropped: outcome("dropped"),
         })
     }
+
+    /// Waits until none waits, for so long at most; whether it came to that.
+    fn wait(&self, timeout: Duration) -> bool {
+        let waiting = self.waiting.count();
+        let left = self
+            .waiting
+            .fewer
+            .wait_timeout_while(waiting, timeout, |left| *left > 0);
+        let (left, _) = left.unwrap_or_else(PoisonError::into_inner);
+        *left == 0
+    }
 }
 
 impl Transport for Post {
@@ -93,14 +109,18 @@ impl Transport for Post {
         }
     }
 
+    /// Waits for nothing amid a panic: Sentry's hook asks for it on the thread that panics, and a consumer's loop goes on there.
     fn flush(&self, timeout: Duration) -> bool {
-        let waiting = self.waiting.count();
-        let left = self
-            .waiting
-            .fewer
-            .wait_timeout_while(waiting, timeout, |left| *left > 0);
-        let (left, _) = left.unwrap_or_else(PoisonError::into_inner);
-        *left == 0
+        self.wait(if std::thread::panicking() {
+            Duration::ZERO
+        } else {
+            timeout
+        })
+    }
+
+    /// The process ends with it, be it by a panic.
+    fn shutdown(&self, timeout: Duration) -> bool {
+        self.wait(timeout)
     }
 }
 
@@ -226,12 +246,56 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_dropped() {
-        // The system takes connections for it; nobody reads from them.
+    fn a_redirect_is_not_followed() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        other.set_nonblocking(true).unwrap();
+        let moved = format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://{}/\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            other.local_addr().unwrap()
+        );
+        let (post, metrics) = answering(moved.leak());
+        post.send_envelope(event());
+        assert_eq!(counted(&post, &metrics), [0, 1, 0]);
+        assert!(other.accept().is_err(), "somebody else was asked");
+    }
+
+    /// To a server that takes connections, by the system, and never reads from them.
+    fn unanswered() -> (TcpListener, Post, Arc<Metrics>) {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let dsn = format!("http://public@{}/1", silent.local_addr().unwrap());
         let metrics = Metrics::new().unwrap();
         let post = Post::start(&dsn.parse().unwrap(), "test", &metrics).unwrap();
+        (silent, post, metrics)
+    }
+
+    /// Asks amid a panic, as Sentry's hook does, and then as the end of the process does.
+    struct Panics(Post);
+
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            self.0.flush(REQUEST);
+            self.0.shutdown(Duration::from_millis(200));
+        }
+    }
+
+    #[test]
+    fn a_panic_waits_for_no_server_and_an_end_does() {
+        let (_silent, post, _) = unanswered();
+        post.send_envelope(event());
+        let start = Instant::now();
+        let panicked = std::thread::spawn(|| {
+            let _asks = Panics(post);
+            panic!("a bug");
+        });
+        panicked.join().unwrap_err();
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(200), "{took:?}");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped() {
+        let (_silent, post, metrics) = unanswered();
         let start = Instant::now();
         (0..1000).for_each(|_| post.send_envelope(event()));
         assert!(start.elapsed() < Duration::from_secs(1), "it waited for the server");

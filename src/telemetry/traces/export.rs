@@ -35,7 +35,7 @@ pub(super) struct Exporter {
     client: Client,
     url: Url,
     instance: String,
-    closing: watch::Receiver<()>,
+    closing: watch::Receiver<bool>,
     limiter: Limiter<&'static str>,
     exported: IntCounter,
     failed: IntCounter,
@@ -52,7 +52,7 @@ impl Exporter {
         url: Url,
         mut headers: HeaderMap,
         instance: String,
-        closing: watch::Receiver<()>,
+        closing: watch::Receiver<bool>,
         metrics: &Metrics,
     ) -> Result<Exporter, TracerError> {
         headers.insert(
@@ -90,11 +90,10 @@ impl Exporter {
 
     async fn run(&mut self, mut queue: spans::Receiver<Ended>) {
         let mut batch = Vec::with_capacity(BATCH);
-        while queue.recv_many(&mut batch, BATCH).await > 0 {
+        while self.take(&mut queue, &mut batch).await > 0 {
             let due = tokio::time::Instant::now() + LINGER;
             while batch.len() < BATCH {
-                let room = BATCH - batch.len();
-                match timeout_at(due, queue.recv_many(&mut batch, room)).await {
+                match timeout_at(due, self.take(&mut queue, &mut batch)).await {
                     Ok(more) if more > 0 => {}
                     Ok(_) | Err(_) => break,
                 }
@@ -102,6 +101,18 @@ impl Exporter {
             self.export(&batch).await;
             batch.clear();
         }
+    }
+
+    /// Takes what waits, or comes first, into a batch that has room; how many. None where nothing can come any more.
+    async fn take(&mut self, queue: &mut spans::Receiver<Ended>, batch: &mut Vec<Ended>) -> usize {
+        let room = BATCH - batch.len();
+        tokio::select! {
+            taken = queue.recv_many(batch, room) => return taken,
+            _ = self.closing.wait_for(|closing| *closing) => {}
+        }
+        // What is in it is still taken.
+        queue.close();
+        queue.recv_many(batch, room).await
     }
 
     async fn export(&mut self, batch: &[Ended]) {
@@ -138,8 +149,7 @@ impl Exporter {
         let Some(pause) = pause else { return false };
         tokio::select! {
             () = sleep(pause) => true,
-            // Nothing is sent on it: it was closed.
-            _ = self.closing.changed() => false,
+            _ = self.closing.wait_for(|closing| *closing) => false,
         }
     }
 

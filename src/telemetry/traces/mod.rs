@@ -12,8 +12,8 @@ mod export;
 mod otlp;
 pub mod sampler;
 
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::IntCounter;
@@ -32,7 +32,7 @@ use crate::pipeline::failure::Failure;
 
 /// Spans that wait for the thread: 20 s of them at the default bound, about a kilobyte each.
 const QUEUE: usize = 2048;
-/// How long the last spans may take at the end.
+/// How long the last spans may take where nobody has closed it.
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// What the configuration says about traces.
@@ -69,13 +69,13 @@ pub enum TracerError {
     Random(#[from] openssl::error::ErrorStack),
 }
 
-/// The way to the collector. Dropping it sends what waits, for five seconds at most.
+/// The way to the collector. Closing it sends what waits; so does its drop, for five seconds at most.
 pub struct Tracer {
-    queue: Option<mpsc::Sender<Ended>>,
-    /// Its drop tells the thread not to try anything again.
-    closing: Option<watch::Sender<()>>,
-    /// Closed by the thread at its end.
-    ended: std::sync::Mutex<Receiver<()>>,
+    queue: mpsc::Sender<Ended>,
+    /// True tells the thread that nothing comes any more, and not to try anything again.
+    closing: watch::Sender<bool>,
+    /// Closed by the thread at its end; none once that was waited for.
+    ended: Mutex<Option<Receiver<()>>>,
     sample_ratio: f64,
     bound: Bound,
     seed: u64,
@@ -139,14 +139,14 @@ impl Tracer {
             headers.insert(key, value);
         }
         let (queue, spans) = mpsc::channel(QUEUE);
-        let (closing, closed) = watch::channel(());
+        let (closing, closed) = watch::channel(false);
         let (end, ended) = std::sync::mpsc::channel();
         let exporter = Exporter::new(url, headers, options.instance, closed, metrics)?;
         exporter.start(spans, end)?;
         Ok(Tracer {
-            queue: Some(queue),
-            closing: Some(closing),
-            ended: std::sync::Mutex::new(ended),
+            queue,
+            closing,
+            ended: Mutex::new(Some(ended)),
             sample_ratio: options.sample_ratio,
             bound: Bound::new(options.max_spans_per_second),
             seed: u64::from_ne_bytes(random()?),
@@ -192,8 +192,18 @@ impl Tracer {
     }
 
     fn send(&self, ended: Ended) {
-        if self.queue.as_ref().is_none_or(|queue| queue.try_send(ended).is_err()) {
+        if self.queue.try_send(ended).is_err() {
             self.dropped.inc();
+        }
+    }
+
+    /// Sends what waits, each batch once, for so long at most; what ends hereafter is dropped. For an end at which somebody may hold this for ever.
+    pub fn close(&self, within: Duration) {
+        self.closing.send_replace(true);
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ended) = ended {
+            // Nothing is ever sent: it is closed, or the time is over.
+            let _ = ended.recv_timeout(within);
         }
     }
 }
@@ -202,12 +212,7 @@ type Begun = (Box<Span>, OwnedHeaders);
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // The thread sends what waits, each batch once, and ends.
-        self.queue = None;
-        self.closing = None;
-        let ended = self.ended.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Nothing is ever sent: it is closed, or the time is over.
-        let _ = ended.recv_timeout(FLUSH);
+        self.close(FLUSH);
     }
 }
 
@@ -303,4 +308,4 @@ fn named(headers: Option<&OwnedHeaders>, own: TraceParent, state: Option<&str>) 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,9 +12,9 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
 /// More than any test makes in a second.
-const MANY: u32 = 1_000_000;
+pub(crate) const MANY: u32 = 1_000_000;
 
-fn tracer(collector: SocketAddr, sample_ratio: f64, max_spans_per_second: u32) -> (Tracer, Arc<Metrics>) {
+pub(crate) fn tracer(collector: SocketAddr, sample_ratio: f64, max_spans_per_second: u32) -> (Tracer, Arc<Metrics>) {
     let metrics = Metrics::new().unwrap();
     let options = TracerOptions {
         collector: format!("http://{collector}/otel/"),
@@ -98,7 +98,7 @@ fn request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
 }
 
 /// Answers each request with the next of these, and hands on what it was sent.
-fn collector(answers: Vec<&'static str>) -> (SocketAddr, Receiver<(String, Json)>) {
+pub(crate) fn collector(answers: Vec<&'static str>) -> (SocketAddr, Receiver<(String, Json)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = channel();
@@ -114,7 +114,7 @@ fn collector(answers: Vec<&'static str>) -> (SocketAddr, Receiver<(String, Json)
     (address, receiver)
 }
 
-const TAKEN: &str = "200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
+pub(crate) const TAKEN: &str = "200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
 const BUSY: &str = "503 Busy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 const BAD: &str = "400 Bad\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
@@ -314,6 +314,24 @@ fn a_collector_that_never_answers_costs_spans_and_holds_nothing_up() {
     });
     end.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(count(&metrics, "exported"), 0);
+}
+
+#[test]
+fn what_waits_is_sent_though_somebody_holds_the_tracer_for_ever() {
+    let (address, _requests) = collector(vec![TAKEN]);
+    let (tracer, metrics) = tracer(address, 1.0, MANY);
+    let tracer = Arc::new(tracer);
+    let held = tracer.clone();
+    let send = |offset| {
+        let (span, _) = tracer.begin(None, 0, offset, Instant::now()).unwrap();
+        tracer.send(ended(span, offset, None));
+    };
+    send(1);
+    tracer.close(Duration::from_secs(60));
+    assert_eq!(count(&metrics, "exported"), 1);
+    send(2);
+    assert_eq!(count(&metrics, "dropped"), 1, "nobody sends it any more");
+    drop(held);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::source::assignment::{Action, Intake};
 use crate::source::status::PartitionStatus;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::sentry::{Sentry, SentryOptions};
+use crate::telemetry::traces::PipelineTracer;
+use crate::telemetry::traces::tests::{MANY, TAKEN, collector, tracer};
 
 const NOBODY: &str = "127.0.0.1:1";
 
@@ -322,6 +324,64 @@ async fn a_producer_that_is_over_ends_what_still_runs() {
     assert!(second.is_abandoned() && this.replace.is_some());
 }
 
+#[tokio::test]
+async fn the_span_of_a_record_that_runs_again_says_so() {
+    let (address, requests) = collector(vec![TAKEN; 4]);
+    let (tracer, metrics) = tracer(address, 1.0, MANY);
+    let tracer = Arc::new(tracer);
+    let of_pipeline = PipelineTracer::new(tracer.clone(), "p", "g");
+    let mut this = idle(TOML.to_owned()).await;
+    let mut runtime = Runtime::clone(&this.parts.runtime);
+    runtime.tracer = Some(of_pipeline.clone());
+    this.parts.runtime = Arc::new(runtime);
+    let [done, without_schema, behind_it, late] = [0, 1, 2, 3].map(|offset| {
+        let mut event = taken(&mut this, offset);
+        of_pipeline.begin(&mut event);
+        event
+    });
+    let finished = |event| Completion {
+        event,
+        how: How::Finished(Outcome::Done),
+    };
+    this.ended(finished(done), Instant::now());
+    // The partition is given back, and then lost.
+    for (event, leave) in [(without_schema, true), (behind_it, false)] {
+        this.held.get_mut(&P).unwrap().parked.push_back(event);
+        if leave {
+            this.give_up_what_waits(&[P]);
+        }
+    }
+    this.assignment.lost(&[P]);
+    this.act();
+    this.ended(finished(late), Instant::now());
+    tracer.close(LONG);
+    assert_eq!(metrics.trace_spans_total.of(["exported"]).get(), 4);
+    let mut spans = Vec::new();
+    while spans.len() < 4 {
+        let (_, body) = requests.recv_timeout(LONG).unwrap();
+        let of_request = body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
+        spans.extend(of_request.iter().map(|span| {
+            let attributes = span["attributes"].as_array().unwrap();
+            let of = |name: &str| attributes.iter().find(|one| one["key"] == name).unwrap()["value"].clone();
+            let offset = of("messaging.kafka.offset")["intValue"].as_str().unwrap().to_owned();
+            (
+                offset,
+                of("messina.outcome")["stringValue"].as_str().unwrap().to_owned(),
+            )
+        }));
+    }
+    let expected = [
+        ("0", "done"),
+        ("1", "abandoned"),
+        ("2", "abandoned"),
+        ("3", "abandoned"),
+    ];
+    assert_eq!(
+        spans,
+        expected.map(|(offset, outcome)| (offset.to_owned(), outcome.to_owned()))
+    );
+}
+
 /// Else its queue would be delivered whenever brokers take it again.
 #[tokio::test]
 async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
@@ -396,7 +456,7 @@ async fn a_stop_by_dead_letters_is_reported_once() {
         this.ended(Completion { event, how }, Instant::now());
     }
     assert!(this.stopped_by_limit);
-    sentry.flush(Duration::from_secs(60));
+    sentry.close(Duration::from_secs(60));
     let events = ["sent", "failed", "dropped"].map(|how| metrics.sentry_events_total.of([how]).get());
     assert_eq!(events, [0, 1, 0]);
 }
