@@ -31,17 +31,17 @@ use crate::telemetry::handles::ReferenceMetrics;
 /// A doubtful reading is repeated after this long, where the schedule does not bring one before.
 const DOUBT: Duration = Duration::from_secs(300);
 
-/// When a doubtful reading is repeated.
-fn patience(refresh: Duration) -> Duration {
-    if refresh.is_zero() { DOUBT } else { refresh.min(DOUBT) }
-}
-
 /// Bytes of documents after which it is looked at whether they still fit.
 const LARGE: usize = 1 << 20;
 /// How often another document of a key is asked for before all are read instead.
 const MOST_ASKED: u32 = 100;
 /// How often a server may refuse to resume a stream before all are read instead.
 const MOST_REFUSED: u32 = 5;
+
+/// When a doubtful reading is repeated.
+fn patience(refresh: Duration) -> Duration {
+    if refresh.is_zero() { DOUBT } else { refresh.min(DOUBT) }
+}
 
 /// See the module's page.
 pub struct Follower {
