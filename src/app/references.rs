@@ -59,13 +59,15 @@ pub(super) async fn open(config: &Config) -> Result<Opened, NotPrepared> {
         let wanted = reference.fields.iter().map(|f| f.name.value.clone());
         let source = server.source(&reference.collection, wanted.chain([reference.key.value.clone()]));
         let sample = source.sample().await;
+        if sample.is_ok() && !std::mem::replace(&mut answered, true) {
+            server.keep();
+        }
+        let sample = match sample {
+            Ok(sample) if reference.on_demand.is_none() => source.may_follow().await.map(|()| sample),
+            sample => sample,
+        };
         let sample = match sample.map_err(|e| refused(e, reference.collection.span, &reference.collection)) {
-            Ok(sample) => {
-                if !std::mem::replace(&mut answered, true) {
-                    server.keep();
-                }
-                sample
-            }
+            Ok(sample) => sample,
             Err(NotPrepared::Findings(found)) => {
                 findings.extend(found);
                 continue;

@@ -82,7 +82,7 @@ impl Reference {
     pub(super) fn read(references: &Section<'_>, entry: &Entry) -> Option<Self> {
         let mut section = references.field_of(entry).section()?;
         let collection = section.required("collection", "collection = \"database.collection\"", collection);
-        let key = section.optional("key", text);
+        let key = section.optional("key", key);
         let fields = section.required("fields", "fields = [\"name\"]", fields);
         let refresh = section.or("refresh", Duration::from_secs(300), duration);
         let max_bytes = section.optional("max_bytes", size);
@@ -162,6 +162,15 @@ fn collection(field: Field<'_>) -> Option<Spanned<String>> {
         Some((database, collection)) if !database.is_empty() && !collection.is_empty() => Some(name),
         _ => field.malformed("a collection with its database", "write \"database.collection\""),
     }
+}
+
+/// A path is none: documents are found by what they hold outermost.
+fn key(field: Field<'_>) -> Option<Spanned<String>> {
+    let name = text(field.clone())?;
+    if name.contains('.') {
+        return field.malformed("an outermost field", "name a field of the document itself, without `.`");
+    }
+    Some(name)
 }
 
 /// A list of names, or a table of names and types.

@@ -70,12 +70,23 @@ pub fn value_of_key(key: &[u8]) -> Value<'_> {
     }
 }
 
+/// Which of the values that are found by the same bytes this is. To the server they are others, and each may be the `_id` of a document of its own.
+pub fn kind(value: RawBsonRef<'_>) -> u8 {
+    match value {
+        RawBsonRef::ObjectId(_) => 1,
+        RawBsonRef::Binary(b) if b.subtype == BinarySubtype::Uuid => 2,
+        RawBsonRef::Binary(b) => 3 + BYTES.iter().take_while(|known| **known != b.subtype).count() as u8,
+        _ => 0,
+    }
+}
+
 /// The bytes of any `_id`, for telling documents apart where another field is the key.
 pub fn identity(value: RawBsonRef<'_>) -> Vec<u8> {
-    key_of_bson(value).unwrap_or_else(|| {
+    let bytes = key_of_bson(value).unwrap_or_else(|| {
         let text = format!("{value:?}");
         tagged(b'x', text.as_bytes())
-    })
+    });
+    tagged(kind(value), &bytes)
 }
 
 fn tagged(tag: u8, bytes: &[u8]) -> Vec<u8> {

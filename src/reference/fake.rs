@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-/// The cursor of a command by its name; none where that is never answered.
+/// The cursor of a command by its name, or how it is [`refused`]; none where that is never answered.
 type Cursors = Arc<dyn Fn(&str) -> Option<Document> + Send + Sync>;
 
 /// A cursor that is at its end.
@@ -19,6 +19,11 @@ pub(super) fn nothing() -> Document {
 /// A cursor that has these documents, and no more.
 pub(super) fn all(documents: Vec<Document>) -> Document {
     doc! { "id": 0_i64, "ns": "crm.partners", "firstBatch": documents }
+}
+
+/// In place of a cursor: an error of this number.
+pub(super) fn refused(code: i32) -> Document {
+    doc! { "ok": 0, "code": code, "errmsg": "as the test wants" }
 }
 
 /// Its address, and the commands that come to it, each of which takes so long.
@@ -66,6 +71,7 @@ async fn answer(
             let _ = asked.send(command);
             tokio::time::sleep(takes).await;
             match cursor {
+                Some(refused) if refused.contains_key("ok") => refused,
                 Some(cursor) => doc! { "ok": 1, "cursor": cursor },
                 None => std::future::pending().await,
             }

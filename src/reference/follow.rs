@@ -1,8 +1,8 @@
 //! Keeps one reference fresh: reads the collection whole, follows its change stream, and reads it again on schedule.
 //!
 //! The stream is opened before the reading begins, and what it says is applied after: so nothing that happens meanwhile is
-//! missed, and the copy converges. Both ask the primary: a member that lags would lack what the stream is already past. A stream that breaks, or of which nothing is heard, is resumed by its token; where the server has lost that history or takes
-//! too long to find its place in it, for it would search from there each time, and where it has no streams, the collection is read again.
+//! missed, and the copy converges. Both ask the primary: a member that lags would lack what the stream is already past. A stream that breaks, or of which nothing is heard, is resumed by its token; where the server has lost that history, takes
+//! too long to find its place in it, for it would search from there each time, or answers there with an error again, and where it has no streams, the collection is read again.
 //!
 //! What a reading meets is put beside what is held, and what it has not met is removed at its end. Where both have no room, because keys are others or
 //! the collection had outgrown its room, the reading only finds out what is gone, and all are read once more. What is in the collection and in memory is
@@ -13,26 +13,35 @@
 //! being filled anew must not empty the copy.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use tokio::time::{sleep, sleep_until};
 
 use super::on_demand::candidates;
-use super::server::{Change, Source, cannot_resume, class, has_no_change_streams, is_late, within};
+use super::server::{
+    Change, Source, cannot_resume, class, has_no_change_streams, is_late, is_refused, is_told, within,
+};
 use super::{Reference, codec};
 use crate::retry::{Backoff, Class, Jitter};
 use crate::store::StoreError;
 use crate::telemetry::handles::ReferenceMetrics;
 
-/// Where only a change stream brings news, a doubtful reading is repeated after this long.
+/// A doubtful reading is repeated after this long, where the schedule does not bring one before.
 const DOUBT: Duration = Duration::from_secs(300);
 
 /// Bytes of documents after which it is looked at whether they still fit.
 const LARGE: usize = 1 << 20;
 /// How often another document of a key is asked for before all are read instead.
 const MOST_ASKED: u32 = 100;
+/// How often a server may refuse to resume a stream before all are read instead.
+const MOST_REFUSED: u32 = 5;
+
+/// When a doubtful reading is repeated.
+fn patience(refresh: Duration) -> Duration {
+    if refresh.is_zero() { DOUBT } else { refresh.min(DOUBT) }
+}
 
 /// See the module's page.
 pub struct Follower {
@@ -44,7 +53,10 @@ pub struct Follower {
     metrics: ReferenceMetrics,
     generation: u8,
     stream: Option<ChangeStream<Change>>,
+    /// The stream has been opened, and not asked since: what it has is what came with its opening.
+    unasked: bool,
     token: Option<ResumeToken>,
+    /// Whether the server had change streams when it was asked last.
     has_streams: bool,
     /// The last reading failed, or changes were left out since: what is held may lack something.
     doubted: bool,
@@ -82,6 +94,7 @@ impl Follower {
             metrics,
             generation: 0,
             stream: None,
+            unasked: false,
             token: None,
             has_streams: true,
             doubted: false,
@@ -116,22 +129,28 @@ impl Follower {
         self.stream = None;
         self.token = None;
         self.asked = 0;
-        if self.has_streams {
-            match self.source.watch(None).await {
-                Ok(stream) => {
-                    self.token = stream.resume_token();
-                    self.stream = Some(stream);
+        // A server may become a member of a replica set.
+        match self.source.watch(None).await {
+            Ok(stream) => {
+                self.token = stream.resume_token();
+                self.open(stream);
+                if !std::mem::replace(&mut self.has_streams, true) {
+                    tracing::info!(
+                        reference = &*self.reference.shape.name,
+                        "the server has change streams by now; the collection is followed"
+                    );
                 }
-                Err(error) if has_no_change_streams(&error) => {
-                    self.has_streams = false;
+            }
+            Err(error) if has_no_change_streams(&error) => {
+                if std::mem::replace(&mut self.has_streams, false) {
                     tracing::info!(
                         reference = &*self.reference.shape.name,
                         refresh = ?self.refresh,
                         "the server has no change streams; the collection is read again on schedule"
                     );
                 }
-                Err(error) => return Err(class(&error)),
             }
+            Err(error) => return Err(class(&error)),
         }
         let mut reading = self.read_once().await?;
         // What was gone took the room, and has been swept.
@@ -159,6 +178,11 @@ impl Follower {
             );
         }
         Ok(())
+    }
+
+    fn open(&mut self, stream: ChangeStream<Change>) {
+        self.stream = Some(stream);
+        self.unasked = true;
     }
 
     /// Takes all documents in, and lets go of those that are gone. Those that come when there is no more room are left out if they are not held.
@@ -222,36 +246,42 @@ impl Follower {
     /// Follows for as long as the task lives. The collection has been read.
     pub async fn run(mut self) {
         let silence = self.source.silence;
+        // What has failed since the stream told something, or since a reading where there is no stream.
         let mut attempt = 0;
         // The stream goes on from a token, and has not come further since.
         let mut resumed = false;
         let mut due = self.next();
         loop {
-            let mut again = false;
+            let (mut again, mut failed) = (false, false);
             match self.stream.as_mut() {
                 Some(stream) => {
                     let next = within(silence, stream.next_if_any()).await;
                     match next {
                         Ok(change) => {
                             let token = stream.resume_token();
-                            // The first, empty batch comes before the server has looked for the place.
+                            // The first, empty batch comes before the server has looked for the place, and says nothing.
+                            let told = !std::mem::take(&mut self.unasked) || change.is_some();
                             resumed &= change.is_none() && token == self.token;
                             self.token = token;
                             let alive = stream.is_alive();
-                            let applied = match change {
-                                Some(change) => self.apply(&change).await,
+                            let applied = match &change {
+                                Some(change) => self.apply(change).await,
                                 None => true,
                             };
                             again = !alive || !applied;
                             // While a reading is owed, neither is the copy current nor its back-off over.
-                            if !self.doubted && !again {
-                                self.reference.is_current(Instant::now());
+                            if told && !self.doubted && !again {
+                                let (now, clock) = (Instant::now(), SystemTime::now());
+                                let made = change.map_or(now, |change| change.made(now, clock));
+                                self.reference.is_current(made);
                                 attempt = 0;
                             }
                         }
                         Err(error) => {
                             self.stream = None;
-                            again = cannot_resume(&error) || resumed && is_late(&error) || self.token.is_none();
+                            let stuck = is_late(&error) || is_told(&error);
+                            again = cannot_resume(&error) || resumed && stuck || self.token.is_none();
+                            failed = true;
                             self.tell("its change stream broke", &class(&error));
                         }
                     }
@@ -259,15 +289,15 @@ impl Follower {
                 None => match self.token.clone() {
                     Some(token) => match self.source.watch(Some(token)).await {
                         Ok(stream) => {
-                            self.stream = Some(stream);
+                            self.open(stream);
                             resumed = true;
                         }
                         Err(error) => {
                             let transient = class(&error).class == Class::Transient;
-                            again = cannot_resume(&error) || is_late(&error) || !transient;
+                            let refused = is_told(&error) && attempt >= MOST_REFUSED;
+                            again = cannot_resume(&error) || is_late(&error) || refused || !transient;
+                            failed = true;
                             self.tell("its change stream cannot be resumed", &class(&error));
-                            sleep(self.backoff.delay(attempt, self.jitter.next_u64())).await;
-                            attempt = attempt.saturating_add(1);
                         }
                     },
                     None => match due {
@@ -280,21 +310,27 @@ impl Follower {
                     },
                 },
             }
+            // What fails again and again is not tried without a pause, though each reading in between succeeds.
+            if again || failed {
+                sleep(self.backoff.delay(attempt, self.jitter.next_u64())).await;
+                attempt = attempt.saturating_add(1);
+            }
             if again || due.is_some_and(|due| due <= Instant::now()) {
                 resumed = false;
                 due = match self.read().await {
                     Ok(()) => {
-                        attempt = 0;
+                        if self.stream.is_none() {
+                            attempt = 0;
+                        }
                         self.next()
                     }
                     Err(error) => {
                         self.tell("it cannot be read again", &error);
                         let wait = match error.class {
                             // The login is read again by whoever is refused.
-                            _ if error.label == "auth" => self.backoff.delay(attempt, self.jitter.next_u64()),
+                            _ if is_refused(&error) => self.backoff.delay(attempt, self.jitter.next_u64()),
                             Class::Transient => self.backoff.delay(attempt, self.jitter.next_u64()),
-                            Class::Permanent | Class::Fatal if self.refresh.is_zero() => DOUBT,
-                            Class::Permanent | Class::Fatal => self.refresh,
+                            Class::Permanent | Class::Fatal => patience(self.refresh),
                         };
                         attempt = attempt.saturating_add(1);
                         Instant::now().checked_add(wait)
@@ -350,8 +386,8 @@ impl Follower {
             left = match self.source.another(&self.reference.shape.key, keys).await {
                 Ok(Some(document)) => {
                     let left = self.reference.change(self.generation, &document);
-                    // It has the key among others, or in a form that a record does not ask for.
-                    if left.is_ok() && !self.reference.is_taken(&key) {
+                    // It has the key in a form that a record does not ask for, as by a collation.
+                    if left.is_ok() && self.reference.key(&document).as_ref() != Some(&key) {
                         return false;
                     }
                     left
@@ -384,179 +420,4 @@ impl Follower {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use mongodb::bson::{Document, RawDocumentBuf, doc};
-    use tokio::sync::mpsc::UnboundedReceiver;
-
-    use super::*;
-    use crate::avro::value::{Type, Value};
-    use crate::reference::Shape;
-    use crate::reference::fake::{all, member, nothing};
-    use crate::reference::server::Server;
-    use crate::store::ColumnType;
-    use crate::telemetry::metrics::Metrics;
-
-    async fn follower() -> Follower {
-        // Nobody listens there.
-        follower_of("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50", 1 << 20).await
-    }
-
-    async fn follower_of(uri: &str, max_bytes: u64) -> Follower {
-        let server = Server::open(uri, None).await.unwrap();
-        let reference = Arc::new(Reference::new(Shape {
-            name: "partners".into(),
-            collection: "crm.partners".to_owned(),
-            key: "_id".to_owned(),
-            key_type: ColumnType::Text,
-            fields: vec![("name".to_owned(), Type::String)],
-            max_bytes,
-        }));
-        let metrics = ReferenceMetrics::new(&Metrics::new().unwrap(), "partners");
-        let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1), 1.0);
-        let source = server.source("crm.partners", []);
-        Follower::new(reference, source, Duration::ZERO, backoff, metrics)
-    }
-
-    #[tokio::test]
-    async fn a_reading_that_fails_leaves_the_copy_in_doubt_and_is_no_reading_that_found_less() {
-        let mut follower = follower().await;
-        assert!(!follower.doubted);
-        let error = follower.read().await.unwrap_err();
-        assert_eq!(error.class, Class::Transient, "{error}");
-        assert!(follower.doubted && !follower.shrunk);
-    }
-
-    /// One that has read, and takes a stream for silent after a moment.
-    async fn impatient(address: &impl std::fmt::Display) -> Follower {
-        let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), 1 << 20).await;
-        follower.read().await.unwrap();
-        follower.source.silence = Duration::from_millis(50);
-        follower
-    }
-
-    /// Whether a command of this name comes twice.
-    async fn comes_twice(commands: &mut UnboundedReceiver<Document>, name: &str) -> bool {
-        let twice = async {
-            let mut came = 0;
-            while came < 2 {
-                came += usize::from(commands.recv().await.unwrap().contains_key(name));
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), twice).await.is_ok()
-    }
-
-    #[tokio::test]
-    async fn a_stream_of_which_nothing_is_heard_is_given_up_and_resumed() {
-        let (address, mut commands) = member(true, Duration::ZERO, |command| match command {
-            "aggregate" => {
-                let token = doc! { "_data": "82" };
-                Some(doc! { "id": 7_i64, "ns": "crm.partners", "firstBatch": [], "postBatchResumeToken": token })
-            }
-            // As behind a connection of which nobody says that it is gone.
-            "getMore" => None,
-            _ => Some(nothing()),
-        })
-        .await;
-        let following = tokio::spawn(impatient(&address).await.run());
-        assert!(comes_twice(&mut commands, "aggregate").await);
-        following.abort();
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_is_not_resumed_in_time_is_not_resumed_for_ever() {
-        // The place of the token is looked for when the stream is opened, or when it is asked first.
-        for opens in [false, true] {
-            let opened = AtomicUsize::new(0);
-            let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
-                "aggregate" => {
-                    let number = opened.fetch_add(1, Ordering::Relaxed);
-                    let token = doc! { "_data": "82" };
-                    let stream =
-                        doc! { "id": 7_i64, "ns": "crm.partners", "firstBatch": [], "postBatchResumeToken": token };
-                    (opens || number != 1).then_some(stream)
-                }
-                "getMore" => None,
-                _ => Some(nothing()),
-            })
-            .await;
-            let following = tokio::spawn(impatient(&address).await.run());
-            assert!(comes_twice(&mut commands, "find").await, "opens: {opens}");
-            following.abort();
-        }
-    }
-
-    /// Of a quarter of a megabyte.
-    fn document(id: &str) -> Document {
-        doc! { "_id": id, "name": "n".repeat(256 << 10) }
-    }
-
-    fn documents(prefix: &str, many: usize) -> Vec<Document> {
-        (0..many).map(|i| document(&format!("{prefix}{i}"))).collect()
-    }
-
-    /// One that may hold so many megabytes and has no stream: it reads these collections one after the other, the last one again and again.
-    async fn reader(megabytes: u64, collections: Vec<Vec<Document>>) -> (Follower, UnboundedReceiver<Document>) {
-        let readings = AtomicUsize::new(0);
-        let (address, commands) = member(true, Duration::ZERO, move |_| {
-            let reading = readings.fetch_add(1, Ordering::Relaxed);
-            Some(all(collections[reading.min(collections.len() - 1)].clone()))
-        })
-        .await;
-        let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), megabytes << 20).await;
-        follower.has_streams = false;
-        (follower, commands)
-    }
-
-    fn holds(follower: &Follower, id: &str) -> bool {
-        let found = follower.reference.find(&Value::String(id.into()));
-        found.unwrap().is_some()
-    }
-
-    #[tokio::test]
-    async fn a_collection_that_fits_is_taken_in_though_all_of_its_keys_are_others_by_now() {
-        let (mut follower, mut commands) = reader(4, vec![documents("a", 15), documents("b", 15)]).await;
-        follower.read().await.unwrap();
-        follower.read().await.unwrap();
-        assert!((0..15).all(|i| holds(&follower, &format!("b{i}"))) && !holds(&follower, "a0"));
-        assert_eq!(follower.reference.entries(), 15);
-        let readings = std::iter::from_fn(|| commands.try_recv().ok()).count();
-        assert_eq!(readings, 3, "the second time for what is gone, and for the rest");
-    }
-
-    #[tokio::test]
-    async fn a_collection_that_had_outgrown_its_room_is_taken_in_when_it_has_shrunk() {
-        let (mut follower, _commands) = reader(4, vec![documents("a", 15), documents("a", 8)]).await;
-        follower.read().await.unwrap();
-        let change = |id| {
-            let document = RawDocumentBuf::try_from(&document(id)).unwrap();
-            follower.reference.change(follower.generation, &document)
-        };
-        assert!(change("x").is_ok() && change("y").is_err());
-        follower.read().await.unwrap();
-        assert_eq!(follower.reference.entries(), 8);
-    }
-
-    #[tokio::test]
-    async fn a_collection_that_does_not_fit_is_refused_before_much_more_is_held() {
-        let (mut follower, mut commands) = reader(1, vec![documents("a", 3), documents("a", 40)]).await;
-        follower.read().await.unwrap();
-        assert_eq!(follower.read().await.unwrap_err().label, "max_bytes");
-        assert!(follower.reference.bytes() < 3 << 20, "{}", follower.reference.bytes());
-        assert!(holds(&follower, "a0"));
-        let readings = std::iter::from_fn(|| commands.try_recv().ok()).count();
-        assert_eq!(readings, 2, "nothing that is held is gone");
-    }
-
-    #[tokio::test]
-    async fn a_short_reading_is_believed_by_the_next_short_one_alone() {
-        let mut follower = follower().await;
-        let mut refused = |found| follower.believe(found, 100).err().map(|error| error.label);
-        assert_eq!(refused(50), None);
-        assert_eq!(refused(10), Some("shrunk"));
-        assert_eq!(refused(0), Some("empty"), "it speaks for no other");
-        assert_eq!(refused(10), Some("shrunk"));
-        assert_eq!(refused(10), None);
-    }
-}
+mod tests;

@@ -80,6 +80,8 @@ pub struct Reference {
     /// What it is made of.
     pub shape: Shape,
     table: Table,
+    /// Keys of more than one document: of several by another field than `_id`, and of those whose `_id` are of several kinds and read the same.
+    shared: Table,
     /// Where the key is not `_id`.
     keys: Option<Keys>,
     /// When it was last known to be what the server has.
@@ -96,8 +98,6 @@ struct Keys {
     by_id: Table,
     /// The `_id` of the document that is found, by its key.
     owners: Table,
-    /// Keys of more than one document.
-    shared: Table,
 }
 
 /// The `_id` of a document, and what knows documents by it.
@@ -112,10 +112,12 @@ impl Keys {
         Some((key, owns))
     }
 
+    /// Whether another document is found by this key.
+    fn is_of_another(&self, id: &[u8], key: &[u8]) -> bool {
+        self.owners.get(key, |owner| owner != Ok(id)).unwrap_or_default()
+    }
+
     fn put(&self, generation: u8, id: &[u8], key: &[u8]) {
-        if self.owners.get(key, |owner| owner != Ok(id)).unwrap_or_default() {
-            self.shared.put(generation, key, Ok(&[]));
-        }
         self.by_id.put(generation, id, Ok(key));
         self.owners.put(generation, key, Ok(id));
     }
@@ -126,24 +128,19 @@ impl Keys {
             self.by_id.mark(generation, id);
         }
         self.owners.mark(generation, key);
-        self.shared.mark(generation, key);
     }
 
     fn sweep(&self, generation: u8) {
         self.by_id.sweep(generation);
         self.owners.sweep(generation);
-        self.shared.sweep(generation);
     }
 
     fn older(&self, generation: u8) -> u64 {
-        [&self.by_id, &self.owners, &self.shared]
-            .map(|table| table.older(generation))
-            .iter()
-            .sum()
+        self.by_id.older(generation) + self.owners.older(generation)
     }
 
     fn bytes(&self) -> u64 {
-        self.by_id.bytes() + self.owners.bytes() + self.shared.bytes()
+        self.by_id.bytes() + self.owners.bytes()
     }
 }
 
@@ -154,6 +151,7 @@ impl Reference {
             keys: (shape.key != "_id").then(Keys::default),
             shape,
             table: Table::default(),
+            shared: Table::default(),
             current: Mutex::default(),
             on_demand: None,
         }
@@ -204,32 +202,46 @@ impl Reference {
         found.transpose()
     }
 
+    /// The key of a document, where it is usable.
+    fn key(&self, document: &RawDocument) -> Option<Vec<u8>> {
+        let value = document.get(&self.shape.key).ok().flatten();
+        value.and_then(codec::key_of_bson)
+    }
+
     /// The key of a document, where it is usable, and the document's identity, where keys are not that.
     fn names(&self, document: &RawDocument) -> (Option<Vec<u8>>, Option<Identity<'_>>) {
-        let field = |name: &str| document.get(name).ok().flatten();
-        let key = field(&self.shape.key).and_then(codec::key_of_bson);
+        let id = || document.get("_id").ok().flatten();
         let keys = self.keys.as_ref();
-        (key, keys.and_then(|keys| Some((keys, codec::identity(field("_id")?)))))
+        let identity = keys.and_then(|keys| Some((keys, codec::identity(id()?))));
+        (self.key(document), identity)
     }
 
     /// Takes a document in: whether it has a usable key, and the key that it has left, where another document may have that. In a `reading` all
     /// documents come, and then a sweep.
     fn put(&self, generation: u8, document: &RawDocument, reading: bool) -> (bool, Option<Vec<u8>>) {
         let (key, identity) = self.names(document);
-        let mut left = None;
+        let (mut left, mut kind, mut is_shared) = (None, 0, false);
         if let Some((keys, id)) = identity {
             left = self.leave(keys, &id, key.as_deref(), reading.then_some(generation));
             match &key {
-                Some(key) => keys.put(generation, &id, key),
+                Some(key) => {
+                    is_shared = keys.is_of_another(&id, key);
+                    keys.put(generation, &id, key);
+                }
                 None => keys.by_id.remove(&id),
             }
+        } else if let (Some(key), Ok(Some(id))) = (&key, document.get("_id")) {
+            kind = codec::kind(id);
+            is_shared = self.table.kind(key).is_some_and(|held| held != kind);
         }
         let Some(key) = key else { return (false, left) };
-        let mut content = Vec::new();
-        match codec::encode_document(&self.shape.fields, document, &mut content) {
-            Ok(()) => self.table.put(generation, &key, Ok(&content)),
-            Err(reason) => self.table.put(generation, &key, Err(&reason)),
+        if is_shared {
+            self.shared.put(generation, &key, Ok(&[]));
         }
+        let mut content = Vec::new();
+        let encoded = codec::encode_document(&self.shape.fields, document, &mut content);
+        let content = encoded.as_ref().map(|()| &*content).map_err(String::as_str);
+        self.table.put_as(kind, generation, &key, content);
         (true, left)
     }
 
@@ -240,6 +252,7 @@ impl Reference {
             return;
         };
         self.table.mark(generation, &key);
+        self.shared.mark(generation, &key);
         if let Some((keys, id)) = identity {
             keys.mark(generation, &id, &key);
         }
@@ -254,7 +267,7 @@ impl Reference {
         }
         keys.owners.remove(&old);
         // What it had is found until another one is there, or none: a record must not miss both.
-        if keys.shared.get(&old, |_| ()).is_some() {
+        if self.is_shared(&old) {
             return Some(old);
         }
         // Who takes the key may be read later; if nobody does, the sweep removes what was not met.
@@ -265,12 +278,15 @@ impl Reference {
         None
     }
 
+    /// Whether another document may have this key besides the one that is found by it.
+    fn is_shared(&self, key: &[u8]) -> bool {
+        self.shared.get(key, |_| ()).is_some()
+    }
+
     /// No document has this key.
     fn is_free(&self, key: &[u8]) {
-        if let Some(keys) = &self.keys {
-            keys.shared.remove(key);
-            self.table.remove(key);
-        }
+        self.shared.remove(key);
+        self.table.remove(key);
     }
 
     /// Whether a document has this key.
@@ -314,7 +330,14 @@ impl Reference {
     /// Removes the document with this `_id`. Gives the key that it has left, as [`Reference::put`].
     fn remove(&self, id: RawBsonRef<'_>) -> Option<Vec<u8>> {
         let Some(keys) = &self.keys else {
-            self.table.remove(&codec::key_of_bson(id)?);
+            let key = codec::key_of_bson(id)?;
+            // Of the other kind is another document.
+            if self.table.kind(&key) == Some(codec::kind(id)) {
+                if self.is_shared(&key) {
+                    return Some(key);
+                }
+                self.table.remove(&key);
+            }
             return None;
         };
         let id = codec::identity(id);
@@ -325,18 +348,23 @@ impl Reference {
 
     /// Entries that the reading of this generation has not met.
     fn older(&self, generation: u8) -> u64 {
-        self.table.older(generation) + self.keys.as_ref().map_or(0, |keys| keys.older(generation))
+        self.table.older(generation)
+            + self.shared.older(generation)
+            + self.keys.as_ref().map_or(0, |keys| keys.older(generation))
     }
 
     fn sweep(&self, generation: u8) {
         self.table.sweep(generation);
+        self.shared.sweep(generation);
         if let Some(keys) = &self.keys {
             keys.sweep(generation);
         }
     }
 
-    fn is_current(&self, now: Instant) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    /// It has all that the server had at this time.
+    fn is_current(&self, at: Instant) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = (*current).max(Some(at));
     }
 
     /// How long ago it was last known to be what the server has; none before it has been read.
@@ -363,7 +391,7 @@ impl Reference {
         if let Some(on_demand) = &self.on_demand {
             return on_demand.cache().stats().bytes;
         }
-        self.table.bytes() + self.keys.as_ref().map_or(0, Keys::bytes)
+        self.table.bytes() + self.shared.bytes() + self.keys.as_ref().map_or(0, Keys::bytes)
     }
 }
 
@@ -375,203 +403,4 @@ fn unfit(shape: &Shape, reason: &str) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use mongodb::bson::{Document, RawDocumentBuf, doc};
-
-    fn reference(key: &str) -> Reference {
-        Reference::new(Shape {
-            name: "partners".into(),
-            collection: "crm.partners".to_owned(),
-            key: key.to_owned(),
-            key_type: ColumnType::Text,
-            fields: vec![("name".to_owned(), Type::String)],
-            max_bytes: 1 << 20,
-        })
-    }
-
-    fn put(to: &Reference, document: &Document) -> bool {
-        to.put(0, &RawDocumentBuf::try_from(document).unwrap(), false).0
-    }
-
-    fn name(of: &Reference, key: &str) -> Option<Value<'static>> {
-        of.find(&Value::String(key.into())).unwrap().map(|row| row[0].clone())
-    }
-
-    #[test]
-    fn a_document_is_found_by_another_field_than_its_id_and_follows_a_change_of_it() {
-        let partners = reference("code");
-        assert!(put(&partners, &doc! { "_id": 1, "code": "a", "name": "Ada" }));
-        assert_eq!(name(&partners, "a"), Some(Value::String("Ada".into())));
-        assert!(put(&partners, &doc! { "_id": 1, "code": "b", "name": "Ada" }));
-        assert_eq!((name(&partners, "a"), partners.entries()), (None, 1));
-        assert!(
-            !put(&partners, &doc! { "_id": 1, "name": "Ada" }),
-            "it has no key any more"
-        );
-        assert_eq!((name(&partners, "b"), partners.entries()), (None, 0));
-        put(&partners, &doc! { "_id": 2, "code": "c", "name": "Bob" });
-        partners.remove(RawBsonRef::Int32(2));
-        assert_eq!(partners.entries(), 0);
-    }
-
-    #[test]
-    fn of_two_documents_with_one_key_the_end_of_the_other_changes_nothing() {
-        let partners = reference("code");
-        let ada = Some(Value::String("Ada".into()));
-        put(&partners, &doc! { "_id": 1, "code": "a", "name": "Old" });
-        put(&partners, &doc! { "_id": 2, "code": "a", "name": "Ada" });
-        partners.remove(RawBsonRef::Int32(1));
-        assert_eq!(name(&partners, "a"), ada);
-        put(&partners, &doc! { "_id": 1, "code": "a", "name": "Old" });
-        put(&partners, &doc! { "_id": 2, "code": "a", "name": "Ada" });
-        put(&partners, &doc! { "_id": 1, "code": "b", "name": "Old" });
-        assert_eq!((name(&partners, "a"), partners.entries()), (ada, 2));
-        put(&partners, &doc! { "_id": 1, "name": "Old" });
-        let left = partners.remove(RawBsonRef::Int32(2)).unwrap();
-        assert_eq!(
-            name(&partners, "a"),
-            Some(Value::String("Ada".into())),
-            "until none is found"
-        );
-        partners.is_free(&left);
-        assert_eq!((name(&partners, "a"), name(&partners, "b")), (None, None));
-        assert_eq!(partners.entries(), 0);
-        let keys = partners.keys.as_ref().unwrap();
-        assert_eq!((keys.owners.entries(), keys.by_id.entries()), (0, 0));
-    }
-
-    #[test]
-    fn a_key_that_is_left_is_given_where_another_document_may_have_it() {
-        let partners = reference("code");
-        let change = |document: Document| {
-            partners
-                .change(0, &RawDocumentBuf::try_from(&document).unwrap())
-                .unwrap()
-        };
-        let key = |of: &str| codec::key_of_value(&Value::String(of.into()));
-        for (id, code) in [(1, "a"), (2, "a"), (2, "a"), (3, "b")] {
-            assert_eq!(change(doc! { "_id": id, "code": code, "name": "Ada" }), None);
-        }
-        assert_eq!(partners.remove(RawBsonRef::Int32(3)), None, "it was alone");
-        let moved = change(doc! { "_id": 2, "code": "b", "name": "Ada" });
-        assert_eq!(moved, key("a"));
-        assert!(name(&partners, "a").is_some() && !partners.is_taken(&key("a").unwrap()));
-        change(doc! { "_id": 1, "code": "a", "name": "Old" });
-        // A third one may be there.
-        assert_eq!(partners.remove(RawBsonRef::Int32(1)), key("a"));
-        partners.is_free(&key("a").unwrap());
-        assert_eq!(name(&partners, "a"), None);
-        change(doc! { "_id": 1, "code": "a", "name": "Old" });
-        assert_eq!(partners.remove(RawBsonRef::Int32(1)), None);
-    }
-
-    #[test]
-    fn a_key_that_was_left_amid_a_reading_is_found_out_when_it_is_over() {
-        let partners = reference("code");
-        let a = codec::key_of_value(&Value::String("a".into())).unwrap();
-        let read = |generation, documents: &[(i32, &str)]| {
-            let mut left = Vec::new();
-            for (id, code) in documents {
-                let document = doc! { "_id": *id, "code": *code, "name": "Ada" };
-                let document = RawDocumentBuf::try_from(&document).unwrap();
-                left.extend(partners.put(generation, &document, true).1);
-            }
-            partners.sweep(generation);
-            left
-        };
-        assert!(read(1, &[(1, "a"), (2, "a")]).is_empty());
-        assert_eq!(read(2, &[(2, "b"), (1, "a")]), std::slice::from_ref(&a));
-        assert!(!partners.is_orphaned(&a), "the other one was read behind it");
-        read(3, &[(2, "a"), (1, "a")]);
-        assert_eq!(read(4, &[(2, "b"), (1, "c")]), std::slice::from_ref(&a));
-        assert!(!partners.is_orphaned(&a) && name(&partners, "a").is_none());
-        // The first is inserted again while they are read.
-        assert_eq!(read(5, &[(2, "a"), (1, "a"), (1, "d")]), std::slice::from_ref(&a));
-        assert!(partners.is_orphaned(&a) && name(&partners, "a").is_some());
-    }
-
-    #[test]
-    fn a_key_that_passes_to_another_document_is_found_all_through_a_reading() {
-        let partners = reference("code");
-        let read = |generation, id: i32, code: &str| {
-            let document = doc! { "_id": id, "code": code, "name": id.to_string() };
-            let document = RawDocumentBuf::try_from(&document).unwrap();
-            assert_eq!(partners.put(generation, &document, true), (true, None));
-        };
-        let named = |id: &'static str| Some(Value::String(id.into()));
-        read(1, 1, "a");
-        read(1, 2, "b");
-        partners.sweep(1);
-        read(2, 1, "c");
-        assert_eq!(name(&partners, "a"), named("1"), "who has it now is not read yet");
-        read(2, 2, "a");
-        assert_eq!((name(&partners, "a"), name(&partners, "b")), (named("2"), named("2")));
-        partners.sweep(2);
-        assert_eq!((name(&partners, "b"), partners.entries()), (None, 2));
-        // The first is read twice, for it is inserted again meanwhile: no sweep would remove what it had in this reading.
-        read(3, 1, "c");
-        read(3, 1, "d");
-        partners.sweep(3);
-        assert_eq!((name(&partners, "c"), name(&partners, "d")), (None, named("1")));
-    }
-
-    #[test]
-    fn where_there_is_no_room_a_reading_finds_out_what_is_gone() {
-        let partners = reference("code");
-        let document = |id: i32, code: &str| {
-            let document = doc! { "_id": id, "code": code, "name": "Ada" };
-            RawDocumentBuf::try_from(&document).unwrap()
-        };
-        for (id, code) in [(1, "a"), (2, "b"), (3, "c")] {
-            partners.put(1, &document(id, code), true);
-        }
-        partners.sweep(1);
-        assert_eq!((partners.older(1), partners.older(2)), (0, 9));
-        // The first has another key, and the second another identity; the fourth is new.
-        for (id, code) in [(1, "d"), (5, "b"), (3, "c"), (4, "e")] {
-            partners.mark(2, &document(id, code));
-        }
-        assert_eq!(partners.older(2), 4, "all of the first, and who had the second key");
-        partners.sweep(2);
-        let found = ["a", "b", "c", "d", "e"].map(|code| name(&partners, code).is_some());
-        assert_eq!(found, [false, true, true, false, false]);
-        for (id, code) in [(1, "d"), (5, "b"), (3, "c"), (4, "e")] {
-            partners.put(3, &document(id, code), true);
-        }
-        assert_eq!((partners.older(3), partners.entries()), (0, 4));
-    }
-
-    #[test]
-    fn changes_stop_where_it_is_full() {
-        let partners = reference("_id");
-        let change = |id: i32| {
-            let document = doc! { "_id": id.to_string(), "name": "n".repeat(1000) };
-            partners.change(0, &RawDocumentBuf::try_from(&document).unwrap())
-        };
-        let taken = (0..10_000).filter(|id| change(*id).is_ok()).count();
-        assert_eq!(partners.entries(), taken as u64);
-        assert!((900..1100).contains(&taken), "{taken}");
-        let largest = partners.shape.max_bytes + 2000;
-        assert!(partners.bytes() <= largest, "passed by one document at most");
-        assert_eq!(change(0).unwrap_err().label, "max_bytes");
-    }
-
-    #[test]
-    fn a_document_that_does_not_fit_fails_who_needs_it_until_it_is_mended() {
-        let partners = reference("_id");
-        put(&partners, &doc! { "_id": "a", "name": 7 });
-        let error = partners.find(&Value::String("a".into())).unwrap_err();
-        assert_eq!(
-            error.message,
-            "a document of crm.partners: field name is int, and string is expected"
-        );
-        assert_eq!(partners.unfit(), 1);
-        put(&partners, &doc! { "_id": "a", "name": "Ada" });
-        assert_eq!(
-            (name(&partners, "a"), partners.unfit()),
-            (Some(Value::String("Ada".into())), 0)
-        );
-        assert_eq!(name(&partners, "b"), None);
-    }
-}
+mod tests;

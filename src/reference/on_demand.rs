@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{Binary, Bson, Uuid};
+use mongodb::bson::{Binary, Bson, RawDocumentBuf, Uuid};
 
 use super::codec::{self, decode_document, encode_document};
 use super::server::Source;
@@ -97,7 +97,14 @@ impl OnDemand {
                 return Err(error);
             }
         };
-        let Some(document) = found else { return Ok(None) };
+        // What the server finds besides: other kinds of numbers, and text that is the same to a collation.
+        let is_asked_for = |document: &RawDocumentBuf| {
+            let value = document.get(&shape.key).ok().flatten();
+            value.and_then(codec::key_of_bson) == codec::key_of_value(key)
+        };
+        let Some(document) = found.filter(is_asked_for) else {
+            return Ok(None);
+        };
         let mut content = Vec::new();
         encode_document(&shape.fields, &document, &mut content).map_err(|reason| unfit(shape, &reason))?;
         let row = decode_document(&shape.fields, &content).map(Vec::into_boxed_slice);
@@ -151,15 +158,16 @@ fn binary(subtype: BinarySubtype, bytes: &[u8]) -> Bson {
 mod tests {
     use std::time::Duration;
 
+    use mongodb::bson::doc;
+
     use super::*;
     use crate::breaker::Rules;
-    use crate::reference::fake::{member, nothing};
+    use crate::reference::fake::{all, member, nothing};
     use crate::reference::server::Server;
     use crate::store::types::ColumnType;
 
-    #[tokio::test]
-    async fn who_waits_for_a_document_asks_in_spite_of_an_absence_that_is_kept() {
-        let (address, mut commands) = member(true, Duration::ZERO, |_| Some(nothing())).await;
+    /// Of the fake at this address; what is found by `code` is kept for an hour.
+    async fn on_demand(address: &str) -> (OnDemand, Shape) {
         let uri = format!("mongodb://{address}/?replicaSet=rs");
         let source = Server::open(&uri, None).await.unwrap().source("crm.partners", []);
         let hour = Duration::from_secs(3600);
@@ -169,15 +177,46 @@ mod tests {
             max_bytes: 1 << 20,
             stale: Duration::ZERO,
         };
-        let asks = OnDemand::new(source, options);
         let shape = Shape {
             name: "partners".into(),
             collection: "crm.partners".to_owned(),
-            key: "_id".to_owned(),
-            key_type: ColumnType::BigInt,
+            key: "code".to_owned(),
+            key_type: ColumnType::Any,
             fields: Vec::new(),
             max_bytes: 1 << 20,
         };
+        (OnDemand::new(source, options), shape)
+    }
+
+    #[tokio::test]
+    async fn only_what_memory_would_find_is_found() {
+        let decimal = "7".parse::<mongodb::bson::Decimal128>().unwrap();
+        let (seven, text) = (Value::Long(7), Value::String("a".into()));
+        for (code, key, is_found) in [
+            (Bson::Int32(7), &seven, true),
+            (Bson::Double(7.0), &seven, true),
+            (Bson::Decimal128(decimal), &seven, false),
+            (Bson::Array(vec![Bson::Int32(7)]), &seven, false),
+            (Bson::String("a".to_owned()), &text, true),
+            (Bson::String("A".to_owned()), &text, false),
+        ] {
+            let document = doc! { "_id": 1, "code": code.clone() };
+            let (address, mut commands) =
+                member(true, Duration::ZERO, move |_| Some(all(vec![document.clone()]))).await;
+            let (asks, shape) = on_demand(&address).await;
+            let gate = Gate::new("mongo", Rules::default(), None);
+            let (found, _) = asks.find(&shape, key, &gate, false).await.unwrap();
+            assert_eq!(found.is_some(), is_found, "{code:?}");
+            let command = commands.try_recv().unwrap();
+            let filter = command.get_document("filter").unwrap().get_document("code").unwrap();
+            assert_eq!(filter.get_document("$not").unwrap(), &doc! { "$type": "array" });
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_document_asks_in_spite_of_an_absence_that_is_kept() {
+        let (address, mut commands) = member(true, Duration::ZERO, |_| Some(nothing())).await;
+        let (asks, shape) = on_demand(&address).await;
         let gate = Gate::new("mongo", Rules::default(), None);
         for (awaited, asked) in [(false, 1), (false, 0), (true, 1), (true, 1), (false, 0)] {
             let found = asks.find(&shape, &Value::Long(7), &gate, awaited).await.unwrap();

@@ -7,13 +7,13 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mongodb::action::Action;
-use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
-use mongodb::error::{Error, ErrorKind};
+use mongodb::error::{Error, ErrorKind, RESUMABLE_CHANGE_STREAM_ERROR};
 use mongodb::options::{ClientOptions, FullDocumentType, ReadConcern, ReadPreference, SelectionCriteria, Tls};
 use mongodb::{Client, Collection, Cursor};
 use serde::Deserialize;
@@ -51,6 +51,18 @@ pub struct Change {
     /// `{ _id: … }`.
     #[serde(rename = "documentKey", default)]
     pub key: Option<RawDocumentBuf>,
+    /// When it was made, by the server's clock.
+    #[serde(rename = "clusterTime", default)]
+    pub time: Option<Timestamp>,
+}
+
+impl Change {
+    /// When it was made, where our clock says `clock` now: now, where the server does not tell or its clock is ahead.
+    pub(super) fn made(&self, now: Instant, clock: SystemTime) -> Instant {
+        let clock = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let made = self.time.map_or(clock, |time| Duration::from_secs(time.time.into()));
+        now.checked_sub(clock.saturating_sub(made)).unwrap_or(now)
+    }
 }
 
 /// What TLS servers answer to a client that shows no certificate where one is asked for: OpenSSL's before TLS 1.3 and since, and Java's.
@@ -189,9 +201,8 @@ impl Server {
 
     /// Looks at what came of a question: where the login is refused, or nobody is there, the next that asks has the login that is configured by now.
     async fn seen<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
-        if let Err(error) = &answer
-            && matches!(class(error).label, "auth" | "unavailable")
-        {
+        let failed = answer.as_ref().err().map(class);
+        if failed.is_some_and(|error| is_refused(&error) || error.label == "unavailable") {
             let server = self.clone();
             // It fails when the process ends.
             let _ = self.0.runtime.spawn(async move { server.log_in_again().await }).await;
@@ -278,7 +289,8 @@ impl Source {
     ) -> Result<Option<RawDocumentBuf>, StoreError> {
         let patience = self.server.login().patience;
         let collection = self.collection();
-        let find = collection.find_one(doc! { key: { "$in": values } });
+        // An array is no key, though one of its elements may be asked for.
+        let find = collection.find_one(doc! { key: { "$in": values, "$not": { "$type": "array" } } });
         let find = find
             .projection(self.projection(""))
             .optional(from, |find, from| find.selection_criteria(from));
@@ -305,10 +317,21 @@ impl Source {
             .await
     }
 
+    /// Whether the login may follow it. What else keeps a stream from being opened is told when it is.
+    ///
+    /// # Errors
+    /// Where the privilege lacks.
+    pub async fn may_follow(&self) -> Result<(), StoreError> {
+        match self.watch(None).await.map_err(|e| class(&e)) {
+            Err(error) if error.label == "forbidden" => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// What changes from now on, or from where `after` was; from the primary, which no other member is ahead of.
     pub async fn watch(&self, after: Option<ResumeToken>) -> Result<ChangeStream<Change>, Error> {
         let mut kept = self.projection("fullDocument.");
-        kept.extend(doc! { "operationType": 1, "documentKey": 1, "fullDocument._id": 1 });
+        kept.extend(doc! { "operationType": 1, "documentKey": 1, "clusterTime": 1, "fullDocument._id": 1 });
         let collection = self.collection();
         let watch = collection.watch().pipeline([doc! { "$project": kept }]);
         let watch = watch.full_document(FullDocumentType::UpdateLookup);
@@ -317,6 +340,11 @@ impl Source {
         let stream = self.server.seen(within(self.silence, watch).await).await?;
         Ok(stream.with_type())
     }
+}
+
+/// Whether the login is not taken, or has not the privilege.
+pub(super) fn is_refused(error: &StoreError) -> bool {
+    matches!(error.label, "auth" | "forbidden")
 }
 
 /// MongoDB's number of an error, where the server sent it.
@@ -344,14 +372,21 @@ pub fn is_late(error: &Error) -> bool {
     matches!(&*error.kind, ErrorKind::Io(io) if io.kind() == std::io::ErrorKind::TimedOut && io.get_ref().is_some())
 }
 
+/// Whether the server has answered with an error that does not call a stream resumable: at the same place the answer may be the same for ever, as where a
+/// change is larger than a message may be.
+pub fn is_told(error: &Error) -> bool {
+    code(error).is_some() && !error.contains_label(RESUMABLE_CHANGE_STREAM_ERROR)
+}
+
 /// What an error means: wrong credentials and options are fatal, what the server refuses permanent, the rest may pass.
 pub fn class(error: &Error) -> StoreError {
     let (class, label) = match &*error.kind {
         ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } => (Class::Fatal, "auth"),
         ErrorKind::InvalidArgument { .. } => (Class::Fatal, "config"),
         ErrorKind::Command(command) => match command.code {
-            13 | 18 | 8000 => (Class::Fatal, "auth"),
-            2 | 9 | 14 | 59 | 73 | 115 | 166 => (Class::Permanent, "invalid"),
+            13 => (Class::Fatal, "forbidden"),
+            18 | 8000 => (Class::Fatal, "auth"),
+            2 | 9 | 14 | 59 | 73 | 115 | 166 | 16410 | 31249 | 31250 => (Class::Permanent, "invalid"),
             _ => (Class::Transient, "server"),
         },
         ErrorKind::IncompatibleServer { .. } => (Class::Fatal, "server"),
@@ -362,6 +397,9 @@ pub fn class(error: &Error) -> StoreError {
         message.push_str(
             "; perhaps it wants a certificate of the client (`tlsCertificateKeyFile` in the connection string)",
         );
+    }
+    if label == "forbidden" {
+        message.push_str("; the user needs the privilege `find` on the collection, and `changeStream` too where it is held in memory");
     }
     StoreError::new(class, label, message)
 }
@@ -378,172 +416,16 @@ fn unreadable(error: &Error) -> StoreError {
     }
 }
 
-/// What an error means for a server that has answered before. The login was taken at the start: what is refused now is being rotated, here
-/// first, or there.
+/// What an error means for a server that has answered before. The login was taken at the start, and had its privileges: what is refused now is being
+/// rotated, here first, or there.
 fn while_running(error: StoreError) -> StoreError {
-    let class = match error.label {
-        "auth" => Class::Transient,
-        _ => error.class,
+    let class = if is_refused(&error) {
+        Class::Transient
+    } else {
+        error.class
     };
     StoreError { class, ..error }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-    use futures_util::future::join_all;
-    use tokio::sync::mpsc::UnboundedReceiver;
-
-    use super::*;
-    use crate::avro::value::Value;
-    use crate::breaker::Rules;
-    use crate::breaker::gate::{Gate, NOT_ASKED};
-    use crate::certificates::tests::pem;
-    use crate::reference::Shape;
-    use crate::reference::fake::{member, nothing};
-    use crate::reference::on_demand::OnDemand;
-    use crate::retry::Backoff;
-    use crate::store::cache::CacheOptions;
-    use crate::store::types::ColumnType;
-
-    /// No primary. Each command takes so long.
-    async fn secondary(takes: Duration) -> (String, UnboundedReceiver<Document>) {
-        member(false, takes, |_| Some(nothing())).await
-    }
-
-    #[tokio::test]
-    async fn what_is_followed_is_read_from_the_primary_whatever_the_connection_string_prefers() {
-        let (address, mut commands) = secondary(Duration::ZERO).await;
-        let uri = format!("mongodb://{address}/?replicaSet=rs&readPreference=secondary&serverSelectionTimeoutMS=1000");
-        let server = Server::open(&uri, None).await.unwrap();
-        let source = server.source("crm.partners", []);
-        assert!(source.read(false).await.is_ok());
-        assert!(commands.try_recv().unwrap().contains_key("find"));
-        let (read, watched) = tokio::join!(source.read(true), source.watch(None));
-        assert!(read.is_err() && watched.is_err());
-        assert!(commands.try_recv().is_err(), "the secondary was asked");
-    }
-
-    #[tokio::test]
-    async fn what_is_followed_is_read_with_what_only_the_primary_has_yet() {
-        let (address, mut commands) = member(true, Duration::ZERO, |_| Some(nothing())).await;
-        let uri = format!("mongodb://{address}/?replicaSet=rs&readConcernLevel=majority");
-        let server = Server::open(&uri, None).await.unwrap();
-        let source = server.source("crm.partners", []);
-        for (followed, level) in [(true, "local"), (false, "majority")] {
-            assert!(source.read(followed).await.is_ok());
-            let find = commands.try_recv().unwrap();
-            let concern = find.get_document("readConcern").unwrap();
-            assert_eq!(concern.get_str("level").unwrap(), level, "followed: {followed}");
-        }
-    }
-
-    /// What asks for single documents, and keeps none.
-    fn on_demand(server: &Server) -> (OnDemand, Shape) {
-        let options = CacheOptions {
-            ttl: Duration::ZERO,
-            missing_ttl: Duration::ZERO,
-            max_bytes: 0,
-            stale: Duration::ZERO,
-        };
-        let shape = Shape {
-            name: "partners".into(),
-            collection: "crm.partners".to_owned(),
-            key: "_id".to_owned(),
-            key_type: ColumnType::BigInt,
-            fields: Vec::new(),
-            max_bytes: 0,
-        };
-        (OnDemand::new(server.source("crm.partners", []), options), shape)
-    }
-
-    #[tokio::test]
-    async fn the_wait_for_a_connection_is_no_wait_for_an_answer() {
-        let (address, _commands) = secondary(Duration::from_millis(50)).await;
-        let uri = format!("mongodb://{address}/?replicaSet=rs&readPreference=secondary&maxPoolSize=1");
-        let server = Server::open(&uri, None).await.unwrap();
-        let (asks, shape) = &on_demand(&server);
-        let gate = &Gate::new("mongo", Rules::default(), None);
-        let find = |id| async move { asks.find(shape, &Value::Long(id), gate, false).await };
-        // It connects.
-        find(0).await.unwrap();
-        server.login().patience = Duration::from_secs(1);
-        for found in join_all((1..=30).map(find)).await {
-            assert!(found.is_ok(), "{found:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn nobody_waits_for_a_connection_while_the_breaker_is_open() {
-        let usual = Server::open("mongodb://127.0.0.1:1", None).await.unwrap();
-        assert_eq!(usual.login().room.available_permits(), 100);
-        let server = Server::open("mongodb://127.0.0.1:1/?maxPoolSize=1", None)
-            .await
-            .unwrap();
-        let (asks, shape) = on_demand(&server);
-        let hour = Duration::from_secs(3600);
-        let rules = Rules {
-            many: 1,
-            delay: Backoff::new(hour, hour, 1.0),
-            ..Rules::default()
-        };
-        let gate = Gate::new("mongo", rules, None);
-        let room = server.login().room.clone();
-        let taken = room.try_acquire().unwrap();
-        let (one, other) = (Value::Long(1), Value::Long(2));
-        let mut waits = std::pin::pin!(asks.find(&shape, &one, &gate, false));
-        assert!(waits.as_mut().now_or_never().is_none());
-        gate.failed(false);
-        assert_eq!(
-            asks.find(&shape, &other, &gate, false).await.unwrap_err().label,
-            NOT_ASKED
-        );
-        drop(taken);
-        assert_eq!(waits.await.unwrap_err().label, NOT_ASKED);
-    }
-
-    #[tokio::test]
-    async fn a_certificate_that_is_renewed_under_its_name_is_taken() {
-        let path = std::env::temp_dir().join(format!("messina-mongo-{}.pem", std::process::id()));
-        let uri = format!("mongodb://127.0.0.1:9/?tls=true&tlsCAFile={}", path.display());
-        let text = format!("[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[mongo]\nuri = \"{uri}\"\n");
-        let (config, _) = crate::config::load_str(vec![("m.toml".into(), text)], std::iter::empty()).unwrap();
-        let (old, new) = (pem(1_900_000_000), pem(1_950_000_000));
-        std::fs::write(&path, &old).unwrap();
-        let server = Server::open(&uri, Some(config.mongo.unwrap().uri)).await.unwrap();
-        server.keep();
-        let held = |server: &Server| server.login().files.clone();
-        server.log_in_again().await;
-        assert_eq!(held(&server), [(path.clone(), Some(old))]);
-        std::fs::write(&path, &new).unwrap();
-        server.log_in_again().await;
-        assert_eq!(held(&server), [(path.clone(), Some(new))]);
-        std::fs::remove_file(&path).unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_the_driver_cannot_read_of_a_connection_string_is_not_told() {
-        for uri in [
-            "mongodb://messina:s3cr?et@127.0.0.1:1/",
-            "mongodb://messina:s3cr/et@127.0.0.1:1/",
-            "mongodb://messina@s3cr:et@127.0.0.1:1/",
-        ] {
-            let told = Server::open(uri, None).await.unwrap_err();
-            assert_eq!((told.class, told.label), (Class::Fatal, "config"), "{told}");
-            let told = told.to_string();
-            assert!(told.contains("percent-encoded"), "{told}");
-            assert!(!told.contains("s3cr") && !told.contains("et@"), "{told}");
-        }
-    }
-
-    #[test]
-    fn a_login_refused_while_running_may_pass() {
-        let refused = while_running(StoreError::fatal("auth", "MongoDB: SCRAM failure"));
-        assert_eq!((refused.class, refused.label), (Class::Transient, "auth"));
-        assert_eq!(while_running(StoreError::fatal("config", "")).class, Class::Fatal);
-        assert_eq!(
-            while_running(StoreError::permanent("invalid", "")).class,
-            Class::Permanent
-        );
-    }
-}
+mod tests;

@@ -15,16 +15,16 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 const SHARDS: usize = 16;
-/// Before key and content: the generation, whether the content is an error, the length of the key.
+/// Before key and content: the generation, the flags, the length of the key.
 const HEAD: usize = 6;
 
-/// Generation, flag, length of the key, key, content.
+/// Generation, flags (whether the content is an error, and above that the kind), length of the key, key, content.
 struct Entry(Box<[u8]>);
 
 impl Entry {
-    fn new(generation: u8, bad: bool, key: &[u8], content: &[u8]) -> Entry {
+    fn new(generation: u8, flags: u8, key: &[u8], content: &[u8]) -> Entry {
         let mut bytes = Vec::with_capacity(HEAD + key.len() + content.len());
-        bytes.extend_from_slice(&[generation, u8::from(bad)]);
+        bytes.extend_from_slice(&[generation, flags]);
         bytes.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
         bytes.extend_from_slice(key);
         bytes.extend_from_slice(content);
@@ -41,7 +41,11 @@ impl Entry {
     }
 
     fn bad(&self) -> bool {
-        self.0[1] != 0
+        self.0[1] & 1 != 0
+    }
+
+    fn kind(&self) -> u8 {
+        self.0[1] >> 1
     }
 
     fn weight(&self) -> u64 {
@@ -122,11 +126,16 @@ impl Table {
 
     /// Puts a document, or the reason why it cannot be used.
     pub fn put(&self, generation: u8, key: &[u8], content: Result<&[u8], &str>) {
+        self.put_as(0, generation, key, content);
+    }
+
+    /// As [`Table::put`], and remembers a `kind` below 128 with it.
+    pub fn put_as(&self, kind: u8, generation: u8, key: &[u8], content: Result<&[u8], &str>) {
         let (bad, bytes) = match content {
             Ok(bytes) => (false, bytes),
             Err(reason) => (true, reason.as_bytes()),
         };
-        self.replace(key, Entry::new(generation, bad, key, bytes));
+        self.replace(key, Entry::new(generation, (kind << 1) | u8::from(bad), key, bytes));
     }
 
     /// Gives an entry that is held this generation, and changes nothing else of it.
@@ -196,6 +205,12 @@ impl Table {
         shard.get(key).map(Entry::generation)
     }
 
+    /// The kind of an entry.
+    pub fn kind(&self, key: &[u8]) -> Option<u8> {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(key).map(Entry::kind)
+    }
+
     /// Entries of other generations than this one, which is the last that was put or marked, or has not met any yet.
     pub fn older(&self, generation: u8) -> u64 {
         let met = if self.newest.load(Ordering::Relaxed) == generation {
@@ -241,8 +256,8 @@ mod tests {
         table.get(key, |found| found.map(<[u8]>::to_vec).map_err(str::to_owned))
     }
 
-    /// Generation and content, by key.
-    type Model = HashMap<Vec<u8>, (u8, Result<Vec<u8>, String>)>;
+    /// Generation, kind and content, by key.
+    type Model = HashMap<Vec<u8>, (u8, u8, Result<Vec<u8>, String>)>;
 
     proptest! {
         #[test]
@@ -255,11 +270,11 @@ mod tests {
                 match call {
                     0 => {
                         table.put(generation, &key, Ok(&[value]));
-                        model.insert(key.clone(), (generation, Ok(vec![value])));
+                        model.insert(key.clone(), (generation, 0, Ok(vec![value])));
                     }
                     1 => {
-                        table.put(generation, &key, Err("why"));
-                        model.insert(key.clone(), (generation, Err("why".into())));
+                        table.put_as(value >> 1, generation, &key, Err("why"));
+                        model.insert(key.clone(), (generation, value >> 1, Err("why".into())));
                     }
                     2 => {
                         table.remove(&key);
@@ -267,21 +282,22 @@ mod tests {
                     }
                     3 => {
                         table.mark(generation, &key);
-                        if let Some((marked, _)) = model.get_mut(&key) {
+                        if let Some((marked, ..)) = model.get_mut(&key) {
                             *marked = generation;
                         }
                     }
                     _ => {
                         table.sweep(generation);
-                        model.retain(|_, (g, _)| *g == generation);
+                        model.retain(|_, (g, ..)| *g == generation);
                         generation = generation.wrapping_add(1);
                     }
                 }
-                prop_assert_eq!(content(&table, &key), model.get(&key).map(|(_, c)| c.clone()));
-                prop_assert_eq!(table.generation(&key), model.get(&key).map(|(g, _)| *g));
-                prop_assert_eq!(table.older(generation), model.values().filter(|(g, _)| *g != generation).count() as u64);
+                prop_assert_eq!(content(&table, &key), model.get(&key).map(|(.., c)| c.clone()));
+                prop_assert_eq!(table.generation(&key), model.get(&key).map(|(g, ..)| *g));
+                prop_assert_eq!(table.kind(&key), model.get(&key).map(|(_, kind, _)| *kind));
+                prop_assert_eq!(table.older(generation), model.values().filter(|(g, ..)| *g != generation).count() as u64);
                 prop_assert_eq!(table.entries(), model.len() as u64);
-                prop_assert_eq!(table.bad(), model.values().filter(|(_, c)| c.is_err()).count() as u64);
+                prop_assert_eq!(table.bad(), model.values().filter(|(.., c)| c.is_err()).count() as u64);
             }
             for key in model.keys().cloned().collect::<Vec<_>>() {
                 table.remove(&key);
