@@ -33,14 +33,15 @@ pub(super) enum NoAnswer {
 }
 
 impl Http {
-    pub(super) fn new<'u>(
+    /// A client for this address and no other.
+    pub(super) fn new(
         files: &Files<'_>,
         timeout: Duration,
         redirects: redirect::Policy,
-        addresses: impl IntoIterator<Item = &'u Url>,
+        address: &Url,
     ) -> Result<Self, RegistryError> {
         let bad = RegistryError::Options;
-        let mut client = crate::proxy::client(addresses)
+        let mut client = crate::proxy::client(address)
             .timeout(timeout)
             .connect_timeout(timeout)
             .pool_max_idle_per_host(0)

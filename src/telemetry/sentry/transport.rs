@@ -58,7 +58,7 @@ impl Post {
     pub(super) fn start(dsn: &Dsn, user_agent: &str, metrics: &Metrics) -> Result<Post, SentryError> {
         let url = dsn.envelope_api_url();
         // An event a minute of a kind: until the next the server would have closed the connection.
-        let client = crate::proxy::client([&url]).timeout(REQUEST).pool_max_idle_per_host(0);
+        let client = crate::proxy::client(&url).timeout(REQUEST).pool_max_idle_per_host(0);
         let outcome = |outcome| metrics.sentry_events_total.of([outcome]);
         let worker = Worker {
             client: client.build()?,
