@@ -9,8 +9,8 @@
 //! A page of somebody else's can have its own name lead to this address (DNS rebinding), and then read what is answered here as if it were its own.
 //! So a `Host` that anybody can have registered gets nothing.
 //!
-//! The answer is `{"shows": "shapes" | "values", "ended": N, "records": [...]}`, where `ended` counts those that were not sampled too. It comes when
-//! there are as many as were asked for, or when the time is over.
+//! The answer is `{"shows": "shapes" | "values", "ended": N, "records": [...]}`, where `ended` counts those that were not sampled too, and those that do
+//! not fit: the records have 4 MiB of text at most. It comes when there are as many as were asked for, or when the time is over.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::HeaderValue;
 use hyper::{Response, StatusCode};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{Probe, TEXT, response};
 use crate::outcome::Outcome;
@@ -86,8 +87,23 @@ pub(super) async fn answer(probe: &dyn Probe, pipeline: &str, query: &str) -> Re
         Err(refused) => return response(refused.status(), TEXT, refused.in_words(pipeline) + "\n"),
     };
     let seen = looker.look(patience).await;
-    let body = json!({"shows": looker.showing().as_str(), "ended": seen.ended, "records": seen.records});
-    response(StatusCode::OK, "application/json", format!("{body}\n"))
+    let answer = Answer {
+        shows: looker.showing().as_str(),
+        ended: seen.ended,
+        records: &seen.records,
+    };
+    // A struct of text and numbers has a JSON form always.
+    let mut body = serde_json::to_vec(&answer).unwrap_or_default();
+    body.push(b'\n');
+    response(StatusCode::OK, "application/json", body)
+}
+
+/// What is answered, written from what the look holds.
+#[derive(Serialize)]
+struct Answer<'a> {
+    shows: &'a str,
+    ended: u64,
+    records: &'a [Box<RawValue>],
 }
 
 impl Wanted {
