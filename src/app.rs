@@ -13,6 +13,7 @@ mod probe;
 mod references;
 pub mod rehearsal;
 mod reload;
+mod renewal;
 mod services;
 mod stop;
 mod threads;
@@ -250,7 +251,7 @@ pub struct Running {
     config: Arc<Config>,
     sources: Sources,
     _sampler: tokio::task::JoinHandle<()>,
-    /// What keeps the references fresh; ends when dropped.
+    /// What keeps the references and the registry's certificates fresh; ends when dropped.
     _followers: JoinSet<()>,
 }
 
@@ -330,6 +331,8 @@ async fn begin(
         let _ = http_stopped.await;
     }));
 
+    // What is renewed while services are waited for is another than this.
+    let renewed = renewal::Certificates::of(&config);
     let mut services = Services::connect(&config, &sources, &shared).await?;
     if let Some(references) = references {
         services.references = references.into();
@@ -355,6 +358,9 @@ async fn begin(
     let sampled = AllSampled::default();
     let sampler = tokio::spawn(build::sample(sampled.clone(), shown, metrics.clone()));
     let config = Arc::new(config);
+    if let Some(renewed) = renewed {
+        followers.spawn(renewed.follow(renewal::EVERY, config.clone(), common.services.registry.clone()));
+    }
     let mut running = Running {
         metrics,
         http,

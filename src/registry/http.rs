@@ -50,6 +50,10 @@ impl Http {
         if let Some(path) = files.ca {
             let authorities = Certificate::from_pem_bundle(&read(path)?)
                 .map_err(|e| bad(format!("no certificates in {}: {e}", path.display())))?;
+            // As of a file that is being written: with it nobody would be trusted.
+            if authorities.is_empty() {
+                return Err(bad(format!("no certificates in {}", path.display())));
+            }
             client = client.tls_certs_only(authorities);
         }
         match (files.cert, files.key) {
