@@ -13,6 +13,7 @@ mod probe;
 mod references;
 pub mod rehearsal;
 mod reload;
+mod renewal;
 mod services;
 mod stop;
 mod threads;
@@ -249,7 +250,7 @@ pub struct Running {
     /// What runs.
     config: Arc<Config>,
     sources: Sources,
-    /// What keeps the references and the figures fresh; ends when dropped.
+    /// What keeps the references, the registry's certificates and the figures fresh; ends when dropped.
     _tasks: JoinSet<()>,
 }
 
@@ -329,6 +330,8 @@ async fn begin(
         let _ = http_stopped.await;
     }));
 
+    // What is renewed while services are waited for is another than this.
+    let renewed = renewal::Certificates::of(&config);
     let mut services = Services::connect(&config, &sources, &shared).await?;
     if let Some(references) = references {
         services.references = references.into();
@@ -354,6 +357,9 @@ async fn begin(
     let sampled = AllSampled::default();
     tasks.spawn(build::sample(sampled.clone(), shown, metrics.clone()));
     let config = Arc::new(config);
+    if let Some(renewed) = renewed {
+        tasks.spawn(renewed.follow(renewal::EVERY, config.clone(), common.services.registry.clone()));
+    }
     let mut running = Running {
         metrics,
         http,

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use reqwest::{Client, ClientBuilder, Url};
 
-/// A client's builder, for these addresses and no others.
-pub fn client<'u>(addresses: impl IntoIterator<Item = &'u Url>) -> ClientBuilder {
+/// A client's builder, for this address and no other.
+pub fn client(address: &Url) -> ClientBuilder {
     let client = Client::builder();
-    if addresses.into_iter().all(is_this_host) {
+    if is_this_host(address) {
         client.no_proxy()
     } else {
         client

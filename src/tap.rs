@@ -2,16 +2,21 @@
 //!
 //! A loop offers each record that ends. While nobody looks that costs one load of a flag; while somebody does, the whole way of a record is put
 //! into words at most as often as was asked for. Nothing waits for who looks.
+//!
+//! Invariant: a look holds [`LARGEST`] bytes at most. Records are held as text, for a tree of values takes many times that.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::Notify;
 
 /// How many may look at one loop at a time.
 const LOOKERS: usize = 4;
+/// The most that one look holds, in bytes of JSON: a record that does not fit is counted and not shown.
+const LARGEST: usize = 4 << 20;
 
 /// What is shown of a record's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +53,11 @@ pub struct Looker {
 #[derive(Debug, Default)]
 pub struct Seen {
     /// The records, in the order in which they ended.
-    pub records: Vec<Json>,
+    pub records: Vec<Box<RawValue>>,
     /// How many ended in that time as was asked for, those that are not shown included.
     pub ended: u64,
+    /// Of the records' text.
+    bytes: usize,
     wanted: usize,
     next: Option<Instant>,
 }
@@ -96,7 +103,16 @@ impl Looker {
             return;
         }
         seen.next = Some(now + self.gap);
-        seen.records.push(tell(self.showing));
+        // A tree of JSON has a text always.
+        let Ok(record) = to_raw_value(&tell(self.showing)) else {
+            return;
+        };
+        let bytes = seen.bytes + record.get().len();
+        if bytes > LARGEST {
+            return;
+        }
+        seen.bytes = bytes;
+        seen.records.push(record);
         if seen.records.len() == seen.wanted {
             self.enough.notify_one();
         }
@@ -157,6 +173,10 @@ mod tests {
         Looker::new(Showing::Values, outcome.map(str::to_owned), wanted, GAP)
     }
 
+    fn texts(seen: &Seen) -> Vec<&str> {
+        seen.records.iter().map(|record| record.get()).collect()
+    }
+
     #[test]
     fn nobody_looks_and_nothing_is_told() {
         let tap = Tap::default();
@@ -182,7 +202,7 @@ mod tests {
             tap.offer("done", start + Duration::from_millis(ms), &tell);
         }
         let seen = looker.look(Duration::from_secs(1)).await;
-        assert_eq!(seen.records, [0, 100, 200]);
+        assert_eq!(texts(&seen), ["0", "100", "200"]);
         assert_eq!(
             (seen.ended, told.get()),
             (1000, 3),
@@ -199,9 +219,25 @@ mod tests {
         tap.offer("done", now, &|showing| Json::from(showing.as_str()));
         tap.offer("dead_lettered", now + GAP, &|_| Json::from("letter"));
         // There are as many as were wanted: it does not take an hour.
-        assert_eq!(all.look(Duration::from_secs(3600)).await.records, ["values", "letter"]);
+        let seen = all.look(Duration::from_secs(3600)).await;
+        assert_eq!(texts(&seen), [r#""values""#, r#""letter""#]);
         let seen = letters.look(Duration::from_millis(20)).await;
-        assert_eq!((seen.records, seen.ended), (vec![Json::from("letter")], 1));
+        assert_eq!((texts(&seen), seen.ended), (vec![r#""letter""#], 1));
+    }
+
+    #[tokio::test]
+    async fn a_look_holds_so_much_and_counts_what_does_not_fit() {
+        let tap = Tap::default();
+        let looker = looker(None, 100);
+        assert!(tap.open(&looker));
+        let now = Instant::now();
+        for (number, bytes) in [1_000_000, 3_000_000, 1_000_000, LARGEST, 5].into_iter().enumerate() {
+            let tell = |_| Json::from("x".repeat(bytes));
+            tap.offer("done", now + GAP * u32::try_from(number).unwrap(), &tell);
+        }
+        let seen = looker.look(Duration::from_millis(20)).await;
+        let lengths: Vec<_> = texts(&seen).iter().map(|text| text.len() - 2).collect();
+        assert_eq!((lengths, seen.ended), (vec![1_000_000, 3_000_000, 5], 5));
     }
 
     #[test]

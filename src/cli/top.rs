@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
 use tokio::signal::unix::{SignalKind, signal};
@@ -199,7 +199,7 @@ impl Watch {
                 Err(RecvTimeoutError::Disconnected) => bail!("all threads have ended"),
             }
             if self.helpers.iter().any(JoinHandle::is_finished) {
-                bail!("a thread has ended");
+                return Err(why_ended(&self.happened));
             }
         }
     }
@@ -238,6 +238,15 @@ impl Watch {
         drawn.context("cannot draw")?;
         Ok(())
     }
+}
+
+/// Why a thread has ended: what it said last, which may still wait behind other things that happened.
+fn why_ended(happened: &Receiver<Happened>) -> anyhow::Error {
+    let said = happened.try_iter().find_map(|what| match what {
+        Happened::Broken(error) => Some(error),
+        Happened::Input(_) | Happened::Answered(_) | Happened::Stop => None,
+    });
+    said.unwrap_or_else(|| anyhow!("a thread has ended"))
 }
 
 /// A thread that tells what happens. It ends with the process.
@@ -294,6 +303,16 @@ fn signals(tell: &Sender<Happened>) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_thread_has_its_reason() {
+        let (tell, happened) = channel();
+        assert_eq!(why_ended(&happened).to_string(), "a thread has ended");
+        tell.send(Happened::Input(Event::FocusGained)).unwrap();
+        let keys = helper("broken", &tell, |_| bail!("cannot read keys")).unwrap();
+        keys.join().unwrap();
+        assert_eq!(why_ended(&happened).to_string(), "cannot read keys");
+    }
 
     #[test]
     fn an_interval_is_seconds_or_a_duration() {

@@ -50,7 +50,7 @@ impl Subjects {
     /// In words: what is wrong with the address, or with HTTP.
     pub fn of(url: &str) -> Result<Subjects, String> {
         let address = Url::parse(url).map_err(|e| format!("{url}: {e}"))?;
-        let client = crate::proxy::client([&address]).build().map_err(|e| e.to_string())?;
+        let client = crate::proxy::client(&address).build().map_err(|e| e.to_string())?;
         Ok(Subjects {
             client,
             url: url.to_owned(),

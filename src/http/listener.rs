@@ -1,9 +1,10 @@
 //! Connections: accepted, bounded, timed, and ended.
 //!
 //! A server for operators must stay reachable when a client misbehaves and cost little when nobody looks. So the number
-//! of connections is bounded, a request's header must come within a time, and no connection lives longer than a minute:
-//! one whose client reads nothing cannot hold a place for ever. Where all places are taken a newcomer gets that of the
-//! oldest connection, so that whoever holds them keeps no probe out. Scrapers simply connect again.
+//! of connections is bounded, a request's header must come within a time, and no connection lives longer than a minute
+//! and what the answer that is being made then still takes: one whose client reads nothing cannot hold a place for ever.
+//! Where all places are taken a newcomer gets that of the oldest connection, so that whoever holds them keeps no probe
+//! out. Scrapers simply connect again.
 
 use std::convert::Infallible;
 use std::io;
@@ -31,6 +32,8 @@ const KEPT: Duration = Duration::from_secs(1);
 const HEADER: Duration = Duration::from_secs(10);
 /// After this a connection is closed when its current answer is out.
 const LIFE: Duration = Duration::from_secs(60);
+/// So long an answer that is being made then may still take: a look at records takes up to [`super::PATIENCE`].
+const ANSWER: Duration = Duration::from_secs(25);
 /// After this, from being asked to end, it is cut off.
 const GRACE: Duration = Duration::from_secs(2);
 /// Pause after an error of `accept`, such as too many open files, lest it be repeated at full speed.
@@ -50,6 +53,8 @@ pub struct BindError {
 pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
+    /// [`LIFE`], or what a test waits for.
+    life: Duration,
 }
 
 impl Listener {
@@ -61,7 +66,11 @@ impl Listener {
         let failed = |error| BindError { address, error };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
+        Ok(Self {
+            listener,
+            address,
+            life: LIFE,
+        })
     }
 
     /// The address that is bound.
@@ -96,7 +105,8 @@ impl Listener {
                 () = room(&mut connections, &mut places) => {}
             }
             let answering = Arc::<AtomicBool>::default();
-            let connection = connection(stream, Arc::clone(&handler), Arc::clone(&answering), ended.clone());
+            let (handler, ended) = (Arc::clone(&handler), ended.clone());
+            let connection = connection(stream, handler, Arc::clone(&answering), self.life, ended);
             places.push(Place {
                 since: Instant::now(),
                 answering,
@@ -137,11 +147,13 @@ async fn connection<H, F>(
     stream: TcpStream,
     handler: Arc<H>,
     answering: Arc<AtomicBool>,
+    life: Duration,
     mut ended: watch::Receiver<()>,
 ) where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
 {
+    let busy = Arc::clone(&answering);
     let service = service_fn(move |request| {
         answering.store(true, Ordering::Relaxed);
         let (answer, answering) = (handler(request), Arc::clone(&answering));
@@ -161,8 +173,61 @@ async fn connection<H, F>(
         // An error is the client's: it went away, or sent no HTTP. Nobody here can act on it.
         _ = connection.as_mut() => return,
         _ = ended.changed() => {}
-        () = tokio::time::sleep(LIFE) => {}
+        () = tokio::time::sleep(life) => {
+            connection.as_mut().graceful_shutdown();
+            let patience = if busy.load(Ordering::Relaxed) { ANSWER } else { GRACE };
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = tokio::time::sleep(patience) => return,
+                _ = ended.changed() => {}
+            }
+        }
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(GRACE, connection).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    /// A server that answers after that time, and whose connections live for a moment only; and one that waits for its answer.
+    async fn asked(after: Duration) -> (TcpStream, oneshot::Sender<()>, JoinHandle<()>) {
+        let mut listener = Listener::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        listener.life = Duration::from_millis(100);
+        let (address, (stop, stopped)) = (listener.address(), oneshot::channel());
+        let handler = move |_: Request<Incoming>| async move {
+            tokio::time::sleep(after).await;
+            Response::new(Full::new(Bytes::from_static(b"the whole answer")))
+        };
+        let task = tokio::spawn(listener.serve(handler, async {
+            let _ = stopped.await;
+        }));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: messina\r\n\r\n")
+            .await
+            .unwrap();
+        (stream, stop, task)
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_being_made_is_not_cut_at_the_end_of_the_connections_life() {
+        let (mut stream, _stop, _task) = asked(GRACE + Duration::from_millis(500)).await;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("the whole answer"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_no_answer_that_takes_long() {
+        let (_stream, stop, task) = asked(ANSWER).await;
+        // The connection's life is over by then.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stop.send(()).unwrap();
+        tokio::time::timeout(2 * GRACE, task).await.unwrap().unwrap();
+    }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, VARY,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderName, HeaderValue, VARY,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -117,6 +117,9 @@ async fn answer<B>(request: &Request<B>, probe: &dyn Probe) -> Response<Full<Byt
         return refused;
     }
     if let Some(pipeline) = tapped {
+        if !request.headers().get_all(HOST).iter().all(tap::is_known) {
+            return response(StatusCode::FORBIDDEN, TEXT, tap::FOREIGN);
+        }
         return tap::answer(probe, pipeline, request.uri().query().unwrap_or_default()).await;
     }
     match path {

@@ -6,15 +6,21 @@
 //! | `seconds` | how long to wait for them, 0.1 to 20; they are spread over that time | 1 |
 //! | `outcome` | only those that end so: `done`, `skipped`, `dead_lettered`, `halted` | all |
 //!
-//! The answer is `{"shows": "shapes" | "values", "ended": N, "records": [...]}`, where `ended` counts those that were not sampled too. It comes when
-//! there are as many as were asked for, or when the time is over.
+//! A page of somebody else's can have its own name lead to this address (DNS rebinding), and then read what is answered here as if it were its own.
+//! So a `Host` that anybody can have registered gets nothing.
+//!
+//! The answer is `{"shows": "shapes" | "values", "ended": N, "records": [...]}`, where `ended` counts those that were not sampled too, and those that do
+//! not fit: the records have 4 MiB of text at most. It comes when there are as many as were asked for, or when the time is over.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
+use hyper::header::HeaderValue;
 use hyper::{Response, StatusCode};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::{Probe, TEXT, response};
 use crate::outcome::Outcome;
@@ -24,6 +30,28 @@ pub const MOST: usize = 100;
 
 /// The longest that one request waits.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a request by another name is told.
+pub(super) const FOREIGN: &str = "records are shown to who asks by an IP address, by a name without a dot, or by one that ends in .localhost, \
+                                  .local, .internal or .svc: a page of somebody else's can have any other name\n";
+
+/// Ends of names that nobody can register.
+const KNOWN: [&str; 4] = [".localhost", ".local", ".internal", ".svc"];
+
+/// Whether a value of `Host` is an address, or a name that nobody can register in the public DNS.
+pub(super) fn is_known(host: &HeaderValue) -> bool {
+    let Ok(host) = host.to_str() else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let ip = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    if ip.unwrap_or(name).parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    !name.contains('.') || KNOWN.iter().any(|end| name.ends_with(end))
+}
 
 /// What somebody wants to see.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,8 +87,23 @@ pub(super) async fn answer(probe: &dyn Probe, pipeline: &str, query: &str) -> Re
         Err(refused) => return response(refused.status(), TEXT, refused.in_words(pipeline) + "\n"),
     };
     let seen = looker.look(patience).await;
-    let body = json!({"shows": looker.showing().as_str(), "ended": seen.ended, "records": seen.records});
-    response(StatusCode::OK, "application/json", format!("{body}\n"))
+    let answer = Answer {
+        shows: looker.showing().as_str(),
+        ended: seen.ended,
+        records: &seen.records,
+    };
+    // A struct of text and numbers has a JSON form always.
+    let mut body = serde_json::to_vec(&answer).unwrap_or_default();
+    body.push(b'\n');
+    response(StatusCode::OK, "application/json", body)
+}
+
+/// What is answered, written from what the look holds.
+#[derive(Serialize)]
+struct Answer<'a> {
+    shows: &'a str,
+    ended: u64,
+    records: &'a [Box<RawValue>],
 }
 
 impl Wanted {

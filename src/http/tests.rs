@@ -65,8 +65,12 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> String {
 
 /// With more headers, each with its end of line.
 async fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: messina\r\n{headers}Connection: close\r\n\r\n");
+    send(address, &request).await
+}
+
+async fn send(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -264,4 +268,48 @@ async fn records_are_shown_as_they_end() {
             "{path}: {answer}"
         );
     }
+}
+
+#[tokio::test]
+async fn records_are_shown_to_no_page_whose_name_leads_here() {
+    let (address, _stop, _task) = started(Fake::default()).await;
+    for (host, shown) in [
+        ("127.0.0.1:9090", true),
+        ("10.1.2.3", true),
+        ("[::1]:9090", true),
+        ("[fd00::1]", true),
+        ("localhost:9090", true),
+        ("messina", true),
+        ("demo.localhost", true),
+        ("laptop.local:9090", true),
+        ("VM.c.project.internal", true),
+        ("messina.streams.svc:9090", true),
+        ("messina.streams.svc.cluster.local.", true),
+        ("evil.example.com:9090", false),
+        ("evil.example.com.", false),
+        ("localhost.example.com", false),
+        ("127.0.0.1.example.com", false),
+        // Anybody can have such a name.
+        ("messina.streams.svc.example.com", false),
+        ("notlocal.xlocal", false),
+        ("b\u{fc}cher", false),
+    ] {
+        let of = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        // A look that is let in comes to the next answer at once.
+        let answer = send(address, &of("/tap/orders")).await;
+        let status = if shown { "404 Not Found" } else { "403 Forbidden" };
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{host}: {answer}"
+        );
+        assert_eq!(answer.contains("by an IP address"), !shown, "{host}: {answer}");
+        let status = send(address, &of("/status")).await;
+        assert!(status.starts_with("HTTP/1.1 200 OK\r\n"), "{host}: {status}");
+    }
+    // Browsers name the host always; this is none.
+    let answer = send(address, "GET /tap/orders HTTP/1.0\r\n\r\n").await;
+    assert!(
+        answer.starts_with("HTTP/1.0 404") || answer.starts_with("HTTP/1.1 404"),
+        "{answer}"
+    );
 }

@@ -24,6 +24,8 @@ const LONGEST: usize = 64 * 1024;
 const TEXT: usize = 200;
 /// So many items of a list.
 const ITEMS: usize = 10;
+/// So many fields of a map, or of a record within another value. The fields of the outermost one are those of its schema, and all there.
+const FIELDS: usize = 200;
 
 /// The way of `event`, which ended as `outcome`.
 pub fn story(
@@ -257,7 +259,17 @@ pub fn key_text(key: &[u8]) -> String {
 fn shown(value: &Value<'_>, showing: Showing) -> Json {
     match showing {
         Showing::Shapes => shape(value),
-        Showing::Values => shortened(to_json(value)),
+        Showing::Values => match value {
+            Value::Record(fields) => {
+                let fields = fields.iter();
+                Json::Object(
+                    fields
+                        .map(|(name, value)| (name.to_string(), shortened(to_json(value))))
+                        .collect(),
+                )
+            }
+            other => shortened(to_json(other)),
+        },
     }
 }
 
@@ -307,7 +319,7 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// The same with long texts and lists cut.
+/// The same with long texts, lists, maps and keys cut.
 fn shortened(json: Json) -> Json {
     match json {
         Json::String(text) => Json::from(cut(&text)),
@@ -317,12 +329,15 @@ fn shortened(json: Json) -> Json {
             list.extend((more > 0).then(|| Json::from(format!("and {more} more"))));
             Json::Array(list)
         }
-        Json::Object(fields) => Json::Object(
-            fields
-                .into_iter()
-                .map(|(name, value)| (name, shortened(value)))
-                .collect(),
-        ),
+        Json::Object(fields) => {
+            let more = fields.len().saturating_sub(FIELDS);
+            let fields = fields.into_iter().take(FIELDS);
+            let mut object: Fields = fields.map(|(name, value)| (cut(&name), shortened(value))).collect();
+            if more > 0 {
+                object.insert("…".to_owned(), Json::from(format!("and {more} more")));
+            }
+            Json::Object(object)
+        }
         other => other,
     }
 }
@@ -359,6 +374,24 @@ mod tests {
         let long = "é".repeat(TEXT + 1);
         assert_eq!(cut(&long), format!("{}… (402 bytes)", "é".repeat(TEXT)));
         assert_eq!(cut("short"), "short");
+    }
+
+    #[test]
+    fn of_large_maps_and_long_keys_the_beginning_is_shown() {
+        let map = |keys: Vec<String>| {
+            let keys = keys.into_iter().map(|key| Value::String(Cow::Owned(key)));
+            Value::Map(keys.map(|key| (key, Value::Null)).collect())
+        };
+        let many = shown(&map((0..FIELDS + 3).map(|n| n.to_string()).collect()), Showing::Values);
+        let fields = many.as_object().unwrap();
+        assert_eq!(fields.len(), FIELDS + 1);
+        assert_eq!(fields["…"], "and 3 more");
+        let long = shown(&map(vec!["k".repeat(TEXT + 1)]), Showing::Values);
+        assert_eq!(long, json!({format!("{}… (201 bytes)", "k".repeat(TEXT)): null}));
+        // Those of a record are the schema's, and what a step adds comes last.
+        let fields = (0..FIELDS + 3).map(|n| (n.to_string().into(), map(vec![])));
+        let record = shown(&Value::Record(fields.collect()), Showing::Values);
+        assert_eq!(record.as_object().unwrap().len(), FIELDS + 3);
     }
 
     #[test]

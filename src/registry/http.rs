@@ -33,14 +33,15 @@ pub(super) enum NoAnswer {
 }
 
 impl Http {
-    pub(super) fn new<'u>(
+    /// A client for this address and no other.
+    pub(super) fn new(
         files: &Files<'_>,
         timeout: Duration,
         redirects: redirect::Policy,
-        addresses: impl IntoIterator<Item = &'u Url>,
+        address: &Url,
     ) -> Result<Self, RegistryError> {
         let bad = RegistryError::Options;
-        let mut client = crate::proxy::client(addresses)
+        let mut client = crate::proxy::client(address)
             .timeout(timeout)
             .connect_timeout(timeout)
             .pool_max_idle_per_host(0)
@@ -49,6 +50,10 @@ impl Http {
         if let Some(path) = files.ca {
             let authorities = Certificate::from_pem_bundle(&read(path)?)
                 .map_err(|e| bad(format!("no certificates in {}: {e}", path.display())))?;
+            // As of a file that is being written: with it nobody would be trusted.
+            if authorities.is_empty() {
+                return Err(bad(format!("no certificates in {}", path.display())));
+            }
             client = client.tls_certs_only(authorities);
         }
         match (files.cert, files.key) {

@@ -363,6 +363,35 @@ mod tests {
         server.abort();
     }
 
+    /// Runs in a process of its own, for a proxy comes from the environment.
+    #[tokio::test]
+    async fn an_address_of_this_host_beside_another_is_asked_without_the_proxy() {
+        // Nobody listens there.
+        const PROXY: &str = "http://127.0.0.1:9";
+        const NAME: &str = "an_address_of_this_host_beside_another_is_asked_without_the_proxy";
+        if std::env::var("http_proxy").as_deref() != Ok(PROXY) {
+            let mut own = std::process::Command::new(std::env::current_exe().unwrap());
+            own.args(["--exact", &format!("registry::tests::{NAME}")]);
+            for others in ["HTTP_PROXY", "NO_PROXY", "no_proxy"] {
+                own.env_remove(others);
+            }
+            let ended = own.env("http_proxy", PROXY).output().unwrap();
+            let told = String::from_utf8_lossy(&ended.stdout);
+            assert!(ended.status.success() && told.contains("1 passed"), "{told}");
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = format!("http://{}", listener.local_addr().unwrap());
+        let registry = Registry::new(RegistryOptions {
+            urls: vec!["http://registry.invalid:8081".to_owned(), here],
+            ..RegistryOptions::default()
+        });
+        let (told, _hears) = tokio::sync::mpsc::unbounded_channel();
+        let server = tokio::spawn(server(listener, &[("200 OK", "[]")], told));
+        assert_eq!(registry.unwrap().versions("clicks").await, Ok(Vec::new()));
+        server.abort();
+    }
+
     #[tokio::test]
     async fn a_follower_that_lags_behind_is_asked_again_before_a_reference_leads_nowhere() {
         const REFERS: (&str, &str) = (

@@ -75,7 +75,7 @@ impl Tokens {
         };
         let endpoint = address(&options.token_endpoint, "https://login.example.com/oauth2/token")?;
         Ok(Self {
-            http: Http::new(&files, registry.timeout, redirect::Policy::none(), [&endpoint])?,
+            http: Http::new(&files, registry.timeout, redirect::Policy::none(), &endpoint)?,
             endpoint,
             options: options.clone(),
             state: Mutex::default(),

@@ -30,7 +30,6 @@ const NOT_PERMITTED: u32 = 42205;
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 pub(super) struct Transport {
-    http: Http,
     addresses: Vec<Address>,
     preferred: AtomicUsize,
     /// Where the authorization comes from, in place of the addresses' logins.
@@ -39,6 +38,8 @@ pub(super) struct Transport {
 }
 
 struct Address {
+    /// Its own, for what listens here is not asked through a proxy, and others may have to be.
+    http: Http,
     base: Url,
     login: Login,
 }
@@ -122,19 +123,8 @@ impl Transport {
             .iter()
             .map(|url| Address::new(url, options))
             .collect::<Result<Vec<_>, _>>()?;
-        let files = Files {
-            ca: options.ca.as_ref(),
-            cert: options.cert.as_ref(),
-            key: options.key.as_ref(),
-        };
         let tokens = options.oauth.as_ref().map(|oauth| Tokens::new(oauth, options));
         Ok(Self {
-            http: Http::new(
-                &files,
-                options.timeout,
-                redirect::Policy::limited(3),
-                addresses.iter().map(|address| &address.base),
-            )?,
             addresses,
             preferred: AtomicUsize::new(0),
             tokens: tokens.transpose()?,
@@ -227,7 +217,7 @@ impl Transport {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.http.client.request(method, url).header(ACCEPT, MEDIA_TYPE);
+        let mut request = address.http.client.request(method, url).header(ACCEPT, MEDIA_TYPE);
         request = match (token, &address.login) {
             (Some(header), _) => request.header(AUTHORIZATION, header),
             (None, Login::None) => request,
@@ -238,7 +228,7 @@ impl Transport {
             request = request.header(CONTENT_TYPE, MEDIA_TYPE).body(body);
         }
         let url = address.base.to_string();
-        let answer = match self.http.answer(request, &address.base, LARGEST).await {
+        let answer = match address.http.answer(request, &address.base, LARGEST).await {
             Ok((status, body)) => considered(url, status, &body),
             Err(NoAnswer::Unreachable(reason)) => Err(RegistryError::Unreachable { url, reason }),
             Err(NoAnswer::TooLarge) => Err(RegistryError::TooLarge { url, limit: LARGEST }),
@@ -272,7 +262,13 @@ impl Address {
         let _ = base.set_password(None);
         base.set_query(None);
         base.set_fragment(None);
-        Ok(Self { base, login })
+        let files = Files {
+            ca: options.ca.as_ref(),
+            cert: options.cert.as_ref(),
+            key: options.key.as_ref(),
+        };
+        let http = Http::new(&files, options.timeout, redirect::Policy::limited(3), &base)?;
+        Ok(Self { http, base, login })
     }
 }
 

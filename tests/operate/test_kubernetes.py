@@ -93,6 +93,8 @@ class Kubernetes(unittest.TestCase):
             {"replica": 3},
             {"kind": "daemonset"},
             {"terminationGracePeriodSeconds": 47},
+            # Probes, service and policy have the port by number.
+            {"listen": "[::]:9191"},
             {"monitoring": {**values["monitoring"], **twice}},
             {"keda": asleep},
             {"keda": patient},
@@ -102,7 +104,8 @@ class Kubernetes(unittest.TestCase):
             {"secrets": [{**chosen, "optional": True}]},
         ):
             self.assertTrue(list(validator.iter_errors({**values, **wrong})), wrong)
-        for right in ({"staticMembership": ["navigation"], "kind": "statefulset"}, {"secrets": [chosen, "scylla-user"]}):
+        rights = ({"staticMembership": ["navigation"], "kind": "statefulset"}, {"secrets": [chosen, "scylla-user"]}, {"listen": "[::]:9090"})
+        for right in rights:
             self.assertEqual([error.message for error in validator.iter_errors({**values, **right})], [])
 
     def test_pods_are_restricted(self):
@@ -273,6 +276,11 @@ class Kubernetes(unittest.TestCase):
         def test_a_policy_without_ports_opens_dns_alone(self):
             rules = rendered("messina", networkPolicy={"egressPorts": []})["NetworkPolicy"]["spec"]["egress"]
             self.assertEqual([{to["port"] for to in rule["ports"] or []} for rule in rules], [{53, 5353}])
+
+        def test_it_listens_where_the_values_say(self):
+            for listen in ("0.0.0.0:9090", "[::]:9090"):
+                [container] = rendered("messina", listen=listen)["Deployment"]["spec"]["template"]["spec"]["containers"]
+                self.assertIn({"name": "MESSINA__HTTP__LISTEN", "value": listen}, container["env"])
 
         def test_the_configuration_is_carried_as_it_is(self):
             names = set()

@@ -1,6 +1,7 @@
 """The status page in a real browser, on a running demo: it lives, asks nobody else, fits a telephone, and needs no mouse."""
 
 import re
+import signal
 import unittest
 
 from operate import LONG, Demo, browser, chromium, get, skip
@@ -104,13 +105,38 @@ class Page(unittest.TestCase):
         self.assertTrue(table.evaluate("e => e === document.activeElement"))
         pause.press("Space")
         self.assertEqual(pause.get_attribute("aria-pressed"), "true")
+        state = page.get_by_role("status")
+        self.assertEqual(state.inner_text(), "paused: what is shown is old")
         page.wait_for_timeout(2_500)
         still = self.way(page)
         page.wait_for_timeout(5_000)
         self.assertEqual(self.way(page), still)
+        self.assertEqual(state.inner_text(), "paused: what is shown is old")
         pause.press("Space")
         self.changed(page, still)
-        self.assertEqual(page.get_by_role("status").inner_text(), "ready")
+        self.assertEqual(state.inner_text(), "ready")
+
+    def test_a_frozen_process_is_not_shown_as_ready(self):
+        page = self.opened()
+        state, pause = page.get_by_role("status"), page.get_by_role("button", name="Pause")
+        says = "text => document.getElementById('state').textContent === text"
+        page.wait_for_function(says, arg="ready")
+        [demo] = self.demo.processes
+        self.addCleanup(demo.send_signal, signal.SIGCONT)
+        demo.send_signal(signal.SIGSTOP)
+        page.wait_for_function(says, arg="no answer; what is shown is old")
+        self.assertEqual(state.get_attribute("class"), "bad")
+        # A request is under way by then, and its end says nothing more.
+        page.wait_for_timeout(2_500)
+        pause.click()
+        page.wait_for_timeout(9_000)
+        self.assertEqual(state.inner_text(), "paused: what is shown is old")
+        demo.send_signal(signal.SIGCONT)
+        page.wait_for_timeout(2_500)
+        self.assertEqual(state.inner_text(), "paused: what is shown is old")
+        pause.click()
+        page.wait_for_function(says, arg="ready")
+        self.assertEqual(state.get_attribute("class"), "")
 
 
 if __name__ == "__main__":

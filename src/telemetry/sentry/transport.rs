@@ -59,7 +59,7 @@ impl Post {
     pub(super) fn start(dsn: &Dsn, user_agent: &str, metrics: &Metrics) -> Result<Post, SentryError> {
         let url = dsn.envelope_api_url();
         // An event a minute of a kind: until the next the server would have closed the connection.
-        let client = crate::proxy::client([&url])
+        let client = crate::proxy::client(&url)
             .timeout(REQUEST)
             // An event is for Sentry and nobody else; where a redirect were followed by GET, it would pass for sent.
             .redirect(redirect::Policy::none())

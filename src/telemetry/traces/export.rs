@@ -59,7 +59,7 @@ impl Exporter {
             CONTENT_TYPE,
             reqwest::header::HeaderValue::from_static("application/json"),
         );
-        let client = crate::proxy::client([&url])
+        let client = crate::proxy::client(&url)
             .timeout(REQUEST)
             // The headers are for the collector and nobody else.
             .redirect(redirect::Policy::none())

@@ -1,0 +1,153 @@
+//! Certificates of the registry and its token endpoint that are renewed while the process runs.
+//!
+//! They are read when a client is made, and whoever renews them sends no signal: what is in use would run out while the metrics show the end of
+//! the new ones. So their files are looked at again and again, by content, for a Secret's file keeps neither its time nor its inode.
+//!
+//! Invariant: what cannot be used leaves the old ones in use, and is tried again at the next look.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::services::read_registry_again;
+use crate::config::{Config, RegistryAuth};
+use crate::registry::Registry;
+
+/// Between two looks at the files.
+pub(super) const EVERY: Duration = Duration::from_secs(60);
+
+/// The files, and a hash of what they held when they were read last; none where they could not be read.
+pub(super) struct Certificates {
+    files: Vec<PathBuf>,
+    read: Option<u64>,
+}
+
+impl Certificates {
+    /// Those of the configuration, as they are now: to be called before the registry's client is made. None where there are no such files.
+    pub(super) fn of(config: &Config) -> Option<Certificates> {
+        let oauth = match &config.registry.auth {
+            Some(RegistryAuth::Oauth(oauth)) => oauth.tls.as_ref(),
+            Some(RegistryAuth::Basic { .. } | RegistryAuth::Bearer(_)) | None => None,
+        };
+        let sections = [config.registry.tls.as_ref(), oauth].into_iter().flatten();
+        let files = sections.flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]).flatten();
+        let files: Vec<_> = files.map(|file| file.value.clone()).collect();
+        let read = hash(&files).ok();
+        (!files.is_empty()).then_some(Certificates { files, read })
+    }
+
+    /// Follows the files for as long as it is polled.
+    pub(super) async fn follow(mut self, every: Duration, config: Arc<Config>, registry: Arc<Registry>) {
+        loop {
+            tokio::time::sleep(every).await;
+            match self.look(&config, &registry) {
+                Ok(false) => {}
+                Ok(true) => tracing::info!("the registry's certificates have changed: the new ones are in use"),
+                Err(error) => tracing::error!("the registry's certificates: {error}; those in use are used on"),
+            }
+        }
+    }
+
+    /// Reads the files again if they are others; whether they were.
+    fn look(&mut self, config: &Config, registry: &Registry) -> Result<bool, String> {
+        // What changes after this is another at the next look.
+        let now = hash(&self.files)?;
+        if self.read == Some(now) {
+            return Ok(false);
+        }
+        read_registry_again(config, registry)?;
+        self.read = Some(now);
+        Ok(true)
+    }
+}
+
+fn hash(files: &[PathBuf]) -> Result<u64, String> {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        let held = std::fs::read(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
+        held.hash(&mut hasher);
+    }
+    Ok(hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::certificates::tests::pem;
+    use crate::config::load_str;
+
+    fn config(registry: &str) -> Config {
+        let toml = format!("[kafka]\nbrokers = \"127.0.0.1:1\"\n[registry]\n{registry}\n");
+        load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap().0
+    }
+
+    /// What the registry's client sends with a request. Its login is read with its certificates, and so tells whether they were.
+    async fn request(listener: &TcpListener, registry: &Registry) -> String {
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let empty = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]";
+            stream.write_all(empty).await.unwrap();
+            String::from_utf8(request).unwrap()
+        };
+        let (versions, request) = tokio::join!(registry.versions("clicks"), answer);
+        versions.unwrap();
+        request
+    }
+
+    #[tokio::test]
+    async fn certificates_that_are_renewed_are_read_again_by_themselves() {
+        let folder = std::env::temp_dir().join(format!("messina-renewal-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (ca, token) = (folder.join("ca.pem"), folder.join("token"));
+        std::fs::write(&ca, pem(1_900_000_000)).unwrap();
+        std::fs::write(&token, "old").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = Arc::new(config(&format!(
+            "url = \"http://{}\"\nbearer_token = {{ file = '{}' }}\ntls = {{ ca = '{}' }}",
+            listener.local_addr().unwrap(),
+            token.display(),
+            ca.display()
+        )));
+        let mut certificates = Certificates::of(&config).unwrap();
+        let registry = Arc::new(crate::app::registry(&config).unwrap());
+        std::fs::write(&token, "new").unwrap();
+        assert_eq!(certificates.look(&config, &registry), Ok(false));
+        assert!(request(&listener, &registry).await.contains("Bearer old"));
+        // As whoever writes in place leaves a file for a moment; each is tried again.
+        for wrong in ["", "", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            std::fs::write(&ca, wrong).unwrap();
+            let error = certificates.look(&config, &registry).unwrap_err();
+            assert!(
+                error.contains("no certificates in") && error.contains("ca.pem"),
+                "{error}"
+            );
+        }
+        assert!(request(&listener, &registry).await.contains("Bearer old"));
+        std::fs::write(&ca, pem(1_950_000_000)).unwrap();
+        let follow = certificates.follow(Duration::from_millis(1), config.clone(), registry.clone());
+        let following = tokio::spawn(follow);
+        let read = async { while !request(&listener, &registry).await.contains("Bearer new") {} };
+        tokio::time::timeout(Duration::from_secs(30), read).await.unwrap();
+        following.abort();
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn those_of_the_token_endpoint_are_followed_too_and_where_there_are_none_nothing_is() {
+        assert!(Certificates::of(&config("url = \"https://r\"")).is_none());
+        let oauth = "oauth = { token_endpoint = \"https://t\", client_id = \"c\", client_secret = \"s\", \
+                     tls = { cert = \"/t/tls.crt\", key = \"/t/tls.key\" } }";
+        let both = config(&format!("url = \"https://r\"\ntls = {{ ca = \"/r/ca.pem\" }}\n{oauth}"));
+        let found = Certificates::of(&both).unwrap();
+        let wanted = ["/r/ca.pem", "/t/tls.crt", "/t/tls.key"].map(PathBuf::from);
+        assert_eq!((found.files, found.read), (wanted.to_vec(), None));
+    }
+}
