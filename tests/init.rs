@@ -174,6 +174,20 @@ fn tables_of_every_type_and_names_in_quotes_pass_check_and_test() {
 }
 
 #[test]
+fn a_column_without_a_type_of_cql_has_no_case() {
+    let folder = Folder::new("untyped");
+    folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment, partner_id text) WITHOUT ROWID;");
+    let schema = schema("event");
+    let flags = format!("init --topic t --schema {schema} {SERVICES} --table users --name events");
+    let (_, said) = folder.must(64, &format!("{flags} --test"));
+    assert!(
+        said.contains("column segment of table users has a type that is none of CQL's"),
+        "{said}"
+    );
+    folder.must(0, &flags);
+}
+
+#[test]
 fn a_made_up_record_is_one_that_its_columns_take_or_that_is_said() {
     let folder = Folder::new("made-up");
     folder.tables(

@@ -9,7 +9,7 @@ use crate::avro::json::to_json;
 use crate::avro::value::Value;
 use crate::store::sqlite::SqliteStore;
 use crate::store::types::result_type;
-use crate::store::{Rows, Statement, StatementOptions, Store, StoreError};
+use crate::store::{ColumnType, Rows, Statement, StatementOptions, Store, StoreError};
 
 /// Older than any record: what a pipeline writes comes after it.
 const BEFORE: i64 = 1;
@@ -46,7 +46,14 @@ impl Tables {
             let all = store
                 .prepare(&format!("SELECT * FROM {}", quoted(name)), &options)
                 .await;
-            let names: Vec<_> = all.map_err(wrong)?.columns().iter().map(|c| quoted(&c.name)).collect();
+            let all = all.map_err(wrong)?;
+            if let Some(column) = all.columns().iter().find(|c| c.ty == ColumnType::Any) {
+                return Err(format!(
+                    "tables.{name}: column {} has a type that is none of CQL's; user-defined types and static columns there are none",
+                    column.name
+                ));
+            }
+            let names: Vec<_> = all.columns().iter().map(|c| quoted(&c.name)).collect();
             // By name, for a write may add columns of Messina's own.
             let select = format!("SELECT {} FROM {}", names.join(", "), quoted(name));
             reads.insert(name.clone(), store.prepare(&select, &options).await.map_err(wrong)?);
@@ -223,22 +230,48 @@ mod tests {
             "a text, b \"frozen<map<text, int>>\", PRIMARY KEY (a, c, d)"
         );
         assert_eq!(in_sqlite("a text, PRIMARY KEY (a)"), "a text, PRIMARY KEY (a)");
+        assert_eq!(
+            in_sqlite("a text, b int, PRIMARY KEY ((a), b DESC)"),
+            "a text, b int, PRIMARY KEY (a, b DESC)"
+        );
+    }
+
+    /// A table `t` of these columns, in a database that goes with the first of the two.
+    async fn table(columns: &str) -> (crate::demo::cluster::Scratch, Result<Tables, String>) {
+        let scratch = crate::demo::cluster::Scratch::new().unwrap();
+        let options = crate::store::sqlite::SqliteOptions::new(scratch.database());
+        let declared = [("t".to_owned(), columns.to_owned())].into();
+        let tables = Tables::create(SqliteStore::open(&options).unwrap(), &declared).await;
+        (scratch, tables)
+    }
+
+    #[tokio::test]
+    async fn a_type_that_is_none_is_refused_with_its_column() {
+        for kind in ["txt", "int static", "frozen<address>", "list<address>", ""] {
+            let (_scratch, tables) = table(&format!("id text PRIMARY KEY, x {kind}")).await;
+            let refused = tables.err().unwrap();
+            assert!(
+                refused.starts_with("tables.t: column x has a type that is none of CQL's"),
+                "{kind}: {refused}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_are_in_the_order_of_the_primary_key() {
+        let (_scratch, tables) = table("k text, at bigint, PRIMARY KEY ((k), at DESC)").await;
+        let tables = tables.unwrap();
+        let rows = "t = [{ k = \"a\", at = 1 }, { k = \"a\", at = 3 }, { k = \"a\", at = 2 }]";
+        tables.fill(&toml::from_str(rows).unwrap()).await.unwrap();
+        let expected = json!([{"k": "a", "at": 3}, {"k": "a", "at": 2}, {"k": "a", "at": 1}]);
+        assert_eq!(json!(tables.contents().await.unwrap()["t"]), expected);
     }
 
     #[tokio::test]
     async fn rows_read_back_as_they_were_filled_in() {
-        let scratch = crate::demo::cluster::Scratch::new().unwrap();
-        let options = crate::store::sqlite::SqliteOptions::new(scratch.database());
-        let declared = [(
-            "t",
-            "id bigint, at timestamp, tags list<text>, d decimal, PRIMARY KEY ((id), at)",
-        )];
-        let declared = declared
-            .map(|(name, columns)| (name.to_owned(), columns.to_owned()))
-            .into();
-        let tables = Tables::create(SqliteStore::open(&options).unwrap(), &declared)
-            .await
-            .unwrap();
+        let (_scratch, tables) =
+            table("id bigint, at timestamp, tags list<text>, d decimal, PRIMARY KEY ((id), at)").await;
+        let tables = tables.unwrap();
         let rows = |text: &str| toml::from_str(text).unwrap();
         let full =
             rows("t = [{ id = 2, at = 2026-01-02T03:04:05Z, tags = [\"x\"], d = \"1.50\" }, { id = 1, at = 7 }]");

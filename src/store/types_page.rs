@@ -36,6 +36,8 @@ const MIDDLE: &str = "
 
 What a column takes, with its ranges and forms, what it gives, and how SQLite stores it.
 Of a collection that is not `frozen` CQL keeps no empty one: it is null, in SQLite too.
+A `set` has each item once and in order, and a `map` its keys in order. In SQLite numbers are in their order, texts in that of their bytes, and
+all others in that of the text that is stored.
 
 ";
 

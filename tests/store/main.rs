@@ -204,8 +204,11 @@ on_both!(
     an_empty_collection_is_null_unless_it_is_frozen,
     wrong_values_are_permanent,
     nulls_leave_what_is_stored,
+    a_null_that_is_written_out_removes_what_is_stored,
+    an_update_of_nothing_changes_nothing,
     missing_rows_and_null_keys,
     rows_expire,
+    a_short_life_ends_nothing_of_an_older_write,
     the_newest_timestamp_wins,
     updates_insert_and_deletes_respect_timestamps,
     markers_and_columns_have_names_and_types,
@@ -488,6 +491,50 @@ async fn nulls_leave_what_is_stored(store: &AnyStore) {
     assert_eq!((error.class, error.label), (Class::Permanent, "null_key"));
 }
 
+async fn a_null_that_is_written_out_removes_what_is_stored(store: &AnyStore) {
+    let (put, get) = items(store).await;
+    for cql in [
+        "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, NULL, :b)",
+        "UPDATE items SET a = null, b = :b WHERE id = :id AND seq = :seq",
+    ] {
+        let remove = write(store, cql).await;
+        let key = [string(&unique("removed")), Value::Int(1)];
+        let row = [key[0].clone(), key[1].clone(), string("a"), Value::Long(1)];
+        store.write(&put, &row, 10).await.unwrap();
+        let value = |marker: &str| match marker {
+            "id" => key[0].clone(),
+            "seq" => key[1].clone(),
+            _ => Value::Null,
+        };
+        let values: Vec<_> = remove.markers().iter().map(|m| value(&m.name)).collect();
+        store.write(&remove, &values, 11).await.unwrap();
+        let row = store.lookup(&get, &key).await.unwrap().unwrap();
+        assert_eq!(*row, [Value::Null, Value::Long(1)], "{cql}");
+    }
+}
+
+async fn an_update_of_nothing_changes_nothing(store: &AnyStore) {
+    let (put, get) = items(store).await;
+    let update = write(store, "UPDATE items SET a = :a, b = :b WHERE id = :id AND seq = :seq").await;
+    let key = [string(&unique("nothing")), Value::Int(1)];
+    let nothing = [Value::Null, Value::Null, key[0].clone(), key[1].clone()];
+    store.write(&update, &nothing, 20).await.unwrap();
+    assert_eq!(store.lookup(&get, &key).await.unwrap(), None, "no row is made");
+    for (at, a) in [(10, "a"), (11, "b")] {
+        let row = [key[0].clone(), key[1].clone(), string(a), Value::Long(1)];
+        store.write(&put, &row, at).await.unwrap();
+        store.write(&update, &nothing, 20).await.unwrap();
+        assert_eq!(
+            store.lookup(&get, &key).await.unwrap(),
+            ab(a, 1),
+            "no timestamp is raised"
+        );
+    }
+    let half = [Value::Null, Value::Long(2), key[0].clone(), key[1].clone()];
+    store.write(&update, &half, 20).await.unwrap();
+    assert_eq!(store.lookup(&get, &key).await.unwrap(), ab("b", 2));
+}
+
 async fn missing_rows_and_null_keys(store: &AnyStore) {
     let (_, get) = items(store).await;
     assert_eq!(
@@ -495,6 +542,37 @@ async fn missing_rows_and_null_keys(store: &AnyStore) {
         None
     );
     assert_eq!(store.lookup(&get, &[Value::Null, Value::Int(1)]).await.unwrap(), None);
+}
+
+async fn a_short_life_ends_nothing_of_an_older_write(store: &AnyStore) {
+    let (put, _) = items(store).await;
+    let get = lookup(store, "SELECT b FROM items WHERE id = :id AND seq = :seq").await;
+    let options = StatementOptions {
+        ttl: Some(Ttl::Fixed(Duration::from_secs(1))),
+        ..StatementOptions::write()
+    };
+    let id = string(&unique("lives"));
+    let at = now_us();
+    let whole = "INSERT INTO items (id, seq, a, b) VALUES (:id, :seq, :a, :b)";
+    let short = [
+        ("INSERT INTO items (id, seq, a) VALUES (:id, :seq, :a)", None, true),
+        (whole, Some(Value::Null), true),
+        (whole, Some(Value::Long(2)), false),
+    ];
+    for (seq, (cql, b, _)) in (0..).zip(&short) {
+        let old = [id.clone(), Value::Int(seq), string("old"), Value::Long(1)];
+        store.write(&put, &old, at).await.unwrap();
+        let put_short = store.prepare(cql, &options).await.unwrap();
+        let mut values = vec![id.clone(), Value::Int(seq), string("new")];
+        values.extend(b.clone());
+        store.write(&put_short, &values, at + 1).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(2_200)).await;
+    for (seq, (cql, b, stays)) in (0..).zip(&short) {
+        let row = store.lookup(&get, &[id.clone(), Value::Int(seq)]).await.unwrap();
+        let expected: Option<Row> = stays.then(|| Box::from([Value::Long(1)]));
+        assert_eq!(row, expected, "{cql} of {b:?}");
+    }
 }
 
 async fn rows_expire(store: &AnyStore) {
@@ -679,6 +757,10 @@ async fn broken_statements_are_permanent(store: &AnyStore) {
     for (cql, options) in [
         ("SELECT a FROM nowhere WHERE id = :id", StatementOptions::lookup()),
         ("SELECT nothing FROM items WHERE id = :id", StatementOptions::lookup()),
+        (
+            "SELECT \"nobody\" FROM items WHERE id = :id",
+            StatementOptions::lookup(),
+        ),
         ("SELECT a FORM items", StatementOptions::lookup()),
         (
             "INSERT INTO items (id, seq, nothing) VALUES (:id, :seq, :x)",
@@ -1168,6 +1250,12 @@ async fn sqlite_refuses_what_it_would_spoil() {
             "{error}"
         );
     }
+    let by_order = "SELECT id FROM kinds WHERE c_decimal > :least";
+    let error = store.prepare(by_order, &StatementOptions::lookup()).await.unwrap_err();
+    assert!(
+        error.class == Class::Permanent && error.message.contains("column c_decimal is of type decimal"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -107,10 +107,15 @@ fn columns(table: &Description) -> Result<String, String> {
         let ty = match ty {
             // Digits would become numbers.
             ColumnType::Ascii => "text".to_owned(),
-            ColumnType::Any => String::new(),
+            ColumnType::Any => {
+                return Err(format!(
+                    "--test: column {name} of table {} has a type that is none of CQL's, and `messina test` declares tables in CQL: leave --test out",
+                    table.name
+                ));
+            }
             ty => ty.to_string(),
         };
-        parts.push(format!("{} {ty}", column_name(name)).trim_end().to_owned());
+        parts.push(format!("{} {ty}", column_name(name)));
     }
     let names = |names: &[String]| names.iter().map(|n| column_name(n)).collect::<Vec<_>>().join(", ");
     let mut primary = format!("({})", names(&table.partition_key));

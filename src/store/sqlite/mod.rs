@@ -10,8 +10,10 @@
 //! What differs from CQL, on purpose and for good: a write is an upsert by primary key, and the newest timestamp wins
 //! for the whole row rather than for each cell, by a column `messina_timestamp` that is added to a table when a
 //! statement that writes it is prepared; a TTL is a column `messina_expires` beside it, which look-ups heed and a sweep
-//! every minute clears; a delete leaves no mark, so an older write that arrives after it brings the row back.
+//! every minute clears, and a row lives as long as the longest-lived of what is in it; a delete leaves no mark, so an older
+//! write that arrives after it brings the row back.
 
+mod compare;
 mod parse;
 mod sql;
 mod table;
@@ -23,6 +25,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
@@ -224,6 +227,7 @@ impl SqliteStore {
         let connection = self.reader();
         let generation = self.generation.load(Ordering::Acquire);
         let table = Table::read(&connection, &select.table)?;
+        select.refuse_other_order(&table).map_err(invalid)?;
         let sql: Arc<str> = select.sql(&table).into();
         let prepared = connection.prepare_cached(&sql).map_err(|e| classify::sqlite(&e))?;
         let markers: Box<[Marker]> = select.markers(&table);
@@ -414,6 +418,8 @@ fn connection(options: &SqliteOptions) -> Result<Connection, StoreError> {
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open(&options.path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
+        // A name in quotes that no column has would be a text.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         let synchronous = match options.synchronous {
             Synchronous::Normal => "normal",

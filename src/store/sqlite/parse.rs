@@ -44,6 +44,15 @@ pub(super) enum Term {
     Literal(String),
 }
 
+/// What a change does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Insert,
+    Update,
+    /// The whole row goes.
+    Delete,
+}
+
 /// An `INSERT`, `UPDATE` or `DELETE`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
@@ -51,8 +60,8 @@ pub(super) struct Change {
     pub table: String,
     /// Columns and what goes into them; for a delete, what they are compared with.
     pub columns: Vec<(String, Term)>,
-    /// Whether the row goes.
-    pub delete: bool,
+    /// Which of the three it is.
+    pub verb: Verb,
     /// The life of what is written.
     pub ttl: Option<Ttl>,
 }
@@ -154,7 +163,7 @@ fn insert(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
         Change {
             table,
             columns,
-            delete: false,
+            verb: Verb::Insert,
             ttl: None,
         },
     ))
@@ -175,7 +184,7 @@ fn update(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
         Change {
             table,
             columns,
-            delete: false,
+            verb: Verb::Update,
             ttl: None,
         },
     ))
@@ -194,7 +203,7 @@ fn delete(s: &Scanned<'_>, end: usize) -> Refused<(Range<usize>, Change)> {
         Change {
             table,
             columns,
-            delete: true,
+            verb: Verb::Delete,
             ttl: None,
         },
     ))
@@ -231,17 +240,28 @@ fn equality(s: &Scanned<'_>, range: Range<usize>) -> Refused<(String, Term)> {
         && scan(text)
             .tokens
             .iter()
-            .any(|t| t.kind == TokenKind::Marker || unquoted(&text[t.span.clone()]) == column)
+            .any(|t| unquoted(&text[t.span.clone()]) == column)
     {
-        return Err(format!("for SQLite a value is a marker or a literal, not {text}"));
+        return Err(no_value(text));
     }
     Ok((column, value))
+}
+
+fn no_value(text: &str) -> String {
+    format!("for SQLite a value is a marker or a literal, not {text}")
 }
 
 fn term(s: &Scanned<'_>, range: &Range<usize>) -> Refused<Term> {
     match s.tokens.get(range.clone()) {
         Some([token]) if token.kind == TokenKind::Marker => Ok(Term::Marker(s.str(range.start)[1..].to_owned())),
-        Some([first, .., last]) => Ok(Term::Literal(s.text[first.span.start..last.span.end].to_owned())),
+        Some(tokens @ [first, .., last]) => {
+            let text = &s.text[first.span.start..last.span.end];
+            // A marker in it would be one of the parameters, and nobody would bind it.
+            match tokens.iter().any(|t| t.kind == TokenKind::Marker) {
+                true => Err(no_value(text)),
+                false => Ok(Term::Literal(text.to_owned())),
+            }
+        }
         Some([only]) => Ok(Term::Literal(s.text[only.span.clone()].to_owned())),
         _ => Err("a value is missing".into()),
     }
@@ -273,7 +293,8 @@ fn table_name(s: &Scanned<'_>, i: usize) -> Refused<(String, usize)> {
     Ok((column_name(s, i..i + 1)?, i + 1))
 }
 
-fn column_name(s: &Scanned<'_>, range: Range<usize>) -> Refused<String> {
+/// The name that this one token is.
+pub(super) fn column_name(s: &Scanned<'_>, range: Range<usize>) -> Refused<String> {
     match s.tokens.get(range.clone()) {
         Some([token]) if matches!(token.kind, TokenKind::Word | TokenKind::QuotedName) => {
             Ok(unquoted(s.str(range.start)))
@@ -297,8 +318,8 @@ fn bare_column(s: &Scanned<'_>, item: &Range<usize>) -> Option<String> {
     column_name(s, name..name + 1).ok()
 }
 
-/// The column before a marker's operator, if it stands alone: `column = :m`, `column IN (…, :m, …)`, `LIMIT :m`.
-fn compared_with(s: &Scanned<'_>, marker: usize) -> (Option<String>, Compared) {
+/// The column before a marker's or a literal's operator, if it stands alone: `column = :m`, `column IN (…, :m, …)`, `LIMIT :m`.
+pub(super) fn compared_with(s: &Scanned<'_>, marker: usize) -> (Option<String>, Compared) {
     let at = |i: Option<usize>| i.and_then(|i| column_name(s, i..i + 1).ok());
     if marker > 0 && s.is_word(marker - 1, "limit") {
         return (None, Compared::Limit);
@@ -413,7 +434,10 @@ mod tests {
         assert_eq!(update.columns.len(), 4);
         assert_eq!(update.columns[1], ("w".into(), Term::Literal("-1".into())));
         let delete = change("DELETE FROM t WHERE k = :k").unwrap();
-        assert!(delete.delete);
+        assert_eq!(
+            [insert.verb, update.verb, delete.verb],
+            [Verb::Insert, Verb::Update, Verb::Delete]
+        );
         assert_eq!(delete.columns, [("k".into(), given("k"))]);
     }
 
@@ -425,6 +449,10 @@ mod tests {
             ("INSERT INTO t (k, v) VALUES (:k)", "2 columns and 1 values"),
             ("INSERT INTO t JSON :j", "INSERT INTO table"),
             ("INSERT INTO t (k) VALUES (:k) USING TIMESTAMP 5", "timestamp"),
+            (
+                "INSERT INTO t (k, v) VALUES (:k, upper(:k))",
+                "a marker or a literal, not upper(:k)",
+            ),
             ("UPDATE t SET n = n + :n WHERE k = :k", "n + :n"),
             ("UPDATE t SET n = :n WHERE k > :k", "column = value"),
             ("DELETE v FROM t WHERE k = :k", "whole rows"),

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::parse::{Change, Compared, Refused, Select, Term};
+use super::parse::{Change, Compared, Refused, Select, Term, Verb};
 use super::table::Table;
 use crate::store::cql::{TokenKind, scan};
 use crate::store::{ColumnType, Marker};
@@ -120,6 +120,7 @@ impl Change {
                 return Err(format!("{} has no column {column}", self.table));
             }
         }
+        self.refuse_stored_otherwise(table)?;
         let missing: Vec<&str> = table
             .key()
             .filter(|key| !self.columns.iter().any(|(column, _)| column.eq_ignore_ascii_case(key)))
@@ -143,7 +144,8 @@ impl Change {
         };
         let t = quoted(&self.table);
         let mut sql = String::new();
-        if self.delete {
+        let is_key = |column: &str| table.key().any(|key| key.eq_ignore_ascii_case(column));
+        if self.verb == Verb::Delete {
             let keys: Vec<_> = self
                 .columns
                 .iter()
@@ -164,33 +166,66 @@ impl Change {
         let keys: Vec<_> = table.key().map(quoted).collect();
         let _ = write!(
             sql,
-            "INSERT INTO {t} ({}, {TIMESTAMP}, {EXPIRES}) VALUES ({}, ?{timestamp}, ?{expires}) ON CONFLICT ({}) DO UPDATE SET ",
+            "INSERT INTO {t} ({}, {TIMESTAMP}, {EXPIRES}) SELECT {}, ?{timestamp}, ?{expires} WHERE {} \
+             ON CONFLICT ({}) DO UPDATE SET ",
             columns.join(", "),
             values.join(", "),
+            self.sets_something(is_key, value),
             keys.join(", ")
         );
         // An expired row counts as none: what is not written anew is null in its place.
         let expired = format!("{t}.{EXPIRES} <= ?{now}");
-        for column in table.visible().filter(|column| !table.key().any(|key| key == *column)) {
+        // Whether a value of the row that is there stays in it.
+        let mut stays = vec!["FALSE".to_owned()];
+        for column in table.visible().filter(|column| !is_key(column)) {
             let c = quoted(column);
-            let written = self.columns.iter().any(|(name, _)| name.eq_ignore_ascii_case(column));
-            let new = if written {
-                format!("excluded.{c}")
-            } else {
-                "NULL".to_owned()
-            };
-            let merged = if written {
-                format!("coalesce(excluded.{c}, {t}.{c})")
-            } else {
-                format!("{t}.{c}")
+            let given = self
+                .columns
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(column))
+                .map(|(_, term)| term);
+            let (new, merged) = match given {
+                // A marker's null is UNSET.
+                Some(Term::Marker(_)) => {
+                    stays.push(format!("excluded.{c} IS NULL AND {t}.{c} IS NOT NULL"));
+                    (format!("excluded.{c}"), format!("coalesce(excluded.{c}, {t}.{c})"))
+                }
+                // A null that is written out removes what is there.
+                Some(Term::Literal(_)) => (format!("excluded.{c}"), format!("excluded.{c}")),
+                None => {
+                    stays.push(format!("{t}.{c} IS NOT NULL"));
+                    ("NULL".to_owned(), format!("{t}.{c}"))
+                }
             };
             let _ = write!(sql, "{c} = CASE WHEN {expired} THEN {new} ELSE {merged} END, ");
         }
+        // A row has one life, and what stays in it must not go before its own is over.
         let _ = write!(
             sql,
-            "{TIMESTAMP} = excluded.{TIMESTAMP}, {EXPIRES} = excluded.{EXPIRES} \
-             WHERE {t}.{TIMESTAMP} IS NULL OR {t}.{TIMESTAMP} <= excluded.{TIMESTAMP} OR {expired}"
+            "{TIMESTAMP} = excluded.{TIMESTAMP}, \
+             {EXPIRES} = CASE WHEN {expired} OR NOT ({}) THEN excluded.{EXPIRES} \
+             WHEN {t}.{EXPIRES} IS NULL OR excluded.{EXPIRES} IS NULL THEN NULL \
+             ELSE max({t}.{EXPIRES}, excluded.{EXPIRES}) END \
+             WHERE {t}.{TIMESTAMP} IS NULL OR {t}.{TIMESTAMP} <= excluded.{TIMESTAMP} OR {expired}",
+            stays.join(" OR ")
         );
         Ok(sql)
+    }
+
+    /// The condition of a write: an UPDATE of which every value is UNSET writes nothing, as in CQL; an INSERT always
+    /// makes a row.
+    fn sets_something(&self, is_key: impl Fn(&str) -> bool, value: impl Fn(&Term) -> String) -> String {
+        let assigned: Vec<&Term> = self
+            .columns
+            .iter()
+            .filter(|(column, _)| !is_key(column))
+            .map(|(_, term)| term)
+            .collect();
+        let unset = |term: &&Term| matches!(term, Term::Marker(_));
+        if self.verb == Verb::Update && !assigned.is_empty() && assigned.iter().all(unset) {
+            let given = assigned.into_iter().map(|term| format!("{} IS NOT NULL", value(term)));
+            return given.collect::<Vec<_>>().join(" OR ");
+        }
+        "TRUE".to_owned()
     }
 }

@@ -1,9 +1,10 @@
 //! Values to and from SQLite's five storage classes, as the table of [`crate::store::types`] says.
 //!
-//! Invariants: what is bound for a type reads back as the same value; collections are JSON text, whose object keys are
-//! text as JSON's are.
+//! Invariants: what is bound for a type reads back as the same value, but for a set's order and repetitions and the order
+//! of a map, which are CQL's; collections are JSON text, whose object keys are text as JSON's are.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use rusqlite::types::{Value as Bound, ValueRef};
 use serde_json::{Map, Number, Value as Json};
@@ -110,22 +111,22 @@ fn to_json(value: &Value<'_>, ty: &ColumnType) -> Converted<Json> {
         return Ok(Json::Null);
     }
     Ok(match ty {
-        ColumnType::List(item) | ColumnType::Set(item) | ColumnType::Vector(item, _) => Json::Array(
-            convert::items(value, ty)?
-                .iter()
-                .map(|v| to_json(v, item))
-                .collect::<Converted<_>>()?,
-        ),
-        ColumnType::Map(key, item) => {
-            let mut object = Map::new();
-            for (k, v) in convert::pairs(value, ty)? {
-                let key = match to_json(k, key)? {
-                    Json::String(text) => text,
-                    other => other.to_string(),
-                };
-                object.insert(key, to_json(v, item)?);
+        ColumnType::List(item) | ColumnType::Set(item) | ColumnType::Vector(item, _) => {
+            let items = convert::items(value, ty)?.iter().map(|v| to_json(v, item));
+            let mut items = items.collect::<Converted<Vec<_>>>()?;
+            if matches!(ty, ColumnType::Set(_)) {
+                items.sort_by(in_order);
+                items.dedup();
             }
-            Json::Object(object)
+            Json::Array(items)
+        }
+        ColumnType::Map(key, item) => {
+            let pairs = convert::pairs(value, ty)?.iter();
+            let mut pairs = pairs
+                .map(|(k, v)| Ok((to_json(k, key)?, to_json(v, item)?)))
+                .collect::<Converted<Vec<_>>>()?;
+            pairs.sort_by(|(a, _), (b, _)| in_order(a, b));
+            Json::Object(pairs.into_iter().map(|(k, v)| (key_text(k), v)).collect())
         }
         ColumnType::Tuple(types) => {
             let items = convert::tuple_items(value, types.len(), ty)?;
@@ -149,7 +150,7 @@ fn to_json(value: &Value<'_>, ty: &ColumnType) -> Converted<Json> {
         ColumnType::Any => match value {
             Value::List(items) => Json::Array(items.iter().map(|v| to_json(v, ty)).collect::<Converted<_>>()?),
             Value::Map(pairs) => {
-                let pair = |(k, v): &(Value<'_>, Value<'_>)| Ok((json_key(k)?, to_json(v, ty)?));
+                let pair = |(k, v): &(Value<'_>, Value<'_>)| Ok((key_text(to_json(k, ty)?), to_json(v, ty)?));
                 Json::Object(pairs.iter().map(pair).collect::<Converted<_>>()?)
             }
             Value::Record(fields) => {
@@ -170,11 +171,26 @@ fn to_json(value: &Value<'_>, ty: &ColumnType) -> Converted<Json> {
     })
 }
 
-fn json_key(value: &Value<'_>) -> Converted<String> {
-    Ok(match to_json(value, &ColumnType::Any)? {
+/// The key of an object.
+fn key_text(key: Json) -> String {
+    match key {
         Json::String(text) => text,
         other => other.to_string(),
-    })
+    }
+}
+
+/// The order of a set's items and of a map's keys: numbers by number, texts by their bytes, all others as they are
+/// written. It is one order though they are mixed: no other begins with a digit or a `-`, and texts begin with quotes.
+fn in_order(a: &Json, b: &Json) -> Ordering {
+    match (a, b) {
+        (Json::String(a), Json::String(b)) => a.cmp(b),
+        (Json::Number(x), Json::Number(y)) => match (x.as_i64(), y.as_i64(), x.as_f64(), y.as_f64()) {
+            (Some(x), Some(y), ..) => x.cmp(&y),
+            (_, _, Some(x), Some(y)) => x.total_cmp(&y),
+            _ => Ordering::Equal,
+        },
+        _ => a.to_string().cmp(&b.to_string()),
+    }
 }
 
 /// A blob in JSON, as CQL writes it.
@@ -396,6 +412,26 @@ mod tests {
         ] {
             assert_eq!(through(value.clone(), ty), value, "{ty}");
         }
+    }
+
+    #[test]
+    fn a_set_has_each_item_once_in_order_and_a_map_its_keys() {
+        let text = |s: &'static str| Value::String(s.into());
+        let longs = |numbers: &[i64]| Value::List(numbers.iter().map(|n| Value::Long(*n)).collect());
+        assert_eq!(through(longs(&[10, 9, -1, 10]), "set<bigint>"), longs(&[-1, 9, 10]));
+        assert_eq!(through(longs(&[10, 9, 10]), "list<bigint>"), longs(&[10, 9, 10]));
+        let doubles = |numbers: &[f64]| Value::List(numbers.iter().map(|n| Value::Double(*n)).collect());
+        assert_eq!(
+            through(doubles(&[2.5, 1.0, -0.5, 1.0]), "set<double>"),
+            doubles(&[-0.5, 1.0, 2.5])
+        );
+        let texts = |texts: &[&'static str]| Value::List(texts.iter().copied().map(text).collect());
+        assert_eq!(
+            through(texts(&["b", "a", "B", "b\n", "b"]), "frozen<set<text>>"),
+            texts(&["B", "a", "b", "b\n"])
+        );
+        let map = |keys: &[i64]| Value::Map(keys.iter().map(|k| (Value::Long(*k), text("v"))).collect());
+        assert_eq!(through(map(&[10, 9, -1]), "map<bigint, text>"), map(&[-1, 9, 10]));
     }
 
     #[test]
