@@ -52,6 +52,20 @@ fn classify_code(code: Code) -> Class {
 /// Properties that say who is trusted.
 const TRUSTED: [&str; 3] = ["ssl.ca.location", "ssl.ca.pem", "ssl.ca.certificate.stores"];
 
+/// Whether a property says where the brokers are, who the client is, or whom it trusts.
+pub fn is_identity(name: &str) -> bool {
+    let starts = [
+        "bootstrap.",
+        "security.",
+        "sasl.",
+        "ssl.",
+        "https.",
+        "enable.sasl.",
+        "enable.ssl.",
+    ];
+    starts.iter().any(|start| name.starts_with(start))
+}
+
 /// The authorities of the system, a file or a folder: librdkafka would leave it to OpenSSL, and one that is built from source looks for them where
 /// nobody has put any.
 fn system_authorities() -> Option<String> {
@@ -178,18 +192,19 @@ pub fn consumer(
             config.set("group.protocol", "consumer");
         }
     }
-    if let Some(id) = &source.instance_id {
-        let several = *pipeline.consumers > 1;
-        config.set(
-            "group.instance.id",
-            if several {
-                format!("{}-{number}", id.value)
-            } else {
-                id.value.clone()
-            },
-        );
+    if let Some(id) = instance(pipeline, number) {
+        config.set("group.instance.id", id);
     }
     Ok(config)
+}
+
+/// The `group.instance.id` of a pipeline's consumer by this number, if it has one: a number is appended where there are several.
+pub fn instance(pipeline: &Pipeline, number: usize) -> Option<String> {
+    let id = &pipeline.source.instance_id.as_ref()?.value;
+    Some(match *pipeline.consumers > 1 {
+        true => format!("{id}-{number}"),
+        false => id.clone(),
+    })
 }
 
 /// librdkafka's default of `batch.size`.

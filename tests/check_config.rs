@@ -112,6 +112,8 @@ fn no_finding_shows_a_secret() {
         for text in [
             findings.human(true),
             findings.json().expect("serialisable"),
+            config::report::sarif(&findings).to_string(),
+            config::report::github(&findings),
             format!("{findings:?}"),
         ] {
             for secret in ["hunter2", "271828", "314159"] {
@@ -202,6 +204,7 @@ fn concurrency_is_a_number_or_is_found_between_bounds() {
         ("7", 7, None),
         ("\"auto\"", 4096, Some(16)),
         ("{ max = 100 }", 100, Some(16)),
+        ("{ max = 8 }", 8, Some(8)),
         ("{ min = 5000 }", 5000, Some(5000)),
         ("{ min = 2, max = 3 }", 3, Some(2)),
     ] {
@@ -404,6 +407,16 @@ fn a_section_is_merged_though_it_has_a_key_of_a_reference() {
 }
 
 #[test]
+fn a_table_of_free_names_is_merged_though_they_are_those_of_a_reference() {
+    let set = |name: &str| format!("[pipelines.user-events.sink.set]\n{name} = \"event.a\"\n");
+    let variable = [("MESSINA__PIPELINES__USER_EVENTS__SINK__SET__SUBJECT", "event.a")];
+    let config = loaded(&[BASE, &set("env"), &set("file")], &variable);
+    let sink = config.pipelines["user-events"].sink.as_ref().expect("it is there");
+    let names: Vec<&str> = sink.set.iter().map(|binding| binding.name.as_str()).collect();
+    assert_eq!(names, ["env", "file", "subject"]);
+}
+
+#[test]
 fn the_last_source_of_a_property_wins_however_it_is_written() {
     let text = r#"
         [kafka]
@@ -576,6 +589,59 @@ fn times_that_librdkafka_makes_no_consumer_of_are_found() {
 }
 
 #[test]
+fn properties_of_which_librdkafka_makes_no_client_are_found() {
+    for (properties, told) in [
+        ("retries = 0", "`retries` must be"),
+        ("\"queuing.strategy\" = \"lifo\"", "`queuing.strategy` must be"),
+        (
+            "\"fetch.max.bytes\" = 1000000\n\"receive.message.max.bytes\" = 1000000",
+            "`receive.message.max.bytes` must be",
+        ),
+        (
+            "\"linger.ms\" = 5\n\"message.timeout.ms\" = 5",
+            "`message.timeout.ms` must be",
+        ),
+        (
+            "\"reconnect.backoff.max.ms\" = 10",
+            "`reconnect.backoff.max.ms` must be",
+        ),
+    ] {
+        let said = said(properties, SOURCE);
+        assert!(said.len() == 1 && said[0].0 == "MES0407", "{properties}: {said:?}");
+        assert!(said[0].1.contains(told), "{said:?}");
+    }
+    // What only the machine has that it is to run on is left out.
+    let elsewhere = "\"security.protocol\" = \"ssl\"\n\"ssl.ca.location\" = \"/is/not/there\"\n\
+                     \"plugin.library.paths\" = \"is-not-there\"\nretries = 1";
+    is_sound(elsewhere, SOURCE);
+}
+
+#[test]
+fn what_a_consumer_reads_is_said_by_the_property_that_it_has() {
+    let once = |own: &str| {
+        let properties = format!("properties = {{ \"isolation.level\" = \"{own}\" }}");
+        format!("delivery = \"exactly_once\"\nsource = {{ topics = \"t\", group = \"g\", {properties} }}\n")
+    };
+    let (committed, uncommitted) = ("read_committed", "read_uncommitted");
+    let shared = |level: &str| format!("\"isolation.level\" = \"{level}\"");
+    is_sound(&shared(uncommitted), &once(committed));
+    let said = said(&shared(committed), &once(uncommitted));
+    assert!(said.len() == 1 && said[0].0 == "MES0401", "{said:?}");
+}
+
+#[test]
+fn a_topic_that_a_variable_names_twice_is_found() {
+    let variable = [("MESSINA__PIPELINES__USER_EVENTS__SOURCE__TOPICS", "clicks,views,clicks")];
+    let base = BASE.replace("password = { file = \"/run/secrets/scylla\" }\n", "");
+    let (config, sources) = load(&[&base], &variable).unwrap_or_else(|findings| panic!("{findings}"));
+    let found = Diagnostics::new(config::check(&config, &sources)).human(false);
+    assert!(
+        found.contains("consumes `clicks` twice") && found.contains("1 error"),
+        "{found}"
+    );
+}
+
+#[test]
 fn a_name_that_no_topic_has_is_found() {
     for topic in ["^navigation.*", "a b", "a:b", ".."] {
         let said = said("", &format!("source = {{ topics = [\"{topic}\"], group = \"g\" }}\n"));
@@ -602,6 +668,13 @@ fn members_of_one_group_have_instances_of_their_own() {
     is_sound("", &two("h", 1));
     // A number is appended.
     is_sound("", &two("g", 2));
+    let numbered = |id: &str| two("g", 2).replacen("\"i\"", &format!("\"{id}\""), 1);
+    is_sound("", &numbered("i-2"));
+    let said_of_a_number = said("", &numbered("i-1"));
+    assert!(
+        said_of_a_number.len() == 1 && said_of_a_number[0].0 == "MES0108",
+        "{said_of_a_number:?}"
+    );
 }
 
 #[test]

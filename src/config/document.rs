@@ -54,6 +54,9 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
+/// Tables whose keys are names of the user's: a field may be called `file`.
+const FREE_NAMES: [&str; 3] = ["set", "fields", "headers"];
+
 impl Table {
     pub(super) fn get(&self, key: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| *entry.key == key)
@@ -65,7 +68,9 @@ impl Table {
             match self.entries.iter_mut().find(|mine| *mine.key == *entry.key) {
                 None => self.entries.push(entry),
                 Some(mine) => match (&mut mine.node.value, entry.node.value) {
-                    (Value::Table(base), Value::Table(over)) if !(base.is_reference() && over.is_reference()) => {
+                    (Value::Table(base), Value::Table(over))
+                        if FREE_NAMES.contains(&mine.key.as_str()) || !(base.is_reference() && over.is_reference()) =>
+                    {
                         base.merge(over);
                     }
                     (_, value) => {
@@ -108,6 +113,12 @@ pub(super) fn parse(sources: &Sources, file: FileId, text: &str, findings: &mut 
         if let Some(help) = remedy(message) {
             finding = finding.help(help);
         }
+        if let Some(place) = &mut finding.place
+            && !text.split('\n').nth(place.line - 1).is_some_and(reads_as_a_line)
+        {
+            place.text = "***".to_owned();
+            (place.underline_start, place.underline_length) = (0, 1);
+        }
         findings.push(finding);
     }
     Spanned::new(
@@ -129,6 +140,22 @@ pub(super) fn parse_value(file: FileId, offset: usize, text: &str) -> Node {
             },
         ),
     }
+}
+
+/// Whether a line says by itself what it is. Any other may be a part of a secret, without its key: a line of a private key whose quote is not closed.
+fn reads_as_a_line(line: &str) -> bool {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with(['[', '#', ']', '}']) {
+        return true;
+    }
+    let Some((key, value)) = line.split_once('=') else {
+        return false;
+    };
+    let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '"' | '\'');
+    let quotes = key.matches(['"', '\'']).count();
+    // Base64 ends in `=`.
+    let is_filled = value.contains(|c: char| c != '=' && !c.is_whitespace());
+    !key.is_empty() && key.trim_end().chars().all(is_key) && quotes.is_multiple_of(2) && is_filled
 }
 
 /// What usually helps against a syntax error of the TOML parser.
@@ -157,6 +184,7 @@ fn remedy(message: &str) -> Option<&'static str> {
             "a line is `key = value`; a key with dots or spaces in its name stands in quotes",
         ),
         ("value", "text stands in quotes: key = \"value\""),
+        ("extra `=`", "a line is `key = value`; text stands in quotes"),
     ];
     remedies
         .iter()

@@ -121,8 +121,9 @@ fn max_in_flight(field: Field<'_>) -> Option<(Spanned<usize>, Option<usize>)> {
             let min = section.optional("min", count);
             let max = section.optional("max", count);
             section.finish();
-            let min = min?.map_or(AUTO.0, |min| min.value);
-            let max = max?.map_or(AUTO.1.max(min), |max| max.value);
+            let (min, max) = (min?.map(|min| min.value), max?.map(|max| max.value));
+            let min = min.unwrap_or(AUTO.0.min(max.unwrap_or(AUTO.1)));
+            let max = max.unwrap_or(AUTO.1.max(min));
             if min > max {
                 return field.malformed("a lower bound that is not above the upper one", BOUNDS);
             }

@@ -32,14 +32,19 @@ pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> 
             let name = header.split(']').next().unwrap_or_default();
             in_secret_section = is_secret_name(name.rsplit('.').next().unwrap_or_default());
         }
-        for (equals, _) in line.match_indices('=') {
-            let key = key_before(&line[..equals]);
+        // A colon is not TOML's, and many write one.
+        for (at, separator) in line.match_indices(['=', ':']) {
+            let key = key_before(&line[..at]);
             if !is_secret_name(key) && (!in_secret_section || REFERENCES.contains(&key)) {
                 continue;
             }
-            let start = line_start + equals + 1;
-            let start = start + text[start..].len() - text[start..].trim_start_matches([' ', '\t']).len();
-            let value = &text[start..];
+            let rest = &text[line_start + at + 1..];
+            // TOML does not take a value that stands on a line further down. What follows a colon there may have nothing to do with it: it ends sentences.
+            let value = match separator {
+                "=" => rest.trim_start(),
+                _ => rest.trim_start_matches([' ', '\t']),
+            };
+            let start = text.len() - value.len();
             // `token = :token` is CQL.
             if environment {
                 ranges.push(start..text.len());
@@ -80,10 +85,9 @@ fn is_reference(value: &str) -> bool {
     body.split(',').all(reference)
 }
 
-/// The length of a value as it is written, its quotes included; to the end of the line where a quote is not closed. A table ends with the line that
-/// closes it.
+/// The length of a value as it is written, its quotes included; to the next quote or the end of the text where one is not closed on its line. A table
+/// ends with the line that closes it.
 fn value_length(value: &str) -> usize {
-    let line = value.find('\n').unwrap_or(value.len());
     if value.starts_with('{') {
         return table_length(value);
     }
@@ -93,7 +97,7 @@ fn value_length(value: &str) -> usize {
         }
     }
     if let Some(rest) = value.strip_prefix('\'') {
-        return rest.find('\'').map_or(line, |end| end + 2).min(line);
+        return rest.find('\'').map_or(value.len(), |end| end + 2);
     }
     if let Some(rest) = value.strip_prefix('"') {
         let mut escaped = false;
@@ -102,9 +106,9 @@ fn value_length(value: &str) -> usize {
             escaped = c == '\\' && !escaped;
             closes
         });
-        return end.map_or(line, |end| end + 2).min(line);
+        return end.map_or(value.len(), |end| end + 2);
     }
-    line
+    value.find('\n').unwrap_or(value.len())
 }
 
 fn table_length(value: &str) -> usize {
@@ -188,6 +192,10 @@ mod tests {
             shown("[tracing.\"headers\"]\nx-a = 'x'", false),
             "[tracing.\"headers\"]\nx-a = ***"
         );
+        assert_eq!(shown("password = \"x\ny\nz\" # end", false), "password = *** # end");
+        assert_eq!(shown("password = 'x\ny = 1", false), "password = ***");
+        assert_eq!(shown("password: \"x\" # end", false), "password: *** # end");
+        assert_eq!(shown("uri =\n  'x'\nb = 1", false), "uri =\n  ***\nb = 1");
         assert_eq!(
             shown("MESSINA__REGISTRY__PASSWORD=x, y", true),
             "MESSINA__REGISTRY__PASSWORD=***"
@@ -201,6 +209,7 @@ mod tests {
             "password = { env = \"P\" }",
             "token_endpoint = \"https://login/token\"",
             "write = \"SET token = :token\"",
+            "brokers = \"kafka-1:9092\"",
         ] {
             assert_eq!(shown(text, false), text);
         }

@@ -123,16 +123,7 @@ fn smaller(pipeline: &config::Pipeline, taken_by: impl Fn(&str) -> Option<usize>
 fn identity(client: &ClientConfig) -> ClientConfig {
     let mut identity = ClientConfig::new();
     for name in client.config_map().into_keys() {
-        if [
-            "bootstrap.",
-            "security.",
-            "sasl.",
-            "ssl.",
-            "enable.sasl.",
-            "enable.ssl.",
-        ]
-        .iter()
-        .any(|start| name.starts_with(start))
+        if kafka::is_identity(name)
             && let Some(value) = client.get(name)
         {
             identity.set(name, value);

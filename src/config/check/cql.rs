@@ -13,7 +13,9 @@ pub(super) enum Token<'a> {
     Marker(&'a str),
     /// `?`
     Positional,
-    /// A string or a quoted name.
+    /// A name between double quotes, as it stands there.
+    Quoted(&'a str),
+    /// A string.
     Literal,
     /// A number, or another constant that begins with a digit.
     Number,
@@ -25,6 +27,15 @@ impl Token<'_> {
     /// Whether this is the keyword, in any case.
     pub(super) fn is(self, keyword: &str) -> bool {
         matches!(self, Self::Word(word) if word.eq_ignore_ascii_case(keyword))
+    }
+
+    /// The name that it may be, as the database keeps it.
+    fn name(self) -> Option<String> {
+        match self {
+            Self::Word(name) => Some(name.to_ascii_lowercase()),
+            Self::Quoted(name) => Some(name.to_owned()),
+            Self::Marker(_) | Self::Positional | Self::Literal | Self::Number | Self::Symbol(_) => None,
+        }
     }
 }
 
@@ -46,7 +57,11 @@ pub(super) fn tokens(text: &str) -> Vec<(Token<'_>, Range<usize>)> {
         } else if first == ':' && word(&rest[1..]) > 0 {
             let word = word(&rest[1..]);
             (Some(Token::Marker(&rest[1..=word])), word + 1)
-        } else if matches!(first, '\'' | '"') {
+        } else if first == '"' {
+            let length = quoted(rest, first);
+            let name = &rest[1..length];
+            (Some(Token::Quoted(name.strip_suffix('"').unwrap_or(name))), length)
+        } else if first == '\'' {
             (Some(Token::Literal), quoted(rest, first))
         } else if let Some(body) = rest.strip_prefix("$$") {
             (Some(Token::Literal), body.find("$$").map_or(rest.len(), |end| end + 4))
@@ -91,7 +106,7 @@ fn quoted(text: &str, quote: char) -> usize {
 /// The tables that a statement names, as `keyspace.table` where the keyspace is known: what a write changes comes first.
 pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
     let tokens = tokens(text);
-    let name = |index: usize| name(text, tokens.get(index)?);
+    let name = |index: usize| tokens.get(index)?.0.name();
     let is_dot = |index: usize| matches!(tokens.get(index), Some((Token::Symbol('.'), _)));
     let introduces = |index: &usize| {
         let (token, _) = &tokens[*index];
@@ -123,7 +138,7 @@ pub(super) fn written(text: &str) -> Option<Vec<String>> {
     let (mut begins, mut depth) = (true, 0);
     for token in tokens.get(listed)? {
         if begins {
-            columns.push(name(text, token)?);
+            columns.push(token.0.name()?);
         }
         begins = depth == 0 && token.0 == Token::Symbol(',');
         match token.0 {
@@ -133,13 +148,6 @@ pub(super) fn written(text: &str) -> Option<Vec<String>> {
         }
     }
     Some(columns)
-}
-
-/// The name that a token is, as the database keeps it.
-fn name(text: &str, (token, range): &(Token<'_>, Range<usize>)) -> Option<String> {
-    let written = &text[range.clone()];
-    let is_name = matches!(token, Token::Word(_)) || written.starts_with('"');
-    is_name.then(|| kept(written))
 }
 
 /// A name as the database keeps it: its case counts between double quotes alone.
@@ -208,11 +216,10 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
             );
         }
         // `x = x + …`, `x = … + x` and `x += …`: a counter, or an append or prepend to a list. What is taken from a list is gone, however often.
-        let Token::Word(column) = *token else {
+        let Some(column) = token.name() else {
             continue;
         };
-        let own =
-            |token: Option<Token<'_>>| matches!(token, Some(Token::Word(word)) if word.eq_ignore_ascii_case(column));
+        let own = |token: Option<Token<'_>>| token.and_then(Token::name).is_some_and(|name| name == column);
         let short = match at(index + 1) {
             Some(Token::Symbol(sign @ ('+' | '-'))) => Some(sign),
             _ => None,
@@ -225,7 +232,7 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
             (_, first, Some(Token::Symbol(sign @ ('+' | '-'))), Some(operand)) if own(first) => (sign, operand),
             (_, Some(operand), Some(Token::Symbol('+')), last) if own(last) => ('+', operand),
             // A list literal of any length before `+ x`: only its beginning matters.
-            (_, Some(Token::Symbol('[')), ..) if prepends(&tokens[index + 2..], column) => ('+', Token::Symbol('[')),
+            (_, Some(Token::Symbol('[')), ..) if prepends(&tokens[index + 2..], &column) => ('+', Token::Symbol('[')),
             _ => continue,
         };
         let last = index + if short.is_some() { 3 } else { 4 };
@@ -258,7 +265,8 @@ fn deleted(tokens: &[(Token<'_>, Range<usize>)], index: usize) -> Option<usize> 
     let at = |index: usize| tokens.get(index).map(|(token, _)| *token);
     let from = tokens.iter().position(|(token, _)| token.is("from"))?;
     let place = at(0).is_some_and(|token| token.is("delete")) && (1..from).contains(&index);
-    let name = matches!(at(index), Some(Token::Word(_) | Token::Literal)) && at(index + 1) == Some(Token::Symbol('['));
+    let name =
+        matches!(at(index), Some(Token::Word(_) | Token::Quoted(_))) && at(index + 1) == Some(Token::Symbol('['));
     let key = matches!(
         at(index + 2),
         Some(Token::Marker(_) | Token::Positional | Token::Number)
@@ -272,7 +280,7 @@ fn prepends(tokens: &[(Token<'_>, Range<usize>)], column: &str) -> bool {
     let Some([(plus, _), (word, _)]) = close.and_then(|close| tokens.get(close + 1..close + 3)) else {
         return false;
     };
-    *plus == Token::Symbol('+') && word.is(column)
+    *plus == Token::Symbol('+') && word.name().is_some_and(|name| name == column)
 }
 
 #[cfg(test)]
@@ -293,6 +301,10 @@ mod tests {
         assert_eq!(certain("UPDATE t SET n += 1 WHERE id = :id"), Some(true));
         assert_eq!(certain("update t set a = :a, n-=:d where id=:id"), Some(false));
         assert_eq!(certain("UPDATE t SET l += ['a'] WHERE id = :id"), Some(true));
+        assert_eq!(certain("UPDATE t SET \"N\" = \"N\" + 1 WHERE id = :id"), Some(true));
+        assert_eq!(certain("UPDATE t SET \"l\" = :x + l WHERE id = :id"), Some(false));
+        assert_eq!(certain("UPDATE t SET \"L\" = ['a'] + \"L\" WHERE id = :id"), Some(true));
+        assert_eq!(certain("UPDATE t SET a = :a, \"N\" += :d WHERE id = :id"), Some(false));
         assert_eq!(certain("INSERT INTO t (a) VALUES (:a) IF NOT EXISTS"), Some(true));
         assert_eq!(certain("INSERT INTO t (a, b) VALUES (:a, uuid())"), Some(true));
     }
@@ -313,6 +325,7 @@ mod tests {
         assert_eq!(certain("UPDATE t SET s += {'a'}, m -= {'b'} WHERE id = :id"), None);
         assert_eq!(certain("UPDATE t SET l = l - ['a'], m -= ['b'] WHERE id = :id"), None);
         assert_eq!(certain("UPDATE t SET a = -1 WHERE id = :id"), None);
+        assert_eq!(certain("UPDATE t SET \"S\" = \"S\" + {'a'} WHERE id = :id"), None);
         assert_eq!(certain("UPDATE t SET a = 'x = x + 1 IF' WHERE id = :id -- IF"), None);
         assert_eq!(certain("DELETE FROM \"IF\" WHERE id = $$IF$$ /* IF */"), None);
     }

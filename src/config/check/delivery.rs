@@ -8,6 +8,7 @@ use super::super::{
 };
 use super::Report;
 use super::expression::heads;
+use super::group::set;
 use super::names::expressions;
 use crate::kafka::TRANSACTION_TIMEOUT;
 
@@ -50,17 +51,7 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
     deadlines(pipeline, timeout, report);
     rows_without_end(pipeline, report);
     repeated(pipeline, report);
-    let kafka = &config.kafka;
-    let properties = [
-        &kafka.properties,
-        &kafka.consumer_properties,
-        &pipeline.source.properties,
-    ];
-    for property in properties
-        .into_iter()
-        .flatten()
-        .filter(|property| reads_uncommitted(property))
-    {
+    if let Some(property) = set(config, pipeline, "isolation.level").filter(|property| reads_uncommitted(property)) {
         let message = "`isolation.level` cannot be `read_uncommitted` under `exactly_once`".to_owned();
         let label = format!("`{name}` would take in what its producer takes back");
         report.error(
@@ -274,5 +265,5 @@ fn repeated(pipeline: &Pipeline, report: &mut Report<'_>) {
 }
 
 fn reads_uncommitted(property: &Property) -> bool {
-    property.name.as_str() == "isolation.level" && property.value.reveal().is_ok_and(|value| value != "read_committed")
+    property.value.reveal().is_ok_and(|value| value != "read_committed")
 }

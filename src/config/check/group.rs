@@ -74,7 +74,7 @@ fn consumer_protocol(config: &Config, pipeline: &Pipeline, report: &mut Report<'
 }
 
 /// A property of a pipeline's consumers, where it is set.
-fn set<'c>(config: &'c Config, pipeline: &'c Pipeline, name: &str) -> Option<&'c Property> {
+pub(super) fn set<'c>(config: &'c Config, pipeline: &'c Pipeline, name: &str) -> Option<&'c Property> {
     let sections = [
         &pipeline.source.properties,
         &config.kafka.consumer_properties,

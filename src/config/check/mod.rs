@@ -4,6 +4,7 @@
 //! types are the matter of the pipeline's plan.
 
 mod caches;
+mod clients;
 mod conditions;
 mod cql;
 mod delivery;
@@ -38,6 +39,7 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
         caches::check(config, pipeline, &mut report);
         conditions::check(config, pipeline, &mut report);
     }
+    clients::check(config, &mut report);
     report.findings
 }
 

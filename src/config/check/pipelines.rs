@@ -3,6 +3,7 @@
 use super::super::{Config, GroupProtocol, OnError, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
 use super::Report;
 use crate::config::Diagnostic;
+use crate::kafka::instance;
 
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     if config.pipelines.is_empty() {
@@ -57,6 +58,19 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
         };
         let label = "letters, digits, `.`, `_` and `-` only, 249 at most";
         report.error(codes::BAD_NAME, message, topic.span, label, help);
+    }
+    // librdkafka refuses a list with a topic twice, and the consumer would never begin.
+    let topics = &pipeline.source.topics;
+    for (index, topic) in topics.iter().enumerate() {
+        if let Some(other) = topics[..index].iter().find(|other| other.value == topic.value) {
+            let message = format!("`{}` consumes `{}` twice", pipeline.name.value, topic.value);
+            report.findings.push(
+                Diagnostic::error(codes::CONFLICT, message)
+                    .at(report.sources, topic.span, "again")
+                    .with(report.sources, other.span, "named here")
+                    .help("name each topic once"),
+            );
+        }
     }
     let source = |topic: &Spanned<String>| pipeline.source.topics.iter().find(|other| other.value == topic.value);
     if let Some(sink) = &pipeline.sink
@@ -233,15 +247,9 @@ fn shared_instances(config: &Config, report: &mut Report<'_>) {
         let Some(id) = &pipeline.source.instance_id else {
             continue;
         };
-        // A number is appended where there are several.
-        let member = |pipeline: &Pipeline| (pipeline.source.group.value.clone(), *pipeline.consumers > 1);
         let other = pipelines[..index].iter().find_map(|other| {
-            let same = other
-                .source
-                .instance_id
-                .as_ref()
-                .filter(|other| other.value == id.value)?;
-            (member(other) == member(pipeline)).then_some(same)
+            let shares = other.source.group.value == pipeline.source.group.value && share_an_instance(other, pipeline);
+            other.source.instance_id.as_ref().filter(|_| shares)
         });
         let Some(other) = other else { continue };
         let message = format!(
@@ -257,6 +265,19 @@ fn shared_instances(config: &Config, report: &mut Report<'_>) {
                 ),
         );
     }
+}
+
+/// Whether consumers of two pipelines have one `group.instance.id`.
+fn share_an_instance(one: &Pipeline, other: &Pipeline) -> bool {
+    let has = |pipeline: &Pipeline, id: &str| {
+        let number = id.rsplit('-').next().and_then(|number| number.parse::<usize>().ok());
+        let number = number.filter(|number| *number < *pipeline.consumers).unwrap_or(0);
+        instance(pipeline, number).as_deref() == Some(id)
+    };
+    // Of several the first stands for all: beside others of several it is enough, and one alone has no other.
+    [(one, other), (other, one)]
+        .into_iter()
+        .any(|(one, other)| instance(one, 0).is_some_and(|id| has(other, &id)))
 }
 
 /// Members of a group agree on how partitions are shared, or the brokers let only the first of them in.

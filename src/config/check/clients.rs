@@ -1,0 +1,93 @@
+//! Whether librdkafka makes clients of the properties: it judges each by itself when it is set, and how they go together when a client is made.
+//!
+//! So a consumer and a producer are made, as a start would make them, and thrown away. They know no brokers, so that nothing is asked of anybody; nor
+//! who they are, for the files of that need not be where the check runs.
+
+use rdkafka::ClientConfig;
+use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaType;
+
+use super::super::{Config, Delivery, Diagnostic, Pipeline, Property, Severity, Span, codes, real_name};
+use super::Report;
+use crate::kafka;
+
+/// What the clients may hold. No rule hangs on it.
+const QUEUE: usize = 1 << 20;
+
+pub(super) fn check(config: &Config, report: &mut Report<'_>) {
+    // What is wrong with one of them has been said, at its place: librdkafka would say it again.
+    let told = [codes::OWNED_PROPERTY, codes::PROPERTY, codes::DRAIN];
+    let is_told = |finding: &Diagnostic| finding.severity == Severity::Error && told.contains(&finding.code);
+    if report.findings.iter().any(is_told) {
+        return;
+    }
+    for pipeline in config.pipelines.values() {
+        consumer(config, pipeline, report);
+        producer(config, pipeline, report);
+    }
+}
+
+fn consumer(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
+    let of = &config.kafka;
+    let properties = [&pipeline.source.properties[..], &of.consumer_properties, &of.properties];
+    judge(properties, pipeline.source.span, report, || {
+        let client = kafka::consumer(of, pipeline, 0, QUEUE, kafka::named(of)).ok()?;
+        refusal(client, RDKafkaType::RD_KAFKA_CONSUMER)
+    });
+}
+
+fn producer(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
+    let of = &config.kafka;
+    let (own, span) = match (&pipeline.sink, &pipeline.dead_letter) {
+        (Some(sink), _) => (&sink.properties[..], sink.span),
+        (None, Some(letters)) => (&[][..], letters.span),
+        (None, None) => return,
+    };
+    let properties = [own, &of.producer_properties, &of.properties];
+    let transactions = (*pipeline.delivery == Delivery::ExactlyOnce).then_some("check");
+    judge(properties, span, report, || {
+        let client = kafka::producer(of, own, QUEUE, None, transactions).ok()?;
+        refusal(client, RDKafkaType::RD_KAFKA_PRODUCER)
+    });
+}
+
+/// Reports what librdkafka has against a client with these properties, of which the first win; what is ours alone goes together.
+fn judge(
+    properties: [&[Property]; 3],
+    section: Span,
+    report: &mut Report<'_>,
+    refusal: impl FnOnce() -> Option<String>,
+) {
+    let mut set = properties.into_iter().flatten();
+    if set.clone().all(|property| kafka::is_identity(&property.name)) {
+        return;
+    }
+    let Some(why) = refusal() else { return };
+    // It has names in backticks, and they may be other ones than were written.
+    let has = |name: &str| why.split('`').any(|word| real_name(word) == real_name(name));
+    let span = set
+        .find(|property| has(&property.name))
+        .map(|property| property.name.span);
+    let message = format!("librdkafka makes no client of these properties: {why}");
+    let help =
+        "change one of them: librdkafka's CONFIGURATION.md and docs/configuration.md say what each is unless set";
+    report.error(codes::PROPERTY, message, span.unwrap_or(section), "", help);
+}
+
+/// Why librdkafka makes no client of this, if it is for how the properties go together.
+fn refusal(mut client: ClientConfig, kind: RDKafkaType) -> Option<String> {
+    let names: Vec<String> = client.config_map().into_keys().map(str::to_owned).collect();
+    for name in &names {
+        // A plugin would be loaded, and a member of a group takes its time to leave it.
+        if kafka::is_identity(name) || name == "plugin.library.paths" || name == "group.id" {
+            client.remove(name);
+        }
+    }
+    let native = client.create_native_config().ok()?;
+    match Client::new(&client, native, kind, DefaultClientContext) {
+        Err(KafkaError::ClientCreation(why)) => Some(why),
+        // Nobody asks it for its log, so that none is written.
+        Ok(_) | Err(_) => None,
+    }
+}
