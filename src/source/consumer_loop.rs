@@ -144,7 +144,7 @@ pub enum End {
     /// It could not go on.
     Halted(Failure),
     /// Another consumer has to take its place and start from the last commit: it stood still although nothing held it, or an output was refused
-    /// whose turn is over.
+    /// whose turn is over, or brokers have forgotten its transactional id.
     Replaced {
         /// In words.
         why: String,

@@ -468,6 +468,11 @@ impl Loop {
                 self.parts.runtime.metrics.commit_failures.inc();
                 self.abort_transaction(&reason);
             }
+            Answer::Committed(Err(TransactionError::Forgotten(reason)), _) => {
+                this.die();
+                self.parts.runtime.metrics.commit_failures.inc();
+                self.give_way(format!("brokers have forgotten the transactional id: {reason}"));
+            }
             Answer::Aborted(Ok(())) => {
                 // By now all deliveries of it are reported.
                 self.take_ended(&mut Batch::default());

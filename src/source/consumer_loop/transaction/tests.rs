@@ -129,7 +129,7 @@ async fn what_drains_with_a_partition_has_the_time_of_the_drain() {
 /// The ledger of such a partition is gone.
 #[tokio::test]
 async fn what_leaves_at_the_end_and_is_not_committed_is_left() {
-    for way in ["aborted", "not answered", "not begun"] {
+    for way in ["aborted", "not answered", "not begun", "forgotten"] {
         let mut this = with_one_finished().await;
         this.stop();
         let mut now = Instant::now();
@@ -144,11 +144,35 @@ async fn what_leaves_at_the_end_and_is_not_committed_is_left() {
                 this.transaction_answered(Answer::Committed(Err(refused), Duration::ZERO));
                 this.transaction_answered(Answer::Aborted(Ok(())));
             }
+            "forgotten" => {
+                let forgotten = TransactionError::Forgotten("a test".to_owned());
+                this.transaction_answered(Answer::Committed(Err(forgotten), Duration::ZERO));
+            }
             _ => now += LAST_COMMIT,
         }
         this.leave_without_commit(now);
         let end = this.end(now);
         assert!(matches!(end, Some(End::Abandoned(1))), "{way}: {end:?}");
+    }
+}
+
+/// An abort would not bring it back.
+#[tokio::test]
+async fn a_consumer_whose_transactional_id_is_forgotten_makes_way_for_another() {
+    for stopping in [true, false] {
+        let mut this = with_one_finished().await;
+        if stopping {
+            this.stop();
+        }
+        let forgotten = TransactionError::Forgotten("a test".to_owned());
+        this.transaction_answered(Answer::Committed(Err(forgotten), Duration::ZERO));
+        let end = this.end(Instant::now());
+        let right = match &end {
+            Some(End::Abandoned(1)) => stopping,
+            Some(End::Replaced { left: 1, .. }) => !stopping,
+            _ => false,
+        };
+        assert!(right, "{end:?}");
     }
 }
 
