@@ -1,14 +1,14 @@
 //! A producer's transactions: begun, committed with the consumer's offsets, aborted.
 //!
 //! The calls of librdkafka block, for as long as brokers make them; all of these are made beside the loop. Its errors say themselves what
-//! follows: the call again, an abort, or the end. A failure that says nothing is tried again, because both other answers are final. Who asks
+//! follows: the call again, an abort, another producer, or the end. A failure that says nothing is tried again, because all other answers are final. Who asks
 //! is told of each failure before that (`goes_on`), and may give up.
 
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 
 use super::Producer;
@@ -24,6 +24,10 @@ pub enum TransactionError {
     /// It is to be aborted; what was in it runs again.
     #[error("{0}")]
     Abort(String),
+    /// The brokers have forgotten the transactional id. Another producer has to take it anew: for a transaction of offsets alone librdkafka (2.12) never
+    /// does, so that after an abort they would refuse the next one just so.
+    #[error("{0}")]
+    Forgotten(String),
     /// The producer cannot go on.
     #[error("{0}")]
     Fatal(String),
@@ -82,6 +86,9 @@ fn again(
         if let KafkaError::Transaction(inner) = &error {
             if inner.is_fatal() {
                 return Err(TransactionError::Fatal(error.to_string()));
+            }
+            if inner.code() == RDKafkaErrorCode::InvalidProducerIdMapping {
+                return Err(TransactionError::Forgotten(error.to_string()));
             }
             if inner.txn_requires_abort() {
                 return Err(TransactionError::Abort(error.to_string()));

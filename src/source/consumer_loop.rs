@@ -144,7 +144,7 @@ pub enum End {
     /// It could not go on.
     Halted(Failure),
     /// Another consumer has to take its place and start from the last commit: it stood still although nothing held it, or an output was refused
-    /// whose turn is over.
+    /// whose turn is over, or brokers have forgotten its transactional id.
     Replaced {
         /// In words.
         why: String,
@@ -231,10 +231,12 @@ struct Loop {
     drain_by: Instant,
     committing: bool,
     committed: (mpsc::UnboundedSender<Committed>, mpsc::UnboundedReceiver<Committed>),
-    /// The commit before partitions are given back: its number, and when it is not waited for any more.
-    leaving: Option<(u64, Instant)>,
+    /// The commit before partitions are given back: its number, when it is not waited for any more, and how many they are.
+    leaving: Option<(u64, Instant, usize)>,
     commits_left: u64,
     left: (mpsc::UnboundedSender<Left>, mpsc::UnboundedReceiver<Left>),
+    /// Records that run again elsewhere or later, since the loop is to stop: thrown away by aborts, or of partitions that left without their commit.
+    thrown_away: usize,
     halted: Option<Failure>,
     /// Why another consumer has to take this one's place.
     replace: Option<String>,
@@ -374,6 +376,7 @@ impl Loop {
             leaving: None,
             commits_left: 0,
             left: mpsc::unbounded_channel(),
+            thrown_away: 0,
             halted: None,
             replace: None,
             took: false,
@@ -468,6 +471,7 @@ impl Loop {
             self.assignment.tick(now);
             self.act();
             self.leave_at_last(now);
+            self.leave_without_commit(now);
             if let Some(end) = self.end(now) {
                 return end;
             }

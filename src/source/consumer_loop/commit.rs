@@ -146,7 +146,7 @@ impl Loop {
         let number = self.commits_left;
         // At the end there is not as much time again.
         let until = self.last_commit.unwrap_or_else(|| Instant::now() + LEAVE_COMMIT);
-        self.leaving = Some((number, until));
+        self.leaving = Some((number, until, positions.len()));
         let (consumer, answer) = (self.parts.consumer.clone(), self.left.0.clone());
         let beside = self.beside("commits partitions that leave");
         self.parts.io.spawn_blocking(move || {
@@ -159,22 +159,35 @@ impl Loop {
     }
 
     pub(super) fn leave_answered(&mut self, number: u64, result: KafkaResult<()>) {
+        let waited_for = self.leaving.take_if(|(waited_for, ..)| *waited_for == number);
         match result {
             Ok(()) => self.parts.runtime.metrics.commits.inc(),
-            Err(error) => self.commit_failed(&error),
-        }
-        if self.leaving.is_some_and(|(waited_for, _)| waited_for == number) {
-            self.leaving = None;
+            Err(error) => {
+                self.commit_failed(&error);
+                self.run_again(waited_for.map_or(0, |(.., partitions)| partitions));
+            }
         }
     }
 
     /// Gives up on the answer to the commit of partitions that leave, when its time is over.
     pub(super) fn leave_at_last(&mut self, now: Instant) {
-        if self.leaving.is_some_and(|(_, deadline)| now >= deadline) {
-            self.leaving = None;
-            let message = "the commit before partitions are given back was not answered in time";
-            tracing::warn!(pipeline = %self.name(), "{message}; what they had finished may run again");
-            self.note_error(message.to_owned());
+        if let Some((.., partitions)) = self.leaving.take_if(|(_, deadline, _)| now >= *deadline) {
+            self.give_back_at_last(partitions);
+        }
+    }
+
+    /// Partitions are given back although a commit was not answered in time; so many of them are given up with it.
+    pub(super) fn give_back_at_last(&mut self, partitions: usize) {
+        self.run_again(partitions);
+        let message = "the commit before partitions are given back was not answered in time";
+        tracing::warn!(pipeline = %self.name(), "{message}; what they had finished may run again");
+        self.note_error(message.to_owned());
+    }
+
+    /// So many records run again that no ledger holds any more; of a partition that has left, one is counted. Before the loop is to stop they are no news.
+    pub(super) fn run_again(&mut self, records: usize) {
+        if self.stopping.is_some() {
+            self.thrown_away += records;
         }
     }
 
@@ -234,9 +247,9 @@ impl Loop {
         } else if !self.last_commit_is_over(now) {
             return None;
         }
-        // What came back unfinished, was thrown away with its transaction or is not acknowledged is not in flight any more, and runs again.
-        let thrown_away = self.transactions.as_ref().map_or(0, Transactions::thrown_away);
-        let left = left.max(self.left_in_ledgers() + thrown_away);
+        // What came back unfinished, was thrown away with its transaction, or left or stays unacknowledged is not in flight any more, and runs again.
+        let uncommitted = self.transactions.as_ref().map_or(0, Transactions::uncommitted);
+        let left = left.max(self.left_in_ledgers() + self.thrown_away + uncommitted);
         Some(match (self.halted.clone(), self.replace.take()) {
             (Some(failure), _) => End::Halted(failure),
             (None, Some(why)) => End::Replaced {
@@ -265,7 +278,7 @@ impl Loop {
         self.withdraw_what_does_not_drain(over);
         self.assignment.tick(over);
         self.act();
-        if self.leaving.is_some() {
+        if self.leaving.is_some() || self.waits_for_commit() {
             return false;
         }
         if !self.unanswered.is_empty() {
@@ -344,6 +357,7 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::consumer_loop::tests::idle::{P, with_one_finished};
 
     #[test]
     fn a_commit_of_the_generation_before_is_made_again_and_that_of_a_stranger_is_not() {
@@ -356,5 +370,33 @@ mod tests {
         ]
         .map(|code| is_passing(&KafkaError::ConsumerCommit(code)));
         assert_eq!(passing, [true, true, true, false, false]);
+    }
+
+    /// The group has not heard of it, so its next owner repeats it.
+    #[tokio::test]
+    async fn what_leaves_at_the_end_without_its_commit_is_left() {
+        for (way, left) in [("refused", 1), ("not answered", 1), ("committed", 0)] {
+            let mut this = with_one_finished().await;
+            this.stop();
+            let now = Instant::now();
+            this.assignment.revoked(&[P], now);
+            while this.assignment.next_action().is_some() {}
+            this.leaving = Some((1, now, 1));
+            match way {
+                "refused" => {
+                    let gone = RDKafkaErrorCode::UnknownMemberId;
+                    this.leave_answered(1, Err(KafkaError::ConsumerCommit(gone)));
+                }
+                "committed" => this.leave_answered(1, Ok(())),
+                _ => this.leave_at_last(now),
+            }
+            let end = this.end(now);
+            let told = match &end {
+                Some(End::Drained) => Some(0),
+                Some(End::Abandoned(left)) => Some(*left),
+                _ => None,
+            };
+            assert_eq!(told, Some(left), "{way}: {end:?}");
+        }
     }
 }

@@ -276,13 +276,16 @@ impl Bench {
                 let _ = known.send((schemas.clone(), plan));
                 let make_producer = || producer_of(&config, &brokers, &metrics, &handles, transactional_id);
                 let mut producer = publishes.then(make_producer);
+                let mut is_first = true;
                 run_and_rebuild(|| {
-                    if producer
-                        .as_ref()
-                        .is_some_and(|(producer, _)| producer.fatal().is_some())
-                    {
+                    // A transactional id is taken once by each producer.
+                    let is_over = |(producer, turnstile): &(Arc<sink::Producer>, Option<Arc<Turnstile>>)| {
+                        producer.fatal().is_some() || (turnstile.is_some() && !is_first)
+                    };
+                    if producer.as_ref().is_some_and(is_over) {
                         producer = Some(make_producer());
                     }
+                    is_first = false;
                     let (producer, turnstile) = producer.clone().unzip();
                     let mut runtime = runtime.clone();
                     runtime.dead_letters = producer
@@ -866,6 +869,15 @@ fn a_transaction_that_takes_no_topic_is_told_and_runs_again() {
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     let (bench, text) = committed_after(RDKafkaApiKey::AddPartitionsToTxn, &[refusal; 3]);
     assert!(text.contains("pipeline=\"p\",step=\"sink\"} "), "{text}");
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+/// As after seven days without a transaction. librdkafka aborts, and asks for no new one where offsets are refused and no output.
+#[test]
+fn a_transactional_id_that_brokers_have_forgotten_is_taken_anew() {
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_ID_MAPPING;
+    let (bench, _) = committed_after(RDKafkaApiKey::AddOffsetsToTxn, &[refusal]);
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 1);
     assert!(matches!(bench.end(), End::Drained));
 }
 

@@ -23,6 +23,7 @@ use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::runner::Runtime;
 use crate::retry::Class;
+use crate::shutdown::LEAVE_COMMIT;
 use crate::sink::transactions::{self, TransactionError};
 use crate::sink::turnstile::Turnstile;
 use crate::sink::{self, BATCH_MATE, PURGED};
@@ -74,6 +75,8 @@ pub(super) struct Transactions {
     leave_by: Option<Instant>,
     /// Nothing is told to the group before that commit is over.
     blocked: bool,
+    /// When it is told all the same: the call under way is not answered.
+    give_back_by: Option<Instant>,
     /// The producer cannot go on.
     dead: bool,
     /// What the commit under way holds.
@@ -86,8 +89,6 @@ pub(super) struct Transactions {
     gone: HashSet<Partition>,
     /// An output of the open one was refused in a way that may pass.
     refused: bool,
-    /// Records that aborts have thrown away since the loop is to stop: they do not run again here.
-    thrown_away: usize,
     /// Transactions that ended so since one was committed: the next begins the later.
     aborts_in_a_row: u32,
     pub(super) answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
@@ -171,13 +172,13 @@ impl Transactions {
             leaving: Vec::new(),
             leave_by: None,
             blocked: false,
+            give_back_by: None,
             dead: false,
             committing: Vec::new(),
             suspect: None,
             aborted: 0,
             gone: HashSet::new(),
             refused: false,
-            thrown_away: 0,
             aborts_in_a_row: 0,
             answers: mpsc::unbounded_channel(),
         }
@@ -211,9 +212,17 @@ impl Transactions {
         [self.tally.due(), self.leave_by].into_iter().flatten().min()
     }
 
-    /// Records that aborts have thrown away since the loop is to stop.
-    pub(super) fn thrown_away(&self) -> usize {
-        self.thrown_away
+    /// Partitions that no ledger holds any more, and of which nobody has said that they are committed.
+    pub(super) fn uncommitted(&self) -> usize {
+        let carried = self.committing.iter().filter(|(_, ticket, _)| ticket.is_none());
+        self.leaving.len() + carried.count()
+    }
+
+    /// No partition is kept for a commit any more, and none that no commit carries yet is committed later: others have it by then. How many those are.
+    fn let_go(&mut self) -> usize {
+        self.blocked = false;
+        (self.leave_by, self.give_back_by) = (None, None);
+        std::mem::take(&mut self.leaving).len()
     }
 
     /// Whether the transaction that takes in may have another event.
@@ -301,25 +310,52 @@ impl Loop {
 
     /// Whether the group has to wait for a commit.
     pub(super) fn waits_for_commit(&self) -> bool {
-        self.last_commit.is_none() && self.transactions.as_ref().is_some_and(|this| this.blocked)
+        self.transactions.as_ref().is_some_and(|this| this.blocked)
+    }
+
+    /// Until when a call that holds up partitions from now on is waited for. A drain that has used up its time leaves the group patience for no more.
+    fn give_back_by(&self, now: Instant) -> Instant {
+        now.min(self.drain_by) + LEAVE_COMMIT
     }
 
     /// Keeps drained partitions until they are committed.
     pub(super) fn leave_with_commit(&mut self, positions: Vec<(Partition, Position)>) {
-        let by = self.drain_by.max(Instant::now() + GRACE);
-        if let Some(this) = self.transactions.as_mut().filter(|this| !this.dead) {
-            this.blocked = true;
-            this.leaving.extend(positions);
-            this.leave_by.get_or_insert(by);
+        let now = Instant::now();
+        let over = self.last_commit.is_some_and(|by| now >= by);
+        let (leave_by, give_back_by) = (self.drain_by.max(now + GRACE), self.give_back_by(now));
+        let Some(this) = self.transactions.as_mut().filter(|this| !this.dead && !over) else {
+            return self.run_again(positions.len());
+        };
+        this.blocked = true;
+        this.leaving.extend(positions);
+        this.leave_by.get_or_insert(leave_by);
+        if this.busy {
+            this.give_back_by.get_or_insert(give_back_by);
+        }
+    }
+
+    /// Gives up on the commit that partitions wait for, when its time is over. One under way that carries them may still be made: with the
+    /// generation that they leave behind, and who has them next is told no offset before that is settled.
+    pub(super) fn leave_without_commit(&mut self, now: Instant) {
+        let last = self.last_commit;
+        let Some(this) = self.transactions.as_mut().filter(|this| this.blocked) else {
+            return;
+        };
+        let by = [this.give_back_by, last].into_iter().flatten().min();
+        if by.is_some_and(|by| now >= by) {
+            let partitions = this.let_go();
+            self.give_back_at_last(partitions);
         }
     }
 
     fn commit_transaction(&mut self) {
         let held: Vec<_> = self.assignment.committable().collect();
         let group = self.parts.consumer.group_metadata();
+        let give_back_by = self.give_back_by(Instant::now());
         let Some(this) = &mut self.transactions else { return };
         let leaving = std::mem::take(&mut this.leaving);
         this.leave_by = None;
+        this.give_back_by = this.blocked.then_some(give_back_by);
         this.committing = held
             .iter()
             .map(|(partition, ticket, position)| (*partition, Some(*ticket), position.offset))
@@ -353,21 +389,19 @@ impl Loop {
     }
 
     pub(super) fn abort_transaction(&mut self, reason: &str) {
-        let left = self.left_in_ledgers();
+        let in_ledgers = self.left_in_ledgers();
         let Some(this) = &mut self.transactions else { return };
-        if self.stopping.is_some() {
-            this.thrown_away += left;
-        }
+        let left = in_ledgers + this.uncommitted();
+        this.let_go();
+        this.committing.clear();
         // From here on nothing of it is handed to the producer.
         this.aborted = this.tally.open();
         let over = this.tally.aborted();
         this.parts.turnstile.open(over);
         this.busy = true;
         this.offsets_only = false;
-        this.leaving.clear();
-        this.leave_by = None;
-        this.blocked = false;
         let (producer, answer) = (this.parts.producer.clone(), this.answers.0.clone());
+        self.run_again(left);
         self.parts.runtime.metrics.transactions_aborted.inc();
         if let Some(suppressed) = self.parts.runtime.told("transaction") {
             tracing::warn!(pipeline = %self.name(), suppressed, "transaction aborted, and what was in it runs again: {reason}");
@@ -408,6 +442,7 @@ impl Loop {
     pub(super) fn transaction_answered(&mut self, answer: Answer) {
         let Some(this) = &mut self.transactions else { return };
         this.busy = false;
+        this.give_back_by = None;
         match answer {
             Answer::Committed(Ok(()), took) => {
                 let open = this.tally.committed(Instant::now());
@@ -432,6 +467,11 @@ impl Loop {
             Answer::Committed(Err(TransactionError::Abort(reason)), _) => {
                 self.parts.runtime.metrics.commit_failures.inc();
                 self.abort_transaction(&reason);
+            }
+            Answer::Committed(Err(TransactionError::Forgotten(reason)), _) => {
+                this.die();
+                self.parts.runtime.metrics.commit_failures.inc();
+                self.give_way(format!("brokers have forgotten the transactional id: {reason}"));
             }
             Answer::Aborted(Ok(())) => {
                 // By now all deliveries of it are reported.

@@ -147,7 +147,7 @@ fn fetched_to(end: i64, app_offset: i64) -> statistics::Partition {
 }
 
 /// A loop that has finished the first record of its partition.
-async fn with_one_finished() -> Loop {
+pub(in crate::source::consumer_loop) async fn with_one_finished() -> Loop {
     let mut this = idle(TOML.to_owned()).await;
     let (event, how) = (taken(&mut this, 0), How::Finished(Outcome::Done));
     this.ended(Completion { event, how }, Instant::now());

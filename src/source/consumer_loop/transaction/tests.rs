@@ -3,6 +3,7 @@
 use super::*;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::{Completion, How};
+use crate::source::assignment::Action;
 use crate::source::consumer_loop::tests::idle::{P, idle_with_transactions, taken};
 
 /// The first record of the partition, in the open transaction.
@@ -11,6 +12,26 @@ fn in_transaction(this: &mut Loop) -> Box<Event> {
     let transactions = this.transactions.as_mut().unwrap();
     event.transaction = transactions.admit(Instant::now());
     event
+}
+
+/// A loop that has finished the first record of its partition, in the open transaction.
+async fn with_one_finished() -> Loop {
+    let mut this = idle_with_transactions().await;
+    let event = in_transaction(&mut this);
+    let how = How::Finished(Outcome::Done);
+    this.ended(Completion { event, how }, Instant::now());
+    this
+}
+
+/// Its partition is revoked, and kept for a commit.
+fn leaves(this: &mut Loop) {
+    this.assignment.revoked(&[P], Instant::now());
+    this.act();
+    assert!(this.waits_for_commit());
+}
+
+fn answered_ok(this: &mut Loop) {
+    this.transaction_answered(Answer::Committed(Ok(()), Duration::ZERO));
 }
 
 /// It has published, and its offset is not among those that would be committed with that.
@@ -32,15 +53,127 @@ async fn what_finishes_after_its_partition_was_lost_spoils_its_transaction() {
 /// The start that follows repeats it, though all has come back.
 #[tokio::test]
 async fn what_an_abort_throws_away_at_the_end_is_left() {
-    let mut this = idle_with_transactions().await;
-    let event = in_transaction(&mut this);
-    let how = How::Finished(Outcome::Done);
-    this.ended(Completion { event, how }, Instant::now());
+    let mut this = with_one_finished().await;
     this.stop();
     this.abort_transaction("a test");
     this.transaction_answered(Answer::Aborted(Ok(())));
     let end = this.end(Instant::now());
     assert!(matches!(end, Some(End::Abandoned(1))), "{end:?}");
+}
+
+/// Else its next owner may have gone on from there by the time that it is committed.
+#[tokio::test]
+async fn a_partition_is_kept_at_the_end_until_the_transaction_with_it_is_over() {
+    let mut this = with_one_finished().await;
+    this.transactions.as_mut().unwrap().busy = true;
+    this.stop();
+    assert!(this.end(Instant::now()).is_none());
+    leaves(&mut this);
+    // The commit that was under way: the next one carries the partition.
+    answered_ok(&mut this);
+    this.act();
+    assert!(this.waits_for_commit());
+    assert!(this.end(Instant::now()).is_none());
+    assert!(this.transactions.as_ref().unwrap().busy);
+    this.act();
+    assert!(this.waits_for_commit());
+    answered_ok(&mut this);
+    assert!(!this.waits_for_commit());
+    assert_eq!(this.assignment.next_action(), Some(Action::Unassign(vec![P])));
+    let end = this.end(Instant::now());
+    assert!(matches!(end, Some(End::Drained)), "{end:?}");
+}
+
+/// The group has no more patience. What the call does not carry is never committed, for others have it.
+#[tokio::test]
+async fn a_commit_that_is_not_answered_holds_up_a_revocation_for_ten_seconds() {
+    for carried in [true, false] {
+        let mut this = with_one_finished().await;
+        if carried {
+            leaves(&mut this);
+            this.transact(Instant::now());
+        } else {
+            this.transactions.as_mut().unwrap().busy = true;
+            leaves(&mut this);
+        }
+        let now = Instant::now();
+        this.leave_without_commit(now + LEAVE_COMMIT / 2);
+        assert!(this.waits_for_commit());
+        this.leave_without_commit(now + LEAVE_COMMIT);
+        assert!(!this.waits_for_commit());
+        let transactions = this.transactions.as_ref().unwrap();
+        assert!(transactions.busy);
+        assert_eq!(transactions.uncommitted(), usize::from(carried));
+        answered_ok(&mut this);
+        assert!(!this.waits_for_commit());
+        this.transact(Instant::now());
+        let transactions = this.transactions.as_ref().unwrap();
+        assert!(!transactions.busy);
+        assert_eq!(transactions.uncommitted(), 0);
+    }
+}
+
+/// Another partition's record is in the open transaction: what is waited for is no call.
+#[tokio::test]
+async fn what_drains_with_a_partition_has_the_time_of_the_drain() {
+    let mut this = with_one_finished().await;
+    this.drain_by = Instant::now() + 3 * LEAVE_COMMIT;
+    let transactions = this.transactions.as_mut().unwrap();
+    transactions.admit(Instant::now());
+    leaves(&mut this);
+    this.transact(Instant::now());
+    this.leave_without_commit(Instant::now() + 2 * LEAVE_COMMIT);
+    assert!(this.waits_for_commit());
+}
+
+/// The ledger of such a partition is gone.
+#[tokio::test]
+async fn what_leaves_at_the_end_and_is_not_committed_is_left() {
+    for way in ["aborted", "not answered", "not begun", "forgotten"] {
+        let mut this = with_one_finished().await;
+        this.stop();
+        let mut now = Instant::now();
+        if way == "not begun" {
+            this.transactions.as_mut().unwrap().busy = true;
+        }
+        leaves(&mut this);
+        assert!(this.end(now).is_none(), "{way}");
+        match way {
+            "aborted" => {
+                let refused = TransactionError::Abort("a test".to_owned());
+                this.transaction_answered(Answer::Committed(Err(refused), Duration::ZERO));
+                this.transaction_answered(Answer::Aborted(Ok(())));
+            }
+            "forgotten" => {
+                let forgotten = TransactionError::Forgotten("a test".to_owned());
+                this.transaction_answered(Answer::Committed(Err(forgotten), Duration::ZERO));
+            }
+            _ => now += LAST_COMMIT,
+        }
+        this.leave_without_commit(now);
+        let end = this.end(now);
+        assert!(matches!(end, Some(End::Abandoned(1))), "{way}: {end:?}");
+    }
+}
+
+/// An abort would not bring it back.
+#[tokio::test]
+async fn a_consumer_whose_transactional_id_is_forgotten_makes_way_for_another() {
+    for stopping in [true, false] {
+        let mut this = with_one_finished().await;
+        if stopping {
+            this.stop();
+        }
+        let forgotten = TransactionError::Forgotten("a test".to_owned());
+        this.transaction_answered(Answer::Committed(Err(forgotten), Duration::ZERO));
+        let end = this.end(Instant::now());
+        let right = match &end {
+            Some(End::Abandoned(1)) => stopping,
+            Some(End::Replaced { left: 1, .. }) => !stopping,
+            _ => false,
+        };
+        assert!(right, "{end:?}");
+    }
 }
 
 /// Other records have its offsets by then: they would be dead letters without a look at them.
