@@ -4,7 +4,7 @@
 //! it has prefetched), so there is hysteresis: full at the limit, free again at 80 % of it.
 //!
 //! Invariants:
-//! - through [`Budget::try_admit`], at most `max_records` records are in flight, and at most `max_bytes` bytes unless one larger
+//! - through [`Budget::try_admit`], at most `max_records` records are in flight beside those set apart, and at most `max_bytes` bytes unless one larger
 //!   record is in flight alone;
 //! - an empty budget is never full, so no record waits for ever.
 //!
@@ -16,6 +16,8 @@ pub struct Budget {
     max_records: usize,
     max_bytes: usize,
     records: usize,
+    /// How many of them do not count against the limit of records.
+    apart: usize,
     bytes: usize,
     /// Bytes that those in flight hold beside these.
     held: usize,
@@ -31,6 +33,7 @@ impl Budget {
             max_records: max_records.max(1),
             max_bytes,
             records: 0,
+            apart: 0,
             bytes: 0,
             held: 0,
             full: false,
@@ -41,15 +44,26 @@ impl Budget {
     /// Changes the limit of records. What is in flight stays; above the new limit it counts down before more is taken in.
     pub fn set_max_records(&mut self, max_records: usize) {
         self.max_records = max_records.max(1);
-        self.full |= self.records >= self.max_records;
+        self.full |= self.working() >= self.max_records;
         self.settle();
+    }
+
+    /// So many of the records in flight leave the limit of records to the others. Their bytes count as before.
+    pub fn set_apart(&mut self, records: usize) {
+        self.apart = records;
+        self.full |= self.working() >= self.max_records;
+        self.settle();
+    }
+
+    fn working(&self) -> usize {
+        self.records.saturating_sub(self.apart)
     }
 
     /// Takes in a record of `bytes` bytes, whatever the limits say. Full from the limit on.
     pub fn admit(&mut self, bytes: usize) {
         self.records = self.records.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
-        self.full |= self.records >= self.max_records || self.bytes() >= self.max_bytes;
+        self.full |= self.working() >= self.max_records || self.bytes() >= self.max_bytes;
     }
 
     /// Those in flight hold so many bytes in all beside what they were admitted with.
@@ -88,7 +102,7 @@ impl Budget {
     }
 
     fn settle(&mut self) {
-        let low = self.records <= low_water(self.max_records) && self.bytes() <= low_water(self.max_bytes);
+        let low = self.working() <= low_water(self.max_records) && self.bytes() <= low_water(self.max_bytes);
         let room = self.bytes().saturating_add(self.waiting) <= self.max_bytes;
         if self.records == 0 || (low && room) {
             self.full = false;
@@ -124,7 +138,7 @@ impl Budget {
 
     /// The share of the records in use; 1 at the limit.
     pub fn load(&self) -> f64 {
-        self.records as f64 / self.max_records as f64
+        self.working() as f64 / self.max_records as f64
     }
 
     /// The same of the bytes; above 1 where one record is larger than all that may be.
@@ -247,6 +261,26 @@ mod tests {
         assert!(budget.is_full(), "5 of 5");
         budget.release(1);
         assert!(!budget.is_full(), "4 of 5");
+    }
+
+    #[test]
+    fn what_is_set_apart_leaves_the_limit_to_the_others() {
+        let mut budget = Budget::new(100, 200);
+        (0..50).for_each(|_| budget.admit(1));
+        budget.set_max_records(2);
+        assert!(budget.is_full());
+        budget.set_apart(50);
+        assert!(!budget.is_full(), "none of 2");
+        (0..2).for_each(|_| budget.admit(1));
+        assert_eq!((budget.is_full(), budget.load()), (true, 1.0));
+        budget.release(1);
+        assert!(!budget.is_full(), "1 of 2");
+        budget.admit(149);
+        budget.release(0);
+        assert!(budget.is_full(), "its bytes count");
+        budget.release(149);
+        budget.set_apart(0);
+        assert!(budget.is_full(), "50 of 2");
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl Concurrency {
         self.limit.round() as usize
     }
 
+    /// The upper bound.
+    pub fn max(&self) -> usize {
+        self.max as usize
+    }
+
     /// Takes in an interval: the answers of each step, the attempts that failed in a way that may pass, and the events in flight.
     pub fn observe(&mut self, answers: &[Answers], failures: u64, in_flight: usize) -> usize {
         for (step, new) in self.steps.iter_mut().zip(answers) {

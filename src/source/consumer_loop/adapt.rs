@@ -7,6 +7,7 @@ use rdkafka::consumer::Consumer;
 
 use super::{Loop, STATUS_EVERY};
 use crate::concurrency::Answers;
+use crate::pipeline::runner::StepHandles;
 use crate::telemetry::handles::{LargestPart, Part, PipelineMetrics};
 
 /// This loop's parts of the gauges that the consumers of a pipeline share.
@@ -42,10 +43,32 @@ impl Gauges {
 const SHORTEST_SILENCE: Duration = Duration::from_secs(5);
 
 /// How far the figures of the steps had come when the limit was last brought up to date.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Seen {
     answers: Vec<Answers>,
     failures: u64,
+}
+
+impl Seen {
+    fn of(steps: &[StepHandles]) -> Seen {
+        let answers = steps.iter().map(|step| Answers {
+            count: step.step.seconds.get_sample_count(),
+            seconds: step.step.seconds.get_sample_sum(),
+        });
+        Seen {
+            answers: answers.collect(),
+            failures: steps.iter().map(|step| step.step.transient.get()).sum(),
+        }
+    }
+
+    /// How far they have come since then: the answers of each step, and the failures of all.
+    fn since(&self, before: &Seen) -> (Vec<Answers>, u64) {
+        let fresh = self.answers.iter().zip(&before.answers).map(|(now, before)| Answers {
+            count: now.count.saturating_sub(before.count),
+            seconds: (now.seconds - before.seconds).max(0.0),
+        });
+        (fresh.collect(), self.failures.saturating_sub(before.failures))
+    }
 }
 
 /// Whether librdkafka still speaks to us: it reports its figures once a second, to those who poll.
@@ -74,26 +97,19 @@ impl Loop {
         let Some(concurrency) = &mut self.parts.concurrency else {
             return;
         };
-        let steps = &self.parts.runtime.steps;
-        self.seen.answers.resize(steps.len(), Answers::default());
-        let mut fresh = Vec::with_capacity(steps.len());
-        let mut failures = 0;
-        for (step, seen) in steps.iter().zip(&mut self.seen.answers) {
-            let now = Answers {
-                count: step.step.seconds.get_sample_count(),
-                seconds: step.step.seconds.get_sample_sum(),
-            };
-            fresh.push(Answers {
-                count: now.count.saturating_sub(seen.count),
-                seconds: (now.seconds - seen.seconds).max(0.0),
-            });
-            *seen = now;
-            failures += step.step.transient.get();
-        }
-        let failed = failures.saturating_sub(self.seen.failures);
-        self.seen.failures = failures;
-        let limit = concurrency.observe(&fresh, failed, self.parts.budget.records());
-        self.parts.budget.set_max_records(limit);
+        let now = Seen::of(&self.parts.runtime.steps);
+        let fresh = self.seen.as_ref().map(|before| now.since(before));
+        self.seen = Some(now);
+        // The figures are older than this consumer: what came before it says nothing of now.
+        let Some((answers, failed)) = fresh else {
+            return;
+        };
+        let parked: usize = self.held.values().map(|held| held.parked.len()).sum();
+        let budget = &mut self.parts.budget;
+        let limit = concurrency.observe(&answers, failed, budget.records().saturating_sub(parked));
+        budget.set_max_records(limit);
+        // What waits for a schema asks the store nothing. It would fill a limit that has shrunk, which grows by answers alone. The upper bound is kept.
+        budget.set_apart(parked.min(concurrency.max().saturating_sub(limit)));
     }
 
     /// Fits the rests of the thread to how long records have taken since the figures were flushed.
@@ -138,6 +154,68 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::concurrency::Concurrency;
+    use crate::source::consumer_loop::tests::idle::{P, taken, with_one_finished};
+
+    /// A loop whose limit is found between 2 and 100.
+    async fn adaptive() -> Loop {
+        let mut this = with_one_finished().await;
+        this.parts.concurrency = Some(Concurrency::new(2, 100, 1));
+        this
+    }
+
+    #[tokio::test]
+    async fn records_that_wait_for_a_schema_leave_a_limit_that_has_shrunk_to_the_others() {
+        let mut this = adaptive().await;
+        let runtime = this.parts.runtime.clone();
+        let step = &runtime.steps[0].step;
+        this.adapt();
+        for offset in 1..=50 {
+            let event = taken(&mut this, offset);
+            this.held.get_mut(&P).unwrap().parked.push_back(event);
+        }
+        for _ in 0..100 {
+            step.transient.inc();
+            this.adapt();
+        }
+        assert_eq!(this.parts.budget.max_records(), 2);
+        assert!(this.takes_records());
+        let _others = [51, 52].map(|offset| taken(&mut this, offset));
+        assert!(!this.takes_records());
+        for _ in 0..10 {
+            (0..100).for_each(|_| step.succeeded(Duration::from_millis(1)));
+            this.adapt();
+        }
+        let limit = this.parts.budget.max_records();
+        assert!((3..10).contains(&limit), "by what works, not by what waits: {limit}");
+        assert!(this.takes_records());
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_schema_stays_within_the_upper_bound() {
+        let mut this = adaptive().await;
+        this.adapt();
+        for offset in 1..=50 {
+            let event = taken(&mut this, offset);
+            this.held.get_mut(&P).unwrap().parked.push_back(event);
+        }
+        this.adapt();
+        assert_eq!(this.parts.budget.max_records(), 100);
+        let _others: Vec<_> = (51..=100).map(|offset| taken(&mut this, offset)).collect();
+        assert!(!this.takes_records());
+    }
+
+    #[tokio::test]
+    async fn what_steps_did_before_a_consumer_came_moves_no_limit() {
+        let mut this = adaptive().await;
+        let transient = this.parts.runtime.steps[0].step.transient.clone();
+        transient.inc_by(1000);
+        this.adapt();
+        assert_eq!(this.parts.budget.max_records(), 100);
+        transient.inc();
+        this.adapt();
+        assert_eq!(this.parts.budget.max_records(), 70);
+    }
 
     #[test]
     fn silence_counts_only_while_the_loop_listens() {
