@@ -202,6 +202,13 @@ impl Gate {
         }
     }
 
+    /// A probe that was [`Pass::sent`] is no longer out, and says nothing of the dependency.
+    pub fn returned(&self) {
+        let mut inner = self.inner();
+        inner.breaker.returned();
+        self.publish(&inner);
+    }
+
     fn publish(&self, inner: &Inner) {
         let state = inner.breaker.state();
         let mode = match state {
@@ -261,9 +268,7 @@ impl Pass<'_> {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if self.probe {
-            let mut inner = self.gate.inner();
-            inner.breaker.returned();
-            self.gate.publish(&inner);
+            self.gate.returned();
         }
     }
 }

@@ -498,6 +498,7 @@ impl Loop {
     pub(super) fn undelivered_in_transaction(&mut self, event: Box<Event>, failure: Failure) {
         let Some(this) = &mut self.transactions else { return };
         let origin = &event.origin;
+        let mut probe = event.probe;
         let current = [this.tally.open(), this.aborted].contains(&event.transaction);
         if let Some(reason) = this.parts.producer.fatal() {
             this.die();
@@ -515,7 +516,7 @@ impl Loop {
                 if let Some(suppressed) = runtime.told(failure.reason) {
                     tracing::warn!(pipeline = %self.name(), reason = failure.reason, suppressed, "{failure}; its transaction is aborted");
                 }
-                runtime.gates.sink.failed(event.probe);
+                runtime.gates.sink.failed(std::mem::take(&mut probe));
             }
             let bytes = event.refused_bytes;
             let partition = self.partition(&origin.topic, origin.partition);
@@ -538,6 +539,10 @@ impl Loop {
                 }
                 this.tally.spoil(event.transaction);
             }
+        }
+        if probe {
+            // Nothing more is heard of it, and those that are out keep others back.
+            self.parts.runtime.gates.sink.returned();
         }
         self.release(event, false);
     }

@@ -5,6 +5,7 @@ use rdkafka::statistics::{self, Statistics};
 
 use super::*;
 use crate::breaker::State;
+use crate::breaker::gate::Gate;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::{Completion, How};
 use crate::pipeline::evaluate::now_micros;
@@ -244,9 +245,8 @@ async fn a_partition_without_a_record_is_no_stall_while_those_of_others_wait() {
     }
 }
 
-/// How the producer's breaker stands when a probe that is out comes back so, after its partition was lost.
-async fn breaker_after(how: How) -> State {
-    let mut this = idle(TOML.to_owned()).await;
+/// The producer's breaker, of which a probe is out from now on.
+pub(in crate::source::consumer_loop) async fn with_probe_out(this: &Loop) -> Arc<Gate> {
     let gate = this.parts.runtime.gates.sink.clone();
     while !gate.is_open() {
         gate.failed(false);
@@ -259,10 +259,17 @@ async fn breaker_after(how: How) -> State {
     };
     assert!(probe.is_probe());
     probe.sent();
+    assert_eq!(gate.state(), State::HalfOpen);
+    gate
+}
+
+/// How the producer's breaker stands when a probe that is out comes back so, after its partition was lost.
+async fn breaker_after(how: How) -> State {
+    let mut this = idle(TOML.to_owned()).await;
+    let gate = with_probe_out(&this).await;
     let mut event = taken(&mut this, 0);
     event.probe = true;
     event.produced = Some(Instant::now());
-    assert_eq!(gate.state(), State::HalfOpen);
     this.assignment.lost(&[P]);
     this.ended(Completion { event, how }, Instant::now());
     gate.state()

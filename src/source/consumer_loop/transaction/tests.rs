@@ -1,10 +1,11 @@
 //! What spoils a transaction, and what is remembered of an output that was refused in one.
 
 use super::*;
+use crate::breaker::State;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::{Completion, How};
 use crate::source::assignment::Action;
-use crate::source::consumer_loop::tests::idle::{P, idle_with_transactions, taken};
+use crate::source::consumer_loop::tests::idle::{P, idle_with_transactions, taken, with_probe_out};
 
 /// The first record of the partition, in the open transaction.
 fn in_transaction(this: &mut Loop) -> Box<Event> {
@@ -190,6 +191,30 @@ async fn what_an_abort_still_brings_back_of_a_log_that_went_back_is_not_remember
         this.transaction_answered(Answer::Aborted(Ok(())));
         assert_eq!(this.refused.get((P, 0)).is_some(), !went_back);
         assert!(this.transactions.as_ref().unwrap().gone.is_empty());
+    }
+}
+
+/// With five such no other would go for half a minute.
+#[tokio::test]
+async fn a_probe_that_is_refused_is_no_longer_out() {
+    let away = || Failure::transient("delivery", "brokers are away");
+    for (failure, aborted) in [
+        (away(), false),
+        (away(), true),
+        (Failure::transient(BATCH_MATE, "another was refused"), false),
+        (Failure::permanent("delivery", "invalid"), false),
+        (Failure::fatal("delivery", "not authorized"), false),
+    ] {
+        let mut this = idle_with_transactions().await;
+        let gate = with_probe_out(&this).await;
+        let mut event = in_transaction(&mut this);
+        event.probe = true;
+        if aborted {
+            this.abort_transaction("a test");
+        }
+        let told = failure.to_string();
+        this.undelivered_in_transaction(event, failure);
+        assert_eq!(gate.state(), State::Open, "{told}, aborted: {aborted}");
     }
 }
 
