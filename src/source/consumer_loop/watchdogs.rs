@@ -6,6 +6,9 @@
 //! What an open transaction withholds is lag as well; but another consumer would not get it either, so it is no sign of one that is broken. Nor is a
 //! consumer broken that fetches on, though nobody may read what it fetches, as the records of aborted transactions.
 //!
+//! Nor is one called broken that had no room in the meantime: librdkafka fetches nothing while its queue, which is one for all partitions, is full, and begins
+//! with the same partitions when it is not. Those for which an answer has no more space then stand for long, and another consumer would serve them no better.
+//!
 //! Invariants: a partition has its watchdogs for as long as it is held, whatever becomes of its assignments; under transactions only what is
 //! committed counts as progress, for what is finished beyond it runs again after an abort.
 
