@@ -110,6 +110,8 @@ pub fn reader(kafka: &Kafka, pipeline: &[Property], group: &str) -> Result<Clien
     config.set("group.id", group);
     config.set("enable.auto.commit", "false");
     config.set("enable.auto.offset.store", "false");
+    // What is still there of what retention has overtaken is not to be skipped.
+    config.set("auto.offset.reset", "earliest");
     Ok(config)
 }
 
@@ -373,6 +375,13 @@ mod tests {
         let reports = Some(REPORT_MS.to_owned());
         assert_eq!(every(consumer(kafka, &config.pipelines["p"], 0, 1 << 20, 1)), reports);
         assert_eq!(every(producer(kafka, &[], 1 << 20, None, None)), reports);
+    }
+
+    #[test]
+    fn a_command_skips_nothing_where_retention_has_overtaken_it() {
+        let config = config_with("");
+        let reader = reader(&config.kafka, &[], "g").unwrap();
+        assert_eq!(reader.get("auto.offset.reset"), Some("earliest"));
     }
 
     #[test]

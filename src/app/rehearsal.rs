@@ -4,6 +4,7 @@
 //! What a record would have written is not seen by the look-ups of later ones. The embedded database is copied first, for even preparing a
 //! write changes its tables.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,8 +113,17 @@ pub struct Rehearsal {
     _copy: Option<Scratch>,
 }
 
+/// A directory for the copy of the embedded database, where the configuration has one.
+///
+/// # Errors
+/// It cannot be made.
+pub fn room_for_copy(config: &Config) -> io::Result<Option<Scratch>> {
+    config.sqlite_path().map(|_| Scratch::new()).transpose()
+}
+
 impl Rehearsal {
-    /// Connects and type-checks; services that do not answer are an error.
+    /// Connects and type-checks; services that do not answer are an error. `room` is what [`room_for_copy`] gives for the configuration: it goes away with
+    /// the rehearsal, and with a call that is given up.
     ///
     /// # Errors
     /// What is wrong with the pipeline, or which service does not answer.
@@ -122,6 +132,7 @@ impl Rehearsal {
         sources: &Sources,
         pipeline: &config::Pipeline,
         customs: &CustomSteps,
+        room: Option<Scratch>,
     ) -> Result<Rehearsal, StartError> {
         refuse_steps_of_ones_own(pipeline, sources)?;
         let process = |e: &dyn std::fmt::Display| StartError::Process(e.to_string());
@@ -130,7 +141,8 @@ impl Rehearsal {
             NotPrepared::Unavailable(failure) => StartError::Away(failure.message),
         };
         let metrics = Metrics::new().map_err(|e| process(&e))?;
-        let copy = copy_of_sqlite(&mut config).await.map_err(StartError::Process)?;
+        let copied = copy_sqlite(&mut config, room.as_ref()).await;
+        copied.map_err(StartError::Process)?;
         let services = Services::connect_once(&config, Purpose::Run)
             .await
             .map_err(not_prepared)?;
@@ -185,7 +197,7 @@ impl Rehearsal {
             completions: Arc::default(),
             pipeline: pipeline.clone(),
             _followers: followers,
-            _copy: copy,
+            _copy: room,
         })
     }
 
@@ -362,18 +374,17 @@ fn refuse_steps_of_ones_own(pipeline: &config::Pipeline, sources: &Sources) -> R
     Err(config_error(vec![finding], sources))
 }
 
-/// Puts a copy in place of the embedded database. Its directory belongs to this call, so that it goes away with one that is given up.
-async fn copy_of_sqlite(config: &mut Config) -> Result<Option<Scratch>, String> {
+/// Puts a copy in place of the embedded database.
+async fn copy_sqlite(config: &mut Config, room: Option<&Scratch>) -> Result<(), String> {
     let Some(path) = config.sqlite_path().map(str::to_owned) else {
-        return Ok(None);
+        return Ok(());
     };
-    let scratch = Scratch::new().map_err(|e| format!("cannot copy the database: {e}"))?;
-    let copy = scratch.database();
+    let copy = room.ok_or("there is no room to copy the database to")?.database();
     let to = copy.clone();
     let copied = tokio::task::spawn_blocking(move || SqliteStore::copy(Path::new(&path), &to)).await;
     copied.map_err(|e| e.to_string())?.map_err(|e| e.message)?;
     if let Some(store) = &mut config.store {
         store.value = format!("sqlite:{}", copy.display());
     }
-    Ok(Some(scratch))
+    Ok(())
 }

@@ -20,12 +20,13 @@ use super::clean::plain;
 use super::time::{self, Moment};
 use super::trouble::{Trouble, not_started};
 use super::{ConfigFiles, print};
-use crate::app::rehearsal::{Effects, Incoming, Rehearsal};
+use crate::app::rehearsal::{Effects, Incoming, Rehearsal, room_for_copy};
 use crate::config::{Config, Pipeline};
 use crate::custom::CustomSteps;
+use crate::demo::cluster::Scratch;
 use crate::kafka::{self, range};
 use crate::pipeline::story;
-use crate::shutdown::{self, Exit};
+use crate::shutdown::{Exit, Signals};
 use crate::sink::letter::record_timestamp;
 use crate::telemetry::logging::{self, Format};
 
@@ -77,16 +78,23 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
         .context("cannot start the runtime")?;
     let code = runtime.block_on(async {
         let pipeline = chosen(&config, args.pipeline.as_deref())?.clone();
-        // From here on a signal ends it in order: a copy of the database is not left behind.
-        let mut signal = std::pin::pin!(shutdown::requested());
+        // Before the directory is made: neither a signal nor a second one leaves a copy of the database behind.
+        let signals = Signals::listen().context("cannot listen to signals")?;
+        let room = room_for_copy(&config).map_err(|e| Trouble::unavailable("cannot copy the database", &e))?;
+        let removal = room.as_ref().map(Scratch::removal);
+        let last = move || {
+            if let Some(remove) = removal {
+                remove();
+            }
+        };
+        let mut signal = std::pin::pin!(signals.requested(last));
         let opened = tokio::select! {
             biased;
-            signal = &mut signal => {
-                signal.context("cannot listen to signals")?;
+            _ = &mut signal => {
                 say!("stopped before the first record");
                 return Ok(ExitCode::SUCCESS);
             }
-            opened = Rehearsal::open(config.clone(), &sources, &pipeline, customs) => opened,
+            opened = Rehearsal::open(config.clone(), &sources, &pipeline, customs, room) => opened,
         };
         let rehearsal = match opened {
             Ok(rehearsal) => rehearsal,
@@ -125,7 +133,7 @@ async fn rehearse(
     config: &Config,
     pipeline: &Pipeline,
     mut rehearsal: Rehearsal,
-    mut signal: impl Future<Output = io::Result<&'static str>> + Unpin,
+    mut signal: impl Future<Output = &'static str> + Unpin,
 ) -> anyhow::Result<ExitCode> {
     let consumer = consumer(config, pipeline)?;
     let topics: Vec<String> = pipeline.source.topics.iter().map(|topic| topic.value.clone()).collect();
@@ -141,20 +149,14 @@ async fn rehearse(
     );
     while counts.values().sum::<u64>() < args.records {
         let record: Incoming = tokio::select! {
-            signal = &mut signal => {
-                signal.context("cannot listen to signals")?;
-                break;
-            }
+            _ = &mut signal => break,
             record = records.recv() => match record {
                 Some(record) => record.map_err(Trouble::Unavailable)?,
                 None => break,
             }
         };
         let effects = tokio::select! {
-            signal = &mut signal => {
-                signal.context("cannot listen to signals")?;
-                break;
-            }
+            _ = &mut signal => break,
             effects = rehearsal.run(&record) => effects,
         };
         *counts.entry(effects.outcome).or_default() += 1;

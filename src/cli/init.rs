@@ -24,7 +24,7 @@ use crate::avro::Schema;
 use crate::cases::{self, file};
 use crate::config::{self, Config, Sources};
 use crate::custom::CustomSteps;
-use crate::shutdown::Exit;
+use crate::shutdown::{self, Exit};
 use crate::store::AnyStore;
 use crate::store::describe::{Description, describe};
 
@@ -209,7 +209,15 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
             save(path, &format!("{}\n", pretty(schema.json())))?;
         }
         save(path, &case)?;
-        runtime.block_on(expect(path, case, &draft, config, sources))?;
+        if !runtime.block_on(expect(path, case, &draft, config, sources))? {
+            let (file, path) = (places.file, path.display());
+            say!(
+                "stopped: {file} and {path} are written; what the case expects is not yet: messina test --update {path}"
+            );
+            // Calls to the embedded brokers may still wait for an answer that nobody needs any more.
+            runtime.shutdown_background();
+            return Ok(ExitCode::from(130));
+        }
     }
     say(&draft, &files, &places);
     Ok(ExitCode::SUCCESS)
@@ -463,18 +471,26 @@ fn case_text(draft: &Draft, schema: &Schema, topic: &str, files: &Files, path: &
     case::text(draft, &schema.root_type(), &names).map_err(Trouble::Usage)
 }
 
-/// Runs the case, and writes down what came of it.
-async fn expect(path: &Path, text: String, draft: &Draft, config: Config, sources: Sources) -> anyhow::Result<()> {
+/// Runs the case, and writes down what came of it; whether it did, and no signal came first.
+async fn expect(path: &Path, text: String, draft: &Draft, config: Config, sources: Sources) -> anyhow::Result<bool> {
     let case = file::parse(&text).map_err(anyhow::Error::msg)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let report = cases::run(&case, folder, config, sources, &CustomSteps::new(), None).await;
+    let customs = CustomSteps::new();
+    let report = tokio::select! {
+        biased;
+        signal = shutdown::requested() => {
+            signal.context("cannot listen to signals")?;
+            return Ok(false);
+        }
+        report = cases::run(&case, folder, config, sources, &customs, None) => report,
+    };
     let report = report.with_context(|| format!("cannot run the case of {}", path.display()))?;
     let verdict = report.verdicts.first();
     let (Some(effects), Some(place)) = (
         verdict.and_then(|verdict| verdict.effects.as_ref()),
         case.cases.first().and_then(|case| case.expect.as_ref()),
     ) else {
-        return Ok(());
+        return Ok(true);
     };
     if let Some(outcome) = effects.outcome.as_deref().filter(|outcome| *outcome != "done") {
         let path = path.display();
@@ -494,7 +510,8 @@ async fn expect(path: &Path, text: String, draft: &Draft, config: Config, source
         expect,
     };
     let new = file::updated(&text, vec![update]).map_err(anyhow::Error::msg)?;
-    save(path, &new)
+    save(path, &new)?;
+    Ok(true)
 }
 
 /// What was done, and what comes next.

@@ -87,10 +87,7 @@ fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String
     check_range(args).map_err(Trouble::Usage)?;
     let mut pipeline = dry_run::chosen(config, args.pipeline.as_deref())?.clone();
     let group = args.group.clone().unwrap_or_else(|| group_of(args, &pipeline));
-    if group == pipeline.source.group.value {
-        let message = format!("{group} is the pipeline's own group: choose another --group");
-        return Err(Trouble::Usage(message).into());
-    }
+    check_group(config, &pipeline, &group).map_err(Trouble::Usage)?;
     let consumer = consumer(config, &pipeline, &group)?;
     let mut found = Vec::new();
     for topic in &pipeline.source.topics {
@@ -146,6 +143,17 @@ fn check_range(args: &Replay) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether no pipeline has the group: its commits would be moved, and records passed over or run again.
+fn check_group(config: &Config, pipeline: &Pipeline, group: &str) -> Result<(), String> {
+    let has_it = |other: &&Pipeline| other.source.group.value == group;
+    let whose = match config.pipelines.values().find(has_it) {
+        None => return Ok(()),
+        Some(own) if own.name.value == pipeline.name.value => "the pipeline's own group".to_owned(),
+        Some(other) => format!("the group of pipeline `{}`", other.name.value),
+    };
+    Err(format!("{group} is {whose}: choose another --group"))
 }
 
 fn by_offset(args: &Replay, pipeline: &Pipeline, parts: Vec<parts::Part>) -> Result<Vec<parts::Part>, Trouble> {
@@ -206,7 +214,6 @@ fn places_of(places: &[Place]) -> String {
 fn consumer(config: &Config, pipeline: &Pipeline, group: &str) -> anyhow::Result<BaseConsumer> {
     let mut client = kafka::reader(&config.kafka, &pipeline.source.properties, group)?;
     client.set("enable.partition.eof", "true");
-    client.set("auto.offset.reset", "earliest");
     let made = client.create();
     made.map_err(|e| Trouble::unavailable("cannot make a consumer", &e))
 }
@@ -221,8 +228,11 @@ fn go(
     range: Range,
 ) -> anyhow::Result<ExitCode> {
     let total = range.total();
-    let before = range.begin().map_err(Trouble::Unavailable)?;
-    say!("{name}: {total} offsets, {before} of them done before; group {group}");
+    let before = range.begin()?;
+    say!(
+        "{name}: {total} offsets, {before} of them done before; {}",
+        the_same(args, group)
+    );
     if before == total {
         say!("nothing is left to replay");
         return Ok(ExitCode::SUCCESS);
@@ -272,7 +282,8 @@ fn go(
         progress.end();
         Ok(match end {
             _ if done == total => {
-                say!("{name}: {}", all_done(total, range.gone()));
+                let taken = taken(&range).await;
+                say!("{name}: {}", all_done(total, range.gone(), taken));
                 ExitCode::SUCCESS
             }
             Ended::Halted => {
@@ -282,12 +293,16 @@ fn go(
             _ if !stopped => {
                 let seconds = limit.as_secs();
                 say!(
-                    "error: could not stop in {seconds} s, after {done} of {total} offsets: go on with the same range and --group {group}"
+                    "error: could not stop in {seconds} s, after {done} of {total} offsets: go on with {}",
+                    the_same(args, group)
                 );
                 Exit::Internal.into()
             }
             Ended::Done | Ended::Stopped => {
-                say!("stopped after {done} of {total} offsets: go on with the same range and --group {group}");
+                say!(
+                    "stopped after {done} of {total} offsets: go on with {}",
+                    the_same(args, group)
+                );
                 ExitCode::from(130)
             }
         })
@@ -296,15 +311,37 @@ fn go(
     code
 }
 
-/// What is said at the end. What is gone is none of the replay's failures: a record that was compacted is superseded, and one that retention took
-/// cannot be had any more.
-fn all_done(total: i64, gone: i64) -> String {
-    match gone {
-        0 => format!("all {total} offsets are done"),
-        _ => format!(
-            "all {total} offsets are done; {gone} of them were gone from the topic before the replay came to them: compaction or retention"
-        ),
+/// The arguments that go on in the range, as moments and offsets: `2h` would be another range by then.
+fn the_same(args: &Replay, group: &str) -> String {
+    let mut said = String::new();
+    for (option, moment) in [("--from", args.from), ("--to", args.to)] {
+        if let Some(moment) = moment {
+            said.push_str(&format!("{option} {} ", moment.text()));
+        }
     }
+    for (option, places) in [("--from-offset", &args.from_offset), ("--to-offset", &args.to_offset)] {
+        for place in places {
+            said.push_str(&format!("{option} {place} "));
+        }
+    }
+    format!("{said}--group {group}")
+}
+
+/// What is said at the end. What is gone is none of the replay's failures: a record that was compacted is superseded, and one that retention took
+/// cannot be had any more. Of what retention has taken by now, nobody knows how much of it was done before.
+fn all_done(total: i64, gone: i64, taken: i64) -> String {
+    let mut said = format!("all {total} offsets are done");
+    if gone > 0 {
+        said.push_str(&format!(
+            "; {gone} of them were gone from the topic before the replay came to them: compaction or retention"
+        ));
+    }
+    if taken > gone {
+        said.push_str(&format!(
+            "; retention has taken {taken} of them by now, and those that the replay had not come to before were passed over"
+        ));
+    }
+    said
 }
 
 /// Why a replay ends.
@@ -355,6 +392,13 @@ fn is_idle(loops: &[Arc<LoopState>]) -> bool {
 async fn look_again(range: &Arc<Range>) {
     let range = range.clone();
     let _ = tokio::task::spawn_blocking(move || range.look_again()).await;
+}
+
+/// What retention has taken by now; brokers that do not answer any more do not say.
+async fn taken(range: &Arc<Range>) -> i64 {
+    let range = range.clone();
+    let taken = tokio::task::spawn_blocking(move || range.taken()).await;
+    taken.ok().and_then(Result::ok).unwrap_or(0)
 }
 
 async fn looked(range: &Arc<Range>) -> Option<i64> {
@@ -442,11 +486,55 @@ mod tests {
 
     #[test]
     fn a_replay_that_did_not_run_all_does_not_end_as_if_it_had() {
-        assert_eq!(all_done(10, 0), "all 10 offsets are done");
-        assert_eq!(
-            all_done(10, 3),
-            "all 10 offsets are done; 3 of them were gone from the topic before the replay came to them: compaction or retention"
+        let gone = "; 3 of them were gone from the topic before the replay came to them: compaction or retention";
+        let taken =
+            "; retention has taken 4 of them by now, and those that the replay had not come to before were passed over";
+        for (numbers, more) in [
+            ((0, 0), String::new()),
+            ((3, 0), gone.to_owned()),
+            ((3, 3), gone.to_owned()),
+            ((0, 4), taken.to_owned()),
+            ((3, 4), format!("{gone}{taken}")),
+        ] {
+            let said = all_done(10, numbers.0, numbers.1);
+            assert_eq!(said, format!("all 10 offsets are done{more}"), "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn no_group_of_a_pipeline_is_taken() {
+        let two = format!(
+            "{CONFIG}\n[pipelines.b]\nsource = {{ topics = \"b\", group = \"h\" }}\nsink = {{ topic = \"out\" }}\n"
         );
+        let (config, _) = crate::config::load_str(vec![("c.toml".into(), two)], std::iter::empty()).unwrap();
+        let said = |group| check_group(&config, &config.pipelines["a"], group);
+        assert_eq!(said("g-replay-1"), Ok(()));
+        assert_eq!(
+            said("g"),
+            Err("g is the pipeline's own group: choose another --group".to_owned())
+        );
+        assert_eq!(
+            said("h"),
+            Err("h is the group of pipeline `b`: choose another --group".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_goes_on_is_said_as_it_will_be_the_same() {
+        let said = |more: &[&str]| the_same(&args(more), "g");
+        let (from, to) = ("--from-offset", "--to-offset");
+        assert_eq!(
+            said(&["--from", "1970-01-01", "--to", "1970-01-02"]),
+            "--from 1970-01-01T00:00:00.000Z --to 1970-01-02T00:00:00.000Z --group g"
+        );
+        assert_eq!(
+            said(&[from, "3:1", from, "4:2", to, "4:9"]),
+            "--from-offset 3:1 --from-offset 4:2 --to-offset 4:9 --group g"
+        );
+        let relative = said(&["--from", "2h"]);
+        assert!(!relative.contains("2h"), "{relative}");
+        let again = args(&relative.split(' ').collect::<Vec<_>>());
+        assert_eq!(the_same(&again, "g"), relative);
     }
 
     #[test]

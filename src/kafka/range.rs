@@ -9,6 +9,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 /// For one question of a command to the brokers.
 pub const ASK: Duration = Duration::from_secs(15);
+/// How often offsets are asked for as long as the answer has an error in it.
+const ASKS: usize = 3;
 
 /// A part of a partition: `from` is read, `to` is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +85,33 @@ pub fn partitions_and_brokers<C: ClientContext>(
     Ok((partitions, metadata.brokers().len()))
 }
 
+/// The first error of a partition: without it, where an offset is missing, none is there.
+///
+/// # Errors
+/// That error.
+pub fn without_error(list: &TopicPartitionList) -> Result<(), KafkaError> {
+    list.elements().iter().try_for_each(|partition| partition.error())
+}
+
+/// The offsets of the times in a list, or of [`Offset::Beginning`] and [`Offset::End`]. Where librdkafka tries again by itself, as it does while a leader
+/// changes, it keeps the try that has failed and returns it as the answer, with no offset in it. The next question has the answer of its own.
+///
+/// # Errors
+/// No answer, or one with an error in it each time.
+pub fn offsets<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    list: &TopicPartitionList,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut asked = 1;
+    loop {
+        let found = consumer.offsets_for_times(list.clone(), ASK)?;
+        match without_error(&found) {
+            Err(_) if asked < ASKS => asked += 1,
+            answer => return answer.map(|()| found),
+        }
+    }
+}
+
 /// What a topic holds now, from the first record that is as young as `since` to the first that is as young as `until`, in
 /// milliseconds since 1970.
 ///
@@ -112,7 +141,7 @@ pub fn parts<C: ConsumerContext>(
             list.add_partition_offset(topic, part.partition, Offset::Offset(time.max(0)))
                 .map_err(failed)?;
         }
-        let found = consumer.offsets_for_times(list, ASK).map_err(failed)?;
+        let found = offsets(consumer, &list).map_err(failed)?;
         let offset = |part: &Part| match found.find_partition(topic, part.partition)?.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,
@@ -135,7 +164,7 @@ pub fn parts<C: ConsumerContext>(
 mod tests {
     use rdkafka::ClientConfig;
     use rdkafka::mocking::MockCluster;
-    use rdkafka::types::RDKafkaRespErr;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
 
@@ -168,5 +197,30 @@ mod tests {
             let error = said(topic).unwrap_err();
             assert!(error.starts_with(words), "{error}");
         }
+    }
+
+    #[test]
+    fn an_error_is_not_taken_for_the_answer_that_no_record_is_there() {
+        const DONE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
+        // librdkafka tries again by itself.
+        const FAILED: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH;
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let consumer: BaseConsumer = config.set("group.id", "g").create().unwrap();
+        let answers = |answers: &[RDKafkaRespErr]| cluster.request_errors(RDKafkaApiKey::ListOffsets, answers);
+
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("t", 0, Offset::End).unwrap();
+        answers(&[FAILED]);
+        let found = offsets(&consumer, &list).unwrap();
+        assert_eq!(found.find_partition("t", 0).unwrap().offset(), Offset::Offset(0));
+
+        // Two are for beginning and end.
+        answers(&[vec![DONE, DONE], [FAILED, DONE].repeat(ASKS)].concat());
+        let error = parts(&consumer, "t", Some(0), None).unwrap_err();
+        assert!(error.starts_with("topic t: "), "{error}");
+        assert_eq!(parts(&consumer, "t", Some(0), None).unwrap().len(), 1);
     }
 }

@@ -52,7 +52,6 @@ impl Reader {
         let mut config = kafka::reader(&context.config.kafka, properties, "messina-dead-letters")?;
         config.set("enable.partition.eof", "true");
         config.set("queued.max.messages.kbytes", FETCH_KBYTES);
-        config.set("auto.offset.reset", "earliest");
         let consumer = config
             .create()
             .map_err(|e| Trouble::unavailable("cannot make a consumer", &e))?;

@@ -9,7 +9,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::kafka::range::{ASK, Part};
+use crate::cli::trouble::Trouble;
+use crate::kafka::range::{self, ASK, Part};
 
 /// Silence while the end of a part is looked for that means that it cannot be found.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -113,11 +114,45 @@ impl Range {
     /// Lets the group begin where it has not been yet; how many offsets it has done before.
     ///
     /// # Errors
-    /// In words: a group that has members does not take it.
-    pub fn begin(&self) -> Result<i64, String> {
+    /// A group of another range, and one that has members, which does not take it.
+    pub fn begin(&self) -> Result<i64, Trouble> {
+        let committed = self.committed().map_err(Trouble::Unavailable)?;
+        for (part, committed) in self.parts.iter().zip(&committed) {
+            if let Some(place) = *committed
+                && !self.is_of(part, place).map_err(Trouble::Unavailable)?
+            {
+                let Part {
+                    topic,
+                    partition,
+                    from,
+                    to,
+                } = part;
+                return Err(Trouble::Usage(format!(
+                    "the group stands at offset {place} of topic {topic}, partition {partition}, and the range is {from} to {to}: it is the group of another \
+                     range, choose another --group"
+                )));
+            }
+        }
+        self.start(&committed).map_err(Trouble::Unavailable)
+    }
+
+    /// Whether a group that stands there may have been in the part: a replay does not go beyond its end, and begins at its beginning. Before that it
+    /// stands where retention or compaction has taken all in between since.
+    fn is_of(&self, part: &Part, place: i64) -> Result<bool, String> {
+        if place >= part.from {
+            return Ok(place <= part.to);
+        }
+        let before = Part {
+            to: part.from,
+            ..part.clone()
+        };
+        Ok(self.read(&before, place, |_| true)?.is_none())
+    }
+
+    fn start(&self, committed: &[Option<i64>]) -> Result<i64, String> {
         self.consumer.unassign().map_err(|e| e.to_string())?;
         let mut list = TopicPartitionList::new();
-        for (part, committed) in self.parts.iter().zip(self.committed()?) {
+        for (part, committed) in self.parts.iter().zip(committed) {
             if committed.is_none() {
                 list.add_partition_offset(&part.topic, part.partition, Offset::Offset(part.from))
                     .map_err(|e| e.to_string())?;
@@ -167,13 +202,37 @@ impl Range {
         self.consumer.unassign().map_err(|e| e.to_string())
     }
 
+    /// Offsets at the beginnings that retention has taken by now, whether the replay had come to them before or not.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn taken(&self) -> Result<i64, String> {
+        let in_words = |e: KafkaError| e.to_string();
+        let mut list = TopicPartitionList::new();
+        for part in &self.parts {
+            list.add_partition_offset(&part.topic, part.partition, Offset::Beginning)
+                .map_err(in_words)?;
+        }
+        let found = range::offsets(&self.consumer, &list).map_err(in_words)?;
+        let taken = self.parts.iter().zip(&self.last).map(|(part, last)| {
+            let begin = found.find_partition(&part.topic, part.partition);
+            match begin.map(|begin| begin.offset()) {
+                Some(Offset::Offset(begin)) => begin.clamp(part.from, last + 1) - part.from,
+                _ => 0,
+            }
+        });
+        Ok(taken.sum())
+    }
+
     fn committed(&self) -> Result<Vec<Option<i64>>, String> {
         let mut list = TopicPartitionList::new();
         for part in &self.parts {
             list.add_partition(&part.topic, part.partition);
         }
-        let found = self.consumer.committed_offsets(list, ASK);
-        let found = found.map_err(|e| format!("the group does not say where it is: {e}"))?;
+        let silent = |e: KafkaError| format!("the group does not say where it is: {e}");
+        let found = self.consumer.committed_offsets(list, ASK).map_err(silent)?;
+        // Where that is not known, it is not the beginning.
+        range::without_error(&found).map_err(silent)?;
         let offset = |part: &Part| match found.find_partition(&part.topic, part.partition)?.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,
@@ -191,6 +250,16 @@ mod tests {
     use super::*;
 
     const TOPIC: &str = "t";
+
+    /// Whether the group may begin in the range from there on: how many offsets it has done, or what is said.
+    fn begin(range: &mut Range, from: i64) -> Result<i64, String> {
+        range.parts[0].from = from;
+        match range.begin() {
+            Ok(done) => Ok(done),
+            Err(Trouble::Usage(message)) => Err(message),
+            Err(error @ Trouble::Unavailable(_)) => panic!("{error}"),
+        }
+    }
 
     /// Offsets 0 to 9, of a group that has done so many of them.
     fn range(brokers: &str, committed: i64) -> Range {
@@ -277,9 +346,54 @@ mod tests {
         let range = range(&brokers, 9);
         range.look_again().unwrap();
         assert_eq!((range.done(), range.gone()), (Ok(9), 0), "the last record is there");
+        assert_eq!(range.taken(), Ok(0));
         // The mock cluster keeps five megabytes of a partition.
         produce(&brokers, 8, 900_000);
         range.look_again().unwrap();
         assert_eq!((range.done(), range.gone()), (Ok(range.total()), 1));
+        assert_eq!(range.taken(), Ok(range.total()), "what was done before as well");
+    }
+
+    #[test]
+    fn a_group_of_another_range_is_refused() {
+        let (_cluster, brokers) = cluster(12);
+        for (committed, from, done) in [
+            (5, 5, Some(0)),
+            (9, 5, Some(4)),
+            (10, 5, Some(5)),
+            (11, 5, None),
+            (3, 5, None),
+        ] {
+            let mut range = range(&brokers, committed);
+            let said = begin(&mut range, from);
+            assert_eq!(said.clone().ok(), done, "{committed} from {from}: {said:?}");
+            if let Err(message) = said {
+                assert!(message.contains(&format!("stands at offset {committed} of topic t, partition 0")));
+            }
+            assert_eq!(range.committed(), Ok(vec![Some(committed)]), "it stays where it is");
+        }
+    }
+
+    #[test]
+    fn a_group_that_retention_has_overtaken_goes_on() {
+        let (_cluster, brokers) = cluster(12);
+        let mut range = range(&brokers, 3);
+        // The mock cluster keeps five megabytes of a partition.
+        produce(&brokers, 8, 900_000);
+        let (from, to) = range.consumer.fetch_watermarks(TOPIC, 0, ASK).unwrap();
+        assert!(from > 12, "{from}");
+        (range.parts[0].to, range.last[0]) = (to, to - 1);
+        assert_eq!(begin(&mut range, from), Ok(0));
+        let said = begin(&mut range, from + 1);
+        assert!(said.is_err(), "there is a record in between: {said:?}");
+    }
+
+    #[test]
+    fn a_group_that_says_an_error_does_not_stand_at_the_beginning() {
+        let (_cluster, brokers) = cluster(1);
+        let mut range = range(&brokers, 5);
+        range.parts[0].partition = 7;
+        let said = range.committed().unwrap_err();
+        assert!(said.starts_with("the group does not say where it is: "), "{said}");
     }
 }
