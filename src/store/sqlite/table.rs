@@ -32,6 +32,12 @@ impl Table {
         while let Some(row) = rows.next().map_err(|e| classify::sqlite(&e))? {
             let get = || -> rusqlite::Result<(String, String, i64)> { Ok((row.get(1)?, row.get(2)?, row.get(5)?)) };
             let (column, declared, place) = get().map_err(|e| classify::sqlite(&e))?;
+            if ["true", "false"].iter().any(|word| column.eq_ignore_ascii_case(word)) {
+                // It gives such a column of an inner query another name.
+                return Err(invalid(format!(
+                    "SQLite cannot look up a column that is called {column}: call it otherwise in table {name}"
+                )));
+            }
             let ty = declared_type(name, &column, &declared)?;
             if place > 0 {
                 key.push((place, column.clone()));
@@ -94,6 +100,17 @@ fn is_unfrozen(declared: &str, ty: &ColumnType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_column_that_has_no_name_in_an_inner_query_is_refused() {
+        let connection = Connection::open_in_memory().unwrap();
+        let sql =
+            "CREATE TABLE t (k text PRIMARY KEY, \"null\" text); CREATE TABLE f (k text PRIMARY KEY, \"False\" text)";
+        connection.execute_batch(sql).unwrap();
+        assert!(Table::read(&connection, "t").unwrap().has("null"));
+        let refused = Table::read(&connection, "f").err().unwrap().to_string();
+        assert!(refused.contains("a column that is called False"), "{refused}");
+    }
 
     #[test]
     fn collections_are_frozen_as_they_are_declared() {
