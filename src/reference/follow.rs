@@ -9,8 +9,8 @@
 //! found all along.
 //!
 //! Invariants: what is held goes on being served, whatever fails; a reading that finds the collection empty is never believed
-//! where there were documents, and one that finds less than half of them only when the next reading agrees: a collection that is
-//! being filled anew must not empty the copy.
+//! where there were documents, and one that finds less than half of them only when the next reading finds hardly more: a collection
+//! that is being filled anew must not empty the copy.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -62,8 +62,8 @@ pub struct Follower {
     doubted: bool,
     /// How often another document was asked for since the last reading.
     asked: u32,
-    /// The last reading that came to its end found some documents, and less than half of those held.
-    shrunk: bool,
+    /// How many documents the last reading that came to its end found, where those were less than half of those held.
+    shrunk: Option<u64>,
 }
 
 /// What came of a reading.
@@ -99,7 +99,7 @@ impl Follower {
             has_streams: true,
             doubted: false,
             asked: 0,
-            shrunk: false,
+            shrunk: None,
         }
     }
 
@@ -110,7 +110,7 @@ impl Follower {
         match &result {
             Ok(()) => {
                 self.doubted = false;
-                self.shrunk = false;
+                self.shrunk = None;
                 self.reference.is_current(started);
                 self.metrics.refreshed.inc();
                 self.metrics.seconds.observe(started.elapsed().as_secs_f64());
@@ -230,13 +230,15 @@ impl Follower {
         let collection = &self.reference.shape.collection;
         // It does not speak for the next reading either: a collection that is filled anew is small for a while.
         if found == 0 && held > 0 {
-            self.shrunk = false;
+            self.shrunk = None;
             let message = format!("{collection} is empty, and {held} documents were held: they are kept");
             return Err(StoreError::permanent("empty", message));
         }
-        if found < held / 2 && !std::mem::replace(&mut self.shrunk, true) {
+        // What grows is still being filled, however long ago the last reading was.
+        let grows = |before: u64| found > before + before / 8;
+        if found < held / 2 && self.shrunk.replace(found).is_none_or(grows) {
             let message = format!(
-                "{collection} has {found} documents, and {held} were held: they are kept until it is read again"
+                "{collection} has {found} documents, and {held} were held: they are kept until a reading finds hardly more"
             );
             return Err(StoreError::permanent("shrunk", message));
         }

@@ -49,7 +49,7 @@ async fn a_reading_that_fails_leaves_the_copy_in_doubt_and_is_no_reading_that_fo
     assert!(!follower.doubted);
     let error = follower.read().await.unwrap_err();
     assert_eq!(error.class, Class::Transient, "{error}");
-    assert!(follower.doubted && !follower.shrunk);
+    assert!(follower.doubted && follower.shrunk.is_none());
 }
 
 /// One that has read, and takes a stream for silent after a moment.
@@ -179,14 +179,16 @@ async fn a_collection_that_does_not_fit_is_refused_before_much_more_is_held() {
 }
 
 #[tokio::test]
-async fn a_short_reading_is_believed_by_the_next_short_one_alone() {
+async fn a_short_reading_is_believed_by_the_next_short_one_alone_that_finds_hardly_more() {
     let mut follower = follower().await;
     let mut refused = |found| follower.believe(found, 100).err().map(|error| error.label);
     assert_eq!(refused(50), None);
     assert_eq!(refused(10), Some("shrunk"));
     assert_eq!(refused(0), Some("empty"), "it speaks for no other");
     assert_eq!(refused(10), Some("shrunk"));
-    assert_eq!(refused(10), None);
+    assert_eq!(refused(32), Some("shrunk"), "it is being filled");
+    assert_eq!(refused(37), Some("shrunk"));
+    assert_eq!(refused(41), None);
 }
 
 #[test]
