@@ -385,15 +385,8 @@ impl Follower {
             }
             self.asked += 1;
             let keys = candidates(&codec::value_of_key(&key));
-            left = match self.source.another(&self.reference.shape.key, keys).await {
-                Ok(Some(document)) => {
-                    let left = self.reference.change(self.generation, &document);
-                    // It has the key in a form that a record does not ask for, as by a collation.
-                    if left.is_ok() && self.reference.key(&document).as_ref() != Some(&key) {
-                        return false;
-                    }
-                    left
-                }
+            left = match self.source.another(&self.reference.shape.key, keys, &key).await {
+                Ok(Some(document)) => self.reference.change(self.generation, &document),
                 Ok(None) => {
                     self.reference.is_free(&key);
                     return true;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mongodb::action::Action;
-use mongodb::bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
+use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::{Error, ErrorKind, RESUMABLE_CHANGE_STREAM_ERROR};
@@ -20,6 +20,7 @@ use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::codec;
 use crate::config::Secret;
 use crate::retry::Class;
 use crate::store::StoreError;
@@ -271,30 +272,58 @@ impl Source {
         Arc::clone(&self.server.login().room)
     }
 
-    /// A document of which `key` is one of these values. Asked while pipelines run, and not at their start.
-    pub async fn find(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
-        self.one(key, values, None).await
+    /// A document of which `key` is one of these values, and is found in memory by the bytes that are `wanted`. Asked while pipelines run, and not at
+    /// their start.
+    pub async fn find(
+        &self,
+        key: &str,
+        values: Vec<Bson>,
+        wanted: &[u8],
+    ) -> Result<Option<RawDocumentBuf>, StoreError> {
+        self.one(key, values, wanted, None).await
     }
 
     /// As [`Source::find`], from the primary: it has the change that asks.
-    pub async fn another(&self, key: &str, values: Vec<Bson>) -> Result<Option<RawDocumentBuf>, StoreError> {
-        self.one(key, values, Some(ReadPreference::Primary.into())).await
+    pub async fn another(
+        &self,
+        key: &str,
+        values: Vec<Bson>,
+        wanted: &[u8],
+    ) -> Result<Option<RawDocumentBuf>, StoreError> {
+        self.one(key, values, wanted, Some(ReadPreference::Primary.into()))
+            .await
     }
 
     async fn one(
         &self,
         key: &str,
         values: Vec<Bson>,
+        wanted: &[u8],
         from: Option<SelectionCriteria>,
     ) -> Result<Option<RawDocumentBuf>, StoreError> {
         let patience = self.server.login().patience;
         let collection = self.collection();
         // An array is no key, though one of its elements may be asked for.
-        let find = collection.find_one(doc! { key: { "$in": values, "$not": { "$type": "array" } } });
+        let find = collection.find(doc! { key: { "$in": values, "$not": { "$type": "array" } } });
         let find = find
             .projection(self.projection(""))
             .optional(from, |find, from| find.selection_criteria(from));
-        let found = async { self.server.seen(find.await).await };
+        // What the server finds besides: other kinds of numbers, and text that is the same to a collation.
+        let suits = |document: &RawDocument| {
+            let value = document.get(key).ok().flatten();
+            value.and_then(codec::key_of_bson).as_deref() == Some(wanted)
+        };
+        let first = async {
+            let mut cursor = find.await?;
+            while cursor.advance().await? {
+                let document = cursor.current();
+                if suits(document) {
+                    return Ok::<_, Error>(Some(document.to_owned()));
+                }
+            }
+            Ok(None)
+        };
+        let found = async { self.server.seen(first.await).await };
         let Ok(found) = tokio::time::timeout(patience, found).await else {
             let message = format!("MongoDB: no answer within {patience:?}");
             return Err(StoreError::transient("timeout", message));
