@@ -35,8 +35,8 @@ const DOUBT: Duration = Duration::from_secs(300);
 const LARGE: usize = 1 << 20;
 /// How often another document of a key is asked for before all are read instead.
 const MOST_ASKED: u32 = 100;
-/// How often a server may refuse to resume a stream before all are read instead.
-const MOST_REFUSED: u32 = 5;
+/// How often a server may answer a stream at one place with an error before all are read instead.
+const MOST_REFUSED: u32 = 10;
 
 /// When a doubtful reading is repeated.
 fn patience(refresh: Duration) -> Duration {
@@ -250,6 +250,8 @@ impl Follower {
         let silence = self.source.silence;
         // What has failed since the stream told something, or since a reading where there is no stream.
         let mut attempt = 0;
+        // How often the server has answered with an error since the stream came further, or since a reading.
+        let mut refusals = 0;
         // The stream goes on from a token, and has not come further since.
         let mut resumed = false;
         let mut due = self.next();
@@ -265,6 +267,9 @@ impl Follower {
                             let told = !std::mem::take(&mut self.unasked) || change.is_some();
                             resumed &= change.is_none() && token == self.token;
                             self.token = token;
+                            if told && !resumed {
+                                refusals = 0;
+                            }
                             let alive = stream.is_alive();
                             let applied = match &change {
                                 Some(change) => self.apply(change).await,
@@ -281,7 +286,9 @@ impl Follower {
                         }
                         Err(error) => {
                             self.stream = None;
-                            let stuck = is_late(&error) || is_told(&error);
+                            refusals += u32::from(is_told(&error));
+                            // One answer may be of its moment, and not of the place.
+                            let stuck = is_late(&error) || is_told(&error) && refusals > 1;
                             again = cannot_resume(&error) || resumed && stuck || self.token.is_none();
                             failed = true;
                             self.tell("its change stream broke", &class(&error));
@@ -296,7 +303,8 @@ impl Follower {
                         }
                         Err(error) => {
                             let transient = class(&error).class == Class::Transient;
-                            let refused = is_told(&error) && attempt >= MOST_REFUSED;
+                            refusals += u32::from(is_told(&error));
+                            let refused = is_told(&error) && refusals > MOST_REFUSED;
                             again = cannot_resume(&error) || is_late(&error) || refused || !transient;
                             failed = true;
                             self.tell("its change stream cannot be resumed", &class(&error));
@@ -319,6 +327,7 @@ impl Follower {
             }
             if again || due.is_some_and(|due| due <= Instant::now()) {
                 resumed = false;
+                refusals = 0;
                 due = match self.read().await {
                     Ok(()) => {
                         if self.stream.is_none() {

@@ -52,10 +52,16 @@ async fn a_reading_that_fails_leaves_the_copy_in_doubt_and_is_no_reading_that_fo
     assert!(follower.doubted && follower.shrunk.is_none());
 }
 
-/// One that has read, and takes a stream for silent after a moment.
-async fn impatient(address: &impl std::fmt::Display) -> Follower {
+/// One that has read.
+async fn patient(address: &impl std::fmt::Display) -> Follower {
     let mut follower = follower_of(&format!("mongodb://{address}/?replicaSet=rs"), 1 << 20).await;
     follower.read().await.unwrap();
+    follower
+}
+
+/// One that has read, and takes a stream for silent after a moment.
+async fn impatient(address: &impl std::fmt::Display) -> Follower {
+    let mut follower = patient(address).await;
     follower.source.silence = Duration::from_millis(50);
     follower
 }
@@ -220,7 +226,7 @@ async fn a_server_that_becomes_a_member_of_a_replica_set_is_followed() {
 #[tokio::test]
 async fn a_place_that_the_server_cannot_tell_of_is_left() {
     // A change is larger than a message may be; or the stream is refused at its place, so many times.
-    for refusals in [0, 5] {
+    for refusals in [0, MOST_REFUSED as usize] {
         let opened = AtomicUsize::new(0);
         let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
             "aggregate" if (1..=refusals).contains(&opened.fetch_add(1, Ordering::Relaxed)) => Some(refused(10334)),
@@ -229,21 +235,67 @@ async fn a_place_that_the_server_cannot_tell_of_is_left() {
             _ => Some(nothing()),
         })
         .await;
-        let following = tokio::spawn(impatient(&address).await.run());
-        let read_again = async {
-            let (mut opened, mut read) = (0, 0);
-            while read < 2 {
-                let command = commands.recv().await.unwrap();
-                opened += usize::from(command.contains_key("aggregate"));
-                read += usize::from(command.contains_key("find"));
-            }
-            opened
-        };
-        let opened = tokio::time::timeout(Duration::from_secs(60), read_again).await;
+        let following = tokio::spawn(patient(&address).await.run());
         // At first, at the old place, and for the second reading.
-        assert_eq!(opened.unwrap(), 1 + refusals.max(1) + 1);
+        assert_eq!(opened_until_read_again(&mut commands).await, 1 + refusals.max(1) + 1);
         following.abort();
     }
+}
+
+/// How many streams are opened until the collection is read a second time.
+async fn opened_until_read_again(commands: &mut UnboundedReceiver<Document>) -> usize {
+    let read_again = async {
+        let (mut opened, mut read) = (0, 0);
+        while read < 2 {
+            let command = commands.recv().await.unwrap();
+            opened += usize::from(command.contains_key("aggregate"));
+            read += usize::from(command.contains_key("find"));
+        }
+        opened
+    };
+    tokio::time::timeout(Duration::from_secs(60), read_again).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_error_of_the_server_among_other_failures_does_not_tell_of_the_place() {
+    let away = 2 * MOST_REFUSED as usize;
+    let opened = AtomicUsize::new(0);
+    let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
+        "aggregate" => Some(match opened.fetch_add(1, Ordering::Relaxed) {
+            number if (1..=away).contains(&number) => {
+                let mut passes = refused(10334);
+                passes.insert("errorLabels", vec!["ResumableChangeStreamError"]);
+                passes
+            }
+            number if number == away + 1 => refused(10334),
+            _ => stream(Vec::new()),
+        }),
+        "getMore" => Some(refused(10334)),
+        _ => Some(nothing()),
+    })
+    .await;
+    let following = tokio::spawn(patient(&address).await.run());
+    // At first, while it was away, the one that was refused, the one that was not, and for the second reading.
+    assert_eq!(opened_until_read_again(&mut commands).await, 1 + away + 1 + 1 + 1);
+    following.abort();
+}
+
+#[tokio::test]
+async fn the_first_error_at_a_place_is_followed_by_another_try() {
+    let asked = AtomicUsize::new(0);
+    let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
+        "aggregate" => Some(stream(Vec::new())),
+        // The stream is resumed because nothing is heard of it.
+        "getMore" => (asked.fetch_add(1, Ordering::Relaxed) > 0).then(|| refused(10334)),
+        _ => Some(nothing()),
+    })
+    .await;
+    let mut follower = patient(&address).await;
+    follower.source.silence = Duration::from_secs(1);
+    let following = tokio::spawn(follower.run());
+    // At first, at the old place, once more there, and for the second reading.
+    assert_eq!(opened_until_read_again(&mut commands).await, 4);
+    following.abort();
 }
 
 #[tokio::test]
@@ -266,7 +318,7 @@ async fn the_age_counts_from_what_the_stream_has_told() {
             _ => Some(nothing()),
         })
         .await;
-        let follower = impatient(&address).await;
+        let follower = patient(&address).await;
         let reference = follower.reference.clone();
         *reference.current.lock().unwrap() = Instant::now().checked_sub(hour);
         let following = tokio::spawn(follower.run());
