@@ -64,6 +64,8 @@ pub struct Follower {
     asked: u32,
     /// How many documents the last reading that came to its end found, where those were less than half of those held.
     shrunk: Option<u64>,
+    /// What breaks the stream has the collection read no sooner: since the last reading as much time has passed by then as that took.
+    rested: Instant,
 }
 
 /// What came of a reading.
@@ -100,6 +102,7 @@ impl Follower {
             doubted: false,
             asked: 0,
             shrunk: None,
+            rested: Instant::now(),
         }
     }
 
@@ -107,6 +110,7 @@ impl Follower {
     pub async fn read(&mut self) -> Result<(), StoreError> {
         let started = Instant::now();
         let result = self.read_all().await;
+        self.rested = Instant::now() + started.elapsed();
         match &result {
             Ok(()) => {
                 self.doubted = false;
@@ -263,7 +267,8 @@ impl Follower {
                     match next {
                         Ok(change) => {
                             let token = stream.resume_token();
-                            // The first, empty batch comes before the server has looked for the place, and says nothing.
+                            // The first, empty batch comes before the server has looked for the place, and says nothing. Where the driver resumes a stream by
+                            // itself, as after a broken connection, that of the new one is not told from an answer: the copy passes for current at once.
                             let told = !std::mem::take(&mut self.unasked) || change.is_some();
                             resumed &= change.is_none() && token == self.token;
                             self.token = token;
@@ -324,6 +329,10 @@ impl Follower {
             if again || failed {
                 sleep(self.backoff.delay(attempt, self.jitter.next_u64())).await;
                 attempt = attempt.saturating_add(1);
+            }
+            // Where changes too large to be told keep coming, a large collection would be read without end.
+            if again {
+                sleep_until(self.rested.into()).await;
             }
             if again || due.is_some_and(|due| due <= Instant::now()) {
                 resumed = false;

@@ -334,3 +334,26 @@ async fn the_age_counts_from_what_the_stream_has_told() {
         following.abort();
     }
 }
+
+#[tokio::test]
+async fn a_server_has_as_much_time_between_readings_as_one_takes() {
+    let takes = Duration::from_millis(400);
+    let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
+        "aggregate" => Some(stream(Vec::new())),
+        // A change that is too large, again and again.
+        "getMore" => Some(refused(10334)),
+        "find" => {
+            std::thread::sleep(takes);
+            Some(nothing())
+        }
+        _ => Some(nothing()),
+    })
+    .await;
+    let follower = patient(&address).await;
+    let read = Instant::now();
+    let following = tokio::spawn(follower.run());
+    assert!(comes_twice(&mut commands, "find").await);
+    // The second reading is heard of when it has taken its time, too.
+    assert!(read.elapsed() > takes + takes / 2, "{:?}", read.elapsed());
+    following.abort();
+}
