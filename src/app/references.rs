@@ -15,7 +15,7 @@ use crate::pipeline::prepare::NotPrepared;
 use crate::reference::follow::Follower;
 use crate::reference::on_demand::OnDemand;
 use crate::reference::sample::{NoType, Seen, SeenKeys};
-use crate::reference::server::{Server, Source};
+use crate::reference::server::{Server, Source, is_refused};
 use crate::reference::{Reference, References, Shape};
 use crate::retry::{Class, Jitter};
 use crate::store::StoreError;
@@ -212,8 +212,8 @@ pub(super) async fn load(
         let mut follower = Follower::new(reference.clone(), source, refresh, backoff(), series.clone());
         let (began, mut attempt) = (Instant::now(), 0);
         while let Err(error) = follower.read().await {
-            // The sample was taken with a login that was right: it is being rotated.
-            if error.class != Class::Transient && error.label != "auth" {
+            // The sample was taken with a login that was right, and might follow: it is being rotated.
+            if error.class != Class::Transient && !is_refused(&error) {
                 let message = format!("reference '{}': {error}", reference.shape.name);
                 return Err(config_error(vec![Finding::new(place, message)], sources));
             }

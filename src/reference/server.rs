@@ -372,7 +372,7 @@ impl Source {
 }
 
 /// Whether the login is not taken, or has not the privilege.
-pub(super) fn is_refused(error: &StoreError) -> bool {
+pub(crate) fn is_refused(error: &StoreError) -> bool {
     matches!(error.label, "auth" | "forbidden")
 }
 
