@@ -64,7 +64,7 @@ pub struct Follower {
     asked: u32,
     /// How many documents the last reading that came to its end found, where those were less than half of those held.
     shrunk: Option<u64>,
-    /// What breaks the stream has the collection read no sooner: since the last reading as much time has passed by then as that took.
+    /// When as much time has passed since the last reading as that took: what breaks the stream has the collection read no sooner.
     rested: Instant,
 }
 
