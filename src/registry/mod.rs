@@ -250,13 +250,19 @@ impl Registry {
     }
 
     /// As [`Registry::lookup`], where records are dead letters for it if it is not registered: that is believed as of an unknown id, once
-    /// every address has said so, and has said so again.
+    /// every address has said so, and, where there is patience, has said so again.
     ///
     /// # Errors
     /// As [`Registry::register`].
-    pub async fn lookup_patiently(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
+    pub async fn lookup_for_records(
+        &self,
+        subject: &str,
+        schema: &str,
+        patient: bool,
+    ) -> Result<Option<u32>, RegistryError> {
         let client = self.client();
-        for _ in 0..AGAIN {
+        let again = if patient { AGAIN } else { 0 };
+        for _ in 0..again {
             match client.lookup(subject, schema, true).await {
                 Ok(None) => tokio::time::sleep(LATER).await,
                 answer => return answer,
