@@ -23,11 +23,17 @@ pub async fn check_online(
     let expired = certificates.iter().filter(|(_, warning)| !warning);
     let expired: String = expired.map(|(finding, _)| format!("; {}", finding.message)).collect();
     let certificates = certificates.into_iter();
-    let mut all = certificates
+    let mut all: Vec<_> = certificates
         .map(|(f, warning)| diagnostic(f, sources, warning))
         .collect();
     let asked = services_say(config, sources, customs, &mut all).await;
     let asked = asked.map_err(|unavailable| format!("{unavailable}{expired}"));
+    // Who prepares a pipeline tells the same, as an error; none is prepared where a service is away or cannot be asked.
+    for own in check_customs(config, sources, customs).iter() {
+        if !all.iter().any(|f| f.place == own.place && f.message == own.message) {
+            all.push(own.clone());
+        }
+    }
     (Diagnostics::new(all), asked)
 }
 
@@ -146,15 +152,32 @@ mod tests {
         }
     }
 
+    /// A pipeline with one step of one's own, which has one `bind`.
+    fn loaded(registry: &str, step: &str, bind: &str) -> (Config, Sources) {
+        let text = format!(
+            "[kafka]\nbrokers = \"k:1\"\n[registry]\n{registry}\n[pipelines.p]\n\
+             source = {{ topics = \"t\", group = \"g\" }}\n\
+             steps = [{{ name = \"s\", custom = \"{step}\", bind = {{ {bind} = \"event.a\" }} }}]\n"
+        );
+        config::load_str(vec![("m.toml".into(), text)], std::iter::empty()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_step_that_is_misspelt_is_told_where_services_cannot_be_asked() {
+        let (config, sources) = loaded("url = \"https://r\"\ntls = { ca = \"/nowhere/ca.pem\" }", "gio", "ip");
+        let own = CustomSteps::new().with("geo", Geo);
+        let (found, asked) = check_online(&config, &sources, &own).await;
+        assert_eq!(asked, Ok(()));
+        for told in ["/nowhere/ca.pem", "this program has no step 'gio' of its own"] {
+            let times = found.iter().filter(|finding| finding.message.contains(told));
+            assert_eq!(times.count(), 1, "{told}");
+        }
+    }
+
     #[test]
     fn steps_of_ones_own_are_held_against_those_of_the_program_without_any_service() {
         let said = |step: &str, bind: &str, customs: &CustomSteps| {
-            let text = format!(
-                "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[pipelines.p]\n\
-                 source = {{ topics = \"t\", group = \"g\" }}\n\
-                 steps = [{{ name = \"s\", custom = \"{step}\", bind = {{ {bind} = \"event.a\" }} }}]\n"
-            );
-            let (config, sources) = config::load_str(vec![("m.toml".into(), text)], std::iter::empty()).unwrap();
+            let (config, sources) = loaded("url = \"http://r\"", step, bind);
             let found = check_customs(&config, &sources, customs);
             let said = found.iter().map(|finding| (finding.severity, finding.message.clone()));
             said.collect::<Vec<_>>()

@@ -245,7 +245,8 @@ pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
 
 /// Reads the registry's login and certificates again, for all requests from now on; the old ones stay where that fails.
 pub(super) fn read_registry_again(config: &Config, registry: &Registry) -> Result<(), String> {
-    registry_options(config).and_then(|options| registry.reload(&options).map_err(|e| format!("[registry]: {e}")))
+    let read = registry.reload(|| registry_options(config));
+    read.map_err(|e| format!("[registry]: {e}"))
 }
 
 pub(super) async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {

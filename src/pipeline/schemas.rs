@@ -4,7 +4,7 @@
 //! true).
 //! Never kept: a failure that may pass. The registry client remembers unknown ids, shortly.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::failure::Failure;
 use super::finding::Finding;
@@ -46,6 +46,8 @@ pub struct Schemas {
     registry: Arc<Registry>,
     output: Option<OutputSubject>,
     plans: Mutex<Recent<Result<Arc<SchemaPlan>, Failure>>>,
+    /// The schemas whose output schema was missing when records waited for it.
+    missing: Mutex<Recent<()>>,
 }
 
 /// Why a schema cannot be used now, or ever.
@@ -75,6 +77,7 @@ impl Schemas {
             registry,
             output,
             plans: Mutex::default(),
+            missing: Mutex::default(),
         }
     }
 
@@ -88,6 +91,10 @@ impl Schemas {
         let weight = weight(&plan);
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.insert(id, plan, weight);
+    }
+
+    fn missing(&self) -> MutexGuard<'_, Recent<()>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The plan of `id`, if it was resolved before.
@@ -157,7 +164,7 @@ impl Schemas {
         let compiled = compile(&self.program, Arc::new(writer), output_schema).map_err(Unusable::Findings)?;
         let output = match (compiled.output, &self.output) {
             (Some((splice, schema)), Some(subject)) => {
-                let registered = self.register(&schema, subject, records_wait).await;
+                let registered = self.register(fetched.id, &schema, subject, records_wait).await;
                 let schema_id = registered.map_err(|failure| self.refused(failure, &schema, subject))?;
                 Some(Output {
                     splice,
@@ -174,7 +181,8 @@ impl Schemas {
         Ok((Arc::new(plan), compiled.warnings))
     }
 
-    async fn register(&self, schema: &Schema, to: &OutputSubject, records_wait: bool) -> Result<u32, Failure> {
+    /// The id of the output schema that schema `of` gets.
+    async fn register(&self, of: u32, schema: &Schema, to: &OutputSubject, records_wait: bool) -> Result<u32, Failure> {
         let OutputSubject {
             subject, registering, ..
         } = to;
@@ -186,7 +194,15 @@ impl Schemas {
         };
         // First, for what is there: followers answer where the leader is away, and so does a registry that takes no new schema.
         let known = if records_wait && *registering == Registering::MustExist {
-            self.registry.lookup_patiently(subject, schema.json()).await
+            // Records come on, and the partition would wait at each of the times that it is asked for again.
+            let patient = self.missing().get(of).is_none();
+            let known = self.registry.lookup_for_records(subject, schema.json(), patient).await;
+            match &known {
+                Ok(None) => self.missing().insert(of, (), 0),
+                Ok(Some(_)) => self.missing().remove(of),
+                Err(_) => {}
+            }
+            known
         } else {
             self.registry.lookup(subject, schema.json()).await
         };
@@ -263,15 +279,19 @@ mod tests {
 
     /// The same at these addresses, where records wait for it or not.
     async fn id_at(demos: &[&DemoRegistry], registering: Registering, records_wait: bool) -> Result<u32, Unusable> {
-        let fetched = Fetched {
-            id: 7,
+        let urls = demos.iter().map(|demo| demo.url()).collect();
+        let (plan, _) = schemas(urls, registering).await.plan(&click(7), records_wait).await?;
+        Ok(plan.output.as_ref().unwrap().schema_id)
+    }
+
+    /// `CLICK` under an id.
+    fn click(id: u32) -> Fetched {
+        Fetched {
+            id,
             version: None,
             schema: CLICK.into(),
             references: Vec::new(),
-        };
-        let urls = demos.iter().map(|demo| demo.url()).collect();
-        let (plan, _) = schemas(urls, registering).await.plan(&fetched, records_wait).await?;
-        Ok(plan.output.as_ref().unwrap().schema_id)
+        }
     }
 
     /// The plans of a pipeline that gives `CLICK` a field more, with a registry at these addresses.
@@ -323,15 +343,17 @@ mod tests {
             false => Fault::None,
         });
         assert_eq!(id_at(&[&a], Registering::MustExist, true).await.unwrap(), id);
-        let Err(Unusable::Failure(missing)) = id_at(&[&b], Registering::MustExist, true).await else {
-            panic!("it is there")
-        };
-        assert_eq!((missing.class, missing.reason), (Class::Permanent, "schema"));
-        assert_eq!(
-            b.requests(),
-            5,
-            "once by each of the first two, and three times by the last"
-        );
+        let mut asked = b.requests();
+        assert_eq!(asked, 2, "once by each of the first two");
+        let schemas = schemas(vec![b.url()], Registering::MustExist).await;
+        for (of, times) in [(7, 3), (7, 1), (8, 3)] {
+            let Err(Unusable::Failure(missing)) = schemas.plan(&click(of), true).await else {
+                panic!("it is there")
+            };
+            assert_eq!((missing.class, missing.reason), (Class::Permanent, "schema"));
+            asked += times;
+            assert_eq!(b.requests(), asked, "patience is for each schema once: {of}");
+        }
     }
 
     #[tokio::test]

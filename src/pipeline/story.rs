@@ -331,15 +331,28 @@ fn shortened(json: Json) -> Json {
         }
         Json::Object(fields) => {
             let more = fields.len().saturating_sub(FIELDS);
-            let fields = fields.into_iter().take(FIELDS);
-            let mut object: Fields = fields.map(|(name, value)| (cut(&name), shortened(value))).collect();
+            let mut object = Fields::new();
+            for (name, value) in fields.into_iter().take(FIELDS) {
+                add(&mut object, cut(&name), shortened(value));
+            }
             if more > 0 {
-                object.insert("…".to_owned(), Json::from(format!("and {more} more")));
+                add(&mut object, "…".to_owned(), Json::from(format!("and {more} more")));
             }
             Json::Object(object)
         }
         other => other,
     }
+}
+
+/// Adds a field, with a number where another has its name: long keys may begin alike.
+fn add(fields: &mut Fields, name: String, value: Json) {
+    let mut own = name.clone();
+    let mut number = 1;
+    while fields.contains_key(&own) {
+        number += 1;
+        own = format!("{name} #{number}");
+    }
+    fields.insert(own, value);
 }
 
 #[cfg(test)]
@@ -388,6 +401,10 @@ mod tests {
         assert_eq!(fields["…"], "and 3 more");
         let long = shown(&map(vec!["k".repeat(TEXT + 1)]), Showing::Values);
         assert_eq!(long, json!({format!("{}… (201 bytes)", "k".repeat(TEXT)): null}));
+        let alike = ["a", "b", "c"].map(|end| format!("{}{end}", "k".repeat(TEXT)));
+        let begins = format!("{}… (201 bytes)", "k".repeat(TEXT));
+        let all = json!({begins.clone(): null, format!("{begins} #2"): null, format!("{begins} #3"): null});
+        assert_eq!(shown(&map(alike.to_vec()), Showing::Values), all);
         // Those of a record are the schema's, and what a step adds comes last.
         let fields = (0..FIELDS + 3).map(|n| (n.to_string().into(), map(vec![])));
         let record = shown(&Value::Record(fields.collect()), Showing::Values);

@@ -83,6 +83,11 @@ impl Client {
         })
     }
 
+    /// Takes the place of another.
+    pub(super) fn succeed(&mut self, old: &Client) {
+        self.transport.succeed(&old.transport);
+    }
+
     pub(super) async fn by_id(&self, id: u32) -> Result<Fetched, RegistryError> {
         let answer = self
             .transport

@@ -20,7 +20,7 @@ mod transport;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -151,6 +151,8 @@ pub struct RegistryStats {
 /// A registry, its cache included. Share it by `Arc`.
 pub struct Registry {
     client: RwLock<Arc<Client>>,
+    /// Held from the reading of options until their client serves.
+    reloading: Mutex<()>,
     cache: Arc<Cache>,
     stats: Arc<RegistryStats>,
 }
@@ -164,16 +166,24 @@ impl Registry {
         let stats = Arc::<RegistryStats>::default();
         let cache = Cache::new(options.unknown_ttl, Arc::clone(&stats));
         let client = RwLock::new(Arc::new(Client::new(&options, Arc::clone(&stats))?));
-        Ok(Self { client, cache, stats })
+        Ok(Self {
+            client,
+            reloading: Mutex::default(),
+            cache,
+            stats,
+        })
     }
 
-    /// Takes another login, other certificates or addresses for all requests from now on. What is held stays.
+    /// Takes another login, other certificates or addresses for all requests from now on, as `read` gives them. What is held stays. One reads at a
+    /// time, lest what was read earlier take the place of what was read later.
     ///
     /// # Errors
-    /// As [`Registry::new`]; nothing has changed then.
-    pub fn reload(&self, options: &RegistryOptions) -> Result<(), RegistryError> {
-        let client = Arc::new(Client::new(options, Arc::clone(&self.stats))?);
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+    /// What `read` says, and as [`Registry::new`]; nothing has changed then.
+    pub fn reload(&self, read: impl FnOnce() -> Result<RegistryOptions, String>) -> Result<(), String> {
+        let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut client = Client::new(&read()?, Arc::clone(&self.stats)).map_err(|e| e.to_string())?;
+        client.succeed(&self.client());
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(client);
         Ok(())
     }
 
@@ -250,13 +260,19 @@ impl Registry {
     }
 
     /// As [`Registry::lookup`], where records are dead letters for it if it is not registered: that is believed as of an unknown id, once
-    /// every address has said so, and has said so again.
+    /// every address has said so, and, where there is patience, has said so again.
     ///
     /// # Errors
     /// As [`Registry::register`].
-    pub async fn lookup_patiently(&self, subject: &str, schema: &str) -> Result<Option<u32>, RegistryError> {
+    pub async fn lookup_for_records(
+        &self,
+        subject: &str,
+        schema: &str,
+        patient: bool,
+    ) -> Result<Option<u32>, RegistryError> {
         let client = self.client();
-        for _ in 0..AGAIN {
+        let again = if patient { AGAIN } else { 0 };
+        for _ in 0..again {
             match client.lookup(subject, schema, true).await {
                 Ok(None) => tokio::time::sleep(LATER).await,
                 answer => return answer,
@@ -326,15 +342,45 @@ mod tests {
         let registry = Registry::new(old).unwrap();
         assert!(registry.versions("clicks").await.is_err());
         assert!(hears.recv().await.unwrap().ends_with("Bearer old"));
-        registry.reload(&new).unwrap();
+        registry.reload(|| Ok(new)).unwrap();
         assert!(registry.versions("clicks").await.is_err());
         assert!(hears.recv().await.unwrap().ends_with("Bearer new"));
-        assert!(registry.reload(&wrong).is_err());
+        assert!(registry.reload(|| Ok(wrong)).is_err());
         assert!(registry.versions("clicks").await.is_err());
         assert!(
             hears.recv().await.unwrap().ends_with("Bearer new"),
             "what cannot be used changes nothing"
         );
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn of_two_that_read_the_login_again_the_later_reading_stays() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let options = |token: &str| RegistryOptions {
+            urls: vec![url.clone()],
+            bearer: Some(token.to_owned()),
+            ..RegistryOptions::default()
+        };
+        let registry = Registry::new(options("first")).unwrap();
+        let (reads, reading) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let slowly = || {
+                    reads.send(()).unwrap();
+                    std::thread::sleep(Duration::from_millis(200));
+                    Ok(options("old"))
+                };
+                registry.reload(slowly).unwrap();
+            });
+            reading.recv().unwrap();
+            registry.reload(|| Ok(options("new"))).unwrap();
+        });
+        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let server = tokio::spawn(server(listener, UNKNOWN, told));
+        assert!(registry.versions("clicks").await.is_err());
+        assert!(hears.recv().await.unwrap().ends_with("Bearer new"));
         server.abort();
     }
 

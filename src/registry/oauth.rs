@@ -7,6 +7,7 @@
 //! transient: it says nothing about any schema, and a record must not become a dead letter for it. Redirects are not followed, for a login belongs
 //! to the one address that is configured. Neither secret nor token is in an error.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
@@ -32,7 +33,7 @@ pub(super) struct Tokens {
     http: Http,
     endpoint: Url,
     options: OauthOptions,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
@@ -78,8 +79,20 @@ impl Tokens {
             http: Http::new(&files, registry.timeout, redirect::Policy::none(), &endpoint)?,
             endpoint,
             options: options.clone(),
-            state: Mutex::default(),
+            state: Arc::default(),
         })
+    }
+
+    /// Takes the place of another: its token serves on where it would be asked for as before, whatever the certificates, for the endpoint may be away.
+    pub(super) fn succeed(&mut self, old: &Tokens) {
+        let (new, before) = (&self.options, &old.options);
+        if self.endpoint == old.endpoint
+            && new.client_id == before.client_id
+            && new.client_secret == before.client_secret
+            && new.scope == before.scope
+        {
+            self.state = Arc::clone(&old.state);
+        }
     }
 
     /// The `Authorization` for a request to the registry: of the token that is held, or of a new one. `refused` is not given again, unless the

@@ -132,6 +132,13 @@ impl Transport {
         })
     }
 
+    /// Takes the place of another, with its token where that serves here too.
+    pub(super) fn succeed(&mut self, old: &Transport) {
+        if let (Some(tokens), Some(old)) = (&mut self.tokens, &old.tokens) {
+            tokens.succeed(old);
+        }
+    }
+
     /// Asks one address after the other until one has considered it. With `by_all`, "not found" is no answer while an address gives none.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,

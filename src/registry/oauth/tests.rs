@@ -200,6 +200,31 @@ async fn a_refused_token_is_fetched_anew_and_once_only() {
 }
 
 #[tokio::test]
+async fn a_token_serves_on_after_a_reload_unless_it_would_be_asked_for_otherwise() {
+    let (login, heard) = server(|_, number| match number {
+        1 => granted(number, "3600"),
+        _ => ("503 Service Unavailable", "later".into()),
+    })
+    .await;
+    let (url, _) = server(|_, _| ("200 OK", r#"{"schema":"\"string\""}"#.into())).await;
+    let of = |oauth: OauthOptions| RegistryOptions {
+        urls: vec![url.clone()],
+        oauth: Some(oauth),
+        ..RegistryOptions::default()
+    };
+    let registry = Registry::new(of(options(&login))).unwrap();
+    assert_eq!(registry.schema(1).await.unwrap().schema, "\"string\"");
+    registry.reload(|| Ok(of(options(&login)))).unwrap();
+    assert_eq!(registry.schema(2).await.unwrap().schema, "\"string\"");
+    assert_eq!(heard.all().len(), 1);
+    let mut other = options(&login);
+    other.client_secret = "another".to_owned();
+    registry.reload(|| Ok(of(other))).unwrap();
+    assert!(registry.schema(3).await.is_err());
+    assert_eq!(heard.all().len(), 2);
+}
+
+#[tokio::test]
 async fn a_registry_that_refuses_every_token_is_no_loop() {
     let (login, heard) = server(|_, number| granted(number, "3600")).await;
     let (url, asked) = server(|_, _| ("401 Unauthorized", String::new())).await;

@@ -81,7 +81,7 @@ spec:
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args: [run, --config, /etc/messina/messina.toml]
       env:
-        - { name: MESSINA__HTTP__LISTEN, value: {{ .Values.listen | quote }} }
+        - { name: MESSINA__HTTP__LISTEN, value: {{ .Values.listen | default "0.0.0.0:9090" | quote }} }
         {{- if .Values.staticMembership }}
         - { name: POD_NAME, valueFrom: { fieldRef: { fieldPath: metadata.name } } }
         {{- range .Values.staticMembership }}
