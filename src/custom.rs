@@ -181,7 +181,7 @@ pub(crate) fn taken<'v>(value: Value<'v>, ty: &Type) -> Result<Value<'v>, String
     match (value, ty.non_null()) {
         (Value::Int(value), Type::Long) => Ok(Value::Long(value.into())),
         (Value::Float(value), Type::Double) => Ok(Value::Double(value.into())),
-        (value, ty) if value.is_null() || is_a(&value, ty) => Ok(value),
+        (value, ty) if value.is_null() || is_wholly(&value, ty) => Ok(value),
         (_, ty) => Err(format!("a value is not {ty}")),
     }
 }
@@ -201,7 +201,8 @@ pub(crate) fn given(row: &[Value<'_>], declared: &[(String, Type)]) -> Result<()
     }
 }
 
-/// Whether a value is one of a type with all that is inside of it: what a step makes was checked by no schema.
+/// Whether a value is one of a type with all that is inside of it: what a step makes was checked by no schema, and what a general expression makes
+/// neither.
 fn is_wholly(value: &Value<'_>, ty: &Type) -> bool {
     match (value, ty) {
         (Value::Null, ty) if ty.is_nullable() => true,
@@ -222,7 +223,7 @@ fn is_wholly(value: &Value<'_>, ty: &Type) -> bool {
     }
 }
 
-/// Whether a value is one of a type; what is inside of lists, maps and records was checked by its schema.
+/// Whether a value is one of a type, whatever is inside of lists, maps and records.
 fn is_a(value: &Value<'_>, ty: &Type) -> bool {
     match (value, ty) {
         (_, Type::Any)
@@ -364,5 +365,10 @@ mod tests {
         assert!(taken(Value::Bool(true), &Type::Long).is_err());
         let millis = Value::Timestamp(1, Unit::Millis);
         assert!(taken(millis, &Type::Timestamp(Unit::Micros)).is_err());
+        // A step that gives it back would halt its pipeline.
+        let longs = Type::List(Box::new(Type::Long));
+        let list = |item| Value::List(vec![Value::Long(1), item]);
+        assert_eq!(taken(list(Value::Long(2)), &longs), Ok(list(Value::Long(2))));
+        assert!(taken(list(Value::String("x".into())), &longs).is_err());
     }
 }

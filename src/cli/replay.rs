@@ -18,6 +18,7 @@ use self::progress::Progress;
 use self::range::Range;
 use super::dead_letters::filter::Place;
 use super::dead_letters::replay::rate;
+use super::run::{LAST, send_what_waits};
 use super::time::{self, Moment};
 use super::trouble::{Trouble, not_started};
 use super::{ConfigFiles, dry_run, print};
@@ -253,7 +254,7 @@ fn go(
     let limit = config.shutdown_timeout + GRACE;
     let code = runtime.block_on(async {
         let mut signal = std::pin::pin!(shutdown::requested());
-        let start = app::start_within(config, sources, telemetry, customs, bounds);
+        let start = app::start_within(config, sources, telemetry.clone(), customs, bounds);
         let mut running = tokio::select! {
             started = start => match started {
                 Ok(running) => running,
@@ -307,6 +308,7 @@ fn go(
             }
         })
     });
+    send_what_waits(&telemetry, LAST);
     runtime.shutdown_background();
     code
 }

@@ -22,7 +22,7 @@ use crate::telemetry::logging::{self, Format, LogFile, LoggingError, Verbosity};
 /// Between two looks at the configuration's files, with `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What the last events and spans get at the end.
-const LAST: Duration = Duration::from_secs(5);
+pub(super) const LAST: Duration = Duration::from_secs(5);
 /// The same where the process cannot stop in time.
 const LAST_AFTER_ALL: Duration = Duration::from_secs(2);
 
@@ -76,6 +76,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     let limit = config.shutdown_timeout + GRACE;
+    let mut last = LAST;
     let code = runtime.block_on(async {
         let mut signal = std::pin::pin!(shutdown::requested());
         let reload = Arc::<Later<Reload>>::default();
@@ -161,12 +162,14 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         }
         hangups.abort();
         user_signals.abort();
+        let stopping = Instant::now();
         let Ok(summary) = tokio::time::timeout(limit, running.stop()).await else {
             // A broker that does not answer can keep a consumer from closing; what was not committed is processed again.
             tracing::error!(seconds = limit.as_secs(), "could not stop in time");
             send_what_waits(&telemetry, LAST_AFTER_ALL);
             std::process::exit(Exit::Internal as i32);
         };
+        last = last_within(limit, stopping.elapsed());
         tell(&summary.pipelines);
         let halted = summary
             .pipelines
@@ -179,15 +182,20 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         })
     });
-    send_what_waits(&telemetry, LAST);
+    send_what_waits(&telemetry, last);
     // Calls to brokers may still wait for an answer that nobody needs any more.
     runtime.shutdown_background();
     code
 }
 
+/// What the last events and spans get behind a stop that has taken so long: the process ends no later than behind one that was given up at the limit.
+fn last_within(limit: Duration, stopped_in: Duration) -> Duration {
+    LAST.min((limit + LAST_AFTER_ALL).saturating_sub(stopped_in))
+}
+
 /// Sends what waits for Sentry and for the collector of spans. It would be sent when they are dropped, and a consumer that was given up holds both
 /// for ever.
-fn send_what_waits(telemetry: &Telemetry, within: Duration) {
+pub(super) fn send_what_waits(telemetry: &Telemetry, within: Duration) {
     let until = Instant::now() + within;
     if let Some(sentry) = &telemetry.sentry {
         sentry.close(within);
@@ -478,6 +486,18 @@ mod tests {
         }
         let differ: Vec<_> = seen.windows(2).map(|two| two[0] != two[1]).collect();
         assert_eq!(differ, [false, true, true]);
+    }
+
+    #[test]
+    fn the_last_events_hold_no_end_up_beyond_what_was_promised() {
+        let seconds = Duration::from_secs;
+        for (stopped_in, last) in [(0, 5), (42, 5), (44, 3), (45, 2), (50, 0)] {
+            assert_eq!(
+                last_within(seconds(45), seconds(stopped_in)),
+                seconds(last),
+                "{stopped_in}"
+            );
+        }
     }
 
     #[test]

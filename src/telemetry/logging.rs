@@ -202,7 +202,7 @@ impl Opened {
         }
         self.looked = now;
         let same = match (std::fs::metadata(path), self.file.metadata()) {
-            (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
+            (Ok(named), Ok(open)) => are_same(&named, &open),
             (Err(error), _) => error.kind() != ErrorKind::NotFound,
             (Ok(_), Err(_)) => true,
         };
@@ -233,8 +233,12 @@ impl LogFile {
     /// # Errors
     /// When it cannot be opened or made.
     pub fn reopen(&self) -> Result<(), LoggingError> {
-        let opened = Opened::new(&self.path)?;
-        *self.opened() = opened;
+        let mut again = Opened::new(&self.path)?;
+        let mut opened = self.opened();
+        // Nobody has to have moved it: the same file ends as it did.
+        again.torn = opened.torn
+            && matches!((again.file.metadata(), opened.file.metadata()), (Ok(new), Ok(old)) if are_same(&new, &old));
+        *opened = again;
         Ok(())
     }
 
@@ -290,6 +294,11 @@ fn write_line(file: &mut impl Write, torn: &mut bool, line: &[u8]) -> std::io::R
         }
     }
     Ok(())
+}
+
+/// Whether two names or handles are those of one file.
+fn are_same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 fn appended(path: &Path) -> Result<File, LoggingError> {
@@ -506,14 +515,23 @@ mod tests {
         OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
         write("six\n", 4);
         assert_eq!(text(&path), "six\n");
-        // At once.
-        std::fs::rename(&path, &moved).unwrap();
+        // The same file has still what a full disk has left of a line.
+        file.opened().torn = true;
         file.reopen().unwrap();
         write("seven\n", 4);
-        assert_eq!((text(&moved).as_str(), text(&path).as_str()), ("six\n", "seven\n"));
+        assert_eq!(text(&path), "six\n\nseven\n");
+        // At once.
+        std::fs::rename(&path, &moved).unwrap();
+        file.opened().torn = true;
+        file.reopen().unwrap();
+        write("eight\n", 4);
+        assert_eq!(
+            (text(&moved).as_str(), text(&path).as_str()),
+            ("six\n\nseven\n", "eight\n")
+        );
         std::fs::remove_dir_all(&directory).unwrap();
         assert!(file.reopen().unwrap_err().to_string().contains("log file"));
-        write("eight\n", 5);
+        write("nine\n", 5);
     }
 
     /// A disk that has room for so many bytes.

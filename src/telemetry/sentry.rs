@@ -164,7 +164,7 @@ fn client_options(
         .dsn
         .parse()
         .map_err(|e: ParseDsnError| SentryError::Dsn(e.to_string()))?;
-    // By the hash of the text, which is all that tells one panic from another.
+    // By the hash of the text as it is sent, which is all that tells one panic from another: what is quoted differs from record to record.
     let panics = Limiter::<u64, Kinds>::hashed(options.every);
     let suppressed = metrics.sentry_events_total.of(["suppressed"]);
     let client = ClientOptions::new()
@@ -174,6 +174,7 @@ fn client_options(
         .max_breadcrumbs(0)
         .send_default_pii(false)
         .before_send(move |event| {
+            let event = scrubbed(event, &breadcrumbs);
             if let Some(panic) = event.exception.values.first()
                 && panics
                     .admit(Kinds::default().hash_one(&panic.value), Instant::now())
@@ -182,7 +183,7 @@ fn client_options(
                 suppressed.inc();
                 return None;
             }
-            Some(scrubbed(event, &breadcrumbs))
+            Some(event)
         });
     let post = Post::start(&dsn, &client.user_agent, metrics)?;
     let mut client = client.transport(Arc::new(post));
@@ -327,7 +328,12 @@ mod tests {
     fn a_flood_of_one_panic_is_one_event() {
         let kept = Arc::new(Kept::default());
         let (sentry, metrics) = connected(Arc::clone(&kept));
-        for text in ["no room", "no room", "a bug", "no room"] {
+        for text in [
+            "no room for \"bob\"",
+            "no room for \"eve\"",
+            "a bug",
+            "no room for \"bob\"",
+        ] {
             let panic = Exception {
                 ty: "panic".into(),
                 value: Some(text.into()),
@@ -343,7 +349,7 @@ mod tests {
             .iter()
             .map(|event| event.exception.values[0].value.as_deref())
             .collect();
-        assert_eq!(texts, [Some("no room"), Some("a bug")]);
+        assert_eq!(texts, [Some("no room for \"…\""), Some("a bug")]);
         assert_eq!(metrics.sentry_events_total.of(["suppressed"]).get(), 2);
     }
 

@@ -3,17 +3,19 @@
 //! Why here: a look-up, a write, a reference and a step of one's own differ in what they ask, and not in when they ask again. Only what a step
 //! declares makes it stop trying; its partition's leaving apart, an event otherwise waits for as long as it takes.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use super::{Answer, Next, Runtime, random};
 use crate::breaker::gate::{Gate, NOT_ASKED};
 use crate::config::{MissingDeadline, OnError, OnMissing};
 use crate::pipeline::event::Event;
-use crate::pipeline::failure::{Failure, told};
+use crate::pipeline::failure::Failure;
 use crate::pipeline::policy::{Policy, Tries};
-use crate::pipeline::program::Step;
+use crate::pipeline::program::{Action, Step};
 use crate::retry::Class;
 use crate::telemetry::handles::StepMetrics;
+use crate::telemetry::scrub::scrub;
 
 /// What is needed to make attempts, and what has become of them.
 pub(super) struct Attempts<'a> {
@@ -165,9 +167,15 @@ impl Attempts<'_> {
     fn tell(&self, error: &Failure, what: &'static str) {
         let step = &self.step.name;
         if let Some(suppressed) = self.runtime.told_of(error.reason, Some(step), what) {
+            // An author's words may quote the record. Other errors that may pass have advice and numbers that are wanted.
+            let message = if matches!(self.step.action, Action::Custom(_)) {
+                Cow::Owned(scrub(&error.message))
+            } else {
+                Cow::Borrowed(error.message.as_str())
+            };
             tracing::warn!(
                 pipeline = %self.runtime.program.name, step = %step, reason = error.reason,
-                attempts = self.tries.made(), suppressed, "{}; {what}", told(error.reason, Some(step), &error.message)
+                attempts = self.tries.made(), suppressed, "{message}; {what}"
             );
         }
     }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::Mutex;
 
 use futures_util::future::BoxFuture;
+use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::tests::{STEPS, bench};
@@ -80,6 +81,36 @@ impl Write for Log {
     }
 }
 
+impl Log {
+    /// Takes this thread's lines, until the guard is dropped.
+    fn begin(&self) -> DefaultGuard {
+        let into = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || into.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn the_words_of_what_is_asked_are_in_the_log_whole() {
+    let mut bench = bench(STEPS).await;
+    bench.user(1, "ann", 2.5);
+    let words = "no answer within 1500000 ms: see `request_timeout`";
+    bench.store.fail_next(StoreError::transient("timeout", words));
+    let log = Log::default();
+    let guard = log.begin();
+    assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
+    drop(guard);
+    let log = log.text();
+    assert!(log.contains(&format!("{words}; trying again")), "{log}");
+}
+
 #[tokio::test]
 async fn what_a_step_of_ones_own_quotes_is_not_in_the_log() {
     let steps = r#"
@@ -91,12 +122,7 @@ retry = { max_attempts = 2 }
 "#;
     let mut bench = bench(steps).await;
     let log = Log::default();
-    let into = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || into.clone())
-        .finish();
-    let guard = tracing::subscriber::set_default(subscriber);
+    let guard = log.begin();
     assert!(matches!(
         bench.run(0, 1, "alice@x.org").await,
         How::Finished(Outcome::Done)
@@ -109,7 +135,7 @@ retry = { max_attempts = 2 }
         }
     }
     drop(guard);
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     for what in ["trying again", "given up"] {
         assert!(log.contains(&format!("no partner for String(\"…\"); {what}")), "{log}");
     }

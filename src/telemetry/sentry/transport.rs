@@ -3,8 +3,8 @@
 //! In place of the transport of Sentry's client, which says of no event whether it arrived: with a key that was withdrawn, all would look sent for
 //! ever.
 //!
-//! Invariants: handing an event over never blocks, be it by a thread that panics, for whose event nobody waits either. Each one is counted once: sent,
-//! failed or dropped.
+//! Invariants: handing an event over never blocks, be it by a thread that panics, for whose event nobody waits either, the main one apart.
+//! Each event is counted once: sent, failed or dropped.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -109,13 +109,11 @@ impl Transport for Post {
         }
     }
 
-    /// Waits for nothing amid a panic: Sentry's hook asks for it on the thread that panics, and a consumer's loop goes on there.
+    /// Waits for nothing amid a panic: Sentry's hook asks for it on the thread that panics, and a consumer's loop goes on there. The process ends
+    /// with the main thread, and nobody would wait later, for those loops hold the way to Sentry.
     fn flush(&self, timeout: Duration) -> bool {
-        self.wait(if std::thread::panicking() {
-            Duration::ZERO
-        } else {
-            timeout
-        })
+        let goes_on = std::thread::panicking() && std::thread::current().name() != Some("main");
+        self.wait(if goes_on { Duration::ZERO } else { timeout })
     }
 
     /// The process ends with it, be it by a panic.
@@ -268,29 +266,46 @@ mod tests {
         (silent, post, metrics)
     }
 
-    /// Asks amid a panic, as Sentry's hook does, and then as the end of the process does.
-    struct Panics(Post);
+    /// Asks amid a panic, as Sentry's hook does, with so much time, and then as the end of the process does; tells how long each took.
+    struct Panics(Post, Duration, Sender<Duration>);
 
     impl Drop for Panics {
         fn drop(&mut self) {
-            self.0.flush(REQUEST);
-            self.0.shutdown(Duration::from_millis(200));
+            let Panics(post, timeout, took) = self;
+            let start = Instant::now();
+            post.flush(*timeout);
+            let _ = took.send(start.elapsed());
+            let start = Instant::now();
+            post.shutdown(Duration::from_millis(200));
+            let _ = took.send(start.elapsed());
         }
+    }
+
+    /// How long a thread of this name that panics waits for its event, with so much time, and the end of the process behind it.
+    fn waits(thread: &str, timeout: Duration) -> [Duration; 2] {
+        let (_silent, post, _) = unanswered();
+        post.send_envelope(event());
+        let (took, times) = channel();
+        let thread = std::thread::Builder::new().name(thread.to_owned());
+        let panicked = thread.spawn(move || {
+            let _asks = Panics(post, timeout, took);
+            panic!("a bug");
+        });
+        panicked.unwrap().join().unwrap_err();
+        [(); 2].map(|()| times.recv().unwrap())
     }
 
     #[test]
     fn a_panic_waits_for_no_server_and_an_end_does() {
-        let (_silent, post, _) = unanswered();
-        post.send_envelope(event());
-        let start = Instant::now();
-        let panicked = std::thread::spawn(|| {
-            let _asks = Panics(post);
-            panic!("a bug");
-        });
-        panicked.join().unwrap_err();
-        let took = start.elapsed();
-        assert!(took >= Duration::from_millis(200), "{took:?}");
-        assert!(took < Duration::from_secs(3), "{took:?}");
+        let [panic, end] = waits("loop-0", REQUEST);
+        assert!(panic < Duration::from_secs(3), "{panic:?}");
+        assert!(end >= Duration::from_millis(200), "{end:?}");
+    }
+
+    #[test]
+    fn a_panic_that_ends_the_process_waits_for_its_event() {
+        let [panic, _] = waits("main", Duration::from_millis(200));
+        assert!(panic >= Duration::from_millis(200), "{panic:?}");
     }
 
     #[test]
