@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use messina::avro::value::{Type, Value};
 use messina::breaker::Rules;
 use messina::breaker::gate::Gate;
+use messina::reference::codec::key_of_value;
 use messina::reference::follow::Follower;
 use messina::reference::on_demand::OnDemand;
 use messina::reference::server::Server;
@@ -263,7 +264,8 @@ async fn a_login_that_is_refused_is_read_again(before: &str, after: &str) {
     let secret = config.mongo.unwrap().uri;
     let server = Server::open(before, Some(secret)).await.unwrap();
     let source = server.source("crm.partners", ["name".to_owned()]);
-    let find = || source.find("_id", vec![7.into()]);
+    let key = key_of_value(&Value::Int(7)).unwrap();
+    let find = || source.find("_id", vec![7.into()], &key);
     for _ in 0..2 {
         let refused = find().await.unwrap_err();
         assert_eq!((refused.class, refused.label), (Class::Transient, "auth"), "{refused}");

@@ -144,7 +144,8 @@ pub(super) fn parse_value(file: FileId, offset: usize, text: &str) -> Node {
 
 /// Whether a line says by itself what it is. Any other may be a part of a secret, without its key: a line of a private key whose quote is not closed.
 fn reads_as_a_line(line: &str) -> bool {
-    let line = line.trim();
+    // A table within a list over several lines.
+    let line = line.trim().trim_start_matches(['{', ' ']);
     if line.is_empty() || line.starts_with(['[', '#', ']', '}']) {
         return true;
     }

@@ -567,7 +567,21 @@ async fn a_short_life_ends_nothing_of_an_older_write(store: &AnyStore) {
         values.extend(b.clone());
         store.write(&put_short, &values, at + 1).await.unwrap();
     }
+    // What an INSERT made stays a row, whatever an UPDATE does with its columns.
+    let old = [id.clone(), Value::Int(9), string("old"), Value::Long(1)];
+    store.write(&put, &old, at).await.unwrap();
+    let update = "UPDATE items SET a = :a, b = :b WHERE id = :id AND seq = :seq";
+    let update = store.prepare(update, &options).await.unwrap();
+    let new = [string("new"), Value::Long(2), id.clone(), Value::Int(9)];
+    store.write(&update, &new, at + 1).await.unwrap();
     tokio::time::sleep(Duration::from_millis(2_200)).await;
+    assert!(
+        store
+            .lookup(&get, &[id.clone(), Value::Int(9)])
+            .await
+            .unwrap()
+            .is_some()
+    );
     for (seq, (cql, b, stays)) in (0..).zip(&short) {
         let row = store.lookup(&get, &[id.clone(), Value::Int(seq)]).await.unwrap();
         let expected: Option<Row> = stays.then(|| Box::from([Value::Long(1)]));

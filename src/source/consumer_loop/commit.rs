@@ -294,7 +294,9 @@ impl Loop {
             if !self.answer_the_group(now) {
                 return false;
             }
-            self.last_commit = Some(now + LAST_COMMIT);
+            // What the commit of those that left took is not had again.
+            let drained = self.stopping.map_or(now, |by| by.min(now));
+            self.last_commit = Some((drained + LAST_COMMIT).max(now));
             self.commit();
             return !self.committing && self.assignment.committable().next().is_none();
         };

@@ -175,8 +175,8 @@ impl Change {
         );
         // An expired row counts as none: what is not written anew is null in its place.
         let expired = format!("{t}.{EXPIRES} <= ?{now}");
-        // Whether a value of the row that is there stays in it.
-        let mut stays = vec!["FALSE".to_owned()];
+        // Whether something of the row that is there stays in it: a value, or, where it was made by an INSERT, the row itself.
+        let mut stays = vec![if self.verb == Verb::Update { "TRUE" } else { "FALSE" }.to_owned()];
         for column in table.visible().filter(|column| !is_key(column)) {
             let c = quoted(column);
             let given = self

@@ -26,6 +26,7 @@ async fn with_one_finished() -> Loop {
 
 /// Its partition is revoked, and kept for a commit.
 fn leaves(this: &mut Loop) {
+    this.drain_by = Instant::now() + this.parts.drain_timeout;
     this.assignment.revoked(&[P], Instant::now());
     this.act();
     assert!(this.waits_for_commit());
