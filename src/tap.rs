@@ -3,7 +3,7 @@
 //! A loop offers each record that ends. While nobody looks that costs one load of a flag; while somebody does, the whole way of a record is put
 //! into words at most as often as was asked for. Nothing waits for who looks.
 //!
-//! Invariant: a look holds [`LARGEST`] bytes at most. Records are held as text, for a tree of values takes many times that.
+//! Invariant: a look holds `LARGEST` bytes at most. Records are held as text, for a tree of values takes many times that.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
