@@ -129,8 +129,8 @@ impl Turns {
         let before = self.last.insert(hash, own.clone());
         // Keys come and go: those that nobody waits for any more are forgotten now and then.
         if self.last.len() >= self.sweep_at {
-            self.last
-                .retain(|_, link| link.state.load(Ordering::Acquire) == WAITING);
+            // A broken one holds back what comes behind it.
+            self.last.retain(|_, link| link.state.load(Ordering::Acquire) != PASSED);
             self.sweep_at = (2 * self.last.len()).max(4096);
         }
         let before = before.filter(|link| link.state.load(Ordering::Acquire) != PASSED);
@@ -188,6 +188,17 @@ mod tests {
         drop(second);
         assert_eq!(third.come().await, Go::Never);
         assert_eq!(elsewhere.come().await, Go::Publish);
+    }
+
+    #[test]
+    fn what_is_broken_is_not_forgotten_with_old_keys() {
+        let mut turns = Turns::new(Order::Key);
+        drop(turns.next(0, Some(b"broken")));
+        for n in 0..5000u32 {
+            turns.next(0, Some(&n.to_le_bytes())).unwrap().pass();
+        }
+        assert!(turns.keys() < 4096, "{}", turns.keys());
+        assert_eq!(turns.next(0, Some(b"broken")).unwrap().has_come(), Some(Go::Never));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::services::read_registry_again;
+use super::services::renew_registry;
 use crate::config::{Config, RegistryAuth};
 use crate::registry::Registry;
 
@@ -56,7 +56,7 @@ impl Certificates {
         if self.read == Some(now) {
             return Ok(false);
         }
-        read_registry_again(config, registry)?;
+        renew_registry(config, registry)?;
         self.read = Some(now);
         Ok(true)
     }

@@ -249,6 +249,12 @@ pub(super) fn read_registry_again(config: &Config, registry: &Registry) -> Resul
     read.map_err(|e| format!("[registry]: {e}"))
 }
 
+/// As [`read_registry_again`], of certificates alone: a token serves on.
+pub(super) fn renew_registry(config: &Config, registry: &Registry) -> Result<(), String> {
+    let read = registry.renew(|| registry_options(config));
+    read.map_err(|e| format!("[registry]: {e}"))
+}
+
 pub(super) async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {
     if let (Some(path), Some(store)) = (config.sqlite_path(), &config.store) {
         let opened = match purpose {

@@ -31,6 +31,9 @@ use crate::telemetry::handles::ReferenceMetrics;
 /// A doubtful reading is repeated after this long, where the schedule does not bring one before.
 const DOUBT: Duration = Duration::from_secs(300);
 
+/// How long a collection that was found small must not have grown before it is believed: a doubtful reading's wait, less what clocks differ by.
+const SETTLED: Duration = Duration::from_secs(299);
+
 /// Bytes of documents after which it is looked at whether they still fit.
 const LARGE: usize = 1 << 20;
 /// How often another document of a key is asked for before all are read instead.
@@ -62,8 +65,8 @@ pub struct Follower {
     doubted: bool,
     /// How often another document was asked for since the last reading.
     asked: u32,
-    /// How many documents the last reading that came to its end found, where those were less than half of those held.
-    shrunk: Option<u64>,
+    /// How many documents a reading found, where those were less than half of those held, and when: the last that found many more than the one before.
+    shrunk: Option<(u64, Instant)>,
     /// When as much time has passed since the last reading as that took: what breaks the stream has the collection read no sooner.
     rested: Instant,
 }
@@ -224,13 +227,13 @@ impl Follower {
         {
             return Err(full);
         }
-        self.believe(found, held)?;
+        self.believe(found, held, Instant::now())?;
         self.reference.sweep(self.generation);
         Ok(Reading { keyless, left, full })
     }
 
     /// Whether the documents that a reading found may take the place of those held.
-    fn believe(&mut self, found: u64, held: u64) -> Result<(), StoreError> {
+    fn believe(&mut self, found: u64, held: u64, now: Instant) -> Result<(), StoreError> {
         let collection = &self.reference.shape.collection;
         // It does not speak for the next reading either: a collection that is filled anew is small for a while.
         if found == 0 && held > 0 {
@@ -238,15 +241,20 @@ impl Follower {
             let message = format!("{collection} is empty, and {held} documents were held: they are kept");
             return Err(StoreError::permanent("empty", message));
         }
-        // What grows is still being filled, however long ago the last reading was.
-        let grows = |before: u64| found > before + before / 8;
-        if found < held / 2 && self.shrunk.replace(found).is_none_or(grows) {
-            let message = format!(
-                "{collection} has {found} documents, and {held} were held: they are kept until a reading finds hardly more"
-            );
-            return Err(StoreError::permanent("shrunk", message));
+        if found >= held / 2 {
+            return Ok(());
         }
-        Ok(())
+        // What grows is still being filled.
+        match self.shrunk.filter(|(before, _)| found <= before + before / 8) {
+            Some((_, at)) if now.saturating_duration_since(at) >= SETTLED => Ok(()),
+            before => {
+                self.shrunk = before.or(Some((found, now)));
+                let message = format!(
+                    "{collection} has {found} documents, and {held} were held: they are kept until it has grown no more for some minutes"
+                );
+                Err(StoreError::permanent("shrunk", message))
+            }
+        }
     }
 
     /// Follows for as long as the task lives. The collection has been read.
@@ -324,6 +332,16 @@ impl Follower {
                         }
                     },
                 },
+            }
+            // What is still told is followed until the server has rested.
+            if again
+                && self.rested > Instant::now()
+                && let Some(stream) = &self.stream
+                && stream.is_alive()
+            {
+                self.doubted = true;
+                due = Some(due.map_or(self.rested, |due| due.min(self.rested)));
+                again = false;
             }
             // What fails again and again is not tried without a pause, though each reading in between succeeds.
             if again || failed {

@@ -304,8 +304,13 @@ impl Source {
         let patience = self.server.login().patience;
         let collection = self.collection();
         // An array is no key, though one of its elements may be asked for.
-        let find = collection.find(doc! { key: { "$in": values, "$not": { "$type": "array" } } });
-        let find = find
+        let filter = doc! { key: { "$in": values, "$not": { "$type": "array" } } };
+        let one = collection
+            .find_one(filter.clone())
+            .projection(self.projection(""))
+            .optional(from.clone(), |find, from| find.selection_criteria(from));
+        let find = collection
+            .find(filter)
             .projection(self.projection(""))
             .optional(from, |find, from| find.selection_criteria(from));
         // What the server finds besides: other kinds of numbers, and text that is the same to a collation.
@@ -314,11 +319,16 @@ impl Source {
             value.and_then(codec::key_of_bson).as_deref() == Some(wanted)
         };
         let first = async {
+            match one.await? {
+                Some(document) if !suits(&document) => {}
+                found => return Ok(found),
+            }
+            // Rarely: a batch of them would be brought.
             let mut cursor = find.await?;
             while cursor.advance().await? {
                 let document = cursor.current();
                 if suits(document) {
-                    return Ok::<_, Error>(Some(document.to_owned()));
+                    return Ok(Some(document.to_owned()));
                 }
             }
             Ok(None)

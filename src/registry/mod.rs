@@ -180,9 +180,25 @@ impl Registry {
     /// # Errors
     /// What `read` says, and as [`Registry::new`]; nothing has changed then.
     pub fn reload(&self, read: impl FnOnce() -> Result<RegistryOptions, String>) -> Result<(), String> {
+        self.replace(read, |_, _| {})
+    }
+
+    /// As [`Registry::reload`]; a token that would be asked for as before serves on, for its endpoint may be away.
+    ///
+    /// # Errors
+    /// As [`Registry::reload`].
+    pub fn renew(&self, read: impl FnOnce() -> Result<RegistryOptions, String>) -> Result<(), String> {
+        self.replace(read, Client::succeed)
+    }
+
+    fn replace(
+        &self,
+        read: impl FnOnce() -> Result<RegistryOptions, String>,
+        succeed: impl FnOnce(&mut Client, &Client),
+    ) -> Result<(), String> {
         let _reloading = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let mut client = Client::new(&read()?, Arc::clone(&self.stats)).map_err(|e| e.to_string())?;
-        client.succeed(&self.client());
+        succeed(&mut client, &self.client());
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(client);
         Ok(())
     }

@@ -187,14 +187,21 @@ async fn a_collection_that_does_not_fit_is_refused_before_much_more_is_held() {
 #[tokio::test]
 async fn a_short_reading_is_believed_by_the_next_short_one_alone_that_finds_hardly_more() {
     let mut follower = follower().await;
-    let mut refused = |found| follower.believe(found, 100).err().map(|error| error.label);
-    assert_eq!(refused(50), None);
-    assert_eq!(refused(10), Some("shrunk"));
-    assert_eq!(refused(0), Some("empty"), "it speaks for no other");
-    assert_eq!(refused(10), Some("shrunk"));
-    assert_eq!(refused(32), Some("shrunk"), "it is being filled");
-    assert_eq!(refused(37), Some("shrunk"));
-    assert_eq!(refused(41), None);
+    let began = Instant::now();
+    let mut refused = |minute: u64, found| {
+        let now = began + Duration::from_secs(60 * minute);
+        follower.believe(found, 100, now).err().map(|error| error.label)
+    };
+    assert_eq!(refused(0, 50), None);
+    assert_eq!(refused(0, 10), Some("shrunk"));
+    assert_eq!(refused(5, 0), Some("empty"), "it speaks for no other");
+    assert_eq!(refused(10, 10), Some("shrunk"));
+    assert_eq!(refused(15, 32), Some("shrunk"), "it is being filled");
+    // However often it is looked at.
+    for (minute, found) in [(16, 34), (17, 36), (18, 38), (19, 40), (20, 42), (22, 42)] {
+        assert_eq!(refused(minute, found), Some("shrunk"), "minute {minute}");
+    }
+    assert_eq!(refused(23, 42), None);
 }
 
 #[test]
@@ -291,7 +298,7 @@ async fn the_first_error_at_a_place_is_followed_by_another_try() {
     })
     .await;
     let mut follower = patient(&address).await;
-    follower.source.silence = Duration::from_secs(1);
+    follower.source.silence = Duration::from_secs(5);
     let following = tokio::spawn(follower.run());
     // At first, at the old place, once more there, and for the second reading.
     assert_eq!(opened_until_read_again(&mut commands).await, 4);

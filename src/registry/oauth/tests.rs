@@ -200,7 +200,7 @@ async fn a_refused_token_is_fetched_anew_and_once_only() {
 }
 
 #[tokio::test]
-async fn a_token_serves_on_after_a_reload_unless_it_would_be_asked_for_otherwise() {
+async fn a_token_serves_on_beside_renewed_certificates_unless_it_would_be_asked_for_otherwise() {
     let (login, heard) = server(|_, number| match number {
         1 => granted(number, "3600"),
         _ => ("503 Service Unavailable", "later".into()),
@@ -214,14 +214,18 @@ async fn a_token_serves_on_after_a_reload_unless_it_would_be_asked_for_otherwise
     };
     let registry = Registry::new(of(options(&login))).unwrap();
     assert_eq!(registry.schema(1).await.unwrap().schema, "\"string\"");
-    registry.reload(|| Ok(of(options(&login)))).unwrap();
+    registry.renew(|| Ok(of(options(&login)))).unwrap();
     assert_eq!(registry.schema(2).await.unwrap().schema, "\"string\"");
     assert_eq!(heard.all().len(), 1);
-    let mut other = options(&login);
-    other.client_secret = "another".to_owned();
-    registry.reload(|| Ok(of(other))).unwrap();
+    // Who reads the login again wants another: what it allows may have changed.
+    registry.reload(|| Ok(of(options(&login)))).unwrap();
     assert!(registry.schema(3).await.is_err());
     assert_eq!(heard.all().len(), 2);
+    let mut other = options(&login);
+    other.client_secret = "another".to_owned();
+    registry.renew(|| Ok(of(other))).unwrap();
+    assert!(registry.schema(3).await.is_err());
+    assert_eq!(heard.all().len(), 3);
 }
 
 #[tokio::test]

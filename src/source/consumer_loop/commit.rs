@@ -294,9 +294,9 @@ impl Loop {
             if !self.answer_the_group(now) {
                 return false;
             }
-            // What the commit of those that left took is not had again.
+            // What the commit of those that left took is not had again, but for a moment: brokers may have come back.
             let drained = self.stopping.map_or(now, |by| by.min(now));
-            self.last_commit = Some((drained + LAST_COMMIT).max(now));
+            self.last_commit = Some((drained + LAST_COMMIT).max(now + Duration::from_secs(1)));
             self.commit();
             return !self.committing && self.assignment.committable().next().is_none();
         };
