@@ -61,7 +61,7 @@ impl Loop {
         match how {
             How::Finished(_) => {}
             // Nothing will be heard of its probe.
-            How::Abandoned if event.probe => self.parts.runtime.gates.sink.failed(true),
+            How::Abandoned if event.probe => self.parts.runtime.gates.sink.returned(),
             How::Abandoned => {}
             How::Undelivered(failure) => {
                 self.note_error(failure.to_string());
