@@ -101,7 +101,8 @@ impl Drop for Turn {
 pub struct Turns {
     order: Order,
     seed: RandomState,
-    last: HashMap<u64, Arc<Link>, BuildHasherDefault<AsIs>>,
+    /// Each with the hash of its assignment.
+    last: HashMap<u64, (u64, Arc<Link>), BuildHasherDefault<AsIs>>,
     sweep_at: usize,
 }
 
@@ -119,22 +120,30 @@ impl Turns {
     /// The turn of the next event of a key of a partition, as assigned this time (what is left of an earlier assignment is not
     /// waited for); none where it has no order to keep. Two keys that share a hash wait for one another, which costs time and no
     /// order.
-    pub fn next(&mut self, assignment: impl Hash + Copy, key: Option<&[u8]>) -> Option<Turn> {
+    pub fn next(&mut self, assignment: impl Hash, key: Option<&[u8]>) -> Option<Turn> {
+        let assigned = self.seed.hash_one(assignment);
         let hash = match (self.order, key) {
             (Order::None, _) | (Order::Key, None) => return None,
-            (Order::Key, Some(key)) => self.seed.hash_one((assignment, key)),
-            (Order::Partition, _) => self.seed.hash_one(assignment),
+            (Order::Key, Some(key)) => self.seed.hash_one((assigned, key)),
+            (Order::Partition, _) => assigned,
         };
         let own = Arc::new(Link::default());
-        let before = self.last.insert(hash, own.clone());
+        let before = self.last.insert(hash, (assigned, own.clone())).map(|(_, link)| link);
         // Keys come and go: those that nobody waits for any more are forgotten now and then.
         if self.last.len() >= self.sweep_at {
             // A broken one holds back what comes behind it.
-            self.last.retain(|_, link| link.state.load(Ordering::Acquire) != PASSED);
+            self.last
+                .retain(|_, (_, link)| link.state.load(Ordering::Acquire) != PASSED);
             self.sweep_at = (2 * self.last.len()).max(4096);
         }
         let before = before.filter(|link| link.state.load(Ordering::Acquire) != PASSED);
         Some(Turn { before, own })
+    }
+
+    /// The assignment is over, and nothing of it comes any more.
+    pub fn forget(&mut self, assignment: impl Hash) {
+        let over = self.seed.hash_one(assignment);
+        self.last.retain(|_, (assigned, _)| *assigned != over);
     }
 
     /// How many keys are remembered.
@@ -199,6 +208,10 @@ mod tests {
         }
         assert!(turns.keys() < 4096, "{}", turns.keys());
         assert_eq!(turns.next(0, Some(b"broken")).unwrap().has_come(), Some(Go::Never));
+        // Until nothing of its assignment comes any more.
+        turns.next(1, Some(b"another")).unwrap().pass();
+        turns.forget(0);
+        assert_eq!(turns.keys(), 1);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! found all along.
 //!
 //! Invariants: what is held goes on being served, whatever fails; a reading that finds the collection empty is never believed
-//! where there were documents, and one that finds less than half of them only when the next reading finds hardly more: a collection
+//! where there were documents, and one that finds less than half of them only when one minutes later finds hardly more: a collection
 //! that is being filled anew must not empty the copy.
 
 use std::sync::Arc;
@@ -242,10 +242,11 @@ impl Follower {
             return Err(StoreError::permanent("empty", message));
         }
         if found >= held / 2 {
+            self.shrunk = None;
             return Ok(());
         }
         // What grows is still being filled.
-        match self.shrunk.filter(|(before, _)| found <= before + before / 8) {
+        match self.shrunk.filter(|(before, _)| found.abs_diff(*before) <= before / 8) {
             Some((_, at)) if now.saturating_duration_since(at) >= SETTLED => Ok(()),
             before => {
                 self.shrunk = before.or(Some((found, now)));

@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::KafkaResult;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -186,8 +187,8 @@ enum Begin {
 
 type Resolved = (u32, Result<Arc<SchemaPlan>, Failure>);
 type Fetched = Vec<(Ticket, Begin)>;
-type Committed = (Vec<(Partition, Ticket, i64)>, bool, commit::Committing);
-type Left = (u64, commit::Committing);
+type Committed = (Vec<(Partition, Ticket, i64)>, bool, KafkaResult<()>);
+type Left = (u64, KafkaResult<()>);
 
 struct Loop {
     parts: Parts,

@@ -195,7 +195,8 @@ async fn a_short_reading_is_believed_by_the_next_short_one_alone_that_finds_hard
     assert_eq!(refused(0, 50), None);
     assert_eq!(refused(0, 10), Some("shrunk"));
     assert_eq!(refused(5, 0), Some("empty"), "it speaks for no other");
-    assert_eq!(refused(10, 10), Some("shrunk"));
+    assert_eq!(refused(6, 40), Some("shrunk"));
+    assert_eq!(refused(11, 10), Some("shrunk"), "it was dropped since");
     assert_eq!(refused(15, 32), Some("shrunk"), "it is being filled");
     // However often it is looked at.
     for (minute, found) in [(16, 34), (17, 36), (18, 38), (19, 40), (20, 42), (22, 42)] {

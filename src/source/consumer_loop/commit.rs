@@ -1,6 +1,5 @@
 //! Commits, and the end: what may be committed is, with the write clock in the metadata.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -56,52 +55,6 @@ fn commit_until(
     }
 }
 
-/// What came of a commit: the topics that were refused while others were committed, how many partitions of each, and why.
-pub(super) type Committing = KafkaResult<Vec<(String, usize, KafkaError)>>;
-
-/// Commits, and where a topic of several is refused, each by itself: librdkafka tells the refusal of one partition as that of all, though the broker
-/// has taken the others.
-fn commit_each(
-    consumer: &StreamConsumer<SourceContext>,
-    list: &TopicPartitionList,
-    until: Option<Instant>,
-) -> Committing {
-    let Err(error) = commit_until(consumer, list, until) else {
-        return Ok(Vec::new());
-    };
-    let topics: BTreeSet<String> = list.elements().iter().map(|at| at.topic().to_owned()).collect();
-    if topics.len() < 2 || !is_of_a_topic(&error) {
-        return Err(error);
-    }
-    let mut refused = Vec::new();
-    for topic in topics {
-        let own = of_topic(list, &topic)?;
-        if let Err(error) = commit_until(consumer, &own, until) {
-            refused.push((topic, own.count(), error));
-        }
-    }
-    Ok(refused)
-}
-
-/// Whether the brokers refuse a topic, and not the member or the group.
-fn is_of_a_topic(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::UnknownTopicOrPartition)
-    )
-}
-
-/// What the list has of this topic.
-fn of_topic(list: &TopicPartitionList, topic: &str) -> KafkaResult<TopicPartitionList> {
-    let mut own = TopicPartitionList::new();
-    for at in list.elements_for_topic(topic) {
-        let mut element = own.add_partition(topic, at.partition());
-        element.set_metadata(at.metadata());
-        element.set_offset(at.offset())?;
-    }
-    Ok(own)
-}
-
 impl Loop {
     /// Commits what may be, beside the loop: librdkafka answers an asynchronous commit only through a callback that the binding
     /// does not set. One at a time; what is refused is offered again with the next.
@@ -133,7 +86,7 @@ impl Loop {
         let beside = self.beside("commits");
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
-            let result = commit_each(&consumer, &list, until);
+            let result = commit_until(&consumer, &list, until);
             // The consumer must not be kept alive by an answer that nobody reads.
             drop(consumer);
             // The loop may have ended meanwhile.
@@ -154,32 +107,25 @@ impl Loop {
     }
 
     /// `last` is whether it was begun at the end.
-    pub(super) fn commit_answered(&mut self, offsets: Vec<(Partition, Ticket, i64)>, last: bool, result: Committing) {
+    pub(super) fn commit_answered(
+        &mut self,
+        offsets: Vec<(Partition, Ticket, i64)>,
+        last: bool,
+        result: KafkaResult<()>,
+    ) {
         self.committing = false;
-        let committed: Vec<_> = match &result {
-            Ok(refused) => {
-                refused.iter().for_each(|(.., error)| self.commit_failed(error));
-                let of = |at: &Partition| refused.iter().all(|(topic, ..)| **topic != **self.topic(*at));
-                offsets.into_iter().filter(|(at, ..)| of(at)).collect()
-            }
-            Err(error) => {
-                self.commit_failed(error);
-                Vec::new()
-            }
-        };
-        if result.is_err() || result.is_ok_and(|refused| !refused.is_empty()) {
+        if let Err(error) = result {
+            self.commit_failed(&error);
             // The end is not held up by brokers that refuse. One that was under way when the end came is no such refusal.
             if let Some(until) = self.last_commit
                 && last
             {
                 self.last_commit = Some(until.min(Instant::now()));
             }
-        }
-        if committed.is_empty() {
             return;
         }
         self.parts.runtime.metrics.commits.inc();
-        for (partition, ticket, offset) in committed {
+        for (partition, ticket, offset) in offsets {
             self.refused.committed(partition, offset);
             self.assignment.committed(ticket, offset);
             if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
@@ -205,23 +151,17 @@ impl Loop {
         let beside = self.beside("commits partitions that leave");
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
-            let result = commit_each(&consumer, &list, Some(until));
+            let result = commit_until(&consumer, &list, Some(until));
             drop(consumer);
             // The loop may have ended meanwhile.
             let _ = answer.send((number, result));
         });
     }
 
-    pub(super) fn leave_answered(&mut self, number: u64, result: Committing) {
+    pub(super) fn leave_answered(&mut self, number: u64, result: KafkaResult<()>) {
         let waited_for = self.leaving.take_if(|(waited_for, ..)| *waited_for == number);
         match result {
-            Ok(refused) if refused.is_empty() => self.parts.runtime.metrics.commits.inc(),
-            Ok(refused) => {
-                for (_, partitions, error) in &refused {
-                    self.commit_failed(error);
-                    self.run_again(waited_for.map_or(0, |_| *partitions));
-                }
-            }
+            Ok(()) => self.parts.runtime.metrics.commits.inc(),
             Err(error) => {
                 self.commit_failed(&error);
                 self.run_again(waited_for.map_or(0, |(.., partitions)| partitions));
@@ -434,63 +374,10 @@ mod tests {
         assert_eq!(passing, [true, true, true, false, false]);
     }
 
-    /// Two partitions of a topic that may not be committed.
-    fn unauthorized(topic: &str) -> (String, usize, KafkaError) {
-        let why = KafkaError::ConsumerCommit(RDKafkaErrorCode::TopicAuthorizationFailed);
-        (topic.to_owned(), 2, why)
-    }
-
-    #[tokio::test]
-    async fn a_topic_that_is_refused_speaks_for_no_other() {
-        for (topic, left) in [("other", 0), ("in", 1)] {
-            let mut this = with_one_finished().await;
-            let offsets: Vec<_> = this
-                .assignment
-                .committable()
-                .map(|(p, ticket, at)| (p, ticket, at.offset))
-                .collect();
-            assert_eq!(offsets.len(), 1);
-            this.commit_answered(offsets, false, Ok(vec![unauthorized(topic)]));
-            assert_eq!(this.assignment.committable().count(), left, "{topic}");
-            assert_eq!(this.parts.runtime.metrics.commit_failures.get(), 1);
-            assert_eq!(this.parts.runtime.metrics.commits.get(), 1 - left as u64);
-        }
-    }
-
-    #[test]
-    fn what_a_list_has_of_a_topic_is_all_that_was_said_of_it() {
-        let mut list = TopicPartitionList::new();
-        for (topic, partition, offset) in [("a", 0, 5), ("b", 0, 6), ("a", 3, 7)] {
-            let mut element = list.add_partition(topic, partition);
-            element.set_metadata(format!("{topic}{offset}"));
-            element.set_offset(Offset::Offset(offset)).unwrap();
-        }
-        let own = of_topic(&list, "a").unwrap();
-        let said: Vec<_> = own
-            .elements()
-            .iter()
-            .map(|at| {
-                (
-                    at.topic().to_owned(),
-                    at.partition(),
-                    at.offset(),
-                    at.metadata().to_owned(),
-                )
-            })
-            .collect();
-        let a = |partition, offset| ("a".to_owned(), partition, Offset::Offset(offset), format!("a{offset}"));
-        assert_eq!(said, [a(0, 5), a(3, 7)]);
-    }
-
     /// The group has not heard of it, so its next owner repeats it.
     #[tokio::test]
     async fn what_leaves_at_the_end_without_its_commit_is_left() {
-        for (way, left) in [
-            ("refused", 1),
-            ("not answered", 1),
-            ("committed", 0),
-            ("another topic is refused", 2),
-        ] {
+        for (way, left) in [("refused", 1), ("not answered", 1), ("committed", 0)] {
             let mut this = with_one_finished().await;
             this.stop();
             let now = Instant::now();
@@ -502,8 +389,7 @@ mod tests {
                     let gone = RDKafkaErrorCode::UnknownMemberId;
                     this.leave_answered(1, Err(KafkaError::ConsumerCommit(gone)));
                 }
-                "committed" => this.leave_answered(1, Ok(Vec::new())),
-                "another topic is refused" => this.leave_answered(1, Ok(vec![unauthorized("other")])),
+                "committed" => this.leave_answered(1, Ok(())),
                 _ => this.leave_at_last(now),
             }
             let end = this.end(now);

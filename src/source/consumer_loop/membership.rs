@@ -417,6 +417,9 @@ impl Loop {
             self.wait_no_more(partition);
         }
         held.tenure.end();
+        if let Some(turns) = &mut self.turns {
+            turns.forget(ticket);
+        }
         for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {
             self.let_go(event);
         }

@@ -283,6 +283,25 @@ async fn a_probe_is_heard_of_though_its_partition_has_left() {
 }
 
 #[tokio::test]
+async fn probes_of_partitions_that_left_open_no_breaker() {
+    let mut this = idle(TOML.to_owned()).await;
+    let gate = with_probe_out(&this).await;
+    gate.succeeded();
+    for offset in 0..100 {
+        let mut event = taken(&mut this, offset);
+        event.probe = true;
+        this.ended(
+            Completion {
+                event,
+                how: How::Abandoned,
+            },
+            Instant::now(),
+        );
+    }
+    assert_eq!(gate.state(), State::Closed);
+}
+
+#[tokio::test]
 async fn what_was_refused_of_a_partition_that_is_given_back_is_forgotten() {
     let mut this = idle(TOML.to_owned()).await;
     let invalid = Failure::permanent("delivery", "invalid");
