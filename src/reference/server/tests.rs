@@ -167,8 +167,11 @@ async fn what_cannot_pass_is_told_from_what_may() {
 
 #[tokio::test]
 async fn a_login_that_may_read_and_not_follow_is_told_so() {
-    for (code, wanted) in [(13, Err("forbidden")), (40573, Ok(()))] {
-        let (address, _commands) = member(true, Duration::ZERO, move |command| match command {
+    for (code, wanted) in [(13, Err("forbidden")), (40573, Ok(())), (0, Ok(()))] {
+        let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {
+            "aggregate" if code == 0 => {
+                Some(doc! { "ok": 1, "cursor": { "id": 7_i64, "ns": "crm.partners", "firstBatch": [] } })
+            }
             "aggregate" => Some(refused(code)),
             _ => Some(nothing()),
         })
@@ -179,6 +182,9 @@ async fn a_login_that_may_read_and_not_follow_is_told_so() {
         let source = server.source("crm.partners", []);
         assert!(source.sample().await.is_ok());
         assert_eq!(source.may_follow().await.map_err(|error| error.label), wanted);
+        // What it has opened it has closed.
+        let closed = std::iter::from_fn(|| commands.try_recv().ok()).any(|command| command.contains_key("killCursors"));
+        assert_eq!(closed, code == 0);
     }
 }
 
