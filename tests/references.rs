@@ -341,7 +341,7 @@ async fn what_is_held_is_kept_through_a_server_that_is_killed_and_comes_back_emp
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs mongo"]
-async fn without_change_streams_the_schedule_brings_changes_and_a_sudden_loss_is_believed_the_second_time() {
+async fn without_change_streams_the_schedule_brings_changes_and_a_sudden_loss_is_believed_when_it_stays() {
     if uri().is_none() {
         return;
     }
@@ -363,7 +363,7 @@ async fn without_change_streams_the_schedule_brings_changes_and_a_sudden_loss_is
         .await
         .unwrap();
     partners.until(999, None, Duration::from_secs(20)).await;
-    assert_eq!(partners.metrics.failed.get(), 1, "the first reading was doubted");
+    assert!(partners.metrics.failed.get() > 1, "the first readings were doubted");
     assert_eq!(partners.reference.entries(), 100);
 }
 

@@ -31,9 +31,6 @@ use crate::telemetry::handles::ReferenceMetrics;
 /// A doubtful reading is repeated after this long, where the schedule does not bring one before.
 const DOUBT: Duration = Duration::from_secs(300);
 
-/// How long a collection that was found small must not have grown before it is believed: a doubtful reading's wait, less what clocks differ by.
-const SETTLED: Duration = Duration::from_secs(299);
-
 /// Bytes of documents after which it is looked at whether they still fit.
 const LARGE: usize = 1 << 20;
 /// How often another document of a key is asked for before all are read instead.
@@ -44,6 +41,17 @@ const MOST_REFUSED: u32 = 10;
 /// When a doubtful reading is repeated.
 fn patience(refresh: Duration) -> Duration {
     if refresh.is_zero() { DOUBT } else { refresh.min(DOUBT) }
+}
+
+/// How long a collection that was found small must not have grown before it is believed: ten readings, or the wait for a doubtful one if that is
+/// sooner. A little less, lest it be the reading behind that.
+fn settled(refresh: Duration) -> Duration {
+    let wait = if refresh.is_zero() {
+        DOUBT
+    } else {
+        refresh.saturating_mul(10).min(DOUBT)
+    };
+    wait - wait / 64
 }
 
 /// See the module's page.
@@ -247,7 +255,7 @@ impl Follower {
         }
         // What grows is still being filled.
         match self.shrunk.filter(|(before, _)| found.abs_diff(*before) <= before / 8) {
-            Some((_, at)) if now.saturating_duration_since(at) >= SETTLED => Ok(()),
+            Some((_, at)) if now.saturating_duration_since(at) >= settled(self.refresh) => Ok(()),
             before => {
                 self.shrunk = before.or(Some((found, now)));
                 let message = format!(

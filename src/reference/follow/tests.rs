@@ -210,6 +210,8 @@ fn what_is_doubted_is_read_again_soon_whatever_the_schedule() {
     let hours = Duration::from_secs(12 * 3600);
     assert_eq!([Duration::ZERO, hours].map(patience), [DOUBT; 2]);
     assert_eq!(patience(Duration::from_secs(2)), Duration::from_secs(2));
+    let seconds = [Duration::ZERO, hours, Duration::from_secs(6)].map(|refresh| settled(refresh).as_secs());
+    assert_eq!(seconds, [295, 295, 59]);
 }
 
 #[tokio::test]
