@@ -34,7 +34,12 @@ def topics(options):
     new = [NewTopic(n, pipelines.PARTITIONS, 1, config=config) for n in names if n not in have]
     if new:
         until(lambda: all(created(f) for f in admin.create_topics(new).values()), "the topics to be made")
-    until(lambda: all(len(t.partitions) for n, t in admin.list_topics(timeout=20).topics.items() if n in names), "their leaders")
+    until(lambda: all_known(names, admin.list_topics(timeout=20).topics), "the brokers to know them")
+
+
+def all_known(names, topics):
+    """A topic that was made a moment ago may not be told of yet."""
+    return all(name in topics and topics[name].partitions for name in names)
 
 
 def created(future):
