@@ -3,13 +3,14 @@
 //! It exists because an expired certificate ends every new connection, at night. `check --online` and the metrics tell it before; both go by
 //! what is said here. Certificates in a PKCS #12 store or in the configuration's own text are not looked at.
 
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 
 use mongodb::options::{ClientOptions, Tls};
 use openssl::asn1::Asn1Time;
 use openssl::x509::X509;
 
-use crate::config::{Config, PropertyValue, RegistryAuth, Span};
+use crate::config::{self, Config, PropertyValue, RegistryAuth, Span};
 
 /// Properties of librdkafka that name certificates as PEM files, and whether they are authorities.
 const PROPERTIES: [(&str, bool); 2] = [("ssl.certificate.location", false), ("ssl.ca.location", true)];
@@ -25,6 +26,27 @@ pub struct CertificateFile {
     pub once: bool,
 }
 
+/// What the registry's requests and those for its tokens are secured with.
+pub fn of_registry(config: &Config) -> impl Iterator<Item = &config::Tls> {
+    let oauth = match &config.registry.auth {
+        Some(RegistryAuth::Oauth(oauth)) => oauth.tls.as_ref(),
+        Some(RegistryAuth::Basic { .. } | RegistryAuth::Bearer(_)) | None => None,
+    };
+    config.registry.tls.iter().chain(oauth)
+}
+
+/// Adds what these files hold now to a hash, to be compared.
+///
+/// # Errors
+/// One that cannot be read, and why.
+pub fn hash<'f>(files: impl IntoIterator<Item = &'f PathBuf>, hasher: &mut impl Hasher) -> Result<(), String> {
+    for file in files {
+        let held = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        held.hash(hasher);
+    }
+    Ok(())
+}
+
 /// The files that the configuration names, and where it does. What cannot be read, as MongoDB's URI may be, is told by whoever connects with it.
 pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
     let mut files = Vec::new();
@@ -32,16 +54,8 @@ pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
         let file = CertificateFile { path, authority, once };
         files.push((file, place));
     };
-    let oauth = match &config.registry.auth {
-        Some(RegistryAuth::Oauth(oauth)) => oauth.tls.as_ref(),
-        _ => None,
-    };
-    let sections = [
-        config.scylla.as_ref().and_then(|scylla| scylla.tls.as_ref()),
-        config.registry.tls.as_ref(),
-        oauth,
-    ];
-    for tls in sections.into_iter().flatten() {
+    let scylla = config.scylla.iter().filter_map(|scylla| scylla.tls.as_ref());
+    for tls in scylla.chain(of_registry(config)) {
         if let Some(cert) = &tls.cert {
             add(cert.value.clone(), false, false, cert.span);
         }

@@ -181,7 +181,7 @@ pub(crate) fn taken<'v>(value: Value<'v>, ty: &Type) -> Result<Value<'v>, String
     match (value, ty.non_null()) {
         (Value::Int(value), Type::Long) => Ok(Value::Long(value.into())),
         (Value::Float(value), Type::Double) => Ok(Value::Double(value.into())),
-        (value, ty) if value.is_null() || is_wholly(&value, ty) => Ok(value),
+        (value, ty) if value.is_null() || is_a(&value, ty) => Ok(value),
         (_, ty) => Err(format!("a value is not {ty}")),
     }
 }
@@ -194,7 +194,7 @@ pub(crate) fn given(row: &[Value<'_>], declared: &[(String, Type)]) -> Result<()
     let wrong = row
         .iter()
         .zip(declared)
-        .find(|(value, (_, ty))| !value.is_null() && !is_wholly(value, ty.non_null()));
+        .find(|(value, (_, ty))| !value.is_null() && !is_a(value, ty.non_null()));
     match wrong {
         Some((_, (name, ty))) => Err(format!("'{name}' that it gave is not {}", ty.non_null())),
         None => Ok(()),
@@ -203,48 +203,37 @@ pub(crate) fn given(row: &[Value<'_>], declared: &[(String, Type)]) -> Result<()
 
 /// Whether a value is one of a type with all that is inside of it: what a step makes was checked by no schema, and what a general expression makes
 /// neither.
-fn is_wholly(value: &Value<'_>, ty: &Type) -> bool {
+fn is_a(value: &Value<'_>, ty: &Type) -> bool {
     match (value, ty) {
         (Value::Null, ty) if ty.is_nullable() => true,
-        (value, Type::Nullable(ty)) => is_wholly(value, ty),
-        (value, Type::Union(parts)) => parts.iter().any(|part| is_wholly(value, part)),
-        (Value::List(items), Type::List(ty)) => items.iter().all(|item| is_wholly(item, ty)),
+        (value, Type::Nullable(ty)) => is_a(value, ty),
+        (value, Type::Union(parts)) => parts.iter().any(|part| is_a(value, part)),
+        (Value::List(items), Type::List(ty)) => items.iter().all(|item| is_a(item, ty)),
         (Value::Map(entries), Type::Map(keys, values)) => entries
             .iter()
-            .all(|(key, value)| is_wholly(key, keys) && is_wholly(value, values)),
+            .all(|(key, value)| is_a(key, keys) && is_a(value, values)),
         (Value::Record(fields), Type::Record(declared)) => {
             let mut both = fields.iter().zip(declared);
             fields.len() == declared.len()
-                && both.all(|((name, value), (wanted, ty))| name == wanted && is_wholly(value, ty))
+                && both.all(|((name, value), (wanted, ty))| name == wanted && is_a(value, ty))
         }
         (Value::String(symbol), Type::Enum(symbols)) => symbols.iter().any(|known| known == symbol),
         (Value::Bytes(bytes), Type::Fixed(size)) => bytes.len() == *size,
-        (value, ty) => is_a(value, ty),
-    }
-}
-
-/// Whether a value is one of a type, whatever is inside of lists, maps and records.
-fn is_a(value: &Value<'_>, ty: &Type) -> bool {
-    match (value, ty) {
+        (Value::Time(_, unit), Type::Time(wanted))
+        | (Value::Timestamp(_, unit), Type::Timestamp(wanted))
+        | (Value::LocalTimestamp(_, unit), Type::LocalTimestamp(wanted)) => unit == wanted,
         (_, Type::Any)
         | (Value::Bool(_), Type::Bool)
         | (Value::Int(_), Type::Int)
         | (Value::Long(_), Type::Long)
         | (Value::Float(_), Type::Float)
         | (Value::Double(_), Type::Double)
-        | (Value::String(_), Type::String | Type::Enum(_))
-        | (Value::Bytes(_), Type::Bytes | Type::Fixed(_))
+        | (Value::String(_), Type::String)
+        | (Value::Bytes(_), Type::Bytes)
         | (Value::Date(_), Type::Date)
         | (Value::Decimal { .. }, Type::Decimal { .. })
         | (Value::Uuid(_), Type::Uuid)
-        | (Value::Duration { .. }, Type::Duration)
-        | (Value::List(_), Type::List(_))
-        | (Value::Map(_), Type::Map(..))
-        | (Value::Record(_), Type::Record(_)) => true,
-        (Value::Time(_, unit), Type::Time(wanted))
-        | (Value::Timestamp(_, unit), Type::Timestamp(wanted))
-        | (Value::LocalTimestamp(_, unit), Type::LocalTimestamp(wanted)) => unit == wanted,
-        (value, Type::Union(parts)) => parts.iter().any(|part| is_a(value, part)),
+        | (Value::Duration { .. }, Type::Duration) => true,
         _ => false,
     }
 }

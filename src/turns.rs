@@ -98,17 +98,17 @@ impl Drop for Turn {
 
 /// The last event of each key that may still be waited for.
 #[derive(Debug)]
-pub struct Turns {
+pub struct Turns<A> {
     order: Order,
     seed: RandomState,
-    /// Each with the hash of its assignment.
-    last: HashMap<u64, (u64, Arc<Link>), BuildHasherDefault<AsIs>>,
+    /// Each with its assignment.
+    last: HashMap<u64, (A, Arc<Link>), BuildHasherDefault<AsIs>>,
     sweep_at: usize,
 }
 
-impl Turns {
+impl<A: Copy + Eq + Hash> Turns<A> {
     /// No event yet. With [`Order::None`] nobody gets a turn.
-    pub fn new(order: Order) -> Turns {
+    pub fn new(order: Order) -> Turns<A> {
         Turns {
             order,
             seed: RandomState::default(),
@@ -120,15 +120,14 @@ impl Turns {
     /// The turn of the next event of a key of a partition, as assigned this time (what is left of an earlier assignment is not
     /// waited for); none where it has no order to keep. Two keys that share a hash wait for one another, which costs time and no
     /// order.
-    pub fn next(&mut self, assignment: impl Hash, key: Option<&[u8]>) -> Option<Turn> {
-        let assigned = self.seed.hash_one(assignment);
+    pub fn next(&mut self, assignment: A, key: Option<&[u8]>) -> Option<Turn> {
         let hash = match (self.order, key) {
             (Order::None, _) | (Order::Key, None) => return None,
-            (Order::Key, Some(key)) => self.seed.hash_one((assigned, key)),
-            (Order::Partition, _) => assigned,
+            (Order::Key, Some(key)) => self.seed.hash_one((assignment, key)),
+            (Order::Partition, _) => self.seed.hash_one(assignment),
         };
         let own = Arc::new(Link::default());
-        let before = self.last.insert(hash, (assigned, own.clone())).map(|(_, link)| link);
+        let before = self.last.insert(hash, (assignment, own.clone())).map(|(_, link)| link);
         // Keys come and go: those that nobody waits for any more are forgotten now and then.
         if self.last.len() >= self.sweep_at {
             // A broken one holds back what comes behind it.
@@ -140,10 +139,9 @@ impl Turns {
         Some(Turn { before, own })
     }
 
-    /// The assignment is over, and nothing of it comes any more.
-    pub fn forget(&mut self, assignment: impl Hash) {
-        let over = self.seed.hash_one(assignment);
-        self.last.retain(|_, (assigned, _)| *assigned != over);
+    /// This assignment is over, and nothing of it comes any more.
+    pub fn forget(&mut self, over: A) {
+        self.last.retain(|_, (assignment, _)| *assignment != over);
     }
 
     /// How many keys are remembered.

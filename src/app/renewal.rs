@@ -5,13 +5,14 @@
 //!
 //! Invariant: what cannot be used leaves the old ones in use, and is tried again at the next look.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::services::renew_registry;
-use crate::config::{Config, RegistryAuth};
+use crate::certificates;
+use crate::config::Config;
 use crate::registry::Registry;
 
 /// Between two looks at the files.
@@ -26,13 +27,8 @@ pub(super) struct Certificates {
 impl Certificates {
     /// Those of the configuration, as they are now: to be called before the registry's client is made. None where there are no such files.
     pub(super) fn of(config: &Config) -> Option<Certificates> {
-        let oauth = match &config.registry.auth {
-            Some(RegistryAuth::Oauth(oauth)) => oauth.tls.as_ref(),
-            Some(RegistryAuth::Basic { .. } | RegistryAuth::Bearer(_)) | None => None,
-        };
-        let sections = [config.registry.tls.as_ref(), oauth].into_iter().flatten();
-        let files = sections.flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]).flatten();
-        let files: Vec<_> = files.map(|file| file.value.clone()).collect();
+        let files = certificates::of_registry(config).flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]);
+        let files: Vec<_> = files.flatten().map(|file| file.value.clone()).collect();
         let read = hash(&files).ok();
         (!files.is_empty()).then_some(Certificates { files, read })
     }
@@ -64,10 +60,7 @@ impl Certificates {
 
 fn hash(files: &[PathBuf]) -> Result<u64, String> {
     let mut hasher = DefaultHasher::new();
-    for file in files {
-        let held = std::fs::read(file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
-        held.hash(&mut hasher);
-    }
+    certificates::hash(files, &mut hasher).map_err(|e| format!("cannot read {e}"))?;
     Ok(hasher.finish())
 }
 

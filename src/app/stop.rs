@@ -72,34 +72,10 @@ fn steps(steps: &[(String, i64)], left: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::Mutex;
-
     use super::*;
     use crate::app::Known;
     use crate::source::status::{LoopState, PartitionStatus};
-
-    /// What was logged.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Log {
-        fn lines(&self) -> Vec<String> {
-            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-            text.lines().map(str::to_owned).collect()
-        }
-    }
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::telemetry::logging::tests::Lines;
 
     fn partition(index: i32, in_flight: usize) -> PartitionStatus {
         PartitionStatus {
@@ -140,13 +116,8 @@ mod tests {
     /// The clock is the test's: it stands until the test lets a sleep end.
     #[tokio::test]
     async fn what_runs_is_named_every_5_s_until_nothing_does() {
-        let log = Log::default();
-        let into = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(move || into.clone())
-            .finish();
-        let _guard = tracing::subscriber::set_default(subscriber);
+        let log = Lines::default();
+        let _guard = log.begin();
         let state = Arc::new(LoopState::default());
         let runs = |in_flight: usize| {
             state.set(LoopStatus {
@@ -179,14 +150,15 @@ mod tests {
         };
         runs(3);
         let (mut time, mut wake) = sleeps.recv().await.unwrap();
-        assert_eq!(log.lines(), Vec::<String>::new(), "nothing is said at once");
+        assert_eq!(log.text(), "", "nothing is said at once");
         let mut said = 0;
         for in_flight in [3, 3, 2, 0, 0] {
             assert_eq!(time, Duration::from_secs(5));
             runs(in_flight);
             wake.send(()).unwrap();
             (time, wake) = sleeps.recv().await.unwrap();
-            let lines = log.lines();
+            let text = log.text();
+            let lines: Vec<&str> = text.lines().collect();
             let new = &lines[said..];
             if in_flight == 0 {
                 assert!(new.is_empty(), "{new:?}");

@@ -70,6 +70,11 @@ pub fn value_of_key(key: &[u8]) -> Value<'_> {
     }
 }
 
+/// The key of a document by this field, where it is usable.
+pub fn key_of_document(field: &str, document: &RawDocument) -> Option<Vec<u8>> {
+    document.get(field).ok().flatten().and_then(key_of_bson)
+}
+
 /// Which of the values that are found by the same bytes this is. To the server they are others, and each may be the `_id` of a document of its own.
 pub fn kind(value: RawBsonRef<'_>) -> u8 {
     match value {

@@ -46,11 +46,7 @@ fn patience(refresh: Duration) -> Duration {
 /// How long a collection that was found small must not have grown before it is believed: ten readings, or the wait for a doubtful one if that is
 /// sooner. A little less, lest it be the reading behind that.
 fn settled(refresh: Duration) -> Duration {
-    let wait = if refresh.is_zero() {
-        DOUBT
-    } else {
-        refresh.saturating_mul(10).min(DOUBT)
-    };
+    let wait = patience(refresh.saturating_mul(10));
     wait - wait / 64
 }
 

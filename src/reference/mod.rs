@@ -202,18 +202,12 @@ impl Reference {
         found.transpose()
     }
 
-    /// The key of a document, where it is usable.
-    fn key(&self, document: &RawDocument) -> Option<Vec<u8>> {
-        let value = document.get(&self.shape.key).ok().flatten();
-        value.and_then(codec::key_of_bson)
-    }
-
     /// The key of a document, where it is usable, and the document's identity, where keys are not that.
     fn names(&self, document: &RawDocument) -> (Option<Vec<u8>>, Option<Identity<'_>>) {
         let id = || document.get("_id").ok().flatten();
         let keys = self.keys.as_ref();
         let identity = keys.and_then(|keys| Some((keys, codec::identity(id()?))));
-        (self.key(document), identity)
+        (codec::key_of_document(&self.shape.key, document), identity)
     }
 
     /// Takes a document in: whether it has a usable key, and the key that it has left, where another document may have that. In a `reading` all

@@ -314,10 +314,7 @@ impl Source {
             .projection(self.projection(""))
             .optional(from, |find, from| find.selection_criteria(from));
         // What the server finds besides: other kinds of numbers, and text that is the same to a collation.
-        let suits = |document: &RawDocument| {
-            let value = document.get(key).ok().flatten();
-            value.and_then(codec::key_of_bson).as_deref() == Some(wanted)
-        };
+        let suits = |document: &RawDocument| codec::key_of_document(key, document).as_deref() == Some(wanted);
         let first = async {
             match one.await? {
                 Some(document) if !suits(&document) => {}

@@ -224,14 +224,8 @@ impl Registry {
             .get(id, |patient| {
                 let client = self.client();
                 async move {
-                    let again = if patient { AGAIN } else { 0 };
-                    for _ in 0..again {
-                        match client.by_id(id).await {
-                            Err(error) if error.may_lag() => tokio::time::sleep(LATER).await,
-                            answer => return answer,
-                        }
-                    }
-                    client.by_id(id).await
+                    let lags = |answer: &Result<_, RegistryError>| answer.as_ref().is_err_and(RegistryError::may_lag);
+                    believed(patient, || client.by_id(id), lags).await
                 }
             })
             .await
@@ -287,14 +281,8 @@ impl Registry {
         patient: bool,
     ) -> Result<Option<u32>, RegistryError> {
         let client = self.client();
-        let again = if patient { AGAIN } else { 0 };
-        for _ in 0..again {
-            match client.lookup(subject, schema, true).await {
-                Ok(None) => tokio::time::sleep(LATER).await,
-                answer => return answer,
-            }
-        }
-        client.lookup(subject, schema, true).await
+        let lags = |answer: &Result<_, _>| matches!(answer, Ok(None));
+        believed(patient, || client.lookup(subject, schema, true), lags).await
     }
 
     /// Whether an Avro schema could become the next version of a subject, by the subject's own rule.
@@ -308,6 +296,19 @@ impl Registry {
     /// What was asked so far.
     pub fn stats(&self) -> &Arc<RegistryStats> {
         &self.stats
+    }
+}
+
+/// The answer to what `ask` asks, which is asked again where there is patience and it may be that of a follower that `lags`.
+async fn believed<T, F: Future<Output = T>>(patient: bool, ask: impl Fn() -> F, lags: impl Fn(&T) -> bool) -> T {
+    let mut again = if patient { AGAIN } else { 0 };
+    loop {
+        let answer = ask().await;
+        if again == 0 || !lags(&answer) {
+            return answer;
+        }
+        again -= 1;
+        tokio::time::sleep(LATER).await;
     }
 }
 

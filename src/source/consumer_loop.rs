@@ -204,7 +204,7 @@ struct Loop {
     cooperative: bool,
     lanes: Lanes<Box<Event>>,
     /// In place of lanes, where events of one key may run at the same time.
-    turns: Option<Turns>,
+    turns: Option<Turns<Ticket>>,
     completions: Arc<Completions>,
     workers: Workers,
     gathering: Gathering<Member>,

@@ -360,11 +360,28 @@ fn is_for_the_log(it: &Metadata<'_>) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
+    /// What was logged.
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        /// Takes this thread's lines, until the guard is dropped.
+        pub(crate) fn begin(&self) -> tracing::subscriber::DefaultGuard {
+            let into = self.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_ansi(false)
+                .with_writer(move || into.clone())
+                .finish();
+            tracing::subscriber::set_default(subscriber)
+        }
+
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -384,8 +401,7 @@ mod tests {
             tracing::info!(pipeline = "navigation", offset = 7, "taken");
             tracing::debug!("detail");
         });
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        lines.text()
     }
 
     #[test]
@@ -398,8 +414,7 @@ mod tests {
             tracing::warn!(target: "scylla::network::connection", "keepalive");
             tracing::warn!(target: "messina::store::scylla", warning = "a", "the store's");
         });
-        let bytes = lines.0.lock().unwrap().clone();
-        let lines = String::from_utf8(bytes).unwrap();
+        let lines = lines.text();
         assert!(!lines.contains("the driver's"), "{lines}");
         assert!(lines.contains("keepalive") && lines.contains("the store's"), "{lines}");
     }
@@ -419,8 +434,7 @@ mod tests {
                 span.in_scope(|| tracing::trace!(target: "scylla::client::execution", "sent"));
                 tracing::info_span!("own", pipeline = "navigation").in_scope(|| tracing::info!("taken"));
             });
-            let bytes = lines.0.lock().unwrap().clone();
-            let lines = String::from_utf8(bytes).unwrap();
+            let lines = lines.text();
             assert!(!lines.contains("alice"), "{lines}");
             assert!(lines.contains("sent") && lines.contains("navigation"), "{lines}");
         }
@@ -448,7 +462,7 @@ mod tests {
             log("3");
             assert!(verbosity.more().unwrap().ends_with("messina=debug"));
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         let words: Vec<_> = text
             .lines()
             .map(|line| line.rsplit("messina: ").next().unwrap())
@@ -468,7 +482,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber(filter, true, false, move || writer.clone()), || {
             std::panic::catch_unwind(|| panic!("no room for \"bob\"")).unwrap_err();
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
         assert_eq!(line["message"], "a thread panicked: no room for \"…\"");
         assert!(line["place"].as_str().unwrap().contains("logging.rs:"), "{line}");

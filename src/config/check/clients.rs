@@ -10,6 +10,7 @@ use rdkafka::types::RDKafkaType;
 
 use super::super::{Config, Delivery, Diagnostic, Pipeline, Property, Severity, Span, codes, real_name};
 use super::Report;
+use super::group::properties;
 use crate::kafka;
 
 /// What the clients may hold. No rule hangs on it.
@@ -30,8 +31,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
 
 fn consumer(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     let of = &config.kafka;
-    let properties = [&pipeline.source.properties[..], &of.consumer_properties, &of.properties];
-    judge(properties, pipeline.source.span, report, || {
+    judge(properties(config, pipeline), pipeline.source.span, report, || {
         let client = kafka::consumer(of, pipeline, 0, QUEUE, kafka::named(of)).ok()?;
         refusal(client, RDKafkaType::RD_KAFKA_CONSUMER)
     });

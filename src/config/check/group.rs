@@ -75,13 +75,18 @@ fn consumer_protocol(config: &Config, pipeline: &Pipeline, report: &mut Report<'
 
 /// A property of a pipeline's consumers, where it is set.
 pub(super) fn set<'c>(config: &'c Config, pipeline: &'c Pipeline, name: &str) -> Option<&'c Property> {
-    let sections = [
-        &pipeline.source.properties,
-        &config.kafka.consumer_properties,
-        &config.kafka.properties,
-    ];
-    let mut all = sections.into_iter().flatten();
+    let mut all = properties(config, pipeline).into_iter().flatten();
     all.find(|property| property.name.value == name)
+}
+
+/// The properties of a pipeline's consumers, of which the first win.
+pub(super) fn properties<'c>(config: &'c Config, pipeline: &'c Pipeline) -> [&'c [Property]; 3] {
+    let kafka = &config.kafka;
+    [
+        &pipeline.source.properties,
+        &kafka.consumer_properties,
+        &kafka.properties,
+    ]
 }
 
 /// A property in milliseconds, as it will be, and where it is set.

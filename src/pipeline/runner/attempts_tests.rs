@@ -1,10 +1,6 @@
 //! What the log says of attempts that fail.
 
-use std::io::Write;
-use std::sync::Mutex;
-
 use futures_util::future::BoxFuture;
-use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::tests::{STEPS, bench};
@@ -13,6 +9,7 @@ use crate::avro::value::Type;
 use crate::custom::{self, CustomStep, StepError};
 use crate::store::StoreError;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
+use crate::telemetry::logging::tests::Lines;
 
 #[tokio::test]
 async fn lines_of_one_step_hide_no_other_and_attempts_hide_no_end_of_them() {
@@ -66,44 +63,13 @@ impl CustomStep for Refuses {
     }
 }
 
-/// The log as it is written. Breadcrumbs are scrubbed by themselves.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Takes this thread's lines, until the guard is dropped.
-    fn begin(&self) -> DefaultGuard {
-        let into = self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_writer(move || into.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
 #[tokio::test]
 async fn the_words_of_what_is_asked_are_in_the_log_whole() {
     let mut bench = bench(STEPS).await;
     bench.user(1, "ann", 2.5);
     let words = "no answer within 1500000 ms: see `request_timeout`";
     bench.store.fail_next(StoreError::transient("timeout", words));
-    let log = Log::default();
+    let log = Lines::default();
     let guard = log.begin();
     assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
     drop(guard);
@@ -121,7 +87,7 @@ on_error = "null"
 retry = { max_attempts = 2 }
 "#;
     let mut bench = bench(steps).await;
-    let log = Log::default();
+    let log = Lines::default();
     let guard = log.begin();
     assert!(matches!(
         bench.run(0, 1, "alice@x.org").await,

@@ -1,5 +1,6 @@
 //! Steps of one's own: when they run, and what follows where they fail.
 
+use std::future::{pending, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
@@ -22,11 +23,14 @@ on_error = "null"
 retry = { max_attempts = 2 }
 "#;
 
-/// A step that never ends, and counts how often it begins.
-#[derive(Default)]
-struct Hangs(Arc<AtomicUsize>);
+/// A step that does this for each record.
+struct Does<F>(F);
 
-impl CustomStep for Hangs {
+impl<F, R> CustomStep for Does<F>
+where
+    F: Fn() -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Option<Row>, StepError>> + Send + 'static,
+{
     fn takes(&self) -> Vec<(String, Type)> {
         Vec::new()
     }
@@ -36,25 +40,7 @@ impl CustomStep for Hangs {
     }
 
     fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Box::pin(std::future::pending())
-    }
-}
-
-/// A step that fails in one way.
-struct Fails(StepError);
-
-impl CustomStep for Fails {
-    fn takes(&self) -> Vec<(String, Type)> {
-        Vec::new()
-    }
-
-    fn gives(&self) -> Vec<(String, Type)> {
-        vec![("a".to_owned(), Type::Long)]
-    }
-
-    fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
-        Box::pin(std::future::ready(Err(self.0.clone())))
+        Box::pin((self.0)())
     }
 }
 
@@ -68,21 +54,21 @@ async fn bench(step: impl CustomStep, steps: &str) -> Bench {
 #[tokio::test]
 async fn a_step_that_hangs_is_ended_and_its_policy_asked() {
     let no_answer = "[[pipelines.p.steps]]\nname = \"no_answer\"\nfilter = \"own.a == null\"\n";
-    let mut bench = bench(Hangs::default(), &format!("{OWN}{no_answer}")).await;
+    let mut bench = bench(Does(pending), &format!("{OWN}{no_answer}")).await;
     assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.runtime.steps[0].step.retries.get(), 1);
 }
 
 #[tokio::test]
 async fn the_word_of_an_open_breaker_is_a_steps_own_and_its_attempts_count() {
-    let mut bench = bench(Fails(StepError::transient(NOT_ASKED, "")), OWN).await;
+    let mut bench = bench(Does(|| ready(Err(StepError::transient(NOT_ASKED, "")))), OWN).await;
     assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.runtime.steps[0].step.retries.get(), 1);
 }
 
 #[tokio::test]
 async fn the_word_of_a_producer_that_is_over_is_a_steps_own_and_starts_nothing_again() {
-    let mut bench = bench(Fails(StepError::permanent(PRODUCER_OVER, "")), OWN).await;
+    let mut bench = bench(Does(|| ready(Err(StepError::permanent(PRODUCER_OVER, "")))), OWN).await;
     match bench.run(0, 1, "click").await {
         How::Fatal(failure) => assert_eq!(failure.step.as_deref(), Some("own")),
         other => panic!("{other:?}"),
@@ -98,8 +84,12 @@ async fn a_step_begins_when_those_before_it_let_the_record_go_on() {
              on_missing = \"skip\"\n"
         )
     };
-    let hangs = Hangs::default();
-    let begun = hangs.0.clone();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counts = begun.clone();
+    let hangs = Does(move || {
+        counts.fetch_add(1, Ordering::Relaxed);
+        pending()
+    });
     let steps = format!("{}{OWN}{}", look_up("before"), look_up("behind"));
     let mut bench = bench(hangs, &steps).await;
     let each = [0, 1, 2].map(|index| Stage::Together(vec![index]));

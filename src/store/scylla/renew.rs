@@ -19,6 +19,7 @@ use ::scylla::errors::ExecutionError;
 use tokio::sync::watch;
 
 use super::{ScyllaOptions, ScyllaStore, connect};
+use crate::certificates;
 use crate::retry::{Backoff, Jitter};
 use crate::store::{StoreError, classify};
 
@@ -38,10 +39,7 @@ impl ScyllaOptions {
             password()?.hash(&mut hasher);
         }
         let files = self.tls.iter().flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]);
-        for file in files.flatten() {
-            let read = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
-            read.hash(&mut hasher);
-        }
+        certificates::hash(files.flatten(), &mut hasher)?;
         Ok(hasher.finish())
     }
 }

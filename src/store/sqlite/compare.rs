@@ -23,7 +23,8 @@ impl Select {
                 continue;
             };
             let ty = table.type_of(&column);
-            let ordered = order.is_some_and(|order| order < i) || is_ranged(&s, i) || is_of_extremes(&s, i);
+            let is_of_extremes = is_given_to(&s, i, "min") || is_given_to(&s, i, "max");
+            let ordered = order.is_some_and(|order| order < i) || is_ranged(&s, i) || is_of_extremes;
             if ordered && !is_in_order(&ty) {
                 return Err(format!(
                     "column {column} is of type {ty}, which SQLite stores in a form of another order: \
@@ -45,16 +46,14 @@ impl Change {
     pub(super) fn refuse_stored_otherwise(&self, table: &Table) -> Refused<()> {
         for (column, term) in &self.columns {
             let Term::Literal(text) = term else { continue };
+            let ty = table.type_of(column);
             let is_key = table.key().any(|key| key.eq_ignore_ascii_case(column));
-            if !is_key
-                && table.type_of(column) == ColumnType::Decimal
-                && text.trim_start_matches('-').parse::<i64>().is_ok()
-            {
+            if !is_key && ty == ColumnType::Decimal && text.trim_start_matches('-').parse::<i64>().is_ok() {
                 // A whole number is read back as it is. In a key it would be another one than what is bound.
                 continue;
             }
             for token in scan(text).tokens {
-                bindable_only(column, &table.type_of(column), token.kind, text)?;
+                bindable_only(column, &ty, token.kind, text)?;
             }
         }
         Ok(())
@@ -112,13 +111,13 @@ fn is_ranged(s: &Scanned<'_>, i: usize) -> bool {
 /// Whether a sum or a mean of the column at token `i` is asked for that SQLite reckons in floating point, and CQL exactly.
 fn is_summed(s: &Scanned<'_>, i: usize, ty: &ColumnType) -> bool {
     use ColumnType as C;
-    let of = |name| i >= 2 && s.is_symbol(i - 1, '(') && s.is_word(i - 2, name);
-    of("sum") && matches!(ty, C::Decimal | C::Varint) || of("avg") && !matches!(ty, C::Float | C::Double)
+    is_given_to(s, i, "sum") && matches!(ty, C::Decimal | C::Varint)
+        || is_given_to(s, i, "avg") && !matches!(ty, C::Float | C::Double)
 }
 
-/// Whether the least or the greatest of the column at token `i` is asked for.
-fn is_of_extremes(s: &Scanned<'_>, i: usize) -> bool {
-    i >= 2 && s.is_symbol(i - 1, '(') && (s.is_word(i - 2, "min") || s.is_word(i - 2, "max"))
+/// Whether token `i` is the first that this function is given.
+fn is_given_to(s: &Scanned<'_>, i: usize, function: &str) -> bool {
+    i >= 2 && s.is_symbol(i - 1, '(') && s.is_word(i - 2, function)
 }
 
 #[cfg(test)]
