@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::RegistryError;
-use super::transport::{Answer, Problem, Transport};
+use super::transport::{Answer, LARGEST, Problem, Transport};
 use super::{Fetched, RegistryOptions, RegistryStats};
 
 /// Most references of one schema, those of its references included.
@@ -48,11 +48,36 @@ struct Reference {
     version: i32,
 }
 
+impl Schema {
+    /// What it takes, in bytes: its text, and what it tells of those that it refers to.
+    fn size(&self) -> usize {
+        let references = self.references.iter().flatten();
+        let told = references.map(|of| size_of::<Reference>() + of.name.len() + of.subject.len());
+        self.schema.len() + told.sum::<usize>()
+    }
+}
+
 /// References that were met, by the names and by the places that they have in the registry.
 #[derive(Default)]
 struct Seen {
     names: HashSet<String>,
     places: HashSet<(String, i32)>,
+    /// What the schema takes with all of them, in bytes.
+    bytes: usize,
+}
+
+impl Seen {
+    /// Counts an answer, all of which are held until the last has come: together they may have as much as one that stands alone.
+    fn count(&mut self, name: &str, schema: &Schema) -> Result<(), RegistryError> {
+        self.bytes += schema.size();
+        if self.bytes <= LARGEST {
+            return Ok(());
+        }
+        Err(RegistryError::Reference {
+            name: name.to_owned(),
+            reason: format!("with what it refers to it has more than {LARGEST} bytes"),
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -209,6 +234,7 @@ impl Client {
     async fn resolved(&self, id: u32, name: &str, schema: Schema, by_all: bool) -> Result<Fetched, RegistryError> {
         avro_only(name, &schema)?;
         let (mut seen, mut references) = (Seen::default(), Vec::new());
+        seen.count(name, &schema)?;
         for reference in schema.references.into_iter().flatten() {
             self.collect(name, reference, by_all, &mut seen, &mut references)
                 .await?;
@@ -255,6 +281,7 @@ impl Client {
                 });
             };
             avro_only(&format!("{subject} version {version}"), &schema)?;
+            seen.count(name, &schema)?;
             for inner in schema.references.into_iter().flatten() {
                 self.collect(name, inner, by_all, seen, into).await?;
             }

@@ -65,7 +65,7 @@ pub enum RegistryError {
         /// And the version.
         version: i32,
     },
-    /// There are too many references, or a version lacks its id.
+    /// There are too many references, or they are too large, or a version lacks its id.
     #[error("schema {name}: {reason}")]
     Reference {
         /// The schema that refers.

@@ -21,8 +21,8 @@ use super::oauth::Tokens;
 use super::percent::decoded;
 use super::{RegistryOptions, RegistryStats};
 
-/// Most bytes of an answer.
-const LARGEST: usize = 16 * 1024 * 1024;
+/// Most bytes of an answer, and of all answers of which one schema is made.
+pub(super) const LARGEST: usize = 16 * 1024 * 1024;
 
 /// Confluent's code of a registry, or a subject, that takes no new schema for the time being: its mode is READONLY or IMPORT.
 const NOT_PERMITTED: u32 = 42205;

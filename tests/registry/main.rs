@@ -346,6 +346,23 @@ async fn of_two_versions_of_one_reference_the_first_stands_for_both() {
     assert!(same(&fetched.references[0], &newer) && same(&fetched.references[1], page));
 }
 
+/// Each is smaller than an answer may be, and their number is allowed.
+#[tokio::test]
+async fn a_schema_is_no_larger_with_its_references_than_alone() {
+    let demo = DemoRegistry::start().await.unwrap();
+    let references: Vec<Value> = (0..40)
+        .map(|n| json!({ "name": format!("m.N{n}"), "subject": format!("n{n}"), "version": 1 }))
+        .collect();
+    let root: &'static str = json!({ "schema": V1, "references": references }).to_string().leak();
+    let large: &'static str = json!({ "schema": " ".repeat(1 << 20) }).to_string().leak();
+    demo.on_request(move |_, path| Fault::Answer(200, if path.starts_with("/schemas") { root } else { large }));
+    let error = registry(&[demo.url()]).schema(1).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Reference { .. }), "{error}");
+    assert!(error.to_string().contains("with what it refers to"), "{error}");
+    assert_eq!(error.class(), Class::Permanent);
+    assert_eq!(demo.requests(), 17, "it goes on asking");
+}
+
 #[tokio::test]
 async fn a_reference_that_leads_nowhere_is_told() {
     let (a, b) = (
