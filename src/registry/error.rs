@@ -73,7 +73,7 @@ pub enum RegistryError {
         /// What is wrong.
         reason: String,
     },
-    /// An answer longer than is read.
+    /// A schema, or what else was asked for, that is longer than is read.
     #[error("schema registry {url} answers with more than {limit} bytes")]
     TooLarge {
         /// Its address, without a login.

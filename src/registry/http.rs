@@ -28,8 +28,8 @@ pub(super) struct Files<'a> {
 pub(super) enum NoAnswer {
     /// Refused, broken off, timed out, or TLS failed: in words.
     Unreachable(String),
-    /// Longer than was to be read.
-    TooLarge,
+    /// Longer than was to be read, with this status.
+    TooLarge(u16),
 }
 
 impl Http {
@@ -90,7 +90,7 @@ impl Http {
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             if body.len() + chunk.len() > largest {
-                return Err(NoAnswer::TooLarge);
+                return Err(NoAnswer::TooLarge(status));
             }
             body.extend_from_slice(&chunk);
         }

@@ -154,7 +154,7 @@ impl Tokens {
         let (status, body) = match self.http.answer(request, &self.endpoint, LARGEST).await {
             Ok(answer) => answer,
             Err(NoAnswer::Unreachable(reason)) => return Err(self.failure(format!("gives no answer: {reason}"))),
-            Err(NoAnswer::TooLarge) => return Err(self.failure(format!("answers with more than {LARGEST} bytes"))),
+            Err(NoAnswer::TooLarge(_)) => return Err(self.failure(format!("answers with more than {LARGEST} bytes"))),
         };
         if status != 200 {
             return Err(self.failure(refusal(status, &body)));

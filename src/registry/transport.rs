@@ -20,6 +20,7 @@ use super::http::{Files, Http, NoAnswer};
 use super::oauth::Tokens;
 use super::percent::decoded;
 use super::{RegistryOptions, RegistryStats};
+use crate::retry::Class;
 
 /// Most bytes of an answer, and of all answers of which one schema is made.
 pub(super) const LARGEST: usize = 16 * 1024 * 1024;
@@ -149,7 +150,7 @@ impl Transport {
         by_all: bool,
     ) -> Result<Answer<T>, RegistryError> {
         let first = self.preferred.load(Ordering::Relaxed);
-        let (mut not_found, mut failure) = (None, None);
+        let (mut not_found, mut failure) = (None, None::<RegistryError>);
         let mut token = self.token(None).await?;
         // Whether another one may be had for one that is refused.
         let mut renewable = token.is_some();
@@ -183,7 +184,11 @@ impl Transport {
                     self.preferred.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(error) => failure = failure.or(Some(error)),
+                // One that may pass takes the place of one that condemns the schema: that address may have an answer yet.
+                Err(error) if failure.as_ref().is_none_or(|first| first.class() == Class::Permanent) => {
+                    failure = Some(error);
+                }
+                Err(_) => {}
             }
         }
         match (not_found, failure) {
@@ -238,7 +243,13 @@ impl Transport {
         let answer = match address.http.answer(request, &address.base, LARGEST).await {
             Ok((status, body)) => considered(url, status, &body),
             Err(NoAnswer::Unreachable(reason)) => Err(RegistryError::Unreachable { url, reason }),
-            Err(NoAnswer::TooLarge) => Err(RegistryError::TooLarge { url, limit: LARGEST }),
+            Err(NoAnswer::TooLarge(200..300)) => Err(RegistryError::TooLarge { url, limit: LARGEST }),
+            // A proxy's page, however long, says nothing about the schema.
+            Err(NoAnswer::TooLarge(status)) => Err(RegistryError::Refused {
+                url,
+                status,
+                message: format!("more than {LARGEST} bytes"),
+            }),
         };
         let counter = match &answer {
             Ok(Ok(_)) => &self.stats.ok,

@@ -298,6 +298,29 @@ async fn an_id_is_unknown_when_all_addresses_say_so_and_not_before() {
     assert_eq!(client.schema(id + 1).await.unwrap_err(), unknown);
 }
 
+/// A gateway's page says nothing about the schema, and one address that cannot be read nothing of another that is away.
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_judged_by_its_status() {
+    let (a, b) = (
+        DemoRegistry::start().await.unwrap(),
+        DemoRegistry::start().await.unwrap(),
+    );
+    let long: &'static str = " ".repeat(17 << 20).leak();
+    a.on_request(move |_, _| Fault::Answer(502, long));
+    let error = registry(&[a.url()]).schema(1).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Refused { status: 502, .. }), "{error}");
+    assert_eq!(error.class(), Class::Transient);
+    a.on_request(move |_, _| Fault::Answer(200, long));
+    let error = registry(&[a.url()]).schema(1).await.unwrap_err();
+    assert!(matches!(error, RegistryError::TooLarge { .. }), "{error}");
+    assert_eq!(error.class(), Class::Permanent);
+    b.on_request(|_, _| Fault::Status(503));
+    for urls in [[a.url(), b.url()], [b.url(), a.url()]] {
+        let error = registry(&urls).schema(1).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Refused { status: 503, .. }), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_registry_that_hangs_is_given_up_in_time() {
     let demo = DemoRegistry::start().await.unwrap();
