@@ -7,6 +7,9 @@ use crate::retry::Class;
 use crate::store::StoreError;
 use crate::telemetry::scrub::scrub;
 
+/// Most bytes of a message that a failure is made with: each record that failed keeps one until its letter is delivered, and the budget counts none.
+const LONGEST: usize = 4096;
+
 /// A failure of one event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -19,21 +22,26 @@ pub struct Failure {
     pub step: Option<Arc<str>>,
     /// How often what failed was tried.
     pub attempts: u32,
-    /// In words. What of the record is in them stands in quotes, and goes into the dead letter alone: see [`Failure::scrubbed`].
+    /// In words, some 4 KiB at most. What of the record is in them stands in quotes, and goes into the dead letter alone: see [`Failure::scrubbed`].
     pub message: String,
     /// Whether it is certain that what failed has not been done; see [`StoreError::not_applied`].
     pub not_applied: bool,
 }
 
 impl Failure {
-    /// A failure of this class, outside of steps.
+    /// A failure of this class, outside of steps. Of a long message the beginning stays.
     pub fn new(class: Class, reason: &'static str, message: impl Into<String>) -> Failure {
+        let mut message = message.into();
+        if message.len() > LONGEST {
+            message.truncate(message.floor_char_boundary(LONGEST));
+            message.shrink_to_fit();
+        }
         Failure {
             class,
             reason,
             step: None,
             attempts: 1,
-            message: message.into(),
+            message,
             not_applied: false,
         }
     }
@@ -153,6 +161,20 @@ mod tests {
             .unwrap_err();
         let failure = Failure::permanent("encode", error.to_string());
         assert!(!failure.scrubbed().to_string().contains("alice"), "{failure}");
+    }
+
+    #[test]
+    fn of_a_long_message_the_beginning_stays() {
+        for character in ["x", "é", "€", "😀"] {
+            let message = format!("x{}", character.repeat(1 << 20));
+            let failure = Failure::permanent("schema", message.as_str());
+            let length = failure.message.len();
+            assert!(length <= LONGEST && length + character.len() > LONGEST, "{length}");
+            assert!(message.starts_with(&failure.message));
+            assert!(failure.message.capacity() < 2 * LONGEST, "the rest is still held");
+        }
+        let whole = "é".repeat(LONGEST / 2);
+        assert_eq!(Failure::permanent("schema", whole.as_str()).message, whole);
     }
 
     /// Of a step whose author has a word of ours.

@@ -111,14 +111,8 @@ impl Schemas {
         if let Some(known) = self.known(id) {
             return known;
         }
-        let fetched = self.registry.schema(id).await.map_err(|e| Failure {
-            class: e.class(),
-            reason: "registry",
-            step: None,
-            attempts: 1,
-            message: format!("schema {id}: {e}"),
-            not_applied: false,
-        })?;
+        let fetched = self.registry.schema(id).await;
+        let fetched = fetched.map_err(|e| Failure::new(e.class(), "registry", format!("schema {id}: {e}")))?;
         // Kept is what stays true: a plan, and types that do not fit. An output schema that is missing may be registered.
         let result = match self.plan(&fetched, true).await {
             Ok((plan, warnings)) => {

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::RegistryError;
-use super::transport::{Answer, LARGEST, Problem, Transport};
+use super::transport::{Answer, LARGEST, Problem, Transport, shown};
 use super::{Fetched, RegistryOptions, RegistryStats};
 
 /// Most references of one schema, those of its references included.
@@ -276,11 +276,11 @@ impl Client {
             let Some(schema) = self.stored(&subject, version, true, by_all).await? else {
                 return Err(RegistryError::NoReference {
                     name: name.to_owned(),
-                    subject,
+                    subject: shown(&subject),
                     version,
                 });
             };
-            avro_only(&format!("{subject} version {version}"), &schema)?;
+            avro_only(&format!("{} version {version}", shown(&subject)), &schema)?;
             seen.count(name, &schema)?;
             for inner in schema.references.into_iter().flatten() {
                 self.collect(name, inner, by_all, seen, into).await?;
@@ -297,7 +297,7 @@ fn avro_only(name: &str, schema: &Schema) -> Result<(), RegistryError> {
         None | Some("AVRO") => Ok(()),
         Some(kind) => Err(RegistryError::Unsupported {
             name: name.to_owned(),
-            kind: kind.to_owned(),
+            kind: shown(kind),
         }),
     }
 }

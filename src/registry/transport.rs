@@ -25,6 +25,9 @@ use crate::retry::Class;
 /// Most bytes of an answer, and of all answers of which one schema is made.
 pub(super) const LARGEST: usize = 16 * 1024 * 1024;
 
+/// Most characters of an answer that an error repeats: enough for what a registry finds wrong with a schema, and not for the schema.
+const SHOWN: usize = 1000;
+
 /// Confluent's code of a registry, or a subject, that takes no new schema for the time being: its mode is READONLY or IMPORT.
 const NOT_PERMITTED: u32 = 42205;
 
@@ -84,6 +87,11 @@ impl From<Problem> for RegistryError {
     }
 }
 
+/// Of an answer's own words what an error repeats. It may be kept with others, and an answer is longer than they may be together.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
+}
+
 /// Reads an answer. The registry has considered what it was asked where it succeeded, with what was asked for, or gave one of its own codes for a
 /// 4xx that is about the schema. All else (overload, login, a mode without writing, a proxy's page or JSON) may be answered otherwise by another address or later.
 ///
@@ -93,13 +101,16 @@ fn considered<T: DeserializeOwned>(url: String, status: u16, body: &[u8]) -> Res
     let beginning = || String::from_utf8_lossy(body).chars().take(200).collect::<String>();
     if (200..300).contains(&status) {
         return serde_json::from_slice(body).map(Ok).map_err(|error| {
-            let message = format!("{error} in {}", beginning());
+            // It quotes a text that stands in the place of something else.
+            let message = shown(&format!("{error} in {}", beginning()));
             RegistryError::Refused { url, status, message }
         });
     }
     let told: Option<Told> = serde_json::from_slice(body).ok();
     let code = told.as_ref().map(|told| told.error_code);
-    let message = told.map(|told| told.message).filter(|message| !message.is_empty());
+    let message = told
+        .map(|told| shown(&told.message))
+        .filter(|message| !message.is_empty());
     let problem = Problem {
         status,
         code,
@@ -376,5 +387,13 @@ mod tests {
         );
         let page = answer(409, "<html>").unwrap().unwrap_err();
         assert_eq!((page.code, page.message.as_str()), (None, "<html>"));
+        let long = "é".repeat(1 << 20);
+        let told = serde_json::json!({ "error_code": 409, "message": long }).to_string();
+        let told = answer(409, &told).unwrap().unwrap_err();
+        assert_eq!(told.message.chars().count(), SHOWN);
+        let Err(RegistryError::Refused { message, .. }) = answer(200, &format!("\"{long}\"")) else {
+            panic!("a text is taken for numbers")
+        };
+        assert_eq!(message.chars().count(), SHOWN);
     }
 }
