@@ -4,8 +4,8 @@ use std::ffi::CStr;
 use std::ptr;
 
 use rdkafka::bindings as c;
-use rdkafka::message::{BorrowedHeaders, OwnedHeaders};
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::message::{BorrowedHeaders, BorrowedMessage, OwnedHeaders};
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 /// What lists headers.
 pub trait List {
@@ -28,6 +28,21 @@ impl List for OwnedHeaders {
 fn native(headers: &BorrowedHeaders) -> *mut c::rd_kafka_headers_t {
     // A reference to these is librdkafka's own pointer (rdkafka 0.39, message.rs, `as_native_ptr`).
     ptr::from_ref(headers).cast_mut().cast()
+}
+
+/// The headers of a record, if it has any.
+///
+/// # Errors
+/// It has some that librdkafka does not read, as more than 100,000. rdkafka takes these for none.
+pub fn of<'m>(message: &'m BorrowedMessage<'_>) -> Result<Option<&'m BorrowedHeaders>, RDKafkaErrorCode> {
+    let mut list = ptr::null_mut();
+    // SAFETY: the message lives as long as it is borrowed.
+    match unsafe { c::rd_kafka_message_headers(message.ptr(), &mut list) } {
+        // SAFETY: what was found is the message's own, and lives as long; a reference to it is as in `native`.
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(Some(unsafe { &*list.cast::<BorrowedHeaders>() })),
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__NOENT => Ok(None),
+        unread => Err(unread.into()),
+    }
 }
 
 /// Names and values, in their order.

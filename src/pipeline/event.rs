@@ -116,7 +116,7 @@ pub struct Event {
     pub attempts: u32,
     /// Whether the last of them was a probe of the producer's breaker.
     pub probe: bool,
-    /// Why it is a dead letter, once it is one.
+    /// Why it is a dead letter, once it is one; before it is read, why it cannot be.
     pub failure: Option<Failure>,
     /// The transaction that it belongs to; 0 where there are none.
     pub transaction: u64,

@@ -71,8 +71,11 @@ impl Plans {
     }
 }
 
-/// Reads one record. `now` is the loop's clock, for the memory of unusable schemas only.
+/// Reads one record, unless it has failed when it was taken in. `now` is the loop's clock, for the memory of unusable schemas only.
 pub fn read(mut event: Box<Event>, plans: &mut Plans, tombstone: OnTombstone, now: Instant) -> Read {
+    if let Some(failure) = event.failure.take() {
+        return Read::Fails(failure, event);
+    }
     let Some(value) = event.value() else {
         return match tombstone {
             OnTombstone::Skip => Read::Ends(Outcome::Skipped, event),

@@ -10,6 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
 
 use super::{Loop, PATIENCE};
+use crate::kafka::headers;
 use crate::lanes::{Entered, LaneId};
 use crate::ledger::LedgerError;
 use crate::pipeline::completions::How;
@@ -100,7 +101,16 @@ impl Loop {
         let key_length = key.map_or(0, <[u8]>::len);
         self.metrics.received.inc();
         self.metrics.record_bytes.inc_by((value_length + key_length) as u64);
-        let headers = message.headers();
+        let (headers, unread) = match headers::of(message) {
+            Ok(headers) => (headers, None),
+            Err(code) => (
+                None,
+                Some(Failure::permanent(
+                    "headers",
+                    format!("its headers cannot be read: {code}"),
+                )),
+            ),
+        };
         let pipeline = &*self.parts.runtime.program.name;
         let write_timestamp_us =
             headers.map_or(given, |headers| write_timestamp(headers, pipeline, timestamp_ms, given));
@@ -122,6 +132,7 @@ impl Loop {
             self.completions.clone(),
             started,
         );
+        event.failure = unread;
         self.parts.budget.admit(event.own_weight());
         if let Some(tracer) = &self.parts.runtime.tracer {
             tracer.begin(&mut event);

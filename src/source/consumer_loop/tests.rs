@@ -10,6 +10,7 @@ use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, RebalanceProtocol};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -1066,6 +1067,30 @@ fn intake_that_dead_letters_have_stopped_stays_stopped_when_an_output_is_refused
     until("intake to stop", || bench.state.get().halted.is_some());
     // The output of the record whose row is being written.
     ends_without_a_successor_at_a_refusal(bench);
+}
+
+/// librdkafka reads 100,000 headers of a record at most.
+#[test]
+fn a_record_of_which_the_headers_cannot_be_read_is_a_dead_letter() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    cluster.create_topic("dead", 1, 1).unwrap();
+    let toml = [TOML, OUTPUT, "[pipelines.p.dead_letter]\ntopic = \"dead\"\n"].concat();
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    let load = Load::new(&bench);
+    for count in [100_001, 1] {
+        let mut headers = OwnedHeaders::new();
+        (0..count).for_each(|_| kafka::headers::add(&mut headers, b"h", None));
+        let record = BaseRecord::<(), _>::to("in").payload(&RECORD[..]).partition(0);
+        let sent = load.producer.send(record.headers(headers));
+        sent.map_err(|(error, _)| error).unwrap();
+    }
+    until("the output", || bench.metrics.published.get() == 1);
+    until("the dead letter", || bench.metrics.dead_lettered.get() == 1);
+    assert_eq!(published(&bench, 1), [1]);
+    let text = String::from_utf8(bench.all_metrics.render()).unwrap();
+    assert!(text.contains(r#"step="headers"} 1"#), "{text}");
+    assert!(matches!(bench.end(), End::Drained));
 }
 
 #[test]
