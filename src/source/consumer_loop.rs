@@ -174,7 +174,17 @@ struct Held {
     waits: bool,
     /// What comes next is no older than this: the time of the record taken last, or when nothing was seen to wait after that.
     since_ms: Option<i64>,
+    /// The offset that the group has, as far as is known.
+    committed: Option<i64>,
     metrics: PartitionMetrics,
+}
+
+impl Held {
+    /// The group has this offset.
+    fn committed(&mut self, offset: i64) {
+        self.committed = Some(offset);
+        self.metrics.committed_offset.set(offset);
+    }
 }
 
 /// Where a partition is to start.

@@ -453,7 +453,7 @@ impl Loop {
                     let Some(ticket) = ticket else { continue };
                     self.assignment.committed(ticket, offset);
                     if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
-                        held.metrics.committed_offset.set(offset);
+                        held.committed(offset);
                     }
                 }
             }
