@@ -211,9 +211,10 @@ impl Output {
 mod tests {
     use rdkafka::ClientConfig;
     use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::Producer as _;
+    use rdkafka::types::RDKafkaRespErr;
 
     use super::*;
+    use crate::sink::tests::give_up;
 
     /// Makes an output; with a transactional id it has transactions.
     fn output(id: Option<&str>) -> Output {
@@ -309,11 +310,7 @@ topic = "out"
         let get = || shared.get(|| Ok(output(None))).unwrap().producer.unwrap();
         let first = get();
         assert!(Arc::ptr_eq(&first, &get()));
-        // SAFETY: the client lives as long as the borrowed producer, and the reason ends with a null byte.
-        unsafe {
-            let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
-            rdkafka::bindings::rd_kafka_test_fatal_error(first.client().native_ptr(), error, c"a test".as_ptr());
-        }
+        give_up(&first, RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
         assert!(first.fatal().is_some());
         let second = get();
         assert!(!Arc::ptr_eq(&first, &second) && second.fatal().is_none());

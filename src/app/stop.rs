@@ -84,6 +84,7 @@ mod tests {
             phase: "running",
             position: None,
             unfinished: None,
+            committed: None,
             end: None,
             lag_records: None,
             lag_seconds: 0.0,

@@ -262,11 +262,15 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
             event.turn = turn;
             event.headers = headers;
             let mut failure = failure(topic, &error);
-            // A transactional one is asked for its fatal error by its loop.
-            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) && turnstile.is_none() {
-                failure.reason = PRODUCER_OVER;
-                if let Some(why) = producer.fatal() {
-                    failure.message = format!("topic {topic}: the producer was given up: {why}");
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                if turnstile.is_some() {
+                    // The transaction is spoiled by this, and its loop hears why the producer was given up when it aborts.
+                    (failure.class, failure.reason) = (Class::Transient, OVER);
+                } else {
+                    failure.reason = PRODUCER_OVER;
+                    if let Some(why) = producer.fatal() {
+                        failure.message = format!("topic {topic}: the producer was given up: {why}");
+                    }
                 }
             }
             Err((failure, event))
@@ -352,7 +356,8 @@ impl ProducerContext for SinkContext {
                 if self.turnstile.is_some()
                     && error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidProducerEpoch)
                 {
-                    // The brokers ended the transaction, by its time-out: it is aborted, and the producer goes on.
+                    // The brokers ended the transaction, by its time-out or for another process. librdkafka gives the producer up, its loop asks for
+                    // that, and the record runs again where another consumer takes its place.
                     failure.class = Class::Transient;
                 }
                 if event.pending != Outcome::DeadLettered {
@@ -373,4 +378,4 @@ impl ProducerContext for SinkContext {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 
 use super::SinkContext;
@@ -72,6 +72,12 @@ impl Producer {
         }
         let (code, reason) = self.inner.client().fatal_error()?;
         Some(format!("{code}: {reason}"))
+    }
+
+    /// Whether librdkafka has given it up because its transactional id has another epoch by now.
+    pub fn is_fenced(&self) -> bool {
+        let fatal = self.inner.client().fatal_error();
+        fatal.is_some_and(|(code, _)| code == RDKafkaErrorCode::Fenced)
     }
 }
 

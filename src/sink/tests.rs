@@ -1,11 +1,21 @@
 //! What becomes of events at a producer that reaches no broker.
 
+use rdkafka::types::RDKafkaRespErr;
+
 use super::dead_letters::DeadLetters;
 use super::*;
 use crate::pipeline::completions::{Batch, Completion, Completions};
 use crate::pipeline::event::{Content, Origin, Tenure};
 use crate::source::assignment::Ticket;
 use crate::telemetry::metrics::Metrics;
+
+/// Has librdkafka give a producer up by this error.
+pub(crate) fn give_up(producer: &Producer, error: RDKafkaRespErr) {
+    // SAFETY: the client lives as long as the borrowed producer, and the reason ends with a null byte.
+    unsafe {
+        rdkafka::bindings::rd_kafka_test_fatal_error(producer.client().native_ptr(), error, c"a test".as_ptr());
+    }
+}
 
 pub(super) fn alone() -> Arc<Producer> {
     with_order(true)
@@ -83,11 +93,10 @@ async fn what_is_queued_where_librdkafka_gives_the_producer_up_runs_again() {
     let (producer, completions) = (alone(), Arc::<Completions>::default());
     let sink = Sink::new(producer.clone(), "out");
     one_stays_and_one_leaves(&sink, &completions);
-    // SAFETY: the client lives as long as the borrowed producer, and the reason ends with a null byte.
-    unsafe {
-        let error = rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
-        rdkafka::bindings::rd_kafka_test_fatal_error(producer.client().native_ptr(), error, c"a test".as_ptr());
-    }
+    give_up(
+        &producer,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+    );
     let ended = two(&completions).await;
     match (&ended[0].how, &ended[1].how) {
         (How::StartAgain(failure), How::Abandoned) => assert_eq!(failure.reason, PRODUCER_OVER),

@@ -28,6 +28,10 @@ pub enum TransactionError {
     /// does, so that after an abort they would refuse the next one just so.
     #[error("{0}")]
     Forgotten(String),
+    /// The transactional id has another epoch by now: brokers have aborted the transaction by its time-out, or another process has taken the id. Which of
+    /// these, they do not tell librdkafka, and it gives the producer up.
+    #[error("{0}")]
+    Fenced(String),
     /// The producer cannot go on.
     #[error("{0}")]
     Fatal(String),
@@ -66,7 +70,17 @@ pub fn abort(producer: &Producer, goes_on: impl Fn(&str) -> bool) -> Result<(), 
 fn begin(producer: &Producer) -> Result<(), TransactionError> {
     producer
         .begin_transaction()
-        .map_err(|error| TransactionError::Fatal(error.to_string()))
+        .map_err(|error| given_up(producer).unwrap_or_else(|| TransactionError::Fatal(error.to_string())))
+}
+
+/// What librdkafka has given the producer up for, if it has.
+pub fn given_up(producer: &Producer) -> Option<TransactionError> {
+    let why = producer.fatal()?;
+    Some(if producer.is_fenced() {
+        TransactionError::Fenced(why)
+    } else {
+        TransactionError::Fatal(why)
+    })
 }
 
 /// Calls until it succeeds, or cannot.
@@ -80,8 +94,8 @@ fn again(
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if let Some(fatal) = producer.fatal() {
-            return Err(TransactionError::Fatal(fatal));
+        if let Some(fatal) = given_up(producer) {
+            return Err(fatal);
         }
         if let KafkaError::Transaction(inner) = &error {
             if inner.is_fatal() {
@@ -109,8 +123,10 @@ fn again(
 mod tests {
     use std::cell::{Cell, RefCell};
 
+    use rdkafka::types::RDKafkaRespErr;
+
     use super::*;
-    use crate::sink::tests::alone;
+    use crate::sink::tests::{alone, give_up};
 
     #[test]
     fn who_waits_is_told_of_each_failure_and_may_give_up() {
@@ -142,5 +158,25 @@ mod tests {
         };
         assert_eq!(again(&producer, gives_up, call), Err(TransactionError::GivenUp));
         assert_eq!((calls.get(), told.borrow().len()), (1, 1));
+    }
+
+    #[test]
+    fn a_fence_is_told_from_what_else_librdkafka_gives_a_producer_up_for() {
+        for (error, fenced) in [
+            (RDKafkaRespErr::RD_KAFKA_RESP_ERR__FENCED, true),
+            (RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, false),
+        ] {
+            let producer = alone();
+            assert_eq!(given_up(&producer), None);
+            give_up(&producer, error);
+            let call = || Err(KafkaError::AdminOpCreation("no answer".to_owned()));
+            for result in [again(&producer, |_| true, call), begin(&producer)] {
+                match result {
+                    Err(TransactionError::Fenced(_)) => assert!(fenced),
+                    Err(TransactionError::Fatal(_)) => assert!(!fenced),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
     }
 }

@@ -144,7 +144,7 @@ pub enum End {
     /// It could not go on.
     Halted(Failure),
     /// Another consumer has to take its place and start from the last commit: it stood still although nothing held it, or an output was refused
-    /// whose turn is over, or brokers have forgotten its transactional id.
+    /// whose turn is over, or brokers have forgotten its transactional id or fenced its producer.
     Replaced {
         /// In words.
         why: String,
@@ -174,7 +174,17 @@ struct Held {
     waits: bool,
     /// What comes next is no older than this: the time of the record taken last, or when nothing was seen to wait after that.
     since_ms: Option<i64>,
+    /// The offset that the group has, as far as is known.
+    committed: Option<i64>,
     metrics: PartitionMetrics,
+}
+
+impl Held {
+    /// The group has this offset.
+    fn committed(&mut self, offset: i64) {
+        self.committed = Some(offset);
+        self.metrics.committed_offset.set(offset);
+    }
 }
 
 /// Where a partition is to start.
@@ -227,6 +237,8 @@ struct Loop {
     stopping: Option<Instant>,
     last_commit: Option<Instant>,
     transactions: Option<Transactions>,
+    /// When brokers fenced its producer last, or that of one whose place it has taken.
+    fenced: Option<Instant>,
     /// When the drain that was begun last has to be over.
     drain_by: Instant,
     committing: bool,
@@ -279,6 +291,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     let named_by = Instant::now() + NAMED_AFTER;
     let consumer = parts.consumer.clone();
     let mut this = Loop::new(parts, transactions, std::mem::take(&mut kept.refused));
+    this.fenced = kept.fenced;
     let end = AssertUnwindSafe(this.live(&consumer, named_by)).catch_unwind().await;
     if end.is_err() {
         this.consumer_closes();
@@ -286,6 +299,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     *kept = Kept {
         refused: std::mem::take(&mut this.refused),
         limits: this.parts.limits.take(),
+        fenced: this.fenced,
     };
     // It waits for its consumer to be closed, and other loops may run on this thread.
     let (io, name) = (this.parts.io.clone(), this.name());
@@ -370,6 +384,7 @@ impl Loop {
             stopping: None,
             last_commit: None,
             transactions,
+            fenced: None,
             drain_by: Instant::now(),
             committing: false,
             committed: mpsc::unbounded_channel(),

@@ -21,6 +21,8 @@ pub struct PartitionStatus {
     pub position: Option<i64>,
     /// First offset that is not finished: what a commit would say.
     pub unfinished: Option<i64>,
+    /// Offset that the group has, as far as is known. While commits fail it stays behind.
+    pub committed: Option<i64>,
     /// End of what can be read of the partition, as far as it is known.
     pub end: Option<i64>,
     /// Records between the first unfinished one and the end, and those behind it that open transactions withhold.
@@ -188,6 +190,7 @@ mod tests {
             phase: "running",
             position: Some(3),
             unfinished: Some(1),
+            committed: Some(1),
             end: Some(9),
             lag_records: Some(8),
             lag_seconds: 4.0,

@@ -1,7 +1,7 @@
 //! Promise 7: who reads what is committed sees each record once, whatever happens to the processes that wrote it.
 //!
-//! Kills, rebalances, a member that stands still for longer than its session and then goes on, a drain that runs out of time, and an output
-//! that the brokers refuse. Each test also looks at what was written and thrown away: where that is nothing, it has shown nothing.
+//! Kills, rebalances, a member that stands still for longer than its session and then goes on, or for longer than its transaction may be open, a drain that runs
+//! out of time, and an output that the brokers refuse. Each test also looks at what was written and thrown away: where that is nothing, it has shown nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -214,6 +214,48 @@ fn a_member_that_stood_still_publishes_nothing_that_is_seen() {
     assert!(aborted > 0, "it stood still without output in its transaction");
     scene.verify(sent);
     drop((zombie, other));
+    drop(scene);
+    bench.clean();
+}
+
+/// The brokers abort its transaction by the time-out, and fence its producer with that.
+#[test]
+fn a_member_that_stood_still_for_longer_than_its_transaction_goes_on() {
+    let Some(bench) = Bench::find("a_member_that_stood_still_for_longer_than_its_transaction_goes_on") else {
+        return;
+    };
+    // The brokers look every ten seconds for transactions that are open for too long.
+    const STILL: Duration = Duration::from_secs(30);
+    let scene = Scene::new(&bench, 4, Duration::from_secs(20));
+    let load = scene.numbers.load(RATE, i64::MAX);
+    let messina = scene.start_with("the one that stands still", 10_000, "");
+    until("it to commit", LONG, &[&messina], || {
+        (scene.committed() > 2000).then_some(())
+    });
+    // In the moment between two transactions there is none that could be too long.
+    let is_fenced = |_| {
+        until("it to be at work", LONG, &[&messina], || {
+            (messina.in_flight() > 0).then_some(())
+        });
+        messina.freeze();
+        std::thread::sleep(STILL);
+        let before = scene.committed();
+        messina.thaw();
+        until("it to commit again", LONG, &[&messina], || {
+            (scene.committed() > before).then_some(())
+        });
+        !messina.lines("the producer was fenced").is_empty()
+    };
+    let fenced = (1..=5).any(is_fenced);
+    let sent = load.stop();
+    scene.settled(sent, &[&messina]);
+    assert!(fenced, "it was never fenced\n{}", messina.tail());
+    let figures = ["messina_halted", "messina_consumer_rebuilds_total"].map(|name| messina.metric(name));
+    assert_eq!(figures, [0.0, 1.0], "halted, rebuilt\n{}", messina.tail());
+    messina.stop();
+    println!("{sent} records; {} outputs thrown away", scene.aborted());
+    scene.verify(sent);
+    drop(messina);
     drop(scene);
     bench.clean();
 }

@@ -129,7 +129,7 @@ impl Loop {
             self.refused.committed(partition, offset);
             self.assignment.committed(ticket, offset);
             if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
-                held.metrics.committed_offset.set(offset);
+                held.committed(offset);
             }
         }
     }

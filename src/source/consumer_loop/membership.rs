@@ -218,17 +218,19 @@ impl Loop {
         let started = self.assignment.held().find(|at| at.ticket == ticket);
         // Where a partition begins of which the group has no offset is not committed yet.
         let ledger = started.and_then(|at| at.ledger).filter(|l| l.committable().is_none());
-        if let Some(committed) = ledger.and_then(|l| l.uncommitted()) {
-            metrics.committed_offset.set(committed);
-        }
-        let held = Held {
+        let committed = ledger.and_then(|l| l.uncommitted());
+        let mut held = Held {
             ticket,
             tenure: Arc::default(),
             parked: VecDeque::new(),
             waits: false,
             since_ms: None,
+            committed: None,
             metrics,
         };
+        if let Some(committed) = committed {
+            held.committed(committed);
+        }
         self.held.insert(partition, held);
     }
 

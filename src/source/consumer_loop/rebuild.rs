@@ -51,11 +51,12 @@ impl Patience {
 }
 
 /// What a consumer leaves to the one that takes its place. Without it an output that brokers refuse would have consumers replaced for ever, and its
-/// dead letters would never be too many.
+/// dead letters would never be too many; nor would two processes with one transactional id ever cease to fence each other.
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) refused: Refused,
     pub(super) limits: Option<Limits>,
+    pub(super) fenced: Option<Instant>,
 }
 
 /// What stays of a consumer that is to be replaced.

@@ -138,6 +138,7 @@ impl Loop {
                 },
                 position,
                 unfinished,
+                committed: self.held.get(&at.partition).and_then(|held| held.committed),
                 end,
                 lag_records: unread,
                 lag_seconds,

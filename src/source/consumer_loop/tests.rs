@@ -82,6 +82,9 @@ const UNKNOWN: [u8; 5] = [0, 0, 0, 0, 9];
 
 const LONG: Duration = Duration::from_secs(90);
 
+/// What brokers answer to a producer whose transactional id has another epoch by now.
+const FENCE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
+
 fn exactly_once() -> String {
     TOML.replace("order = \"none\"", "order = \"none\"\ndelivery = \"exactly_once\"")
 }
@@ -880,6 +883,39 @@ fn a_transactional_id_that_brokers_have_forgotten_is_taken_anew() {
     let (bench, _) = committed_after(RDKafkaApiKey::AddOffsetsToTxn, &[refusal]);
     assert_eq!(bench.metrics.consumer_rebuilds.get(), 1);
     assert!(matches!(bench.end(), End::Drained));
+}
+
+/// As after a transaction that outlasted its time-out, whatever is asked of the brokers first.
+#[test]
+fn a_transactional_id_that_was_fenced_is_taken_anew() {
+    for request in [
+        RDKafkaApiKey::AddPartitionsToTxn,
+        RDKafkaApiKey::Produce,
+        RDKafkaApiKey::AddOffsetsToTxn,
+        RDKafkaApiKey::EndTxn,
+    ] {
+        let (bench, _) = committed_after(request, &[FENCE]);
+        assert_eq!(bench.metrics.consumer_rebuilds.get(), 1, "{request:?}");
+        let end = bench.end();
+        assert!(matches!(end, End::Drained), "{request:?}: {end:?}");
+    }
+}
+
+/// Another process has it.
+#[test]
+fn a_transactional_id_that_is_fenced_again_soon_halts() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    Load::at(&cluster.bootstrap_servers()).send(0);
+    cluster.request_errors(RDKafkaApiKey::AddOffsetsToTxn, &[FENCE; 2]);
+    let long = Duration::from_secs(60);
+    let bench = Bench::run(cluster, Duration::ZERO, long, exactly_once() + OUTPUT);
+    until("the halt", || bench.thread.is_finished());
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 1);
+    let end = bench.thread.join().unwrap();
+    let right =
+        matches!(&end, End::Halted(failure) if failure.message.contains("another process has its transactional id"));
+    assert!(right, "{end:?}");
 }
 
 #[test]

@@ -8,6 +8,8 @@
 //! member that was thrown out. The transactional id carries an epoch: a process that starts with the same id ends what its
 //! forerunner left open, and fences it.
 
+mod fence;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use tokio::sync::mpsc;
 
+use self::fence::halting;
 use super::commit::LAST_COMMIT;
 use super::{End, Loop, Parts};
 use crate::ledger::Position;
@@ -147,16 +150,6 @@ fn as_long_as(
         tell(&runtime, kind, error);
         true
     }
-}
-
-fn halting(error: &TransactionError) -> Failure {
-    Failure::fatal(
-        "transaction",
-        format!(
-            "{error}. If the producer was fenced, another process has its transactional id (instance_id, or host and port of [http]), or \
-             this one stood still for longer than `transaction.timeout.ms`; what it had not committed was thrown away"
-        ),
-    )
 }
 
 impl Transactions {
@@ -460,7 +453,7 @@ impl Loop {
                     let Some(ticket) = ticket else { continue };
                     self.assignment.committed(ticket, offset);
                     if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
-                        held.metrics.committed_offset.set(offset);
+                        held.committed(offset);
                     }
                 }
             }
@@ -487,10 +480,11 @@ impl Loop {
                 this.tally.opens(Instant::now());
                 this.parts.turnstile.open(this.tally.open());
             }
-            Answer::Committed(Err(error), _) | Answer::Aborted(Err(error)) => {
-                this.die();
-                self.halt(halting(&error));
+            Answer::Committed(Err(error), _) => {
+                self.parts.runtime.metrics.commit_failures.inc();
+                self.given_up(&error, Instant::now());
             }
+            Answer::Aborted(Err(error)) => self.given_up(&error, Instant::now()),
         }
     }
 
@@ -500,9 +494,8 @@ impl Loop {
         let origin = &event.origin;
         let mut probe = event.probe;
         let current = [this.tally.open(), this.aborted].contains(&event.transaction);
-        if let Some(reason) = this.parts.producer.fatal() {
-            this.die();
-            self.halt(halting(&TransactionError::Fatal(reason)));
+        if let Some(error) = transactions::given_up(&this.parts.producer) {
+            self.given_up(&error, Instant::now());
         } else if failure.class == Class::Fatal {
             self.halt(failure);
         } else if current {

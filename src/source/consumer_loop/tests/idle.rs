@@ -1,6 +1,7 @@
 //! A loop that does not run, and whose clients reach no broker: what it makes of what it is told.
 
 use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::{self, Statistics};
 
 use super::*;
@@ -166,6 +167,22 @@ async fn a_lag_is_as_old_as_the_first_record_that_is_not_finished() {
     let partition = shown(&mut this, fetched_to(2, 2));
     assert_eq!(partition.lag_records, Some(2));
     assert!(partition.lag_seconds >= 600.0, "{}", partition.lag_seconds);
+}
+
+#[tokio::test]
+async fn what_the_group_has_is_shown_beside_what_has_finished() {
+    let mut this = with_one_finished().await;
+    let at = |this: &mut Loop| {
+        let shown = shown(this, fetched_to(1, 1));
+        (shown.unfinished, shown.committed)
+    };
+    assert_eq!(at(&mut this), (Some(1), Some(0)));
+    let offsets = vec![(P, this.held[&P].ticket, 1)];
+    let refused = KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId);
+    this.commit_answered(offsets.clone(), false, Err(refused));
+    assert_eq!(at(&mut this), (Some(1), Some(0)));
+    this.commit_answered(offsets, false, Ok(()));
+    assert_eq!(at(&mut this), (Some(1), Some(1)));
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! What spoils a transaction, and what is remembered of an output that was refused in one.
 
+use rdkafka::types::RDKafkaRespErr;
+
 use super::*;
 use crate::breaker::State;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::{Completion, How};
+use crate::sink::tests::give_up;
 use crate::source::assignment::Action;
 use crate::source::consumer_loop::tests::idle::{P, idle_with_transactions, taken, with_probe_out};
 
@@ -30,6 +33,10 @@ fn leaves(this: &mut Loop) {
     this.assignment.revoked(&[P], Instant::now());
     this.act();
     assert!(this.waits_for_commit());
+}
+
+fn fence() -> TransactionError {
+    TransactionError::Fenced("a test".to_owned())
 }
 
 fn answered_ok(this: &mut Loop) {
@@ -131,7 +138,7 @@ async fn what_drains_with_a_partition_has_the_time_of_the_drain() {
 /// The ledger of such a partition is gone.
 #[tokio::test]
 async fn what_leaves_at_the_end_and_is_not_committed_is_left() {
-    for way in ["aborted", "not answered", "not begun", "forgotten"] {
+    for way in ["aborted", "not answered", "not begun", "forgotten", "fenced"] {
         let mut this = with_one_finished().await;
         this.stop();
         let mut now = Instant::now();
@@ -150,6 +157,7 @@ async fn what_leaves_at_the_end_and_is_not_committed_is_left() {
                 let forgotten = TransactionError::Forgotten("a test".to_owned());
                 this.transaction_answered(Answer::Committed(Err(forgotten), Duration::ZERO));
             }
+            "fenced" => this.transaction_answered(Answer::Committed(Err(fence()), Duration::ZERO)),
             _ => now += LAST_COMMIT,
         }
         this.leave_without_commit(now);
@@ -176,6 +184,112 @@ async fn a_consumer_whose_transactional_id_is_forgotten_makes_way_for_another() 
         };
         assert!(right, "{end:?}");
     }
+}
+
+/// The time-out of its transaction may have done it, and that passes.
+#[tokio::test]
+async fn a_consumer_that_is_fenced_makes_way_for_another_and_halts_where_that_comes_again_soon() {
+    for aborting in [false, true] {
+        for before in [None, Some(Instant::now())] {
+            let mut this = with_one_finished().await;
+            this.fenced = before;
+            let answer = if aborting {
+                this.abort_transaction("a test");
+                Answer::Aborted(Err(fence()))
+            } else {
+                Answer::Committed(Err(fence()), Duration::ZERO)
+            };
+            this.transaction_answered(answer);
+            match (this.end(Instant::now()), before) {
+                (Some(End::Replaced { .. }), None) => assert!(this.fenced.is_some()),
+                (Some(End::Halted(failure)), Some(_)) => {
+                    let told = failure.to_string();
+                    assert!(told.contains("another process has its transactional id"), "{told}");
+                }
+                other => panic!("aborting: {aborting}, {other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_fence_ten_minutes_after_the_last_is_a_first_one_again() {
+    let last = Instant::now();
+    for (seconds, halts) in [(599, true), (600, false)] {
+        let mut this = with_one_finished().await;
+        this.fenced = Some(last);
+        this.given_up(&fence(), last + Duration::from_secs(seconds));
+        assert_eq!((this.halted.is_some(), this.replace.is_some()), (halts, !halts));
+    }
+}
+
+/// The end is not that of a pipeline which halts, and nothing is taken for done.
+#[tokio::test]
+async fn a_fence_during_a_stop_tells_what_it_throws_away() {
+    for aborting in [false, true] {
+        let mut this = with_one_finished().await;
+        this.stop();
+        let answer = if aborting {
+            this.abort_transaction("a test");
+            Answer::Aborted(Err(fence()))
+        } else {
+            Answer::Committed(Err(fence()), Duration::ZERO)
+        };
+        this.transaction_answered(answer);
+        let end = this.end(Instant::now());
+        assert!(matches!(end, Some(End::Abandoned(1))), "aborting: {aborting}, {end:?}");
+    }
+}
+
+/// librdkafka gives the producer up by then, and each of its outputs comes back: it is one fence.
+#[tokio::test]
+async fn outputs_of_a_producer_that_is_fenced_come_back_without_a_halt() {
+    for (error, halts) in [
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR__FENCED, false),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE, true),
+    ] {
+        let mut this = idle_with_transactions().await;
+        let events = [0, 1].map(|offset| {
+            let mut event = taken(&mut this, offset);
+            event.transaction = this.transactions.as_mut().unwrap().admit(Instant::now());
+            event
+        });
+        give_up(&this.transactions.as_ref().unwrap().parts.producer, error);
+        for event in events {
+            let refused = Failure::transient("delivery", "brokers know another epoch");
+            this.undelivered_in_transaction(event, refused);
+        }
+        // The call that was under way tells of it, too.
+        if !halts {
+            this.transaction_answered(Answer::Committed(Err(fence()), Duration::ZERO));
+        }
+        let end = this.end(Instant::now());
+        let right = match &end {
+            Some(End::Halted(_)) => halts,
+            Some(End::Replaced { left: 2, .. }) => !halts,
+            _ => false,
+        };
+        assert!(right, "{error:?}: {end:?}");
+    }
+}
+
+/// The loop has not heard of it yet. By itself such a refusal says nothing: the abort that follows is told why.
+#[tokio::test]
+async fn what_is_handed_to_a_producer_that_was_given_up_spoils_its_transaction() {
+    let mut this = idle_with_transactions().await;
+    let event = in_transaction(&mut this);
+    give_up(
+        &this.transactions.as_ref().unwrap().parts.producer,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__FENCED,
+    );
+    let sink = this.parts.runtime.sink.clone().unwrap();
+    let (failure, event) = sink.send(event, b"out", None, Instant::now()).unwrap_err();
+    let runtime = this.parts.runtime.clone();
+    runtime.refused(event, failure).await;
+    this.take_ended(&mut Batch::default());
+    assert!(this.halted.is_none(), "{:?}", this.halted);
+    let tally = &mut this.transactions.as_mut().unwrap().tally;
+    assert_eq!(tally.next(Instant::now(), true, false), Step::Abort);
 }
 
 /// Other records have its offsets by then: they would be dead letters without a look at them.
