@@ -249,7 +249,7 @@ pub(super) fn read_registry_again(config: &Config, registry: &Registry) -> Resul
     read.map_err(|e| format!("[registry]: {e}"))
 }
 
-/// As [`read_registry_again`], of certificates alone: a token serves on.
+/// As [`read_registry_again`], for files that have changed: a token that would be asked for as before serves on.
 pub(super) fn renew_registry(config: &Config, registry: &Registry) -> Result<(), String> {
     let read = registry.renew(|| registry_options(config));
     read.map_err(|e| format!("[registry]: {e}"))
