@@ -15,7 +15,7 @@ use crate::certificates;
 use crate::config::{Config, RegistryAuth};
 use crate::registry::Registry;
 
-/// Between two looks at the files.
+/// Between two looks at the files, those of the database among them.
 pub(super) const EVERY: Duration = Duration::from_secs(60);
 
 /// The files, and a hash of what they held when they were read last; none where they could not be read.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::references::{self, Opened};
+use super::renewal::EVERY;
 use super::threads::LoopThread;
 use super::{Shared, StartError, Waiting, config_error};
 use crate::config::{self, Config, Sources, Spanned};
@@ -89,7 +90,7 @@ impl Services {
 fn keep_credentials(store: Arc<AnyStore>, credentials: watch::Receiver<()>) {
     tokio::spawn(async move {
         if let AnyStore::Scylla(store) = &*store {
-            store.keep_credentials(credentials).await;
+            store.keep_credentials(EVERY, credentials).await;
         }
     });
 }
