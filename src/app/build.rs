@@ -449,6 +449,7 @@ fn build(
                 Some(output) => output,
                 None => make_output()?,
             };
+            output.show();
             Ok(Parts {
                 consumer: match first.take() {
                     Some(early) => early.take(),
