@@ -1,5 +1,6 @@
 //! What a pipeline, or one of its consumers, publishes with: the topics, a producer, and under `exactly_once` its transactions.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,8 +27,8 @@ const ASK: Duration = Duration::from_secs(10);
 #[derive(Clone, Default)]
 pub(super) struct Brokers {
     pub(super) batches: Arc<Batches>,
-    /// How many brokers there are, as far as is known.
-    pub(super) count: usize,
+    /// The most brokers that there were at one time, as far as is known.
+    pub(super) count: Arc<AtomicUsize>,
     pub(super) logins: Logins,
 }
 
