@@ -1,6 +1,6 @@
 //! Secrets: passwords, tokens and connection strings, which are never printed.
 //!
-//! A secret is resolved when a client is made and not before. Which clients read a file again once it is rotated, and when, is theirs to say:
+//! A secret is resolved when it is used and not before. Which clients read a file again once it is rotated, and when, is theirs to say:
 //! docs/security.md lists it.
 
 use std::fmt;
