@@ -250,7 +250,7 @@ pub struct Running {
     /// What runs.
     config: Arc<Config>,
     sources: Sources,
-    /// What keeps the references, the registry's certificates and the figures fresh; ends when dropped.
+    /// What keeps the references, the registry's certificates and login, and the figures fresh; ends when dropped.
     _tasks: JoinSet<()>,
 }
 
@@ -331,7 +331,7 @@ async fn begin(
     }));
 
     // What is renewed while services are waited for is another than this.
-    let renewed = renewal::Certificates::of(&config);
+    let renewed = renewal::Credentials::of(&config);
     let mut services = Services::connect(&config, &sources, &shared).await?;
     if let Some(references) = references {
         services.references = references.into();

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -267,7 +268,7 @@ pub(super) async fn pipelines(
         let (batches, count) = output::topics(config, pipeline, shared, &mut jitter).await?;
         let brokers = Brokers {
             batches: Arc::new(batches),
-            count,
+            count: Arc::new(AtomicUsize::new(count)),
             logins: services.logins.clone(),
         };
         built.push(build(config, pipeline, prepared, common, share, &brokers)?);
@@ -386,13 +387,14 @@ fn build(
         states.push(state.clone());
         let make_consumer = {
             let (kafka, pipeline, metrics) = (config.kafka.clone(), pipeline.clone(), metrics.clone());
-            let (logins, count) = (brokers.logins.clone(), brokers.count);
+            let (logins, count) = (brokers.logins.clone(), brokers.count.clone());
             move || -> Result<_, Box<dyn std::error::Error>> {
                 let name = &pipeline.name.value;
-                let client = kafka::consumer(&kafka, &pipeline, number, share / 4 / consumers, count)?;
+                let known = count.load(Ordering::Relaxed);
+                let client = kafka::consumer(&kafka, &pipeline, number, share / 4 / consumers, known)?;
                 let statistics = KafkaMetrics::new(&metrics, name, &consumer_name(number));
-                let consumer = context::consumer(&client, SourceContext::new(name, statistics, logins.clone()));
-                let consumer = Arc::new(consumer?);
+                let context = SourceContext::new(name, statistics, logins.clone(), count.clone());
+                let consumer = Arc::new(context::consumer(&client, context)?);
                 let (kafka, properties) = (kafka.clone(), pipeline.source.properties.clone());
                 let again = move || kafka::client(&kafka, &kafka.consumer_properties, &properties);
                 logins.keep(&consumer, &client, again);
@@ -449,6 +451,7 @@ fn build(
                 Some(output) => output,
                 None => make_output()?,
             };
+            output.show();
             Ok(Parts {
                 consumer: match first.take() {
                     Some(early) => early.take(),

@@ -68,7 +68,7 @@ mod tests {
             .set("bootstrap.servers", "127.0.0.1:1")
             .set("group.id", "g")
             .set("statistics.interval.ms", "100");
-        let context = SourceContext::new("p", statistics, Logins::default());
+        let context = SourceContext::new("p", statistics, Logins::default(), Arc::default());
         let early = Early::new(Arc::new(context::consumer(&config, context).unwrap()));
         let reports = || early.consumer.context().reports();
         let some = async {

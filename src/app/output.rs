@@ -1,5 +1,6 @@
 //! What a pipeline, or one of its consumers, publishes with: the topics, a producer, and under `exactly_once` its transactions.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,8 +27,8 @@ const ASK: Duration = Duration::from_secs(10);
 #[derive(Clone, Default)]
 pub(super) struct Brokers {
     pub(super) batches: Arc<Batches>,
-    /// How many brokers there are, as far as is known.
-    pub(super) count: usize,
+    /// The most brokers that there were at one time, as far as is known.
+    pub(super) count: Arc<AtomicUsize>,
     pub(super) logins: Logins,
 }
 
@@ -175,12 +176,14 @@ impl SharedOutput {
     pub(super) fn get(&self, make: impl FnOnce() -> Result<Output, String>) -> Result<Output, String> {
         // What panics leaves the one before.
         let mut output = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if output
+        let over = output
             .producer
             .as_ref()
-            .is_some_and(|producer| producer.fatal().is_some())
-        {
+            .filter(|producer| producer.fatal().is_some())
+            .cloned();
+        if let Some(over) = over {
             *output = make()?;
+            over.close_statistics();
         }
         Ok(output.clone())
     }
@@ -193,6 +196,13 @@ impl SharedOutput {
 }
 
 impl Output {
+    /// A loop publishes with it from now on.
+    pub(super) fn show(&self) {
+        if let Some(producer) = &self.producer {
+            producer.show();
+        }
+    }
+
     /// What a loop commits with; none without transactions.
     pub(super) fn transactions(&self, pipeline: &config::Pipeline) -> Option<TransactionParts> {
         let (producer, turnstile) = self.producer.clone().zip(self.turnstile.clone())?;
@@ -209,15 +219,17 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::ClientConfig;
+    use rdkafka::client::ClientContext as _;
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::Producer as _;
     use rdkafka::types::RDKafkaRespErr;
+    use rdkafka::{ClientConfig, Statistics};
 
     use super::*;
     use crate::sink::tests::give_up;
 
     /// Makes an output; with a transactional id it has transactions.
-    fn output(id: Option<&str>) -> Output {
+    fn output(metrics: &Arc<Metrics>, id: Option<&str>) -> Output {
         let toml = r#"
 [kafka]
 brokers = "127.0.0.1:1"
@@ -230,11 +242,10 @@ group = "g"
 topic = "out"
 "#;
         let (config, _) = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let handles = PipelineMetrics::new(&metrics, "p");
+        let handles = PipelineMetrics::new(metrics, "p");
         let transactions = id.map(|id| (0, id));
         let (pipeline, brokers) = (&config.pipelines["p"], Brokers::default());
-        make(&config, pipeline, &handles, &metrics, &brokers, 1 << 20, transactions).unwrap()
+        make(&config, pipeline, &handles, metrics, &brokers, 1 << 20, transactions).unwrap()
     }
 
     #[tokio::test]
@@ -296,7 +307,7 @@ topic = "out"
 
     #[test]
     fn nobody_but_its_consumer_keeps_a_producer_with_transactions() {
-        let outputs = [output(Some("id"))];
+        let outputs = [output(&Metrics::new().unwrap(), Some("id"))];
         let shared = SharedOutput::of(&outputs);
         let producer = outputs[0].producer.clone().unwrap();
         drop(outputs);
@@ -306,9 +317,22 @@ topic = "out"
 
     #[test]
     fn a_producer_that_is_over_is_replaced_once() {
-        let shared = SharedOutput::of(&[output(None)]);
-        let get = || shared.get(|| Ok(output(None))).unwrap().producer.unwrap();
+        let metrics = Metrics::new().unwrap();
+        let shared = SharedOutput::of(&[output(&metrics, None)]);
+        let get = || {
+            let output = shared.get(|| Ok(output(&metrics, None))).unwrap();
+            output.show();
+            output.producer.unwrap()
+        };
+        let shown = |producer: &sink::Producer, queued| {
+            producer.client().context().stats(Statistics {
+                msg_cnt: queued,
+                ..Statistics::default()
+            });
+            metrics.kafka_producer_queue_records.of(["p", "producer"]).get()
+        };
         let first = get();
+        assert_eq!(shown(&first, 7), 7);
         assert!(Arc::ptr_eq(&first, &get()));
         give_up(&first, RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
         assert!(first.fatal().is_some());
@@ -316,8 +340,10 @@ topic = "out"
         assert!(!Arc::ptr_eq(&first, &second) && second.fatal().is_none());
         assert!(Arc::ptr_eq(&second, &get()));
         assert!(Arc::ptr_eq(&second, &shared.producer().unwrap()));
-        // Nobody keeps the one before.
+        // Nobody keeps the one before, and nothing more is shown of it.
         assert_eq!(Arc::strong_count(&first), 1);
+        assert_eq!(shown(&second, 5), 5);
+        assert_ne!(shown(&first, 9), 9);
         second.withdraw();
         assert!(!Arc::ptr_eq(&second, &get()));
     }

@@ -42,7 +42,8 @@ impl From<Arc<References>> for Opened {
 /// References with the series that show them.
 pub(super) type Shown = Vec<(Arc<Reference>, ReferenceMetrics)>;
 
-/// Connects and samples every collection; all that is wrong at once.
+/// Connects and samples every collection; all that is wrong at once. What comes to nothing leaves no connection behind: it is tried again for as long
+/// as it takes.
 pub(super) async fn open(config: &Config) -> Result<Opened, NotPrepared> {
     let Some(mongo) = config.mongo.as_ref().filter(|_| !config.references.is_empty()) else {
         return Ok(Opened::default());
@@ -52,17 +53,23 @@ pub(super) async fn open(config: &Config) -> Result<Opened, NotPrepared> {
     let uri = uri.map_err(|e| NotPrepared::Findings(vec![Finding::new(place, format!("[mongo] uri: {e}"))]))?;
     let server = Server::open(&uri, Some(mongo.uri.clone())).await;
     let server = server.map_err(|e| refused(e, place, "[mongo]"))?;
+    let opened = sampled(config, &server).await;
+    if opened.is_ok() {
+        server.keep();
+    } else {
+        server.close().await;
+    }
+    opened
+}
+
+/// Samples every collection of this server.
+async fn sampled(config: &Config, server: &Server) -> Result<Opened, NotPrepared> {
     let mut findings = Vec::new();
     let mut sources = Vec::new();
-    let mut answered = false;
     for reference in config.references.values() {
         let wanted = reference.fields.iter().map(|f| f.name.value.clone());
         let source = server.source(&reference.collection, wanted.chain([reference.key.value.clone()]));
-        let sample = source.sample().await;
-        if sample.is_ok() && !std::mem::replace(&mut answered, true) {
-            server.keep();
-        }
-        let sample = match sample {
+        let sample = match source.sample().await {
             Ok(sample) if reference.on_demand.is_none() => source.may_follow().await.map(|()| sample),
             sample => sample,
         };
@@ -238,4 +245,42 @@ pub(super) async fn load(
         shown.push((reference, series));
     }
     Ok(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use mongodb::bson::doc;
+
+    use super::*;
+    use crate::reference::fake::{all, member, nothing, refused};
+
+    #[tokio::test]
+    async fn an_attempt_that_comes_to_nothing_leaves_no_connection_behind() {
+        let found = AtomicUsize::new(0);
+        let (address, commands) = member(true, Duration::ZERO, move |command| match command {
+            // The first collection answers each time, and of the second there is no member to read from.
+            "find" if found.fetch_add(1, Ordering::Relaxed) % 2 == 1 => Some(refused(133)),
+            "find" => Some(all(vec![doc! { "_id": "k", "name": "n" }])),
+            _ => Some(nothing()),
+        })
+        .await;
+        let toml = format!(
+            "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[mongo]\nuri = \"mongodb://{address}/?replicaSet=rs\"\n\
+             [references.a]\ncollection = \"crm.a\"\nfields = [\"name\"]\n\
+             [references.b]\ncollection = \"crm.b\"\nfields = [\"name\"]\n"
+        );
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+        for _ in 0..5 {
+            assert!(matches!(open(&config).await, Err(NotPrepared::Unavailable(_))));
+        }
+        // Who takes connections has a sender, and each connection another one.
+        let closed = async {
+            while commands.sender_strong_count() > 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), closed).await.unwrap();
+    }
 }

@@ -1,36 +1,43 @@
-//! Certificates of the registry and its token endpoint that are renewed while the process runs.
+//! Certificates and login of the registry and its token endpoint that are renewed while the process runs.
 //!
 //! They are read when a client is made, and whoever renews them sends no signal: what is in use would run out while the metrics show the end of
-//! the new ones. So their files are looked at again and again, by content, for a Secret's file keeps neither its time nor its inode.
+//! the new ones, and a login that was rotated would be refused for ever. So their files are looked at again and again, by content, for a Secret's file keeps neither its time nor its inode.
 //!
 //! Invariant: what cannot be used leaves the old ones in use, and is tried again at the next look.
 
 use std::hash::{DefaultHasher, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::services::renew_registry;
 use crate::certificates;
-use crate::config::Config;
+use crate::config::{Config, RegistryAuth};
 use crate::registry::Registry;
 
-/// Between two looks at the files.
+/// Between two looks at the files, those of the database among them.
 pub(super) const EVERY: Duration = Duration::from_secs(60);
 
 /// The files, and a hash of what they held when they were read last; none where they could not be read.
-pub(super) struct Certificates {
+pub(super) struct Credentials {
     files: Vec<PathBuf>,
     read: Option<u64>,
 }
 
-impl Certificates {
+impl Credentials {
     /// Those of the configuration, as they are now: to be called before the registry's client is made. None where there are no such files.
-    pub(super) fn of(config: &Config) -> Option<Certificates> {
-        let files = certificates::of_registry(config).flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]);
-        let files: Vec<_> = files.flatten().map(|file| file.value.clone()).collect();
+    pub(super) fn of(config: &Config) -> Option<Credentials> {
+        let tls = certificates::of_registry(config).flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]);
+        let login = match &config.registry.auth {
+            Some(RegistryAuth::Basic { password, .. }) => password.file(),
+            Some(RegistryAuth::Bearer(token)) => token.file(),
+            Some(RegistryAuth::Oauth(oauth)) => oauth.client_secret.file(),
+            None => None,
+        };
+        let files = tls.flatten().map(|file| file.value.clone());
+        let files: Vec<_> = files.chain(login.map(Path::to_path_buf)).collect();
         let read = hash(&files).ok();
-        (!files.is_empty()).then_some(Certificates { files, read })
+        (!files.is_empty()).then_some(Credentials { files, read })
     }
 
     /// Follows the files for as long as it is polled.
@@ -39,8 +46,12 @@ impl Certificates {
             tokio::time::sleep(every).await;
             match self.look(&config, &registry) {
                 Ok(false) => {}
-                Ok(true) => tracing::info!("the registry's certificates have changed: the new ones are in use"),
-                Err(error) => tracing::error!("the registry's certificates: {error}; those in use are used on"),
+                Ok(true) => {
+                    tracing::info!("the registry's certificates or login have changed: the new ones are in use")
+                }
+                Err(error) => {
+                    tracing::error!("the registry's certificates or login: {error}; those in use are used on")
+                }
             }
         }
     }
@@ -78,7 +89,7 @@ mod tests {
         load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap().0
     }
 
-    /// What the registry's client sends with a request. Its login is read with its certificates, and so tells whether they were.
+    /// What the registry's client sends with a request. Its login is read with its certificates, and so tells whether both were.
     async fn request(listener: &TcpListener, registry: &Registry) -> String {
         let answer = async {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -109,15 +120,14 @@ mod tests {
             token.display(),
             ca.display()
         )));
-        let mut certificates = Certificates::of(&config).unwrap();
+        let mut credentials = Credentials::of(&config).unwrap();
         let registry = Arc::new(crate::app::registry(&config).unwrap());
+        assert_eq!(credentials.look(&config, &registry), Ok(false));
         std::fs::write(&token, "new").unwrap();
-        assert_eq!(certificates.look(&config, &registry), Ok(false));
-        assert!(request(&listener, &registry).await.contains("Bearer old"));
         // As whoever writes in place leaves a file for a moment; each is tried again.
         for wrong in ["", "", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             std::fs::write(&ca, wrong).unwrap();
-            let error = certificates.look(&config, &registry).unwrap_err();
+            let error = credentials.look(&config, &registry).unwrap_err();
             assert!(
                 error.contains("no certificates in") && error.contains("ca.pem"),
                 "{error}"
@@ -125,7 +135,7 @@ mod tests {
         }
         assert!(request(&listener, &registry).await.contains("Bearer old"));
         std::fs::write(&ca, pem(1_950_000_000)).unwrap();
-        let follow = certificates.follow(Duration::from_millis(1), config.clone(), registry.clone());
+        let follow = credentials.follow(Duration::from_millis(1), config.clone(), registry.clone());
         let following = tokio::spawn(follow);
         let read = async { while !request(&listener, &registry).await.contains("Bearer new") {} };
         tokio::time::timeout(Duration::from_secs(30), read).await.unwrap();
@@ -133,14 +143,38 @@ mod tests {
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
+    #[tokio::test]
+    async fn a_login_that_is_rotated_is_read_again_by_itself_though_there_are_no_certificates() {
+        let token = std::env::temp_dir().join(format!("messina-rotated-token-{}", std::process::id()));
+        std::fs::write(&token, "old").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = config(&format!(
+            "url = \"http://{}\"\nbearer_token = {{ file = '{}' }}",
+            listener.local_addr().unwrap(),
+            token.display()
+        ));
+        let mut credentials = Credentials::of(&config).unwrap();
+        let registry = crate::app::registry(&config).unwrap();
+        assert!(request(&listener, &registry).await.contains("Bearer old"));
+        std::fs::write(&token, "new").unwrap();
+        assert_eq!(credentials.look(&config, &registry), Ok(true));
+        assert!(request(&listener, &registry).await.contains("Bearer new"));
+        assert_eq!(credentials.look(&config, &registry), Ok(false));
+        std::fs::remove_file(&token).unwrap();
+    }
+
     #[test]
     fn those_of_the_token_endpoint_are_followed_too_and_where_there_are_none_nothing_is() {
-        assert!(Certificates::of(&config("url = \"https://r\"")).is_none());
-        let oauth = "oauth = { token_endpoint = \"https://t\", client_id = \"c\", client_secret = \"s\", \
+        assert!(Credentials::of(&config("url = \"https://r\"")).is_none());
+        let basic = "url = \"https://r\"\nusername = \"u\"\npassword = ";
+        assert!(Credentials::of(&config(&format!("{basic}\"p\""))).is_none());
+        let found = Credentials::of(&config(&format!("{basic}{{ file = \"/r/password\" }}")));
+        assert_eq!(found.unwrap().files, [PathBuf::from("/r/password")]);
+        let oauth = "oauth = { token_endpoint = \"https://t\", client_id = \"c\", client_secret = { file = \"/t/secret\" }, \
                      tls = { cert = \"/t/tls.crt\", key = \"/t/tls.key\" } }";
         let both = config(&format!("url = \"https://r\"\ntls = {{ ca = \"/r/ca.pem\" }}\n{oauth}"));
-        let found = Certificates::of(&both).unwrap();
-        let wanted = ["/r/ca.pem", "/t/tls.crt", "/t/tls.key"].map(PathBuf::from);
+        let found = Credentials::of(&both).unwrap();
+        let wanted = ["/r/ca.pem", "/t/tls.crt", "/t/tls.key", "/t/secret"].map(PathBuf::from);
         assert_eq!((found.files, found.read), (wanted.to_vec(), None));
     }
 }

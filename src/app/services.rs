@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::references::{self, Opened};
+use super::renewal::EVERY;
 use super::threads::LoopThread;
 use super::{Shared, StartError, Waiting, config_error};
 use crate::config::{self, Config, Sources, Spanned};
@@ -89,7 +90,7 @@ impl Services {
 fn keep_credentials(store: Arc<AnyStore>, credentials: watch::Receiver<()>) {
     tokio::spawn(async move {
         if let AnyStore::Scylla(store) = &*store {
-            store.keep_credentials(credentials).await;
+            store.keep_credentials(EVERY, credentials).await;
         }
     });
 }
@@ -249,7 +250,7 @@ pub(super) fn read_registry_again(config: &Config, registry: &Registry) -> Resul
     read.map_err(|e| format!("[registry]: {e}"))
 }
 
-/// As [`read_registry_again`], of certificates alone: a token serves on.
+/// As [`read_registry_again`], for files that have changed: a token that would be asked for as before serves on.
 pub(super) fn renew_registry(config: &Config, registry: &Registry) -> Result<(), String> {
     let read = registry.renew(|| registry_options(config));
     read.map_err(|e| format!("[registry]: {e}"))

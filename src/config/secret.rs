@@ -1,9 +1,10 @@
 //! Secrets: passwords, tokens and connection strings, which are never printed.
 //!
-//! A secret is resolved when it is used and not before: a file that is rotated is read again with the next connection.
+//! A secret is resolved when it is used and not before. Which clients read a file again once it is rotated, and when, is theirs to say:
+//! docs/security.md lists it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::document::Value;
 use super::reader::Field;
@@ -64,6 +65,14 @@ impl Secret {
                 })?;
                 Ok(without_line_break(&text).to_owned())
             }
+        }
+    }
+
+    /// The file that it is read from, if it is.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.0.value {
+            Origin::File(path) => Some(path),
+            Origin::Literal(_) | Origin::Env(_) => None,
         }
     }
 

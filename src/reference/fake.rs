@@ -12,22 +12,22 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 type Cursors = Arc<dyn Fn(&str) -> Option<Document> + Send + Sync>;
 
 /// A cursor that is at its end.
-pub(super) fn nothing() -> Document {
+pub(crate) fn nothing() -> Document {
     all(Vec::new())
 }
 
 /// A cursor that has these documents, and no more.
-pub(super) fn all(documents: Vec<Document>) -> Document {
+pub(crate) fn all(documents: Vec<Document>) -> Document {
     doc! { "id": 0_i64, "ns": "crm.partners", "firstBatch": documents }
 }
 
 /// In place of a cursor: an error of this number.
-pub(super) fn refused(code: i32) -> Document {
+pub(crate) fn refused(code: i32) -> Document {
     doc! { "ok": 0, "code": code, "errmsg": "as the test wants" }
 }
 
 /// Its address, and the commands that come to it, each of which takes so long.
-pub(super) async fn member(
+pub(crate) async fn member(
     is_primary: bool,
     takes: Duration,
     cursors: impl Fn(&str) -> Option<Document> + Send + Sync + 'static,

@@ -58,7 +58,7 @@ pub struct Follower {
     backoff: Backoff,
     jitter: Jitter,
     metrics: ReferenceMetrics,
-    generation: u8,
+    generation: u16,
     stream: Option<ChangeStream<Change>>,
     /// The stream has been opened, and not asked since: what it has is what came with its opening.
     unasked: bool,

@@ -11,7 +11,7 @@
 
 pub mod codec;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod follow;
 pub mod on_demand;
 pub mod sample;
@@ -117,25 +117,25 @@ impl Keys {
         self.owners.get(key, |owner| owner != Ok(id)).unwrap_or_default()
     }
 
-    fn put(&self, generation: u8, id: &[u8], key: &[u8]) {
+    fn put(&self, generation: u16, id: &[u8], key: &[u8]) {
         self.by_id.put(generation, id, Ok(key));
         self.owners.put(generation, key, Ok(id));
     }
 
     /// Says that a document is still there; with another key than it had, only that the key is.
-    fn mark(&self, generation: u8, id: &[u8], key: &[u8]) {
+    fn mark(&self, generation: u16, id: &[u8], key: &[u8]) {
         if self.by_id.get(id, |had| had == Ok(key)).unwrap_or_default() {
             self.by_id.mark(generation, id);
         }
         self.owners.mark(generation, key);
     }
 
-    fn sweep(&self, generation: u8) {
+    fn sweep(&self, generation: u16) {
         self.by_id.sweep(generation);
         self.owners.sweep(generation);
     }
 
-    fn older(&self, generation: u8) -> u64 {
+    fn older(&self, generation: u16) -> u64 {
         self.by_id.older(generation) + self.owners.older(generation)
     }
 
@@ -212,7 +212,7 @@ impl Reference {
 
     /// Takes a document in: whether it has a usable key, and the key that it has left, where another document may have that. In a `reading` all
     /// documents come, and then a sweep.
-    fn put(&self, generation: u8, document: &RawDocument, reading: bool) -> (bool, Option<Vec<u8>>) {
+    fn put(&self, generation: u16, document: &RawDocument, reading: bool) -> (bool, Option<Vec<u8>>) {
         let (key, identity) = self.names(document);
         let (mut left, mut kind, mut is_shared) = (None, 0, false);
         if let Some((keys, id)) = identity {
@@ -241,7 +241,7 @@ impl Reference {
 
     /// A document that is read is still there, and what there is of it is kept as it is: for where there is no room for more. Of one that is not held
     /// nothing is taken in.
-    fn mark(&self, generation: u8, document: &RawDocument) {
+    fn mark(&self, generation: u16, document: &RawDocument) {
         let (Some(key), identity) = self.names(document) else {
             return;
         };
@@ -254,7 +254,7 @@ impl Reference {
 
     /// A document is no longer found by the key that it had, unless that is still its key: gives the key where another document may have it.
     /// `reading` is the generation of the reading that finds so, if one does.
-    fn leave(&self, keys: &Keys, id: &[u8], key: Option<&[u8]>, reading: Option<u8>) -> Option<Vec<u8>> {
+    fn leave(&self, keys: &Keys, id: &[u8], key: Option<&[u8]>, reading: Option<u16>) -> Option<Vec<u8>> {
         let (old, true) = keys.had(id)? else { return None };
         if key == Some(&*old) {
             return None;
@@ -296,7 +296,7 @@ impl Reference {
     }
 
     /// Takes in a document that has changed, or is new; not where more is held than may be. Gives the key that it has left, as [`Reference::put`].
-    fn change(&self, generation: u8, document: &RawDocument) -> Result<Option<Vec<u8>>, StoreError> {
+    fn change(&self, generation: u16, document: &RawDocument) -> Result<Option<Vec<u8>>, StoreError> {
         self.fits()?;
         Ok(self.put(generation, document, false).1)
     }
@@ -341,13 +341,13 @@ impl Reference {
     }
 
     /// Entries that the reading of this generation has not met.
-    fn older(&self, generation: u8) -> u64 {
+    fn older(&self, generation: u16) -> u64 {
         self.table.older(generation)
             + self.shared.older(generation)
             + self.keys.as_ref().map_or(0, |keys| keys.older(generation))
     }
 
-    fn sweep(&self, generation: u8) {
+    fn sweep(&self, generation: u16) {
         self.table.sweep(generation);
         self.shared.sweep(generation);
         if let Some(keys) = &self.keys {

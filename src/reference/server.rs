@@ -39,6 +39,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(60);
 /// Connections, where the connection string does not say: the driver's ten are few for what may be in flight.
 const POOL: u32 = 100;
+/// How long the driver may take to end what it runs for a server that is given up.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// One change of a collection. `operation` is MongoDB's `operationType`.
 #[derive(Debug, Deserialize)]
@@ -151,7 +153,7 @@ impl Login {
         self.uri == uri && self.files.iter().all(|(path, text)| std::fs::read(path).ok() == *text)
     }
 
-    /// Keeps its connections for as long as the process; for a server that has answered, or each attempt to reach one would leave its own.
+    /// Keeps its connections for as long as the process; for a server that is used from here on, or each attempt to reach one would leave its own.
     ///
     /// The last client of a server ends its sessions when it is dropped, in a task of the driver's. That task panics when the
     /// runtime ends before it (mongodb 3.9.1, cmap/connection_requester.rs), as it does behind a check and behind a stop. The server forgets
@@ -186,6 +188,13 @@ impl Server {
     /// Keeps its connections for as long as the process.
     pub fn keep(&self) {
         self.login().keep();
+    }
+
+    /// Ends its connections, and what the driver runs for them: for a server that is not kept. Its end is waited for, as a check may end behind it.
+    pub async fn close(&self) {
+        let client = self.login().client.clone();
+        // What takes longer ends with the last that holds the client.
+        let _ = tokio::time::timeout(CLOSING, client.shutdown().immediate(true)).await;
     }
 
     /// `database.collection`, of which `wanted` are read; `_id` is always.

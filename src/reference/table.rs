@@ -5,26 +5,28 @@
 //! gone. Each entry is one allocation. A shard's lock is held for one look or one change. One task at a time changes what is held.
 //!
 //! Invariants: `entries` and `bytes` are what is held; an entry that was put is found by its key until it is removed, replaced
-//! or swept.
+//! or swept; a generation is given again only after 65,535 others, for readings may fail for days, and what the last that succeeded has met
+//! must not pass for met by the next.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::mem::size_of;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 const SHARDS: usize = 16;
 /// Before key and content: the generation, the flags, the length of the key.
-const HEAD: usize = 6;
+const HEAD: usize = 7;
 
 /// Generation, flags (whether the content is an error, and above that the kind), length of the key, key, content.
 struct Entry(Box<[u8]>);
 
 impl Entry {
-    fn new(generation: u8, flags: u8, key: &[u8], content: &[u8]) -> Entry {
+    fn new(generation: u16, flags: u8, key: &[u8], content: &[u8]) -> Entry {
         let mut bytes = Vec::with_capacity(HEAD + key.len() + content.len());
-        bytes.extend_from_slice(&[generation, flags]);
+        bytes.extend_from_slice(&generation.to_le_bytes());
+        bytes.push(flags);
         bytes.extend_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
         bytes.extend_from_slice(key);
         bytes.extend_from_slice(content);
@@ -32,20 +34,20 @@ impl Entry {
     }
 
     fn parts(&self) -> (&[u8], &[u8]) {
-        let length = u32::from_le_bytes([self.0[2], self.0[3], self.0[4], self.0[5]]) as usize;
+        let length = u32::from_le_bytes([self.0[3], self.0[4], self.0[5], self.0[6]]) as usize;
         self.0[HEAD..].split_at(length)
     }
 
-    fn generation(&self) -> u8 {
-        self.0[0]
+    fn generation(&self) -> u16 {
+        u16::from_le_bytes([self.0[0], self.0[1]])
     }
 
     fn bad(&self) -> bool {
-        self.0[1] & 1 != 0
+        self.0[2] & 1 != 0
     }
 
     fn kind(&self) -> u8 {
-        self.0[1] >> 1
+        self.0[2] >> 1
     }
 
     fn weight(&self) -> u64 {
@@ -83,7 +85,7 @@ pub struct Table {
     /// Of entries; tables are counted when asked.
     content_bytes: AtomicU64,
     /// The generation that was put or marked last, and how many entries have it.
-    newest: AtomicU8,
+    newest: AtomicU16,
     met: AtomicU64,
 }
 
@@ -101,7 +103,7 @@ impl Default for Table {
             entries: AtomicU64::new(0),
             bad: AtomicU64::new(0),
             content_bytes: AtomicU64::new(0),
-            newest: AtomicU8::new(0),
+            newest: AtomicU16::new(0),
             met: AtomicU64::new(0),
         }
     }
@@ -125,12 +127,12 @@ impl Table {
     }
 
     /// Puts a document, or the reason why it cannot be used.
-    pub fn put(&self, generation: u8, key: &[u8], content: Result<&[u8], &str>) {
+    pub fn put(&self, generation: u16, key: &[u8], content: Result<&[u8], &str>) {
         self.put_as(0, generation, key, content);
     }
 
     /// As [`Table::put`], and remembers a `kind` below 128 with it.
-    pub fn put_as(&self, kind: u8, generation: u8, key: &[u8], content: Result<&[u8], &str>) {
+    pub fn put_as(&self, kind: u8, generation: u16, key: &[u8], content: Result<&[u8], &str>) {
         let (bad, bytes) = match content {
             Ok(bytes) => (false, bytes),
             Err(reason) => (true, reason.as_bytes()),
@@ -139,11 +141,11 @@ impl Table {
     }
 
     /// Gives an entry that is held this generation, and changes nothing else of it.
-    pub fn mark(&self, generation: u8, key: &[u8]) {
+    pub fn mark(&self, generation: u16, key: &[u8]) {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         let marked = shard.get(key).map(|entry| {
             let mut bytes = entry.0.clone();
-            bytes[0] = generation;
+            bytes[..2].copy_from_slice(&generation.to_le_bytes());
             Entry(bytes)
         });
         drop(shard);
@@ -176,7 +178,7 @@ impl Table {
     }
 
     /// Removes what does not have this generation.
-    pub fn sweep(&self, generation: u8) {
+    pub fn sweep(&self, generation: u16) {
         for shard in &self.shards {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
             for old in shard.extract_if(|entry| entry.generation() != generation) {
@@ -200,7 +202,7 @@ impl Table {
     }
 
     /// The generation of an entry.
-    pub fn generation(&self, key: &[u8]) -> Option<u8> {
+    pub fn generation(&self, key: &[u8]) -> Option<u16> {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         shard.get(key).map(Entry::generation)
     }
@@ -212,7 +214,7 @@ impl Table {
     }
 
     /// Entries of other generations than this one, which is the last that was put or marked, or has not met any yet.
-    pub fn older(&self, generation: u8) -> u64 {
+    pub fn older(&self, generation: u16) -> u64 {
         let met = if self.newest.load(Ordering::Relaxed) == generation {
             self.met.load(Ordering::Relaxed)
         } else {
@@ -257,7 +259,7 @@ mod tests {
     }
 
     /// Generation, kind and content, by key.
-    type Model = HashMap<Vec<u8>, (u8, u8, Result<Vec<u8>, String>)>;
+    type Model = HashMap<Vec<u8>, (u16, u8, Result<Vec<u8>, String>)>;
 
     proptest! {
         #[test]

@@ -15,6 +15,7 @@ pub mod transactions;
 pub mod turnstile;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -72,6 +73,8 @@ pub const OVER: &str = "transaction_over";
 pub struct SinkContext {
     metrics: PipelineMetrics,
     statistics: KafkaMetrics,
+    /// A loop publishes with it. What is reported before is not shown, for another producer of its name may be in use.
+    shown: AtomicBool,
     ordered: bool,
     idempotent: bool,
     turnstile: Option<Arc<Turnstile>>,
@@ -107,6 +110,7 @@ pub fn producer(
     let context = SinkContext {
         metrics,
         statistics,
+        shown: AtomicBool::new(false),
         ordered,
         idempotent: config.get("enable.idempotence") == Some("true"),
         turnstile,
@@ -289,7 +293,9 @@ fn failure(topic: &str, error: &KafkaError) -> Failure {
 
 impl ClientContext for SinkContext {
     fn stats(&self, statistics: Statistics) {
-        self.statistics.observe(&statistics);
+        if self.shown.load(Ordering::Acquire) {
+            self.statistics.observe(&statistics);
+        }
     }
 
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {

@@ -46,7 +46,13 @@ impl Producer {
         })
     }
 
-    /// Takes no more statistics: the pipeline is gone, and its thread may poll for another second.
+    /// Shows its statistics from now on: a loop has it.
+    pub fn show(&self) {
+        self.inner.context().shown.store(true, Ordering::Release);
+    }
+
+    /// Takes no more statistics: the pipeline is gone, and its thread may poll for another second, or another producer takes its place, and who holds
+    /// this one may not notice for long.
     pub fn close_statistics(&self) {
         self.inner.context().statistics.close();
     }
@@ -55,6 +61,7 @@ impl Producer {
     /// does not wait for librdkafka's threads, one of which may be looking up a name.
     pub fn withdraw(&self) {
         self.withdrawn.store(true, Ordering::Release);
+        self.close_statistics();
         self.inner
             .purge(PurgeConfig::default().queue().inflight().non_blocking());
     }

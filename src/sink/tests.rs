@@ -22,13 +22,16 @@ pub(super) fn alone() -> Arc<Producer> {
 }
 
 fn with_order(ordered: bool) -> Arc<Producer> {
+    made(&Metrics::new().unwrap(), ordered)
+}
+
+fn made(metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", "127.0.0.1:1");
     config.set("enable.idempotence", "true");
-    let metrics = Metrics::new().unwrap();
     let (of_pipeline, statistics) = (
-        PipelineMetrics::new(&metrics, "p"),
-        KafkaMetrics::new(&metrics, "p", "producer"),
+        PipelineMetrics::new(metrics, "p"),
+        KafkaMetrics::new(metrics, "p", "producer"),
     );
     let batches = Arc::new(Batches::default());
     producer(
@@ -140,6 +143,34 @@ async fn what_is_withdrawn_comes_back_and_nothing_is_taken_after_it() {
     let (failure, late) = dead_letters.send(late).unwrap_err();
     assert_eq!(failure.reason, PRODUCER_OVER);
     drop(late.recycle());
+}
+
+#[test]
+fn of_producers_of_one_name_that_is_shown_with_which_a_loop_publishes() {
+    let metrics = Metrics::new().unwrap();
+    let shown = |producer: &Producer, queued| {
+        producer.client().context().stats(Statistics {
+            msg_cnt: queued,
+            ..Statistics::default()
+        });
+        metrics.kafka_producer_queue_records.of(["p", "producer"]).get()
+    };
+    let first = made(&metrics, true);
+    assert_eq!(shown(&first, 7), 0, "it waits for its loop");
+    first.show();
+    assert_eq!(shown(&first, 7), 7);
+    // As of a reload that comes to nothing.
+    let trial = made(&metrics, true);
+    assert_eq!(shown(&trial, 1), 7);
+    drop(trial);
+    assert_eq!(shown(&first, 8), 8);
+    // Another consumer holds it for as long as nothing comes for that.
+    first.withdraw();
+    let second = made(&metrics, true);
+    second.show();
+    assert_eq!((shown(&second, 5), shown(&first, 9)), (5, 5));
+    drop(first);
+    assert_eq!(metrics.kafka_producer_queue_records.of(["p", "producer"]).get(), 5);
 }
 
 #[tokio::test]

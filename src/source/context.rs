@@ -5,8 +5,8 @@
 //! more, is it given at once.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{FutureExt, StreamExt};
 use rdkafka::bindings::RD_KAFKA_OFFSET_INVALID;
@@ -130,11 +130,12 @@ pub struct SourceContext {
     waits: AtomicBool,
     closing: AtomicBool,
     logins: Logins,
+    brokers: Arc<AtomicUsize>,
 }
 
 impl SourceContext {
-    /// A context without notices.
-    pub fn new(pipeline: &str, statistics: KafkaMetrics, logins: Logins) -> SourceContext {
+    /// A context without notices. `brokers` is the most that there were at one time, as far as is known: one that is down is not told of, and comes back.
+    pub fn new(pipeline: &str, statistics: KafkaMetrics, logins: Logins, brokers: Arc<AtomicUsize>) -> SourceContext {
         SourceContext {
             pipeline: pipeline.to_owned(),
             statistics,
@@ -145,6 +146,7 @@ impl SourceContext {
             waits: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             logins,
+            brokers,
         }
     }
 
@@ -205,13 +207,15 @@ impl ClientContext for SourceContext {
     fn stats(&self, statistics: Statistics) {
         self.heard.fetch_add(1, Ordering::Relaxed);
         self.reports.fetch_add(1, Ordering::Relaxed);
+        // The group's coordinator and bootstrap addresses have the id -1, and so has the leader of a partition without one.
+        let brokers = || statistics.brokers.values().filter(|broker| broker.nodeid >= 0);
+        let known: HashSet<i32> = brokers().map(|broker| broker.nodeid).collect();
+        self.brokers.fetch_max(known.len(), Ordering::Relaxed);
         if self.waits.load(Ordering::Acquire) {
             return;
         }
         self.statistics.observe(&statistics);
-        // The group's coordinator and bootstrap addresses have the id -1, and so has the leader of a partition without one.
-        let brokers = statistics.brokers.values();
-        let up = brokers.filter(|broker| broker.nodeid >= 0 && broker.state == "UP");
+        let up = brokers().filter(|broker| broker.state == "UP");
         let up: HashSet<i32> = up.map(|broker| broker.nodeid).collect();
         let mut extents = self.extents.lock().unwrap_or_else(PoisonError::into_inner);
         for topic in statistics.topics.values() {
@@ -309,7 +313,7 @@ mod tests {
     fn a_partition_without_a_leader_has_none_that_is_up() {
         let metrics = Metrics::new().unwrap();
         let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
-        let context = SourceContext::new("p", statistics, Logins::default());
+        let context = SourceContext::new("p", statistics, Logins::default(), Arc::default());
         let broker = |name: &str, nodeid| {
             let broker = statistics::Broker {
                 nodeid,
@@ -338,6 +342,31 @@ mod tests {
         });
         let up = [0, 1, 2].map(|index| context.extent("in", index).unwrap().leader_up);
         assert_eq!(up, [true, false, false]);
+    }
+
+    #[test]
+    fn the_most_brokers_that_there_were_at_one_time_are_known_by_their_ids() {
+        let metrics = Metrics::new().unwrap();
+        let statistics = KafkaMetrics::new(&metrics, "p", "consumer-0");
+        let brokers = Arc::new(AtomicUsize::new(1));
+        let context = SourceContext::new("p", statistics, Logins::default(), brokers.clone());
+        let known = |ids: &[i32]| {
+            let told = ids.iter().enumerate().map(|(number, id)| {
+                let broker = statistics::Broker {
+                    nodeid: *id,
+                    ..statistics::Broker::default()
+                };
+                (number.to_string(), broker)
+            });
+            context.stats(Statistics {
+                brokers: told.collect(),
+                ..Statistics::default()
+            });
+            brokers.load(Ordering::Relaxed)
+        };
+        assert_eq!(known(&[-1, -1]), 1, "it has not connected yet");
+        assert_eq!(known(&[-1, 1, 2, 2, 3]), 3);
+        assert_eq!(known(&[1, 2]), 3, "what is down comes back");
     }
 
     #[test]

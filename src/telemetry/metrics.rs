@@ -203,8 +203,8 @@ metrics! {
 
         // Certificates
         /// When the certificates of a file that the configuration names run out, in seconds since 1970-01-01T00:00:00Z: of a chain the
-        /// first, of several authorities the last. The file as it is now, which may be newer than what connections use (the registry's
-        /// is read again within a minute); of one for the brokers, which is read once, the first that it had, if that is earlier.
+        /// first, of several authorities the last. The file as it is now, which may be newer than what connections use (those of registry
+        /// and database are read again within a minute); of one for the brokers, which is read once, the first that it had, if that is earlier.
         certificate_expiry_timestamp_seconds: IntGaugeVec ["file"],
 
         // Process

@@ -204,12 +204,16 @@ async fn cql_certificates_that_are_rotated_are_taken_while_the_session_is_in_use
         ..options
     };
     let store = Arc::new(AnyStore::Scylla(ScyllaStore::connect(&options).await.unwrap()));
-    let (tell, told) = watch::channel(());
-    let kept = store.clone();
-    tokio::spawn(async move {
-        let AnyStore::Scylla(store) = &*kept else { return };
-        store.keep_credentials(told).await;
-    });
+    let tell = watch::Sender::new(());
+    let keep = |every: Duration| {
+        let (kept, told) = (store.clone(), tell.subscribe());
+        tokio::spawn(async move {
+            let AnyStore::Scylla(store) = &*kept else { return };
+            store.keep_credentials(every, told).await;
+        })
+    };
+    // Not by time.
+    let keeping = keep(LONG * 10);
     let (put, get) = items(&store).await;
     let row = [string(&unique("rotated")), Value::Int(1), string("a"), Value::Long(1)];
     store.write(&put, &row, 1).await.unwrap();
@@ -252,4 +256,15 @@ async fn cql_certificates_that_are_rotated_are_taken_while_the_session_is_in_use
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert!(found.is_some() && gateway.has_taken("three"));
+    keeping.abort();
+
+    // Nobody tells, and no connection breaks.
+    let _keeping = keep(Duration::from_secs(1));
+    gateway.change(rule(&second, "four"));
+    files.write(&second, &issue("four", Some(&second)));
+    wait("another session with the fourth certificate", &|| {
+        gateway.has_taken("four")
+    })
+    .await;
+    store.lookup(&get, &row[..2]).await.unwrap().unwrap();
 }

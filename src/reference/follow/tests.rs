@@ -185,6 +185,22 @@ async fn a_collection_that_does_not_fit_is_refused_before_much_more_is_held() {
 }
 
 #[tokio::test]
+async fn what_is_gone_is_let_go_of_however_many_readings_came_to_nothing_before() {
+    let held = |ids: &[&str]| -> Vec<Document> { ids.iter().map(|id| doc! { "_id": *id, "name": "n" }).collect() };
+    // One byte would come round to what the first has met.
+    let mut collections = vec![Vec::new(); 257];
+    collections[0] = held(&["a", "b"]);
+    collections[256] = held(&["b"]);
+    let (mut follower, _commands) = reader(1, collections).await;
+    follower.read().await.unwrap();
+    for _ in 1..256 {
+        assert_eq!(follower.read().await.unwrap_err().label, "empty");
+    }
+    follower.read().await.unwrap();
+    assert!(holds(&follower, "b") && !holds(&follower, "a"));
+}
+
+#[tokio::test]
 async fn a_short_reading_is_believed_by_the_next_short_one_alone_that_finds_hardly_more() {
     let mut follower = follower().await;
     let began = Instant::now();

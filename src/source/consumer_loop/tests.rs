@@ -303,7 +303,7 @@ impl Bench {
                     } else {
                         assigned_client(&brokers)
                     };
-                    let context = SourceContext::new("p", statistics, Logins::default());
+                    let context = SourceContext::new("p", statistics, Logins::default(), Arc::default());
                     let consumer = context::consumer(&properties, context).unwrap();
                     Ok(Parts {
                         consumer: Arc::new(consumer),

@@ -2,6 +2,8 @@
 //!
 //! Why: the driver reads certificates once, when it opens a session, so that rotated ones would end the session at its next connections. The
 //! password it asks for at each connection; it is renewed with them so that a wrong one is known at once, and not when a connection breaks.
+//! Whoever renews certificates sends no signal, and the end of the old ones breaks no connection: each node that restarts would be lost, and no request
+//! fails for it while one of another datacenter answers. So their files are looked at again and again.
 //!
 //! How: a session is opened with what the files hold now, and takes the place of the old one. Requests that are on their way end on the old
 //! one, which goes with the last of them. Statements stay as they are: they belong to no session, and a node that does not know one says so,
@@ -45,15 +47,17 @@ impl ScyllaOptions {
 }
 
 impl ScyllaStore {
-    /// Keeps the session's credentials those of the files: looks at them at each change of `again`, and when no node can be connected to.
-    /// Returns when `again` can change no more.
-    pub async fn keep_credentials(&self, mut again: watch::Receiver<()>) {
+    /// Keeps the session's credentials those of the files: looks at them at each change of `again`, when no node can be connected to, and `every` so
+    /// often where there are certificates. Returns when `again` can change no more.
+    pub async fn keep_credentials(&self, every: Duration, mut again: watch::Receiver<()>) {
+        let has_certificates = self.options.tls.is_some();
         loop {
             tokio::select! {
                 changed = again.changed() => if changed.is_err() {
                     return;
                 },
                 () = self.unconnected.notified() => tokio::time::sleep(LOOK).await,
+                () = tokio::time::sleep(every), if has_certificates => {}
             }
             self.renew().await;
         }

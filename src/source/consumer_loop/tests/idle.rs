@@ -34,7 +34,7 @@ async fn idle(toml: String) -> Loop {
     let (producer, turnstile) = producer_of(&config, NOBODY, &all_metrics, &metrics, transactional_id);
     runtime.sink = Some(Sink::new(producer.clone(), "out"));
     let statistics = KafkaMetrics::new(&all_metrics, "p", "consumer-0");
-    let context = SourceContext::new("p", statistics, Logins::default());
+    let context = SourceContext::new("p", statistics, Logins::default(), Arc::default());
     let consumer = context::consumer(&client(NOBODY), context).unwrap();
     let transactions = turnstile.map(|turnstile| {
         Transactions::new(TransactionParts {
