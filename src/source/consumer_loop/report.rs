@@ -39,6 +39,7 @@ impl Loop {
     pub(super) fn publish_status(&mut self, state: &'static str) -> Option<String> {
         self.look_at_ledgers();
         let now = Instant::now();
+        self.watchdogs.look(now);
         let wall_ms = crate::pipeline::evaluate::now_micros() / 1000;
         let mut partitions = Vec::new();
         let mut stalled = 0;
