@@ -97,7 +97,7 @@ metrics! {
         // Partitions
         /// Records between the first unfinished record and the end of the partition; those of open transactions, and behind them, are among these.
         lag_records: IntGaugeVec ["pipeline", "topic", "partition"],
-        /// Age of the first unfinished record that has a timestamp, while there is lag that can be read; of the record taken last where none is in flight, or since it was last at its end; 0 without lag.
+        /// Age of the first unfinished record that has a timestamp, one above 0 and not of the future, while there is lag that can be read; where none has, of the record taken last, or since it was last at its end; 0 without lag.
         lag_seconds: GaugeVec ["pipeline", "topic", "partition"],
         /// Offset of the next record to take; 0 as long as none is known.
         position: IntGaugeVec ["pipeline", "topic", "partition"],
