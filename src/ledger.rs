@@ -196,6 +196,11 @@ impl Ledger {
         Ok(timestamp)
     }
 
+    /// The lowest offset that may come next; `None` as long as none is known.
+    pub fn due(&self) -> Option<i64> {
+        self.next
+    }
+
     /// Notes that every effect of the record at `offset` is acknowledged.
     ///
     /// Constant time, amortised, where offsets are dense; logarithmic in the number of offsets missing from the ring else.

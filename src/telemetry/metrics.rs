@@ -103,6 +103,8 @@ metrics! {
         position: IntGaugeVec ["pipeline", "topic", "partition"],
         /// Offset committed last, by this process or before; 0 where there is none.
         committed_offset: IntGaugeVec ["pipeline", "topic", "partition"],
+        /// Records that the log no longer had when they were due, so many at most: retention took them, and they are not processed.
+        passed_over_records_total: IntCounterVec ["pipeline", "topic"],
         /// Partitions assigned to this process.
         assigned_partitions: IntGaugeVec ["pipeline"],
         /// Partitions with lag that make no progress.

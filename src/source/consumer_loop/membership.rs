@@ -223,6 +223,7 @@ impl Loop {
         }
         let held = Held {
             ticket,
+            begun: Instant::now(),
             tenure: Arc::default(),
             parked: VecDeque::new(),
             waits: false,
