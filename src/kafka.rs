@@ -2,6 +2,7 @@
 
 pub mod headers;
 pub mod login;
+pub mod low;
 pub mod member;
 pub mod metadata;
 pub mod range;

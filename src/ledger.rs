@@ -196,6 +196,11 @@ impl Ledger {
         Ok(timestamp)
     }
 
+    /// The lowest offset that may come next; `None` as long as none is known.
+    pub fn due(&self) -> Option<i64> {
+        self.next
+    }
+
     /// Notes that every effect of the record at `offset` is acknowledged.
     ///
     /// Constant time, amortised, where offsets are dense; logarithmic in the number of offsets missing from the ring else.
@@ -282,10 +287,11 @@ impl Ledger {
     }
 
     /// The own timestamp of the record at that offset, in ms since the Unix epoch; where it has none, of the first behind it that has one, for else it would
-    /// hide how late all are. Its write timestamp would not do for an age: behind a record of a late date that of all others is as late.
-    pub fn first_unfinished_ms(&self) -> Option<i64> {
-        let mut first = self.ring.iter().take(LOOKED_AT);
-        first.find_map(|entry| (entry.own >= 0).then_some(entry.own / 1000))
+    /// hide how late all are. So would one behind `now_ms`, of a clock that is wrong; and 0 is of a producer that has no clock. Its write timestamp would not
+    /// do for an age: behind a record of a late date that of all others is as late.
+    pub fn first_unfinished_ms(&self, now_ms: i64) -> Option<i64> {
+        let first = self.ring.iter().take(LOOKED_AT);
+        first.map(|entry| entry.own / 1000).find(|ms| (1..=now_ms).contains(ms))
     }
 
     /// Where to begin again so that everything runs that is not committed, finished or not; `None` as long as no offset is known.

@@ -4,7 +4,7 @@
 //! resumes, a fetcher that lost its leader. No single part sees that; the position, watched from outside, does.
 //!
 //! Invariants: no stall without lag; a position that changes, up or down, starts the wait anew; a stall is reported at every
-//! observation until it ends.
+//! observation until it ends; time in which nobody looked is no part of the wait.
 
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,13 @@ impl Progress {
             }
         }
     }
+
+    /// For so long before the next observation nobody looked, nor did any work: the process itself was stopped.
+    pub fn unseen(&mut self, time: Duration) {
+        if let Some((_, since)) = &mut self.standing {
+            *since += time;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -88,6 +95,20 @@ mod tests {
             Health::Moving,
             "a rewind is a movement"
         );
+    }
+
+    #[test]
+    fn what_nobody_looked_at_is_no_standing() {
+        let mut progress = Progress::new(LIMIT);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        progress.unseen(LIMIT);
+        assert_eq!(progress.observe(5, 10, at(0)), Health::Moving);
+        assert_eq!(progress.observe(5, 10, at(10)), Health::Moving);
+        progress.unseen(Duration::from_secs(300));
+        assert_eq!(progress.observe(5, 10, at(310)), Health::Moving);
+        assert_eq!(progress.observe(5, 10, at(329)), Health::Moving);
+        assert_eq!(progress.observe(5, 10, at(330)), Health::Stalled(LIMIT));
     }
 
     proptest! {

@@ -207,7 +207,7 @@ async fn no_tree_is_built_of_a_record() {
     });
     let (mut spare, mut costs) = (None, Vec::new());
     for (offset, record) in (0..).zip(&records) {
-        let Ok(Intake::Admitted { ticket, timestamp }) = assignment.admit(partition, offset, Some(1000)) else {
+        let Ok(Intake::Admitted { ticket, timestamp, .. }) = assignment.admit(partition, offset, Some(1000)) else {
             panic!("not admitted")
         };
         let origin = Origin {

@@ -85,6 +85,7 @@ proptest! {
         start in prop::option::of(0..100i64),
         clock in prop_oneof![Just(i64::MIN), Just(1_700_000_000_000_500i64), 0..10i64],
         steps in prop::collection::vec(step(), 0..250),
+        now_ms in prop_oneof![Just(i64::MAX), Just(1_700_000_000_002i64)],
     ) {
         let mut ledger = Ledger::new(start, clock);
         let mut model = Model { next: start, committed: start, ..Model::default() };
@@ -145,9 +146,9 @@ proptest! {
             prop_assert_eq!(ledger.in_flight(), unfinished.len());
             prop_assert_eq!(ledger.first_unfinished(), unfinished.first().copied());
             let mut behind = unfinished.first().into_iter().flat_map(|first| model.records.range(first..));
-            let believed = |ms: &i64| (0..=MAX_RECORD_TIMESTAMP_MS).contains(ms);
+            let believed = |ms: &i64| *ms > 0 && *ms <= MAX_RECORD_TIMESTAMP_MS && *ms <= now_ms;
             let first_ms = behind.find_map(|(_, known)| known.timestamp_ms.filter(believed));
-            prop_assert_eq!(ledger.first_unfinished_ms(), first_ms);
+            prop_assert_eq!(ledger.first_unfinished_ms(now_ms), first_ms);
             prop_assert_eq!(ledger.last_admitted(), model.records.keys().next_back().copied());
             let first = model.records.keys().next().copied();
             let repeated_from = model.committed.or(first).filter(|_| ledger.committable().is_some());
@@ -250,7 +251,7 @@ fn the_first_place_of_a_new_group_is_committed_before_its_records_finish() {
 fn the_time_of_the_first_unfinished_record_is_its_own_whatever_the_write_clock_says() {
     let late = MAX_RECORD_TIMESTAMP_MS;
     let mut ledger = Ledger::new(Some(0), i64::MIN);
-    assert_eq!(ledger.first_unfinished_ms(), None);
+    assert_eq!(ledger.first_unfinished_ms(late), None);
     for (offset, ms) in [
         (0, Some(late)),
         (1, Some(5)),
@@ -262,13 +263,24 @@ fn the_time_of_the_first_unfinished_record_is_its_own_whatever_the_write_clock_s
     }
     let mut after = |offset| {
         ledger.finish(offset).unwrap();
-        ledger.first_unfinished_ms()
+        ledger.first_unfinished_ms(late)
     };
     assert_eq!(after(1), Some(late));
     assert_eq!(after(0), Some(9), "offset 2 has none");
     assert_eq!(after(2), Some(9));
     assert_eq!(after(3), None, "no date that is believed");
     assert_eq!(after(4), None, "nothing is in flight");
+}
+
+#[test]
+fn a_record_from_the_future_or_without_a_clock_hides_no_age() {
+    let mut ledger = Ledger::new(Some(0), i64::MIN);
+    for (offset, ms) in [(0, 1001), (1, 0), (2, -7), (3, 1000)] {
+        ledger.admit(offset, Some(ms)).unwrap();
+    }
+    assert_eq!(ledger.first_unfinished_ms(1000), Some(1000));
+    assert_eq!(ledger.first_unfinished_ms(1001), Some(1001), "its time has come");
+    assert_eq!(ledger.first_unfinished_ms(999), None);
 }
 
 #[test]

@@ -255,6 +255,7 @@ impl Assignment {
         let place = &mut self.places[slot as usize];
         match &mut place.state {
             State::Running(ledger) => {
+                let due = ledger.due().filter(|due| *due < offset);
                 let timestamp = ledger.admit(offset, record_timestamp_ms)?;
                 Ok(Intake::Admitted {
                     ticket: Ticket {
@@ -262,6 +263,7 @@ impl Assignment {
                         epoch: place.epoch,
                     },
                     timestamp,
+                    due,
                 })
             }
             // It starts at the group's own offset, or at that which the group is told, in any case.

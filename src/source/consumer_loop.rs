@@ -14,6 +14,7 @@ mod commit;
 mod ended;
 mod ends;
 mod gather;
+mod gone;
 mod intake;
 mod membership;
 mod passed_over;
@@ -168,6 +169,7 @@ impl End {
 /// What the loop keeps for a partition beside its ledger.
 struct Held {
     ticket: Ticket,
+    begun: Instant,
     tenure: Arc<Tenure>,
     parked: VecDeque<Box<Event>>,
     /// Paused alone, for as long as any are parked.

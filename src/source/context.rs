@@ -72,6 +72,8 @@ pub struct Extent {
     pub fetched: bool,
     /// Nothing that was fetched of it waits to be taken: it has come out of the queue, or there was nothing.
     pub passed: bool,
+    /// The offset behind what came out of the queue last, markers of transactions included; below 0 where nothing has.
+    pub taken: i64,
     /// So many messages of it have come.
     received: u64,
     /// Nothing that was fetched waits to be taken, of any partition: librdkafka has one queue for all that a consumer holds.
@@ -106,6 +108,7 @@ impl Extent {
                 || partition.rxmsgs == 0
                 || partition.app_offset >= partition.next_offset
                 || before.is_some_and(|b| b.passed && b.received == partition.rxmsgs),
+            taken: partition.app_offset,
             received: partition.rxmsgs,
             queue_empty,
             leader_up,

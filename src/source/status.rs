@@ -27,8 +27,8 @@ pub struct PartitionStatus {
     pub end: Option<i64>,
     /// Records between the first unfinished one and the end, and those behind it that open transactions withhold.
     pub lag_records: Option<i64>,
-    /// Age of the first unfinished record that has a timestamp, while there is lag that can be read; where none is in flight, of the one taken last, or since it
-    /// was last at its end; 0 otherwise. Seconds.
+    /// Age of the first unfinished record that has a timestamp, one above 0 and not of the future, while there is lag that can be read; where none has, of the
+    /// one taken last, or since it was last at its end; 0 otherwise. Seconds.
     pub lag_seconds: f64,
     /// Records in flight.
     pub in_flight: usize,

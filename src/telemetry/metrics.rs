@@ -97,12 +97,14 @@ metrics! {
         // Partitions
         /// Records between the first unfinished record and the end of the partition; those of open transactions, and behind them, are among these.
         lag_records: IntGaugeVec ["pipeline", "topic", "partition"],
-        /// Age of the first unfinished record that has a timestamp, while there is lag that can be read; of the record taken last where none is in flight, or since it was last at its end; 0 without lag.
+        /// Age of the first unfinished record that has a timestamp, one above 0 and not of the future, while there is lag that can be read; where none has, of the record taken last, or since it was last at its end; 0 without lag.
         lag_seconds: GaugeVec ["pipeline", "topic", "partition"],
         /// Offset of the next record to take; 0 as long as none is known.
         position: IntGaugeVec ["pipeline", "topic", "partition"],
         /// Offset committed last, by this process or before; 0 where there is none.
         committed_offset: IntGaugeVec ["pipeline", "topic", "partition"],
+        /// Records that the log no longer had when they were due, so many at most: retention took them, and they are not processed.
+        passed_over_records_total: IntCounterVec ["pipeline", "topic"],
         /// Partitions assigned to this process.
         assigned_partitions: IntGaugeVec ["pipeline"],
         /// Partitions with lag that make no progress.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus::{Gauge, IntGauge};
+use prometheus::{Gauge, IntCounter, IntGauge};
 
 use super::metrics::Metrics;
 
@@ -31,6 +31,8 @@ pub struct PartitionMetrics {
     pub position: IntGauge,
     /// Offset committed last.
     pub committed_offset: IntGauge,
+    /// Records of the topic that were gone when they were due; it stays when the partition goes.
+    pub passed_over: IntCounter,
     metrics: Arc<Metrics>,
     pipeline: Arc<str>,
     holders: Holders,
@@ -56,6 +58,7 @@ impl PartitionMetrics {
             lag_seconds: metrics.lag_seconds.of(labels),
             position: metrics.position.of(labels),
             committed_offset: metrics.committed_offset.of(labels),
+            passed_over: metrics.passed_over_records_total.of([&**pipeline, topic]),
             metrics: Arc::clone(metrics),
             pipeline: Arc::clone(pipeline),
             holders: holders.clone(),

@@ -32,6 +32,7 @@ mod rebalance;
 mod references;
 mod reload;
 mod replay;
+mod retention;
 mod stream;
 mod tap;
 mod traces;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -211,6 +211,27 @@ impl Kafka {
             _ => 0,
         };
         (0..partitions).map(offset).collect()
+    }
+
+    /// Commits an offset of a partition for a group without members.
+    pub fn commit(&self, group: &str, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
+            .unwrap();
+        self.with_group(group, |c| {
+            patiently("a commit", || c.commit(&list, CommitMode::Sync));
+        });
+    }
+
+    /// Deletes the records of a partition before this offset, as retention does.
+    pub fn delete_before(&self, bench: &Bench, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
+            .unwrap();
+        let deleted = bench.wait(self.admin.delete_records(&list, &AdminOptions::new()));
+        for element in deleted.unwrap().elements() {
+            element.error().unwrap();
+        }
     }
 
     /// How many members the group has.

@@ -177,7 +177,8 @@ impl Bench {
 
     pub(super) fn event(&mut self, offset: i64, id: i64, kind: &str, abandoned: bool) -> Box<Event> {
         let partition = Partition { topic: 0, index: 0 };
-        let Ok(Intake::Admitted { ticket, timestamp }) = self.assignment.admit(partition, offset, Some(1000)) else {
+        let Ok(Intake::Admitted { ticket, timestamp, .. }) = self.assignment.admit(partition, offset, Some(1000))
+        else {
             panic!("not admitted")
         };
         let origin = Origin {

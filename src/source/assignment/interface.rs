@@ -71,6 +71,8 @@ pub enum Intake {
         ticket: Ticket,
         /// Its write timestamp in µs.
         timestamp: i64,
+        /// The offset that was due, where this is a later one. What lies between was compacted, is of transactions, or is gone.
+        due: Option<i64>,
     },
     /// Drop it: the partition is not running. It is neither lost nor committed past.
     Refused,

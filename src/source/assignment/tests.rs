@@ -666,7 +666,8 @@ fn a_log_that_went_back_starts_anew() {
         assignment.admit(P, 3, Some(0)),
         Ok(Intake::Admitted {
             ticket,
-            timestamp: 1016
+            timestamp: 1016,
+            due: None
         })
     );
     assert_eq!(assignment.finished(old, 10), Ok(Completion::Stale));
@@ -741,6 +742,26 @@ fn a_log_that_went_back_behind_an_unfinished_record_loses_neither_that_nor_what_
         .map(|(_, _, position)| position.offset)
         .collect();
     assert_eq!(offered, [10]);
+}
+
+#[test]
+fn a_record_behind_the_one_that_was_due_says_which_that_was() {
+    for (committed, expected) in [
+        (Some(10), [Some(10), None, Some(51)]),
+        // Where the group has no offset, none is due.
+        (None, [None, None, Some(51)]),
+    ] {
+        let mut assignment = Assignment::new();
+        assignment.assigned(&[P]);
+        let ticket = fetch(&mut assignment);
+        assignment.started(ticket, committed, i64::MIN);
+        actions(&mut assignment);
+        let dues = [49, 50, 52].map(|offset| match assignment.admit(P, offset, None) {
+            Ok(Intake::Admitted { due, .. }) => due,
+            refused => panic!("{refused:?}"),
+        });
+        assert_eq!(dues, expected);
+    }
 }
 
 #[test]

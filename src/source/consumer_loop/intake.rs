@@ -68,8 +68,8 @@ impl Loop {
             bounds.took();
         }
         let timestamp_ms = record_timestamp(message);
-        let (ticket, given) = match self.assignment.admit(partition, offset, timestamp_ms) {
-            Ok(Intake::Admitted { ticket, timestamp }) => (ticket, timestamp),
+        let (ticket, given, due) = match self.assignment.admit(partition, offset, timestamp_ms) {
+            Ok(Intake::Admitted { ticket, timestamp, due }) => (ticket, timestamp, due),
             Ok(Intake::Refused) => return,
             Err(error @ LedgerError::Behind { .. }) => {
                 tracing::warn!(pipeline = %self.name(), topic = message.topic(), partition = partition.index, "{error}");
@@ -89,6 +89,9 @@ impl Loop {
                 return self.halt(Failure::fatal("clock", format!("{at}: {error}")));
             }
         };
+        if let Some(due) = due {
+            self.tell_what_is_gone(partition, due, offset);
+        }
         let Some(held) = self.held.get_mut(&partition) else {
             return;
         };

@@ -221,6 +221,7 @@ impl Loop {
         let committed = ledger.and_then(|l| l.uncommitted());
         let mut held = Held {
             ticket,
+            begun: Instant::now(),
             tenure: Arc::default(),
             parked: VecDeque::new(),
             waits: false,

@@ -39,6 +39,7 @@ impl Loop {
     pub(super) fn publish_status(&mut self, state: &'static str) -> Option<String> {
         self.look_at_ledgers();
         let now = Instant::now();
+        self.watchdogs.look(now);
         let wall_ms = crate::pipeline::evaluate::now_micros() / 1000;
         let mut partitions = Vec::new();
         let mut stalled = 0;
@@ -112,12 +113,14 @@ impl Loop {
                 if unread == Some(0) {
                     held.since_ms = Some(wall_ms);
                 }
+                // Whatever date it has: it was taken by now, and who dates a record 0 or before has no clock.
+                held.since_ms = held.since_ms.filter(|ms| *ms > 0).map(|ms| ms.min(wall_ms));
                 // Outputs are as late as the first that is not finished; where none is in flight, what comes next is not known yet.
-                let oldest_ms = at.ledger.and_then(|l| l.first_unfinished_ms());
+                let oldest_ms = at.ledger.and_then(|l| l.first_unfinished_ms(wall_ms));
                 if let (Some(lag), Some(timestamp)) = (lag, oldest_ms.or(held.since_ms))
                     && lag > 0
                 {
-                    lag_seconds = wall_ms.saturating_sub(timestamp).max(0) as f64 / 1000.0;
+                    lag_seconds = (wall_ms - timestamp) as f64 / 1000.0;
                 }
                 if let Some(unread) = unread {
                     held.metrics.lag_records.set(unread);

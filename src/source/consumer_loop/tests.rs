@@ -1,7 +1,8 @@
 //! The loop with librdkafka's mock cluster, whose group and fetches are librdkafka's own protocol: what a rebalance waits for, and
 //! what becomes of a consumer to which nothing is delivered any more. `idle` is for what needs no broker, `leaving` for what a rebalance does beside a
-//! drain.
+//! drain, `gone` for what retention does.
 
+mod gone;
 pub(super) mod idle;
 mod leaving;
 

@@ -9,6 +9,8 @@
 //! Nor is one called broken that had no room in the meantime: librdkafka fetches nothing while its queue, which is one for all partitions, is full, and begins
 //! with the same partitions when it is not. Those for which an answer has no more space then stand for long, and another consumer would serve them no better.
 //!
+//! Nor has anything stood still while the process itself did, as one that was stopped, frozen or on a machine that was: it has taken nothing either.
+//!
 //! Invariants: a partition has its watchdogs for as long as it is held, whatever becomes of its assignments; under transactions only what is
 //! committed counts as progress, for what is finished beyond it runs again after an abort.
 
@@ -17,6 +19,10 @@ use std::time::{Duration, Instant};
 
 use crate::progress::{Health, Progress};
 use crate::source::assignment::Partition;
+
+/// The time between two looks counts as no longer than this, and than half of what is a stall: the loop looks a few times a second. Nor as nothing, or
+/// one that is held up again and again would never see a stall.
+const LONGEST_GAP: Duration = Duration::from_secs(5);
 
 /// What is seen of a partition.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,6 +77,8 @@ pub(super) struct Watchdogs {
     stall_after: Duration,
     /// Between the commits of transactions, where these alone are progress.
     interval: Option<Duration>,
+    /// When the partitions were looked at last.
+    looked: Option<Instant>,
     by_partition: HashMap<Partition, Watchdog>,
 }
 
@@ -79,7 +87,22 @@ impl Watchdogs {
         Watchdogs {
             stall_after,
             interval,
+            looked: None,
             by_partition: HashMap::new(),
+        }
+    }
+
+    /// All partitions are looked at now, each by [`Watchdogs::observe`].
+    pub(super) fn look(&mut self, now: Instant) {
+        let Some(last) = self.looked.replace(now) else { return };
+        let gap = now.saturating_duration_since(last);
+        let unseen = gap.saturating_sub(LONGEST_GAP.min(self.stall_after / 2));
+        if unseen.is_zero() {
+            return;
+        }
+        for watchdog in self.by_partition.values_mut() {
+            watchdog.progress.unseen(unseen);
+            watchdog.intake.unseen(unseen);
         }
     }
 
@@ -333,6 +356,41 @@ mod tests {
         };
         dogs.observe(P, &behind, start + LIMIT * 10);
         assert!(dogs.observe(P, &behind, start + LIMIT * 11).fetches_nothing);
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_has_seen_no_stall() {
+        let free = Sight {
+            free: true,
+            ..running(7, 0)
+        };
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
+        let mut seen = |seconds: f64| {
+            let now = start + Duration::from_secs_f64(seconds);
+            dogs.look(now);
+            dogs.observe(P, &free, now)
+        };
+        for seconds in [0.0, 0.25, 300.25] {
+            assert_eq!(seen(seconds), Watched::default(), "{seconds}");
+        }
+        let first = (1..600_u32).find(|looks| {
+            let watched = seen(300.25 + f64::from(*looks) / 4.0);
+            assert_eq!(watched.stalled, watched.fetches_nothing);
+            watched.stalled
+        });
+        // The gap counts as five seconds.
+        assert_eq!(first, Some(219));
+    }
+
+    #[test]
+    fn a_loop_that_is_held_up_again_and_again_sees_a_stall() {
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
+        let first = (0..600).find(|round| {
+            let now = start + Duration::from_secs(20) * *round;
+            dogs.look(now);
+            dogs.observe(P, &running(7, 0), now).stalled
+        });
+        assert_eq!(first, Some(12));
     }
 
     #[test]

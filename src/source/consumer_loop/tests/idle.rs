@@ -186,6 +186,29 @@ async fn what_the_group_has_is_shown_beside_what_has_finished() {
 }
 
 #[tokio::test]
+async fn a_date_of_the_future_hides_no_lag_and_one_of_no_clock_is_none() {
+    let mut this = idle(TOML.to_owned()).await;
+    let now_ms = now_micros() / 1000;
+    let lag = |this: &mut Loop, offset, timestamp_ms| {
+        this.assignment.admit(P, offset, Some(timestamp_ms)).unwrap();
+        this.held.get_mut(&P).unwrap().since_ms = Some(timestamp_ms);
+        shown(this, fetched_to(9, offset + 1)).lag_seconds
+    };
+    assert_eq!(lag(&mut this, 0, 0), 0.0);
+    assert_eq!(lag(&mut this, 1, -1), 0.0);
+    // It was taken just now.
+    assert!(lag(&mut this, 2, now_ms + 3_600_000) < 60.0);
+    let since_ms = this.held[&P].since_ms.unwrap();
+    assert!(
+        (now_ms..now_ms + 60_000).contains(&since_ms),
+        "and its age grows from here"
+    );
+    // This one is late, and has waited behind the others.
+    let late = lag(&mut this, 3, now_ms - 600_000);
+    assert!((600.0..660.0).contains(&late), "{late}");
+}
+
+#[tokio::test]
 async fn records_that_wait_behind_those_of_other_partitions_are_lag() {
     let mut this = with_one_finished().await;
     let queued = |app_offset| statistics::Partition {

@@ -1,0 +1,20 @@
+//! Where the log of a partition begins, as its broker said with the last answer to a fetch; librdkafka tells that at once in its C interface only.
+
+use std::ffi::CString;
+
+use rdkafka::bindings as c;
+use rdkafka::consumer::{Consumer, ConsumerContext};
+use rdkafka::types::RDKafkaRespErr;
+
+/// The first offset of the log; none before the first answer, and after an error. Nobody is asked.
+pub fn of<C: ConsumerContext, T: Consumer<C>>(consumer: &T, topic: &str, partition: i32) -> Option<i64> {
+    // No topic of Kafka's has a null byte in its name.
+    let topic = CString::new(topic).ok()?;
+    let (mut low, mut high) = (-1, -1);
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client lives as long as the borrowed consumer; the name is a string that ends in a null byte, and both offsets are written only during
+    // the call.
+    let answer =
+        unsafe { c::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &raw mut low, &raw mut high) };
+    (answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && low >= 0).then_some(low)
+}

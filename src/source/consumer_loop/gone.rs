@@ -1,0 +1,85 @@
+//! Records that were due and that the log no longer has: retention overtakes a pipeline that is halted, or late, for long enough.
+//!
+//! The brokers then say that the offset is out of range, and librdkafka goes on where the log begins: unless somebody says so, the lag falls as if the
+//! records had been processed. They are told and counted when the first record behind them comes. That it is not the one that was due says nothing yet, for
+//! compaction and the markers of transactions leave gaps as well. But these do not move the beginning of the log. Where that lies behind the record itself, the
+//! record was fetched before retention came, and so was what is before it; and a marker that retention took was fetched before, where the consumer was at the
+//! end.
+//!
+//! Invariants: nobody is asked; only a record that is not the one that was due costs a look.
+
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer;
+
+use super::Loop;
+use crate::kafka::low;
+use crate::source::assignment::Partition;
+
+/// Before that what librdkafka has said of a partition may be of the time before it began here: it reports once a second, and a seek holds the loop up for
+/// ten at most.
+const HEARD_ANEW: Duration = Duration::from_secs(20);
+
+/// The first of the offsets before `low`, where the log begins, that are gone: `due` was due, `came` came, and what lies before `taken` was seen, if only by
+/// librdkafka. Of what compaction had removed before, and of markers of transactions, they may have some.
+fn gone(due: i64, came: i64, low: i64, taken: Option<i64>) -> Option<i64> {
+    let from = taken.map_or(due, |taken| due.max(taken));
+    (from < low && low <= came).then_some(from)
+}
+
+impl Loop {
+    /// Says which records are gone, if any, where one came behind the one that was due.
+    pub(super) fn tell_what_is_gone(&mut self, partition: Partition, due: i64, came: i64) {
+        let (topic, index) = (self.topic(partition).clone(), partition.index);
+        let consumer = &self.parts.consumer;
+        let Some(to) = low::of(&**consumer, &topic, index).filter(|low| *low > due) else {
+            return;
+        };
+        let Some(held) = self.held.get(&partition) else { return };
+        let extent = consumer.context().extent(&topic, index);
+        let extent = extent.filter(|_| held.begun.elapsed() >= HEARD_ANEW);
+        let Some(from) = gone(due, came, to, extent.map(|extent| extent.taken)) else {
+            return;
+        };
+        let records = from.abs_diff(to);
+        held.metrics.passed_over.inc_by(records);
+        tracing::error!(
+            pipeline = %self.name(), topic = %topic, partition = index, from, to, records,
+            "records are gone before they were read, so many at most: the log begins behind the offset that was due"
+        );
+        self.note_error(format!(
+            "{topic}/{index}: the log no longer has offsets {from} to {}, which were due",
+            to - 1
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_before_the_logs_beginning_is_gone() {
+        assert_eq!(gone(10, 50, 50, None), Some(10));
+        // What the log begins with is compacted, or of transactions.
+        assert_eq!(gone(10, 50, 30, None), Some(10));
+    }
+
+    #[test]
+    fn a_gap_of_compaction_or_of_transactions_is_none() {
+        assert_eq!(gone(10, 50, 0, None), None);
+        assert_eq!(gone(10, 50, 10, None), None);
+    }
+
+    #[test]
+    fn what_was_fetched_before_retention_took_it_is_not_gone() {
+        assert_eq!(gone(10, 12, 50, None), None, "a marker among records that waited");
+        assert_eq!(
+            gone(10, 11, 11, Some(11)),
+            None,
+            "a marker, at the end of the log for long"
+        );
+        assert_eq!(gone(10, 50, 50, Some(11)), Some(11));
+        assert_eq!(gone(10, 50, 50, Some(-1001)), Some(10), "nothing was taken yet");
+    }
+}
