@@ -33,6 +33,10 @@ const GROUP_TIME: Duration = Duration::from_millis(5);
 const QUEUE: usize = 8 * GROUP;
 /// How often expired rows are cleared away.
 const SWEEP: Duration = Duration::from_secs(60);
+/// So far the wall clock may run ahead between two sweeps.
+const AHEAD: Duration = Duration::from_secs(60);
+/// For so long one that went further is not believed: it may be set back, and what a sweep has deleted is gone.
+const DOUBT: Duration = Duration::from_secs(3600);
 
 /// A change, prepared.
 #[derive(Debug)]
@@ -85,6 +89,8 @@ impl Handle {
             generation,
             expiring: Vec::new(),
             swept: Instant::now(),
+            believed: (Instant::now(), now_millis()),
+            doubted: None,
         };
         std::thread::Builder::new()
             .name("messina-sqlite".into())
@@ -118,6 +124,10 @@ struct Writer {
     /// Tables that a statement with a TTL writes; they have an index for the sweep.
     expiring: Vec<String>,
     swept: Instant,
+    /// What the wall clock said when it was last believed, in milliseconds since 1970.
+    believed: (Instant, i64),
+    /// Since when it is not.
+    doubted: Option<Instant>,
 }
 
 type Queue = Receiver<(Job, tokio::sync::OwnedSemaphorePermit)>;
@@ -131,7 +141,7 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if self.swept.elapsed() >= SWEEP {
-                self.sweep();
+                self.sweep(Instant::now(), now_millis());
             }
         }
     }
@@ -314,15 +324,31 @@ impl Writer {
         ))
     }
 
+    /// Whether the wall clock has gone on as time has, or has been where it is for a while.
+    fn believes(&mut self, now: Instant, wall: i64) -> bool {
+        let (then, said) = self.believed;
+        let most = (now.saturating_duration_since(then) + AHEAD).as_millis() as i64;
+        if wall.saturating_sub(said) > most {
+            let since = *self.doubted.get_or_insert(now);
+            if now.saturating_duration_since(since) < DOUBT {
+                return false;
+            }
+        }
+        self.believed = (now, wall);
+        self.doubted = None;
+        true
+    }
+
     /// Deletes expired rows. What cannot be deleted now can be at the next sweep; look-ups do not see it either way.
-    fn sweep(&mut self) {
-        self.swept = Instant::now();
+    /// `wall` is what the wall clock says at `now`.
+    fn sweep(&mut self, now: Instant, wall: i64) {
+        self.swept = now;
+        if !self.believes(now, wall) {
+            return;
+        }
         for table in &self.expiring {
             let sql = format!("DELETE FROM {} WHERE {EXPIRES} <= ?1", quoted(table));
-            let swept = self
-                .connection
-                .prepare_cached(&sql)
-                .and_then(|mut s| s.execute([now_millis()]));
+            let swept = self.connection.prepare_cached(&sql).and_then(|mut s| s.execute([wall]));
             match swept {
                 Ok(rows) => tracing::debug!(table, rows, "expired rows are deleted"),
                 Err(error) => tracing::warn!(table, %error, "expired rows could not be deleted"),
@@ -353,6 +379,8 @@ mod tests {
             generation: Arc::default(),
             expiring: Vec::new(),
             swept: Instant::now(),
+            believed: (Instant::now(), now_millis()),
+            doubted: None,
         };
         let write = writer.prepare(parse::change(insert).unwrap()).unwrap().0;
         (writer, Arc::new(write))
@@ -421,5 +449,34 @@ mod tests {
             let rows: i64 = writer.connection.query_row(count, [], |row| row.get(0)).unwrap();
             assert_eq!(rows, 9, "{tables}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_runs_ahead_for_a_while_deletes_no_row() {
+        let scratch = Scratch::new().unwrap();
+        let table = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)";
+        let (mut writer, _) = writer(&scratch.database(), table, "INSERT INTO t (id, n) VALUES (:id, :n)");
+        writer.expiring.push("t".to_owned());
+        let (start, wall) = writer.believed;
+        let hour = 3_600_000;
+        let insert = format!("INSERT INTO t (id, {EXPIRES}) VALUES (1, ?1), (2, ?2)");
+        let ends = [wall + 30_000, wall + 10 * hour];
+        writer.connection.execute(&insert, ends).unwrap();
+        // How many rows there are after a sweep so many minutes from the start, by a clock that is so many hours ahead.
+        let mut left = |minutes: i64, ahead: i64| {
+            let now = start + Duration::from_secs(60 * minutes as u64);
+            writer.sweep(now, wall + 60_000 * minutes + ahead * hour);
+            let count = "SELECT count(*) FROM t";
+            writer
+                .connection
+                .query_row(count, [], |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
+        assert_eq!(left(1, 24), 2);
+        assert_eq!(left(2, 0), 1, "the one whose life is over");
+        for minutes in 3..63 {
+            assert_eq!(left(minutes, 24), 1, "in minute {minutes}");
+        }
+        assert_eq!(left(63, 24), 0, "it has been so for an hour");
     }
 }
