@@ -778,6 +778,17 @@ fn look_up(name: &str, keys: &str) -> String {
 }
 
 #[test]
+fn a_row_that_ends_late_is_warned_of() {
+    let lives = |days: u32| {
+        let write = format!("write = \"INSERT INTO t (k) VALUES (:k)\"\nttl = \"{days}d\"");
+        format!("{SOURCE}{}[scylla]\nnodes = \"n\"\n", step("w", &write))
+    };
+    let found = said("", &lives(7300));
+    assert!(found.len() == 1 && found[0].0 == "MES0307", "{found:?}");
+    is_sound("", &lives(30));
+}
+
+#[test]
 fn a_step_that_gives_up_later_than_its_transaction_is_found() {
     let of = |step: String| with_transactions(&step);
     let missing = |time: &str| {

@@ -230,7 +230,10 @@ fn day(text: &str) -> Option<i64> {
     };
     let mut parts = text.splitn(3, '-').map(digits);
     let (year, month, day) = (sign * parts.next()??, parts.next()??, parts.next()??);
-    calendar::days(year, month, day).filter(|_| year.abs() <= 10_000_000)
+    if year.abs() > 10_000_000 {
+        return None;
+    }
+    calendar::days(year, month, day)
 }
 
 /// Nanoseconds since midnight.
@@ -325,6 +328,14 @@ mod tests {
             from_json(&json!("12.30"), &Type::Decimal { precision: 9, scale: 2 }).map(|v| to_json(&v)),
             Ok(json!("12.30"))
         );
+    }
+
+    #[test]
+    fn a_year_that_no_date_has_is_none() {
+        assert_eq!(day("10000000-01-01"), Some(3_651_705_472));
+        for year in ["10000001", "-10000001", "9223372036854775807", "-9223372036854775807"] {
+            assert_eq!(day(&format!("{year}-01-01")), None, "{year}");
+        }
     }
 
     #[test]

@@ -64,6 +64,7 @@ codes! {
     USING = "MES0304", "A clause that Messina sets itself.";
     UNUSED_BIND = "MES0305", "A bind for a marker that the statement does not have.";
     TWO_CLOCKS = "MES0306", "A table that is written under a condition, and without one.";
+    LATE_END = "MES0307", "A row that is to live for longer than every database takes.";
 
     OWNED_PROPERTY = "MES0401", "A librdkafka property that Messina sets itself, or a value of one that would break its promises.";
     MISSING_FILE = "MES0402", "A file that the configuration names is not there.";

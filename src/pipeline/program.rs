@@ -198,7 +198,7 @@ impl Parsed<'_> {
             return Err(PrepareError::Findings(b.findings));
         }
         let stages = stages(&steps);
-        Ok(Program {
+        let mut program = Program {
             name: Arc::from(self.config.name.as_str()),
             paths: b.paths,
             steps,
@@ -208,7 +208,9 @@ impl Parsed<'_> {
             key,
             sink: self.config.sink.as_ref().map(|sink| sink.span),
             interpreter: Interpreter::default(),
-        })
+        };
+        program.let_lives_wane();
+        Ok(program)
     }
 }
 

@@ -299,6 +299,8 @@ mod attempts_tests;
 #[cfg(test)]
 mod custom_tests;
 #[cfg(test)]
+mod life_tests;
+#[cfg(test)]
 mod publish_tests;
 #[cfg(test)]
 mod tests;

@@ -99,6 +99,16 @@ pub fn write_of(error: StoreError, bytes: impl FnOnce() -> usize) -> StoreError 
     StoreError { message, ..error }
 }
 
+/// A failed write of a row whose life is its record's `own`: one that is too long is that record's fault, and others may have shorter ones.
+pub fn life_of(error: StoreError, own: bool) -> StoreError {
+    let class = if own && error.label == "expiration" {
+        Permanent
+    } else {
+        error.class
+    };
+    StoreError { class, ..error }
+}
+
 /// A statement that could not be prepared. Where the database answered, its own words are the message.
 pub fn prepare(error: &PrepareError) -> StoreError {
     let (class, label) = prepare_verdict(error);
@@ -274,6 +284,12 @@ fn level_refused(words: &str) -> bool {
         || words.ends_with("consistencylevel is only supported for writes")
 }
 
+/// Whether the server's words say that the row would end later than it can note: behind 2038-01-19 in Cassandra up to 4.1, and in 5.0 while it keeps the
+/// older format. It says so of each write, and not when a statement is prepared. Its words begin so: within others may be the record's own text.
+fn ends_too_late(words: &str) -> bool {
+    words.starts_with("Request on table ") && words.contains(" exceeds maximum supported expiration date ")
+}
+
 /// What the server answered, with its words.
 pub fn database(error: &DbError, words: &str) -> Verdict {
     match error {
@@ -284,6 +300,7 @@ pub fn database(error: &DbError, words: &str) -> Verdict {
         DbError::Invalid if disk_full(words) => (Transient, "disk_full"),
         // Not about this record: it is what the configuration says of all.
         DbError::Invalid if level_refused(words) => (Fatal, "consistency"),
+        DbError::Invalid if ends_too_late(words) => (Fatal, "expiration"),
         DbError::Invalid => (Permanent, "invalid"),
         DbError::AlreadyExists { .. } | DbError::ConfigError => (Permanent, "invalid"),
         DbError::FunctionFailure { .. } => (Permanent, "function"),
@@ -462,6 +479,22 @@ mod tests {
         // The text of a record.
         let words = "Could not decode JSON string as a map: x. (String was: consistency level ANY is not yet supported for counter)";
         assert_eq!(database(&DbError::Invalid, words), (Permanent, "invalid"));
+    }
+
+    #[test]
+    fn a_life_that_ends_too_late_is_the_steps_mistake_unless_it_is_the_records() {
+        let words = "Request on table k.t with ttl of 630720000 seconds exceeds maximum supported expiration date of 2038-01-19T03:14:06+00:00. \
+                     In order to avoid this use a lower TTL or upgrade to a version where this limitation is fixed. See CASSANDRA-14092 for more details.";
+        let refused = RequestAttemptError::DbError(DbError::Invalid, words.to_owned());
+        let error = execution(&ExecutionError::LastAttemptError(refused));
+        assert_eq!((error.class, error.label), (Fatal, "expiration"));
+        assert_eq!(life_of(error.clone(), false), error);
+        assert_eq!(life_of(error, true).class, Permanent);
+        let other = StoreError::transient("timeout", "no answer");
+        assert_eq!(life_of(other.clone(), true), other);
+        // The text of a record.
+        let words = format!("Could not decode JSON string as a map: x. (String was: {words})");
+        assert_eq!(database(&DbError::Invalid, &words), (Permanent, "invalid"));
     }
 
     #[test]

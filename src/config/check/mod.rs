@@ -35,7 +35,7 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
     for pipeline in config.pipelines.values() {
         delivery::check(config, pipeline, &mut report);
         names::check(pipeline, &config.references, &mut report);
-        statements::check(pipeline, &mut report);
+        statements::check(config, pipeline, &mut report);
         caches::check(config, pipeline, &mut report);
         conditions::check(config, pipeline, &mut report);
     }

@@ -1,11 +1,16 @@
 //! The statements of look-ups and writes: their kind, their markers, and whether they can be repeated.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use super::super::suggest::{list, nearest};
-use super::super::{Binding, Pipeline, Spanned, StepKind, Write, codes};
+use super::super::{Binding, Config, Pipeline, Spanned, StepKind, Write, codes};
 use super::Report;
 use super::cql::{Token, tokens, unrepeatable};
 
-pub(super) fn check(pipeline: &Pipeline, report: &mut Report<'_>) {
+/// The last end of a row that Cassandra notes in its older format, since 1970: 2038-01-19T03:14:06Z.
+const LAST_END: Duration = Duration::from_secs(2_147_483_646);
+
+pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     for step in &pipeline.steps {
         match &step.kind {
             StepKind::Lookup(lookup) => {
@@ -18,6 +23,9 @@ pub(super) fn check(pipeline: &Pipeline, report: &mut Report<'_>) {
                 repeatable(write, report);
                 using(&write.cql, report);
                 life(write, report);
+                if config.scylla.is_some() {
+                    end(write, SystemTime::now(), report);
+                }
             }
             StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) | StepKind::Custom(_) => {}
         }
@@ -119,6 +127,25 @@ fn life(write: &Write, report: &mut Report<'_>) {
         span,
         "no row is left",
         format!("remove `{key}`"),
+    );
+}
+
+/// A row that ends late is refused when it is written, and not when the statement is prepared.
+fn end(write: &Write, now: SystemTime, report: &mut Report<'_>) {
+    let (Some(ttl), Ok(now)) = (write.ttl, now.duration_since(UNIX_EPOCH)) else {
+        return;
+    };
+    if now.saturating_add(ttl) <= LAST_END {
+        return;
+    }
+    let message = "the row is to live until after 2038-01-19, which Cassandra refuses up to 4.1".to_owned();
+    let help = "give it a shorter `ttl`, unless the database is ScyllaDB, or Cassandra 5.0 with storage_compatibility_mode: NONE";
+    report.warning(
+        codes::LATE_END,
+        message,
+        write.cql.span,
+        "halts at its first record there",
+        help,
     );
 }
 

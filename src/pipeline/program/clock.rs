@@ -1,7 +1,7 @@
-//! The wall clock in the rows of writes: a record that runs again finds another time there.
+//! The wall clock in the rows of writes: a record that runs again finds another time there, and what is left of a row's life another one at each attempt.
 
 use super::super::finding::Finding;
-use super::{Action, Program, Source};
+use super::{Action, ComputedSource, Program, Source};
 use crate::config::{Pipeline, StepKind, codes};
 use crate::store::ColumnType;
 use crate::store::cql::TTL_MARKER;
@@ -50,6 +50,50 @@ impl Program {
             }
         }
         (refused, warned)
+    }
+
+    /// Has each life that depends on the clock reckoned from the time at which it is asked for. The values of `set` steps are of theirs, and a write may wait
+    /// for hours behind that.
+    pub(super) fn let_lives_wane(&mut self) {
+        for index in 0..self.steps.len() {
+            let Action::Write(write) = &self.steps[index].action else {
+                continue;
+            };
+            let mut markers = write.statement.markers().iter().zip(&write.binds);
+            let Some(marker) =
+                markers.position(|(marker, place)| marker.name == TTL_MARKER && self.tells_the_time(&place.source))
+            else {
+                continue;
+            };
+            let life = self.of_its_time(&write.binds[marker].source);
+            if let Action::Write(write) = &mut self.steps[index].action {
+                write.binds[marker].source = life;
+                write.waning = Some(marker);
+            }
+        }
+    }
+
+    /// The source with what `set` steps take of the clock in place of their values.
+    fn of_its_time(&self, source: &Source) -> Source {
+        match source {
+            Source::Named(index) => match self.named_value(*index) {
+                // The value of a step with a `when` is null where that did not run.
+                Some((step, place)) if step.when.is_none() && self.tells_the_time(&place.source) => {
+                    self.of_its_time(&place.source)
+                }
+                _ => source.clone(),
+            },
+            Source::Computed(computed) => Source::Computed(Box::new(ComputedSource {
+                expression: computed.expression.clone(),
+                inputs: computed.inputs.iter().map(|input| self.of_its_time(input)).collect(),
+            })),
+            Source::Now(_)
+            | Source::Event(_)
+            | Source::Record(_)
+            | Source::Column { .. }
+            | Source::Rows { .. }
+            | Source::Constant(_) => source.clone(),
+        }
     }
 
     /// Whether a value depends on the wall clock.

@@ -16,6 +16,8 @@ pub struct Write {
     pub statement: Statement,
     /// Its values, in the order of its markers.
     pub binds: Vec<Place>,
+    /// The marker of a life that is reckoned from the clock: what is left of it is asked for at each attempt.
+    pub waning: Option<usize>,
     /// Its place among the writes, from 0. By so many microseconds it is later than the first: of two that touch one row the later step wins.
     pub place: i64,
     /// Whether it may be repeated.
@@ -58,6 +60,7 @@ impl Builder {
         let ready = Write {
             statement,
             binds,
+            waning: None,
             place,
             idempotent,
             policy: Policy::from(&write.errors),

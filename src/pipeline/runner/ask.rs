@@ -79,6 +79,22 @@ impl Runtime {
         }
         Ok(values)
     }
+
+    /// Puts what is left of a life that is reckoned from the clock in the place of what was. A row whose life is over lives for a second more: 0 would be for
+    /// ever, and not to write it would leave in place what it replaces.
+    pub(super) fn wane<'e>(
+        &'e self,
+        write: &'e Write,
+        event: &'e Event,
+        values: &mut [Value<'e>],
+    ) -> Result<(), Failure> {
+        let Some(life) = write.waning else { return Ok(()) };
+        values[life] = match value(&self.program, &write.binds[life].source, event)? {
+            Value::Int(..=0) | Value::Long(..=0) => Value::Int(1),
+            left => left,
+        };
+        Ok(())
+    }
 }
 
 impl Attempts<'_> {
@@ -93,6 +109,7 @@ impl Attempts<'_> {
         let key = key.as_deref();
         loop {
             self.notice_an_open_breaker();
+            let mut own = lookup.cache.is_none();
             let result = match (&lookup.cache, key) {
                 // Where an old row will do, nobody waits for another's probe.
                 (Some(cache), Some(key))
@@ -103,7 +120,10 @@ impl Attempts<'_> {
                     Err(not_asked())
                 }
                 (Some(cache), Some(key)) => {
-                    let load = || self.select(Some(key), lookup, store, &values);
+                    let load = || {
+                        own = true;
+                        self.select(Some(key), lookup, store, &values)
+                    };
                     cache.get_or_load(key, Instant::now(), load).await
                 }
                 _ => self
@@ -125,6 +145,7 @@ impl Attempts<'_> {
                         self.metrics.stale();
                         return Ok(Answer::Row(row));
                     }
+                    self.own = own;
                     if let Some(answer) = Box::pin(self.after_error(error.into(), true)).await? {
                         return Ok(answer);
                     }
@@ -157,13 +178,14 @@ impl Attempts<'_> {
     }
 
     async fn write(&mut self, write: &Write, store: &AnyStore) -> Result<Answer, Failure> {
-        let values = self.runtime.held_binds(&write.binds, self.event)?;
+        let mut values = self.runtime.held_binds(&write.binds, self.event)?;
         let _held = self.event.hold_while(values.iter().map(heap_bytes).sum());
         let timestamp = self.event.origin.write_timestamp_us.saturating_add(write.place);
         loop {
             self.notice_an_open_breaker();
             let result = match self.pass().await {
                 Ok(pass) => {
+                    self.runtime.wane(write, self.event, &mut values)?;
                     let started = Instant::now();
                     // A batch that has failed is not made again: one row may be at fault, and all would go on failing with it.
                     let result = if self.event.alone || self.tries.made() > 0 {

@@ -28,6 +28,8 @@ pub(super) struct Attempts<'a> {
     pub(super) tries: Tries,
     /// Those that found no row.
     pub(super) missed: Tries,
+    /// Whether the last request was its own, and not that of another who asks for the same row. One request is counted once.
+    pub(super) own: bool,
     /// The breaker of what is asked, where it has one.
     gate: Option<&'a Gate>,
 }
@@ -48,6 +50,7 @@ impl Runtime {
             policy,
             tries: Tries::default(),
             missed: Tries::default(),
+            own: true,
             gate,
         }
     }
@@ -114,7 +117,7 @@ impl Attempts<'_> {
             self.tell(&error, what);
             return Ok(Some(answer));
         }
-        if asked {
+        if asked && self.own {
             self.metrics.transient.inc();
             self.metrics.retries.inc();
             self.tell(&error, "trying again");

@@ -817,6 +817,24 @@ async fn only_who_asks_for_a_row_holds_a_probe() {
     asking.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+/// What is counted has the limit of the budget cut.
+#[tokio::test]
+async fn a_failed_request_that_many_wait_for_is_counted_once() {
+    let mut bench = bench(&looking_up("cache = { ttl = \"1h\" }")).await;
+    bench.user(1, "ann", 0.5);
+    fail(&bench, 1);
+    bench.store.set_latency(Duration::from_millis(200));
+    let events: Vec<_> = (0..50).map(|offset| bench.event(offset, 1, "click", false)).collect();
+    join_all(events.into_iter().map(|event| bench.runtime.process(event))).await;
+    let mut batch = Batch::default();
+    bench.completions.take(&mut batch);
+    let done = |c: &Completion| matches!(c.how, How::Finished(Outcome::Done));
+    assert_eq!(batch.completions.iter().filter(|c| done(c)).count(), 50);
+    let step = &bench.runtime.steps[1].step;
+    assert_eq!(bench.store.calls(), 2);
+    assert_eq!((step.transient.get(), step.retries.get()), (1, 1));
+}
+
 #[tokio::test]
 async fn an_outage_is_met_by_probes_and_ends_for_all_at_once() {
     let mut bench = bench(STEPS).await;

@@ -58,7 +58,8 @@ impl Runtime {
         {
             return None;
         }
-        let values = self.binds(&write.binds, event).ok()?;
+        let mut values = self.binds(&write.binds, event).ok()?;
+        self.wane(write, event, &mut values).ok()?;
         let store = self.store.as_ref()?;
         let timestamp = event.origin.write_timestamp_us.saturating_add(write.place);
         let row = store.encode(&write.statement, &values, timestamp)?;

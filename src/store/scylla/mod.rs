@@ -236,6 +236,8 @@ impl ScyllaStore {
         if error.label == "value" {
             return error;
         }
+        let life = |marker: &Marker| marker.name == cql::TTL_MARKER;
+        let error = classify::life_of(error, statement.markers.iter().any(life));
         self.judge_answer(statement, inner, error).await
     }
 

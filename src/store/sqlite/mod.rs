@@ -374,13 +374,13 @@ impl Store for SqliteStore {
         };
         let (reply, answer) = oneshot::channel();
         self.writer
-            .send(writer::Job::Write {
+            .send(writer::Job::Write(writer::Asked {
                 write: write.clone(),
                 values: bound,
                 life_ms,
                 timestamp_us,
                 reply,
-            })
+            }))
             .await?;
         writer::answered(answer.await)
     }

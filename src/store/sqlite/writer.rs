@@ -3,10 +3,10 @@
 //! Why: SQLite has one writer at a time, and a commit costs far more than a row; under load a transaction serves all who
 //! came while the last one was committed, and alone a write is committed at once.
 //!
-//! Invariants: no answer before its commit; a write that fails fails alone (its statement is undone, the others stand)
-//! unless SQLite gave up the whole transaction, which then fails for all in it; one that cannot begin fails for all who
-//! are queued; the thread ends when the store goes,
-//! after what was sent before.
+//! Invariants: no answer before its commit; a write that fails fails alone: its statement is undone, and the others stand.
+//! Where SQLite refuses the whole transaction for good, or gives it up, for one of its rows, each is written again in a
+//! transaction of its own; what may pass fails for all in it, and one that cannot begin for all who are queued. The thread
+//! ends when the store goes, after what was sent before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,7 @@ use super::parse::{Change, Term};
 use super::sql::{EXPIRES, TIMESTAMP, quoted};
 use super::table::Table;
 use super::{invalid, judge, now_millis};
+use crate::retry::Class;
 use crate::store::cql::{TTL_MARKER, Ttl};
 use crate::store::{Marker, StoreError, classify};
 
@@ -32,6 +33,10 @@ const GROUP_TIME: Duration = Duration::from_millis(5);
 const QUEUE: usize = 8 * GROUP;
 /// How often expired rows are cleared away.
 const SWEEP: Duration = Duration::from_secs(60);
+/// So far the wall clock may run ahead between two sweeps.
+const AHEAD: Duration = Duration::from_secs(60);
+/// For so long one that went further is not believed: it may be set back, and what a sweep has deleted is gone.
+const DOUBT: Duration = Duration::from_secs(3600);
 
 /// A change, prepared.
 #[derive(Debug)]
@@ -51,18 +56,21 @@ pub(super) enum Job {
         change: Change,
         reply: Reply<(Write, Table)>,
     },
-    Write {
-        write: Arc<Write>,
-        values: Vec<Bound>,
-        /// How long the row lives, in milliseconds.
-        life_ms: Option<i64>,
-        timestamp_us: i64,
-        reply: Reply<()>,
-    },
+    Write(Asked),
     Script {
         sql: String,
         reply: Reply<()>,
     },
+}
+
+/// A row to be written, and who waits for it.
+pub(super) struct Asked {
+    pub(super) write: Arc<Write>,
+    pub(super) values: Vec<Bound>,
+    /// How long the row lives, in milliseconds.
+    pub(super) life_ms: Option<i64>,
+    pub(super) timestamp_us: i64,
+    pub(super) reply: Reply<()>,
 }
 
 /// The way to the thread.
@@ -81,6 +89,8 @@ impl Handle {
             generation,
             expiring: Vec::new(),
             swept: Instant::now(),
+            believed: (Instant::now(), now_millis()),
+            doubted: None,
         };
         std::thread::Builder::new()
             .name("messina-sqlite".into())
@@ -114,6 +124,10 @@ struct Writer {
     /// Tables that a statement with a TTL writes; they have an index for the sweep.
     expiring: Vec<String>,
     swept: Instant,
+    /// What the wall clock said when it was last believed, in milliseconds since 1970.
+    believed: (Instant, i64),
+    /// Since when it is not.
+    doubted: Option<Instant>,
 }
 
 type Queue = Receiver<(Job, tokio::sync::OwnedSemaphorePermit)>;
@@ -127,14 +141,14 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if self.swept.elapsed() >= SWEEP {
-                self.sweep();
+                self.sweep(Instant::now(), now_millis());
             }
         }
     }
 
     fn take(&mut self, job: Job, queue: &Queue) {
         match job {
-            Job::Write { .. } => {
+            Job::Write(_) => {
                 if let Some(other) = self.group(job, queue) {
                     self.take(other, queue);
                 }
@@ -152,32 +166,23 @@ impl Writer {
     fn group(&mut self, first: Job, queue: &Queue) -> Option<Job> {
         let start = Instant::now();
         let now = now_millis();
-        let mut waiting: Vec<(Reply<()>, Result<(), StoreError>)> = Vec::new();
-        let mut begun = self
-            .connection
-            .execute_batch("BEGIN IMMEDIATE")
-            .map_err(|e| classify::sqlite(&e));
+        let mut waiting: Vec<(Asked, Result<(), StoreError>)> = Vec::new();
+        let mut begun = self.begin();
         // All who are queued have waited for the lock by then: each would else wait for it anew, one after the other.
         let locked = begun.is_err();
         let mut next = Some(first);
         let other = loop {
             match next.take() {
-                Some(Job::Write {
-                    write,
-                    values,
-                    life_ms,
-                    timestamp_us,
-                    reply,
-                }) => {
+                Some(Job::Write(asked)) => {
                     let done = match &begun {
-                        Ok(()) => self.write(&write, values, timestamp_us, (now, life_ms)),
+                        Ok(()) => self.write(&asked, now),
                         Err(e) => Err(e.clone()),
                     };
                     if begun.is_ok() && self.connection.is_autocommit() {
                         // SQLite has rolled the transaction back: nothing of it stands.
                         begun = Err(done.as_ref().err().cloned().unwrap_or_else(rolled_back));
                     }
-                    waiting.push((reply, done));
+                    waiting.push((asked, done));
                 }
                 other => break other,
             }
@@ -186,44 +191,73 @@ impl Writer {
             }
             next = queue.try_recv().ok().map(|(job, _permit)| job);
         };
-        let committed = begun.and_then(|()| {
-            self.connection
-                .execute_batch("COMMIT")
-                .map_err(|e| classify::sqlite(&e))
-        });
-        if committed.is_err() && !self.connection.is_autocommit() {
-            // The error that matters is the commit's; a transaction that cannot be ended fails the next BEGIN too.
-            let _ = self.connection.execute_batch("ROLLBACK");
+        let committed = begun.and_then(|()| self.commit());
+        if committed.is_err() {
+            self.roll_back();
         }
-        for (reply, done) in waiting {
+        let refused = matches!(&committed, Err(error) if error.class == Class::Permanent);
+        if refused && waiting.len() > 1 {
+            // For a row of one of them: which, SQLite does not say of a constraint that it looks at when it commits.
+            self.each_by_itself(waiting, now);
+            return other;
+        }
+        for (asked, done) in waiting {
             // An asker who is gone has no use for the answer; the write stands.
-            let _ = reply.send(committed.clone().and(done));
+            let _ = asked.reply.send(committed.clone().and(done));
         }
         other
     }
 
-    fn write(
-        &self,
-        write: &Write,
-        values: Vec<Bound>,
-        timestamp_us: i64,
-        (now, life_ms): (i64, Option<i64>),
-    ) -> Result<(), StoreError> {
+    /// Writes rows whose transaction was refused, in their order, each in one of its own, and answers. Where one cannot begin, those behind it have waited
+    /// for the lock too.
+    fn each_by_itself(&self, refused: Vec<(Asked, Result<(), StoreError>)>, now: i64) {
+        let mut begun = Ok(());
+        for (asked, _) in refused {
+            begun = begun.and_then(|()| self.begin());
+            let done = begun.clone().and_then(|()| self.write(&asked, now));
+            let done = done.and_then(|()| self.commit());
+            if done.is_err() {
+                self.roll_back();
+            }
+            let _ = asked.reply.send(done);
+        }
+    }
+
+    fn begin(&self) -> Result<(), StoreError> {
+        let begun = self.connection.execute_batch("BEGIN IMMEDIATE");
+        begun.map_err(|e| classify::sqlite(&e))
+    }
+
+    fn commit(&self) -> Result<(), StoreError> {
+        let committed = self.connection.execute_batch("COMMIT");
+        committed.map_err(|e| classify::sqlite(&e))
+    }
+
+    /// Ends a transaction that has failed, unless SQLite has.
+    fn roll_back(&self) {
+        if !self.connection.is_autocommit() {
+            // The error that matters is the one before; a transaction that cannot be ended fails the next BEGIN too.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+    }
+
+    fn write(&self, asked: &Asked, now: i64) -> Result<(), StoreError> {
+        let sql = &asked.write.sql;
         let run = || -> rusqlite::Result<usize> {
-            let mut statement = self.connection.prepare_cached(&write.sql)?;
-            let end = life_ms.map(|life| now.saturating_add(life));
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let end = asked.life_ms.map(|life| now.saturating_add(life));
             let own = [
-                Bound::Integer(timestamp_us),
+                Bound::Integer(asked.timestamp_us),
                 end.map_or(Bound::Null, Bound::Integer),
                 Bound::Integer(now),
             ];
             let count = statement.parameter_count();
-            for (i, value) in values.into_iter().chain(own).take(count).enumerate() {
+            for (i, value) in asked.values.iter().chain(&own).take(count).enumerate() {
                 statement.raw_bind_parameter(i + 1, value)?;
             }
             statement.raw_execute()
         };
-        run().map(|_| ()).map_err(|e| judge(&self.connection, &write.sql, &e))
+        run().map(|_| ()).map_err(|e| judge(&self.connection, sql, &e))
     }
 
     /// Gives the table Messina's columns, if it has them not, and makes the statement.
@@ -290,15 +324,31 @@ impl Writer {
         ))
     }
 
+    /// Whether the wall clock has gone on as time has, or has been where it is for a while.
+    fn believes(&mut self, now: Instant, wall: i64) -> bool {
+        let (then, said) = self.believed;
+        let most = (now.saturating_duration_since(then) + AHEAD).as_millis() as i64;
+        if wall.saturating_sub(said) > most {
+            let since = *self.doubted.get_or_insert(now);
+            if now.saturating_duration_since(since) < DOUBT {
+                return false;
+            }
+        }
+        self.believed = (now, wall);
+        self.doubted = None;
+        true
+    }
+
     /// Deletes expired rows. What cannot be deleted now can be at the next sweep; look-ups do not see it either way.
-    fn sweep(&mut self) {
-        self.swept = Instant::now();
+    /// `wall` is what the wall clock says at `now`.
+    fn sweep(&mut self, now: Instant, wall: i64) {
+        self.swept = now;
+        if !self.believes(now, wall) {
+            return;
+        }
         for table in &self.expiring {
             let sql = format!("DELETE FROM {} WHERE {EXPIRES} <= ?1", quoted(table));
-            let swept = self
-                .connection
-                .prepare_cached(&sql)
-                .and_then(|mut s| s.execute([now_millis()]));
+            let swept = self.connection.prepare_cached(&sql).and_then(|mut s| s.execute([wall]));
             match swept {
                 Ok(rows) => tracing::debug!(table, rows, "expired rows are deleted"),
                 Err(error) => tracing::warn!(table, %error, "expired rows could not be deleted"),
@@ -314,43 +364,57 @@ fn rolled_back() -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::cluster::Scratch;
     use crate::store::sqlite::parse;
 
-    #[test]
-    fn a_lock_of_another_process_is_waited_for_once_by_all_who_are_queued() {
-        let path = std::env::temp_dir().join(format!("messina-locked-{}.db", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        let other = Connection::open(&path).unwrap();
-        other
-            .execute_batch("CREATE TABLE t (id bigint PRIMARY KEY, n bigint)")
-            .unwrap();
-        let connection = Connection::open(&path).unwrap();
+    type Answer = oneshot::Receiver<Result<(), StoreError>>;
+
+    /// A writer of an empty file with these tables, and its statement.
+    fn writer(path: &std::path::Path, tables: &str, insert: &str) -> (Writer, Arc<Write>) {
+        let connection = Connection::open(path).unwrap();
         connection.busy_timeout(Duration::ZERO).unwrap();
+        connection.execute_batch(tables).unwrap();
         let mut writer = Writer {
             connection,
             generation: Arc::default(),
             expiring: Vec::new(),
             swept: Instant::now(),
+            believed: (Instant::now(), now_millis()),
+            doubted: None,
         };
-        let change = parse::change("INSERT INTO t (id, n) VALUES (:id, :n)").unwrap();
-        let write = Arc::new(writer.prepare(change).unwrap().0);
+        let write = writer.prepare(parse::change(insert).unwrap()).unwrap().0;
+        (writer, Arc::new(write))
+    }
+
+    /// Queues rows of an id and a number.
+    fn queued(write: &Arc<Write>, rows: impl Iterator<Item = (i64, i64)>) -> (Queue, Vec<Answer>) {
         let (jobs, queue) = channel();
         let room = Arc::new(Semaphore::new(QUEUE));
+        let answers = rows.map(|(id, n)| {
+            let (reply, answer) = oneshot::channel();
+            let asked = Asked {
+                write: write.clone(),
+                values: vec![Bound::Integer(id), Bound::Integer(n)],
+                life_ms: None,
+                timestamp_us: 1,
+                reply,
+            };
+            let sent = jobs.send((Job::Write(asked), room.clone().try_acquire_owned().unwrap()));
+            assert!(sent.is_ok());
+            answer
+        });
+        let answers = answers.collect();
+        (queue, answers)
+    }
+
+    #[test]
+    fn a_lock_of_another_process_is_waited_for_once_by_all_who_are_queued() {
+        let scratch = Scratch::new().unwrap();
+        let table = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)";
+        let (mut writer, write) = writer(&scratch.database(), table, "INSERT INTO t (id, n) VALUES (:id, :n)");
+        let other = Connection::open(scratch.database()).unwrap();
         let mut take_all = || {
-            let mut answers = Vec::new();
-            for id in 0..=GROUP as i64 {
-                let (reply, answer) = oneshot::channel();
-                let job = Job::Write {
-                    write: write.clone(),
-                    values: vec![Bound::Integer(id), Bound::Integer(1)],
-                    life_ms: None,
-                    timestamp_us: 1,
-                    reply,
-                };
-                let sent = jobs.send((job, room.clone().try_acquire_owned().unwrap()));
-                assert!(sent.is_ok());
-                answers.push(answer);
-            }
+            let (queue, answers) = queued(&write, (0..=GROUP as i64).map(|id| (id, 1)));
             writer.take(queue.recv().unwrap().0, &queue);
             answers
         };
@@ -360,6 +424,59 @@ mod tests {
         }
         other.execute_batch("ROLLBACK").unwrap();
         assert_eq!(take_all()[0].try_recv().unwrap(), Ok(()));
-        std::fs::remove_file(&path).unwrap();
+    }
+
+    /// The fifth of ten rows is refused: of the table's foreign key when the transaction is committed, of its trigger with the whole transaction.
+    #[test]
+    fn of_the_rows_that_share_a_transaction_one_that_is_refused_takes_no_other_with_it() {
+        let deferred = "CREATE TABLE p (id bigint PRIMARY KEY); INSERT INTO p VALUES (1);\
+             CREATE TABLE t (id bigint PRIMARY KEY, n bigint REFERENCES p (id) DEFERRABLE INITIALLY DEFERRED)";
+        let rolling_back = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint);\
+             CREATE TRIGGER positive BEFORE INSERT ON t WHEN NEW.n < 0 BEGIN SELECT RAISE(ROLLBACK, 'negative'); END";
+        for tables in [deferred, rolling_back] {
+            let scratch = Scratch::new().unwrap();
+            let insert = "INSERT INTO t (id, n) VALUES (:id, :n)";
+            let (mut writer, write) = writer(&scratch.database(), tables, insert);
+            let (queue, answers) = queued(&write, (0..10).map(|id| (id, if id == 4 { -1 } else { 1 })));
+            while let Ok((job, _)) = queue.try_recv() {
+                writer.take(job, &queue);
+            }
+            for (id, mut answer) in answers.into_iter().enumerate() {
+                let label = answer.try_recv().unwrap().err().map(|error| error.label);
+                assert_eq!(label, (id == 4).then_some("constraint"), "row {id} of {tables}");
+            }
+            let count = "SELECT count(*) FROM t";
+            let rows: i64 = writer.connection.query_row(count, [], |row| row.get(0)).unwrap();
+            assert_eq!(rows, 9, "{tables}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_runs_ahead_for_a_while_deletes_no_row() {
+        let scratch = Scratch::new().unwrap();
+        let table = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)";
+        let (mut writer, _) = writer(&scratch.database(), table, "INSERT INTO t (id, n) VALUES (:id, :n)");
+        writer.expiring.push("t".to_owned());
+        let (start, wall) = writer.believed;
+        let hour = 3_600_000;
+        let insert = format!("INSERT INTO t (id, {EXPIRES}) VALUES (1, ?1), (2, ?2)");
+        let ends = [wall + 30_000, wall + 10 * hour];
+        writer.connection.execute(&insert, ends).unwrap();
+        // How many rows there are after a sweep so many minutes from the start, by a clock that is so many hours ahead.
+        let mut left = |minutes: i64, ahead: i64| {
+            let now = start + Duration::from_secs(60 * minutes as u64);
+            writer.sweep(now, wall + 60_000 * minutes + ahead * hour);
+            let count = "SELECT count(*) FROM t";
+            writer
+                .connection
+                .query_row(count, [], |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
+        assert_eq!(left(1, 24), 2);
+        assert_eq!(left(2, 0), 1, "the one whose life is over");
+        for minutes in 3..63 {
+            assert_eq!(left(minutes, 24), 1, "in minute {minutes}");
+        }
+        assert_eq!(left(63, 24), 0, "it has been so for an hour");
     }
 }
