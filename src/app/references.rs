@@ -151,10 +151,6 @@ fn shape(
     let mut fields = Vec::new();
     for field in &reference.fields {
         let name = &field.name.value;
-        let mut seen = Seen::default();
-        for value in sample.iter().filter_map(|d| d.get(name.as_str()).ok().flatten()) {
-            seen.add(value);
-        }
         let ty = match &field.ty {
             Some(declared) => {
                 let misfit = sample.iter().find_map(|document| {
@@ -168,11 +164,17 @@ fn shape(
                 }
                 declared.clone()
             }
-            None => seen.ty().unwrap_or_else(|why| {
-                let absent = !sample.iter().any(|document| of(document, name));
-                findings.push(no_type(collection, &field.name, sample.len(), absent, &why));
-                Type::Any
-            }),
+            None => {
+                let mut seen = Seen::default();
+                for value in sample.iter().filter_map(|d| d.get(name.as_str()).ok().flatten()) {
+                    seen.add(value);
+                }
+                seen.ty().unwrap_or_else(|why| {
+                    let absent = !sample.iter().any(|document| of(document, name));
+                    findings.push(no_type(collection, &field.name, sample.len(), absent, &why));
+                    Type::Any
+                })
+            }
         };
         fields.push((name.clone(), ty));
     }
@@ -196,8 +198,17 @@ fn no_type(collection: &str, field: &config::Spanned<String>, sampled: usize, ab
         NoType::Unseen => format!("{collection}: `{name}` has no value in {sampled} documents"),
         NoType::Mixed(counts) => format!("{collection}: `{name}` is of several types in {sampled} documents: {counts}"),
         NoType::Unusable(ty) => format!("{collection}: `{name}` is {ty}, which a pipeline cannot use"),
+        NoType::Dictionary => {
+            format!("{collection}: `{name}` has more than 1,000 different fields: it is a dictionary")
+        }
     };
-    Finding::new(field.span, message).help(format!("declare it, as in fields = {{ {name} = \"string\" }}"))
+    let help = match why {
+        NoType::Dictionary => format!("leave `{name}` out of `fields`: what has its keys from data has no type"),
+        NoType::Unseen | NoType::Mixed(_) | NoType::Unusable(_) => {
+            format!("declare it, as in fields = {{ {name} = \"string\" }}")
+        }
+    };
+    Finding::new(field.span, message).help(help)
 }
 
 /// Reads every collection whole, waiting for a server that does not answer, and follows it from then on in `tasks`.

@@ -9,7 +9,7 @@ use super::default;
 use super::direct::Direct;
 use super::encode;
 use super::plan::Ask;
-use super::resolve::{Resolution, Resolver, source_of};
+use super::resolve::{Given, Resolution, Resolver};
 use super::schema::{Field, NodeId, Schema, Shape};
 use super::splice::{Piece, Place, Splice, SpliceError};
 use super::types;
@@ -154,7 +154,8 @@ impl Drafter<'_> {
         to: &[Field],
         new_fields: &[&str],
     ) -> Result<(), SpliceError> {
-        for field in to {
+        let mut given = Given::new(from);
+        for (number, field) in to.iter().enumerate() {
             let path = joined(path, &field.name);
             if let Some(value) = new_fields.iter().position(|name| *name == field.name) {
                 self.pieces.push(Piece::New {
@@ -165,7 +166,7 @@ impl Drafter<'_> {
                 });
                 continue;
             }
-            match (source_of(field, from), &field.default) {
+            match (given.source_of(number, field), &field.default) {
                 (Some(number), _) => {
                     let source = joined(source, &from[number].name);
                     self.field(trail, (path, source), from, number, field.node)?;

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::resolve::{same_name, source_of};
-use super::schema::{Field, Logical, Node, NodeId, Schema, Shape};
+use super::resolve::{Given, same_name};
+use super::schema::{Logical, Node, NodeId, Schema, Shape};
 
 /// Levels of types that are looked at; beyond, the answer is no.
 const MAX_LEVELS: usize = 512;
@@ -84,9 +84,10 @@ impl<'s> Relation<'s> {
         let (a, b) = (writer.node(from), output.node(to));
         match (&a.shape, &b.shape) {
             (Shape::Record { fields: from, .. }, Shape::Record { fields: to, .. }) => {
+                let mut given = Given::new(from);
                 from.len() == to.len()
                     && to.iter().enumerate().all(|(number, field)| {
-                        source_of(field, from) == Some(number) && self.same_bytes(from[number].node, field.node)
+                        given.source_of(number, field) == Some(number) && self.same_bytes(from[number].node, field.node)
                     })
             }
             (Shape::Union(from), Shape::Union(to)) => {
@@ -118,10 +119,13 @@ impl<'s> Relation<'s> {
             (Shape::Union(branches), _) => branches.iter().any(|branch| self.takes(branches, *branch, to)),
             (_, Shape::Union(branches)) => self.choose(&[], from, branches).is_some(),
             (Shape::Record { fields: from, .. }, Shape::Record { fields: to, .. }) => {
-                to.iter().all(|field: &Field| match source_of(field, from) {
-                    Some(number) => self.resolves(from[number].node, field.node),
-                    None => field.default.is_some(),
-                })
+                let mut given = Given::new(from);
+                to.iter()
+                    .enumerate()
+                    .all(|(number, field)| match given.source_of(number, field) {
+                        Some(number) => self.resolves(from[number].node, field.node),
+                        None => field.default.is_some(),
+                    })
             }
             (Shape::Array(from), Shape::Array(to)) | (Shape::Map(from), Shape::Map(to)) => self.resolves(*from, *to),
             (Shape::Enum { .. }, Shape::Enum { .. }) => true,

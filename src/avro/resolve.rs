@@ -188,8 +188,9 @@ impl<'s> Resolver<'s> {
 
     fn fields(&mut self, from: &[Field], to: &[Field]) -> Result<Vec<Source>, EncodeError> {
         let mut sources = Vec::with_capacity(to.len());
-        for field in to {
-            let source = match (source_of(field, from), &field.default) {
+        let mut given = Given::new(from);
+        for (number, field) in to.iter().enumerate() {
+            let source = match (given.source_of(number, field), &field.default) {
                 (Some(number), _) => {
                     let conversion = self.convert(from[number].node, field.node);
                     let conversion = conversion.map_err(|error| error.within(&format!(".{}", field.name)))?;
@@ -213,10 +214,32 @@ impl<'s> Resolver<'s> {
     }
 }
 
-/// The number of the writer's field that an output's field takes: of its name, or of one of its aliases.
-pub(crate) fn source_of(field: &Field, from: &[Field]) -> Option<usize> {
-    let named = |name: &str| from.iter().position(|candidate| candidate.name == name);
-    named(&field.name).or_else(|| field.aliases.iter().find_map(|alias| named(alias)))
+/// The fields of a writer's record, of which an output's record takes some.
+pub(crate) struct Given<'a> {
+    fields: &'a [Field],
+    /// Their numbers by their names, from the first field on that is not at its own place: a record may have very many of them.
+    numbers: Option<HashMap<&'a str, usize>>,
+}
+
+impl<'a> Given<'a> {
+    pub fn new(fields: &'a [Field]) -> Given<'a> {
+        Given { fields, numbers: None }
+    }
+
+    /// The number of the writer's field that field `number` of the output takes: of its name, or of one of its aliases.
+    pub fn source_of(&mut self, number: usize, field: &Field) -> Option<usize> {
+        // No other has the name. Where fields are only appended, each is here.
+        if self.fields.get(number).is_some_and(|same| same.name == field.name) {
+            return Some(number);
+        }
+        let fields = self.fields;
+        let numbers = self.numbers.get_or_insert_with(|| {
+            let named = fields.iter().enumerate();
+            named.map(|(number, field)| (field.name.as_str(), number)).collect()
+        });
+        let mut names = std::iter::once(&field.name).chain(&field.aliases);
+        names.find_map(|name| numbers.get(name.as_str()).copied())
+    }
 }
 
 /// Whether two named types go by one name: the same, an alias, or the same but for the namespace.

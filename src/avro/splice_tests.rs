@@ -1,6 +1,7 @@
 //! Tests of outputs: which pieces they have, and what is built.
 
 use super::*;
+use crate::avro::relation::Relation;
 use crate::avro::value::Unit;
 
 fn schema(json: &str) -> Arc<Schema> {
@@ -101,6 +102,29 @@ fn fields_are_taken_by_name_and_alias_and_moved_dropped_and_added() {
             ("e", text("é"))
         ])
     );
+}
+
+#[test]
+fn many_fields_are_found_without_a_look_at_all_for_each() {
+    const FIELDS: usize = 100_000;
+    let of = |numbers: Vec<usize>| {
+        let fields = numbers
+            .iter()
+            .map(|number| format!(r#""name":"f{number}","type":"null""#));
+        let fields: Vec<String> = fields.collect();
+        record(&fields.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let from = of((0..FIELDS).collect());
+    let appended = of((0..=FIELDS).collect());
+    let reversed = of((0..FIELDS).rev().collect());
+    let new = format!("f{FIELDS}");
+    let draft = Draft::of(&from, &appended, &[new.as_str()]);
+    assert!(draft.is_ok(), "{:?}", draft.err());
+    let draft = Draft::of(&from, &reversed, &[]);
+    assert!(draft.is_ok(), "{:?}", draft.err());
+    assert!(Relation::new(&from, &from).same_bytes(from.root(), from.root()));
+    assert!(Relation::new(&from, &reversed).resolves(from.root(), reversed.root()));
+    assert!(!Relation::new(&from, &appended).resolves(from.root(), appended.root()));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Types by example: what the documents of a sample have in common.
 //!
 //! Why: a collection has no schema, and a pipeline is checked before it runs. Whole numbers count as `long`, because
-//! drivers choose between 32 and 64 bits by the value at hand. Pure. Invariant: every sampled value fits the type that comes out,
-//! or an error names the two that do not agree.
+//! drivers choose between 32 and 64 bits by the value at hand. Pure. Invariants: every sampled value fits the type that comes out,
+//! or an error says why there is none; an object that is used as a dictionary, with keys of its own in each document, costs no more than another.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,15 @@ use super::codec::{key_of_bson, type_name};
 use crate::avro::value::{Type, Unit};
 use crate::store::ColumnType;
 
+/// Different fields of an object; one with more is a dictionary, whose keys are data.
+const MOST_FIELDS: usize = 1000;
+
 /// What has been seen of one field.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
     ty: Option<Type>,
-    /// BSON's names of two types that have nothing in common.
-    conflict: Option<(String, String)>,
+    /// Why there is none, whatever else comes.
+    conflict: Option<Untyped>,
     /// How often each of BSON's types was seen.
     counts: BTreeMap<&'static str, usize>,
 }
@@ -31,34 +34,55 @@ pub enum NoType {
     Mixed(String),
     /// A type that a pipeline cannot use.
     Unusable(&'static str),
+    /// An object of too many different fields.
+    Dictionary,
+}
+
+/// Why values have no type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Untyped {
+    /// They have none in common, or are what no pipeline can use.
+    Apart,
+    /// An object of too many different fields.
+    Dictionary,
 }
 
 impl Seen {
     /// Takes one value into account.
     pub fn add(&mut self, value: RawBsonRef<'_>) {
         *self.counts.entry(type_name(value)).or_default() += 1;
-        let Some(seen) = of(value) else { return };
-        self.ty = match self.ty.take() {
-            None => Some(seen),
-            Some(known) => match join(known.clone(), seen.clone()) {
-                Some(joined) => Some(joined),
-                None => {
-                    self.conflict.get_or_insert((known.to_string(), seen.to_string()));
-                    Some(known)
-                }
-            },
+        if self.conflict.is_some() {
+            return;
+        }
+        let joined = match (of(value), self.ty.take()) {
+            (Ok(seen), None) => Ok(seen),
+            (Ok(seen), Some(known)) => join(known, seen),
+            // Null, or what no pipeline can use: it says nothing of the others.
+            (Err(Untyped::Apart), known) => {
+                self.ty = known;
+                return;
+            }
+            (Err(why @ Untyped::Dictionary), _) => Err(why),
         };
+        match joined {
+            Ok(ty) => self.ty = Some(ty),
+            Err(why) => self.conflict = Some(why),
+        }
     }
 
     /// The type of all that was seen.
     pub fn ty(self) -> Result<Type, NoType> {
-        if self.conflict.is_some() {
-            let counts: Vec<String> = self
-                .counts
-                .iter()
-                .map(|(name, count)| format!("{name} {count}"))
-                .collect();
-            return Err(NoType::Mixed(counts.join(", ")));
+        match self.conflict {
+            Some(Untyped::Apart) => {
+                let counts: Vec<String> = self
+                    .counts
+                    .iter()
+                    .map(|(name, count)| format!("{name} {count}"))
+                    .collect();
+                return Err(NoType::Mixed(counts.join(", ")));
+            }
+            Some(Untyped::Dictionary) => return Err(NoType::Dictionary),
+            None => {}
         }
         match self.ty.map(with_absent_fields) {
             Some(ty) if is_whole(&ty) => Ok(ty),
@@ -72,8 +96,8 @@ impl Seen {
 }
 
 /// The type of a value; none for null and for what no pipeline can use.
-fn of(value: RawBsonRef<'_>) -> Option<Type> {
-    Some(match value {
+fn of(value: RawBsonRef<'_>) -> Result<Type, Untyped> {
+    Ok(match value {
         RawBsonRef::Boolean(_) => Type::Bool,
         RawBsonRef::Int32(_) | RawBsonRef::Int64(_) => Type::Long,
         RawBsonRef::Double(_) => Type::Double,
@@ -85,7 +109,7 @@ fn of(value: RawBsonRef<'_>) -> Option<Type> {
         RawBsonRef::Array(items) => {
             let (mut item, mut nulls) = (Type::Null, false);
             for value in items {
-                match value.ok()? {
+                match value.map_err(|_| Untyped::Apart)? {
                     RawBsonRef::Null => nulls = true,
                     value => item = join(item, of(value)?)?,
                 }
@@ -93,28 +117,30 @@ fn of(value: RawBsonRef<'_>) -> Option<Type> {
             Type::List(Box::new(if nulls { item.nullable() } else { item }))
         }
         RawBsonRef::Document(document) => Type::Record(record(document)?),
-        _ => return None,
+        _ => return Err(Untyped::Apart),
     })
 }
 
-fn record(document: &RawDocument) -> Option<Vec<(String, Type)>> {
-    document
-        .into_iter()
-        .map(|element| {
-            let (name, value) = element.ok()?;
-            let ty = if value == RawBsonRef::Null {
-                Type::Null
-            } else {
-                of(value)?
-            };
-            Some((name.as_str().to_owned(), ty))
-        })
-        .collect()
+fn record(document: &RawDocument) -> Result<Vec<(String, Type)>, Untyped> {
+    let mut fields = Vec::new();
+    for element in document {
+        let (name, value) = element.map_err(|_| Untyped::Apart)?;
+        if fields.len() == MOST_FIELDS {
+            return Err(Untyped::Dictionary);
+        }
+        let ty = if value == RawBsonRef::Null {
+            Type::Null
+        } else {
+            of(value)?
+        };
+        fields.push((name.as_str().to_owned(), ty));
+    }
+    Ok(fields)
 }
 
 /// The least type that has both; `Type::Null` stands for one that is not known yet.
-fn join(a: Type, b: Type) -> Option<Type> {
-    Some(match (a, b) {
+fn join(a: Type, b: Type) -> Result<Type, Untyped> {
+    Ok(match (a, b) {
         (a, b) if a == b => a,
         (Type::Null, t) | (t, Type::Null) => t,
         (Type::Nullable(a), b) | (b, Type::Nullable(a)) => join(*a, b.non_null().clone())?.nullable(),
@@ -122,15 +148,21 @@ fn join(a: Type, b: Type) -> Option<Type> {
         (Type::Long, d @ Type::Decimal { .. }) | (d @ Type::Decimal { .. }, Type::Long) => d,
         (Type::List(a), Type::List(b)) => Type::List(Box::new(join(*a, *b)?)),
         (Type::Record(mut a), Type::Record(b)) => {
-            for (name, ty) in b {
-                match a.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, known)) => *known = join(known.clone(), ty)?,
+            for (number, (name, ty)) in b.into_iter().enumerate() {
+                // Documents of one make have their fields in one order.
+                let at = match a.get(number) {
+                    Some((same, _)) if *same == name => Some(number),
+                    _ => a.iter().position(|(known, _)| *known == name),
+                };
+                match at {
+                    Some(at) => a[at].1 = join(std::mem::replace(&mut a[at].1, Type::Null), ty)?,
+                    None if a.len() == MOST_FIELDS => return Err(Untyped::Dictionary),
                     None => a.push((name, ty)),
                 }
             }
             Type::Record(a)
         }
-        _ => return None,
+        _ => return Err(Untyped::Apart),
     })
 }
 
@@ -241,6 +273,28 @@ mod tests {
         assert_eq!(mixed, Err(NoType::Mixed("int 1, string 2".to_owned())));
         let minimum = mongodb::bson::Bson::MinKey;
         assert_eq!(seen(&[doc! { "f": minimum }]), Err(NoType::Unusable("another type")));
+    }
+
+    /// An object with keys from `from` on, `many` of them.
+    fn keys(from: usize, many: usize) -> Document {
+        (from..from + many)
+            .map(|key| (format!("k{key}"), mongodb::bson::Bson::Int32(1)))
+            .collect()
+    }
+
+    #[test]
+    fn an_object_with_keys_of_its_own_in_each_document_is_a_dictionary() {
+        let own: Vec<Document> = (0..1000).map(|number| doc! { "f": keys(number * 100, 100) }).collect();
+        assert_eq!(seen(&own), Err(NoType::Dictionary));
+        let items: Vec<Document> = (0..1000).map(|number| keys(number * 100, 100)).collect();
+        assert_eq!(seen(&[doc! { "f": items }]), Err(NoType::Dictionary));
+        assert_eq!(seen(&[doc! { "f": keys(0, MOST_FIELDS + 1) }]), Err(NoType::Dictionary));
+        let mut swapped = keys(1, MOST_FIELDS - 1);
+        swapped.extend(keys(0, 1));
+        match seen(&[doc! { "f": keys(0, MOST_FIELDS) }, doc! { "f": swapped }]) {
+            Ok(Type::Record(fields)) => assert_eq!(fields.len(), MOST_FIELDS),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

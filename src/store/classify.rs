@@ -38,13 +38,25 @@ pub fn execution(error: &ExecutionError) -> StoreError {
     };
     let message = match label {
         "tombstones" => format!(
-            "{error}: the database gives up what it looks for among more deleted rows and cells (tombstones) than it may read. It is asked again until \
-             they are compacted away; compact the table, or change its data model. A step with on_error = \"dead_letter\" and retry.max_elapsed goes on"
+            "{}: the database gives up what it looks for among more deleted rows and cells (tombstones) than it may read. It is asked again until \
+             they are compacted away; compact the table, or change its data model. A step with on_error = \"dead_letter\" and retry.max_elapsed goes on",
+            without_query(error.to_string())
         ),
+        "read_failure" => without_query(error.to_string()),
         "consistency" => format!("{error}: give the step another consistency"),
         _ => error.to_string(),
     };
     StoreError::new(class, label, message)
+}
+
+/// The words of a look-up that replicas gave up, without the query: Cassandra quotes it whole, with the record's values, and it may be tried for ever.
+fn without_query(words: String) -> String {
+    const BEFORE: &str = "aborted the query ";
+    let (before, behind) = (words.find(BEFORE), words.rfind("(see "));
+    match before.map(|at| at + BEFORE.len()).zip(behind) {
+        Some((from, to)) if from <= to => format!("{}{}", &words[..from], &words[to..]),
+        _ => words,
+    }
 }
 
 /// Whether a failed execution has certainly applied nothing: no node was asked, or the one that was asked refused before it sent anything on. It
@@ -264,16 +276,23 @@ fn too_many_tombstones(words: &str) -> bool {
     words.contains("READ_TOO_MANY_TOMBSTONES") || words.contains("tombstone_failure_threshold")
 }
 
-/// Whether the server's words say that a replica's disk is too full for writes: Cassandra's guardrail, which it calls invalid. It passes.
+/// Whether the server's words say that a replica's disk is too full for writes: Cassandra's guardrail, which it calls invalid. It passes. Not such words
+/// anywhere: of JSON that it does not take, Cassandra quotes the record's own text.
 fn disk_full(words: &str) -> bool {
-    words.contains("disk usage exceeds")
+    let named = words.strip_prefix("Guardrail ");
+    let (_, why) = named
+        .and_then(|named| named.split_once(" violated: "))
+        .unwrap_or(("", words));
+    why.starts_with("Write request failed because disk usage exceeds")
 }
 
 /// Whether the server's words say that it does not take the consistency level of the request: each_quorum of a look-up in ScyllaDB, and in Cassandra before
-/// 3.0; each_quorum of a write to a keyspace of SimpleStrategy; any for a counter; one that is forbidden by guardrails. Not such words anywhere: of JSON that it
-/// cannot read, Cassandra quotes the record's own text.
+/// 3.0; each_quorum of a write to a keyspace of SimpleStrategy; any for a counter; one that is forbidden by guardrails. Not such words anywhere, as in
+/// [`disk_full`].
 fn level_refused(words: &str) -> bool {
-    const STARTS: [&str; 4] = [
+    const STARTS: [&str; 6] = [
+        "any consistencylevel is only ",
+        "each_quorum consistencylevel is only ",
         "consistency level ",
         "write consistency level ",
         "guardrail read_consistency_levels ",
@@ -281,7 +300,6 @@ fn level_refused(words: &str) -> bool {
     ];
     let words = words.to_ascii_lowercase();
     STARTS.iter().any(|start| words.starts_with(start))
-        || words.ends_with("consistencylevel is only supported for writes")
 }
 
 /// Whether the server's words say that the row would end later than it can note: behind 2038-01-19 in Cassandra up to 4.1, and in 5.0 while it keeps the
@@ -446,10 +464,27 @@ mod tests {
         }
         let words = "Operation failed - received 0 responses and 2 failures";
         assert_eq!(database(&failure, words), (Transient, "write_failure"));
-        let words =
-            "Guardrail replica_disk_usage violated: Write request failed because disk usage exceeds failure threshold";
-        assert_eq!(database(&DbError::Invalid, words), (Transient, "disk_full"));
-        assert_eq!(database(&DbError::Invalid, "wrong"), (Permanent, "invalid"));
+    }
+
+    #[test]
+    fn what_a_record_says_does_not_decide_what_its_refusal_means() {
+        let full = "Write request failed because disk usage exceeds failure threshold";
+        let violated = format!("Guardrail replica_disk_usage violated: {full}");
+        for words in [full, violated.as_str()] {
+            assert_eq!(database(&DbError::Invalid, words), (Transient, "disk_full"));
+        }
+        for text in [
+            full,
+            "EACH_QUORUM ConsistencyLevel is only supported for writes",
+            "consistency level ANY is not yet supported for counter",
+        ] {
+            for words in [
+                format!("JSON values map contains unrecognized column: {text}"),
+                format!("Could not decode JSON string as a map: x. (String was: {text})"),
+            ] {
+                assert_eq!(database(&DbError::Invalid, &words), (Permanent, "invalid"), "{words}");
+            }
+        }
     }
 
     #[test]
@@ -463,6 +498,7 @@ mod tests {
     fn a_level_that_is_not_taken_is_the_configurations_mistake() {
         for words in [
             "EACH_QUORUM ConsistencyLevel is only supported for writes",
+            "ANY ConsistencyLevel is only supported for writes",
             "consistency level EACH_QUORUM not compatible with replication strategy (org.apache.cassandra.locator.SimpleStrategy)",
             "Consistency level ANY is not yet supported for counter table visits",
             "Write consistency level ANY is forbidden by the current configuration setting of write_consistency_levels_disallowed.",
@@ -476,9 +512,6 @@ mod tests {
                 "{error}"
             );
         }
-        // The text of a record.
-        let words = "Could not decode JSON string as a map: x. (String was: consistency level ANY is not yet supported for counter)";
-        assert_eq!(database(&DbError::Invalid, words), (Permanent, "invalid"));
     }
 
     #[test]
@@ -525,9 +558,11 @@ mod tests {
         };
         for words in [
             "Operation failed - received 0 responses and 2 failures: READ_TOO_MANY_TOMBSTONES from 10.0.0.1:7000",
-            "2 nodes scanned over 100001 tombstones and aborted the query SELECT … (see tombstone_failure_threshold)",
+            "2 nodes scanned over 100001 tombstones and aborted the query (see tombstone_failure_threshold)",
         ] {
-            let error = failed(words);
+            // With the record's values, and the server's own words last.
+            let query = "aborted the query SELECT * FROM users WHERE name = 'ann (see b)' ALLOW FILTERING ";
+            let error = failed(&words.replace("aborted the query ", query));
             assert_eq!((error.class, error.label), (Transient, "tombstones"));
             assert!(
                 error.message.contains(words) && error.message.contains("retry.max_elapsed"),
@@ -537,6 +572,13 @@ mod tests {
         let error = failed("Operation failed for shop.tombstones - received 0 responses and 2 failures");
         assert_eq!((error.class, error.label), (Transient, "read_failure"));
         assert!(!error.message.contains("retry.max_elapsed"), "{error}");
+        let error = failed(
+            "1 nodes loaded over 9 bytes and aborted the query SELECT 'ann' (see local_read_size_fail_threshold)",
+        );
+        assert!(
+            error.message.ends_with("query (see local_read_size_fail_threshold)"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -17,6 +17,19 @@ use crate::retry::Class;
 use crate::telemetry::handles::StepMetrics;
 use crate::telemetry::scrub::scrub;
 
+/// Reasons of which a server's own words may quote the record: of what it refuses while its nodes have different schemas, and of what goes wrong inside it.
+const QUOTING: [&str; 3] = ["schema_changing", "server_error", "unknown"];
+
+/// What the log says of an error that may pass: where its words may quote the record, as those of a step's `author` may too, they are scrubbed. Others have
+/// advice and numbers that are wanted.
+pub(super) fn words<'a>(message: &'a str, reason: &str, author: bool) -> Cow<'a, str> {
+    if author || QUOTING.contains(&reason) {
+        Cow::Owned(scrub(message))
+    } else {
+        Cow::Borrowed(message)
+    }
+}
+
 /// What is needed to make attempts, and what has become of them.
 pub(super) struct Attempts<'a> {
     pub(super) runtime: &'a Runtime,
@@ -170,12 +183,8 @@ impl Attempts<'_> {
     fn tell(&self, error: &Failure, what: &'static str) {
         let step = &self.step.name;
         if let Some(suppressed) = self.runtime.told_of(error.reason, Some(step), what) {
-            // An author's words may quote the record. Other errors that may pass have advice and numbers that are wanted.
-            let message = if matches!(self.step.action, Action::Custom(_)) {
-                Cow::Owned(scrub(&error.message))
-            } else {
-                Cow::Borrowed(error.message.as_str())
-            };
+            let author = matches!(self.step.action, Action::Custom(_));
+            let message = words(&error.message, error.reason, author);
             tracing::warn!(
                 pipeline = %self.runtime.program.name, step = %step, reason = error.reason,
                 attempts = self.tries.made(), suppressed, "{message}; {what}"

@@ -78,6 +78,24 @@ async fn the_words_of_what_is_asked_are_in_the_log_whole() {
 }
 
 #[tokio::test]
+async fn what_a_server_may_quote_is_not_in_the_log() {
+    let mut bench = bench(STEPS).await;
+    bench.user(1, "ann", 2.5);
+    let words = "Could not decode JSON string as a map: x. (String was: {\"mail\": \"alice@x.org\"})";
+    let log = Lines::default();
+    let guard = log.begin();
+    for (offset, reason) in (0..).zip(["schema_changing", "server_error", "unknown"]) {
+        bench.store.fail_next(StoreError::transient(reason, words));
+        let end = bench.run(offset, 1, "click").await;
+        assert!(matches!(end, How::Finished(Outcome::Done)), "{end:?}");
+    }
+    drop(guard);
+    let log = log.text();
+    assert_eq!(log.matches("Could not decode JSON").count(), 3, "{log}");
+    assert!(!log.contains("alice"), "{log}");
+}
+
+#[tokio::test]
 async fn what_a_step_of_ones_own_quotes_is_not_in_the_log() {
     let steps = r#"
 [[pipelines.p.steps]]

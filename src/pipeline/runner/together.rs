@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 
+use super::attempts::words;
 use super::{Advance, Runtime, random};
 use crate::config::OnError;
 use crate::pipeline::completions::How;
@@ -124,9 +125,10 @@ impl Runtime {
             metrics.transient.inc_by(events.len() as u64);
             metrics.retries.inc_by(events.len() as u64);
             if let Some(suppressed) = self.told_of(error.label, Some(name), "trying again") {
+                let message = words(&error.message, error.label, false);
                 tracing::warn!(
                     pipeline = %self.program.name, step = %name, reason = error.label,
-                    rows = events.len(), suppressed, "{error}; trying again"
+                    rows = events.len(), suppressed, "{message}; trying again"
                 );
             }
             // An open breaker says by itself when to go on.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
 
 use super::{Loop, PATIENCE};
@@ -33,6 +33,17 @@ fn only(topic: &str, partition: i32) -> TopicPartitionList {
     list
 }
 
+/// What is said of an error of the consumer's, with the remedy where librdkafka's words have none.
+fn complaint(error: &KafkaError) -> String {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::BadCompression) => format!(
+            "consumer: {error}: a partition stands still before a batch that is not unpacked. One of zstd that unpacks to more than librdkafka takes is \
+             damaged to it: raise `receive.message.max.bytes` in `consumer_properties`"
+        ),
+        _ => format!("consumer: {error}"),
+    }
+}
+
 impl Loop {
     pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
         self.workers.take();
@@ -46,10 +57,11 @@ impl Loop {
             Err(error) => {
                 // Brokers that went away come back; a topic that is not there may be made.
                 self.parts.runtime.metrics.failed("consume", "transient", "warn");
+                let complaint = complaint(&error);
                 if let Some(suppressed) = self.parts.runtime.told("consume") {
-                    tracing::warn!(pipeline = %self.name(), suppressed, "consumer: {error}");
+                    tracing::warn!(pipeline = %self.name(), suppressed, "{complaint}");
                 }
-                self.note_error(format!("consumer: {error}"));
+                self.note_error(complaint);
                 self.last_complaint = Some(Instant::now());
             }
         }
@@ -354,5 +366,19 @@ impl Loop {
                 self.wait_no_more(partition);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_is_not_unpacked_is_told_with_the_remedy() {
+        let told = |code| complaint(&KafkaError::MessageConsumption(code));
+        let packed = told(RDKafkaErrorCode::BadCompression);
+        assert!(packed.contains("raise `receive.message.max.bytes`"), "{packed}");
+        let away = told(RDKafkaErrorCode::AllBrokersDown);
+        assert!(!away.contains("raise"), "{away}");
     }
 }
