@@ -1,5 +1,6 @@
 //! What the consumer and the producer share towards librdkafka: properties, error classes, log lines.
 
+pub mod asker;
 pub mod headers;
 pub mod login;
 pub mod member;
@@ -212,13 +213,35 @@ pub fn instance(pipeline: &Pipeline, number: usize) -> Option<String> {
 /// librdkafka's default of `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
 
-/// The producer of a pipeline. `queue_bytes` bounds what librdkafka holds undelivered, and `batch_bytes` its batches, where the topics have said
-/// what they take; with a `transactional_id` it has transactions.
+/// A batch that topics take: no larger than the default of Java's producer, which few topics are made too small for. A larger record is a batch alone.
+pub const SMALL_BATCH: usize = 16 << 10;
+
+/// How large a producer's batches may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchBytes {
+    /// Whatever users say.
+    pub most: usize,
+    /// Where they have not set `batch.size`.
+    pub unset: usize,
+}
+
+impl Default for BatchBytes {
+    /// As large as librdkafka makes them.
+    fn default() -> BatchBytes {
+        BatchBytes {
+            most: usize::MAX,
+            unset: BATCH_BYTES,
+        }
+    }
+}
+
+/// The producer of a pipeline. `queue_bytes` bounds what librdkafka holds undelivered, and `batch` what it sends at once; with a `transactional_id` it has
+/// transactions.
 pub fn producer(
     kafka: &Kafka,
     pipeline: &[Property],
     queue_bytes: usize,
-    batch_bytes: Option<usize>,
+    batch: BatchBytes,
     transactional_id: Option<&str>,
 ) -> Result<ClientConfig, SecretError> {
     let mut config = client(kafka, &kafka.producer_properties, pipeline)?;
@@ -251,11 +274,10 @@ pub fn producer(
         &(queue_bytes.max(largest) / 1024 + 1).to_string(),
     );
     default("sticky.partitioning.linger.ms", "10");
-    if let Some(most) = batch_bytes {
-        let wanted = config.get("batch.size").and_then(|bytes| bytes.parse().ok());
-        if most < wanted.unwrap_or(BATCH_BYTES) {
-            config.set("batch.size", most.to_string());
-        }
+    let wanted: Option<usize> = config.get("batch.size").and_then(|bytes| bytes.parse().ok());
+    let size = batch.most.min(wanted.unwrap_or(batch.unset));
+    if size < wanted.unwrap_or(BATCH_BYTES) {
+        config.set("batch.size", size.to_string());
     }
     Ok(config)
 }
@@ -374,7 +396,10 @@ mod tests {
         assert_eq!(every(reader(kafka, &[], "g")), None);
         let reports = Some(REPORT_MS.to_owned());
         assert_eq!(every(consumer(kafka, &config.pipelines["p"], 0, 1 << 20, 1)), reports);
-        assert_eq!(every(producer(kafka, &[], 1 << 20, None, None)), reports);
+        assert_eq!(
+            every(producer(kafka, &[], 1 << 20, BatchBytes::default(), None)),
+            reports
+        );
     }
 
     #[test]
@@ -395,7 +420,7 @@ mod tests {
         let pipeline = &config.pipelines["p"];
         let consumer = consumer(&config.kafka, pipeline, 0, 1 << 20, 1).unwrap();
         let sink = pipeline.sink.as_ref().unwrap();
-        let producer = producer(&config.kafka, &sink.properties, 1 << 20, None, None).unwrap();
+        let producer = producer(&config.kafka, &sink.properties, 1 << 20, BatchBytes::default(), None).unwrap();
         for (client, name, real, value) in [
             (
                 &consumer,
@@ -418,7 +443,7 @@ mod tests {
     fn the_largest_record_has_room_in_the_queue() {
         let toml = "[kafka]\nbrokers = \"k:1\"\nproperties = { \"message.max.bytes\" = 200000000 }\n[registry]\nurl = \"http://r:8081\"\n";
         let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
-        let producer = producer(&config.kafka, &[], 1 << 20, None, None).unwrap();
+        let producer = producer(&config.kafka, &[], 1 << 20, BatchBytes::default(), None).unwrap();
         let room: usize = producer.get("queue.buffering.max.kbytes").unwrap().parse().unwrap();
         assert!(room * 1024 > 200_000_000, "{room}");
     }

@@ -19,7 +19,7 @@ use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
 use crate::config::{self, Delivery, GroupProtocol};
-use crate::kafka::{self, login::Logins, metadata};
+use crate::kafka::{self, BatchBytes, login::Logins, metadata};
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
 use crate::pipeline::{plan, program};
@@ -191,7 +191,7 @@ fn producer_of(
     transactional_id: Option<&str>,
 ) -> (Arc<sink::Producer>, Option<Arc<Turnstile>>) {
     let turnstile = transactional_id.map(|_| Arc::new(Turnstile::default()));
-    let mut properties = kafka::producer(&config.kafka, &[], 1 << 20, None, transactional_id).unwrap();
+    let mut properties = kafka::producer(&config.kafka, &[], 1 << 20, BatchBytes::default(), transactional_id).unwrap();
     let made = sink::producer(
         properties.set("bootstrap.servers", brokers),
         metrics.clone(),
