@@ -163,6 +163,11 @@ impl Sink {
         self.producer.client().context().keeps_order()
     }
 
+    /// What publishes.
+    pub fn producer(&self) -> &Producer {
+        &self.producer
+    }
+
     /// Takes back all that the producer has; another one has to take its place.
     pub fn withdraw(&self) {
         self.producer.withdraw();

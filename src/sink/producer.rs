@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 
 use super::SinkContext;
@@ -72,6 +72,14 @@ impl Producer {
         }
         let (code, reason) = self.inner.client().fatal_error()?;
         Some(format!("{code}: {reason}"))
+    }
+
+    /// Why another one in its place would be given up as it was, if so: the brokers let this client have none.
+    pub fn denied(&self) -> Option<String> {
+        let (code, reason) = self.inner.client().fatal_error()?;
+        (code == RDKafkaErrorCode::ClusterAuthorizationFailed).then(|| {
+            format!("{code}: {reason}; brokers before 2.8 want the right IdempotentWrite on the cluster: grant it, and restart")
+        })
     }
 }
 

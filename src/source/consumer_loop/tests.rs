@@ -1170,6 +1170,25 @@ fn a_producer_that_librdkafka_gives_up_is_made_anew() {
     assert_eq!(first, (0..8).collect::<Vec<_>>());
 }
 
+/// It would be made anew for ever, and the same rows written each time.
+#[test]
+fn a_producer_that_brokers_do_not_let_be_halts_its_pipeline() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    // As brokers before 2.8 answer where IdempotentWrite on the cluster is missing.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal; 5]);
+    let toml = TOML.to_owned() + OUTPUT;
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(30), toml);
+    Load::new(&bench).send(0);
+    until("the loop to end", || bench.thread.is_finished());
+    let End::Halted(failure) = bench.thread.join().unwrap() else {
+        panic!("nothing says why it has ended");
+    };
+    assert!(failure.message.contains("IdempotentWrite"), "{failure}");
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+}
+
 /// Two batches are under way; the first is refused for want of replicas, and the mock cluster takes the one behind it, as a broker does that knows
 /// nothing of the producer yet. librdkafka then calls the first delivered too.
 #[test]
