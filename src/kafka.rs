@@ -8,13 +8,14 @@ pub mod metadata;
 pub mod range;
 pub mod rights;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::config::{Assignor, GroupProtocol, Kafka, Pipeline, Property, SecretError, real_name};
 use crate::retry::Class;
+use crate::telemetry::limit::Limiter;
 
 /// What policy an error of librdkafka calls for.
 pub fn classify(error: &KafkaError) -> Class {
@@ -294,12 +295,19 @@ pub fn log(pipeline: &str, level: RDKafkaLogLevel, facility: &str, message: &str
     }
 }
 
-/// An error that librdkafka reports outside of any call: a broker that went away, mostly. It reconnects by itself.
-pub fn log_error(pipeline: &str, error: &KafkaError, reason: &str) {
+/// How often an error of one reason is logged.
+pub const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// An error that librdkafka reports outside of any call: a broker that went away, mostly. It reconnects by itself. That of a partition comes with each of
+/// its fetches, twice a second: `told` knows of those that were logged.
+pub fn log_error(pipeline: &str, told: &Limiter<String>, error: &KafkaError, reason: &str) {
+    let Some(suppressed) = told.admit(reason.to_owned(), Instant::now()) else {
+        return;
+    };
     if is_grave(error) {
-        tracing::error!(pipeline, "librdkafka: {error}: {reason}");
+        tracing::error!(pipeline, suppressed, "librdkafka: {error}: {reason}");
     } else {
-        tracing::warn!(pipeline, "librdkafka: {error}: {reason}");
+        tracing::warn!(pipeline, suppressed, "librdkafka: {error}: {reason}");
     }
 }
 
@@ -446,6 +454,24 @@ mod tests {
         let producer = producer(&config.kafka, &[], 1 << 20, BatchBytes::default(), None).unwrap();
         let room: usize = producer.get("queue.buffering.max.kbytes").unwrap().parse().unwrap();
         assert!(room * 1024 > 200_000_000, "{room}");
+    }
+
+    #[test]
+    fn an_error_that_comes_again_and_again_is_logged_once() {
+        use tracing_subscriber::layer::SubscriberExt;
+
+        let (kept, told) = (
+            crate::telemetry::breadcrumbs::Breadcrumbs::default(),
+            Limiter::new(TOLD_EVERY),
+        );
+        let error = KafkaError::Global(Code::Unknown);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(kept.clone()), || {
+            for _ in 0..10 {
+                log_error("p", &told, &error, "Fetch from broker 1 failed: in [0]");
+            }
+            log_error("p", &told, &error, "Fetch from broker 1 failed: in [1]");
+        });
+        assert_eq!(kept.last(Some("p")).len(), 2);
     }
 
     #[test]

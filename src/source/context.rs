@@ -20,6 +20,7 @@ use rdkafka::{ClientConfig, TopicPartitionList};
 use crate::kafka;
 use crate::kafka::login::Logins;
 use crate::telemetry::kafka::KafkaMetrics;
+use crate::telemetry::limit::Limiter;
 
 /// What a callback said.
 #[derive(Debug)]
@@ -130,6 +131,8 @@ pub struct SourceContext {
     waits: AtomicBool,
     closing: AtomicBool,
     logins: Logins,
+    /// Errors that were logged.
+    told: Limiter<String>,
 }
 
 impl SourceContext {
@@ -145,6 +148,7 @@ impl SourceContext {
             waits: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             logins,
+            told: Limiter::new(kafka::TOLD_EVERY),
         }
     }
 
@@ -233,7 +237,7 @@ impl ClientContext for SourceContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        kafka::log_error(&self.pipeline, &error, reason);
+        kafka::log_error(&self.pipeline, &self.told, &error, reason);
         self.logins.refused(&error);
         if kafka::classify(&error) == crate::retry::Class::Fatal {
             self.notice(Notice::Fatal(error, reason.to_owned()));
