@@ -1,5 +1,6 @@
 //! What the consumer and the producer share towards librdkafka: properties, error classes, log lines.
 
+pub mod asker;
 pub mod headers;
 pub mod login;
 pub mod low;
@@ -8,13 +9,14 @@ pub mod metadata;
 pub mod range;
 pub mod rights;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::config::{Assignor, GroupProtocol, Kafka, Pipeline, Property, SecretError, real_name};
 use crate::retry::Class;
+use crate::telemetry::limit::Limiter;
 
 /// What policy an error of librdkafka calls for.
 pub fn classify(error: &KafkaError) -> Class {
@@ -213,13 +215,35 @@ pub fn instance(pipeline: &Pipeline, number: usize) -> Option<String> {
 /// librdkafka's default of `batch.size`.
 const BATCH_BYTES: usize = 1_000_000;
 
-/// The producer of a pipeline. `queue_bytes` bounds what librdkafka holds undelivered, and `batch_bytes` its batches, where the topics have said
-/// what they take; with a `transactional_id` it has transactions.
+/// A batch that topics take: no larger than the default of Java's producer, which few topics are made too small for. A larger record is a batch alone.
+pub const SMALL_BATCH: usize = 16 << 10;
+
+/// How large a producer's batches may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchBytes {
+    /// Whatever users say.
+    pub most: usize,
+    /// Where they have not set `batch.size`.
+    pub unset: usize,
+}
+
+impl Default for BatchBytes {
+    /// As large as librdkafka makes them.
+    fn default() -> BatchBytes {
+        BatchBytes {
+            most: usize::MAX,
+            unset: BATCH_BYTES,
+        }
+    }
+}
+
+/// The producer of a pipeline. `queue_bytes` bounds what librdkafka holds undelivered, and `batch` what it sends at once; with a `transactional_id` it has
+/// transactions.
 pub fn producer(
     kafka: &Kafka,
     pipeline: &[Property],
     queue_bytes: usize,
-    batch_bytes: Option<usize>,
+    batch: BatchBytes,
     transactional_id: Option<&str>,
 ) -> Result<ClientConfig, SecretError> {
     let mut config = client(kafka, &kafka.producer_properties, pipeline)?;
@@ -252,11 +276,10 @@ pub fn producer(
         &(queue_bytes.max(largest) / 1024 + 1).to_string(),
     );
     default("sticky.partitioning.linger.ms", "10");
-    if let Some(most) = batch_bytes {
-        let wanted = config.get("batch.size").and_then(|bytes| bytes.parse().ok());
-        if most < wanted.unwrap_or(BATCH_BYTES) {
-            config.set("batch.size", most.to_string());
-        }
+    let wanted: Option<usize> = config.get("batch.size").and_then(|bytes| bytes.parse().ok());
+    let size = batch.most.min(wanted.unwrap_or(batch.unset));
+    if size < wanted.unwrap_or(BATCH_BYTES) {
+        config.set("batch.size", size.to_string());
     }
     Ok(config)
 }
@@ -273,12 +296,19 @@ pub fn log(pipeline: &str, level: RDKafkaLogLevel, facility: &str, message: &str
     }
 }
 
-/// An error that librdkafka reports outside of any call: a broker that went away, mostly. It reconnects by itself.
-pub fn log_error(pipeline: &str, error: &KafkaError, reason: &str) {
+/// How often an error of one reason is logged.
+pub const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// An error that librdkafka reports outside of any call: a broker that went away, mostly. It reconnects by itself. That of a partition comes with each of
+/// its fetches, twice a second: `told` knows of those that were logged.
+pub fn log_error(pipeline: &str, told: &Limiter<String>, error: &KafkaError, reason: &str) {
+    let Some(suppressed) = told.admit(reason.to_owned(), Instant::now()) else {
+        return;
+    };
     if is_grave(error) {
-        tracing::error!(pipeline, "librdkafka: {error}: {reason}");
+        tracing::error!(pipeline, suppressed, "librdkafka: {error}: {reason}");
     } else {
-        tracing::warn!(pipeline, "librdkafka: {error}: {reason}");
+        tracing::warn!(pipeline, suppressed, "librdkafka: {error}: {reason}");
     }
 }
 
@@ -375,7 +405,10 @@ mod tests {
         assert_eq!(every(reader(kafka, &[], "g")), None);
         let reports = Some(REPORT_MS.to_owned());
         assert_eq!(every(consumer(kafka, &config.pipelines["p"], 0, 1 << 20, 1)), reports);
-        assert_eq!(every(producer(kafka, &[], 1 << 20, None, None)), reports);
+        assert_eq!(
+            every(producer(kafka, &[], 1 << 20, BatchBytes::default(), None)),
+            reports
+        );
     }
 
     #[test]
@@ -396,7 +429,7 @@ mod tests {
         let pipeline = &config.pipelines["p"];
         let consumer = consumer(&config.kafka, pipeline, 0, 1 << 20, 1).unwrap();
         let sink = pipeline.sink.as_ref().unwrap();
-        let producer = producer(&config.kafka, &sink.properties, 1 << 20, None, None).unwrap();
+        let producer = producer(&config.kafka, &sink.properties, 1 << 20, BatchBytes::default(), None).unwrap();
         for (client, name, real, value) in [
             (
                 &consumer,
@@ -419,9 +452,27 @@ mod tests {
     fn the_largest_record_has_room_in_the_queue() {
         let toml = "[kafka]\nbrokers = \"k:1\"\nproperties = { \"message.max.bytes\" = 200000000 }\n[registry]\nurl = \"http://r:8081\"\n";
         let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
-        let producer = producer(&config.kafka, &[], 1 << 20, None, None).unwrap();
+        let producer = producer(&config.kafka, &[], 1 << 20, BatchBytes::default(), None).unwrap();
         let room: usize = producer.get("queue.buffering.max.kbytes").unwrap().parse().unwrap();
         assert!(room * 1024 > 200_000_000, "{room}");
+    }
+
+    #[test]
+    fn an_error_that_comes_again_and_again_is_logged_once() {
+        use tracing_subscriber::layer::SubscriberExt;
+
+        let (kept, told) = (
+            crate::telemetry::breadcrumbs::Breadcrumbs::default(),
+            Limiter::new(TOLD_EVERY),
+        );
+        let error = KafkaError::Global(Code::Unknown);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(kept.clone()), || {
+            for _ in 0..10 {
+                log_error("p", &told, &error, "Fetch from broker 1 failed: in [0]");
+            }
+            log_error("p", &told, &error, "Fetch from broker 1 failed: in [1]");
+        });
+        assert_eq!(kept.last(Some("p")).len(), 2);
     }
 
     #[test]

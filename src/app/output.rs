@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::services::{reached, wait};
 use super::{Shared, StartError};
 use crate::config::{self, Config, Order};
-use crate::kafka;
+use crate::kafka::asker::Asker;
 use crate::kafka::login::Logins;
 use crate::kafka::range::{self, TopicError};
+use crate::kafka::{self, SMALL_BATCH};
 use crate::retry::Jitter;
-use crate::sink::batches::{Admin, AdminContext, Batches};
+use crate::sink::batches::Batches;
 use crate::sink::dead_letters::DeadLetters;
 use crate::sink::turnstile::Turnstile;
 use crate::sink::{self, Sink};
@@ -49,24 +50,30 @@ pub(super) async fn topics(
     }
     let name = &pipeline.name.value;
     let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
-    let make = || -> Result<Arc<Admin>, StartError> {
+    let make = || -> Result<Arc<Asker>, StartError> {
         let client = kafka::client(&config.kafka, &config.kafka.producer_properties, properties);
-        let client = client.map_err(|e| StartError::client(name, &e))?;
-        let context = AdminContext { pipeline: name.clone() };
-        let admin = client.create_with_context(context);
-        Ok(Arc::new(admin.map_err(|e| StartError::client(name, &e))?))
+        let asker = Asker::new(client.map_err(|e| StartError::client(name, &e))?);
+        Ok(Arc::new(asker.map_err(|e| StartError::client(name, &e))?))
     };
-    let mut admin = make()?;
+    let mut asker = make()?;
     for topic in &topics {
-        count = wait_for_topic(&mut admin, &make, topic, ASK, shared, jitter).await;
+        count = wait_for_topic(&mut asker, &make, topic, ASK, shared, jitter).await;
     }
-    Ok((Batches::ask(&admin, &topics).await, count))
+    let batches = Batches::ask(asker, &topics).await;
+    for (topic, why) in batches.untold() {
+        tracing::warn!(
+            pipeline = %name, topic,
+            "the brokers do not tell the topic's max.message.bytes: {why}; without a `batch.size` batches are {SMALL_BATCH} bytes at most. \
+             Grant DescribeConfigs on it, or set `batch.size` no larger than it takes"
+        );
+    }
+    Ok((batches, count))
 }
 
 /// Gives how many brokers there are then. A client that gets no answer within `limit` is made anew: librdkafka has copied the login and read the certificates, and they may have been wrong.
 async fn wait_for_topic(
-    admin: &mut Arc<Admin>,
-    make: &impl Fn() -> Result<Arc<Admin>, StartError>,
+    asker: &mut Arc<Asker>,
+    make: &impl Fn() -> Result<Arc<Asker>, StartError>,
     topic: &str,
     limit: Duration,
     shared: &Shared,
@@ -74,22 +81,26 @@ async fn wait_for_topic(
 ) -> usize {
     let mut attempt = 0;
     loop {
-        let (asked, name) = (admin.clone(), topic.to_owned());
-        let answer =
-            tokio::task::spawn_blocking(move || range::partitions_and_brokers(asked.inner(), &name, limit)).await;
-        let (reason, silent) = match answer {
+        let (asks, name) = (asker.clone(), topic.to_owned());
+        let answer = tokio::task::spawn_blocking(move || {
+            range::partitions_and_brokers(asks.client(), &name, limit).map_err(|error| match error {
+                TopicError::Silent(_) => (format!("{error}{}", asks.reasons()), true),
+                TopicError::Missing(_) | TopicError::Refused { .. } => (error.to_string(), false),
+            })
+        });
+        let (reason, silent) = match answer.await {
             Ok(Ok((_, brokers))) => {
                 reached(shared);
                 return brokers;
             }
-            Ok(Err(error)) => (error.to_string(), matches!(error, TopicError::Silent(_))),
+            Ok(Err(refusal)) => refusal,
             Err(error) => (format!("topic '{topic}': {error}"), false),
         };
         wait(shared, &reason, &mut attempt, jitter).await;
         if silent {
             match make() {
                 Ok(made) => {
-                    let old = std::mem::replace(admin, made);
+                    let old = std::mem::replace(asker, made);
                     // It waits for the client's threads.
                     tokio::task::spawn_blocking(move || drop(old));
                 }
@@ -129,9 +140,8 @@ pub(super) fn make(
         return Ok(Output::default());
     }
     let properties = pipeline.sink.as_ref().map_or(&[][..], |s| &s.properties);
-    let batch_bytes = brokers.batches.smallest();
     let id = transactions.map(|(_, id)| id);
-    let client = kafka::producer(&config.kafka, properties, queue_bytes, batch_bytes, id)?;
+    let client = kafka::producer(&config.kafka, properties, queue_bytes, brokers.batches.bytes(), id)?;
     let name = client_name(transactions.map(|(number, _)| number));
     let statistics = KafkaMetrics::new(metrics, &pipeline.name, &name);
     let turnstile = transactions.map(|_| Arc::new(Turnstile::default()));
@@ -271,20 +281,42 @@ topic = "out"
     async fn a_client_without_an_answer_is_made_anew_of_what_is_configured_by_then() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("out", 1, 1).unwrap();
-        let admin = |brokers: &str| -> Arc<Admin> {
-            let context = AdminContext {
-                pipeline: "p".to_owned(),
-            };
+        let asker = |brokers: &str| {
             let mut config = ClientConfig::new();
             config.set("bootstrap.servers", brokers);
-            Arc::new(config.create_with_context(context).unwrap())
+            Arc::new(Asker::new(config).unwrap())
         };
-        let make = || Ok(admin(&cluster.bootstrap_servers()));
-        let mut asks = admin("127.0.0.1:1");
+        let make = || Ok(asker(&cluster.bootstrap_servers()));
+        let mut asks = asker("127.0.0.1:1");
         let (limit, shared, mut jitter) = (Duration::from_secs(2), Shared::default(), Jitter::new(1));
         let waits = wait_for_topic(&mut asks, &make, "out", limit, &shared, &mut jitter);
         assert_eq!(tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap(), 1);
         assert!(shared.lock().unwrap().waiting_for.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_brokers_is_told_why_they_do_not_answer() {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1");
+        let make = || -> Result<Arc<Asker>, StartError> { Ok(Arc::new(Asker::new(config.clone()).unwrap())) };
+        let mut asks = make().unwrap();
+        let (limit, shared, mut jitter) = (Duration::from_secs(2), Shared::default(), Jitter::new(1));
+        let waits = wait_for_topic(&mut asks, &make, "out", limit, &shared, &mut jitter);
+        let told = async {
+            loop {
+                let known = shared.lock().unwrap().waiting_for.clone();
+                if let Some(waiting) = known {
+                    break waiting.what;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let why = tokio::select! {
+            _ = waits => panic!("nobody is there"),
+            why = told => why,
+        };
+        assert!(why.starts_with("the brokers do not answer: "), "{why}");
+        assert!(why.contains("Connection refused"), "{why}");
     }
 
     #[tokio::test]

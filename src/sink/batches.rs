@@ -3,20 +3,21 @@
 //! Brokers refuse a batch as a whole when it is larger than its topic takes (`max.message.bytes`), and do not say whether one record of it is too
 //! large or only all together. librdkafka fills batches up to `batch.size`, a megabyte, whatever the topic takes, and does not split what
 //! was refused. A topic that takes less would so make dead letters of good records. Batches are therefore made no larger than the
-//! smallest topic takes: what is refused then is one record alone.
+//! smallest topic takes: what is refused then is one record alone. Who may not know what a topic takes makes small ones.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResourceResult, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 
-use crate::kafka;
+use crate::kafka::asker::Asker;
 use crate::kafka::headers::{self, List};
+use crate::kafka::{BatchBytes, SMALL_BATCH};
 
 /// What a record takes in a batch beside key, value and headers, with the batch's own head: an upper bound.
 const AROUND: usize = 1024;
@@ -26,76 +27,62 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// How long the cluster's id is waited for, which brokers before 0.10.1 do not have.
 const KNOWN: Duration = Duration::from_secs(1);
 
-/// Asks the brokers about topics.
-pub type Admin = AdminClient<AdminContext>;
-
-/// Logs as the pipeline's other clients do.
-pub struct AdminContext {
-    /// The pipeline's name.
-    pub pipeline: String,
-}
-
-impl ClientContext for AdminContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        kafka::log(&self.pipeline, level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        kafka::log_error(&self.pipeline, &error, reason);
-    }
-}
-
-/// The largest batch that each topic takes, in bytes; without those that would not tell.
+/// The largest batch that each topic takes, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Batches(HashMap<String, usize>);
+pub struct Batches {
+    told: HashMap<String, usize>,
+    /// Why the brokers do not tell it of these.
+    untold: BTreeMap<String, String>,
+}
 
 impl Batches {
-    /// Asks what these topics take. Who may not ask is told so in the log, and batches are then as large as librdkafka makes them.
-    pub async fn ask(admin: &Arc<Admin>, topics: &[&str]) -> Batches {
-        if is_embedded(admin).await {
+    /// Asks what these topics take, of brokers that have answered `asker` before.
+    pub async fn ask(asker: Arc<Asker>, topics: &[&str]) -> Batches {
+        let config = asker.config().clone();
+        // The last who has it waits for the client's threads.
+        let embedded = tokio::task::spawn_blocking(move || is_embedded(&asker));
+        if embedded.await.is_ok_and(|embedded| embedded) {
             return Batches::default();
         }
-        let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
-        let answers = admin.describe_configs(&asked, &options).await;
-        let pipeline = &admin.inner().context().pipeline;
-        let unknown = |topic: &str, why: &str| {
-            tracing::warn!(
-                pipeline,
-                topic,
-                "cannot ask for the topic's max.message.bytes: {why}; where it is below a megabyte, set `batch.size` no larger"
-            );
-        };
-        let answers = match answers {
-            Ok(answers) => answers,
-            Err(error) => {
-                topics.iter().for_each(|topic| unknown(topic, &error.to_string()));
-                return Batches::default();
+        let mut batches = Batches::default();
+        match describe(&config, topics).await {
+            Ok(answers) => {
+                for (topic, answer) in topics.iter().zip(answers) {
+                    match largest(answer) {
+                        Ok(bytes) => drop(batches.told.insert((*topic).to_owned(), bytes)),
+                        Err(why) => drop(batches.untold.insert((*topic).to_owned(), why)),
+                    }
+                }
             }
-        };
-        let mut largest = HashMap::new();
-        for (topic, answer) in topics.iter().zip(answers) {
-            let value = answer.map(|config| config.get("max.message.bytes").and_then(|entry| entry.value.clone()));
-            match value {
-                Ok(Some(bytes)) => match bytes.parse() {
-                    Ok(bytes) => drop(largest.insert((*topic).to_owned(), bytes)),
-                    Err(_) => unknown(topic, &format!("the answer is {bytes:?}")),
-                },
-                Ok(None) => unknown(topic, "the answer has none"),
-                Err(error) => unknown(topic, &error.to_string()),
+            Err(error) => {
+                let untold = topics.iter().map(|topic| ((*topic).to_owned(), error.to_string()));
+                batches.untold = untold.collect();
             }
         }
-        Batches(largest)
+        batches
     }
 
-    /// What all of them take.
-    pub fn smallest(&self) -> Option<usize> {
-        self.0.values().min().copied()
+    /// How large batches may be, whichever of them they are for. Where brokers do not tell what one takes they are small, unless users say otherwise: a
+    /// larger one may be refused with all that is in it.
+    pub fn bytes(&self) -> BatchBytes {
+        let mut bytes = BatchBytes::default();
+        if let Some(smallest) = self.told.values().min() {
+            bytes.most = *smallest;
+        }
+        if !self.untold.is_empty() {
+            bytes.unset = SMALL_BATCH;
+        }
+        bytes
     }
 
     /// What this topic takes, if it is known.
     pub fn taken_by(&self, topic: &str) -> Option<usize> {
-        self.0.get(topic).copied()
+        self.told.get(topic).copied()
+    }
+
+    /// The topics of which the brokers do not tell what they take, and why.
+    pub fn untold(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.untold.iter().map(|(topic, why)| (topic.as_str(), why.as_str()))
     }
 
     /// Whether the topic would have taken this record, at the start at least.
@@ -105,11 +92,27 @@ impl Batches {
 }
 
 /// Whether this is librdkafka's mock cluster, which the demo and `messina test` run on: it never answers the question, and takes batches of any size.
-async fn is_embedded(admin: &Arc<Admin>) -> bool {
-    let admin = admin.clone();
+fn is_embedded(asker: &Asker) -> bool {
     // It is known once the topics have been asked for.
-    let id = tokio::task::spawn_blocking(move || admin.inner().fetch_cluster_id(KNOWN)).await;
-    id.is_ok_and(|id| id.is_some_and(|id| id.starts_with("mockCluster")))
+    let id = asker.client().fetch_cluster_id(KNOWN);
+    id.is_some_and(|id| id.starts_with("mockCluster"))
+}
+
+/// The configurations of these topics.
+async fn describe(config: &ClientConfig, topics: &[&str]) -> Result<Vec<ConfigResourceResult>, KafkaError> {
+    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let options = AdminOptions::new().request_timeout(Some(ANSWER));
+    admin.describe_configs(&asked, &options).await
+}
+
+/// The largest batch that a topic of this configuration takes.
+fn largest(answer: ConfigResourceResult) -> Result<usize, String> {
+    let config = answer.map_err(|code| code.to_string())?;
+    let entry = config.get("max.message.bytes");
+    let bytes = entry.and_then(|entry| entry.value.as_deref());
+    let bytes = bytes.ok_or("the answer has none")?;
+    bytes.parse().map_err(|_| format!("the answer is {bytes:?}"))
 }
 
 /// Bytes of a record: key, value and headers.
@@ -131,28 +134,64 @@ mod tests {
     async fn an_embedded_cluster_is_not_waited_for() {
         let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
         cluster.create_topic("t", 1, 1).unwrap();
-        let context = AdminContext {
-            pipeline: "p".to_owned(),
-        };
-        let mut config = rdkafka::ClientConfig::new();
+        let mut config = ClientConfig::new();
         config.set("bootstrap.servers", cluster.bootstrap_servers());
-        let admin: Arc<Admin> = Arc::new(config.create_with_context(context).unwrap());
-        let asked = admin.clone();
-        let there = move || crate::kafka::range::partitions(asked.inner(), "t", ANSWER);
+        let asker = Arc::new(Asker::new(config).unwrap());
+        let asks = asker.clone();
+        let there = move || crate::kafka::range::partitions(asks.client(), "t", ANSWER);
         let partitions = tokio::task::spawn_blocking(there).await.unwrap();
         assert_eq!(partitions.unwrap(), [0]);
         assert!(
-            is_embedded(&admin).await,
+            is_embedded(&asker),
             "the mock cluster's id is another; the demo would wait a minute for each pipeline"
         );
-        assert_eq!(Batches::ask(&admin, &["t"]).await, Batches::default());
+        assert_eq!(Batches::ask(asker, &["t"]).await, Batches::default());
     }
 
     #[test]
     fn the_smallest_topic_decides_and_an_unknown_one_takes_nothing_for_sure() {
-        let batches = Batches([("a", 50_000), ("b", 9000)].map(|(t, n)| (t.to_owned(), n)).into());
-        assert_eq!((batches.smallest(), Batches::default().smallest()), (Some(9000), None));
+        let told = [("a", 50_000), ("b", 9000)].map(|(t, n)| (t.to_owned(), n)).into();
+        let batches = Batches {
+            told,
+            untold: BTreeMap::new(),
+        };
+        assert_eq!(
+            (batches.bytes().most, batches.bytes().unset),
+            (9000, BatchBytes::default().unset)
+        );
         assert!(batches.would_take("b", 9000 - AROUND) && !batches.would_take("b", 9000 - AROUND + 1));
         assert!(!batches.would_take("c", 1));
+    }
+
+    #[test]
+    fn batches_are_small_where_the_brokers_do_not_tell_what_a_topic_takes() {
+        let size = |told: &[(&str, usize)], untold: &[&str], own: &str| {
+            let batches = Batches {
+                told: told
+                    .iter()
+                    .map(|(topic, bytes)| ((*topic).to_owned(), *bytes))
+                    .collect(),
+                untold: untold
+                    .iter()
+                    .map(|topic| ((*topic).to_owned(), String::new()))
+                    .collect(),
+            };
+            let toml = format!(
+                "[kafka]\nbrokers = \"k:1\"\nproducer_properties = {{ {own} }}\n[registry]\nurl = \"http://r:8081\"\n"
+            );
+            let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let client = crate::kafka::producer(&config.kafka, &[], 1 << 20, batches.bytes(), None).unwrap();
+            client.get("batch.size").map(|bytes| bytes.parse::<usize>().unwrap())
+        };
+        let own = "\"batch.size\" = 200000";
+        // librdkafka's default.
+        assert_eq!(size(&[], &[], ""), None);
+        assert_eq!(size(&[("out", 100_000)], &[], ""), Some(100_000));
+        assert_eq!(size(&[], &["out"], ""), Some(SMALL_BATCH));
+        assert_eq!(size(&[("dead", 9000)], &["out"], ""), Some(9000));
+        assert_eq!(size(&[("dead", 1 << 20)], &["out"], ""), Some(SMALL_BATCH));
+        // What is told counts more than what the user says, and that more than what is guessed.
+        assert_eq!(size(&[], &["out"], own), Some(200_000));
+        assert_eq!(size(&[("dead", 50_000)], &["out"], own), Some(50_000));
     }
 }

@@ -34,6 +34,11 @@ impl DeadLetters {
         }
     }
 
+    /// What publishes.
+    pub fn producer(&self) -> &Producer {
+        &self.producer
+    }
+
     /// Waits until the event may be sent; false where it never may.
     pub async fn may_send(&self, event: &Event) -> bool {
         super::may_send(&self.producer, event).await

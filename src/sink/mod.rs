@@ -38,6 +38,7 @@ use crate::pipeline::failure::Failure;
 use crate::retry::Class;
 use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
+use crate::telemetry::limit::Limiter;
 
 /// The reason of a refusal by a producer that librdkafka has given up, or that was withdrawn: another one would take the record.
 pub const PRODUCER_OVER: &str = "producer_over";
@@ -80,6 +81,8 @@ pub struct SinkContext {
     turnstile: Option<Arc<Turnstile>>,
     batches: Arc<Batches>,
     logins: Logins,
+    /// Errors that were logged.
+    told: Limiter<String>,
 }
 
 impl SinkContext {
@@ -116,6 +119,7 @@ pub fn producer(
         turnstile,
         batches,
         logins,
+        told: Limiter::new(kafka::TOLD_EVERY),
     };
     Producer::start(config, context).map(Arc::new)
 }
@@ -165,6 +169,11 @@ impl Sink {
     /// Whether the order of outputs is the producer's to keep.
     pub fn keeps_order(&self) -> bool {
         self.producer.client().context().keeps_order()
+    }
+
+    /// What publishes.
+    pub fn producer(&self) -> &Producer {
+        &self.producer
     }
 
     /// Takes back all that the producer has; another one has to take its place.
@@ -303,7 +312,7 @@ impl ClientContext for SinkContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        kafka::log_error(self.metrics.pipeline(), &error, reason);
+        kafka::log_error(self.metrics.pipeline(), &self.told, &error, reason);
         self.logins.refused(&error);
     }
 }

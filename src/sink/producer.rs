@@ -86,6 +86,14 @@ impl Producer {
         let fatal = self.inner.client().fatal_error();
         fatal.is_some_and(|(code, _)| code == RDKafkaErrorCode::Fenced)
     }
+
+    /// Why another one in its place would be given up as it was, if so: the brokers let this client have none.
+    pub fn denied(&self) -> Option<String> {
+        let (code, reason) = self.inner.client().fatal_error()?;
+        (code == RDKafkaErrorCode::ClusterAuthorizationFailed).then(|| {
+            format!("{code}: {reason}; brokers before 2.8 want the right IdempotentWrite on the cluster: grant it, and restart")
+        })
+    }
 }
 
 impl Deref for Producer {

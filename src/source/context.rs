@@ -20,6 +20,7 @@ use rdkafka::{ClientConfig, TopicPartitionList};
 use crate::kafka;
 use crate::kafka::login::Logins;
 use crate::telemetry::kafka::KafkaMetrics;
+use crate::telemetry::limit::Limiter;
 
 /// What a callback said.
 #[derive(Debug)]
@@ -134,6 +135,8 @@ pub struct SourceContext {
     closing: AtomicBool,
     logins: Logins,
     brokers: Arc<AtomicUsize>,
+    /// Errors that were logged.
+    told: Limiter<String>,
 }
 
 impl SourceContext {
@@ -150,6 +153,7 @@ impl SourceContext {
             closing: AtomicBool::new(false),
             logins,
             brokers,
+            told: Limiter::new(kafka::TOLD_EVERY),
         }
     }
 
@@ -240,7 +244,7 @@ impl ClientContext for SourceContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        kafka::log_error(&self.pipeline, &error, reason);
+        kafka::log_error(&self.pipeline, &self.told, &error, reason);
         self.logins.refused(&error);
         if kafka::classify(&error) == crate::retry::Class::Fatal {
             self.notice(Notice::Fatal(error, reason.to_owned()));

@@ -1,12 +1,15 @@
 //! Wrong credentials are refused, and the message says which of them is wrong, and how.
 
+use std::path::Path;
+
 use super::secrets::tells_nothing;
 use super::settings::{self, Kafka, Settings};
 use crate::faults::pipelines;
 use crate::support::certificates::{expired, stranger};
 use crate::support::numbers::Numbers;
-use crate::support::process::finish;
+use crate::support::process::{Messina, finish};
 use crate::support::proxy::Proxy;
+use crate::support::{LONG, until};
 
 /// A name that resolves to this machine and is in no certificate.
 const OTHER_HOST: &str = "127.0.0.9";
@@ -194,10 +197,9 @@ fn wrong_credentials_are_refused() {
     let mut unclear = Vec::new();
     for (what, settings, says) in [("nothing wrong", right.clone(), &[][..])].into_iter().chain(cases) {
         let name = what.replace([',', ' '], "-");
-        let found = finish(
-            &["check", "--online"],
-            &[&configs[0], &configs[1], &settings.file(&bench, &name)],
-        );
+        let secure = settings.file(&bench, &name);
+        let files: [&Path; 3] = [&configs[0], &configs[1], &secure];
+        let found = finish(&["check", "--online"], &files);
         println!("{what}: {:?}\n{}", found.code, found.stderr);
         tells_nothing(what, &found.stderr);
         assert!(!found.stderr.contains(wrong), "{what}: a wrong secret is a secret too");
@@ -212,6 +214,16 @@ fn wrong_credentials_are_refused() {
                 .filter(|text| !found.stderr.contains(**text))
                 .map(|text| format!("{what}: does not say {text:?}")),
         );
+        // A start waits for them, and says the same meanwhile.
+        if what.starts_with("brokers") {
+            let messina = Messina::start(what, &files);
+            until("a start to say why", LONG, &[&messina], || {
+                let mut lines = messina.lines("not ready: the brokers do not answer").into_iter();
+                lines.find(|line| says.iter().all(|text| line.contains(text)))
+            });
+            tells_nothing(what, &messina.all());
+            assert!(!messina.all().contains(wrong), "{what}: the log tells a wrong secret");
+        }
     }
     assert!(unclear.is_empty(), "{unclear:#?}");
     bench.clean();

@@ -1,14 +1,31 @@
 //! Rights that are missing are told by `check --online`, each with who lacks it, on what, and the command that gives it.
 
+use std::path::Path;
 use std::time::Duration;
+
+use rdkafka::producer::BaseRecord;
 
 use super::settings;
 use crate::faults::pipelines;
 use crate::support::numbers::Numbers;
-use crate::support::process::finish;
-use crate::support::{LONG, until};
+use crate::support::process::{Messina, finish};
+use crate::support::random::Random;
+use crate::support::{Bench, LONG, until};
 
 const PASSWORD: &str = "l1mited-s3cret";
+
+/// Makes a user of the brokers, who has no rights yet.
+fn make(bench: &Bench, user: &str) {
+    let (ok, answer) = bench.tool("scram", &[format!("--user={user}"), format!("--password={PASSWORD}")]);
+    assert!(ok, "{answer}");
+}
+
+/// What has an ACL is closed to all whom none names. What has none is open.
+fn allow(bench: &Bench, user: &str, operation: &str, kind: &str, name: &str) {
+    let arguments = [("user", user), ("operation", operation), ("kind", kind), ("name", name)];
+    let (ok, answer) = bench.tool("acl", &arguments.map(|(name, value)| format!("--{name}={value}")));
+    assert!(ok, "{answer}");
+}
 
 #[test]
 fn missing_rights_are_told_before_the_start() {
@@ -23,13 +40,8 @@ fn missing_rights_are_told_before_the_start() {
     let numbers = Numbers::new(&bench, 1, &pipelines("secure"));
     let configs = numbers.config(Duration::from_secs(30), &pipelines("secure"));
     let secure = settings.file(&bench, "limited");
-    let (ok, answer) = bench.tool("scram", &[format!("--user={user}"), format!("--password={PASSWORD}")]);
-    assert!(ok, "{answer}");
-    let allow = |user: &str, operation: &str, kind: &str, name: &str| {
-        let arguments = [("user", user), ("operation", operation), ("kind", kind), ("name", name)];
-        let (ok, answer) = bench.tool("acl", &arguments.map(|(name, value)| format!("--{name}={value}")));
-        assert!(ok, "{answer}");
-    };
+    make(&bench, &user);
+    let allow = |user: &str, operation: &str, kind: &str, name: &str| allow(&bench, user, operation, kind, name);
     let database = bench.database();
     let run = |cql: String| database.run(&bench, &cql);
     run(format!(
@@ -37,7 +49,7 @@ fn missing_rights_are_told_before_the_start() {
     ));
     run(format!("GRANT SELECT ON KEYSPACE {} TO {role}", bench.keyspace));
 
-    // What has an ACL is closed to all whom none names. What has none, as the topic of dead letters here, is open.
+    // The topic of dead letters is open.
     let (output, group) = (bench.name("secure-enriched"), numbers.group("secure"));
     allow("somebody", "read", "topic", &numbers.topic);
     allow(&user, "describe", "topic", &output);
@@ -51,6 +63,7 @@ fn missing_rights_are_told_before_the_start() {
         ),
         format!("do not let user '{user}' write to topic '{output}'"),
         format!("--allow-principal User:{user} --operation Write --topic {output}"),
+        format!("do not tell what topic '{output}' takes (max.message.bytes)"),
         format!("do not let user '{user}' be a member of group '{group}'"),
         format!("--operation Read --group {group}"),
         format!("does not let user '{role}' write to {}.numbers", bench.keyspace),
@@ -68,15 +81,71 @@ fn missing_rights_are_told_before_the_start() {
     );
 
     allow(&user, "read", "topic", &numbers.topic);
-    allow(&user, "write", "topic", &output);
+    for topic in [&output, &bench.name("secure-dead-letters")] {
+        allow(&user, "write", "topic", topic);
+        allow(&user, "describe_configs", "topic", topic);
+    }
     allow(&user, "read", "group", &group);
     run(format!("GRANT MODIFY ON TABLE {}.numbers TO {role}", bench.keyspace));
     // Brokers hear of a right a moment later.
     until("nothing to be found", LONG, &[], || {
         let found = check();
         println!("{}", found.stderr);
-        (found.code == Some(0)).then_some(())
+        (found.code == Some(0) && !found.stderr.contains("max.message.bytes")).then_some(())
     });
     run(format!("DROP ROLE {role}"));
+    bench.clean();
+}
+
+/// Who may write to a topic need not be told how large its batches may be, and brokers refuse one as a whole that is too large.
+#[test]
+fn good_records_are_no_dead_letters_where_nobody_tells_what_a_topic_takes() {
+    const RECORDS: i64 = 300;
+    const LENGTH: usize = 2000;
+    let name = "good_records_are_no_dead_letters_where_nobody_tells_what_a_topic_takes";
+    let Some((bench, mut settings)) = settings::find(name) else {
+        return;
+    };
+    let user = bench.name("writer");
+    settings.kafka_user.clone_from(&user);
+    PASSWORD.clone_into(&mut settings.kafka_password);
+    let numbers = Numbers::new(&bench, 1, &pipelines("secure"));
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("secure"));
+    let secure = settings.file(&bench, "writer");
+    make(&bench, &user);
+    let (output, group) = (bench.name("secure-enriched"), numbers.group("secure"));
+    allow(&bench, &user, "read", "topic", &numbers.topic);
+    allow(&bench, &user, "read", "group", &group);
+    allow(&bench, &user, "write", "topic", &output);
+    bench.kafka.configure(&bench, &output, "max.message.bytes", "20000");
+    let mut random = Random::from(7);
+    for seq in 0..RECORDS {
+        // Nothing that could be compressed.
+        let who: String = (0..LENGTH).map(|_| char::from(b'!' + random.below(90) as u8)).collect();
+        let value = numbers.record(seq, &who);
+        bench
+            .kafka
+            .send(BaseRecord::to(&numbers.topic).key(who.as_bytes()).payload(&value[..]));
+    }
+    // Batches are as full as they can be.
+    let linger = bench.file(
+        "linger.toml",
+        "[pipelines.secure.sink.properties]\n\"linger.ms\" = 50\n",
+    );
+    let files: [&Path; 4] = [&configs[0], &configs[1], &secure, &linger];
+    let messina = Messina::start("messina", &files);
+    until("every record to be committed", LONG, &[&messina], || {
+        (bench.kafka.progress(&group, &numbers.topic).0 == RECORDS as u64).then_some(())
+    });
+    assert!(
+        !messina.lines("do not tell the topic's max.message.bytes").is_empty(),
+        "{}",
+        messina.tail()
+    );
+    messina.stop();
+    let letters = bench.kafka.read(&bench.name("secure-dead-letters"));
+    assert!(letters.is_empty(), "a good record: {}", letters[0].about());
+    assert_eq!(bench.kafka.read(&output).len(), RECORDS as usize);
+    drop(messina);
     bench.clean();
 }

@@ -35,7 +35,8 @@ fn rotated_password_of_the_brokers() {
     bench.file("rotated-kafka.secret", "wr0ng-s3cret\n");
     let messina = Messina::start_keeping_all("messina", &configs);
     until("the brokers to refuse a wrong password", LONG, &[&messina], || {
-        messina.lines("not ready: the brokers do not answer").pop()
+        let mut lines = messina.lines("not ready: the brokers do not answer").into_iter();
+        lines.find(|line| line.contains("uthentication failed"))
     });
     bench.file("rotated-kafka.secret", &format!("{}\n", PASSWORDS[0]));
     messina.ready();

@@ -3,24 +3,22 @@
 //!
 //! Not covered, because no broker tells it before it is done: the rights on a transactional id, and on creating a topic.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::config::suggest::nearest;
 use crate::config::{self, Config, SecretError, Spanned};
 use crate::kafka;
+use crate::kafka::asker::{Asker, Reasons};
 use crate::kafka::rights::{Allowed, Operation, of_groups, of_topics};
 use crate::pipeline::finding::Finding;
-use crate::sink::batches::{Admin, AdminContext, Batches};
+use crate::sink::batches::Batches;
 
 /// How long the brokers may take to say which topics there are, and again to say what is permitted.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Brokers each have a reason why they cannot be reached; so many are told.
-const MOST_REASONS: usize = 3;
 
 /// A topic, and what is to be done with it.
 type Wanted = (Spanned<String>, Operation);
@@ -60,18 +58,23 @@ fn clients(config: &Config, pipeline: &config::Pipeline) -> Result<(ClientConfig
     ))
 }
 
-/// Warnings of topics that take less than may come in. What topics take is not told to everybody: who may not ask gets none.
+/// Warnings of topics that take less than may come in, and of those of which the brokers do not tell what they take.
 pub(super) async fn sizes(config: &Config, pipeline: &config::Pipeline) -> Vec<Finding> {
     let Ok((reading, writing)) = clients(config, pipeline) else {
         return Vec::new();
     };
     let inputs = pipeline.source.topics.iter().map(|topic| topic.as_str()).collect();
     let outputs = outputs(pipeline).map(|(topic, _)| topic.as_str()).collect();
-    let inputs = taken(&reading, pipeline, inputs).await;
-    let outputs = taken(&writing, pipeline, outputs).await;
-    smaller(pipeline, |topic| {
+    let inputs = taken(&reading, inputs).await;
+    let outputs = taken(&writing, outputs).await;
+    let mut findings = smaller(pipeline, |topic| {
         inputs.taken_by(topic).or_else(|| outputs.taken_by(topic))
-    })
+    });
+    // With a size of their own users say that they know.
+    if writing.get("batch.size").is_none() {
+        findings.extend(untold(pipeline, &outputs.untold().collect::<Vec<_>>()));
+    }
+    findings
 }
 
 /// The topics that are published to, and what becomes of a record that is too large for one.
@@ -82,24 +85,35 @@ fn outputs(pipeline: &config::Pipeline) -> impl Iterator<Item = (&Spanned<String
 }
 
 /// What these topics take.
-async fn taken(client: &ClientConfig, pipeline: &config::Pipeline, topics: Vec<&str>) -> Batches {
+async fn taken(client: &ClientConfig, topics: Vec<&str>) -> Batches {
     if topics.is_empty() {
         return Batches::default();
     }
-    let context = AdminContext {
-        pipeline: pipeline.name.value.clone(),
-    };
-    let Ok(admin) = identity(client).create_with_context::<_, Admin>(context) else {
+    let Ok(asker) = Asker::new(identity(client)) else {
         return Batches::default();
     };
-    let admin = Arc::new(admin);
-    let asked = admin.clone();
+    let asker = Arc::new(asker);
+    let asks = asker.clone();
     // By then it is known whose brokers they are. All topics are asked for: one by its name might be made.
-    let answered = tokio::task::spawn_blocking(move || asked.inner().fetch_metadata(None, PATIENCE).is_ok());
+    let answered = tokio::task::spawn_blocking(move || asks.client().fetch_metadata(None, PATIENCE).is_ok());
     if !answered.await.is_ok_and(|answered| answered) {
         return Batches::default();
     }
-    Batches::ask(&admin, &topics).await
+    Batches::ask(asker, &topics).await
+}
+
+/// What is said of topics, each with the reason, of which the brokers do not tell what they take.
+fn untold(pipeline: &config::Pipeline, untold: &[(&str, &str)]) -> Vec<Finding> {
+    let found = outputs(pipeline).filter_map(|(topic, _)| {
+        let (_, why) = untold.iter().find(|(name, _)| *name == topic.value)?;
+        let message = format!(
+            "the brokers do not tell what topic '{}' takes (max.message.bytes): {why}",
+            topic.value
+        );
+        let help = "grant DescribeConfigs on it, or set `batch.size` no larger than it takes";
+        Some(Finding::new(topic.span, message).help(help))
+    });
+    found.collect()
 }
 
 fn smaller(pipeline: &config::Pipeline, taken_by: impl Fn(&str) -> Option<usize>) -> Vec<Finding> {
@@ -209,35 +223,6 @@ fn refused(user: Option<&str>, operation: Operation, (kind, name): (&str, &Spann
     ))
 }
 
-/// What librdkafka logs while it tries: its error says only that there was no answer, and this says why.
-#[derive(Clone, Default)]
-struct Reasons(Arc<Mutex<Vec<String>>>);
-
-impl Reasons {
-    /// The different reasons, to be put behind an error.
-    fn told(&self) -> String {
-        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reasons.iter().map(|reason| format!("; {reason}")).collect()
-    }
-}
-
-impl ClientContext for Reasons {
-    fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
-        let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // `[thrd:…]: …: reason (after 3ms in state …)`: the address and the reason are wanted once for each.
-        let reason = message.split_once("]: ").map_or(message, |(_, rest)| rest);
-        let reason = reason.split(" (after ").next().unwrap_or(reason);
-        if level as i32 <= RDKafkaLogLevel::Error as i32
-            && reasons.len() < MOST_REASONS
-            && !reasons.iter().any(|r| r == reason)
-        {
-            reasons.push(reason.to_owned());
-        }
-    }
-}
-
-impl ConsumerContext for Reasons {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +250,20 @@ mod tests {
         let near = told(&["orders", "navigation"]);
         assert_eq!(near, "did you mean 'navigation'? If not, create it first");
         assert_eq!(told(&["orders", "__navgation"]), "create it first");
+    }
+
+    #[test]
+    fn topics_are_named_of_which_nobody_tells_what_they_take() {
+        let text = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r\"\n\
+                    [pipelines.p]\nsource = { topics = [\"in\"], group = \"g\" }\nsink = { topic = \"out\" }\n\
+                    dead_letter = { topic = \"dead\" }\n";
+        let (config, _) = load_str(vec![("test.toml".into(), text.into())], std::iter::empty()).unwrap();
+        let told = untold(&config.pipelines["p"], &[("dead", "refused"), ("in", "refused")]);
+        let told: Vec<_> = told.into_iter().map(|finding| finding.message).collect();
+        assert_eq!(
+            told,
+            ["the brokers do not tell what topic 'dead' takes (max.message.bytes): refused"]
+        );
     }
 
     #[test]

@@ -17,9 +17,9 @@ use super::filter::Spot;
 use super::reader::Record;
 use crate::cli::trouble::Trouble;
 use crate::config::{Kafka, Property, SecretError};
-use crate::kafka;
 use crate::kafka::headers::add;
 use crate::kafka::range::{self, ASK, TopicError};
+use crate::kafka::{self, BatchBytes, SMALL_BATCH};
 use crate::sink::acknowledged;
 use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_TIMESTAMP, REPLAY_WRITE_TIMESTAMP, REPLAYS};
 
@@ -27,9 +27,6 @@ use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_TIMESTAMP, REPLAY_WRIT
 const WINDOW: usize = 500;
 /// The producer's queue, in bytes.
 const QUEUE: usize = 32 << 20;
-/// Its batches, in bytes. Brokers refuse one as a whole that is larger than its topic takes, and then the blame would be on a record that they would
-/// take by itself. Topics that take less than this are rare; a larger record is a batch alone.
-const BATCH: usize = 16 << 10;
 /// How long a delivery may take, with all its retries.
 const DELIVERY: &str = "60000";
 /// Longer than that: nothing is on its way any more.
@@ -232,7 +229,12 @@ impl Sender {
 }
 
 fn client(kafka: &Kafka, pipeline: &[Property]) -> Result<ClientConfig, SecretError> {
-    let mut config = kafka::producer(kafka, pipeline, QUEUE, Some(BATCH), None)?;
+    // Brokers refuse a batch as a whole that is larger than its topic takes, and then the blame would be on a record that they would take by itself.
+    let batch = BatchBytes {
+        most: SMALL_BATCH,
+        ..BatchBytes::default()
+    };
+    let mut config = kafka::producer(kafka, pipeline, QUEUE, batch, None)?;
     config.set("message.timeout.ms", DELIVERY);
     config.set("statistics.interval.ms", "0");
     // A topic that is gone would come back, with the brokers' defaults, and nobody reads it.

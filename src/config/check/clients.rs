@@ -11,7 +11,7 @@ use rdkafka::types::RDKafkaType;
 use super::super::{Config, Delivery, Diagnostic, Pipeline, Property, Severity, Span, codes, real_name};
 use super::Report;
 use super::group::properties;
-use crate::kafka;
+use crate::kafka::{self, BatchBytes};
 
 /// What the clients may hold. No rule hangs on it.
 const QUEUE: usize = 1 << 20;
@@ -47,7 +47,7 @@ fn producer(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     let properties = [own, &of.producer_properties, &of.properties];
     let transactions = (*pipeline.delivery == Delivery::ExactlyOnce).then_some("check");
     judge(properties, span, report, || {
-        let client = kafka::producer(of, own, QUEUE, None, transactions).ok()?;
+        let client = kafka::producer(of, own, QUEUE, BatchBytes::default(), transactions).ok()?;
         refusal(client, RDKafkaType::RD_KAFKA_PRODUCER)
     });
 }

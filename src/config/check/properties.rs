@@ -3,8 +3,9 @@
 //! Names: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
 
 use super::super::kafka::{Refused, refused};
-use super::super::{Config, Diagnostic, Property, PropertyValue, codes, real_name};
+use super::super::{Config, Diagnostic, Property, PropertyValue, Span, Spanned, codes, real_name};
 use super::Report;
+use super::group::properties;
 
 /// Properties that have a key of Messina's own, or no say at all: name, reason, remedy.
 const OWNED: [(&str, &str, &str); 15] = [
@@ -122,6 +123,51 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     for property in shared.chain(sources).chain(sinks) {
         judge(property, report);
     }
+    tokens(config, report);
+}
+
+/// Clients that log in by tokens which nobody makes: librdkafka fetches some where it is built with curl, which it is not here, and otherwise asks whoever has
+/// made the client. It would wait for ever, without a word.
+fn tokens(config: &Config, report: &mut Report<'_>) {
+    let kafka = &config.kafka;
+    let mut told: Vec<Span> = Vec::new();
+    for pipeline in config.pipelines.values() {
+        let own = pipeline.sink.as_ref().map_or(&[][..], |sink| &sink.properties);
+        let publishes = pipeline.sink.is_some() || pipeline.dead_letter.is_some();
+        let writing = [own, &kafka.producer_properties[..], &kafka.properties[..]];
+        let clients = std::iter::once(properties(config, pipeline)).chain(publishes.then_some(writing));
+        for mechanism in clients.filter_map(without_tokens) {
+            let Spanned { value: name, span } = &mechanism.name;
+            if told.contains(span) {
+                continue;
+            }
+            told.push(*span);
+            let message = format!("nothing makes the tokens that `{name}` asks for");
+            let help = "log in by SCRAM or a certificate of the client; for trials, \"enable.sasl.oauthbearer.unsecure.jwt\" = true makes tokens \
+                        that nobody has signed";
+            report.error(
+                codes::PROPERTY,
+                message,
+                *span,
+                "clients would wait for one for ever",
+                help,
+            );
+        }
+    }
+}
+
+/// The property that makes a client want tokens, if it has none; of the properties the first win.
+fn without_tokens(client: [&[Property]; 3]) -> Option<&Property> {
+    let set = |name: &str| {
+        let mut all = client.into_iter().flatten();
+        let property = all.find(|property| real_name(property.name.as_str()) == name)?;
+        Some((property, property.value.reveal().ok()?.to_ascii_lowercase()))
+    };
+    let (mechanism, value) = set("sasl.mechanisms")?;
+    let is_used = set("security.protocol").is_some_and(|(_, protocol)| protocol.starts_with("sasl"));
+    let are_made = set("enable.sasl.oauthbearer.unsecure.jwt")
+        .is_some_and(|(_, made)| ["true", "t", "1"].contains(&made.as_str()));
+    (value == "oauthbearer" && is_used && !are_made).then_some(mechanism)
 }
 
 fn judge(property: &Property, report: &mut Report<'_>) {

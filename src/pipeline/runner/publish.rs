@@ -15,6 +15,7 @@ use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 use crate::registry::framing::header;
 use crate::retry::Class;
+use crate::sink::dead_letters::DeadLetters;
 use crate::sink::{OVER, PRODUCER_OVER, Sink};
 use crate::telemetry::sentry::Report;
 
@@ -54,6 +55,13 @@ impl Runtime {
             // Boxed: the future of each event would have room for it.
             Err((failure, event)) => Box::pin(self.refused(event, failure)).await,
         }
+    }
+
+    /// Why the pipeline would come to nothing with another producer either, if the brokers let it have none.
+    pub fn denied(&self) -> Option<String> {
+        let of_letters = self.dead_letters.as_ref().map(DeadLetters::producer);
+        let producer = self.sink.as_ref().map(Sink::producer).or(of_letters)?;
+        producer.denied()
     }
 
     /// What follows where the producer did not take an event's output.

@@ -121,6 +121,9 @@ impl Loop {
         if failure.reason == PRODUCER_OVER {
             // Nothing that still runs here is published any more.
             self.end_tenures(|_| true);
+            if let Some(why) = self.parts.runtime.denied() {
+                return self.halt(Failure::fatal("delivery", why));
+            }
         }
         self.give_way(failure.to_string());
     }

@@ -21,7 +21,7 @@ use super::*;
 use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
 use crate::config::{self, Delivery, GroupProtocol};
-use crate::kafka::{self, login::Logins, metadata};
+use crate::kafka::{self, BatchBytes, login::Logins, metadata};
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
 use crate::pipeline::{plan, program};
@@ -196,7 +196,7 @@ fn producer_of(
     transactional_id: Option<&str>,
 ) -> (Arc<sink::Producer>, Option<Arc<Turnstile>>) {
     let turnstile = transactional_id.map(|_| Arc::new(Turnstile::default()));
-    let mut properties = kafka::producer(&config.kafka, &[], 1 << 20, None, transactional_id).unwrap();
+    let mut properties = kafka::producer(&config.kafka, &[], 1 << 20, BatchBytes::default(), transactional_id).unwrap();
     let made = sink::producer(
         properties.set("bootstrap.servers", brokers),
         metrics.clone(),
@@ -1230,6 +1230,25 @@ fn a_producer_that_librdkafka_gives_up_is_made_anew() {
     // Of the batch that is acknowledged next it means that broker and producer disagree on what has been written.
     let first = published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
     assert_eq!(first, (0..8).collect::<Vec<_>>());
+}
+
+/// It would be made anew for ever, and the same rows written each time.
+#[test]
+fn a_producer_that_brokers_do_not_let_be_halts_its_pipeline() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    // As brokers before 2.8 answer where IdempotentWrite on the cluster is missing.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal; 5]);
+    let toml = TOML.to_owned() + OUTPUT;
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(30), toml);
+    Load::new(&bench).send(0);
+    until("the loop to end", || bench.thread.is_finished());
+    let End::Halted(failure) = bench.thread.join().unwrap() else {
+        panic!("nothing says why it has ended");
+    };
+    assert!(failure.message.contains("IdempotentWrite"), "{failure}");
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
 }
 
 /// Two batches are under way; the first is refused for want of replicas, and the mock cluster takes the one behind it, as a broker does that knows
