@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -187,8 +187,10 @@ enum Begin {
 
 type Resolved = (u32, Result<Arc<SchemaPlan>, Failure>);
 type Fetched = Vec<(Ticket, Begin)>;
+/// What has arrived of a commit, whether that was begun at the end, and what came of it.
 type Committed = (Vec<(Partition, Ticket, i64)>, bool, KafkaResult<()>);
-type Left = (u64, KafkaResult<()>);
+/// Its number, and where it failed why, and how many partitions of it have not arrived.
+type Left = (u64, Result<(), (KafkaError, usize)>);
 
 struct Loop {
     parts: Parts,
