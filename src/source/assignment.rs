@@ -496,7 +496,7 @@ impl Assignment {
     }
 
     /// The ticket of the partition's assignment, if it is held.
-    fn ticket(&self, partition: Partition) -> Option<Ticket> {
+    pub fn ticket(&self, partition: Partition) -> Option<Ticket> {
         let slot = self.slot(partition)?;
         let place = &self.places[slot as usize];
         (!matches!(place.state, State::Unassigned)).then_some(Ticket {

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt, StreamExt};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -197,10 +197,19 @@ enum Begin {
     End(i64),
 }
 
+/// What the group was asked of its offsets.
+enum Fetched {
+    /// Where these start.
+    Known(Vec<(Ticket, Begin)>),
+    /// It has not said that of these, though asked so many times: it is asked again.
+    Unknown(Vec<(Partition, Ticket)>, u32),
+}
+
 type Resolved = (u32, Result<Arc<SchemaPlan>, Failure>);
-type Fetched = Vec<(Ticket, Begin)>;
+/// What has arrived of a commit, whether that was begun at the end, and what came of it.
 type Committed = (Vec<(Partition, Ticket, i64)>, bool, KafkaResult<()>);
-type Left = (u64, KafkaResult<()>);
+/// Its number, and where it failed why, and how many partitions of it have not arrived.
+type Left = (u64, Result<(), (KafkaError, usize)>);
 
 struct Loop {
     parts: Parts,
@@ -213,6 +222,8 @@ struct Loop {
     ends: Ends,
     /// Assigned by the group, and not yet by us to librdkafka: offsets are being fetched.
     unanswered: HashSet<Partition>,
+    /// Whether librdkafka has an answer to the last assignment, be it without some of these.
+    answered: bool,
     cooperative: bool,
     lanes: Lanes<Box<Event>>,
     /// In place of lanes, where events of one key may run at the same time.
@@ -360,6 +371,7 @@ impl Loop {
             ends: Ends::new(parts.stall_after),
             watchdogs: Watchdogs::new(parts.stall_after, transactions.as_ref().map(Transactions::interval)),
             unanswered: HashSet::new(),
+            answered: true,
             cooperative: true,
             lanes: Lanes::new(parts.order),
             turns: parts.runtime.program.commutes().then(|| {
@@ -520,14 +532,7 @@ impl Loop {
                 Some((number, result)) = self.left.1.recv() => self.leave_answered(number, result),
                 Some(ends) = self.ends.answers.1.recv() => self.ends.answered(ends),
                 Some(answer) = transaction::answer(&mut self.transactions) => self.transaction_answered(answer),
-                Some(fetched) = self.fetched.1.recv() => {
-                    for (ticket, begin) in fetched {
-                        match begin {
-                            Begin::Committed(offset, clock) => self.assignment.started(ticket, offset, clock),
-                            Begin::End(end) => self.assignment.started_at_end(ticket, end),
-                        }
-                    }
-                }
+                Some(fetched) = self.fetched.1.recv() => self.offsets_fetched(fetched),
                 () = tokio::time::sleep_until(wake) => {}
                 _ = self.parts.stop.changed(), if self.stopping.is_none() => self.stop(),
             }

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
+use rdkafka::consumer::{CommitMode, Consumer, ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::transaction::Transactions;
 use super::{End, Loop};
-use crate::kafka::member;
+use crate::kafka::{member, metadata};
 use crate::ledger::{Ledger, Position, encode_clock};
 use crate::pipeline::failure::Failure;
 use crate::shutdown::LEAVE_COMMIT;
@@ -18,6 +18,9 @@ use crate::source::context::SourceContext;
 
 /// How long the last commit is waited for. Without it records are processed again, and nothing is lost.
 pub(super) const LAST_COMMIT: Duration = Duration::from_secs(10);
+
+/// How long the group is asked what it has of a commit that was refused. A stop waits for it, and has little time.
+const ASK: Duration = Duration::from_secs(2);
 
 /// Between two attempts at a commit that the group refuses while it is between two generations.
 const BETWEEN: Duration = Duration::from_millis(100);
@@ -40,8 +43,8 @@ fn is_passing(error: &KafkaError) -> bool {
 
 /// Commits, and where the group refuses for the moment commits again, until `until` at most: what leaves would run again elsewhere.
 /// Partitions that are lost are not committed: others may be further.
-fn commit_until(
-    consumer: &StreamConsumer<SourceContext>,
+fn commit_until<C: ConsumerContext, T: Consumer<C>>(
+    consumer: &T,
     list: &TopicPartitionList,
     until: Option<Instant>,
 ) -> KafkaResult<()> {
@@ -53,6 +56,53 @@ fn commit_until(
         }
         std::thread::sleep(BETWEEN);
     }
+}
+
+/// The same, and which partitions of the list have arrived, in its order. Where brokers refuse one topic librdkafka (2.12) tells all partitions refused,
+/// in its callbacks, too, though brokers have taken the others; so the group is asked what it has.
+fn commit_and_see<C: ConsumerContext, T: Consumer<C>>(
+    consumer: &T,
+    list: &TopicPartitionList,
+    until: Option<Instant>,
+) -> (KafkaResult<()>, Vec<bool>) {
+    let result = commit_until(consumer, list, until);
+    let arrived = match &result {
+        Err(error) if list.count() > 1 && is_of_a_topic(error) => arrived(consumer, list),
+        _ => vec![result.is_ok(); list.count()],
+    };
+    (result, arrived)
+}
+
+/// Whether the brokers refuse a topic, and not the member or the group.
+fn is_of_a_topic(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::UnknownTopicOrPartition)
+    )
+}
+
+/// Of which partitions of the list the group has this offset, with this write clock.
+fn arrived<C: ConsumerContext, T: Consumer<C>>(consumer: &T, list: &TopicPartitionList) -> Vec<bool> {
+    let elements = list.elements();
+    // By names alone, so that nothing in the answer is from the question.
+    let mut asked = TopicPartitionList::with_capacity(elements.len());
+    for at in &elements {
+        asked.add_partition(at.topic(), at.partition());
+    }
+    let Ok(offsets) = consumer.committed_offsets(asked, ASK) else {
+        return vec![false; elements.len()];
+    };
+    let has = |topic: &str, partition: i32, offset: Offset| {
+        offsets.find_partition(topic, partition).is_some_and(|found| {
+            found.error().is_ok()
+                && found.offset() == offset
+                && metadata::of(&offsets, topic, partition) == metadata::of(list, topic, partition)
+        })
+    };
+    elements
+        .iter()
+        .map(|at| has(at.topic(), at.partition(), at.offset()))
+        .collect()
 }
 
 impl Loop {
@@ -75,7 +125,7 @@ impl Loop {
                 .iter()
                 .map(|(p, _, position)| (*p, position.offset, position.clock)),
         );
-        let offsets = positions
+        let offsets: Vec<_> = positions
             .into_iter()
             .map(|(p, ticket, position)| (p, ticket, position.offset))
             .collect();
@@ -86,9 +136,11 @@ impl Loop {
         let beside = self.beside("commits");
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
-            let result = commit_until(&consumer, &list, until);
+            let (result, arrived) = commit_and_see(&*consumer, &list, until);
             // The consumer must not be kept alive by an answer that nobody reads.
             drop(consumer);
+            let offsets = offsets.into_iter().zip(arrived);
+            let offsets = offsets.filter_map(|(at, arrived)| arrived.then_some(at)).collect();
             // The loop may have ended meanwhile.
             let _ = answer.send((offsets, until.is_some(), result));
         });
@@ -106,7 +158,7 @@ impl Loop {
         list
     }
 
-    /// `last` is whether it was begun at the end.
+    /// `offsets` are those that have arrived; `last` is whether it was begun at the end.
     pub(super) fn commit_answered(
         &mut self,
         offsets: Vec<(Partition, Ticket, i64)>,
@@ -114,17 +166,17 @@ impl Loop {
         result: KafkaResult<()>,
     ) {
         self.committing = false;
-        if let Err(error) = result {
-            self.commit_failed(&error);
+        if let Err(error) = &result {
+            self.commit_failed(error);
             // The end is not held up by brokers that refuse. One that was under way when the end came is no such refusal.
             if let Some(until) = self.last_commit
                 && last
             {
                 self.last_commit = Some(until.min(Instant::now()));
             }
-            return;
+        } else {
+            self.parts.runtime.metrics.commits.inc();
         }
-        self.parts.runtime.metrics.commits.inc();
         for (partition, ticket, offset) in offsets {
             self.refused.committed(partition, offset);
             self.assignment.committed(ticket, offset);
@@ -151,20 +203,22 @@ impl Loop {
         let beside = self.beside("commits partitions that leave");
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
-            let result = commit_until(&consumer, &list, Some(until));
+            let (result, arrived) = commit_and_see(&*consumer, &list, Some(until));
             drop(consumer);
+            let left = arrived.iter().filter(|arrived| !**arrived).count();
             // The loop may have ended meanwhile.
-            let _ = answer.send((number, result));
+            let _ = answer.send((number, result.map_err(|error| (error, left))));
         });
     }
 
-    pub(super) fn leave_answered(&mut self, number: u64, result: KafkaResult<()>) {
+    /// What failed comes with how many partitions have not arrived.
+    pub(super) fn leave_answered(&mut self, number: u64, result: Result<(), (KafkaError, usize)>) {
         let waited_for = self.leaving.take_if(|(waited_for, ..)| *waited_for == number);
         match result {
             Ok(()) => self.parts.runtime.metrics.commits.inc(),
-            Err(error) => {
+            Err((error, left)) => {
                 self.commit_failed(&error);
-                self.run_again(waited_for.map_or(0, |(.., partitions)| partitions));
+                self.run_again(waited_for.map_or(0, |_| left));
             }
         }
     }
@@ -359,6 +413,7 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::consumer_loop::ends::tests::three_records;
     use crate::source::consumer_loop::tests::idle::{P, with_one_finished};
 
     #[test]
@@ -374,10 +429,61 @@ mod tests {
         assert_eq!(passing, [true, true, true, false, false]);
     }
 
+    /// The mock cluster refuses a topic that it has not, as brokers do.
+    #[test]
+    fn what_brokers_take_beside_a_topic_that_they_refuse_has_arrived() {
+        let (_cluster, consumer) = three_records(2, 0);
+        let listed = |places: &[(&str, i32, i64, i64)]| {
+            let mut list = TopicPartitionList::new();
+            for (topic, partition, offset, clock) in places {
+                let mut element = list.add_partition(topic, *partition);
+                element.set_metadata(encode_clock(*clock));
+                element.set_offset(Offset::Offset(*offset)).unwrap();
+            }
+            list
+        };
+        let list = listed(&[("in", 0, 3, 7), ("gone", 0, 5, 7), ("in", 1, 4, 7)]);
+        let began = Instant::now();
+        loop {
+            let (result, arrived) = commit_and_see(&consumer, &list, None);
+            assert!(result.is_err(), "not refused");
+            if arrived == [true, false, true] {
+                break;
+            }
+            // The first attempts may be too early for the coordinator.
+            assert!(began.elapsed() < Duration::from_secs(60), "{result:?}: {arrived:?}");
+        }
+        let others = listed(&[("in", 0, 4, 7), ("in", 1, 4, 8)]);
+        assert_eq!(arrived(&consumer, &others), [false, false]);
+    }
+
+    #[tokio::test]
+    async fn a_topic_that_is_refused_speaks_for_no_other() {
+        for (arrives, left) in [(true, 0), (false, 1)] {
+            let mut this = with_one_finished().await;
+            let offsets: Vec<_> = this
+                .assignment
+                .committable()
+                .filter(|_| arrives)
+                .map(|(p, ticket, position)| (p, ticket, position.offset))
+                .collect();
+            let refused = KafkaError::ConsumerCommit(RDKafkaErrorCode::TopicAuthorizationFailed);
+            this.commit_answered(offsets, false, Err(refused));
+            assert_eq!(this.assignment.committable().count(), left);
+            assert_eq!(this.held[&P].metrics.committed_offset.get() == 1, arrives);
+            assert_eq!(this.parts.runtime.metrics.commit_failures.get(), 1);
+        }
+    }
+
     /// The group has not heard of it, so its next owner repeats it.
     #[tokio::test]
     async fn what_leaves_at_the_end_without_its_commit_is_left() {
-        for (way, left) in [("refused", 1), ("not answered", 1), ("committed", 0)] {
+        for (way, left) in [
+            ("refused", 1),
+            ("another is refused", 0),
+            ("not answered", 1),
+            ("committed", 0),
+        ] {
             let mut this = with_one_finished().await;
             this.stop();
             let now = Instant::now();
@@ -387,7 +493,11 @@ mod tests {
             match way {
                 "refused" => {
                     let gone = RDKafkaErrorCode::UnknownMemberId;
-                    this.leave_answered(1, Err(KafkaError::ConsumerCommit(gone)));
+                    this.leave_answered(1, Err((KafkaError::ConsumerCommit(gone), 1)));
+                }
+                "another is refused" => {
+                    let closed = RDKafkaErrorCode::TopicAuthorizationFailed;
+                    this.leave_answered(1, Err((KafkaError::ConsumerCommit(closed), 0)));
                 }
                 "committed" => this.leave_answered(1, Ok(())),
                 _ => this.leave_at_last(now),

@@ -12,12 +12,12 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::ends::all_ends;
 use super::passed_over::passed_over;
-use super::{Begin, Held, Loop};
+use super::{Begin, Fetched, Held, Loop};
 use crate::config::OffsetReset;
 use crate::kafka::{member, metadata};
 use crate::ledger::decode_clock;
 use crate::pipeline::failure::Failure;
-use crate::source::assignment::{Action, Partition, Ticket};
+use crate::source::assignment::{Action, Partition, Phase, Ticket};
 use crate::source::context::{Notice, held_of};
 
 /// How long the group is asked for its committed offsets before it is asked again.
@@ -25,6 +25,14 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often ends are asked for: one partition without a leader would keep all others from starting.
 const ATTEMPTS_AT_ENDS: u32 = 5;
+
+/// The first partition of the list that has an error, and that.
+fn refusal(offsets: &TopicPartitionList) -> Option<String> {
+    offsets.elements().iter().find_map(|element| {
+        let error = element.error().err()?;
+        Some(format!("{}/{}: {error}", element.topic(), element.partition()))
+    })
+}
 
 impl Loop {
     pub(super) fn take_notices(&mut self) {
@@ -40,6 +48,7 @@ impl Loop {
                     tracing::info!(pipeline = %self.name(), partitions = partitions.len(), "partitions assigned");
                     self.parts.runtime.metrics.rebalanced("assigned");
                     self.unanswered.extend(&partitions);
+                    self.answered = false;
                     if partitions.is_empty() {
                         self.assign(&[]);
                     }
@@ -61,9 +70,14 @@ impl Loop {
                         self.abort_what_is_lost();
                         self.withdraw_what_is_lost();
                         self.assignment.lost(&partitions);
-                        // Drains that were pending have nothing to wait for any more.
-                        self.assignment.lost_all();
-                        self.lost = Some(member::epoch(&*self.parts.consumer));
+                        // Those of a topic that is gone, or may not be read any more, librdkafka takes by themselves: it keeps the others, and the
+                        // group does not give them anew.
+                        let stays = |at: crate::source::assignment::Held<'_>| at.phase != Phase::Draining;
+                        if !self.cooperative || !self.assignment.held().any(stays) {
+                            // Drains that were pending have nothing to wait for any more.
+                            self.assignment.lost_all();
+                            self.lost = Some(member::epoch(&*self.parts.consumer));
+                        }
                     } else {
                         self.drain_by = Instant::now() + self.parts.drain_timeout;
                         self.give_up_what_waits(&partitions);
@@ -111,10 +125,11 @@ impl Loop {
         self.leaving.is_some()
             || self.waits_for_commit()
             || self.assignment.next_deadline().is_some()
-            || self
-                .unanswered
-                .iter()
-                .any(|partition| self.assignment.holds(*partition))
+            || (!self.answered
+                && self
+                    .unanswered
+                    .iter()
+                    .any(|partition| self.assignment.holds(*partition)))
     }
 
     pub(super) fn known(&self, partitions: &[(String, i32)]) -> Vec<Partition> {
@@ -171,7 +186,7 @@ impl Loop {
             match action {
                 // A loop that ends takes nothing new; the answer to the group is given at the end.
                 Action::FetchCommitted(_) if self.stopping.is_some() => {}
-                Action::FetchCommitted(partitions) => self.fetch_committed(partitions),
+                Action::FetchCommitted(partitions) => self.fetch_committed(partitions, 0),
                 Action::Start {
                     partition,
                     ticket,
@@ -235,11 +250,13 @@ impl Loop {
         self.held.insert(partition, held);
     }
 
-    /// The group's offsets, fetched beside the loop until it answers. Where it has none and would begin at the end, the end is asked for and becomes
+    /// The group's offsets, fetched beside the loop. Where it has none and would begin at the end, the end is asked for and becomes
     /// the group's offset: else that would be another one at the next start, and what came to an idle partition before would be skipped. An end that
-    /// nobody says is left to librdkafka.
-    pub(super) fn fetch_committed(&mut self, partitions: Vec<(Partition, Ticket)>) {
+    /// nobody says is left to librdkafka. A partition whose offset is refused, as of a topic that may not be read any more, keeps no other from starting.
+    pub(super) fn fetch_committed(&mut self, partitions: Vec<(Partition, Ticket)>, attempt: u32) {
         let consumer = self.parts.consumer.clone();
+        // Without the protocol that adds to an assignment, another one takes the place of the first.
+        let whole = !self.cooperative && partitions.iter().any(|(at, _)| self.unanswered.contains(at));
         let named: Vec<_> = partitions
             .iter()
             .map(|(p, ticket)| (*p, self.topic(*p).to_string(), *ticket))
@@ -256,29 +273,19 @@ impl Loop {
             for (partition, topic, _) in &named {
                 list.add_partition(topic, partition.index);
             }
-            let mut attempt = 0;
-            let offsets = loop {
-                match consumer.committed_offsets(list.clone(), FETCH_TIMEOUT) {
-                    Ok(offsets) if offsets.elements().iter().all(|e| e.error().is_ok()) => break offsets,
-                    answer => {
-                        let error = match answer {
-                            Err(error) => error.to_string(),
-                            // An error of one partition must not pass for "no offset": its write clock would start anew.
-                            Ok(offsets) => offsets
-                                .elements()
-                                .iter()
-                                .find_map(|e| e.error().err())
-                                .map_or_else(String::new, |e| e.to_string()),
-                        };
-                        tracing::warn!(pipeline = %pipeline, "cannot fetch committed offsets: {error}; trying again");
-                        std::thread::sleep(backoff.delay(attempt, random.rotate_left(attempt)));
-                        attempt += 1;
-                    }
+            let (offsets, refusal) = match consumer.committed_offsets(list, FETCH_TIMEOUT) {
+                Ok(offsets) => {
+                    let refusal = refusal(&offsets);
+                    (offsets, refusal)
                 }
-                if answer.is_closed() {
-                    return;
-                }
+                Err(error) => (TopicPartitionList::new(), Some(error.to_string())),
             };
+            let waits = whole && refusal.is_some();
+            let (named, unknown): (Vec<_>, Vec<_>) = named.into_iter().partition(|(partition, topic, _)| {
+                let found = offsets.find_partition(topic, partition.index);
+                // An error of one partition must not pass for "no offset": its write clock would start anew.
+                !waits && found.is_some_and(|element| element.error().is_ok())
+            });
             let committed = |partition: Partition, topic: &str| {
                 let element = offsets.find_partition(topic, partition.index)?;
                 match element.offset() {
@@ -291,27 +298,27 @@ impl Loop {
                 .filter(|(partition, topic, _)| at_end && committed(*partition, topic).is_none())
                 .map(|(partition, topic, _)| (*partition, topic.clone()))
                 .collect();
-            let mut attempt = 0;
+            let mut attempt_at_ends = 0;
             let ends = all_ends(&*consumer, anew.clone(), || {
-                attempt += 1;
-                if attempt >= ATTEMPTS_AT_ENDS || answer.is_closed() {
+                attempt_at_ends += 1;
+                if attempt_at_ends >= ATTEMPTS_AT_ENDS || answer.is_closed() {
                     return false;
                 }
-                std::thread::sleep(backoff.delay(attempt - 1, random.rotate_left(attempt)));
+                std::thread::sleep(backoff.delay(attempt_at_ends - 1, random.rotate_left(attempt_at_ends)));
                 !answer.is_closed()
             });
-            let unknown: Vec<_> = anew
+            let endless: Vec<_> = anew
                 .iter()
                 .filter(|(partition, _)| !ends.contains_key(partition))
                 .map(|(partition, topic)| format!("{topic}/{}", partition.index))
                 .collect();
-            if !unknown.is_empty() && !answer.is_closed() {
+            if !endless.is_empty() && !answer.is_closed() {
                 tracing::warn!(
-                    pipeline = %pipeline, partitions = %unknown.join(", "),
+                    pipeline = %pipeline, partitions = %endless.join(", "),
                     "cannot learn where partitions end: they begin where that is when they can be fetched"
                 );
             }
-            let fetched = named
+            let known = named
                 .iter()
                 .map(|(partition, topic, ticket)| {
                     let clock = decode_clock(metadata::of(&offsets, topic, partition.index));
@@ -327,7 +334,7 @@ impl Loop {
                 .filter_map(|(partition, topic)| Some((partition, topic, *ends.get(&partition)?)))
                 .collect();
             // Behind the answer, for which partitions wait. The loop may have ended meanwhile.
-            if answer.send(fetched).is_err() {
+            if answer.send(Fetched::Known(known)).is_err() {
                 return;
             }
             for (topic, partition, records) in passed_over(&*consumer, &begun, || answer.is_closed()) {
@@ -337,10 +344,47 @@ impl Loop {
                      the group has offsets in others of the topic"
                 );
             }
+            // It must not be kept alive by a pause.
+            drop(consumer);
+            if unknown.is_empty() || answer.is_closed() {
+                return;
+            }
+            let error = refusal.unwrap_or_default();
+            tracing::warn!(pipeline = %pipeline, "cannot fetch committed offsets: {error}; trying again");
+            std::thread::sleep(backoff.delay(attempt, random));
+            let unknown = unknown.into_iter().map(|(partition, _, ticket)| (partition, ticket));
+            // The loop may have ended meanwhile.
+            let _ = answer.send(Fetched::Unknown(unknown.collect(), attempt + 1));
         });
     }
 
+    /// Starts what may start, and asks again for the others, unless they were given back meanwhile or the loop ends.
+    pub(super) fn offsets_fetched(&mut self, fetched: Fetched) {
+        let (mut partitions, attempt) = match fetched {
+            Fetched::Known(begins) => {
+                for (ticket, begin) in begins {
+                    match begin {
+                        Begin::Committed(offset, clock) => self.assignment.started(ticket, offset, clock),
+                        Begin::End(end) => self.assignment.started_at_end(ticket, end),
+                    }
+                }
+                return;
+            }
+            Fetched::Unknown(partitions, attempt) => (partitions, attempt),
+        };
+        partitions.retain(|(partition, ticket)| self.assignment.ticket(*partition) == Some(*ticket));
+        if partitions.is_empty() || self.stopping.is_some() {
+            return;
+        }
+        // The partitions that stay are not fetched before.
+        if self.cooperative && !self.answered {
+            self.assign(&[]);
+        }
+        self.fetch_committed(partitions, attempt);
+    }
+
     pub(super) fn assign(&mut self, starts: &[(Partition, Option<i64>)]) {
+        self.answered = true;
         let mut list = TopicPartitionList::with_capacity(starts.len());
         let begins = match self.parts.offset_reset {
             OffsetReset::Earliest => Offset::Invalid,

@@ -1,10 +1,11 @@
 //! The loop with librdkafka's mock cluster, whose group and fetches are librdkafka's own protocol: what a rebalance waits for, and
 //! what becomes of a consumer to which nothing is delivered any more. `idle` is for what needs no broker, `leaving` for what a rebalance does beside a
-//! drain, `gone` for what retention does.
+//! drain, `gone` for what retention does, `starting` for partitions whose offsets the group does not say.
 
 mod gone;
 pub(super) mod idle;
 mod leaving;
+mod starting;
 
 use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
@@ -264,6 +265,7 @@ impl Bench {
                 let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
                 let pipeline = &config.pipelines["p"];
                 let classic = pipeline.source.group_protocol == GroupProtocol::Classic;
+                let topics: Vec<String> = pipeline.source.topics.iter().map(|topic| (**topic).clone()).collect();
                 let publishes = pipeline.sink.is_some();
                 let transactional_id = (*pipeline.delivery == Delivery::ExactlyOnce).then_some("p-0");
                 let gives_up = pipeline.dead_letter.is_some();
@@ -308,7 +310,7 @@ impl Bench {
                     let consumer = context::consumer(&properties, context).unwrap();
                     Ok(Parts {
                         consumer: Arc::new(consumer),
-                        topics: vec!["in".to_owned()],
+                        topics: topics.clone(),
                         offset_reset,
                         tombstone: OnTombstone::Skip,
                         order: Order::None,

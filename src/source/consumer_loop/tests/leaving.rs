@@ -80,9 +80,9 @@ fn outputs_that_are_left_at_the_end_of_a_drain_are_left_to_the_next_owner() {
     assert!(!matches!(bench.end(), End::Halted(_)));
 }
 
-/// librdkafka pauses what stays, too, as long as the group waits for an answer.
+/// librdkafka pauses what stays, too, until it has an answer.
 #[test]
-fn a_rebalance_that_lasts_is_no_stall() {
+fn what_stays_goes_on_while_the_group_does_not_say_where_the_rest_begins() {
     let bench = Bench::start(2, Duration::ZERO, Duration::from_secs(3));
     let load = Load::new(&bench);
     let other = member(&bench.cluster.bootstrap_servers());
@@ -109,10 +109,37 @@ fn a_rebalance_that_lasts_is_no_stall() {
         partitions.iter().any(|partition| partition.phase == "starting")
     });
     (0..5).for_each(|_| load.send(kept));
+    until("the rows", || bench.written(kept).len() == 6);
     // For longer than it takes to ask for the end of what is not fetched, and to call that a stall.
     std::thread::sleep(Duration::from_secs(10));
     assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
     bench.cluster.clear_request_errors(RDKafkaApiKey::OffsetFetch);
-    until("the rows", || bench.written(kept).len() == 6);
+    until("the rest to begin", || {
+        let partitions = bench.state.get().partitions;
+        partitions.len() == 2 && partitions.iter().all(|partition| partition.phase == "running")
+    });
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+/// librdkafka takes away by itself what belongs to such a topic, calls that lost, and keeps the others.
+#[test]
+fn partitions_of_a_topic_that_may_not_be_read_any_more_leave_alone() {
+    let cluster = cluster(1);
+    cluster.create_topic("closed", 1, 1).unwrap();
+    let toml = TOML.replace("[\"in\"]", "[\"in\", \"closed\"]");
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    let load = Load::new(&bench);
+    let held = |topic: &str| bench.state.get().partitions.iter().any(|at| at.topic == topic);
+    until("both topics", || held("in") && held("closed"));
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    bench.cluster.topic_error("closed", refusal).unwrap();
+    until("the topic to leave", || !held("closed"));
+    for _ in 0..10 {
+        load.send(0);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    until("the rows", || bench.written(0).len() == 10);
+    until("their commit", || committed(&bench, 0) == 10);
+    assert_eq!(bench.state.get().state, "running");
     assert!(matches!(bench.end(), End::Drained));
 }

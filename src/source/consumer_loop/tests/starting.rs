@@ -1,0 +1,97 @@
+//! What starts where the group says the offsets of some partitions and not of others.
+
+use super::idle::{P, with_one_finished};
+use super::*;
+use crate::source::assignment::Action;
+
+/// Of a topic that the mock cluster has not yet: it refuses the offset, as brokers do of a topic that may not be read any more.
+const REFUSED: Partition = Partition { topic: 1, index: 0 };
+
+/// A loop to which both partitions were assigned, and whose consumer reaches this cluster.
+async fn assigned(cluster: &MockCluster<'static, DefaultProducerContext>) -> Loop {
+    let mut this = with_one_finished().await;
+    this.topics.push("other".into());
+    let statistics = KafkaMetrics::new(&Metrics::new().unwrap(), "p", "consumer-0");
+    let context = SourceContext::new("p", statistics, Logins::default());
+    let consumer = context::consumer(&client(&cluster.bootstrap_servers()), context).unwrap();
+    this.parts.consumer = Arc::new(consumer);
+    this.assignment.assigned(&[P, REFUSED]);
+    this
+}
+
+/// Asks for the offsets that are to be asked for; what starts.
+fn starts(this: &mut Loop) -> Vec<Partition> {
+    let mut started = Vec::new();
+    while let Some(action) = this.assignment.next_action() {
+        match action {
+            Action::FetchCommitted(partitions) => this.fetch_committed(partitions, 0),
+            Action::Start { partition, .. } => started.push(partition),
+            _ => {}
+        }
+    }
+    started
+}
+
+/// Takes the next answer.
+async fn answered(this: &mut Loop) {
+    let fetched = tokio::time::timeout(LONG, this.fetched.1.recv()).await;
+    this.offsets_fetched(fetched.unwrap().unwrap());
+}
+
+/// What starts next.
+async fn next(this: &mut Loop) -> Vec<Partition> {
+    loop {
+        let started = starts(this);
+        if !started.is_empty() {
+            return started;
+        }
+        answered(this).await;
+    }
+}
+
+#[tokio::test]
+async fn a_partition_whose_offset_is_refused_keeps_no_other_from_starting() {
+    let cluster = cluster(1);
+    let mut this = assigned(&cluster).await;
+    this.unanswered.insert(REFUSED);
+    this.answered = false;
+    assert!(this.owes_an_answer());
+    assert_eq!(next(&mut this).await, [P]);
+    answered(&mut this).await;
+    assert!(!this.owes_an_answer(), "librdkafka would fetch nothing");
+    cluster.create_topic("other", 1, 1).unwrap();
+    assert_eq!(next(&mut this).await, [REFUSED]);
+    assert!(this.halted.is_none(), "{:?}", this.halted);
+}
+
+#[tokio::test]
+async fn what_was_given_back_is_not_asked_for_any_more() {
+    let cluster = cluster(1);
+    let mut this = assigned(&cluster).await;
+    assert_eq!(next(&mut this).await, [P]);
+    this.assignment.revoked(&[REFUSED], Instant::now());
+    assert!(starts(&mut this).is_empty());
+    answered(&mut this).await;
+    let began = Instant::now();
+    while this.fetched.1.sender_strong_count() > 1 {
+        assert!(began.elapsed() < LONG, "it is still asked for");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(this.fetched.1.try_recv().is_err(), "it was asked for again");
+}
+
+/// A second one would take the place of the first.
+#[tokio::test]
+async fn an_assignment_of_the_eager_protocol_starts_as_a_whole() {
+    let cluster = cluster(1);
+    let mut this = assigned(&cluster).await;
+    this.cooperative = false;
+    this.unanswered.extend([P, REFUSED]);
+    // An attempt has two answers.
+    for _ in 0..6 {
+        assert!(starts(&mut this).is_empty());
+        answered(&mut this).await;
+    }
+    cluster.create_topic("other", 1, 1).unwrap();
+    assert_eq!(next(&mut this).await, [P, REFUSED]);
+}

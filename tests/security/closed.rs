@@ -1,0 +1,116 @@
+//! The right to one of two topics is taken away under load: the other goes on, and the closed one when the right is given back.
+
+use std::time::Duration;
+
+use rdkafka::producer::BaseRecord;
+
+use super::settings;
+use crate::faults::pipelines;
+use crate::support::numbers::{Numbers, who};
+use crate::support::process::Messina;
+use crate::support::{LONG, until};
+
+/// For so long the other topic may stand still.
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_topic_that_is_closed_leaves_the_other() {
+    closes("a_topic_that_is_closed_leaves_the_other", "at_least_once");
+}
+
+#[test]
+fn a_topic_that_is_closed_leaves_the_other_exactly_once() {
+    closes("a_topic_that_is_closed_leaves_the_other_exactly_once", "exactly_once");
+}
+
+fn closes(test: &str, delivery: &str) {
+    let Some((bench, settings)) = settings::find(test) else {
+        return;
+    };
+    let numbers = Numbers::new(&bench, 1, &pipelines("secure"));
+    let (open, closed) = (numbers.topic.as_str(), bench.name("closed"));
+    let closed = closed.as_str();
+    bench.kafka.create(&bench, &[closed], 1);
+    // The id of the schema is behind the magic byte.
+    let id = u32::from_be_bytes(numbers.record(0, &who(0))[1..5].try_into().unwrap());
+    let schema = bench.registry.schema(&bench, id);
+    bench.registry.register(&bench, &format!("{closed}-value"), &schema);
+    let acl = |user: &str, more: &[&str]| {
+        let arguments = [
+            ("user", user),
+            ("operation", "read"),
+            ("kind", "topic"),
+            ("name", closed),
+        ];
+        let mut arguments = arguments.map(|(name, value)| format!("--{name}={value}")).to_vec();
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let (ok, answer) = bench.tool("acl", &arguments);
+        assert!(ok, "{answer}");
+    };
+    // What has an ACL is closed to all whom none names.
+    acl("somebody", &[]);
+    acl(&settings.kafka_user, &[]);
+    let topics = format!(
+        "[pipelines.secure]\ndelivery = \"{delivery}\"\n[pipelines.secure.source]\ntopics = [\"{open}\", \"{closed}\"]\n\
+         properties = {{ \"topic.metadata.refresh.interval.ms\" = 30000 }}\n"
+    );
+    let [numbers_config, local] = numbers.config(Duration::from_secs(30), &pipelines("secure"));
+    let (secure, topics) = (settings.file(&bench, "closed"), bench.file("topics.toml", &topics));
+    let messina = Messina::start_keeping_all("messina", &[&numbers_config, &local, &secure, &topics]);
+    messina.ready();
+
+    let mut sent = 0;
+    let mut send = || {
+        let (key, value) = (who(sent), numbers.record(sent, &who(sent)));
+        for topic in [open, closed] {
+            bench
+                .kafka
+                .send(BaseRecord::to(topic).key(key.as_bytes()).payload(value.as_slice()));
+        }
+        sent += 1;
+    };
+    let group = numbers.group("secure");
+    let committed = |topic: &str| bench.kafka.committed(&group, topic)[0];
+    // As its own metric has it.
+    let shown = |topic: &str| {
+        let text = messina.get("/metrics").unwrap_or_default();
+        let (metric, label) = ("messina_committed_offset{", format!("topic=\"{topic}\""));
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(metric) && line.contains(&label));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
+    until("both topics to be committed", LONG, &[&messina], || {
+        send();
+        (committed(open) > 0 && committed(closed) > 0).then_some(())
+    });
+    acl(&settings.kafka_user, &["--remove"]);
+    until("the brokers to close one", LONG, &[&messina], || {
+        send();
+        messina.lines("Topic authorization failed").pop()
+    });
+    let mut goes_on = |when: &str| {
+        let (_, end) = bench.kafka.ends(open)[0];
+        until(&format!("the other to go on {when}"), SOON, &[&messina], || {
+            send();
+            (committed(open) > end && shown(open) > end as f64).then_some(())
+        });
+    };
+    goes_on("while the closed one is still assigned");
+    until("the group to take it", LONG, &[&messina], || {
+        (messina.partitions() == 1).then_some(())
+    });
+    goes_on("without the closed one");
+    acl(&settings.kafka_user, &[]);
+    until("both to be committed to their ends", LONG, &[&messina], || {
+        let done = |topic: &str| {
+            let (committed, there) = bench.kafka.progress(&group, topic);
+            committed == there
+        };
+        (done(open) && done(closed)).then_some(())
+    });
+    messina.stop();
+    drop(messina);
+    bench.clean();
+}
