@@ -1,7 +1,10 @@
-//! When to stop: SIGTERM or SIGINT once is a drain, a second one is the end at once. SIGHUP, SIGUSR1 and SIGUSR2 stop nothing.
+//! When to stop: SIGTERM or SIGINT once is a drain, a second one is the end at once. SIGHUP, SIGUSR1 and SIGUSR2 stop nothing; but SIGHUP, which a
+//! terminal sends that is closed, stops commands that would leave files behind.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::process::ExitCode;
+use std::ptr;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,24 +18,42 @@ pub async fn requested() -> io::Result<&'static str> {
     Ok(Signals::listen()?.requested(|| {}).await)
 }
 
+/// The same, of SIGHUP as well.
+pub async fn requested_or_hung_up() -> io::Result<&'static str> {
+    Ok(Signals::listen_to_all()?.requested(|| {}).await)
+}
+
 /// The signals to stop. Once they are listened to, none of them ends the process by itself.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
-    /// Listens to them.
+    /// Listens to SIGTERM and SIGINT.
     pub fn listen() -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: None,
         })
+    }
+
+    /// Listens to SIGHUP as well, unless whoever started the process has it ignored, as `nohup` does.
+    pub fn listen_to_all() -> io::Result<Signals> {
+        let mut signals = Signals::listen()?;
+        if !is_ignored(libc::SIGHUP) {
+            signals.hangup = Some(signal(SignalKind::hangup())?);
+        }
+        Ok(signals)
     }
 
     /// Waits for the first one. The second one, at any time after it, ends the process with status 130: nothing is dropped then, but `last` is called.
     pub async fn requested(mut self, last: impl FnOnce() + Send + 'static) -> &'static str {
         let name = self.next().await;
+        // A terminal that is closed may tell it twice, by the system and by the shell: that is no impatience.
+        self.hangup = None;
         tokio::spawn(async move {
             self.next().await;
             tracing::warn!("second signal: stopping at once; what is in flight will be processed again");
@@ -43,10 +64,32 @@ impl Signals {
     }
 
     async fn next(&mut self) -> &'static str {
+        let Signals {
+            terminate,
+            interrupt,
+            hangup,
+        } = self;
+        let hung_up = async {
+            match hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            _ = hung_up => "SIGHUP",
         }
+    }
+}
+
+/// Whether nothing comes of a signal.
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: no action is given, so none changes, and the present one is written where there is room for it; zeros are one, too.
+    unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }
 

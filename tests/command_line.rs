@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -156,6 +158,41 @@ fn a_check_tells_what_it_found_before_a_service_did_not_answer() {
     }
 }
 
+#[test]
+fn a_database_of_another_folder_is_told_with_its_whole_path() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("command-line-folder");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let folder = folder.canonicalize().unwrap();
+    let config = config("folder", "127.0.0.1:9");
+    let step = "[[pipelines.p.steps]]\nname = \"row\"\nlookup = \"SELECT a FROM users WHERE b = :b\"\n";
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("store = \"sqlite:shop.db\"\n{text}{step}")).unwrap();
+    let place = format!(
+        " (the file is {}: a relative path counts from the working directory)",
+        folder.join("shop.db").display()
+    );
+    // The check makes no file, and finds the empty one that the run has made.
+    for (arguments, says) in [
+        (
+            &["check", "--online", "-c", &config][..],
+            "unable to open database file",
+        ),
+        (&["run", "-c", &config], "SQLite has no table users"),
+        (&["check", "--online", "-c", &config], "SQLite has no table users"),
+    ] {
+        let mut command = messina(arguments);
+        command.current_dir(&folder).env("MESSINA__HTTP__LISTEN", "127.0.0.1:0");
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?}: {stderr}");
+        assert!(
+            stderr.contains(says) && stderr.contains(&place),
+            "{arguments:?}: {stderr}"
+        );
+    }
+}
+
 /// Before there is a cluster there is none of its secrets.
 #[test]
 fn a_size_needs_neither_the_secrets_nor_the_certificates_of_production() {
@@ -178,6 +215,56 @@ fn a_size_needs_neither_the_secrets_nor_the_certificates_of_production() {
         stdout.contains("CPU for a record") && stdout.contains("pods"),
         "{stdout}"
     );
+}
+
+/// What `tap` and `health` say of one answer: their exit codes and stderr.
+fn asked(answer: &'static str) -> Vec<(Option<i32>, String)> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let commands = [&["tap", "p"][..], &["health"]];
+    let server = std::thread::spawn(move || {
+        for _ in commands {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut asked, mut byte) = (Vec::new(), [0]);
+            while !asked.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut byte).unwrap();
+                asked.push(byte[0]);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let said = commands.map(|command| {
+        let output = messina(&[command, &["--listen", &address]].concat()).output().unwrap();
+        assert!(output.stdout.is_empty(), "{command:?}");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    });
+    server.join().unwrap();
+    said.into()
+}
+
+#[test]
+fn whoever_else_listens_there_is_not_taken_for_messina() {
+    for answer in [
+        "HTTP/1.0 404 Not Found\r\nContent-Type: text/html\r\n\r\n<!DOCTYPE HTML>\n<html>no such file</html>\n",
+        "HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<html>an application</html>\n",
+        "HTTP/1.0 404 Not Found\r\nContent-Type: text/plain\r\n\r\n404 page not found\n",
+    ] {
+        for (code, said) in asked(answer) {
+            assert_eq!(code, Some(69), "{answer}: {said}");
+            assert!(
+                said.contains("another program listens there; --listen says where"),
+                "{answer}: {said}"
+            );
+            assert!(!said.contains('<') && !said.contains("shown"), "{answer}: {said}");
+        }
+    }
+    // These words are Messina's own.
+    let (code, said) = asked("HTTP/1.0 404 Not Found\r\n\r\nthere is no pipeline p: there are q\n").swap_remove(0);
+    assert_eq!(code, Some(64), "{said}");
+    assert_eq!(said, "error: there is no pipeline p: there are q\n");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -31,11 +32,24 @@ struct Demo {
 impl Demo {
     /// Starts it, and waits until its directory is there.
     fn start(name: &str) -> Demo {
+        Demo::start_with(name, libc::SIG_DFL)
+    }
+
+    /// The same, with what is to come of SIGHUP, however these tests were started.
+    fn start_with(name: &str, hangup: libc::sighandler_t) -> Demo {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("demo-{name}"));
         // A run before this one may have left it.
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_messina"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
+        // SAFETY: between fork and exec the child does nothing but this call, which is allowed there.
+        unsafe {
+            command.pre_exec(move || {
+                libc::signal(libc::SIGHUP, hangup);
+                Ok(())
+            });
+        }
+        let process = command
             .args(["demo", "--records", "20000000"])
             .env_remove("RUST_LOG")
             .env("TMPDIR", &folder)
@@ -98,10 +112,45 @@ impl Drop for Demo {
 #[test]
 fn a_signal_before_the_first_record_leaves_nothing_behind() {
     let _alone = alone();
-    for (name, signal) in [("interrupted", libc::SIGINT), ("terminated", libc::SIGTERM)] {
+    for (name, signal) in [
+        ("interrupted", libc::SIGINT),
+        ("terminated", libc::SIGTERM),
+        ("hung-up", libc::SIGHUP),
+    ] {
         let mut demo = Demo::start(name);
         demo.send(signal);
         assert_eq!(demo.end(), Some(130), "{name}");
+    }
+}
+
+#[test]
+fn a_hang_up_that_nohup_has_ignored_ends_nothing() {
+    let _alone = alone();
+    let mut demo = Demo::start_with("nohup", libc::SIG_IGN);
+    demo.send(libc::SIGHUP);
+    demo.is_under_way();
+    demo.send(libc::SIGTERM);
+    assert_eq!(demo.end(), Some(0));
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named_with_what_says_where() {
+    let case = concat!(env!("CARGO_MANIFEST_DIR"), "/config/cookbook/enrich.test.toml");
+    for arguments in [&["demo"][..], &["test", case]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_messina"))
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .env("TMPDIR", "/nowhere")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(69), "{arguments:?}: {said}");
+        assert!(
+            said.contains("cannot make the directory /nowhere/messina-") && said.contains("TMPDIR"),
+            "{arguments:?}: {said}"
+        );
+        assert_eq!(said.matches("os error 2").count(), 1, "{arguments:?}: {said}");
     }
 }
 

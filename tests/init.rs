@@ -311,6 +311,75 @@ fn names_that_are_words_of_cel_pass_check_and_test() {
 }
 
 #[test]
+fn two_drafts_of_one_topic_are_two_pipelines_with_two_groups() {
+    let folder = Folder::new("two");
+    folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text) WITHOUT ROWID;");
+    let flags = format!("init --topic t --schema {} {SERVICES} --table users", schema("event"));
+    for (file, group) in [("a.toml", "messina-t-a"), ("b.toml", "messina-t-b")] {
+        let (_, said) = folder.must(0, &format!("{flags} --out {file}"));
+        assert!(said.contains(&format!("reads t in group {group}")), "{said}");
+        assert!(folder.read(file).contains(&format!("\ngroup = \"{group}\"")), "{file}");
+    }
+    folder.must(0, "check -c a.toml -c b.toml");
+    // Both are there.
+    for pipeline in ["t-a", "t-b"] {
+        folder.must(
+            0,
+            &format!("size -c a.toml -c b.toml --rate 1000 --pipeline {pipeline}"),
+        );
+    }
+    // The topic's own file is the topic's own pipeline, by default too.
+    folder.must(0, &format!("{flags} --out t.toml"));
+    assert!(folder.read("t.toml").contains("\ngroup = \"messina-t\""));
+    let (_, said) = folder.must(64, &flags);
+    assert!(
+        said.contains(
+            "t.toml is there already: --force writes over it, --out FILE and --name NAME make another pipeline"
+        ),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_draft_that_is_refused_leaves_no_file_in_the_way_of_the_next() {
+    let folder = Folder::new("refused");
+    folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text) WITHOUT ROWID;");
+    let flags = format!("init --topic t --schema {} {SERVICES} --table users", schema("event"));
+    let left = || {
+        let files = std::fs::read_dir(&folder.0).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with("t.")).collect();
+        names.sort();
+        names
+    };
+    for more in ["", " --test"] {
+        let (_, said) = folder.must(64, &format!("{flags} --bind user_id=event.nothing{more}"));
+        assert!(
+            said.contains(
+                "--bind user_id=event.nothing: path \"nothing\": no field \"nothing\" in the event; it has event_id"
+            ),
+            "{said}"
+        );
+        assert!(left().is_empty(), "{:?}", left());
+    }
+    // Only the case shows that a record goes into no text.
+    let wrong = format!("{flags} --bind user_id=event.user --test");
+    let (_, said) = folder.must(64, &wrong);
+    assert!(
+        said.contains("marker :user_id cannot take event.user") && said.contains("say by --bind COLUMN=EXPRESSION"),
+        "{said}"
+    );
+    assert!(left().is_empty(), "{:?}", left());
+    folder.must(0, &format!("{flags} --bind user_id=event.user.id --test"));
+    let all = ["t.avsc", "t.test.toml", "t.toml"];
+    assert_eq!(left(), all);
+    // What was there before is never taken away.
+    folder.must(64, &wrong);
+    folder.must(64, &format!("{wrong} --force"));
+    assert_eq!(left(), all);
+}
+
+#[test]
 fn connections_may_come_from_a_file() {
     let folder = Folder::new("base");
     folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text) WITHOUT ROWID;");

@@ -77,7 +77,7 @@ def prepare():
         except KafkaException as error:
             if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
                 raise
-    hosts = [node.rsplit(":", 1) for node in NODES.split(",")]
+    hosts = [(node.rsplit(":", 1) + ["9042"])[:2] for node in NODES.split(",")]
     with Cluster([host for host, _ in hosts], port=int(hosts[0][1])) as cluster:
         session = cluster.connect()
         session.execute(f"CREATE KEYSPACE IF NOT EXISTS {KEYSPACE} WITH replication = {{'class': 'SimpleStrategy', 'replication_factor': 1}}")

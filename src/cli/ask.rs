@@ -33,6 +33,13 @@ pub struct Answer {
     pub body: String,
 }
 
+impl Answer {
+    /// Whether it is another program's: no HTTP, or a page, of which Messina has one only, at `/`.
+    pub fn is_anothers(&self) -> bool {
+        self.status == 0 || self.body.trim_start().starts_with('<')
+    }
+}
+
 impl Process {
     /// Where to connect to what listens there: all addresses include this host's own.
     pub fn address(&self) -> SocketAddr {
@@ -42,6 +49,14 @@ impl Process {
             ip => ip,
         };
         SocketAddr::new(ip, self.listen.port())
+    }
+
+    /// What to say where another program has answered.
+    pub fn not_messina(&self) -> String {
+        format!(
+            "{}: another program listens there; --listen says where the process listens, its [http] listen",
+            self.address()
+        )
     }
 
     /// Asks for `path`; each part of the answer may take `patience`.

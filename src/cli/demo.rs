@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::answer;
-use crate::demo::{self, Places, config_text};
+use super::trouble::Trouble;
+use crate::demo::{self, DemoError, Places, config_text};
 use crate::shutdown::Exit;
 use crate::telemetry::logging::{self, Format};
 
@@ -40,7 +41,11 @@ pub fn run(args: Demo) -> anyhow::Result<ExitCode> {
     let report = runtime.block_on(demo::run(args.records));
     // Calls to the embedded brokers may still wait for an answer that nobody needs any more.
     runtime.shutdown_background();
-    let Some(report) = report? else {
+    let report = match report {
+        Err(DemoError::System(error)) => return Err(Trouble::Unavailable(error.to_string()).into()),
+        report => report?,
+    };
+    let Some(report) = report else {
         say!("stopped before the first record");
         return Ok(ExitCode::from(130));
     };

@@ -79,7 +79,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
     let code = runtime.block_on(async {
         let pipeline = chosen(&config, args.pipeline.as_deref())?.clone();
         // Before the directory is made: neither a signal nor a second one leaves a copy of the database behind.
-        let signals = Signals::listen().context("cannot listen to signals")?;
+        let signals = Signals::listen_to_all().context("cannot listen to signals")?;
         let room = room_for_copy(&config).map_err(|e| Trouble::unavailable("cannot copy the database", &e))?;
         let removal = room.as_ref().map(Scratch::removal);
         let last = move || {

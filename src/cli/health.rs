@@ -24,6 +24,11 @@ pub fn run(args: &Health) -> anyhow::Result<ExitCode> {
     let path = if args.ready { "/readyz" } else { "/livez" };
     let address = args.process.address();
     match args.process.ask(path, PATIENCE) {
+        // Messina says yes or why not, and nothing else.
+        Ok(answer) if answer.is_anothers() || !matches!(answer.status, 200 | 503) => {
+            say!("{}", args.process.not_messina());
+            Ok(Exit::Unavailable.into())
+        }
         Ok(answer) if answer.status == 200 => Ok(ExitCode::SUCCESS),
         Ok(answer) => {
             say!("{address}{path}: {}", answer.body);

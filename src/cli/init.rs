@@ -5,6 +5,7 @@
 
 mod case;
 mod draft;
+mod files;
 mod guess;
 mod text;
 
@@ -16,10 +17,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use self::draft::{Draft, Wanted};
+use self::files::{Files, save};
 use self::text::{Connections, Database, Places};
 use super::trouble::Trouble;
 use super::{answer, judged, print};
-use crate::app;
+use crate::app::{self, StartError};
 use crate::avro::Schema;
 use crate::cases::{self, file};
 use crate::config::{self, Config, Sources};
@@ -69,7 +71,7 @@ pub struct Init {
     /// The embedded database in place of a CQL one.
     #[arg(long, value_name = "sqlite:PATH")]
     store: Option<String>,
-    /// The pipeline's name. Default: the topic's.
+    /// The pipeline's name; its consumer group is messina-NAME. Default: the topic's, and behind it that of --out's file where it says something else.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// The topic to publish to. Default: TOPIC-enriched.
@@ -128,7 +130,10 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
     {
         *keyspace = Some(answered(None, "--keyspace", "Keyspace of the tables")?);
     }
-    let name = args.name.clone().unwrap_or_else(|| pipeline_name(&topic));
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => own_name(&topic, args.out.as_deref()),
+    };
     if name.is_empty() || name != pipeline_name(&name) {
         return Err(usage("a pipeline's name has letters, digits, `-` and `_`: choose another --name").into());
     }
@@ -203,20 +208,30 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
         None => None,
     };
     files.refuse_to_overwrite(args.force)?;
-    save(&files.config, &text)?;
-    if let (Some(path), Some(case)) = (&files.case, case) {
-        if let Some(path) = &files.schema {
-            save(path, &format!("{}\n", pretty(schema.json())))?;
-        }
-        save(path, &case)?;
-        if !runtime.block_on(expect(path, case, &draft, config, sources))? {
-            let (file, path) = (places.file, path.display());
-            say!(
-                "stopped: {file} and {path} are written; what the case expects is not yet: messina test --update {path}"
-            );
-            // Calls to the embedded brokers may still wait for an answer that nobody needs any more.
-            runtime.shutdown_background();
+    let written = files.write(&text, &schema, case.as_deref());
+    let ended = written.and_then(|()| match (&files.case, case) {
+        (Some(path), Some(case)) => runtime.block_on(expect(path, case, &draft, config, sources)),
+        _ => Ok(true),
+    });
+    // Calls to the embedded brokers may still wait for an answer that nobody needs any more.
+    runtime.shutdown_background();
+    match ended {
+        Ok(true) => {}
+        Ok(false) => {
+            if let Some(path) = &files.case {
+                let (file, path) = (places.file, path.display());
+                say!(
+                    "stopped: {file} and {path} are written; what the case expects is not yet: messina test --update {path}"
+                );
+            }
             return Ok(ExitCode::from(130));
+        }
+        Err(error) => {
+            // None of them was there, and they would be in the way of the draft that is mended.
+            if !args.force {
+                files.remove();
+            }
+            return Err(error);
         }
     }
     say(&draft, &files, &places);
@@ -304,92 +319,19 @@ fn pipeline_name(topic: &str) -> String {
     topic.chars().map(plain).collect()
 }
 
-/// The files that are written.
-struct Files {
-    to_stdout: bool,
-    config: PathBuf,
-    case: Option<PathBuf>,
-    /// None where the schema's own file is used.
-    schema: Option<PathBuf>,
-    /// As the case names it.
-    schema_name: String,
-    /// As the case names them, the new one last.
-    configs: Vec<String>,
-}
-
-impl Files {
-    fn new(args: &Init, out: &Path) -> Result<Files, Trouble> {
-        let to_stdout = out == Path::new("-");
-        if to_stdout && args.test {
-            return Err(usage(
-                "--test writes files beside the pipeline's own: give it one with --out FILE",
-            ));
-        }
-        let config = if to_stdout {
-            PathBuf::from("pipeline.toml")
-        } else {
-            out.to_owned()
-        };
-        let beside = |end: &str| config.with_extension(end);
-        let own = beside("avsc");
-        let given = args.schema.as_deref().filter(|given| same_folder(given, &config));
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut configs: Vec<String> = Vec::new();
-        for other in &args.config {
-            configs.push(if same_folder(other, &config) {
-                name(other)
-            } else {
-                let path = std::fs::canonicalize(other);
-                path.map_err(|e| usage(&format!("cannot read {}: {e}", other.display())))?
-                    .display()
-                    .to_string()
-            });
-        }
-        configs.push(name(&config));
-        Ok(Files {
-            to_stdout,
-            case: args.test.then(|| beside("test.toml")),
-            schema_name: name(given.unwrap_or(&own)),
-            schema: (args.test && given.is_none()).then_some(own),
-            config,
-            configs,
-        })
-    }
-
-    /// All or nothing: none is written where one is there.
-    fn refuse_to_overwrite(&self, force: bool) -> Result<(), Trouble> {
-        let all = [Some(&self.config), self.case.as_ref(), self.schema.as_ref()];
-        let there: Vec<String> = all
-            .into_iter()
-            .flatten()
-            .filter(|path| path.exists())
-            .map(|path| path.display().to_string())
-            .collect();
-        if force || there.is_empty() {
-            return Ok(());
-        }
-        let (is, it) = if there.len() == 1 {
-            ("is", "it")
-        } else {
-            ("are", "them")
-        };
-        Err(usage(&format!(
-            "{} {is} there already: --force writes over {it}, --out FILE chooses another place",
-            there.join(", ")
-        )))
-    }
-}
-
-fn same_folder(one: &Path, other: &Path) -> bool {
-    let folder = |path: &Path| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        std::fs::canonicalize(parent.unwrap_or(Path::new("."))).ok()
+/// The name of a pipeline for which none is said. Two drafts of one topic are two pipelines: by one name they would share a consumer group, and each
+/// would get a part of the records.
+fn own_name(topic: &str, out: Option<&Path>) -> String {
+    let topic = pipeline_name(topic);
+    let stem = out.filter(|out| *out != Path::new("-")).and_then(Path::file_stem);
+    let Some(stem) = stem.map(|stem| pipeline_name(&stem.to_string_lossy())) else {
+        return topic;
     };
-    folder(one).is_some() && folder(one) == folder(other)
-}
-
-fn save(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).map_err(|e| usage(&format!("cannot write {}: {e}", path.display())).into())
+    match stem.strip_prefix(&topic) {
+        // The topic's name and more of it, and not another word that begins alike.
+        Some(more) if !more.starts_with(|c: char| c.is_ascii_alphabetic()) => stem,
+        _ => format!("{topic}-{stem}"),
+    }
 }
 
 /// The schema of the topic's values.
@@ -453,14 +395,6 @@ async fn one_table(
         .map_err(|e| usage(&format!("table {name}: {e}")).into())
 }
 
-fn pretty(json: &str) -> String {
-    let value: Result<serde_json::Value, _> = serde_json::from_str(json);
-    value
-        .ok()
-        .and_then(|value| serde_json::to_string_pretty(&value).ok())
-        .unwrap_or_else(|| json.to_owned())
-}
-
 fn case_text(draft: &Draft, schema: &Schema, topic: &str, files: &Files, path: &Path) -> Result<String, Trouble> {
     let names = case::Names {
         topic,
@@ -478,13 +412,28 @@ async fn expect(path: &Path, text: String, draft: &Draft, config: Config, source
     let customs = CustomSteps::new();
     let report = tokio::select! {
         biased;
-        signal = shutdown::requested() => {
+        signal = shutdown::requested_or_hung_up() => {
             signal.context("cannot listen to signals")?;
             return Ok(false);
         }
         report = cases::run(&case, folder, config, sources, &customs, None) => report,
     };
-    let report = report.with_context(|| format!("cannot run the case of {}", path.display()))?;
+    let report = match report {
+        Ok(report) => report,
+        Err(cases::Error::Start(StartError::Config(findings))) => {
+            print(&findings);
+            return Err(usage(
+                "the draft does not run with its own case: say by --bind COLUMN=EXPRESSION what is meant",
+            )
+            .into());
+        }
+        Err(error @ (cases::Error::Start(_) | cases::Error::Environment(_))) => {
+            return Err(Trouble::Unavailable(error.to_string()).into());
+        }
+        Err(error @ cases::Error::File(_)) => {
+            return Err(error).with_context(|| format!("cannot run the case of {}", path.display()));
+        }
+    };
     let verdict = report.verdicts.first();
     let (Some(effects), Some(place)) = (
         verdict.and_then(|verdict| verdict.effects.as_ref()),
@@ -536,6 +485,7 @@ fn say(draft: &Draft, files: &Files, places: &Places<'_>) {
             );
         }
     }
+    say!("  reads {} in group {}", places.topic, places.group);
     say!("next:\n  messina check {others}-c {file} --online");
     if let Some(case) = &files.case {
         say!("  messina test {}", case.display());
@@ -555,5 +505,23 @@ mod tests {
         );
         assert!(binding("a=").is_err() && binding("=b").is_err() && binding("ab").is_err());
         assert_eq!(pipeline_name("team.nav_v1-x"), "team-nav_v1-x");
+    }
+
+    #[test]
+    fn a_file_of_another_name_is_another_pipeline() {
+        for (topic, out, name) in [
+            ("clicks", None, "clicks"),
+            ("clicks", Some("-"), "clicks"),
+            ("clicks", Some("clicks.toml"), "clicks"),
+            ("clicks", Some("drafts/clicks.toml"), "clicks"),
+            ("web.clicks", Some("web.clicks.toml"), "web-clicks"),
+            ("clicks", Some("b.toml"), "clicks-b"),
+            ("clicks", Some("drafts/my visits"), "clicks-my-visits"),
+            ("clicks", Some("clicks-history.toml"), "clicks-history"),
+            ("clicks", Some("clicks2.toml"), "clicks2"),
+            ("t", Some("two.toml"), "t-two"),
+        ] {
+            assert_eq!(own_name(topic, out.map(Path::new)), name, "{topic}, {out:?}");
+        }
     }
 }

@@ -67,10 +67,12 @@ pub fn run(args: &Tap) -> anyhow::Result<ExitCode> {
                 Err(error) => break Err(args.unreachable(&error)),
             };
             match answer.status {
+                _ if answer.is_anothers() => break Err(Trouble::Unavailable(args.process.not_messina()).into()),
                 200 => args.print(&answer.body, &mut total, &mut io::stdout().lock())?,
                 // Somebody else's look ends within seconds.
                 429 => {}
-                404 | 400 => break Err(Trouble::Usage(plain(&answer.body)).into()),
+                404 | 400 if is_refusal(&answer.body) => break Err(Trouble::Usage(plain(&answer.body)).into()),
+                404 | 400 => break Err(Trouble::Unavailable(args.process.not_messina()).into()),
                 _ => {
                     break Err(
                         Trouble::Unavailable(format!("{}: {}", args.process.address(), plain(&answer.body))).into(),
@@ -86,7 +88,9 @@ pub fn run(args: &Tap) -> anyhow::Result<ExitCode> {
                 () = tokio::time::sleep(rest) => {}
             }
         };
-        total.tell();
+        if total.looked {
+            total.tell();
+        }
         end.map(|()| ExitCode::SUCCESS)
     });
     runtime.shutdown_background();
@@ -105,6 +109,8 @@ struct Answer<'a> {
 /// What has been seen in all.
 #[derive(Debug, Default)]
 struct Total {
+    /// Whether an answer was taken at all.
+    looked: bool,
     shown: u64,
     ended: u64,
     shapes: bool,
@@ -131,7 +137,7 @@ impl Tap {
         let outcome: String = outcome.collect();
         format!(
             "/tap/{}?records={records}&seconds={}{outcome}",
-            self.pipeline,
+            encoded(&self.pipeline),
             WINDOW.as_secs()
         )
     }
@@ -146,6 +152,7 @@ impl Tap {
     fn print(&self, body: &str, total: &mut Total, out: &mut dyn Write) -> anyhow::Result<()> {
         let foreign = |error: serde_json::Error| Trouble::unavailable("the answer is none of Messina's", &error);
         let answer: Answer<'_> = serde_json::from_str(body).map_err(foreign)?;
+        total.looked = true;
         total.shapes = answer.shows == "shapes";
         total.ended += answer.ended;
         for record in answer.records {
@@ -160,6 +167,24 @@ impl Tap {
         out.flush()?;
         Ok(())
     }
+}
+
+/// A name as a part of a path.
+fn encoded(name: &str) -> String {
+    let mut path = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    path
+}
+
+/// Whether these are words of `/tap/PIPELINE`: of a pipeline that is not there, or of a query that it does not take.
+fn is_refusal(words: &str) -> bool {
+    words.starts_with("there is no ") || words.starts_with('`')
 }
 
 /// Text without its quotes, and other JSON as it is.
@@ -263,6 +288,13 @@ mod tests {
         tap.print(body, &mut total, &mut out).unwrap();
         assert_eq!((total.shown, total.ended, total.shapes), (1, 3, false));
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn any_name_makes_a_path() {
+        let path = |name: &str| Line::try_parse_from(["tap", name]).unwrap().tap.path(3);
+        assert_eq!(path("web_clicks-2"), "/tap/web_clicks-2?records=3&seconds=1");
+        assert_eq!(path("a b/é?"), "/tap/a%20b%2F%C3%A9%3F?records=3&seconds=1");
     }
 
     #[test]

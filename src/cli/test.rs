@@ -45,7 +45,7 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the runtime")?;
     // From the first case on a signal ends it in order: the database's directory is not left behind.
-    let mut signal = std::pin::pin!(shutdown::requested());
+    let mut signal = std::pin::pin!(shutdown::requested_or_hung_up());
     let mut all = Report::default();
     let mut names = Vec::new();
     for path in &args.cases {

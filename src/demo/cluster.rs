@@ -80,8 +80,16 @@ impl Scratch {
     }
 
     fn at(path: PathBuf) -> io::Result<Scratch> {
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Scratch(path))
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(Scratch(path)),
+            Err(error) => {
+                let said = format!(
+                    "cannot make the directory {}: {error}; TMPDIR says where temporary files go",
+                    path.display()
+                );
+                Err(io::Error::new(error.kind(), said))
+            }
+        }
     }
 
     /// Where the database is.

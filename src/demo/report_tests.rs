@@ -71,6 +71,18 @@ fn a_faultless_run_adds_up() {
 }
 
 #[test]
+fn a_page_that_the_next_run_will_not_have_is_not_told() {
+    let mut report = report(Vec::new());
+    assert!(report.human().contains("to watch http://127.0.0.1:9090/ meanwhile"));
+    report.page = "http://127.0.0.1:43785".to_owned();
+    assert!(
+        report
+            .human()
+            .contains("to watch the status page that it names meanwhile")
+    );
+}
+
+#[test]
 fn whatever_is_missing_or_too_much_is_a_problem() {
     let streams = Stream::all([1, 2, 3]);
     let stream = &streams[0];

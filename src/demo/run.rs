@@ -22,16 +22,16 @@ use crate::telemetry::metrics::Metrics;
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// The embedded Kafka, or a client of it.
-    #[error("embedded Kafka: {0}")]
+    #[error("embedded Kafka")]
     Kafka(#[from] KafkaError),
     /// The database.
-    #[error("embedded database: {0}")]
+    #[error("embedded database")]
     Database(#[from] rusqlite::Error),
     /// The registry.
     #[error("embedded registry: {0}")]
     Registry(String),
     /// A directory, a port or a thread.
-    #[error("{0}")]
+    #[error(transparent)]
     System(#[from] std::io::Error),
     /// The demo's own configuration.
     #[error("the demo's configuration:\n{}", .0.human(false))]
@@ -44,7 +44,7 @@ pub enum DemoError {
     NotRunning(String),
 }
 
-/// Runs the demo with `records` records of all streams together, on a multi-thread Tokio runtime. SIGINT or SIGTERM ends
+/// Runs the demo with `records` records of all streams together, on a multi-thread Tokio runtime. SIGINT, SIGTERM or SIGHUP ends
 /// it early: what was made until then is accounted for, and there is no report before the first record. The second signal ends the
 /// process at once.
 ///
@@ -52,7 +52,7 @@ pub enum DemoError {
 /// See [`DemoError`].
 pub async fn run(records: u64) -> Result<Option<Report>, DemoError> {
     // Before the directory is made: however the process ends, it is not left behind.
-    let signals = Signals::listen()?;
+    let signals = Signals::listen_to_all()?;
     let scratch = Scratch::new()?;
     // A task of its own hears them while this one waits for threads, for the cluster or for the database.
     let mut interrupted = tokio::spawn(signals.requested(scratch.removal()));

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::Places;
 use super::cpu::Part;
 use super::report::{PipelineReport, Report, per_record, rate};
 
@@ -104,13 +105,18 @@ impl Report {
                 .try_for_each(|problem| writeln!(out, "  {problem}"))?;
             writeln!(out)?;
         }
+        // A port that was free this time is another one the next time.
+        let page = if self.page == format!("http://{}", Places::default().http) {
+            format!("{}/", self.page)
+        } else {
+            "the status page that it names".to_owned()
+        };
         writeln!(
             out,
             "Look next:\n  messina demo --config            the configuration that ran: three pipelines in TOML\n  \
-             messina demo --records 2000000   a longer run, to watch {}/ meanwhile\n  \
+             messina demo --records 2000000   a longer run, to watch {page} meanwhile\n  \
              messina check -c FILE            what is wrong with a configuration of your own\n  \
              README.md                        what Messina promises, and how to run it on your services",
-            self.page
         )
     }
 }

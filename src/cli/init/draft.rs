@@ -3,13 +3,14 @@
 //! Pure: from a schema and descriptions of tables to a [`Draft`]; `text` and `case` only write it down.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::guess::{Leaf, Why, guess, leaves, singular};
 use crate::avro::value::Type;
-use crate::avro::{Schema, avro_type};
+use crate::avro::{PathError, Plan, Schema, avro_type};
 use crate::config::is_step_name;
 use crate::config::values::is_identifier;
-use crate::pipeline::expression::member;
+use crate::pipeline::expression::{self, Expression, Reference, member};
 use crate::store::describe::{Description, is_bare, quoted, quoted_table};
 use crate::store::{Column, ColumnType, result_type};
 
@@ -90,6 +91,7 @@ pub fn draft(wanted: &Wanted<'_>) -> Result<Draft, String> {
         {
             return Err(format!("--bind {column}={expression}: no table has a column {column}"));
         }
+        leads_somewhere(expression, wanted.schema).map_err(|e| format!("--bind {column}={expression}: {e}"))?;
     }
     let lookup = wanted
         .table
@@ -119,6 +121,16 @@ pub fn draft(wanted: &Wanted<'_>) -> Result<Draft, String> {
         write,
         set,
     })
+}
+
+/// Whether the event has the field that a plain path names. All else is for the check to say.
+fn leads_somewhere(expression: &str, schema: &Schema) -> Result<(), PathError> {
+    match expression::parse(expression, &[]) {
+        Ok(Expression::Path(Reference::Event(path))) => {
+            Plan::compile(Arc::new(schema.clone()), &[path.as_str()]).map(drop)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The step, and the columns that it gives.
@@ -495,5 +507,27 @@ mod tests {
         );
         let error = drafted(Some(&odd), None, &[("z", "record.key")]).unwrap_err();
         assert_eq!(error, "--bind z=record.key: no table has a column z");
+    }
+
+    #[test]
+    fn a_path_that_leads_nowhere_is_refused_with_what_there_is() {
+        let users = table("users", &[("user_id", "text")], &["user_id"], &[]);
+        let told = |expression: &str| drafted(Some(&users), Some(&users), &[("user_id", expression)]);
+        let error = told("event.user.name").unwrap_err();
+        assert!(
+            error.starts_with("--bind user_id=event.user.name: path \"user.name\": no field \"name\""),
+            "{error}"
+        );
+        assert!(told("event.kind.id").unwrap_err().contains("has no field \"id\""));
+        // An item that may be there, CEL, a step's column, and what is no expression.
+        for known in [
+            "event.tags[3]",
+            "event.user['id']",
+            "string(event.x)",
+            "user.user_id",
+            "event.in",
+        ] {
+            assert_eq!(told(known).unwrap().write.unwrap().bind[0].expression, known);
+        }
     }
 }

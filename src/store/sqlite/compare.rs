@@ -136,7 +136,7 @@ mod tests {
                      PRIMARY KEY (k, id))",
             )
             .unwrap();
-        Table::read(&connection, "t").unwrap()
+        Table::read(&connection, "t", "").unwrap()
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub struct SqliteStore {
     next_reader: AtomicUsize,
     /// Counts changes that Messina makes to tables, so that look-ups are adapted anew.
     generation: Arc<AtomicU64>,
+    /// See [`place`].
+    place: Arc<str>,
 }
 
 /// What [`Statement`] holds for this store.
@@ -104,6 +106,11 @@ pub(super) struct Lookup {
 impl SqliteStore {
     /// Opens or makes the file, and starts the writer's thread.
     pub fn open(options: &SqliteOptions) -> Result<Self, StoreError> {
+        SqliteStore::open_as(options, &options.path)
+    }
+
+    /// The same, for tables that are those of `file`.
+    fn open_as(options: &SqliteOptions, file: &Path) -> Result<Self, StoreError> {
         let writer = connection(options)?;
         let mut readers = Vec::new();
         for _ in 0..options.readers.max(1) {
@@ -114,11 +121,13 @@ impl SqliteStore {
             readers.push(Mutex::new(reader));
         }
         let generation = Arc::new(AtomicU64::new(0));
+        let place: Arc<str> = place(file).into();
         Ok(SqliteStore {
-            writer: writer::Handle::start(writer, generation.clone())?,
+            writer: writer::Handle::start(writer, generation.clone(), place.clone())?,
             readers: readers.into(),
             next_reader: AtomicUsize::new(0),
             generation,
+            place,
         })
     }
 
@@ -148,7 +157,7 @@ impl SqliteStore {
                 statement.query_map([], |row| row.get(0))?.collect()
             };
             let in_place = |mut e: StoreError| {
-                e.message = format!("{}: {}", path.display(), e.message);
+                e.message = format!("{}: {}{}", path.display(), e.message, place(path));
                 e
             };
             read().map_err(|e| in_place(classify::sqlite(&e)))?
@@ -159,7 +168,7 @@ impl SqliteStore {
             "file:messina-check-{}-{number}?mode=memory&cache=shared",
             std::process::id()
         );
-        let store = SqliteStore::open(&SqliteOptions::new(name))?;
+        let store = SqliteStore::open_as(&SqliteOptions::new(name), path)?;
         store.execute_script(&tables.join(";\n")).await?;
         Ok(store)
     }
@@ -173,7 +182,7 @@ impl SqliteStore {
         let copy = || Connection::open_with_flags(path, flags)?.execute("VACUUM INTO ?1", [to.to_string_lossy()]);
         copy().map(drop).map_err(|e| {
             let mut error = classify::sqlite(&e);
-            error.message = format!("{}: {}", path.display(), error.message);
+            error.message = format!("{}: {}{}", path.display(), error.message, place(path));
             error
         })
     }
@@ -192,7 +201,10 @@ impl SqliteStore {
 
     /// The columns of a table's primary key, in order.
     pub(super) fn primary_key(&self, table: &str) -> Result<Vec<String>, StoreError> {
-        Ok(Table::read(&self.reader(), table)?.key().map(str::to_owned).collect())
+        Ok(Table::read(&self.reader(), table, &self.place)?
+            .key()
+            .map(str::to_owned)
+            .collect())
     }
 
     /// A free read connection, or the next one when all are busy.
@@ -216,7 +228,7 @@ impl SqliteStore {
         let now = self.generation.load(Ordering::Acquire);
         let mut cached = lookup.sql.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.0 != now {
-            let table = Table::read(connection, &lookup.select.table)?;
+            let table = Table::read(connection, &lookup.select.table, &self.place)?;
             *cached = (now, lookup.select.sql(&table).into());
         }
         Ok(cached.1.clone())
@@ -226,7 +238,7 @@ impl SqliteStore {
         let select = parse::select(cql).map_err(invalid)?;
         let connection = self.reader();
         let generation = self.generation.load(Ordering::Acquire);
-        let table = Table::read(&connection, &select.table)?;
+        let table = Table::read(&connection, &select.table, &self.place)?;
         select.refuse_other_order(&table).map_err(invalid)?;
         let sql: Arc<str> = select.sql(&table).into();
         let prepared = connection.prepare_cached(&sql).map_err(|e| classify::sqlite(&e))?;
@@ -414,6 +426,19 @@ fn invalid(message: String) -> StoreError {
     StoreError::permanent("invalid", message)
 }
 
+/// What stands behind an error of a file: where that is, if its path does not say so. From another folder than was meant it is another file.
+fn place(file: &Path) -> String {
+    match std::path::absolute(file) {
+        Ok(whole) if file.is_relative() => {
+            format!(
+                " (the file is {}: a relative path counts from the working directory)",
+                whole.display()
+            )
+        }
+        _ => String::new(),
+    }
+}
+
 fn connection(options: &SqliteOptions) -> Result<Connection, StoreError> {
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open(&options.path)?;
@@ -430,7 +455,7 @@ fn connection(options: &SqliteOptions) -> Result<Connection, StoreError> {
         Ok(connection)
     };
     open().map_err(|e| classify::sqlite(&e)).map_err(|mut e| {
-        e.message = format!("{}: {}", options.path.display(), e.message);
+        e.message = format!("{}: {}{}", options.path.display(), e.message, place(&options.path));
         e
     })
 }

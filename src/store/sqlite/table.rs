@@ -18,8 +18,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Asks for a table, which must be there.
-    pub(super) fn read(connection: &Connection, name: &str) -> Result<Table, StoreError> {
+    /// Asks for a table, which must be there; `place` says of which file, where that is in doubt.
+    pub(super) fn read(connection: &Connection, name: &str, place: &str) -> Result<Table, StoreError> {
         let mut table = Table {
             columns: Vec::new(),
             unfrozen: Vec::new(),
@@ -48,7 +48,7 @@ impl Table {
             table.columns.push((column, ty));
         }
         if table.columns.is_empty() {
-            return Err(invalid(format!("SQLite has no table {name}")));
+            return Err(invalid(format!("SQLite has no table {name}{place}")));
         }
         key.sort();
         table.key = key.into_iter().map(|(_, column)| column).collect();
@@ -107,8 +107,8 @@ mod tests {
         let sql =
             "CREATE TABLE t (k text PRIMARY KEY, \"null\" text); CREATE TABLE f (k text PRIMARY KEY, \"False\" text)";
         connection.execute_batch(sql).unwrap();
-        assert!(Table::read(&connection, "t").unwrap().has("null"));
-        let refused = Table::read(&connection, "f").err().unwrap().to_string();
+        assert!(Table::read(&connection, "t", "").unwrap().has("null"));
+        let refused = Table::read(&connection, "f", "").err().unwrap().to_string();
         assert!(refused.contains("a column that is called False"), "{refused}");
     }
 

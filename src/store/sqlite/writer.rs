@@ -82,11 +82,16 @@ pub(super) struct Handle {
 
 impl Handle {
     /// Starts the thread.
-    pub(super) fn start(connection: Connection, generation: Arc<AtomicU64>) -> Result<Handle, StoreError> {
+    pub(super) fn start(
+        connection: Connection,
+        generation: Arc<AtomicU64>,
+        place: Arc<str>,
+    ) -> Result<Handle, StoreError> {
         let (jobs, queue) = channel();
         let writer = Writer {
             connection,
             generation,
+            place,
             expiring: Vec::new(),
             swept: Instant::now(),
             believed: (Instant::now(), now_millis()),
@@ -121,6 +126,8 @@ pub(super) fn answered<T>(answer: Result<Result<T, StoreError>, oneshot::error::
 struct Writer {
     connection: Connection,
     generation: Arc<AtomicU64>,
+    /// See [`super::place`].
+    place: Arc<str>,
     /// Tables that a statement with a TTL writes; they have an index for the sweep.
     expiring: Vec<String>,
     swept: Instant,
@@ -263,7 +270,7 @@ impl Writer {
     /// Gives the table Messina's columns, if it has them not, and makes the statement.
     fn prepare(&mut self, change: Change) -> Result<(Write, Table), StoreError> {
         let run = |sql: &str| self.connection.execute_batch(sql).map_err(|e| classify::sqlite(&e));
-        let mut table = Table::read(&self.connection, &change.table)?;
+        let mut table = Table::read(&self.connection, &change.table, &self.place)?;
         let name = quoted(&change.table);
         // First, so that a statement that is refused leaves the table as it was.
         let sql = change.sql(&table).map_err(invalid)?;
@@ -281,7 +288,7 @@ impl Writer {
                 self.expiring.push(change.table.clone());
             }
         }
-        table = Table::read(&self.connection, &change.table)?;
+        table = Table::read(&self.connection, &change.table, &self.place)?;
         self.generation.fetch_add(1, Ordering::Release);
         self.connection.prepare_cached(&sql).map_err(|e| classify::sqlite(&e))?;
         let names = change.marker_names();
@@ -377,6 +384,7 @@ mod tests {
         let mut writer = Writer {
             connection,
             generation: Arc::default(),
+            place: "".into(),
             expiring: Vec::new(),
             swept: Instant::now(),
             believed: (Instant::now(), now_millis()),
