@@ -80,7 +80,7 @@ pub trait CustomStep: Send + Sync + 'static {
     /// `None` is no row: the step's `on_missing` says what follows.
     ///
     /// # Errors
-    /// What may pass is tried again, as the step's `on_error` and `retry` say; what cannot pass makes a dead letter.
+    /// What may pass is tried again, as the step's `on_error` and `retry` say; what cannot pass makes a dead letter; what is fatal halts the pipeline.
     fn run<'a>(&'a self, values: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>>;
 }
 

@@ -692,6 +692,31 @@ fn a_secret_that_cannot_be_what_it_should_is_found_and_not_shown() {
 }
 
 #[test]
+fn a_budget_of_which_nearly_nothing_is_left_for_a_pipeline_is_a_warning() {
+    let told = |cache: &str, memory: &str| {
+        let text = format!(
+            "store = \"sqlite::memory:\"\n[kafka]\nbrokers = \"a:1\"\n[registry]\nurl = \"http://a\"\n[limits]\nmemory = \"{memory}\"\n\
+             [pipelines.p]\n{SOURCE}sink = {{ topic = \"out\" }}\n[[pipelines.p.steps]]\nname = \"who\"\n\
+             lookup = \"SELECT a FROM b WHERE c = :c\"\ncache = {{ ttl = \"1s\", max_bytes = \"{cache}\" }}\n"
+        );
+        let (config, sources) = load(&[&text], &[]).unwrap_or_else(|findings| panic!("{findings}"));
+        let findings = Diagnostics::new(config::check(&config, &sources));
+        let told = findings.iter().filter(|finding| finding.code.id == "MES0404");
+        told.map(|finding| (finding.severity == Severity::Warning, finding.message.clone()))
+            .collect::<Vec<_>>()
+    };
+    assert!(told("63MiB", "64MiB").is_empty(), "1 MiB is left");
+    let said = told("65000KiB", "64MiB");
+    assert!(said.len() == 1 && said[0].0, "{said:?}");
+    assert!(
+        said[0].1.contains("of 64MiB leaves less than 1MiB for each pipeline"),
+        "{said:?}"
+    );
+    let said = told("64MiB", "64MiB");
+    assert!(said.len() == 1 && !said[0].0, "told once: {said:?}");
+}
+
+#[test]
 fn what_has_no_effect_and_what_is_empty_is_found() {
     let scylla = |keys: &str| format!("{SOURCE}[scylla]\nnodes = \"n\"\n{keys}\n");
     is_sound("", &scylla("datacenter = \"d\"\nrack = \"r\"\nfailover = true"));

@@ -88,6 +88,66 @@ fn every_exit_code_is_in_the_table() {
     assert_eq!(codes, [0, 1, usage, unavailable, internal, config, 130]);
 }
 
+/// All files of Rust below a folder, those of tests left out.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let is_test = path
+            .file_stem()
+            .is_some_and(|name| name.to_string_lossy().ends_with("tests"));
+        if is_test {
+            continue;
+        }
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_reason_of_a_failure_is_in_the_tables_and_no_other() {
+    let page = std::fs::read_to_string(root().join("docs/reliability.md")).unwrap();
+    let (_, behind) = page.split_once("## Reasons\n").unwrap();
+    let (tables, _) = behind.split_once("\n## ").unwrap();
+    let cells = tables
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split('|').next());
+    let told: Vec<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(told.len() > 80, "{told:?}");
+    let mut files = Vec::new();
+    sources(&root().join("src"), &mut files);
+    let (mut untold, mut code) = (std::collections::BTreeSet::new(), String::new());
+    for file in files {
+        let text = std::fs::read_to_string(file).unwrap();
+        let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        // How a failure is made, and what of it: its class and its reason in this order, or the reason alone.
+        for made in [
+            "::permanent(",
+            "::transient(",
+            "::fatal(",
+            "Permanent,",
+            "Transient,",
+            "Fatal,",
+            " reason:",
+        ] {
+            let words = text.split(made).skip(1).filter_map(|rest| {
+                let (word, _) = rest.trim_start().strip_prefix('"')?.split_once('"')?;
+                Some(word).filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+            });
+            untold.extend(words.filter(|word| !told.contains(word)).map(str::to_owned));
+        }
+        code.push_str(text);
+    }
+    assert!(untold.is_empty(), "docs/reliability.md does not tell of {untold:?}");
+    let gone: Vec<&&str> = told
+        .iter()
+        .filter(|word| !code.contains(&format!("\"{word}\"")))
+        .collect();
+    assert!(gone.is_empty(), "no failure has {gone:?}");
+}
+
 /// All recipes, by name.
 fn recipes() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder())

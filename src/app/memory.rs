@@ -6,7 +6,7 @@
 
 use crate::config::{Config, Pipeline, StepKind};
 
-/// Less than this is no share, whatever the limit says: the check has warned of it.
+/// Less than this is nothing to share out, whatever the limit says: the check has warned of less for each pipeline.
 const LEAST: usize = 1 << 20;
 
 /// All of the process's memory, in bytes.

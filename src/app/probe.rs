@@ -244,7 +244,7 @@ impl Probe for AppProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::status::{LoopState, LoopStatus};
+    use crate::source::status::{LoopState, LoopStatus, STOPPED_BY_LIMIT};
 
     /// Everything is prepared, and the one pipeline has this loop.
     fn has_one_loop(shared: &Shared, state: &Arc<LoopState>) {
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn only_a_loop_that_should_go_round_is_dead() {
         let long = SILENT + Duration::from_secs(1);
-        for state in ["joining", "running", "stopping"] {
+        for state in ["joining", "running", "stopping", STOPPED_BY_LIMIT] {
             assert!(is_dead(state, long) && !is_dead(state, SILENT), "{state}");
         }
         // Closing a consumer is librdkafka's, and may wait for brokers.

@@ -18,6 +18,7 @@ use super::build::{self, Built};
 use super::services::waited_for;
 use super::{GRACE, PipelineEnd, Running, RunningPipeline, Shared, StartError, memory, stop};
 use crate::config::{self, Config, Sources};
+use crate::source::status::STOPPED_BY_LIMIT;
 use crate::telemetry::metrics::Metrics;
 
 /// How long services may take to answer for a new pipeline; the old ones run meanwhile.
@@ -167,7 +168,7 @@ impl Running {
         let halted = shared
             .pipelines
             .iter()
-            .filter(|known| known.loops.iter().any(|l| l.get().state == "halted"));
+            .filter(|known| known.loops.iter().any(|l| has_halted(l.get().state)));
         halted.map(|known| known.name.clone()).collect()
     }
 
@@ -300,6 +301,11 @@ fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&conf
     });
 }
 
+/// Whether a loop in this state takes no more records, by itself or by its dead letters.
+fn has_halted(state: &str) -> bool {
+    matches!(state, "halted" | STOPPED_BY_LIMIT)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
@@ -396,6 +402,12 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
         let away = in_time(&shared, reach, 20, making()).await.unwrap_err().to_string();
         assert_eq!(away, "the registry: away; gave up after 0 s");
         assert_eq!(shared.lock().unwrap().waiting_for, None);
+    }
+
+    #[test]
+    fn what_its_dead_letters_have_stopped_is_made_anew_like_what_has_halted() {
+        let made_anew = ["running", "joining", "halted", STOPPED_BY_LIMIT].map(has_halted);
+        assert_eq!(made_anew, [false, false, true, true]);
     }
 
     #[test]

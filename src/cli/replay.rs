@@ -414,7 +414,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::source::status::LoopStatus;
+    use crate::source::status::{LoopStatus, STOPPED_BY_LIMIT};
 
     const CONFIG: &str = r#"
         [kafka]
@@ -555,7 +555,7 @@ mod tests {
         let loops = [Arc::new(LoopState::default()), Arc::new(LoopState::default())];
         assert!(!takes_no_more(&loops));
         loops[1].set(LoopStatus {
-            state: "halted",
+            state: STOPPED_BY_LIMIT,
             halted: Some("too many dead letters".to_owned()),
             ..LoopStatus::default()
         });

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Most connections at a time; a further one waits until one of them ends.
+/// Most connections at a time; a further one gets the place of the oldest, of those first that are not being answered.
 const CONNECTIONS: usize = 64;
 /// So long a connection keeps its place for certain: many clients that come at once are served in turn.
 const KEPT: Duration = Duration::from_secs(1);

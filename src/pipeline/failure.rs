@@ -16,7 +16,7 @@ const LONGEST: usize = 4096;
 pub struct Failure {
     /// What policy follows.
     pub class: Class,
-    /// A short word for metrics and headers: `headers`, `framing`, `schema`, `avro`, `expression`, `missing`, `encode`, or the store's.
+    /// A short word for metrics and headers, `framing` or `missing` say; docs/reliability.md has a line for each.
     pub reason: &'static str,
     /// The step it happened in; none outside of steps.
     pub step: Option<Arc<str>>,

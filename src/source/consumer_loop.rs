@@ -50,7 +50,7 @@ use super::bounds::Bounds;
 use super::context::SourceContext;
 use super::moderation::Rest;
 use super::read::Plans;
-use super::status::LoopState;
+use super::status::{LoopState, STOPPED_BY_LIMIT};
 use crate::budget::Budget;
 use crate::concurrency::Concurrency;
 use crate::config::{OffsetReset, OnTombstone};
@@ -540,8 +540,10 @@ impl Loop {
     }
 
     fn phase(&self) -> &'static str {
-        if self.halted.is_some() || self.stopped_by_limit {
+        if self.halted.is_some() {
             "halted"
+        } else if self.stopped_by_limit {
+            STOPPED_BY_LIMIT
         } else if self.stopping.is_some() {
             "stopping"
         } else if !self.joined || self.lost.is_some() {

@@ -8,6 +8,9 @@ use serde::Serialize;
 
 use crate::tap::Tap;
 
+/// The state of a loop that its dead letters have stopped: it takes no records, and polls on in its group.
+pub const STOPPED_BY_LIMIT: &str = "dead letters";
+
 /// Where a partition stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct PartitionStatus {
@@ -39,7 +42,7 @@ pub struct PartitionStatus {
 /// Where a loop stands.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct LoopStatus {
-    /// `connecting`, `joining`, `running`, `stopping`, `rebuilding`, `stopped` or `halted`.
+    /// `connecting`, `joining`, `running`, `stopping`, `rebuilding`, `stopped`, `halted`, or [`STOPPED_BY_LIMIT`].
     pub state: &'static str,
     /// Its thread, which is also what the metrics call its runtime; none before it has one. Others may run on it.
     pub thread: Option<String>,

@@ -254,7 +254,7 @@ metrics! {
         config_generation: IntGaugeVec [],
         /// Configurations offered to the running process (SIGHUP, `--watch`), by what became of them: taken, unchanged or rejected.
         config_reloads_total: IntCounterVec ["outcome"],
-        /// Whether the configuration offered last was taken: 1, or 0 while another one runs than the files say.
+        /// Whether the configuration offered last (SIGHUP, `--watch`) was taken, or was what runs: 1, or 0 where it was rejected.
         config_last_reload_successful: IntGaugeVec [],
     }
 }

@@ -12,6 +12,9 @@ use std::path::PathBuf;
 /// Below this the queues of one consumer and one producer alone do not fit.
 const LEAST_MEMORY: Size = Size(16 << 20);
 
+/// Less than this for a pipeline is hardly a share: the queues of its clients, and records in flight, are parts of it.
+const LEAST_SHARE: Size = Size(1 << 20);
+
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     if let (Some(store), Some(scylla)) = (&config.store, &config.scylla) {
         let finding = Diagnostic::error(codes::CONFLICT, "both `store` and `[scylla]` are given");
@@ -244,8 +247,10 @@ fn memory(config: &Config, report: &mut Report<'_>) {
         _ => None,
     });
     let references = config.references.values().map(|reference| reference.max_bytes);
-    let mut total = Size(0);
+    // `memory` may be a default that nobody wrote, so the last of them is the better place.
+    let (mut total, mut last) = (Size(0), memory.span);
     for size in caches.chain(references) {
+        last = size.span;
         let before = total;
         total = Size(total.0.saturating_add(size.0));
         // Reported once, at the cache that no longer fits.
@@ -257,5 +262,17 @@ fn memory(config: &Config, report: &mut Report<'_>) {
             let help = "make them smaller, or `memory` in [limits] larger: it also holds queues and events in flight";
             report.error(codes::MEMORY, message, size.span, "no longer fits", help);
         }
+    }
+    // What is an error already is not told again.
+    let (left, pipelines) = (memory.value.0.saturating_sub(total.0), config.pipelines.len().max(1));
+    let share = left / pipelines as u64;
+    if memory.value >= LEAST_MEMORY && left > 0 && share < LEAST_SHARE.0 {
+        let message = format!(
+            "the budget of {} leaves less than {LEAST_SHARE} for each pipeline, beside caches and references of {total}",
+            memory.value
+        );
+        let help = "make `memory` in [limits] larger, or these smaller: the share holds queues and events in flight";
+        let label = format!("{} KiB are left for each", share >> 10);
+        report.warning(codes::MEMORY, message, last, label, help);
     }
 }

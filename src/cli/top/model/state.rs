@@ -2,11 +2,14 @@
 
 use super::Mood;
 use crate::cli::top::answer::Loop;
+use crate::source::status::STOPPED_BY_LIMIT;
 
 /// The state of a pipeline in a word or two, by its worst consumer, and all that holds it up.
 pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<String>) {
     let mut found: Vec<((Mood, String), String)> = Vec::new();
-    for why in loops.iter().filter_map(|one| one.halted.as_deref()) {
+    // What its dead letters have stopped has a word of its own, below.
+    let halted = loops.iter().filter(|one| one.state != STOPPED_BY_LIMIT);
+    for why in halted.filter_map(|one| one.halted.as_deref()) {
         found.push(((Mood::Bad, "halted".to_owned()), format!("halted: {why}")));
     }
     if stopped {

@@ -220,7 +220,8 @@ fn the_state_is_that_of_the_worst_consumer() {
     }
     assert_eq!(state_of(json!([]), "").1, "starting");
     let stopped = "messina_dead_letter_stop{pipeline=\"p\"} 1\n";
-    let (mood, state, trouble) = state_of(json!([{"state": "running"}]), stopped);
+    let limited = json!([{"state": "dead letters", "halted": "too many dead letters"}]);
+    let (mood, state, trouble) = state_of(limited, stopped);
     assert_eq!((mood, state.as_str()), (Mood::Bad, "dead letters"));
     assert!(trouble[0].contains("restart"), "{trouble:?}");
     let all = json!([{"state": "halted", "halted": "bad login"}, {"state": "joining", "paused": true}]);

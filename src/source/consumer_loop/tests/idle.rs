@@ -522,6 +522,8 @@ async fn a_stop_by_dead_letters_is_reported_once() {
         this.ended(Completion { event, how }, Instant::now());
     }
     assert!(this.stopped_by_limit);
+    // Its loop goes round, and is to be missed when it does not.
+    assert_eq!(this.phase(), STOPPED_BY_LIMIT);
     sentry.close(Duration::from_secs(60));
     let events = ["sent", "failed", "dropped"].map(|how| metrics.sentry_events_total.of([how]).get());
     assert_eq!(events, [0, 1, 0]);

@@ -12,7 +12,7 @@ async fn assigned(cluster: &MockCluster<'static, DefaultProducerContext>) -> Loo
     let mut this = with_one_finished().await;
     this.topics.push("other".into());
     let statistics = KafkaMetrics::new(&Metrics::new().unwrap(), "p", "consumer-0");
-    let context = SourceContext::new("p", statistics, Logins::default());
+    let context = SourceContext::new("p", statistics, Logins::default(), Arc::default());
     let consumer = context::consumer(&client(&cluster.bootstrap_servers()), context).unwrap();
     this.parts.consumer = Arc::new(consumer);
     this.assignment.assigned(&[P, REFUSED]);
