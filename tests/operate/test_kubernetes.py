@@ -246,17 +246,31 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual([rule["labels"]["severity"] for rule in absent], ["page"])
         self.assertTrue((ROOT / absent[0]["annotations"]["runbook"].removeprefix("https://runbooks.example/")).is_file())
         told = {"exp_labels": {"severity": "page", "namespace": "messina", "job": "messina"}, "exp_annotations": absent[0]["annotations"]}
+        self.told(spec, "MessinaAbsent", {'pod="messina-0"': "1x5 0x10 _x45"}, [(14, []), (20, []), (40, [told])])
+
+    def test_fewer_processes_than_asked_for_are_told(self):
+        spec = one("everything.yaml", "PrometheusRule")["spec"]
+        [few] = [rule for group in spec["groups"] for rule in group["rules"] if rule.get("alert") == "MessinaTooFew"]
+        self.assertEqual(few["labels"]["severity"], "ticket")
+        self.assertTrue((ROOT / few["annotations"]["runbook"].removeprefix("https://runbooks.example/")).is_file())
+        # The autoscaler keeps two.
+        summary = "1 processes of messina are in messina, of 2 that are asked for"
+        told = {"exp_labels": {"severity": "ticket", "namespace": "messina", "job": "messina"}, "exp_annotations": {**few["annotations"], "summary": summary}}
+        there = {'pod="messina-0"': "1x60", 'pod="messina-1"': "1x5 0x5 _x50"}
+        self.told(spec, "MessinaTooFew", there, [(10, []), (35, []), (50, [told])])
+
+    def told(self, spec, alert, there, cases):
+        """The alert fires at these minutes and not at those, where these targets are there."""
         # Those of other releases and namespaces are not it, and one that does not answer is there.
         others = [{"series": f'up{{{labels}}}', "values": "1x60"} for labels in ('namespace="messina", job="messina-eu"', 'namespace="eu", job="messina"')]
-        there = {"series": 'up{namespace="messina", job="messina", pod="messina-0"}', "values": "1x5 0x10 _x45"}
-        cases = [(14, []), (20, []), (40, [told])]
+        series = [{"series": f'up{{namespace="messina", job="messina", {labels}}}', "values": values} for labels, values in there.items()]
         tests = {
             "rule_files": ["rules.yaml"],
             "tests": [
                 {
                     "interval": "1m",
-                    "input_series": [*others, there],
-                    "alert_rule_test": [{"alertname": "MessinaAbsent", "eval_time": f"{at}m", "exp_alerts": fires} for at, fires in cases],
+                    "input_series": [*others, *series],
+                    "alert_rule_test": [{"alertname": alert, "eval_time": f"{at}m", "exp_alerts": fires} for at, fires in cases],
                 }
             ],
         }
@@ -298,8 +312,9 @@ class Kubernetes(unittest.TestCase):
                 self.assertEqual(made["Deployment"]["metadata"]["name"], name)
                 [endpoint] = made["PodMonitor"]["spec"]["podMetricsEndpoints"]
                 self.assertEqual(endpoint["relabelings"], [{"targetLabel": "job", "replacement": name}])
-                absent = made["PrometheusRule"]["spec"]["groups"][-1]["rules"][0]
+                absent, few = made["PrometheusRule"]["spec"]["groups"][-1]["rules"]
                 self.assertEqual(absent["expr"], f'absent(up{{namespace="streams", job="{name}"}})')
+                self.assertEqual(few["expr"], f'count by (namespace, job) (up{{namespace="streams", job="{name}"}}) < 2')
             # Without a monitor of the chart nobody knows the job's name.
             groups = rendered("enrichment", monitoring={"rules": {"enabled": True}})["PrometheusRule"]["spec"]["groups"]
             self.assertNotIn("messina.presence", [group["name"] for group in groups])

@@ -8,6 +8,11 @@
 {{ include "messina.name" . }}-{{ .Values.config | sha256sum | trunc 10 }}
 {{- end }}
 
+{{- /* How many processes there are at least. */ -}}
+{{- define "messina.least" -}}
+{{ if .Values.keda.enabled }}{{ .Values.keda.minReplicas }}{{ else }}{{ .Values.replicas }}{{ end }}
+{{- end }}
+
 {{- define "messina.selector" -}}
 app.kubernetes.io/name: messina
 app.kubernetes.io/instance: {{ .Release.Name }}
