@@ -141,6 +141,14 @@ class Kubernetes(unittest.TestCase):
                 self.assertEqual(pod[key], values[key], f"{title}: {key}")
             self.assertEqual(pod["containers"][0]["imagePullPolicy"], "IfNotPresent", title)
 
+    def test_what_the_check_says_can_be_read(self):
+        for name in WHOLE:
+            hook = one(name, "Pod")["metadata"]["annotations"]
+            self.assertEqual(hook, {"helm.sh/hook": "test", "helm.sh/hook-delete-policy": "before-hook-creation"}, name)
+        said = [ROOT / "docs/operations.md", ROOT / "docs/runbooks/MessinaNotReady.md", DEPLOY / "helm/messina/templates/NOTES.txt"]
+        commands = [line for path in said for line in re.findall(r"\bhelm .*\btest .*", path.read_text())]
+        self.assertEqual([" --logs" in command for command in commands], [True] * len(said), commands)
+
     def test_each_configuration_has_a_configmap_of_its_own(self):
         values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
         wanted = f"messina-{hashlib.sha256(values['config'].encode()).hexdigest()[:10]}"
