@@ -313,9 +313,16 @@ class Kubernetes(unittest.TestCase):
                 names.add(held["metadata"]["name"])
             self.assertEqual(len(names), 2)
 
+        def test_a_statefulset_of_a_long_name_gets_pods(self):
+            for release in ("e" * 53, "messina-" + "e" * 45, "e" * 46 + "messina"):
+                name = rendered(release, kind="statefulset")["StatefulSet"]["metadata"]["name"]
+                # Its controller labels pods with NAME-HASH, of ten digits, and no label's value is longer.
+                self.assertLessEqual(len(name) + 11, 63, name)
+                self.assertIn("messina", name)
+
         def test_other_names_and_kinds_are_asked_for_too(self):
             monitoring = {"podMonitor": {"enabled": True}, "rules": {"enabled": True}}
-            for release, name in (("enrichment", "enrichment-messina"), ("messina-eu", "messina-eu"), ("e" * 53, "e" * 45 + "-messina")):
+            for release, name in (("enrichment", "enrichment-messina"), ("messina-eu", "messina-eu"), ("e" * 53, "e" * 44 + "-messina")):
                 made = rendered(release, monitoring=monitoring)
                 self.assertEqual(made["Deployment"]["metadata"]["name"], name)
                 [endpoint] = made["PodMonitor"]["spec"]["podMetricsEndpoints"]
