@@ -320,6 +320,16 @@ class Kubernetes(unittest.TestCase):
                 self.assertLessEqual(len(name) + 11, 63, name)
                 self.assertIn("messina", name)
 
+        def test_there_are_no_more_processes_than_partitions(self):
+            monitoring = {"podMonitor": {"enabled": True}, "rules": {"enabled": True}}
+            made = rendered("messina", keda={"enabled": True, "partitions": 1}, monitoring=monitoring)
+            scaled = made["ScaledObject"]["spec"]
+            self.assertEqual((scaled["minReplicaCount"], scaled["maxReplicaCount"]), (1, 1))
+            self.assertRegex(made["PrometheusRule"]["spec"]["groups"][-1]["rules"][1]["expr"], " < 1$")
+            # KEDA's number is not the chart's.
+            made = rendered("messina", replicas=7, keda={"minReplicas": 3}, monitoring=monitoring)
+            self.assertRegex(made["PrometheusRule"]["spec"]["groups"][-1]["rules"][1]["expr"], " < 7$")
+
         def test_other_names_and_kinds_are_asked_for_too(self):
             monitoring = {"podMonitor": {"enabled": True}, "rules": {"enabled": True}}
             for release, name in (("enrichment", "enrichment-messina"), ("messina-eu", "messina-eu"), ("e" * 53, "e" * 44 + "-messina")):

@@ -12,7 +12,7 @@ digits, and a label's value has 63 characters at most. */ -}}
 
 {{- /* How many processes there are at least. */ -}}
 {{- define "messina.least" -}}
-{{ if .Values.keda.enabled }}{{ .Values.keda.minReplicas }}{{ else }}{{ .Values.replicas }}{{ end }}
+{{ if .Values.keda.enabled }}{{ min .Values.keda.minReplicas .Values.keda.partitions }}{{ else }}{{ .Values.replicas }}{{ end }}
 {{- end }}
 
 {{- define "messina.selector" -}}
