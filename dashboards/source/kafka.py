@@ -1,6 +1,9 @@
 """The group, the partitions, and librdkafka's own figures."""
 
-from panels import PIPELINE, board, filled, graph, number, rate, rows
+from panels import PIPELINE, RATE, board, filled, graph, number, rate, rows
+
+# A position is 0 as long as none is known: the jump from there to the first record's is no rate.
+RATE_OF_POSITION = f"deriv(messina_position{{{PIPELINE}}}[{RATE}]) and min_over_time(messina_position{{{PIPELINE}}}[{RATE}]) > 0"
 
 DASHBOARD = filled(
     board("kafka", "Kafka", "Assignment, positions and rebalances of the group, and what the Kafka client says of itself."),
@@ -20,7 +23,7 @@ DASHBOARD = filled(
         "Partitions",
         [
             graph("Lag by partition", "Records from the first unfinished one to the end, the ten worst.", "short", (f"topk(10, messina_lag_records{{{PIPELINE}}})", "{{pipeline}} {{topic}}/{{partition}}")),
-            graph("Rate by partition", "Records taken a second. Equal partitions have equal rates: one that stands out is skewed.", "cps", (f"sum by (pipeline, topic, partition) (deriv(messina_position{{{PIPELINE}}}[$__rate_interval]))", "{{pipeline}} {{topic}}/{{partition}}")),
+            graph("Rate by partition", "Records taken a second. Equal partitions have equal rates: one that stands out is skewed.", "cps", (f"sum by (pipeline, topic, partition) ({RATE_OF_POSITION})", "{{pipeline}} {{topic}}/{{partition}}")),
             rows("Positions", "Next record to take, offset committed, and lag, now.", "short", *((f"max by (instance, pipeline, topic, partition) ({metric}{{{PIPELINE}}})", title) for metric, title in (("messina_position", "position"), ("messina_committed_offset", "committed"), ("messina_lag_records", "lag"))), width=24),
         ],
     ),

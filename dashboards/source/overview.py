@@ -7,12 +7,13 @@ DASHBOARD = filled(
     (
         "Is it well?",
         [
-            number("Processes", "Processes that Prometheus reaches. Fewer than you run: some are down.", "short", f"count(messina_build_info{{{PROCESS}}})", "red", (1, "green")),
+            number("Processes", "Processes that Prometheus reaches. Fewer than you run: some are down.", "short", f"count(messina_build_info{{{PROCESS}}})", "red", (1, "green"), width=3),
+            number("Ready", "Processes that are ready. Fewer than there are processes: some wait, or a pipeline of theirs has halted or stands still.", "short", f"sum(messina_ready{{{PROCESS}}})", "red", (1, "green"), width=3),
             number("Records a second", "Records that ended, in any way.", "cps", f"sum({rate('messina_records_total')})"),
             number("Lag", "Age of the record that is behind most, over all partitions. This is how late outputs are.", "s", f"max(messina_lag_seconds{{{PIPELINE}}})", "green", (30, "yellow"), (120, "red")),
             number("Dead letters", "Share of the records that became dead letters.", "percentunit", f"sum({rate('messina_dead_letters_total')}) / sum({rate('messina_records_total')})", "green", (0.001, "yellow"), (0.01, "red")),
-            number("Stalled partitions", "Partitions with lag that make no progress. Any is one too many.", "short", f"sum(messina_stalled_partitions{{{PIPELINE}}})", "green", (1, "red")),
-            number("Open breakers", "Dependencies whose breaker is open or half-open: they fail, and are asked only by a probe.", "short", f"count(messina_breaker_state{{{PROCESS}}} > 0) or vector(0)", "green", (1, "red")),
+            number("Stalled partitions", "Partitions with lag that make no progress. Any is one too many.", "short", f"sum(messina_stalled_partitions{{{PIPELINE}}})", "green", (1, "red"), width=3),
+            number("Open breakers", "Dependencies whose breaker is open or half-open: they fail, and are asked only by a probe.", "short", f"count(messina_breaker_state{{{PROCESS}}} > 0) or vector(0)", "green", (1, "red"), width=3),
         ],
     ),
     (

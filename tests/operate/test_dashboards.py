@@ -59,9 +59,15 @@ class Dashboards(unittest.TestCase):
         # As in Compose: no namespace.
         series = 'messina_position{job="messina", instance="a", pipeline="%s", topic="t", partition="0"}'
         rates = [{"labels": f'{{pipeline="{pipeline}", topic="t", partition="0"}}', "value": 2} for pipeline in "pq"]
-        case = {"expr": with_variables(target["expr"]).replace("[30s]", "[1m]"), "eval_time": "5m", "exp_samples": rates}
+        asked = with_variables(target["expr"]).replace("[30s]", "[1m]")
+        case = {"expr": asked, "eval_time": "5m", "exp_samples": rates}
         input_series = [{"series": series % pipeline, "values": "0+30x40"} for pipeline in "pq"]
-        tests = {"tests": [{"interval": "15s", "input_series": input_series, "promql_expr_test": [case]}]}
+        # Of one without an offset in the group the first record is taken in the sixth minute.
+        input_series.append({"series": series % "r", "values": "0x20 1200000000+10x20"})
+        jumps = [{"expr": f"{asked} > 1000", "eval_time": f"{at}s", "exp_samples": []} for at in range(285, 600, 15)]
+        late = {"labels": '{pipeline="r", topic="t", partition="0"}', "value": 2}
+        shown = {"expr": f"round(3 * {asked}) == 2", "eval_time": "9m", "exp_samples": [late]}
+        tests = {"tests": [{"interval": "15s", "input_series": input_series, "promql_expr_test": [case, *jumps, shown]}]}
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "tests.yaml").write_text(json.dumps(tests))
             run([prometheus() / "promtool", "test", "rules", "tests.yaml"], folder)

@@ -141,6 +141,14 @@ class Kubernetes(unittest.TestCase):
                 self.assertEqual(pod[key], values[key], f"{title}: {key}")
             self.assertEqual(pod["containers"][0]["imagePullPolicy"], "IfNotPresent", title)
 
+    def test_what_the_check_says_can_be_read(self):
+        for name in WHOLE:
+            hook = one(name, "Pod")["metadata"]["annotations"]
+            self.assertEqual(hook, {"helm.sh/hook": "test", "helm.sh/hook-delete-policy": "before-hook-creation"}, name)
+        said = [ROOT / "docs/operations.md", ROOT / "docs/runbooks/MessinaNotReady.md", DEPLOY / "helm/messina/templates/NOTES.txt"]
+        commands = [line for path in said for line in re.findall(r"\bhelm .*\btest .*", path.read_text())]
+        self.assertEqual([" --logs" in command for command in commands], [True] * len(said), commands)
+
     def test_each_configuration_has_a_configmap_of_its_own(self):
         values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
         wanted = f"messina-{hashlib.sha256(values['config'].encode()).hexdigest()[:10]}"
@@ -246,17 +254,31 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual([rule["labels"]["severity"] for rule in absent], ["page"])
         self.assertTrue((ROOT / absent[0]["annotations"]["runbook"].removeprefix("https://runbooks.example/")).is_file())
         told = {"exp_labels": {"severity": "page", "namespace": "messina", "job": "messina"}, "exp_annotations": absent[0]["annotations"]}
+        self.told(spec, "MessinaAbsent", {'pod="messina-0"': "1x5 0x10 _x45"}, [(14, []), (20, []), (40, [told])])
+
+    def test_fewer_processes_than_asked_for_are_told(self):
+        spec = one("everything.yaml", "PrometheusRule")["spec"]
+        [few] = [rule for group in spec["groups"] for rule in group["rules"] if rule.get("alert") == "MessinaTooFew"]
+        self.assertEqual(few["labels"]["severity"], "ticket")
+        self.assertTrue((ROOT / few["annotations"]["runbook"].removeprefix("https://runbooks.example/")).is_file())
+        # The autoscaler keeps two.
+        summary = "1 processes of messina are in messina, of 2 that are asked for"
+        told = {"exp_labels": {"severity": "ticket", "namespace": "messina", "job": "messina"}, "exp_annotations": {**few["annotations"], "summary": summary}}
+        there = {'pod="messina-0"': "1x60", 'pod="messina-1"': "1x5 0x5 _x50"}
+        self.told(spec, "MessinaTooFew", there, [(10, []), (35, []), (50, [told])])
+
+    def told(self, spec, alert, there, cases):
+        """The alert fires at these minutes and not at those, where these targets are there."""
         # Those of other releases and namespaces are not it, and one that does not answer is there.
         others = [{"series": f'up{{{labels}}}', "values": "1x60"} for labels in ('namespace="messina", job="messina-eu"', 'namespace="eu", job="messina"')]
-        there = {"series": 'up{namespace="messina", job="messina", pod="messina-0"}', "values": "1x5 0x10 _x45"}
-        cases = [(14, []), (20, []), (40, [told])]
+        series = [{"series": f'up{{namespace="messina", job="messina", {labels}}}', "values": values} for labels, values in there.items()]
         tests = {
             "rule_files": ["rules.yaml"],
             "tests": [
                 {
                     "interval": "1m",
-                    "input_series": [*others, there],
-                    "alert_rule_test": [{"alertname": "MessinaAbsent", "eval_time": f"{at}m", "exp_alerts": fires} for at, fires in cases],
+                    "input_series": [*others, *series],
+                    "alert_rule_test": [{"alertname": alert, "eval_time": f"{at}m", "exp_alerts": fires} for at, fires in cases],
                 }
             ],
         }
@@ -291,15 +313,33 @@ class Kubernetes(unittest.TestCase):
                 names.add(held["metadata"]["name"])
             self.assertEqual(len(names), 2)
 
+        def test_a_statefulset_of_a_long_name_gets_pods(self):
+            for release in ("e" * 53, "messina-" + "e" * 45, "e" * 46 + "messina"):
+                name = rendered(release, kind="statefulset")["StatefulSet"]["metadata"]["name"]
+                # Its controller labels pods with NAME-HASH, of ten digits, and no label's value is longer.
+                self.assertLessEqual(len(name) + 11, 63, name)
+                self.assertIn("messina", name)
+
+        def test_there_are_no_more_processes_than_partitions(self):
+            monitoring = {"podMonitor": {"enabled": True}, "rules": {"enabled": True}}
+            made = rendered("messina", keda={"enabled": True, "partitions": 1}, monitoring=monitoring)
+            scaled = made["ScaledObject"]["spec"]
+            self.assertEqual((scaled["minReplicaCount"], scaled["maxReplicaCount"]), (1, 1))
+            self.assertRegex(made["PrometheusRule"]["spec"]["groups"][-1]["rules"][1]["expr"], " < 1$")
+            # KEDA's number is not the chart's.
+            made = rendered("messina", replicas=7, keda={"minReplicas": 3}, monitoring=monitoring)
+            self.assertRegex(made["PrometheusRule"]["spec"]["groups"][-1]["rules"][1]["expr"], " < 7$")
+
         def test_other_names_and_kinds_are_asked_for_too(self):
             monitoring = {"podMonitor": {"enabled": True}, "rules": {"enabled": True}}
-            for release, name in (("enrichment", "enrichment-messina"), ("messina-eu", "messina-eu"), ("e" * 53, "e" * 45 + "-messina")):
+            for release, name in (("enrichment", "enrichment-messina"), ("messina-eu", "messina-eu"), ("e" * 53, "e" * 44 + "-messina")):
                 made = rendered(release, monitoring=monitoring)
                 self.assertEqual(made["Deployment"]["metadata"]["name"], name)
                 [endpoint] = made["PodMonitor"]["spec"]["podMetricsEndpoints"]
                 self.assertEqual(endpoint["relabelings"], [{"targetLabel": "job", "replacement": name}])
-                absent = made["PrometheusRule"]["spec"]["groups"][-1]["rules"][0]
+                absent, few = made["PrometheusRule"]["spec"]["groups"][-1]["rules"]
                 self.assertEqual(absent["expr"], f'absent(up{{namespace="streams", job="{name}"}})')
+                self.assertEqual(few["expr"], f'count by (namespace, job) (up{{namespace="streams", job="{name}"}}) < 2')
             # Without a monitor of the chart nobody knows the job's name.
             groups = rendered("enrichment", monitoring={"rules": {"enabled": True}})["PrometheusRule"]["spec"]["groups"]
             self.assertNotIn("messina.presence", [group["name"] for group in groups])

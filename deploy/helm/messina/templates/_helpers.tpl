@@ -1,11 +1,18 @@
-{{- /* It always contains "messina": it is the job's name, too, and alerts ask for that. */ -}}
+{{- /* It always contains "messina": it is the job's name, too, and alerts ask for that. The pods of a StatefulSet have a label NAME-HASH, of ten
+digits, and a label's value has 63 characters at most. */ -}}
 {{- define "messina.name" -}}
-{{- if contains "messina" .Release.Name }}{{ .Release.Name | trunc 53 | trimSuffix "-" }}{{ else }}{{ .Release.Name | trunc 45 | trimSuffix "-" }}-messina{{ end -}}
+{{- $name := .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- if contains "messina" $name }}{{ $name }}{{ else }}{{ $name | trunc 44 | trimSuffix "-" }}-messina{{ end -}}
 {{- end }}
 
 {{- /* Of the configuration's ConfigMap. Another configuration has another name, for a container that starts again reads what is there by then. */ -}}
 {{- define "messina.config" -}}
 {{ include "messina.name" . }}-{{ .Values.config | sha256sum | trunc 10 }}
+{{- end }}
+
+{{- /* How many processes there are at least. */ -}}
+{{- define "messina.least" -}}
+{{ if .Values.keda.enabled }}{{ min .Values.keda.minReplicas .Values.keda.partitions }}{{ else }}{{ .Values.replicas }}{{ end }}
 {{- end }}
 
 {{- define "messina.selector" -}}
