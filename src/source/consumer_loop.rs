@@ -252,6 +252,8 @@ struct Loop {
     transactions: Option<Transactions>,
     /// When brokers fenced its producer last, or that of one whose place it has taken.
     fenced: Option<Instant>,
+    /// How far records are told that are gone from their log: before the next commit their place may come again.
+    gone_until: HashMap<Partition, i64>,
     /// When the drain that was begun last has to be over.
     drain_by: Instant,
     committing: bool,
@@ -305,6 +307,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     let consumer = parts.consumer.clone();
     let mut this = Loop::new(parts, transactions, std::mem::take(&mut kept.refused));
     this.fenced = kept.fenced;
+    this.gone_until = std::mem::take(&mut kept.gone_until);
     let end = AssertUnwindSafe(this.live(&consumer, named_by)).catch_unwind().await;
     if end.is_err() {
         this.consumer_closes();
@@ -313,6 +316,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
         refused: std::mem::take(&mut this.refused),
         limits: this.parts.limits.take(),
         fenced: this.fenced,
+        gone_until: std::mem::take(&mut this.gone_until),
     };
     // It waits for its consumer to be closed, and other loops may run on this thread.
     let (io, name) = (this.parts.io.clone(), this.name());
@@ -399,6 +403,7 @@ impl Loop {
             last_commit: None,
             transactions,
             fenced: None,
+            gone_until: HashMap::new(),
             drain_by: Instant::now(),
             committing: false,
             committed: mpsc::unbounded_channel(),

@@ -6,7 +6,8 @@
 //! record was fetched before retention came, and so was what is before it; and a marker that retention took was fetched before, where the consumer was at the
 //! end.
 //!
-//! Invariants: nobody is asked; only a record that is not the one that was due costs a look.
+//! Invariants: nobody is asked; only a record that is not the one that was due costs a look; what was told is not told again, where a transaction is
+//! aborted or a consumer is made anew before the next commit.
 
 use std::time::Duration;
 
@@ -41,6 +42,13 @@ impl Loop {
         let Some(from) = gone(due, came, to, extent.map(|extent| extent.taken)) else {
             return;
         };
+        let from = self
+            .gone_until
+            .insert(partition, to)
+            .map_or(from, |told| from.max(told));
+        if from >= to {
+            return;
+        }
         let records = from.abs_diff(to);
         held.metrics.passed_over.inc_by(records);
         tracing::error!(

@@ -17,7 +17,7 @@ use crate::config::OffsetReset;
 use crate::kafka::{member, metadata};
 use crate::ledger::decode_clock;
 use crate::pipeline::failure::Failure;
-use crate::source::assignment::{Action, Partition, Phase, Ticket};
+use crate::source::assignment::{self, Action, Partition, Phase, Ticket};
 use crate::source::context::{Notice, held_of};
 
 /// How long the group is asked for its committed offsets before it is asked again.
@@ -67,13 +67,16 @@ impl Loop {
                         .metrics
                         .rebalanced(if lost { "lost" } else { "revoked" });
                     if lost {
-                        self.abort_what_is_lost();
-                        self.withdraw_what_is_lost();
-                        self.assignment.lost(&partitions);
                         // Those of a topic that is gone, or may not be read any more, librdkafka takes by themselves: it keeps the others, and the
                         // group does not give them anew.
-                        let stays = |at: crate::source::assignment::Held<'_>| at.phase != Phase::Draining;
-                        if !self.cooperative || !self.assignment.held().any(stays) {
+                        let stays = |at: assignment::Held<'_>| {
+                            at.phase != Phase::Draining && !partitions.contains(&at.partition)
+                        };
+                        let all = !self.cooperative || !self.assignment.held().any(stays);
+                        self.abort_what_is_lost();
+                        self.withdraw_what_is_lost(|at| all || partitions.contains(&at.partition));
+                        self.assignment.lost(&partitions);
+                        if all {
                             // Drains that were pending have nothing to wait for any more.
                             self.assignment.lost_all();
                             self.lost = Some(member::epoch(&*self.parts.consumer));
@@ -360,6 +363,10 @@ impl Loop {
 
     /// Starts what may start, and asks again for the others, unless they were given back meanwhile or the loop ends.
     pub(super) fn offsets_fetched(&mut self, fetched: Fetched) {
+        // A loop that ends takes nothing new; the answer to the group is given at the end.
+        if self.stopping.is_some() {
+            return;
+        }
         let (mut partitions, attempt) = match fetched {
             Fetched::Known(begins) => {
                 for (ticket, begin) in begins {
@@ -373,7 +380,7 @@ impl Loop {
             Fetched::Unknown(partitions, attempt) => (partitions, attempt),
         };
         partitions.retain(|(partition, ticket)| self.assignment.ticket(*partition) == Some(*ticket));
-        if partitions.is_empty() || self.stopping.is_some() {
+        if partitions.is_empty() {
             return;
         }
         // The partitions that stay are not fetched before.
@@ -417,6 +424,7 @@ impl Loop {
 
     pub(super) fn unassign(&mut self, partitions: &[Partition]) {
         self.refused.forget(partitions);
+        self.gone_until.retain(|partition, _| !partitions.contains(partition));
         let result = if self.cooperative {
             let mut list = TopicPartitionList::with_capacity(partitions.len());
             for partition in partitions {

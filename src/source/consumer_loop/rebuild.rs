@@ -7,6 +7,7 @@
 //! ordered pipeline later records of its key may be in the topic by then, so all is processed again from the last commit; and so it is when
 //! librdkafka has given the producer up. That is tried for as long as it takes, with pauses that grow.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::pipeline::failure::Failure;
 use crate::pipeline::runner::Runtime;
 use crate::retry::{Backoff, Jitter};
 use crate::sink::limits::Limits;
+use crate::source::assignment::Partition;
 use crate::source::status::LoopState;
 
 /// Consumers made one after the other without a record from any of them.
@@ -51,12 +53,14 @@ impl Patience {
 }
 
 /// What a consumer leaves to the one that takes its place. Without it an output that brokers refuse would have consumers replaced for ever, and its
-/// dead letters would never be too many; nor would two processes with one transactional id ever cease to fence each other.
+/// dead letters would never be too many; nor would two processes with one transactional id ever cease to fence each other; and what is gone from the log
+/// would be counted again by each.
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) refused: Refused,
     pub(super) limits: Option<Limits>,
     pub(super) fenced: Option<Instant>,
+    pub(super) gone_until: HashMap<Partition, i64>,
 }
 
 /// What stays of a consumer that is to be replaced.

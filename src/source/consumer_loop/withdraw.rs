@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 
 use super::Loop;
 use crate::sink::Sink;
-use crate::source::assignment::Phase;
+use crate::source::assignment::{Held, Phase};
 
 /// Before a drain's deadline nothing more is handed over for so long: brokers that are well acknowledge what they have within it, and a drain that is
 /// merely slow leaves nothing to take back.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
 impl Loop {
-    /// The group has given all partitions to others already.
-    pub(super) fn withdraw_what_is_lost(&mut self) {
-        if self.withdraw(|_| true) {
+    /// The group has given these partitions to others already.
+    pub(super) fn withdraw_what_is_lost(&mut self, is_lost: impl Fn(&Held<'_>) -> bool) {
+        if self.withdraw(is_lost) {
             self.give_way("partitions were lost before brokers had taken their outputs".to_owned());
         }
     }
@@ -39,18 +39,18 @@ impl Loop {
         let Some(deadline) = self.assignment.next_deadline().filter(|deadline| soon >= *deadline) else {
             return;
         };
-        let is_draining = |phase| phase == Phase::Draining;
+        let is_draining = |at: &Held<'_>| at.phase == Phase::Draining;
         self.end_tenures(is_draining);
         if now >= deadline && self.withdraw(is_draining) {
             self.give_way("partitions left before brokers had taken their outputs".to_owned());
         }
     }
 
-    /// Takes back what the producer has where any of it is of partitions in these phases; whether it was.
-    pub(super) fn withdraw(&self, leaves: impl Fn(Phase) -> bool) -> bool {
+    /// Takes back what the producer has where any of it is of these partitions; whether it was.
+    pub(super) fn withdraw(&self, leaves: impl Fn(&Held<'_>) -> bool) -> bool {
         // First: what is handed over hereafter is refused, and what comes back is abandoned and no failure.
         self.end_tenures(&leaves);
-        let of_those = self.assignment.held().filter(|at| leaves(at.phase));
+        let of_those = self.assignment.held().filter(|at| leaves(at));
         let has_outputs = of_those
             .filter_map(|at| self.held.get(&at.partition))
             .any(|held| held.tenure.has_outputs());
@@ -62,9 +62,9 @@ impl Loop {
         has_outputs
     }
 
-    /// What still runs of partitions in these phases may give up.
-    pub(super) fn end_tenures(&self, of: impl Fn(Phase) -> bool) {
-        for at in self.assignment.held().filter(|at| of(at.phase)) {
+    /// What still runs of these partitions may give up.
+    pub(super) fn end_tenures(&self, of: impl Fn(&Held<'_>) -> bool) {
+        for at in self.assignment.held().filter(|at| of(at)) {
             if let Some(held) = self.held.get(&at.partition) {
                 held.tenure.end();
             }

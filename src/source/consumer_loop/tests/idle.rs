@@ -12,6 +12,7 @@ use crate::pipeline::completions::{Completion, How};
 use crate::pipeline::evaluate::now_micros;
 use crate::pipeline::event::{Content, Origin};
 use crate::source::assignment::{Action, Intake};
+use crate::source::context::Notice;
 use crate::source::status::PartitionStatus;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::sentry::{Sentry, SentryOptions};
@@ -69,7 +70,13 @@ async fn idle(toml: String) -> Loop {
         bounds: None,
     };
     let mut this = Loop::new(parts, transactions, Refused::default());
-    this.assignment.assigned(&[P]);
+    starts(&mut this, P);
+    this
+}
+
+/// The group gives it this partition, from the beginning of its log.
+fn starts(this: &mut Loop, partition: Partition) {
+    this.assignment.assigned(&[partition]);
     let Some(Action::FetchCommitted(starting)) = this.assignment.next_action() else {
         panic!("offsets are fetched");
     };
@@ -83,7 +90,6 @@ async fn idle(toml: String) -> Loop {
         panic!("it starts");
     };
     this.hold(partition, ticket, from);
-    this
 }
 
 /// The same under `exactly_once`, of a producer that has not asked for its transactional id.
@@ -463,7 +469,7 @@ async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
                 assert!(sink.send(event, b"out", None, now).is_ok());
             }
             match way {
-                "lost" => this.withdraw_what_is_lost(),
+                "lost" => this.withdraw_what_is_lost(|_| true),
                 "closed" => this.consumer_closes(),
                 _ => {
                     this.assignment.revoked(&[P], deadline);
@@ -477,6 +483,29 @@ async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
             let replaced = published && ["lost", "drained"].contains(&way);
             assert_eq!(this.replace.is_some(), replaced, "{way}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_is_lost_alone_ends_nothing_of_what_stays() {
+    let other = Partition { topic: 0, index: 1 };
+    for alone in [true, false] {
+        let mut this = idle(TOML.to_owned() + OUTPUT).await;
+        starts(&mut this, other);
+        let sink = this.parts.runtime.sink.clone().unwrap();
+        let (published, stays) = (taken(&mut this, 0), taken(&mut this, 1));
+        assert!(sink.send(published, b"out", None, Instant::now()).is_ok());
+        let lost = if alone { 1..2 } else { 0..2 };
+        this.parts.consumer.context().notice(Notice::Revoked {
+            partitions: lost.map(|index| ("in".to_owned(), index)).collect(),
+            cooperative: true,
+            lost: true,
+        });
+        this.take_notices();
+        assert_eq!(stays.is_abandoned(), !alone);
+        assert_eq!(this.replace.is_some(), !alone, "its output is of what stays");
+        assert_eq!(this.lost.is_some(), !alone);
+        assert!(!this.assignment.holds(other) && this.assignment.holds(P) == alone);
     }
 }
 
