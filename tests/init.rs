@@ -364,12 +364,15 @@ fn a_draft_that_is_refused_leaves_no_file_in_the_way_of_the_next() {
     }
     // Only the case shows that a record goes into no text.
     let wrong = format!("{flags} --bind user_id=event.user --test");
-    let (_, said) = folder.must(64, &wrong);
+    let (out, said) = folder.must(64, &wrong);
     assert!(
         said.contains("marker :user_id cannot take event.user") && said.contains("say by --bind COLUMN=EXPRESSION"),
         "{said}"
     );
     assert!(left().is_empty(), "{:?}", left());
+    // The finding points into it.
+    assert!(out.contains("bind = { user_id = \"event.user\" }"), "{out}");
+    assert!(said.contains("t.toml is not written"), "{said}");
     folder.must(0, &format!("{flags} --bind user_id=event.user.id --test"));
     let all = ["t.avsc", "t.test.toml", "t.toml"];
     assert_eq!(left(), all);
@@ -377,6 +380,41 @@ fn a_draft_that_is_refused_leaves_no_file_in_the_way_of_the_next() {
     folder.must(64, &wrong);
     folder.must(64, &format!("{wrong} --force"));
     assert_eq!(left(), all);
+}
+
+#[test]
+fn a_draft_whose_case_could_not_run_stays() {
+    let folder = Folder::new("kept");
+    folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text) WITHOUT ROWID;");
+    let flags = format!(
+        "init --topic t --schema {} {SERVICES} --table users --test",
+        schema("event")
+    );
+    let output = Command::new(env!("CARGO_BIN_EXE_messina"))
+        .args(flags.split_whitespace())
+        .current_dir(&folder.0)
+        .env("TMPDIR", folder.0.join("nowhere"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("t.toml and t.test.toml are written"), "{said}");
+    folder.must(0, "check -c t.toml");
+    folder.must(0, "test --update t.test.toml");
+    let (out, _) = folder.must(0, "test t.test.toml");
+    assert!(out.ends_with("1 passed, 0 failed\n"), "{out}");
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_not_written_through() {
+    let folder = Folder::new("link");
+    folder.tables("CREATE TABLE users (user_id text PRIMARY KEY, segment text) WITHOUT ROWID;");
+    std::os::unix::fs::symlink("elsewhere.toml", folder.0.join("t.toml")).unwrap();
+    let flags = format!("init --topic t --schema {} {SERVICES} --table users", schema("event"));
+    let (_, said) = folder.must(64, &flags);
+    assert!(said.contains("t.toml is there already"), "{said}");
+    assert!(!folder.0.join("elsewhere.toml").exists());
 }
 
 #[test]

@@ -215,21 +215,31 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
     });
     // Calls to the embedded brokers may still wait for an answer that nobody needs any more.
     runtime.shutdown_background();
+    let stopped = || {
+        if let Some(path) = &files.case {
+            let (file, path) = (places.file, path.display());
+            say!(
+                "stopped: {file} and {path} are written; what the case expects is not yet: messina test --update {path}"
+            );
+        }
+    };
     match ended {
         Ok(true) => {}
         Ok(false) => {
-            if let Some(path) = &files.case {
-                let (file, path) = (places.file, path.display());
-                say!(
-                    "stopped: {file} and {path} are written; what the case expects is not yet: messina test --update {path}"
-                );
-            }
+            stopped();
             return Ok(ExitCode::from(130));
         }
         Err(error) => {
-            // None of them was there, and they would be in the way of the draft that is mended.
-            if !args.force {
-                files.remove();
+            match error.downcast_ref::<Trouble>() {
+                // None of them was there, and they would be in the way of the draft that is mended. The findings point into what is shown.
+                Some(Trouble::Usage(_)) if !args.force => {
+                    files.remove();
+                    say!("{} is not written. The draft follows:", places.file);
+                    answer(&text)?;
+                }
+                Some(Trouble::Usage(_)) => {}
+                // Nothing is wrong with the draft: its case could not run.
+                Some(Trouble::Unavailable(_)) | None => stopped(),
             }
             return Err(error);
         }

@@ -48,6 +48,15 @@ pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> 
     })
 }
 
+/// What is left of a life that is reckoned from the clock, as it is bound. A row whose life is over lives for a second more: 0 would be for ever, and not to
+/// write it would leave in place what it replaces.
+pub fn life_left<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> Result<Value<'e>, Failure> {
+    Ok(match value(program, source, event)? {
+        Value::Int(..=0) | Value::Long(..=0) => Value::Int(1),
+        left => left,
+    })
+}
+
 /// The rows of a look-up, whose columns came as lists, as records.
 fn records<'e>(program: &'e Program, step: usize, columns: &'e [Value<'static>]) -> Value<'e> {
     let Action::Lookup(lookup) = &program.steps[step].action else {

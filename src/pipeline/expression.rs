@@ -27,7 +27,7 @@ use crate::avro::value::{Type, Unit, Value};
 use crate::config::values::is_identifier;
 use convert::from_cel;
 pub use convert::uuid_text;
-use inputs::{Inputs, Seen, take_lists};
+use inputs::{Inputs, Seen, null_for_zero, take_lists};
 pub use types::{Mistaken, UnknownField, time, unit};
 
 /// What a path points at.
@@ -510,6 +510,11 @@ impl std::fmt::Debug for Interpreter {
 }
 
 impl Computed {
+    /// Gives null from here on where a branch is the literal 0 and the branch's value the whole result.
+    pub fn zero_to_null(&mut self) {
+        null_for_zero(Arc::make_mut(&mut self.run));
+    }
+
     /// Evaluates over the values of `inputs`, in their order. CEL has no operators on null: as in SQL, what is computed from an absent
     /// value is absent, wherever in the inputs it is missing. The error has no values in it.
     pub fn evaluate(&self, interpreter: &Interpreter, inputs: &[Value<'_>]) -> Result<Value<'static>, String> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::evaluate::{holds, value};
+use super::evaluate::{holds, life_left, value};
 use super::event::Event;
 use super::failure::Failure;
 use super::program::{Action, Place, Program, Stage, Step};
@@ -209,7 +209,14 @@ impl Teller<'_> {
             }
             Action::Write(write) => {
                 let names = write.statement.markers().iter().map(|marker| marker.name.as_str());
-                ("write", Some(self.values(names, &write.binds)), None)
+                let mut took = self.values(names, &write.binds);
+                if let Some(life) = write.waning {
+                    let (marker, place) = (&write.statement.markers()[life], &write.binds[life]);
+                    let left = life_left(self.program, &place.source, self.event);
+                    let left = left.map_or(Json::Null, |left| shown(&left, self.showing));
+                    took.insert(marker.name.clone(), left);
+                }
+                ("write", Some(took), None)
             }
             Action::Filter(_) => ("filter", None, None),
             Action::Set { first, values } => {

@@ -18,11 +18,21 @@ const SECRETS: &[&str] = &[
     "sasl.password",
 ];
 
+/// Words of Cassandra behind which a value stands without quotes, to the end of the text: of what `INSERT … JSON` is given.
+const UNQUOTED: &[&str] = &["(String was: ", "contains unrecognized column: "];
+
 /// The text without what stands in quotes, user names and passwords of addresses, values named like secrets, and runs of
-/// six or more digits (ids, numbers of cards and telephones); at most 400 characters.
+/// six or more digits (ids, numbers of cards and telephones), and what Cassandra repeats without quotes; at most 400 characters.
 pub fn scrub(text: &str) -> String {
     let mut clean = String::with_capacity(text.len().min(LONGEST));
-    let unquoted = without_quoted(text);
+    let ends = UNQUOTED
+        .iter()
+        .filter_map(|words| Some(text.find(*words)? + words.len()));
+    let end = ends.min();
+    let mut unquoted = without_quoted(&text[..end.unwrap_or(text.len())]);
+    if end.is_some() {
+        unquoted.push('…');
+    }
     let (mut hide_next, mut after_named) = (0, false);
     for word in unquoted.split_inclusive(char::is_whitespace) {
         let (body, space) = word.split_at(word.trim_end().len());
@@ -156,6 +166,14 @@ mod tests {
             ),
             ("card 4111111111111111 of user 12345", "card # of user 12345"),
             ("unfinished \"quote and more", "unfinished \"…"),
+            (
+                "Could not decode JSON string as a map: no object. (String was: alice owes 4821)",
+                "Could not decode JSON string as a map: no object. (String was: …",
+            ),
+            (
+                "JSON values map contains unrecognized column: alice owes 4821",
+                "JSON values map contains unrecognized column: …",
+            ),
         ] {
             assert_eq!(scrub(text), clean);
         }

@@ -62,7 +62,8 @@ impl Files {
     pub fn refuse_to_overwrite(&self, force: bool) -> Result<(), Trouble> {
         let there: Vec<String> = self
             .all()
-            .filter(|path| path.exists())
+            // A link that leads nowhere is there, too: what is written would go to where it points.
+            .filter(|path| path.symlink_metadata().is_ok())
             .map(|path| path.display().to_string())
             .collect();
         if force || there.is_empty() {

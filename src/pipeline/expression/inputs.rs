@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use cel::common::ast::{EntryExpr, Expr, operators};
+use cel::common::ast::{EntryExpr, Expr, LiteralValue, operators};
 use cel::common::types::{CelBool, CelDouble, CelInt, CelNull, CelString};
 use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
@@ -71,6 +71,17 @@ pub(super) fn take_lists(node: &mut IdedExpr, lists: &mut Vec<Box<dyn Val>>) {
         }
         // There are no messages that an expression could make.
         Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
+    }
+}
+
+/// Puts null in the place of each 0 that is a branch of the outermost condition, or of one that is a branch itself.
+pub(super) fn null_for_zero(node: &mut IdedExpr) {
+    if let Expr::Call(call) = &mut node.expr {
+        if call.func_name == operators::CONDITIONAL {
+            call.args.iter_mut().skip(1).for_each(null_for_zero);
+        }
+    } else if matches!(literal(&node.expr), Some(Value::Long(0))) {
+        node.expr = Expr::Literal(LiteralValue::Null);
     }
 }
 

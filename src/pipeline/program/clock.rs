@@ -53,7 +53,7 @@ impl Program {
     }
 
     /// Has each life that depends on the clock reckoned from the time at which it is asked for. The values of `set` steps are of theirs, and a write may wait
-    /// for hours behind that.
+    /// for hours behind that. One that such a step's `when` decides about stays as it is.
     pub(super) fn let_lives_wane(&mut self) {
         for index in 0..self.steps.len() {
             let Action::Write(write) = &self.steps[index].action else {
@@ -65,7 +65,15 @@ impl Program {
             else {
                 continue;
             };
-            let life = self.of_its_time(&write.binds[marker].source);
+            let mut life = self.of_its_time(&write.binds[marker].source);
+            // By a step with a `when` it is of that step's time, and 0 means what it does elsewhere.
+            if self.of_a_step(&life) {
+                continue;
+            }
+            // Of what is reckoned 0 is the end; one that is written there is for ever, as it is elsewhere.
+            if let Source::Computed(computed) = &mut life {
+                computed.expression.zero_to_null();
+            }
             if let Action::Write(write) = &mut self.steps[index].action {
                 write.binds[marker].source = life;
                 write.waning = Some(marker);
@@ -93,6 +101,20 @@ impl Program {
             | Source::Column { .. }
             | Source::Rows { .. }
             | Source::Constant(_) => source.clone(),
+        }
+    }
+
+    /// Whether it takes of the clock by the value of a `set` step.
+    fn of_a_step(&self, source: &Source) -> bool {
+        match source {
+            Source::Named(_) => self.tells_the_time(source),
+            Source::Computed(computed) => computed.inputs.iter().any(|input| self.of_a_step(input)),
+            Source::Now(_)
+            | Source::Event(_)
+            | Source::Record(_)
+            | Source::Column { .. }
+            | Source::Rows { .. }
+            | Source::Constant(_) => false,
         }
     }
 

@@ -164,7 +164,7 @@ impl Runtime {
 
     fn cached(&self, lookup: &Lookup, event: &Event, now: Instant) -> Option<Answer> {
         let cache = lookup.cache.as_ref()?;
-        let values = self.binds(&lookup.binds, event).ok()?;
+        let values = self.binds(&lookup.binds, None, event).ok()?;
         let hit = KEY.with_borrow_mut(|key| {
             key.clear();
             append_key(&values, key);

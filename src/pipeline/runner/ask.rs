@@ -13,7 +13,7 @@ use super::attempts::Attempts;
 use super::{Answer, Runtime};
 use crate::avro::value::Value;
 use crate::breaker::gate::{NOT_ASKED, Pass};
-use crate::pipeline::evaluate::{holds, value};
+use crate::pipeline::evaluate::{holds, life_left, value};
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::policy::Policy;
@@ -63,25 +63,50 @@ impl Runtime {
         result.map_err(|f| f.in_step(&step.name))
     }
 
-    pub(super) fn binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Few<'e>, Failure> {
+    /// The values of a statement's markers. That of a `waning` life is null: it is asked for when the row is written.
+    pub(super) fn binds<'e>(
+        &'e self,
+        binds: &'e [Place],
+        waning: Option<usize>,
+        event: &'e Event,
+    ) -> Result<Few<'e>, Failure> {
         let mut values = Few::with_capacity(binds.len());
-        for place in binds {
-            values.push(value(&self.program, &place.source, event)?);
+        for value in self.each_bind(binds, waning, event) {
+            values.push(value?);
         }
         Ok(values)
     }
 
     /// The same on the heap, for whoever holds them while it waits: its future would have room for the few.
-    fn held_binds<'e>(&'e self, binds: &'e [Place], event: &'e Event) -> Result<Vec<Value<'e>>, Failure> {
+    fn held_binds<'e>(
+        &'e self,
+        binds: &'e [Place],
+        waning: Option<usize>,
+        event: &'e Event,
+    ) -> Result<Vec<Value<'e>>, Failure> {
         let mut values = Vec::with_capacity(binds.len());
-        for place in binds {
-            values.push(value(&self.program, &place.source, event)?);
+        for value in self.each_bind(binds, waning, event) {
+            values.push(value?);
         }
         Ok(values)
     }
 
-    /// Puts what is left of a life that is reckoned from the clock in the place of what was. A row whose life is over lives for a second more: 0 would be for
-    /// ever, and not to write it would leave in place what it replaces.
+    fn each_bind<'e>(
+        &'e self,
+        binds: &'e [Place],
+        waning: Option<usize>,
+        event: &'e Event,
+    ) -> impl Iterator<Item = Result<Value<'e>, Failure>> {
+        binds.iter().enumerate().map(move |(index, place)| {
+            if waning == Some(index) {
+                Ok(Value::Null)
+            } else {
+                value(&self.program, &place.source, event)
+            }
+        })
+    }
+
+    /// Puts what is left of a life that is reckoned from the clock in its place.
     pub(super) fn wane<'e>(
         &'e self,
         write: &'e Write,
@@ -89,17 +114,14 @@ impl Runtime {
         values: &mut [Value<'e>],
     ) -> Result<(), Failure> {
         let Some(life) = write.waning else { return Ok(()) };
-        values[life] = match value(&self.program, &write.binds[life].source, event)? {
-            Value::Int(..=0) | Value::Long(..=0) => Value::Int(1),
-            left => left,
-        };
+        values[life] = life_left(&self.program, &write.binds[life].source, event)?;
         Ok(())
     }
 }
 
 impl Attempts<'_> {
     async fn look_up(&mut self, lookup: &Lookup, store: &AnyStore) -> Result<Answer, Failure> {
-        let values = self.runtime.held_binds(&lookup.binds, self.event)?;
+        let values = self.runtime.held_binds(&lookup.binds, None, self.event)?;
         let _held = self.event.hold_while(values.iter().map(heap_bytes).sum());
         let key = lookup.cache.as_ref().map(|_| {
             let mut key = Vec::new();
@@ -178,14 +200,18 @@ impl Attempts<'_> {
     }
 
     async fn write(&mut self, write: &Write, store: &AnyStore) -> Result<Answer, Failure> {
-        let mut values = self.runtime.held_binds(&write.binds, self.event)?;
+        let mut values = self.runtime.held_binds(&write.binds, write.waning, self.event)?;
         let _held = self.event.hold_while(values.iter().map(heap_bytes).sum());
         let timestamp = self.event.origin.write_timestamp_us.saturating_add(write.place);
         loop {
             self.notice_an_open_breaker();
             let result = match self.pass().await {
                 Ok(pass) => {
-                    self.runtime.wane(write, self.event, &mut values)?;
+                    let waned = self.runtime.wane(write, self.event, &mut values);
+                    waned.map_err(|failure| Failure {
+                        attempts: self.tries.made().max(1),
+                        ..failure
+                    })?;
                     let started = Instant::now();
                     // A batch that has failed is not made again: one row may be at fault, and all would go on failing with it.
                     let result = if self.event.alone || self.tries.made() > 0 {

@@ -6,7 +6,10 @@ use super::tests::bench;
 use super::*;
 use crate::pipeline::completions::Batch;
 use crate::pipeline::evaluate::now_micros;
+use crate::pipeline::story::story;
 use crate::store::StoreError;
+use crate::store::memory::Written;
+use crate::tap::Showing;
 
 /// The lives of the rows that were written: of each event the one that ends so many seconds from now. The first attempt fails, and the answer to it takes a while.
 async fn lives(ends: &[i64]) -> Vec<i64> {
@@ -40,12 +43,41 @@ ttl_seconds = "event.id - z.seconds"
         assert!(matches!(how, How::Finished(Outcome::Done)), "{how:?}");
     }
     let writes = bench.store.writes();
-    let lives = writes.iter().map(|write| match write.values.last() {
-        Some((_, Value::Int(life))) => i64::from(*life),
-        Some((_, Value::Long(life))) => *life,
+    writes.iter().map(|write| life_of(write).unwrap()).collect()
+}
+
+/// The life that a row was written with.
+fn life_of(write: &Written) -> Option<i64> {
+    match write.values.last() {
+        Some((_, Value::Null)) => None,
+        Some((_, Value::Int(life))) => Some(i64::from(*life)),
+        Some((_, Value::Long(life))) => Some(*life),
         other => panic!("{other:?}"),
-    });
-    lives.collect()
+    }
+}
+
+/// The life of the row of an event with this `id`, and what is told of it. `left` is how step `z` comes to a value of this name.
+async fn life(left: &str, ttl_seconds: &str, id: i64) -> (Option<i64>, serde_json::Value) {
+    let steps = format!(
+        "[[pipelines.p.steps]]\nname = \"s\"\nset = {{ clock = \"now()\" }}\n\
+         [[pipelines.p.steps]]\nname = \"z\"\n{left}\n\
+         [[pipelines.p.steps]]\nname = \"w\"\nwrite = \"INSERT INTO t (kind) VALUES (:kind)\"\nttl_seconds = \"{ttl_seconds}\"\n"
+    );
+    let mut bench = bench(&steps).await;
+    let event = bench.event(0, id, "click", false);
+    bench.runtime.process(event).await;
+    let ended = bench.ended();
+    assert!(matches!(ended.how, How::Finished(Outcome::Done)), "{:?}", ended.how);
+    let told = story(
+        &bench.runtime,
+        &ended.event,
+        "done",
+        None,
+        std::time::Instant::now(),
+        Showing::Values,
+    );
+    let took = &told["steps"][2]["took"]["messina_ttl"];
+    (life_of(&bench.store.writes()[0]), took.clone())
 }
 
 #[tokio::test]
@@ -58,4 +90,36 @@ async fn a_life_from_the_clock_is_what_is_left_when_the_row_is_written() {
 #[tokio::test]
 async fn a_row_whose_life_is_over_is_written_and_goes_at_once() {
     assert_eq!(lives(&[1, 0, -3600]).await, [1, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_zero_that_stands_for_no_end_is_for_ever() {
+    let soon = now_micros() / 1_000_000 + 100;
+    let reckoned = "event.id - s.clock / 1000000";
+    // Of a step that does not always run: 0 is what it is elsewhere.
+    let some = format!("set = {{ left = \"{reckoned}\" }}\nwhen = \"event.id != 0\"");
+    let or_none = "z.left != null ? z.left : 0";
+    assert_eq!(life(&some, or_none, 0).await.0, Some(0));
+    assert!(matches!(life(&some, or_none, soon).await.0, Some(50..=100)));
+    // Of one that does: what is written and not reckoned.
+    let branch = format!("event.id == 0 ? 0 : (event.id == 1 ? 0 : {reckoned})");
+    let all = format!("set = {{ left = \"{branch}\" }}");
+    for (left, ttl) in [(all.as_str(), "z.left"), ("set = { left = \"1\" }", branch.as_str())] {
+        assert_eq!(life(left, ttl, 0).await.0, None, "{ttl}");
+        assert_eq!(life(left, ttl, 1).await.0, None, "{ttl}");
+        assert!(matches!(life(left, ttl, soon).await.0, Some(50..=100)), "{ttl}");
+        assert_eq!(life(left, ttl, soon - 200).await.0, Some(1), "{ttl}");
+    }
+}
+
+#[tokio::test]
+async fn the_life_that_is_told_of_is_the_one_that_is_written() {
+    let over = now_micros() / 1_000_000 - 100;
+    let (life, told) = life(
+        "set = { seconds = \"s.clock / 1000000\" }",
+        "event.id - z.seconds",
+        over,
+    )
+    .await;
+    assert_eq!((life, told), (Some(1), serde_json::json!(1)));
 }

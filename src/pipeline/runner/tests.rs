@@ -228,7 +228,7 @@ impl Bench {
         self.ended().how
     }
 
-    fn ended(&self) -> Completion {
+    pub(super) fn ended(&self) -> Completion {
         let mut batch = Batch::default();
         self.completions.take(&mut batch);
         assert_eq!(batch.completions.len(), 1, "an event comes back exactly once");

@@ -59,7 +59,7 @@ impl Runtime {
         {
             return None;
         }
-        let mut values = self.binds(&write.binds, event).ok()?;
+        let mut values = self.binds(&write.binds, write.waning, event).ok()?;
         self.wane(write, event, &mut values).ok()?;
         let store = self.store.as_ref()?;
         let timestamp = event.origin.write_timestamp_us.saturating_add(write.place);

@@ -429,7 +429,7 @@ fn invalid(message: String) -> StoreError {
 /// What stands behind an error of a file: where that is, if its path does not say so. From another folder than was meant it is another file.
 fn place(file: &Path) -> String {
     match std::path::absolute(file) {
-        Ok(whole) if file.is_relative() => {
+        Ok(whole) if file.is_relative() && file != Path::new(":memory:") => {
             format!(
                 " (the file is {}: a relative path counts from the working directory)",
                 whole.display()
@@ -506,6 +506,14 @@ fn declared_type(table: &str, column: &str, declared: &str) -> Result<ColumnType
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relative_path_is_told_whole_and_no_path_is_not() {
+        assert!(place(Path::new("a.db")).contains("/a.db: a relative path counts"));
+        for file in ["/a.db", ":memory:"] {
+            assert_eq!(place(Path::new(file)), "");
+        }
+    }
 
     #[test]
     fn a_declared_type_of_too_many_levels_is_refused() {

@@ -133,8 +133,8 @@ struct Writer {
     swept: Instant,
     /// What the wall clock said when it was last believed, in milliseconds since 1970.
     believed: (Instant, i64),
-    /// Since when it is not.
-    doubted: Option<Instant>,
+    /// Since when it is not, and what it said then.
+    doubted: Option<(Instant, i64)>,
 }
 
 type Queue = Receiver<(Job, tokio::sync::OwnedSemaphorePermit)>;
@@ -333,11 +333,15 @@ impl Writer {
 
     /// Whether the wall clock has gone on as time has, or has been where it is for a while.
     fn believes(&mut self, now: Instant, wall: i64) -> bool {
-        let (then, said) = self.believed;
-        let most = (now.saturating_duration_since(then) + AHEAD).as_millis() as i64;
-        if wall.saturating_sub(said) > most {
-            let since = *self.doubted.get_or_insert(now);
-            if now.saturating_duration_since(since) < DOUBT {
+        let jumped = |(then, said): (Instant, i64)| {
+            let most = (now.saturating_duration_since(then) + AHEAD).as_millis() as i64;
+            wall.saturating_sub(said) > most
+        };
+        if jumped(self.believed) {
+            // One that has gone further meanwhile is doubted anew.
+            let since = self.doubted.filter(|since| !jumped(*since)).unwrap_or((now, wall));
+            self.doubted = Some(since);
+            if now.saturating_duration_since(since.0) < DOUBT {
                 return false;
             }
         }
@@ -482,9 +486,13 @@ mod tests {
         };
         assert_eq!(left(1, 24), 2);
         assert_eq!(left(2, 0), 1, "the one whose life is over");
-        for minutes in 3..63 {
+        for minutes in 3..62 {
+            assert_eq!(left(minutes, 5), 1, "in minute {minutes}");
+        }
+        // The hour of the first time says nothing of another.
+        for minutes in 62..122 {
             assert_eq!(left(minutes, 24), 1, "in minute {minutes}");
         }
-        assert_eq!(left(63, 24), 0, "it has been so for an hour");
+        assert_eq!(left(122, 24), 0, "it has been so for an hour");
     }
 }
