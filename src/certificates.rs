@@ -38,10 +38,13 @@ pub fn of_registry(config: &Config) -> impl Iterator<Item = &config::Tls> {
 /// Adds what these files hold now to a hash, to be compared.
 ///
 /// # Errors
-/// One that cannot be read, and why.
+/// One that cannot be read, and why; or that is empty, as whoever writes in place leaves it for a moment.
 pub fn hash<'f>(files: impl IntoIterator<Item = &'f PathBuf>, hasher: &mut impl Hasher) -> Result<(), String> {
     for file in files {
         let held = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        if held.trim_ascii().is_empty() {
+            return Err(format!("{}: it is empty", file.display()));
+        }
         held.hash(hasher);
     }
     Ok(())

@@ -59,12 +59,15 @@ pub(super) async fn topics(
     for topic in &topics {
         count = wait_for_topic(&mut asker, &make, topic, ASK, shared, jitter).await;
     }
+    let has_size = asker.config().get("batch.size").is_some();
     let batches = Batches::ask(asker, &topics).await;
-    for (topic, why) in batches.untold() {
+    // With a size of their own users say that they know.
+    for (topic, untold) in batches.untold().filter(|_| !has_size) {
         tracing::warn!(
             pipeline = %name, topic,
-            "the brokers do not tell the topic's max.message.bytes: {why}; without a `batch.size` batches are {SMALL_BATCH} bytes at most. \
-             Grant DescribeConfigs on it, or set `batch.size` no larger than it takes"
+            "the brokers do not tell the topic's max.message.bytes: {}; until the next start batches are {SMALL_BATCH} bytes at most: {}",
+            untold.why,
+            untold.help()
         );
     }
     Ok((batches, count))
@@ -83,9 +86,13 @@ async fn wait_for_topic(
     loop {
         let (asks, name) = (asker.clone(), topic.to_owned());
         let answer = tokio::task::spawn_blocking(move || {
-            range::partitions_and_brokers(asks.client(), &name, limit).map_err(|error| match error {
-                TopicError::Silent(_) => (format!("{error}{}", asks.reasons()), true),
-                TopicError::Missing(_) | TopicError::Refused { .. } => (error.to_string(), false),
+            range::partitions_and_brokers(asks.client(), &name, limit).map_err(|error| {
+                // Taken out whatever the answer is: its queue would grow for as long as a topic is waited for.
+                let reasons = asks.reasons();
+                match error {
+                    TopicError::Silent(_) => (format!("{error}{reasons}"), true),
+                    TopicError::Missing(_) | TopicError::Refused { .. } => (error.to_string(), false),
+                }
             })
         });
         let (reason, silent) = match answer.await {

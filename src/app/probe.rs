@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Known, Shared};
 use crate::http::{Probe, Refused, Wanted};
+use crate::source::status::STOPPED_BY_LIMIT;
 use crate::tap::{Looker, Showing};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::quantile::quantile;
@@ -147,6 +148,7 @@ impl Probe for AppProbe {
                 let status = state.get();
                 let about = |what: String| format!("pipeline {pipeline}, loop {number}: {what}");
                 match (&status.halted, &status.waiting_for, status.state) {
+                    (Some(why), _, STOPPED_BY_LIMIT) => reasons.push(about(format!("stopped: {why}"))),
                     (Some(why), ..) => reasons.push(about(format!("halted: {why}"))),
                     (None, Some(what), state) => reasons.push(about(format!("{state}: waits for {what}"))),
                     (None, None, "running") => {}
@@ -244,7 +246,7 @@ impl Probe for AppProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::status::{LoopState, LoopStatus, STOPPED_BY_LIMIT};
+    use crate::source::status::{LoopState, LoopStatus};
 
     /// Everything is prepared, and the one pipeline has this loop.
     fn has_one_loop(shared: &Shared, state: &Arc<LoopState>) {
@@ -288,6 +290,22 @@ mod tests {
         );
         state.beat();
         assert!(probe.live().is_ok() && probe.ready().is_ok());
+    }
+
+    #[test]
+    fn a_loop_that_dead_letters_have_stopped_is_not_called_halted() {
+        let shared = Shared::default();
+        let probe = AppProbe::new(Metrics::new().unwrap(), shared.clone(), None);
+        let state = Arc::new(LoopState::default());
+        has_one_loop(&shared, &state);
+        for (word, told) in [(STOPPED_BY_LIMIT, "stopped"), ("halted", "halted")] {
+            state.set(LoopStatus {
+                state: word,
+                halted: Some("why".to_owned()),
+                ..LoopStatus::default()
+            });
+            assert_eq!(probe.ready(), Err(vec![format!("pipeline p, loop 0: {told}: why")]));
+        }
     }
 
     #[test]

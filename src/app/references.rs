@@ -53,13 +53,22 @@ pub(super) async fn open(config: &Config) -> Result<Opened, NotPrepared> {
     let uri = uri.map_err(|e| NotPrepared::Findings(vec![Finding::new(place, format!("[mongo] uri: {e}"))]))?;
     let server = Server::open(&uri, Some(mongo.uri.clone())).await;
     let server = server.map_err(|e| refused(e, place, "[mongo]"))?;
+    let unsettled = Unsettled(&server);
     let opened = sampled(config, &server).await;
-    if opened.is_ok() {
-        server.keep();
-    } else {
+    if opened.is_err() {
         server.close().await;
+        std::mem::forget(unsettled);
     }
     opened
+}
+
+/// A server that is kept unless it was closed: a stop ends the wait for one at any point, and the runtime behind it.
+struct Unsettled<'s>(&'s Server);
+
+impl Drop for Unsettled<'_> {
+    fn drop(&mut self) {
+        self.0.keep();
+    }
 }
 
 /// Samples every collection of this server.
@@ -266,6 +275,27 @@ mod tests {
 
     use super::*;
     use crate::reference::fake::{all, member, nothing, refused};
+
+    #[tokio::test]
+    async fn a_server_that_is_waited_for_at_a_stop_keeps_its_connections() {
+        let (address, mut commands) = member(true, Duration::ZERO, |_| None).await;
+        let toml = format!(
+            "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[mongo]\nuri = \"mongodb://{address}/?replicaSet=rs\"\n\
+             [references.a]\ncollection = \"crm.a\"\nfields = [\"name\"]\n"
+        );
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+        // The stop comes while the first collection is asked for.
+        tokio::select! {
+            _ = open(&config) => panic!("nobody answers"),
+            asked = commands.recv() => assert!(asked.is_some()),
+        }
+        let closed = async {
+            while commands.sender_strong_count() > 1 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(2), closed).await.is_err());
+    }
 
     #[tokio::test]
     async fn an_attempt_that_comes_to_nothing_leaves_no_connection_behind() {

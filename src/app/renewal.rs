@@ -125,13 +125,11 @@ mod tests {
         assert_eq!(credentials.look(&config, &registry), Ok(false));
         std::fs::write(&token, "new").unwrap();
         // As whoever writes in place leaves a file for a moment; each is tried again.
-        for wrong in ["", "", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (wrong, why) in [("", "is empty"), ("", "is empty"), (broken, "no certificates in")] {
             std::fs::write(&ca, wrong).unwrap();
             let error = credentials.look(&config, &registry).unwrap_err();
-            assert!(
-                error.contains("no certificates in") && error.contains("ca.pem"),
-                "{error}"
-            );
+            assert!(error.contains(why) && error.contains("ca.pem"), "{error}");
         }
         assert!(request(&listener, &registry).await.contains("Bearer old"));
         std::fs::write(&ca, pem(1_950_000_000)).unwrap();
@@ -160,6 +158,13 @@ mod tests {
         assert_eq!(credentials.look(&config, &registry), Ok(true));
         assert!(request(&listener, &registry).await.contains("Bearer new"));
         assert_eq!(credentials.look(&config, &registry), Ok(false));
+        // Whoever writes in place has not written it yet.
+        for empty in ["", "\n"] {
+            std::fs::write(&token, empty).unwrap();
+            let error = credentials.look(&config, &registry).unwrap_err();
+            assert!(error.contains("is empty"), "{error}");
+        }
+        assert!(request(&listener, &registry).await.contains("Bearer new"));
         std::fs::remove_file(&token).unwrap();
     }
 

@@ -7,12 +7,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResourceResult, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 
 use crate::kafka::asker::Asker;
@@ -22,8 +21,12 @@ use crate::kafka::{BatchBytes, SMALL_BATCH};
 /// What a record takes in a batch beside key, value and headers, with the batch's own head: an upper bound.
 const AROUND: usize = 1024;
 
-/// How long brokers may take to say what topics take: without an answer the start goes on.
-const ANSWER: Duration = Duration::from_secs(20);
+/// How long brokers may take for one answer to what topics take.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long they are asked again: without an answer the start goes on. A broker that restarts is away for less, as a rule.
+const ANSWERS: Duration = Duration::from_secs(30);
+/// Between two questions.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long the cluster's id is waited for, which brokers before 0.10.1 do not have.
 const KNOWN: Duration = Duration::from_secs(1);
 
@@ -32,7 +35,55 @@ const KNOWN: Duration = Duration::from_secs(1);
 pub struct Batches {
     told: HashMap<String, usize>,
     /// Why the brokers do not tell it of these.
-    untold: BTreeMap<String, String>,
+    untold: BTreeMap<String, Untold>,
+}
+
+/// Why the brokers do not tell what a topic takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Untold {
+    /// In words.
+    pub why: String,
+    /// What they answered, if they did.
+    code: Option<RDKafkaErrorCode>,
+}
+
+impl Untold {
+    fn is_denied(&self) -> bool {
+        let denials = [
+            RDKafkaErrorCode::TopicAuthorizationFailed,
+            RDKafkaErrorCode::ClusterAuthorizationFailed,
+        ];
+        self.code.is_some_and(|code| denials.contains(&code))
+    }
+
+    /// Whether the answer may be another soon: a broker may be away, or not have heard yet of a topic that was made a moment ago.
+    fn may_pass(&self) -> bool {
+        // These brokers cannot answer the question.
+        let never = self.code == Some(RDKafkaErrorCode::UnsupportedFeature);
+        !self.is_denied() && !never
+    }
+
+    /// What can be done about it.
+    pub fn help(&self) -> &'static str {
+        if self.is_denied() {
+            "grant DescribeConfigs on it, or set `batch.size` no larger than it takes"
+        } else {
+            "set `batch.size` no larger than it takes"
+        }
+    }
+}
+
+impl From<KafkaError> for Untold {
+    fn from(error: KafkaError) -> Self {
+        let code = match error {
+            KafkaError::AdminOp(code) => Some(code),
+            _ => None,
+        };
+        Untold {
+            why: error.to_string(),
+            code,
+        }
+    }
 }
 
 impl Batches {
@@ -45,21 +96,50 @@ impl Batches {
             return Batches::default();
         }
         let mut batches = Batches::default();
-        match describe(&config, topics).await {
-            Ok(answers) => {
-                for (topic, answer) in topics.iter().zip(answers) {
-                    match largest(answer) {
-                        Ok(bytes) => drop(batches.told.insert((*topic).to_owned(), bytes)),
-                        Err(why) => drop(batches.untold.insert((*topic).to_owned(), why)),
+        let admin: AdminClient<DefaultClientContext> = match config.create() {
+            Ok(admin) => admin,
+            Err(error) => {
+                batches.take(topics, Err(error));
+                return batches;
+            }
+        };
+        let began = Instant::now();
+        let mut asked = topics.to_vec();
+        loop {
+            let answers = describe(&admin, &asked).await;
+            asked = batches.take(&asked, answers);
+            if asked.is_empty() || began.elapsed() + AGAIN >= ANSWERS {
+                break;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        // It waits for the client's threads.
+        tokio::task::spawn_blocking(move || drop(admin));
+        batches
+    }
+
+    /// Takes in what was answered of these topics. Gives those to ask again for.
+    fn take<'t>(&mut self, asked: &[&'t str], answers: Result<Vec<ConfigResourceResult>, KafkaError>) -> Vec<&'t str> {
+        let answers: Vec<_> = match answers {
+            Ok(answers) => answers.into_iter().map(largest).collect(),
+            Err(error) => vec![Err(Untold::from(error)); asked.len()],
+        };
+        let mut again = Vec::new();
+        for (topic, answer) in asked.iter().zip(answers) {
+            match answer {
+                Ok(bytes) => {
+                    self.untold.remove(*topic);
+                    self.told.insert((*topic).to_owned(), bytes);
+                }
+                Err(untold) => {
+                    if untold.may_pass() {
+                        again.push(*topic);
                     }
+                    self.untold.insert((*topic).to_owned(), untold);
                 }
             }
-            Err(error) => {
-                let untold = topics.iter().map(|topic| ((*topic).to_owned(), error.to_string()));
-                batches.untold = untold.collect();
-            }
         }
-        batches
+        again
     }
 
     /// How large batches may be, whichever of them they are for. Where brokers do not tell what one takes they are small, unless users say otherwise: a
@@ -81,8 +161,8 @@ impl Batches {
     }
 
     /// The topics of which the brokers do not tell what they take, and why.
-    pub fn untold(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.untold.iter().map(|(topic, why)| (topic.as_str(), why.as_str()))
+    pub fn untold(&self) -> impl Iterator<Item = (&str, &Untold)> {
+        self.untold.iter().map(|(topic, untold)| (topic.as_str(), untold))
     }
 
     /// Whether the topic would have taken this record, at the start at least.
@@ -99,20 +179,25 @@ fn is_embedded(asker: &Asker) -> bool {
 }
 
 /// The configurations of these topics.
-async fn describe(config: &ClientConfig, topics: &[&str]) -> Result<Vec<ConfigResourceResult>, KafkaError> {
-    let admin: AdminClient<DefaultClientContext> = config.create()?;
+async fn describe(
+    admin: &AdminClient<DefaultClientContext>,
+    topics: &[&str],
+) -> Result<Vec<ConfigResourceResult>, KafkaError> {
     let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let options = AdminOptions::new().request_timeout(Some(ANSWER));
     admin.describe_configs(&asked, &options).await
 }
 
 /// The largest batch that a topic of this configuration takes.
-fn largest(answer: ConfigResourceResult) -> Result<usize, String> {
-    let config = answer.map_err(|code| code.to_string())?;
+fn largest(answer: ConfigResourceResult) -> Result<usize, Untold> {
+    let untold = |why, code| Untold { why, code };
+    let config = answer.map_err(|code| untold(code.to_string(), Some(code)))?;
     let entry = config.get("max.message.bytes");
     let bytes = entry.and_then(|entry| entry.value.as_deref());
-    let bytes = bytes.ok_or("the answer has none")?;
-    bytes.parse().map_err(|_| format!("the answer is {bytes:?}"))
+    let bytes = bytes.ok_or_else(|| untold("the answer has none".to_owned(), None))?;
+    bytes
+        .parse()
+        .map_err(|_| untold(format!("the answer is {bytes:?}"), None))
 }
 
 /// Bytes of a record: key, value and headers.
@@ -128,6 +213,9 @@ pub fn weight<L: List>(record: &impl Message<Headers = L>) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::admin::{ConfigEntry, ConfigResource, ConfigSource, OwnedResourceSpecifier};
+
     use super::*;
 
     #[tokio::test]
@@ -146,6 +234,59 @@ mod tests {
             "the mock cluster's id is another; the demo would wait a minute for each pipeline"
         );
         assert_eq!(Batches::ask(asker, &["t"]).await, Batches::default());
+    }
+
+    fn reason(code: Option<RDKafkaErrorCode>) -> Untold {
+        Untold {
+            why: String::new(),
+            code,
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_asked_again_and_only_a_denial_wants_a_right() {
+        let takes = |topic: &str, bytes: &str| {
+            let entry = ConfigEntry {
+                name: "max.message.bytes".to_owned(),
+                value: Some(bytes.to_owned()),
+                source: ConfigSource::DynamicTopic,
+                is_read_only: false,
+                is_default: false,
+                is_sensitive: false,
+            };
+            Ok(ConfigResource {
+                specifier: OwnedResourceSpecifier::Topic(topic.to_owned()),
+                entries: vec![entry],
+            })
+        };
+        let mut batches = Batches::default();
+        // A broker is away.
+        let away = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
+        let asked = batches.take(&["a", "b", "c"], Err(away));
+        assert_eq!(asked, ["a", "b", "c"]);
+        let wants = |batches: &Batches| -> Vec<String> {
+            let untold = batches.untold();
+            let denied = untold.filter(|(_, untold)| untold.help().contains("DescribeConfigs"));
+            denied.map(|(topic, _)| topic.to_owned()).collect()
+        };
+        assert_eq!(batches.bytes().unset, SMALL_BATCH);
+        assert!(wants(&batches).is_empty());
+        // One of them has not heard of a topic yet.
+        let answers = vec![
+            takes("a", "100000"),
+            Err(RDKafkaErrorCode::UnknownTopicOrPartition),
+            Err(RDKafkaErrorCode::TopicAuthorizationFailed),
+        ];
+        let asked = batches.take(&asked, Ok(answers));
+        assert_eq!(asked, ["b"]);
+        assert_eq!(wants(&batches), ["c"]);
+        assert!(batches.take(&asked, Ok(vec![takes("b", "200000")])).is_empty());
+        assert_eq!(batches.untold().map(|(topic, _)| topic).collect::<Vec<_>>(), ["c"]);
+        assert_eq!(
+            (batches.taken_by("a"), batches.taken_by("b")),
+            (Some(100_000), Some(200_000))
+        );
+        assert!(!reason(Some(RDKafkaErrorCode::UnsupportedFeature)).may_pass());
     }
 
     #[test]
@@ -171,10 +312,7 @@ mod tests {
                     .iter()
                     .map(|(topic, bytes)| ((*topic).to_owned(), *bytes))
                     .collect(),
-                untold: untold
-                    .iter()
-                    .map(|topic| ((*topic).to_owned(), String::new()))
-                    .collect(),
+                untold: untold.iter().map(|topic| ((*topic).to_owned(), reason(None))).collect(),
             };
             let toml = format!(
                 "[kafka]\nbrokers = \"k:1\"\nproducer_properties = {{ {own} }}\n[registry]\nurl = \"http://r:8081\"\n"

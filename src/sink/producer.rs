@@ -91,7 +91,10 @@ impl Producer {
     pub fn denied(&self) -> Option<String> {
         let (code, reason) = self.inner.client().fatal_error()?;
         (code == RDKafkaErrorCode::ClusterAuthorizationFailed).then(|| {
-            format!("{code}: {reason}; brokers before 2.8 want the right IdempotentWrite on the cluster: grant it, and restart")
+            format!(
+                "{code}: {reason}; the login may write to no topic, or, with brokers before 2.8, has not the right IdempotentWrite on the cluster: \
+                 grant it, and restart or send SIGHUP"
+            )
         })
     }
 }

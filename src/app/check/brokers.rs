@@ -15,7 +15,7 @@ use crate::kafka;
 use crate::kafka::asker::{Asker, Reasons};
 use crate::kafka::rights::{Allowed, Operation, of_groups, of_topics};
 use crate::pipeline::finding::Finding;
-use crate::sink::batches::Batches;
+use crate::sink::batches::{Batches, Untold};
 
 /// How long the brokers may take to say which topics there are, and again to say what is permitted.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -95,23 +95,32 @@ async fn taken(client: &ClientConfig, topics: Vec<&str>) -> Batches {
     let asker = Arc::new(asker);
     let asks = asker.clone();
     // By then it is known whose brokers they are. All topics are asked for: one by its name might be made.
-    let answered = tokio::task::spawn_blocking(move || asks.client().fetch_metadata(None, PATIENCE).is_ok());
-    if !answered.await.is_ok_and(|answered| answered) {
+    let answered = tokio::task::spawn_blocking(move || {
+        let metadata = asks.client().fetch_metadata(None, PATIENCE).ok()?;
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        Some(names.collect::<Vec<_>>())
+    });
+    let Ok(Some(known)) = answered.await else {
+        return Batches::default();
+    };
+    // A topic that is not there is told by itself, and would be asked for again and again.
+    let there = |topic: &&str| known.iter().any(|known| known == *topic);
+    let topics: Vec<&str> = topics.into_iter().filter(there).collect();
+    if topics.is_empty() {
         return Batches::default();
     }
     Batches::ask(asker, &topics).await
 }
 
 /// What is said of topics, each with the reason, of which the brokers do not tell what they take.
-fn untold(pipeline: &config::Pipeline, untold: &[(&str, &str)]) -> Vec<Finding> {
+fn untold(pipeline: &config::Pipeline, untold: &[(&str, &Untold)]) -> Vec<Finding> {
     let found = outputs(pipeline).filter_map(|(topic, _)| {
-        let (_, why) = untold.iter().find(|(name, _)| *name == topic.value)?;
+        let (_, untold) = untold.iter().find(|(name, _)| *name == topic.value)?;
         let message = format!(
-            "the brokers do not tell what topic '{}' takes (max.message.bytes): {why}",
-            topic.value
+            "the brokers do not tell what topic '{}' takes (max.message.bytes): {}",
+            topic.value, untold.why
         );
-        let help = "grant DescribeConfigs on it, or set `batch.size` no larger than it takes";
-        Some(Finding::new(topic.span, message).help(help))
+        Some(Finding::new(topic.span, message).help(untold.help()))
     });
     found.collect()
 }
@@ -225,6 +234,8 @@ fn refused(user: Option<&str>, operation: Operation, (kind, name): (&str, &Spann
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
     use super::*;
     use crate::config::load_str;
 
@@ -258,12 +269,20 @@ mod tests {
                     [pipelines.p]\nsource = { topics = [\"in\"], group = \"g\" }\nsink = { topic = \"out\" }\n\
                     dead_letter = { topic = \"dead\" }\n";
         let (config, _) = load_str(vec![("test.toml".into(), text.into())], std::iter::empty()).unwrap();
-        let told = untold(&config.pipelines["p"], &[("dead", "refused"), ("in", "refused")]);
-        let told: Vec<_> = told.into_iter().map(|finding| finding.message).collect();
-        assert_eq!(
-            told,
-            ["the brokers do not tell what topic 'dead' takes (max.message.bytes): refused"]
-        );
+        for (code, wants) in [
+            (RDKafkaErrorCode::TopicAuthorizationFailed, true),
+            (RDKafkaErrorCode::OperationTimedOut, false),
+        ] {
+            let refused = Untold::from(KafkaError::AdminOp(code));
+            let told = untold(&config.pipelines["p"], &[("dead", &refused), ("in", &refused)]);
+            let [finding] = told.as_slice() else {
+                panic!("{told:?}");
+            };
+            let message = "the brokers do not tell what topic 'dead' takes (max.message.bytes): ";
+            assert_eq!(finding.message, message.to_owned() + &refused.why);
+            let help = finding.help.as_deref().unwrap();
+            assert_eq!(help.contains("grant DescribeConfigs"), wants, "{help}");
+        }
     }
 
     #[test]

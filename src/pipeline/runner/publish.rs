@@ -57,8 +57,12 @@ impl Runtime {
         }
     }
 
-    /// Why the pipeline would come to nothing with another producer either, if the brokers let it have none.
+    /// Why the pipeline would come to nothing with another producer either, if the brokers let it have none. A login with which something was
+    /// delivered had the right: it may be given back.
     pub fn denied(&self) -> Option<String> {
+        if self.metrics.published.get() > 0 {
+            return None;
+        }
         let of_letters = self.dead_letters.as_ref().map(DeadLetters::producer);
         let producer = self.sink.as_ref().map(Sink::producer).or(of_letters)?;
         producer.denied()

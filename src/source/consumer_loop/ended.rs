@@ -115,16 +115,20 @@ impl Loop {
 
     /// An output was refused whose turn is over, or the producer is.
     fn start_again(&mut self, failure: &Failure, probe: bool) {
-        let runtime = &self.parts.runtime;
-        runtime.metrics.failed("sink", "transient", "error");
-        runtime.gates.sink.failed(probe);
         if failure.reason == PRODUCER_OVER {
             // Nothing that still runs here is published any more.
             self.end_tenures(|_| true);
             if let Some(why) = self.parts.runtime.denied() {
+                // That is counted as what it is, and says nothing of the brokers.
+                if probe {
+                    self.parts.runtime.gates.sink.returned();
+                }
                 return self.halt(Failure::fatal("delivery", why));
             }
         }
+        let runtime = &self.parts.runtime;
+        runtime.metrics.failed("sink", "transient", "error");
+        runtime.gates.sink.failed(probe);
         self.give_way(failure.to_string());
     }
 

@@ -1251,6 +1251,41 @@ fn a_producer_that_brokers_do_not_let_be_halts_its_pipeline() {
     };
     assert!(failure.message.contains("IdempotentWrite"), "{failure}");
     assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+    let text = String::from_utf8(bench.all_metrics.render()).unwrap();
+    let failures: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("messina_failures_total{"))
+        .collect();
+    let counted = |what: &str| failures.iter().any(|line| line.contains(what));
+    assert!(
+        counted(r#"step="delivery""#) && !counted(r#"step="sink""#),
+        "once, and as what it is: {failures:?}"
+    );
+}
+
+/// What it had may be taken away for a minute, and heals by itself.
+#[test]
+fn a_producer_that_brokers_do_not_let_be_any_more_is_made_anew() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    let bench = Bench::run(
+        cluster,
+        Duration::ZERO,
+        Duration::from_secs(30),
+        TOML.to_owned() + OUTPUT,
+    );
+    let load = Load::new(&bench);
+    load.send(0);
+    until("the first output", || bench.metrics.published.get() == 1);
+    // The producer that takes the place of the one that is given up now is refused.
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    bench.cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
+    let over = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    bench.cluster.request_errors(RDKafkaApiKey::Produce, &[over]);
+    load.send(0);
+    assert_eq!(published(&bench, 2), [0, 1]);
+    assert!(bench.metrics.consumer_rebuilds.get() > 1);
+    assert!(matches!(bench.end(), End::Drained));
 }
 
 /// Two batches are under way; the first is refused for want of replicas, and the mock cluster takes the one behind it, as a broker does that knows

@@ -12,7 +12,8 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
     for why in halted.filter_map(|one| one.halted.as_deref()) {
         found.push(((Mood::Bad, "halted".to_owned()), format!("halted: {why}")));
     }
-    if stopped {
+    // The metrics and the states are two answers: between them it may have stopped.
+    if stopped || loops.iter().any(|one| one.state == STOPPED_BY_LIMIT) {
         let why = "stopped: more dead letters than stop_above allows; SIGHUP or restart when the cause is mended";
         found.push(((Mood::Bad, "dead letters".to_owned()), why.to_owned()));
     }
