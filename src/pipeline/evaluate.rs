@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use smallvec::SmallVec;
 
 use super::event::Event;
-use super::expression::{RecordField, uuid_text};
+use super::expression::{FOR_EVER, RecordField, uuid_text};
 use super::failure::Failure;
 use super::program::{Action, Program, Source};
 use crate::avro::value::{Type, Unit, Value};
@@ -52,6 +52,7 @@ pub fn value<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> 
 /// write it would leave in place what it replaces.
 pub fn life_left<'e>(program: &'e Program, source: &'e Source, event: &'e Event) -> Result<Value<'e>, Failure> {
     Ok(match value(program, source, event)? {
+        Value::Long(FOR_EVER) => Value::Int(0),
         Value::Int(..=0) | Value::Long(..=0) => Value::Int(1),
         left => left,
     })

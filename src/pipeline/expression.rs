@@ -27,7 +27,7 @@ use crate::avro::value::{Type, Unit, Value};
 use crate::config::values::is_identifier;
 use convert::from_cel;
 pub use convert::uuid_text;
-use inputs::{Inputs, Seen, null_for_zero, take_lists};
+use inputs::{Inputs, Seen, for_ever_for_zero, take_lists};
 pub use types::{Mistaken, UnknownField, time, unit};
 
 /// What a path points at.
@@ -140,6 +140,9 @@ pub enum ExpressionError {
     #[error("there is no function '{0}'")]
     UnknownFunction(String),
 }
+
+/// What a life has in the place of a 0 that its author wrote: one that is reckoned may come to 0, and is over then.
+pub(super) const FOR_EVER: i64 = i64::MIN;
 
 /// What CEL reads as a literal or an operator, even behind a dot.
 const KEYWORDS: [&str; 4] = ["false", "in", "null", "true"];
@@ -510,9 +513,9 @@ impl std::fmt::Debug for Interpreter {
 }
 
 impl Computed {
-    /// Gives null from here on where a branch is the literal 0 and the branch's value the whole result.
-    pub fn zero_to_null(&mut self) {
-        null_for_zero(Arc::make_mut(&mut self.run));
+    /// Gives [`FOR_EVER`] from here on where a branch is the literal 0 and the branch's value the whole result.
+    pub fn zero_to_for_ever(&mut self) {
+        for_ever_for_zero(Arc::make_mut(&mut self.run));
     }
 
     /// Evaluates over the values of `inputs`, in their order. CEL has no operators on null: as in SQL, what is computed from an absent

@@ -23,8 +23,8 @@ const AROUND: usize = 1024;
 
 /// How long brokers may take for one answer to what topics take.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How long they are asked again: without an answer the start goes on. A broker that restarts is away for less, as a rule.
-const ANSWERS: Duration = Duration::from_secs(30);
+/// How long they are asked in all: without an answer the start goes on, and a reload has half a minute for a pipeline.
+const ANSWERS: Duration = Duration::from_secs(20);
 /// Between two questions.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long the cluster's id is waited for, which brokers before 0.10.1 do not have.
@@ -58,9 +58,9 @@ impl Untold {
 
     /// Whether the answer may be another soon: a broker may be away, or not have heard yet of a topic that was made a moment ago.
     fn may_pass(&self) -> bool {
-        // These brokers cannot answer the question.
-        let never = self.code == Some(RDKafkaErrorCode::UnsupportedFeature);
-        !self.is_denied() && !never
+        // Brokers that cannot answer the question, or answer something else, never will.
+        let never = [None, Some(RDKafkaErrorCode::UnsupportedFeature)];
+        !self.is_denied() && !never.contains(&self.code)
     }
 
     /// What can be done about it.
@@ -106,7 +106,8 @@ impl Batches {
         let began = Instant::now();
         let mut asked = topics.to_vec();
         loop {
-            let answers = describe(&admin, &asked).await;
+            let left = ANSWERS.saturating_sub(began.elapsed()).max(AGAIN);
+            let answers = describe(&admin, &asked, ANSWER.min(left)).await;
             asked = batches.take(&asked, answers);
             if asked.is_empty() || began.elapsed() + AGAIN >= ANSWERS {
                 break;
@@ -182,9 +183,10 @@ fn is_embedded(asker: &Asker) -> bool {
 async fn describe(
     admin: &AdminClient<DefaultClientContext>,
     topics: &[&str],
+    patience: Duration,
 ) -> Result<Vec<ConfigResourceResult>, KafkaError> {
     let asked: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-    let options = AdminOptions::new().request_timeout(Some(ANSWER));
+    let options = AdminOptions::new().request_timeout(Some(patience));
     admin.describe_configs(&asked, &options).await
 }
 

@@ -11,7 +11,7 @@ use cel::{Context, IdedExpr};
 use smallvec::SmallVec;
 
 use super::convert::{map_key, to_cel, whole};
-use super::{INPUT, literal, told};
+use super::{FOR_EVER, INPUT, literal, told};
 use crate::avro::decimal_text;
 use crate::avro::value::Value;
 
@@ -74,14 +74,14 @@ pub(super) fn take_lists(node: &mut IdedExpr, lists: &mut Vec<Box<dyn Val>>) {
     }
 }
 
-/// Puts null in the place of each 0 that is a branch of the outermost condition, or of one that is a branch itself.
-pub(super) fn null_for_zero(node: &mut IdedExpr) {
+/// Puts [`FOR_EVER`] in the place of each 0 that is a branch of the outermost condition, or of one that is a branch itself.
+pub(super) fn for_ever_for_zero(node: &mut IdedExpr) {
     if let Expr::Call(call) = &mut node.expr {
         if call.func_name == operators::CONDITIONAL {
-            call.args.iter_mut().skip(1).for_each(null_for_zero);
+            call.args.iter_mut().skip(1).for_each(for_ever_for_zero);
         }
     } else if matches!(literal(&node.expr), Some(Value::Long(0))) {
-        node.expr = Expr::Literal(LiteralValue::Null);
+        node.expr = Expr::Literal(LiteralValue::Int(FOR_EVER.into()));
     }
 }
 

@@ -72,7 +72,7 @@ impl Program {
             }
             // Of what is reckoned 0 is the end; one that is written there is for ever, as it is elsewhere.
             if let Source::Computed(computed) = &mut life {
-                computed.expression.zero_to_null();
+                computed.expression.zero_to_for_ever();
             }
             if let Action::Write(write) = &mut self.steps[index].action {
                 write.binds[marker].source = life;

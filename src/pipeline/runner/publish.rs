@@ -60,7 +60,7 @@ impl Runtime {
     /// Why the pipeline would come to nothing with another producer either, if the brokers let it have none. A login with which something was
     /// delivered had the right: it may be given back.
     pub fn denied(&self) -> Option<String> {
-        if self.metrics.published.get() > 0 {
+        if self.metrics.published.get() > 0 || self.metrics.dead_lettered.get() > 0 {
             return None;
         }
         let of_letters = self.dead_letters.as_ref().map(DeadLetters::producer);

@@ -1268,21 +1268,19 @@ fn a_producer_that_brokers_do_not_let_be_halts_its_pipeline() {
 fn a_producer_that_brokers_do_not_let_be_any_more_is_made_anew() {
     let cluster = cluster(1);
     cluster.create_topic("out", 1, 1).unwrap();
-    let bench = Bench::run(
-        cluster,
-        Duration::ZERO,
-        Duration::from_secs(30),
-        TOML.to_owned() + OUTPUT,
-    );
+    let (slow, drain) = (Duration::from_secs(3), Duration::from_secs(30));
+    let bench = Bench::run(cluster, slow, drain, TOML.to_owned() + OUTPUT);
     let load = Load::new(&bench);
     load.send(0);
     until("the first output", || bench.metrics.published.get() == 1);
-    // The producer that takes the place of the one that is given up now is refused.
+    until("its end to be seen", || bench.state.get().in_flight_records == 0);
+    load.send(0);
+    // While its row is written: the mock cluster refuses whoever produces next. The producer that takes the place of the one that is given up is refused.
+    until("the second record", || bench.state.get().in_flight_records == 1);
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
     bench.cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
     let over = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
     bench.cluster.request_errors(RDKafkaApiKey::Produce, &[over]);
-    load.send(0);
     assert_eq!(published(&bench, 2), [0, 1]);
     assert!(bench.metrics.consumer_rebuilds.get() > 1);
     assert!(matches!(bench.end(), End::Drained));

@@ -333,13 +333,16 @@ impl Writer {
 
     /// Whether the wall clock has gone on as time has, or has been where it is for a while.
     fn believes(&mut self, now: Instant, wall: i64) -> bool {
-        let jumped = |(then, said): (Instant, i64)| {
-            let most = (now.saturating_duration_since(then) + AHEAD).as_millis() as i64;
-            wall.saturating_sub(said) > most
+        let ahead = AHEAD.as_millis() as i64;
+        // How much further it has gone than time has.
+        let strays = |(then, said): (Instant, i64)| {
+            let passed = now.saturating_duration_since(then).as_millis() as i64;
+            wall.saturating_sub(said).saturating_sub(passed)
         };
-        if jumped(self.believed) {
-            // One that has gone further meanwhile is doubted anew.
-            let since = self.doubted.filter(|since| !jumped(*since)).unwrap_or((now, wall));
+        if strays(self.believed) > ahead {
+            // One that was set again meanwhile is doubted anew.
+            let stands = |since: &(Instant, i64)| (-ahead..=ahead).contains(&strays(*since));
+            let since = self.doubted.filter(stands).unwrap_or((now, wall));
             self.doubted = Some(since);
             if now.saturating_duration_since(since.0) < DOUBT {
                 return false;
@@ -486,13 +489,15 @@ mod tests {
         };
         assert_eq!(left(1, 24), 2);
         assert_eq!(left(2, 0), 1, "the one whose life is over");
-        for minutes in 3..62 {
-            assert_eq!(left(minutes, 5), 1, "in minute {minutes}");
+        // The hour of one time says nothing of another, be that later or earlier.
+        for minutes in 3..122 {
+            let ahead = match minutes {
+                ..33 => 5,
+                33..62 => 24,
+                _ => 12,
+            };
+            assert_eq!(left(minutes, ahead), 1, "in minute {minutes}");
         }
-        // The hour of the first time says nothing of another.
-        for minutes in 62..122 {
-            assert_eq!(left(minutes, 24), 1, "in minute {minutes}");
-        }
-        assert_eq!(left(122, 24), 0, "it has been so for an hour");
+        assert_eq!(left(122, 12), 0, "it has been so for an hour");
     }
 }
