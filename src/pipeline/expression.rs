@@ -513,7 +513,7 @@ impl std::fmt::Debug for Interpreter {
 }
 
 impl Computed {
-    /// Gives [`FOR_EVER`] from here on where a branch is the literal 0 and the branch's value the whole result.
+    /// Gives `FOR_EVER` from here on where a branch is the literal 0 and the branch's value the whole result.
     pub fn zero_to_for_ever(&mut self) {
         for_ever_for_zero(Arc::make_mut(&mut self.run));
     }
