@@ -29,7 +29,8 @@ impl Credentials {
     pub(super) fn of(config: &Config) -> Option<Credentials> {
         let tls = certificates::of_registry(config).flat_map(|tls| [&tls.ca, &tls.cert, &tls.key]);
         let login = match &config.registry.auth {
-            Some(RegistryAuth::Basic { password, .. }) => password.file(),
+            // An empty password is one: of a service whose token is the name.
+            Some(RegistryAuth::Basic { password, .. }) => password.file().filter(|file| !is_blank(file)),
             Some(RegistryAuth::Bearer(token)) => token.file(),
             Some(RegistryAuth::Oauth(oauth)) => oauth.client_secret.file(),
             None => None,
@@ -67,6 +68,10 @@ impl Credentials {
         self.read = Some(now);
         Ok(true)
     }
+}
+
+fn is_blank(file: &Path) -> bool {
+    std::fs::read(file).is_ok_and(|held| held.trim_ascii().is_empty())
 }
 
 fn hash(files: &[PathBuf]) -> Result<u64, String> {

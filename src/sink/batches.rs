@@ -25,6 +25,8 @@ const AROUND: usize = 1024;
 const ANSWER: Duration = Duration::from_secs(10);
 /// How long they are asked in all: without an answer the start goes on, and a reload has half a minute for a pipeline.
 const ANSWERS: Duration = Duration::from_secs(20);
+/// How long an answer with nothing in it may mean a topic that was made a moment ago. Then it is a right that is missing, and no start waits for that.
+const UNHEARD: Duration = Duration::from_secs(3);
 /// Between two questions.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long the cluster's id is waited for, which brokers before 0.10.1 do not have.
@@ -45,6 +47,8 @@ pub struct Untold {
     pub why: String,
     /// What they answered, if they did.
     code: Option<RDKafkaErrorCode>,
+    /// They answered without saying anything.
+    empty: bool,
 }
 
 impl Untold {
@@ -65,7 +69,7 @@ impl Untold {
 
     /// What can be done about it.
     pub fn help(&self) -> &'static str {
-        if self.is_denied() {
+        if self.empty || self.is_denied() {
             "grant DescribeConfigs on it, or set `batch.size` no larger than it takes"
         } else {
             "set `batch.size` no larger than it takes"
@@ -82,6 +86,7 @@ impl From<KafkaError> for Untold {
         Untold {
             why: error.to_string(),
             code,
+            empty: false,
         }
     }
 }
@@ -99,7 +104,7 @@ impl Batches {
         let admin: AdminClient<DefaultClientContext> = match config.create() {
             Ok(admin) => admin,
             Err(error) => {
-                batches.take(topics, Err(error));
+                batches.take(topics, Err(error), false);
                 return batches;
             }
         };
@@ -108,7 +113,7 @@ impl Batches {
         loop {
             let left = ANSWERS.saturating_sub(began.elapsed()).max(AGAIN);
             let answers = describe(&admin, &asked, ANSWER.min(left)).await;
-            asked = batches.take(&asked, answers);
+            asked = batches.take(&asked, answers, began.elapsed() < UNHEARD);
             if asked.is_empty() || began.elapsed() + AGAIN >= ANSWERS {
                 break;
             }
@@ -119,8 +124,13 @@ impl Batches {
         batches
     }
 
-    /// Takes in what was answered of these topics. Gives those to ask again for.
-    fn take<'t>(&mut self, asked: &[&'t str], answers: Result<Vec<ConfigResourceResult>, KafkaError>) -> Vec<&'t str> {
+    /// Takes in what was answered of these topics. Gives those to ask again for; where it is `early` an empty answer is no refusal yet.
+    fn take<'t>(
+        &mut self,
+        asked: &[&'t str],
+        answers: Result<Vec<ConfigResourceResult>, KafkaError>,
+        early: bool,
+    ) -> Vec<&'t str> {
         let answers: Vec<_> = match answers {
             Ok(answers) => answers.into_iter().map(largest).collect(),
             Err(error) => vec![Err(Untold::from(error)); asked.len()],
@@ -133,7 +143,7 @@ impl Batches {
                     self.told.insert((*topic).to_owned(), bytes);
                 }
                 Err(untold) => {
-                    if untold.may_pass() {
+                    if untold.may_pass() || (untold.empty && early) {
                         again.push(*topic);
                     }
                     self.untold.insert((*topic).to_owned(), untold);
@@ -192,8 +202,21 @@ async fn describe(
 
 /// The largest batch that a topic of this configuration takes.
 fn largest(answer: ConfigResourceResult) -> Result<usize, Untold> {
-    let untold = |why, code| Untold { why, code };
+    let untold = |why, code| Untold {
+        why,
+        code,
+        empty: false,
+    };
     let config = answer.map_err(|code| untold(code.to_string(), Some(code)))?;
+    // rdkafka (0.39) drops the error of a single topic.
+    if config.entries.is_empty() {
+        return Err(Untold {
+            why: "the answer is empty: the right DescribeConfigs is missing, or the broker has not heard of the topic yet"
+                .to_owned(),
+            code: None,
+            empty: true,
+        });
+    }
     let entry = config.get("max.message.bytes");
     let bytes = entry.and_then(|entry| entry.value.as_deref());
     let bytes = bytes.ok_or_else(|| untold("the answer has none".to_owned(), None))?;
@@ -242,11 +265,18 @@ mod tests {
         Untold {
             why: String::new(),
             code,
+            empty: false,
         }
     }
 
     #[test]
     fn what_may_pass_is_asked_again_and_only_a_denial_wants_a_right() {
+        let answer = |topic: &str, entries| {
+            Ok(ConfigResource {
+                specifier: OwnedResourceSpecifier::Topic(topic.to_owned()),
+                entries,
+            })
+        };
         let takes = |topic: &str, bytes: &str| {
             let entry = ConfigEntry {
                 name: "max.message.bytes".to_owned(),
@@ -256,15 +286,12 @@ mod tests {
                 is_default: false,
                 is_sensitive: false,
             };
-            Ok(ConfigResource {
-                specifier: OwnedResourceSpecifier::Topic(topic.to_owned()),
-                entries: vec![entry],
-            })
+            answer(topic, vec![entry])
         };
         let mut batches = Batches::default();
         // A broker is away.
         let away = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
-        let asked = batches.take(&["a", "b", "c"], Err(away));
+        let asked = batches.take(&["a", "b", "c"], Err(away), true);
         assert_eq!(asked, ["a", "b", "c"]);
         let wants = |batches: &Batches| -> Vec<String> {
             let untold = batches.untold();
@@ -273,22 +300,21 @@ mod tests {
         };
         assert_eq!(batches.bytes().unset, SMALL_BATCH);
         assert!(wants(&batches).is_empty());
-        // One of them has not heard of a topic yet.
-        let answers = vec![
-            takes("a", "100000"),
-            Err(RDKafkaErrorCode::UnknownTopicOrPartition),
-            Err(RDKafkaErrorCode::TopicAuthorizationFailed),
-        ];
-        let asked = batches.take(&asked, Ok(answers));
-        assert_eq!(asked, ["b"]);
+        // It has not heard of one of them yet, and the login may not ask for another: both look alike.
+        let answers = vec![takes("a", "100000"), answer("b", vec![]), answer("c", vec![])];
+        let asked = batches.take(&asked, Ok(answers), true);
+        assert_eq!(asked, ["b", "c"]);
+        let answers = vec![takes("b", "200000"), answer("c", vec![])];
+        assert!(batches.take(&asked, Ok(answers), false).is_empty());
         assert_eq!(wants(&batches), ["c"]);
-        assert!(batches.take(&asked, Ok(vec![takes("b", "200000")])).is_empty());
         assert_eq!(batches.untold().map(|(topic, _)| topic).collect::<Vec<_>>(), ["c"]);
         assert_eq!(
             (batches.taken_by("a"), batches.taken_by("b")),
             (Some(100_000), Some(200_000))
         );
         assert!(!reason(Some(RDKafkaErrorCode::UnsupportedFeature)).may_pass());
+        let denied = reason(Some(RDKafkaErrorCode::TopicAuthorizationFailed));
+        assert!(!denied.may_pass() && denied.help().contains("DescribeConfigs"));
     }
 
     #[test]
