@@ -299,6 +299,9 @@ fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&conf
     forget("step", |pipeline| {
         pipeline.steps.iter().map(|step| step.name.value.clone()).collect()
     });
+    forget("topic", |pipeline| {
+        pipeline.source.topics.iter().map(|topic| topic.value.clone()).collect()
+    });
 }
 
 /// Whether a loop in this state takes no more records, by itself or by its dead letters.
@@ -443,6 +446,24 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
         assert!(
             left.iter().any(|line| line.contains("client=\"producer-0\"")),
             "{left:?}"
+        );
+    }
+
+    #[test]
+    fn a_topic_that_a_new_version_does_not_read_leaves_no_series() {
+        let metrics = shown();
+        for (pipeline, topic) in [("p", "t"), ("p", "u"), ("q", "t")] {
+            metrics.topic_assigned_partitions.of([pipeline, topic]).set(0);
+        }
+        let (old, mut new) = (pipeline("", "old"), pipeline("", "old"));
+        new.source.topics[0].value = "u".to_owned();
+        forget_series(&metrics, &old, Some(&new));
+        assert_eq!(
+            lines(&metrics, "messina_topic_assigned_partitions{"),
+            [
+                r#"messina_topic_assigned_partitions{pipeline="p",topic="u"} 0"#,
+                r#"messina_topic_assigned_partitions{pipeline="q",topic="t"} 0"#,
+            ]
         );
     }
 

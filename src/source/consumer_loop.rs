@@ -365,7 +365,7 @@ impl Loop {
             .limits
             .as_ref()
             .is_some_and(|limits| limits.verdict() != Verdict::Go);
-        let mut gauges = Gauges::new(&parts.runtime.metrics);
+        let mut gauges = Gauges::new(&parts.runtime.metrics, &parts.topics);
         gauges.dead_letter_stop.set(i64::from(stopped_by_limit));
         Loop {
             topics: parts.topics.iter().map(|t| Arc::from(t.as_str())).collect(),

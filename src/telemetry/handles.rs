@@ -179,6 +179,11 @@ impl PipelineMetrics {
         )
     }
 
+    /// Partitions of one of its input topics that are assigned.
+    pub fn topic_assigned_partitions(&self, topic: &str) -> IntGauge {
+        self.metrics.topic_assigned_partitions.of([&*self.pipeline, topic])
+    }
+
     /// The series of one assigned partition, exported for as long as anybody has it.
     pub fn partition(&self, topic: &str, partition: i32) -> PartitionMetrics {
         PartitionMetrics::new(&self.metrics, &self.pipeline, &self.holders, topic, partition)

@@ -107,6 +107,8 @@ metrics! {
         passed_over_records_total: IntCounterVec ["pipeline", "topic"],
         /// Partitions assigned to this process.
         assigned_partitions: IntGaugeVec ["pipeline"],
+        /// Partitions of an input topic assigned to this process.
+        topic_assigned_partitions: IntGaugeVec ["pipeline", "topic"],
         /// Partitions with lag that make no progress.
         stalled_partitions: IntGaugeVec ["pipeline"],
         /// Consumers made anew: they stood still, brokers had forgotten their transactional id or fenced its producer, or what brokers refused, or had not taken when its partition left, is published from the last commit.

@@ -71,16 +71,17 @@ fn closes(test: &str, delivery: &str) {
     };
     let group = numbers.group("secure");
     let committed = |topic: &str| bench.kafka.committed(&group, topic)[0];
-    // As its own metric has it.
-    let shown = |topic: &str| {
+    // As its own metrics have it.
+    let metric = |name: &str, topic: &str| {
         let text = messina.get("/metrics").unwrap_or_default();
-        let (metric, label) = ("messina_committed_offset{", format!("topic=\"{topic}\""));
+        let (metric, label) = (format!("messina_{name}{{"), format!("topic=\"{topic}\""));
         let line = text
             .lines()
-            .find(|line| line.starts_with(metric) && line.contains(&label));
+            .find(|line| line.starts_with(&metric) && line.contains(&label));
         line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .unwrap_or(0.0)
     };
+    let shown = |topic: &str| metric("committed_offset", topic).unwrap_or(0.0);
+    let is_assigned = |topic: &str| metric("topic_assigned_partitions", topic).map(|partitions| partitions > 0.0);
     until("both topics to be committed", LONG, &[&messina], || {
         send();
         (committed(open) > 0 && committed(closed) > 0).then_some(())
@@ -99,7 +100,7 @@ fn closes(test: &str, delivery: &str) {
     };
     goes_on("while the closed one is still assigned");
     until("the group to take it", LONG, &[&messina], || {
-        (messina.partitions() == 1).then_some(())
+        (messina.partitions() == 1 && is_assigned(closed) == Some(false)).then_some(())
     });
     goes_on("without the closed one");
     acl(&settings.kafka_user, &[]);
@@ -108,7 +109,7 @@ fn closes(test: &str, delivery: &str) {
             let (committed, there) = bench.kafka.progress(&group, topic);
             committed == there
         };
-        (done(open) && done(closed)).then_some(())
+        (done(open) && done(closed) && is_assigned(closed) == Some(true)).then_some(())
     });
     messina.stop();
     drop(messina);

@@ -18,13 +18,16 @@ pub(super) struct Gauges {
     pub(super) concurrency_load: LargestPart,
     pub(super) in_flight_bytes_load: LargestPart,
     pub(super) assigned_partitions: Part,
+    /// Assigned partitions of each topic, in the order of the configuration.
+    pub(super) of_topics: Vec<Part>,
     pub(super) stalled_partitions: Part,
     pub(super) paused_partitions: Part,
     pub(super) dead_letter_stop: Part,
 }
 
 impl Gauges {
-    pub(super) fn new(metrics: &PipelineMetrics) -> Gauges {
+    pub(super) fn new(metrics: &PipelineMetrics, topics: &[String]) -> Gauges {
+        let of_topic = |topic: &String| Part::of(&metrics.topic_assigned_partitions(topic));
         Gauges {
             in_flight_records: Part::of(&metrics.in_flight_records),
             in_flight_bytes: Part::of(&metrics.in_flight_bytes),
@@ -32,6 +35,7 @@ impl Gauges {
             concurrency_load: metrics.concurrency_load.part(),
             in_flight_bytes_load: metrics.in_flight_bytes_load.part(),
             assigned_partitions: Part::of(&metrics.assigned_partitions),
+            of_topics: topics.iter().map(of_topic).collect(),
             stalled_partitions: Part::of(&metrics.stalled_partitions),
             paused_partitions: Part::of(&metrics.paused_partitions),
             dead_letter_stop: Part::of(&metrics.dead_letter_stop),

@@ -43,6 +43,7 @@ impl Loop {
         let wall_ms = crate::pipeline::evaluate::now_micros() / 1000;
         let mut partitions = Vec::new();
         let mut stalled = 0;
+        let mut of_topics = vec![0; self.topics.len()];
         let mut fetches_nothing = None;
         let may_ask =
             self.stopping.is_none() && self.halted.is_none() && !self.owes_an_answer() && !self.complains(now);
@@ -131,6 +132,7 @@ impl Loop {
                 }
             }
             stalled += i64::from(is_stalled);
+            of_topics[usize::from(at.partition.topic)] += 1;
             partitions.push(PartitionStatus {
                 topic: topic.to_string(),
                 partition: at.partition.index,
@@ -159,6 +161,9 @@ impl Loop {
         gauges.in_flight_bytes.set(self.parts.budget.bytes() as i64);
         gauges.concurrency_limit.set(self.parts.budget.max_records() as i64);
         gauges.assigned_partitions.set(partitions.len() as i64);
+        for (gauge, assigned) in gauges.of_topics.iter_mut().zip(of_topics) {
+            gauge.set(assigned);
+        }
         gauges.stalled_partitions.set(stalled);
         let paused = if self.paused {
             partitions.len()

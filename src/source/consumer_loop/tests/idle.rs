@@ -48,7 +48,7 @@ async fn idle(toml: String) -> Loop {
     let (_, stop) = watch::channel(false);
     let parts = Parts {
         consumer: Arc::new(consumer),
-        topics: vec!["in".to_owned()],
+        topics: pipeline.source.topics.iter().map(|topic| topic.value.clone()).collect(),
         offset_reset: OffsetReset::Earliest,
         tombstone: OnTombstone::Skip,
         order: Order::None,
@@ -507,6 +507,32 @@ async fn what_is_lost_alone_ends_nothing_of_what_stays() {
         assert_eq!(this.lost.is_some(), !alone);
         assert!(!this.assignment.holds(other) && this.assignment.holds(P) == alone);
     }
+}
+
+/// Its partitions have no lag any more that anybody would miss.
+#[tokio::test]
+async fn a_topic_that_is_taken_away_is_shown_without_partitions() {
+    let mut this = idle(TOML.replace("[\"in\"]", "[\"in\", \"closed\"]")).await;
+    let metrics = this.parts.runtime.metrics.clone();
+    let shown = || ["in", "closed"].map(|topic| metrics.topic_assigned_partitions(topic).get());
+    starts(&mut this, Partition { topic: 1, index: 0 });
+    this.publish_status("running");
+    assert_eq!(shown(), [1, 1]);
+    this.parts.consumer.context().notice(Notice::Revoked {
+        partitions: vec![("closed".to_owned(), 0)],
+        cooperative: true,
+        lost: true,
+    });
+    this.take_notices();
+    this.publish_status("running");
+    assert_eq!(shown(), [1, 0]);
+    // Another consumer has it: what all of them have is shown.
+    let mut other = Gauges::new(&metrics, &this.parts.topics);
+    other.of_topics[1].set(2);
+    this.publish_status("running");
+    assert_eq!(shown(), [1, 2]);
+    drop((this, other));
+    assert_eq!(shown(), [0, 0]);
 }
 
 #[tokio::test]
