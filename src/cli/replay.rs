@@ -230,8 +230,12 @@ fn go(
 ) -> anyhow::Result<ExitCode> {
     let total = range.total();
     let before = range.begin()?;
+    let pace = args.rate.map_or_else(
+        || "without --rate as fast as the services let it".to_owned(),
+        |rate| format!("{rate} records a second at most"),
+    );
     say!(
-        "{name}: {total} offsets, {before} of them done before; {}",
+        "{name}: {total} offsets, {before} of them done before; {pace}; {}",
         the_same(args, group)
     );
     if before == total {

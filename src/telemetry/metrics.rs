@@ -45,7 +45,7 @@ metrics! {
         step_seconds: HistogramVec ["pipeline", "step"] within IO,
         /// Time from handing a record to the producer until the brokers acknowledged it.
         delivery_seconds: HistogramVec ["pipeline"] within IO,
-        /// Time from the admission of an event until it was finished, retries included.
+        /// Time from the admission of an event until it was done or skipped, retries included. Dead letters are not in it.
         event_seconds: HistogramVec ["pipeline"] within EVENT,
 
         // Failures

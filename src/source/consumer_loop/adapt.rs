@@ -120,7 +120,7 @@ impl Loop {
     pub(super) fn moderate(&self) {
         let events = &self.metrics.event;
         let mean = events.get_sample_sum() / events.get_sample_count() as f64;
-        // Without a record there is none.
+        // Without a record that was done or skipped there is none.
         self.parts.rest.follow(Duration::try_from_secs_f64(mean).ok());
     }
 

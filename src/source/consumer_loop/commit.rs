@@ -120,11 +120,7 @@ impl Loop {
         if positions.is_empty() {
             return;
         }
-        let list = self.commit_list(
-            positions
-                .iter()
-                .map(|(p, _, position)| (*p, position.offset, position.clock)),
-        );
+        let list = self.commit_list(positions.iter().map(|(p, _, position)| (*p, *position)));
         let offsets: Vec<_> = positions
             .into_iter()
             .map(|(p, ticket, position)| (p, ticket, position.offset))
@@ -146,9 +142,10 @@ impl Loop {
         });
     }
 
-    pub(super) fn commit_list(&self, positions: impl Iterator<Item = (Partition, i64, i64)>) -> TopicPartitionList {
+    /// What every commit is made of: each offset with the write clock beside it.
+    pub(super) fn commit_list(&self, positions: impl Iterator<Item = (Partition, Position)>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        for (partition, offset, clock) in positions {
+        for (partition, Position { offset, clock }) in positions {
             let mut element = list.add_partition(self.topic(partition), partition.index);
             element.set_metadata(encode_clock(clock));
             if let Err(error) = element.set_offset(Offset::Offset(offset)) {
@@ -189,11 +186,7 @@ impl Loop {
     /// Commits partitions that leave, beside the loop, which goes on finishing others meanwhile: without a coordinator the call
     /// waits for a session time-out and more. They are given back when it is answered, or after [`LEAVE_COMMIT`].
     pub(super) fn commit_leaving(&mut self, positions: &[(Partition, Position)]) {
-        let list = self.commit_list(
-            positions
-                .iter()
-                .map(|(p, position)| (*p, position.offset, position.clock)),
-        );
+        let list = self.commit_list(positions.iter().copied());
         self.commits_left += 1;
         let number = self.commits_left;
         // At the end there is not as much time again.
@@ -455,6 +448,16 @@ mod tests {
         }
         let others = listed(&[("in", 0, 4, 7), ("in", 1, 4, 8)]);
         assert_eq!(arrived(&consumer, &others), [false, false]);
+    }
+
+    #[tokio::test]
+    async fn a_list_of_commits_has_the_write_clock_beside_each_offset() {
+        let this = with_one_finished().await;
+        let positions: Vec<_> = this.assignment.committable().map(|(p, _, at)| (p, at)).collect();
+        let list = this.commit_list(positions.iter().copied());
+        assert_eq!(list.elements()[0].offset(), Offset::Offset(1));
+        // The record has no timestamp, so its eight write timestamps are those from 0 on.
+        assert_eq!(metadata::of(&list, "in", 0), encode_clock(7).as_bytes());
     }
 
     #[tokio::test]

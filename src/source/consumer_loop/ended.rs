@@ -228,8 +228,11 @@ impl Loop {
             Outcome::DeadLettered => metrics.dead_lettered.inc(),
         }
         self.show(event, outcome.as_str(), None, now);
-        let took = now.saturating_duration_since(event.admitted);
-        self.metrics.event.observe(took.as_secs_f64());
+        // One that is given up may be so at once, and would make the others look fast.
+        if outcome != Outcome::DeadLettered {
+            let took = now.saturating_duration_since(event.admitted);
+            self.metrics.event.observe(took.as_secs_f64());
+        }
         if let Some(limits) = &mut self.parts.limits
             && let Verdict::Stop(reason) = limits.record(outcome == Outcome::DeadLettered, now)
             && !self.stopped_by_limit

@@ -34,6 +34,21 @@ fn refusal(offsets: &TopicPartitionList) -> Option<String> {
     })
 }
 
+/// The group's offset in a partition, if it has one.
+fn committed(offsets: &TopicPartitionList, topic: &str, partition: i32) -> Option<i64> {
+    let element = offsets.find_partition(topic, partition)?;
+    match element.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    }
+}
+
+/// The same where no write clock stands beside it: another has committed it, such as a tool that has moved it.
+fn committed_by_another(offsets: &TopicPartitionList, topic: &str, partition: i32) -> Option<i64> {
+    let clock = decode_clock(metadata::of(offsets, topic, partition));
+    committed(offsets, topic, partition).filter(|_| clock.is_none())
+}
+
 impl Loop {
     pub(super) fn take_notices(&mut self) {
         for notice in self.parts.consumer.context().take() {
@@ -266,6 +281,8 @@ impl Loop {
             .collect();
         let answer = self.fetched.0.clone();
         let at_end = self.parts.offset_reset == OffsetReset::Latest;
+        // The clock of a replay begins with its range, as it is meant to.
+        let keeps_a_clock = self.parts.runtime.program.writes() > 0 && self.parts.bounds.is_none();
         let backoff = self.parts.runtime.backoff;
         let random = self.jitter.next_u64();
         let pipeline = self.name();
@@ -289,16 +306,9 @@ impl Loop {
                 // An error of one partition must not pass for "no offset": its write clock would start anew.
                 !waits && found.is_some_and(|element| element.error().is_ok())
             });
-            let committed = |partition: Partition, topic: &str| {
-                let element = offsets.find_partition(topic, partition.index)?;
-                match element.offset() {
-                    Offset::Offset(offset) => Some(offset),
-                    _ => None,
-                }
-            };
             let anew: Vec<_> = named
                 .iter()
-                .filter(|(partition, topic, _)| at_end && committed(*partition, topic).is_none())
+                .filter(|(partition, topic, _)| at_end && committed(&offsets, topic, partition.index).is_none())
                 .map(|(partition, topic, _)| (*partition, topic.clone()))
                 .collect();
             let mut attempt_at_ends = 0;
@@ -321,13 +331,26 @@ impl Loop {
                     "cannot learn where partitions end: they begin where that is when they can be fetched"
                 );
             }
+            for (partition, topic, _) in named.iter().filter(|_| keeps_a_clock) {
+                let partition = partition.index;
+                if let Some(offset) = committed_by_another(&offsets, topic, partition) {
+                    tracing::warn!(
+                        pipeline = %pipeline, topic = %topic, partition, offset,
+                        "the group's offset was not committed by Messina: the write clock begins with the next record, and rows that records before it \
+                         wrote with a later time stay"
+                    );
+                }
+            }
             let known = named
                 .iter()
                 .map(|(partition, topic, ticket)| {
                     let clock = decode_clock(metadata::of(&offsets, topic, partition.index));
                     let begin = match ends.get(partition) {
                         Some(end) => Begin::End(*end),
-                        None => Begin::Committed(committed(*partition, topic), clock.unwrap_or(i64::MIN)),
+                        None => {
+                            let offset = committed(&offsets, topic, partition.index);
+                            Begin::Committed(offset, clock.unwrap_or(i64::MIN))
+                        }
                     };
                     (*ticket, begin)
                 })
@@ -478,5 +501,33 @@ impl Loop {
         for event in held.parked.into_iter().chain(self.lanes.drop_partition(ticket.slot())) {
             self.let_go(event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::encode_clock;
+
+    #[test]
+    fn an_offset_without_a_write_clock_is_of_another() {
+        let mut list = TopicPartitionList::new();
+        let clocks = [encode_clock(7), encode_clock(i64::MIN)];
+        let beside = [
+            clocks[0].as_bytes(),
+            clocks[1].as_bytes(),
+            b"",
+            b"caf\xe9",
+            b"messina1:?",
+        ];
+        for (partition, beside) in (0..).zip(beside) {
+            metadata::tests::add(&mut list, "in", partition, beside);
+            list.set_partition_offset("in", partition, Offset::Offset(5)).unwrap();
+        }
+        list.add_partition("in", 5);
+        let found: Vec<_> = (0..7)
+            .map(|partition| committed_by_another(&list, "in", partition))
+            .collect();
+        assert_eq!(found, [None, None, Some(5), Some(5), Some(5), None, None]);
     }
 }

@@ -23,6 +23,7 @@ use crate::avro::{Schema, Value};
 use crate::breaker::gate::Gates;
 use crate::config::{self, Delivery, GroupProtocol};
 use crate::kafka::{self, BatchBytes, login::Logins, metadata};
+use crate::ledger::decode_clock;
 use crate::pipeline::plan::OutputSchema;
 use crate::pipeline::runner::StepHandles;
 use crate::pipeline::{plan, program};
@@ -37,7 +38,7 @@ use crate::sink::{self, Sink};
 use crate::source::bounds::Bounds;
 use crate::source::context;
 use crate::store::AnyStore;
-use crate::store::memory::MemoryStore;
+use crate::store::memory::{MemoryStore, Written};
 use crate::tap::{Looker, Showing};
 use crate::telemetry::handles::PipelineMetrics;
 use crate::telemetry::kafka::KafkaMetrics;
@@ -358,16 +359,22 @@ impl Bench {
 
     /// The offsets of a partition whose rows were written.
     fn written(&self, partition: i32) -> BTreeSet<i64> {
-        let wanted = Value::Long(i64::from(partition));
         let offset = |value: &Value<'_>| match value {
             Value::Long(offset) => Some(*offset),
             Value::Int(offset) => Some(i64::from(*offset)),
             _ => None,
         };
+        let rows = self.rows(partition);
+        rows.iter().filter_map(|row| offset(&row.values[1].1)).collect()
+    }
+
+    /// The rows of a partition that were written.
+    fn rows(&self, partition: i32) -> Vec<Written> {
+        let wanted = Value::Long(i64::from(partition));
         let of_partition = |value: &Value<'_>| *value == wanted || *value == Value::Int(partition);
-        let writes = self.store.writes();
-        let rows = writes.iter().filter(|row| of_partition(&row.values[0].1));
-        rows.filter_map(|row| offset(&row.values[1].1)).collect()
+        let mut rows = self.store.writes();
+        rows.retain(|row| of_partition(&row.values[0].1));
+        rows
     }
 
     fn end(self) -> End {
@@ -476,6 +483,12 @@ fn give_back() -> (Offset, i64, bool) {
     let count = written.len() as i64;
     assert!(count > 10, "{written:?}");
     assert_eq!(written, (0..count).collect());
+    if committed == Offset::Offset(count) {
+        // That of the last row, of which the record has seven more.
+        let last = bench.rows(partition).iter().map(|row| row.timestamp_us).max();
+        let clock = decode_clock(metadata::of(&answer, "in", partition));
+        assert_eq!(clock, last.map(|last| last + 7));
+    }
     let metrics = bench.metrics.clone();
     let end = bench.end();
     let refused = metrics.commit_failures.get() > 0;

@@ -364,7 +364,7 @@ impl Loop {
             .iter()
             .map(|(partition, _, position)| (*partition, *position))
             .chain(leaving);
-        let list = self.commit_list(positions.map(|(partition, at)| (partition, at.offset, at.clock)));
+        let list = self.commit_list(positions);
         let goes_on = as_long_as(answer.clone(), self.parts.runtime.clone(), "commit of a transaction");
         let beside = self.beside("commits a transaction");
         self.parts.io.spawn_blocking(move || {

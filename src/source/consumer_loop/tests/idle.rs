@@ -585,6 +585,18 @@ async fn a_stop_by_dead_letters_is_reported_once() {
 }
 
 #[tokio::test]
+async fn dead_letters_make_no_latency_look_good() {
+    let mut this = idle(TOML.to_owned()).await;
+    let outcomes = [Outcome::DeadLettered, Outcome::Done, Outcome::Skipped];
+    for (offset, outcome) in (0..).zip(outcomes) {
+        let (event, how) = (taken(&mut this, offset), How::Finished(outcome));
+        this.ended(Completion { event, how }, Instant::now());
+    }
+    assert_eq!(this.metrics.event.get_sample_count(), 2);
+    assert_eq!(this.parts.runtime.metrics.dead_lettered.get(), 1);
+}
+
+#[tokio::test]
 async fn a_loop_that_has_ended_shows_no_partitions() {
     let mut this = idle(TOML.to_owned()).await;
     this.publish_status("running");
