@@ -52,7 +52,7 @@ fn closes(test: &str, delivery: &str) {
     acl(&settings.kafka_user, &[]);
     let topics = format!(
         "[pipelines.secure]\ndelivery = \"{delivery}\"\n[pipelines.secure.source]\ntopics = [\"{open}\", \"{closed}\"]\n\
-         properties = {{ \"topic.metadata.refresh.interval.ms\" = 30000 }}\n"
+         properties = {{ \"topic.metadata.refresh.interval.ms\" = 10000 }}\n"
     );
     let [numbers_config, local] = numbers.config(Duration::from_secs(30), &pipelines("secure"));
     let (secure, topics) = (settings.file(&bench, "closed"), bench.file("topics.toml", &topics));
