@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rdkafka::producer::BaseRecord;
 
-use super::settings;
+use super::{rights, settings};
 use crate::faults::pipelines;
 use crate::support::numbers::{Numbers, who};
 use crate::support::process::Messina;
@@ -35,21 +35,10 @@ fn closes(test: &str, delivery: &str) {
     let id = u32::from_be_bytes(numbers.record(0, &who(0))[1..5].try_into().unwrap());
     let schema = bench.registry.schema(&bench, id);
     bench.registry.register(&bench, &format!("{closed}-value"), &schema);
-    let acl = |user: &str, more: &[&str]| {
-        let arguments = [
-            ("user", user),
-            ("operation", "read"),
-            ("kind", "topic"),
-            ("name", closed),
-        ];
-        let mut arguments = arguments.map(|(name, value)| format!("--{name}={value}")).to_vec();
-        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let (ok, answer) = bench.tool("acl", &arguments);
-        assert!(ok, "{answer}");
-    };
+    let open_to = |user: &str| rights::allow(&bench, user, "read", "topic", closed);
     // What has an ACL is closed to all whom none names.
-    acl("somebody", &[]);
-    acl(&settings.kafka_user, &[]);
+    open_to("somebody");
+    open_to(&settings.kafka_user);
     let topics = format!(
         "[pipelines.secure]\ndelivery = \"{delivery}\"\n[pipelines.secure.source]\ntopics = [\"{open}\", \"{closed}\"]\n\
          properties = {{ \"topic.metadata.refresh.interval.ms\" = 10000 }}\n"
@@ -86,7 +75,7 @@ fn closes(test: &str, delivery: &str) {
         send();
         (committed(open) > 0 && committed(closed) > 0).then_some(())
     });
-    acl(&settings.kafka_user, &["--remove"]);
+    rights::remove(&bench, &settings.kafka_user, "read", "topic", closed);
     until("the brokers to close one", LONG, &[&messina], || {
         send();
         messina.lines("Topic authorization failed").pop()
@@ -103,7 +92,7 @@ fn closes(test: &str, delivery: &str) {
         (messina.partitions() == 1 && is_assigned(closed) == Some(false)).then_some(())
     });
     goes_on("without the closed one");
-    acl(&settings.kafka_user, &[]);
+    open_to(&settings.kafka_user);
     until("both to be committed to their ends", LONG, &[&messina], || {
         let done = |topic: &str| {
             let (committed, there) = bench.kafka.progress(&group, topic);

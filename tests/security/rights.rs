@@ -21,9 +21,20 @@ fn make(bench: &Bench, user: &str) {
 }
 
 /// What has an ACL is closed to all whom none names. What has none is open.
-fn allow(bench: &Bench, user: &str, operation: &str, kind: &str, name: &str) {
+pub fn allow(bench: &Bench, user: &str, operation: &str, kind: &str, name: &str) {
+    acl(bench, &[], user, operation, kind, name);
+}
+
+/// Takes back what was allowed.
+pub fn remove(bench: &Bench, user: &str, operation: &str, kind: &str, name: &str) {
+    acl(bench, &["--remove"], user, operation, kind, name);
+}
+
+fn acl(bench: &Bench, what: &[&str], user: &str, operation: &str, kind: &str, name: &str) {
     let arguments = [("user", user), ("operation", operation), ("kind", kind), ("name", name)];
-    let (ok, answer) = bench.tool("acl", &arguments.map(|(name, value)| format!("--{name}={value}")));
+    let mut arguments = arguments.map(|(name, value)| format!("--{name}={value}")).to_vec();
+    arguments.extend(what.iter().map(|what| (*what).to_owned()));
+    let (ok, answer) = bench.tool("acl", &arguments);
     assert!(ok, "{answer}");
 }
 

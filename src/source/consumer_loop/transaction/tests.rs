@@ -39,6 +39,17 @@ fn fence() -> TransactionError {
     TransactionError::Fenced("a test".to_owned())
 }
 
+/// The abort, or the commit, is answered by a fence.
+fn answered_fenced(this: &mut Loop, aborting: bool) {
+    let answer = if aborting {
+        this.abort_transaction("a test");
+        Answer::Aborted(Err(fence()))
+    } else {
+        Answer::Committed(Err(fence()), Duration::ZERO)
+    };
+    this.transaction_answered(answer);
+}
+
 fn answered_ok(this: &mut Loop) {
     this.transaction_answered(Answer::Committed(Ok(()), Duration::ZERO));
 }
@@ -193,13 +204,7 @@ async fn a_consumer_that_is_fenced_makes_way_for_another_and_halts_where_that_co
         for before in [None, Some(Instant::now())] {
             let mut this = with_one_finished().await;
             this.fenced = before;
-            let answer = if aborting {
-                this.abort_transaction("a test");
-                Answer::Aborted(Err(fence()))
-            } else {
-                Answer::Committed(Err(fence()), Duration::ZERO)
-            };
-            this.transaction_answered(answer);
+            answered_fenced(&mut this, aborting);
             match (this.end(Instant::now()), before) {
                 (Some(End::Replaced { .. }), None) => assert!(this.fenced.is_some()),
                 (Some(End::Halted(failure)), Some(_)) => {
@@ -229,13 +234,7 @@ async fn a_fence_during_a_stop_tells_what_it_throws_away() {
     for aborting in [false, true] {
         let mut this = with_one_finished().await;
         this.stop();
-        let answer = if aborting {
-            this.abort_transaction("a test");
-            Answer::Aborted(Err(fence()))
-        } else {
-            Answer::Committed(Err(fence()), Duration::ZERO)
-        };
-        this.transaction_answered(answer);
+        answered_fenced(&mut this, aborting);
         let end = this.end(Instant::now());
         assert!(matches!(end, Some(End::Abandoned(1))), "aborting: {aborting}, {end:?}");
     }
