@@ -21,14 +21,19 @@ impl Folder {
         Folder(folder)
     }
 
-    /// Runs `messina` there.
-    fn messina(&self, arguments: &str) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_messina"))
+    /// `messina`, to be run there.
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
+        command
             .args(arguments.split_whitespace())
             .current_dir(&self.0)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it.
+    fn messina(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
     }
 
     /// The same, which must end with this code; what it says on stdout and stderr.
@@ -390,13 +395,8 @@ fn a_draft_whose_case_could_not_run_stays() {
         "init --topic t --schema {} {SERVICES} --table users --test",
         schema("event")
     );
-    let output = Command::new(env!("CARGO_BIN_EXE_messina"))
-        .args(flags.split_whitespace())
-        .current_dir(&folder.0)
-        .env("TMPDIR", folder.0.join("nowhere"))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let mut command = folder.command(&flags);
+    let output = command.env("TMPDIR", folder.0.join("nowhere")).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{said}");
     assert!(said.contains("t.toml and t.test.toml are written"), "{said}");

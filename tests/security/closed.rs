@@ -31,9 +31,7 @@ fn closes(test: &str, delivery: &str) {
     let (open, closed) = (numbers.topic.as_str(), bench.name("closed"));
     let closed = closed.as_str();
     bench.kafka.create(&bench, &[closed], 1);
-    // The id of the schema is behind the magic byte.
-    let id = u32::from_be_bytes(numbers.record(0, &who(0))[1..5].try_into().unwrap());
-    let schema = bench.registry.schema(&bench, id);
+    let schema = bench.registry.schema(&bench, numbers.schema_id);
     bench.registry.register(&bench, &format!("{closed}-value"), &schema);
     let open_to = |user: &str| rights::allow(&bench, user, "read", "topic", closed);
     // What has an ACL is closed to all whom none names.

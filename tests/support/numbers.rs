@@ -56,7 +56,8 @@ pub struct Numbers<'b> {
     bench: &'b Bench,
     /// The input topic.
     pub topic: String,
-    schema_id: u32,
+    /// Of its schema, in the registry.
+    pub schema_id: u32,
     /// The version with one more field, once it is registered.
     evolved: Cell<Option<u32>>,
 }

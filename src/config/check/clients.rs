@@ -10,7 +10,7 @@ use rdkafka::types::RDKafkaType;
 
 use super::super::{Config, Delivery, Diagnostic, Pipeline, Property, Severity, Span, codes, real_name};
 use super::Report;
-use super::group::properties;
+use super::group::{producer_properties, properties};
 use crate::kafka::{self, BatchBytes};
 
 /// What the clients may hold. No rule hangs on it.
@@ -39,12 +39,10 @@ fn consumer(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
 
 fn producer(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     let of = &config.kafka;
-    let (own, span) = match (&pipeline.sink, &pipeline.dead_letter) {
-        (Some(sink), _) => (&sink.properties[..], sink.span),
-        (None, Some(letters)) => (&[][..], letters.span),
-        (None, None) => return,
+    let Some((properties, span)) = producer_properties(config, pipeline) else {
+        return;
     };
-    let properties = [own, &of.producer_properties, &of.properties];
+    let [own, ..] = properties;
     let transactions = (*pipeline.delivery == Delivery::ExactlyOnce).then_some("check");
     judge(properties, span, report, || {
         let client = kafka::producer(of, own, QUEUE, BatchBytes::default(), transactions).ok()?;

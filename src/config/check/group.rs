@@ -89,6 +89,20 @@ pub(super) fn properties<'c>(config: &'c Config, pipeline: &'c Pipeline) -> [&'c
     ]
 }
 
+/// The properties of a pipeline's producer, of which the first win, and the section that it is for; none where nothing is published.
+pub(super) fn producer_properties<'c>(
+    config: &'c Config,
+    pipeline: &'c Pipeline,
+) -> Option<([&'c [Property]; 3], Span)> {
+    let (own, span) = match (&pipeline.sink, &pipeline.dead_letter) {
+        (Some(sink), _) => (&sink.properties[..], sink.span),
+        (None, Some(letters)) => (&[][..], letters.span),
+        (None, None) => return None,
+    };
+    let kafka = &config.kafka;
+    Some(([own, &kafka.producer_properties, &kafka.properties], span))
+}
+
 /// A property in milliseconds, as it will be, and where it is set.
 fn setting(config: &Config, pipeline: &Pipeline, name: &str, default: Duration) -> (Duration, Span) {
     match set(config, pipeline, name) {

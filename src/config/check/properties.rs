@@ -5,7 +5,7 @@
 use super::super::kafka::{Refused, refused};
 use super::super::{Config, Diagnostic, Property, PropertyValue, Span, Spanned, codes, real_name};
 use super::Report;
-use super::group::properties;
+use super::group::{producer_properties, properties};
 
 /// Properties that have a key of Messina's own, or no say at all: name, reason, remedy.
 const OWNED: [(&str, &str, &str); 15] = [
@@ -129,13 +129,10 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
 /// Clients that log in by tokens which nobody makes: librdkafka fetches some where it is built with curl, which it is not here, and otherwise asks whoever has
 /// made the client. It would wait for ever, without a word.
 fn tokens(config: &Config, report: &mut Report<'_>) {
-    let kafka = &config.kafka;
     let mut told: Vec<Span> = Vec::new();
     for pipeline in config.pipelines.values() {
-        let own = pipeline.sink.as_ref().map_or(&[][..], |sink| &sink.properties);
-        let publishes = pipeline.sink.is_some() || pipeline.dead_letter.is_some();
-        let writing = [own, &kafka.producer_properties[..], &kafka.properties[..]];
-        let clients = std::iter::once(properties(config, pipeline)).chain(publishes.then_some(writing));
+        let writing = producer_properties(config, pipeline).map(|(properties, _)| properties);
+        let clients = std::iter::once(properties(config, pipeline)).chain(writing);
         for mechanism in clients.filter_map(without_tokens) {
             let Spanned { value: name, span } = &mechanism.name;
             if told.contains(span) {

@@ -156,11 +156,7 @@ impl SqliteStore {
                 let mut statement = connection.prepare(sql)?;
                 statement.query_map([], |row| row.get(0))?.collect()
             };
-            let in_place = |mut e: StoreError| {
-                e.message = format!("{}: {}{}", path.display(), e.message, place(path));
-                e
-            };
-            read().map_err(|e| in_place(classify::sqlite(&e)))?
+            read().map_err(|e| of_file(path, &e))?
         };
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -180,11 +176,7 @@ impl SqliteStore {
     pub fn copy(path: &Path, to: &Path) -> Result<(), StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let copy = || Connection::open_with_flags(path, flags)?.execute("VACUUM INTO ?1", [to.to_string_lossy()]);
-        copy().map(drop).map_err(|e| {
-            let mut error = classify::sqlite(&e);
-            error.message = format!("{}: {}{}", path.display(), error.message, place(path));
-            error
-        })
+        copy().map(drop).map_err(|e| of_file(path, &e))
     }
 
     /// Runs statements that are no part of a pipeline, such as those that make the demo's tables; SQLite's dialect.
@@ -439,6 +431,13 @@ fn place(file: &Path) -> String {
     }
 }
 
+/// An error of a file, which it names.
+fn of_file(file: &Path, error: &rusqlite::Error) -> StoreError {
+    let mut error = classify::sqlite(error);
+    error.message = format!("{}: {}{}", file.display(), error.message, place(file));
+    error
+}
+
 fn connection(options: &SqliteOptions) -> Result<Connection, StoreError> {
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open(&options.path)?;
@@ -454,10 +453,7 @@ fn connection(options: &SqliteOptions) -> Result<Connection, StoreError> {
         connection.set_prepared_statement_cache_capacity(128);
         Ok(connection)
     };
-    open().map_err(|e| classify::sqlite(&e)).map_err(|mut e| {
-        e.message = format!("{}: {}{}", options.path.display(), e.message, place(&options.path));
-        e
-    })
+    open().map_err(|e| of_file(&options.path, &e))
 }
 
 fn is_empty(collection: &Value<'_>) -> bool {

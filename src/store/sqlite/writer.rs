@@ -88,15 +88,7 @@ impl Handle {
         place: Arc<str>,
     ) -> Result<Handle, StoreError> {
         let (jobs, queue) = channel();
-        let writer = Writer {
-            connection,
-            generation,
-            place,
-            expiring: Vec::new(),
-            swept: Instant::now(),
-            believed: (Instant::now(), now_millis()),
-            doubted: None,
-        };
+        let writer = Writer::new(connection, generation, place);
         std::thread::Builder::new()
             .name("messina-sqlite".into())
             .spawn(move || writer.run(&queue))
@@ -140,6 +132,19 @@ struct Writer {
 type Queue = Receiver<(Job, tokio::sync::OwnedSemaphorePermit)>;
 
 impl Writer {
+    fn new(connection: Connection, generation: Arc<AtomicU64>, place: Arc<str>) -> Writer {
+        let now = Instant::now();
+        Writer {
+            connection,
+            generation,
+            place,
+            expiring: Vec::new(),
+            swept: now,
+            believed: (now, now_millis()),
+            doubted: None,
+        }
+    }
+
     fn run(mut self, queue: &Queue) {
         loop {
             match queue.recv_timeout(SWEEP.saturating_sub(self.swept.elapsed())) {
@@ -388,15 +393,7 @@ mod tests {
         let connection = Connection::open(path).unwrap();
         connection.busy_timeout(Duration::ZERO).unwrap();
         connection.execute_batch(tables).unwrap();
-        let mut writer = Writer {
-            connection,
-            generation: Arc::default(),
-            place: "".into(),
-            expiring: Vec::new(),
-            swept: Instant::now(),
-            believed: (Instant::now(), now_millis()),
-            doubted: None,
-        };
+        let mut writer = Writer::new(connection, Arc::default(), "".into());
         let write = writer.prepare(parse::change(insert).unwrap()).unwrap().0;
         (writer, Arc::new(write))
     }
