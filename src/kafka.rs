@@ -203,8 +203,25 @@ pub fn consumer(
     Ok(config)
 }
 
-/// The `group.instance.id` of a pipeline's consumer by this number, if it has one: a number is appended where there are several.
+/// The `group.instance.id` of a pipeline's consumer by this number, if it has one.
+///
+/// Under the classic protocol it ends in a digest of the topics. To a member that comes back by a name that they know, brokers give what it had before,
+/// whatever it subscribes to now (KAFKA-12759): with other topics it comes as another member. Under the other protocol they look at the topics.
 pub fn instance(pipeline: &Pipeline, number: usize) -> Option<String> {
+    let id = configured_instance(pipeline, number)?;
+    Some(match pipeline.source.group_protocol {
+        GroupProtocol::Classic => {
+            let mut topics: Vec<&str> = pipeline.source.topics.iter().map(|topic| topic.as_str()).collect();
+            topics.sort_unstable();
+            let [a, b, c, d, ..] = openssl::sha::sha256(topics.join("\n").as_bytes());
+            format!("{id}-{:08x}", u32::from_be_bytes([a, b, c, d]))
+        }
+        GroupProtocol::Consumer => id,
+    })
+}
+
+/// What is configured of it: a number is appended where there are several.
+pub fn configured_instance(pipeline: &Pipeline, number: usize) -> Option<String> {
     let id = &pipeline.source.instance_id.as_ref()?.value;
     Some(match *pipeline.consumers > 1 {
         true => format!("{id}-{number}"),
@@ -446,6 +463,35 @@ mod tests {
         ] {
             assert_eq!((client.get(name), client.get(real)), (None, Some(value)), "{name}");
         }
+    }
+
+    #[test]
+    fn with_other_topics_a_static_member_is_another_one_where_brokers_do_not_look_at_them() {
+        let named = |topics: &str, more: &str, consumers: usize| {
+            let toml = format!(
+                "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r:8081\"\n[pipelines.p]\nconsumers = {consumers}\n\
+                 [pipelines.p.source]\ntopics = {topics}\ngroup = \"g\"\n{more}\n"
+            );
+            let (config, _) = crate::config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+            let consumer = consumer(&config.kafka, &config.pipelines["p"], consumers - 1, 1 << 20, 1).unwrap();
+            consumer.get("group.instance.id").map(str::to_owned)
+        };
+        let fixed = "instance_id = \"pod-0\"";
+        let both = named("[\"a\", \"b\"]", fixed, 1).unwrap();
+        let digest = both.strip_prefix("pod-0-").unwrap();
+        assert!(
+            digest.len() == 8 && digest.bytes().all(|b| b.is_ascii_hexdigit()),
+            "{both}"
+        );
+        assert_eq!(named("[\"b\", \"a\"]", fixed, 1), Some(both.clone()));
+        assert_eq!(named("[\"a\", \"b\"]", fixed, 3), Some(format!("pod-0-2-{digest}")));
+        for other in ["[\"a\"]", "[\"ab\"]", "[\"a\", \"b\", \"c\"]"] {
+            assert_ne!(named(other, fixed, 1), Some(both.clone()), "{other}");
+        }
+        let by_the_brokers = format!("{fixed}\ngroup_protocol = \"consumer\"");
+        assert_eq!(named("[\"a\"]", &by_the_brokers, 1).as_deref(), Some("pod-0"));
+        assert_eq!(named("[\"a\"]", &by_the_brokers, 2).as_deref(), Some("pod-0-1"));
+        assert_eq!(named("[\"a\"]", "", 1), None);
     }
 
     #[test]

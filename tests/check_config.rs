@@ -678,6 +678,24 @@ fn members_of_one_group_have_instances_of_their_own() {
 }
 
 #[test]
+fn an_instance_by_a_name_that_brokers_do_not_take_is_found() {
+    let source =
+        |id: &str, more: &str| format!("source = {{ topics = \"t\", group = \"g\", instance_id = \"{id}\"{more} }}\n");
+    for id in ["pod 0", "pod/0", &"p".repeat(241)] {
+        let told = said("", &source(id, ""));
+        assert!(told.len() == 1 && told[0].0 == "MES0203", "{id}: {told:?}");
+        // Where nothing is appended, brokers take any.
+        is_sound("", &source(id, ", group_protocol = \"consumer\""));
+    }
+    is_sound("", &source(&"p".repeat(240), ""));
+    // The longest is the last of them.
+    let numbered = |length: usize| source(&"p".repeat(length), "") + "consumers = 11\n";
+    is_sound("", &numbered(237));
+    let told = said("", &numbered(238));
+    assert!(told.len() == 1 && told[0].0 == "MES0203", "{told:?}");
+}
+
+#[test]
 fn a_secret_that_cannot_be_what_it_should_is_found_and_not_shown() {
     for (section, right) in [
         ("mongo]\nuri", "mongodb://hunter2@m"),

@@ -21,7 +21,7 @@ pub struct Source {
     pub properties: Vec<Property>,
     /// Default [`GroupProtocol::Classic`].
     pub group_protocol: GroupProtocol,
-    /// `group.instance.id` for static membership. With several `consumers` each appends its number.
+    /// `group.instance.id` for static membership. With several `consumers` each appends its number, and under the classic protocol a digest of the topics.
     pub instance_id: Option<Spanned<String>>,
     /// How partitions are shared under the classic protocol. Default [`Assignor::CooperativeSticky`].
     pub assignor: Assignor,

@@ -303,3 +303,51 @@ fn what_halts_while_a_configuration_waits_is_not_made_anew_with_it() {
     drop(messina);
     bench.clean();
 }
+
+#[test]
+fn a_static_member_that_gets_another_topic_reads_it() {
+    let Some(bench) = Bench::find("a_static_member_that_gets_another_topic_reads_it") else {
+        return;
+    };
+    let pipelines = [Pipeline {
+        name: "static",
+        order: "key",
+        cache: None,
+        writes: false,
+    }];
+    let numbers = Numbers::new(&bench, 2, &pipelines);
+    let more = numbers.another("more-numbers", 2);
+    let configs = numbers.config(SHUTDOWN_TIMEOUT, &pipelines);
+    // The member with the first topic alone is waited for until its session is over.
+    let first = std::fs::read_to_string(&configs[0]).unwrap().replace(
+        "properties = {",
+        "group_protocol = \"classic\"\ninstance_id = \"member\"\nproperties = { \"session.timeout.ms\" = 6000,",
+    );
+    let file = File {
+        path: configs[0].clone(),
+        first,
+    };
+    file.write(&file.first);
+    numbers.fill(100);
+    let configs = configs.each_ref().map(|path| path as &Path);
+    let messina = Messina::start("messina", &configs);
+    let all_is_read = |numbers: &Numbers<'_>| {
+        let topic = &numbers.topic;
+        until(&format!("all of {topic} to be committed"), LONG, &[&messina], || {
+            (bench.kafka.progress(&numbers.group("static"), topic) == (100, 100)).then_some(())
+        });
+    };
+    all_is_read(&numbers);
+    let both = format!("\"{}\", \"{}\"", numbers.topic, more.topic);
+    file.write(&file.first.replace(&format!("\"{}\"", numbers.topic), &both));
+    messina.hang_up();
+    until("the other topic to be taken", LONG, &[&messina], || {
+        (count(&messina, "taken") == 1.0).then_some(())
+    });
+    assert_eq!(more.load_from(100, 1_000_000, 200).wait(), 200);
+    all_is_read(&more);
+    messina.stop();
+    assert_eq!(duplicates(&numbers.outputs("static"), 200), 0);
+    drop(messina);
+    bench.clean();
+}

@@ -127,6 +127,22 @@ impl<'b> Numbers<'b> {
         }
     }
 
+    /// A second input topic, of the same schema.
+    pub fn another(&self, name: &str, partitions: i32) -> Numbers<'b> {
+        let topic = self.bench.name(name);
+        self.bench.kafka.create(self.bench, &[&topic], partitions);
+        let schema_id = self
+            .bench
+            .registry
+            .register(self.bench, &format!("{topic}-value"), SCHEMA);
+        Numbers {
+            bench: self.bench,
+            topic,
+            schema_id,
+            evolved: Cell::new(None),
+        }
+    }
+
     /// Registers a later version of the schema, which every third record from now on has.
     pub fn evolve(&self) {
         let subject = format!("{}-value", self.topic);

@@ -3,7 +3,7 @@
 use super::super::{Config, GroupProtocol, OnError, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
 use super::Report;
 use crate::config::Diagnostic;
-use crate::kafka::instance;
+use crate::kafka::{configured_instance, instance};
 
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     if config.pipelines.is_empty() {
@@ -15,6 +15,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     for pipeline in config.pipelines.values() {
         name(pipeline, report);
         topics(pipeline, report);
+        instance_name(pipeline, report);
         dead_letters(pipeline, report);
         effects(pipeline, report);
         store(config, pipeline, report);
@@ -40,8 +41,8 @@ fn name(pipeline: &Pipeline, report: &mut Report<'_>) {
     }
 }
 
-/// What the brokers take as a topic's name: <https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/internals/Topic.java>.
-fn is_topic(name: &str) -> bool {
+/// What the brokers take as the name of a topic: <https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/internals/Topic.java>.
+fn is_taken(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=249).contains(&name.len()) && name.chars().all(plain) && !matches!(name, "." | "..")
 }
@@ -50,7 +51,7 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
     let sink = pipeline.sink.iter().map(|sink| &sink.topic);
     let dead_letters = pipeline.dead_letter.iter().map(|letters| &letters.topic);
     let all = pipeline.source.topics.iter().chain(sink).chain(dead_letters);
-    for topic in all.filter(|topic| !is_topic(topic)) {
+    for topic in all.filter(|topic| !is_taken(topic)) {
         let message = format!("a topic cannot be named `{}`", topic.value);
         let help = match topic.starts_with('^') {
             true => "patterns are not taken: list the topics",
@@ -103,6 +104,20 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
                 .with(report.sources, other.span, "the same topic")
                 .help("give dead letters a topic of their own"),
         );
+    }
+}
+
+/// Under the classic protocol brokers take as an instance's name what they take as a topic's:
+/// <https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/requests/JoinGroupRequest.java>.
+fn instance_name(pipeline: &Pipeline, report: &mut Report<'_>) {
+    let source = &pipeline.source;
+    let Some(id) = &source.instance_id else { return };
+    let longest = instance(pipeline, pipeline.consumers.saturating_sub(1));
+    if source.group_protocol == GroupProtocol::Classic && longest.is_some_and(|name| !is_taken(&name)) {
+        let message = format!("an instance cannot be named `{}`", id.value);
+        let label = "letters, digits, `.`, `_` and `-` only, 249 at most with what is appended";
+        let help = "shorten it: each consumer's number and nine characters for the topics are appended";
+        report.error(codes::BAD_NAME, message, id.span, label, help);
     }
 }
 
@@ -240,7 +255,7 @@ fn shared_groups(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-/// Two members of a group by one `group.instance.id` fence each other, whatever they consume.
+/// Two members of a group by one `group.instance.id` fence each other. They would have one as soon as they consume the same topics.
 fn shared_instances(config: &Config, report: &mut Report<'_>) {
     let pipelines: Vec<&Pipeline> = config.pipelines.values().collect();
     for (index, pipeline) in pipelines.iter().enumerate() {
@@ -267,17 +282,17 @@ fn shared_instances(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-/// Whether consumers of two pipelines have one `group.instance.id`.
+/// Whether consumers of two pipelines have one `group.instance.id`, but for their topics.
 fn share_an_instance(one: &Pipeline, other: &Pipeline) -> bool {
     let has = |pipeline: &Pipeline, id: &str| {
         let number = id.rsplit('-').next().and_then(|number| number.parse::<usize>().ok());
         let number = number.filter(|number| *number < *pipeline.consumers).unwrap_or(0);
-        instance(pipeline, number).as_deref() == Some(id)
+        configured_instance(pipeline, number).as_deref() == Some(id)
     };
     // Of several the first stands for all: beside others of several it is enough, and one alone has no other.
     [(one, other), (other, one)]
         .into_iter()
-        .any(|(one, other)| instance(one, 0).is_some_and(|id| has(other, &id)))
+        .any(|(one, other)| configured_instance(one, 0).is_some_and(|id| has(other, &id)))
 }
 
 /// Members of a group agree on how partitions are shared, or the brokers let only the first of them in.
