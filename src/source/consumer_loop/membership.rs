@@ -286,6 +286,7 @@ impl Loop {
         let backoff = self.parts.runtime.backoff;
         let random = self.jitter.next_u64();
         let pipeline = self.name();
+        let topics = self.parts.topics.clone();
         let beside = self.beside("fetches committed offsets");
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
@@ -363,11 +364,11 @@ impl Loop {
             if answer.send(Fetched::Known(known)).is_err() {
                 return;
             }
-            for (topic, partition, records) in passed_over(&*consumer, &begun, || answer.is_closed()) {
+            for (topic, partition, records) in passed_over(&*consumer, &topics, &begun, || answer.is_closed()) {
                 tracing::warn!(
                     pipeline = %pipeline, topic = %topic, partition, records,
                     "a partition without an offset begins at its end, as offset_reset says, and what it holds is passed over; \
-                     the group has offsets in others of the topic"
+                     the group has offsets in others of the pipeline's topics"
                 );
             }
             // It must not be kept alive by a pause.

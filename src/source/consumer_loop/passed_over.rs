@@ -1,10 +1,10 @@
-//! What `offset_reset = "latest"` passes over in a partition of a topic in which the group has offsets already.
+//! What `offset_reset = "latest"` passes over in a partition of a group that has offsets elsewhere in the pipeline's topics already.
 //!
-//! Such a partition may have been added to the topic: what came to it before the group heard of it is not processed, and nothing else would say so. Or the
-//! group is new, and others of its members have committed where they began. Nothing tells the one from the other for certain, as members may begin
-//! minutes apart and the times of records are their producers': so both begin at the end, as documented, and the log says what that passes over.
+//! Such a partition may have been added to its topic: what came to it before the group heard of it is not processed, and nothing else would say so. Or its
+//! topic was out of the pipeline for so long that brokers have forgotten the group's offsets in it, or is new to the pipeline. Or the group is new, and
+//! others of its members have committed where they began. Nothing tells the one from the other for certain, as members may begin minutes apart and the
+//! times of records are their producers': so all begin at the end, as documented, and the log says what that passes over.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{Consumer, ConsumerContext};
@@ -16,40 +16,40 @@ use crate::source::assignment::Partition;
 /// For all questions together. A loop that ends meanwhile leaves its consumer to who asks with it, until the question that is asked then is answered.
 const ASK: Duration = Duration::from_secs(5);
 
-/// Those of these partitions, which begin at their ends, that hold records while the group has offsets elsewhere in their topic; with so many records, as
-/// far as offsets tell. What brokers do not say in time is left out.
+/// Those of these partitions, which begin at their ends, that hold records while the group has offsets elsewhere in these topics, all of the pipeline; with
+/// so many records, as far as offsets tell. What brokers do not say in time is left out.
 pub(super) fn passed_over<C: ConsumerContext, T: Consumer<C>>(
     consumer: &T,
+    topics: &[String],
     begun: &[(Partition, String, i64)],
     ended: impl Fn() -> bool,
 ) -> Vec<(String, i32, i64)> {
     let until = Instant::now() + ASK;
     let left = || Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero() && !ended());
-    let topics: BTreeSet<&str> = begun.iter().map(|(_, topic, _)| topic.as_str()).collect();
-    let known: BTreeSet<&str> = topics
-        .into_iter()
-        .filter(|topic| {
-            let here = |index: i32| begun.iter().any(|(p, of, _)| of == topic && p.index == index);
-            let Some(time) = left() else { return false };
-            let partitions = range::partitions(consumer.client(), topic, time).unwrap_or_default();
-            let mut others = TopicPartitionList::with_capacity(partitions.len());
-            for index in partitions.into_iter().filter(|index| !here(*index)) {
-                others.add_partition(topic, index);
-            }
-            let Some(time) = left().filter(|_| others.count() > 0) else {
-                return false;
-            };
-            let offsets = consumer.committed_offsets(others, time);
-            offsets.is_ok_and(|offsets| {
-                let elements = offsets.elements();
-                elements
-                    .iter()
-                    .any(|element| matches!(element.offset(), Offset::Offset(_)))
-            })
+    let known = |topic: &String| {
+        let here = |index: i32| begun.iter().any(|(p, of, _)| of == topic && p.index == index);
+        let Some(time) = left() else { return false };
+        let partitions = range::partitions(consumer.client(), topic, time).unwrap_or_default();
+        let mut others = TopicPartitionList::with_capacity(partitions.len());
+        for index in partitions.into_iter().filter(|index| !here(*index)) {
+            others.add_partition(topic, index);
+        }
+        let Some(time) = left().filter(|_| others.count() > 0) else {
+            return false;
+        };
+        let offsets = consumer.committed_offsets(others, time);
+        offsets.is_ok_and(|offsets| {
+            let elements = offsets.elements();
+            elements
+                .iter()
+                .any(|element| matches!(element.offset(), Offset::Offset(_)))
         })
-        .collect();
-    let of_known = begun.iter().filter(|(_, topic, _)| known.contains(topic.as_str()));
-    of_known
+    };
+    if begun.is_empty() || !topics.iter().any(known) {
+        return Vec::new();
+    }
+    begun
+        .iter()
         .filter_map(|(partition, topic, end)| {
             let (first, _) = consumer.fetch_watermarks(topic, partition.index, left()?).ok()?;
             (first < *end).then(|| (topic.clone(), partition.index, end - first))
@@ -59,29 +59,49 @@ pub(super) fn passed_over<C: ConsumerContext, T: Consumer<C>>(
 
 #[cfg(test)]
 mod tests {
-    use rdkafka::consumer::CommitMode;
+    use rdkafka::consumer::{BaseConsumer, CommitMode};
 
     use super::*;
     use crate::source::consumer_loop::ends::tests::three_records;
 
-    #[test]
-    fn only_what_a_group_with_other_offsets_in_the_topic_passes_over_is_told() {
-        let (_cluster, consumer) = three_records(3, 1);
-        let begun = |index: i32, end: i64| (Partition { topic: 0, index }, "in".to_owned(), end);
+    fn begun(index: i32, end: i64) -> (Partition, String, i64) {
+        (Partition { topic: 0, index }, "in".to_owned(), end)
+    }
+
+    /// Commits the beginning of this topic's first partition.
+    fn commit(consumer: &BaseConsumer, topic: &str) {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset("in", 0, Offset::Offset(0)).unwrap();
-        assert!(passed_over(&consumer, &[begun(1, 3), begun(2, 0)], || false).is_empty());
+        list.add_partition_offset(topic, 0, Offset::Offset(0)).unwrap();
         // The first attempts may be too early for the coordinator.
         let began = Instant::now();
         while consumer.commit(&list, CommitMode::Sync).is_err() {
             assert!(began.elapsed() < Duration::from_secs(60), "no commit");
         }
-        let told = passed_over(&consumer, &[begun(1, 3), begun(2, 0)], || false);
-        assert_eq!(told, [("in".to_owned(), 1, 3)]);
+    }
+
+    #[test]
+    fn only_what_a_group_with_other_offsets_passes_over_is_told() {
+        let (_cluster, consumer) = three_records(3, 1);
+        let told = |begun: &[_]| passed_over(&consumer, &["in".to_owned()], begun, || false);
+        assert!(told(&[begun(1, 3), begun(2, 0)]).is_empty());
+        commit(&consumer, "in");
+        assert_eq!(told(&[begun(1, 3), begun(2, 0)]), [("in".to_owned(), 1, 3)]);
         let all = [begun(0, 0), begun(1, 3), begun(2, 0)];
-        assert!(
-            passed_over(&consumer, &all, || false).is_empty(),
-            "no other has an offset"
-        );
+        assert!(told(&all).is_empty(), "no other has an offset");
+    }
+
+    /// As where the topic was out of the pipeline for longer than brokers keep offsets.
+    #[test]
+    fn what_a_group_with_offsets_in_another_topic_alone_passes_over_is_told() {
+        let (cluster, consumer) = three_records(2, 1);
+        cluster.create_topic("other", 1, 1).unwrap();
+        commit(&consumer, "other");
+        let all = [begun(0, 0), begun(1, 3)];
+        let told = |topics: &[&str]| {
+            let topics: Vec<String> = topics.iter().map(|topic| (*topic).to_owned()).collect();
+            passed_over(&consumer, &topics, &all, || false)
+        };
+        assert_eq!(told(&["in", "other"]), [("in".to_owned(), 1, 3)]);
+        assert!(told(&["in"]).is_empty(), "another pipeline's topic says nothing");
     }
 }
