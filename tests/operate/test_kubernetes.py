@@ -14,8 +14,9 @@ from operate import CACHE, ROOT, prometheus
 
 DEPLOY = ROOT / "deploy"
 RENDERED = {path.name: path.read_text() for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")) if not path.name.endswith(".values.yaml")}
-# Those that hold a workload.
+# Those that hold a workload, and those that hold the pod of its check.
 WHOLE = ("everything.yaml", "messina.yaml")
+CHECKS = ("everything.check.yaml", "messina.check.yaml")
 # Of operators, and so not in Kubernetes' own schemas.
 OTHERS = {"PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 
@@ -93,6 +94,7 @@ class Kubernetes(unittest.TestCase):
             {"replica": 3},
             {"kind": "daemonset"},
             {"terminationGracePeriodSeconds": 47},
+            {"minReadySeconds": -1},
             # Probes, service and policy have the port by number.
             {"listen": "[::]:9191"},
             {"monitoring": {**values["monitoring"], **twice}},
@@ -134,15 +136,22 @@ class Kubernetes(unittest.TestCase):
 
     def test_all_pods_go_where_the_values_say(self):
         values = yaml.safe_load((DEPLOY / "kubernetes/everything.values.yaml").read_text())
-        found = list(pods("everything.yaml"))
+        found = [*pods("everything.yaml"), *pods("everything.check.yaml")]
         self.assertEqual(len(found), 2)
         for title, pod in found:
             for key in ("imagePullSecrets", "priorityClassName", "nodeSelector", "tolerations", "affinity"):
                 self.assertEqual(pod[key], values[key], f"{title}: {key}")
             self.assertEqual(pod["containers"][0]["imagePullPolicy"], "IfNotPresent", title)
 
+    def test_what_is_applied_can_be_applied_again(self):
+        # Nothing but a few fields of a Pod can be changed, and another configuration is another volume.
+        for name in set(RENDERED) - set(CHECKS):
+            self.assertNotIn("Pod", {document["kind"] for document in documents(name)}, name)
+        for name in CHECKS:
+            self.assertEqual([document["kind"] for document in documents(name)], ["Pod"], name)
+
     def test_what_the_check_says_can_be_read(self):
-        for name in WHOLE:
+        for name in CHECKS:
             hook = one(name, "Pod")["metadata"]["annotations"]
             self.assertEqual(hook, {"helm.sh/hook": "test", "helm.sh/hook-delete-policy": "before-hook-creation"}, name)
         said = [ROOT / "docs/operations.md", ROOT / "docs/runbooks/MessinaNotReady.md", DEPLOY / "helm/messina/templates/NOTES.txt"]
@@ -161,12 +170,12 @@ class Kubernetes(unittest.TestCase):
             annotations = labelled[0]["metadata"]["annotations"]
             self.assertEqual(set(annotations["helm.sh/hook"].split(",")), {"pre-install", "pre-upgrade", "pre-rollback"}, name)
             self.assertEqual(annotations["helm.sh/hook-delete-policy"], "before-hook-creation", name)
-            for title, pod in pods(name):
+            for title, pod in (*pods(name), *pods(name.replace(".yaml", ".check.yaml"))):
                 self.assertEqual([volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume], [wanted], title)
 
     def test_secrets_and_certificates_are_mounted_by_names_that_kubernetes_takes(self):
         values = yaml.safe_load((DEPLOY / "kubernetes/everything.values.yaml").read_text())
-        for title, pod in pods("everything.yaml"):
+        for title, pod in (*pods("everything.yaml"), *pods("everything.check.yaml")):
             volumes = {volume["name"]: volume for volume in pod["volumes"]}
             for volume in volumes:
                 self.assertRegex(volume, r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", title)
@@ -192,6 +201,22 @@ class Kubernetes(unittest.TestCase):
         for name in WHOLE:
             workload = one(name, "Deployment", "StatefulSet")
             self.assertGreater(workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 47)
+
+    def test_a_new_pod_has_shown_itself_before_the_next_old_one_goes(self):
+        kinds = set()
+        for name in WHOLE:
+            workload = one(name, "Deployment", "StatefulSet")
+            kinds.add(workload["kind"])
+            spec = workload["spec"]
+            self.assertGreaterEqual(spec["minReadySeconds"], 60, name)
+            if workload["kind"] == "Deployment":
+                waited_for = spec["minReadySeconds"] + spec["template"]["spec"]["terminationGracePeriodSeconds"]
+                self.assertGreater(spec["progressDeadlineSeconds"], waited_for, name)
+                self.assertEqual(spec["strategy"]["rollingUpdate"], {"maxSurge": 0, "maxUnavailable": 1}, name)
+            else:
+                # It is a field of a Deployment only.
+                self.assertNotIn("progressDeadlineSeconds", spec, name)
+        self.assertEqual(kinds, {"Deployment", "StatefulSet"})
 
     def test_the_binary_takes_the_configuration_and_the_environment(self):
         for name in WHOLE:
