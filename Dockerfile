@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The binary on a distroless image: no shell, no package manager, not root. Build: docker build -t messina .
+# The binary on a distroless image: no shell, no package manager, not root. How to build it: docs/operations.md, "Image".
 # BUILDER and RUNTIME can be put in place by the build, for mirrors.
 ARG BUILDER=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME=gcr.io/distroless/cc-debian12:nonroot

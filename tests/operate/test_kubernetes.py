@@ -413,6 +413,17 @@ class Image(unittest.TestCase):
         linted = subprocess.run([hadolint, ROOT / "Dockerfile"], capture_output=True, text=True)
         self.assertEqual(linted.returncode, 0, linted.stdout + linted.stderr)
 
+    def test_what_the_page_builds_is_what_the_chart_runs(self):
+        import tomllib
+
+        version = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
+        chart, values = (yaml.safe_load((DEPLOY / "helm/messina" / name).read_text()) for name in ("Chart.yaml", "values.yaml"))
+        self.assertEqual(chart["appVersion"], version)
+        self.assertEqual(re.findall(r"^ARG VERSION=(.*)$", (ROOT / "Dockerfile").read_text(), re.M), [version])
+        [build] = re.findall(r"^ *docker build (.*)$", (ROOT / "docs/operations.md").read_text(), re.M)
+        self.assertEqual(re.findall(r"--tag (\S+)", build), [f"{values['image']['repository']}:{version}"])
+        self.assertEqual(re.findall(r"VERSION=(\S+)", build), [version])
+
     def test_the_image_has_what_the_build_copies(self):
         ignored = (ROOT / ".dockerignore").read_text().split()
         for source in re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.M):
