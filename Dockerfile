@@ -22,6 +22,9 @@ COPY src src
 # What `explain` and `schema` print.
 COPY docs/findings.md docs/configuration.md docs/
 COPY --from=bill /bill/bin/cargo-cyclonedx /usr/local/bin/
+# Behind the dependencies, which are the same in another revision.
+ARG REVISION=unknown
+ENV MESSINA_REVISION=${REVISION}
 # Cargo judges by times, and those of the copy are older than the stand-ins'.
 RUN find src -name '*.rs' -exec touch {} + && cargo build --release --locked --bin messina && cp target/release/messina /messina \
     && cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename messina.cdx && mv messina.cdx.json /

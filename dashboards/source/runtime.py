@@ -4,8 +4,8 @@ from panels import PROCESS, RATE, board, filled, graph, number, rate, rows
 
 
 def versioned(metric):
-    """With the version as a label: rows of a table are one row only where all labels are the same."""
-    return f"max by (instance, version) ({metric}{{{PROCESS}}} * on (namespace, job, instance) group_left (version) messina_build_info{{{PROCESS}}})"
+    """With version and revision as labels: rows of a table are one row only where all labels are the same."""
+    return f"max by (instance, version, revision) ({metric}{{{PROCESS}}} * on (namespace, job, instance) group_left (version, revision) messina_build_info{{{PROCESS}}})"
 
 
 DASHBOARD = filled(

@@ -11,7 +11,7 @@ use super::{Known, Shared};
 use crate::http::{Probe, Refused, Wanted};
 use crate::source::status::STOPPED_BY_LIMIT;
 use crate::tap::{Looker, Showing};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, revision};
 use crate::telemetry::quantile::quantile;
 
 /// A loop that has not gone round for this long is not alive. The longest that it waits for anybody is a seek, for ten seconds, and those
@@ -208,6 +208,7 @@ impl Probe for AppProbe {
             .collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "revision": revision(),
             "config": {
                 "generation": self.metrics.config_generation.of([]).get(),
                 "last_reload_successful": self.metrics.config_last_reload_successful.of([]).get() == 1,

@@ -250,8 +250,8 @@ metrics! {
         trace_spans_total: IntCounterVec ["outcome"],
         /// Lines that the log file did not take, as on a full disk.
         log_lines_lost_total: IntCounterVec [],
-        /// Always 1; the label is the version that runs.
-        build_info: IntGaugeVec ["version"],
+        /// Always 1; the labels are the version that runs, and the revision that it was built from, or unknown.
+        build_info: IntGaugeVec ["version", "revision"],
         /// Counts the configurations taken since the start, the first being 1.
         config_generation: IntGaugeVec [],
         /// Configurations offered to the running process (SIGHUP, `--watch`), by what became of them: taken, unchanged or rejected.
@@ -259,6 +259,12 @@ metrics! {
         /// Whether the configuration offered last (SIGHUP, `--watch`) was taken, or was what runs: 1, or 0 where it was rejected.
         config_last_reload_successful: IntGaugeVec [],
     }
+}
+
+/// The revision of the source that this was built from, as the build named it: two builds of one version differ by it. The compiler tells Cargo that it has
+/// read the variable, so that another value builds anew.
+pub fn revision() -> &'static str {
+    option_env!("MESSINA_REVISION").unwrap_or("unknown")
 }
 
 /// All metrics and the registry that exports them. The declared ones are reached as fields: `metrics.lag_records`.
@@ -283,7 +289,7 @@ impl Metrics {
     pub fn new() -> Result<Arc<Self>, prometheus::Error> {
         let registry = Registry::new();
         let families = Families::declare(&registry)?;
-        families.build_info.of([env!("CARGO_PKG_VERSION")]).set(1);
+        families.build_info.of([env!("CARGO_PKG_VERSION"), revision()]).set(1);
         let sampler = Mutex::new(Sampler::new(&families));
         Ok(Arc::new(Self {
             families,
@@ -380,6 +386,7 @@ mod tests {
             "dependency",
             "runtime",
             "version",
+            "revision",
             "reference",
             "file",
         ];
@@ -425,14 +432,19 @@ mod tests {
         metrics.render();
         stats.ok.store(5, Ordering::Relaxed);
         let text = String::from_utf8(metrics.render()).unwrap();
+        let build = format!(
+            "messina_build_info{{revision=\"{}\",version=\"{}\"}} 1",
+            option_env!("MESSINA_REVISION").unwrap_or("unknown"),
+            env!("CARGO_PKG_VERSION")
+        );
         for line in [
+            build.as_str(),
             r#"messina_registry_requests_total{outcome="ok"} 5"#,
             "# HELP messina_records_total Records finished, by how they ended: done, skipped or dead_lettered.",
             "# TYPE messina_records_total counter",
             r#"messina_records_total{outcome="done",pipeline="navigation"} 3"#,
             r#"messina_step_seconds_bucket{pipeline="navigation",step="profile",le="0.00001"} 0"#,
             r#"messina_step_seconds_bucket{pipeline="navigation",step="profile",le="0.000015"} 1"#,
-            concat!("messina_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             r#"messina_runtime_workers{runtime="shared"} 1"#,
         ] {
             assert!(text.lines().any(|l| l == line), "no line {line} in\n{text}");

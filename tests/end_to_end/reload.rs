@@ -163,6 +163,7 @@ fn reload_replaces_what_changed_and_nothing_else() {
     assert!(nodes >= 1.0, "the session that prepares is not exported: {metrics}");
     let status = messina.status().unwrap();
     assert_eq!(status["config"]["generation"], taken + 3);
+    assert_eq!(status["revision"], option_env!("MESSINA_REVISION").unwrap_or("unknown"));
     assert_eq!(
         status["pipelines"].as_object().unwrap().keys().collect::<Vec<_>>(),
         ["changing", "steady"]

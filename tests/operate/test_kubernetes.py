@@ -424,6 +424,14 @@ class Image(unittest.TestCase):
         self.assertEqual(re.findall(r"--tag (\S+)", build), [f"{values['image']['repository']}:{version}"])
         self.assertEqual(re.findall(r"VERSION=(\S+)", build), [version])
 
+    def test_the_binary_knows_its_revision_and_the_dependencies_do_not(self):
+        dockerfile = (ROOT / "Dockerfile").read_text()
+        dependencies, named, program = (
+            dockerfile.index(text) for text in ("RUN mkdir -p src", "ARG REVISION=unknown\nENV MESSINA_REVISION=${REVISION}\n", "RUN find src")
+        )
+        self.assertLess(dependencies, named)
+        self.assertLess(named, program)
+
     def test_the_image_has_what_the_build_copies(self):
         ignored = (ROOT / ".dockerignore").read_text().split()
         for source in re.findall(r"^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text(), re.M):
