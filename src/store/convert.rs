@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use super::decimal;
 use super::types::ColumnType;
+use crate::avro::rescale;
 use crate::avro::value::{Unit, Value};
 
 /// A value that its column does not take, or that has no form as Avro.
@@ -282,11 +283,15 @@ pub fn decimal<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<(Cow<'v, 
     }
 }
 
-/// `varint`: big-endian two's complement.
+/// `varint`: big-endian two's complement. A decimal has its own scale in each value, so that one of any may be whole.
 pub fn varint<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<Cow<'v, [u8]>> {
-    match decimal(value, to)? {
-        (unscaled, 0) => Ok(unscaled),
-        (unscaled, scale) => Err(range(decimal_text(&unscaled, scale, to)?, to)),
+    let (unscaled, scale) = decimal(value, to)?;
+    if scale == 0 {
+        return Ok(unscaled);
+    }
+    match rescale(&unscaled, scale, 0) {
+        Some(whole) => Ok(Cow::Owned(whole)),
+        None => Err(range(decimal_text(&unscaled, scale, to)?, to)),
     }
 }
 
@@ -406,6 +411,21 @@ mod tests {
             varint(&half, &ColumnType::Varint).unwrap_err().to_string(),
             "\"0.5\" is out of range for varint"
         );
+    }
+
+    #[test]
+    fn a_decimal_that_is_whole_is_a_varint_whatever_its_scale() {
+        for (unscaled, scale, whole) in [(500, 2, 5), (5, -2, 500), (-500, 1, -50), (0, 3, 0), (7, 0, 7)] {
+            let unscaled = decimal::from_i64(unscaled).into();
+            let value = Value::Decimal { unscaled, scale };
+            let bound = varint(&value, &ColumnType::Varint).map(Cow::into_owned);
+            assert_eq!(bound, Ok(decimal::from_i64(whole)), "{value:?}");
+        }
+        for (unscaled, scale) in [(5, 1), (501, 2), (5, i32::MIN)] {
+            let unscaled = decimal::from_i64(unscaled).into();
+            let value = Value::Decimal { unscaled, scale };
+            assert!(varint(&value, &ColumnType::Varint).is_err(), "{value:?}");
+        }
     }
 
     #[test]
