@@ -336,6 +336,38 @@ pub fn duration_value(months: i32, days: i32, nanos: i64) -> Converted<Value<'st
     }
 }
 
+/// Whether a literal of a type that the column takes is in its range and of its form. No literal is a collection.
+pub fn check(literal: &Value<'_>, to: &ColumnType) -> Converted<()> {
+    match to {
+        _ if literal.is_null() => Ok(()),
+        ColumnType::Text | ColumnType::Ascii => text(literal, to).map(|_| ()),
+        ColumnType::Int => integer::<i32>(literal, to).map(|_| ()),
+        ColumnType::SmallInt => integer::<i16>(literal, to).map(|_| ()),
+        ColumnType::TinyInt => integer::<i8>(literal, to).map(|_| ()),
+        ColumnType::BigInt | ColumnType::Counter => long(literal, to).map(|_| ()),
+        ColumnType::Float => float(literal, to).map(|_| ()),
+        ColumnType::Double => double(literal, to).map(|_| ()),
+        ColumnType::Uuid | ColumnType::TimeUuid => uuid(literal, to).map(|_| ()),
+        ColumnType::Inet => inet(literal, to).map(|_| ()),
+        // Here the type decides of a literal.
+        ColumnType::Boolean
+        | ColumnType::Blob
+        | ColumnType::Timestamp
+        | ColumnType::Date
+        | ColumnType::Time
+        | ColumnType::Decimal
+        | ColumnType::Varint
+        | ColumnType::Duration
+        | ColumnType::List(_)
+        | ColumnType::Set(_)
+        | ColumnType::Map(..)
+        | ColumnType::Tuple(_)
+        | ColumnType::Udt { .. }
+        | ColumnType::Vector(..)
+        | ColumnType::Any => Ok(()),
+    }
+}
+
 /// The value of a field that a UDT names: in a record, or in a map with string keys (as expressions make them).
 pub fn field<'v, 'a>(value: &'v Value<'a>, name: &str, to: &ColumnType) -> Converted<Option<&'v Value<'a>>> {
     match value {

@@ -222,6 +222,38 @@ async fn a_list_of_times_that_became_numbers_is_not_taken_for_another_unit() {
 }
 
 #[tokio::test]
+async fn a_literal_that_its_column_does_not_take_is_found() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}]}"#;
+    let write = "INSERT INTO t (id, v) VALUES (:id, :v)";
+    for (ty, good, bad) in [
+        (ColumnType::TinyInt, "100", "300"),
+        (ColumnType::Uuid, "'7d444840-9dc0-41d1-b245-5ffdce74fad2'", "'7d44'"),
+        (ColumnType::Ascii, "'Rome'", "'é'"),
+        (ColumnType::Inet, "'::1'", "'localhost'"),
+    ] {
+        let store = MemoryStore::new();
+        store.declare(write, &[("id", ColumnType::BigInt), ("v", ty.clone())], &[]);
+        let store = AnyStore::Memory(store);
+        for (literal, fits) in [(good, true), ("null", true), (bad, false)] {
+            for (bound, what) in [(literal, "this literal"), ("x.v", "x.v")] {
+                let rest = format!(
+                    "[[pipelines.p.steps]]\nname = \"x\"\nset = {{ v = \"{literal}\" }}\n\
+                     [[pipelines.p.steps]]\nname = \"w\"\nwrite = \"{write}\"\nbind = {{ v = \"{bound}\" }}\n\
+                     [scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\""
+                );
+                let told = found_with(Some(&store), input, &rest, OutputSchema::Appended).await;
+                let cannot = format!("marker :v cannot take {what}: ");
+                assert_eq!(told.is_ok(), fits, "{literal} in {ty}: {told:?}");
+                assert!(
+                    told.is_ok() || told.is_err_and(|error| error.starts_with(&cannot)),
+                    "{literal}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_time_that_is_finer_than_its_field_is_told_and_the_clock_never_is() {
     let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"},
         {"name": "created", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]},
