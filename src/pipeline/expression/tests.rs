@@ -552,9 +552,24 @@ fn a_time_keeps_its_unit_as_a_number() {
             "p.a[string(p.b)]",
             Type::Map(Box::new(Type::String), Box::new(micros.clone())),
         ),
+        ("p.a.map(i, i.at)[0]", Type::List(Box::new(record.clone()))),
+        ("p.a.filter(t, t > 0)", Type::List(Box::new(micros.clone()))),
+        (
+            "p.a.map(t, t)",
+            Type::Map(Box::new(micros.clone()), Box::new(Type::String)),
+        ),
+        (
+            "p.a.map(t, t > 0, [t]).map(l, l[0])",
+            Type::List(Box::new(micros.clone())),
+        ),
     ] {
         let found = computed(text, &["p"]).counts(&[vec![], vec![millis.clone()]], &[ty, millis.clone()]);
         assert_eq!(found, std::slice::from_ref(&micros), "{text}");
+    }
+    let times = Type::List(Box::new(micros.clone()));
+    for text in ["p.a.map(t, t / 1000)", "p.a.map(t, 'x')[0]", "p.a.exists_one(t, t > 0)"] {
+        let found = computed(text, &["p"]).counts(&[vec![micros.clone()]], std::slice::from_ref(&times));
+        assert_eq!(found, [], "{text}");
     }
     let c = computed("p.a.exists(i, i.at > p.b)", &["p"]);
     let items = Type::List(Box::new(record));
