@@ -344,6 +344,42 @@ fn a_time_is_a_number_as_a_key_too() {
 }
 
 #[test]
+fn a_number_is_found_as_a_key_whatever_its_type() {
+    let decimal = |unscaled: i128, scale| Value::Decimal {
+        unscaled: unscaled.to_be_bytes().to_vec().into(),
+        scale,
+    };
+    let run = |text: &str, key: &Value<'static>| {
+        let map = Value::Map(vec![(key.clone(), Value::Int(7))]);
+        computed(text, &["p"]).evaluate(&Interpreter::default(), &[map])
+    };
+    for key in [decimal(5, 0), decimal(500, 2), Value::Float(5.0), Value::Double(5.0)] {
+        assert_eq!(run("p.m[5]", &key), Ok(Value::Long(7)), "{key:?}");
+        assert_eq!(run("p.m[5.0]", &key), Ok(Value::Long(7)), "{key:?}");
+        assert_eq!(run("p.m[6]", &key), Ok(Value::Null), "{key:?}");
+        assert_eq!(run("5 in p.m", &key), Ok(Value::Bool(true)), "{key:?}");
+        assert_eq!(
+            run("p.m.map(k, k)", &key),
+            Ok(Value::List(vec![Value::Long(5)])),
+            "{key:?}"
+        );
+    }
+    let many = decimal(9_007_199_254_740_993, 0);
+    assert_eq!(run("p.m[9007199254740993]", &many), Ok(Value::Long(7)));
+    assert_eq!(run("9007199254740992 in p.m", &many), Ok(Value::Bool(false)));
+    for (key, text) in [
+        (decimal(-50, 2), "-0.50"),
+        (decimal(12_345_678_901_234_567_890, 0), "12345678901234567890"),
+        (Value::Float(0.1), "0.1"),
+        (Value::Double(1e19), "10000000000000000000"),
+        (Value::Double(f64::NAN), "NaN"),
+    ] {
+        assert_eq!(run(&format!("p.m['{text}']"), &key), Ok(Value::Long(7)), "{text}");
+        assert_eq!(run(&format!("'{text}' in p.m"), &key), Ok(Value::Bool(true)), "{text}");
+    }
+}
+
+#[test]
 fn a_field_that_no_record_has_is_found() {
     let address = Type::Record(vec![("floor".into(), Type::Int.nullable())]).nullable();
     let list = Type::List(Box::new(address.clone()));
