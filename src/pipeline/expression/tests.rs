@@ -662,6 +662,9 @@ fn the_text_of_a_decimal_has_all_its_digits() {
     );
     assert_eq!(run("string(p.a)", Value::Null), Ok(Value::Null));
     assert_eq!(run("string(p.a)", Value::Double(1.5)), Ok(Value::String("1.5".into())));
+    // A float's own digits are not those of the double that it becomes.
+    assert_eq!(run("string(p.a)", Value::Float(0.1)), Ok(Value::String("0.1".into())));
+    assert_eq!(run("string(p.a)", Value::Float(3.0)), Ok(Value::String("3".into())));
     let c = computed("p.a > 0.0 ? string(p.a) : ''", &["p"]);
     let decimal = Type::Decimal {
         precision: 19,
