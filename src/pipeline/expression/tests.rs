@@ -380,6 +380,38 @@ fn a_number_is_found_as_a_key_whatever_its_type() {
 }
 
 #[test]
+fn an_order_with_what_is_no_number_is_null() {
+    let run = |text: &str, inputs: &[Value<'_>]| computed(text, &[]).evaluate(&Interpreter::default(), inputs);
+    let share = "double(event.clicks) / double(event.views) > 0.1";
+    let none = [Value::Long(0), Value::Long(0)];
+    assert_eq!(run(share, &none), Ok(Value::Null));
+    assert_eq!(
+        run(&format!("{share} || event.clicks == 0"), &none),
+        Ok(Value::Bool(true))
+    );
+    assert_eq!(
+        run(&format!("!({share})"), &[Value::Long(2), Value::Long(4)]),
+        Ok(Value::Bool(false))
+    );
+    for text in [
+        "event.a < 1",
+        "event.a <= 0.5",
+        "1 > event.a",
+        "1u >= event.a",
+        "event.a > event.a",
+    ] {
+        assert_eq!(run(text, &[Value::Double(f64::NAN)]), Ok(Value::Null), "{text}");
+    }
+    assert_eq!(
+        run("event.a == event.a", &[Value::Double(f64::NAN)]),
+        Ok(Value::Bool(false))
+    );
+    for mistaken in ["'x' > 1", "event.a > 'x'", "[1.0] < [event.a]", "event.a + 1 > 2.0"] {
+        assert!(run(mistaken, &[Value::Double(f64::NAN)]).is_err(), "{mistaken}");
+    }
+}
+
+#[test]
 fn a_field_that_no_record_has_is_found() {
     let address = Type::Record(vec![("floor".into(), Type::Int.nullable())]).nullable();
     let list = Type::List(Box::new(address.clone()));
