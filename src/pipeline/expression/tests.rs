@@ -380,6 +380,42 @@ fn a_number_is_found_as_a_key_whatever_its_type() {
 }
 
 #[test]
+fn a_map_is_asked_for_no_key_that_cel_does_not_have() {
+    for (key, has) in [
+        (Type::Bytes, false),
+        (Type::Fixed(4), false),
+        (Type::List(Box::new(Type::Long)), false),
+        (Type::Record(vec![]), false),
+        (Type::Decimal { precision: 9, scale: 0 }, true),
+        (Type::Float, true),
+        (Type::Date, true),
+        (Type::Uuid, true),
+    ] {
+        for text in ["p.m[p.k] > 1", "p.k in p.m"] {
+            let c = computed(text, &["p"]);
+            let map = Type::Map(Box::new(key.clone()), Box::new(Type::Long));
+            let inputs: Vec<_> = c
+                .inputs
+                .iter()
+                .map(|input| match input {
+                    Reference::Step { column, .. } if column == "m" => map.clone(),
+                    _ => key.clone(),
+                })
+                .collect();
+            let found = c.mistaken(&inputs);
+            assert_eq!(found.is_none(), has, "{text} of {key}: {found:?}");
+            assert!(found.is_none_or(|found| found.fails), "{text} of {key}");
+        }
+    }
+    // What is no whole number is asked for by its text.
+    let doubles = Type::Map(Box::new(Type::Double), Box::new(Type::Long));
+    for text in ["'0.5' in p.m", "5 in p.m", "5.0 in p.m"] {
+        let found = computed(text, &["p"]).mistaken(std::slice::from_ref(&doubles));
+        assert_eq!(found, None, "{text}");
+    }
+}
+
+#[test]
 fn an_order_with_what_is_no_number_is_null() {
     let run = |text: &str, inputs: &[Value<'_>]| computed(text, &[]).evaluate(&Interpreter::default(), inputs);
     let share = "double(event.clicks) / double(event.views) > 0.1";
@@ -907,6 +943,76 @@ fn operators_that_their_operands_do_not_have_are_found() {
         ("p.a == p.b", &decimal),
         ("p.a == 1.5 || p.a != null", &wide),
         ("string(p.a) == string(p.b) && int(p.a) != int(p.b)", &wide),
+    ] {
+        assert_eq!(told(text, ty), None, "{text}");
+    }
+    let list = |item: &Type| Type::List(Box::new(item.clone()));
+    let keys = Type::Map(Box::new(wide.clone()), Box::new(Type::Long));
+    for (text, inputs, rounds) in [
+        ("!(p.a in p.b)", [Type::Long, list(&wide)], true),
+        ("p.a in p.b", [wide.clone(), list(&Type::Long)], true),
+        ("p.a in [p.b, 1]", [Type::Long, wide.clone()], true),
+        ("1234567890123456789 in p.a", [list(&wide), Type::Any], true),
+        ("p.a in p.b", [wide.clone(), keys.clone()], true),
+        ("5 in p.a", [list(&wide), Type::Any], false),
+        ("p.a in [1, 2.5]", [wide.clone(), Type::Any], false),
+        ("p.a in p.b", [decimal.clone(), list(&decimal)], false),
+        ("p.a in p.b", [Type::Long, keys], false),
+    ] {
+        let told = computed(text, &["p"])
+            .mistaken(&inputs)
+            .map(|mistaken| mistaken.message);
+        let what = rounds.then_some("in compares a decimal as a double, by 15 digits");
+        assert_eq!(told.as_deref(), what, "{text} of {inputs:?}");
+    }
+    // What no value of the type is.
+    let kinds = Type::Enum(vec!["heartbeat".into(), "click".into()]);
+    for (text, ty, what) in [
+        (
+            "p.a != 'HEARTBEAT'",
+            &kinds,
+            "enum != this literal is true for every record",
+        ),
+        (
+            "'CLICK' == p.a",
+            &kinds.clone().nullable(),
+            "enum == this literal is false for every record",
+        ),
+        (
+            "p.a in ['CLICK', 'HEARTBEAT']",
+            &kinds,
+            "enum in these literals is false for every record",
+        ),
+        (
+            "p.a == 0.1",
+            &Type::Float,
+            "float == this literal is false for every record",
+        ),
+        (
+            "p.a in [0.1, 0.2]",
+            &Type::Float,
+            "float in these literals is false for every record",
+        ),
+        (
+            "p.a == '7D444840-9DC0-11D1-B245-5FFDCE74FAD2'",
+            &Type::Uuid,
+            "uuid == this literal is false for every record",
+        ),
+        (
+            "p.a in ['7d444840', 'x']",
+            &Type::Uuid,
+            "uuid in these literals is false for every record",
+        ),
+    ] {
+        assert_eq!(told(text, ty).as_deref(), Some(what), "{text}");
+    }
+    for (text, ty) in [
+        ("p.a != 'click' && p.a in ['CLICK', 'click']", &kinds),
+        ("p.a in ['CLICK', null] || p.a == null", &kinds),
+        ("p.a == 0.5 || p.a in [0.1, 0.5] || p.a in []", &Type::Float),
+        ("p.a > 0.1 && string(p.a) == '0.1'", &Type::Float),
+        ("p.a == 0.1", &Type::Double),
+        ("p.a == '7d444840-9dc0-11d1-b245-5ffdce74fad2'", &Type::Uuid),
     ] {
         assert_eq!(told(text, ty), None, "{text}");
     }
