@@ -6,10 +6,10 @@
 //!
 //! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
 //! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double` (in `string(PATH)` as
-//! text with all their digits, in `int(PATH)` as the whole number), records and maps as `map`, arrays as `list`, an absent value as
+//! text with all their digits, as floats with their own, in `int(PATH)` as the whole number), records and maps as `map`, arrays as `list`, an absent value as
 //! `null`. `==`, `!=` and what `in` looks for in a list take null for a value of its own, and not as in SQL: `!= 'test'` holds of what is
-//! absent. What fails on a null (`null > 1`), or asks for a key or an index that is not there, gives null, and a condition that is null
-//! does not hold, as in SQL.
+//! absent. What fails on a null (`null > 1`) or orders what is no number (`0.0 / 0.0 > 1.0`), or asks for a key or an index that is not
+//! there, gives null, and a condition that is null does not hold, as in SQL.
 
 mod convert;
 mod inputs;
@@ -527,7 +527,7 @@ impl Computed {
         match cel::Value::resolve(&self.run, &context) {
             Ok(result) => from_cel(result),
             Err(ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_)) => Ok(Value::Null),
-            Err(error) if meets_null(&error) => Ok(Value::Null),
+            Err(error) if meets_null(&error) || meets_nan(&error) => Ok(Value::Null),
             Err(error) => Err(told(&error)),
         }
     }
@@ -549,6 +549,19 @@ fn meets_null(error: &ExecutionError) -> bool {
         | ExecutionError::UnsupportedIndex(a, b) => null(a) || null(b),
         _ => false,
     }
+}
+
+/// Whether numbers were put in order of which one is not a number: CEL orders all others, of whichever types.
+fn meets_nan(error: &ExecutionError) -> bool {
+    let ExecutionError::NoSuchOverload(call) = error else {
+        return false;
+    };
+    let orders = matches!(
+        call.function(),
+        operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS
+    );
+    let is_number = |ty: &String| matches!(ty.as_str(), "double" | "int" | "uint");
+    orders && call.argument_types().iter().all(is_number)
 }
 
 /// What CEL calls the type of null.

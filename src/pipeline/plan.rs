@@ -18,8 +18,8 @@ use crate::avro::schema::{NodeId, Shape};
 use crate::avro::value::{Type, Unit, Value};
 use crate::avro::{Converted, NewField, Plan, Schema, Splice, append_fields};
 use crate::config::{OnMissing, Span};
-use crate::store::Statement;
 use crate::store::types::{ColumnType, bindable};
+use crate::store::{Statement, convert};
 
 use lossy::{cut_off, left_out, narrowed};
 
@@ -440,6 +440,11 @@ impl Types<'_> {
                 && let Err(why) = bindable(&ty, &marker.ty)
             {
                 findings.push(mismatch(place, &marker.name, &why));
+            } else if let Some(literal) = self.constant(&place.source)
+                && let Err(why) = convert::check(literal, &marker.ty)
+            {
+                let message = format!("marker :{} cannot take {}: {why}", marker.name, place.what);
+                findings.push(Finding::new(place.span, message).help("change the literal, or the column's type"));
             }
             if takes_timestamps(&marker.ty)
                 && let Some(why) = self.other_unit(&place.source, &Type::Timestamp(Unit::Millis))

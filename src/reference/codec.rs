@@ -174,7 +174,7 @@ fn encode(ty: &Type, value: RawBsonRef<'_>, out: &mut Vec<u8>) -> Result<(), Str
             let d = match value {
                 RawBsonRef::Double(d) => d,
                 RawBsonRef::Int32(i) => f64::from(i),
-                RawBsonRef::Int64(i) if (i as f64).abs() <= EXACT => i as f64,
+                RawBsonRef::Int64(i) if i.unsigned_abs() <= 1 << 53 => i as f64,
                 _ => return Err(wrong()),
             };
             out.extend_from_slice(&d.to_le_bytes());
@@ -376,6 +376,13 @@ mod tests {
         assert_eq!(error, "field vat is int, and string is expected");
         let error = through(&[("n", Type::Int)], &doc! { "n": 1_i64 << 40 }).unwrap_err();
         assert_eq!(error, "field n is long, and int is expected");
+        for beyond in [(1_i64 << 53) + 1, -(1_i64 << 53) - 1] {
+            let error = through(&[("d", Type::Double)], &doc! { "d": beyond }).unwrap_err();
+            assert_eq!(error, "field d is long, and double is expected");
+            let last = beyond - beyond.signum();
+            let held = through(&[("d", Type::Double)], &doc! { "d": last });
+            assert_eq!(held, Ok(vec![Value::Double(last as f64)]));
+        }
         let list = Type::List(Box::new(Type::Long));
         let error = through(&[("l", list)], &doc! { "l": [1, "x"] }).unwrap_err();
         assert_eq!(error, "field l is an array of string, and array<long> is expected");

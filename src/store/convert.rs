@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use super::decimal;
 use super::types::ColumnType;
+use crate::avro::rescale;
 use crate::avro::value::{Unit, Value};
 
 /// A value that its column does not take, or that has no form as Avro.
@@ -282,11 +283,15 @@ pub fn decimal<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<(Cow<'v, 
     }
 }
 
-/// `varint`: big-endian two's complement.
+/// `varint`: big-endian two's complement. A decimal has its own scale in each value, so that one of any may be whole.
 pub fn varint<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<Cow<'v, [u8]>> {
-    match decimal(value, to)? {
-        (unscaled, 0) => Ok(unscaled),
-        (unscaled, scale) => Err(range(decimal_text(&unscaled, scale, to)?, to)),
+    let (unscaled, scale) = decimal(value, to)?;
+    if scale == 0 {
+        return Ok(unscaled);
+    }
+    match rescale(&unscaled, scale, 0) {
+        Some(whole) => Ok(Cow::Owned(whole)),
+        None => Err(range(decimal_text(&unscaled, scale, to)?, to)),
     }
 }
 
@@ -328,6 +333,38 @@ pub fn duration_value(months: i32, days: i32, nanos: i64) -> Converted<Value<'st
     match (u32::try_from(months), u32::try_from(days), whole) {
         (Ok(months), Ok(days), Some(millis)) => Ok(Value::Duration { months, days, millis }),
         _ => Err(range(format!("{months}mo{days}d{nanos}ns"), &ColumnType::Duration)),
+    }
+}
+
+/// Whether a literal of a type that the column takes is in its range and of its form. No literal is a collection.
+pub fn check(literal: &Value<'_>, to: &ColumnType) -> Converted<()> {
+    match to {
+        _ if literal.is_null() => Ok(()),
+        ColumnType::Text | ColumnType::Ascii => text(literal, to).map(|_| ()),
+        ColumnType::Int => integer::<i32>(literal, to).map(|_| ()),
+        ColumnType::SmallInt => integer::<i16>(literal, to).map(|_| ()),
+        ColumnType::TinyInt => integer::<i8>(literal, to).map(|_| ()),
+        ColumnType::BigInt | ColumnType::Counter => long(literal, to).map(|_| ()),
+        ColumnType::Float => float(literal, to).map(|_| ()),
+        ColumnType::Double => double(literal, to).map(|_| ()),
+        ColumnType::Uuid | ColumnType::TimeUuid => uuid(literal, to).map(|_| ()),
+        ColumnType::Inet => inet(literal, to).map(|_| ()),
+        // Here the type decides of a literal.
+        ColumnType::Boolean
+        | ColumnType::Blob
+        | ColumnType::Timestamp
+        | ColumnType::Date
+        | ColumnType::Time
+        | ColumnType::Decimal
+        | ColumnType::Varint
+        | ColumnType::Duration
+        | ColumnType::List(_)
+        | ColumnType::Set(_)
+        | ColumnType::Map(..)
+        | ColumnType::Tuple(_)
+        | ColumnType::Udt { .. }
+        | ColumnType::Vector(..)
+        | ColumnType::Any => Ok(()),
     }
 }
 
@@ -406,6 +443,21 @@ mod tests {
             varint(&half, &ColumnType::Varint).unwrap_err().to_string(),
             "\"0.5\" is out of range for varint"
         );
+    }
+
+    #[test]
+    fn a_decimal_that_is_whole_is_a_varint_whatever_its_scale() {
+        for (unscaled, scale, whole) in [(500, 2, 5), (5, -2, 500), (-500, 1, -50), (0, 3, 0), (7, 0, 7)] {
+            let unscaled = decimal::from_i64(unscaled).into();
+            let value = Value::Decimal { unscaled, scale };
+            let bound = varint(&value, &ColumnType::Varint).map(Cow::into_owned);
+            assert_eq!(bound, Ok(decimal::from_i64(whole)), "{value:?}");
+        }
+        for (unscaled, scale) in [(5, 1), (501, 2), (5, i32::MIN)] {
+            let unscaled = decimal::from_i64(unscaled).into();
+            let value = Value::Decimal { unscaled, scale };
+            assert!(varint(&value, &ColumnType::Varint).is_err(), "{value:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | `ascii` | the same, ASCII only | `string` | refused: declare `text` (SQLite would turn digits into numbers) |
 //! | `tinyint` `smallint` `int` | `int`, `long`, in range | `int` | INTEGER |
 //! | `bigint` `counter` | `int`, `long` | `long` | INTEGER |
-//! | `varint` | `int`, `long`, decimal of scale 0 | decimal | INTEGER, or the digits as BLOB beyond 64 bits |
+//! | `varint` | `int`, `long`, decimal of scale 0, CQL's `decimal` where it is whole | decimal | INTEGER, or the digits as BLOB beyond 64 bits |
 //! | `decimal` | decimal, `int`, `long` | decimal | the digits as BLOB (NUMERIC would round them) |
 //! | `float` | `float`, `int` within ±2^24, `double` rounded to nearest | `float` | REAL |
 //! | `double` | `double`, `float`, `int`, `long` within ±2^53 | `double` | REAL |

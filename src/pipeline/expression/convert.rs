@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use cel::objects::{Key, Map};
 
-use crate::avro::decimal_text;
 use crate::avro::value::Value;
+use crate::avro::{decimal_text, rescale};
+use crate::store::decimal::to_i64;
 
 pub(super) fn to_cel(value: &Value<'_>) -> cel::Value {
     match value {
@@ -47,7 +48,10 @@ pub(super) fn to_cel(value: &Value<'_>) -> cel::Value {
     }
 }
 
-/// A key of a map as CEL sees it.
+/// From here on, on either side of 0, the interpreter takes no double for an int.
+const BEYOND_INT: f64 = 9_223_372_036_854_775_808.0;
+
+/// A key of a map as CEL sees it: CEL looks for whole numbers by an int, whatever their type, and has no other numbers for keys.
 pub(super) fn map_key(key: &Value<'_>) -> Key {
     match key {
         Value::Int(i) | Value::Date(i) => Key::Int(i64::from(*i)),
@@ -55,7 +59,24 @@ pub(super) fn map_key(key: &Value<'_>) -> Key {
         Value::Bool(b) => Key::Bool(*b),
         Value::String(s) => Key::String(Arc::new(s.to_string())),
         Value::Uuid(u) => Key::String(Arc::new(uuid_text(u))),
+        Value::Float(v) => number_key(f64::from(*v), v),
+        Value::Double(v) => number_key(*v, v),
+        Value::Decimal { unscaled, scale } => match rescale(unscaled, *scale, 0).and_then(|whole| to_i64(&whole)) {
+            Some(whole) => Key::Int(whole),
+            None => Key::String(Arc::new(
+                decimal_text(unscaled, *scale).unwrap_or_else(|| format!("{key:?}")),
+            )),
+        },
         other => Key::String(Arc::new(format!("{other:?}"))),
+    }
+}
+
+/// `own` is the number as it is written.
+fn number_key(number: f64, own: &impl ToString) -> Key {
+    if number.fract() == 0.0 && number.abs() < BEYOND_INT {
+        Key::Int(number as i64)
+    } else {
+        Key::String(Arc::new(own.to_string()))
     }
 }
 

@@ -18,12 +18,12 @@ use crate::avro::value::Value;
 /// Begins the names of lists that are made once. As with [`INPUT`], no name that can be written begins so.
 const LIST: char = '#';
 
-/// As what CEL is given an input. A double would round a decimal.
+/// As what CEL is given an input. A double would round a decimal, and has other digits than a float.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     /// As what it is.
     Plain,
-    /// A decimal comes in as text.
+    /// A decimal or a float comes in as text.
     Text,
     /// A decimal comes in as the whole number in it.
     Whole,
@@ -116,6 +116,7 @@ impl<'v> Given<'v> {
                 let text = decimal_text(unscaled, *scale).ok_or("a decimal has more digits than are taken")?;
                 return Ok(Given::Text(CelString::from(text)));
             }
+            (Value::Float(number), Seen::Text) => return Ok(Given::Text(CelString::from(number.to_string()))),
             // What no int holds stays a double, of which int() fails where it is reached, and not where a condition leads around it.
             (Value::Decimal { unscaled, scale }, Seen::Whole) => {
                 whole(unscaled, *scale).map_or_else(|| to_cel(value), cel::Value::Int)

@@ -344,6 +344,110 @@ fn a_time_is_a_number_as_a_key_too() {
 }
 
 #[test]
+fn a_number_is_found_as_a_key_whatever_its_type() {
+    let decimal = |unscaled: i128, scale| Value::Decimal {
+        unscaled: unscaled.to_be_bytes().to_vec().into(),
+        scale,
+    };
+    let run = |text: &str, key: &Value<'static>| {
+        let map = Value::Map(vec![(key.clone(), Value::Int(7))]);
+        computed(text, &["p"]).evaluate(&Interpreter::default(), &[map])
+    };
+    for key in [decimal(5, 0), decimal(500, 2), Value::Float(5.0), Value::Double(5.0)] {
+        assert_eq!(run("p.m[5]", &key), Ok(Value::Long(7)), "{key:?}");
+        assert_eq!(run("p.m[5.0]", &key), Ok(Value::Long(7)), "{key:?}");
+        assert_eq!(run("p.m[6]", &key), Ok(Value::Null), "{key:?}");
+        assert_eq!(run("5 in p.m", &key), Ok(Value::Bool(true)), "{key:?}");
+        assert_eq!(
+            run("p.m.map(k, k)", &key),
+            Ok(Value::List(vec![Value::Long(5)])),
+            "{key:?}"
+        );
+    }
+    let many = decimal(9_007_199_254_740_993, 0);
+    assert_eq!(run("p.m[9007199254740993]", &many), Ok(Value::Long(7)));
+    assert_eq!(run("9007199254740992 in p.m", &many), Ok(Value::Bool(false)));
+    for (key, text) in [
+        (decimal(-50, 2), "-0.50"),
+        (decimal(12_345_678_901_234_567_890, 0), "12345678901234567890"),
+        (Value::Float(0.1), "0.1"),
+        (Value::Double(1e19), "10000000000000000000"),
+        (Value::Double(f64::NAN), "NaN"),
+    ] {
+        assert_eq!(run(&format!("p.m['{text}']"), &key), Ok(Value::Long(7)), "{text}");
+        assert_eq!(run(&format!("'{text}' in p.m"), &key), Ok(Value::Bool(true)), "{text}");
+    }
+}
+
+#[test]
+fn a_map_is_asked_for_no_key_that_cel_does_not_have() {
+    for (key, has) in [
+        (Type::Bytes, false),
+        (Type::Fixed(4), false),
+        (Type::List(Box::new(Type::Long)), false),
+        (Type::Record(vec![]), false),
+        (Type::Decimal { precision: 9, scale: 0 }, true),
+        (Type::Float, true),
+        (Type::Date, true),
+        (Type::Uuid, true),
+    ] {
+        for text in ["p.m[p.k] > 1", "p.k in p.m"] {
+            let c = computed(text, &["p"]);
+            let map = Type::Map(Box::new(key.clone()), Box::new(Type::Long));
+            let inputs: Vec<_> = c
+                .inputs
+                .iter()
+                .map(|input| match input {
+                    Reference::Step { column, .. } if column == "m" => map.clone(),
+                    _ => key.clone(),
+                })
+                .collect();
+            let found = c.mistaken(&inputs);
+            assert_eq!(found.is_none(), has, "{text} of {key}: {found:?}");
+            assert!(found.is_none_or(|found| found.fails), "{text} of {key}");
+        }
+    }
+    // What is no whole number is asked for by its text.
+    let doubles = Type::Map(Box::new(Type::Double), Box::new(Type::Long));
+    for text in ["'0.5' in p.m", "5 in p.m", "5.0 in p.m"] {
+        let found = computed(text, &["p"]).mistaken(std::slice::from_ref(&doubles));
+        assert_eq!(found, None, "{text}");
+    }
+}
+
+#[test]
+fn an_order_with_what_is_no_number_is_null() {
+    let run = |text: &str, inputs: &[Value<'_>]| computed(text, &[]).evaluate(&Interpreter::default(), inputs);
+    let share = "double(event.clicks) / double(event.views) > 0.1";
+    let none = [Value::Long(0), Value::Long(0)];
+    assert_eq!(run(share, &none), Ok(Value::Null));
+    assert_eq!(
+        run(&format!("{share} || event.clicks == 0"), &none),
+        Ok(Value::Bool(true))
+    );
+    assert_eq!(
+        run(&format!("!({share})"), &[Value::Long(2), Value::Long(4)]),
+        Ok(Value::Bool(false))
+    );
+    for text in [
+        "event.a < 1",
+        "event.a <= 0.5",
+        "1 > event.a",
+        "1u >= event.a",
+        "event.a > event.a",
+    ] {
+        assert_eq!(run(text, &[Value::Double(f64::NAN)]), Ok(Value::Null), "{text}");
+    }
+    assert_eq!(
+        run("event.a == event.a", &[Value::Double(f64::NAN)]),
+        Ok(Value::Bool(false))
+    );
+    for mistaken in ["'x' > 1", "event.a > 'x'", "[1.0] < [event.a]", "event.a + 1 > 2.0"] {
+        assert!(run(mistaken, &[Value::Double(f64::NAN)]).is_err(), "{mistaken}");
+    }
+}
+
+#[test]
 fn a_field_that_no_record_has_is_found() {
     let address = Type::Record(vec![("floor".into(), Type::Int.nullable())]).nullable();
     let list = Type::List(Box::new(address.clone()));
@@ -552,9 +656,24 @@ fn a_time_keeps_its_unit_as_a_number() {
             "p.a[string(p.b)]",
             Type::Map(Box::new(Type::String), Box::new(micros.clone())),
         ),
+        ("p.a.map(i, i.at)[0]", Type::List(Box::new(record.clone()))),
+        ("p.a.filter(t, t > 0)", Type::List(Box::new(micros.clone()))),
+        (
+            "p.a.map(t, t)",
+            Type::Map(Box::new(micros.clone()), Box::new(Type::String)),
+        ),
+        (
+            "p.a.map(t, t > 0, [t]).map(l, l[0])",
+            Type::List(Box::new(micros.clone())),
+        ),
     ] {
         let found = computed(text, &["p"]).counts(&[vec![], vec![millis.clone()]], &[ty, millis.clone()]);
         assert_eq!(found, std::slice::from_ref(&micros), "{text}");
+    }
+    let times = Type::List(Box::new(micros.clone()));
+    for text in ["p.a.map(t, t / 1000)", "p.a.map(t, 'x')[0]", "p.a.exists_one(t, t > 0)"] {
+        let found = computed(text, &["p"]).counts(&[vec![micros.clone()]], std::slice::from_ref(&times));
+        assert_eq!(found, [], "{text}");
     }
     let c = computed("p.a.exists(i, i.at > p.b)", &["p"]);
     let items = Type::List(Box::new(record));
@@ -611,6 +730,9 @@ fn the_text_of_a_decimal_has_all_its_digits() {
     );
     assert_eq!(run("string(p.a)", Value::Null), Ok(Value::Null));
     assert_eq!(run("string(p.a)", Value::Double(1.5)), Ok(Value::String("1.5".into())));
+    // A float's own digits are not those of the double that it becomes.
+    assert_eq!(run("string(p.a)", Value::Float(0.1)), Ok(Value::String("0.1".into())));
+    assert_eq!(run("string(p.a)", Value::Float(3.0)), Ok(Value::String("3".into())));
     let c = computed("p.a > 0.0 ? string(p.a) : ''", &["p"]);
     let decimal = Type::Decimal {
         precision: 19,
@@ -821,6 +943,76 @@ fn operators_that_their_operands_do_not_have_are_found() {
         ("p.a == p.b", &decimal),
         ("p.a == 1.5 || p.a != null", &wide),
         ("string(p.a) == string(p.b) && int(p.a) != int(p.b)", &wide),
+    ] {
+        assert_eq!(told(text, ty), None, "{text}");
+    }
+    let list = |item: &Type| Type::List(Box::new(item.clone()));
+    let keys = Type::Map(Box::new(wide.clone()), Box::new(Type::Long));
+    for (text, inputs, rounds) in [
+        ("!(p.a in p.b)", [Type::Long, list(&wide)], true),
+        ("p.a in p.b", [wide.clone(), list(&Type::Long)], true),
+        ("p.a in [p.b, 1]", [Type::Long, wide.clone()], true),
+        ("1234567890123456789 in p.a", [list(&wide), Type::Any], true),
+        ("p.a in p.b", [wide.clone(), keys.clone()], true),
+        ("5 in p.a", [list(&wide), Type::Any], false),
+        ("p.a in [1, 2.5]", [wide.clone(), Type::Any], false),
+        ("p.a in p.b", [decimal.clone(), list(&decimal)], false),
+        ("p.a in p.b", [Type::Long, keys], false),
+    ] {
+        let told = computed(text, &["p"])
+            .mistaken(&inputs)
+            .map(|mistaken| mistaken.message);
+        let what = rounds.then_some("in compares a decimal as a double, by 15 digits");
+        assert_eq!(told.as_deref(), what, "{text} of {inputs:?}");
+    }
+    // What no value of the type is.
+    let kinds = Type::Enum(vec!["heartbeat".into(), "click".into()]);
+    for (text, ty, what) in [
+        (
+            "p.a != 'HEARTBEAT'",
+            &kinds,
+            "enum != this literal is true for every record",
+        ),
+        (
+            "'CLICK' == p.a",
+            &kinds.clone().nullable(),
+            "enum == this literal is false for every record",
+        ),
+        (
+            "p.a in ['CLICK', 'HEARTBEAT']",
+            &kinds,
+            "enum in these literals is false for every record",
+        ),
+        (
+            "p.a == 0.1",
+            &Type::Float,
+            "float == this literal is false for every record",
+        ),
+        (
+            "p.a in [0.1, 0.2]",
+            &Type::Float,
+            "float in these literals is false for every record",
+        ),
+        (
+            "p.a == '7D444840-9DC0-11D1-B245-5FFDCE74FAD2'",
+            &Type::Uuid,
+            "uuid == this literal is false for every record",
+        ),
+        (
+            "p.a in ['7d444840', 'x']",
+            &Type::Uuid,
+            "uuid in these literals is false for every record",
+        ),
+    ] {
+        assert_eq!(told(text, ty).as_deref(), Some(what), "{text}");
+    }
+    for (text, ty) in [
+        ("p.a != 'click' && p.a in ['CLICK', 'click']", &kinds),
+        ("p.a in ['CLICK', null] || p.a == null", &kinds),
+        ("p.a == 0.5 || p.a in [0.1, 0.5] || p.a in []", &Type::Float),
+        ("p.a > 0.1 && string(p.a) == '0.1'", &Type::Float),
+        ("p.a == 0.1", &Type::Double),
+        ("p.a == '7d444840-9dc0-11d1-b245-5ffdce74fad2'", &Type::Uuid),
     ] {
         assert_eq!(told(text, ty), None, "{text}");
     }

@@ -455,6 +455,32 @@ impl<'a> Fields<'a> {
                 }
             }
             Expr::List(list) => list.elements.iter().flat_map(|e| self.counts(&e.expr)).collect(),
+            // map() and filter() begin with a list, and each round adds to it.
+            Expr::Comprehension(c) if matches!(c.accu_init.expr, Expr::List(_)) => {
+                let mut items = match self.shape(&c.iter_range.expr) {
+                    Some(Type::List(item) | Type::Map(item, _)) if c.iter_var2.is_none() => vec![*item],
+                    _ => self.counts(&c.iter_range.expr),
+                };
+                if items.is_empty() {
+                    items.push(Type::Any);
+                }
+                let counted = items.into_iter().flat_map(|item| {
+                    let mut within = Fields {
+                        times: self.times,
+                        bound: self.bound.clone(),
+                        ..Fields::of(self.inputs)
+                    };
+                    within.bound.push((&c.iter_var, item));
+                    within.counts(&c.loop_step.expr)
+                });
+                counted.collect()
+            }
+            // An item of a list that the expression makes.
+            Expr::Call(call) if call.func_name == operators::INDEX && self.shape(expr).is_none() => call
+                .args
+                .first()
+                .map(|list| self.counts(&list.expr))
+                .unwrap_or_default(),
             // What is within an input, by an index, a key, a field or a macro's variable.
             _ => self.shape(expr).and_then(|ty| time(&ty).cloned()).into_iter().collect(),
         }

@@ -200,23 +200,67 @@ async fn a_list_of_times_that_became_numbers_is_not_taken_for_another_unit() {
         let times = times(unit);
         format!(r#"{{"type": "record", "name": "E", "fields": [{{"name": "all", "type": {times}, "default": null}}]}}"#)
     };
-    let some = "size(event.all) > 0 ? event.all : null";
     let write = "INSERT INTO t (id, seen) VALUES (:id, :seen)";
     let store = MemoryStore::new();
     let seen = ColumnType::List(Box::new(ColumnType::Timestamp));
     store.declare(write, &[("id", ColumnType::Text), ("seen", seen)], &[]);
     let store = AnyStore::Memory(store);
-    let bound = format!(
-        "[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"{write}\"\nbind = {{ id = \"record.topic\", seen = \"{some}\" }}\n\
-         [scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\""
-    );
-    for (unit, fits) in [("millis", true), ("micros", false)] {
-        let output = OutputSchema::Fixed(Arc::new(Schema::parse(&schema("millis")).unwrap()));
-        let set = found(&schema(unit), &format!("set = {{ all = \"{some}\" }}"), output).await;
-        let written = found_with(Some(&store), &schema(unit), &bound, OutputSchema::Appended).await;
-        for told in [set, written] {
-            let other = told.is_err_and(|error| error.contains("would be taken for timestamp-millis"));
-            assert_eq!(other, !fits, "{unit}");
+    for some in [
+        "size(event.all) > 0 ? event.all : null",
+        "event.all.filter(t, t > 0)",
+        "event.all.map(t, t)",
+        "event.all.map(t, t > 0, t).filter(t, t > 1)",
+        "[event.all.map(t, t)[0]]",
+    ] {
+        let bound = format!(
+            "[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"{write}\"\nbind = {{ id = \"record.topic\", seen = \"{some}\" }}\n\
+             [scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\""
+        );
+        for (unit, fits) in [("millis", true), ("micros", false)] {
+            let output = OutputSchema::Fixed(Arc::new(Schema::parse(&schema("millis")).unwrap()));
+            let set = found(&schema(unit), &format!("set = {{ all = \"{some}\" }}"), output).await;
+            let written = found_with(Some(&store), &schema(unit), &bound, OutputSchema::Appended).await;
+            for told in [set, written] {
+                match told {
+                    Ok(()) => assert!(fits, "{some} in {unit}"),
+                    Err(error) => assert!(
+                        !fits && error.contains("would be taken for timestamp-millis"),
+                        "{some} in {unit}: {error}"
+                    ),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_literal_that_its_column_does_not_take_is_found() {
+    let input = r#"{"type": "record", "name": "E", "fields": [{"name": "id", "type": "long"}]}"#;
+    let write = "INSERT INTO t (id, v) VALUES (:id, :v)";
+    for (ty, good, bad) in [
+        (ColumnType::TinyInt, "100", "300"),
+        (ColumnType::Uuid, "'7d444840-9dc0-41d1-b245-5ffdce74fad2'", "'7d44'"),
+        (ColumnType::Ascii, "'Rome'", "'é'"),
+        (ColumnType::Inet, "'::1'", "'localhost'"),
+    ] {
+        let store = MemoryStore::new();
+        store.declare(write, &[("id", ColumnType::BigInt), ("v", ty.clone())], &[]);
+        let store = AnyStore::Memory(store);
+        for (literal, fits) in [(good, true), ("null", true), (bad, false)] {
+            for (bound, what) in [(literal, "this literal"), ("x.v", "x.v")] {
+                let rest = format!(
+                    "[[pipelines.p.steps]]\nname = \"x\"\nset = {{ v = \"{literal}\" }}\n\
+                     [[pipelines.p.steps]]\nname = \"w\"\nwrite = \"{write}\"\nbind = {{ v = \"{bound}\" }}\n\
+                     [scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\""
+                );
+                let told = found_with(Some(&store), input, &rest, OutputSchema::Appended).await;
+                let cannot = format!("marker :v cannot take {what}: ");
+                assert_eq!(told.is_ok(), fits, "{literal} in {ty}: {told:?}");
+                assert!(
+                    told.is_ok() || told.is_err_and(|error| error.starts_with(&cannot)),
+                    "{literal}"
+                );
+            }
         }
     }
 }

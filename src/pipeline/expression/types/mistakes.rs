@@ -1,12 +1,48 @@
 //! Which operators and functions are for the kinds of their operands, as the interpreter has them.
 
+use std::slice;
+
+use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, operators};
 
+use super::super::uuid_text;
 use super::{Fields, Kind, Mistaken, literal};
-use crate::avro::value::Type;
+use crate::avro::uuid;
+use crate::avro::value::{Type, Value};
 
 /// How many decimal digits a double always keeps.
 const DOUBLE_DIGITS: u32 = 15;
+
+/// Whether it is a decimal that may have more digits than a double keeps.
+fn is_wide(ty: &Type) -> bool {
+    matches!(ty.non_null(), Type::Decimal { precision, .. } if *precision == 0 || *precision > DOUBLE_DIGITS)
+}
+
+/// Whether it is a literal that stays what it is beside a double, as a whole number of many digits does not.
+fn is_exact(expr: &Expr) -> bool {
+    match literal(expr) {
+        Some(Value::Long(number)) => number.unsigned_abs() <= 1 << 53,
+        other => other.is_some(),
+    }
+}
+
+/// What to write instead of a literal that no value of the type equals, though it is of its kind; none where one may.
+fn instead_of(literal: &Value<'_>, ty: &Type) -> Option<&'static str> {
+    match (ty, literal) {
+        (Type::Enum(symbols), Value::String(text)) if symbols.iter().all(|symbol| symbol != text) => Some(
+            "write a symbol as the schema has it; where versions of a schema differ in their symbols, this is meant",
+        ),
+        (Type::Float, Value::Double(number)) if f64::from(*number as f32) != *number => {
+            Some("a float has no such number: ask for a range, or for its text, as in string(event.rate) == '0.1'")
+        }
+        (Type::Uuid, Value::String(text))
+            if uuid::parse(text.as_bytes()).is_none_or(|uuid| uuid_text(&uuid) != **text) =>
+        {
+            Some("write the UUID in small letters, with its hyphens")
+        }
+        _ => None,
+    }
+}
 
 impl Fields<'_> {
     pub(super) fn mistaken(&self, call: &CallExpr) -> Option<Mistaken> {
@@ -35,7 +71,7 @@ impl Fields<'_> {
                 let (a, b) = (arg(0)?, arg(1)?);
                 let null = call.args.iter().all(|arg| self.may_be_null(&arg.expr));
                 if a.equals(b) {
-                    return self.rounded(call, sign);
+                    return self.rounded(call, sign).or_else(|| self.never_equal(call, sign));
                 }
                 (!null).then(|| Mistaken {
                     message: format!("{a} {sign} {b} is {} for every record", sign == "!="),
@@ -43,7 +79,12 @@ impl Fields<'_> {
                     fails: false,
                 })
             }
-            operators::IN => self.never_in(&call.args.first()?.expr, &call.args.get(1)?.expr),
+            operators::IN => {
+                let (value, within) = (&call.args.first()?.expr, &call.args.get(1)?.expr);
+                let never = self.keyless(within).or_else(|| self.never_in(value, within));
+                never.or_else(|| self.rounded_in(value, within))
+            }
+            operators::INDEX => self.keyless(&call.args.first()?.expr),
             operators::LOGICAL_AND | operators::LOGICAL_OR => {
                 let of = [arg(0), arg(1)]
                     .into_iter()
@@ -115,10 +156,7 @@ impl Fields<'_> {
         let [a, b] = call.args.as_slice() else {
             return None;
         };
-        let decimal = |expr: &Expr| match self.shape(expr) {
-            Some(Type::Decimal { precision, .. }) => precision == 0 || precision > DOUBLE_DIGITS,
-            _ => false,
-        };
+        let decimal = |expr: &Expr| self.shape(expr).is_some_and(|ty| is_wide(&ty));
         let written = literal(&a.expr).is_some() || literal(&b.expr).is_some();
         (!written && (decimal(&a.expr) || decimal(&b.expr))).then(|| Mistaken {
             message: format!("{sign} compares a decimal as a double, by {DOUBLE_DIGITS} digits"),
@@ -127,7 +165,67 @@ impl Fields<'_> {
         })
     }
 
-    /// Whether what is looked for is of no kind that is in there.
+    /// Whether a decimal of more digits than a double has is looked for, or among those that are looked at: but for literals.
+    fn rounded_in(&self, value: &Expr, within: &Expr) -> Option<Mistaken> {
+        let wide = |expr: &Expr| self.shape(expr).is_some_and(|ty| is_wide(&ty));
+        let items = match within {
+            Expr::List(list) => list
+                .elements
+                .iter()
+                .any(|item| !is_exact(&item.expr) && (wide(value) || wide(&item.expr))),
+            _ => match self.shape(within)? {
+                Type::List(item) => wide(value) || is_wide(&item),
+                // Its keys have all their digits.
+                Type::Map(..) => wide(value),
+                _ => false,
+            },
+        };
+        (items && !is_exact(value)).then(|| Mistaken {
+            message: format!("in compares a decimal as a double, by {DOUBLE_DIGITS} digits"),
+            help: "look for what keeps all digits, string(...) or int(...) of whole numbers, among texts or whole numbers",
+            fails: false,
+        })
+    }
+
+    /// Whether a literal is compared with what has none such among its values.
+    fn never_equal(&self, call: &CallExpr, sign: &str) -> Option<Mistaken> {
+        let [a, b] = call.args.as_slice() else {
+            return None;
+        };
+        let (ty, help) = self
+            .none_of(&a.expr, slice::from_ref(b))
+            .or_else(|| self.none_of(&b.expr, slice::from_ref(a)))?;
+        Some(Mistaken {
+            message: format!("{ty} {sign} this literal is {} for every record", sign == "!="),
+            help,
+            fails: false,
+        })
+    }
+
+    /// The type of a value that equals none of these, which are all literals, and what to write instead.
+    fn none_of(&self, value: &Expr, literals: &[IdedExpr]) -> Option<(Type, &'static str)> {
+        let ty = self.shape(value)?;
+        let mut instead = literals
+            .iter()
+            .map(|item| literal(&item.expr).and_then(|literal| instead_of(&literal, &ty)));
+        let help = instead.next()??;
+        instead.all(|one| one.is_some()).then_some((ty, help))
+    }
+
+    /// Whether a map is asked for a key, and its keys are of a kind that no key of CEL's has.
+    fn keyless(&self, within: &Expr) -> Option<Mistaken> {
+        let Type::Map(key, _) = self.shape(within)? else {
+            return None;
+        };
+        let of = Kind::of(&key).filter(|kind| matches!(kind, Kind::Bytes | Kind::List | Kind::Map))?;
+        Some(Mistaken {
+            message: format!("a key of a map whose keys are {of} cannot be asked for: CEL's maps have no such keys"),
+            help: "give the column a map whose keys are texts or whole numbers",
+            fails: true,
+        })
+    }
+
+    /// Whether what is looked for is of no kind that is in there, or is none of the literals there.
     fn never_in(&self, value: &Expr, within: &Expr) -> Option<Mistaken> {
         let of = self.kind(within)?;
         if !matches!(of, Kind::List | Kind::Map) {
@@ -144,6 +242,8 @@ impl Fields<'_> {
             }
             _ => match self.shape(within)? {
                 Type::List(item) => (vec![Kind::of(&item)?], item.is_nullable()),
+                // Of a key that is no whole number a map has the text.
+                Type::Map(key, _) if Kind::of(&key)? == Kind::Double => (vec![Kind::Double, Kind::String], false),
                 Type::Map(key, _) => (vec![Kind::of(&key)?], false),
                 Type::Record(_) => (vec![Kind::String], false),
                 _ => return None,
@@ -151,7 +251,15 @@ impl Fields<'_> {
         };
         let item = *items.first()?;
         if items.iter().any(|item| item.equals(value_kind)) || null && self.may_be_null(value) {
-            return None;
+            let Expr::List(list) = within else {
+                return None;
+            };
+            let (ty, help) = self.none_of(value, &list.elements)?;
+            return Some(Mistaken {
+                message: format!("{ty} in these literals is false for every record"),
+                help,
+                fails: false,
+            });
         }
         Some(Mistaken {
             message: format!("{value_kind} in a {of} of {item} is false for every record"),
