@@ -466,6 +466,8 @@ impl Running {
             pipelines.push(pipeline.join(deadline).await);
         }
         drop(reporter);
+        // Nothing runs them any more, and whoever holds them last drops what they hold.
+        drop(std::mem::take(&mut self.common.customs).let_go());
         drop(self.http_stop.take());
         // The server has its own bound on how long open requests may take.
         let _ = (&mut self.http_task).await;

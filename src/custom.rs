@@ -5,8 +5,7 @@
 //! ```no_run
 //! use futures_util::FutureExt;
 //! use futures_util::future::BoxFuture;
-//! use messina::avro::value::{Type, Value};
-//! use messina::custom::{CustomStep, CustomSteps, Row, StepError};
+//! use messina::custom::{CustomStep, CustomSteps, Row, StepError, Type, Value};
 //!
 //! /// The length of a text.
 //! struct Length;
@@ -32,7 +31,8 @@
 //! }
 //!
 //! fn main() -> std::process::ExitCode {
-//!     messina::cli::main(CustomSteps::new().with("length", Length))
+//!     // Made only for commands that run or check pipelines: a probe of its health loads nothing.
+//!     messina::cli::main_with(|| Ok(CustomSteps::new().with("length", Length)))
 //! }
 //! ```
 //!
@@ -50,38 +50,73 @@
 //! once, and more than once for a record, so what it does must bear repeating.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use futures_util::future::BoxFuture;
 
-use crate::avro::value::{Type, Value};
-use crate::retry::Class;
+pub use crate::avro::value::{Type, Unit, Value};
+pub use crate::retry::Class;
 
 /// The values that a step gives, in the order of [`CustomStep::gives`].
 pub type Row = Vec<Value<'static>>;
 
 /// A step of one's own. One value serves all pipelines that name it, on several threads.
+///
+/// A runtime that it owns is ended in the background, for dropping one waits for what blocks on it, and panics amid async code:
+///
+/// ```
+/// use tokio::runtime::Runtime;
+///
+/// struct Client {
+///     runtime: Option<Runtime>,
+/// }
+///
+/// impl Drop for Client {
+///     fn drop(&mut self) {
+///         if let Some(runtime) = self.runtime.take() {
+///             runtime.shutdown_background();
+///         }
+///     }
+/// }
+/// ```
 pub trait CustomStep: Send + Sync + 'static {
-    /// What it takes: names, which `bind` gives expressions for (or the event's field of that name is taken), and types.
+    /// What it takes: names, which `bind` gives expressions for (or the event's field of that name is taken), and types. Asked once, when the step is
+    /// registered.
     fn takes(&self) -> Vec<(String, Type)>;
 
-    /// What it gives to later expressions, as `STEP.name`; any may be null.
+    /// What it gives to later expressions, as `STEP.name`; any may be null. Asked once, too.
     fn gives(&self) -> Vec<(String, Type)>;
 
     /// Runs it for one record, on the current-thread runtime of a consumer's thread: what computes for long, or blocks, belongs on a thread of its
     /// own, and `tokio::task::block_in_place` panics. That runtime ends, with all tasks on it, when the thread's pipelines are stopped, halt or are
     /// replaced by a reload, and the step lives on: tasks and clients that outlive a record belong on a runtime of the step's own.
     ///
-    /// It may be dropped while it waits: when its `timeout` is over, or its consumer ends. What it has given to another thread goes on then, beside
-    /// the next attempt: give that a deadline of its own. Where the record's partition has left it is not dropped, and goes on beside the attempt
-    /// of the next owner: keep `timeout` below `shutdown_timeout`.
+    /// It may be dropped while it waits: when its `timeout` is over, its record's partition has left, or its consumer ends. Only what it has given to
+    /// another thread goes on then, beside the next attempt: give that a deadline of its own.
     ///
     /// `None` is no row: the step's `on_missing` says what follows.
     ///
     /// # Errors
-    /// What may pass is tried again, as the step's `on_error` and `retry` say; what cannot pass makes a dead letter; what is fatal halts the pipeline.
+    /// What may pass is tried again, as the step's `on_error` and `retry` say; what cannot pass makes a dead letter, and without `[dead_letter]` halts
+    /// the pipeline, as what is fatal does.
     fn run<'a>(&'a self, values: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>>;
+}
+
+/// A step that others hold too.
+impl<S: CustomStep + ?Sized> CustomStep for Arc<S> {
+    fn takes(&self) -> Vec<(String, Type)> {
+        (**self).takes()
+    }
+
+    fn gives(&self) -> Vec<(String, Type)> {
+        (**self).gives()
+    }
+
+    fn run<'a>(&'a self, values: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
+        (**self).run(values)
+    }
 }
 
 /// Why a step of one's own did not give an answer.
@@ -103,7 +138,7 @@ impl StepError {
         }
     }
 
-    /// It will not pass for this record, which becomes a dead letter.
+    /// It will not pass for this record, which becomes a dead letter, or halts the pipeline where that has no `[dead_letter]`.
     pub fn permanent(reason: &'static str, message: impl Into<String>) -> StepError {
         StepError {
             class: Class::Permanent,
@@ -120,11 +155,29 @@ impl StepError {
             message: message.into(),
         }
     }
+
+    /// Whether it may pass.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The word that it was made with.
+    pub fn reason(&self) -> &'static str {
+        self.reason
+    }
+}
+
+/// A step, and what it says of itself.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub(crate) step: Arc<dyn CustomStep>,
+    pub(crate) takes: Vec<(String, Type)>,
+    pub(crate) gives: Vec<(String, Type)>,
 }
 
 /// Steps of one's own, by the names that `custom = "NAME"` uses.
 #[derive(Clone, Default)]
-pub struct CustomSteps(BTreeMap<String, Arc<dyn CustomStep>>);
+pub struct CustomSteps(BTreeMap<String, Registered>);
 
 impl CustomSteps {
     /// None.
@@ -132,21 +185,36 @@ impl CustomSteps {
         CustomSteps::default()
     }
 
-    /// These and one more; it takes the place of another of its name.
+    /// These and one more; it takes the place of another of its name. The step is asked what it takes and gives here alone: a panic in that would
+    /// otherwise come at a reload.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, step: impl CustomStep) -> CustomSteps {
-        self.0.insert(name.into(), Arc::new(step));
+        let (takes, gives) = (step.takes(), step.gives());
+        let step = Arc::new(step);
+        self.0.insert(name.into(), Registered { step, takes, gives });
         self
     }
 
     /// The step of this name.
-    pub fn get(&self, name: &str) -> Option<&Arc<dyn CustomStep>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Registered> {
         self.0.get(name)
     }
 
     /// All names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    /// Drops them on a thread of their own: a runtime that a step holds waits for what blocks on it, be it for ever, and panics where it is dropped amid
+    /// async code. What is given back is closed once they are gone.
+    pub(crate) fn let_go(self) -> mpsc::Receiver<Infallible> {
+        let (held, gone) = mpsc::channel();
+        // Where no thread can be had they are dropped here.
+        drop(std::thread::Builder::new().spawn(move || {
+            drop(self);
+            drop(held);
+        }));
+        gone
     }
 }
 
@@ -158,21 +226,39 @@ impl fmt::Debug for CustomSteps {
 
 /// Whether values of `from` can be given where `to` is taken, and why not.
 pub(crate) fn fits(from: &Type, to: &Type) -> Result<(), String> {
-    let (bare_from, bare_to) = (from.non_null(), to.non_null());
-    let fits = match (bare_from, bare_to) {
-        // What is not known before a record is seen with it.
-        (Type::Any, _) | (_, Type::Any) | (Type::Null, _) => true,
-        (Type::Int, Type::Long)
-        | (Type::Float, Type::Double)
-        | (Type::Enum(_), Type::String)
-        | (Type::Fixed(_), Type::Bytes) => true,
+    let (from, to) = (from.non_null(), to.non_null());
+    let fits = match (from, to) {
+        (Type::Null, _) | (Type::Int, Type::Long) | (Type::Float, Type::Double) => true,
         (Type::Union(parts), to) => parts.iter().all(|part| fits(part, to).is_ok()),
-        (from, to) => from == to,
+        (from, to) => are_all(from, to),
     };
     if fits {
         Ok(())
     } else {
-        Err(format!("{bare_from} is not {bare_to}"))
+        Err(format!("{from} is not {to}"))
+    }
+}
+
+/// Whether all values of one type are of another as they are; [`is_a`] says it of a value.
+fn are_all(from: &Type, to: &Type) -> bool {
+    match (from, to) {
+        // What is not known before a record is seen with it.
+        (Type::Any, _) | (_, Type::Any) => true,
+        (Type::Null, to) => to.is_nullable(),
+        (from, Type::Nullable(to)) => are_all(from.non_null(), to),
+        (Type::Union(parts), to) => parts.iter().all(|part| are_all(part, to)),
+        (from, Type::Union(parts)) => parts.iter().any(|part| are_all(from, part)),
+        (Type::List(from), Type::List(to)) => are_all(from, to),
+        (Type::Map(from_keys, from), Type::Map(to_keys, to)) => are_all(from_keys, to_keys) && are_all(from, to),
+        (Type::Record(from), Type::Record(to)) => {
+            let mut both = from.iter().zip(to);
+            from.len() == to.len() && both.all(|((name, from), (wanted, to))| name == wanted && are_all(from, to))
+        }
+        (Type::Enum(_), Type::String)
+        | (Type::Fixed(_), Type::Bytes)
+        // It has no bound.
+        | (Type::Decimal { .. }, Type::Decimal { precision: 0, .. }) => true,
+        (from, to) => from == to,
     }
 }
 
@@ -240,8 +326,10 @@ fn is_a(value: &Value<'_>, ty: &Type) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
-    use crate::avro::value::Unit;
 
     #[test]
     fn types_widen_and_nothing_else() {
@@ -252,6 +340,15 @@ mod tests {
             (Type::Null, Type::Uuid),
             (Type::Any, Type::Uuid),
             (Type::Union(vec![Type::Int, Type::Long]), Type::Long),
+            // A schema that evolves into what its step takes.
+            (Type::Int, Type::Union(vec![Type::Int, Type::String])),
+            (
+                Type::Union(vec![Type::Int, Type::String]).nullable(),
+                Type::Union(vec![Type::String, Type::Int, Type::Bool]),
+            ),
+            (decimal(9, 2), decimal(0, 0)),
+            (list(Type::String), list(Type::String.nullable())),
+            (list(Type::Enum(vec!["a".into()])), list(Type::String)),
         ] {
             assert_eq!(fits(&from, &to), Ok(()), "{from} as {to}");
         }
@@ -259,9 +356,156 @@ mod tests {
             (Type::Long, Type::Int),
             (Type::String, Type::Uuid),
             (Type::Union(vec![Type::Int, Type::String]), Type::Long),
+            // Only what stands alone is widened.
+            (Type::Int, Type::Union(vec![Type::Long, Type::String])),
+            (list(Type::Int), list(Type::Long)),
+            (list(Type::String.nullable()), list(Type::String)),
+            (decimal(0, 0), decimal(9, 2)),
+            (decimal(9, 2), decimal(9, 3)),
         ] {
             assert!(fits(&from, &to).is_err(), "{from} as {to}");
         }
+    }
+
+    fn decimal(precision: u32, scale: u32) -> Type {
+        Type::Decimal { precision, scale }
+    }
+
+    fn list(items: Type) -> Type {
+        Type::List(Box::new(items))
+    }
+
+    #[test]
+    fn what_fits_is_taken_and_each_type_fits_itself() {
+        let text = || Value::String("a".into());
+        let bytes = || Value::Bytes(vec![0_u8; 2].into());
+        let map = |values| Type::Map(Box::new(Type::String), Box::new(values));
+        let record = |ty| Type::Record(vec![("f".to_owned(), ty)]);
+        let cent = || Value::Decimal {
+            unscaled: vec![1_u8].into(),
+            scale: 2,
+        };
+        let duration = Value::Duration {
+            months: 1,
+            days: 2,
+            millis: 3,
+        };
+        let all = [
+            (Type::Null, Value::Null),
+            (Type::Bool, Value::Bool(true)),
+            (Type::Int, Value::Int(1)),
+            (Type::Long, Value::Long(1)),
+            (Type::Float, Value::Float(1.0)),
+            (Type::Double, Value::Double(1.0)),
+            (Type::String, text()),
+            (Type::Enum(vec!["a".to_owned()]), text()),
+            (Type::Bytes, bytes()),
+            (Type::Fixed(2), bytes()),
+            (Type::Date, Value::Date(1)),
+            (Type::Time(Unit::Millis), Value::Time(1, Unit::Millis)),
+            (Type::Timestamp(Unit::Micros), Value::Timestamp(1, Unit::Micros)),
+            (Type::LocalTimestamp(Unit::Nanos), Value::LocalTimestamp(1, Unit::Nanos)),
+            (decimal(9, 2), cent()),
+            (decimal(0, 0), cent()),
+            (Type::Uuid, Value::Uuid([1; 16])),
+            (Type::Duration, duration),
+            (list(Type::String), Value::List(vec![text()])),
+            (list(Type::String.nullable()), Value::List(vec![text(), Value::Null])),
+            (map(Type::Long), Value::Map(vec![(text(), Value::Long(1))])),
+            (map(Type::Long.nullable()), Value::Map(vec![(text(), Value::Null)])),
+            (record(Type::Int), Value::Record(vec![("f".into(), Value::Int(1))])),
+            (
+                record(Type::Int.nullable()),
+                Value::Record(vec![("f".into(), Value::Null)]),
+            ),
+            (Type::Union(vec![Type::Int, Type::String]), Value::Int(1)),
+            (
+                Type::Union(vec![Type::Long, list(Type::String)]),
+                Value::List(vec![text()]),
+            ),
+            (Type::Long.nullable(), Value::Null),
+        ];
+        for (from, value) in &all {
+            assert_eq!(fits(from, from), Ok(()), "{from} as itself");
+            assert_eq!(fits(from, &Type::Any), Ok(()), "{from} as any");
+            for (to, _) in &all {
+                let taken = taken(value.clone(), to);
+                assert!(fits(from, to).is_err() || taken.is_ok(), "{from} as {to}: {taken:?}");
+            }
+        }
+        assert_eq!(fits(&Type::Any, &Type::Any), Ok(()));
+    }
+
+    /// Counts how often it is asked what it takes or gives.
+    struct Counts(AtomicUsize);
+
+    impl CustomStep for Counts {
+        fn takes(&self) -> Vec<(String, Type)> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            vec![("text".to_owned(), Type::String)]
+        }
+
+        fn gives(&self) -> Vec<(String, Type)> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            vec![("length".to_owned(), Type::Long)]
+        }
+
+        fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
+            Box::pin(std::future::ready(Ok(None)))
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_shared_is_one_and_is_asked_once_what_it_takes_and_gives() {
+        let step = Arc::new(Counts(AtomicUsize::new(0)));
+        let shared: Arc<dyn CustomStep> = step.clone();
+        let steps = CustomSteps::new().with("own", shared);
+        for _ in 0..2 {
+            let own = steps.get("own").unwrap();
+            assert_eq!(own.takes, [("text".to_owned(), Type::String)]);
+            assert_eq!(own.gives, [("length".to_owned(), Type::Long)]);
+        }
+        assert_eq!(step.0.load(Ordering::Relaxed), 2);
+    }
+
+    /// A step whose end lasts for as long as the test wants.
+    struct Stays(Mutex<mpsc::Receiver<Infallible>>);
+
+    impl CustomStep for Stays {
+        fn takes(&self) -> Vec<(String, Type)> {
+            Vec::new()
+        }
+
+        fn gives(&self) -> Vec<(String, Type)> {
+            Vec::new()
+        }
+
+        fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
+            Box::pin(std::future::ready(Ok(None)))
+        }
+    }
+
+    impl Drop for Stays {
+        fn drop(&mut self) {
+            let _ = self.0.lock().unwrap().recv();
+        }
+    }
+
+    #[test]
+    fn steps_that_do_not_end_hold_up_nobody_who_lets_them_go() {
+        let (go, until) = mpsc::channel();
+        let steps = CustomSteps::new().with("own", Stays(Mutex::new(until)));
+        let gone = steps.let_go();
+        assert_eq!(gone.try_recv(), Err(mpsc::TryRecvError::Empty));
+        drop(go);
+        assert_eq!(gone.recv(), Err(mpsc::RecvError));
+    }
+
+    #[test]
+    fn an_error_tells_its_class_and_reason() {
+        let error = StepError::transient("away", "no answer");
+        assert_eq!((error.class(), error.reason()), (Class::Transient, "away"));
+        assert_eq!(error.to_string(), "no answer");
     }
 
     #[test]

@@ -15,6 +15,9 @@
 //!                                                     └─► dead-letter topic ──► ledger
 //! ```
 //!
+//! A program of one's own may rely, between minor versions, on [`custom`] and on [`cli::main`] and [`cli::main_with`]. All other modules are public for the
+//! tests and benches of this repository alone.
+//!
 //! The modules follow that way. `DESIGN.md` says where to change what.
 
 /// A line on stderr, where `eprintln!` panics once nobody reads it.

@@ -1,15 +1,15 @@
 //! `messina` with one step of its own: the country of an IP address.
 //!
 //! It is the whole program: `cargo run --example geo -- run -c config.toml`, and `check`, `dead-letters` and the others as ever. The
-//! pipeline that uses the step is in `pipeline.toml`; `tests.rs` runs it on an embedded Kafka and registry.
+//! pipeline that uses the step is in `pipeline.toml`; `tests.rs` runs it on an embedded Kafka and registry, and the cases of `pipeline.test.toml`, as
+//! `cargo run --example geo -- test examples/geo/pipeline.test.toml` does.
 
 use std::net::IpAddr;
 use std::process::ExitCode;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use messina::avro::value::{Type, Value};
-use messina::custom::{CustomStep, CustomSteps, Row, StepError};
+use messina::custom::{CustomStep, CustomSteps, Row, StepError, Type, Value};
 
 /// Networks and their countries, the more special ones first.
 struct Geo {
@@ -79,7 +79,7 @@ fn steps() -> CustomSteps {
 }
 
 fn main() -> ExitCode {
-    messina::cli::main(steps())
+    messina::cli::main_with(|| Ok(steps()))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,8 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use messina::app::{self, StartError, Telemetry};
+use messina::cases;
+use messina::cli::ConfigFiles;
 use messina::config;
 use messina::demo::registry::DemoRegistry;
 use messina::telemetry::metrics::Metrics;
@@ -22,9 +25,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use super::*;
 
 const PIPELINE: &str = include_str!("pipeline.toml");
-const VISIT: &str = r#"{"type": "record", "name": "Visit", "fields": [
-    {"name": "url", "type": "string"},
-    {"name": "client", "type": {"type": "record", "name": "Client", "fields": [{"name": "ip", "type": ["null", "string"]}]}}]}"#;
+const VISIT: &str = include_str!("visit.avsc");
 /// What a slow machine may take.
 const LONG: Duration = Duration::from_secs(120);
 
@@ -40,6 +41,18 @@ async fn the_step_knows_its_networks() {
     assert_eq!(run("203.0.113.1").await, Ok(None));
     assert_eq!(geo.run(&[Value::Null]).await, Ok(None));
     assert!(run("nonsense").await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cases_of_the_pipeline_pass() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/geo");
+    let file = cases::file::parse(include_str!("pipeline.test.toml")).unwrap();
+    let files = file.config.iter().map(|config| folder.join(config)).collect();
+    let (config, sources, _) = ConfigFiles { files }.load().unwrap();
+    let report = cases::run(&file, &folder, config, sources, &steps(), None)
+        .await
+        .unwrap();
+    assert_eq!((report.verdicts.len(), report.failed()), (4, 0), "{}", report.human());
 }
 
 /// Kafka, registry, and the schema of the visits in it.
@@ -157,9 +170,10 @@ async fn the_pipeline_runs_with_a_step_of_its_own() {
         Some("198.51.100.200"),
         Some("nonsense"),
     ]);
+    let visit = VISIT.trim_end();
     let output = Schema::parse_str(&format!(
         "{}{}",
-        &VISIT[..VISIT.len() - 2],
+        &visit[..visit.len() - 2],
         r#", {"name": "country", "type": ["null", "string"]}]}"#
     ));
     let output = output.unwrap();

@@ -370,7 +370,8 @@ fn refuse_steps_of_ones_own(pipeline: &config::Pipeline, sources: &Sources) -> R
         "step `{}` is code of your own: what it does outside cannot be held back",
         step.name.value
     );
-    let finding = Finding::new(step.name.span, message).help("try the pipeline out by `messina test`");
+    let finding = Finding::new(step.name.span, message)
+        .help("`messina test` runs it, with all its effects: give the program a harmless one there");
     Err(config_error(vec![finding], sources))
 }
 

@@ -365,22 +365,29 @@ mod tests {
         }
     }
 
+    /// A stage around a pipeline with this step.
+    async fn stage(step: &str, customs: &CustomSteps) -> Stage {
+        let cases = "cases = []\nschemas = { in = \"money.avsc\" }\n";
+        let pipeline = format!(
+            "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[pipelines.p]\n\
+             source = {{ topics = \"in\", group = \"g\" }}\nsink = {{ topic = \"out\" }}\n\
+             steps = [{{ name = \"s\", custom = \"{step}\" }}]\n"
+        );
+        let loaded = config::load_str(vec![("m.toml".into(), pipeline)], std::iter::empty());
+        let (config, sources) = loaded.unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemas");
+        let file = file::parse(cases).unwrap();
+        let built = Stage::build(&file, &folder, config, sources, customs, Arc::default()).await;
+        built.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_step_that_blocks_its_thread_does_not_keep_the_stage_open() {
-        let cases = "cases = []\nschemas = { in = \"money.avsc\" }\n";
-        let pipeline = "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[pipelines.p]\n\
-                        source = { topics = \"in\", group = \"g\" }\nsink = { topic = \"out\" }\n\
-                        steps = [{ name = \"s\", custom = \"blocks\" }]\n";
-        let loaded = config::load_str(vec![("m.toml".into(), pipeline.into())], std::iter::empty());
-        let (config, sources) = loaded.unwrap();
         let (begun, begins) = mpsc::channel();
         let (go, until) = mpsc::channel();
         let until = Mutex::new(until);
         let customs = CustomSteps::new().with("blocks", Blocks { begun, until });
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemas");
-        let file = file::parse(cases).unwrap();
-        let built = Stage::build(&file, &folder, config, sources, &customs, Arc::default()).await;
-        let stage = built.unwrap_or_else(|error| panic!("{error}"));
+        let stage = stage("blocks", &customs).await;
         let value = serde_json::json!({"amount": "1.5", "currency": "EUR"});
         let value = stage.encode("in", &value).unwrap();
         let sent = stage.send("in", None, Some(&value), None, &BTreeMap::new());
@@ -388,5 +395,42 @@ mod tests {
         begins.recv_timeout(LONG).unwrap();
         tokio::time::timeout(LONG, stage.close()).await.unwrap();
         drop(go);
+    }
+
+    /// A step with a runtime of its own, which panics where it is dropped amid async code.
+    struct Owns {
+        _runtime: tokio::runtime::Runtime,
+        /// Closed behind the runtime.
+        _here: mpsc::Sender<()>,
+    }
+
+    impl CustomStep for Owns {
+        fn takes(&self) -> Vec<(String, Type)> {
+            Vec::new()
+        }
+
+        fn gives(&self) -> Vec<(String, Type)> {
+            Vec::new()
+        }
+
+        fn run<'a>(&'a self, _: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
+            Box::pin(std::future::ready(Ok(None)))
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_runs_steps_of_ones_own_last_drops_them_outside_of_async_code() {
+        let (here, gone) = mpsc::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let owns = Owns {
+            _runtime: runtime,
+            _here: here,
+        };
+        let customs = CustomSteps::new().with("own", owns);
+        let stage = stage("own", &customs).await;
+        drop(customs);
+        stage.running.stop().await;
+        stage.registry.stop().await;
+        assert_eq!(gone.recv_timeout(LONG), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 }

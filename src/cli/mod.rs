@@ -24,6 +24,8 @@ mod trouble;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -31,6 +33,9 @@ use crate::config::codes::{self, Code};
 use crate::config::{self, Config, Diagnostics, Severity, Sources};
 use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
+
+/// How long steps of one's own may take to go at the end.
+const GOING: Duration = Duration::from_secs(2);
 
 /// Enriches Kafka streams of Avro records by look-ups in ScyllaDB: declared pipelines, nothing lost.
 #[derive(Debug, Parser)]
@@ -139,19 +144,52 @@ fn answer(text: &str) -> io::Result<()> {
 
 /// The whole program, with steps of one's own: from the arguments of the process to its exit code.
 pub fn main(customs: CustomSteps) -> ExitCode {
+    main_with(|| Ok(customs))
+}
+
+/// The same with steps that are made only for commands that run or check pipelines. Why they cannot be made, in words, ends the command with 69.
+pub fn main_with(make: impl FnOnce() -> Result<CustomSteps, String>) -> ExitCode {
     let args = match parse() {
         Ok(args) => args,
         Err(code) => return code,
     };
-    run(args, &customs).unwrap_or_else(|error| {
+    run(args, make).unwrap_or_else(|error| {
         say!("error: {error:#}");
         Exit::Internal.into()
     })
 }
 
 /// Runs the command.
-pub fn run(cli: Cli, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
-    trouble::ended(command(cli.command, customs))
+pub fn run(cli: Cli, make: impl FnOnce() -> Result<CustomSteps, String>) -> anyhow::Result<ExitCode> {
+    trouble::ended(with_steps(cli.command, make))
+}
+
+fn with_steps(command: Command, make: impl FnOnce() -> Result<CustomSteps, String>) -> anyhow::Result<ExitCode> {
+    let customs = steps_for(&command, make).map_err(trouble::Trouble::Unavailable)?;
+    let ended = self::command(command, &customs);
+    // Nobody listens to signals any more.
+    if customs.let_go().recv_timeout(GOING) == Err(mpsc::RecvTimeoutError::Timeout) {
+        say!("a step of this program's own does not end; the process does");
+    }
+    ended
+}
+
+/// The steps of one's own that a command needs: what they hold may be dear, and a probe runs every few seconds.
+fn steps_for(command: &Command, make: impl FnOnce() -> Result<CustomSteps, String>) -> Result<CustomSteps, String> {
+    match command {
+        Command::Run(_) | Command::Replay(_) | Command::Check(_) | Command::Test(_) => make(),
+        Command::Demo(_)
+        | Command::Init(_)
+        | Command::Explain(_)
+        | Command::Size(_)
+        | Command::Schema
+        | Command::DeadLetters(_)
+        | Command::Tap(_)
+        | Command::Health(_)
+        | Command::Top(_)
+        | Command::Completions { .. }
+        | Command::Man => Ok(CustomSteps::new()),
+    }
 }
 
 fn command(command: Command, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
@@ -247,6 +285,54 @@ mod tests {
         };
         assert_eq!(places(Severity::Error), [7, 10], "{found}");
         assert_eq!(places(Severity::Warning), [5, 8], "{found}");
+    }
+
+    #[test]
+    fn steps_of_ones_own_are_made_for_commands_that_run_or_check_pipelines_alone() {
+        let lines = [
+            "demo",
+            "init",
+            "run -c m.toml",
+            "replay -c m.toml --from 2h",
+            "check -c m.toml",
+            "test m.test.toml",
+            "explain",
+            "size -c m.toml --rate 1",
+            "schema",
+            "dead-letters list -c m.toml",
+            "tap visits",
+            "health",
+            "top",
+            "completions bash",
+            "man",
+        ];
+        let first = |line: &'static str| line.split(' ').next().unwrap();
+        let all = Cli::command();
+        let all: Vec<&str> = all.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(lines.map(first).to_vec(), all);
+        let made = lines.into_iter().filter(|line| {
+            let arguments = std::iter::once("messina").chain(line.split(' '));
+            let cli = Cli::try_parse_from(arguments).unwrap();
+            let mut made = false;
+            let make = || {
+                made = true;
+                Err("no database".to_owned())
+            };
+            assert_eq!(steps_for(&cli.command, make).is_err(), made, "{line}");
+            made
+        });
+        assert_eq!(made.map(first).collect::<Vec<_>>(), ["run", "replay", "check", "test"]);
+    }
+
+    #[test]
+    fn a_step_that_cannot_be_made_ends_its_command_as_what_is_away_does() {
+        let cli = Cli::try_parse_from(["messina", "check", "-c", "m.toml"]).unwrap();
+        let error = with_steps(cli.command, || Err("no database".to_owned())).unwrap_err();
+        let trouble = error.downcast_ref::<trouble::Trouble>();
+        assert!(
+            matches!(trouble, Some(trouble::Trouble::Unavailable(why)) if why == "no database"),
+            "{error}"
+        );
     }
 
     #[test]

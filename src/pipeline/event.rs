@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rdkafka::message::OwnedHeaders;
+use tokio::sync::Notify;
 
 use super::completions::{Completion, Completions, How};
 use super::failure::Failure;
@@ -51,6 +52,7 @@ pub struct Origin {
 #[derive(Debug, Default)]
 pub struct Tenure {
     over: AtomicBool,
+    ended: Notify,
     outputs: AtomicUsize,
 }
 
@@ -58,6 +60,16 @@ impl Tenure {
     /// The partition has left: what still runs may give up.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
+        self.ended.notify_waiters();
+    }
+
+    /// Returns once the partition has left.
+    pub async fn ended(&self) {
+        // Made before the look, for it hears of every end from here on.
+        let ended = self.ended.notified();
+        if !self.over.load(Ordering::SeqCst) {
+            ended.await;
+        }
     }
 
     /// Whether a producer that keeps an order has outputs of it, as far as the loop has heard. Who ends it and asks then misses none: who hands one over

@@ -10,7 +10,7 @@ use super::parse::ParsedStep;
 use super::{Action, Place};
 use crate::avro::value::Type;
 use crate::config::{self, OnMissing};
-use crate::custom::{CustomStep, CustomSteps, fits};
+use crate::custom::{CustomStep, CustomSteps, Registered, fits};
 
 /// A step of one's own, ready to run.
 pub struct Custom {
@@ -44,14 +44,14 @@ impl std::fmt::Debug for Custom {
 pub fn not_taken(place: &Place, ty: &Type, name: &str, wanted: &Type) -> Option<Finding> {
     let why = fits(ty, wanted).err()?;
     let message = format!("'{name}' cannot take {}: {why}", place.what);
-    let help = "bind another field, or convert with a CEL function such as string(...) or int(...)";
+    let help = "bind another field, or take `Type::Any`; CEL gives text, long, double and boolean";
     Some(Finding::new(place.span, message).help(help))
 }
 
 /// What a step names and the program has not: the step itself, or what that takes. No service is needed to tell.
 pub fn misnamed(wanted: &config::Custom, customs: &CustomSteps) -> Vec<Finding> {
     let name = &wanted.custom;
-    let Some(step) = customs.get(name) else {
+    let Some(own) = customs.get(name) else {
         let known: Vec<_> = customs.names().collect();
         let message = format!("this program has no step '{}' of its own", name.value);
         let help = if known.is_empty() {
@@ -61,8 +61,7 @@ pub fn misnamed(wanted: &config::Custom, customs: &CustomSteps) -> Vec<Finding> 
         };
         return vec![Finding::new(name.span, message).help(help)];
     };
-    let takes = step.takes();
-    let names: Vec<_> = takes.iter().map(|(taken, _)| taken.as_str()).collect();
+    let names: Vec<_> = own.takes.iter().map(|(taken, _)| taken.as_str()).collect();
     let help = if names.is_empty() {
         "it takes nothing".to_owned()
     } else {
@@ -87,8 +86,7 @@ impl Builder {
     ) -> Option<(Action, Columns)> {
         self.findings.extend(misnamed(wanted, customs));
         let name = &wanted.custom;
-        let step = customs.get(name)?;
-        let (takes, gives) = (step.takes(), step.gives());
+        let Registered { step, takes, gives } = customs.get(name)?.clone();
         let mut binds = Vec::new();
         for (taken, wanted) in &takes {
             let bound = parsed.binds.iter().find(|(bound, ..)| bound.value == *taken);
@@ -110,7 +108,7 @@ impl Builder {
         }
         let columns = columns(index, gives.iter().cloned());
         let custom = Custom {
-            step: step.clone(),
+            step,
             takes,
             binds,
             gives,

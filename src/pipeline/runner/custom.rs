@@ -25,7 +25,13 @@ impl Runtime {
         loop {
             let began = Instant::now();
             // What hangs would keep its record, and the commits of its partition, for ever.
-            let ran = tokio::time::timeout(custom.timeout, custom.step.run(&values)).await;
+            let ran = tokio::select! {
+                // In this order: an answer that is there counts.
+                biased;
+                ran = tokio::time::timeout(custom.timeout, custom.step.run(&values)) => ran,
+                // The next owner of the partition runs the record again: not beside this.
+                () = event.tenure.ended() => return Ok(Answer::Abandon),
+            };
             let late = |_| {
                 Err(StepError::transient(
                     "timeout",

@@ -2,14 +2,16 @@
 
 use std::future::{pending, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::tests::{Bench, bench_with, canned};
+use super::tests::{Bench, bench_with, canned, process_and_leave};
 use super::*;
 use crate::avro::value::Type;
 use crate::breaker::gate::NOT_ASKED;
 use crate::custom::{CustomStep, CustomSteps, Row, StepError};
+use crate::pipeline::event::Tenure;
 use crate::reference::References;
 use crate::sink::PRODUCER_OVER;
 
@@ -57,6 +59,21 @@ async fn a_step_that_hangs_is_ended_and_its_policy_asked() {
     let mut bench = bench(Does(pending), &format!("{OWN}{no_answer}")).await;
     assert!(matches!(bench.run(0, 1, "click").await, How::Finished(Outcome::Done)));
     assert_eq!(bench.runtime.steps[0].step.retries.get(), 1);
+}
+
+/// The next owner of the partition would run the record beside it.
+#[tokio::test]
+async fn an_attempt_ends_with_the_tenure_of_its_partition() {
+    // What a slow machine may take.
+    let long = Duration::from_secs(120);
+    let mut bench = bench(Does(pending), &OWN.replace("50ms", "1h")).await;
+    let left = tokio::time::timeout(long, process_and_leave(&mut bench, 0)).await;
+    assert!(matches!(left, Ok(How::Abandoned)), "{left:?}");
+    assert_eq!(bench.runtime.steps[0].step.retries.get(), 0);
+    // Who asks late hears of it too.
+    let tenure = Tenure::default();
+    tenure.end();
+    assert!(tokio::time::timeout(long, tenure.ended()).await.is_ok());
 }
 
 #[tokio::test]

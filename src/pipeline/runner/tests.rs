@@ -383,7 +383,7 @@ async fn no_write_is_begun_once_the_partition_has_left() {
 }
 
 /// Runs an event whose partition leaves while it waits for the first time.
-async fn process_and_leave(bench: &mut Bench, offset: i64) -> How {
+pub(super) async fn process_and_leave(bench: &mut Bench, offset: i64) -> How {
     let event = bench.event(offset, 1, "click", false);
     let (runtime, tenure) = (bench.runtime.clone(), event.tenure.clone());
     let processed = tokio::spawn(async move { runtime.process(event).await });
