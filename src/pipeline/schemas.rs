@@ -214,7 +214,14 @@ impl Schemas {
             return Ok(id);
         }
         if *registering == Registering::Register {
-            return self.registry.register(subject, schema.json()).await.map_err(in_words);
+            let registered = self.registry.register(subject, schema.json()).await;
+            // Another process may have registered the same text since it was looked up, and to some registries that is a conflict.
+            if let Err(RegistryError::Rejected { .. }) = &registered
+                && let Ok(Some(id)) = self.registry.lookup(subject, schema.json()).await
+            {
+                return Ok(id);
+            }
+            return registered.map_err(in_words);
         }
         if *registering == (Registering::Ask { register: true }) {
             let answer = self.registry.compatible(subject, schema.json()).await;
@@ -364,6 +371,58 @@ mod tests {
             panic!("it is registered")
         };
         assert_eq!((away.class, away.reason), (Class::Transient, "registry"));
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_takes_nothing_for_the_time_being_is_waited_for_whatever_its_status() {
+        let demo = DemoRegistry::start().await.unwrap();
+        for answer in [
+            Fault::Answer(
+                409,
+                r#"{"error_code":0,"message":"Unsupported write operation. Storage is read-only."}"#,
+            ),
+            Fault::Answer(409, "<html>"),
+        ] {
+            demo.on_request(move |_, path| match path == "/subjects/o-value/versions" {
+                true => answer,
+                false => Fault::None,
+            });
+            let Err(Unusable::Failure(waits)) = registered(&demo, Registering::Register).await else {
+                panic!("it is registered")
+            };
+            assert_eq!((waits.class, waits.reason), (Class::Transient, "registry"), "{waits}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_that_register_one_text_at_once_both_get_its_id() {
+        let demo = DemoRegistry::start().await.unwrap();
+        let id = registered(&demo, Registering::Register).await.unwrap();
+        // The other one registers it between this one's question and its own attempt.
+        let first = AtomicBool::new(true);
+        demo.on_request(move |_, path| match path {
+            "/subjects/o-value" if first.swap(false, Ordering::Relaxed) => {
+                Fault::Answer(404, r#"{"error_code":40401,"message":"Subject not found"}"#)
+            }
+            "/subjects/o-value/versions" => {
+                Fault::Answer(409, r#"{"error_code":409,"message":"An artifact exists already"}"#)
+            }
+            _ => Fault::None,
+        });
+        assert_eq!(registered(&demo, Registering::Register).await.unwrap(), id);
+    }
+
+    #[tokio::test]
+    async fn an_id_that_a_registry_calls_an_unknown_subject_is_unknown() {
+        let demo = DemoRegistry::start().await.unwrap();
+        let class = async |id: u32| {
+            let schemas = schemas(vec![demo.url()], Registering::MustExist).await;
+            schemas.resolve(id).await.unwrap_err().class
+        };
+        demo.on_request(|_, _| Fault::Answer(404, r#"{"error_code":40401,"message":"No artifact with this id"}"#));
+        assert_eq!(class(7).await, Class::Permanent);
+        demo.on_request(|_, _| Fault::Answer(404, r#"{"error_code":404,"message":"HTTP 404 Not Found"}"#));
+        assert_eq!(class(7).await, Class::Transient, "it may be another server's");
     }
 
     #[tokio::test]
