@@ -22,6 +22,8 @@ pub struct OutputSubject {
     pub schema: OutputSchema,
     /// The subject that it is registered under: the sink's topic and `-value`.
     pub subject: String,
+    /// The id, where the schema was read from that subject: its text has no references here, and as such the registry may not know it.
+    pub known: Option<u32>,
     /// How the schema gets its id.
     pub registering: Registering,
 }
@@ -177,6 +179,9 @@ impl Schemas {
 
     /// The id of the output schema that schema `of` gets.
     async fn register(&self, of: u32, schema: &Schema, to: &OutputSubject, records_wait: bool) -> Result<u32, Failure> {
+        if let Some(id) = to.known {
+            return Ok(id);
+        }
         let OutputSubject {
             subject, registering, ..
         } = to;
@@ -310,6 +315,7 @@ mod tests {
         let output = OutputSubject {
             schema: OutputSchema::Appended,
             subject: "o-value".into(),
+            known: None,
             registering,
         };
         Schemas::new(Arc::new(program.unwrap()), Arc::new(registry.unwrap()), Some(output))

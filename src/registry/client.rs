@@ -121,12 +121,7 @@ impl Client {
         match answer {
             Ok(schema) => self.resolved(id, &format!("id {id}"), schema, true).await,
             // Apicurio has an id for each subject where it is set to its older kind, and then calls the subject unknown.
-            Err(problem)
-                if matches!(
-                    problem.code,
-                    Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION | UNKNOWN_SCHEMA)
-                ) =>
-            {
+            Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION | UNKNOWN_SCHEMA)) => {
                 Err(RegistryError::Unknown { id })
             }
             Err(problem) => Err(problem.into()),
