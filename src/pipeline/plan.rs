@@ -21,7 +21,7 @@ use crate::config::{OnMissing, Span};
 use crate::store::Statement;
 use crate::store::types::{ColumnType, bindable};
 
-use lossy::{cut_off, left_out, narrowed};
+use lossy::{cut_off, left_out, narrowed, renamed};
 
 /// What reads and rewrites the records of one writer schema.
 #[derive(Debug)]
@@ -118,7 +118,9 @@ pub fn compile(
             warnings,
         });
     };
-    let place = program.outputs.first().map(|(name, _)| name.span).or(whole);
+    let of_set = program.outputs.first().map(|(name, _)| name.span);
+    // A sink that only takes over may ask for no path, and what is wrong with its schema is told all the same.
+    let place = of_set.or(whole).or(program.sink);
     match output {
         OutputSchema::Appended => {
             // One field at a time first, so that each is reported in its place.
@@ -151,6 +153,7 @@ pub fn compile(
                 };
                 warnings.extend(passing.iter().filter_map(told));
                 warnings.extend(splice.unplaced().iter().map(|unplaced| left_out(unplaced, span)));
+                warnings.extend(splice.renamed().iter().map(|field| renamed(field, span)));
             }
             Ok(Compiled {
                 plan,

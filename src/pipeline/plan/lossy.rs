@@ -1,7 +1,7 @@
 //! What is said of values of the input that a field of the output does not hold each of: what does not fit is a dead letter, and never rounded or cut off.
 
 use crate::avro::value::Type;
-use crate::avro::{Unplaced, change_unit, symbols_told};
+use crate::avro::{Renamed, Unplaced, change_unit, symbols_told};
 use crate::config::Span;
 use crate::pipeline::expression::unit;
 use crate::pipeline::finding::Finding;
@@ -96,6 +96,22 @@ pub(super) fn narrowed(field: &str, what: &str, span: Span, from: &Type, to: &Ty
 pub(super) fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
     let Unplaced { field, source, from } = unplaced;
     no_place(&format!("event.{source} may be"), from, field, span)
+}
+
+/// What is said of a field of the output that nothing goes into, for the input's has another name by now.
+pub(super) fn renamed(renamed: &Renamed, span: Span) -> Finding {
+    let Renamed { field, source } = renamed;
+    let message = format!(
+        "field '{field}' of the output schema has its default in every record, although event.{source} has that name for an alias"
+    );
+    let name = source.rsplit('.').next().unwrap_or(source);
+    let by_set = if field.contains(['.', '[']) {
+        ""
+    } else {
+        ", or give it by `set`"
+    };
+    let help = format!("add the alias '{name}' to the field in the sink's `schema`{by_set}");
+    Finding::new(span, message).help(help)
 }
 
 fn no_place(may_be: &str, from: &str, field: &str, span: Span) -> Finding {

@@ -505,6 +505,58 @@ async fn a_finer_time_is_told_wherever_it_passes() {
 }
 
 #[tokio::test]
+async fn a_field_that_the_input_renamed_is_told_where_the_output_has_its_default_instead() {
+    let schema = |total: &str, rest: &str| {
+        format!(
+            r#"{{"type": "record", "name": "E", "fields": [{{"name": "id", "type": "long"}}, {{{total}, "type": "long"{rest}}},
+            {{"name": "items", "type": {{"type": "array", "items": {{"type": "record", "name": "I", "fields": [
+                {{{total}, "type": "long"{rest}}}]}}}}}}]}}"#
+        )
+    };
+    let input = schema(r#""name": "total", "aliases": ["amount"]"#, "");
+    let told = async |set: &str, name: &str| {
+        let output = OutputSchema::Fixed(Arc::new(Schema::parse(&schema(name, ", \"default\": 0")).unwrap()));
+        compiled(None, &input, set, output).await.unwrap().warnings
+    };
+    let of = |field: &str, source: &str| {
+        format!(
+            "field '{field}' of the output schema has its default in every record, although event.{source} has that name for an alias"
+        )
+    };
+    let warnings = told("", r#""name": "amount""#).await;
+    let messages: Vec<&str> = warnings.iter().map(|f| f.message.as_str()).collect();
+    assert_eq!(messages, [of("amount", "total"), of("items[].amount", "items[].total")]);
+    let help = |at: usize| warnings[at].help.as_deref().unwrap();
+    assert_eq!(
+        help(0),
+        "add the alias 'total' to the field in the sink's `schema`, or give it by `set`"
+    );
+    assert_eq!(help(1), "add the alias 'total' to the field in the sink's `schema`");
+    assert_eq!(
+        told("set = { amount = \"event.total\" }", r#""name": "amount""#)
+            .await
+            .len(),
+        1,
+        "in the list alone"
+    );
+    assert_eq!(told("", r#""name": "amount", "aliases": ["total"]"#).await, Vec::new());
+    assert_eq!(
+        told("", r#""name": "other""#).await,
+        Vec::new(),
+        "the input says nothing of it"
+    );
+    // Without a default it cannot be made at all, and why is told too.
+    let output = Schema::parse(&schema(r#""name": "amount""#, "")).unwrap();
+    let error = found(&input, "", OutputSchema::Fixed(Arc::new(output)))
+        .await
+        .unwrap_err();
+    assert!(
+        error.contains("\"amount\" of the output schema has no source") && error.contains("the alias \"total\""),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_field_that_the_records_of_a_list_do_not_have_is_found() {
     let input = r#"{"type": "record", "name": "E", "fields": [{"name": "items", "type": {"type": "array", "items":
         {"type": "record", "name": "I", "fields": [{"name": "discount", "type": ["null", "double"]}]}}}]}"#;
