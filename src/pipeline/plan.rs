@@ -16,7 +16,7 @@ use super::program::{
 };
 use crate::avro::schema::{NodeId, Shape};
 use crate::avro::value::{Type, Unit, Value};
-use crate::avro::{Converted, NewField, Plan, Schema, Splice, append_fields};
+use crate::avro::{Converted, NewField, PathProblem, Plan, Schema, Splice, append_fields};
 use crate::config::{OnMissing, Span};
 use crate::store::Statement;
 use crate::store::types::{ColumnType, bindable};
@@ -78,10 +78,14 @@ pub fn compile(
     output: Option<&OutputSchema>,
 ) -> Result<Compiled, Vec<Finding>> {
     let (mut findings, mut warnings) = (Vec::new(), Vec::new());
-    let mut paths = Vec::new();
-    for (path, span) in &program.paths {
+    let (mut paths, mut absent) = (Vec::new(), Vec::new());
+    for (slot, (path, span)) in program.paths.iter().enumerate() {
         // One path at a time first, so that every wrong one is reported and not only the first.
         if let Err(error) = Plan::compile(writer.clone(), &[path.as_str()]) {
+            if matches!(error.problem, PathProblem::NoField { .. }) && program.optional.contains(&slot) {
+                absent.push(slot);
+                continue;
+            }
             findings.push(
                 Finding::new(*span, error.to_string()).help("see the fields of the input schema in the registry"),
             );
@@ -98,6 +102,7 @@ pub fn compile(
         .map(|(_, span)| *span)
         .or(program.outputs.first().map(|(n, _)| n.span));
     let plain = Plan::compile(writer.clone(), &paths).map_err(|e| in_place(whole, e.to_string()))?;
+    let plain = plain.with_absent(&absent);
     let types = Types { program, plan: &plain };
     types.check(&mut findings, &mut warnings);
     let new_fields = match output {
@@ -156,7 +161,7 @@ pub fn compile(
                 warnings.extend(splice.renamed().iter().map(|field| renamed(field, span)));
             }
             Ok(Compiled {
-                plan,
+                plan: plan.with_absent(&absent),
                 output: Some((splice, schema.clone())),
                 warnings,
             })

@@ -13,6 +13,7 @@ use super::plan::{OutputSchema, SchemaPlan};
 use super::program::{Program, parse};
 use super::schemas::{OutputSubject, Registering, Schemas, Unusable};
 use crate::avro::Schema;
+use crate::avro::value::Type;
 use crate::config::{Pipeline, SinkSchema, Span};
 use crate::custom::CustomSteps;
 use crate::reference::References;
@@ -77,6 +78,7 @@ pub async fn prepare(
     let schemas = Arc::new(Schemas::new(program.clone(), registry.clone(), output));
     let mut broken = Vec::new();
     let mut unregistered: Option<(Arc<SchemaPlan>, String)> = None;
+    let mut plans: Vec<Arc<SchemaPlan>> = Vec::new();
     for topic in &config.source.topics {
         let subject = format!("{}-value", topic.value);
         let versions = registry
@@ -121,9 +123,11 @@ pub async fn prepare(
                 || format!("schema {}", fetched.id),
                 |version| format!("version {version} is schema {}", fetched.id),
             );
+            let plan = schemas.known(fetched.id).and_then(Result::ok);
+            plans.extend(plan.clone());
             // The registry compares a new output with those that it has, and a check registers none.
             if registering == (Registering::Ask { register: true })
-                && let Some(Ok(plan)) = schemas.known(fetched.id)
+                && let Some(plan) = plan
                 && let Some(output) = plan.output.as_ref().filter(|output| output.schema_id == 0)
             {
                 let named = format!("{subject}: {name}");
@@ -169,6 +173,7 @@ pub async fn prepare(
             Registering::Register | Registering::MustExist | Registering::Ask { .. } => findings.extend(unfit),
         }
     }
+    warnings.extend(in_no_version(&program, &plans));
     findings.dedup();
     if findings.is_empty() {
         Ok(Prepared {
@@ -180,6 +185,21 @@ pub async fn prepare(
     } else {
         Err(NotPrepared::Findings(findings))
     }
+}
+
+/// What is said of fields that the input may lack, where no version has them: they may be called otherwise.
+fn in_no_version(program: &Program, plans: &[Arc<SchemaPlan>]) -> Vec<Finding> {
+    let lacking = |slot: &usize| plans.iter().all(|plan| plan.plan.slot_type(*slot) == Type::Null);
+    let optional = program
+        .optional
+        .iter()
+        .filter(|slot| !plans.is_empty() && lacking(slot));
+    let told = optional.map(|slot| {
+        let (path, span) = &program.paths[*slot];
+        let message = format!("no version of the input has event.{path}: has() of it is false for every record");
+        Finding::new(*span, message).help("see the fields of the input schema in the registry")
+    });
+    told.collect()
 }
 
 /// What is said of an output that the one before it keeps from being registered.
@@ -411,6 +431,27 @@ mod tests {
         // What is there already the registry has compared.
         assert_eq!(backward(Registering::Register).await, none);
         assert_eq!(backward(ask).await, none);
+    }
+
+    #[tokio::test]
+    async fn a_field_that_has_asks_for_and_no_version_has_is_told() {
+        let asking = Asking::with("sink = { topic = \"out\", set = { n = \"has(event.b) ? event.b : 0\" } }").await;
+        let told = async || {
+            let prepared = asking.prepare(Registering::Register).await.unwrap();
+            assert!(prepared.broken.is_empty(), "{:?}", prepared.broken);
+            prepared
+                .warnings
+                .into_iter()
+                .map(|warning| warning.message)
+                .collect::<Vec<_>>()
+        };
+        asking.come("a").await;
+        assert_eq!(
+            told().await,
+            ["no version of the input has event.b: has() of it is false for every record"]
+        );
+        asking.come("b").await;
+        assert_eq!(told().await, Vec::<String>::new(), "the newer one has it");
     }
 
     #[tokio::test]

@@ -138,6 +138,8 @@ pub struct Program {
     pub name: Arc<str>,
     /// The fields of the event that anything asks for, by slot: path, and one place that asks.
     pub paths: Vec<(String, Span)>,
+    /// The slots of those that the input may lack, in ascending order: has() leads to each of their uses.
+    pub optional: Vec<usize>,
     /// The steps, as declared.
     pub steps: Vec<Step>,
     /// The order in which they run.
@@ -200,6 +202,7 @@ impl Parsed<'_> {
         let stages = stages(&steps);
         let mut program = Program {
             name: Arc::from(self.config.name.as_str()),
+            optional: (0..b.paths.len()).filter(|slot| !b.needed.contains(slot)).collect(),
             paths: b.paths,
             steps,
             stages,

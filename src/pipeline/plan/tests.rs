@@ -3,6 +3,7 @@
 use super::*;
 use crate::config;
 use crate::demo::cluster::Scratch;
+use crate::pipeline::expression::{Expression, Interpreter, parse};
 use crate::pipeline::program;
 use crate::reference::References;
 use crate::store::AnyStore;
@@ -780,6 +781,58 @@ async fn an_expression_for_several_versions_runs_with_each() {
     for (unit, warnings) in [("millis", 0), ("micros", 1)] {
         let time = format!(r#"{{"type": "long", "logicalType": "timestamp-{unit}"}}"#);
         assert_eq!(told(&time, by_topic).await.len(), warnings, "{unit}");
+    }
+}
+
+#[tokio::test]
+async fn a_version_may_lack_a_field_that_has_asks_for() {
+    let version = |more: &str| {
+        format!(r#"{{"type": "record", "name": "E", "fields": [{{"name": "id", "type": "long"}}{more}]}}"#)
+    };
+    let coupon = r#", {"name": "coupon", "type": ["null", "string"], "default": null}"#;
+    let (old, new) = (version(""), version(coupon));
+    let set = |text: &str| format!("set = {{ c = \"{text}\" }}");
+    let text = "has(event.coupon) ? event.coupon : ''";
+    let Ok(Expression::Computed(computed)) = parse(text, &[]) else {
+        panic!("{text}")
+    };
+    let coupon_of = Value::Record(vec![
+        ("id".into(), Value::Long(7)),
+        ("coupon".into(), Value::String("x".into())),
+    ]);
+    let none = Value::Record(vec![("id".into(), Value::Long(7))]);
+    for (schema, record, ty, given) in [
+        (&old, none, Type::String, ""),
+        (&new, coupon_of, Type::String.nullable(), "x"),
+    ] {
+        let compiled = compiled(None, schema, &set(text), OutputSchema::Appended)
+            .await
+            .unwrap();
+        assert_eq!(compiled.warnings, Vec::new());
+        let (_, output) = compiled.output.unwrap();
+        assert_eq!(output.field_type("c"), Some(ty), "{schema}");
+        let (plan, mut datum) = (compiled.plan, Vec::new());
+        plan.writer().encode(&record, &mut datum).unwrap();
+        let mut marks = vec![0; plan.marks()];
+        plan.run(&datum, 0, datum.len(), &mut marks).unwrap();
+        let coupon = plan.value(0, &datum, &marks).unwrap();
+        let c = computed.evaluate(&Interpreter::default(), &[coupon]);
+        assert_eq!(c, Ok(Value::String(given.into())), "{schema}");
+    }
+    let fits = async |schema: &str, rest: &str| found(schema, rest, OutputSchema::Appended).await.is_ok();
+    let filter = filter_step("has(event.coupon) && event.coupon.startsWith('a')");
+    let elsewhere = format!("{filter}\n[[pipelines.p.steps]]\nname = \"s\"\nset = {{ c = \"event.coupon\" }}\n");
+    for (rest, fits_old) in [
+        (filter, true),
+        (set("has(event.coupon)"), true),
+        (set("has(event.coupon) ? string(event.coupon) : null"), true),
+        (set("event.coupon"), false),
+        (set("event.coupon != null ? event.coupon : ''"), false),
+        (set("has(event.coupon) || event.coupon == 'a'"), false),
+        (elsewhere, false),
+    ] {
+        assert_eq!(fits(&old, &rest).await, fits_old, "{rest}");
+        assert!(fits(&new, &rest).await, "{rest}");
     }
 }
 
