@@ -4,6 +4,7 @@
 //! both sides of a mismatch and where each comes from.
 
 mod lossy;
+mod shifted;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::store::Statement;
 use crate::store::types::{ColumnType, bindable};
 
 use lossy::{cut_off, left_out, narrowed, renamed};
+pub use shifted::shifted;
 
 /// What reads and rewrites the records of one writer schema.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::failure::Failure;
 use super::finding::Finding;
 use super::plan::{OutputSchema, SchemaPlan};
-use super::program::{Program, parse};
+use super::program::{Program, event_path, parse};
 use super::schemas::{OutputSubject, Registering, Schemas, Unusable};
 use crate::avro::Schema;
 use crate::avro::value::Type;
@@ -196,7 +196,8 @@ fn in_no_version(program: &Program, plans: &[Arc<SchemaPlan>]) -> Vec<Finding> {
         .filter(|slot| !plans.is_empty() && lacking(slot));
     let told = optional.map(|slot| {
         let (path, span) = &program.paths[*slot];
-        let message = format!("no version of the input has event.{path}: has() of it is false for every record");
+        let path = event_path(path);
+        let message = format!("no version of the input has {path}: has() of it is false for every record");
         Finding::new(*span, message).help("see the fields of the input schema in the registry")
     });
     told.collect()
@@ -431,6 +432,44 @@ mod tests {
         // What is there already the registry has compared.
         assert_eq!(backward(Registering::Register).await, none);
         assert_eq!(backward(ask).await, none);
+    }
+
+    #[tokio::test]
+    async fn a_version_whose_values_are_others_although_it_is_compatible_is_told() {
+        let sink = "sink = { topic = \"out\", key = \"event.id\", set = { s = \"event.at / 1000\", p = \"string(event.price)\", \
+                    o = \"event.other\", d = \"event.price > 1.0\" } }";
+        let version = |id: &str, unit: &str, scale: u32| {
+            format!(
+                r#"{{"type": "record", "name": "E", "fields": [{{"name": "id", "type": {{"type": "string"{id}}}}},
+                {{"name": "at", "type": {{"type": "long", "logicalType": "timestamp-{unit}"}}}},
+                {{"name": "other", "type": {{"type": "long", "logicalType": "timestamp-{unit}"}}}},
+                {{"name": "price", "type": {{"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": {scale}}}}}]}}"#
+            )
+        };
+        let asking = Asking::with(sink).await;
+        let told = async || {
+            let prepared = asking.prepare(Registering::Ask { register: true }).await.unwrap();
+            let told = prepared.warnings.into_iter().map(|warning| warning.message);
+            told.collect::<Vec<_>>()
+        };
+        let of_old = version("", "millis", 2);
+        asking.subjects.post("in-value", &of_old, &[]).await.unwrap();
+        let of_same = of_old.replace("\"E\"", "\"E\", \"doc\": \"again\"");
+        asking.subjects.post("in-value", &of_same, &[]).await.unwrap();
+        assert_eq!(told().await, Vec::<String>::new());
+        let of_new = version(", \"logicalType\": \"uuid\"", "micros", 3);
+        asking.subjects.post("in-value", &of_new, &[]).await.unwrap();
+        let mut warnings = told().await;
+        warnings.sort();
+        let wanted = [
+            "event.at is timestamp-micros here and timestamp-millis in another version: what an expression or a key makes of its number differs",
+            "event.id is uuid here and string in another version: its text is in lower case with hyphens where it is uuid, and as it was written where it is string",
+            "event.price is decimal(9, 3) here and decimal(9, 2) in another version: what string() makes of it has other digits",
+        ];
+        assert_eq!(
+            warnings,
+            wanted.map(|told| format!("{told} (in-value: version 3 is schema 3)"))
+        );
     }
 
     #[tokio::test]

@@ -4,13 +4,14 @@
 //! true).
 //! Never kept: a failure that may pass. The registry client remembers unknown ids, shortly.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::failure::Failure;
 use super::finding::Finding;
-use super::plan::{Output, OutputSchema, SchemaPlan, compile};
+use super::plan::{Output, OutputSchema, SchemaPlan, compile, shifted};
 use super::program::Program;
 use crate::avro::Schema;
+use crate::avro::value::Type;
 use crate::registry::recent::Recent;
 use crate::registry::{Fetched, Registry, RegistryError};
 use crate::retry::Class;
@@ -48,6 +49,8 @@ pub struct Schemas {
     registry: Arc<Registry>,
     output: Option<OutputSubject>,
     plans: Mutex<Recent<Result<Arc<SchemaPlan>, Failure>>>,
+    /// The types of the fields in the first plan that was kept: others are compared with it.
+    first: OnceLock<Vec<Type>>,
     /// The schemas whose output schema was missing when records waited for it.
     missing: Mutex<Recent<()>>,
 }
@@ -79,6 +82,7 @@ impl Schemas {
             registry,
             output,
             plans: Mutex::default(),
+            first: OnceLock::new(),
             missing: Mutex::default(),
         }
     }
@@ -91,6 +95,10 @@ impl Schemas {
 
     fn keep(&self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>) {
         let weight = weight(&plan);
+        if let Ok(SchemaPlan { plan, .. }) = plan.as_deref() {
+            let types = || (0..plan.slots()).map(|slot| plan.slot_type(slot)).collect();
+            self.first.get_or_init(types);
+        }
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.insert(id, plan, weight);
     }
@@ -158,6 +166,10 @@ impl Schemas {
         })?;
         let output_schema = self.output.as_ref().map(|o| &o.schema);
         let compiled = compile(&self.program, Arc::new(writer), output_schema).map_err(Unusable::Findings)?;
+        let mut warnings = compiled.warnings;
+        if let Some(first) = self.first.get() {
+            warnings.extend(shifted(&self.program, first, &compiled.plan));
+        }
         let output = match (compiled.output, &self.output) {
             (Some((splice, schema)), Some(subject)) => {
                 let registered = self.register(fetched.id, &schema, subject, records_wait).await;
@@ -174,7 +186,7 @@ impl Schemas {
             plan: compiled.plan,
             output,
         };
-        Ok((Arc::new(plan), compiled.warnings))
+        Ok((Arc::new(plan), warnings))
     }
 
     /// The id of the output schema that schema `of` gets.

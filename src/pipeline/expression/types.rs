@@ -18,7 +18,10 @@ impl Computed {
     pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
         let result = infer(&self.tree.expr, inputs)?;
         // What is never there and is asked for by has() makes nothing null.
-        let makes_null = |(i, ty): (usize, &Type)| ty.is_nullable() && !(*ty == Type::Null && self.is_guarded(i));
+        let makes_null = |(i, ty): (usize, &Type)| {
+            let never = *ty == Type::Null && self.is_guarded(i);
+            ty.is_nullable() && !never
+        };
         Some(
             if inputs.iter().enumerate().any(makes_null) || writes_null(&self.tree.expr, true) {
                 result.nullable()

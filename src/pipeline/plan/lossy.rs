@@ -7,7 +7,7 @@ use crate::pipeline::expression::unit;
 use crate::pipeline::finding::Finding;
 
 /// What is said of the first two counterparts of which something is, these types themselves or what is in their lists, maps and records.
-fn first<'t, T>(from: &'t Type, to: &'t Type, says: &impl Fn(&'t Type, &'t Type) -> Option<T>) -> Option<T> {
+pub(super) fn first<'t, T>(from: &'t Type, to: &'t Type, says: &impl Fn(&'t Type, &'t Type) -> Option<T>) -> Option<T> {
     let (from, to) = (from.non_null(), to.non_null());
     match (from, to) {
         (Type::List(from), Type::List(to)) | (Type::Map(_, from), Type::Map(_, to)) => first(from, to, says),

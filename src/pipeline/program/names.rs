@@ -134,12 +134,20 @@ impl Builder {
 /// The unit of `now()`, where no field asks for another.
 const NOW: Unit = Unit::Micros;
 
+/// What findings call a field of the event.
+pub fn event_path(path: &str) -> String {
+    let dot = if path.is_empty() || path.starts_with('[') {
+        ""
+    } else {
+        "."
+    };
+    format!("event{dot}{path}")
+}
+
 /// What findings call an expression.
 fn what(expression: &Expression) -> String {
     match expression {
-        Expression::Path(Reference::Event(path)) if path.is_empty() => "event".to_owned(),
-        Expression::Path(Reference::Event(path)) if path.starts_with('[') => format!("event{path}"),
-        Expression::Path(Reference::Event(path)) => format!("event.{path}"),
+        Expression::Path(Reference::Event(path)) => event_path(path),
         Expression::Path(Reference::Record(field)) => format!("record.{}", field.name()),
         Expression::Path(Reference::Step { step, column }) => format!("{step}.{column}"),
         Expression::Constant(_) => "this literal".to_owned(),
