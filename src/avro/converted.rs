@@ -1,6 +1,6 @@
 //! What of an input an output has in another type or not at all, by path: where a value may turn out not to fit.
 
-use super::resolve::{Conversion, ConversionId, Source, Step};
+use super::resolve::{Conversion, ConversionId, Given, Source, Step};
 use super::schema::Shape;
 use super::splice::{Piece, Splice};
 use super::types::{name_of, type_of};
@@ -30,6 +30,15 @@ pub struct Unplaced {
     pub from: String,
 }
 
+/// A field of the output that has its default in every record, although a field of the input has its name for an alias.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renamed {
+    /// Where the output has it, as in [`Converted`].
+    pub field: String,
+    /// Where the input has the other one.
+    pub source: String,
+}
+
 /// What symbols without a place are called; nothing where there are none. A few are named: an enum may have thousands.
 pub(crate) fn symbols_told<'s>(mut symbols: impl Iterator<Item = &'s str>) -> Option<String> {
     let first: Vec<&str> = symbols.by_ref().take(5).collect();
@@ -54,12 +63,18 @@ impl Splice {
         self.walk().unplaced
     }
 
+    /// What the output leaves out under its newer name.
+    pub fn renamed(&self) -> Vec<Renamed> {
+        self.walk().renamed
+    }
+
     fn walk(&self) -> Walk<'_> {
         let mut walk = Walk {
             splice: self,
             seen: vec![false; self.resolution.steps.len()],
             found: Vec::new(),
             unplaced: Vec::new(),
+            renamed: self.renamed.clone(),
         };
         for piece in &self.pieces {
             if let Piece::Convert {
@@ -82,6 +97,7 @@ struct Walk<'s> {
     seen: Vec<bool>,
     found: Vec<Converted>,
     unplaced: Vec<Unplaced>,
+    renamed: Vec<Renamed>,
 }
 
 impl Walk<'_> {
@@ -153,17 +169,19 @@ impl Walk<'_> {
         let (Shape::Record { fields: from, .. }, Shape::Record { fields: to, .. }) = shapes else {
             return;
         };
+        let mut given = Given::new(from);
         for (to, made) in to.iter().zip(sources) {
-            if let Source::Input {
-                field: number,
-                conversion,
-            } = made
-            {
-                let (field, source) = (
-                    format!("{field}.{}", to.name),
-                    format!("{source}.{}", from[*number].name),
-                );
-                self.conversion(*conversion, &field, &source);
+            let field = format!("{field}.{}", to.name);
+            let source = |number: usize| format!("{source}.{}", from[number].name);
+            match made {
+                Source::Input {
+                    field: number,
+                    conversion,
+                } => self.conversion(*conversion, &field, &source(*number)),
+                Source::Default(_) => {
+                    let source = given.renamed(&to.name).map(source);
+                    self.renamed.extend(source.map(|source| Renamed { field, source }));
+                }
             }
         }
     }

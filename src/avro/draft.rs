@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::converted::Renamed;
 use super::default;
 use super::direct::Direct;
 use super::encode;
@@ -27,6 +28,7 @@ struct Spot {
 pub(crate) struct Draft {
     pieces: Vec<Piece<Spot>>,
     resolution: Resolution,
+    renamed: Vec<Renamed>,
     fields: usize,
     new_fields: usize,
 }
@@ -45,12 +47,18 @@ impl Draft {
         let mut drafter = Drafter {
             resolver: Resolver::new(writer, output),
             pieces: Vec::new(),
+            renamed: Vec::new(),
         };
         drafter.record(&[], ("", ""), from, to, new_fields)?;
-        let Drafter { resolver, pieces } = drafter;
+        let Drafter {
+            resolver,
+            pieces,
+            renamed,
+        } = drafter;
         Ok(Draft {
             pieces,
             resolution: resolver.resolution,
+            renamed,
             fields: from.len(),
             new_fields: new_fields.len(),
         })
@@ -119,12 +127,13 @@ impl Draft {
                 },
             });
         }
-        let (resolution, new_fields) = (self.resolution, self.new_fields);
+        let (resolution, renamed, new_fields) = (self.resolution, self.renamed, self.new_fields);
         Ok(Splice {
             writer: Arc::clone(writer),
             output,
             pieces,
             resolution,
+            renamed,
             new_fields,
         })
     }
@@ -142,6 +151,7 @@ impl Draft {
 struct Drafter<'s> {
     resolver: Resolver<'s>,
     pieces: Vec<Piece<Spot>>,
+    renamed: Vec<Renamed>,
 }
 
 impl Drafter<'_> {
@@ -176,8 +186,16 @@ impl Drafter<'_> {
                     default::encode(self.resolver.output, field.node, json, &mut bytes)
                         .map_err(|error| SpliceError::Default(error.within(&format!(".{path}"))))?;
                     self.literal(bytes);
+                    let renamed = given.renamed(&field.name).map(|number| Renamed {
+                        field: path,
+                        source: joined(source, &from[number].name),
+                    });
+                    self.renamed.extend(renamed);
                 }
-                (None, None) => return Err(SpliceError::NoSource(path)),
+                (None, None) => {
+                    let renamed = given.renamed(&field.name).map(|number| from[number].name.clone());
+                    return Err(SpliceError::NoSource { field: path, renamed });
+                }
             }
         }
         Ok(())

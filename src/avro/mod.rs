@@ -67,8 +67,8 @@ mod want;
 
 pub(crate) use convert::change_unit;
 pub(crate) use converted::symbols_told;
+pub use converted::{Converted, Renamed, Unplaced};
 pub(crate) use decimal::rescale;
-pub use converted::{Converted, Unplaced};
 pub use decimal::text as decimal_text;
 pub use encode_error::{EncodeError, EncodeProblem};
 pub use error::DatumError;

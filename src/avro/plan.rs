@@ -124,6 +124,19 @@ impl Plan {
         self
     }
 
+    /// The same plan with more slots, at these numbers in ascending order: of paths that the schema does not have, so that their values are null.
+    ///
+    /// # Panics
+    /// Where a number is beyond the slots before it, which is a mistake of the caller.
+    #[must_use]
+    pub fn with_absent(mut self, slots: &[usize]) -> Plan {
+        for slot in slots {
+            let (ty, sources) = (Type::Null, Vec::new());
+            self.slots.insert(*slot, Slot { ty, sources });
+        }
+        self
+    }
+
     /// The schema of the data.
     pub fn writer(&self) -> &Arc<Schema> {
         &self.writer

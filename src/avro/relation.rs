@@ -11,6 +11,13 @@ use super::schema::{Logical, Node, NodeId, Schema, Shape};
 /// Levels of types that are looked at; beyond, the answer is no.
 const MAX_LEVELS: usize = 512;
 
+impl Schema {
+    /// Whether data of another schema can become data of this one, though perhaps not every one.
+    pub fn reads(&self, writer: &Schema) -> bool {
+        Relation::new(writer, self).resolves(writer.root(), self.root())
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Question {
     SameBytes,

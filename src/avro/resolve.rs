@@ -219,11 +219,17 @@ pub(crate) struct Given<'a> {
     fields: &'a [Field],
     /// Their numbers by their names, from the first field on that is not at its own place: a record may have very many of them.
     numbers: Option<HashMap<&'a str, usize>>,
+    /// And by their aliases, once one is asked for.
+    aliases: Option<HashMap<&'a str, usize>>,
 }
 
 impl<'a> Given<'a> {
     pub fn new(fields: &'a [Field]) -> Given<'a> {
-        Given { fields, numbers: None }
+        Given {
+            fields,
+            numbers: None,
+            aliases: None,
+        }
     }
 
     /// The number of the writer's field that field `number` of the output takes: of its name, or of one of its aliases.
@@ -239,6 +245,17 @@ impl<'a> Given<'a> {
         });
         let mut names = std::iter::once(&field.name).chain(&field.aliases);
         names.find_map(|name| numbers.get(name.as_str()).copied())
+    }
+
+    /// The number of the writer's field that has this name for an alias: it had it before, and an output looks at its own aliases alone.
+    pub fn renamed(&mut self, name: &str) -> Option<usize> {
+        let fields = self.fields;
+        let aliases = self.aliases.get_or_insert_with(|| {
+            let numbered = fields.iter().enumerate();
+            let named = numbered.flat_map(|(number, field)| field.aliases.iter().map(move |alias| (alias, number)));
+            named.map(|(alias, number)| (alias.as_str(), number)).collect()
+        });
+        aliases.get(name).copied()
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::converted::Renamed;
 use super::direct::Direct;
 use super::draft::Draft;
 use super::encode;
@@ -29,9 +30,15 @@ pub enum SpliceError {
     UnknownField(String),
     /// A field of the output that nobody supplies.
     #[error(
-        "field \"{0}\" of the output schema has no source: the input has no such field, nothing sets it, and it has no default"
+        "field \"{field}\" of the output schema has no source: the input has no such field, nothing sets it, and it has no default{}",
+        .renamed.as_ref().map(|source| format!("; the input's \"{source}\" has that name for an alias: give the output's field the alias \"{source}\", or set it")).unwrap_or_default()
     )]
-    NoSource(String),
+    NoSource {
+        /// The field, as a path.
+        field: String,
+        /// The input's field that has its name for an alias.
+        renamed: Option<String>,
+    },
     /// A field of the output whose type does not take the input's.
     #[error("field \"{field}\" is {from} in the input, which the output schema's {to} cannot take")]
     Incompatible {
@@ -69,6 +76,7 @@ pub struct Splice {
     pub(crate) output: Arc<Schema>,
     pub(crate) pieces: Vec<Piece<Place>>,
     pub(crate) resolution: Resolution,
+    pub(crate) renamed: Vec<Renamed>,
     pub(crate) new_fields: usize,
 }
 

@@ -12,6 +12,7 @@
 //! there, gives null, and a condition that is null does not hold, as in SQL.
 
 mod convert;
+mod guarded;
 mod inputs;
 mod types;
 
@@ -27,6 +28,7 @@ use crate::avro::value::{Type, Unit, Value};
 use crate::config::values::is_identifier;
 use convert::from_cel;
 pub use convert::uuid_text;
+use guarded::bare_paths;
 use inputs::{Inputs, Seen, for_ever_for_zero, take_lists};
 pub use types::{Mistaken, UnknownField, time, unit};
 
@@ -114,6 +116,8 @@ pub struct Computed {
     pub inputs: Vec<Reference>,
     /// How CEL sees each of them.
     seen: Arc<[Seen]>,
+    /// Whether has() guards each of them.
+    guarded: Arc<[bool]>,
 }
 
 /// What is wrong with an expression.
@@ -190,17 +194,20 @@ pub fn parse(text: &str, steps: &[&str]) -> Result<Expression, ExpressionError> 
     }
     let mut inputs = Vec::new();
     let mut bound = Vec::new();
+    let bare = bare_paths(&tree.expr, steps);
     cut_paths(&mut tree, steps, &mut inputs, &mut bound)?;
     let mut run = tree.clone();
     let mut lists = Vec::new();
     take_lists(&mut run, &mut lists);
-    let (inputs, seen): (_, Vec<_>) = inputs.into_iter().unzip();
+    let (inputs, seen): (Vec<_>, Vec<_>) = inputs.into_iter().unzip();
+    let guarded = inputs.iter().map(|input| !bare.contains(input)).collect();
     Ok(Expression::Computed(Computed {
         tree: Arc::new(tree),
         run: Arc::new(run),
         lists: lists.into(),
         inputs,
         seen: seen.into(),
+        guarded,
     }))
 }
 

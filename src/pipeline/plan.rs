@@ -4,6 +4,7 @@
 //! both sides of a mismatch and where each comes from.
 
 mod lossy;
+mod shifted;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use super::program::{
 };
 use crate::avro::schema::{NodeId, Shape};
 use crate::avro::value::{Type, Unit, Value};
-use crate::avro::{Converted, NewField, Plan, Schema, Splice, append_fields};
+use crate::avro::{Converted, NewField, PathProblem, Plan, Schema, Splice, append_fields};
 use crate::config::{OnMissing, Span};
 use crate::store::types::{ColumnType, bindable};
 use crate::store::{Statement, convert};
 
-use lossy::{cut_off, left_out, narrowed};
+use lossy::{cut_off, left_out, narrowed, renamed};
+pub use shifted::shifted;
 
 /// What reads and rewrites the records of one writer schema.
 #[derive(Debug)]
@@ -78,10 +80,14 @@ pub fn compile(
     output: Option<&OutputSchema>,
 ) -> Result<Compiled, Vec<Finding>> {
     let (mut findings, mut warnings) = (Vec::new(), Vec::new());
-    let mut paths = Vec::new();
-    for (path, span) in &program.paths {
+    let (mut paths, mut absent) = (Vec::new(), Vec::new());
+    for (slot, (path, span)) in program.paths.iter().enumerate() {
         // One path at a time first, so that every wrong one is reported and not only the first.
         if let Err(error) = Plan::compile(writer.clone(), &[path.as_str()]) {
+            if matches!(error.problem, PathProblem::NoField { .. }) && program.optional.contains(&slot) {
+                absent.push(slot);
+                continue;
+            }
             findings.push(
                 Finding::new(*span, error.to_string()).help("see the fields of the input schema in the registry"),
             );
@@ -98,6 +104,7 @@ pub fn compile(
         .map(|(_, span)| *span)
         .or(program.outputs.first().map(|(n, _)| n.span));
     let plain = Plan::compile(writer.clone(), &paths).map_err(|e| in_place(whole, e.to_string()))?;
+    let plain = plain.with_absent(&absent);
     let types = Types { program, plan: &plain };
     types.check(&mut findings, &mut warnings);
     let new_fields = match output {
@@ -118,7 +125,9 @@ pub fn compile(
             warnings,
         });
     };
-    let place = program.outputs.first().map(|(name, _)| name.span).or(whole);
+    let of_set = program.outputs.first().map(|(name, _)| name.span);
+    // A sink that only takes over may ask for no path, and what is wrong with its schema is told all the same.
+    let place = of_set.or(whole).or(program.sink);
     match output {
         OutputSchema::Appended => {
             // One field at a time first, so that each is reported in its place.
@@ -151,9 +160,10 @@ pub fn compile(
                 };
                 warnings.extend(passing.iter().filter_map(told));
                 warnings.extend(splice.unplaced().iter().map(|unplaced| left_out(unplaced, span)));
+                warnings.extend(splice.renamed().iter().map(|field| renamed(field, span)));
             }
             Ok(Compiled {
-                plan,
+                plan: plan.with_absent(&absent),
                 output: Some((splice, schema.clone())),
                 warnings,
             })

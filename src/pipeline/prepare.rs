@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use super::failure::Failure;
 use super::finding::Finding;
-use super::plan::OutputSchema;
-use super::program::{Program, parse};
+use super::plan::{OutputSchema, SchemaPlan};
+use super::program::{Program, event_path, parse};
 use super::schemas::{OutputSubject, Registering, Schemas, Unusable};
 use crate::avro::Schema;
+use crate::avro::value::Type;
 use crate::config::{Pipeline, SinkSchema, Span};
 use crate::custom::CustomSteps;
 use crate::reference::References;
@@ -55,11 +56,16 @@ pub async fn prepare(
     let (mut findings, mut warnings) = program.of_the_clock(config);
     let output = match &config.sink {
         None => None,
-        Some(sink) => Some(OutputSubject {
-            schema: output_schema(sink.schema.as_ref(), registry).await?,
-            subject: format!("{}-value", sink.topic.value),
-            registering,
-        }),
+        Some(sink) => {
+            let subject = format!("{}-value", sink.topic.value);
+            let (schema, known) = output_schema(sink.schema.as_ref(), &subject, registry).await?;
+            Some(OutputSubject {
+                schema,
+                subject,
+                known,
+                registering,
+            })
+        }
     };
     if let Some(OutputSubject {
         schema: OutputSchema::Fixed(schema),
@@ -71,6 +77,8 @@ pub async fn prepare(
     let program = Arc::new(program);
     let schemas = Arc::new(Schemas::new(program.clone(), registry.clone(), output));
     let mut broken = Vec::new();
+    let mut unregistered: Option<(Arc<SchemaPlan>, String)> = None;
+    let mut plans: Vec<Arc<SchemaPlan>> = Vec::new();
     for topic in &config.source.topics {
         let subject = format!("{}-value", topic.value);
         let versions = registry
@@ -115,6 +123,22 @@ pub async fn prepare(
                 || format!("schema {}", fetched.id),
                 |version| format!("version {version} is schema {}", fetched.id),
             );
+            let plan = schemas.known(fetched.id).and_then(Result::ok);
+            plans.extend(plan.clone());
+            // The registry compares a new output with those that it has, and a check registers none.
+            if registering == (Registering::Ask { register: true })
+                && let Some(plan) = plan
+                && let Some(output) = plan.output.as_ref().filter(|output| output.schema_id == 0)
+            {
+                let named = format!("{subject}: {name}");
+                if let Some((older, of)) = &unregistered
+                    && let Some(older) = &older.output
+                    && !output.schema.reads(&older.schema)
+                {
+                    warnings.push(unread(topic.span, of, &named));
+                }
+                unregistered = Some((plan.clone(), named));
+            }
             for finding in found {
                 match all.iter_mut().find(|(known, _)| *known == finding) {
                     Some((_, versions)) => versions.push(name.clone()),
@@ -149,6 +173,7 @@ pub async fn prepare(
             Registering::Register | Registering::MustExist | Registering::Ask { .. } => findings.extend(unfit),
         }
     }
+    warnings.extend(in_no_version(&program, &plans));
     findings.dedup();
     if findings.is_empty() {
         Ok(Prepared {
@@ -160,6 +185,32 @@ pub async fn prepare(
     } else {
         Err(NotPrepared::Findings(findings))
     }
+}
+
+/// What is said of fields that the input may lack, where no version has them: they may be called otherwise.
+fn in_no_version(program: &Program, plans: &[Arc<SchemaPlan>]) -> Vec<Finding> {
+    let lacking = |slot: &usize| plans.iter().all(|plan| plan.plan.slot_type(*slot) == Type::Null);
+    let optional = program
+        .optional
+        .iter()
+        .filter(|slot| !plans.is_empty() && lacking(slot));
+    let told = optional.map(|slot| {
+        let (path, span) = &program.paths[*slot];
+        let path = event_path(path);
+        let message = format!("no version of the input has {path}: has() of it is false for every record");
+        Finding::new(*span, message).help("see the fields of the input schema in the registry")
+    });
+    told.collect()
+}
+
+/// What is said of an output that the one before it keeps from being registered.
+fn unread(span: Span, older: &str, newer: &str) -> Finding {
+    let message = format!(
+        "the output schema for ({newer}) cannot read that for ({older}), and the registry has neither: under the rule BACKWARD it refuses it at \
+         the start, and records of the newer version become dead letters"
+    );
+    Finding::new(span, message)
+        .help("give each field that the newer version adds a default, or the output's subject another rule")
 }
 
 impl From<PrepareError> for NotPrepared {
@@ -180,9 +231,15 @@ pub enum PrepareError {
     Unavailable(Failure),
 }
 
-async fn output_schema(declared: Option<&SinkSchema>, registry: &Registry) -> Result<OutputSchema, NotPrepared> {
+/// The output schema, and its id where it is read from the `output` subject itself.
+async fn output_schema(
+    declared: Option<&SinkSchema>,
+    output: &str,
+    registry: &Registry,
+) -> Result<(OutputSchema, Option<u32>), NotPrepared> {
+    let mut known = None;
     let (json, references, span) = match declared {
-        None => return Ok(OutputSchema::Appended),
+        None => return Ok((OutputSchema::Appended, None)),
         Some(SinkSchema::Inline(json)) => (json.value.clone(), Vec::new(), json.span),
         Some(SinkSchema::File(path)) => {
             let text = std::fs::read_to_string(&path.value).map_err(|e| {
@@ -204,12 +261,13 @@ async fn output_schema(declared: Option<&SinkSchema>, registry: &Registry) -> Re
                         .help("register the output schema first, or leave `schema` out to append to the input schema"),
                 ]));
             };
+            known = (subject.value == output).then_some(latest.id);
             (latest.schema.clone(), latest.references.clone(), subject.span)
         }
     };
     let references: Vec<&str> = references.iter().map(String::as_str).collect();
     match Schema::parse_with_references(&json, &references) {
-        Ok(schema) => Ok(OutputSchema::Fixed(Arc::new(schema))),
+        Ok(schema) => Ok((OutputSchema::Fixed(Arc::new(schema)), known)),
         Err(error) => Err(NotPrepared::Findings(vec![Finding::new(
             span,
             format!("the output schema: {error}"),
@@ -250,14 +308,21 @@ mod tests {
 
     impl Asking {
         async fn start() -> Asking {
+            Asking::with("sink = { topic = \"out\" }").await
+        }
+
+        /// The same, with this sink.
+        async fn with(sink: &str) -> Asking {
             let server = DemoRegistry::start().await.unwrap();
             let options = RegistryOptions {
                 urls: vec![server.url()],
                 ..RegistryOptions::default()
             };
-            let toml = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
-                        [pipelines.p]\nsource = { topics = [\"in\"], group = \"g\" }\nsink = { topic = \"out\" }\n";
-            let (config, _) = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+            let toml = format!(
+                "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
+                 [pipelines.p]\nsource = {{ topics = [\"in\"], group = \"g\" }}\n{sink}\n"
+            );
+            let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
             Asking {
                 subjects: Subjects::of(&server.url()).unwrap(),
                 registry: Arc::new(Registry::new(options).unwrap()),
@@ -339,6 +404,113 @@ mod tests {
         asking.server.on_request(|_, _| Fault::None);
         assert_eq!(counts(Registering::Ask { register: false }).await, (1, 0));
         assert_eq!(counts(Registering::MustExist).await, (0, 1), "of both versions");
+    }
+
+    #[tokio::test]
+    async fn outputs_that_are_new_and_do_not_read_one_another_are_told_by_a_check() {
+        let asking = Asking::start().await;
+        let backward = async |registering| {
+            let prepared = asking.prepare(registering).await.unwrap();
+            let told = prepared.warnings.into_iter().map(|warning| warning.message);
+            told.filter(|message| message.contains("BACKWARD")).collect::<Vec<_>>()
+        };
+        let (ask, none) = (Registering::Ask { register: true }, Vec::<String>::new());
+        asking.come("a").await;
+        let more = r#"{"type": "record", "name": "E", "fields": [{"name": "a", "type": "long"},
+            {"name": "c", "type": "long", "default": 0}]}"#;
+        asking.subjects.post("in-value", more, &[]).await.unwrap();
+        assert_eq!(backward(ask).await, none, "what is added has a default");
+        asking.come("b").await;
+        let told = backward(ask).await;
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].starts_with(
+                "the output schema for (in-value: version 3 is schema 3) cannot read that for (in-value: version 2 is schema 2)"
+            ),
+            "{told:?}"
+        );
+        // What is there already the registry has compared.
+        assert_eq!(backward(Registering::Register).await, none);
+        assert_eq!(backward(ask).await, none);
+    }
+
+    #[tokio::test]
+    async fn a_version_whose_values_are_others_although_it_is_compatible_is_told() {
+        let sink = "sink = { topic = \"out\", key = \"event.id\", set = { s = \"event.at / 1000\", p = \"string(event.price)\", \
+                    o = \"event.other\", d = \"event.price > 1.0\" } }";
+        let version = |id: &str, unit: &str, scale: u32| {
+            format!(
+                r#"{{"type": "record", "name": "E", "fields": [{{"name": "id", "type": {{"type": "string"{id}}}}},
+                {{"name": "at", "type": {{"type": "long", "logicalType": "timestamp-{unit}"}}}},
+                {{"name": "other", "type": {{"type": "long", "logicalType": "timestamp-{unit}"}}}},
+                {{"name": "price", "type": {{"type": "bytes", "logicalType": "decimal", "precision": 9, "scale": {scale}}}}}]}}"#
+            )
+        };
+        let asking = Asking::with(sink).await;
+        let told = async || {
+            let prepared = asking.prepare(Registering::Ask { register: true }).await.unwrap();
+            let told = prepared.warnings.into_iter().map(|warning| warning.message);
+            told.collect::<Vec<_>>()
+        };
+        let of_old = version("", "millis", 2);
+        asking.subjects.post("in-value", &of_old, &[]).await.unwrap();
+        let of_same = of_old.replace("\"E\"", "\"E\", \"doc\": \"again\"");
+        asking.subjects.post("in-value", &of_same, &[]).await.unwrap();
+        assert_eq!(told().await, Vec::<String>::new());
+        let of_new = version(", \"logicalType\": \"uuid\"", "micros", 3);
+        asking.subjects.post("in-value", &of_new, &[]).await.unwrap();
+        let mut warnings = told().await;
+        warnings.sort();
+        let wanted = [
+            "event.at is timestamp-micros here and timestamp-millis in another version: what an expression or a key makes of its number differs",
+            "event.id is uuid here and string in another version: its text is in lower case with hyphens where it is uuid, and as it was written where it is string",
+            "event.price is decimal(9, 3) here and decimal(9, 2) in another version: what string() makes of it has other digits",
+        ];
+        assert_eq!(
+            warnings,
+            wanted.map(|told| format!("{told} (in-value: version 3 is schema 3)"))
+        );
+    }
+
+    #[tokio::test]
+    async fn a_field_that_has_asks_for_and_no_version_has_is_told() {
+        let asking = Asking::with("sink = { topic = \"out\", set = { n = \"has(event.b) ? event.b : 0\" } }").await;
+        let told = async || {
+            let prepared = asking.prepare(Registering::Register).await.unwrap();
+            assert!(prepared.broken.is_empty(), "{:?}", prepared.broken);
+            prepared
+                .warnings
+                .into_iter()
+                .map(|warning| warning.message)
+                .collect::<Vec<_>>()
+        };
+        asking.come("a").await;
+        assert_eq!(
+            told().await,
+            ["no version of the input has event.b: has() of it is false for every record"]
+        );
+        asking.come("b").await;
+        assert_eq!(told().await, Vec::<String>::new(), "the newer one has it");
+    }
+
+    #[tokio::test]
+    async fn a_subjects_own_version_has_its_id_whatever_it_refers_to() {
+        let asking = Asking::with("sink = { topic = \"out\", schema = { subject = \"out-value\" } }").await;
+        asking.come("id").await;
+        let referred = r#"{"type": "record", "name": "Geo", "fields": [{"name": "lat", "type": "double"}]}"#;
+        asking.subjects.post("Geo", referred, &[]).await.unwrap();
+        let output = r#"{"type": "record", "name": "O", "fields": [{"name": "id", "type": "long"},
+            {"name": "at", "type": ["null", "Geo"], "default": null}]}"#;
+        let id = asking.subjects.post("out-value", output, &["Geo"]).await.unwrap();
+        let ask = |register| Registering::Ask { register };
+        for registering in [Registering::MustExist, Registering::Register, ask(true), ask(false)] {
+            let prepared = asking.prepare(registering).await.unwrap();
+            let input = asking.registry.versions("in-value").await.unwrap();
+            let plan = prepared.schemas.known(input[0].id).unwrap().unwrap();
+            assert_eq!(plan.output.as_ref().unwrap().schema_id, id, "{registering:?}");
+        }
+        let versions = asking.registry.versions("out-value").await.unwrap();
+        assert_eq!(versions.len(), 1, "no copy with what it refers to within it");
     }
 
     #[tokio::test]

@@ -31,8 +31,8 @@ use crate::reference::References;
 use crate::store::AnyStore;
 pub use custom::{Custom, misnamed, not_taken};
 pub use lookup::Lookup;
-pub use names::constant_type;
 use names::{Builder, Columns, StepNames};
+pub use names::{constant_type, event_path};
 use parse::ParsedStep;
 pub use parse::{Parsed, parse};
 pub use reference::{Refer, wrong_key};
@@ -138,6 +138,8 @@ pub struct Program {
     pub name: Arc<str>,
     /// The fields of the event that anything asks for, by slot: path, and one place that asks.
     pub paths: Vec<(String, Span)>,
+    /// The slots of those that the input may lack, in ascending order: has() leads to each of their uses.
+    pub optional: Vec<usize>,
     /// The steps, as declared.
     pub steps: Vec<Step>,
     /// The order in which they run.
@@ -200,6 +202,7 @@ impl Parsed<'_> {
         let stages = stages(&steps);
         let mut program = Program {
             name: Arc::from(self.config.name.as_str()),
+            optional: (0..b.paths.len()).filter(|slot| !b.needed.contains(slot)).collect(),
             paths: b.paths,
             steps,
             stages,

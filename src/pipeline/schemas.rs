@@ -4,13 +4,14 @@
 //! true).
 //! Never kept: a failure that may pass. The registry client remembers unknown ids, shortly.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::failure::Failure;
 use super::finding::Finding;
-use super::plan::{Output, OutputSchema, SchemaPlan, compile};
+use super::plan::{Output, OutputSchema, SchemaPlan, compile, shifted};
 use super::program::Program;
 use crate::avro::Schema;
+use crate::avro::value::Type;
 use crate::registry::recent::Recent;
 use crate::registry::{Fetched, Registry, RegistryError};
 use crate::retry::Class;
@@ -22,6 +23,8 @@ pub struct OutputSubject {
     pub schema: OutputSchema,
     /// The subject that it is registered under: the sink's topic and `-value`.
     pub subject: String,
+    /// The id, where the schema was read from that subject: its text has no references here, and as such the registry may not know it.
+    pub known: Option<u32>,
     /// How the schema gets its id.
     pub registering: Registering,
 }
@@ -46,6 +49,8 @@ pub struct Schemas {
     registry: Arc<Registry>,
     output: Option<OutputSubject>,
     plans: Mutex<Recent<Result<Arc<SchemaPlan>, Failure>>>,
+    /// The types of the fields in the first plan that was kept: others are compared with it.
+    first: OnceLock<Vec<Type>>,
     /// The schemas whose output schema was missing when records waited for it.
     missing: Mutex<Recent<()>>,
 }
@@ -77,6 +82,7 @@ impl Schemas {
             registry,
             output,
             plans: Mutex::default(),
+            first: OnceLock::new(),
             missing: Mutex::default(),
         }
     }
@@ -89,6 +95,10 @@ impl Schemas {
 
     fn keep(&self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>) {
         let weight = weight(&plan);
+        if let Ok(SchemaPlan { plan, .. }) = plan.as_deref() {
+            let types = || (0..plan.slots()).map(|slot| plan.slot_type(slot)).collect();
+            self.first.get_or_init(types);
+        }
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.insert(id, plan, weight);
     }
@@ -156,6 +166,10 @@ impl Schemas {
         })?;
         let output_schema = self.output.as_ref().map(|o| &o.schema);
         let compiled = compile(&self.program, Arc::new(writer), output_schema).map_err(Unusable::Findings)?;
+        let mut warnings = compiled.warnings;
+        if let Some(first) = self.first.get() {
+            warnings.extend(shifted(&self.program, first, &compiled.plan));
+        }
         let output = match (compiled.output, &self.output) {
             (Some((splice, schema)), Some(subject)) => {
                 let registered = self.register(fetched.id, &schema, subject, records_wait).await;
@@ -172,11 +186,14 @@ impl Schemas {
             plan: compiled.plan,
             output,
         };
-        Ok((Arc::new(plan), compiled.warnings))
+        Ok((Arc::new(plan), warnings))
     }
 
     /// The id of the output schema that schema `of` gets.
     async fn register(&self, of: u32, schema: &Schema, to: &OutputSubject, records_wait: bool) -> Result<u32, Failure> {
+        if let Some(id) = to.known {
+            return Ok(id);
+        }
         let OutputSubject {
             subject, registering, ..
         } = to;
@@ -214,7 +231,14 @@ impl Schemas {
             return Ok(id);
         }
         if *registering == Registering::Register {
-            return self.registry.register(subject, schema.json()).await.map_err(in_words);
+            let registered = self.registry.register(subject, schema.json()).await;
+            // Another process may have registered the same text since it was looked up, and to some registries that is a conflict.
+            if let Err(RegistryError::Rejected { .. }) = &registered
+                && let Ok(Some(id)) = self.registry.lookup(subject, schema.json()).await
+            {
+                return Ok(id);
+            }
+            return registered.map_err(in_words);
         }
         if *registering == (Registering::Ask { register: true }) {
             let answer = self.registry.compatible(subject, schema.json()).await;
@@ -303,6 +327,7 @@ mod tests {
         let output = OutputSubject {
             schema: OutputSchema::Appended,
             subject: "o-value".into(),
+            known: None,
             registering,
         };
         Schemas::new(Arc::new(program.unwrap()), Arc::new(registry.unwrap()), Some(output))
@@ -364,6 +389,58 @@ mod tests {
             panic!("it is registered")
         };
         assert_eq!((away.class, away.reason), (Class::Transient, "registry"));
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_takes_nothing_for_the_time_being_is_waited_for_whatever_its_status() {
+        let demo = DemoRegistry::start().await.unwrap();
+        for answer in [
+            Fault::Answer(
+                409,
+                r#"{"error_code":0,"message":"Unsupported write operation. Storage is read-only."}"#,
+            ),
+            Fault::Answer(409, "<html>"),
+        ] {
+            demo.on_request(move |_, path| match path == "/subjects/o-value/versions" {
+                true => answer,
+                false => Fault::None,
+            });
+            let Err(Unusable::Failure(waits)) = registered(&demo, Registering::Register).await else {
+                panic!("it is registered")
+            };
+            assert_eq!((waits.class, waits.reason), (Class::Transient, "registry"), "{waits}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_that_register_one_text_at_once_both_get_its_id() {
+        let demo = DemoRegistry::start().await.unwrap();
+        let id = registered(&demo, Registering::Register).await.unwrap();
+        // The other one registers it between this one's question and its own attempt.
+        let first = AtomicBool::new(true);
+        demo.on_request(move |_, path| match path {
+            "/subjects/o-value" if first.swap(false, Ordering::Relaxed) => {
+                Fault::Answer(404, r#"{"error_code":40401,"message":"Subject not found"}"#)
+            }
+            "/subjects/o-value/versions" => {
+                Fault::Answer(409, r#"{"error_code":409,"message":"An artifact exists already"}"#)
+            }
+            _ => Fault::None,
+        });
+        assert_eq!(registered(&demo, Registering::Register).await.unwrap(), id);
+    }
+
+    #[tokio::test]
+    async fn an_id_that_a_registry_calls_an_unknown_subject_is_unknown() {
+        let demo = DemoRegistry::start().await.unwrap();
+        let class = async |id: u32| {
+            let schemas = schemas(vec![demo.url()], Registering::MustExist).await;
+            schemas.resolve(id).await.unwrap_err().class
+        };
+        demo.on_request(|_, _| Fault::Answer(404, r#"{"error_code":40401,"message":"No artifact with this id"}"#));
+        assert_eq!(class(7).await, Class::Permanent);
+        demo.on_request(|_, _| Fault::Answer(404, r#"{"error_code":404,"message":"HTTP 404 Not Found"}"#));
+        assert_eq!(class(7).await, Class::Transient, "it may be another server's");
     }
 
     #[tokio::test]

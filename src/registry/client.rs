@@ -120,7 +120,10 @@ impl Client {
             .await?;
         match answer {
             Ok(schema) => self.resolved(id, &format!("id {id}"), schema, true).await,
-            Err(problem) if problem.code == Some(UNKNOWN_SCHEMA) => Err(RegistryError::Unknown { id }),
+            // Apicurio has an id for each subject where it is set to its older kind, and then calls the subject unknown.
+            Err(problem) if matches!(problem.code, Some(UNKNOWN_SUBJECT | UNKNOWN_VERSION | UNKNOWN_SCHEMA)) => {
+                Err(RegistryError::Unknown { id })
+            }
             Err(problem) => Err(problem.into()),
         }
     }
@@ -302,10 +305,10 @@ fn avro_only(name: &str, schema: &Schema) -> Result<(), RegistryError> {
     }
 }
 
-/// 409 is incompatible; 422 (400 in some registries) with a code is invalid. Without a code it may be a proxy's.
+/// 409 with a code is incompatible; 422 (400 in some registries) with one is invalid. Without a code it may be a proxy's.
 fn not_taken(subject: &str, problem: Problem) -> RegistryError {
     match (problem.status, problem.code) {
-        (409, _) | (400 | 422, Some(_)) => RegistryError::Rejected {
+        (400 | 409 | 422, Some(_)) => RegistryError::Rejected {
             subject: subject.to_owned(),
             message: problem.message,
         },

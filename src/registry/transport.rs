@@ -31,6 +31,9 @@ const SHOWN: usize = 1000;
 /// Confluent's code of a registry, or a subject, that takes no new schema for the time being: its mode is READONLY or IMPORT.
 const NOT_PERMITTED: u32 = 42205;
 
+/// What Apicurio gives for a code where Confluent's has none: it is read-only, has no room, or has met another writer. None of it is about the schema.
+const NO_CODE: u32 = 0;
+
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 pub(super) struct Transport {
@@ -118,8 +121,8 @@ fn considered<T: DeserializeOwned>(url: String, status: u16, body: &[u8]) -> Res
         url,
     };
     match status {
-        409 => Ok(Err(problem)),
-        400 | 404 | 422 if code.is_some_and(|code| code != NOT_PERMITTED) => Ok(Err(problem)),
+        409 if code != Some(NO_CODE) => Ok(Err(problem)),
+        400 | 404 | 422 if code.is_some_and(|code| ![NO_CODE, NOT_PERMITTED].contains(&code)) => Ok(Err(problem)),
         _ => Err(problem.into()),
     }
 }
@@ -365,6 +368,13 @@ mod tests {
             (404, coded, true),
             (404, "<html>", false),
             (409, "", true),
+            (409, r#"{"error_code":409,"message":"incompatible"}"#, true),
+            (
+                409,
+                r#"{"error_code":0,"message":"Unsupported write operation. Storage is read-only."}"#,
+                false,
+            ),
+            (422, r#"{"error_code":0,"message":"There is no room"}"#, false),
             (422, coded, true),
             (422, "", false),
             (

@@ -25,7 +25,7 @@
 //! | `list` `set` `vector` | array of what the items take, without nulls | array | TEXT, JSON |
 //! | `map` | map of what key and value take, without nulls | map | TEXT, JSON |
 //! | `tuple` | record of as many fields, by position | record `field_0`, … | TEXT, JSON |
-//! | UDT | record, by field name; fields not given are null | record | TEXT, JSON |
+//! | UDT | record, by field name; fields not given are null, and one more is left out where the record has all of the UDT's | record | TEXT, JSON |
 //! | none declared | | | as SQLite has it: INTEGER, REAL, TEXT, BLOB |
 //!
 //! Null goes everywhere, as UNSET (so no tombstones). SQLite columns are declared by CQL's names (`"list<text>"` in
@@ -111,8 +111,13 @@ pub fn bindable(from: &Type, to: &ColumnType) -> Result<(), String> {
 }
 
 fn record_to_udt(fields: &[(String, Type)], udt: &str, wanted: &[(String, ColumnType)]) -> Result<(), String> {
+    // A newer version may have one more. Where the UDT has one that the record lacks, they may be one field by two names.
+    let complete = wanted.iter().all(|(name, _)| fields.iter().any(|(own, _)| own == name));
     for (name, from) in fields {
         let Some((_, to)) = wanted.iter().find(|(wanted, _)| wanted == name) else {
+            if complete {
+                continue;
+            }
             let names: Vec<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
             return Err(format!(
                 "field {name} of the record is not in {udt}, which has {}",
@@ -365,6 +370,28 @@ mod tests {
         assert_eq!(
             bindable(&unknown, &udt).unwrap_err(),
             "field street of the record is not in address, which has zip"
+        );
+    }
+
+    #[test]
+    fn a_record_may_have_a_field_more_than_the_type_that_it_goes_into() {
+        let record = |names: &[&str]| {
+            let fields = names.iter().map(|name| ((*name).to_owned(), Type::String));
+            Type::Record(fields.collect())
+        };
+        let udt = |names: &[&str]| ColumnType::Udt {
+            name: "address".into(),
+            fields: names
+                .iter()
+                .map(|name| ((*name).to_owned(), ColumnType::Text))
+                .collect(),
+        };
+        assert_eq!(bindable(&record(&["zip", "floor"]), &udt(&["zip"])), Ok(()));
+        assert_eq!(bindable(&record(&["zip"]), &udt(&["zip", "street"])), Ok(()));
+        assert_eq!(
+            bindable(&record(&["zip", "road"]), &udt(&["zip", "street"])),
+            Err("field road of the record is not in address, which has zip, street".to_owned()),
+            "they may be one"
         );
     }
 

@@ -11,7 +11,7 @@ use cel::{Context, IdedExpr};
 use smallvec::SmallVec;
 
 use super::convert::{map_key, to_cel, whole};
-use super::{FOR_EVER, INPUT, literal, told};
+use super::{Computed, FOR_EVER, INPUT, literal, told};
 use crate::avro::decimal_text;
 use crate::avro::value::Value;
 
@@ -30,6 +30,13 @@ pub(super) enum Seen {
     /// A map or a record comes in as the list of its keys, which is what a macro goes through: the interpreter's map has them in another
     /// order each time, and what a record gives has to be the same on replay.
     Keys,
+}
+
+impl Computed {
+    /// Whether `string()` makes text of an input.
+    pub fn makes_text(&self, input: usize) -> bool {
+        self.seen.get(input) == Some(&Seen::Text)
+    }
 }
 
 /// Makes each list of literals in which `in` looks, and puts a name in its place: the interpreter would make it for every record. Lists
@@ -184,7 +191,7 @@ impl VariableResolver for Inputs<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Computed, Expression, Interpreter, parse};
+    use super::super::{Expression, Interpreter, parse};
     use super::*;
 
     #[test]

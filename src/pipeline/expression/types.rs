@@ -8,6 +8,7 @@ use std::fmt;
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, LiteralValue, operators};
 
+use super::guarded::never_holds;
 use super::{Computed, INPUT, literal};
 use crate::avro::value::{Type, Unit, Value};
 
@@ -16,8 +17,13 @@ impl Computed {
     /// wherever an input may be, and where an operator meets a null that the expression writes.
     pub fn result_type(&self, inputs: &[Type]) -> Option<Type> {
         let result = infer(&self.tree.expr, inputs)?;
+        // What is never there and is asked for by has() makes nothing null.
+        let makes_null = |(i, ty): (usize, &Type)| {
+            let never = *ty == Type::Null && self.is_guarded(i);
+            ty.is_nullable() && !never
+        };
         Some(
-            if inputs.iter().any(Type::is_nullable) || writes_null(&self.tree.expr, true) {
+            if inputs.iter().enumerate().any(makes_null) || writes_null(&self.tree.expr, true) {
                 result.nullable()
             } else {
                 result
@@ -488,7 +494,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The number of the input that a variable stands for.
-fn input(name: &str) -> Option<usize> {
+pub(super) fn input(name: &str) -> Option<usize> {
     name.strip_prefix(INPUT)?.parse().ok()
 }
 
@@ -514,6 +520,11 @@ fn infer(expr: &Expr, inputs: &[Type]) -> Option<Type> {
                     Kind::String => Some(Type::String),
                     Kind::Bytes => Some(Type::Bytes),
                     Kind::Uint | Kind::List | Kind::Map => None,
+                },
+                // The other branch says the type where this one is null alone.
+                operators::CONDITIONAL if never_holds(&call.args.first()?.expr, inputs) => match arg(2)? {
+                    Type::Null => arg(1).map(Type::nullable),
+                    ty => Some(ty),
                 },
                 operators::CONDITIONAL => match (arg(1)?, arg(2)?) {
                     (Type::Null, t) | (t, Type::Null) => Some(t.nullable()),

@@ -1,13 +1,13 @@
 //! What is said of values of the input that a field of the output does not hold each of: what does not fit is a dead letter, and never rounded or cut off.
 
 use crate::avro::value::Type;
-use crate::avro::{Unplaced, change_unit, symbols_told};
+use crate::avro::{Renamed, Unplaced, change_unit, symbols_told};
 use crate::config::Span;
 use crate::pipeline::expression::unit;
 use crate::pipeline::finding::Finding;
 
 /// What is said of the first two counterparts of which something is, these types themselves or what is in their lists, maps and records.
-fn first<'t, T>(from: &'t Type, to: &'t Type, says: &impl Fn(&'t Type, &'t Type) -> Option<T>) -> Option<T> {
+pub(super) fn first<'t, T>(from: &'t Type, to: &'t Type, says: &impl Fn(&'t Type, &'t Type) -> Option<T>) -> Option<T> {
     let (from, to) = (from.non_null(), to.non_null());
     match (from, to) {
         (Type::List(from), Type::List(to)) | (Type::Map(_, from), Type::Map(_, to)) => first(from, to, says),
@@ -96,6 +96,22 @@ pub(super) fn narrowed(field: &str, what: &str, span: Span, from: &Type, to: &Ty
 pub(super) fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
     let Unplaced { field, source, from } = unplaced;
     no_place(&format!("event.{source} may be"), from, field, span)
+}
+
+/// What is said of a field of the output that nothing goes into, for the input's has another name by now.
+pub(super) fn renamed(renamed: &Renamed, span: Span) -> Finding {
+    let Renamed { field, source } = renamed;
+    let message = format!(
+        "field '{field}' of the output schema has its default in every record, although event.{source} has that name for an alias"
+    );
+    let name = source.rsplit('.').next().unwrap_or(source);
+    let by_set = if field.contains(['.', '[']) {
+        ""
+    } else {
+        ", or give it by `set`"
+    };
+    let help = format!("add the alias '{name}' to the field in the sink's `schema`{by_set}");
+    Finding::new(span, message).help(help)
 }
 
 fn no_place(may_be: &str, from: &str, field: &str, span: Span) -> Finding {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config;
 use crate::demo::cluster::Scratch;
+use crate::pipeline::expression::{Expression, Interpreter, parse};
 use crate::pipeline::program;
 use crate::reference::References;
 use crate::store::AnyStore;
@@ -549,6 +550,58 @@ async fn a_finer_time_is_told_wherever_it_passes() {
 }
 
 #[tokio::test]
+async fn a_field_that_the_input_renamed_is_told_where_the_output_has_its_default_instead() {
+    let schema = |total: &str, rest: &str| {
+        format!(
+            r#"{{"type": "record", "name": "E", "fields": [{{"name": "id", "type": "long"}}, {{{total}, "type": "long"{rest}}},
+            {{"name": "items", "type": {{"type": "array", "items": {{"type": "record", "name": "I", "fields": [
+                {{{total}, "type": "long"{rest}}}]}}}}}}]}}"#
+        )
+    };
+    let input = schema(r#""name": "total", "aliases": ["amount"]"#, "");
+    let told = async |set: &str, name: &str| {
+        let output = OutputSchema::Fixed(Arc::new(Schema::parse(&schema(name, ", \"default\": 0")).unwrap()));
+        compiled(None, &input, set, output).await.unwrap().warnings
+    };
+    let of = |field: &str, source: &str| {
+        format!(
+            "field '{field}' of the output schema has its default in every record, although event.{source} has that name for an alias"
+        )
+    };
+    let warnings = told("", r#""name": "amount""#).await;
+    let messages: Vec<&str> = warnings.iter().map(|f| f.message.as_str()).collect();
+    assert_eq!(messages, [of("amount", "total"), of("items[].amount", "items[].total")]);
+    let help = |at: usize| warnings[at].help.as_deref().unwrap();
+    assert_eq!(
+        help(0),
+        "add the alias 'total' to the field in the sink's `schema`, or give it by `set`"
+    );
+    assert_eq!(help(1), "add the alias 'total' to the field in the sink's `schema`");
+    assert_eq!(
+        told("set = { amount = \"event.total\" }", r#""name": "amount""#)
+            .await
+            .len(),
+        1,
+        "in the list alone"
+    );
+    assert_eq!(told("", r#""name": "amount", "aliases": ["total"]"#).await, Vec::new());
+    assert_eq!(
+        told("", r#""name": "other""#).await,
+        Vec::new(),
+        "the input says nothing of it"
+    );
+    // Without a default it cannot be made at all, and why is told too.
+    let output = Schema::parse(&schema(r#""name": "amount""#, "")).unwrap();
+    let error = found(&input, "", OutputSchema::Fixed(Arc::new(output)))
+        .await
+        .unwrap_err();
+    assert!(
+        error.contains("\"amount\" of the output schema has no source") && error.contains("the alias \"total\""),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_field_that_the_records_of_a_list_do_not_have_is_found() {
     let input = r#"{"type": "record", "name": "E", "fields": [{"name": "items", "type": {"type": "array", "items":
         {"type": "record", "name": "I", "fields": [{"name": "discount", "type": ["null", "double"]}]}}}]}"#;
@@ -772,6 +825,58 @@ async fn an_expression_for_several_versions_runs_with_each() {
     for (unit, warnings) in [("millis", 0), ("micros", 1)] {
         let time = format!(r#"{{"type": "long", "logicalType": "timestamp-{unit}"}}"#);
         assert_eq!(told(&time, by_topic).await.len(), warnings, "{unit}");
+    }
+}
+
+#[tokio::test]
+async fn a_version_may_lack_a_field_that_has_asks_for() {
+    let version = |more: &str| {
+        format!(r#"{{"type": "record", "name": "E", "fields": [{{"name": "id", "type": "long"}}{more}]}}"#)
+    };
+    let coupon = r#", {"name": "coupon", "type": ["null", "string"], "default": null}"#;
+    let (old, new) = (version(""), version(coupon));
+    let set = |text: &str| format!("set = {{ c = \"{text}\" }}");
+    let text = "has(event.coupon) ? event.coupon : ''";
+    let Ok(Expression::Computed(computed)) = parse(text, &[]) else {
+        panic!("{text}")
+    };
+    let coupon_of = Value::Record(vec![
+        ("id".into(), Value::Long(7)),
+        ("coupon".into(), Value::String("x".into())),
+    ]);
+    let none = Value::Record(vec![("id".into(), Value::Long(7))]);
+    for (schema, record, ty, given) in [
+        (&old, none, Type::String, ""),
+        (&new, coupon_of, Type::String.nullable(), "x"),
+    ] {
+        let compiled = compiled(None, schema, &set(text), OutputSchema::Appended)
+            .await
+            .unwrap();
+        assert_eq!(compiled.warnings, Vec::new());
+        let (_, output) = compiled.output.unwrap();
+        assert_eq!(output.field_type("c"), Some(ty), "{schema}");
+        let (plan, mut datum) = (compiled.plan, Vec::new());
+        plan.writer().encode(&record, &mut datum).unwrap();
+        let mut marks = vec![0; plan.marks()];
+        plan.run(&datum, 0, datum.len(), &mut marks).unwrap();
+        let coupon = plan.value(0, &datum, &marks).unwrap();
+        let c = computed.evaluate(&Interpreter::default(), &[coupon]);
+        assert_eq!(c, Ok(Value::String(given.into())), "{schema}");
+    }
+    let fits = async |schema: &str, rest: &str| found(schema, rest, OutputSchema::Appended).await.is_ok();
+    let filter = filter_step("has(event.coupon) && event.coupon.startsWith('a')");
+    let elsewhere = format!("{filter}\n[[pipelines.p.steps]]\nname = \"s\"\nset = {{ c = \"event.coupon\" }}\n");
+    for (rest, fits_old) in [
+        (filter, true),
+        (set("has(event.coupon)"), true),
+        (set("has(event.coupon) ? string(event.coupon) : null"), true),
+        (set("event.coupon"), false),
+        (set("event.coupon != null ? event.coupon : ''"), false),
+        (set("has(event.coupon) || event.coupon == 'a'"), false),
+        (elsewhere, false),
+    ] {
+        assert_eq!(fits(&old, &rest).await, fits_old, "{rest}");
+        assert!(fits(&new, &rest).await, "{rest}");
     }
 }
 

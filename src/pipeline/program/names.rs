@@ -1,6 +1,8 @@
 //! What expressions name, resolved: fields of the event by slot, values of earlier steps by their place; and the types that are known
 //! without a schema.
 
+use std::collections::BTreeSet;
+
 use super::super::expression::{Expression, Reference};
 use super::super::failure::Failure;
 use super::super::finding::Finding;
@@ -29,6 +31,8 @@ pub(super) struct StepNames {
 #[derive(Default)]
 pub(super) struct Builder {
     pub(super) paths: Vec<(String, Span)>,
+    /// The slots of those that the input must have: not only has() leads to them.
+    pub(super) needed: BTreeSet<usize>,
     pub(super) known: Vec<StepNames>,
     pub(super) findings: Vec<Finding>,
     pub(super) unavailable: Option<Failure>,
@@ -40,24 +44,31 @@ pub(super) struct Builder {
 
 impl Builder {
     pub(super) fn slot(&mut self, path: &str, span: Span) -> Source {
-        let slot = self.paths.iter().position(|(p, _)| p == path).unwrap_or_else(|| {
+        let slot = self.asked(path, span);
+        self.needed.insert(slot);
+        Source::Event(slot)
+    }
+
+    /// The slot of a path that the input may lack.
+    fn asked(&mut self, path: &str, span: Span) -> usize {
+        self.paths.iter().position(|(p, _)| p == path).unwrap_or_else(|| {
             self.paths.push((path.to_owned(), span));
             self.paths.len() - 1
-        });
-        Source::Event(slot)
+        })
     }
 
     /// Where an expression's value comes from; none, and a finding, where it names what is not there.
     pub(super) fn place(&mut self, expression: &Expression, span: Span) -> Option<Place> {
         let source = match expression {
-            Expression::Path(reference) => self.reference(reference, span)?,
+            Expression::Path(reference) => self.reference(reference, span, false)?,
             Expression::Constant(value) => Source::Constant(value.clone()),
             Expression::Now => Source::Now(NOW),
             Expression::Computed(computed) => {
                 let inputs = computed
                     .inputs
                     .iter()
-                    .map(|r| self.reference(r, span))
+                    .enumerate()
+                    .map(|(input, r)| self.reference(r, span, computed.is_guarded(input)))
                     .collect::<Option<Vec<_>>>()?;
                 Source::Computed(Box::new(ComputedSource {
                     expression: computed.clone(),
@@ -72,8 +83,9 @@ impl Builder {
         })
     }
 
-    fn reference(&mut self, reference: &Reference, span: Span) -> Option<Source> {
+    fn reference(&mut self, reference: &Reference, span: Span, guarded: bool) -> Option<Source> {
         match reference {
+            Reference::Event(path) if guarded => Some(Source::Event(self.asked(path, span))),
             Reference::Event(path) => Some(self.slot(path, span)),
             Reference::Record(field) => Some(Source::Record(field.clone())),
             Reference::Step { step, column } => {
@@ -122,12 +134,20 @@ impl Builder {
 /// The unit of `now()`, where no field asks for another.
 const NOW: Unit = Unit::Micros;
 
+/// What findings call a field of the event.
+pub fn event_path(path: &str) -> String {
+    let dot = if path.is_empty() || path.starts_with('[') {
+        ""
+    } else {
+        "."
+    };
+    format!("event{dot}{path}")
+}
+
 /// What findings call an expression.
 fn what(expression: &Expression) -> String {
     match expression {
-        Expression::Path(Reference::Event(path)) if path.is_empty() => "event".to_owned(),
-        Expression::Path(Reference::Event(path)) if path.starts_with('[') => format!("event{path}"),
-        Expression::Path(Reference::Event(path)) => format!("event.{path}"),
+        Expression::Path(Reference::Event(path)) => event_path(path),
         Expression::Path(Reference::Record(field)) => format!("record.{}", field.name()),
         Expression::Path(Reference::Step { step, column }) => format!("{step}.{column}"),
         Expression::Constant(_) => "this literal".to_owned(),

@@ -439,6 +439,18 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_the_type_does_not_have_is_left_out() {
+        let field = |name: &'static str, number| (name.into(), Value::Int(number));
+        let ty = ColumnType::Udt {
+            name: "address".to_owned(),
+            fields: vec![("zip".to_owned(), ColumnType::Int)],
+        };
+        let more = Value::Record(vec![field("floor", 3), field("zip", 75001)]);
+        let zip = Value::Record(vec![field("zip", 75001)]);
+        assert_eq!(ours(&more, &ty), ours(&zip, &ty));
+    }
+
+    #[test]
     fn a_null_inside_a_list_is_refused() {
         let value = Value::List(vec![Value::Null]);
         let mut bytes = Vec::new();

@@ -415,6 +415,19 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_the_type_does_not_have_is_left_out() {
+        let field = |name: &'static str, number| (name.into(), Value::Int(number));
+        let ty = ColumnType::Udt {
+            name: "address".to_owned(),
+            fields: vec![("zip".to_owned(), ColumnType::Int)],
+        };
+        let record = Value::Record(vec![field("floor", 3), field("zip", 75001)]);
+        let bound = bind(&record, &ty).unwrap();
+        let zip = Value::Record(vec![field("zip", 75001)]);
+        assert_eq!(read(ValueRef::from(&bound), &ty), Ok(zip));
+    }
+
+    #[test]
     fn a_set_has_each_item_once_in_order_and_a_map_its_keys() {
         let text = |s: &'static str| Value::String(s.into());
         let longs = |numbers: &[i64]| Value::List(numbers.iter().map(|n| Value::Long(*n)).collect());
