@@ -4,6 +4,7 @@
 //! follows: the call again, an abort, another producer, or the end. A failure that says nothing is tried again, because all other answers are final. Who asks
 //! is told of each failure before that (`goes_on`), and may give up.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
@@ -15,6 +16,9 @@ use super::Producer;
 
 /// For one call, before it is made again.
 const CALL: Duration = Duration::from_secs(10);
+/// For the first call of an abort. What is queued is thrown away when a call begins, and what is on its way then is waited for: behind an output that brokers
+/// have refused it is refused for that, and librdkafka (2.12) queues it again, so that only another call throws it away.
+const FIRST_ABORT: Duration = Duration::from_secs(1);
 /// Between calls that fail at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -65,7 +69,8 @@ pub fn commit(
 
 /// Throws away what was sent since the last commit; then begins the next.
 pub fn abort(producer: &Producer, goes_on: impl Fn(&str) -> bool) -> Result<(), TransactionError> {
-    again(producer, goes_on, || producer.abort_transaction(CALL))?;
+    let timeout = Cell::new(FIRST_ABORT);
+    again(producer, goes_on, || producer.abort_transaction(timeout.replace(CALL)))?;
     begin(producer)
 }
 
@@ -127,7 +132,7 @@ fn again(
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::cell::RefCell;
 
     use rdkafka::types::RDKafkaRespErr;
 
