@@ -83,8 +83,17 @@ impl Producer {
 
     /// Whether librdkafka has given it up because its transactional id has another epoch by now.
     pub fn is_fenced(&self) -> bool {
+        self.is_given_up_for(RDKafkaErrorCode::Fenced)
+    }
+
+    /// Whether librdkafka has given it up because brokers have no transaction open that it could go on with, or end.
+    pub fn has_nothing_open(&self) -> bool {
+        self.is_given_up_for(RDKafkaErrorCode::InvalidTransactionalState)
+    }
+
+    fn is_given_up_for(&self, why: RDKafkaErrorCode) -> bool {
         let fatal = self.inner.client().fatal_error();
-        fatal.is_some_and(|(code, _)| code == RDKafkaErrorCode::Fenced)
+        fatal.is_some_and(|(code, _)| code == why)
     }
 
     /// Why another one in its place would be given up as it was, if so: the brokers let this client have none.

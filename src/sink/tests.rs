@@ -1,6 +1,7 @@
-//! What becomes of events at a producer that reaches no broker.
+//! What becomes of events at a producer, most of which reach no broker.
 
-use rdkafka::types::RDKafkaRespErr;
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::dead_letters::DeadLetters;
 use super::*;
@@ -28,6 +29,10 @@ fn with_order(ordered: bool) -> Arc<Producer> {
 fn made(metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", "127.0.0.1:1");
+    made_with(config, metrics, ordered)
+}
+
+fn made_with(mut config: ClientConfig, metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
     config.set("enable.idempotence", "true");
     let (of_pipeline, statistics) = (
         PipelineMetrics::new(metrics, "p"),
@@ -81,8 +86,13 @@ fn one_stays_and_one_leaves(sink: &Sink, completions: &Arc<Completions>) {
 
 /// The first two that come back, in the order of their offsets.
 async fn two(completions: &Completions) -> Vec<Completion> {
+    first(completions, 2).await
+}
+
+/// So many of the first that come back, or more, in the order of their offsets.
+async fn first(completions: &Completions, count: usize) -> Vec<Completion> {
     let (mut batch, mut ended) = (Batch::default(), Vec::new());
-    while ended.len() < 2 {
+    while ended.len() < count {
         completions.ready().await;
         completions.take(&mut batch);
         ended.append(&mut batch.completions);
@@ -190,4 +200,41 @@ async fn a_partition_has_outputs_from_the_producer_on_to_their_end_where_their_o
         drop(ended.remove(0).event.recycle());
         assert_eq!(tenures.each_ref().map(|of| of.has_outputs()), [false, ordered]);
     }
+}
+
+/// An abort throws away what is queued when it begins. What comes back into the queue after that waited for the end of the call, ten seconds later.
+#[tokio::test]
+async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("out", 1, 1).unwrap();
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", cluster.bootstrap_servers());
+    config.set("transactional.id", "p-0");
+    let producer = made_with(config, &Metrics::new().unwrap(), true);
+    transactions::init(&producer, |_| true).unwrap();
+    let (sink, completions) = (Sink::new(producer.clone(), "out"), Arc::<Completions>::default());
+    let send = |offset| {
+        let event = event(&completions, offset, false);
+        assert!(sink.send(event, b"out", None, Instant::now()).is_ok());
+    };
+    // With it the partition is in the transaction.
+    send(0);
+    first(&completions, 1).await;
+    cluster.request_errors(
+        RDKafkaApiKey::Produce,
+        &[
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+        ],
+    );
+    cluster.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+    // Two batches: the second is on its way when the first is refused.
+    send(1);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    send(2);
+    first(&completions, 1).await;
+    let began = Instant::now();
+    transactions::abort(&producer, |_| true).unwrap();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(7), "{took:?}");
 }

@@ -4,6 +4,7 @@
 //! follows: the call again, an abort, another producer, or the end. A failure that says nothing is tried again, because all other answers are final. Who asks
 //! is told of each failure before that (`goes_on`), and may give up.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
@@ -15,6 +16,9 @@ use super::Producer;
 
 /// For one call, before it is made again.
 const CALL: Duration = Duration::from_secs(10);
+/// For the first call of an abort. What is queued is thrown away when a call begins, and what is on its way then is waited for: behind an output that brokers
+/// have refused it is refused for that, and librdkafka (2.12) queues it again, so that only another call throws it away.
+const FIRST_ABORT: Duration = Duration::from_secs(1);
 /// Between calls that fail at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -25,7 +29,9 @@ pub enum TransactionError {
     #[error("{0}")]
     Abort(String),
     /// The brokers have forgotten the transactional id. Another producer has to take it anew: for a transaction of offsets alone librdkafka (2.12) never
-    /// does, so that after an abort they would refuse the next one just so.
+    /// does, so that after an abort they would refuse the next one just so. Or they have nothing open under it: librdkafka (2.12) has them abort what they
+    /// have not begun, where its first request for that was put off (the last commit was still being written) or not answered, and gives the producer
+    /// up for their answer. A commit that is answered so was not made.
     #[error("{0}")]
     Forgotten(String),
     /// The transactional id has another epoch by now: brokers have aborted the transaction by its time-out, or another process has taken the id. Which of
@@ -63,7 +69,8 @@ pub fn commit(
 
 /// Throws away what was sent since the last commit; then begins the next.
 pub fn abort(producer: &Producer, goes_on: impl Fn(&str) -> bool) -> Result<(), TransactionError> {
-    again(producer, goes_on, || producer.abort_transaction(CALL))?;
+    let timeout = Cell::new(FIRST_ABORT);
+    again(producer, goes_on, || producer.abort_transaction(timeout.replace(CALL)))?;
     begin(producer)
 }
 
@@ -78,6 +85,8 @@ pub fn given_up(producer: &Producer) -> Option<TransactionError> {
     let why = producer.fatal()?;
     Some(if producer.is_fenced() {
         TransactionError::Fenced(why)
+    } else if producer.has_nothing_open() {
+        TransactionError::Forgotten(format!("brokers have no transaction of this producer: {why}"))
     } else {
         TransactionError::Fatal(why)
     })
@@ -102,7 +111,9 @@ fn again(
                 return Err(TransactionError::Fatal(error.to_string()));
             }
             if inner.code() == RDKafkaErrorCode::InvalidProducerIdMapping {
-                return Err(TransactionError::Forgotten(error.to_string()));
+                return Err(TransactionError::Forgotten(format!(
+                    "brokers have forgotten the transactional id: {error}"
+                )));
             }
             if inner.txn_requires_abort() {
                 return Err(TransactionError::Abort(error.to_string()));
@@ -121,7 +132,7 @@ fn again(
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
+    use std::cell::RefCell;
 
     use rdkafka::types::RDKafkaRespErr;
 
@@ -161,10 +172,15 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_is_told_from_what_else_librdkafka_gives_a_producer_up_for() {
-        for (error, fenced) in [
-            (RDKafkaRespErr::RD_KAFKA_RESP_ERR__FENCED, true),
-            (RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, false),
+    fn what_passes_is_told_from_what_else_librdkafka_gives_a_producer_up_for() {
+        for (error, fenced, forgotten) in [
+            (RDKafkaRespErr::RD_KAFKA_RESP_ERR__FENCED, true, false),
+            (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE, false, true),
+            (
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+                false,
+                false,
+            ),
         ] {
             let producer = alone();
             assert_eq!(given_up(&producer), None);
@@ -173,7 +189,8 @@ mod tests {
             for result in [again(&producer, |_| true, call), begin(&producer)] {
                 match result {
                     Err(TransactionError::Fenced(_)) => assert!(fenced),
-                    Err(TransactionError::Fatal(_)) => assert!(!fenced),
+                    Err(TransactionError::Forgotten(_)) => assert!(forgotten),
+                    Err(TransactionError::Fatal(_)) => assert!(!fenced && !forgotten),
                     other => panic!("{other:?}"),
                 }
             }

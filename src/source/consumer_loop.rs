@@ -145,11 +145,11 @@ pub enum End {
     /// It could not go on.
     Halted(Failure),
     /// Another consumer has to take its place and start from the last commit: it stood still although nothing held it, or an output was refused
-    /// whose turn is over, or brokers have forgotten its transactional id or fenced its producer.
+    /// whose turn is over, or brokers have forgotten its transactional id, have no transaction of its producer, or fenced it.
     Replaced {
         /// In words.
         why: String,
-        /// Whether it had taken records before.
+        /// Whether it had taken records before; where brokers know nothing of its transactions, whether it had committed one.
         took: bool,
         /// Records that it had not finished.
         left: usize,

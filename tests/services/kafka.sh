@@ -111,6 +111,7 @@ offsets.topic.num.partitions=8
 transaction.state.log.replication.factor=$replicas
 transaction.state.log.min.isr=$in_sync
 transaction.state.log.num.partitions=8
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 share.coordinator.state.topic.replication.factor=$replicas
 share.coordinator.state.topic.min.isr=$in_sync
 share.coordinator.state.topic.num.partitions=8

@@ -22,7 +22,7 @@ use crate::sink::limits::Limits;
 use crate::source::assignment::Partition;
 use crate::source::status::LoopState;
 
-/// Consumers made one after the other without a record from any of them.
+/// Consumers made one after the other without a record from any of them, or without a commit.
 const REBUILDS: u32 = 3;
 
 /// A consumer that ran for so long is a first one again.
@@ -44,7 +44,7 @@ struct Patience {
 }
 
 impl Patience {
-    /// One more was, that ran for so long; `took` is whether it had taken records. How many before it were, if another is worth the try.
+    /// One more was, that ran for so long; `took` is that of [`End::Replaced`]. How many before it were, if another is worth the try.
     fn another(&mut self, took: bool, ran: Duration) -> Option<u32> {
         self.in_vain = if took { 1 } else { self.in_vain + 1 };
         self.in_a_row = if ran >= LONG_RUN { 1 } else { self.in_a_row + 1 };
@@ -128,7 +128,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             return End::stopped(last.left);
         }
         let Some(before) = patience.another(took, began.elapsed()) else {
-            let message = format!("{REBUILDS} new consumers stood still like the first: {why}");
+            let message = format!("{REBUILDS} new consumers got no further than the first: {why}");
             return End::Halted(Failure::fatal("stalled", message));
         };
         last.pause(pauses.delay(before, jitter.next_u64())).await;

@@ -917,6 +917,22 @@ fn a_transactional_id_that_was_fenced_is_taken_anew() {
     }
 }
 
+/// As an abort that comes while the last commit is still being written: brokers answer librdkafka that they have nothing to end.
+#[test]
+fn a_producer_of_which_brokers_have_no_transaction_is_made_anew() {
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE;
+    for request in [
+        RDKafkaApiKey::AddPartitionsToTxn,
+        RDKafkaApiKey::AddOffsetsToTxn,
+        RDKafkaApiKey::EndTxn,
+    ] {
+        let (bench, _) = committed_after(request, &[refusal]);
+        assert_eq!(bench.metrics.consumer_rebuilds.get(), 1, "{request:?}");
+        let end = bench.end();
+        assert!(matches!(end, End::Drained), "{request:?}: {end:?}");
+    }
+}
+
 /// Another process has it.
 #[test]
 fn a_transactional_id_that_is_fenced_again_soon_halts() {

@@ -82,6 +82,8 @@ pub(super) struct Transactions {
     give_back_by: Option<Instant>,
     /// The producer cannot go on.
     dead: bool,
+    /// It has committed, were it only where partitions begin.
+    has_committed: bool,
     /// What the commit under way holds.
     committing: Vec<(Partition, Option<Ticket>, i64)>,
     /// The largest output that was refused in the open transaction. Brokers refuse batches, so its neighbours are refused with it.
@@ -167,6 +169,7 @@ impl Transactions {
             blocked: false,
             give_back_by: None,
             dead: false,
+            has_committed: false,
             committing: Vec::new(),
             suspect: None,
             aborted: 0,
@@ -439,6 +442,7 @@ impl Loop {
         match answer {
             Answer::Committed(Ok(()), took) => {
                 let open = this.tally.committed(Instant::now());
+                this.has_committed = true;
                 this.aborts_in_a_row = 0;
                 this.gone.clear();
                 this.blocked = !this.leaving.is_empty();
@@ -460,11 +464,6 @@ impl Loop {
             Answer::Committed(Err(TransactionError::Abort(reason)), _) => {
                 self.parts.runtime.metrics.commit_failures.inc();
                 self.abort_transaction(&reason);
-            }
-            Answer::Committed(Err(TransactionError::Forgotten(reason)), _) => {
-                this.die();
-                self.parts.runtime.metrics.commit_failures.inc();
-                self.give_way(format!("brokers have forgotten the transactional id: {reason}"));
             }
             Answer::Aborted(Ok(())) => {
                 // By now all deliveries of it are reported.

@@ -39,13 +39,13 @@ fn fence() -> TransactionError {
     TransactionError::Fenced("a test".to_owned())
 }
 
-/// The abort, or the commit, is answered by a fence.
-fn answered_fenced(this: &mut Loop, aborting: bool) {
+/// The abort, or the commit, is answered by this.
+fn answered_by(this: &mut Loop, aborting: bool, error: TransactionError) {
     let answer = if aborting {
         this.abort_transaction("a test");
-        Answer::Aborted(Err(fence()))
+        Answer::Aborted(Err(error))
     } else {
-        Answer::Committed(Err(fence()), Duration::ZERO)
+        Answer::Committed(Err(error), Duration::ZERO)
     };
     this.transaction_answered(answer);
 }
@@ -177,23 +177,33 @@ async fn what_leaves_at_the_end_and_is_not_committed_is_left() {
     }
 }
 
-/// An abort would not bring it back.
+/// An abort would not bring it back. It is a consumer in vain unless it has committed: the number of those is bounded.
 #[tokio::test]
-async fn a_consumer_whose_transactional_id_is_forgotten_makes_way_for_another() {
-    for stopping in [true, false] {
+async fn a_consumer_whose_transactions_brokers_have_forgotten_makes_way_for_another() {
+    for (stopping, aborting, has_committed) in [
+        (true, false, false),
+        (true, true, false),
+        (false, false, false),
+        (false, true, false),
+        (false, false, true),
+        (false, true, true),
+    ] {
         let mut this = with_one_finished().await;
+        this.took = true;
+        if has_committed {
+            answered_ok(&mut this);
+        }
         if stopping {
             this.stop();
         }
-        let forgotten = TransactionError::Forgotten("a test".to_owned());
-        this.transaction_answered(Answer::Committed(Err(forgotten), Duration::ZERO));
+        answered_by(&mut this, aborting, TransactionError::Forgotten("a test".to_owned()));
         let end = this.end(Instant::now());
         let right = match &end {
             Some(End::Abandoned(1)) => stopping,
-            Some(End::Replaced { left: 1, .. }) => !stopping,
+            Some(End::Replaced { took, .. }) => !stopping && *took == has_committed,
             _ => false,
         };
-        assert!(right, "{end:?}");
+        assert!(right, "aborting: {aborting}, committed: {has_committed}, {end:?}");
     }
 }
 
@@ -204,7 +214,7 @@ async fn a_consumer_that_is_fenced_makes_way_for_another_and_halts_where_that_co
         for before in [None, Some(Instant::now())] {
             let mut this = with_one_finished().await;
             this.fenced = before;
-            answered_fenced(&mut this, aborting);
+            answered_by(&mut this, aborting, fence());
             match (this.end(Instant::now()), before) {
                 (Some(End::Replaced { .. }), None) => assert!(this.fenced.is_some()),
                 (Some(End::Halted(failure)), Some(_)) => {
@@ -234,18 +244,19 @@ async fn a_fence_during_a_stop_tells_what_it_throws_away() {
     for aborting in [false, true] {
         let mut this = with_one_finished().await;
         this.stop();
-        answered_fenced(&mut this, aborting);
+        answered_by(&mut this, aborting, fence());
         let end = this.end(Instant::now());
         assert!(matches!(end, Some(End::Abandoned(1))), "aborting: {aborting}, {end:?}");
     }
 }
 
-/// librdkafka gives the producer up by then, and each of its outputs comes back: it is one fence.
+/// librdkafka gives the producer up by then, and each of its outputs comes back: it is one fence, or one transaction that brokers do not have.
 #[tokio::test]
-async fn outputs_of_a_producer_that_is_fenced_come_back_without_a_halt() {
+async fn outputs_of_a_producer_that_is_given_up_for_what_passes_come_back_without_a_halt() {
     for (error, halts) in [
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR__FENCED, false),
-        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE, true),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE, false),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER, true),
     ] {
         let mut this = idle_with_transactions().await;
         let events = [0, 1].map(|offset| {
@@ -259,8 +270,9 @@ async fn outputs_of_a_producer_that_is_fenced_come_back_without_a_halt() {
             this.undelivered_in_transaction(event, refused);
         }
         // The call that was under way tells of it, too.
+        let told = transactions::given_up(&this.transactions.as_ref().unwrap().parts.producer).unwrap();
         if !halts {
-            this.transaction_answered(Answer::Committed(Err(fence()), Duration::ZERO));
+            this.transaction_answered(Answer::Committed(Err(told), Duration::ZERO));
         }
         let end = this.end(Instant::now());
         let right = match &end {
