@@ -201,7 +201,12 @@ impl Running {
                     pipeline = pipeline.name,
                     "a consumer is not closed in time, and given up: the group may wait for it until its session has run out"
                 );
-                pipeline.give_up();
+                let given_up = pipeline
+                    .give_up()
+                    .into_iter()
+                    .map(|state| (pipeline.name.clone(), state));
+                let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+                shared.given_up.extend(given_up);
             }
             ended.push(pipeline.join(deadline).await);
         }
@@ -360,7 +365,10 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
             .filter(|line| !line.starts_with('#') && line.contains(part));
         lines.map(str::to_owned).collect()
     }
+    use crate::app::launch::RunningLoop;
 
+    use crate::app::threads::Threads;
+    use crate::source::status::LoopState;
     #[tokio::test]
     async fn a_consumer_that_is_never_closed_holds_no_reload_up() {
         let (_tell, mut told) = mpsc::unbounded_channel();
@@ -369,7 +377,11 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
             name: "stuck".to_owned(),
             share: 0,
             output: Arc::new(SharedOutput::of(&[])),
-            loops: vec![tokio::spawn(std::future::pending())],
+            loops: vec![RunningLoop {
+                task: tokio::spawn(std::future::pending()),
+                thread: Arc::downgrade(&thread),
+                state: state.clone(),
+            }],
             alive: Arc::new(AtomicUsize::new(1)),
             stop,
         };
@@ -377,7 +389,14 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
         let mut pipelines = [stuck];
         all_ended(&pipelines, &leaving, &mut told, Instant::now()).await;
         assert!(!pipelines[0].has_ended());
-        pipelines[0].give_up();
+        let given_up = pipelines[0].give_up();
+        assert!(matches!(given_up.as_slice(), [one] if one.ptr_eq(&Arc::downgrade(&state))));
+        let successor = threads.next(&metrics).unwrap();
+        assert_eq!(
+            [thread.name(), successor.name()],
+            ["loop-0", "loop-1"],
+            "it may stand still"
+        );
         let [stuck] = pipelines;
         let end = stuck.join(Instant::now()).await;
         assert!(end.ends.is_empty(), "{end:?}");
@@ -413,6 +432,8 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
         assert_eq!(made_anew, [false, false, true, true]);
     }
 
+        let (metrics, mut threads) = (Metrics::new().unwrap(), Threads::new(Some(1)));
+        let (thread, state) = (threads.next(&metrics).unwrap(), Arc::<LoopState>::default());
     #[test]
     fn clients_and_steps_that_a_new_version_has_not_leave_no_series() {
         let metrics = shown();
