@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::build::{self, Built};
 use super::services::waited_for;
 use super::{GRACE, PipelineEnd, Running, RunningPipeline, Shared, StartError, memory, stop};
-use crate::config::{self, Config, Sources};
+use crate::config::{self, Config, Sources, StepKind};
 use crate::source::status::STOPPED_BY_LIMIT;
 use crate::telemetry::metrics::Metrics;
 
@@ -309,6 +309,47 @@ fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&conf
     });
 }
 
+    for step in &stays.steps {
+        forget_other_kinds(metrics, name, step);
+    }
+}
+
+/// Forgets what only a step of another kind shows, which may have had this one's name: alerts tell by that which service a step asks. The rest is shown
+/// by this one already.
+fn forget_other_kinds(metrics: &Metrics, pipeline: &str, step: &config::Step) {
+    let of = [("pipeline", pipeline), ("step", step.name.value.as_str())];
+    let (mut caches, mut writes, mut groups, mut refers) = (false, false, false, false);
+    match &step.kind {
+        StepKind::Lookup(lookup) => caches = lookup.cache.is_some(),
+        StepKind::Write(write) => (writes, groups) = (true, write.group.is_some()),
+        StepKind::Reference(_) => refers = true,
+        StepKind::Filter(_) | StepKind::Set(_) | StepKind::Custom(_) => {}
+    }
+    if !caches {
+        for counted in [
+            &metrics.cache_hits_total,
+            &metrics.cache_misses_total,
+            &metrics.cache_coalesced_total,
+            &metrics.cache_evictions_total,
+        ] {
+            counted.forget_each(&of);
+        }
+        metrics.cache_entries.forget_each(&of);
+        metrics.cache_bytes.forget_each(&of);
+    }
+    if !caches && !refers {
+        metrics.cache_stale_total.forget_each(&of);
+    }
+    if !writes {
+        metrics.rows_written_total.forget_each(&of);
+    }
+    if !groups {
+        metrics.write_batches_total.forget_each(&of);
+        metrics.grouped_rows_total.forget_each(&of);
+    }
+    if !refers {
+        metrics.reference_lookups_total.forget_each(&of);
+    }
 /// Whether a loop in this state takes no more records, by itself or by its dead letters.
 fn has_halted(state: &str) -> bool {
     matches!(state, "halted" | STOPPED_BY_LIMIT)
@@ -324,9 +365,17 @@ mod tests {
     use crate::app::Waiting;
     use crate::app::output::SharedOutput;
 
+    use crate::app::launch::RunningLoop;
     fn pipeline(more: &str, step: &str) -> config::Pipeline {
+    use crate::app::threads::Threads;
+    use crate::source::status::LoopState;
         let toml = format!(
             r#"
+        let write = "write = \"INSERT INTO t (a) VALUES (:a)\", bind = { a = \"id\" }";
+        with_step(more, step, write)
+    }
+
+    fn with_step(more: &str, step: &str, does: &str) -> config::Pipeline {
 store = "sqlite:a.db"
 [kafka]
 brokers = "b:9092"
