@@ -462,6 +462,7 @@ impl Running {
         reporter.spawn(stop::name_what_runs(
             self.shared.clone(),
             self.metrics.clone(),
+            |_: &str| true,
             tokio::time::sleep,
         ));
         let mut pipelines = Vec::new();

@@ -249,11 +249,13 @@ impl Running {
 
     /// Waits until the loops of these have ended, and says what they wait for.
     async fn ended(&mut self, leaving: &BTreeSet<String>, by: Instant) {
+        let of_those = leaving.clone();
         // It ends when it is dropped.
         let mut reporter = JoinSet::new();
         reporter.spawn(stop::name_what_runs(
             self.shared.clone(),
             self.metrics.clone(),
+            move |name: &str| of_those.contains(name),
             tokio::time::sleep,
         ));
         all_ended(&self.pipelines, leaving, &mut self.ended.1, by).await;
@@ -307,8 +309,6 @@ fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&conf
     forget("topic", |pipeline| {
         pipeline.source.topics.iter().map(|topic| topic.value.clone()).collect()
     });
-}
-
     for step in &stays.steps {
         forget_other_kinds(metrics, name, step);
     }
@@ -350,6 +350,8 @@ fn forget_other_kinds(metrics: &Metrics, pipeline: &str, step: &config::Step) {
     if !refers {
         metrics.reference_lookups_total.forget_each(&of);
     }
+}
+
 /// Whether a loop in this state takes no more records, by itself or by its dead letters.
 fn has_halted(state: &str) -> bool {
     matches!(state, "halted" | STOPPED_BY_LIMIT)
@@ -363,19 +365,19 @@ mod tests {
 
     use super::*;
     use crate::app::Waiting;
-    use crate::app::output::SharedOutput;
-
     use crate::app::launch::RunningLoop;
-    fn pipeline(more: &str, step: &str) -> config::Pipeline {
+    use crate::app::output::SharedOutput;
     use crate::app::threads::Threads;
     use crate::source::status::LoopState;
-        let toml = format!(
-            r#"
+
+    fn pipeline(more: &str, step: &str) -> config::Pipeline {
         let write = "write = \"INSERT INTO t (a) VALUES (:a)\", bind = { a = \"id\" }";
         with_step(more, step, write)
     }
 
     fn with_step(more: &str, step: &str, does: &str) -> config::Pipeline {
+        let toml = format!(
+            r#"
 store = "sqlite:a.db"
 [kafka]
 brokers = "b:9092"
@@ -385,7 +387,7 @@ url = "http://r:8081"
 {more}
 source = {{ topics = ["t"], group = "g" }}
 sink = {{ topic = "out" }}
-steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ a = "id" }} }}]
+steps = [{{ name = "{step}", {does} }}]
 "#
         );
         let loaded = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty());
@@ -414,14 +416,13 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
             .filter(|line| !line.starts_with('#') && line.contains(part));
         lines.map(str::to_owned).collect()
     }
-    use crate::app::launch::RunningLoop;
 
-    use crate::app::threads::Threads;
-    use crate::source::status::LoopState;
     #[tokio::test]
     async fn a_consumer_that_is_never_closed_holds_no_reload_up() {
         let (_tell, mut told) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
+        let (metrics, mut threads) = (Metrics::new().unwrap(), Threads::new(Some(1)));
+        let (thread, state) = (threads.next(&metrics).unwrap(), Arc::<LoopState>::default());
         let stuck = RunningPipeline {
             name: "stuck".to_owned(),
             share: 0,
@@ -481,8 +482,6 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
         assert_eq!(made_anew, [false, false, true, true]);
     }
 
-        let (metrics, mut threads) = (Metrics::new().unwrap(), Threads::new(Some(1)));
-        let (thread, state) = (threads.next(&metrics).unwrap(), Arc::<LoopState>::default());
     #[test]
     fn clients_and_steps_that_a_new_version_has_not_leave_no_series() {
         let metrics = shown();
@@ -535,6 +534,50 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
                 r#"messina_topic_assigned_partitions{pipeline="q",topic="t"} 0"#,
             ]
         );
+    }
+
+    #[test]
+    fn a_step_of_another_kind_under_its_name_leaves_no_series_of_the_old_one() {
+        let lookup = "lookup = \"SELECT a FROM t WHERE b = :b\"";
+        let cached = format!("{lookup}, cache = {{ ttl = \"1s\" }}");
+        let write = "write = \"INSERT INTO t (a) VALUES (:a)\"";
+        let kinds: [(&str, &[&str]); 5] = [
+            (lookup, &["failures"]),
+            (
+                cached.as_str(),
+                &["cache_entries", "cache_hits", "cache_stale", "failures"],
+            ),
+            (write, &["failures", "rows_written"]),
+            (
+                "reference = \"r\", key = \"id\"",
+                &["cache_stale", "failures", "reference_lookups"],
+            ),
+            ("set = { c = \"id\" }", &["failures"]),
+        ];
+        for (does, stay) in kinds {
+            let metrics = Metrics::new().unwrap();
+            for pipeline in ["p", "q"] {
+                let of = [pipeline, "s"];
+                metrics.cache_hits_total.of(of);
+                metrics.cache_entries.of(of);
+                metrics.cache_stale_total.of(of);
+                metrics.rows_written_total.of(of);
+                metrics.write_batches_total.of(of);
+                metrics.grouped_rows_total.of(of);
+                metrics.reference_lookups_total.of([pipeline, "s", "found"]);
+                metrics.failures_total.of([pipeline, "s", "transient", "warn"]);
+            }
+            let (old, new) = (pipeline("", "s"), with_step("", "s", does));
+            forget_series(&metrics, &old, Some(&new));
+            let left = lines(&metrics, "pipeline=\"p\"");
+            let left: Vec<&str> = left
+                .iter()
+                .filter_map(|line| line.strip_prefix("messina_")?.split_once('{'))
+                .map(|(name, _)| name.trim_end_matches("_total"))
+                .collect();
+            assert_eq!(left, stay, "{does}");
+            assert_eq!(lines(&metrics, "pipeline=\"q\"").len(), 8, "{does}");
+        }
     }
 
     #[test]
