@@ -19,7 +19,7 @@ mod stop;
 mod threads;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -182,6 +182,9 @@ pub(crate) struct Known {
 #[derive(Default)]
 pub(crate) struct Registered {
     pub(crate) pipelines: Vec<Known>,
+    /// Loops that a reload has given up, and their pipelines: another runs in their place, under the same name. Each is there until it has ended
+    /// after all.
+    pub(crate) given_up: Vec<(String, Weak<LoopState>)>,
     pub(crate) breakers: Vec<Arc<Gate>>,
     pub(crate) prepared: bool,
     pub(crate) waiting_for: Option<Waiting>,
@@ -459,6 +462,7 @@ impl Running {
         reporter.spawn(stop::name_what_runs(
             self.shared.clone(),
             self.metrics.clone(),
+            |_: &str| true,
             tokio::time::sleep,
         ));
         let mut pipelines = Vec::new();

@@ -4,7 +4,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Instant;
 
 use futures_util::FutureExt;
@@ -30,10 +30,18 @@ pub(super) struct RunningPipeline {
     /// Its memory, in bytes.
     pub(super) share: usize,
     pub(super) output: Arc<SharedOutput>,
-    pub(super) loops: Vec<JoinHandle<End>>,
+    pub(super) loops: Vec<RunningLoop>,
     /// Loops that have not ended.
     pub(super) alive: Arc<AtomicUsize>,
     pub(super) stop: watch::Sender<bool>,
+}
+
+/// One of its loops.
+pub(super) struct RunningLoop {
+    pub(super) task: JoinHandle<End>,
+    /// Where it runs; gone when all loops there have ended.
+    pub(super) thread: Weak<LoopThread>,
+    pub(super) state: Arc<LoopState>,
 }
 
 impl RunningPipeline {
@@ -41,9 +49,20 @@ impl RunningPipeline {
         self.alive.load(Ordering::Acquire) == 0
     }
 
-    /// Leaves the loops that have not ended to themselves. What they have not committed runs again.
-    pub(super) fn give_up(&mut self) {
-        self.loops.retain(JoinHandle::is_finished);
+    /// Leaves the loops that have not ended to themselves, and gives their states, each there until its loop has ended after all. What they have
+    /// not committed runs again. Their threads take no others: whatever holds such a loop may hold its thread.
+    pub(super) fn give_up(&mut self) -> Vec<Weak<LoopState>> {
+        let (ended, given_up): (Vec<_>, Vec<_>) = std::mem::take(&mut self.loops)
+            .into_iter()
+            .partition(|of_loop| of_loop.task.is_finished());
+        self.loops = ended;
+        let leave = |of_loop: RunningLoop| {
+            if let Some(thread) = of_loop.thread.upgrade() {
+                thread.shun();
+            }
+            Arc::downgrade(&of_loop.state)
+        };
+        given_up.into_iter().map(leave).collect()
     }
 
     /// Waits for its loops, which have been told to stop, and delivers what is queued.
@@ -52,7 +71,7 @@ impl RunningPipeline {
         for of_loop in self.loops {
             // Its panics are caught: only a runtime that is gone takes a loop along.
             let gone = |_| End::Halted(Failure::fatal("internal", "the runtime of the loop has ended"));
-            ends.push(of_loop.await.unwrap_or_else(gone));
+            ends.push(of_loop.task.await.unwrap_or_else(gone));
         }
         let output = self.output;
         let flush = move || {
@@ -153,8 +172,8 @@ impl Running {
             };
             tracing::debug!(pipeline, consumer = number, thread = thread.name(), "a consumer starts");
             state.runs_on(thread.name());
-            let io = thread.io.clone();
-            loops.push(io.spawn(async move {
+            let (io, runs_on) = (thread.io.clone(), Arc::downgrade(&thread));
+            let task = io.spawn(async move {
                 let _tell = tell;
                 let end = caught(run_loop(&config, &thread, store, credentials, make, stop, &of_loop)).await;
                 // Before anybody hears of it: the place is free.
@@ -166,7 +185,12 @@ impl Running {
                     tell_halted(&metrics, sentry.as_deref(), &pipeline, &of_loop, failure);
                 }
                 end
-            }));
+            });
+            loops.push(RunningLoop {
+                task,
+                thread: runs_on,
+                state,
+            });
         }
         self.pipelines.push(RunningPipeline {
             name,

@@ -115,7 +115,18 @@ fn is_dead(state: &str, silent: Duration) -> bool {
 
 impl Probe for AppProbe {
     fn live(&self) -> Result<(), String> {
-        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.given_up.retain(|(_, state)| state.strong_count() > 0);
+        for (pipeline, state) in &shared.given_up {
+            let Some(state) = state.upgrade() else { continue };
+            let silent = state.silent_for();
+            if is_dead(state.get().state, silent) {
+                return Err(format!(
+                    "a loop of pipeline {pipeline}, given up by a reload, has not gone round for {} s",
+                    silent.as_secs()
+                ));
+            }
+        }
         for Known {
             name: pipeline, loops, ..
         } in &shared.pipelines
@@ -291,6 +302,40 @@ mod tests {
         );
         state.beat();
         assert!(probe.live().is_ok() && probe.ready().is_ok());
+    }
+
+    /// Its successor is well, and another thread's.
+    #[test]
+    fn a_loop_that_a_reload_has_given_up_is_not_alive_until_it_has_ended() {
+        let shared = Shared::default();
+        let probe = AppProbe::new(Metrics::new().unwrap(), shared.clone(), None);
+        has_one_loop(&shared, &Arc::default());
+        let stuck = Arc::new(LoopState::silent_since(SILENT + Duration::from_secs(1)));
+        let says = |state| {
+            stuck.set(LoopStatus {
+                state,
+                ..LoopStatus::default()
+            });
+        };
+        shared
+            .lock()
+            .unwrap()
+            .given_up
+            .push(("p".to_owned(), Arc::downgrade(&stuck)));
+        says("running");
+        let why = probe.live().unwrap_err();
+        assert!(
+            why.starts_with("a loop of pipeline p, given up by a reload, has not gone round for 6"),
+            "{why}"
+        );
+        // What closes its consumer may take as long as it likes.
+        says("stopped");
+        assert_eq!(probe.live(), Ok(()));
+        says("running");
+        assert!(probe.live().is_err());
+        drop(stuck);
+        assert_eq!(probe.live(), Ok(()));
+        assert!(shared.lock().unwrap().given_up.is_empty());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::build::{self, Built};
 use super::services::waited_for;
 use super::{GRACE, PipelineEnd, Running, RunningPipeline, Shared, StartError, memory, stop};
-use crate::config::{self, Config, Sources};
+use crate::config::{self, Config, Sources, StepKind};
 use crate::source::status::STOPPED_BY_LIMIT;
 use crate::telemetry::metrics::Metrics;
 
@@ -201,7 +201,12 @@ impl Running {
                     pipeline = pipeline.name,
                     "a consumer is not closed in time, and given up: the group may wait for it until its session has run out"
                 );
-                pipeline.give_up();
+                let given_up = pipeline
+                    .give_up()
+                    .into_iter()
+                    .map(|state| (pipeline.name.clone(), state));
+                let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+                shared.given_up.extend(given_up);
             }
             ended.push(pipeline.join(deadline).await);
         }
@@ -244,11 +249,13 @@ impl Running {
 
     /// Waits until the loops of these have ended, and says what they wait for.
     async fn ended(&mut self, leaving: &BTreeSet<String>, by: Instant) {
+        let of_those = leaving.clone();
         // It ends when it is dropped.
         let mut reporter = JoinSet::new();
         reporter.spawn(stop::name_what_runs(
             self.shared.clone(),
             self.metrics.clone(),
+            move |name: &str| of_those.contains(name),
             tokio::time::sleep,
         ));
         all_ended(&self.pipelines, leaving, &mut self.ended.1, by).await;
@@ -302,6 +309,47 @@ fn forget_series(metrics: &Metrics, gone: &config::Pipeline, stays: Option<&conf
     forget("topic", |pipeline| {
         pipeline.source.topics.iter().map(|topic| topic.value.clone()).collect()
     });
+    for step in &stays.steps {
+        forget_other_kinds(metrics, name, step);
+    }
+}
+
+/// Forgets what only a step of another kind shows, which may have had this one's name: alerts tell by that which service a step asks. The rest is shown
+/// by this one already.
+fn forget_other_kinds(metrics: &Metrics, pipeline: &str, step: &config::Step) {
+    let of = [("pipeline", pipeline), ("step", step.name.value.as_str())];
+    let (mut caches, mut writes, mut groups, mut refers) = (false, false, false, false);
+    match &step.kind {
+        StepKind::Lookup(lookup) => caches = lookup.cache.is_some(),
+        StepKind::Write(write) => (writes, groups) = (true, write.group.is_some()),
+        StepKind::Reference(_) => refers = true,
+        StepKind::Filter(_) | StepKind::Set(_) | StepKind::Custom(_) => {}
+    }
+    if !caches {
+        for counted in [
+            &metrics.cache_hits_total,
+            &metrics.cache_misses_total,
+            &metrics.cache_coalesced_total,
+            &metrics.cache_evictions_total,
+        ] {
+            counted.forget_each(&of);
+        }
+        metrics.cache_entries.forget_each(&of);
+        metrics.cache_bytes.forget_each(&of);
+    }
+    if !caches && !refers {
+        metrics.cache_stale_total.forget_each(&of);
+    }
+    if !writes {
+        metrics.rows_written_total.forget_each(&of);
+    }
+    if !groups {
+        metrics.write_batches_total.forget_each(&of);
+        metrics.grouped_rows_total.forget_each(&of);
+    }
+    if !refers {
+        metrics.reference_lookups_total.forget_each(&of);
+    }
 }
 
 /// Whether a loop in this state takes no more records, by itself or by its dead letters.
@@ -317,9 +365,17 @@ mod tests {
 
     use super::*;
     use crate::app::Waiting;
+    use crate::app::launch::RunningLoop;
     use crate::app::output::SharedOutput;
+    use crate::app::threads::Threads;
+    use crate::source::status::LoopState;
 
     fn pipeline(more: &str, step: &str) -> config::Pipeline {
+        let write = "write = \"INSERT INTO t (a) VALUES (:a)\", bind = { a = \"id\" }";
+        with_step(more, step, write)
+    }
+
+    fn with_step(more: &str, step: &str, does: &str) -> config::Pipeline {
         let toml = format!(
             r#"
 store = "sqlite:a.db"
@@ -331,7 +387,7 @@ url = "http://r:8081"
 {more}
 source = {{ topics = ["t"], group = "g" }}
 sink = {{ topic = "out" }}
-steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ a = "id" }} }}]
+steps = [{{ name = "{step}", {does} }}]
 "#
         );
         let loaded = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty());
@@ -365,11 +421,17 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
     async fn a_consumer_that_is_never_closed_holds_no_reload_up() {
         let (_tell, mut told) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
+        let (metrics, mut threads) = (Metrics::new().unwrap(), Threads::new(Some(1)));
+        let (thread, state) = (threads.next(&metrics).unwrap(), Arc::<LoopState>::default());
         let stuck = RunningPipeline {
             name: "stuck".to_owned(),
             share: 0,
             output: Arc::new(SharedOutput::of(&[])),
-            loops: vec![tokio::spawn(std::future::pending())],
+            loops: vec![RunningLoop {
+                task: tokio::spawn(std::future::pending()),
+                thread: Arc::downgrade(&thread),
+                state: state.clone(),
+            }],
             alive: Arc::new(AtomicUsize::new(1)),
             stop,
         };
@@ -377,7 +439,14 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
         let mut pipelines = [stuck];
         all_ended(&pipelines, &leaving, &mut told, Instant::now()).await;
         assert!(!pipelines[0].has_ended());
-        pipelines[0].give_up();
+        let given_up = pipelines[0].give_up();
+        assert!(matches!(given_up.as_slice(), [one] if one.ptr_eq(&Arc::downgrade(&state))));
+        let successor = threads.next(&metrics).unwrap();
+        assert_eq!(
+            [thread.name(), successor.name()],
+            ["loop-0", "loop-1"],
+            "it may stand still"
+        );
         let [stuck] = pipelines;
         let end = stuck.join(Instant::now()).await;
         assert!(end.ends.is_empty(), "{end:?}");
@@ -465,6 +534,50 @@ steps = [{{ name = "{step}", write = "INSERT INTO t (a) VALUES (:a)", bind = {{ 
                 r#"messina_topic_assigned_partitions{pipeline="q",topic="t"} 0"#,
             ]
         );
+    }
+
+    #[test]
+    fn a_step_of_another_kind_under_its_name_leaves_no_series_of_the_old_one() {
+        let lookup = "lookup = \"SELECT a FROM t WHERE b = :b\"";
+        let cached = format!("{lookup}, cache = {{ ttl = \"1s\" }}");
+        let write = "write = \"INSERT INTO t (a) VALUES (:a)\"";
+        let kinds: [(&str, &[&str]); 5] = [
+            (lookup, &["failures"]),
+            (
+                cached.as_str(),
+                &["cache_entries", "cache_hits", "cache_stale", "failures"],
+            ),
+            (write, &["failures", "rows_written"]),
+            (
+                "reference = \"r\", key = \"id\"",
+                &["cache_stale", "failures", "reference_lookups"],
+            ),
+            ("set = { c = \"id\" }", &["failures"]),
+        ];
+        for (does, stay) in kinds {
+            let metrics = Metrics::new().unwrap();
+            for pipeline in ["p", "q"] {
+                let of = [pipeline, "s"];
+                metrics.cache_hits_total.of(of);
+                metrics.cache_entries.of(of);
+                metrics.cache_stale_total.of(of);
+                metrics.rows_written_total.of(of);
+                metrics.write_batches_total.of(of);
+                metrics.grouped_rows_total.of(of);
+                metrics.reference_lookups_total.of([pipeline, "s", "found"]);
+                metrics.failures_total.of([pipeline, "s", "transient", "warn"]);
+            }
+            let (old, new) = (pipeline("", "s"), with_step("", "s", does));
+            forget_series(&metrics, &old, Some(&new));
+            let left = lines(&metrics, "pipeline=\"p\"");
+            let left: Vec<&str> = left
+                .iter()
+                .filter_map(|line| line.strip_prefix("messina_")?.split_once('{'))
+                .map(|(name, _)| name.trim_end_matches("_total"))
+                .collect();
+            assert_eq!(left, stay, "{does}");
+            assert_eq!(lines(&metrics, "pipeline=\"q\"").len(), 8, "{does}");
+        }
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //!
 //! There are no more of them than cores, or as `[limits] threads` says: where there are more loops several share a thread and its session, for
 //! threads that take turns on a core each find less to do in one go, and each session has connections of its own with every node.
-//! A loop goes where the fewest are, and stays there. A thread lives for as long as one of its loops.
+//! A loop goes where the fewest are, and stays there. A thread lives for as long as one of its loops. One whose loop was given up by a reload may stand
+//! still for good: it takes no more loops, and is beyond the limit.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 
 use tokio::runtime::{Handle, Runtime};
@@ -44,6 +45,8 @@ pub(super) struct LoopThread {
     pub(super) away: watch::Sender<Option<String>>,
     rests: Arc<Rests>,
     loops: AtomicU64,
+    /// Whether it takes no more loops.
+    shunned: AtomicBool,
     pub(super) metrics: Arc<Metrics>,
     /// The thread ends when this is dropped.
     _lives: oneshot::Sender<Infallible>,
@@ -65,7 +68,8 @@ impl Threads {
     /// # Errors
     /// A thread or its runtime could not be had.
     pub(super) fn next(&mut self, metrics: &Arc<Metrics>) -> std::io::Result<Arc<LoopThread>> {
-        self.live.retain(|thread| thread.strong_count() > 0);
+        let takes_loops = |thread: Arc<LoopThread>| !thread.shunned.load(Ordering::Relaxed);
+        self.live.retain(|thread| thread.upgrade().is_some_and(takes_loops));
         if self.live.len() >= self.limit {
             let fewest = self.live.iter().min_by_key(|thread| thread.strong_count());
             if let Some(thread) = fewest.and_then(Weak::upgrade) {
@@ -117,6 +121,7 @@ impl LoopThread {
             away: watch::Sender::default(),
             rests,
             loops: AtomicU64::new(0),
+            shunned: AtomicBool::new(false),
             metrics,
             _lives: lives,
         }))
@@ -125,6 +130,11 @@ impl LoopThread {
     /// What it and its runtime are called.
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// It takes no more loops: one that it has did not end when it was to.
+    pub(super) fn shun(&self) {
+        self.shunned.store(true, Ordering::Relaxed);
     }
 
     /// The say of one more loop in how long the thread rests at a time.
@@ -168,6 +178,18 @@ mod tests {
         assert_eq!(again.name(), "loop-1");
         assert!(shown("\"loop-1\""));
         drop((e, again));
+    }
+
+    #[test]
+    fn a_thread_that_is_shunned_takes_no_more_loops_and_no_place() {
+        let metrics = Metrics::new().unwrap();
+        let mut threads = Threads::new(Some(1));
+        let mut next = || threads.next(&metrics).unwrap();
+        let stuck = next();
+        stuck.shun();
+        let others = [next(), next()];
+        assert_eq!(others.each_ref().map(|t| t.name()), ["loop-1"; 2]);
+        assert_eq!(stuck.name(), "loop-0");
     }
 
     #[test]

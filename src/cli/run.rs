@@ -43,6 +43,8 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     if args.dry.is_wanted() {
         return dry_run::run(&args.dry, &args.config, customs);
     }
+    // Before the start reads them: what changes from here on is another configuration than the one that runs.
+    let texts = args.watch.then(|| read(&args.config));
     let (config, sources, warnings) = match args.config.load() {
         Ok(loaded) => loaded,
         Err(findings) => {
@@ -92,7 +94,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                 let _ = offer.try_send("SIGHUP");
             })
         });
-        let watching = args.watch.then(|| tokio::spawn(watch(args.config.clone(), offer)));
+        let watching = texts.map(|texts| tokio::spawn(watch(args.config.clone(), texts, offer)));
         let user_signals = tokio::spawn(shutdown::on_user_signals(move |more| log_more(&verbosity, more)));
         let start = app::start(config, sources, telemetry.clone(), customs);
         let mut running = tokio::select! {
@@ -341,10 +343,13 @@ impl<T> Again<T> {
     }
 }
 
-/// Offers the configuration again when its files have changed, and have stood still since the look before. Their texts are compared, so that it
-/// does not matter how they were replaced: written over, moved into place, or by a link as in a mounted ConfigMap.
-async fn watch(files: ConfigFiles, offer: mpsc::Sender<&'static str>) {
-    let mut offered = read(&files);
+/// Texts of the configuration's files, and of those that it takes output schemas from.
+type Texts = (Vec<Option<Vec<u8>>>, Schemas);
+
+/// Offers the configuration again when its files have changed, and have stood still since the look before; `offered` is what they were when the start
+/// read them. Their texts are compared, so that it does not matter how they were replaced: written over, moved into place, or by a link as in a
+/// mounted ConfigMap.
+async fn watch(files: ConfigFiles, mut offered: Texts, offer: mpsc::Sender<&'static str>) {
     let mut last = offered.clone();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     loop {
@@ -360,8 +365,7 @@ async fn watch(files: ConfigFiles, offer: mpsc::Sender<&'static str>) {
     }
 }
 
-/// Texts of the configuration's files, and of those that it takes output schemas from.
-fn read(files: &ConfigFiles) -> (Vec<Option<Vec<u8>>>, Schemas) {
+fn read(files: &ConfigFiles) -> Texts {
     let texts = files.files.iter().map(|path| std::fs::read(path).ok()).collect();
     let loaded = config::load(&files.files, config::variables());
     // Whatever is wrong is said when they are offered.
@@ -486,6 +490,23 @@ mod tests {
         }
         let differ: Vec<_> = seen.windows(2).map(|two| two[0] != two[1]).collect();
         assert_eq!(differ, [false, true, true]);
+    }
+
+    #[tokio::test]
+    async fn what_changes_before_the_first_look_is_offered() {
+        let toml = std::env::temp_dir().join(format!("messina-watch-first-{}.toml", std::process::id()));
+        let files = ConfigFiles {
+            files: vec![toml.clone()],
+        };
+        std::fs::write(&toml, "what the start has read").unwrap();
+        let read_by_the_start = read(&files);
+        std::fs::write(&toml, "what came right after").unwrap();
+        let (offer, mut offers) = mpsc::channel(1);
+        let watching = tokio::spawn(watch(files, read_by_the_start, offer));
+        let offered = tokio::time::timeout(LOOK_EVERY * 30, offers.recv()).await;
+        watching.abort();
+        std::fs::remove_file(&toml).unwrap();
+        assert_eq!(offered.unwrap(), Some("--watch"));
     }
 
     #[test]

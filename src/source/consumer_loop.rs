@@ -447,6 +447,7 @@ impl Loop {
             End::Drained | End::Abandoned(_) => "stopped",
             End::Replaced { .. } => "rebuilding",
         });
+        self.parts.state.ended();
         end
     }
 

@@ -68,6 +68,15 @@ pub struct LoopStatus {
     pub last_errors: Vec<String>,
 }
 
+impl LoopStatus {
+    /// Its loop has ended, and has nothing in hand any more: what it has not finished runs again.
+    fn end(&mut self) {
+        (self.in_flight_records, self.in_flight_bytes, self.waiting_for_schema) = (0, 0, 0);
+        (self.full, self.paused) = (false, false);
+        self.partitions = Vec::new();
+    }
+}
+
 /// Shared between a loop and those who ask.
 #[derive(Debug)]
 pub struct LoopState {
@@ -134,13 +143,18 @@ impl LoopState {
         status.waiting_for = what;
     }
 
+    /// The loop has ended, in the state that it has told.
+    pub fn ended(&self) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).end();
+    }
+
     /// The loop has ended, and does not go on; true if it had not said why.
     pub fn halted(&self, why: &str) -> bool {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         status.state = "halted";
         status.waiting_for = None;
-        // A panic leaves those that it had.
-        status.partitions = Vec::new();
+        // A panic leaves what it had.
+        status.end();
         let unsaid = status.halted.is_none();
         status.halted.get_or_insert_with(|| why.to_owned());
         unsaid
@@ -185,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_halted_has_no_partitions() {
+    fn one_that_has_halted_has_nothing_in_hand() {
         let state = LoopState::default();
         let had = PartitionStatus {
             topic: "t".to_owned(),
@@ -202,11 +216,24 @@ mod tests {
         };
         state.set(LoopStatus {
             state: "running",
+            in_flight_records: 3,
+            in_flight_bytes: 300,
+            concurrency_limit: 3,
+            full: true,
+            paused: true,
+            waiting_for_schema: 1,
             partitions: vec![had],
             ..LoopStatus::default()
         });
         state.halted("it panicked");
-        assert!(state.get().partitions.is_empty());
+        let status = state.get();
+        assert!(status.partitions.is_empty() && !status.full && !status.paused);
+        let in_hand = (
+            status.in_flight_records,
+            status.in_flight_bytes,
+            status.waiting_for_schema,
+        );
+        assert_eq!((in_hand, status.concurrency_limit), ((0, 0, 0), 3));
     }
 
     #[test]

@@ -256,6 +256,8 @@ impl Loop {
             self.pause(true);
             tracing::info!(pipeline = %self.name(), in_flight = self.parts.budget.records(), "draining");
         }
+        // Not with the next look: there may be none before the group has let it go, and until then it would pass for one that runs.
+        let _ = self.publish_status(self.phase());
     }
 
     pub(super) fn halt(&mut self, failure: Failure) {

@@ -38,7 +38,9 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
             found.push(((Mood::Warn, state.to_owned()), why));
         }
     }
-    if loops.iter().any(|one| one.paused) {
+    // One that ends or takes nothing in is paused too, whatever room there is.
+    let takes = |one: &Loop| matches!(one.state.as_str(), "running" | "joining");
+    if loops.iter().any(|one| one.paused && takes(one)) {
         let why = "paused: the memory or the concurrency is used up, and its partitions wait";
         found.push(((Mood::Warn, "paused".to_owned()), why.to_owned()));
     }

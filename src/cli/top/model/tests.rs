@@ -237,6 +237,15 @@ fn the_state_is_that_of_the_worst_consumer() {
 }
 
 #[test]
+fn one_that_ends_or_is_made_anew_is_not_called_paused_for_want_of_room() {
+    for state in ["halted", "stopping", "stopped", "rebuilding", "dead letters"] {
+        let why = ["halted", "dead letters"].contains(&state).then_some("why");
+        let (_, word, trouble) = state_of(json!([{"state": state, "halted": why, "paused": true}]), "");
+        assert_eq!((word.as_str(), trouble.len()), (state, 1), "{trouble:?}");
+    }
+}
+
+#[test]
 fn the_worst_partition_is_first_and_the_newest_error() {
     let partition = |n: i64, lag: i64, age: f64, stalled: bool| json!({"topic": "t", "partition": n, "lag_records": lag, "lag_seconds": age, "stalled": stalled});
     let loops = json!([

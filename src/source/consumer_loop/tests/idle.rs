@@ -597,16 +597,39 @@ async fn dead_letters_make_no_latency_look_good() {
 }
 
 #[tokio::test]
-async fn a_loop_that_has_ended_shows_no_partitions() {
+async fn a_halt_is_told_at_once_and_so_is_one_amid_a_drain() {
+    for drains in [false, true] {
+        let mut this = with_one_finished().await;
+        this.publish_status("running");
+        let state = this.parts.state.clone();
+        if drains {
+            this.stop();
+            assert_eq!(state.get().state, "stopping");
+        }
+        this.halt(Failure::fatal("kafka", "fenced"));
+        let status = state.get();
+        assert_eq!((status.state, status.halted.is_some()), ("halted", true));
+    }
+}
+
+/// What it has not finished is nobody's any more.
+#[tokio::test]
+async fn a_loop_that_has_ended_shows_no_partitions_and_nothing_in_flight() {
     let mut this = idle(TOML.to_owned()).await;
-    this.publish_status("running");
-    assert_eq!(this.parts.state.get().partitions.len(), 1);
+    this.parts.budget = Budget::new(1, 1 << 20);
+    let _unfinished = taken(&mut this, 0);
+    this.parts.drain_timeout = Duration::ZERO;
     this.halt(Failure::fatal("kafka", "fenced"));
+    let status = this.parts.state.get();
+    assert_eq!((status.partitions.len(), status.in_flight_records), (1, 1));
+    assert!(status.full && status.paused && status.in_flight_bytes > 0);
     let consumer = this.parts.consumer.clone();
     let end = this.live(&consumer, Instant::now()).await;
     assert!(matches!(end, End::Halted(_)), "{end:?}");
     let status = this.parts.state.get();
     assert_eq!((status.state, status.partitions.len()), ("halted", 0));
+    assert_eq!((status.in_flight_records, status.in_flight_bytes), (0, 0));
+    assert!(!status.full && !status.paused);
 }
 
 #[tokio::test]
