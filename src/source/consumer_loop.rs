@@ -140,7 +140,8 @@ pub struct Parts {
 pub enum End {
     /// Everything in flight finished and was committed.
     Drained,
-    /// The deadline came first, some came back unfinished, or the last commit was not acknowledged; so many records will be processed again.
+    /// The deadline came first, some came back unfinished, or the last commit was not acknowledged; so many records will be processed again, finished
+    /// ones behind an unfinished one among them.
     Abandoned(usize),
     /// It could not go on.
     Halted(Failure),
@@ -151,7 +152,7 @@ pub enum End {
         why: String,
         /// Whether it had taken records before.
         took: bool,
-        /// Records that it had not finished.
+        /// Records that run again.
         left: usize,
     },
 }
