@@ -356,6 +356,9 @@ impl Drop for Loop {
     fn drop(&mut self) {
         self.parts.consumer.context().close();
         self.completions.close();
+        // What still runs comes back to nobody.
+        let left = self.parts.budget.records();
+        self.parts.runtime.metrics.given_up.inc_by(left as u64);
     }
 }
 
