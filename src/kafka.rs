@@ -31,6 +31,8 @@ fn classify_code(code: Code) -> Class {
     match code {
         // The record itself is refused.
         Code::MessageSizeTooLarge
+        // It is larger than a segment of the topic.
+        | Code::MessageBatchTooLarge
         | Code::InvalidMessage
         | Code::InvalidMessageSize
         | Code::InvalidRecord
@@ -524,6 +526,7 @@ mod tests {
     #[test]
     fn errors_have_classes() {
         assert_eq!(classify_code(Code::MessageSizeTooLarge), Class::Permanent);
+        assert_eq!(classify_code(Code::MessageBatchTooLarge), Class::Permanent);
         assert_eq!(classify_code(Code::BrokerTransportFailure), Class::Transient);
         assert_eq!(classify_code(Code::QueueFull), Class::Transient);
         assert_eq!(classify_code(Code::InvalidRecord), Class::Permanent);

@@ -260,12 +260,12 @@ impl Ledger {
         self.in_flight
     }
 
-    /// Records that are not done with, as far as offsets tell: those in flight; where a commit that may be made is not acknowledged, all behind the last
-    /// one that is.
+    /// Records that a start from the group's offset repeats: all from the first unfinished one on; where a commit that may be made is not acknowledged,
+    /// all behind the last one that is, as far as offsets tell.
     pub fn left(&self) -> usize {
         match (self.committable(), self.uncommitted(), self.next) {
-            (Some(_), Some(from), Some(next)) => distance(from, next).max(self.in_flight),
-            _ => self.in_flight,
+            (Some(_), Some(from), Some(next)) => distance(from, next).max(self.span()),
+            _ => self.span(),
         }
     }
 

@@ -1,4 +1,5 @@
-//! How an event ended. Every consumed record ends in exactly one of these ways, so the three counts add up to what was consumed.
+//! How an event ended. Every consumed record ends in exactly one of these ways, or is given up and consumed again, here or elsewhere: these
+//! three counts, that of those given up and what is in flight add up to what was consumed.
 //!
 //! A retry is not an end, and neither is a fatal error: the offset of such an event stays unfinished and is never committed past.
 

@@ -23,7 +23,7 @@ use crate::source::consumer_loop::End;
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
 use crate::store::scylla::{ScyllaOptions, ScyllaStore, TlsOptions};
-use crate::store::sqlite::{SqliteOptions, SqliteStore};
+use crate::store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 use crate::telemetry::metrics::Metrics;
 
 /// Between attempts at what may pass: 50 ms, doubling to 10 s.
@@ -259,7 +259,11 @@ pub(super) fn renew_registry(config: &Config, registry: &Registry) -> Result<(),
 pub(super) async fn store(config: &Config, purpose: Purpose) -> Result<Option<AnyStore>, NotPrepared> {
     if let (Some(path), Some(store)) = (config.sqlite_path(), &config.store) {
         let opened = match purpose {
-            Purpose::Run => SqliteStore::open(&SqliteOptions::new(path)),
+            Purpose::Run => SqliteStore::open(&SqliteOptions {
+                // The brokers keep an offset when this machine loses its power, and no record comes again for a row that it loses.
+                synchronous: Synchronous::Full,
+                ..SqliteOptions::new(path)
+            }),
             Purpose::Check => SqliteStore::open_tables_of(Path::new(path)).await,
         };
         return match opened {
@@ -376,6 +380,29 @@ mod tests {
 
     use super::*;
     use crate::app::threads::Threads;
+    use crate::demo::cluster::Scratch;
+
+    #[tokio::test]
+    async fn what_a_run_has_written_to_the_embedded_store_is_on_its_disk() {
+        let scratch = Scratch::new().unwrap();
+        let file = scratch.database();
+        let toml = format!(
+            "store = \"sqlite:{}\"\nkafka = {{ brokers = \"b:9092\" }}\nregistry = {{ url = \"http://r:8081\" }}\n",
+            file.display()
+        );
+        let loaded = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty());
+        let (config, _) = loaded.unwrap_or_else(|e| panic!("{}", e.human(false)));
+        let Some(AnyStore::Sqlite(store)) = store(&config, Purpose::Run).await.unwrap() else {
+            panic!("another store");
+        };
+        // As the connection that writes says.
+        let ask = "CREATE TABLE said AS SELECT synchronous FROM pragma_synchronous";
+        store.execute_script(ask).await.unwrap();
+        let said = rusqlite::Connection::open(file)
+            .unwrap()
+            .query_row("SELECT synchronous FROM said", [], |row| row.get::<_, i64>(0));
+        assert_eq!(said.unwrap(), 2, "full");
+    }
 
     #[tokio::test]
     async fn what_has_come_is_not_waited_for_any_more() {

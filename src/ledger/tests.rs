@@ -153,8 +153,8 @@ proptest! {
             let first = model.records.keys().next().copied();
             let repeated_from = model.committed.or(first).filter(|_| ledger.committable().is_some());
             let left = repeated_from.zip(model.next).map_or(0, |(from, next)| (next - from) as usize);
-            prop_assert_eq!(ledger.left(), left.max(unfinished.len()));
             let held = unfinished.first().map_or(0, |first| model.records.range(first..).count());
+            prop_assert_eq!(ledger.left(), left.max(held));
             prop_assert_eq!(ledger.span(), held);
             prop_assert_eq!(ledger.waiting_bytes(), (held - unfinished.len()) * 64);
             prop_assert_eq!(ledger.position().map(|position| position.offset), model.position());
@@ -321,6 +321,19 @@ fn what_is_finished_is_left_until_its_commit_is_acknowledged() {
     assert_eq!(ledger.left(), 0);
     // A place that is not committed yet has no records.
     assert_eq!(Ledger::beginning(41).left(), 0);
+}
+
+/// They run again with it.
+#[test]
+fn what_is_finished_behind_an_unfinished_one_is_left() {
+    let mut ledger = Ledger::new(Some(5), i64::MIN);
+    [5, 6, 7, 100]
+        .into_iter()
+        .for_each(|offset| assert!(ledger.admit(offset, None).is_ok()));
+    ledger.finish(5).unwrap();
+    ledger.committed(6);
+    [7, 100].into_iter().for_each(|offset| ledger.finish(offset).unwrap());
+    assert_eq!((ledger.in_flight(), ledger.left()), (1, 3));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! How large the batches may be that the topics of a pipeline take.
 //!
-//! Brokers refuse a batch as a whole when it is larger than its topic takes (`max.message.bytes`), and do not say whether one record of it is too
-//! large or only all together. librdkafka fills batches up to `batch.size`, a megabyte, whatever the topic takes, and does not split what
-//! was refused. A topic that takes less would so make dead letters of good records. Batches are therefore made no larger than the
-//! smallest topic takes: what is refused then is one record alone. Who may not know what a topic takes makes small ones.
+//! Brokers refuse a batch as a whole when it is larger than its topic takes (`max.message.bytes`) or than a segment of its log is
+//! (`segment.bytes`), and do not say whether one record of it is too large or only all together. librdkafka fills batches up to
+//! `batch.size`, a megabyte, whatever the topic takes, and does not split what was refused. A topic that takes less would so make dead
+//! letters of good records. Batches are therefore made no larger than the smallest topic takes: what is refused then is one record
+//! alone. Who may not know what a topic takes makes small ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -217,12 +218,14 @@ fn largest(answer: ConfigResourceResult) -> Result<usize, Untold> {
             empty: true,
         });
     }
-    let entry = config.get("max.message.bytes");
-    let bytes = entry.and_then(|entry| entry.value.as_deref());
-    let bytes = bytes.ok_or_else(|| untold("the answer has none".to_owned(), None))?;
-    bytes
+    let value = |name: &str| config.get(name).and_then(|entry| entry.value.as_deref());
+    let bytes = value("max.message.bytes").ok_or_else(|| untold("the answer has none".to_owned(), None))?;
+    let most: usize = bytes
         .parse()
-        .map_err(|_| untold(format!("the answer is {bytes:?}"), None))
+        .map_err(|_| untold(format!("the answer is {bytes:?}"), None))?;
+    // What has other logs than Kafka's need not have segments.
+    let segment = value("segment.bytes").and_then(|bytes| bytes.parse::<usize>().ok());
+    Ok(segment.map_or(most, |segment| most.min(segment)))
 }
 
 /// Bytes of a record: key, value and headers.
@@ -269,6 +272,35 @@ mod tests {
         }
     }
 
+    fn entry(name: &str, value: &str) -> ConfigEntry {
+        ConfigEntry {
+            name: name.to_owned(),
+            value: Some(value.to_owned()),
+            source: ConfigSource::DynamicTopic,
+            is_read_only: false,
+            is_default: false,
+            is_sensitive: false,
+        }
+    }
+
+    #[test]
+    fn no_batch_is_larger_than_a_segment() {
+        let takes = |message: &str, segment: Option<&str>| {
+            let segment = segment.map(|bytes| entry("segment.bytes", bytes));
+            largest(Ok(ConfigResource {
+                specifier: OwnedResourceSpecifier::Topic("t".to_owned()),
+                entries: std::iter::once(entry("max.message.bytes", message))
+                    .chain(segment)
+                    .collect(),
+            }))
+        };
+        assert_eq!(takes("4194304", Some("1048576")), Ok(1_048_576));
+        assert_eq!(takes("1000012", Some("1073741824")), Ok(1_000_012));
+        for unknown in [None, Some(""), Some("-1")] {
+            assert_eq!(takes("4194304", unknown), Ok(4_194_304), "{unknown:?}");
+        }
+    }
+
     #[test]
     fn what_may_pass_is_asked_again_and_only_a_denial_wants_a_right() {
         let answer = |topic: &str, entries| {
@@ -277,17 +309,7 @@ mod tests {
                 entries,
             })
         };
-        let takes = |topic: &str, bytes: &str| {
-            let entry = ConfigEntry {
-                name: "max.message.bytes".to_owned(),
-                value: Some(bytes.to_owned()),
-                source: ConfigSource::DynamicTopic,
-                is_read_only: false,
-                is_default: false,
-                is_sensitive: false,
-            };
-            answer(topic, vec![entry])
-        };
+        let takes = |topic: &str, bytes: &str| answer(topic, vec![entry("max.message.bytes", bytes)]);
         let mut batches = Batches::default();
         // A broker is away.
         let away = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);

@@ -154,34 +154,45 @@ impl Letter {
 
 /// The write timestamp of a record in µs: `given` by the ledger, or for one that was sent back, which is late, that of its first time, so that rows that
 /// are younger keep what they have. That is what this pipeline has noted, or else the [timestamp](record_timestamp) of the record. The headers are in
-/// the log, so it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`.
+/// the log, so it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`. Before a dead letter's own
+/// headers stand those of the record in it, which say nothing of the letter.
 pub fn write_timestamp<L: List>(headers: &L, pipeline: &str, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
-    let value = |name: &str| headers::all(headers).filter(|(own, _)| *own == name.as_bytes()).last();
-    if value(REPLAYS).is_none() {
+    let (mut back, mut ours, mut noted) = (false, false, None);
+    for (name, value) in headers::all(headers) {
+        if name == PIPELINE.as_bytes() {
+            (back, ours, noted) = (false, false, None);
+        } else if name == REPLAYS.as_bytes() {
+            back = true;
+        } else if name == REPLAY_PIPELINE.as_bytes() {
+            ours = value == Some(pipeline.as_bytes());
+        } else if name == REPLAY_WRITE_TIMESTAMP.as_bytes() {
+            noted = number(value);
+        }
+    }
+    if !back {
         return given;
     }
-    let ours = value(REPLAY_PIPELINE).is_some_and(|(_, value)| value == Some(pipeline.as_bytes()));
-    let noted = value(REPLAY_WRITE_TIMESTAMP).and_then(|(_, value)| number(value));
     let noted = noted.filter(|noted| ours && (0..=given).contains(noted));
     noted.or(own_micros(record_timestamp_ms)).unwrap_or(given)
 }
 
 /// The timestamp of a record, milliseconds since 1970. Where the brokers gave it, one that was sent back has that of its first time, if this is not the
-/// later one. Where producers give it, no header is looked at: what was sent back has it already.
+/// later one. Where producers give it, what was sent back has it already, unless it was 0: that is the current time to librdkafka.
 pub fn record_timestamp<M: Message>(message: &M) -> Option<i64>
 where
     M::Headers: List,
 {
     let timestamp = message.timestamp();
     let own = timestamp.to_millis()?;
-    let Timestamp::LogAppendTime(_) = timestamp else {
-        return Some(own);
+    let latest = match timestamp {
+        Timestamp::LogAppendTime(_) => own,
+        Timestamp::CreateTime(_) | Timestamp::NotAvailable => 0,
     };
     let first = message.headers().and_then(first_timestamp);
-    Some(first.filter(|first| (0..=own).contains(first)).unwrap_or(own))
+    Some(first.filter(|first| (0..=latest).contains(first)).unwrap_or(own))
 }
 
-/// What a replay says of the first time of a record. Before a dead letter's own headers stand those of the record in it, which say nothing of the letter.
+/// What a replay says of the first time of a record; as in [`write_timestamp`], that in a dead letter is another one.
 fn first_timestamp<L: List>(headers: &L) -> Option<i64> {
     let (mut back, mut first) = (false, None);
     for (name, value) in headers::all(headers) {
@@ -330,6 +341,11 @@ mod tests {
         assert_eq!(written(&[(REPLAYS, "1"), (REPLAY_WRITE_TIMESTAMP, "5004")]), 5000);
         // It was not sent back.
         assert_eq!(written(&noted("a", "5004")[1..]), 5900);
+        // The record in a dead letter was, and not the letter; then the letter itself.
+        let letter = [&noted("a", "5004")[..], &[(PIPELINE, "p")]].concat();
+        assert_eq!(written(&letter), 5900);
+        assert_eq!(written(&[&letter[..], &noted("b", "5002")].concat()), 5000);
+        assert_eq!(written(&[&letter[..], &noted("a", "5002")].concat()), 5002);
         assert_eq!(written(&[]), 5900);
         for forged in ["5901", "9223372036854775807", "-1", "9999999999999999999", "", "soon"] {
             assert_eq!(written(&noted("a", forged)), 5000, "{forged}");
@@ -358,6 +374,12 @@ mod tests {
         }
         let back = [(REPLAYS, "1"), (REPLAY_TIMESTAMP, "5")];
         assert_eq!(stamped(&back, Timestamp::CreateTime(9000)), Some(9000));
+        // It had none, or 0, and was sent back as of then.
+        let timeless = [(REPLAYS, "1"), (REPLAY_TIMESTAMP, "0")];
+        for again in [Timestamp::CreateTime(9000), brokers] {
+            assert_eq!(stamped(&timeless, again), Some(0));
+            assert_eq!(stamped(&timeless[1..], again), Some(9000), "it was not sent back");
+        }
         for none in [
             Timestamp::NotAvailable,
             Timestamp::CreateTime(-1),

@@ -361,12 +361,17 @@ impl ProducerContext for SinkContext {
                     }
                     return;
                 }
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
+                let too_large = [
+                    RDKafkaErrorCode::MessageSizeTooLarge,
+                    RDKafkaErrorCode::MessageBatchTooLarge,
+                ];
+                if error.rdkafka_error_code().is_some_and(|code| too_large.contains(&code))
                     && self.batches.would_take(message.topic(), weight(message))
                 {
                     // Its batch was refused, and it alone would not have been, at the start: a dead letter would be wrong.
                     failure.class = Class::Fatal;
-                    failure.message += "; the topic takes less than at the start (max.message.bytes): restart";
+                    failure.message +=
+                        "; the topic takes less than at the start (max.message.bytes, segment.bytes): restart";
                 }
                 if self.turnstile.is_some()
                     && error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidProducerEpoch)

@@ -140,7 +140,8 @@ pub struct Parts {
 pub enum End {
     /// Everything in flight finished and was committed.
     Drained,
-    /// The deadline came first, some came back unfinished, or the last commit was not acknowledged; so many records will be processed again.
+    /// The deadline came first, some came back unfinished, or the last commit was not acknowledged; so many records will be processed again, finished
+    /// ones behind an unfinished one among them.
     Abandoned(usize),
     /// It could not go on.
     Halted(Failure),
@@ -151,7 +152,7 @@ pub enum End {
         why: String,
         /// Whether it had taken records before; where brokers know nothing of its transactions, whether it had committed one.
         took: bool,
-        /// Records that it had not finished.
+        /// Records that run again.
         left: usize,
     },
 }
@@ -355,6 +356,9 @@ impl Drop for Loop {
     fn drop(&mut self) {
         self.parts.consumer.context().close();
         self.completions.close();
+        // What still runs comes back to nobody.
+        let left = self.parts.budget.records();
+        self.parts.runtime.metrics.given_up.inc_by(left as u64);
     }
 }
 

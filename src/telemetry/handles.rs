@@ -33,6 +33,8 @@ pub struct PipelineMetrics {
     pub skipped: IntCounter,
     /// Records that ended `DeadLettered`.
     pub dead_lettered: IntCounter,
+    /// Records that were given up before any of these, to run again.
+    pub given_up: IntCounter,
     /// Records published and acknowledged.
     pub published: IntCounter,
     /// CPU time to decode one record.
@@ -94,6 +96,7 @@ impl PipelineMetrics {
             done: m.records_total.of([pipeline, "done"]),
             skipped: m.records_total.of([pipeline, "skipped"]),
             dead_lettered: m.records_total.of([pipeline, "dead_lettered"]),
+            given_up: m.given_up_records_total.of([pipeline]),
             published: m.published_total.of([pipeline]),
             decode: m.stage_seconds.of([pipeline, "decode"]),
             encode: m.stage_seconds.of([pipeline, "encode"]),

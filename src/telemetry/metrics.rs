@@ -29,11 +29,14 @@ metrics! {
         received_total: IntCounterVec ["pipeline"],
         /// Records finished, by how they ended: done, skipped or dead_lettered.
         records_total: IntCounterVec ["pipeline", "outcome"],
+        /// Records taken and given up before they were finished, which run again elsewhere or later: their partition left, their transaction was thrown
+        /// away or their consumer ended. With those finished and those in flight they add up to those taken.
+        given_up_records_total: IntCounterVec ["pipeline"],
         /// Bytes of the keys and values taken from Kafka.
         record_bytes_total: IntCounterVec ["pipeline"],
         /// Records published to the output topic and acknowledged by the brokers.
         published_total: IntCounterVec ["pipeline"],
-        /// Rows written to the store and acknowledged.
+        /// Rows written to the store and acknowledged, conditional writes whether or not their condition held.
         rows_written_total: IntCounterVec ["pipeline", "step"],
         /// Batches that a write with `group` sent. What is tried again goes row by row, and is in none. The rows of one: that of `messina_grouped_rows_total` over this.
         write_batches_total: IntCounterVec ["pipeline", "step"],

@@ -142,7 +142,15 @@ impl Kafka {
 
     /// Sets one property of a topic; the others return to their defaults.
     pub fn configure(&self, bench: &Bench, topic: &str, name: &str, value: &str) {
-        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+        self.configure_all(bench, topic, &[(name, value)]);
+    }
+
+    /// The same for several of them.
+    pub fn configure_all(&self, bench: &Bench, topic: &str, properties: &[(&str, &str)]) {
+        let unset = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let change = properties
+            .iter()
+            .fold(unset, |change, (name, value)| change.set(name, value));
         for result in bench
             .wait(self.admin.alter_configs([&change], &AdminOptions::new()))
             .unwrap()

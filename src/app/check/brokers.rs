@@ -137,7 +137,9 @@ fn smaller(pipeline: &config::Pipeline, taken_by: impl Fn(&str) -> Option<usize>
             "topic '{}' takes {takes} bytes and '{}' {comes}: what is too large for it {end}",
             topic.value, input.value
         );
-        Some(Finding::new(topic.span, message).help("raise its max.message.bytes"))
+        Some(
+            Finding::new(topic.span, message).help("raise its max.message.bytes, or its segment.bytes if that is less"),
+        )
     };
     outputs(pipeline).filter_map(small).collect()
 }

@@ -246,7 +246,8 @@ fn client(kafka: &Kafka, pipeline: &[Property]) -> Result<ClientConfig, SecretEr
 fn headers(letter: &Letter) -> OwnedHeaders {
     let count = letter.replays.saturating_add(1).to_string();
     let written = letter.write_timestamp_us.map(|us| us.to_string());
-    let made = letter.timestamp_ms.map(|ms| ms.to_string());
+    // Without one, or with 0, librdkafka sends it as of now.
+    let made = letter.timestamp_ms.unwrap_or(0).to_string();
     let own = letter
         .headers
         .iter()
@@ -257,12 +258,11 @@ fn headers(letter: &Letter) -> OwnedHeaders {
             (REPLAY_WRITE_TIMESTAMP.as_bytes(), Some(us.as_bytes())),
         ]
     });
-    let made = made.iter().map(|ms| (REPLAY_TIMESTAMP.as_bytes(), Some(ms.as_bytes())));
     let mut headers = OwnedHeaders::new();
     for (name, value) in own
         .chain([(REPLAYS.as_bytes(), Some(count.as_bytes()))])
         .chain(written)
-        .chain(made)
+        .chain([(REPLAY_TIMESTAMP.as_bytes(), Some(made.as_bytes()))])
     {
         add(&mut headers, name, value);
     }
@@ -340,21 +340,21 @@ mod tests {
             timestamp_ms: None,
             ..letter(2)
         };
-        let expected = [
-            ("trace", Some(&b"1"[..])),
-            ("null", None),
-            (REPLAYS, Some(&b"3"[..])),
-            (REPLAY_PIPELINE, Some(&b"p"[..])),
-            (REPLAY_WRITE_TIMESTAMP, Some(&b"7003"[..])),
-            (REPLAY_TIMESTAMP, Some(&b"7"[..])),
-        ];
-        for (letter, unknown) in [
-            (letter(2), &[][..]),
-            (old, &[REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP][..]),
-            (timeless, &[REPLAY_TIMESTAMP][..]),
+        for (letter, unknown, made) in [
+            (letter(2), &[][..], b"7"),
+            (old, &[REPLAY_PIPELINE, REPLAY_WRITE_TIMESTAMP][..], b"7"),
+            (timeless, &[][..], b"0"),
         ] {
             let headers = headers(&letter);
             let all: Vec<_> = headers.iter().map(|h| (h.key, h.value)).collect();
+            let expected = [
+                ("trace", Some(&b"1"[..])),
+                ("null", None),
+                (REPLAYS, Some(&b"3"[..])),
+                (REPLAY_PIPELINE, Some(&b"p"[..])),
+                (REPLAY_WRITE_TIMESTAMP, Some(&b"7003"[..])),
+                (REPLAY_TIMESTAMP, Some(&made[..])),
+            ];
             let known = expected.iter().copied().filter(|(name, _)| !unknown.contains(name));
             assert_eq!(all, known.collect::<Vec<_>>());
         }
@@ -380,6 +380,22 @@ mod tests {
         let headers = Some(headers(&letter(0)));
         let back = OwnedMessage::new(None, None, "orders".into(), given, 4, 10, headers);
         assert_eq!(record_timestamp(&back), Some(7));
+    }
+
+    /// librdkafka sends it as of then, and another pipeline of the topic goes by the record's own time.
+    #[test]
+    fn a_record_without_a_time_does_not_become_younger_when_it_goes_back() {
+        for timestamp_ms in [None, Some(0)] {
+            let timeless = Letter {
+                timestamp_ms,
+                ..letter(0)
+            };
+            let now = Timestamp::CreateTime(9000);
+            let back = OwnedMessage::new(None, None, "orders".into(), now, 4, 10, Some(headers(&timeless)));
+            let made = record_timestamp(&back);
+            assert_eq!(made, Some(0));
+            assert_eq!(write_timestamp(&headers(&timeless), "other", made, 9_000_000), 0);
+        }
     }
 
     #[test]

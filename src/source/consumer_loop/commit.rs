@@ -310,7 +310,7 @@ impl Loop {
         })
     }
 
-    /// Records that are not done with, of the partitions that are held.
+    /// Records that run again, of the partitions that are held.
     pub(super) fn left_in_ledgers(&self) -> usize {
         self.assignment
             .held()

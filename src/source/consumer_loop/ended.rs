@@ -152,12 +152,21 @@ impl Loop {
         if event.span.is_some() {
             self.end_span(&mut event, &How::Abandoned, false, Instant::now());
         }
-        self.release(event, true);
+        self.parts.runtime.metrics.given_up.inc();
+        self.take_back(event, true);
     }
 
     /// An event is over; `finished` is whether its offset counts.
     pub(super) fn release(&mut self, event: Box<Event>, finished: bool) {
-        self.left_transaction(event.transaction, finished);
+        if !finished {
+            self.parts.runtime.metrics.given_up.inc();
+        }
+        self.take_back(event, finished);
+    }
+
+    /// Frees what an event has taken; one that is not `clean` spoils its transaction.
+    fn take_back(&mut self, event: Box<Event>, clean: bool) {
+        self.left_transaction(event.transaction, clean);
         if event.held() > 0 {
             self.completions.let_go(event.held());
         }
@@ -165,7 +174,7 @@ impl Loop {
         self.pool(event);
     }
 
-    pub(super) fn pool(&mut self, event: Box<Event>) {
+    fn pool(&mut self, event: Box<Event>) {
         let event = event.recycle();
         if self.pool.len() < self.pool_limit {
             self.pool.push(event);

@@ -242,7 +242,7 @@ impl Loop {
                 self.resolve(id);
                 match self.held.get_mut(&partition) {
                     Some(held) => held.parked.push_front(event),
-                    None => self.pool(event),
+                    None => self.let_go(event),
                 }
                 return false;
             }

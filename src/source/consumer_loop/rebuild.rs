@@ -68,7 +68,7 @@ struct Last {
     runtime: Arc<Runtime>,
     state: Arc<LoopState>,
     stop: watch::Receiver<bool>,
-    /// Records that it has left unfinished.
+    /// Records of it that run again.
     left: usize,
 }
 

@@ -347,6 +347,29 @@ async fn probes_of_partitions_that_left_open_no_breaker() {
     assert_eq!(gate.state(), State::Closed);
 }
 
+/// Of four records one is finished before their partition is lost and one after, one waits for its schema then, and one never comes back.
+#[tokio::test]
+async fn every_record_that_was_taken_is_finished_given_up_or_in_flight() {
+    let mut this = idle(TOML.to_owned()).await;
+    let metrics = this.parts.runtime.metrics.clone();
+    let [done, late, waiting, _running] = [0, 1, 2, 3].map(|offset| taken(&mut this, offset));
+    let finish = |this: &mut Loop, event| {
+        let how = How::Finished(Outcome::Done);
+        this.ended(Completion { event, how }, Instant::now());
+    };
+    let counted = |this: &Loop| (metrics.done.get(), metrics.given_up.get(), this.parts.budget.records());
+    finish(&mut this, done);
+    assert_eq!(counted(&this), (1, 0, 3));
+    this.held.get_mut(&P).unwrap().parked.push_back(waiting);
+    this.assignment.lost(&[P]);
+    this.act();
+    assert_eq!(counted(&this), (1, 1, 2));
+    finish(&mut this, late);
+    assert_eq!(counted(&this), (1, 2, 1));
+    drop(this);
+    assert_eq!((metrics.done.get(), metrics.given_up.get()), (1, 3));
+}
+
 #[tokio::test]
 async fn what_was_refused_of_a_partition_that_is_given_back_is_forgotten() {
     let mut this = idle(TOML.to_owned()).await;
