@@ -10,18 +10,12 @@ use super::pipelines;
 use crate::support::numbers::{Numbers, duplicates};
 use crate::support::process::Messina;
 use crate::support::random::Random;
-use crate::support::{Bench, LONG, until};
+use crate::support::{Bench, LONG};
 
 /// What the output topic takes, in bytes: a handful of records in one batch, and none of those that are too large.
 const TAKES: usize = 2000;
 const GOOD: i64 = 20_000;
 const LARGE: i64 = 5;
-
-fn committed(bench: &Bench, numbers: &Numbers<'_>, messina: &Messina, records: i64) {
-    until("every record to be committed", LONG, &[messina], || {
-        (bench.kafka.progress(&numbers.group("sizes"), &numbers.topic).0 == records as u64).then_some(())
-    });
-}
 
 #[test]
 fn neighbours_of_a_record_that_is_too_large() {
@@ -49,7 +43,7 @@ fn neighbours_of_a_record_that_is_too_large() {
     // All of it is there before Messina is: its batches are as full as they can be.
     let configs = numbers.config(Duration::from_secs(30), &pipelines("sizes"));
     let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
-    committed(&bench, &numbers, &messina, GOOD + LARGE);
+    numbers.committed("sizes", GOOD + LARGE, &[&messina]);
     messina.stop();
     let found = bench.kafka.read(&letters);
     for letter in &found {
@@ -87,7 +81,7 @@ fn topic_takes_less_than_at_the_start() {
     let configs = configs.each_ref().map(|path| path as &Path);
     let messina = Messina::start("first", &configs);
     let sent = numbers.load(1_000_000, GOOD / 2).wait();
-    committed(&bench, &numbers, &messina, sent);
+    numbers.committed("sizes", sent, &[&messina]);
     bench
         .kafka
         .configure(&bench, &output, "max.message.bytes", &TAKES.to_string());
@@ -97,7 +91,7 @@ fn topic_takes_less_than_at_the_start() {
     let told = messina.lines("max.message.bytes");
     assert!(told.iter().any(|line| line.contains("restart")), "{}", messina.tail());
     let again = Messina::start("second", &configs);
-    committed(&bench, &numbers, &again, sent);
+    numbers.committed("sizes", sent, &[&again]);
     again.stop();
     // What came behind a refused batch may have been there before it: it comes again behind it.
     duplicates(&numbers.outputs("sizes"), sent);
