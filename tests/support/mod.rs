@@ -124,8 +124,8 @@ impl Bench {
     }
 
     /// The same alone, with one of them on a small disk: the service, its instance, and MiB.
-    pub fn find_with_disk(test: &str, service: &'static str, instance: &str, mebibytes: u32) -> Option<Bench> {
-        Bench::find_on(test, true, &[service], &[], Some((service, instance, mebibytes)))
+    pub fn find_with_disk(test: &str, disk: (&'static str, &str, u32), settings: &[(&str, &str)]) -> Option<Bench> {
+        Bench::find_on(test, true, &[disk.0], settings, Some(disk))
     }
 
     fn find_on(
