@@ -163,7 +163,7 @@ impl<'b> Numbers<'b> {
         until_told(&what, LONG, processes, || {
             let found = (kafka.committed(&group, &self.topic), kafka.ends(&self.topic));
             let done: i64 = found.0.iter().sum();
-            seen.replace(found);
+            *seen.borrow_mut() = found;
             (done == records).then_some(())
         });
     }
