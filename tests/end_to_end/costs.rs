@@ -96,9 +96,7 @@ fn run(bench: &Bench, numbers: &Numbers<'_>, (way, more): &(&str, &str), round: 
         (messina.ended_records() >= records as u64).then_some(())
     });
     let (seconds, counted) = (began.elapsed().as_secs_f64(), records as f64 - ended as f64);
-    until("every record to be committed", LONG, &[&messina], || {
-        (bench.kafka.progress(&numbers.group(&name), &numbers.topic).0 == records as u64).then_some(())
-    });
+    numbers.committed(&name, records, &[&messina]);
     let used = cpu() - cpu_before;
     messina.stop();
     (used * 1e6 / counted, counted / seconds)

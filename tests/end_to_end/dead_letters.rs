@@ -224,7 +224,10 @@ fn the_way_back() {
         return;
     };
     let scene = Scene::new(&bench, "");
-    bench.kafka.create(&bench, &[&bench.name("elsewhere")], 1);
+    let elsewhere = bench.name("elsewhere");
+    bench.kafka.create(&bench, &[&elsewhere], 1);
+    // What goes there keeps its time, which is years ago: the brokers would take it away.
+    bench.kafka.configure(&bench, &elsewhere, "retention.ms", "-1");
     scene.numbers.fill(RECORDS);
     let headers = OwnedHeaders::new().insert(Header {
         key: "trace",
@@ -346,7 +349,6 @@ fn the_way_back() {
         .lines(&["replay", "--yes", "--max-replays", "2", "--only", &place(&latest)])
         .remove(0);
     assert_eq!((&sent["sent"], &sent["guarded"]), (&0.into(), &1.into()), "{sent}");
-    let elsewhere = bench.name("elsewhere");
     scene.said(&["replay", "--yes", "--only", &place(&latest), "--to", &elsewhere]);
     let [copy] = &bench.kafka.read(&elsewhere)[..] else {
         panic!("one record went elsewhere")

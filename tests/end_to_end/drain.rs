@@ -45,7 +45,8 @@ fn drain_on_sigterm() {
         let ended = messina.ended_records();
         let mut in_flight = vec![messina.in_flight()];
         messina.signal();
-        let (code, took) = messina.wait_for_end(SHUTDOWN_TIMEOUT, || in_flight.push(messina.in_flight()));
+        let (code, took) =
+            messina.wait_for_end(SHUTDOWN_TIMEOUT, || in_flight.extend(messina.in_flight_while_it_ends()));
         assert_eq!(code, Some(0), "{}", messina.tail());
         let published: HashSet<_> = numbers.outputs("drained").into_iter().map(|o| o.place).collect();
         let committed = bench.kafka.committed(&numbers.group("drained"), &numbers.topic);
@@ -81,9 +82,7 @@ fn drain_on_sigterm() {
     }
     let sent = load.stop();
     let messina = Messina::start("messina, last life", &configs);
-    until("every record to be committed", LONG, &[&messina], || {
-        (bench.kafka.progress(&numbers.group("drained"), &numbers.topic).0 == sent as u64).then_some(())
-    });
+    numbers.committed("drained", sent, &[&messina]);
     messina.stop();
     assert_eq!(
         duplicates(&numbers.outputs("drained"), sent),

@@ -13,6 +13,7 @@ use rdkafka::producer::BaseRecord;
 use crate::support::numbers::{Numbers, Pipeline, duplicates};
 use crate::support::process::Messina;
 use crate::support::proxy::{Proxy, Weather};
+use crate::support::three::SHORT_SESSION;
 use crate::support::{Bench, LONG, is_long, until};
 
 const NAME: &str = "once";
@@ -62,7 +63,7 @@ impl<'b> Scene<'b> {
 
     fn start_with(&self, name: &str, timeout_ms: u32, more: &str) -> Messina {
         let text = format!(
-            "[pipelines.{NAME}]\ndelivery = \"exactly_once\"\ntransaction_interval = \"200ms\"\n\
+            "{SHORT_SESSION}[pipelines.{NAME}]\ndelivery = \"exactly_once\"\ntransaction_interval = \"200ms\"\n\
              [pipelines.{NAME}.sink.properties]\n\"transaction.timeout.ms\" = {timeout_ms}\n{more}"
         );
         let file = self

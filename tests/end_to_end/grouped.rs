@@ -47,7 +47,10 @@ fn grouped_writes_survive_kill_9_and_one_bad_row_ends_alone() {
     }
     let configs = [
         bench.file("grouped.toml", &text),
-        bench.file("local.toml", &three::local(&bench, &bench.keyspace)),
+        bench.file(
+            "local.toml",
+            &(three::local(&bench, &bench.keyspace) + three::SHORT_SESSION),
+        ),
     ];
     let configs = configs.each_ref().map(|path| path as &Path);
     numbers.fill(RECORDS / 2);

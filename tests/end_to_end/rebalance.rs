@@ -57,9 +57,7 @@ fn two_members_rebalance() {
         });
     }
     let sent = load.stop();
-    until("every record to be committed", LONG, &[&first], || {
-        (bench.kafka.progress(&numbers.group("shared"), &numbers.topic).0 == sent as u64).then_some(())
-    });
+    numbers.committed("shared", sent, &[&first]);
     first.stop();
     let repeated = duplicates(&numbers.outputs("shared"), sent);
     println!("{sent} records, two joins and two leaves: {repeated} duplicates");
@@ -86,11 +84,7 @@ fn a_member_without_partitions_leaves_its_group() {
     }];
     let numbers = Numbers::new(&bench, 1, &pipelines);
     let configs = numbers.config(Duration::from_secs(30), &pipelines);
-    let patient = bench.file(
-        "patient.toml",
-        "[kafka.consumer_properties]\n\"session.timeout.ms\" = 45000\n",
-    );
-    let configs: [&Path; 3] = [&configs[0], &configs[1], &patient];
+    let configs = configs.each_ref().map(|path| path as &Path);
     let group = numbers.group("spare");
     let first = Messina::start("first member", &configs);
     until("the partition", LONG, &[&first], || {

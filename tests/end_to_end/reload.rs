@@ -52,7 +52,7 @@ fn reload_replaces_what_changed_and_nothing_else() {
     let Some(bench) = Bench::find("reload_replaces_what_changed_and_nothing_else") else {
         return;
     };
-    let reloads = if is_long() { 20 } else { 8 };
+    let reloads = if is_long() { 20 } else { 12 };
     let pipeline = |name| Pipeline {
         name,
         order: "key",
@@ -104,7 +104,7 @@ fn reload_replaces_what_changed_and_nothing_else() {
     let (mut taken, mut rejected, mut last) = (0, 0, String::new());
     for number in 1..=reloads {
         let before = done(&messina, "changing");
-        // Every fourth is one that cannot be taken: a key that does not exist, brokers that are others, a topic that is not there.
+        // Every fourth is one that cannot be taken: a key that does not exist, a limit of the whole process, a column that is not looked up.
         if number % 4 == 0 {
             let broken = match number / 4 % 3 {
                 1 => file.with("max_in_flihgt = 7"),

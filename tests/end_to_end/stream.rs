@@ -11,7 +11,7 @@ use crate::support::{Bench, LONG, is_long, until};
 
 /// Records of the short form and of the long form.
 fn records() -> u64 {
-    if is_long() { 1_000_000 } else { 60_000 }
+    if is_long() { 1_000_000 } else { 30_000 }
 }
 
 /// Distinct records; the others differ from these in their id.
@@ -51,7 +51,7 @@ fn kill_9_and_restart() {
     let Some(bench) = Bench::find("kill_9_and_restart") else {
         return;
     };
-    let three = Three::new(&bench, records(), 0, pool());
+    let three = Three::new(&bench, records(), 0, pool()).with_short_session();
     three.load(&bench.keyspace);
     three.produce(&[]);
     let database = bench.database();

@@ -56,12 +56,13 @@ fn collector() -> (SocketAddr, Receiver<Json>) {
             let mut stream = stream.unwrap();
             let Some(body) = body(&mut stream) else { continue };
             let request: Json = serde_json::from_slice(&body).unwrap();
-            let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
-            stream.write_all(answer).unwrap();
             let all = request["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array();
             for span in all.unwrap() {
                 let _ = sender.send(span.clone());
             }
+            // Last: who has its answer may end, and then its spans are looked for.
+            let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
+            stream.write_all(answer).unwrap();
         }
     });
     (address, spans)

@@ -4,17 +4,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{more, pipelines};
+use super::{between, more, pipelines, rate};
 use crate::support::figures;
 use crate::support::judge::judge;
 use crate::support::numbers::Numbers;
 use crate::support::process::Messina;
+use crate::support::three::SHORT_SESSION;
 use crate::support::watch::Watch;
 use crate::support::{Bench, LONG, is_long, until};
 
-/// Records a second, and those that are processed between two faults.
-const RATE: i64 = 1000;
-const BETWEEN: u64 = 2000;
 /// What memory may grow by while everything waits, in MiB: far below `[limits] memory`, which is 256.
 const GROWTH: f64 = 64.0;
 /// When the first record has to be through after a minute's freeze; held against in the full form alone, for `./test` runs beside much else.
@@ -50,11 +48,12 @@ fn frozen_and_killed(name: &str, more_config: &str) {
     let freezes: &[u64] = if is_long() { &[60, 600] } else { &[15] };
     let numbers = Numbers::new(&bench, 8, &pipelines("outage"));
     let [config, local] = numbers.config(Duration::from_secs(30), &pipelines("outage"));
-    let over = bench.file("over.toml", more_config);
+    // A freeze is longer than the session, so that a consumer that is not heard of meanwhile would be put out of its group.
+    let over = bench.file("over.toml", &(SHORT_SESSION.to_owned() + more_config));
     let messina = Messina::start("messina", &[&config, &local, &over]);
     messina.ready();
-    let load = numbers.load(RATE, i64::MAX);
-    more(&messina, BETWEEN, "before the freeze");
+    let load = numbers.load(rate(), i64::MAX);
+    more(&messina, between(), "before the freeze");
     let watch = Watch::over(&messina);
     let began = Instant::now();
     let group = numbers.group("outage");
@@ -70,7 +69,7 @@ fn frozen_and_killed(name: &str, more_config: &str) {
         services.thaw(&["cassandra"]);
         let first = more(&messina, 1, "after the thaw");
         let thawed = Instant::now();
-        let waited = standing + RATE as u64 * seconds;
+        let waited = standing + rate().cast_unsigned() * seconds;
         until("the records that waited", LONG * 6, &[&messina], || {
             (messina.ended_records() >= waited).then_some(())
         });
@@ -96,13 +95,11 @@ fn frozen_and_killed(name: &str, more_config: &str) {
     std::thread::sleep(Duration::from_secs(2));
     services.start(&["cassandra"]);
     let back = more(&messina, 1, "after the restart");
-    more(&messina, BETWEEN, "after the restart");
+    more(&messina, between(), "after the restart");
     println!("killed: first record {back:.1?} after it answered again");
 
     let sent = load.stop();
-    until("every record to be committed", LONG, &[&messina], || {
-        (bench.kafka.progress(&numbers.group("outage"), &numbers.topic).0 == sent as u64).then_some(())
-    });
+    numbers.committed("outage", sent, &[&messina]);
     watch.stop();
     assert_eq!(rebalances(&messina), joined, "the consumer left its group");
     assert_eq!(
@@ -135,23 +132,24 @@ fn one_of_two_datacenters_gone() {
     let failover = bench.file("failover.toml", "[scylla]\nfailover = true\n");
     let messina = Messina::start("messina", &[&config, &local, &failover]);
     messina.ready();
-    let load = numbers.load(RATE, i64::MAX);
-    more(&messina, BETWEEN, "with both datacenters");
+    let load = numbers.load(rate(), i64::MAX);
+    more(&messina, between(), "with both datacenters");
     let watch = Watch::over(&messina);
     let joined = rebalances(&messina);
     services.kill(&["cassandra-2dc-1"]);
-    let moved = more(&messina, BETWEEN, "with the other datacenter");
+    let moved = more(&messina, between(), "with the other datacenter");
     services.start(&["cassandra-2dc-1"]);
-    more(&messina, BETWEEN, "with both again");
+    more(&messina, between(), "with both again");
     let sent = load.stop();
-    until("every record to be committed", LONG, &[&messina], || {
-        (bench.kafka.progress(&numbers.group("outage"), &numbers.topic).0 == sent as u64).then_some(())
-    });
+    numbers.committed("outage", sent, &[&messina]);
     watch.stop();
     assert_eq!(rebalances(&messina), joined, "the consumer left its group");
     messina.stop();
     let judgement = judge(&bench, &numbers, "outage", sent);
-    println!("the preferred datacenter killed: {BETWEEN} records later after {moved:.1?}");
+    println!(
+        "the preferred datacenter killed: {} records later after {moved:.1?}",
+        between()
+    );
     let mut figures = judgement.figures();
     figures["moved_s"] = json!(moved.as_secs_f64());
     figures::note("one_of_two_datacenters_gone", &figures);

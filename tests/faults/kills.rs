@@ -38,10 +38,10 @@ fn form() -> Form {
     } else {
         (60_000, 6, 5000)
     };
-    // A kill takes half the longest life, on average, and looking at what is left takes as long again, or, of so many records, four
+    // A kill takes half the longest life, on average, and looking at what is left takes half as long again, or, of so many records, four
     // times as long.
-    let looks = if is_long() { 4 } else { 2 };
-    let seconds = kills as u64 * LONGEST_LIFE_MS * (1 + looks) / 2 / 1000;
+    let halves = if is_long() { 10 } else { 3 };
+    let seconds = kills as u64 * LONGEST_LIFE_MS * halves / 4 / 1000;
     Form {
         records,
         kills,
@@ -57,7 +57,7 @@ fn two_members_killed_at_random() {
     };
     let form = form();
     let mut random = Random::seeded("two_members_killed_at_random");
-    let three = Three::new(&bench, form.records, 0, form.pool);
+    let three = Three::new(&bench, form.records, 0, form.pool).with_short_session();
     three.load(&bench.keyspace);
     three.produce(&["--only-topics"]);
     let database = bench.database();
@@ -95,6 +95,8 @@ fn two_members_killed_at_random() {
         load.join().unwrap();
         three.wait_for_end(&members[0]);
         for member in &members {
+            // One that is asked to stop before it can hear it would just die.
+            member.ready();
             member.stop();
         }
     });

@@ -17,7 +17,17 @@ use std::time::{Duration, Instant};
 
 use crate::support::numbers::Pipeline;
 use crate::support::process::Messina;
-use crate::support::{LONG, until};
+use crate::support::{LONG, is_long, until};
+
+/// Records a second where a service breaks. All of them are read again at the end, which takes as long as the rest: the short form has fewer.
+pub fn rate() -> i64 {
+    if is_long() { 1000 } else { 500 }
+}
+
+/// Records that are processed between two faults: those of two seconds.
+pub fn between() -> u64 {
+    2 * rate().cast_unsigned()
+}
 
 /// One pipeline that looks up, writes and publishes, in order by key.
 pub fn pipelines(name: &str) -> [Pipeline<'_>; 1] {

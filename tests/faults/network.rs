@@ -5,17 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{more, pipelines};
+use super::{between, more, pipelines, rate};
+use crate::support::Bench;
 use crate::support::figures;
 use crate::support::judge::judge;
 use crate::support::numbers::Numbers;
 use crate::support::process::Messina;
 use crate::support::proxy::{Proxy, Weather};
 use crate::support::watch::Watch;
-use crate::support::{Bench, LONG, until};
 
-const RATE: i64 = 1000;
-const BETWEEN: u64 = 2000;
 /// The broker's second listener, and where it says that it is: at the proxy.
 const LISTENER: &str = "127.0.0.1:17095";
 const ADVERTISED: &str = "127.0.0.1:17096";
@@ -55,7 +53,6 @@ fn delayed_and_lossy_network() {
         "far.toml",
         &format!(
             "[kafka]\nbrokers = \"{ADVERTISED}\"\n\
-             consumer_properties = {{ \"session.timeout.ms\" = 45000, \"heartbeat.interval.ms\" = 3000 }}\n\
              [scylla]\nnodes = [\"{}\"]\n[registry]\nurl = \"http://{}/{path}\"\n",
             database.address, registry.address
         ),
@@ -66,25 +63,23 @@ fn delayed_and_lossy_network() {
     }
     let messina = Messina::start("messina", &[&config, &local, &far]);
     messina.ready();
-    let load = numbers.load(RATE, i64::MAX);
+    let load = numbers.load(rate(), i64::MAX);
     let watch = Watch::over(&messina);
     let group = numbers.group("outage");
     let began = Instant::now();
-    more(&messina, BETWEEN, "in bad weather");
+    more(&messina, between(), "in bad weather");
     let members = bench.kafka.member_ids(&group);
     assert_eq!(members.len(), 1);
     let broken = (brokers.break_all(), database.break_all());
-    more(&messina, BETWEEN, "after the connections broke");
+    more(&messina, between(), "after the connections broke");
     let again = (brokers.break_all(), database.break_all());
-    more(&messina, BETWEEN, "after they broke again");
+    more(&messina, between(), "after they broke again");
     let took = began.elapsed();
     for proxy in [&brokers, &database, &registry] {
         proxy.set(Weather::default());
     }
     let sent = load.stop();
-    until("every record to be committed", LONG, &[&messina], || {
-        (bench.kafka.progress(&group, &numbers.topic).0 == sent as u64).then_some(())
-    });
+    numbers.committed("outage", sent, &[&messina]);
     watch.stop();
     assert_eq!(
         bench.kafka.member_ids(&group),
@@ -94,7 +89,7 @@ fn delayed_and_lossy_network() {
     messina.stop();
     println!(
         "{} records in bad weather took {took:.1?}; connections to brokers and database that broke: {broken:?}, {again:?}",
-        3 * BETWEEN
+        3 * between()
     );
     assert!(
         broken.0 > 0 && broken.1 > 0 && again.0 > 0 && again.1 > 0,

@@ -32,18 +32,19 @@ fn damaged_values() {
         three.produce(&["--damage=0.01", &format!("--label={round}")]);
         damaged = damaged.min(run(&three, records));
     }
-    let (mut lost, mut letters) = (0, 0);
+    let (mut lost, mut letters, mut wounded) = (0, 0, 0);
     for pipeline in PIPELINES {
-        let (l, d) = account(&bench, pipeline);
-        lost += l;
-        letters += d;
+        let found = account(&bench, pipeline);
+        lost += found.lost;
+        letters += found.letters;
+        wounded += found.damaged;
     }
     println!(
-        "{letters} dead letters of {} damaged records; CPU a record {:.1} µs clean, {:.1} µs with damage",
-        records * rounds / 100,
+        "{letters} dead letters of {wounded} damaged records; CPU a record {:.1} µs clean, {:.1} µs with damage",
         clean * 1e6,
         damaged * 1e6
     );
+    assert!(letters > 0 && wounded >= letters, "{letters} dead letters of {wounded}");
     assert!(
         !is_long() || damaged < clean * DEARER,
         "a record costs {:.1} % more CPU with damage",
@@ -69,8 +70,16 @@ fn run(three: &Three<'_>, records: u64) -> f64 {
     used / records as f64
 }
 
+/// What became of the records of a pipeline.
+struct Account {
+    lost: usize,
+    letters: usize,
+    /// Inputs.
+    damaged: usize,
+}
+
 /// Each record that was sent with a number is once in the output or once among the dead letters, and only damaged ones are dead letters.
-fn account(bench: &Bench, pipeline: &str) -> (usize, usize) {
+fn account(bench: &Bench, pipeline: &str) -> Account {
     let numbered = |topic: &str| {
         let records = bench.kafka.read(&bench.name(topic));
         records
@@ -78,7 +87,12 @@ fn account(bench: &Bench, pipeline: &str) -> (usize, usize) {
             .filter_map(|r| Some((r.header("number")?.to_owned(), r)))
             .collect::<Vec<_>>()
     };
-    let sent: HashSet<String> = numbered(pipeline).into_iter().map(|(number, _)| number).collect();
+    let inputs = numbered(pipeline);
+    let damaged = inputs
+        .iter()
+        .filter(|(_, record)| record.header("damaged") == Some("true"))
+        .count();
+    let sent: HashSet<String> = inputs.into_iter().map(|(number, _)| number).collect();
     let mut ended = HashSet::new();
     for (number, record) in numbered(&format!("{pipeline}-enriched")) {
         assert!(ended.insert(number), "twice in the output: {}", record.about());
@@ -112,5 +126,5 @@ fn account(bench: &Bench, pipeline: &str) -> (usize, usize) {
         .map(|(_, end)| end)
         .sum();
     assert_eq!(every, letters as i64, "dead letters of records without damage");
-    (lost, letters)
+    Account { lost, letters, damaged }
 }

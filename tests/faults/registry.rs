@@ -5,16 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{more, pipelines};
+use super::{between, more, pipelines, rate};
 use crate::support::figures;
 use crate::support::judge::judge;
 use crate::support::numbers::Numbers;
 use crate::support::process::Messina;
 use crate::support::watch::Watch;
 use crate::support::{Bench, LONG, until};
-
-const RATE: i64 = 1000;
-const BETWEEN: u64 = 2000;
 
 #[test]
 fn registry_down() {
@@ -39,9 +36,13 @@ fn registry_down() {
     let watch = Watch::over(&messina);
     services.start(&["registry"]);
     let began = Instant::now();
-    let load = numbers.load(RATE, i64::MAX);
-    more(&messina, BETWEEN, "after the registry came");
-    println!("{BETWEEN} records {:.1?} after the registry answered", began.elapsed());
+    let load = numbers.load(rate(), i64::MAX);
+    more(&messina, between(), "after the registry came");
+    println!(
+        "{} records {:.1?} after the registry answered",
+        between(),
+        began.elapsed()
+    );
 
     let sent = load.stop();
     numbers.evolve();
@@ -49,11 +50,11 @@ fn registry_down() {
     // the schema, and its records are dead letters by right.
     std::thread::sleep(Duration::from_secs(6));
     services.kill(&["registry"]);
-    let load = numbers.load_from(sent, RATE, i64::MAX);
+    let load = numbers.load_from(sent, rate(), i64::MAX);
     until("records to wait for their schema", LONG, &[&messina], || {
         (messina.waiting_for_schema() > 0).then_some(())
     });
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(1));
     services.start(&["registry"]);
     let began = Instant::now();
     until("the records that wait to have their schema", LONG, &[&messina], || {
@@ -61,11 +62,9 @@ fn registry_down() {
     });
     let back = began.elapsed();
     println!("no record waits {back:.1?} after the registry answered again");
-    more(&messina, BETWEEN, "after the registry came back");
+    more(&messina, between(), "after the registry came back");
     let sent = load.stop();
-    until("every record to be committed", LONG, &[&messina], || {
-        (bench.kafka.progress(&numbers.group("outage"), &numbers.topic).0 == sent as u64).then_some(())
-    });
+    numbers.committed("outage", sent, &[&messina]);
     watch.stop();
     messina.stop();
     let judgement = judge(&bench, &numbers, "outage", sent);

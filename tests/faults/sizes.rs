@@ -11,7 +11,7 @@ use super::pipelines;
 use crate::support::numbers::{Numbers, duplicates};
 use crate::support::process::Messina;
 use crate::support::random::Random;
-use crate::support::{Bench, LONG, until};
+use crate::support::{Bench, LONG};
 
 /// What the output topic takes, in bytes: a handful of records in one batch, and none of those that are too large.
 const TAKES: usize = 2000;
@@ -19,12 +19,6 @@ const GOOD: i64 = 20_000;
 const LARGE: i64 = 5;
 /// The least that Kafka lets a segment of a topic have, in bytes.
 const SEGMENT: usize = 1 << 20;
-
-fn committed(bench: &Bench, numbers: &Numbers<'_>, pipeline: &str, messina: &Messina, records: i64) {
-    until("every record to be committed", LONG, &[messina], || {
-        (bench.kafka.progress(&numbers.group(pipeline), &numbers.topic).0 == records as u64).then_some(())
-    });
-}
 
 /// One pipeline publishes to a topic that takes small records alone, and one to a topic that takes large ones and whose segments are smaller: brokers
 /// refuse with another code there.
@@ -77,10 +71,15 @@ fn neighbours_of_a_record_that_is_too_large() {
     let configs = numbers.config(Duration::from_secs(30), &both);
     let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
     for (pipeline, refused) in [("sizes", LARGE + 1), ("segments", 1)] {
-        committed(&bench, &numbers, pipeline, &messina, GOOD + LARGE + 1);
+        numbers.committed(pipeline, GOOD + LARGE + 1, &[&messina]);
         let found = bench.kafka.read(&bench.name(&format!("{pipeline}-dead-letters")));
         for letter in &found {
-            assert_eq!(letter.key_text(), "large", "{pipeline}: a good record");
+            assert_eq!(
+                letter.key_text(),
+                "large",
+                "{pipeline}: a good record: {}",
+                letter.about()
+            );
             let text = |name: &str| letter.header(name).unwrap_or_default().to_owned();
             assert_eq!(
                 (text("messina.class"), text("messina.reason")),
@@ -118,7 +117,7 @@ fn topic_takes_less_than_at_the_start() {
     let configs = configs.each_ref().map(|path| path as &Path);
     let messina = Messina::start("first", &configs);
     let sent = numbers.load(1_000_000, GOOD / 2).wait();
-    committed(&bench, &numbers, "sizes", &messina, sent);
+    numbers.committed("sizes", sent, &[&messina]);
     bench
         .kafka
         .configure(&bench, &output, "max.message.bytes", &TAKES.to_string());
@@ -128,7 +127,7 @@ fn topic_takes_less_than_at_the_start() {
     let told = messina.lines("max.message.bytes");
     assert!(told.iter().any(|line| line.contains("restart")), "{}", messina.tail());
     let again = Messina::start("second", &configs);
-    committed(&bench, &numbers, "sizes", &again, sent);
+    numbers.committed("sizes", sent, &[&again]);
     again.stop();
     // What came behind a refused batch may have been there before it: it comes again behind it.
     duplicates(&numbers.outputs("sizes"), sent);

@@ -11,19 +11,19 @@ use crate::support::judge::judge;
 use crate::support::numbers::{MAX_IN_FLIGHT, Numbers};
 use crate::support::process::Messina;
 use crate::support::watch::{Sample, Watch};
-use crate::support::{Bench, LONG, is_long, until};
+use crate::support::{Bench, is_long};
 
 /// The stream is kept so far ahead of the process, at least, and grows by so much at a time.
 const AHEAD: i64 = 30_000;
-/// What the slope may be, in MiB a minute: of the short form only what a leak of a whole buffer a second would show.
-const SLOPE: (f64, f64) = (1.0, 24.0);
+/// What the slope may be, in MiB a minute: of the short form only what a leak of a hundred bytes a record would show.
+const SLOPE: (f64, f64) = (1.0, 36.0);
 
 #[test]
 fn soak_at_full_rate() {
     let Some(bench) = Bench::find_alone("soak_at_full_rate") else {
         return;
     };
-    let (warm_up, length) = if is_long() { (120.0, 720.0) } else { (15.0, 45.0) };
+    let (warm_up, length) = if is_long() { (120.0, 720.0) } else { (10.0, 30.0) };
     let numbers = Numbers::new(&bench, 8, &pipelines("soak"));
     let configs = numbers.config(Duration::from_secs(30), &pipelines("soak"));
     let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
@@ -40,9 +40,7 @@ fn soak_at_full_rate() {
     }
     let rate = messina.ended_records() as f64 / began.elapsed().as_secs_f64();
     let seen = watch.stop();
-    until("every record to be committed", LONG, &[&messina], || {
-        (bench.kafka.progress(&numbers.group("soak"), &numbers.topic).0 == sent as u64).then_some(())
-    });
+    numbers.committed("soak", sent, &[&messina]);
     messina.stop();
     let slope = seen.slope(warm_up, |s| s.rss);
     let most = |from: f64, to: f64, value: fn(&Sample) -> usize| {

@@ -48,12 +48,11 @@ fn storm(test: &str, figure: &str, delivery: &str, changes: usize, of_1000: usiz
     let mut random = Random::seeded(test);
     let numbers = Numbers::new(&bench, PARTITIONS, &pipelines("storm"));
     let [config, local] = numbers.config(Duration::from_secs(30), &pipelines("storm"));
-    // Nobody is killed here, and a member that a busy machine starves for some seconds is not to be taken for dead.
-    let patient = format!(
-        "[kafka.consumer_properties]\n\"session.timeout.ms\" = 45000\n[pipelines.storm]\ndelivery = \"{delivery}\"\n"
+    let delivered = bench.file(
+        "delivery.toml",
+        &format!("[pipelines.storm]\ndelivery = \"{delivery}\"\n"),
     );
-    let patient = bench.file("patient.toml", &patient);
-    let configs: [&Path; 3] = [&config, &local, &patient];
+    let configs: [&Path; 3] = [&config, &local, &delivered];
     let mut started = 0;
     let mut join = || {
         started += 1;
@@ -87,9 +86,7 @@ fn storm(test: &str, figure: &str, delivery: &str, changes: usize, of_1000: usiz
         assert_eq!(code, Some(0), "{} left with {code:?}\n{}", member.name, member.tail());
     }
     let all: Vec<&Messina> = members.iter().collect();
-    until("every record to be committed", LONG, &all, || {
-        (bench.kafka.progress(&numbers.group("storm"), &numbers.topic).0 == sent as u64).then_some(())
-    });
+    numbers.committed("storm", sent, &all);
     for member in &members {
         member.stop();
     }

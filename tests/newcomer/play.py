@@ -8,6 +8,7 @@ is built already (it is copied into the clone in place of the build, and said so
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -44,9 +45,15 @@ def steps():
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One below those from which outgoing connections take theirs: nobody gets it before it is listened on."""
+    for port in random.sample(range(10_000, 17_000), 100):
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("of a hundred ports none was free")
 
 
 class Newcomer:
@@ -159,6 +166,10 @@ def main():
                 failed.append(heading)
                 # The rest builds upon it.
                 break
+        else:
+            for heading in SAYS.keys() - times.keys():
+                print(f"  FAILED: no step is called {heading!r}", flush=True)
+                failed.append(heading)
         if why := newcomer.stop():
             print(f"  FAILED: {why}", flush=True)
             failed.append("Ctrl-C")

@@ -1,6 +1,7 @@
 //! Wrong credentials are refused, and the message says which of them is wrong, and how.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use super::secrets::tells_nothing;
 use super::settings::{self, Kafka, Settings};
@@ -9,10 +10,13 @@ use crate::support::certificates::{expired, stranger};
 use crate::support::numbers::Numbers;
 use crate::support::process::{Messina, finish};
 use crate::support::proxy::Proxy;
-use crate::support::{LONG, until};
+use crate::support::{Bench, LONG, until};
 
 /// A name that resolves to this machine and is in no certificate.
 const OTHER_HOST: &str = "127.0.0.9";
+const WRONG: &str = "wr0ng-s3cret";
+/// So many are tried at a time: each waits for the most part.
+const AT_ONCE: usize = 4;
 
 #[test]
 fn wrong_credentials_are_refused() {
@@ -59,9 +63,9 @@ fn wrong_credentials_are_refused() {
         change(&mut settings);
         settings
     };
-    let wrong = "wr0ng-s3cret";
     // What is wrong, the settings, and what the message must say: the service, and what is the matter.
     let cases: Vec<(&str, Settings, &[&str])> = vec![
+        ("nothing wrong", right.clone(), &[]),
         (
             "brokers, wrong CA",
             with(&|s| s.kafka_tls.ca.clone_from(&other)),
@@ -69,7 +73,7 @@ fn wrong_credentials_are_refused() {
         ),
         (
             "brokers, wrong password",
-            with(&|s| wrong.clone_into(&mut s.kafka_password)),
+            with(&|s| WRONG.clone_into(&mut s.kafka_password)),
             &["the brokers", "uthentication failed"],
         ),
         (
@@ -94,7 +98,7 @@ fn wrong_credentials_are_refused() {
         ),
         (
             "database, wrong password",
-            with(&|s| wrong.clone_into(&mut s.database_password)),
+            with(&|s| WRONG.clone_into(&mut s.database_password)),
             &["the database", "incorrect"],
         ),
         (
@@ -119,7 +123,7 @@ fn wrong_credentials_are_refused() {
         ),
         (
             "registry, wrong password",
-            with(&|s| wrong.clone_into(&mut s.registry_secret)),
+            with(&|s| WRONG.clone_into(&mut s.registry_secret)),
             &["schema registry", "401"],
         ),
         (
@@ -129,7 +133,7 @@ fn wrong_credentials_are_refused() {
         ),
         (
             "registry, wrong token",
-            bearer(&|s| wrong.clone_into(&mut s.registry_secret)),
+            bearer(&|s| WRONG.clone_into(&mut s.registry_secret)),
             &["schema registry", "401"],
         ),
         (
@@ -144,7 +148,7 @@ fn wrong_credentials_are_refused() {
         ),
         (
             "registry, wrong client secret",
-            oauth(&|s| wrong.clone_into(&mut s.registry_secret)),
+            oauth(&|s| WRONG.clone_into(&mut s.registry_secret)),
             &[
                 "token endpoint",
                 "schema registry",
@@ -175,7 +179,7 @@ fn wrong_credentials_are_refused() {
         ),
         (
             "MongoDB, wrong password",
-            with(&|s| wrong.clone_into(&mut s.mongo_password)),
+            with(&|s| WRONG.clone_into(&mut s.mongo_password)),
             &["MongoDB", "Authentication failed"],
         ),
         (
@@ -194,37 +198,49 @@ fn wrong_credentials_are_refused() {
             &["MongoDB", "certificate of the client", "tlsCertificateKeyFile"],
         ),
     ];
-    let mut unclear = Vec::new();
-    for (what, settings, says) in [("nothing wrong", right.clone(), &[][..])].into_iter().chain(cases) {
-        let name = what.replace([',', ' '], "-");
-        let secure = settings.file(&bench, &name);
-        let files: [&Path; 3] = [&configs[0], &configs[1], &secure];
-        let found = finish(&["check", "--online"], &files);
-        println!("{what}: {:?}\n{}", found.code, found.stderr);
-        tells_nothing(what, &found.stderr);
-        assert!(!found.stderr.contains(wrong), "{what}: a wrong secret is a secret too");
-        let wanted = if says.is_empty() {
-            found.code == Some(0)
-        } else {
-            matches!(found.code, Some(69 | 78))
-        };
-        assert!(wanted, "{what}: exit {:?}", found.code);
-        unclear.extend(
-            says.iter()
-                .filter(|text| !found.stderr.contains(**text))
-                .map(|text| format!("{what}: does not say {text:?}")),
-        );
-        // A start waits for them, and says the same meanwhile.
-        if what.starts_with("brokers") {
-            let messina = Messina::start(what, &files);
-            until("a start to say why", LONG, &[&messina], || {
-                let mut lines = messina.lines("not ready: the brokers do not answer").into_iter();
-                lines.find(|line| says.iter().all(|text| line.contains(text)))
+    let (cases, unclear) = (Mutex::new(cases.into_iter()), Mutex::new(Vec::new()));
+    let next = || cases.lock().unwrap().next();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((what, settings, says)) = next() {
+                    let unsaid = refused(&bench, &configs, what, &settings, says);
+                    unclear.lock().unwrap().extend(unsaid);
+                }
             });
-            tells_nothing(what, &messina.all());
-            assert!(!messina.all().contains(wrong), "{what}: the log tells a wrong secret");
         }
-    }
+    });
+    let unclear = unclear.into_inner().unwrap();
     assert!(unclear.is_empty(), "{unclear:#?}");
     bench.clean();
+}
+
+/// Fails where they are not refused, or are although nothing is to be said of them; what is not said.
+fn refused(bench: &Bench, configs: &[PathBuf; 2], what: &str, settings: &Settings, says: &[&str]) -> Vec<String> {
+    let secure = settings.file(bench, &what.replace([',', ' '], "-"));
+    let files: [&Path; 3] = [&configs[0], &configs[1], &secure];
+    let found = finish(&["check", "--online"], &files);
+    println!("{what}: {:?}\n{}", found.code, found.stderr);
+    tells_nothing(what, &found.stderr);
+    assert!(!found.stderr.contains(WRONG), "{what}: a wrong secret is a secret too");
+    let wanted = if says.is_empty() {
+        found.code == Some(0)
+    } else {
+        matches!(found.code, Some(69 | 78))
+    };
+    assert!(wanted, "{what}: exit {:?}", found.code);
+    // A start waits for them, and says the same meanwhile.
+    if what.starts_with("brokers") {
+        let messina = Messina::start(what, &files);
+        until("a start to say why", LONG, &[&messina], || {
+            let mut lines = messina.lines("not ready: the brokers do not answer").into_iter();
+            lines.find(|line| says.iter().all(|text| line.contains(text)))
+        });
+        tells_nothing(what, &messina.all());
+        assert!(!messina.all().contains(WRONG), "{what}: the log tells a wrong secret");
+    }
+    says.iter()
+        .filter(|text| !found.stderr.contains(**text))
+        .map(|text| format!("{what}: does not say {text:?}"))
+        .collect()
 }

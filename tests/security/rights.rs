@@ -146,9 +146,7 @@ fn good_records_are_no_dead_letters_where_nobody_tells_what_a_topic_takes() {
     );
     let files: [&Path; 4] = [&configs[0], &configs[1], &secure, &linger];
     let messina = Messina::start("messina", &files);
-    until("every record to be committed", LONG, &[&messina], || {
-        (bench.kafka.progress(&group, &numbers.topic).0 == RECORDS as u64).then_some(())
-    });
+    numbers.committed("secure", RECORDS, &[&messina]);
     assert!(
         !messina.lines("do not tell the topic's max.message.bytes").is_empty(),
         "{}",

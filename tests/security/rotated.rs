@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::secrets::{all, tells_nothing};
+use super::secrets::tells_nothing;
 use super::settings::{self, Tls};
 use crate::faults::pipelines;
 use crate::support::certificates::renewed;
@@ -18,7 +18,7 @@ const PASSWORDS: [&str; 3] = ["f1rst-s3cret", "sec0nd-s3cret", "th1rd-s3cret"];
 
 #[test]
 fn rotated_password_of_the_brokers() {
-    let Some((bench, mut settings)) = settings::find("rotated_password_of_the_brokers") else {
+    let Some((bench, mut settings)) = settings::find_alone("rotated_password_of_the_brokers") else {
         return;
     };
     // A user of this test's own: others need the old password.
@@ -41,7 +41,7 @@ fn rotated_password_of_the_brokers() {
     bench.file("rotated-kafka.secret", &format!("{}\n", PASSWORDS[0]));
     messina.ready();
     let mut sent = numbers.load_from(0, 2000, RECORDS).wait();
-    all(&bench, &numbers, &messina, sent);
+    numbers.committed("secure", sent, &[&messina]);
 
     let read = || messina.lines("the login of the brokers has changed").len();
     for (number, password) in PASSWORDS.iter().enumerate().skip(1) {
@@ -57,7 +57,7 @@ fn rotated_password_of_the_brokers() {
         bench.own().kill(&["kafka-secure"]);
         bench.own().start(&["kafka-secure"]);
         sent = numbers.load_from(sent, 2000, sent + RECORDS).wait();
-        all(&bench, &numbers, &messina, sent);
+        numbers.committed("secure", sent, &[&messina]);
         assert!(read() >= number, "{number}: not read again");
     }
 
@@ -113,7 +113,7 @@ fn rotated_password_and_certificate_of_the_database() {
     let messina = Messina::start_keeping_all("messina", &[&configs[0], &configs[1], &secure]);
     messina.ready();
     let mut sent = numbers.load_from(0, 2000, RECORDS).wait();
-    all(&bench, &numbers, &messina, sent);
+    numbers.committed("secure", sent, &[&messina]);
 
     // Told so, while records come: a new session takes the place of the old one.
     let load = numbers.load_from(sent, 200, sent + RECORDS);
@@ -125,7 +125,7 @@ fn rotated_password_and_certificate_of_the_database() {
         messina.lines("a new session is in use").pop()
     });
     sent = load.wait();
-    all(&bench, &numbers, &messina, sent);
+    numbers.committed("secure", sent, &[&messina]);
 
     // The server first: what it refuses now is waited for.
     alter("ALTER", PASSWORDS[2]);
@@ -141,7 +141,7 @@ fn rotated_password_and_certificate_of_the_database() {
     });
     bench.file("rotated-database.secret", &format!("{}\n", PASSWORDS[2]));
     sent = load.wait();
-    all(&bench, &numbers, &messina, sent);
+    numbers.committed("secure", sent, &[&messina]);
 
     std::fs::remove_file(bench.folder.join("rotated.key")).unwrap();
     messina.hang_up();

@@ -18,9 +18,9 @@ pub const OAUTH_SECRET: &str = "0auth-s3cret";
 /// How each token begins that the authorization server issues.
 pub const ISSUED_TOKEN: &str = "issued-t0ken-";
 /// `messina-client:0auth-s3cret` in Base64.
-const OAUTH_LOGIN: &str = "Basic bWVzc2luYS1jbGllbnQ6MGF1dGgtczNjcmV0";
+pub const OAUTH_LOGIN: &str = "Basic bWVzc2luYS1jbGllbnQ6MGF1dGgtczNjcmV0";
 /// `messina:r3gistry-s3cret` in Base64.
-const BASIC: &str = "Basic bWVzc2luYTpyM2dpc3RyeS1zM2NyZXQ=";
+pub const BASIC: &str = "Basic bWVzc2luYTpyM2dpc3RyeS1zM2NyZXQ=";
 const USER: &str = "messina";
 
 /// How to log in to the brokers.
@@ -86,17 +86,33 @@ pub struct Settings {
 }
 
 /// The services that these tests run. The brokers ask for certificates, and go by ACLs where there are any.
-pub const SERVICES: [&str; 4] = ["kafka-secure", "cassandra-tls", "registry", "mongo"];
+const SERVICES: [&str; 4] = ["kafka-secure", "cassandra-tls", "registry", "mongo"];
 
 /// Finds the services; the gateways in front of the registry are made here, the user of the database, and a document.
 pub fn find(test: &str) -> Option<(Bench, Settings)> {
+    find_on(test, false)
+}
+
+/// The same while no other test runs, for one that breaks them.
+pub fn find_alone(test: &str) -> Option<(Bench, Settings)> {
+    find_on(test, true)
+}
+
+fn find_on(test: &str, alone: bool) -> Option<(Bench, Settings)> {
     let properties = Path::new(env!("CARGO_TARGET_TMPDIR")).join("certificates.properties");
     let text = "listener.name.ssl.ssl.client.auth=required\n\
         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
         super.users=User:ANONYMOUS\nallow.everyone.if.no.acl.found=true\n";
-    std::fs::write(&properties, text).unwrap();
+    // At once: the test beside this one may be starting the brokers with it.
+    let beside = properties.with_extension(test);
+    std::fs::write(&beside, text).unwrap();
+    std::fs::rename(&beside, &properties).unwrap();
     let extra = [("KAFKA_EXTRA_PROPERTIES", properties.to_str().unwrap())];
-    let bench = Bench::find_with(test, &SERVICES, &extra)?;
+    let bench = if alone {
+        Bench::find_with(test, &SERVICES, &extra)?
+    } else {
+        Bench::find_beside(test, &SERVICES, &extra)?
+    };
     let own = bench.own();
     let tls = own.tls();
     let database = bench.database();

@@ -120,6 +120,13 @@ num.network.threads=2
 num.io.threads=4
 log.retention.hours=24
 P
+  # Half of the defaults and less, so that tests wait no longer than they must for who has been killed: `kafka` is not.
+  if [ "$NAME" != kafka ]; then cat <<P
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=500
+replica.lag.time.max.ms=5000
+P
+  fi
   kafka_listeners
   [ -z "$EXTRA_PROPERTIES" ] || cat "$EXTRA_PROPERTIES"
 }

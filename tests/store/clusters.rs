@@ -83,10 +83,6 @@ async fn the_local_datacenter_is_killed_with_and_without_failover() {
     if scylla_options().is_none() {
         return;
     }
-    if std::env::var("MESSINA_TEST_LONG").is_err() {
-        println!("skipped: the long form only (MESSINA_TEST_LONG)");
-        return;
-    }
     let own = Own::start(
         "cassandra-2dc",
         "store-2dc",

@@ -1,14 +1,17 @@
 //! A disk of its own for a node of the test's own services: small, so that a test can fill it.
 //!
-//! Invariant: it is there before the service makes its data on it, and is taken away with all of that service's data at the end, also of a test that
-//! failed; what an aborted run has left is taken away first.
+//! Invariant: it is there before the service makes its data on it, and is taken away with all of that service's data at the end. What an aborted run has
+//! left, or a test that failed, is taken away before the next one.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::services::{Services, folder};
+use super::services::{Services, folder, is_instance};
 use super::skip;
+
+/// So many of the last lines of each log are shown where a test has failed.
+const SHOWN: usize = 60;
 
 /// The disk that is mounted, as long as this lives.
 pub struct Disk {
@@ -73,7 +76,30 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        self.clear();
+        if std::thread::panicking() {
+            // It would take the logs away that tell why, and a panic in here would end the tests that follow.
+            show_logs(self.service);
+            // Else the service would not start for the next test that names it.
+            let _ = std::fs::remove_file(self.ballast());
+        } else {
+            self.clear();
+        }
+    }
+}
+
+fn show_logs(service: &str) {
+    for entry in std::fs::read_dir(folder().join("run")).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !is_instance(service, &name) {
+            continue;
+        }
+        let bytes = std::fs::read(entry.path().join("log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&bytes);
+        let lines: Vec<&str> = log.lines().collect();
+        println!(
+            "--- last lines of {name}\n{}",
+            lines[lines.len().saturating_sub(SHOWN)..].join("\n")
+        );
     }
 }
 

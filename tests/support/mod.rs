@@ -25,7 +25,7 @@ pub mod watch;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use disk::Disk;
@@ -36,8 +36,10 @@ use services::Services;
 
 /// Nothing in these tests takes this long unless it hangs.
 pub const LONG: Duration = Duration::from_secs(300);
-/// Between two looks at a condition.
+/// Between two looks at a condition: the least, and the most. One that takes long, as questions to Kafka do, is not had again so soon: the tests share
+/// the cores with what they look at.
 const LOOK: Duration = Duration::from_millis(20);
+const LONGEST_LOOK: Duration = Duration::from_millis(200);
 
 /// The tests share two cores. Most wait for the most part and go side by side, so many at a time; one that breaks services, or looks at time, memory or
 /// cost under load, is alone, for the load of another would be a disturbance.
@@ -109,9 +111,21 @@ impl Bench {
         Bench::find_on(test, true, own, settings, None)
     }
 
-    /// The same with one of them on a small disk: the service, its instance, and MiB.
-    pub fn find_with_disk(test: &str, service: &'static str, instance: &str, mebibytes: u32) -> Option<Bench> {
-        Bench::find_on(test, true, &[service], &[], Some((service, instance, mebibytes)))
+    /// The same for a test that breaks none of them, beside others that are so, or that have the shared ones. All of these name the same services, for a
+    /// test stops those that it does not name.
+    pub fn find_beside(test: &str, own: &'static [&'static str], settings: &[(&str, &str)]) -> Option<Bench> {
+        static NAMED: OnceLock<&[&str]> = OnceLock::new();
+        assert_eq!(
+            *NAMED.get_or_init(|| own),
+            own,
+            "services of tests that go side by side"
+        );
+        Bench::find_on(test, false, own, settings, None)
+    }
+
+    /// The same alone, with one of them on a small disk: the service, its instance, and MiB.
+    pub fn find_with_disk(test: &str, disk: (&'static str, &str, u32), settings: &[(&str, &str)]) -> Option<Bench> {
+        Bench::find_on(test, true, &[disk.0], settings, Some(disk))
     }
 
     fn find_on(
@@ -241,27 +255,41 @@ pub fn is_long() -> bool {
 }
 
 /// Looks until `probe` has an answer. A deadline that passes, or a process that has ended, is a failure with its last lines.
-pub fn until<T>(what: &str, limit: Duration, processes: &[&Messina], mut probe: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, limit: Duration, processes: &[&Messina], probe: impl FnMut() -> Option<T>) -> T {
+    until_told(&|| what.to_owned(), limit, processes, probe)
+}
+
+/// The same where what was waited for in vain is told with what was seen last.
+pub fn until_told<T>(
+    what: &dyn Fn() -> String,
+    limit: Duration,
+    processes: &[&Messina],
+    mut probe: impl FnMut() -> Option<T>,
+) -> T {
     let began = Instant::now();
     loop {
         let ended = processes.iter().find_map(|p| Some((p, p.ended()?)));
+        let asked = Instant::now();
         if let Some(found) = probe() {
             return found;
         }
+        let took = asked.elapsed();
         let logs = || processes.iter().map(|p| p.tail()).collect::<Vec<_>>().join("\n");
         if let Some((process, status)) = ended {
             panic!(
-                "{} ended ({status}) while the test waited for {what}\n{}",
+                "{} ended ({status}) while the test waited for {}\n{}",
                 process.name,
+                what(),
                 logs()
             );
         }
         assert!(
             began.elapsed() < limit,
-            "waited {} s in vain for {what}\n{}",
+            "waited {} s in vain for {}\n{}",
             limit.as_secs(),
+            what(),
             logs()
         );
-        std::thread::sleep(LOOK);
+        std::thread::sleep((took * 10).clamp(LOOK, LONGEST_LOOK));
     }
 }

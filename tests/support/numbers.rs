@@ -4,7 +4,7 @@
 //! byte; output is decoded by apache-avro with the schema that the registry has. The output says which input record it came
 //! from, so that what was published can be held against what was committed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use apache_avro::types::Value;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::kafka::Record;
-use super::{Bench, LONG};
+use super::process::Messina;
+use super::{Bench, LONG, until_told};
 
 const SCHEMA: &str = r#"{"type": "record", "name": "Number", "namespace": "com.acme.test", "fields": [
     {"name": "seq", "type": "long"}, {"name": "who", "type": "string"}]}"#;
@@ -165,6 +166,24 @@ impl<'b> Numbers<'b> {
         self.bench.name(&format!("{pipeline}-group"))
     }
 
+    /// Waits until a pipeline has committed so many records. A failure tells how far it came in each partition, and where that begins and ends.
+    pub fn committed(&self, pipeline: &str, records: i64, processes: &[&Messina]) {
+        let (kafka, group) = (&self.bench.kafka, self.group(pipeline));
+        let seen: RefCell<(Vec<i64>, Vec<(i64, i64)>)> = RefCell::default();
+        let what = || {
+            let seen = seen.borrow();
+            let (committed, ends) = &*seen;
+            let (done, there): (i64, i64) = (committed.iter().sum(), ends.iter().map(|(_, end)| end).sum());
+            format!("{records} records to be committed: {done} of {there} are, {committed:?} of {ends:?}")
+        };
+        until_told(&what, LONG, processes, || {
+            let found = (kafka.committed(&group, &self.topic), kafka.ends(&self.topic));
+            let done: i64 = found.0.iter().sum();
+            *seen.borrow_mut() = found;
+            (done == records).then_some(())
+        });
+    }
+
     /// The configuration of these pipelines in one process.
     pub fn config(&self, shutdown_timeout: Duration, pipelines: &[Pipeline<'_>]) -> [PathBuf; 2] {
         let mut text = format!(
@@ -226,8 +245,11 @@ impl<'b> Numbers<'b> {
                 }
                 producer.poll(Duration::from_millis(2));
             }
-            // After an outage a leader may wait its 30 s for a replica, and again.
-            producer.flush(LONG).unwrap();
+            // After an outage a leader may wait for a replica, and again.
+            if let Err(error) = producer.flush(LONG) {
+                let open = producer.in_flight_count();
+                panic!("{open} of {sent} records are not there after {LONG:?}: {error}");
+            }
             sent
         });
         Load {

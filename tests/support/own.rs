@@ -1,10 +1,11 @@
 //! A service of a test's own, which it may kill, on ports of its own. Jars and certificates are those of the usual state folder.
 //!
-//! Invariant: what was started ends with its [`Own`], and its folder with it.
+//! Invariant: what was started ends with its [`Own`], and its folder with it. Its ports are always the same, so what a run has left that was killed
+//! is stopped before the next start; a test that failed leaves its logs until then.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// A service that runs.
 pub struct Own {
@@ -16,8 +17,20 @@ pub struct Own {
 impl Own {
     /// Starts `service` with these options (variables of `tests/services`), its ports among them, and waits until it answers.
     pub fn start(service: &'static str, name: &str, options: &[(&'static str, &str)]) -> Own {
-        let state = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("own-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&state).unwrap();
+        let options = options
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect();
+        let own = Own {
+            state: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("own-{name}")),
+            service,
+            options,
+        };
+        if own.state.exists() {
+            own.run("down", service);
+            std::fs::remove_dir_all(&own.state).unwrap();
+        }
+        std::fs::create_dir_all(&own.state).unwrap();
         let usual = std::env::var_os("MESSINA_SERVICES_STATE")
             .map(PathBuf::from)
             .unwrap_or_else(|| {
@@ -27,34 +40,29 @@ impl Own {
             });
         for shared in ["lib", "tls"] {
             if usual.join(shared).is_dir() {
-                std::os::unix::fs::symlink(usual.join(shared), state.join(shared)).unwrap();
+                std::os::unix::fs::symlink(usual.join(shared), own.state.join(shared)).unwrap();
             }
         }
-        let options = options
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()))
-            .collect();
-        let own = Own {
-            state,
-            service,
-            options,
-        };
         own.run("up", service);
         own
     }
 
     /// `kill9`, `restart`, `freeze`, `thaw` …, of the service or of one of its nodes.
     pub fn run(&self, verb: &str, name: &str) {
-        let mut command = Command::new("bash");
-        command.args(["tests/services/services", verb, name]);
-        command.env("MESSINA_SERVICES_STATE", &self.state);
-        command.envs(self.options.iter().map(|(name, value)| (*name, value)));
-        let output = command.output().unwrap();
+        let output = self.call(verb, name);
         assert!(
             output.status.success(),
             "{verb} {name}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+    }
+
+    fn call(&self, verb: &str, name: &str) -> Output {
+        let mut command = Command::new("bash");
+        command.args(["tests/services/services", verb, name]);
+        command.env("MESSINA_SERVICES_STATE", &self.state);
+        command.envs(self.options.iter().map(|(name, value)| (*name, value)));
+        command.output().unwrap()
     }
 
     /// A file of the certificates: `ca.pem`, `client.crt`, `client.key`.
@@ -66,7 +74,12 @@ impl Own {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.run("down", self.service);
-        std::fs::remove_dir_all(&self.state).unwrap();
+        if std::thread::panicking() {
+            // A panic in here would end the tests that follow.
+            self.call("down", self.service);
+        } else {
+            self.run("down", self.service);
+            std::fs::remove_dir_all(&self.state).unwrap();
+        }
     }
 }

@@ -91,6 +91,24 @@ pub fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
+/// The pipelines of a status page.
+fn pipelines(mut status: Value) -> Vec<Value> {
+    let Value::Object(pipelines) = status["pipelines"].take() else {
+        return vec![];
+    };
+    pipelines.into_iter().map(|(_, pipeline)| pipeline).collect()
+}
+
+/// The loops of all its pipelines.
+fn loops(status: Value) -> Vec<Value> {
+    pipelines(status)
+        .iter()
+        .filter_map(|p| p["loops"].as_array())
+        .flatten()
+        .cloned()
+        .collect()
+}
+
 /// Runs a command that ends by itself, and waits for it.
 pub fn finish(arguments: &[&str], configs: &[&Path]) -> Finished {
     let mut child = command(arguments, configs).stdout(Stdio::piped()).spawn().unwrap();
@@ -206,9 +224,14 @@ impl Messina {
         serde_json::from_str(&body[body.find('{')?..=body.rfind('}')?]).ok()
     }
 
+    /// The answer to a question, once there is one: a process that is slow to answer has not nothing to tell.
+    fn answer<T>(&self, ask: impl FnMut() -> Option<T>) -> T {
+        until(&format!("an answer of {}", self.name), LONG, &[self], ask)
+    }
+
     /// The sum of a metric over its labels.
     pub fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics").unwrap_or_default();
+        let text = self.answer(|| self.get("/metrics"));
         let samples = text
             .lines()
             .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
@@ -225,7 +248,7 @@ impl Messina {
                 .map(|k| p[k].as_u64().unwrap_or(0))
                 .sum::<u64>()
         };
-        self.pipelines().iter().map(count).sum()
+        pipelines(self.answer(|| self.status())).iter().map(count).sum()
     }
 
     /// Partitions that it holds, in all pipelines.
@@ -239,10 +262,13 @@ impl Messina {
 
     /// Records in flight, in all pipelines.
     pub fn in_flight(&self) -> u64 {
-        self.loops()
-            .iter()
-            .filter_map(|l| l["in_flight_records"].as_u64())
-            .sum()
+        self.answer(|| self.in_flight_while_it_ends())
+    }
+
+    /// The same of a process that may be ending; none where it does not answer.
+    pub fn in_flight_while_it_ends(&self) -> Option<u64> {
+        let loops = loops(self.status()?);
+        Some(loops.iter().filter_map(|l| l["in_flight_records"].as_u64()).sum())
     }
 
     /// Whether a loop takes nothing in because as much is in flight as may be.
@@ -258,20 +284,8 @@ impl Messina {
             .sum()
     }
 
-    fn pipelines(&self) -> Vec<Value> {
-        let Some(Value::Object(pipelines)) = self.status().map(|mut status| status["pipelines"].take()) else {
-            return vec![];
-        };
-        pipelines.into_iter().map(|(_, pipeline)| pipeline).collect()
-    }
-
     fn loops(&self) -> Vec<Value> {
-        self.pipelines()
-            .iter()
-            .filter_map(|p| p["loops"].as_array())
-            .flatten()
-            .cloned()
-            .collect()
+        loops(self.answer(|| self.status()))
     }
 
     /// How it ended; none while it runs.

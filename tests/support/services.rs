@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 /// Ports below those from which outgoing connections take theirs, beside the usual ones of `tests/services`.
 const SETTINGS: [(&str, &str); 16] = [
@@ -41,9 +42,7 @@ impl Services {
         for line in services.call(&["status"], extra).lines().skip(1) {
             let mut words = line.split_whitespace();
             let (instance, state) = (words.next().unwrap(), words.next().unwrap());
-            let wanted = names
-                .iter()
-                .any(|name| instance.starts_with(name) && is_instance(name, instance));
+            let wanted = names.iter().any(|name| is_instance(name, instance));
             if matches!(state, "up" | "frozen") && !wanted {
                 services.call(&["down", instance], extra);
             }
@@ -134,13 +133,19 @@ impl Services {
 }
 
 /// Whether the instance is of the service: `kafka-cluster-1` is of `kafka-cluster`, and not of `kafka`.
-fn is_instance(service: &str, instance: &str) -> bool {
-    let rest = &instance[service.len()..];
-    rest.is_empty() || rest.strip_prefix('-').is_some_and(|n| n.parse::<u8>().is_ok())
+pub fn is_instance(service: &str, instance: &str) -> bool {
+    instance
+        .strip_prefix(service)
+        .is_some_and(|rest| rest.is_empty() || rest.strip_prefix('-').is_some_and(|n| n.parse::<u8>().is_ok()))
 }
 
 /// The state folder, with what the usual one has brought in already.
 pub fn folder() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(make_folder).clone()
+}
+
+fn make_folder() -> PathBuf {
     let usual = std::env::var_os("MESSINA_SERVICES_STATE").map_or_else(
         || {
             let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(

@@ -9,8 +9,10 @@ use super::{Bench, LONG, until};
 
 /// The pipelines, by the names of their topics.
 pub const PIPELINES: [&str; 3] = ["navigation", "orders", "reactions"];
-/// A member that was killed leaves its group after this long, in milliseconds: the least that brokers allow.
-const SESSION_TIMEOUT_MS: u32 = 6000;
+/// For a test that kills or freezes members, over its configuration: one that is gone leaves its group after six seconds, the least that brokers allow.
+/// In any other a member that a busy machine starves for some seconds is not to be taken for dead.
+pub const SHORT_SESSION: &str =
+    "[kafka.consumer_properties]\n\"session.timeout.ms\" = 6000\n\"heartbeat.interval.ms\" = 1000\n";
 
 /// The stream of one test.
 pub struct Three<'b> {
@@ -40,6 +42,13 @@ impl<'b> Three<'b> {
             config,
             local,
         }
+    }
+
+    /// The same with [`SHORT_SESSION`].
+    pub fn with_short_session(self) -> Three<'b> {
+        let local = local(self.bench, &self.bench.keyspace);
+        self.bench.file("local.toml", &(local + SHORT_SESSION));
+        self
     }
 
     /// The configuration files, in their order.
@@ -120,10 +129,10 @@ pub fn text(bench: &Bench) -> String {
         .replace("\"e2e-", &format!("\"{}", bench.prefix))
 }
 
-/// What lies over it: addresses, the keyspace, and a session time-out that a test can wait for.
+/// What lies over it: addresses and the keyspace.
 pub fn local(bench: &Bench, keyspace: &str) -> String {
     format!(
-        "[kafka]\nbrokers = \"{}\"\nconsumer_properties = {{ \"session.timeout.ms\" = {SESSION_TIMEOUT_MS}, \"heartbeat.interval.ms\" = 1000 }}\n\
+        "[kafka]\nbrokers = \"{}\"\n\
          [registry]\nurl = \"{}\"\n[scylla]\nnodes = {:?}\nkeyspace = \"{keyspace}\"\n[http]\nlisten = \"127.0.0.1:0\"\n",
         bench.kafka.brokers, bench.registry.url, bench.nodes,
     )
