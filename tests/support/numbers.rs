@@ -169,11 +169,12 @@ impl<'b> Numbers<'b> {
     /// Waits until a pipeline has committed so many records. A failure tells how far it came in each partition, and where that begins and ends.
     pub fn committed(&self, pipeline: &str, records: i64, processes: &[&Messina]) {
         let (kafka, group) = (&self.bench.kafka, self.group(pipeline));
-        let seen: RefCell<(Vec<i64>, Vec<(i64, i64)>)> = RefCell::default();
+        let seen = RefCell::new((Vec::new(), Vec::new()));
         let what = || {
             let seen = seen.borrow();
             let (committed, ends) = &*seen;
-            let (done, there): (i64, i64) = (committed.iter().sum(), ends.iter().map(|(_, end)| end).sum());
+            let there: i64 = ends.iter().map(|(_, end)| end).sum();
+            let done: i64 = committed.iter().sum();
             format!("{records} records to be committed: {done} of {there} are, {committed:?} of {ends:?}")
         };
         until_told(&what, LONG, processes, || {
