@@ -1,6 +1,7 @@
 //! What the consumer and the producer share towards librdkafka: properties, error classes, log lines.
 
 pub mod asker;
+pub mod epoch;
 pub mod headers;
 pub mod login;
 pub mod low;

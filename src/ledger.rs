@@ -43,6 +43,9 @@ const STEP: usize = 8;
 /// Room for so many records a ring keeps once it had it: one that grows and shrinks with what is in flight would be moved again and again.
 const KEPT: usize = 2048;
 
+/// No leader epoch is known, as Kafka's protocol says it.
+pub const NO_EPOCH: i32 = -1;
+
 /// A place in a partition from which work can be taken up again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -50,6 +53,8 @@ pub struct Position {
     pub offset: i64,
     /// The last write timestamp, in µs, handed out below `offset`; `i64::MIN` if there was none. Commit it by [`encode_clock`].
     pub clock: i64,
+    /// The leader epoch of the record before `offset`, or [`NO_EPOCH`]: by it brokers tell whether their log still is the one that was read.
+    pub leader_epoch: i32,
 }
 
 /// Why the ledger refused a call. The ledger is unchanged after an error.
@@ -86,6 +91,10 @@ pub struct Ledger {
     clock_before: i64,
     /// The last write timestamp handed out.
     clock: i64,
+    /// The leader epoch of the record before the front of the ring, or of the latest one when the ring is empty.
+    epoch_before: i32,
+    /// That of the records that come.
+    leader_epoch: i32,
     /// So many write timestamps a record has: one for each of its writes, so that the later one wins, and the rest of a [`STEP`].
     writes: i64,
     /// The lowest offset that may come next, once any is known.
@@ -106,6 +115,7 @@ struct Entry {
     timestamp: i64,
     /// The record's own, in µs; `i64::MIN` without one.
     own: i64,
+    leader_epoch: i32,
     finished: bool,
 }
 
@@ -118,6 +128,8 @@ impl Ledger {
             ring: VecDeque::new(),
             clock_before: clock,
             clock,
+            epoch_before: NO_EPOCH,
+            leader_epoch: NO_EPOCH,
             writes: 1,
             next: committed,
             first: None,
@@ -161,6 +173,18 @@ impl Ledger {
         Ledger { writes, ..self }
     }
 
+    /// The group's offset, at which this ledger starts, was committed with this leader epoch.
+    pub fn begins_after(&mut self, leader_epoch: i32) {
+        if self.committed.is_some() {
+            self.epoch_before = leader_epoch;
+        }
+    }
+
+    /// The records that come have this leader epoch.
+    pub fn leads(&mut self, leader_epoch: i32) {
+        self.leader_epoch = leader_epoch;
+    }
+
     /// Takes in the record at `offset` and returns the write timestamp in µs of its first write; each that follows has one more.
     /// It is `max(own, previous + 1)`, with the record's [own](own_micros) or 0, and the last one of the record before it.
     ///
@@ -186,6 +210,7 @@ impl Ledger {
             offset,
             timestamp: last,
             own: own.unwrap_or(i64::MIN),
+            leader_epoch: self.leader_epoch,
             finished: false,
         });
         self.clock = last;
@@ -219,6 +244,7 @@ impl Ledger {
         self.in_flight -= 1;
         while let Some(front) = self.ring.front().filter(|front| front.finished) {
             self.clock_before = front.timestamp;
+            self.epoch_before = front.leader_epoch;
             self.ring.pop_front();
         }
         // What once waited behind one record is not paid for ever. Half of the new room is free, so that moves are rare among records.
@@ -246,6 +272,7 @@ impl Ledger {
         Some(Position {
             offset,
             clock: self.clock_before,
+            leader_epoch: self.epoch_before,
         })
     }
 

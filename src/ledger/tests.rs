@@ -234,7 +234,8 @@ fn the_first_place_of_a_new_group_is_committed_before_its_records_finish() {
         ledger.committable(),
         Some(Position {
             offset: 41,
-            clock: i64::MIN
+            clock: i64::MIN,
+            leader_epoch: NO_EPOCH,
         })
     );
     ledger.finish(41).unwrap();
@@ -242,7 +243,8 @@ fn the_first_place_of_a_new_group_is_committed_before_its_records_finish() {
         ledger.committable(),
         Some(Position {
             offset: 42,
-            clock: 7000
+            clock: 7000,
+            leader_epoch: NO_EPOCH,
         })
     );
 }
@@ -289,6 +291,7 @@ fn where_a_new_group_begins_is_committed_before_any_record() {
     let begins = Position {
         offset: 41,
         clock: i64::MIN,
+        leader_epoch: NO_EPOCH,
     };
     assert_eq!((ledger.committable(), ledger.uncommitted()), (Some(begins), Some(41)));
     ledger.committed(41);
@@ -305,6 +308,27 @@ fn where_a_new_group_begins_is_committed_before_any_record() {
         (ledger.position().unwrap().offset, ledger.uncommitted()),
         (43, Some(41))
     );
+}
+
+#[test]
+fn a_position_has_the_leader_epoch_of_the_record_before_it() {
+    let mut ledger = Ledger::new(Some(5), i64::MIN);
+    let epoch = |ledger: &Ledger| ledger.position().unwrap().leader_epoch;
+    assert_eq!(epoch(&ledger), NO_EPOCH);
+    ledger.begins_after(2);
+    for (offset, leader_epoch) in [(5, 2), (6, 3), (7, 4)] {
+        ledger.leads(leader_epoch);
+        ledger.admit(offset, None).unwrap();
+    }
+    let after = |offset| {
+        ledger.finish(offset).unwrap();
+        epoch(&ledger)
+    };
+    assert_eq!([6, 5, 7].map(after), [2, 3, 4]);
+    // Of a log that went back the group's epoch says nothing.
+    let mut rewound = Ledger::rewound(3, 7000);
+    rewound.begins_after(2);
+    assert_eq!(epoch(&rewound), NO_EPOCH);
 }
 
 #[test]
@@ -339,8 +363,12 @@ fn what_is_finished_behind_an_unfinished_one_is_left() {
 #[test]
 fn where_a_log_went_back_to_is_committed_before_any_record() {
     let mut ledger = Ledger::rewound(3, 7000);
-    let offset = 3;
-    assert_eq!(ledger.committable(), Some(Position { offset, clock: 7000 }));
+    let begins = Position {
+        offset: 3,
+        clock: 7000,
+        leader_epoch: NO_EPOCH,
+    };
+    assert_eq!(ledger.committable(), Some(begins));
     assert!(ledger.is_rewound());
     assert_eq!(ledger.admit(3, None), Ok(7001));
     ledger.committed(3);

@@ -145,6 +145,17 @@ impl Assignment {
         });
     }
 
+    /// The group's offset, with which a partition has [started](Assignment::started), was committed with this leader epoch.
+    pub fn committed_in(&mut self, ticket: Ticket, leader_epoch: i32) {
+        if let Some(Place {
+            state: State::Ready { ledger, .. },
+            ..
+        }) = self.current(ticket)
+        {
+            ledger.begins_after(leader_epoch);
+        }
+    }
+
     fn ready(&mut self, ticket: Ticket, start: impl FnOnce(Option<i64>, Option<i64>) -> (Ledger, Option<i64>)) {
         let writes = self.writes;
         let Some(place) = self.current(ticket) else { return };
@@ -237,6 +248,15 @@ impl Assignment {
     pub fn accepts(&self, partition: Partition) -> bool {
         self.place(partition)
             .is_some_and(|place| matches!(place.state, State::Running(_)))
+    }
+
+    /// The records of this partition that come have this leader epoch.
+    pub fn leads(&mut self, partition: Partition, leader_epoch: i32) {
+        if let Some(slot) = self.slot(partition)
+            && let State::Running(ledger) = &mut self.places[slot as usize].state
+        {
+            ledger.leads(leader_epoch);
+        }
     }
 
     /// Takes in a record that the consumer returned. `record_timestamp_ms` as in [`Ledger::admit`].

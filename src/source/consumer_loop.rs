@@ -18,6 +18,7 @@ mod gone;
 mod intake;
 mod membership;
 mod passed_over;
+mod places;
 mod rebuild;
 mod refused;
 mod report;
@@ -192,8 +193,8 @@ impl Held {
 
 /// Where a partition is to start.
 enum Begin {
-    /// At the group's offset, if it has one, with the write clock beside it.
-    Committed(Option<i64>, i64),
+    /// At the group's offset, if it has one, with the write clock and the leader epoch beside it.
+    Committed(Option<i64>, i64, i32),
     /// At its end, which is here: the group has no offset.
     End(i64),
 }
@@ -255,6 +256,8 @@ struct Loop {
     fenced: Option<Instant>,
     /// How far records are told that are gone from their log: before the next commit their place may come again.
     gone_until: HashMap<Partition, i64>,
+    /// Where these started, with the leader epoch before that: librdkafka was not ready to validate it.
+    unvalidated: HashMap<Partition, (i64, i32)>,
     /// When the drain that was begun last has to be over.
     drain_by: Instant,
     committing: bool,
@@ -408,6 +411,7 @@ impl Loop {
             transactions,
             fenced: None,
             gone_until: HashMap::new(),
+            unvalidated: HashMap::new(),
             drain_by: Instant::now(),
             committing: false,
             committed: mpsc::unbounded_channel(),

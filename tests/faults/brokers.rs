@@ -1,5 +1,5 @@
-//! Promises 1 and 5 with the brokers: one of three killed, all three killed, and a dead-letter topic that takes nothing, because a replica is gone
-//! or the disk of one is full.
+//! Promises 1 and 5 with the brokers: one of three killed, all three killed, the end of a log lost with its last replica, and a dead-letter topic that
+//! takes nothing, because a replica is gone or the disk of one is full.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::{between, more, pipelines, rate};
 use crate::support::figures;
 use crate::support::judge::{judge, judge_good};
 use crate::support::kafka::Record;
-use crate::support::numbers::{MAX_IN_FLIGHT, Numbers};
+use crate::support::numbers::{MAX_IN_FLIGHT, Numbers, duplicates};
 use crate::support::process::Messina;
 use crate::support::watch::Watch;
 use crate::support::{Bench, LONG, until};
@@ -61,6 +61,52 @@ fn brokers_killed() {
     figures["resume_after_all_killed_s"] = json!(back.as_secs_f64());
     figures::note("brokers_killed", &figures);
     drop(messina);
+    bench.clean();
+}
+
+/// The first of two replicas is lost with the end of the log, which the second does not have, while nobody reads. The log is then longer than it was.
+#[test]
+fn end_of_a_log_lost() {
+    const KEPT: i64 = 100;
+    const READ: i64 = 150;
+    const ALL: i64 = 350;
+    let Some(bench) = Bench::find_with("end_of_a_log_lost", &["kafka-cluster"], &[]) else {
+        return;
+    };
+    let services = bench.own();
+    let mut numbers = Numbers::new(&bench, 8, &pipelines("outage"));
+    let unclean = [("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")];
+    numbers.kept_by(&[1, 2], &unclean);
+    let configs = numbers.config(Duration::from_secs(30), &pipelines("outage"));
+    let start = || Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
+    let group = numbers.group("outage");
+    let committed = |messina: &Messina, offset: i64| {
+        until("every record to be committed", LONG, &[messina], || {
+            (bench.kafka.committed(&group, &numbers.topic) == [offset]).then_some(())
+        });
+    };
+
+    let messina = start();
+    messina.ready();
+    assert_eq!(numbers.load(RATE, KEPT).wait(), KEPT);
+    committed(&messina, KEPT);
+    services.kill(&BROKERS[1..2]);
+    assert_eq!(numbers.load_from(KEPT, RATE, READ).wait(), READ);
+    committed(&messina, READ);
+    messina.stop();
+    drop(messina);
+
+    services.kill(&BROKERS[..1]);
+    services.start(&BROKERS[1..2]);
+    assert_eq!(numbers.load_from(READ, RATE, ALL).wait(), ALL);
+    let end = KEPT + ALL - READ;
+    assert_eq!(bench.kafka.ends(&numbers.topic), [(0, end)], "the end was not lost");
+    let messina = start();
+    committed(&messina, end);
+    messina.stop();
+    println!("{} outputs came twice", duplicates(&numbers.outputs("outage"), ALL));
+    drop(messina);
+    services.start(&BROKERS[..1]);
     bench.clean();
 }
 

@@ -145,6 +145,24 @@ impl Kafka {
         });
     }
 
+    /// Makes a topic of one partition that these brokers keep, the first as its leader, and waits until it has one.
+    pub fn create_on(&self, bench: &Bench, topic: &str, brokers: &[i32], properties: &[(&str, &str)]) {
+        let assignment = [brokers];
+        let new = properties.iter().fold(
+            NewTopic::new(topic, 1, TopicReplication::Variable(&assignment)),
+            |new, (name, value)| new.set(name, value),
+        );
+        for result in bench
+            .wait(self.admin.create_topics([&new], &AdminOptions::new()))
+            .unwrap()
+        {
+            result.unwrap();
+        }
+        until("the leader of a new topic", LONG, &[], || {
+            (self.partitions(topic) == 1).then_some(())
+        });
+    }
+
     /// Sets one property of a topic; the others return to their defaults.
     pub fn configure(&self, bench: &Bench, topic: &str, name: &str, value: &str) {
         self.configure_all(bench, topic, &[(name, value)]);

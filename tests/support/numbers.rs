@@ -144,6 +144,14 @@ impl<'b> Numbers<'b> {
         }
     }
 
+    /// Goes on with another topic, of one partition that these brokers keep.
+    pub fn kept_by(&mut self, brokers: &[i32], properties: &[(&str, &str)]) {
+        self.topic = self.bench.name("kept-numbers");
+        self.bench.kafka.create_on(self.bench, &self.topic, brokers, properties);
+        let subject = format!("{}-value", self.topic);
+        self.schema_id = self.bench.registry.register(self.bench, &subject, SCHEMA);
+    }
+
     /// Registers a later version of the schema, which every third record from now on has.
     pub fn evolve(&self) {
         let subject = format!("{}-value", self.topic);

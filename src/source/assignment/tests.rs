@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ledger::NO_EPOCH;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -492,9 +493,14 @@ fn a_drain_commits_and_then_unassigns() {
 
 /// What follows when P is drained: its commit, and the answer to the group for all that it takes back.
 fn drained(ticket: Ticket, offset: i64, clock: i64, revoked: &[Partition]) -> [Action; 3] {
+    let position = Position {
+        offset,
+        clock,
+        leader_epoch: NO_EPOCH,
+    };
     [
         Action::Forget { partition: P, ticket },
-        Action::Commit(vec![(P, Position { offset, clock })]),
+        Action::Commit(vec![(P, position)]),
         Action::Unassign(revoked.to_vec()),
     ]
 }
@@ -712,6 +718,7 @@ fn where_a_group_begins_at_the_end_is_committed_without_a_record() {
     let position = Position {
         offset: 7,
         clock: i64::MIN,
+        leader_epoch: NO_EPOCH,
     };
     assert_eq!(committed, Some(vec![(P, position)]));
 }

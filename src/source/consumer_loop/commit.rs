@@ -9,7 +9,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::transaction::Transactions;
 use super::{End, Loop};
-use crate::kafka::{member, metadata};
+use crate::kafka::{epoch, member, metadata};
 use crate::ledger::{Ledger, Position, encode_clock};
 use crate::pipeline::failure::Failure;
 use crate::shutdown::LEAVE_COMMIT;
@@ -142,15 +142,21 @@ impl Loop {
         });
     }
 
-    /// What every commit is made of: each offset with the write clock beside it.
+    /// What every commit is made of: each offset with the write clock and the leader epoch beside it.
     pub(super) fn commit_list(&self, positions: impl Iterator<Item = (Partition, Position)>) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        for (partition, Position { offset, clock }) in positions {
+        for (partition, position) in positions {
+            let Position {
+                offset,
+                clock,
+                leader_epoch,
+            } = position;
             let mut element = list.add_partition(self.topic(partition), partition.index);
             element.set_metadata(encode_clock(clock));
             if let Err(error) = element.set_offset(Offset::Offset(offset)) {
                 tracing::error!(pipeline = %self.name(), offset, "not committed: {error}");
             }
+            epoch::set(&mut list, self.topic(partition), partition.index, leader_epoch);
         }
         list
     }
@@ -408,8 +414,10 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Outcome;
+    use crate::pipeline::completions::{Completion, How};
     use crate::source::consumer_loop::ends::tests::three_records;
-    use crate::source::consumer_loop::tests::idle::{P, with_one_finished};
+    use crate::source::consumer_loop::tests::idle::{P, taken, with_one_finished};
 
     #[test]
     fn a_commit_of_the_generation_before_is_made_again_and_that_of_a_stranger_is_not() {
@@ -460,6 +468,20 @@ mod tests {
         assert_eq!(list.elements()[0].offset(), Offset::Offset(1));
         // The record has no timestamp, so its eight write timestamps are those from 0 on.
         assert_eq!(metadata::of(&list, "in", 0), encode_clock(7).as_bytes());
+    }
+
+    #[tokio::test]
+    async fn a_list_of_commits_has_the_leader_epoch_of_the_record_before_each_offset() {
+        let mut this = with_one_finished().await;
+        this.assignment.leads(P, 4);
+        let (event, how) = (taken(&mut this, 1), How::Finished(Outcome::Done));
+        this.ended(Completion { event, how }, Instant::now());
+        this.assignment.leads(P, 5);
+        let _unfinished = taken(&mut this, 2);
+        let positions: Vec<_> = this.assignment.committable().map(|(p, _, at)| (p, at)).collect();
+        let list = this.commit_list(positions.iter().copied());
+        assert_eq!(list.elements()[0].offset(), Offset::Offset(2));
+        assert_eq!(epoch::beside(&list, "in", 0), 4);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
 
 use super::{Loop, PATIENCE};
-use crate::kafka::headers;
+use crate::kafka::{epoch, headers};
 use crate::lanes::{Entered, LaneId};
 use crate::ledger::LedgerError;
 use crate::pipeline::completions::How;
@@ -72,6 +72,9 @@ impl Loop {
         let Some(partition) = self.partition_of(message) else {
             return;
         };
+        if !self.unvalidated.is_empty() && self.validates_first(partition) {
+            return;
+        }
         let offset = message.offset();
         if let Some(bounds) = &self.parts.bounds {
             if !bounds.contains(self.topic(partition), partition.index, offset) {
@@ -80,6 +83,7 @@ impl Loop {
             bounds.took();
         }
         let timestamp_ms = record_timestamp(message);
+        self.assignment.leads(partition, epoch::of(message));
         let (ticket, given, due) = match self.assignment.admit(partition, offset, timestamp_ms) {
             Ok(Intake::Admitted { ticket, timestamp, due }) => (ticket, timestamp, due),
             Ok(Intake::Refused) => return,

@@ -14,7 +14,7 @@ use super::ends::all_ends;
 use super::passed_over::passed_over;
 use super::{Begin, Fetched, Held, Loop};
 use crate::config::OffsetReset;
-use crate::kafka::{member, metadata};
+use crate::kafka::{epoch, member, metadata};
 use crate::ledger::decode_clock;
 use crate::pipeline::failure::Failure;
 use crate::source::assignment::{self, Action, Partition, Phase, Ticket};
@@ -27,7 +27,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS_AT_ENDS: u32 = 5;
 
 /// The first partition of the list that has an error, and that.
-fn refusal(offsets: &TopicPartitionList) -> Option<String> {
+pub(super) fn refusal(offsets: &TopicPartitionList) -> Option<String> {
     offsets.elements().iter().find_map(|element| {
         let error = element.error().err()?;
         Some(format!("{}/{}: {error}", element.topic(), element.partition()))
@@ -211,10 +211,11 @@ impl Loop {
                     from,
                 } => {
                     self.hold(partition, ticket, from);
+                    let leader_epoch = self.epoch_before(ticket);
                     if self.unanswered.remove(&partition) {
-                        starts.push((partition, from));
+                        starts.push((partition, from, leader_epoch));
                     } else if let Some(from) = from {
-                        self.seek(partition, from);
+                        self.seek(partition, from, leader_epoch);
                         // It may be one that a replay had paused at its end.
                         if self.parts.bounds.is_some() {
                             self.wait_no_more(partition);
@@ -239,6 +240,7 @@ impl Loop {
     }
 
     pub(super) fn hold(&mut self, partition: Partition, ticket: Ticket, from: Option<i64>) {
+        self.unvalidated.remove(&partition);
         let metrics = self
             .parts
             .runtime
@@ -350,7 +352,8 @@ impl Loop {
                         Some(end) => Begin::End(*end),
                         None => {
                             let offset = committed(&offsets, topic, partition.index);
-                            Begin::Committed(offset, clock.unwrap_or(i64::MIN))
+                            let leader_epoch = epoch::beside(&offsets, topic, partition.index);
+                            Begin::Committed(offset, clock.unwrap_or(i64::MIN), leader_epoch)
                         }
                     };
                     (*ticket, begin)
@@ -395,7 +398,10 @@ impl Loop {
             Fetched::Known(begins) => {
                 for (ticket, begin) in begins {
                     match begin {
-                        Begin::Committed(offset, clock) => self.assignment.started(ticket, offset, clock),
+                        Begin::Committed(offset, clock, leader_epoch) => {
+                            self.assignment.started(ticket, offset, clock);
+                            self.assignment.committed_in(ticket, leader_epoch);
+                        }
                         Begin::End(end) => self.assignment.started_at_end(ticket, end),
                     }
                 }
@@ -414,18 +420,19 @@ impl Loop {
         self.fetch_committed(partitions, attempt);
     }
 
-    pub(super) fn assign(&mut self, starts: &[(Partition, Option<i64>)]) {
+    pub(super) fn assign(&mut self, starts: &[(Partition, Option<i64>, i32)]) {
         self.answered = true;
         let mut list = TopicPartitionList::with_capacity(starts.len());
         let begins = match self.parts.offset_reset {
             OffsetReset::Earliest => Offset::Invalid,
             OffsetReset::Latest => Offset::End,
         };
-        for (partition, from) in starts {
+        for (partition, from, leader_epoch) in starts {
             let offset = from.map_or(begins, Offset::Offset);
             if let Err(error) = list.add_partition_offset(self.topic(*partition), partition.index, offset) {
                 self.halt(Failure::fatal("assign", error.to_string()));
             }
+            epoch::set(&mut list, self.topic(*partition), partition.index, *leader_epoch);
         }
         // librdkafka keeps the pause of an earlier assignment of the same partition; nothing else would lift it.
         if let Err(error) = self.parts.consumer.resume(&list) {
@@ -440,6 +447,7 @@ impl Loop {
             // Without an answer librdkafka would wait for ever.
             self.halt(Failure::fatal("assign", error.to_string()));
         }
+        self.validate(starts);
         if self.paused {
             // New partitions join the pause.
             self.pause(true);
@@ -449,6 +457,7 @@ impl Loop {
     pub(super) fn unassign(&mut self, partitions: &[Partition]) {
         self.refused.forget(partitions);
         self.gone_until.retain(|partition, _| !partitions.contains(partition));
+        self.unvalidated.retain(|partition, _| !partitions.contains(partition));
         let result = if self.cooperative {
             let mut list = TopicPartitionList::with_capacity(partitions.len());
             for partition in partitions {
@@ -465,20 +474,6 @@ impl Loop {
         };
         if let Err(error) = result {
             self.halt(Failure::fatal("unassign", error.to_string()));
-        }
-    }
-
-    pub(super) fn seek(&mut self, partition: Partition, from: i64) {
-        let topic = self.topic(partition).clone();
-        if let Err(error) = self
-            .parts
-            .consumer
-            .seek(&topic, partition.index, Offset::Offset(from), FETCH_TIMEOUT)
-        {
-            self.halt(Failure::fatal(
-                "seek",
-                format!("{topic}/{} to {from}: {error}", partition.index),
-            ));
         }
     }
 

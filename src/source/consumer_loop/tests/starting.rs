@@ -1,4 +1,4 @@
-//! What starts where the group says the offsets of some partitions and not of others.
+//! What starts where the group says the offsets of some partitions and not of others, and where a log is not the one that was read.
 
 use super::idle::{P, with_one_finished};
 use super::*;
@@ -94,4 +94,48 @@ async fn an_assignment_of_the_eager_protocol_starts_as_a_whole() {
     }
     cluster.create_topic("other", 1, 1).unwrap();
     assert_eq!(next(&mut this).await, [P, REFUSED]);
+}
+
+/// The mock cluster knows no end of an epoch without records, as brokers do not of one that they have lost; its groups have the epoch of the leader.
+#[test]
+fn a_log_that_is_not_the_one_that_was_read_is_found_out_at_the_next_start() {
+    let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(60));
+    let load = Load::new(&bench);
+    (0..3).for_each(|_| load.send(0));
+    let committed = |bench: &Bench, offset: i64| {
+        until("the commit", || {
+            bench.metrics.partition("in", 0).committed_offset.get() == offset
+        });
+    };
+    committed(&bench, 3);
+    let Bench {
+        cluster, stop, thread, ..
+    } = bench;
+    stop.send(true).unwrap();
+    assert!(matches!(thread.join().unwrap(), End::Drained));
+    cluster.partition_leader("in", 0, Some(1)).unwrap();
+    let bench = Bench::join(cluster, Duration::ZERO, Duration::from_secs(60));
+    until("all that the log has to run again", || bench.written(0).len() == 3);
+    // The mock cluster takes commits with the epoch of its leader alone.
+    load.send(0);
+    committed(&bench, 4);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
+/// librdkafka begins an assignment when no commit is under way any more, and refuses a seek until then.
+#[tokio::test]
+async fn a_start_that_cannot_be_validated_at_once_is_with_its_first_record() {
+    for under_way in [false, true] {
+        // Its consumer would not be closed before the commit is over.
+        let mut this = ManuallyDrop::new(with_one_finished().await);
+        this.cooperative = false;
+        if under_way {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset("in", 0, Offset::Offset(7)).unwrap();
+            this.parts.consumer.commit(&list, CommitMode::Async).unwrap();
+        }
+        this.assign(&[(P, Some(7), 3)]);
+        assert!(this.halted.is_none(), "{:?}", this.halted);
+        assert_eq!(this.unvalidated.get(&P), under_way.then_some(&(7, 3)));
+    }
 }
