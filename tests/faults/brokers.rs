@@ -88,17 +88,17 @@ fn end_of_a_log_lost() {
 
     let messina = start();
     messina.ready();
-    assert_eq!(numbers.load(RATE, KEPT).wait(), KEPT);
+    assert_eq!(numbers.load(1_000, KEPT).wait(), KEPT);
     committed(&messina, KEPT);
     services.kill(&BROKERS[1..2]);
-    assert_eq!(numbers.load_from(KEPT, RATE, READ).wait(), READ);
+    assert_eq!(numbers.load_from(KEPT, 1_000, READ).wait(), READ);
     committed(&messina, READ);
     messina.stop();
     drop(messina);
 
     services.kill(&BROKERS[..1]);
     services.start(&BROKERS[1..2]);
-    assert_eq!(numbers.load_from(READ, RATE, ALL).wait(), ALL);
+    assert_eq!(numbers.load_from(READ, 1_000, ALL).wait(), ALL);
     let end = KEPT + ALL - READ;
     assert_eq!(bench.kafka.ends(&numbers.topic), [(0, end)], "the end was not lost");
     let messina = start();
