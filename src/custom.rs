@@ -209,6 +209,9 @@ impl CustomSteps {
     /// async code. What is given back is closed once they are gone.
     pub(crate) fn let_go(self) -> mpsc::Receiver<Infallible> {
         let (held, gone) = mpsc::channel();
+        if self.0.is_empty() {
+            return gone;
+        }
         // Where no thread can be had they are dropped here.
         drop(std::thread::Builder::new().spawn(move || {
             drop(self);
@@ -499,6 +502,12 @@ mod tests {
         assert_eq!(gone.try_recv(), Err(mpsc::TryRecvError::Empty));
         drop(go);
         assert_eq!(gone.recv(), Err(mpsc::RecvError));
+    }
+
+    #[test]
+    fn where_there_are_no_steps_no_thread_lets_them_go() {
+        let gone = CustomSteps::new().let_go();
+        assert_eq!(gone.try_recv(), Err(mpsc::TryRecvError::Disconnected));
     }
 
     #[test]

@@ -93,7 +93,7 @@ class Kubernetes(unittest.TestCase):
         for wrong in (
             {"replica": 3},
             {"kind": "daemonset"},
-            {"terminationGracePeriodSeconds": 47},
+            {"terminationGracePeriodSeconds": 49},
             {"minReadySeconds": -1},
             # Probes, service and policy have the port by number.
             {"listen": "[::]:9191"},
@@ -197,10 +197,10 @@ class Kubernetes(unittest.TestCase):
             self.assertEqual(dns, {(port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")}, name)
 
     def test_the_drain_has_time(self):
-        # `shutdown_timeout` is 30 s unless set, and the process ends 17 s after it in any case: docs/operations.md.
+        # `shutdown_timeout` is 30 s unless set, and the process ends 19 s after it in any case: docs/operations.md.
         for name in WHOLE:
             workload = one(name, "Deployment", "StatefulSet")
-            self.assertGreater(workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 47)
+            self.assertGreater(workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 49)
 
     def test_a_new_pod_has_shown_itself_before_the_next_old_one_goes(self):
         kinds = set()
