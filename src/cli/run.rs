@@ -43,8 +43,6 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     if args.dry.is_wanted() {
         return dry_run::run(&args.dry, &args.config, customs);
     }
-    // Before the start reads them: what changes from here on is another configuration than the one that runs.
-    let texts = args.watch.then(|| read(&args.config));
     let (config, sources, warnings) = match args.config.load() {
         Ok(loaded) => loaded,
         Err(findings) => {
@@ -94,7 +92,9 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                 let _ = offer.try_send("SIGHUP");
             })
         });
-        let watching = texts.map(|texts| tokio::spawn(watch(args.config.clone(), texts, offer)));
+        let watching = args
+            .watch
+            .then(|| tokio::spawn(watch(args.config.clone(), read_by_the_start(&sources), offer)));
         let user_signals = tokio::spawn(shutdown::on_user_signals(move |more| log_more(&verbosity, more)));
         let start = app::start(config, sources, telemetry.clone(), customs);
         let mut running = tokio::select! {
@@ -348,8 +348,12 @@ type Texts = (Vec<Option<Vec<u8>>>, Schemas);
 
 /// Offers the configuration again when its files have changed, and have stood still since the look before; `offered` is what they were when the start
 /// read them. Their texts are compared, so that it does not matter how they were replaced: written over, moved into place, or by a link as in a
-/// mounted ConfigMap.
+/// mounted ConfigMap. Of what can be read once, as a pipe, nothing is left to be looked at: it is never offered.
 async fn watch(files: ConfigFiles, mut offered: Texts, offer: mpsc::Sender<&'static str>) {
+    if let Some(path) = files.files.iter().find(|path| path.exists() && !path.is_file()) {
+        tracing::warn!(file = %path.display(), "--watch: it is no file that can be read again, and nothing is watched");
+        return;
+    }
     let mut last = offered.clone();
     let mut looks = tokio::time::interval(LOOK_EVERY);
     loop {
@@ -363,6 +367,12 @@ async fn watch(files: ConfigFiles, mut offered: Texts, offer: mpsc::Sender<&'sta
         }
         last = now;
     }
+}
+
+/// What changed after this was read is another configuration than the one that runs.
+fn read_by_the_start(sources: &Sources) -> Texts {
+    let texts = sources.files().map(|text| Some(text.as_bytes().to_vec())).collect();
+    (texts, sources.schemas().clone())
 }
 
 fn read(files: &ConfigFiles) -> Texts {
@@ -472,7 +482,7 @@ mod tests {
         let (toml, schema) = (path("toml"), path("avsc"));
         let of = |group: &str| {
             format!(
-                "kafka = {{ brokers = 'b:9092' }}\nregistry = {{ url = 'http://r:8081' }}\n[pipelines.p]\n\
+                "# ü\r\nkafka = {{ brokers = 'b:9092' }}\nregistry = {{ url = 'http://r:8081' }}\n[pipelines.p]\n\
                  source = {{ topics = 't', group = '{group}' }}\nsink = {{ topic = 'o', schema = {{ file = '{}' }} }}",
                 schema.display()
             )
@@ -483,7 +493,10 @@ mod tests {
         let seen = [("g", "\"int\""), ("g", "\"int\""), ("g", "\"long\""), ("h", "\"long\"")].map(|(group, json)| {
             std::fs::write(&toml, of(group)).unwrap();
             std::fs::write(&schema, json).unwrap();
-            read(&files)
+            let (_, sources) = config::load(&files.files, config::variables()).unwrap();
+            let seen = read(&files);
+            assert_eq!(read_by_the_start(&sources), seen, "the first look offers nothing");
+            seen
         });
         for path in [&toml, &schema] {
             std::fs::remove_file(path).unwrap();
@@ -498,15 +511,30 @@ mod tests {
         let files = ConfigFiles {
             files: vec![toml.clone()],
         };
-        std::fs::write(&toml, "what the start has read").unwrap();
-        let read_by_the_start = read(&files);
+        let read = "kafka = { brokers = 'b:9092' }\nregistry = { url = 'http://r:8081' }\n";
+        std::fs::write(&toml, read).unwrap();
+        let (_, sources) = config::load(&files.files, config::variables()).unwrap();
         std::fs::write(&toml, "what came right after").unwrap();
         let (offer, mut offers) = mpsc::channel(1);
-        let watching = tokio::spawn(watch(files, read_by_the_start, offer));
+        let watching = tokio::spawn(watch(files, read_by_the_start(&sources), offer));
         let offered = tokio::time::timeout(LOOK_EVERY * 30, offers.recv()).await;
         watching.abort();
         std::fs::remove_file(&toml).unwrap();
         assert_eq!(offered.unwrap(), Some("--watch"));
+    }
+
+    /// What is left of it would be rejected.
+    #[tokio::test]
+    async fn a_configuration_that_can_be_read_once_is_not_offered() {
+        let files = ConfigFiles {
+            files: vec!["/dev/null".into()],
+        };
+        let read = (vec![Some(b"what the start has read".to_vec())], Schemas::new());
+        let (offer, mut offers) = mpsc::channel(1);
+        let watching = tokio::spawn(watch(files, read, offer));
+        let offered = tokio::time::timeout(LOOK_EVERY * 30, offers.recv()).await;
+        watching.abort();
+        assert_eq!(offered, Ok(None));
     }
 
     #[test]

@@ -149,6 +149,12 @@ impl Sources {
             .unwrap_or_default()
     }
 
+    /// The texts of the files, in their order, as they were read.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        let files = self.texts.iter().filter(|source| !source.environment);
+        files.map(|source| source.text.as_str())
+    }
+
     /// What the files of output schemas said when the configuration was loaded.
     pub fn schemas(&self) -> &Schemas {
         &self.schemas
