@@ -50,14 +50,16 @@ impl RunningPipeline {
     }
 
     /// Leaves the loops that have not ended to themselves, and gives their states, each there until its loop has ended after all. What they have
-    /// not committed runs again. Their threads take no others: whatever holds such a loop may hold its thread.
+    /// not committed runs again. Their threads take no others, for whatever holds such a loop may hold its thread; but a consumer is closed beside it.
     pub(super) fn give_up(&mut self) -> Vec<Weak<LoopState>> {
         let (ended, given_up): (Vec<_>, Vec<_>) = std::mem::take(&mut self.loops)
             .into_iter()
             .partition(|of_loop| of_loop.task.is_finished());
         self.loops = ended;
         let leave = |of_loop: RunningLoop| {
-            if let Some(thread) = of_loop.thread.upgrade() {
+            if !of_loop.state.get().has_left_its_thread()
+                && let Some(thread) = of_loop.thread.upgrade()
+            {
                 thread.shun();
             }
             Arc::downgrade(&of_loop.state)
@@ -253,6 +255,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::app::threads::Threads;
+    use crate::source::status::LoopStatus;
     use crate::telemetry::breadcrumbs::Breadcrumbs;
     use crate::telemetry::sentry::SentryOptions;
 
@@ -269,6 +273,46 @@ mod tests {
         let counted = metrics.failures_total.of(["p", "panic", "fatal", "fatal"]).get();
         assert_eq!(counted, 1);
         assert!(matches!(caught(async { End::Drained }).await, End::Drained));
+    }
+
+    #[tokio::test]
+    async fn a_thread_beside_which_a_consumer_is_closed_takes_other_loops() {
+        let says = |state| {
+            let told = LoopState::default();
+            told.set(LoopStatus {
+                state,
+                ..LoopStatus::default()
+            });
+            told
+        };
+        let fallen = says("running");
+        fallen.fallen();
+        for (state, takes) in [
+            (says("stopping"), false),
+            (says("halted"), false),
+            (says("rebuilding"), true),
+            (says("stopped"), true),
+            (fallen, true),
+        ] {
+            let told = state.get();
+            let (metrics, mut threads) = (Metrics::new().unwrap(), Threads::new(Some(1)));
+            let thread = threads.next(&metrics).unwrap();
+            let mut unclosed = RunningPipeline {
+                name: "p".to_owned(),
+                share: 0,
+                output: Arc::new(SharedOutput::of(&[])),
+                loops: vec![RunningLoop {
+                    task: tokio::spawn(std::future::pending()),
+                    thread: Arc::downgrade(&thread),
+                    state: Arc::new(state),
+                }],
+                alive: Arc::new(AtomicUsize::new(1)),
+                stop: watch::channel(false).0,
+            };
+            assert_eq!(unclosed.give_up().len(), 1);
+            let next = threads.next(&metrics).unwrap();
+            assert_eq!(Arc::ptr_eq(&thread, &next), takes, "{told:?}");
+        }
     }
 
     #[test]

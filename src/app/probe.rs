@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Known, Shared};
 use crate::http::{Probe, Refused, Wanted};
-use crate::source::status::STOPPED_BY_LIMIT;
+use crate::source::status::{LoopStatus, STOPPED_BY_LIMIT};
 use crate::tap::{Looker, Showing};
 use crate::telemetry::metrics::{Metrics, revision};
 use crate::telemetry::quantile::quantile;
@@ -108,9 +108,9 @@ impl AppProbe {
 }
 
 /// Whether a loop should have gone round in this time. Before its first round, while its consumer is closed to be made anew, and after its last
-/// nobody expects it.
-fn is_dead(state: &str, silent: Duration) -> bool {
-    silent > SILENT && !matches!(state, "connecting" | "rebuilding" | "halted" | "stopped")
+/// nobody expects it. One that has halted goes round until it has drained.
+fn is_dead(status: &LoopStatus, silent: Duration) -> bool {
+    silent > SILENT && status.state != "connecting" && !status.has_left_its_thread()
 }
 
 impl Probe for AppProbe {
@@ -120,7 +120,7 @@ impl Probe for AppProbe {
         for (pipeline, state) in &shared.given_up {
             let Some(state) = state.upgrade() else { continue };
             let silent = state.silent_for();
-            if is_dead(state.get().state, silent) {
+            if is_dead(&state.get(), silent) {
                 return Err(format!(
                     "a loop of pipeline {pipeline}, given up by a reload, has not gone round for {} s",
                     silent.as_secs()
@@ -133,7 +133,7 @@ impl Probe for AppProbe {
         {
             for (number, state) in loops.iter().enumerate() {
                 let silent = state.silent_for();
-                if is_dead(state.get().state, silent) {
+                if is_dead(&state.get(), silent) {
                     return Err(format!(
                         "loop {number} of pipeline {pipeline} has not gone round for {} s",
                         silent.as_secs()
@@ -167,7 +167,7 @@ impl Probe for AppProbe {
                 }
                 // What it said last may be long past.
                 let silent = state.silent_for();
-                if is_dead(status.state, silent) {
+                if is_dead(&status, silent) {
                     reasons.push(about(format!("has not gone round for {} s", silent.as_secs())));
                 }
                 let stalled = status.partitions.iter().filter(|p| p.stalled).count();
@@ -258,7 +258,7 @@ impl Probe for AppProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::status::{LoopState, LoopStatus};
+    use crate::source::status::LoopState;
 
     /// Everything is prepared, and the one pipeline has this loop.
     fn has_one_loop(shared: &Shared, state: &Arc<LoopState>) {
@@ -274,12 +274,19 @@ mod tests {
     #[test]
     fn only_a_loop_that_should_go_round_is_dead() {
         let long = SILENT + Duration::from_secs(1);
-        for state in ["joining", "running", "stopping", STOPPED_BY_LIMIT] {
-            assert!(is_dead(state, long) && !is_dead(state, SILENT), "{state}");
+        let says = |state, over| LoopStatus {
+            state,
+            over,
+            ..LoopStatus::default()
+        };
+        for state in ["joining", "running", "stopping", "halted", STOPPED_BY_LIMIT] {
+            let status = says(state, false);
+            assert!(is_dead(&status, long) && !is_dead(&status, SILENT), "{state}");
+            assert!(!is_dead(&says(state, true), long), "{state}");
         }
         // Closing a consumer is librdkafka's, and may wait for brokers.
-        for state in ["connecting", "rebuilding", "halted", "stopped"] {
-            assert!(!is_dead(state, long), "{state}");
+        for state in ["connecting", "rebuilding", "stopped"] {
+            assert!(!is_dead(&says(state, false), long), "{state}");
         }
     }
 

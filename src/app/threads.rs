@@ -3,7 +3,7 @@
 //!
 //! There are no more of them than cores, or as `[limits] threads` says: where there are more loops several share a thread and its session, for
 //! threads that take turns on a core each find less to do in one go, and each session has connections of its own with every node.
-//! A loop goes where the fewest are, and stays there. A thread lives for as long as one of its loops. One whose loop was given up by a reload may stand
+//! A loop goes where the fewest are, and stays there. A thread lives for as long as one of its loops. One whose loop was given up by a reload before it had ended may stand
 //! still for good: it takes no more loops, and is beyond the limit.
 
 use std::collections::BTreeSet;

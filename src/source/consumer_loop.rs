@@ -315,6 +315,8 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     let end = AssertUnwindSafe(this.live(&consumer, named_by)).catch_unwind().await;
     if end.is_err() {
         this.consumer_closes();
+        // Its last status says that it runs, and to close the consumer may take minutes.
+        this.parts.state.fallen();
     }
     *kept = Kept {
         refused: std::mem::take(&mut this.refused),

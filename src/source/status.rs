@@ -66,14 +66,31 @@ pub struct LoopStatus {
     pub partitions: Vec<PartitionStatus>,
     /// The last failures, newest last.
     pub last_errors: Vec<String>,
+    /// Whether the loop has ended, whatever it says: what says that it has halted may still drain.
+    #[serde(skip)]
+    pub over: bool,
 }
 
 impl LoopStatus {
+    /// Whether its loop has nothing to do on its thread any more, or for now: it waits beside it for its consumer to be closed, if for anything.
+    pub fn has_left_its_thread(&self) -> bool {
+        self.over || matches!(self.state, "rebuilding" | "stopped")
+    }
+
+    /// Its loop has ended, and does not go on.
+    fn halt(&mut self) {
+        self.state = "halted";
+        self.waiting_for = None;
+        // A panic leaves what it had.
+        self.end();
+    }
+
     /// Its loop has ended, and has nothing in hand any more: what it has not finished runs again.
     fn end(&mut self) {
         (self.in_flight_records, self.in_flight_bytes, self.waiting_for_schema) = (0, 0, 0);
         (self.full, self.paused) = (false, false);
         self.partitions = Vec::new();
+        self.over = true;
     }
 }
 
@@ -148,13 +165,15 @@ impl LoopState {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).end();
     }
 
+    /// The loop has ended by a panic, and its consumer is to be closed. Why it does not go on is told after that, by [`LoopState::halted`].
+    pub fn fallen(&self) {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).halt();
+    }
+
     /// The loop has ended, and does not go on; true if it had not said why.
     pub fn halted(&self, why: &str) -> bool {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.state = "halted";
-        status.waiting_for = None;
-        // A panic leaves what it had.
-        status.end();
+        status.halt();
         let unsaid = status.halted.is_none();
         status.halted.get_or_insert_with(|| why.to_owned());
         unsaid
@@ -234,6 +253,42 @@ mod tests {
             status.waiting_for_schema,
         );
         assert_eq!((in_hand, status.concurrency_limit), ((0, 0, 0), 3));
+    }
+
+    #[test]
+    fn one_that_has_fallen_is_shown_as_halted_before_anybody_says_why() {
+        let state = LoopState::default();
+        state.set(LoopStatus {
+            state: "running",
+            in_flight_records: 3,
+            ..LoopStatus::default()
+        });
+        state.fallen();
+        let status = state.get();
+        assert_eq!((status.state, status.halted, status.over), ("halted", None, true));
+        assert_eq!(status.in_flight_records, 0);
+        assert!(state.halted("it panicked"), "it is counted then");
+    }
+
+    /// A consumer that takes its place goes round again.
+    #[test]
+    fn a_loop_is_over_when_it_has_ended_and_not_when_it_says_that_it_halts() {
+        let state = LoopState::default();
+        let says = |word| {
+            state.set(LoopStatus {
+                state: word,
+                ..LoopStatus::default()
+            });
+            state.get().has_left_its_thread()
+        };
+        assert_eq!(
+            ["running", "halted", "rebuilding", "stopped"].map(says),
+            [false, false, true, true]
+        );
+        assert!(!says("halted"));
+        state.ended();
+        assert!(state.get().has_left_its_thread());
+        assert!(!says("running"));
     }
 
     #[test]

@@ -607,7 +607,7 @@ fn what_the_group_has_not_acknowledged_at_the_end_is_left() {
 }
 
 #[test]
-fn a_loop_that_panics_leaves_no_series_of_its_partitions() {
+fn a_loop_that_panics_leaves_no_series_of_its_partitions_and_is_shown_as_halted() {
     let bench = Bench::start(1, Duration::ZERO, Duration::from_secs(60));
     let load = Load::new(&bench);
     let position = || bench.metrics.partition("in", 0).position.get();
@@ -623,6 +623,9 @@ fn a_loop_that_panics_leaves_no_series_of_its_partitions() {
         bench.thread.is_finished()
     });
     assert_eq!(position(), 0, "a new one");
+    let status = bench.state.get();
+    // Whoever hears of its end says why, and counts it.
+    assert_eq!((status.state, status.halted, status.over), ("halted", None, true));
     assert!(bench.thread.join().is_err());
 }
 
