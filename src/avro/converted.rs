@@ -1,5 +1,7 @@
 //! What of an input an output has in another type or not at all, by path: where a value may turn out not to fit.
 
+use std::collections::HashSet;
+
 use super::resolve::{Conversion, ConversionId, Given, Source, Step};
 use super::schema::Shape;
 use super::splice::{Piece, Splice};
@@ -30,7 +32,7 @@ pub struct Unplaced {
     pub from: String,
 }
 
-/// A field of the output that has its default in every record, although a field of the input has its name for an alias.
+/// A field of the output that has its default in every record, although a field of the input that nothing takes has its name for an alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renamed {
     /// Where the output has it, as in [`Converted`].
@@ -170,6 +172,14 @@ impl Walk<'_> {
             return;
         };
         let mut given = Given::new(from);
+        // What another field of the output takes is not left out.
+        let taken: HashSet<usize> = sources
+            .iter()
+            .filter_map(|made| match made {
+                Source::Input { field, .. } => Some(*field),
+                Source::Default(_) => None,
+            })
+            .collect();
         for (to, made) in to.iter().zip(sources) {
             let field = format!("{field}.{}", to.name);
             let source = |number: usize| format!("{source}.{}", from[number].name);
@@ -179,7 +189,8 @@ impl Walk<'_> {
                     conversion,
                 } => self.conversion(*conversion, &field, &source(*number)),
                 Source::Default(_) => {
-                    let source = given.renamed(&to.name).map(source);
+                    let left_out = given.renamed(&to.name).filter(|number| !taken.contains(number));
+                    let source = left_out.map(source);
                     self.renamed.extend(source.map(|source| Renamed { field, source }));
                 }
             }

@@ -3,6 +3,7 @@
 //! Positions are spots in the schema here. Which of them need marks is known when the pieces are, and a plan that is
 //! compiled with its output then puts the marks there.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::converted::Renamed;
@@ -165,6 +166,7 @@ impl Drafter<'_> {
         new_fields: &[&str],
     ) -> Result<(), SpliceError> {
         let mut given = Given::new(from);
+        let (mut taken, mut renamed) = (HashSet::new(), Vec::new());
         for (number, field) in to.iter().enumerate() {
             let path = joined(path, &field.name);
             if let Some(value) = new_fields.iter().position(|name| *name == field.name) {
@@ -178,6 +180,7 @@ impl Drafter<'_> {
             }
             match (given.source_of(number, field), &field.default) {
                 (Some(number), _) => {
+                    taken.insert(number);
                     let source = joined(source, &from[number].name);
                     self.field(trail, (path, source), from, number, field.node)?;
                 }
@@ -186,11 +189,7 @@ impl Drafter<'_> {
                     default::encode(self.resolver.output, field.node, json, &mut bytes)
                         .map_err(|error| SpliceError::Default(error.within(&format!(".{path}"))))?;
                     self.literal(bytes);
-                    let renamed = given.renamed(&field.name).map(|number| Renamed {
-                        field: path,
-                        source: joined(source, &from[number].name),
-                    });
-                    self.renamed.extend(renamed);
+                    renamed.extend(given.renamed(&field.name).map(|number| (number, path)));
                 }
                 (None, None) => {
                     let renamed = given.renamed(&field.name).map(|number| from[number].name.clone());
@@ -198,6 +197,12 @@ impl Drafter<'_> {
                 }
             }
         }
+        // What another field of the output takes is not left out.
+        renamed.retain(|(number, _)| !taken.contains(number));
+        self.renamed.extend(renamed.into_iter().map(|(number, field)| Renamed {
+            field,
+            source: joined(source, &from[number].name),
+        }));
         Ok(())
     }
 

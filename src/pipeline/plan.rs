@@ -3,6 +3,7 @@
 //! Pure: schemas come in parsed, and the id of the output schema is filled in by whoever registers it. The findings name
 //! both sides of a mismatch and where each comes from.
 
+mod lacking;
 mod lossy;
 mod shifted;
 
@@ -22,6 +23,7 @@ use crate::config::{OnMissing, Span};
 use crate::store::types::{ColumnType, bindable};
 use crate::store::{Statement, convert};
 
+pub use lacking::lacking;
 use lossy::{cut_off, left_out, narrowed, renamed};
 pub use shifted::shifted;
 
@@ -486,8 +488,11 @@ impl Types<'_> {
     }
 
     fn condition(&self, place: &Place, findings: &mut Vec<Finding>) {
+        // Of a version without the field `has(event.x) ? event.x : null` is null, and does not hold.
+        let absent = |ty: &Type| *ty == Type::Null && self.constant(&place.source).is_none();
         if let Some(ty) = self.of(&place.source)
             && *ty.non_null() != Type::Bool
+            && !absent(&ty)
         {
             findings.push(
                 Finding::new(

@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use super::failure::Failure;
 use super::finding::Finding;
-use super::plan::{OutputSchema, SchemaPlan};
-use super::program::{Program, event_path, parse};
+use super::plan::{OutputSchema, SchemaPlan, lacking};
+use super::program::{Program, parse};
 use super::schemas::{OutputSubject, Registering, Schemas, Unusable};
 use crate::avro::Schema;
-use crate::avro::value::Type;
 use crate::config::{Pipeline, SinkSchema, Span};
 use crate::custom::CustomSteps;
 use crate::reference::References;
@@ -78,7 +77,6 @@ pub async fn prepare(
     let schemas = Arc::new(Schemas::new(program.clone(), registry.clone(), output));
     let mut broken = Vec::new();
     let mut unregistered: Option<(Arc<SchemaPlan>, String)> = None;
-    let mut plans: Vec<Arc<SchemaPlan>> = Vec::new();
     for topic in &config.source.topics {
         let subject = format!("{}-value", topic.value);
         let versions = registry
@@ -123,11 +121,10 @@ pub async fn prepare(
                 || format!("schema {}", fetched.id),
                 |version| format!("version {version} is schema {}", fetched.id),
             );
-            let plan = schemas.known(fetched.id).and_then(Result::ok);
-            plans.extend(plan.clone());
             // The registry compares a new output with those that it has, and a check registers none.
             if registering == (Registering::Ask { register: true })
-                && let Some(plan) = plan
+                && !schemas.hidden()
+                && let Some(Ok(plan)) = schemas.known(fetched.id)
                 && let Some(output) = plan.output.as_ref().filter(|output| output.schema_id == 0)
             {
                 let named = format!("{subject}: {name}");
@@ -137,7 +134,7 @@ pub async fn prepare(
                 {
                     warnings.push(unread(topic.span, of, &named));
                 }
-                unregistered = Some((plan.clone(), named));
+                unregistered = Some((plan, named));
             }
             for finding in found {
                 match all.iter_mut().find(|(known, _)| *known == finding) {
@@ -161,6 +158,14 @@ pub async fn prepare(
             finding
         };
         warnings.extend(doubtful.into_iter().map(in_versions));
+        // What is written from now on.
+        if let Some(Ok(newest)) = versions.last().and_then(|newest| schemas.known(newest.id)) {
+            warnings.extend(lacking(
+                &program,
+                &newest.plan,
+                &format!("the newest version of {subject}"),
+            ));
+        }
         // A history of versions may have some that nobody writes any more: a start goes on, and says so.
         if fit > 0 {
             warnings.extend(unpublished.into_iter().map(in_versions).map(dead_letters));
@@ -173,7 +178,6 @@ pub async fn prepare(
             Registering::Register | Registering::MustExist | Registering::Ask { .. } => findings.extend(unfit),
         }
     }
-    warnings.extend(in_no_version(&program, &plans));
     findings.dedup();
     if findings.is_empty() {
         Ok(Prepared {
@@ -185,22 +189,6 @@ pub async fn prepare(
     } else {
         Err(NotPrepared::Findings(findings))
     }
-}
-
-/// What is said of fields that the input may lack, where no version has them: they may be called otherwise.
-fn in_no_version(program: &Program, plans: &[Arc<SchemaPlan>]) -> Vec<Finding> {
-    let lacking = |slot: &usize| plans.iter().all(|plan| plan.plan.slot_type(*slot) == Type::Null);
-    let optional = program
-        .optional
-        .iter()
-        .filter(|slot| !plans.is_empty() && lacking(slot));
-    let told = optional.map(|slot| {
-        let (path, span) = &program.paths[*slot];
-        let path = event_path(path);
-        let message = format!("no version of the input has {path}: has() of it is false for every record");
-        Finding::new(*span, message).help("see the fields of the input schema in the registry")
-    });
-    told.collect()
 }
 
 /// What is said of an output that the one before it keeps from being registered.
@@ -429,6 +417,13 @@ mod tests {
             ),
             "{told:?}"
         );
+        // Who may not read the subject does not know whether it has them.
+        asking.server.on_request(|_, path| match path == "/subjects/out-value" {
+            true => Fault::Status(403),
+            false => Fault::None,
+        });
+        assert_eq!(backward(ask).await, none);
+        asking.server.on_request(|_, _| Fault::None);
         // What is there already the registry has compared.
         assert_eq!(backward(Registering::Register).await, none);
         assert_eq!(backward(ask).await, none);
@@ -473,24 +468,54 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_field_that_has_asks_for_and_no_version_has_is_told() {
-        let asking = Asking::with("sink = { topic = \"out\", set = { n = \"has(event.b) ? event.b : 0\" } }").await;
+    async fn a_field_that_has_asks_for_and_the_newest_version_lacks_is_told() {
+        let asking =
+            Asking::with("sink = { topic = \"out\", set = { n = \"has(event.coupon) ? event.coupon : 0\" } }").await;
         let told = async || {
             let prepared = asking.prepare(Registering::Register).await.unwrap();
             assert!(prepared.broken.is_empty(), "{:?}", prepared.broken);
-            prepared
-                .warnings
-                .into_iter()
-                .map(|warning| warning.message)
+            let told = prepared.warnings.into_iter();
+            told.map(|warning| (warning.message, warning.help.unwrap_or_default()))
                 .collect::<Vec<_>>()
+        };
+        let lacks = |help: &str| {
+            let message =
+                "the newest version of in-value has no event.coupon: has() of it is false for each of its records";
+            vec![(message.to_owned(), help.to_owned())]
         };
         asking.come("a").await;
         assert_eq!(
             told().await,
-            ["no version of the input has event.b: has() of it is false for every record"]
+            lacks("see the fields of the input schema in the registry")
         );
-        asking.come("b").await;
-        assert_eq!(told().await, Vec::<String>::new(), "the newer one has it");
+        asking.come("coupon").await;
+        assert_eq!(told().await, Vec::new(), "the newer one has it");
+        asking.come("coupons").await;
+        assert_eq!(told().await, lacks("did you mean \"coupons\"?"), "it has another name");
+    }
+
+    #[tokio::test]
+    async fn a_field_that_the_first_version_lacks_is_compared_from_the_one_on_that_has_it() {
+        let asking =
+            Asking::with("sink = { topic = \"out\", set = { s = \"has(event.at) ? event.at / 1000 : 0\" } }").await;
+        asking.come("id").await;
+        for unit in ["millis", "micros"] {
+            let version = format!(
+                r#"{{"type": "record", "name": "E", "fields": [
+                {{"name": "at", "type": {{"type": "long", "logicalType": "timestamp-{unit}"}}}}]}}"#
+            );
+            asking.subjects.post("in-value", &version, &[]).await.unwrap();
+        }
+        let prepared = asking.prepare(Registering::Register).await.unwrap();
+        let [warning] = prepared.warnings.as_slice() else {
+            panic!("{:?}", prepared.warnings)
+        };
+        let told = &warning.message;
+        assert!(
+            told.starts_with("event.at is timestamp-micros here and timestamp-millis in another version")
+                && told.ends_with("(in-value: version 3 is schema 3)"),
+            "{told}"
+        );
     }
 
     #[tokio::test]

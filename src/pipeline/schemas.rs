@@ -4,11 +4,12 @@
 //! true).
 //! Never kept: a failure that may pass. The registry client remembers unknown ids, shortly.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::failure::Failure;
 use super::finding::Finding;
-use super::plan::{Output, OutputSchema, SchemaPlan, compile, shifted};
+use super::plan::{Output, OutputSchema, SchemaPlan, compile, lacking, shifted};
 use super::program::Program;
 use crate::avro::Schema;
 use crate::avro::value::Type;
@@ -49,8 +50,10 @@ pub struct Schemas {
     registry: Arc<Registry>,
     output: Option<OutputSubject>,
     plans: Mutex<Recent<Result<Arc<SchemaPlan>, Failure>>>,
-    /// The types of the fields in the first plan that was kept: others are compared with it.
-    first: OnceLock<Vec<Type>>,
+    /// The types of the fields, each in the first plan that was kept and has it: others are compared with them.
+    first: Mutex<Vec<Type>>,
+    /// Whether a check may not read the output's subject: what is registered there is not known.
+    hidden: AtomicBool,
     /// The schemas whose output schema was missing when records waited for it.
     missing: Mutex<Recent<()>>,
 }
@@ -82,7 +85,8 @@ impl Schemas {
             registry,
             output,
             plans: Mutex::default(),
-            first: OnceLock::new(),
+            first: Mutex::default(),
+            hidden: AtomicBool::new(false),
             missing: Mutex::default(),
         }
     }
@@ -96,11 +100,25 @@ impl Schemas {
     fn keep(&self, id: u32, plan: Result<Arc<SchemaPlan>, Failure>) {
         let weight = weight(&plan);
         if let Ok(SchemaPlan { plan, .. }) = plan.as_deref() {
-            let types = || (0..plan.slots()).map(|slot| plan.slot_type(slot)).collect();
-            self.first.get_or_init(types);
+            let mut first = self.first();
+            first.resize(plan.slots(), Type::Null);
+            for (slot, ty) in first.iter_mut().enumerate() {
+                if *ty == Type::Null {
+                    *ty = plan.slot_type(slot);
+                }
+            }
         }
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         plans.insert(id, plan, weight);
+    }
+
+    fn first(&self) -> MutexGuard<'_, Vec<Type>> {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a check may not read the output's subject.
+    pub fn hidden(&self) -> bool {
+        self.hidden.load(Ordering::Relaxed)
     }
 
     fn missing(&self) -> MutexGuard<'_, Recent<()>> {
@@ -125,7 +143,8 @@ impl Schemas {
         let fetched = fetched.map_err(|e| Failure::new(e.class(), "registry", format!("schema {id}: {e}")))?;
         // Kept is what stays true: a plan, and types that do not fit. An output schema that is missing may be registered.
         let result = match self.plan(&fetched, true).await {
-            Ok((plan, warnings)) => {
+            Ok((plan, mut warnings)) => {
+                warnings.extend(lacking(&self.program, &plan.plan, "this schema"));
                 for warning in warnings {
                     tracing::warn!(pipeline = %self.program.name, schema = id, "{}", warning.message);
                 }
@@ -167,9 +186,7 @@ impl Schemas {
         let output_schema = self.output.as_ref().map(|o| &o.schema);
         let compiled = compile(&self.program, Arc::new(writer), output_schema).map_err(Unusable::Findings)?;
         let mut warnings = compiled.warnings;
-        if let Some(first) = self.first.get() {
-            warnings.extend(shifted(&self.program, first, &compiled.plan));
-        }
+        warnings.extend(shifted(&self.program, &self.first(), &compiled.plan));
         let output = match (compiled.output, &self.output) {
             (Some((splice, schema)), Some(subject)) => {
                 let registered = self.register(fetched.id, &schema, subject, records_wait).await;
@@ -223,6 +240,7 @@ impl Schemas {
             Err(RegistryError::Refused { status: 403, .. })
                 if *registering == (Registering::Ask { register: true }) =>
             {
+                self.hidden.store(true, Ordering::Relaxed);
                 return Ok(0);
             }
             known => known.map_err(in_words)?,
@@ -231,29 +249,28 @@ impl Schemas {
             return Ok(id);
         }
         if *registering == Registering::Register {
-            let registered = self.registry.register(subject, schema.json()).await;
-            // Another process may have registered the same text since it was looked up, and to some registries that is a conflict.
-            if let Err(RegistryError::Rejected { .. }) = &registered
-                && let Ok(Some(id)) = self.registry.lookup(subject, schema.json()).await
+            let mut registered = self.registry.register(subject, schema.json()).await;
+            // Some registries do not tell an incompatible schema from a time at which they take none.
+            if matches!(registered, Err(RegistryError::Refused { status: 409, .. }))
+                && let Err(rejected @ RegistryError::Rejected { .. }) = self.compatible(subject, schema).await
             {
-                return Ok(id);
+                registered = Err(rejected);
+            }
+            if matches!(registered, Err(RegistryError::Rejected { .. })) {
+                // Another process may have registered the same text since it was looked up, and to some registries that is a conflict.
+                match self.registry.lookup(subject, schema.json()).await {
+                    Ok(Some(id)) => return Ok(id),
+                    // Who may not read the subject is told nothing later either.
+                    Err(RegistryError::Refused { status: 401 | 403, .. }) => {}
+                    Err(error) if error.class() == Class::Transient => return Err(in_words(error)),
+                    Ok(None) | Err(_) => {}
+                }
             }
             return registered.map_err(in_words);
         }
         if *registering == (Registering::Ask { register: true }) {
-            let answer = self.registry.compatible(subject, schema.json()).await;
-            let answer = answer.map_err(in_words)?;
-            if answer.compatible {
-                // It has no id yet.
-                return Ok(0);
-            }
-            return Err(in_words(RegistryError::Rejected {
-                subject: subject.clone(),
-                message: format!(
-                    "it is incompatible with an earlier version: {}",
-                    answer.messages.join("; ")
-                ),
-            }));
+            // It has no id yet.
+            return self.compatible(subject, schema).await.map(|()| 0).map_err(in_words);
         }
         Err(Failure::permanent(
             "schema",
@@ -262,6 +279,21 @@ impl Schemas {
                  or set [registry] register = true"
             ),
         ))
+    }
+
+    /// Asks the registry whether it would take a schema: the error says why not.
+    async fn compatible(&self, subject: &str, schema: &Schema) -> Result<(), RegistryError> {
+        let answer = self.registry.compatible(subject, schema.json()).await?;
+        if answer.compatible {
+            return Ok(());
+        }
+        Err(RegistryError::Rejected {
+            subject: subject.to_owned(),
+            message: format!(
+                "it is incompatible with an earlier version: {}",
+                answer.messages.join("; ")
+            ),
+        })
     }
 
     /// Why an output schema has no id. A check tells the schema's text beside it: who is to register a derived one finds it
@@ -279,14 +311,16 @@ impl Schemas {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
     use crate::config;
     use crate::demo::registry::{DemoRegistry, Fault};
+    use crate::demo::schemas::Subjects;
     use crate::pipeline::program::parse;
     use crate::reference::References;
     use crate::registry::RegistryOptions;
+    use crate::telemetry::breadcrumbs::Breadcrumbs;
 
     const CLICK: &str = r#"{"type":"record","name":"Click","fields":[{"name":"id","type":"long"}]}"#;
 
@@ -314,10 +348,17 @@ mod tests {
 
     /// The plans of a pipeline that gives `CLICK` a field more, with a registry at these addresses.
     async fn schemas(urls: Vec<String>, registering: Registering) -> Schemas {
-        let toml = "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
-                    [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
-                    [pipelines.p.sink]\ntopic = \"o\"\nset = { n = \"event.id\" }\n";
-        let (config, _) = config::load_str(vec![("t.toml".into(), toml.into())], std::iter::empty()).unwrap();
+        schemas_with("event.id", urls, registering).await
+    }
+
+    /// The same, where this expression is the field's value.
+    async fn schemas_with(n: &str, urls: Vec<String>, registering: Registering) -> Schemas {
+        let toml = format!(
+            "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n\
+             [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n\
+             [pipelines.p.sink]\ntopic = \"o\"\nset = {{ n = \"{n}\" }}\n"
+        );
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
         let parsed = parse(&config.pipelines["p"]).unwrap();
         let program = parsed.prepare(None, &References::default(), &Default::default()).await;
         let registry = Registry::new(RegistryOptions {
@@ -410,6 +451,79 @@ mod tests {
             };
             assert_eq!((waits.class, waits.reason), (Class::Transient, "registry"), "{waits}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_conflict_without_a_code_is_the_schemas_fault_where_it_is_incompatible() {
+        let demo = DemoRegistry::start().await.unwrap();
+        let refused = async |compatibility: Fault| {
+            demo.on_request(move |_, path| match path {
+                "/subjects/o-value/versions" => Fault::Answer(409, r#"{"error_code":0,"message":"conflict"}"#),
+                path if path.starts_with("/compatibility") => compatibility,
+                _ => Fault::None,
+            });
+            match registered(&demo, Registering::Register).await {
+                Err(Unusable::Failure(failure)) => failure,
+                other => panic!("{other:?}"),
+            }
+        };
+        let told = r#"{"is_compatible":false,"messages":["n has no default"]}"#;
+        let incompatible = refused(Fault::Answer(200, told)).await;
+        assert_eq!((incompatible.class, incompatible.reason), (Class::Permanent, "schema"));
+        assert!(incompatible.message.contains("n has no default"), "{incompatible}");
+        for nothing_against_it in [Fault::None, Fault::Status(503), Fault::Status(409)] {
+            let waits = refused(nothing_against_it).await;
+            assert_eq!((waits.class, waits.reason), (Class::Transient, "registry"), "{waits}");
+            assert!(waits.message.contains("conflict"), "{waits}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_refused_and_cannot_be_looked_up_for_the_moment_waits() {
+        let demo = DemoRegistry::start().await.unwrap();
+        for (again, class, reason) in [
+            (Fault::Status(503), Class::Transient, "registry"),
+            // A login that may write and not read.
+            (Fault::Status(403), Class::Permanent, "schema"),
+            (Fault::None, Class::Permanent, "schema"),
+        ] {
+            let first = AtomicBool::new(true);
+            demo.on_request(move |_, path| match path {
+                "/subjects/o-value" if !first.swap(false, Ordering::Relaxed) => again,
+                "/subjects/o-value/versions" => Fault::Answer(409, r#"{"error_code":409,"message":"conflict"}"#),
+                _ => Fault::None,
+            });
+            let Err(Unusable::Failure(refused)) = registered(&demo, Registering::Register).await else {
+                panic!("it is registered")
+            };
+            assert_eq!((refused.class, refused.reason), (class, reason), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_lacks_what_has_asks_for_is_told_once() {
+        let demo = DemoRegistry::start().await.unwrap();
+        let subjects = Subjects::of(&demo.url()).unwrap();
+        let lacks = subjects.post("t-value", CLICK, &[]).await.unwrap();
+        let more = CLICK.replace("}]}", r#"},{"name":"n2","type":"long"}]}"#);
+        let complete = subjects.post("t-value", &more, &[]).await.unwrap();
+        let has = "has(event.n2) ? event.n2 : 0";
+        let schemas = schemas_with(has, vec![demo.url()], Registering::Register).await;
+        let log = Breadcrumbs::default();
+        let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(log.clone()));
+        for id in [lacks, complete, lacks] {
+            assert!(schemas.resolve(id).await.is_ok());
+        }
+        drop(guard);
+        let told: Vec<_> = log
+            .last(Some("p"))
+            .into_iter()
+            .filter_map(|line| line.message)
+            .collect();
+        assert_eq!(
+            told,
+            ["this schema has no event.n2: has() of it is false for each of its records"]
+        );
     }
 
     #[tokio::test]

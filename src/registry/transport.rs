@@ -31,7 +31,8 @@ const SHOWN: usize = 1000;
 /// Confluent's code of a registry, or a subject, that takes no new schema for the time being: its mode is READONLY or IMPORT.
 const NOT_PERMITTED: u32 = 42205;
 
-/// What Apicurio gives for a code where Confluent's has none: it is read-only, has no room, or has met another writer. None of it is about the schema.
+/// What Apicurio gives for a code where Confluent's has none: it is read-only, has no room, or has met another writer. None of that is about the
+/// schema. Some of its versions answer an incompatible schema with it too: whether it is that has to be asked.
 const NO_CODE: u32 = 0;
 
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";

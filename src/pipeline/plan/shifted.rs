@@ -5,7 +5,9 @@ use super::lossy::first;
 use crate::avro::Plan;
 use crate::avro::value::Type;
 use crate::pipeline::finding::Finding;
-use crate::pipeline::program::{Program, Source, event_path};
+use crate::pipeline::program::{Action, Place, Program, Source, Step, event_path};
+use crate::store::Statement;
+use crate::store::types::ColumnType;
 
 /// What becomes of a field.
 #[derive(Clone, Copy, Default)]
@@ -14,6 +16,8 @@ struct Used {
     number: bool,
     /// `string()` makes text of it.
     text: bool,
+    /// It is taken as it is where text shows how it was written.
+    written: bool,
 }
 
 /// What is said of fields whose types are these in another version, where that changes what the pipeline makes of them.
@@ -40,7 +44,7 @@ pub fn shifted(program: &Program, other: &[Type], plan: &Plan) -> Vec<Finding> {
 /// The types, and what is said of them.
 fn shift<'t>(before: &'t Type, now: &'t Type, used: Used) -> Option<(&'t Type, &'t Type, &'static str)> {
     let told = match (before, now) {
-        (Type::String, Type::Uuid) | (Type::Uuid, Type::String) => {
+        (Type::String, Type::Uuid) | (Type::Uuid, Type::String) if used.number || used.written => {
             "its text is in lower case with hyphens where it is uuid, and as it was written where it is string"
         }
         (Type::Time(a), Type::Time(b))
@@ -72,10 +76,46 @@ fn used(program: &Program, plan: &Plan) -> Vec<Used> {
             }
         }
     }
+    let outputs = program.outputs.iter().map(|(_, place)| place);
+    for place in program.steps.iter().flat_map(writing).chain(outputs) {
+        if let Some(slot) = slot_of(program, &place.source) {
+            used[slot].written = true;
+        }
+    }
     if let Some(slot) = program.key.as_ref().and_then(|key| slot_of(program, &key.source)) {
         used[slot].number = true;
     }
     used
+}
+
+/// Where a step takes values as they are, and text shows how it was written.
+fn writing(step: &Step) -> Vec<&Place> {
+    match &step.action {
+        Action::Lookup(lookup) => in_text(&lookup.statement, &lookup.binds),
+        Action::Write(write) => in_text(&write.statement, &write.binds),
+        Action::Reference(refer) if has_text(&refer.reference.shape.key_type) => vec![&refer.key],
+        Action::Custom(custom) => custom.binds.iter().collect(),
+        Action::Reference(_) | Action::Filter(_) | Action::Set { .. } => Vec::new(),
+    }
+}
+
+/// The values of a statement that go into text.
+fn in_text<'p>(statement: &Statement, binds: &'p [Place]) -> Vec<&'p Place> {
+    let bound = statement.markers().iter().zip(binds);
+    let text = bound.filter(|(marker, _)| has_text(&marker.ty));
+    text.map(|(_, place)| place).collect()
+}
+
+/// Whether a column, or part of it, is text. One of type `uuid` has one form for all ways to write it.
+fn has_text(column: &ColumnType) -> bool {
+    match column {
+        ColumnType::Text | ColumnType::Ascii | ColumnType::Any => true,
+        ColumnType::List(item) | ColumnType::Set(item) | ColumnType::Vector(item, _) => has_text(item),
+        ColumnType::Map(key, value) => has_text(key) || has_text(value),
+        ColumnType::Tuple(items) => items.iter().any(has_text),
+        ColumnType::Udt { fields, .. } => fields.iter().any(|(_, ty)| has_text(ty)),
+        _ => false,
+    }
 }
 
 /// The slot of a value that is the input's as it is, by its name too.

@@ -586,6 +586,11 @@ async fn a_field_that_the_input_renamed_is_told_where_the_output_has_its_default
     );
     assert_eq!(told("", r#""name": "amount", "aliases": ["total"]"#).await, Vec::new());
     assert_eq!(
+        told("", r#""name": "total", "type": "long"}, {"name": "amount""#).await,
+        Vec::new(),
+        "another field of the output has it"
+    );
+    assert_eq!(
         told("", r#""name": "other""#).await,
         Vec::new(),
         "the input says nothing of it"
@@ -877,6 +882,55 @@ async fn a_version_may_lack_a_field_that_has_asks_for() {
     ] {
         assert_eq!(fits(&old, &rest).await, fits_old, "{rest}");
         assert!(fits(&new, &rest).await, "{rest}");
+    }
+    let ready = version(r#", {"name": "ready", "type": "boolean"}"#);
+    for condition in [
+        "has(event.ready) ? event.ready : null",
+        "has(event.ready) && event.ready",
+    ] {
+        let step = filter_step(condition);
+        assert!(fits(&old, &step).await && fits(&ready, &step).await, "{condition}");
+    }
+    assert!(!fits(&ready, &filter_step("null")).await, "it never holds");
+}
+
+#[tokio::test]
+async fn a_uuid_that_was_a_string_is_told_where_its_text_shows() {
+    let version = |logical: &str| {
+        let input = format!(
+            r#"{{"type": "record", "name": "E", "fields": [{{"name": "id", "type": {{"type": "string"{logical}}}}}]}}"#
+        );
+        Arc::new(Schema::parse(&input).unwrap())
+    };
+    let (old, new) = (version(""), version(r#", "logicalType": "uuid""#));
+    let write = "INSERT INTO t (id) VALUES (:id)";
+    for (ty, set, told) in [
+        (ColumnType::Uuid, "", 0),
+        (ColumnType::Text, "", 1),
+        (ColumnType::Uuid, "set = { again = \"event.id\" }", 1),
+        (ColumnType::Uuid, "set = { n = \"size(event.id)\" }", 1),
+        (ColumnType::Uuid, "key = \"event.id\"", 1),
+    ] {
+        let store = MemoryStore::new();
+        store.declare(write, &[("id", ty.clone())], &[]);
+        let toml = format!(
+            "[kafka]\nbrokers = \"k:9092\"\n[registry]\nurl = \"http://r:8081\"\n[scylla]\nnodes = [\"s:9042\"]\nkeyspace = \"k\"\n\
+             [pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n[pipelines.p.sink]\ntopic = \"o\"\n{set}\n\
+             [[pipelines.p.steps]]\nname = \"w\"\nwrite = \"{write}\"\nbind = {{ id = \"event.id\" }}\n"
+        );
+        let (config, _) = config::load_str(vec![("t.toml".into(), toml)], std::iter::empty()).unwrap();
+        let parsed = program::parse(&config.pipelines["p"]).unwrap();
+        let program = parsed
+            .prepare(
+                Some(&AnyStore::Memory(store)),
+                &References::default(),
+                &Default::default(),
+            )
+            .await
+            .unwrap();
+        let plan = |writer: &Arc<Schema>| compile(&program, writer.clone(), None).unwrap().plan;
+        let found = shifted(&program, &[plan(&old).slot_type(0)], &plan(&new));
+        assert_eq!(found.len(), told, "{ty} {set}: {found:?}");
     }
 }
 

@@ -1,0 +1,28 @@
+//! What is said of a version that lacks a field which has() asks for: it may have it by another name, and what is asked for may be misspelt.
+
+use crate::avro::value::Type;
+use crate::avro::{PathProblem, Plan};
+use crate::pipeline::finding::Finding;
+use crate::pipeline::program::{Program, event_path};
+
+/// What is said of the fields that are optional, and that the version of this plan does not have; `version` is what it is called.
+pub fn lacking(program: &Program, plan: &Plan, version: &str) -> Vec<Finding> {
+    let told = program.optional.iter().filter_map(|slot| {
+        if plan.slot_type(*slot) != Type::Null {
+            return None;
+        }
+        let (path, span) = program.paths.get(*slot)?;
+        // A field whose type is null is there.
+        let error = Plan::compile(plan.writer().clone(), &[path.as_str()]).err()?;
+        let help = match error.problem {
+            PathProblem::NoField {
+                nearest: Some(near), ..
+            } => format!("did you mean \"{near}\"?"),
+            _ => "see the fields of the input schema in the registry".to_owned(),
+        };
+        let path = event_path(path);
+        let message = format!("{version} has no {path}: has() of it is false for each of its records");
+        Some(Finding::new(*span, message).help(help))
+    });
+    told.collect()
+}
