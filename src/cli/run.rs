@@ -208,7 +208,7 @@ pub(super) fn send_what_waits(telemetry: &Telemetry, within: Duration) {
     }
 }
 
-/// Says what was not finished.
+/// Says what was not committed.
 fn tell(ended: &[PipelineEnd]) {
     for pipeline in ended {
         let name = &pipeline.pipeline;
@@ -217,7 +217,7 @@ fn tell(ended: &[PipelineEnd]) {
                 // One that is replaced is followed by another.
                 End::Drained | End::Replaced { .. } => {}
                 End::Abandoned(left) => {
-                    tracing::warn!(pipeline = name, left, "not finished; will be processed again");
+                    tracing::warn!(pipeline = name, left, "not committed; will be processed again");
                 }
                 End::Halted(failure) => tracing::error!(pipeline = name, "halted: {failure}"),
             }

@@ -223,8 +223,10 @@ fn largest(answer: ConfigResourceResult) -> Result<usize, Untold> {
     let most: usize = bytes
         .parse()
         .map_err(|_| untold(format!("the answer is {bytes:?}"), None))?;
-    // What has other logs than Kafka's need not have segments.
-    let segment = value("segment.bytes").and_then(|bytes| bytes.parse::<usize>().ok());
+    // What has other logs than Kafka's need not have segments, and may say so by 0.
+    let segment = value("segment.bytes")
+        .and_then(|bytes| bytes.parse::<usize>().ok())
+        .filter(|bytes| *bytes > 0);
     Ok(segment.map_or(most, |segment| most.min(segment)))
 }
 
@@ -296,7 +298,7 @@ mod tests {
         };
         assert_eq!(takes("4194304", Some("1048576")), Ok(1_048_576));
         assert_eq!(takes("1000012", Some("1073741824")), Ok(1_000_012));
-        for unknown in [None, Some(""), Some("-1")] {
+        for unknown in [None, Some(""), Some("-1"), Some("0")] {
             assert_eq!(takes("4194304", unknown), Ok(4_194_304), "{unknown:?}");
         }
     }

@@ -4,7 +4,7 @@
 //! where a dead letter was consumed and became a dead letter again.
 
 use rdkafka::Timestamp;
-use rdkafka::message::Message;
+use rdkafka::message::{Message, OwnedHeaders};
 
 use crate::kafka::headers::{self, List};
 use crate::ledger::own_micros;
@@ -157,14 +157,14 @@ impl Letter {
 /// the log, so it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`. Before a dead letter's own
 /// headers stand those of the record in it, which say nothing of the letter.
 pub fn write_timestamp<L: List>(headers: &L, pipeline: &str, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
-    let (mut back, mut ours, mut noted) = (false, false, None);
-    for (name, value) in headers::all(headers) {
+    let (mut back, mut to_us, mut noted) = (false, false, None);
+    for (name, value) in ours(headers) {
         if name == PIPELINE.as_bytes() {
-            (back, ours, noted) = (false, false, None);
+            (back, to_us, noted) = (false, false, None);
         } else if name == REPLAYS.as_bytes() {
             back = true;
         } else if name == REPLAY_PIPELINE.as_bytes() {
-            ours = value == Some(pipeline.as_bytes());
+            to_us = value == Some(pipeline.as_bytes());
         } else if name == REPLAY_WRITE_TIMESTAMP.as_bytes() {
             noted = number(value);
         }
@@ -172,7 +172,7 @@ pub fn write_timestamp<L: List>(headers: &L, pipeline: &str, record_timestamp_ms
     if !back {
         return given;
     }
-    let noted = noted.filter(|noted| ours && (0..=given).contains(noted));
+    let noted = noted.filter(|noted| to_us && (0..=given).contains(noted));
     noted.or(own_micros(record_timestamp_ms)).unwrap_or(given)
 }
 
@@ -195,7 +195,7 @@ where
 /// What a replay says of the first time of a record; as in [`write_timestamp`], that in a dead letter is another one.
 fn first_timestamp<L: List>(headers: &L) -> Option<i64> {
     let (mut back, mut first) = (false, None);
-    for (name, value) in headers::all(headers) {
+    for (name, value) in ours(headers) {
         if name == PIPELINE.as_bytes() {
             (back, first) = (false, None);
         } else if name == REPLAYS.as_bytes() {
@@ -207,6 +207,25 @@ fn first_timestamp<L: List>(headers: &L) -> Option<i64> {
     first.filter(|_| back)
 }
 
+/// Those of ours: a record may have many others, whose names need not be compared with each.
+fn ours<L: List>(headers: &L) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+    headers::all(headers).filter(|(name, _)| name.starts_with(OURS.as_bytes()))
+}
+
+/// Headers of an output that goes out with the current time, of a record that had none the first time or 0. What a replay has noted of that is of the
+/// record: with it whoever reads the output would take 0 for its time, and rows by that lose against all others.
+pub fn without_time_zero(headers: OwnedHeaders) -> OwnedHeaders {
+    let is_it = |(name, value): (&[u8], Option<&[u8]>)| name == REPLAY_TIMESTAMP.as_bytes() && number(value) == Some(0);
+    if !ours(&headers).any(is_it) {
+        return headers;
+    }
+    let mut others = OwnedHeaders::new();
+    for (name, value) in headers::all(&headers).filter(|header| !is_it(*header)) {
+        headers::add(&mut others, name, value);
+    }
+    others
+}
+
 fn number(value: Option<&[u8]>) -> Option<i64> {
     std::str::from_utf8(value?).ok()?.parse().ok()
 }
@@ -214,7 +233,7 @@ fn number(value: Option<&[u8]>) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rdkafka::message::{Header as Added, OwnedHeaders, OwnedMessage};
+    use rdkafka::message::{Header as Added, OwnedMessage};
 
     use super::*;
     use crate::ledger::{Ledger, MAX_RECORD_TIMESTAMP_MS};

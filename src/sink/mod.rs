@@ -196,8 +196,12 @@ impl Sink {
                 return Err((Failure::transient(OVER, "its partition has left"), event));
             }
         }
-        let headers = event.headers.take();
         let timestamp = event.origin.timestamp_ms;
+        let mut headers = event.headers.take();
+        // To librdkafka that is the current time.
+        if matches!(timestamp, None | Some(0)) {
+            headers = headers.map(letter::without_time_zero);
+        }
         let made = Made {
             key,
             headers,

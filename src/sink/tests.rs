@@ -1,5 +1,6 @@
 //! What becomes of events at a producer, most of which reach no broker.
 
+use rdkafka::message::Header;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
@@ -32,7 +33,7 @@ fn made(metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
     made_with(config, metrics, ordered)
 }
 
-fn made_with(mut config: ClientConfig, metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
+pub(super) fn made_with(mut config: ClientConfig, metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
     config.set("enable.idempotence", "true");
     let (of_pipeline, statistics) = (
         PipelineMetrics::new(metrics, "p"),
@@ -155,6 +156,41 @@ async fn what_is_withdrawn_comes_back_and_nothing_is_taken_after_it() {
     drop(late.recycle());
 }
 
+/// Whoever reads such an output would take the time of the record, 0, for that of the output.
+#[test]
+fn an_output_as_of_now_says_nothing_of_a_first_time_of_zero() {
+    let (producer, completions) = (alone(), Arc::<Completions>::default());
+    let sink = Sink::new(producer, "out");
+    // What is refused comes back with the headers that would have gone out.
+    sink.withdraw();
+    let sent = |timestamp_ms, first: &str| -> Vec<String> {
+        let mut event = event(&completions, 0, false);
+        event.origin.timestamp_ms = timestamp_ms;
+        let list = [
+            ("trace", "1"),
+            (letter::REPLAYS, "1"),
+            (letter::REPLAY_TIMESTAMP, first),
+        ];
+        event.headers = Some(list.iter().fold(OwnedHeaders::new(), |all, (key, value)| {
+            all.insert(Header {
+                key,
+                value: Some(*value),
+            })
+        }));
+        let (_, event) = sink.send(event, b"out", None, Instant::now()).unwrap_err();
+        let headers = event.headers.as_ref().unwrap();
+        let names = kafka::headers::all(headers).map(|(name, _)| String::from_utf8_lossy(name).into_owned());
+        let names = names.collect();
+        drop(event.recycle());
+        names
+    };
+    for now in [None, Some(0)] {
+        assert_eq!(sent(now, "0"), ["trace", letter::REPLAYS], "{now:?}");
+        assert_eq!(sent(now, "5").len(), 3, "{now:?}");
+    }
+    assert_eq!(sent(Some(5), "0").len(), 3);
+}
+
 #[test]
 fn of_producers_of_one_name_that_is_shown_with_which_a_loop_publishes() {
     let metrics = Metrics::new().unwrap();
@@ -234,7 +270,41 @@ async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort()
     send(2);
     first(&completions, 1).await;
     let began = Instant::now();
-    transactions::abort(&producer, |_| true).unwrap();
+    transactions::abort(&producer, None, |_| true).unwrap();
     let took = began.elapsed();
     assert!(took < Duration::from_secs(7), "{took:?}");
+}
+
+/// Brokers put off what comes while they write the end of the transaction before. An abort before librdkafka asks again would be of a transaction that they do
+/// not have.
+#[tokio::test]
+async fn an_abort_right_after_a_commit_lets_the_transaction_begin() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("out", 1, 1).unwrap();
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", cluster.bootstrap_servers());
+    config.set("transactional.id", "p-0");
+    let producer = made_with(config, &Metrics::new().unwrap(), true);
+    transactions::init(&producer, |_| true).unwrap();
+    let (sink, completions) = (Sink::new(producer.clone(), "out"), Arc::<Completions>::default());
+    let send = |offset| {
+        let event = event(&completions, offset, false);
+        assert!(sink.send(event, b"out", None, Instant::now()).is_ok());
+    };
+    send(0);
+    first(&completions, 1).await;
+    transactions::commit(&producer, None, |_| true).unwrap();
+    let opened = Instant::now();
+    cluster.request_errors(
+        RDKafkaApiKey::AddPartitionsToTxn,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS],
+    );
+    send(1);
+    transactions::abort(&producer, Some(opened), |_| true).unwrap();
+    let ended = first(&completions, 1).await;
+    let how = &ended[0].how;
+    assert!(
+        matches!(how, How::Finished(_)),
+        "thrown away before it was in the transaction: {how:?}"
+    );
 }

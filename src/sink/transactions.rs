@@ -5,7 +5,7 @@
 //! is told of each failure before that (`goes_on`), and may give up.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -19,8 +19,11 @@ const CALL: Duration = Duration::from_secs(10);
 /// For the first call of an abort. What is queued is thrown away when a call begins, and what is on its way then is waited for: behind an output that brokers
 /// have refused it is refused for that, and librdkafka (2.12) queues it again, so that only another call throws it away.
 const FIRST_ABORT: Duration = Duration::from_secs(1);
-/// Between calls that fail at once.
+/// Between calls that fail at once, and before an abort of a transaction that has just begun.
 const PAUSE: Duration = Duration::from_millis(100);
+/// So long a transaction has just begun. Brokers may still be writing the end of the one before, and put off the first request for this one; librdkafka
+/// (2.12) asks again after 20 ms.
+const BEGINNING: Duration = Duration::from_secs(1);
 
 /// Why a transaction did not end as it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,8 +33,8 @@ pub enum TransactionError {
     Abort(String),
     /// The brokers have forgotten the transactional id. Another producer has to take it anew: for a transaction of offsets alone librdkafka (2.12) never
     /// does, so that after an abort they would refuse the next one just so. Or they have nothing open under it: librdkafka (2.12) has them abort what they
-    /// have not begun, where its first request for that was put off (the last commit was still being written) or not answered, and gives the producer
-    /// up for their answer. A commit that is answered so was not made.
+    /// have not begun, where its first request for that was put off (the last one was still being ended, for longer than [`abort`] waits) or not answered,
+    /// and gives the producer up for their answer. A commit that is answered so was not made.
     #[error("{0}")]
     Forgotten(String),
     /// The transactional id has another epoch by now: brokers have aborted the transaction by its time-out, or another process has taken the id. Which of
@@ -67,11 +70,36 @@ pub fn commit(
     begin(producer)
 }
 
-/// Throws away what was sent since the last commit; then begins the next.
-pub fn abort(producer: &Producer, goes_on: impl Fn(&str) -> bool) -> Result<(), TransactionError> {
+/// Throws away what was sent since the last commit; then begins the next. `opened` is when the one before was over, where there was one.
+pub fn abort(
+    producer: &Producer,
+    opened: Option<Instant>,
+    goes_on: impl Fn(&str) -> bool,
+) -> Result<(), TransactionError> {
+    // Once an abort has begun librdkafka does not ask again for what was put off. It has brokers abort the transaction all the same, which they do not have,
+    // and gives the producer up for their answer.
+    if opened.is_some_and(|opened| opened.elapsed() < BEGINNING) {
+        std::thread::sleep(PAUSE);
+    }
     let timeout = Cell::new(FIRST_ABORT);
-    again(producer, goes_on, || producer.abort_transaction(timeout.replace(CALL)))?;
+    again(producer, goes_on, || {
+        past_a_stale_answer(|| producer.abort_transaction(timeout.replace(CALL)))
+    })?;
     begin(producer)
+}
+
+/// Calls once more where the state is not one for the call. Where librdkafka's thread was too late for an abort, and does what both that call and the next one
+/// have asked for, the second takes an answer to the first for that of its next request, which it does not make (2.12), so that its last one is refused. The
+/// call after that begins with nothing left over.
+fn past_a_stale_answer(call: impl Fn() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+    match call() {
+        Err(KafkaError::Transaction(error))
+            if error.code() == RDKafkaErrorCode::State && !error.is_fatal() && !error.is_retriable() =>
+        {
+            call()
+        }
+        answer => answer,
+    }
 }
 
 fn begin(producer: &Producer) -> Result<(), TransactionError> {
@@ -134,10 +162,12 @@ fn again(
 mod tests {
     use std::cell::RefCell;
 
+    use rdkafka::ClientConfig;
     use rdkafka::types::RDKafkaRespErr;
 
     use super::*;
-    use crate::sink::tests::{alone, give_up};
+    use crate::sink::tests::{alone, give_up, made_with};
+    use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn who_waits_is_told_of_each_failure_and_may_give_up() {
@@ -169,6 +199,33 @@ mod tests {
         };
         assert_eq!(again(&producer, gives_up, call), Err(TransactionError::GivenUp));
         assert_eq!((calls.get(), told.borrow().len()), (1, 1));
+    }
+
+    #[test]
+    fn an_abort_that_is_refused_for_the_state_is_called_once_more() {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1");
+        config.set("transactional.id", "p-0");
+        let producer = made_with(config, &Metrics::new().unwrap(), true);
+        let calls = Cell::new(0);
+        let refused_until = |enough: u32| {
+            calls.set(0);
+            past_a_stale_answer(|| {
+                calls.set(calls.get() + 1);
+                if calls.get() < enough {
+                    // It has not begun one.
+                    producer.abort_transaction(CALL)
+                } else {
+                    Ok(())
+                }
+            })
+        };
+        assert_eq!((refused_until(2), calls.get()), (Ok(()), 2));
+        let refused = refused_until(u32::MAX).unwrap_err();
+        assert_eq!(
+            (refused.rdkafka_error_code(), calls.get()),
+            (Some(RDKafkaErrorCode::State), 2)
+        );
     }
 
     #[test]

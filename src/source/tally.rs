@@ -73,6 +73,11 @@ impl Tally {
         self.open
     }
 
+    /// When the open one could begin to publish, where one was over before it.
+    pub fn opened(&self) -> Option<Instant> {
+        self.opened
+    }
+
     /// Events of the open transaction that have not ended.
     pub fn unfinished(&self) -> usize {
         self.of_open

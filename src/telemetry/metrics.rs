@@ -114,7 +114,7 @@ metrics! {
         topic_assigned_partitions: IntGaugeVec ["pipeline", "topic"],
         /// Partitions with lag that make no progress.
         stalled_partitions: IntGaugeVec ["pipeline"],
-        /// Consumers made anew: they stood still, brokers had forgotten their transactional id or fenced its producer, or what brokers refused, or had not taken when its partition left, is published from the last commit.
+        /// Consumers made anew: they stood still, brokers had forgotten their transactional id, or fenced its producer or had no transaction of it, or what brokers refused, or had not taken when its partition left, is published from the last commit.
         consumer_rebuilds_total: IntCounterVec ["pipeline"],
         /// Rebalances, by kind: assigned, revoked, lost or error.
         rebalances_total: IntCounterVec ["pipeline", "kind"],

@@ -122,17 +122,23 @@ impl<'b> Scene<'b> {
     }
 
     /// Stops it while outputs of its open transaction are in the log: between two transactions, and where one begins, there are none. Those of others end
-    /// meanwhile.
-    fn freeze_in_transaction(&self, messina: &Messina) {
+    /// meanwhile, unless they are starved: then it cannot be told whose the open one is.
+    fn freeze_in_transaction(&self, messina: &Messina, others: &[&Messina]) {
         for _ in 0..20 {
             until("it to be at work", LONG, &[messina], || {
                 (messina.in_flight() > 0).then_some(())
             });
             messina.freeze();
             let before = self.ends();
+            let ended: Vec<u64> = others.iter().map(|other| other.ended_records()).collect();
             std::thread::sleep(Duration::from_secs(2));
             let is_held = |([was, _], [is, all]): (&[i64; 2], &[i64; 2])| was == is && is < all;
-            if before.iter().zip(&self.ends()).any(is_held) {
+            let after = self.ends();
+            let have_worked = others
+                .iter()
+                .zip(&ended)
+                .all(|(other, was)| other.ended_records() > *was);
+            if have_worked && before.iter().zip(&after).any(is_held) {
                 return;
             }
             messina.thaw();
@@ -253,7 +259,7 @@ fn a_member_that_stood_still_publishes_nothing_that_is_seen() {
     until("it to work", LONG, &[&zombie, &other], || {
         (zombie.ended_records() > before + 2000).then_some(())
     });
-    scene.freeze_in_transaction(&zombie);
+    scene.freeze_in_transaction(&zombie, &[&other]);
     until("the other to have all partitions", LONG, &[&other], || {
         (other.partitions() == PARTITIONS).then_some(())
     });
@@ -295,7 +301,7 @@ fn a_member_that_stood_still_for_longer_than_its_transaction_goes_on() {
     until("it to commit", LONG, &[&messina], || {
         (scene.committed() > 2000).then_some(())
     });
-    scene.freeze_in_transaction(&messina);
+    scene.freeze_in_transaction(&messina, &[]);
     // By now the brokers have aborted it.
     scene.wait_until_nothing_is_open();
     let before = scene.committed();

@@ -66,11 +66,11 @@ fn brokers_killed() {
 
 /// The first of two replicas is lost with the end of the log, which the second does not have, while nobody reads. The log is then longer than it was.
 #[test]
-fn end_of_a_log_lost() {
+fn a_log_lost_its_end() {
     const KEPT: i64 = 100;
     const READ: i64 = 150;
     const ALL: i64 = 350;
-    let Some(bench) = Bench::find_with("end_of_a_log_lost", &["kafka-cluster"], &[]) else {
+    let Some(bench) = Bench::find_with("a_log_lost_its_end", &["kafka-cluster"], &[]) else {
         return;
     };
     let services = bench.own();
@@ -150,7 +150,7 @@ fn dead_letters_unwritable() {
     }
 }
 
-/// By its name the last of the three: the brokers begin with nothing for it, and nothing is left of them.
+/// By its name the last of the four: the brokers begin with nothing for it, and nothing is left of them, so that any that followed would begin anew.
 #[test]
 fn dead_letters_with_a_full_disk() {
     let test = "dead_letters_with_a_full_disk";

@@ -1,8 +1,9 @@
 //! A disk of its own for a node of the test's own services: small, so that a test can fill it.
 //!
 //! Invariant: it is there before the service makes its data on it, and is taken away with all of that service's data at the end. What an aborted run has
-//! left, or a test that failed, is taken away before the next one.
+//! left, or a test that failed, is taken away before the next one that names the service.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,8 +25,8 @@ impl Disk {
     /// why, where this process may not mount; a failure where `CI=true`.
     pub fn mount(test: &str, service: &'static str, instance: &str, mebibytes: u32) -> Option<Disk> {
         let data = folder().join("run").join(instance).join("data");
+        clear(service, &data);
         let disk = Disk { service, data };
-        disk.clear();
         std::fs::create_dir_all(&disk.data).unwrap();
         let options = format!("size={mebibytes}m,mode=0755");
         let output = Command::new("mount")
@@ -64,14 +65,28 @@ impl Disk {
         self.data.join("ballast")
     }
 
-    fn clear(&self) {
-        Services::idle().call(&["down", self.service], &[]);
-        if mounted(&self.data) {
-            let done = Command::new("umount").arg(&self.data).status().unwrap();
-            assert!(done.success(), "{} cannot be unmounted", self.data.display());
+    /// Takes away what a test that failed has left of these services, for one that wants no disk: it would find them on a small one.
+    pub fn clear_left(services: &[&str]) {
+        let run = folder().join("run");
+        for mount in mounts() {
+            let Ok(left) = mount.strip_prefix(&run) else { continue };
+            let Some(instance) = left.iter().next().and_then(OsStr::to_str) else {
+                continue;
+            };
+            if let Some(service) = services.iter().find(|service| is_instance(service, instance)) {
+                clear(service, &mount);
+            }
         }
-        Services::idle().call(&["wipe", self.service], &[]);
     }
+}
+
+fn clear(service: &str, data: &Path) {
+    Services::idle().call(&["down", service], &[]);
+    if mounts().iter().any(|mount| mount == data) {
+        let done = Command::new("umount").arg(data).status().unwrap();
+        assert!(done.success(), "{} cannot be unmounted", data.display());
+    }
+    Services::idle().call(&["wipe", service], &[]);
 }
 
 impl Drop for Disk {
@@ -82,7 +97,7 @@ impl Drop for Disk {
             // Else the service would not start for the next test that names it.
             let _ = std::fs::remove_file(self.ballast());
         } else {
-            self.clear();
+            clear(self.service, &self.data);
         }
     }
 }
@@ -103,7 +118,12 @@ fn show_logs(service: &str) {
     }
 }
 
-fn mounted(path: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
-    mounts.lines().any(|line| line.split(' ').nth(1) == path.to_str())
+/// Where anything is mounted; nowhere on a system that does not say so, for there nothing is mounted by [`Disk::mount`] either.
+fn mounts() -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(PathBuf::from)
+        .collect()
 }

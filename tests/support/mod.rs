@@ -145,7 +145,10 @@ impl Bench {
         let [mut brokers, mut registry, mut nodes, python] = wanted.map(|name| std::env::var(name).unwrap());
         let disk = match disk {
             Some((service, instance, mebibytes)) => Some(Disk::mount(test, service, instance, mebibytes)?),
-            None => None,
+            None => {
+                Disk::clear_left(own);
+                None
+            }
         };
         let own = (!own.is_empty()).then(|| Services::up(own, settings));
         if let Some(own) = &own {

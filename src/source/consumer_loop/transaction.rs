@@ -392,6 +392,7 @@ impl Loop {
         this.committing.clear();
         // From here on nothing of it is handed to the producer.
         this.aborted = this.tally.open();
+        let opened = this.tally.opened();
         let over = this.tally.aborted();
         this.parts.turnstile.open(over);
         this.busy = true;
@@ -409,7 +410,7 @@ impl Loop {
         let beside = self.beside("aborts a transaction");
         self.parts.io.spawn_blocking(move || {
             let _beside = beside;
-            let result = transactions::abort(&producer, goes_on);
+            let result = transactions::abort(&producer, opened, goes_on);
             std::thread::sleep(pause);
             // The loop may have ended meanwhile.
             let _ = answer.send(Answer::Aborted(result));
