@@ -76,9 +76,8 @@ impl Loop {
     fn seek_to(&self, places: &[(Partition, i64, i32)]) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::with_capacity(places.len());
         for (partition, from, leader_epoch) in places {
-            let topic = self.topic(*partition);
-            list.add_partition_offset(topic, partition.index, Offset::Offset(*from))?;
-            epoch::set(&mut list, topic, partition.index, *leader_epoch);
+            list.add_partition_offset(self.topic(*partition), partition.index, Offset::Offset(*from))?;
+            epoch::set_last(&mut list, *leader_epoch);
         }
         self.parts.consumer.seek_partitions(list, SEEK_TIMEOUT)
     }
