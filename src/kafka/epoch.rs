@@ -17,26 +17,30 @@ pub fn of(message: &BorrowedMessage<'_>) -> i32 {
 
 /// That beside the offset of a partition in a list.
 pub fn beside(list: &TopicPartitionList, topic: &str, partition: i32) -> i32 {
-    element(list, topic, partition).map_or(NO_EPOCH, |found| {
-        // SAFETY: what was found is an element of the list, which lives as long as it is borrowed.
-        unsafe { c::rd_kafka_topic_partition_get_leader_epoch(found) }
-    })
-}
-
-/// Puts it beside the offset of a partition that is in the list.
-pub fn set(list: &mut TopicPartitionList, topic: &str, partition: i32, leader_epoch: i32) {
-    if let Some(found) = element(list, topic, partition) {
-        // SAFETY: as above, and nobody else has the list meanwhile.
-        unsafe { c::rd_kafka_topic_partition_set_leader_epoch(found, leader_epoch) };
+    // No topic of Kafka's has a null byte in its name.
+    let Ok(topic) = CString::new(topic) else {
+        return NO_EPOCH;
+    };
+    // SAFETY: the list lives as long as it is borrowed, and the name is a string that ends in a null byte; what is found is null or an element of the list.
+    unsafe {
+        let found = c::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition);
+        if found.is_null() {
+            return NO_EPOCH;
+        }
+        c::rd_kafka_topic_partition_get_leader_epoch(found)
     }
 }
 
-fn element(list: &TopicPartitionList, topic: &str, partition: i32) -> Option<*mut c::rd_kafka_topic_partition_t> {
-    // No topic of Kafka's has a null byte in its name.
-    let topic = CString::new(topic).ok()?;
-    // SAFETY: the list lives as long as it is borrowed, and the name is a string that ends in a null byte.
-    let found = unsafe { c::rd_kafka_topic_partition_list_find(list.ptr(), topic.as_ptr(), partition) };
-    (!found.is_null()).then_some(found)
+/// Puts it beside the offset of the partition that was added to a list last. To look for one takes the longer, the longer the list is.
+pub fn set_last(list: &mut TopicPartitionList, leader_epoch: i32) {
+    let Some(last) = list.count().checked_sub(1) else {
+        return;
+    };
+    // SAFETY: the list lives as long as it is borrowed, nobody else has it meanwhile, and it has so many elements and one more.
+    unsafe {
+        let added = (*list.ptr()).elems.add(last);
+        c::rd_kafka_topic_partition_set_leader_epoch(added, leader_epoch);
+    }
 }
 
 #[cfg(test)]
@@ -46,15 +50,18 @@ mod tests {
     #[test]
     fn an_epoch_stands_beside_the_offset_of_its_partition() {
         let mut list = TopicPartitionList::new();
+        // There is none yet.
+        set_last(&mut list, 6);
         list.add_partition_range("in", 0, 1);
-        set(&mut list, "in", 1, 7);
-        set(&mut list, "in", 2, 8);
+        set_last(&mut list, 7);
+        list.add_partition("in", 2);
+        set_last(&mut list, 8);
         let copy = list.clone();
         assert_eq!(
-            [0, 1, 2].map(|partition| beside(&copy, "in", partition)),
-            [NO_EPOCH, 7, NO_EPOCH]
+            [0, 1, 2, 3].map(|partition| beside(&copy, "in", partition)),
+            [NO_EPOCH, 7, 8, NO_EPOCH]
         );
-        set(&mut list, "in", 1, NO_EPOCH);
-        assert_eq!(beside(&list, "in", 1), NO_EPOCH);
+        set_last(&mut list, NO_EPOCH);
+        assert_eq!(beside(&list, "in", 2), NO_EPOCH);
     }
 }

@@ -156,7 +156,7 @@ impl Loop {
             if let Err(error) = element.set_offset(Offset::Offset(offset)) {
                 tracing::error!(pipeline = %self.name(), offset, "not committed: {error}");
             }
-            epoch::set(&mut list, self.topic(partition), partition.index, leader_epoch);
+            epoch::set_last(&mut list, leader_epoch);
         }
         list
     }

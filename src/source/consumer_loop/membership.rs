@@ -432,7 +432,7 @@ impl Loop {
             if let Err(error) = list.add_partition_offset(self.topic(*partition), partition.index, offset) {
                 self.halt(Failure::fatal("assign", error.to_string()));
             }
-            epoch::set(&mut list, self.topic(*partition), partition.index, *leader_epoch);
+            epoch::set_last(&mut list, *leader_epoch);
         }
         // librdkafka keeps the pause of an earlier assignment of the same partition; nothing else would lift it.
         if let Err(error) = self.parts.consumer.resume(&list) {

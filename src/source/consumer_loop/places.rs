@@ -38,13 +38,19 @@ impl Loop {
         if places.is_empty() {
             return;
         }
-        let sought = self.seek_to(&places).ok();
+        // An assignment begins when no commit is under way any more, and refuses a seek until then. One that comes while it begins may be taken before
+        // that, though it counts as the later one: what is fetched would be thrown away as older than the seek that was refused.
+        let sought = if self.committing {
+            None
+        } else {
+            self.seek_to(&places).ok()
+        };
         for (partition, from, leader_epoch) in places {
             let found = |list: &TopicPartitionList| {
                 let element = list.find_partition(self.topic(partition), partition.index);
                 element.is_some_and(|element| element.error().is_ok())
             };
-            // An assignment begins later where a commit is under way, and refuses a seek until then.
+            // It begins later, too, behind a commit that is not waited for any more, and until those that were given back have stopped.
             if !sought.as_ref().is_some_and(found) {
                 self.unvalidated.insert(partition, (from, leader_epoch));
             }
@@ -76,9 +82,8 @@ impl Loop {
     fn seek_to(&self, places: &[(Partition, i64, i32)]) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::with_capacity(places.len());
         for (partition, from, leader_epoch) in places {
-            let topic = self.topic(*partition);
-            list.add_partition_offset(topic, partition.index, Offset::Offset(*from))?;
-            epoch::set(&mut list, topic, partition.index, *leader_epoch);
+            list.add_partition_offset(self.topic(*partition), partition.index, Offset::Offset(*from))?;
+            epoch::set_last(&mut list, *leader_epoch);
         }
         self.parts.consumer.seek_partitions(list, SEEK_TIMEOUT)
     }

@@ -1,20 +1,30 @@
 //! What starts where the group says the offsets of some partitions and not of others, and where a log is not the one that was read.
 
+use rdkafka::message::BorrowedMessage;
+
 use super::idle::{P, with_one_finished};
 use super::*;
+use crate::ledger::Ledger;
 use crate::source::assignment::Action;
+use crate::source::consumer_loop::ends::tests::three_records;
 
 /// Of a topic that the mock cluster has not yet: it refuses the offset, as brokers do of a topic that may not be read any more.
 const REFUSED: Partition = Partition { topic: 1, index: 0 };
 
-/// A loop to which both partitions were assigned, and whose consumer reaches this cluster.
-async fn assigned(cluster: &MockCluster<'static, DefaultProducerContext>) -> Loop {
+/// A loop that has finished the first record of its partition, and whose consumer reaches this cluster.
+async fn reaching(cluster: &MockCluster<'static, DefaultProducerContext>) -> Loop {
     let mut this = with_one_finished().await;
-    this.topics.push("other".into());
     let statistics = KafkaMetrics::new(&Metrics::new().unwrap(), "p", "consumer-0");
     let context = SourceContext::new("p", statistics, Logins::default(), Arc::default());
     let consumer = context::consumer(&client(&cluster.bootstrap_servers()), context).unwrap();
     this.parts.consumer = Arc::new(consumer);
+    this
+}
+
+/// The same to which both partitions were assigned.
+async fn assigned(cluster: &MockCluster<'static, DefaultProducerContext>) -> Loop {
+    let mut this = reaching(cluster).await;
+    this.topics.push("other".into());
     this.assignment.assigned(&[P, REFUSED]);
     this
 }
@@ -122,20 +132,70 @@ fn a_log_that_is_not_the_one_that_was_read_is_found_out_at_the_next_start() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
-/// librdkafka begins an assignment when no commit is under way any more, and refuses a seek until then.
+/// librdkafka begins an assignment when no commit is under way any more, and refuses a seek until then. It is not asked where the loop knows of one.
 #[tokio::test]
 async fn a_start_that_cannot_be_validated_at_once_is_with_its_first_record() {
-    for under_way in [false, true] {
+    for (commit, waits) in [("none", false), ("known", true), ("not waited for", true)] {
         // Its consumer would not be closed before the commit is over.
         let mut this = ManuallyDrop::new(with_one_finished().await);
         this.cooperative = false;
-        if under_way {
+        if commit == "known" {
+            this.committing = true;
+        } else if commit == "not waited for" {
             let mut list = TopicPartitionList::new();
             list.add_partition_offset("in", 0, Offset::Offset(7)).unwrap();
             this.parts.consumer.commit(&list, CommitMode::Async).unwrap();
         }
         this.assign(&[(P, Some(7), 3)]);
         assert!(this.halted.is_none(), "{:?}", this.halted);
-        assert_eq!(this.unvalidated.get(&P), under_way.then_some(&(7, 3)));
+        assert_eq!(this.unvalidated.get(&P), waits.then_some(&(7, 3)), "{commit}");
     }
+}
+
+/// The next record that comes.
+async fn fetched(consumer: &StreamConsumer<SourceContext>) -> BorrowedMessage<'_> {
+    let record = async {
+        loop {
+            if let Ok(message) = consumer.recv().await {
+                break message;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, record).await.unwrap()
+}
+
+/// The records have the epoch 0, and of another one the mock cluster knows no end.
+#[tokio::test]
+async fn a_partition_is_validated_before_its_first_record_and_where_it_starts_again() {
+    let (cluster, _) = three_records(1, 0);
+    let mut this = reaching(&cluster).await;
+    let consumer = this.parts.consumer.clone();
+    let due = |this: &Loop| {
+        let mut held = this.assignment.held();
+        held.find_map(|at| at.ledger).and_then(Ledger::due)
+    };
+    (this.cooperative, this.committing) = (false, true);
+    this.assign(&[(P, Some(1), 0)]);
+    let first = fetched(&consumer).await;
+    this.admit(&first);
+    assert!(this.halted.is_none(), "{:?}", this.halted);
+    assert!(this.unvalidated.is_empty());
+    assert_eq!((first.offset(), due(&this)), (1, Some(1)), "it is not taken in");
+    let again = fetched(&consumer).await;
+    this.admit(&again);
+    assert_eq!((again.offset(), due(&this)), (1, Some(2)));
+
+    // As where a transaction is aborted: the group says where it goes on, in an epoch that the log has lost.
+    this.assignment.restart();
+    while this.assignment.next_action().is_some() {}
+    let ticket = this.assignment.ticket(P).unwrap();
+    this.assignment.started(ticket, Some(2), i64::MIN);
+    this.assignment.committed_in(ticket, 5);
+    this.act();
+    assert!(this.halted.is_none(), "{:?}", this.halted);
+    assert_eq!(
+        fetched(&consumer).await.offset(),
+        0,
+        "the log is not the one that was read"
+    );
 }
