@@ -260,8 +260,11 @@ impl Schemas {
                 // Another process may have registered the same text since it was looked up, and to some registries that is a conflict.
                 match self.registry.lookup(subject, schema.json()).await {
                     Ok(Some(id)) => return Ok(id),
-                    // Who may not read the subject is told nothing later either.
-                    Err(RegistryError::Refused { status: 401 | 403, .. }) => {}
+                    // Who may not read the subject, or whose gateway has no such path, is told nothing later either.
+                    Err(RegistryError::Refused {
+                        status: 401 | 403 | 404 | 405,
+                        ..
+                    }) => {}
                     Err(error) if error.class() == Class::Transient => return Err(in_words(error)),
                     Ok(None) | Err(_) => {}
                 }
@@ -485,6 +488,7 @@ mod tests {
             (Fault::Status(503), Class::Transient, "registry"),
             // A login that may write and not read.
             (Fault::Status(403), Class::Permanent, "schema"),
+            (Fault::Status(404), Class::Permanent, "schema"),
             (Fault::None, Class::Permanent, "schema"),
         ] {
             let first = AtomicBool::new(true);

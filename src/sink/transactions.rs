@@ -19,8 +19,10 @@ const CALL: Duration = Duration::from_secs(10);
 /// For the first call of an abort. What is queued is thrown away when a call begins, and what is on its way then is waited for: behind an output that brokers
 /// have refused it is refused for that, and librdkafka (2.12) queues it again, so that only another call throws it away.
 const FIRST_ABORT: Duration = Duration::from_secs(1);
-/// Between calls that fail at once, and before an abort of a transaction that has just begun.
+/// Between calls that fail at once.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Before an abort of a transaction that has just begun; a loaded machine that runs tests needs more.
+const SETTLES: Duration = Duration::from_millis(if cfg!(test) { 800 } else { 100 });
 /// So long a transaction has just begun. Brokers may still be writing the end of the one before, and put off the first request for this one; librdkafka
 /// (2.12) asks again after 20 ms.
 const BEGINNING: Duration = Duration::from_secs(1);
@@ -79,7 +81,7 @@ pub fn abort(
     // Once an abort has begun librdkafka does not ask again for what was put off. It has brokers abort the transaction all the same, which they do not have,
     // and gives the producer up for their answer.
     if opened.is_some_and(|opened| opened.elapsed() < BEGINNING) {
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(SETTLES);
     }
     let timeout = Cell::new(FIRST_ABORT);
     again(producer, goes_on, || {
