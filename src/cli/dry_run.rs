@@ -27,7 +27,7 @@ use crate::demo::cluster::Scratch;
 use crate::kafka::{self, range};
 use crate::pipeline::story;
 use crate::shutdown::{Exit, Signals};
-use crate::sink::letter::record_timestamp;
+use crate::sink::letter::{Back, record_timestamp};
 use crate::telemetry::logging::{self, Format};
 
 /// Records that wait for the one before them.
@@ -217,11 +217,13 @@ fn try_to_read(
             // Brokers that went away come back.
             Some(Err(error)) => say!("warning: Kafka: {error}"),
             Some(Ok(message)) => {
+                // No row is written: whose write timestamp is noted there makes no difference.
+                let back = message.headers().and_then(|headers| Back::of(headers, ""));
                 let record = Incoming {
                     topic: message.topic().to_owned(),
                     partition: message.partition(),
                     offset: message.offset(),
-                    timestamp_ms: record_timestamp(&message),
+                    timestamp_ms: record_timestamp(message.timestamp(), back),
                     key: message.key().map(<[u8]>::to_vec),
                     value: message.payload().map(<[u8]>::to_vec),
                 };

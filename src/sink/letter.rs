@@ -4,7 +4,7 @@
 //! where a dead letter was consumed and became a dead letter again.
 
 use rdkafka::Timestamp;
-use rdkafka::message::{Message, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 
 use crate::kafka::headers::{self, List};
 use crate::ledger::own_micros;
@@ -152,59 +152,56 @@ impl Letter {
     }
 }
 
+/// What a replay says of the first time of a record that it sent back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Back {
+    /// The record's timestamp, milliseconds since 1970.
+    first_ms: Option<i64>,
+    /// The write timestamp of its rows, as this pipeline has noted it.
+    noted_us: Option<i64>,
+}
+
+impl Back {
+    /// None of a record that was not sent back. Before a dead letter's own headers stand those of the record in it, which say nothing of the letter.
+    pub fn of<L: List>(headers: &L, pipeline: &str) -> Option<Back> {
+        let (mut back, mut to_us, mut first_ms, mut noted_us) = (false, false, None, None);
+        for (name, value) in ours(headers) {
+            if name == PIPELINE.as_bytes() {
+                (back, to_us, first_ms, noted_us) = (false, false, None, None);
+            } else if name == REPLAYS.as_bytes() {
+                back = true;
+            } else if name == REPLAY_PIPELINE.as_bytes() {
+                to_us = value == Some(pipeline.as_bytes());
+            } else if name == REPLAY_TIMESTAMP.as_bytes() {
+                first_ms = number(value);
+            } else if name == REPLAY_WRITE_TIMESTAMP.as_bytes() {
+                noted_us = number(value);
+            }
+        }
+        let noted_us = noted_us.filter(|_| to_us);
+        back.then_some(Back { first_ms, noted_us })
+    }
+}
+
 /// The write timestamp of a record in µs: `given` by the ledger, or for one that was sent back, which is late, that of its first time, so that rows that
 /// are younger keep what they have. That is what this pipeline has noted, or else the [timestamp](record_timestamp) of the record. The headers are in
-/// the log, so it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`. Before a dead letter's own
-/// headers stand those of the record in it, which say nothing of the letter.
-pub fn write_timestamp<L: List>(headers: &L, pipeline: &str, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
-    let (mut back, mut to_us, mut noted) = (false, false, None);
-    for (name, value) in ours(headers) {
-        if name == PIPELINE.as_bytes() {
-            (back, to_us, noted) = (false, false, None);
-        } else if name == REPLAYS.as_bytes() {
-            back = true;
-        } else if name == REPLAY_PIPELINE.as_bytes() {
-            to_us = value == Some(pipeline.as_bytes());
-        } else if name == REPLAY_WRITE_TIMESTAMP.as_bytes() {
-            noted = number(value);
-        }
-    }
-    if !back {
-        return given;
-    }
-    let noted = noted.filter(|noted| to_us && (0..=given).contains(noted));
+/// the log, so it is the same when the record runs again. Whatever they say, nothing becomes younger by them than `given`.
+pub fn write_timestamp(back: Option<Back>, record_timestamp_ms: Option<i64>, given: i64) -> i64 {
+    let Some(back) = back else { return given };
+    let noted = back.noted_us.filter(|noted| (0..=given).contains(noted));
     noted.or(own_micros(record_timestamp_ms)).unwrap_or(given)
 }
 
 /// The timestamp of a record, milliseconds since 1970. Where the brokers gave it, one that was sent back has that of its first time, if this is not the
 /// later one. Where producers give it, what was sent back has it already, unless it was 0: that is the current time to librdkafka.
-pub fn record_timestamp<M: Message>(message: &M) -> Option<i64>
-where
-    M::Headers: List,
-{
-    let timestamp = message.timestamp();
+pub fn record_timestamp(timestamp: Timestamp, back: Option<Back>) -> Option<i64> {
     let own = timestamp.to_millis()?;
     let latest = match timestamp {
         Timestamp::LogAppendTime(_) => own,
         Timestamp::CreateTime(_) | Timestamp::NotAvailable => 0,
     };
-    let first = message.headers().and_then(first_timestamp);
+    let first = back.and_then(|back| back.first_ms);
     Some(first.filter(|first| (0..=latest).contains(first)).unwrap_or(own))
-}
-
-/// What a replay says of the first time of a record; as in [`write_timestamp`], that in a dead letter is another one.
-fn first_timestamp<L: List>(headers: &L) -> Option<i64> {
-    let (mut back, mut first) = (false, None);
-    for (name, value) in ours(headers) {
-        if name == PIPELINE.as_bytes() {
-            (back, first) = (false, None);
-        } else if name == REPLAYS.as_bytes() {
-            back = true;
-        } else if name == REPLAY_TIMESTAMP.as_bytes() {
-            first = number(value);
-        }
-    }
-    first.filter(|_| back)
 }
 
 /// Those of ours: a record may have many others, whose names need not be compared with each.
@@ -233,7 +230,7 @@ fn number(value: Option<&[u8]>) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rdkafka::message::{Header as Added, OwnedMessage};
+    use rdkafka::message::Header as Added;
 
     use super::*;
     use crate::ledger::{Ledger, MAX_RECORD_TIMESTAMP_MS};
@@ -325,7 +322,7 @@ mod tests {
         let sent_back = [(REPLAYS, "1"), (REPLAY_PIPELINE, "p"), (REPLAY_WRITE_TIMESTAMP, "7")];
         let mut list = added(&sent_back);
         headers::add(&mut list, b"caf\xe9", Some(b"1"));
-        assert_eq!(write_timestamp(&list, "p", None, 9), 7);
+        assert_eq!(write_timestamp(Back::of(&list, "p"), None, 9), 7);
     }
 
     fn added(list: &[(&str, &str)]) -> OwnedHeaders {
@@ -339,7 +336,7 @@ mod tests {
 
     /// Of a record of the time 5 ms to which the ledger gives 5,900 µs, by the pipeline `a`.
     fn written(list: &[(&str, &str)]) -> i64 {
-        write_timestamp(&added(list), "a", Some(5), 5900)
+        write_timestamp(Back::of(&added(list), "a"), Some(5), 5900)
     }
 
     #[test]
@@ -374,13 +371,12 @@ mod tests {
             key: REPLAY_WRITE_TIMESTAMP,
             value: None::<&str>,
         });
-        assert_eq!(write_timestamp(&null, "a", Some(5), 5900), 5000);
+        assert_eq!(write_timestamp(Back::of(&null, "a"), Some(5), 5900), 5000);
     }
 
     /// The timestamp of a record with these headers.
     fn stamped(list: &[(&str, &str)], timestamp: Timestamp) -> Option<i64> {
-        let headers = Some(added(list));
-        record_timestamp(&OwnedMessage::new(None, None, "t".into(), timestamp, 0, 0, headers))
+        record_timestamp(timestamp, Back::of(&added(list), "a"))
     }
 
     #[test]
@@ -425,9 +421,13 @@ mod tests {
     fn a_record_that_was_sent_back_does_not_believe_an_absurd_timestamp() {
         let back = added(&[(REPLAYS, "1")]);
         for absurd in [i64::MAX, MAX_RECORD_TIMESTAMP_MS + 1, -1, i64::MIN] {
-            assert_eq!(write_timestamp(&back, "a", Some(absurd), 5900), 5900, "{absurd}");
+            assert_eq!(
+                write_timestamp(Back::of(&back, "a"), Some(absurd), 5900),
+                5900,
+                "{absurd}"
+            );
         }
-        assert_eq!(write_timestamp(&back, "a", None, 5900), 5900);
+        assert_eq!(write_timestamp(Back::of(&back, "a"), None, 5900), 5900);
     }
 
     proptest! {
@@ -441,7 +441,7 @@ mod tests {
             let given = Ledger::new(None, clock).admit(0, timestamp).unwrap();
             let noted = noted.to_string();
             let headers = added(&[(REPLAYS, "1"), (REPLAY_PIPELINE, "a"), (REPLAY_WRITE_TIMESTAMP, noted.as_str())]);
-            prop_assert!((0..=given).contains(&write_timestamp(&headers, "a", timestamp, given)));
+            prop_assert!((0..=given).contains(&write_timestamp(Back::of(&headers, "a"), timestamp, given)));
         }
     }
 }

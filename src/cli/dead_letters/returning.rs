@@ -273,9 +273,9 @@ fn headers(letter: &Letter) -> OwnedHeaders {
 mod tests {
     use super::*;
     use crate::cli::dead_letters::filter::Place;
-    use crate::sink::letter::{record_timestamp, write_timestamp};
+    use crate::sink::letter::{Back, record_timestamp, write_timestamp};
     use rdkafka::Timestamp;
-    use rdkafka::message::{Headers, OwnedMessage};
+    use rdkafka::message::Headers;
 
     fn letter(replays: u32) -> Letter {
         Letter {
@@ -369,7 +369,7 @@ mod tests {
                 write_timestamp_us: Some(us),
                 ..letter(0)
             };
-            write_timestamp(&headers(&letter), "p", letter.timestamp_ms, given)
+            write_timestamp(Back::of(&headers(&letter), "p"), letter.timestamp_ms, given)
         };
         assert_eq!([7001, 7002].map(written), [7001, 7002]);
     }
@@ -377,9 +377,8 @@ mod tests {
     #[test]
     fn a_topic_that_gives_it_another_time_does_not_make_it_younger() {
         let given = Timestamp::LogAppendTime(9);
-        let headers = Some(headers(&letter(0)));
-        let back = OwnedMessage::new(None, None, "orders".into(), given, 4, 10, headers);
-        assert_eq!(record_timestamp(&back), Some(7));
+        let back = Back::of(&headers(&letter(0)), "p");
+        assert_eq!(record_timestamp(given, back), Some(7));
     }
 
     /// librdkafka sends it as of then, and another pipeline of the topic goes by the record's own time.
@@ -391,10 +390,10 @@ mod tests {
                 ..letter(0)
             };
             let now = Timestamp::CreateTime(9000);
-            let back = OwnedMessage::new(None, None, "orders".into(), now, 4, 10, Some(headers(&timeless)));
-            let made = record_timestamp(&back);
+            let back = Back::of(&headers(&timeless), "other");
+            let made = record_timestamp(now, back);
             assert_eq!(made, Some(0));
-            assert_eq!(write_timestamp(&headers(&timeless), "other", made, 9_000_000), 0);
+            assert_eq!(write_timestamp(back, made, 9_000_000), 0);
         }
     }
 

@@ -19,7 +19,7 @@ use crate::pipeline::failure::Failure;
 use crate::pipeline::plan::SchemaPlan;
 use crate::pipeline::runner::Advance;
 use crate::retry::{Class, Jitter};
-use crate::sink::letter::{record_timestamp, write_timestamp};
+use crate::sink::letter::{Back, record_timestamp, write_timestamp};
 use crate::source::assignment::{Intake, Partition};
 use crate::source::read::{Read, read};
 
@@ -82,7 +82,15 @@ impl Loop {
             }
             bounds.took();
         }
-        let timestamp_ms = record_timestamp(message);
+        let headers = headers::of(message);
+        let pipeline = &*self.parts.runtime.program.name;
+        let back = headers
+            .as_ref()
+            .ok()
+            .copied()
+            .flatten()
+            .and_then(|headers| Back::of(headers, pipeline));
+        let timestamp_ms = record_timestamp(message.timestamp(), back);
         self.assignment.leads(partition, epoch::of(message));
         let (ticket, given, due) = match self.assignment.admit(partition, offset, timestamp_ms) {
             Ok(Intake::Admitted { ticket, timestamp, due }) => (ticket, timestamp, due),
@@ -121,7 +129,7 @@ impl Loop {
         let key_length = key.map_or(0, <[u8]>::len);
         self.metrics.received.inc();
         self.metrics.record_bytes.inc_by((value_length + key_length) as u64);
-        let (headers, unread) = match headers::of(message) {
+        let (headers, unread) = match headers {
             Ok(headers) => (headers, None),
             Err(code) => (
                 None,
@@ -131,9 +139,7 @@ impl Loop {
                 )),
             ),
         };
-        let pipeline = &*self.parts.runtime.program.name;
-        let write_timestamp_us =
-            headers.map_or(given, |headers| write_timestamp(headers, pipeline, timestamp_ms, given));
+        let write_timestamp_us = write_timestamp(back, timestamp_ms, given);
         let origin = Origin {
             ticket,
             topic: self.topics[usize::from(partition.topic)].clone(),
