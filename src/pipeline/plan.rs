@@ -285,6 +285,14 @@ impl Types<'_> {
         }
     }
 
+    /// Whether a source is set for some records alone.
+    fn is_set_at_times(&self, source: &Source) -> bool {
+        let Source::Named(index) = source else { return false };
+        self.program
+            .named_value(*index)
+            .is_some_and(|(step, place)| step.when.is_some() || self.is_set_at_times(&place.source))
+    }
+
     /// The types of times that a source gives as plain numbers: to CEL a time is one.
     fn counts(&self, source: &Source) -> Vec<Type> {
         match source {
@@ -401,7 +409,13 @@ impl Types<'_> {
             }
             match &step.action {
                 Action::Lookup(l) => {
-                    self.markers(&l.statement, &l.binds, findings);
+                    self.markers(
+                        &l.statement,
+                        &l.binds,
+                        filtered || step.when.is_some(),
+                        findings,
+                        warnings,
+                    );
                     if step.when.is_none() && matches!(l.on_missing, OnMissing::Skip | OnMissing::DeadLetter) {
                         asked.extend(l.binds.iter().filter_map(|place| match place.source {
                             Source::Event(slot) => Some(slot),
@@ -415,7 +429,13 @@ impl Types<'_> {
                     }
                 }
                 Action::Write(w) => {
-                    self.markers(&w.statement, &w.binds, findings);
+                    self.markers(
+                        &w.statement,
+                        &w.binds,
+                        filtered || step.when.is_some(),
+                        findings,
+                        warnings,
+                    );
                     if !filtered && step.when.is_none() {
                         self.null_keys(&w.statement, &w.binds, &asked, warnings);
                     }
@@ -446,7 +466,15 @@ impl Types<'_> {
         }
     }
 
-    fn markers(&self, statement: &Statement, binds: &[Place], findings: &mut Vec<Finding>) {
+    /// `guarded` is whether only some records come to the statement.
+    fn markers(
+        &self,
+        statement: &Statement,
+        binds: &[Place],
+        guarded: bool,
+        findings: &mut Vec<Finding>,
+        warnings: &mut Vec<Finding>,
+    ) {
         for (marker, place) in statement.markers().iter().zip(binds) {
             if let Some(ty) = self.of(&place.source)
                 && let Err(why) = bindable(&ty, &marker.ty)
@@ -456,7 +484,12 @@ impl Types<'_> {
                 && let Err(why) = convert::check(literal, &marker.ty)
             {
                 let message = format!("marker :{} cannot take {}: {why}", marker.name, place.what);
-                findings.push(Finding::new(place.span, message).help("change the literal, or the column's type"));
+                let found = if guarded || self.is_set_at_times(&place.source) {
+                    &mut *warnings
+                } else {
+                    &mut *findings
+                };
+                found.push(Finding::new(place.span, message).help("change the literal, or the column's type"));
             }
             if takes_timestamps(&marker.ty)
                 && let Some(why) = self.other_unit(&place.source, &Type::Timestamp(Unit::Millis))

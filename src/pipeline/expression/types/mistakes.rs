@@ -81,10 +81,10 @@ impl Fields<'_> {
             }
             operators::IN => {
                 let (value, within) = (&call.args.first()?.expr, &call.args.get(1)?.expr);
-                let never = self.keyless(within).or_else(|| self.never_in(value, within));
+                let never = self.keyless(value, within).or_else(|| self.never_in(value, within));
                 never.or_else(|| self.rounded_in(value, within))
             }
-            operators::INDEX => self.keyless(&call.args.first()?.expr),
+            operators::INDEX => self.keyless(&call.args.get(1)?.expr, &call.args.first()?.expr),
             operators::LOGICAL_AND | operators::LOGICAL_OR => {
                 let of = [arg(0), arg(1)]
                     .into_iter()
@@ -213,15 +213,17 @@ impl Fields<'_> {
     }
 
     /// Whether a map is asked for a key, and its keys are of a kind that no key of CEL's has.
-    fn keyless(&self, within: &Expr) -> Option<Mistaken> {
-        let Type::Map(key, _) = self.shape(within)? else {
+    fn keyless(&self, key: &Expr, within: &Expr) -> Option<Mistaken> {
+        let is_none = |kind: &Kind| matches!(kind, Kind::Bytes | Kind::List | Kind::Map);
+        let Type::Map(keys, _) = self.shape(within)? else {
             return None;
         };
-        let of = Kind::of(&key).filter(|kind| matches!(kind, Kind::Bytes | Kind::List | Kind::Map))?;
+        let of = Kind::of(&keys).filter(is_none)?;
         Some(Mistaken {
             message: format!("a key of a map whose keys are {of} cannot be asked for: CEL's maps have no such keys"),
             help: "give the column a map whose keys are texts or whole numbers",
-            fails: true,
+            // Of any other key the answer is that it is not there.
+            fails: self.kind(key).is_some_and(|kind| is_none(&kind)),
         })
     }
 
