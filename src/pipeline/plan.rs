@@ -404,18 +404,13 @@ impl Types<'_> {
         // What an earlier look-up has asked by, where a record without it ends there: by null no row is found.
         let mut asked: Vec<usize> = Vec::new();
         for step in &self.program.steps {
+            let guarded = filtered || step.when.is_some();
             if let Some(when) = &step.when {
                 self.condition(when, findings);
             }
             match &step.action {
                 Action::Lookup(l) => {
-                    self.markers(
-                        &l.statement,
-                        &l.binds,
-                        filtered || step.when.is_some(),
-                        findings,
-                        warnings,
-                    );
+                    self.markers(&l.statement, &l.binds, guarded, findings, warnings);
                     if step.when.is_none() && matches!(l.on_missing, OnMissing::Skip | OnMissing::DeadLetter) {
                         asked.extend(l.binds.iter().filter_map(|place| match place.source {
                             Source::Event(slot) => Some(slot),
@@ -429,14 +424,8 @@ impl Types<'_> {
                     }
                 }
                 Action::Write(w) => {
-                    self.markers(
-                        &w.statement,
-                        &w.binds,
-                        filtered || step.when.is_some(),
-                        findings,
-                        warnings,
-                    );
-                    if !filtered && step.when.is_none() {
+                    self.markers(&w.statement, &w.binds, guarded, findings, warnings);
+                    if !guarded {
                         self.null_keys(&w.statement, &w.binds, &asked, warnings);
                     }
                 }

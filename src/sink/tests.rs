@@ -2,6 +2,7 @@
 
 use rdkafka::message::Header;
 use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::dead_letters::DeadLetters;
@@ -238,9 +239,12 @@ async fn a_partition_has_outputs_from_the_producer_on_to_their_end_where_their_o
     }
 }
 
-/// An abort throws away what is queued when it begins. What comes back into the queue after that waited for the end of the call, ten seconds later.
-#[tokio::test]
-async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort() {
+/// A producer whose first transaction may begin, with a topic to publish to.
+fn transactional() -> (
+    MockCluster<'static, DefaultProducerContext>,
+    Arc<Producer>,
+    Arc<Completions>,
+) {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("out", 1, 1).unwrap();
     let mut config = ClientConfig::new();
@@ -248,7 +252,14 @@ async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort()
     config.set("transactional.id", "p-0");
     let producer = made_with(config, &Metrics::new().unwrap(), true);
     transactions::init(&producer, |_| true).unwrap();
-    let (sink, completions) = (Sink::new(producer.clone(), "out"), Arc::<Completions>::default());
+    (cluster, producer, Arc::default())
+}
+
+/// An abort throws away what is queued when it begins. What comes back into the queue after that waited for the end of the call, ten seconds later.
+#[tokio::test]
+async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort() {
+    let (cluster, producer, completions) = transactional();
+    let sink = Sink::new(producer.clone(), "out");
     let send = |offset| {
         let event = event(&completions, offset, false);
         assert!(sink.send(event, b"out", None, Instant::now()).is_ok());
@@ -279,14 +290,8 @@ async fn what_is_on_its_way_behind_a_refused_output_does_not_hold_up_the_abort()
 /// not have.
 #[tokio::test]
 async fn an_abort_right_after_a_commit_lets_the_transaction_begin() {
-    let cluster = MockCluster::new(1).unwrap();
-    cluster.create_topic("out", 1, 1).unwrap();
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", cluster.bootstrap_servers());
-    config.set("transactional.id", "p-0");
-    let producer = made_with(config, &Metrics::new().unwrap(), true);
-    transactions::init(&producer, |_| true).unwrap();
-    let (sink, completions) = (Sink::new(producer.clone(), "out"), Arc::<Completions>::default());
+    let (cluster, producer, completions) = transactional();
+    let sink = Sink::new(producer.clone(), "out");
     let send = |offset| {
         let event = event(&completions, offset, false);
         assert!(sink.send(event, b"out", None, Instant::now()).is_ok());

@@ -82,14 +82,17 @@ impl Loop {
             }
             bounds.took();
         }
-        let headers = headers::of(message);
-        let pipeline = &*self.parts.runtime.program.name;
-        let back = headers
-            .as_ref()
-            .ok()
-            .copied()
-            .flatten()
-            .and_then(|headers| Back::of(headers, pipeline));
+        let (headers, unread) = match headers::of(message) {
+            Ok(headers) => (headers, None),
+            Err(code) => (
+                None,
+                Some(Failure::permanent(
+                    "headers",
+                    format!("its headers cannot be read: {code}"),
+                )),
+            ),
+        };
+        let back = headers.and_then(|headers| Back::of(headers, &self.parts.runtime.program.name));
         let timestamp_ms = record_timestamp(message.timestamp(), back);
         self.assignment.leads(partition, epoch::of(message));
         let (ticket, given, due) = match self.assignment.admit(partition, offset, timestamp_ms) {
@@ -129,16 +132,6 @@ impl Loop {
         let key_length = key.map_or(0, <[u8]>::len);
         self.metrics.received.inc();
         self.metrics.record_bytes.inc_by((value_length + key_length) as u64);
-        let (headers, unread) = match headers {
-            Ok(headers) => (headers, None),
-            Err(code) => (
-                None,
-                Some(Failure::permanent(
-                    "headers",
-                    format!("its headers cannot be read: {code}"),
-                )),
-            ),
-        };
         let write_timestamp_us = write_timestamp(back, timestamp_ms, given);
         let origin = Origin {
             ticket,
