@@ -36,7 +36,7 @@ pub enum TransactionError {
     /// The brokers have forgotten the transactional id. Another producer has to take it anew: for a transaction of offsets alone librdkafka (2.12) never
     /// does, so that after an abort they would refuse the next one just so. Or they have nothing open under it: librdkafka (2.12) has them abort what they
     /// have not begun, where its first request for that was put off (the last one was still being ended, for longer than [`abort`] waits) or not answered,
-    /// and gives the producer up for their answer. A commit that is answered so was not made.
+    /// and gives the producer up for their answer. A commit that is answered so was not made. Or the next one cannot be begun: see [`begin`].
     #[error("{0}")]
     Forgotten(String),
     /// The transactional id has another epoch by now: brokers have aborted the transaction by its time-out, or another process has taken the id. Which of
@@ -104,10 +104,13 @@ fn past_a_stale_answer(call: impl Fn() -> Result<(), KafkaError>) -> Result<(), 
     }
 }
 
+/// Where an abort takes longer than its first call, librdkafka (2.12) can take what it hears for the end of the call after that, and stay as it was. Another
+/// producer has none of that, and aborts what is left open; what was committed stays so.
 fn begin(producer: &Producer) -> Result<(), TransactionError> {
-    producer
-        .begin_transaction()
-        .map_err(|error| given_up(producer).unwrap_or_else(|| TransactionError::Fatal(error.to_string())))
+    producer.begin_transaction().map_err(|error| {
+        given_up(producer)
+            .unwrap_or_else(|| TransactionError::Forgotten(format!("no transaction can be begun: {error}")))
+    })
 }
 
 /// What librdkafka has given the producer up for, if it has.
@@ -228,6 +231,18 @@ mod tests {
             (refused.rdkafka_error_code(), calls.get()),
             (Some(RDKafkaErrorCode::State), 2)
         );
+    }
+
+    #[test]
+    fn a_producer_that_cannot_begin_though_nothing_is_wrong_with_it_makes_way() {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1");
+        config.set("transactional.id", "p-0");
+        let producer = made_with(config, &Metrics::new().unwrap(), true);
+        // It has not taken its id.
+        let refused = begin(&producer);
+        assert!(matches!(refused, Err(TransactionError::Forgotten(_))), "{refused:?}");
+        assert_eq!(given_up(&producer), None);
     }
 
     #[test]
