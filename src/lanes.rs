@@ -18,16 +18,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 
 use foldhash::quality::RandomState;
 
-/// Which order the events of a pipeline keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// None: every event runs at once.
-    None,
-    /// Events of one key of one partition run one after the other.
-    Key,
-    /// Events of one partition run one after the other.
-    Partition,
-}
+pub use crate::config::Order;
 
 /// The right to run one item of a lane: given with the item, given back by [`Lanes::leave`] when the item has ended, whatever its
 /// end. It cannot be copied, so a lane is left once for each item.

@@ -22,13 +22,12 @@ use crate::concurrency::Concurrency;
 use crate::config::{self, Config, GroupProtocol, Sources};
 use crate::custom::CustomSteps;
 use crate::kafka;
-use crate::lanes::Order;
 use crate::pipeline::prepare::{NotPrepared, Prepared, prepare};
 use crate::pipeline::program::{Action, Program, Step};
 use crate::pipeline::runner::{Runtime, StepHandles};
 use crate::pipeline::schemas::Registering;
 use crate::retry::Jitter;
-use crate::sink::limits::{Limits, StopAbove, Window};
+use crate::sink::limits::{Limits, Window};
 use crate::source::bounds::Bounds;
 use crate::source::consumer_loop::Parts;
 use crate::source::context::{self, SourceContext};
@@ -412,18 +411,8 @@ fn build(
             concurrency.as_ref().map_or(max_in_flight, Concurrency::limit),
             share / 2 / consumers,
         );
-        let order = match pipeline.order {
-            config::Order::None => Order::None,
-            config::Order::Key => Order::Key,
-            config::Order::Partition => Order::Partition,
-        };
-        let limits = pipeline.dead_letter.as_ref().and_then(|d| d.stop_above).map(|above| {
-            let above = StopAbove {
-                ratio: above.ratio,
-                consecutive: above.consecutive,
-            };
-            Limits::new(above, LIMITS_WINDOW)
-        });
+        let stop_above = pipeline.dead_letter.as_ref().and_then(|d| d.stop_above);
+        let limits = stop_above.map(|above| Limits::new(above, LIMITS_WINDOW));
         let topics: Vec<String> = pipeline.source.topics.iter().map(|t| t.value.clone()).collect();
         let (tombstone, offset_reset) = (pipeline.source.on_tombstone, pipeline.source.offset_reset);
         let mut output = Some(outputs[if exactly_once { number } else { 0 }].clone());
@@ -460,7 +449,7 @@ fn build(
                 topics: topics.clone(),
                 offset_reset,
                 tombstone,
-                order,
+                order: pipeline.order,
                 budget: budget.clone(),
                 concurrency: concurrency.clone(),
                 pool: max_in_flight.min(4096),

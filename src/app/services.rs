@@ -221,8 +221,8 @@ pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
         datacenter: from.datacenter.as_ref().map(|d| d.value.clone()),
         rack: from.rack.as_ref().map(|r| r.value.clone()),
         failover: from.failover,
-        consistency: from.consistency.into(),
-        serial_consistency: from.serial_consistency.into(),
+        consistency: from.consistency,
+        serial_consistency: from.serial_consistency,
         username: from.username.clone(),
         password: from.password.clone().map(|secret| {
             let reveal: crate::store::scylla::Secret = Arc::new(move || secret.reveal().map_err(|e| e.to_string()));
@@ -234,11 +234,7 @@ pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
             key: tls.key.as_ref().map(|p| p.value.clone()),
             ..TlsOptions::default()
         }),
-        compression: match from.compression {
-            config::Compression::None => None,
-            config::Compression::Lz4 => Some(scylla::client::Compression::Lz4),
-            config::Compression::Snappy => Some(scylla::client::Compression::Snappy),
-        },
+        compression: from.compression,
         request_timeout: from.timeout,
         ..ScyllaOptions::default()
     })

@@ -6,9 +6,10 @@ use anyhow::Context;
 
 use super::answer;
 use super::trouble::Trouble;
+use crate::config::LogFormat;
 use crate::demo::{self, DemoError, Places, config_text};
 use crate::shutdown::Exit;
-use crate::telemetry::logging::{self, Format};
+use crate::telemetry::logging;
 
 /// Runs three pipelines on an embedded Kafka, registry and database, and proves that nothing is lost. Exit 0, or 70 and what
 /// does not add up. RUST_LOG=info shows the log as well.
@@ -32,7 +33,7 @@ pub fn run(args: Demo) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // Dead letters are part of the show and would be all that is seen.
-    logging::init("off", Format::Auto, None, None)?;
+    logging::init("off", LogFormat::Auto, None, None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("messina-io")
         .enable_all()

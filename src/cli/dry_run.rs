@@ -21,14 +21,14 @@ use super::time::{self, Moment};
 use super::trouble::{Trouble, not_started};
 use super::{ConfigFiles, print};
 use crate::app::rehearsal::{Effects, Incoming, Rehearsal, room_for_copy};
-use crate::config::{Config, Pipeline};
+use crate::config::{Config, LogFormat, Pipeline};
 use crate::custom::CustomSteps;
 use crate::demo::cluster::Scratch;
 use crate::kafka::{self, range};
 use crate::pipeline::story;
 use crate::shutdown::{Exit, Signals};
 use crate::sink::letter::{Back, record_timestamp};
-use crate::telemetry::logging::{self, Format};
+use crate::telemetry::logging;
 
 /// Records that wait for the one before them.
 const AHEAD: usize = 16;
@@ -70,7 +70,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
         }
     };
     print(&warnings);
-    logging::init("error", Format::Auto, None, None)?;
+    logging::init("error", LogFormat::Auto, None, None)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

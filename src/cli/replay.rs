@@ -23,14 +23,14 @@ use super::time::{self, Moment};
 use super::trouble::{Trouble, not_started};
 use super::{ConfigFiles, dry_run, print};
 use crate::app::{self, GRACE, Running, Telemetry};
-use crate::config::{Config, OffsetReset, Pipeline, Sources};
+use crate::config::{Config, LogFormat, OffsetReset, Pipeline, Sources};
 use crate::custom::CustomSteps;
 use crate::kafka::{self, range as parts};
 use crate::shutdown::{self, Exit};
 use crate::source::bounds::Bounds;
 use crate::source::status::LoopState;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
-use crate::telemetry::logging::{self, Format};
+use crate::telemetry::logging;
 
 /// Between two looks at how far it is.
 const LOOK: Duration = Duration::from_millis(500);
@@ -78,7 +78,7 @@ pub fn run(args: &Replay, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         }
     };
     print(&warnings);
-    logging::init("warn", Format::Auto, None, None)?;
+    logging::init("warn", LogFormat::Auto, None, None)?;
     let (name, group, range) = prepare(args, &mut config)?;
     go(args, config, sources, customs, &name, &group, range)
 }

@@ -11,13 +11,13 @@ use tokio::sync::mpsc;
 
 use super::{ConfigFiles, dry_run, judged, print};
 use crate::app::{self, GRACE, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
-use crate::config::{self, Config, Diagnostics, LogFormat, Schemas, Severity, Sources, codes};
+use crate::config::{self, Config, Diagnostics, Schemas, Severity, Sources, codes};
 use crate::custom::CustomSteps;
 use crate::retry::Backoff;
 use crate::shutdown::{self, Exit};
 use crate::source::consumer_loop::End;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
-use crate::telemetry::logging::{self, Format, LogFile, LoggingError, Verbosity};
+use crate::telemetry::logging::{self, LogFile, LoggingError, Verbosity};
 
 /// Between two looks at the configuration's files, with `--watch`.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -448,14 +448,9 @@ fn start_logging(
     file: Option<&LogFile>,
     breadcrumbs: &Breadcrumbs,
 ) -> Result<Verbosity, LoggingError> {
-    let format = match config.log.format {
-        LogFormat::Auto => Format::Auto,
-        LogFormat::Human => Format::Human,
-        LogFormat::Json => Format::Json,
-    };
     // They are for Sentry alone.
     let breadcrumbs = config.sentry.is_some().then(|| breadcrumbs.clone());
-    logging::init(&config.log.level, format, file, breadcrumbs)
+    logging::init(&config.log.level, config.log.format, file, breadcrumbs)
 }
 
 #[cfg(test)]

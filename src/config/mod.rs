@@ -53,7 +53,7 @@ pub use pipeline::{Delivery, Order, Pipeline};
 pub use policy::{ErrorPolicy, MissingDeadline, OnError};
 pub use process::{Http, Limits, Log, LogFormat, Sentry, Tracing};
 pub use registry::{Oauth, Registry, RegistryAuth};
-pub use scylla::{Compression, Consistency, Scylla, SerialConsistency};
+pub use scylla::{Consistency, Scylla, SerialConsistency};
 pub use secret::{Secret, SecretError};
 pub use sink::{DeadLetter, Sink, SinkSchema, StopAbove};
 pub use size::{Size, parse_duration};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ::scylla::client::Compression;
+
 use super::reader::Field;
 use super::values::{boolean, plain_text, positive_duration, text, texts};
 use super::{Secret, Span, Spanned, Tls};
@@ -34,7 +36,7 @@ pub struct Scylla {
     /// Deadline of one request, unless a step has its own. Default 5 s.
     pub timeout: Duration,
     /// Compression of frames. Default none.
-    pub compression: Compression,
+    pub compression: Option<Compression>,
 }
 
 /// Consistency levels, in CQL's names.
@@ -69,17 +71,6 @@ pub enum SerialConsistency {
     LocalSerial,
 }
 
-/// Compression of CQL frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// `none`
-    None,
-    /// `lz4`
-    Lz4,
-    /// `snappy`
-    Snappy,
-}
-
 pub(super) const CONSISTENCY: [(&str, Consistency); 9] = [
     ("any", Consistency::Any),
     ("one", Consistency::One),
@@ -97,10 +88,10 @@ pub(super) const SERIAL_CONSISTENCY: [(&str, SerialConsistency); 2] = [
     ("local_serial", SerialConsistency::LocalSerial),
 ];
 
-const COMPRESSION: [(&str, Compression); 3] = [
-    ("none", Compression::None),
-    ("lz4", Compression::Lz4),
-    ("snappy", Compression::Snappy),
+const COMPRESSION: [(&str, Option<Compression>); 3] = [
+    ("none", None),
+    ("lz4", Some(Compression::Lz4)),
+    ("snappy", Some(Compression::Snappy)),
 ];
 
 impl Scylla {
@@ -121,7 +112,7 @@ impl Scylla {
         let username = section.optional("username", plain_text);
         let password = section.optional("password", Secret::read);
         let timeout = section.or("timeout", Duration::from_secs(5), positive_duration);
-        let compression = section.or("compression", Compression::None, |field| field.choice(&COMPRESSION));
+        let compression = section.or("compression", None, |field| field.choice(&COMPRESSION));
         let span = section.span;
         section.finish();
         Some(Self {

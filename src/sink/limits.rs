@@ -8,17 +8,10 @@
 
 use std::time::{Duration, Instant};
 
+pub use crate::config::StopAbove;
+
 /// How finely the window slides: it covers between 59/60 and 60/60 of its length.
 const BUCKETS: usize = 60;
-
-/// What is tolerated. `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StopAbove {
-    /// The share of ended records, from 0 to 1, that may be dead letters within the window.
-    pub ratio: Option<f64>,
-    /// How many dead letters may follow one another.
-    pub consecutive: Option<u64>,
-}
 
 /// How the ratio looks back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

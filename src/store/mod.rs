@@ -28,10 +28,10 @@ pub mod types;
 mod types_page;
 
 use std::future::Future;
-use std::str::FromStr;
 use std::time::Duration;
 
 use crate::avro::value::{Type, Value};
+pub use crate::config::{Consistency, Rows, SerialConsistency};
 use crate::retry::Class;
 pub use scylla::EncodedRow;
 pub use types::{ColumnType, bindable, result_type};
@@ -67,105 +67,6 @@ pub enum Kind {
     Write,
 }
 
-/// CQL consistency levels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "CQL's own names")]
-pub enum Consistency {
-    Any,
-    One,
-    Two,
-    Three,
-    Quorum,
-    All,
-    LocalQuorum,
-    EachQuorum,
-    LocalOne,
-}
-
-impl From<crate::config::Consistency> for Consistency {
-    fn from(level: crate::config::Consistency) -> Self {
-        use crate::config::Consistency as From;
-        match level {
-            From::Any => Consistency::Any,
-            From::One => Consistency::One,
-            From::Two => Consistency::Two,
-            From::Three => Consistency::Three,
-            From::Quorum => Consistency::Quorum,
-            From::All => Consistency::All,
-            From::LocalQuorum => Consistency::LocalQuorum,
-            From::EachQuorum => Consistency::EachQuorum,
-            From::LocalOne => Consistency::LocalOne,
-        }
-    }
-}
-
-impl FromStr for Consistency {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        Ok(match s.to_ascii_lowercase().as_str() {
-            "any" => Consistency::Any,
-            "one" => Consistency::One,
-            "two" => Consistency::Two,
-            "three" => Consistency::Three,
-            "quorum" => Consistency::Quorum,
-            "all" => Consistency::All,
-            "local_quorum" => Consistency::LocalQuorum,
-            "each_quorum" => Consistency::EachQuorum,
-            "local_one" => Consistency::LocalOne,
-            _ => {
-                return Err(format!(
-                    "unknown consistency {s:?}; one of any, one, two, three, quorum, all, local_quorum, each_quorum, local_one"
-                ));
-            }
-        })
-    }
-}
-
-/// CQL consistency levels of the Paxos phase of a conditional statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "CQL's own names")]
-pub enum SerialConsistency {
-    Serial,
-    LocalSerial,
-}
-
-impl From<crate::config::SerialConsistency> for SerialConsistency {
-    fn from(level: crate::config::SerialConsistency) -> Self {
-        match level {
-            crate::config::SerialConsistency::Serial => SerialConsistency::Serial,
-            crate::config::SerialConsistency::LocalSerial => SerialConsistency::LocalSerial,
-        }
-    }
-}
-
-impl FromStr for SerialConsistency {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match s.to_ascii_lowercase().as_str() {
-            "serial" => Ok(SerialConsistency::Serial),
-            "local_serial" => Ok(SerialConsistency::LocalSerial),
-            _ => Err(format!("unknown serial consistency {s:?}; one of serial, local_serial")),
-        }
-    }
-}
-
-/// How much of a look-up's result is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Rows {
-    /// The first row.
-    #[default]
-    First,
-    /// All rows, as one list for each column.
-    List {
-        /// At most so many.
-        max: usize,
-        /// What more of them are: cut off, or else an error.
-        truncate: bool,
-    },
-}
-
 /// How a statement is prepared and executed. What is `None` is the store's own setting.
 #[derive(Debug, Clone)]
 pub struct StatementOptions {
@@ -195,8 +96,8 @@ pub struct StatementOptions {
 impl From<&crate::config::Execution> for StatementOptions {
     fn from(from: &crate::config::Execution) -> Self {
         StatementOptions {
-            consistency: from.consistency.map(Consistency::from),
-            serial_consistency: from.serial_consistency.map(SerialConsistency::from),
+            consistency: from.consistency,
+            serial_consistency: from.serial_consistency,
             speculative_after: from.speculative_after,
             scan: from.scan,
             ..StatementOptions::default()

@@ -22,23 +22,12 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, 
 use super::breadcrumbs::Breadcrumbs;
 use super::limit::Limiter;
 use super::scrub::scrub;
+use crate::config::LogFormat;
 
 /// Between two words on stderr about a log file that takes no lines.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks at which file has the log file's name.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// How a line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
-    /// Human on a terminal, JSON elsewhere.
-    #[default]
-    Auto,
-    /// For people.
-    Human,
-    /// One JSON object a line.
-    Json,
-}
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -73,13 +62,13 @@ pub enum LoggingError {
 /// When `level` or `RUST_LOG` cannot be read as a filter, the file cannot be opened, or logging was started before.
 pub fn init(
     level: &str,
-    format: Format,
+    format: LogFormat,
     file: Option<&LogFile>,
     breadcrumbs: Option<Breadcrumbs>,
 ) -> Result<Verbosity, LoggingError> {
     let (filter, verbosity) = Verbosity::new(filter(level, std::env::var("RUST_LOG").ok().as_deref())?);
     let terminal = file.is_none() && std::io::stderr().is_terminal();
-    let json = format == Format::Json || (format == Format::Auto && !terminal);
+    let json = format == LogFormat::Json || (format == LogFormat::Auto && !terminal);
     match file {
         Some(file) => {
             let file = file.clone();

@@ -11,7 +11,7 @@ use super::{Action, Place, Source};
 use crate::avro::value::Value;
 use crate::config::{self, MissingDeadline, OnMissing, Span, Step as StepConfig};
 use crate::store::cache::{Cache, CacheOptions, Hit};
-use crate::store::{AnyStore, Kind, Rows, Statement, StatementOptions};
+use crate::store::{AnyStore, Kind, Statement, StatementOptions};
 
 /// What all rows of a look-up together are called.
 const ROWS: &str = "rows";
@@ -46,10 +46,7 @@ impl Builder {
     ) -> Option<(Action, Columns)> {
         let options = StatementOptions {
             kind: Kind::Lookup,
-            rows: match lookup.rows {
-                config::Rows::First => Rows::First,
-                config::Rows::List { max, truncate } => Rows::List { max, truncate },
-            },
+            rows: lookup.rows,
             timeout: lookup.timeout,
             ..StatementOptions::from(&lookup.execution)
         };
