@@ -10,7 +10,7 @@ use mongodb::options::{ClientOptions, Tls};
 use openssl::asn1::Asn1Time;
 use openssl::x509::X509;
 
-use crate::config::{self, Config, PropertyValue, RegistryAuth, Span};
+use crate::config::{self, Config, PropertyValue, RegistryAuth, Span, Spanned};
 
 /// Properties of librdkafka that name certificates as PEM files, and whether they are authorities.
 const PROPERTIES: [(&str, bool); 2] = [("ssl.certificate.location", false), ("ssl.ca.location", true)];
@@ -24,6 +24,29 @@ pub struct CertificateFile {
     pub authority: bool,
     /// Whether it is read once, as librdkafka does when it makes a client: what is in use is what the file was then.
     pub once: bool,
+}
+
+/// What a connection over TLS takes, as PEM files.
+#[derive(Debug, Clone, Default)]
+pub struct PemFiles {
+    /// The authorities that vouch for the server; without them, the system's.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate and the chain above it, for servers that ask for one.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+}
+
+impl config::Tls {
+    /// Its files, without their places in the configuration.
+    pub fn files(&self) -> PemFiles {
+        let path = |file: &Option<Spanned<PathBuf>>| file.as_ref().map(|file| file.value.clone());
+        PemFiles {
+            ca: path(&self.ca),
+            cert: path(&self.cert),
+            key: path(&self.key),
+        }
+    }
 }
 
 /// What the registry's requests and those for its tokens are secured with.

@@ -2,7 +2,7 @@
 //!
 //! A service that does not answer is waited for, with back-off; one that is configured wrongly is a finding.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::references::{self, Opened};
 use super::renewal::EVERY;
 use super::threads::LoopThread;
 use super::{Shared, StartError, Waiting, config_error};
-use crate::config::{self, Config, Sources, Spanned};
+use crate::config::{self, Config, Sources};
 use crate::kafka::login::Logins;
 use crate::pipeline::failure::Failure;
 use crate::pipeline::finding::Finding;
@@ -22,7 +22,7 @@ use crate::retry::{Backoff, Class, Jitter};
 use crate::source::consumer_loop::End;
 use crate::source::status::LoopState;
 use crate::store::AnyStore;
-use crate::store::scylla::{ScyllaOptions, ScyllaStore, TlsOptions};
+use crate::store::scylla::{ScyllaOptions, ScyllaStore};
 use crate::store::sqlite::{SqliteOptions, SqliteStore, Synchronous};
 use crate::telemetry::metrics::Metrics;
 
@@ -180,6 +180,7 @@ fn registry_options(config: &Config) -> Result<RegistryOptions, String> {
     let from = &config.registry;
     let mut options = RegistryOptions {
         urls: from.urls.iter().map(|u| u.value.clone()).collect(),
+        certificates: from.tls.as_ref().map(config::Tls::files).unwrap_or_default(),
         timeout: from.timeout,
         ..RegistryOptions::default()
     };
@@ -191,23 +192,15 @@ fn registry_options(config: &Config) -> Result<RegistryOptions, String> {
         Some(config::RegistryAuth::Bearer(token)) => options.bearer = Some(token.reveal().map_err(|e| e.to_string())?),
         Some(config::RegistryAuth::Oauth(oauth)) => {
             let tls = oauth.tls.as_ref().or(from.tls.as_ref());
-            let file = |of: fn(&config::Tls) -> &Option<Spanned<PathBuf>>| Some(of(tls?).as_ref()?.value.clone());
             options.oauth = Some(OauthOptions {
                 token_endpoint: oauth.token_endpoint.value.clone(),
                 client_id: oauth.client_id.clone(),
                 client_secret: oauth.client_secret.reveal().map_err(|e| e.to_string())?,
                 scope: oauth.scope.clone(),
-                ca: file(|tls| &tls.ca),
-                cert: file(|tls| &tls.cert),
-                key: file(|tls| &tls.key),
+                certificates: tls.map(config::Tls::files).unwrap_or_default(),
             });
         }
         None => {}
-    }
-    if let Some(tls) = &from.tls {
-        options.ca = tls.ca.as_ref().map(|p| p.value.clone());
-        options.cert = tls.cert.as_ref().map(|p| p.value.clone());
-        options.key = tls.key.as_ref().map(|p| p.value.clone());
     }
     Ok(options)
 }
@@ -228,12 +221,7 @@ pub(super) fn scylla_options(config: &Config) -> Option<ScyllaOptions> {
             let reveal: crate::store::scylla::Secret = Arc::new(move || secret.reveal().map_err(|e| e.to_string()));
             reveal
         }),
-        tls: from.tls.as_ref().map(|tls| TlsOptions {
-            ca: tls.ca.as_ref().map(|p| p.value.clone()),
-            cert: tls.cert.as_ref().map(|p| p.value.clone()),
-            key: tls.key.as_ref().map(|p| p.value.clone()),
-            ..TlsOptions::default()
-        }),
+        tls: from.tls.as_ref().map(config::Tls::files),
         compression: from.compression,
         request_timeout: from.timeout,
         ..ScyllaOptions::default()

@@ -3,25 +3,19 @@
 //! Invariants: an answer is read up to a limit and within the time-out. Connections are not kept: requests are rare (one per schema, or per
 //! token), and a kept connection would belong to the runtime of whichever caller came first. No login is in an error.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use openssl::pkey::PKey;
 use reqwest::{Certificate, Identity, Url, redirect};
 
 use super::error::RegistryError;
+use crate::certificates::PemFiles;
 
 /// A client, and whether it shows no certificate.
 pub(super) struct Http {
     pub(super) client: reqwest::Client,
     anonymous: bool,
-}
-
-/// Certificates in PEM files, see [`super::RegistryOptions`].
-pub(super) struct Files<'a> {
-    pub(super) ca: Option<&'a PathBuf>,
-    pub(super) cert: Option<&'a PathBuf>,
-    pub(super) key: Option<&'a PathBuf>,
 }
 
 /// Why there is no answer.
@@ -35,7 +29,7 @@ pub(super) enum NoAnswer {
 impl Http {
     /// A client for this address and no other.
     pub(super) fn new(
-        files: &Files<'_>,
+        files: &PemFiles,
         timeout: Duration,
         redirects: redirect::Policy,
         address: &Url,
@@ -47,7 +41,7 @@ impl Http {
             .pool_max_idle_per_host(0)
             .redirect(redirects)
             .user_agent(concat!("messina/", env!("CARGO_PKG_VERSION")));
-        if let Some(path) = files.ca {
+        if let Some(path) = &files.ca {
             let authorities = Certificate::from_pem_bundle(&read(path)?)
                 .map_err(|e| bad(format!("no certificates in {}: {e}", path.display())))?;
             // As of a file that is being written: with it nobody would be trusted.
@@ -56,7 +50,7 @@ impl Http {
             }
             client = client.tls_certs_only(authorities);
         }
-        match (files.cert, files.key) {
+        match (&files.cert, &files.key) {
             (Some(cert), Some(key)) => client = client.identity(identity(cert, key)?),
             (None, None) => {}
             _ => return Err(bad("a client certificate needs both cert and key".into())),

@@ -18,13 +18,13 @@ pub(crate) mod recent;
 mod transport;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use crate::certificates::PemFiles;
 use cache::Cache;
 use client::Client;
 pub use client::Compatibility;
@@ -56,12 +56,8 @@ pub struct RegistryOptions {
     pub bearer: Option<String>,
     /// Where bearer tokens come from; wins over all of the above.
     pub oauth: Option<OauthOptions>,
-    /// PEM file of the authorities that vouch for the server; when given, no other is trusted.
-    pub ca: Option<PathBuf>,
-    /// PEM file of the client's certificate and the chain above it.
-    pub cert: Option<PathBuf>,
-    /// PEM file of its private key.
-    pub key: Option<PathBuf>,
+    /// The authorities that vouch for the server, when given no other is trusted; and the client's certificate.
+    pub certificates: PemFiles,
     /// For one request to one address, connecting included.
     pub timeout: Duration,
     /// How long an unknown id is not asked for again.
@@ -79,12 +75,8 @@ pub struct OauthOptions {
     pub client_secret: String,
     /// What to ask for, where the server does not know; words with blanks between them.
     pub scope: Option<String>,
-    /// PEM files, as of [`RegistryOptions`].
-    pub ca: Option<PathBuf>,
-    /// The client's certificate.
-    pub cert: Option<PathBuf>,
-    /// Its private key.
-    pub key: Option<PathBuf>,
+    /// As of [`RegistryOptions`].
+    pub certificates: PemFiles,
 }
 
 impl Default for RegistryOptions {
@@ -95,9 +87,7 @@ impl Default for RegistryOptions {
             password: None,
             bearer: None,
             oauth: None,
-            ca: None,
-            cert: None,
-            key: None,
+            certificates: PemFiles::default(),
             timeout: Duration::from_secs(5),
             unknown_ttl: Duration::from_secs(10),
         }

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::error::RegistryError;
-use super::http::{Files, Http, NoAnswer, address};
+use super::http::{Http, NoAnswer, address};
 use super::transport::bearer;
 use super::{OauthOptions, RegistryOptions};
 
@@ -69,14 +69,14 @@ struct Problem {
 
 impl Tokens {
     pub(super) fn new(options: &OauthOptions, registry: &RegistryOptions) -> Result<Self, RegistryError> {
-        let files = Files {
-            ca: options.ca.as_ref(),
-            cert: options.cert.as_ref(),
-            key: options.key.as_ref(),
-        };
         let endpoint = address(&options.token_endpoint, "https://login.example.com/oauth2/token")?;
         Ok(Self {
-            http: Http::new(&files, registry.timeout, redirect::Policy::none(), &endpoint)?,
+            http: Http::new(
+                &options.certificates,
+                registry.timeout,
+                redirect::Policy::none(),
+                &endpoint,
+            )?,
             endpoint,
             options: options.clone(),
             state: Arc::default(),

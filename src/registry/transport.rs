@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::RegistryError;
-use super::http::{Files, Http, NoAnswer};
+use super::http::{Http, NoAnswer};
 use super::oauth::Tokens;
 use super::percent::decoded;
 use super::{RegistryOptions, RegistryStats};
@@ -295,12 +295,12 @@ impl Address {
         let _ = base.set_password(None);
         base.set_query(None);
         base.set_fragment(None);
-        let files = Files {
-            ca: options.ca.as_ref(),
-            cert: options.cert.as_ref(),
-            key: options.key.as_ref(),
-        };
-        let http = Http::new(&files, options.timeout, redirect::Policy::limited(3), &base)?;
+        let http = Http::new(
+            &options.certificates,
+            options.timeout,
+            redirect::Policy::limited(3),
+            &base,
+        )?;
         Ok(Self { http, base, login })
     }
 }
@@ -351,8 +351,10 @@ mod tests {
             "{text}"
         );
         assert!(error(&["ftp://registry"], |_| {}).contains("ftp"));
-        assert!(error(&["http://r"], |o| o.cert = Some("a.pem".into())).contains("both"));
-        assert!(error(&["http://r"], |o| o.ca = Some("/nowhere/ca.pem".into())).contains("/nowhere/ca.pem"));
+        assert!(error(&["http://r"], |o| o.certificates.cert = Some("a.pem".into())).contains("both"));
+        assert!(
+            error(&["http://r"], |o| o.certificates.ca = Some("/nowhere/ca.pem".into())).contains("/nowhere/ca.pem")
+        );
         let text = error(&["http://r"], |o| o.bearer = Some("to\nken".into()));
         assert!(!text.contains("ken\n") && text.contains("bearer"), "{text}");
     }

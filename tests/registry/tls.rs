@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use messina::certificates::PemFiles;
 use messina::registry::{Registry, RegistryOptions};
 use messina::retry::Class;
 use openssl::asn1::Asn1Time;
@@ -122,9 +123,11 @@ async fn a_client_certificate_and_an_authority_of_ones_own() {
     );
     let options = |address: SocketAddr| RegistryOptions {
         urls: vec![format!("https://bob:s3cret@{address}")],
-        ca: Some(ca.clone()),
-        cert: Some(cert.clone()),
-        key: Some(key.clone()),
+        certificates: PemFiles {
+            ca: Some(ca.clone()),
+            cert: Some(cert.clone()),
+            key: Some(key.clone()),
+        },
         timeout: Duration::from_secs(5),
         ..RegistryOptions::default()
     };
@@ -141,8 +144,10 @@ async fn a_client_certificate_and_an_authority_of_ones_own() {
 
     let (address, served) = serve(&authority, &server);
     let anonymous = RegistryOptions {
-        cert: None,
-        key: None,
+        certificates: PemFiles {
+            ca: Some(ca.clone()),
+            ..PemFiles::default()
+        },
         ..options(address)
     };
     let error = Registry::new(anonymous).unwrap().schema(1).await.unwrap_err();
@@ -151,10 +156,8 @@ async fn a_client_certificate_and_an_authority_of_ones_own() {
     assert_eq!(served.join().unwrap(), None);
 
     let (address, served) = serve(&authority, &server);
-    let mistrusting = RegistryOptions {
-        ca: Some(wrong_ca),
-        ..options(address)
-    };
+    let mut mistrusting = options(address);
+    mistrusting.certificates.ca = Some(wrong_ca);
     let error = Registry::new(mistrusting)
         .unwrap()
         .schema(1)

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use messina::avro::value::Value;
+use messina::certificates::PemFiles;
 use messina::retry::Class;
-use messina::store::scylla::{ScyllaOptions, ScyllaStore, TlsOptions};
+use messina::store::scylla::{ScyllaOptions, ScyllaStore};
 use messina::store::{AnyStore, Consistency, Store};
 
 use super::own::Own;
@@ -37,13 +38,12 @@ async fn the_suite_with_client_certificate_and_password() {
             ("CASSANDRA_JVM_OPTIONS", "-XX:TieredStopAtLevel=1"),
         ],
     );
-    let tls = TlsOptions {
+    let tls = PemFiles {
         ca: Some(own.certificate("ca.pem")),
         cert: Some(own.certificate("client.crt")),
         key: Some(own.certificate("client.key")),
-        insecure: false,
     };
-    let options = |password: &str, tls: Option<TlsOptions>| {
+    let options = |password: &str, tls: Option<PemFiles>| {
         let password = password.to_owned();
         ScyllaOptions {
             username: Some("cassandra".to_owned()),
@@ -57,7 +57,7 @@ async fn the_suite_with_client_certificate_and_password() {
         .await
         .unwrap_err();
     assert_eq!(wrong.class, Class::Fatal, "a wrong password: {wrong}");
-    let anonymous = TlsOptions {
+    let anonymous = PemFiles {
         cert: None,
         key: None,
         ..tls.clone()

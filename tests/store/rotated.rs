@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use messina::avro::value::Value;
+use messina::certificates::PemFiles;
 use messina::retry::Class;
-use messina::store::scylla::{ScyllaOptions, ScyllaStore, TlsOptions};
+use messina::store::scylla::{ScyllaOptions, ScyllaStore};
 use messina::store::{AnyStore, Store};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
@@ -88,13 +89,12 @@ impl Files {
         std::fs::write(self.0.join("tls.key"), key.private_key_to_pem_pkcs8().unwrap()).unwrap();
     }
 
-    fn options(&self) -> TlsOptions {
+    fn options(&self) -> PemFiles {
         let file = |name: &str| Some(Path::new(&self.0).join(name));
-        TlsOptions {
+        PemFiles {
             ca: file("ca.pem"),
             cert: file("tls.crt"),
             key: file("tls.key"),
-            insecure: false,
         }
     }
 }

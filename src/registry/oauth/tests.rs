@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::certificates::PemFiles;
 use crate::registry::Registry;
 use crate::retry::Class;
 
@@ -68,9 +69,7 @@ fn options(endpoint: &str) -> OauthOptions {
         client_id: "messina: one".to_owned(),
         client_secret: "s3cret+/%".to_owned(),
         scope: Some("read write".to_owned()),
-        ca: None,
-        cert: None,
-        key: None,
+        certificates: PemFiles::default(),
     }
 }
 

@@ -19,12 +19,13 @@ use ::scylla::client::session::Session;
 use ::scylla::client::session_builder::SessionBuilder;
 use ::scylla::client::{Compression, PoolSize};
 use ::scylla::policies::load_balancing::DefaultPolicy;
-use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode};
+use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod};
 use tokio::time::timeout;
 
 use super::diagnose;
 use super::handshake::Handshakes;
 use super::watch::CountingRetries;
+use crate::certificates::PemFiles;
 use crate::retry::Class;
 use crate::store::{Consistency, SerialConsistency, StoreError, classify};
 
@@ -53,7 +54,7 @@ pub struct ScyllaOptions {
     /// Asked for at each new connection, so that a changed file is seen.
     pub password: Option<Secret>,
     /// Encrypts, and checks the nodes' certificates, when given.
-    pub tls: Option<TlsOptions>,
+    pub tls: Option<PemFiles>,
     /// `lz4`, `snappy` or none.
     pub compression: Option<Compression>,
     /// Longest wait for an answer, all attempts together.
@@ -67,19 +68,6 @@ pub struct ScyllaOptions {
     pub keepalive_interval: Duration,
     /// How long it may take to answer before it is given up, with all that waits on it.
     pub keepalive_timeout: Duration,
-}
-
-/// Certificates, as PEM files.
-#[derive(Debug, Clone, Default)]
-pub struct TlsOptions {
-    /// Authorities that sign the nodes' certificates; without it, the system's.
-    pub ca: Option<PathBuf>,
-    /// Our certificate chain, for servers that ask for one.
-    pub cert: Option<PathBuf>,
-    /// Its private key.
-    pub key: Option<PathBuf>,
-    /// Accepts any certificate: for tests of a network, never for data.
-    pub insecure: bool,
 }
 
 impl Default for ScyllaOptions {
@@ -221,7 +209,7 @@ fn check_datacenter(session: &Session, wanted: Option<&str>) -> Result<(), Store
     ))
 }
 
-fn tls_context(tls: &TlsOptions) -> Result<SslConnectorBuilder, StoreError> {
+fn tls_context(tls: &PemFiles) -> Result<SslConnectorBuilder, StoreError> {
     let problem = |what: &str, path: &PathBuf, e: openssl::error::ErrorStack| {
         StoreError::fatal("tls", format!("{what} {}: {e}", path.display()))
     };
@@ -240,9 +228,6 @@ fn tls_context(tls: &TlsOptions) -> Result<SslConnectorBuilder, StoreError> {
         builder
             .set_private_key_file(key, SslFiletype::PEM)
             .map_err(|e| problem("private key", key, e))?;
-    }
-    if tls.insecure {
-        builder.set_verify(SslVerifyMode::NONE);
     }
     Ok(builder)
 }
@@ -324,10 +309,7 @@ mod tests {
         let node = silent.local_addr().unwrap().to_string();
         let options = ScyllaOptions {
             nodes: vec![node.clone()],
-            tls: Some(TlsOptions {
-                insecure: true,
-                ..TlsOptions::default()
-            }),
+            tls: Some(PemFiles::default()),
             connect_timeout: Duration::from_millis(100),
             open_timeout: Duration::from_secs(2),
             ..ScyllaOptions::default()
@@ -357,7 +339,7 @@ mod tests {
                 .unwrap()
                 .is_empty()
         );
-        let context = tls_context(&TlsOptions::default()).unwrap().build().into_context();
+        let context = tls_context(&PemFiles::default()).unwrap().build().into_context();
         assert!(!context.cert_store().all_certificates().is_empty());
     }
 }

@@ -45,7 +45,7 @@ use super::{
     StoreError, classify, cql, foreign_statement,
 };
 use crate::avro::value::Value;
-pub use connect::{ScyllaOptions, Secret, TlsOptions};
+pub use connect::{ScyllaOptions, Secret};
 pub use grouped::EncodedRow;
 pub use watch::DriverFigures;
 
