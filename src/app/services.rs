@@ -103,7 +103,7 @@ pub(super) fn watch_driver(metrics: &Metrics, runtime: &str, store: &Arc<AnyStor
     let store = Arc::downgrade(store);
     metrics.watch_driver(runtime, move || match &*store.upgrade()? {
         AnyStore::Scylla(scylla) => Some(scylla.driver()),
-        AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
+        _ => None,
     });
 }
 

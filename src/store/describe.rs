@@ -61,11 +61,11 @@ pub async fn describe(store: &AnyStore, keyspace: Option<&str>, name: &str) -> R
             return Err(error);
         }
         (AnyStore::Sqlite(sqlite), all) => (all?.columns().to_vec(), (sqlite.primary_key(table)?, Vec::new())),
-        (AnyStore::Memory(_) | AnyStore::HeldBack(_), all) => (all?.columns().to_vec(), (Vec::new(), Vec::new())),
+        (_, all) => (all?.columns().to_vec(), (Vec::new(), Vec::new())),
     };
     let open_lists = match store {
         AnyStore::Scylla(scylla) => scylla.open_lists(own.unwrap_or_default(), table),
-        AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => Vec::new(),
+        _ => Vec::new(),
     };
     Ok(Description {
         name: name.to_owned(),

@@ -1,4 +1,4 @@
-//! A store of canned answers: for `messina test`, whose cases say what look-ups find, and for tests of other modules.
+//! A store of canned answers, for unit tests of other modules.
 //!
 //! Why: a pipeline's logic is checked without a server, and failures and delays can be had at will. Invariants: a
 //! statement has the markers and columns it was registered with; every write is kept in order; it behaves like the
@@ -41,10 +41,6 @@ pub struct Written {
     /// Whether it was to be in no batch with others.
     pub alone: bool,
 }
-
-/// What [`Statement`] holds for this store: nothing.
-#[derive(Debug)]
-pub struct MemoryStatement;
 
 impl MemoryStore {
     /// An empty store: statements that are not declared have markers and columns of any type.
@@ -171,7 +167,7 @@ impl Store for MemoryStore {
             kind: options.kind,
             rows: options.rows,
             table: None,
-            inner: Prepared::Memory(MemoryStatement),
+            inner: Prepared::Memory,
         })
     }
 
@@ -225,4 +221,31 @@ fn undeclared(text: &str) -> (Vec<Marker>, Vec<Column>) {
         })
         .collect();
     (markers, columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::cluster::Scratch;
+    use crate::retry::Class;
+    use crate::store::sqlite::{SqliteOptions, SqliteStore};
+
+    #[tokio::test]
+    async fn a_statement_that_another_store_has_prepared_is_a_misuse() {
+        let scratch = Scratch::new().unwrap();
+        let sqlite = SqliteStore::open(&SqliteOptions::new(scratch.database())).unwrap();
+        let sql = "CREATE TABLE t (k text PRIMARY KEY, v bigint) WITHOUT ROWID";
+        sqlite.execute_script(sql).await.unwrap();
+        let memory = MemoryStore::new();
+        let (write, lookup) = (StatementOptions::write(), StatementOptions::lookup());
+        let put = sqlite.prepare("INSERT INTO t (k, v) VALUES (:k, :v)", &write).await;
+        let get = memory.prepare("SELECT v FROM t WHERE k = :k", &lookup).await;
+        let key = [Value::String("a".into())];
+        for error in [
+            memory.lookup(&put.unwrap(), &[]).await.unwrap_err(),
+            sqlite.lookup(&get.unwrap(), &key).await.unwrap_err(),
+        ] {
+            assert_eq!((error.class, error.label), (Class::Fatal, "misuse"), "{error}");
+        }
+    }
 }

@@ -20,6 +20,7 @@ pub mod decimal;
 pub mod describe;
 pub mod group;
 pub mod held_back;
+#[cfg(test)]
 pub mod memory;
 pub mod scylla;
 pub mod sqlite;
@@ -210,7 +211,8 @@ pub struct Statement {
 enum Prepared {
     Scylla(scylla::ScyllaStatement),
     Sqlite(sqlite::SqliteStatement),
-    Memory(memory::MemoryStatement),
+    #[cfg(test)]
+    Memory,
 }
 
 impl Statement {
@@ -278,7 +280,7 @@ impl Statement {
     pub fn grouped(&self) -> Option<&std::sync::Arc<group::GroupStats>> {
         match &self.inner {
             Prepared::Scylla(inner) => inner.grouped(),
-            Prepared::Sqlite(_) | Prepared::Memory(_) => None,
+            _ => None,
         }
     }
 
@@ -432,7 +434,8 @@ pub enum AnyStore {
     Scylla(scylla::ScyllaStore),
     /// The embedded store.
     Sqlite(sqlite::SqliteStore),
-    /// Canned answers, for `messina test` and for tests.
+    /// Canned answers, for unit tests.
+    #[cfg(test)]
     Memory(memory::MemoryStore),
     /// One of these, whose writes are held back.
     HeldBack(held_back::HeldBack),
@@ -452,7 +455,7 @@ impl AnyStore {
     pub fn encode(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Option<EncodedRow> {
         match self {
             AnyStore::Scylla(s) => s.encode(statement, values, timestamp_us),
-            AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => None,
+            _ => None,
         }
     }
 
@@ -463,7 +466,7 @@ impl AnyStore {
     pub async fn write_rows(&self, statement: &Statement, rows: Vec<EncodedRow>) -> Result<(), StoreError> {
         match self {
             AnyStore::Scylla(s) => s.write_rows(statement, rows).await,
-            AnyStore::Sqlite(_) | AnyStore::Memory(_) | AnyStore::HeldBack(_) => Err(foreign_statement()),
+            _ => Err(foreign_statement()),
         }
     }
 
@@ -479,6 +482,7 @@ impl AnyStore {
     ) -> Result<(), StoreError> {
         match self {
             AnyStore::Scylla(s) => s.write_alone(statement, values, timestamp_us).await,
+            #[cfg(test)]
             AnyStore::Memory(s) => s.write_alone(statement, values, timestamp_us).await,
             AnyStore::Sqlite(_) | AnyStore::HeldBack(_) => self.write(statement, values, timestamp_us).await,
         }
@@ -490,6 +494,7 @@ impl Store for AnyStore {
         match self {
             AnyStore::Scylla(s) => s.prepare(cql, options).await,
             AnyStore::Sqlite(s) => s.prepare(cql, options).await,
+            #[cfg(test)]
             AnyStore::Memory(s) => s.prepare(cql, options).await,
             AnyStore::HeldBack(s) => s.prepare(cql, options).await,
         }
@@ -499,6 +504,7 @@ impl Store for AnyStore {
         match self {
             AnyStore::Scylla(s) => s.lookup(statement, values).await,
             AnyStore::Sqlite(s) => s.lookup(statement, values).await,
+            #[cfg(test)]
             AnyStore::Memory(s) => s.lookup(statement, values).await,
             AnyStore::HeldBack(s) => s.lookup(statement, values).await,
         }
@@ -508,6 +514,7 @@ impl Store for AnyStore {
         match self {
             AnyStore::Scylla(s) => s.write(statement, values, timestamp_us).await,
             AnyStore::Sqlite(s) => s.write(statement, values, timestamp_us).await,
+            #[cfg(test)]
             AnyStore::Memory(s) => s.write(statement, values, timestamp_us).await,
             AnyStore::HeldBack(s) => s.write(statement, values, timestamp_us).await,
         }
