@@ -13,7 +13,6 @@ mod error;
 pub mod framing;
 mod http;
 mod oauth;
-pub(crate) mod percent;
 pub(crate) mod recent;
 mod transport;
 
