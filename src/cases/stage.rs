@@ -18,7 +18,6 @@ use super::run::Error;
 use super::tables::Tables;
 use crate::app::{self, Running, Telemetry};
 use crate::avro::Schema;
-use crate::avro::json::to_json;
 use crate::config::{self, Config, Delivery, OffsetReset, Sources, StepKind};
 use crate::custom::CustomSteps;
 use crate::demo::cluster::{self, Scratch};
@@ -167,11 +166,7 @@ impl Stage {
     /// A value as JSON, by the schema that it says; what it is not, in words.
     pub async fn decode(&self, value: &[u8]) -> Result<Json, String> {
         let (id, start) = framing::parse(value).map_err(|e| e.to_string())?;
-        let fetched = self.client.schema(id).await.map_err(|e| e.to_string())?;
-        let references: Vec<&str> = fetched.references.iter().map(String::as_str).collect();
-        let schema = Schema::parse_with_references(&fetched.schema, &references).map_err(|e| e.to_string())?;
-        let decoded = schema.decode(&value[start..]).map_err(|e| e.to_string())?;
-        Ok(to_json(&decoded))
+        self.client.decode(id, &value[start..]).await
     }
 
     /// Writes a record, and waits until it is there.

@@ -361,8 +361,7 @@ async fn schema(args: &Init, config: &Config, topic: &str) -> anyhow::Result<Sch
         ))
         .into());
     };
-    let references: Vec<&str> = newest.references.iter().map(String::as_str).collect();
-    Schema::parse_with_references(&newest.schema, &references).map_err(|e| usage(&format!("{subject}: {e}")).into())
+    newest.parsed().map_err(|e| usage(&format!("{subject}: {e}")).into())
 }
 
 async fn describe_both(

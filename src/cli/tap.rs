@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 
@@ -18,6 +19,9 @@ use crate::shutdown;
 /// How long one request waits for records, and one answer may take beyond that.
 const WINDOW: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is encoded of a name that is a part of a path.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// Shows records of a running pipeline as they end: what came in, what each step took and gave, what went out.
 ///
@@ -137,7 +141,7 @@ impl Tap {
         let outcome: String = outcome.collect();
         format!(
             "/tap/{}?records={records}&seconds={}{outcome}",
-            encoded(&self.pipeline),
+            utf8_percent_encode(&self.pipeline, ENCODED),
             WINDOW.as_secs()
         )
     }
@@ -167,19 +171,6 @@ impl Tap {
         out.flush()?;
         Ok(())
     }
-}
-
-/// A name as a part of a path.
-fn encoded(name: &str) -> String {
-    let mut path = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
-            path.push(char::from(byte));
-        } else {
-            path.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    path
 }
 
 /// Whether these are words of `/tap/PIPELINE`: of a pipeline that is not there, or of a query that it does not take.
@@ -295,6 +286,7 @@ mod tests {
         let path = |name: &str| Line::try_parse_from(["tap", name]).unwrap().tap.path(3);
         assert_eq!(path("web_clicks-2"), "/tap/web_clicks-2?records=3&seconds=1");
         assert_eq!(path("a b/é?"), "/tap/a%20b%2F%C3%A9%3F?records=3&seconds=1");
+        assert_eq!(path("a.b~%\u{7f}"), "/tap/a%2Eb%7E%25%7F?records=3&seconds=1");
     }
 
     #[test]

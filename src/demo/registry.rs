@@ -17,13 +17,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::http::Listener;
-use crate::registry::percent::decoded;
 
 /// Most bytes of a submitted schema.
 const LARGEST: usize = 4 * 1024 * 1024;
@@ -163,8 +163,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Ful
             )));
         }
     };
-    let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(decoded).collect();
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let segments = path.split('/').filter(|s| !s.is_empty());
+    let segments: Vec<_> = segments.map(|s| percent_decode_str(s).decode_utf8_lossy()).collect();
+    let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     let mut store = shared.store.lock().unwrap_or_else(PoisonError::into_inner);
     respond(store.route(&method, &segments, &body))
 }

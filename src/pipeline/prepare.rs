@@ -201,24 +201,6 @@ fn unread(span: Span, older: &str, newer: &str) -> Finding {
         .help("give each field that the newer version adds a default, or the output's subject another rule")
 }
 
-impl From<PrepareError> for NotPrepared {
-    fn from(error: PrepareError) -> Self {
-        match error {
-            PrepareError::Findings(findings) => NotPrepared::Findings(findings),
-            PrepareError::Unavailable(failure) => NotPrepared::Unavailable(failure),
-        }
-    }
-}
-
-/// Why the statements of a pipeline could not be prepared.
-#[derive(Debug)]
-pub enum PrepareError {
-    /// The database refuses them, or the expressions do not fit.
-    Findings(Vec<Finding>),
-    /// The database does not answer.
-    Unavailable(Failure),
-}
-
 /// The output schema, and its id where it is read from the `output` subject itself.
 async fn output_schema(
     declared: Option<&SinkSchema>,
@@ -226,9 +208,9 @@ async fn output_schema(
     registry: &Registry,
 ) -> Result<(OutputSchema, Option<u32>), NotPrepared> {
     let mut known = None;
-    let (json, references, span) = match declared {
+    let (parsed, span) = match declared {
         None => return Ok((OutputSchema::Appended, None)),
-        Some(SinkSchema::Inline(json)) => (json.value.clone(), Vec::new(), json.span),
+        Some(SinkSchema::Inline(json)) => (Schema::parse(json), json.span),
         Some(SinkSchema::File(path)) => {
             let text = std::fs::read_to_string(&path.value).map_err(|e| {
                 NotPrepared::Findings(vec![Finding::new(
@@ -236,7 +218,7 @@ async fn output_schema(
                     format!("cannot read {}: {e}", path.value.display()),
                 )])
             })?;
-            (text, Vec::new(), path.span)
+            (Schema::parse(&text), path.span)
         }
         Some(SinkSchema::Subject(subject)) => {
             let versions = registry
@@ -250,11 +232,10 @@ async fn output_schema(
                 ]));
             };
             known = (subject.value == output).then_some(latest.id);
-            (latest.schema.clone(), latest.references.clone(), subject.span)
+            (latest.parsed(), subject.span)
         }
     };
-    let references: Vec<&str> = references.iter().map(String::as_str).collect();
-    match Schema::parse_with_references(&json, &references) {
+    match parsed {
         Ok(schema) => Ok((OutputSchema::Fixed(Arc::new(schema)), known)),
         Err(error) => Err(NotPrepared::Findings(vec![Finding::new(
             span,

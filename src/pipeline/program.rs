@@ -22,7 +22,7 @@ mod write;
 use std::sync::Arc;
 
 use super::expression::{Computed, Interpreter, RecordField};
-use super::prepare::PrepareError;
+use super::prepare::NotPrepared;
 use crate::avro::Schema;
 use crate::avro::value::{Type, Unit, Value};
 use crate::config::{Span, Spanned, StepKind};
@@ -163,7 +163,7 @@ impl Parsed<'_> {
         store: Option<&AnyStore>,
         references: &References,
         customs: &CustomSteps,
-    ) -> Result<Program, PrepareError> {
+    ) -> Result<Program, NotPrepared> {
         let mut b = Builder::default();
         let mut steps = Vec::new();
         for (index, (step, parsed)) in self.config.steps.iter().zip(&self.steps).enumerate() {
@@ -194,10 +194,10 @@ impl Parsed<'_> {
             .collect();
         let key = self.key.as_ref().and_then(|(e, span)| b.place(e, *span));
         if let Some(failure) = b.unavailable {
-            return Err(PrepareError::Unavailable(failure));
+            return Err(NotPrepared::Unavailable(failure));
         }
         if !b.findings.is_empty() {
-            return Err(PrepareError::Findings(b.findings));
+            return Err(NotPrepared::Findings(b.findings));
         }
         let stages = stages(&steps);
         let mut program = Program {

@@ -176,8 +176,7 @@ impl Schemas {
 
     /// Compiles one fetched schema, and makes sure that its output schema is registered. Records wait for it, or it is the type check's.
     async fn plan(&self, fetched: &Fetched, records_wait: bool) -> Result<(Arc<SchemaPlan>, Vec<Finding>), Unusable> {
-        let references: Vec<&str> = fetched.references.iter().map(String::as_str).collect();
-        let writer = Schema::parse_with_references(&fetched.schema, &references).map_err(|e| {
+        let writer = fetched.parsed().map_err(|e| {
             Unusable::Failure(Failure::permanent(
                 "schema",
                 format!("schema {} cannot be parsed: {e}", fetched.id),

@@ -13,7 +13,6 @@ mod error;
 pub mod framing;
 mod http;
 mod oauth;
-pub(crate) mod percent;
 pub(crate) mod recent;
 mod transport;
 
@@ -23,6 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::Value as Json;
 
 use crate::certificates::PemFiles;
 use cache::Cache;
@@ -30,6 +30,9 @@ use client::Client;
 pub use client::Compatibility;
 pub use error::RegistryError;
 pub(crate) use http::causes;
+
+use crate::avro::json::to_json;
+use crate::avro::{Schema, SchemaError};
 
 /// Versions of a subject fetched at the same time.
 const AT_ONCE: usize = 8;
@@ -117,6 +120,15 @@ pub struct Fetched {
 }
 
 impl Fetched {
+    /// It as a schema, with those that it refers to.
+    ///
+    /// # Errors
+    /// Where one of the texts is none.
+    pub fn parsed(&self) -> Result<Schema, SchemaError> {
+        let references: Vec<&str> = self.references.iter().map(String::as_str).collect();
+        Schema::parse_with_references(&self.schema, &references)
+    }
+
     /// Its texts, in bytes.
     fn size(&self) -> usize {
         self.schema.len() + self.references.iter().map(String::len).sum::<usize>()
@@ -219,6 +231,14 @@ impl Registry {
                 }
             })
             .await
+    }
+
+    /// A datum as JSON, by the schema that wrote it; in words, why it cannot be had.
+    pub(crate) async fn decode(&self, id: u32, datum: &[u8]) -> Result<Json, String> {
+        let fetched = self.schema(id).await.map_err(|e| e.to_string())?;
+        let schema = fetched.parsed().map_err(|e| e.to_string())?;
+        let value = schema.decode(datum).map_err(|e| e.to_string())?;
+        Ok(to_json(&value))
     }
 
     /// All live versions of a subject, oldest first; none for an unknown subject. They are held by id from then on.

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use percent_encoding::percent_decode_str;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Url, redirect};
 use serde::Deserialize;
@@ -18,7 +19,6 @@ use serde::de::DeserializeOwned;
 use super::error::RegistryError;
 use super::http::{Http, NoAnswer};
 use super::oauth::Tokens;
-use super::percent::decoded;
 use super::{RegistryOptions, RegistryStats};
 use crate::retry::Class;
 
@@ -280,6 +280,7 @@ impl Transport {
 impl Address {
     fn new(url: &str, options: &RegistryOptions) -> Result<Self, RegistryError> {
         let mut base = super::http::address(url, "http://registry:8081")?;
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let in_url = (!base.username().is_empty()).then(|| (decoded(base.username()), base.password().map(decoded)));
         let configured = options
             .username
@@ -329,6 +330,25 @@ mod tests {
             panic!("no login")
         };
         assert_eq!((username.as_str(), password.as_deref()), ("bob", Some("s@fe")));
+    }
+
+    #[test]
+    fn encodings_in_a_login_are_undone_and_all_else_stays() {
+        for (encoded, text) in [
+            ("a%2Fb", "a/b"),
+            ("%c3%A9", "é"),
+            ("100%", "100%"),
+            ("%4", "%4"),
+            ("%+1", "%+1"),
+            ("%FF", "\u{fffd}"),
+            ("", ""),
+        ] {
+            let Login::Basic { username, password } = address(&format!("http://u{encoded}:{encoded}@r")).login else {
+                panic!("no login")
+            };
+            assert_eq!(username, format!("u{text}"));
+            assert_eq!(password.unwrap_or_default(), text);
+        }
     }
 
     #[test]

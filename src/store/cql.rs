@@ -1,7 +1,9 @@
 //! A scanner for statements: words, names, markers and literals, outside comments and strings.
 //!
-//! Why: the database parses CQL, not Messina. Three things are still needed from the text: a declared TTL goes into it,
-//! statements that cannot be repeated are recognised, and SQLite is given its own dialect (see `sqlite::parse`).
+//! Why: the database parses CQL, not Messina. Four things are still needed from the text: a declared TTL goes into it,
+//! statements that cannot be repeated are recognised, `check` says without a database what it can, and SQLite is given its
+//! own dialect (see `sqlite::parse`), whose strings, names and comments are the same.
+//! CQL's lexical rules: <https://cassandra.apache.org/doc/latest/cassandra/developing/cql/definitions.html>.
 //! Invariant: never looks inside a string, a quoted name or a comment, and never changes what it does not understand.
 
 use std::ops::Range;
@@ -11,6 +13,20 @@ use super::{ColumnType, Marker, StoreError};
 
 /// Cassandra's and ScyllaDB's limit: 20 years.
 const MAX_TTL: u64 = 20 * 365 * 24 * 60 * 60;
+
+/// Functions that give another value each time.
+pub(crate) const VOLATILE: [&str; 10] = [
+    "now",
+    "uuid",
+    "currenttimestamp",
+    "currentdate",
+    "currenttime",
+    "currenttimeuuid",
+    "current_timestamp",
+    "current_date",
+    "current_time",
+    "current_timeuuid",
+];
 
 /// What a token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +76,17 @@ pub fn scan(text: &str) -> Scanned<'_> {
             .position(|b| !is_name(*b))
             .map_or(text.len(), |i| from + i)
     };
+    // Behind the quote that closes: one that is doubled stands for itself.
+    let unquoted = |mut at: usize, quote: u8| {
+        while let Some(i) = bytes[at..].iter().position(|b| *b == quote) {
+            at += i + 1;
+            if bytes.get(at) != Some(&quote) {
+                return at;
+            }
+            at += 1;
+        }
+        text.len()
+    };
     let mut tokens = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
@@ -82,13 +109,12 @@ pub fn scan(text: &str) -> Scanned<'_> {
                 at = until(at + 2, "$$");
                 TokenKind::Text
             }
-            // A doubled quote inside closes and opens again: two tokens in a row, which harms nobody.
             b'\'' => {
-                at = until(at + 1, "'");
+                at = unquoted(at + 1, b'\'');
                 TokenKind::Text
             }
             b'"' => {
-                at = until(at + 1, "\"");
+                at = unquoted(at + 1, b'"');
                 TokenKind::QuotedName
             }
             b':' if next.is_some_and(is_name) => {
@@ -121,18 +147,30 @@ pub fn scan(text: &str) -> Scanned<'_> {
     Scanned { text, tokens }
 }
 
+/// A name as the database keeps it: in small letters, unless it stands between double quotes; one that is doubled there stands for itself.
+pub(crate) fn kept(name: &str) -> String {
+    match name.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"').unwrap_or(quoted).replace("\"\"", "\""),
+        None => name.to_ascii_lowercase(),
+    }
+}
+
 impl<'t> Scanned<'t> {
     /// The text of token `i`.
     pub fn str(&self, i: usize) -> &'t str {
         self.tokens.get(i).map_or("", |t| &self.text[t.span.clone()])
     }
 
+    /// The names of its markers, in order.
+    pub fn markers(&self) -> impl Iterator<Item = &'t str> {
+        let text = self.text;
+        let markers = self.tokens.iter().filter(|token| token.kind == TokenKind::Marker);
+        markers.map(move |token| &text[token.span.start + 1..token.span.end])
+    }
+
     /// A marker as the statement first spells it, by the name that a CQL server tells: of one without quotes in small letters.
     pub fn marker(&self, told: &str) -> Option<&'t str> {
-        let markers = (0..self.tokens.len()).filter(|i| self.tokens[*i].kind == TokenKind::Marker);
-        markers
-            .map(|i| &self.str(i)[1..])
-            .find(|name| name.to_ascii_lowercase() == told)
+        self.markers().find(|name| name.to_ascii_lowercase() == told)
     }
 
     /// Whether token `i` is this keyword.
@@ -145,9 +183,14 @@ impl<'t> Scanned<'t> {
         self.tokens.get(i).is_some_and(|t| t.kind == TokenKind::Symbol(symbol))
     }
 
+    /// The first place of a keyword anywhere.
+    pub fn first_word(&self, word: &str) -> Option<usize> {
+        (0..self.tokens.len()).find(|i| self.is_word(*i, word))
+    }
+
     /// Whether a keyword stands anywhere.
     pub fn has_word(&self, word: &str) -> bool {
-        (0..self.tokens.len()).any(|i| self.is_word(i, word))
+        self.first_word(word).is_some()
     }
 
     /// Whether a symbol stands anywhere.
@@ -168,13 +211,10 @@ impl<'t> Scanned<'t> {
         })
     }
 
-    /// The column that token `i` names, as the database keeps its name.
-    fn name(&self, i: usize) -> Option<String> {
-        match self.tokens.get(i)?.kind {
-            TokenKind::Word => Some(self.str(i).to_ascii_lowercase()),
-            TokenKind::QuotedName => Some(self.str(i).trim_matches('"').to_owned()),
-            _ => None,
-        }
+    /// The name that token `i` may be, as the database keeps it.
+    pub(crate) fn name(&self, i: usize) -> Option<String> {
+        let is_name = matches!(self.tokens.get(i)?.kind, TokenKind::Word | TokenKind::QuotedName);
+        is_name.then(|| kept(self.str(i)))
     }
 
     /// The parts between commas outside brackets, from token `from` to the bracket that closes, or to `end`.
@@ -378,18 +418,9 @@ pub fn unrepeatable(cql: &str, markers: &[Marker]) -> Option<String> {
         return Some(format!("it changes the counter bound by :{}", counter.name));
     }
     for i in 0..scanned.tokens.len() {
-        let made_anew = [
-            "now",
-            "uuid",
-            "currenttimestamp",
-            "currenttimeuuid",
-            "currentdate",
-            "currenttime",
-        ];
-        let word = scanned.str(i).to_ascii_lowercase();
-        let bare = word.replace('_', "");
-        if made_anew.contains(&bare.as_str()) && scanned.is_symbol(i + 1, '(') && scanned.is_symbol(i + 2, ')') {
-            return Some(format!("{word}() gives another value each time"));
+        let called = scanned.is_symbol(i + 1, '(') && scanned.is_symbol(i + 2, ')');
+        if called && let Some(function) = VOLATILE.iter().find(|function| scanned.is_word(i, function)) {
+            return Some(format!("{function}() gives another value each time"));
         }
         if let Some(reason) = appends(&scanned, i, markers) {
             return Some(reason);
@@ -724,6 +755,7 @@ mod tests {
             ("UPDATE t SET n -= :x WHERE k = 1", &of(ColumnType::Counter)),
             ("INSERT INTO t (k, at) VALUES (:x, now())", &set),
             ("INSERT INTO t (k, at) VALUES (:x, toTimestamp(now()))", &set),
+            ("INSERT INTO t (k, at) VALUES (:x, Current_TimeUuid())", &set),
         ] {
             assert!(unrepeatable(cql, markers).is_some(), "{cql}");
         }
@@ -776,10 +808,30 @@ mod tests {
             ("UPDATE t SET l[0] = null WHERE k = 1", element("l")),
             ("DELETE l[:i], a FROM t WHERE k = :k", element("l")),
             ("DELETE a, \"L\"[0] FROM t WHERE k = :k", element("L")),
+            ("UPDATE t SET \"a\"\"b\" = :x WHERE k = 1", whole(&["a\"b"])),
             ("DELETE FROM t WHERE k = :k", vec![]),
             ("SELECT l FROM t WHERE k = :k", vec![]),
         ] {
             assert_eq!(list_uses(cql), wanted, "{cql}");
+        }
+    }
+
+    #[test]
+    fn a_doubled_quote_closes_nothing() {
+        for (text, kind, name) in [
+            ("'it''s'", TokenKind::Text, None),
+            ("''''", TokenKind::Text, None),
+            ("'a''", TokenKind::Text, None),
+            ("\"a\"\"B\"", TokenKind::QuotedName, Some("a\"B")),
+            ("\"\"\"\"", TokenKind::QuotedName, Some("\"")),
+            ("\"it's\"", TokenKind::QuotedName, Some("it's")),
+            ("\"", TokenKind::QuotedName, Some("")),
+            ("Name", TokenKind::Word, Some("name")),
+        ] {
+            let scanned = scan(text);
+            let kinds: Vec<TokenKind> = scanned.tokens.iter().map(|token| token.kind).collect();
+            assert_eq!(kinds, [kind], "{text}");
+            assert_eq!(scanned.name(0).as_deref(), name, "{text}");
         }
     }
 

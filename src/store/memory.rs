@@ -201,13 +201,11 @@ impl Store for MemoryStore {
 /// Markers by name and, for a look-up, the bare names of the select list.
 fn undeclared(text: &str) -> (Vec<Marker>, Vec<Column>) {
     let scanned = cql::scan(text);
-    let markers = (0..scanned.tokens.len())
-        .filter(|i| scanned.tokens[*i].kind == cql::TokenKind::Marker)
-        .map(|i| Marker {
-            name: scanned.str(i)[1..].to_owned(),
-            ty: ColumnType::Any,
-        })
-        .collect();
+    let markers = scanned.markers().map(|name| Marker {
+        name: name.to_owned(),
+        ty: ColumnType::Any,
+    });
+    let markers = markers.collect();
     let list = if scanned.is_word(0, "select") {
         scanned.find_word("from").unwrap_or(0)
     } else {

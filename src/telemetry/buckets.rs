@@ -1,138 +1,30 @@
 //! The bounds of the histograms' buckets: finer where the usual times lie, and round, so that `le` reads as one says it.
 
+const MS: u64 = 1_000_000;
+const S: u64 = 1_000 * MS;
+
+/// Six bounds a decade, from the first to the last of these, in nanoseconds.
+fn six(first: u64, last: u64) -> impl Iterator<Item = u64> {
+    let all = (1..=9).flat_map(|decade| [10, 15, 20, 30, 50, 70].map(|bound| bound * 10_u64.pow(decade)));
+    all.filter(move |bound| (first..=last).contains(bound))
+}
+
 /// Bounds for work of the CPU alone, in nanoseconds: 100 ns to 1 s, six a decade as far as 1 ms, three above.
-pub(super) const CPU: &[u64] = &[
-    100,
-    150,
-    200,
-    300,
-    500,
-    700,
-    1_000,
-    1_500,
-    2_000,
-    3_000,
-    5_000,
-    7_000,
-    10_000,
-    15_000,
-    20_000,
-    30_000,
-    50_000,
-    70_000,
-    100_000,
-    150_000,
-    200_000,
-    300_000,
-    500_000,
-    700_000,
-    1_000_000,
-    2_000_000,
-    5_000_000,
-    10_000_000,
-    20_000_000,
-    50_000_000,
-    100_000_000,
-    200_000_000,
-    500_000_000,
-    1_000_000_000,
-];
+pub(super) fn cpu() -> impl Iterator<Item = u64> {
+    six(100, MS).chain([2, 5, 10, 20, 50, 100, 200, 500, 1_000].map(|bound| bound * MS))
+}
 
 /// Bounds for one request to a server, in nanoseconds: 1 µs (an embedded store) to 15 s, six a decade.
-pub(super) const IO: &[u64] = &[
-    1_000,
-    1_500,
-    2_000,
-    3_000,
-    5_000,
-    7_000,
-    10_000,
-    15_000,
-    20_000,
-    30_000,
-    50_000,
-    70_000,
-    100_000,
-    150_000,
-    200_000,
-    300_000,
-    500_000,
-    700_000,
-    1_000_000,
-    1_500_000,
-    2_000_000,
-    3_000_000,
-    5_000_000,
-    7_000_000,
-    10_000_000,
-    15_000_000,
-    20_000_000,
-    30_000_000,
-    50_000_000,
-    70_000_000,
-    100_000_000,
-    150_000_000,
-    200_000_000,
-    300_000_000,
-    500_000_000,
-    700_000_000,
-    1_000_000_000,
-    1_500_000_000,
-    2_000_000_000,
-    3_000_000_000,
-    5_000_000_000,
-    7_000_000_000,
-    10_000_000_000,
-    15_000_000_000,
-];
+pub(super) fn io() -> impl Iterator<Item = u64> {
+    six(1_000, 15 * S)
+}
 
 /// Bounds for the whole way of an event, which may wait through an outage, in nanoseconds: 15 µs to 15 min.
-pub(super) const EVENT: &[u64] = &[
-    15_000,
-    20_000,
-    30_000,
-    50_000,
-    70_000,
-    100_000,
-    150_000,
-    200_000,
-    300_000,
-    500_000,
-    700_000,
-    1_000_000,
-    1_500_000,
-    2_000_000,
-    3_000_000,
-    5_000_000,
-    7_000_000,
-    10_000_000,
-    15_000_000,
-    20_000_000,
-    30_000_000,
-    50_000_000,
-    70_000_000,
-    100_000_000,
-    150_000_000,
-    200_000_000,
-    300_000_000,
-    500_000_000,
-    700_000_000,
-    1_000_000_000,
-    1_500_000_000,
-    2_000_000_000,
-    3_000_000_000,
-    5_000_000_000,
-    7_000_000_000,
-    10_000_000_000,
-    15_000_000_000,
-    30_000_000_000,
-    60_000_000_000,
-    150_000_000_000,
-    300_000_000_000,
-    900_000_000_000,
-];
+pub(super) fn event() -> impl Iterator<Item = u64> {
+    six(15_000, 15 * S).chain([30, 60, 150, 300, 900].map(|bound| bound * S))
+}
 
 /// Nanoseconds as seconds. Dividing two exact numbers rounds once, so a bound prints as it is written (`0.000015`).
-pub(super) fn seconds(nanos: &[u64]) -> Vec<f64> {
-    nanos.iter().map(|n| *n as f64 / 1e9).collect()
+pub(super) fn seconds(nanos: impl Iterator<Item = u64>) -> Vec<f64> {
+    nanos.map(|n| n as f64 / 1e9).collect()
 }

@@ -49,8 +49,6 @@ pub struct PipelineMetrics {
     pub in_flight_records: IntGauge,
     /// Bytes in flight.
     pub in_flight_bytes: IntGauge,
-    /// The configured bound.
-    pub max_in_flight: IntGauge,
     /// The bound now.
     pub concurrency_limit: IntGauge,
     /// In flight over the bound.
@@ -90,6 +88,8 @@ impl PipelineMetrics {
         for kind in ["assigned", "revoked", "lost", "error"] {
             m.rebalances_total.of([pipeline, kind]);
         }
+        // Set when the pipeline is launched.
+        m.max_in_flight.of([pipeline]);
         Self {
             received: m.received_total.of([pipeline]),
             record_bytes: m.record_bytes_total.of([pipeline]),
@@ -104,7 +104,6 @@ impl PipelineMetrics {
             event: m.event_seconds.of([pipeline]),
             in_flight_records: m.in_flight_records.of([pipeline]),
             in_flight_bytes: m.in_flight_bytes.of([pipeline]),
-            max_in_flight: m.max_in_flight.of([pipeline]),
             concurrency_limit: m.concurrency_limit.of([pipeline]),
             concurrency_load: Largest::of(m.concurrency_load_ratio.of([pipeline])),
             in_flight_bytes_load: Largest::of(m.in_flight_bytes_ratio.of([pipeline])),
@@ -496,6 +495,7 @@ mod tests {
             r#"dead_letters_total{class="permanent",pipeline="p"}"#,
             r#"rebalances_total{kind="assigned",pipeline="p"}"#,
             r#"rebalances_total{kind="lost",pipeline="p"}"#,
+            r#"max_in_flight{pipeline="p"}"#,
         ] {
             assert!(text(&metrics).contains(&format!("messina_{series} 0")), "{series}");
         }

@@ -13,7 +13,7 @@ use prometheus::{
     CounterVec, Encoder, GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry, TEXT_FORMAT, TextEncoder,
 };
 
-use super::buckets::{CPU, EVENT, IO, seconds};
+use super::buckets::{cpu, event, io, seconds};
 use super::declare::{Declared, Family, PREFIX, Vector, help, metrics};
 use super::logging::LogFile;
 use super::process::Sampler;
@@ -43,13 +43,13 @@ metrics! {
         /// Rows sent in these batches.
         grouped_rows_total: IntCounterVec ["pipeline", "step"],
         /// Time that a stage on the CPU took for one record: decode or encode.
-        stage_seconds: HistogramVec ["pipeline", "stage"] within CPU,
+        stage_seconds: HistogramVec ["pipeline", "stage"] within cpu(),
         /// Time that a step's request took until its answer. Answers from a cache and failures are not in it.
-        step_seconds: HistogramVec ["pipeline", "step"] within IO,
+        step_seconds: HistogramVec ["pipeline", "step"] within io(),
         /// Time from handing a record to the producer until the brokers acknowledged it.
-        delivery_seconds: HistogramVec ["pipeline"] within IO,
+        delivery_seconds: HistogramVec ["pipeline"] within io(),
         /// Time from the admission of an event until it was done or skipped, retries included. Dead letters are not in it.
-        event_seconds: HistogramVec ["pipeline"] within EVENT,
+        event_seconds: HistogramVec ["pipeline"] within event(),
 
         // Failures
         /// Failed attempts, by class (transient, permanent, fatal) and level (warn: it will be tried again;
@@ -125,7 +125,7 @@ metrics! {
         /// Transactions that ended, by outcome: committed or aborted. Only under `exactly_once`.
         transactions_total: IntCounterVec ["pipeline", "outcome"],
         /// Time to commit a transaction, from the offsets sent to the brokers' acknowledgement, in seconds.
-        transaction_commit_seconds: HistogramVec ["pipeline"] within IO,
+        transaction_commit_seconds: HistogramVec ["pipeline"] within io(),
 
         // Caches of look-ups
         /// Look-ups answered by the cache, remembered absences among them.
@@ -153,7 +153,7 @@ metrics! {
         /// Time since the copy in memory was last known to be what the server has.
         reference_age_seconds: GaugeVec ["reference"],
         /// Time that reading the whole collection took.
-        reference_refresh_seconds: HistogramVec ["reference"] within EVENT,
+        reference_refresh_seconds: HistogramVec ["reference"] within event(),
         /// Readings of the whole collection, by outcome: ok or failed (the documents in memory are then kept).
         reference_refreshes_total: IntCounterVec ["reference", "outcome"],
         /// Changes that a change stream told.

@@ -13,8 +13,6 @@ use super::filter::Place;
 use super::reader::{Part, Reader, Record};
 use super::{Context, Target, Trouble, list};
 use crate::app;
-use crate::avro::Schema;
-use crate::avro::json::to_json;
 use crate::cli::clean::plain;
 use crate::registry::{Registry, framing};
 use crate::sink::letter::MESSAGE;
@@ -130,7 +128,7 @@ fn payload(context: &Context, record: &Record) -> anyhow::Result<[Shown; 2]> {
 
 async fn shown(registry: &Registry, bytes: &[u8]) -> Shown {
     let avro = match framing::parse(bytes) {
-        Ok((id, start)) => match tokio::time::timeout(REGISTRY, decode(registry, id, &bytes[start..])).await {
+        Ok((id, start)) => match tokio::time::timeout(REGISTRY, registry.decode(id, &bytes[start..])).await {
             Ok(Ok(json)) => return Shown::Avro(id, json),
             Ok(Err(why)) => Some(format!("schema {id}: {why}")),
             Err(_) => Some(format!("schema {id}: the registry does not answer")),
@@ -142,14 +140,6 @@ async fn shown(registry: &Registry, bytes: &[u8]) -> Shown {
         Ok(text) if text.chars().all(printable) => Shown::Text(text.to_owned()),
         _ => Shown::Hex(hex(&bytes[..bytes.len().min(HEX)]), bytes.len(), avro),
     }
-}
-
-async fn decode(registry: &Registry, id: u32, datum: &[u8]) -> Result<Json, String> {
-    let fetched = registry.schema(id).await.map_err(|e| e.to_string())?;
-    let references: Vec<&str> = fetched.references.iter().map(String::as_str).collect();
-    let schema = Schema::parse_with_references(&fetched.schema, &references).map_err(|e| e.to_string())?;
-    let value = schema.decode(datum).map_err(|e| e.to_string())?;
-    Ok(to_json(&value))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use super::super::{Config, Diagnostic, Pipeline, Step, StepKind, Write, codes};
 use super::Report;
-use super::cql::{tables, tokens, written};
+use super::cql::{tables, written};
+use crate::store::cql::scan;
 
 pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     // The embedded store takes no condition.
@@ -58,6 +59,6 @@ fn meet(one: &Write, other: &Write) -> bool {
 
 /// Where a write says `IF`, if it has a condition.
 fn condition(write: &Write) -> Option<Range<usize>> {
-    let found = tokens(&write.cql).into_iter().find(|(token, _)| token.is("if"));
-    found.map(|(_, range)| range)
+    let s = scan(&write.cql);
+    s.first_word("if").map(|i| s.tokens[i].span.clone())
 }

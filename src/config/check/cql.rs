@@ -1,161 +1,52 @@
-//! Scans a CQL statement for its words and markers, without understanding it; SQLite's statements have the same shape.
-//!
-//! CQL's lexical rules: <https://cassandra.apache.org/doc/latest/cassandra/developing/cql/definitions.html>.
+//! What a CQL statement says that can be told without a database: its tables, the columns that it writes, and why it cannot be repeated.
+//! SQLite's statements have the same shape.
 
 use std::ops::Range;
 
-/// A part of a statement outside of comments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Token<'a> {
-    /// A keyword or an unquoted name.
-    Word(&'a str),
-    /// `:name`
-    Marker(&'a str),
-    /// `?`
-    Positional,
-    /// A name between double quotes, as it stands there.
-    Quoted(&'a str),
-    /// A string.
-    Literal,
-    /// A number, or another constant that begins with a digit.
-    Number,
-    /// Any other character.
-    Symbol(char),
-}
-
-impl Token<'_> {
-    /// Whether this is the keyword, in any case.
-    pub(super) fn is(self, keyword: &str) -> bool {
-        matches!(self, Self::Word(word) if word.eq_ignore_ascii_case(keyword))
-    }
-
-    /// The name that it may be, as the database keeps it.
-    fn name(self) -> Option<String> {
-        match self {
-            Self::Word(name) => Some(name.to_ascii_lowercase()),
-            Self::Quoted(name) => Some(name.to_owned()),
-            Self::Marker(_) | Self::Positional | Self::Literal | Self::Number | Self::Symbol(_) => None,
-        }
-    }
-}
-
-/// The tokens of a statement, with their bytes.
-pub(super) fn tokens(text: &str) -> Vec<(Token<'_>, Range<usize>)> {
-    let mut tokens = Vec::new();
-    let mut at = 0;
-    while let Some(first) = text[at..].chars().next() {
-        let rest = &text[at..];
-        let (token, length) = if first.is_ascii_digit() {
-            (
-                Some(Token::Number),
-                rest.find(|c: char| !(c.is_alphanumeric() || c == '.'))
-                    .unwrap_or(rest.len()),
-            )
-        } else if first.is_alphabetic() || first == '_' {
-            let word = word(rest);
-            (Some(Token::Word(&rest[..word])), word)
-        } else if first == ':' && word(&rest[1..]) > 0 {
-            let word = word(&rest[1..]);
-            (Some(Token::Marker(&rest[1..=word])), word + 1)
-        } else if first == '"' {
-            let length = quoted(rest, first);
-            let name = &rest[1..length];
-            (Some(Token::Quoted(name.strip_suffix('"').unwrap_or(name))), length)
-        } else if first == '\'' {
-            (Some(Token::Literal), quoted(rest, first))
-        } else if let Some(body) = rest.strip_prefix("$$") {
-            (Some(Token::Literal), body.find("$$").map_or(rest.len(), |end| end + 4))
-        } else if rest.starts_with("--") || rest.starts_with("//") {
-            (None, rest.find('\n').unwrap_or(rest.len()))
-        } else if rest.starts_with("/*") {
-            (None, rest.find("*/").map_or(rest.len(), |end| end + 2))
-        } else if first == '?' {
-            (Some(Token::Positional), 1)
-        } else {
-            (
-                (!first.is_whitespace()).then_some(Token::Symbol(first)),
-                first.len_utf8(),
-            )
-        };
-        if let Some(token) = token {
-            tokens.push((token, at..at + length));
-        }
-        at += length;
-    }
-    tokens
-}
-
-fn word(text: &str) -> usize {
-    text.find(|c: char| !(c.is_alphanumeric() || c == '_'))
-        .unwrap_or(text.len())
-}
-
-/// The length of a string or quoted name; its quote doubled stands for itself.
-fn quoted(text: &str, quote: char) -> usize {
-    let mut at = 1;
-    while let Some(end) = text[at..].find(quote) {
-        at += end + 1;
-        if !text[at..].starts_with(quote) {
-            return at;
-        }
-        at += 1;
-    }
-    text.len()
-}
+use crate::store::cql::{Scanned, TokenKind, VOLATILE, kept, scan};
 
 /// The tables that a statement names, as `keyspace.table` where the keyspace is known: what a write changes comes first.
 pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
-    let tokens = tokens(text);
-    let name = |index: usize| tokens.get(index)?.0.name();
-    let is_dot = |index: usize| matches!(tokens.get(index), Some((Token::Symbol('.'), _)));
-    let introduces = |index: &usize| {
-        let (token, _) = &tokens[*index];
-        ["from", "join", "into", "update"].iter().any(|word| token.is(word))
+    let s = scan(text);
+    let introduces = |i: &usize| {
+        let words = ["from", "join", "into", "update"];
+        words.iter().any(|word| s.is_word(*i, word))
     };
-    let table = |index: usize| {
-        let first = name(index + 1)?;
-        let second = is_dot(index + 2).then(|| name(index + 3)).flatten();
+    let table = |i: usize| {
+        let first = s.name(i + 1)?;
+        let second = s.is_symbol(i + 2, '.').then(|| s.name(i + 3)).flatten();
         Some(match (second, keyspace) {
             (Some(second), _) => format!("{first}.{second}"),
             (None, Some(keyspace)) => format!("{}.{first}", kept(keyspace)),
             (None, None) => first,
         })
     };
-    (0..tokens.len()).filter(introduces).filter_map(table).collect()
+    (0..s.tokens.len()).filter(introduces).filter_map(table).collect()
 }
 
 /// The columns that an insertion or an update names as written, the key's among them in an insertion. None where they cannot be seen, and for a deletion.
 pub(super) fn written(text: &str) -> Option<Vec<String>> {
-    let tokens = tokens(text);
-    let word = |keyword: &str| tokens.iter().position(|(token, _)| token.is(keyword));
-    let symbol = |wanted: char| tokens.iter().position(|(token, _)| *token == Token::Symbol(wanted));
-    let listed = if tokens.first()?.0.is("insert") {
+    let s = scan(text);
+    let symbol = |wanted: char| (0..s.tokens.len()).find(|i| s.is_symbol(*i, wanted));
+    let listed = if s.is_word(0, "insert") {
         symbol('(')? + 1..symbol(')')?
     } else {
-        word("set")? + 1..word("where")?
+        s.first_word("set")? + 1..s.first_word("where")?
     };
     let mut columns = Vec::new();
     let (mut begins, mut depth) = (true, 0);
-    for token in tokens.get(listed)? {
+    for (i, token) in listed.clone().zip(s.tokens.get(listed)?) {
         if begins {
-            columns.push(token.0.name()?);
+            columns.push(s.name(i)?);
         }
-        begins = depth == 0 && token.0 == Token::Symbol(',');
-        match token.0 {
-            Token::Symbol('(' | '[' | '{') => depth += 1,
-            Token::Symbol(')' | ']' | '}') => depth -= 1,
+        begins = depth == 0 && token.kind == TokenKind::Symbol(',');
+        match token.kind {
+            TokenKind::Symbol('(' | '[' | '{') => depth += 1,
+            TokenKind::Symbol(')' | ']' | '}') => depth -= 1,
             _ => {}
         }
     }
     Some(columns)
-}
-
-/// A name as the database keeps it: its case counts between double quotes alone.
-fn kept(name: &str) -> String {
-    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
-        Some(quoted) => quoted.to_owned(),
-        None => name.to_ascii_lowercase(),
-    }
 }
 
 /// Why a write gives another row when it is repeated, and where that can be seen.
@@ -167,48 +58,34 @@ pub(super) struct Unrepeatable {
     pub(super) unless: Option<&'static str>,
 }
 
-/// Functions that give another value each time.
-const VOLATILE: [&str; 9] = [
-    "now",
-    "uuid",
-    "currenttimestamp",
-    "currentdate",
-    "currenttime",
-    "currenttimeuuid",
-    "current_timestamp",
-    "current_date",
-    "current_time",
-];
-
 /// What keeps a write from being repeated: a condition, a counter or list operation, a function of the moment.
-pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrepeatable> {
-    let at = |index: usize| tokens.get(index).map(|(token, _)| *token);
-    let insert = at(0).is_some_and(|token| token.is("insert"));
-    for (index, (token, range)) in tokens.iter().enumerate() {
+pub(super) fn unrepeatable(text: &str) -> Option<Unrepeatable> {
+    let s = scan(text);
+    let at = |i: usize| s.tokens.get(i).map(|token| token.kind);
+    let insert = s.is_word(0, "insert");
+    for (i, token) in s.tokens.iter().enumerate() {
         let found = |reason, last: usize, unless| {
-            let end = tokens.get(last).map_or(range.end, |(_, range)| range.end);
+            let end = s.tokens.get(last).map_or(token.span.end, |last| last.span.end);
             Some(Unrepeatable {
                 reason,
-                range: range.start..end,
+                range: token.span.start..end,
                 unless,
             })
         };
-        if token.is("if") {
+        if s.is_word(i, "if") {
             return found(
                 "a condition (`IF`) is a lightweight transaction, whose answer changes once it has been applied",
-                index,
+                i,
                 None,
             );
         }
-        if let (Token::Word(function), Some(Token::Symbol('('))) = (*token, at(index + 1))
-            && VOLATILE.iter().any(|volatile| volatile.eq_ignore_ascii_case(function))
-        {
-            return found("this function gives another value each time", index, None);
+        if s.is_symbol(i + 1, '(') && VOLATILE.iter().any(|function| s.is_word(i, function)) {
+            return found("this function gives another value each time", i, None);
         }
         if insert {
             continue;
         }
-        if let Some(last) = deleted(tokens, index) {
+        if let Some(last) = deleted(&s, i) {
             return found(
                 "an element of a list deleted by its index: a second time it is another one",
                 last,
@@ -216,29 +93,29 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
             );
         }
         // `x = x + …`, `x = … + x` and `x += …`: a counter, or an append or prepend to a list. What is taken from a list is gone, however often.
-        let Some(column) = token.name() else {
+        let Some(column) = s.name(i) else {
             continue;
         };
-        let own = |token: Option<Token<'_>>| token.and_then(Token::name).is_some_and(|name| name == column);
-        let short = match at(index + 1) {
-            Some(Token::Symbol(sign @ ('+' | '-'))) => Some(sign),
+        let own = |i: usize| s.name(i).is_some_and(|name| name == column);
+        let short = match at(i + 1) {
+            Some(TokenKind::Symbol(sign @ ('+' | '-'))) => Some(sign),
             _ => None,
         };
-        if at(index + 1 + usize::from(short.is_some())) != Some(Token::Symbol('=')) {
+        if !s.is_symbol(i + 1 + usize::from(short.is_some()), '=') {
             continue;
         }
-        let (sign, operand) = match (short, at(index + 2), at(index + 3), at(index + 4)) {
+        let (sign, operand) = match (short, at(i + 2), at(i + 3), at(i + 4)) {
             (Some(sign), _, Some(operand), _) => (sign, operand),
-            (_, first, Some(Token::Symbol(sign @ ('+' | '-'))), Some(operand)) if own(first) => (sign, operand),
-            (_, Some(operand), Some(Token::Symbol('+')), last) if own(last) => ('+', operand),
+            (_, _, Some(TokenKind::Symbol(sign @ ('+' | '-'))), Some(operand)) if own(i + 2) => (sign, operand),
+            (_, Some(operand), Some(TokenKind::Symbol('+')), _) if own(i + 4) => ('+', operand),
             // A list literal of any length before `+ x`: only its beginning matters.
-            (_, Some(Token::Symbol('[')), ..) if prepends(&tokens[index + 2..], &column) => ('+', Token::Symbol('[')),
+            (_, Some(list @ TokenKind::Symbol('[')), ..) if prepends(&s, i + 2, &column) => ('+', list),
             _ => continue,
         };
-        let last = index + if short.is_some() { 3 } else { 4 };
+        let last = i + if short.is_some() { 3 } else { 4 };
         match (sign, operand) {
-            (_, Token::Symbol('{')) | ('-', Token::Symbol('[')) => {}
-            (_, Token::Marker(_) | Token::Positional) => {
+            (_, TokenKind::Symbol('{')) | ('-', TokenKind::Symbol('[')) => {}
+            (_, TokenKind::Marker | TokenKind::Positional) => {
                 let (reason, unless) = match sign {
                     '-' => (
                         "a repeated `x = x - …` counts twice on a counter",
@@ -259,28 +136,23 @@ pub(super) fn unrepeatable(tokens: &[(Token<'_>, Range<usize>)]) -> Option<Unrep
     None
 }
 
-/// Where an element is deleted by what may be the index of a list (`DELETE l[0] FROM …`), if its column stands at `index`. A text is the key of
+/// Where an element is deleted by what may be the index of a list (`DELETE l[0] FROM …`), if its column stands at token `i`. A text is the key of
 /// a map. One that is written (`SET m[0] = …`) is mostly a map's: whether it is a list's is left to the database, which knows.
-fn deleted(tokens: &[(Token<'_>, Range<usize>)], index: usize) -> Option<usize> {
-    let at = |index: usize| tokens.get(index).map(|(token, _)| *token);
-    let from = tokens.iter().position(|(token, _)| token.is("from"))?;
-    let place = at(0).is_some_and(|token| token.is("delete")) && (1..from).contains(&index);
-    let name =
-        matches!(at(index), Some(Token::Word(_) | Token::Quoted(_))) && at(index + 1) == Some(Token::Symbol('['));
+fn deleted(s: &Scanned<'_>, i: usize) -> Option<usize> {
+    let from = s.first_word("from")?;
+    let place = s.is_word(0, "delete") && (1..from).contains(&i);
+    let name = s.name(i).is_some() && s.is_symbol(i + 1, '[');
     let key = matches!(
-        at(index + 2),
-        Some(Token::Marker(_) | Token::Positional | Token::Number)
+        s.tokens.get(i + 2)?.kind,
+        TokenKind::Marker | TokenKind::Positional | TokenKind::Constant
     );
-    (place && name && key).then_some(index + 3)
+    (place && name && key).then_some(i + 3)
 }
 
-/// Whether the list literal that `tokens` begins with is followed by `+ column`.
-fn prepends(tokens: &[(Token<'_>, Range<usize>)], column: &str) -> bool {
-    let close = tokens.iter().position(|(token, _)| *token == Token::Symbol(']'));
-    let Some([(plus, _), (word, _)]) = close.and_then(|close| tokens.get(close + 1..close + 3)) else {
-        return false;
-    };
-    *plus == Token::Symbol('+') && word.name().is_some_and(|name| name == column)
+/// Whether the list literal that begins at token `open` is followed by `+ column`.
+fn prepends(s: &Scanned<'_>, open: usize, column: &str) -> bool {
+    let close = (open..s.tokens.len()).find(|i| s.is_symbol(*i, ']'));
+    close.is_some_and(|i| s.is_symbol(i + 1, '+') && s.name(i + 2).as_deref() == Some(column))
 }
 
 #[cfg(test)]
@@ -288,7 +160,7 @@ mod tests {
     use super::*;
 
     fn certain(cql: &str) -> Option<bool> {
-        unrepeatable(&tokens(cql)).map(|found| found.unless.is_none())
+        unrepeatable(cql).map(|found| found.unless.is_none())
     }
 
     #[test]
@@ -307,6 +179,15 @@ mod tests {
         assert_eq!(certain("UPDATE t SET a = :a, \"N\" += :d WHERE id = :id"), Some(false));
         assert_eq!(certain("INSERT INTO t (a) VALUES (:a) IF NOT EXISTS"), Some(true));
         assert_eq!(certain("INSERT INTO t (a, b) VALUES (:a, uuid())"), Some(true));
+        assert_eq!(
+            certain("INSERT INTO t (a, b) VALUES (:a, CURRENT_TIMEUUID())"),
+            Some(true)
+        );
+        assert_eq!(
+            certain("UPDATE t SET \"a\"\"b\" = \"a\"\"b\" + 1 WHERE id = :id"),
+            Some(true)
+        );
+        assert_eq!(certain("UPDATE t SET a = 'it''s' + a WHERE id = :id"), Some(true));
     }
 
     #[test]
@@ -332,7 +213,7 @@ mod tests {
 
     #[test]
     fn tables_are_those_of_their_keyspace() {
-        let cases: [(&str, Option<&str>, &[&str]); 9] = [
+        let cases: [(&str, Option<&str>, &[&str]); 10] = [
             ("SELECT a FROM Users WHERE id = :id", None, &["users"]),
             ("SELECT a FROM users WHERE id = :id", Some("Shop"), &["shop.users"]),
             ("SELECT a FROM users WHERE id = :id", Some("\"Shop\""), &["Shop.users"]),
@@ -340,6 +221,11 @@ mod tests {
                 "INSERT INTO crm.\"Users\" (id) VALUES (:id)",
                 Some("shop"),
                 &["crm.Users"],
+            ),
+            (
+                "INSERT INTO \"a\"\"b\" (id) VALUES (:id)",
+                Some("\"c\"\"d\""),
+                &["c\"d.a\"b"],
             ),
             ("update users set a = 'from x' where id = :id", None, &["users"]),
             ("DELETE a FROM users -- FROM x\nWHERE id = :id", None, &["users"]),
@@ -382,25 +268,20 @@ mod tests {
     }
 
     #[test]
-    fn markers_are_found_outside_of_strings() {
-        let markers: Vec<_> = tokens("SELECT a FROM t WHERE b = :b AND c = ':c' AND d={'k': :d}")
-            .into_iter()
-            .filter_map(|(token, _)| {
-                if let Token::Marker(name) = token {
-                    Some(name)
-                } else {
-                    None
-                }
-            })
-            .collect();
-        assert_eq!(markers, ["b", "d"]);
+    fn markers_are_found_outside_of_strings_and_comments() {
+        let markers = |cql| scan(cql).markers().collect::<Vec<_>>();
+        assert_eq!(
+            markers("SELECT a FROM t WHERE b = :b AND c = ':c' AND d={'k': :d}"),
+            ["b", "d"]
+        );
+        assert_eq!(markers("SELECT a FROM t /*/ WHERE b = :b */ WHERE c = :c /**/"), ["c"]);
     }
 
     proptest::proptest! {
         #[test]
         fn no_text_breaks_the_scan(text in "\\PC*", code in "[a-zI=+:?'\"$/*\\[\\] -]*") {
-            unrepeatable(&tokens(&text));
-            unrepeatable(&tokens(&code));
+            unrepeatable(&text);
+            unrepeatable(&code);
             written(&text);
             written(&code);
             tables(&text, None);

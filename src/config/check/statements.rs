@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::super::suggest::{list, nearest};
 use super::super::{Binding, Config, Pipeline, Spanned, StepKind, Write, codes};
 use super::Report;
-use super::cql::{Token, tokens, unrepeatable};
+use super::cql::unrepeatable;
+use crate::store::cql::{TokenKind, scan};
 
 /// The last end of a row that Cassandra notes in its older format, since 1970: 2038-01-19T03:14:06Z.
 const LAST_END: Duration = Duration::from_secs(2_147_483_646);
@@ -33,12 +34,12 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
 }
 
 fn statement_kind(cql: &Spanned<String>, step: &str, verbs: &[&str], report: &mut Report<'_>) {
-    let tokens = tokens(cql);
-    let Some((first, range)) = tokens.first() else { return };
-    if verbs.iter().any(|verb| first.is(verb)) {
+    let s = scan(cql);
+    let Some(first) = s.tokens.first() else { return };
+    if verbs.iter().any(|verb| s.is_word(0, verb)) {
         return;
     }
-    let span = report.sources.part(cql, range.clone());
+    let span = report.sources.part(cql, first.span.clone());
     let message = format!("a `{step}` cannot run this statement");
     let help = match step {
         "lookup" => "a look-up reads; a statement that changes rows belongs in a `write`",
@@ -54,23 +55,15 @@ fn statement_kind(cql: &Spanned<String>, step: &str, verbs: &[&str], report: &mu
 }
 
 fn markers(cql: &Spanned<String>, bind: &[Binding], report: &mut Report<'_>) {
-    let tokens = tokens(cql);
-    if let Some((_, range)) = tokens.iter().find(|(token, _)| *token == Token::Positional) {
-        let span = report.sources.part(cql, range.clone());
+    let s = scan(cql);
+    if let Some(token) = s.tokens.iter().find(|token| token.kind == TokenKind::Positional) {
+        let span = report.sources.part(cql, token.span.clone());
         let message = "positional markers cannot be bound by name".to_owned();
         let help = "write :name, and name it in `bind` or after a field of the event";
         report.error(codes::POSITIONAL_MARKER, message, span, "expected `:name`", help);
         return;
     }
-    let named = |token: &Token<'_>| {
-        if let Token::Marker(name) = token {
-            Some(name.to_string())
-        } else {
-            None
-        }
-    };
-    let names: Vec<String> = tokens.iter().filter_map(|(token, _)| named(token)).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let names: Vec<&str> = s.markers().collect();
     for binding in bind {
         let name = binding.name.as_str();
         // Unquoted markers are case-insensitive in CQL.
@@ -92,7 +85,7 @@ fn repeatable(write: &Write, report: &mut Report<'_>) {
     if !write.idempotent() {
         return;
     }
-    let Some(found) = unrepeatable(&tokens(&write.cql)) else {
+    let Some(found) = unrepeatable(&write.cql) else {
         return;
     };
     if found.unless.is_some() && write.idempotent_stated.is_some() {
@@ -110,8 +103,8 @@ fn repeatable(write: &Write, report: &mut Report<'_>) {
 
 /// A row that is deleted has no life: the database would refuse the clause.
 fn life(write: &Write, report: &mut Report<'_>) {
-    let tokens = tokens(&write.cql);
-    let Some((_, range)) = tokens.first().filter(|(first, _)| first.is("delete")) else {
+    let s = scan(&write.cql);
+    let Some(first) = s.tokens.first().filter(|_| s.is_word(0, "delete")) else {
         return;
     };
     let key = match (&write.ttl, &write.ttl_seconds) {
@@ -119,7 +112,7 @@ fn life(write: &Write, report: &mut Report<'_>) {
         (None, Some(_)) => "ttl_seconds",
         (None, None) => return,
     };
-    let span = report.sources.part(&write.cql, range.clone());
+    let span = report.sources.part(&write.cql, first.span.clone());
     let message = format!("`{key}` is for rows that are written, and this deletes");
     report.error(
         codes::CONFLICT,
@@ -151,18 +144,14 @@ fn end(write: &Write, now: SystemTime, report: &mut Report<'_>) {
 
 /// What a statement sets by a `USING` of its own, which runs to SET, to WHERE or to the end; its parts are joined by AND.
 fn using(cql: &Spanned<String>, report: &mut Report<'_>) {
-    let tokens = tokens(cql);
-    let start = tokens.iter().position(|(token, _)| token.is("using"));
-    let clause = &tokens[start.unwrap_or(tokens.len())..];
-    let end = clause
-        .iter()
-        .position(|(token, _)| token.is("set") || token.is("where"));
-    let clause = &clause[..end.unwrap_or(clause.len())];
+    let s = scan(cql);
+    let Some(start) = s.first_word("using") else { return };
+    let ends = |i: &usize| s.is_word(*i, "set") || s.is_word(*i, "where");
+    let end = (start..s.tokens.len()).find(ends).unwrap_or(s.tokens.len());
     let part = |word: &str| {
-        let found = clause
-            .windows(2)
-            .find(|pair| (pair[0].0.is("using") || pair[0].0.is("and")) && pair[1].0.is(word))?;
-        Some(found[0].1.start..found[1].1.end)
+        let joined = |i: &usize| (s.is_word(*i, "using") || s.is_word(*i, "and")) && s.is_word(*i + 1, word);
+        let found = (start..end).find(joined)?;
+        Some(s.tokens[found].span.start..s.tokens[found + 1].span.end)
     };
     for (word, help) in [
         (

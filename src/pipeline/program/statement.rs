@@ -121,7 +121,7 @@ pub fn mismatch(place: &Place, marker: &str, why: &str) -> Finding {
 mod tests {
     use crate::config;
     use crate::demo::cluster::Scratch;
-    use crate::pipeline::prepare::PrepareError;
+    use crate::pipeline::prepare::NotPrepared;
     use crate::pipeline::program::{Action, parse};
     use crate::reference::References;
     use crate::store::AnyStore;
@@ -149,8 +149,8 @@ mod tests {
                 Action::Write(write) => Ok(write.binds.iter().map(|place| format!("{} ", place.what)).collect()),
                 other => panic!("{other:?}"),
             },
-            Err(PrepareError::Findings(findings)) => Err(findings.into_iter().map(|f| f.message).collect()),
-            Err(PrepareError::Unavailable(failure)) => panic!("{failure}"),
+            Err(NotPrepared::Findings(findings)) => Err(findings.into_iter().map(|f| f.message).collect()),
+            Err(NotPrepared::Unavailable(failure)) => panic!("{failure}"),
         }
     }
 

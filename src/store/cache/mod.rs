@@ -65,10 +65,8 @@ pub struct CacheStats {
     pub misses: u64,
     /// Look-ups that shared another's query.
     pub coalesced: u64,
-    /// Entries dropped for room.
+    /// Entries dropped for room within their life.
     pub evictions: u64,
-    /// Entries dropped, or found, past their life.
-    pub expired: u64,
     /// Entries held.
     pub entries: u64,
     /// Bytes held.
@@ -105,7 +103,6 @@ struct Counters {
     misses: AtomicU64,
     coalesced: AtomicU64,
     evictions: AtomicU64,
-    expired: AtomicU64,
     entries: AtomicU64,
     bytes: AtomicU64,
 }
@@ -268,7 +265,6 @@ impl Cache {
             misses: read(&self.counters.misses),
             coalesced: read(&self.counters.coalesced),
             evictions: read(&self.counters.evictions),
-            expired: read(&self.counters.expired),
             entries: read(&self.counters.entries),
             bytes: read(&self.counters.bytes),
         }
@@ -289,7 +285,6 @@ impl Cache {
             return None;
         }
         if entry.end <= now {
-            self.counters.expired.fetch_add(1, Ordering::Relaxed);
             if !entry.is_kept(now, self.options.stale) {
                 self.remove(shard, slot);
                 self.report(shard);
@@ -381,12 +376,10 @@ impl Cache {
             shard.hand = (shard.hand + 1) % shard.slots.len();
             match &mut shard.slots[slot] {
                 Some(entry) if slot as u32 != keep && (!entry.used || entry.end <= now) => {
-                    let counter = if entry.end <= now {
-                        &self.counters.expired
-                    } else {
-                        &self.counters.evictions
-                    };
-                    counter.fetch_add(1, Ordering::Relaxed);
+                    // What is past its life is no loss.
+                    if entry.end > now {
+                        self.counters.evictions.fetch_add(1, Ordering::Relaxed);
+                    }
                     self.remove(shard, slot as u32);
                     return true;
                 }

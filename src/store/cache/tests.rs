@@ -209,6 +209,24 @@ async fn what_is_used_outlives_what_is_not() {
 }
 
 #[tokio::test]
+async fn what_goes_past_its_life_is_no_eviction() {
+    let (cache, now) = (cache(64 << 10), Instant::now());
+    for i in 0..2_000i64 {
+        cache
+            .get_or_load(&i.to_be_bytes(), now, || async move { Ok(row(i)) })
+            .await
+            .unwrap();
+    }
+    let full = cache.stats();
+    assert!(full.evictions > 0);
+    let (later, large) = (now + Duration::from_secs(60), [0; 8 << 10]);
+    cache.get_or_load(&large, later, || async { Ok(row(0)) }).await.unwrap();
+    let after = cache.stats();
+    assert!(after.entries < full.entries, "{after:?}");
+    assert_eq!(after.evictions, full.evictions);
+}
+
+#[tokio::test]
 async fn without_room_queries_are_still_shared() {
     let (cache, now) = (cache(0), Instant::now());
     let load = || async {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::store::cql::{Scanned, TokenKind, Ttl, scan};
+use crate::store::cql::{Scanned, TokenKind, Ttl, kept, scan};
 
 /// A look-up.
 #[derive(Debug)]
@@ -237,10 +237,7 @@ fn equality(s: &Scanned<'_>, range: Range<usize>) -> Refused<(String, Term)> {
     let column = column_name(s, range.start..range.start + 1)?;
     let value = term(s, &(range.start + 2..range.end))?;
     if let Term::Literal(text) = &value
-        && scan(text)
-            .tokens
-            .iter()
-            .any(|t| unquoted(&text[t.span.clone()]) == column)
+        && scan(text).tokens.iter().any(|t| kept(&text[t.span.clone()]) == column)
     {
         return Err(no_value(text));
     }
@@ -296,9 +293,7 @@ fn table_name(s: &Scanned<'_>, i: usize) -> Refused<(String, usize)> {
 /// The name that this one token is.
 pub(super) fn column_name(s: &Scanned<'_>, range: Range<usize>) -> Refused<String> {
     match s.tokens.get(range.clone()) {
-        Some([token]) if matches!(token.kind, TokenKind::Word | TokenKind::QuotedName) => {
-            Ok(unquoted(s.str(range.start)))
-        }
+        Some([token]) if matches!(token.kind, TokenKind::Word | TokenKind::QuotedName) => Ok(kept(s.str(range.start))),
         _ => Err(format!("a name was expected, not {:?}", s.str(range.start))),
     }
 }
@@ -387,14 +382,6 @@ fn refuse_positional(s: &Scanned<'_>) -> Refused<()> {
     }
 }
 
-/// A name as CQL means it: in lower case unless quoted.
-fn unquoted(name: &str) -> String {
-    match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
-        Some(inner) => inner.to_owned(),
-        None => name.to_ascii_lowercase(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -420,12 +407,12 @@ mod tests {
     #[test]
     fn changes_are_understood() {
         let given = |name: &str| Term::Marker(name.into());
-        let insert = change("INSERT INTO ks.t (k, \"V\", w) VALUES (:k, :v, 'a,b') USING TTL 60;").unwrap();
+        let insert = change("INSERT INTO ks.t (k, \"V\"\"\", w) VALUES (:k, :v, 'a,b') USING TTL 60;").unwrap();
         assert_eq!(
             insert.columns,
             [
                 ("k".into(), given("k")),
-                ("V".into(), given("v")),
+                ("V\"".into(), given("v")),
                 ("w".into(), Term::Literal("'a,b'".into()))
             ]
         );
