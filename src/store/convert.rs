@@ -336,6 +336,30 @@ pub fn duration_value(months: i32, days: i32, nanos: i64) -> Converted<Value<'st
     }
 }
 
+/// The duration that ISO 8601 writes as `P1M2DT3.5S`, all parts there; none where it has parts of a millisecond.
+pub fn parse_duration(text: &str) -> Option<Value<'static>> {
+    let number = |digits: &str| -> Option<u32> {
+        // A sign is none of them.
+        digits
+            .bytes()
+            .all(|b| b.is_ascii_digit())
+            .then(|| digits.parse().ok())?
+    };
+    let (months, rest) = text.strip_prefix('P')?.split_once('M')?;
+    let (days, rest) = rest.split_once("DT")?;
+    let (seconds, fraction) = rest.strip_suffix('S')?.split_once('.')?;
+    let padded = format!("{fraction:0<3}");
+    let (millis, finer) = padded.split_at_checked(3)?;
+    if fraction.is_empty() || finer.bytes().any(|b| b != b'0') {
+        return None;
+    }
+    Some(Value::Duration {
+        months: number(months)?,
+        days: number(days)?,
+        millis: number(seconds)?.checked_mul(1_000)?.checked_add(number(millis)?)?,
+    })
+}
+
 /// Whether a literal of a type that the column takes is in its range and of its form. No literal is a collection.
 pub fn check(literal: &Value<'_>, to: &ColumnType) -> Converted<()> {
     match to {
@@ -466,6 +490,42 @@ mod tests {
         assert_eq!(millis(1_999, Unit::Micros), Ok(1));
         assert_eq!(millis(-1, Unit::Micros), Ok(-1));
         assert_eq!(millis(-1_000_001, Unit::Nanos), Ok(-2));
+    }
+
+    #[test]
+    fn a_duration_is_read_with_a_fraction_of_any_length() {
+        let read = |text: &str| match parse_duration(text)? {
+            Value::Duration { months, days, millis } => Some((months, days, millis)),
+            other => panic!("{other:?}"),
+        };
+        for (fraction, millis) in [
+            ("5", 500),
+            ("05", 50),
+            ("005", 5),
+            ("0", 0),
+            ("5000000000000", 500),
+            ("0040", 4),
+        ] {
+            let text = format!("P1M2DT3.{fraction}S");
+            assert_eq!(read(&text), Some((1, 2, 3_000 + millis)), "{text}");
+        }
+        assert_eq!(read("P0M0DT4294967.295S"), Some((0, 0, u32::MAX)));
+        for bad in [
+            "P1M2DT3S",
+            "P1M2DT3.S",
+            "P1M2DT.5S",
+            "P1M2DT3.0005S",
+            "P1M2DT3.+5S",
+            "P1M2DT3.5éS",
+            "P1M2DT3.ééS",
+            "P+1M2DT3.5S",
+            "P1M-2DT3.5S",
+            "P1MDT3.5S",
+            "P0M0DT4294967.296S",
+            "P0M0DT9223372036854775807.000S",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
     }
 
     #[test]
