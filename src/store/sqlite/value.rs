@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use rusqlite::types::{Value as Bound, ValueRef};
 use serde_json::{Map, Number, Value as Json};
 
+use crate::avro::uuid;
 use crate::avro::value::{Unit, Value};
 use crate::store::convert::{self, ConvertError, Converted};
 use crate::store::decimal;
@@ -32,7 +33,7 @@ pub(super) fn bind(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
         ColumnType::Timestamp => Bound::Integer(convert::timestamp_millis(value, ty)?),
         ColumnType::Date => Bound::Integer(convert::date_days(value, ty)?.into()),
         ColumnType::Time => Bound::Integer(convert::time_nanos(value, ty)?),
-        ColumnType::Uuid | ColumnType::TimeUuid => Bound::Text(convert::uuid_text(&convert::uuid(value, ty)?)),
+        ColumnType::Uuid | ColumnType::TimeUuid => Bound::Text(uuid::string(&convert::uuid(value, ty)?)),
         ColumnType::Decimal => {
             let (unscaled, scale) = convert::decimal(value, ty)?;
             // A blob, since the column's NUMERIC affinity would make a rounded number of text.
