@@ -266,7 +266,7 @@ pub fn varint<'v>(value: &'v Value<'_>, to: &ColumnType) -> Converted<Cow<'v, [u
 /// The digits of a decimal; too many are an error.
 pub fn decimal_text(unscaled: &[u8], scale: i32, to: &ColumnType) -> Converted<String> {
     let text = decimal::to_text(unscaled, scale);
-    text.ok_or_else(|| range("a decimal of more than 4,096 digits", to))
+    text.ok_or_else(|| range("a decimal of more than 5,000 digits", to))
 }
 
 /// `inet`.
