@@ -3,25 +3,26 @@
 //! A decimal is `unscaled × 10^-scale`, with `unscaled` in big-endian two's complement of any length, as Avro and CQL both
 //! write it. All of this is exact or refused; nothing is rounded.
 
-/// Digits beyond which a decimal is refused, so that a scale of a thousand million cannot exhaust the memory.
-const MAX_DIGITS: usize = 4096;
+/// Digits beyond which a decimal is refused: a scale of a thousand million would exhaust the memory, and reading and writing digits takes time that
+/// grows with the square of their number.
+pub(crate) const MAX_DIGITS: usize = 5000;
 
 /// As much as is taken out of a number at once, and how many digits that is.
 const AT_ONCE: (u64, usize) = (1_000_000_000, 9);
 
-/// A decimal as sign and decimal digits, the highest first, without leading zeros; zero has none.
+/// A decimal as sign and decimal digits, the highest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Digits {
-    negative: bool,
-    digits: Vec<u8>,
+pub(crate) struct Digits {
+    pub(crate) negative: bool,
+    pub(crate) digits: Vec<u8>,
 }
 
 impl Digits {
-    /// From big-endian two's complement. None beyond [`MAX_DIGITS`].
+    /// From big-endian two's complement, without leading zeros; zero has no digits. None beyond [`MAX_DIGITS`].
     fn read(unscaled: &[u8]) -> Option<Digits> {
-        let negative = unscaled.first().is_some_and(|byte| byte & 0x80 != 0);
+        let negative = sign(unscaled) != 0;
         let mut magnitude = if negative { negate(unscaled) } else { unscaled.to_vec() };
-        // 10^4096 has some 1,701 bytes.
+        // 10^5000 has some 2,077 bytes.
         let zeros = magnitude.iter().take_while(|byte| **byte == 0).count();
         magnitude.drain(..zeros);
         if magnitude.len() > MAX_DIGITS / 2 {
@@ -46,11 +47,11 @@ impl Digits {
         let zeros = digits.iter().rev().take_while(|digit| **digit == 0).count();
         digits.truncate(digits.len() - zeros);
         digits.reverse();
-        Some(Digits { negative, digits })
+        (digits.len() <= MAX_DIGITS).then_some(Digits { negative, digits })
     }
 
     /// To big-endian two's complement, as short as it can be; zero has one byte.
-    fn write(&self) -> Vec<u8> {
+    pub(crate) fn write(&self) -> Vec<u8> {
         let mut little: Vec<u8> = Vec::new();
         for digit in &self.digits {
             let mut carry = u32::from(*digit);
@@ -73,12 +74,7 @@ impl Digits {
 
 /// Two's complement of the opposite sign, one byte longer.
 fn negate(bytes: &[u8]) -> Vec<u8> {
-    let sign = if bytes.first().is_some_and(|byte| byte & 0x80 != 0) {
-        0xff
-    } else {
-        0
-    };
-    let mut out: Vec<u8> = std::iter::once(&sign).chain(bytes).map(|byte| !byte).collect();
+    let mut out: Vec<u8> = std::iter::once(&sign(bytes)).chain(bytes).map(|byte| !byte).collect();
     for byte in out.iter_mut().rev() {
         let (sum, carry) = byte.overflowing_add(1);
         *byte = sum;
@@ -89,10 +85,36 @@ fn negate(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
+/// The byte that goes on at the front: all bits as the sign's.
+fn sign(bytes: &[u8]) -> u8 {
+    match bytes.first() {
+        Some(0x80..) => 0xff,
+        _ => 0,
+    }
+}
+
 /// How many bytes at the start only repeat the sign.
 fn sign_bytes(bytes: &[u8]) -> usize {
     let repeats = |pair: &[u8]| (pair[0] == 0 && pair[1] & 0x80 == 0) || (pair[0] == 0xff && pair[1] & 0x80 != 0);
     bytes.windows(2).take_while(|pair| repeats(pair)).count()
+}
+
+/// The same number without leading bytes that only repeat the sign. Databases compare numbers, and hash the bytes of a key.
+pub fn shortest(bytes: &[u8]) -> &[u8] {
+    &bytes[sign_bytes(bytes)..]
+}
+
+/// Shortest big-endian two's complement of an integer.
+pub fn from_i64(value: i64) -> Vec<u8> {
+    shortest(&value.to_be_bytes()).to_vec()
+}
+
+/// The integer, if it fits; empty is zero.
+pub fn to_i64(unscaled: &[u8]) -> Option<i64> {
+    let short = shortest(unscaled);
+    let mut bytes = [sign(short); 8];
+    bytes[8usize.checked_sub(short.len())?..].copy_from_slice(short);
+    Some(i64::from_be_bytes(bytes))
 }
 
 /// The unscaled integer of the same decimal with another scale, as short as can be. None when digits would be lost.
@@ -126,12 +148,7 @@ pub(crate) fn may_have(unscaled: &[u8], digits: i64) -> bool {
 /// What [`rescale`] gives, where it has at most `precision` digits: the bytes from the place that is given with them. It takes the
 /// number as one of 128 bits, as nearly all are, and not digit by digit. None decides nothing.
 pub(crate) fn small(unscaled: &[u8], from: i32, to: i32, precision: u32) -> Option<([u8; 16], usize)> {
-    let sign = if unscaled.first().is_some_and(|byte| byte & 0x80 != 0) {
-        0xff
-    } else {
-        0
-    };
-    let mut bytes = [sign; 16];
+    let mut bytes = [sign(unscaled); 16];
     bytes[16usize.checked_sub(unscaled.len())?..].copy_from_slice(unscaled);
     let mut number = i128::from_be_bytes(bytes);
     match to.checked_sub(from)? {
@@ -161,36 +178,35 @@ pub(crate) fn digits(unscaled: &[u8]) -> Option<usize> {
 
 /// The integer in `size` bytes, sign-extended. None when it does not fit.
 pub(crate) fn resize(unscaled: &[u8], size: usize) -> Option<Vec<u8>> {
-    let short = &unscaled[sign_bytes(unscaled)..];
-    let sign = if short.first().is_some_and(|byte| byte & 0x80 != 0) {
-        0xff
-    } else {
-        0
-    };
-    let mut out = vec![sign; size.checked_sub(short.len())?];
+    let short = shortest(unscaled);
+    let mut out = vec![sign(short); size.checked_sub(short.len())?];
     out.extend_from_slice(short);
     Some(out)
 }
 
 /// The decimal as text: `-12.30`. None beyond any sensible size.
 pub fn text(unscaled: &[u8], scale: i32) -> Option<String> {
-    let number = Digits::read(unscaled)?;
-    let mut digits: String = number.digits.iter().map(|digit| char::from(b'0' + digit)).collect();
+    // Zero is one of those that 64 bits hold, as nearly all are.
+    let (negative, mut digits) = match to_i64(unscaled) {
+        Some(small) => (small < 0, small.unsigned_abs().to_string()),
+        None => {
+            let number = Digits::read(unscaled)?;
+            let digits = number.digits.iter().map(|digit| char::from(b'0' + digit)).collect();
+            (number.negative, digits)
+        }
+    };
     if scale > 0 {
         let scale = usize::try_from(scale).ok().filter(|scale| *scale <= MAX_DIGITS)?;
-        while digits.len() <= scale {
-            digits.insert(0, '0');
-        }
+        let missing = (scale + 1).saturating_sub(digits.len());
+        digits.insert_str(0, &"0".repeat(missing));
         digits.insert(digits.len() - scale, '.');
-    } else if digits.is_empty() {
-        digits.push('0');
-    } else {
+    } else if digits != "0" {
         let zeros = usize::try_from(-i64::from(scale))
             .ok()
             .filter(|zeros| *zeros <= MAX_DIGITS)?;
         digits.extend(std::iter::repeat_n('0', zeros));
     }
-    Some(if number.negative { format!("-{digits}") } else { digits })
+    Some(if negative { format!("-{digits}") } else { digits })
 }
 
 #[cfg(test)]
@@ -209,6 +225,7 @@ mod tests {
         assert_eq!(text(&short(5), 3).unwrap(), "0.005");
         assert_eq!(text(&short(0), 2).unwrap(), "0.00");
         assert_eq!(text(&[], 0).unwrap(), "0");
+        assert_eq!(text(&[0; 20], -3).unwrap(), "0");
         assert_eq!(text(&short(7), -3).unwrap(), "7000");
         assert_eq!(text(&short(7), i32::MAX), None);
         assert_eq!(text(&short(7), i32::MIN), None);

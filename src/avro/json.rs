@@ -42,7 +42,7 @@ pub fn to_json(value: &Value<'_>) -> Json {
             Some(text) => Json::from(text),
             None => Json::from(format!("{}e{}", base64(unscaled), -i64::from(*scale))),
         },
-        Value::Uuid(uuid) => Json::from(uuid::text(uuid).map(char::from).iter().collect::<String>()),
+        Value::Uuid(uuid) => Json::from(uuid::string(uuid)),
         Value::Duration { months, days, millis } => {
             Json::from(format!("P{months}M{days}DT{}.{:03}S", millis / 1000, millis % 1000))
         }

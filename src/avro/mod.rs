@@ -27,7 +27,7 @@ mod compile;
 mod convert;
 mod converted;
 mod cursor;
-mod decimal;
+pub mod decimal;
 mod decode;
 mod default;
 mod direct;

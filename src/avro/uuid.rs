@@ -65,6 +65,11 @@ pub fn text(uuid: &[u8; 16]) -> [u8; 36] {
     out
 }
 
+/// The same, as a text of its own.
+pub fn string(uuid: &[u8; 16]) -> String {
+    text(uuid).into_iter().map(char::from).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +87,7 @@ mod tests {
         ] {
             assert_eq!(parse(form.as_bytes()), Some(uuid), "{form}");
         }
+        assert_eq!(string(&uuid), "00112233-4455-6677-8899-aabbccddeeff");
     }
 
     #[test]

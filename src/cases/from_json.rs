@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use crate::avro::uuid;
 use crate::avro::value::{Type, Unit, Value};
 use crate::calendar;
+use crate::store::convert;
 
 /// The value that JSON stands for as this type.
 ///
@@ -58,7 +59,7 @@ fn at(json: &Json, ty: &Type, place: &str) -> Result<Value<'static>, String> {
         (Type::Decimal { .. }, Json::String(text)) => decimal(text),
         (Type::Decimal { .. }, Json::Number(number)) => decimal(&number.to_string()),
         (Type::Uuid, Json::String(text)) => uuid::parse(text.as_bytes()).map(Value::Uuid),
-        (Type::Duration, Json::String(text)) => duration(text),
+        (Type::Duration, Json::String(text)) => convert::parse_duration(text),
         (Type::List(item), Json::Array(items)) => {
             let items = items.iter().enumerate();
             let items = items.map(|(number, json)| at(json, item, &format!("{place}[{number}]")));
@@ -261,22 +262,6 @@ fn in_unit(nanos: i128, unit: Unit) -> Option<i64> {
         Unit::Nanos => 1,
     };
     (nanos % per == 0).then(|| i64::try_from(nanos / per).ok())?
-}
-
-/// `P1M2DT3.004S`, all parts there.
-fn duration(text: &str) -> Option<Value<'static>> {
-    let (months, rest) = text.strip_prefix('P')?.split_once('M')?;
-    let (days, rest) = rest.split_once("DT")?;
-    let (seconds, millis) = rest.strip_suffix('S')?.split_once('.')?;
-    if millis.len() != 3 {
-        return None;
-    }
-    let number = |text: &str| digits(text).and_then(|n| u32::try_from(n).ok());
-    Some(Value::Duration {
-        months: number(months)?,
-        days: number(days)?,
-        millis: u32::try_from(digits(seconds)? * 1000 + digits(millis)?).ok()?,
-    })
 }
 
 #[cfg(test)]

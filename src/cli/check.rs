@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{ConfigFiles, answer, print};
+use super::{ConfigFiles, answer, print, runtime};
 use crate::app;
 use crate::config::{Diagnostics, report};
 use crate::custom::CustomSteps;
@@ -45,11 +45,7 @@ pub fn run(args: Check, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             Diagnostics::new(warnings.iter().chain(own.iter()).cloned().collect())
         }
         Ok((config, sources, warnings)) => {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .context("cannot start the runtime")?;
+            let runtime = runtime(Some(2))?;
             let (online, ended) = runtime.block_on(app::check_online(&config, &sources, customs));
             asked = ended;
             Diagnostics::new(warnings.iter().chain(online.iter()).cloned().collect())

@@ -15,10 +15,9 @@ mod table;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
+use super::ConfigFiles;
 use super::trouble::Trouble;
-use super::{ConfigFiles, print};
 use crate::config::{Config, Pipeline, Property};
-use crate::shutdown::Exit;
 
 /// Lists dead letters, shows one, or sends records back to where they came from.
 #[derive(Debug, clap::Args)]
@@ -85,22 +84,15 @@ impl Context {
 }
 
 impl Target {
-    /// Loads the configuration; findings are printed, and end the command with 78.
-    fn resolve(&self) -> anyhow::Result<Result<Context, ExitCode>> {
-        let (config, _, warnings) = match self.config.load() {
-            Ok(loaded) => loaded,
-            Err(findings) => {
-                print(&findings);
-                return Ok(Err(Exit::Config.into()));
-            }
-        };
-        print(&warnings);
+    /// Loads the configuration, and finds the topics.
+    fn resolve(&self) -> Result<Context, Trouble> {
+        let (config, _) = self.config.taken(&[])?;
         let topics = topics(&config, self.pipeline.as_deref(), self.topic.as_deref())?;
-        Ok(Ok(Context {
+        Ok(Context {
             config,
             topics,
             pipeline: self.pipeline.clone(),
-        }))
+        })
     }
 }
 

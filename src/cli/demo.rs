@@ -2,10 +2,8 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-
-use super::answer;
 use super::trouble::Trouble;
+use super::{answer, runtime};
 use crate::config::LogFormat;
 use crate::demo::{self, DemoError, Places, config_text};
 use crate::shutdown::Exit;
@@ -34,11 +32,7 @@ pub fn run(args: Demo) -> anyhow::Result<ExitCode> {
     }
     // Dead letters are part of the show and would be all that is seen.
     logging::init("off", LogFormat::Auto, None, None)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("messina-io")
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime(None)?;
     let report = runtime.block_on(demo::run(args.records));
     // Calls to the embedded brokers may still wait for an answer that nobody needs any more.
     runtime.shutdown_background();

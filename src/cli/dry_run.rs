@@ -18,15 +18,15 @@ use tokio::sync::mpsc;
 
 use super::clean::plain;
 use super::time::{self, Moment};
-use super::trouble::{Trouble, not_started};
-use super::{ConfigFiles, print};
+use super::trouble::Trouble;
+use super::{ConfigFiles, runtime};
 use crate::app::rehearsal::{Effects, Incoming, Rehearsal, room_for_copy};
 use crate::config::{Config, LogFormat, Pipeline};
 use crate::custom::CustomSteps;
 use crate::demo::cluster::Scratch;
 use crate::kafka::{self, range};
 use crate::pipeline::story;
-use crate::shutdown::{Exit, Signals};
+use crate::shutdown::Signals;
 use crate::sink::letter::{Back, record_timestamp};
 use crate::telemetry::logging;
 
@@ -62,20 +62,9 @@ impl DryRun {
 
 /// Says what would come of the next records.
 pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
-    let (config, sources, warnings) = match files.load() {
-        Ok(loaded) => loaded,
-        Err(findings) => {
-            print(&findings);
-            return Ok(Exit::Config.into());
-        }
-    };
-    print(&warnings);
+    let (config, sources) = files.taken(&[])?;
     logging::init("error", LogFormat::Auto, None, None)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime(Some(2))?;
     let code = runtime.block_on(async {
         let pipeline = chosen(&config, args.pipeline.as_deref())?.clone();
         // Before the directory is made: neither a signal nor a second one leaves a copy of the database behind.
@@ -96,10 +85,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
             }
             opened = Rehearsal::open(config.clone(), &sources, &pipeline, customs, room) => opened,
         };
-        let rehearsal = match opened {
-            Ok(rehearsal) => rehearsal,
-            Err(error) => return not_started(error),
-        };
+        let rehearsal = opened.map_err(Trouble::not_started)?;
         rehearse(args, &config, &pipeline, rehearsal, signal).await
     });
     // The reader may wait for a record that never comes.

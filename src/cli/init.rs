@@ -20,7 +20,7 @@ use self::draft::{Draft, Wanted};
 use self::files::{Files, save};
 use self::text::{Connections, Database, Places};
 use super::trouble::Trouble;
-use super::{answer, judged, print};
+use super::{answer, judged, print, runtime};
 use crate::app::{self, StartError};
 use crate::avro::Schema;
 use crate::cases::{self, file};
@@ -143,21 +143,12 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
         .unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
     let files = Files::new(&args, &out)?;
     let texts = base(&args, connections.as_ref())?;
-    let (config, _) = match config::load_str(texts.clone(), config::variables()) {
-        Ok(loaded) => loaded,
-        Err(findings) => {
-            print(&findings);
-            return Ok(Exit::Config.into());
-        }
-    };
+    let loaded = config::load_str(texts.clone(), config::variables());
+    let (config, _) = loaded.map_err(|found| Trouble::config(&found))?;
     if config.pipelines.contains_key(&name) {
         return Err(usage(&format!("there is a pipeline `{name}` already: choose another --name")).into());
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime(Some(2))?;
     let schema = runtime.block_on(schema(&args, &config, &topic))?;
     let described = runtime.block_on(describe_both(&config, tables.as_deref(), write.as_deref()))?;
     let bind: BTreeMap<String, String> = args.bind.iter().cloned().collect();
@@ -232,12 +223,12 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
         Err(error) => {
             match error.downcast_ref::<Trouble>() {
                 // None of them was there, and they would be in the way of the draft that is mended. The findings point into what is shown.
-                Some(Trouble::Usage(_)) if !args.force => {
+                Some(Trouble::Usage(_) | Trouble::Config) if !args.force => {
                     files.remove();
                     say!("{} is not written. The draft follows:", places.file);
                     answer(&text)?;
                 }
-                Some(Trouble::Usage(_)) => {}
+                Some(Trouble::Usage(_) | Trouble::Config) => {}
                 // Nothing is wrong with the draft: its case could not run.
                 Some(Trouble::Unavailable(_)) | None => stopped(),
             }

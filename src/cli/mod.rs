@@ -27,12 +27,15 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::config::codes::{self, Code};
 use crate::config::{self, Config, Diagnostics, Severity, Sources};
 use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
+use trouble::Trouble;
 
 /// How long steps of one's own may take to go at the end.
 const GOING: Duration = Duration::from_secs(2);
@@ -104,6 +107,13 @@ impl ConfigFiles {
         let (config, sources) = config::load(&self.files, config::variables())?;
         judged(config, sources, left)
     }
+
+    /// The same for a command that does nothing without it: findings are printed, and an error among them ends it.
+    fn taken(&self, left: &[Code]) -> Result<(Config, Sources), Trouble> {
+        let (config, sources, warnings) = self.load_leaving(left).map_err(|found| Trouble::config(&found))?;
+        print(&warnings);
+        Ok((config, sources))
+    }
 }
 
 /// What was loaded, with what can be said against it offline; all findings, where an error is among them.
@@ -124,6 +134,16 @@ fn judged(config: Config, sources: Sources, left: &[Code]) -> Result<(Config, So
     } else {
         Ok((config, sources, findings))
     }
+}
+
+/// The runtime of a command, of so many threads; of one for each core where no number is given.
+fn runtime(threads: Option<usize>) -> anyhow::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.thread_name("messina-io").enable_all();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder.build().context("cannot start the runtime")
 }
 
 /// Prints findings for people, to stderr.
@@ -165,7 +185,7 @@ pub fn run(cli: Cli, make: impl FnOnce() -> Result<CustomSteps, String>) -> anyh
 }
 
 fn with_steps(command: Command, make: impl FnOnce() -> Result<CustomSteps, String>) -> anyhow::Result<ExitCode> {
-    let customs = steps_for(&command, make).map_err(trouble::Trouble::Unavailable)?;
+    let customs = steps_for(&command, make).map_err(Trouble::Unavailable)?;
     let ended = self::command(command, &customs);
     // Nobody listens to signals any more.
     if customs.let_go().recv_timeout(GOING) == Err(mpsc::RecvTimeoutError::Timeout) {
@@ -328,9 +348,9 @@ mod tests {
     fn a_step_that_cannot_be_made_ends_its_command_as_what_is_away_does() {
         let cli = Cli::try_parse_from(["messina", "check", "-c", "m.toml"]).unwrap();
         let error = with_steps(cli.command, || Err("no database".to_owned())).unwrap_err();
-        let trouble = error.downcast_ref::<trouble::Trouble>();
+        let trouble = error.downcast_ref::<Trouble>();
         assert!(
-            matches!(trouble, Some(trouble::Trouble::Unavailable(why)) if why == "no database"),
+            matches!(trouble, Some(Trouble::Unavailable(why)) if why == "no database"),
             "{error}"
         );
     }

@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use rdkafka::consumer::BaseConsumer;
 
 use self::progress::Progress;
@@ -20,8 +19,8 @@ use super::dead_letters::filter::Place;
 use super::dead_letters::replay::rate;
 use super::run::{LAST, send_what_waits};
 use super::time::{self, Moment};
-use super::trouble::{Trouble, not_started};
-use super::{ConfigFiles, dry_run, print};
+use super::trouble::Trouble;
+use super::{ConfigFiles, dry_run, runtime};
 use crate::app::{self, GRACE, Running, Telemetry};
 use crate::config::{Config, LogFormat, OffsetReset, Pipeline, Sources};
 use crate::custom::CustomSteps;
@@ -70,14 +69,7 @@ pub struct Replay {
 
 /// Runs the replay.
 pub fn run(args: &Replay, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
-    let (mut config, sources, warnings) = match args.config.load() {
-        Ok(loaded) => loaded,
-        Err(findings) => {
-            print(&findings);
-            return Ok(Exit::Config.into());
-        }
-    };
-    print(&warnings);
+    let (mut config, sources) = args.config.taken(&[])?;
     logging::init("warn", LogFormat::Auto, None, None)?;
     let (name, group, range) = prepare(args, &mut config)?;
     go(args, config, sources, customs, &name, &group, range)
@@ -249,21 +241,14 @@ fn go(
             return Ok(Exit::Config.into());
         }
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("messina-io")
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime(None)?;
     let bounds = Arc::new(Bounds::new(range.ends(), args.rate, Instant::now()));
     let limit = config.shutdown_timeout + GRACE;
     let code = runtime.block_on(async {
         let mut signal = std::pin::pin!(shutdown::requested());
         let start = app::start_within(config, sources, telemetry.clone(), customs, bounds);
         let mut running = tokio::select! {
-            started = start => match started {
-                Ok(running) => running,
-                Err(error) => return not_started(error),
-            },
+            started = start => started.map_err(Trouble::not_started)?,
             _ = &mut signal => return Ok(ExitCode::from(130)),
         };
         let range = Arc::new(range);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::mpsc;
 
-use super::{ConfigFiles, dry_run, judged, print};
+use super::{ConfigFiles, dry_run, judged, print, runtime};
 use crate::app::{self, GRACE, PipelineEnd, Reload, Running, StartError, Taken, Telemetry};
 use crate::config::{self, Config, Diagnostics, Schemas, Severity, Sources, codes};
 use crate::custom::CustomSteps;
@@ -43,14 +43,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     if args.dry.is_wanted() {
         return dry_run::run(&args.dry, &args.config, customs);
     }
-    let (config, sources, warnings) = match args.config.load() {
-        Ok(loaded) => loaded,
-        Err(findings) => {
-            print(&findings);
-            return Ok(Exit::Config.into());
-        }
-    };
-    print(&warnings);
+    let (config, sources) = args.config.taken(&[])?;
     let log_file = match config.log.file.as_ref().map(|path| LogFile::open(path)).transpose() {
         Ok(file) => file,
         Err(error) => {
@@ -70,11 +63,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     if let Some(file) = &log_file {
         telemetry.metrics.watch_log(file.clone());
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("messina-io")
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime(None)?;
     let limit = config.shutdown_timeout + GRACE;
     let mut last = LAST;
     let code = runtime.block_on(async {

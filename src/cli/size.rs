@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{ConfigFiles, ELSEWHERE, answer, print};
+use super::{ConfigFiles, ELSEWHERE, answer};
 use crate::config::parse_duration;
 use crate::shutdown::Exit;
 use crate::sizing::{Load, Needs, needs};
@@ -81,14 +81,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Runs the command.
 pub fn run(args: &Size) -> anyhow::Result<ExitCode> {
-    let (config, _, warnings) = match args.config.load_leaving(&ELSEWHERE) {
-        Ok(loaded) => loaded,
-        Err(findings) => {
-            print(&findings);
-            return Ok(Exit::Config.into());
-        }
-    };
-    print(&warnings);
+    let (config, _) = args.config.taken(&ELSEWHERE)?;
     let load = Load {
         rate: args.rate,
         bytes: args.bytes,

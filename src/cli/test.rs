@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::trouble::Trouble;
-use super::{ConfigFiles, ELSEWHERE, answer, print};
+use super::{ConfigFiles, ELSEWHERE, answer, print, runtime};
 use crate::app::StartError;
 use crate::cases::file::{self, CaseFile, Update};
 use crate::cases::report::{Report, Verdict};
@@ -39,11 +39,7 @@ const NAMES: usize = 10;
 
 /// Runs the cases.
 pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime(Some(2))?;
     // From the first case on a signal ends it in order: the database's directory is not left behind.
     let mut signal = std::pin::pin!(shutdown::requested_or_hung_up());
     let mut all = Report::default();

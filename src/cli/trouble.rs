@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::print;
 use crate::app::StartError;
+use crate::config::Diagnostics;
 use crate::shutdown::Exit;
 use crate::telemetry::logging::LoggingError;
 
@@ -18,6 +19,9 @@ pub enum Trouble {
     /// A service does not give what is needed.
     #[error("{0}")]
     Unavailable(String),
+    /// The configuration cannot be used, and what is wrong with it has been printed.
+    #[error("the configuration cannot be used")]
+    Config,
 }
 
 impl Trouble {
@@ -25,16 +29,19 @@ impl Trouble {
     pub fn unavailable(what: &str, error: &dyn Display) -> anyhow::Error {
         Trouble::Unavailable(format!("{what}: {error}")).into()
     }
-}
 
-/// The end of a command whose pipelines do not start.
-pub fn not_started(error: StartError) -> anyhow::Result<ExitCode> {
-    match error {
-        StartError::Config(findings) => {
-            print(&findings);
-            Ok(Exit::Config.into())
+    /// A configuration that cannot be used. Its findings are printed here and not at the end of the command: what it has begun may take a while to go.
+    pub fn config(findings: &Diagnostics) -> Trouble {
+        print(findings);
+        Trouble::Config
+    }
+
+    /// Pipelines that do not start.
+    pub fn not_started(error: StartError) -> Trouble {
+        match error {
+            StartError::Config(findings) => Trouble::config(&findings),
+            error @ (StartError::Away(_) | StartError::Process(_)) => Trouble::Unavailable(error.to_string()),
         }
-        error @ (StartError::Away(_) | StartError::Process(_)) => Err(Trouble::Unavailable(error.to_string()).into()),
     }
 }
 
@@ -51,6 +58,7 @@ pub fn ended(result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     let exit = match error.downcast_ref::<Trouble>() {
         Some(Trouble::Usage(_)) => Exit::Usage,
         Some(Trouble::Unavailable(_)) => Exit::Unavailable,
+        Some(Trouble::Config) => return Ok(Exit::Config.into()),
         None => match error.downcast_ref::<LoggingError>() {
             // The configuration's was checked: it is RUST_LOG.
             Some(LoggingError::Filter { .. }) => Exit::Config,

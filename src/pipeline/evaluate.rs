@@ -7,9 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use smallvec::SmallVec;
 
 use super::event::Event;
-use super::expression::{FOR_EVER, RecordField, uuid_text};
+use super::expression::{FOR_EVER, RecordField};
 use super::failure::Failure;
 use super::program::{Action, Program, Source};
+use crate::avro::uuid;
 use crate::avro::value::{Type, Unit, Value};
 
 /// The value of `source` for `event`.
@@ -156,7 +157,7 @@ pub fn append_key_bytes(value: &Value<'_>, to: &mut Vec<u8>) -> Result<bool, Fai
         Value::Null => return Ok(false),
         Value::String(s) => to.extend_from_slice(s.as_bytes()),
         Value::Bytes(b) => to.extend_from_slice(b),
-        Value::Uuid(u) => to.extend_from_slice(uuid_text(u).as_bytes()),
+        Value::Uuid(u) => to.extend_from_slice(&uuid::text(u)),
         Value::Bool(b) => to.extend_from_slice(b.to_string().as_bytes()),
         Value::Int(i) | Value::Date(i) => to.extend_from_slice(i.to_string().as_bytes()),
         Value::Long(i) | Value::Time(i, _) | Value::Timestamp(i, _) | Value::LocalTimestamp(i, _) => {

@@ -27,7 +27,6 @@ use crate::avro::path;
 use crate::avro::value::{Type, Unit, Value};
 use crate::config::values::is_identifier;
 use convert::from_cel;
-pub use convert::uuid_text;
 use guarded::bare_paths;
 use inputs::{Inputs, Seen, for_ever_for_zero, take_lists};
 pub use types::{Mistaken, UnknownField, time, unit};

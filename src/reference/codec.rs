@@ -12,8 +12,8 @@ use std::borrow::Cow;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{RawBsonRef, RawDocument};
 
+use crate::avro::uuid;
 use crate::avro::value::{Type, Unit, Value};
-use crate::pipeline::expression::uuid_text;
 use crate::store::decimal;
 
 /// Integers that a double holds exactly.
@@ -34,7 +34,7 @@ pub fn key_of_bson(value: RawBsonRef<'_>) -> Option<Vec<u8>> {
         RawBsonRef::String(s) | RawBsonRef::Symbol(s) => tagged(b's', s.as_bytes()),
         RawBsonRef::ObjectId(id) => tagged(b's', id.to_hex().as_bytes()),
         RawBsonRef::Binary(b) => match uuid(b.subtype, b.bytes) {
-            Some(uuid) => tagged(b's', uuid_text(&uuid).as_bytes()),
+            Some(uuid) => tagged(b's', &uuid::text(&uuid)),
             None if BYTES.contains(&b.subtype) => tagged(b'b', b.bytes),
             None => return None,
         },
@@ -49,7 +49,7 @@ pub fn key_of_bson(value: RawBsonRef<'_>) -> Option<Vec<u8>> {
 pub fn key_of_value(value: &Value<'_>) -> Option<Vec<u8>> {
     Some(match value {
         Value::String(s) => tagged(b's', s.as_bytes()),
-        Value::Uuid(u) => tagged(b's', uuid_text(u).as_bytes()),
+        Value::Uuid(u) => tagged(b's', &uuid::text(u)),
         Value::Bytes(b) => tagged(b'b', b),
         Value::Int(i) => tagged(b'n', &i64::from(*i).to_be_bytes()),
         Value::Long(i) => tagged(b'n', &i.to_be_bytes()),

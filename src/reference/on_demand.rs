@@ -13,9 +13,9 @@ use mongodb::bson::{Binary, Bson, Uuid};
 use super::codec::{self, decode_document, encode_document};
 use super::server::Source;
 use super::{Shape, unfit};
+use crate::avro::uuid;
 use crate::avro::value::Value;
 use crate::breaker::gate::{Gate, NOT_ASKED};
-use crate::pipeline::expression::uuid_text;
 use crate::retry::Class;
 use crate::store::cache::{Cache, CacheOptions, Hit, Origin};
 use crate::store::{Row, StoreError};
@@ -129,12 +129,12 @@ pub(super) fn candidates(key: &Value<'_>) -> Vec<Bson> {
             all.extend(
                 Uuid::parse_str(text)
                     .ok()
-                    .filter(|id| uuid_text(&id.bytes()) == **text)
+                    .filter(|id| uuid::text(&id.bytes()) == *text.as_bytes())
                     .map(|id| uuid(id.bytes())),
             );
             all
         }
-        Value::Uuid(bytes) => vec![Bson::String(uuid_text(bytes)), uuid(*bytes)],
+        Value::Uuid(bytes) => vec![Bson::String(uuid::string(bytes)), uuid(*bytes)],
         // Numbers are compared by value, whatever their type.
         Value::Int(number) => vec![Bson::Int64(i64::from(*number))],
         Value::Long(number) => vec![Bson::Int64(*number)],

@@ -43,10 +43,7 @@ struct Count {
 
 /// Lists them.
 pub fn run(args: &List) -> anyhow::Result<ExitCode> {
-    let context = match args.target.resolve()? {
-        Ok(context) => context,
-        Err(code) => return Ok(code),
-    };
+    let context = args.target.resolve()?;
     let reader = Reader::new(&context)?;
     let limit = args.limit.unwrap_or(if args.json { u64::MAX } else { LINES });
     let out = &mut io::stdout().lock();

@@ -16,15 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-
 use super::filter::{Filter, Place, Spot};
 use super::reader::{Part, Reader, Record};
 use super::returning::{Return, Sender, way_back};
 use super::{Context, Target};
-use crate::cli::answer;
 use crate::cli::clean::clean;
 use crate::cli::trouble::Trouble;
+use crate::cli::{answer, runtime};
 use crate::shutdown;
 use crate::source::bounds::Pace;
 use choice::{Choice, Verdict};
@@ -112,10 +110,7 @@ impl Replay {
 
 /// Sends them back, or says what would be.
 pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
-    let context = match args.target.resolve()? {
-        Ok(context) => context,
-        Err(code) => return Ok(code),
-    };
+    let context = args.target.resolve()?;
     let from = args.begin(&context)?;
     if let Some(to) = args.to.as_ref().filter(|to| context.topics.contains(to)) {
         return Err(Trouble::Usage(format!("`{to}` is the topic that is read: choose another for --to")).into());
@@ -144,11 +139,7 @@ pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
 }
 
 fn listen(interrupted: Arc<AtomicBool>) -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime(Some(1))?;
     runtime.spawn(async move {
         if shutdown::requested().await.is_ok() {
             interrupted.store(true, Ordering::Relaxed);

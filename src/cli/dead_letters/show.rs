@@ -52,10 +52,7 @@ enum Shown {
 
 /// Shows it.
 pub fn run(args: &Show) -> anyhow::Result<ExitCode> {
-    let context = match args.target.resolve()? {
-        Ok(context) => context,
-        Err(code) => return Ok(code),
-    };
+    let context = args.target.resolve()?;
     let topic = context.only_topic()?;
     let reader = Reader::new(&context)?;
     let record = find(&reader, topic, args.place)?;

@@ -257,7 +257,7 @@ mod tests {
         match range.begin() {
             Ok(done) => Ok(done),
             Err(Trouble::Usage(message)) => Err(message),
-            Err(error @ Trouble::Unavailable(_)) => panic!("{error}"),
+            Err(error @ (Trouble::Unavailable(_) | Trouble::Config)) => panic!("{error}"),
         }
     }
 

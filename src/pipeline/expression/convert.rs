@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cel::objects::{Key, Map};
 
 use crate::avro::value::Value;
-use crate::avro::{decimal_text, rescale};
+use crate::avro::{decimal_text, rescale, uuid};
 use crate::store::decimal::to_i64;
 
 pub(super) fn to_cel(value: &Value<'_>) -> cel::Value {
@@ -23,7 +23,7 @@ pub(super) fn to_cel(value: &Value<'_>) -> cel::Value {
         Value::String(v) => cel::Value::String(Arc::new(v.to_string())),
         Value::Bytes(v) => cel::Value::Bytes(Arc::new(v.to_vec())),
         Value::Decimal { unscaled, scale } => cel::Value::Float(decimal_to_f64(unscaled, *scale)),
-        Value::Uuid(v) => cel::Value::String(Arc::new(uuid_text(v))),
+        Value::Uuid(v) => cel::Value::String(Arc::new(uuid::string(v))),
         Value::Duration { months, days, millis } => cel::Value::List(Arc::new(
             [*months, *days, *millis]
                 .iter()
@@ -58,7 +58,7 @@ pub(super) fn map_key(key: &Value<'_>) -> Key {
         Value::Long(i) | Value::Time(i, _) | Value::Timestamp(i, _) | Value::LocalTimestamp(i, _) => Key::Int(*i),
         Value::Bool(b) => Key::Bool(*b),
         Value::String(s) => Key::String(Arc::new(s.to_string())),
-        Value::Uuid(u) => Key::String(Arc::new(uuid_text(u))),
+        Value::Uuid(u) => Key::String(Arc::new(uuid::string(u))),
         Value::Float(v) => number_key(f64::from(*v), v),
         Value::Double(v) => number_key(*v, v),
         Value::Decimal { unscaled, scale } => match rescale(unscaled, *scale, 0).and_then(|whole| to_i64(&whole)) {
@@ -109,18 +109,4 @@ pub(super) fn decimal_to_f64(unscaled: &[u8], scale: i32) -> f64 {
     }
     let signed = if negative { -(magnitude + 1.0) } else { magnitude };
     signed / 10f64.powi(scale)
-}
-
-/// The usual 8-4-4-4-12 form of a UUID.
-pub fn uuid_text(bytes: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (i, byte) in bytes.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-        }
-    }
-    text
 }

@@ -9,6 +9,7 @@ use std::cmp::Ordering;
 use rusqlite::types::{Value as Bound, ValueRef};
 use serde_json::{Map, Number, Value as Json};
 
+use crate::avro::uuid;
 use crate::avro::value::{Unit, Value};
 use crate::store::convert::{self, ConvertError, Converted};
 use crate::store::decimal;
@@ -32,7 +33,7 @@ pub(super) fn bind(value: &Value<'_>, ty: &ColumnType) -> Converted<Bound> {
         ColumnType::Timestamp => Bound::Integer(convert::timestamp_millis(value, ty)?),
         ColumnType::Date => Bound::Integer(convert::date_days(value, ty)?.into()),
         ColumnType::Time => Bound::Integer(convert::time_nanos(value, ty)?),
-        ColumnType::Uuid | ColumnType::TimeUuid => Bound::Text(convert::uuid_text(&convert::uuid(value, ty)?)),
+        ColumnType::Uuid | ColumnType::TimeUuid => Bound::Text(uuid::string(&convert::uuid(value, ty)?)),
         ColumnType::Decimal => {
             let (unscaled, scale) = convert::decimal(value, ty)?;
             // A blob, since the column's NUMERIC affinity would make a rounded number of text.
@@ -83,27 +84,11 @@ fn natural_type(value: &Value<'_>) -> ColumnType {
     }
 }
 
-/// ISO 8601: `P1M2DT3.5S`.
+/// ISO 8601: `P1M2DT3.500S`.
 fn duration_text(value: &Value<'_>, ty: &ColumnType) -> Converted<String> {
     let (months, days, nanos) = convert::duration(value, ty)?;
     let millis = nanos / 1_000_000;
     Ok(format!("P{months}M{days}DT{}.{:03}S", millis / 1_000, millis % 1_000))
-}
-
-fn parse_duration(text: &str) -> Option<Value<'static>> {
-    let (months, rest) = text.strip_prefix('P')?.split_once('M')?;
-    let (days, rest) = rest.split_once("DT")?;
-    let (seconds, fraction) = rest.strip_suffix('S')?.split_once('.')?;
-    let millis = seconds
-        .parse::<u32>()
-        .ok()?
-        .checked_mul(1_000)?
-        .checked_add(fraction.parse().ok()?)?;
-    Some(Value::Duration {
-        months: months.parse().ok()?,
-        days: days.parse().ok()?,
-        millis,
-    })
 }
 
 fn to_json(value: &Value<'_>, ty: &ColumnType) -> Converted<Json> {
@@ -275,7 +260,7 @@ fn read_text(text: String, ty: &ColumnType) -> Converted<Value<'static>> {
             .map(Value::Uuid)
             .ok_or_else(|| convert::form(&text, ty)),
         ColumnType::Decimal | ColumnType::Varint => parse_decimal(&text, ty),
-        ColumnType::Duration => parse_duration(&text).ok_or_else(|| convert::form(&text, ty)),
+        ColumnType::Duration => convert::parse_duration(&text).ok_or_else(|| convert::form(&text, ty)),
         ColumnType::List(_)
         | ColumnType::Set(_)
         | ColumnType::Map(..)
@@ -460,5 +445,9 @@ mod tests {
         assert!(read(ValueRef::Integer(1 << 40), &ColumnType::Int).is_err());
         assert!(read(ValueRef::Text(b"soon"), &ColumnType::Timestamp).is_err());
         assert!(read(ValueRef::Text(b"{"), &ColumnType::List(Box::new(ColumnType::Int))).is_err());
+        let duration = |text: &str| read(ValueRef::Text(text.as_bytes()), &ColumnType::Duration);
+        let (months, days, millis) = (0, 0, 3_500);
+        assert_eq!(duration("P0M0DT3.5S"), Ok(Value::Duration { months, days, millis }));
+        assert!(duration("P0M0DT3.0005S").is_err());
     }
 }

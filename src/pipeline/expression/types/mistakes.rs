@@ -5,7 +5,6 @@ use std::slice;
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, operators};
 
-use super::super::uuid_text;
 use super::{Fields, Kind, Mistaken, literal};
 use crate::avro::uuid;
 use crate::avro::value::{Type, Value};
@@ -36,7 +35,7 @@ fn instead_of(literal: &Value<'_>, ty: &Type) -> Option<&'static str> {
             Some("a float has no such number: ask for a range, or for its text, as in string(event.rate) == '0.1'")
         }
         (Type::Uuid, Value::String(text))
-            if uuid::parse(text.as_bytes()).is_none_or(|uuid| uuid_text(&uuid) != **text) =>
+            if uuid::parse(text.as_bytes()).is_none_or(|uuid| uuid::text(&uuid) != *text.as_bytes()) =>
         {
             Some("write the UUID in small letters, with its hyphens")
         }
