@@ -36,7 +36,7 @@ pub enum TransactionError {
     /// The brokers have forgotten the transactional id. Another producer has to take it anew: for a transaction of offsets alone librdkafka (2.12) never
     /// does, so that after an abort they would refuse the next one just so. Or they have nothing open under it: librdkafka (2.12) has them abort what they
     /// have not begun, where its first request for that was put off (the last one was still being ended, for longer than [`abort`] waits) or not answered,
-    /// and gives the producer up for their answer. A commit that is answered so was not made. Or the next one cannot be begun: see [`begin`].
+    /// and gives the producer up for their answer. A commit that is answered so was not made. Or the next one cannot be begun.
     #[error("{0}")]
     Forgotten(String),
     /// The transactional id has another epoch by now: brokers have aborted the transaction by its time-out, or another process has taken the id. Which of
