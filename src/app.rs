@@ -7,7 +7,7 @@ mod build;
 mod check;
 mod early;
 mod launch;
-mod memory;
+pub(crate) mod memory;
 mod output;
 mod probe;
 mod references;

@@ -3,7 +3,8 @@
 usage: scale.py ROUNDS partitions|records|pipelines|in-flight|cache|size ...
 
 Each setting is run once in each round, by measure.py on the CQL stand-in; a line of RESULTS has the setting as its `label`. Topics that a setting
-needs are made and filled once, and stay; those of `records` are taken away at the end: ten million records need 12 GB of disk. DIVIDE: by how much fewer records a run has.
+needs are made and filled once, and stay, and are made anew where they have fewer records than that; those of `records` are taken away at the end: ten million
+records need 12 GB of disk. DIVIDE: by how much fewer records a run has.
 """
 
 import os
@@ -15,12 +16,13 @@ import sys
 import tempfile
 import uuid
 
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 HERE = pathlib.Path(__file__).resolve().parent
 E = os.environ
 sys.path.insert(0, os.path.join(E["PEERS"], "tools"))
+import bench  # noqa: E402  the peers' harness: topics
 import load  # noqa: E402  the peers' loader: messages and registration
 
 # Topics that do not stay.
@@ -29,13 +31,22 @@ DIVIDE = int(E.get("DIVIDE", "1"))
 FLAT = '{"type": "record", "name": "Flat", "fields": [{"name": "id", "type": "string"}, {"name": "user", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-millis"}}, {"name": "body", "type": "string"}]}'
 
 
-def fill(topic, partitions, records):
-    """Makes the topic and puts the records there, unless it is there."""
-    admin = AdminClient({"bootstrap.servers": E["KAFKA_BOOTSTRAP"]})
-    if topic in admin.list_topics(timeout=10).topics:
+def count(topic):
+    """How many records a topic has; none where it is not there."""
+    consumer = Consumer({"bootstrap.servers": E["KAFKA_BOOTSTRAP"], "group.id": "scale-count", "enable.auto.commit": False})
+    try:
+        found = consumer.list_topics(timeout=10).topics.get(topic)
+        ends = [consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in (found.partitions if found else ())]
+        return sum(high - low for low, high in ends)
+    finally:
+        consumer.close()
+
+
+def fill(topic, partitions, n, records):
+    """Makes the topic and puts the n records there, unless they are there: one that was filled in part, or for a larger DIVIDE, would be waited for in vain."""
+    if count(topic) >= n:
         return
-    for future in admin.create_topics([NewTopic(topic, partitions, 1, config={"retention.ms": "-1"})]).values():
-        future.result()
+    bench.fresh_topic(topic, partitions)
     producer = Producer({"bootstrap.servers": E["KAFKA_BOOTSTRAP"], "compression.type": "lz4", "linger.ms": 50, "partitioner": "murmur2_random", "queue.buffering.max.messages": 1_000_000})
     for i, (key, value) in enumerate(records):
         while True:
@@ -51,10 +62,11 @@ def fill(topic, partitions, records):
 
 
 def rich(copies):
+    """How many they are, and the records."""
     sid = load.register("events-value", os.path.join(E["PEERS"], "schema", "event.avsc"))
     head = b"\0" + struct.pack(">I", sid)
     messages = load.read(os.path.join(E["PEERS_BUILD"], "messages.bin"))
-    return ((key, head + load.fresh_id(datum, copy)) for copy in range(copies) for key, datum in messages)
+    return copies * len(messages), ((key, head + load.fresh_id(datum, copy)) for copy in range(copies) for key, datum in messages)
 
 
 def text(s):
@@ -104,25 +116,26 @@ def run(label, n, **settings):
 def partitions():
     for n in (1, 5, 20, 60):
         topic = f"events-partitions-{n}"
-        fill(topic, n, rich(2))
+        fill(topic, n, *rich(2))
         yield lambda n=n, topic=topic: run(f"{n} partitions", 190_000, IN_TOPIC=topic, PARTITIONS=str(n))
 
 
 def records():
     topic, out = "events-ten-million", "events-enriched-ten-million"
-    fill(topic, 20, rich(100 // DIVIDE))
+    AT_THE_END.extend([topic, out])
+    # Rounded up: no run may wait for more than there are.
+    fill(topic, 20, *rich(-(-100 // DIVIDE)))
     # Not all of them: a member that ends in the midst of its work has less to wait for than one at the end of its topic.
     for n in (10_000, 100_000, 1_000_000, 9_900_000):
         yield lambda n=n: run(f"{n:,} records", n, IN_TOPIC=topic, OUT_TOPIC=out)
-    AT_THE_END.extend([topic, out])
 
 
 def many_pipelines():
     topics = [f"events-share-{i}" for i in range(10)]
     records = None
     for i, topic in enumerate(topics):
-        records = records or list(rich(2))
-        fill(topic, 2, records[i::10])
+        records = records or list(rich(2)[1])
+        fill(topic, 2, len(records[i::10]), records[i::10])
     for n, linger in ((1, 5), (3, 5), (10, 5), (10, 20)):
 
         def go(n=n, linger=linger):
@@ -178,7 +191,7 @@ def size():
     config = flat_config()
     for bytes_, records in ((100, 400_000), (1_000, 200_000), (10_000, 40_000)):
         topic = f"events-words-{bytes_}"
-        fill(topic, 20, flat(bytes_, records))
+        fill(topic, 20, records, flat(bytes_, records))
 
         def go(bytes_=bytes_, records=records, topic=topic):
             with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
@@ -193,11 +206,15 @@ if __name__ == "__main__":
     kinds = {"partitions": partitions, "records": records, "pipelines": many_pipelines, "in-flight": in_flight, "cache": cache, "size": size}
     if len(sys.argv) < 3 or not sys.argv[1].isdigit() or any(kind not in kinds for kind in sys.argv[2:]):
         sys.exit(__doc__)
-    settings = [setting for kind in sys.argv[2:] for setting in kinds[kind]()]
-    for _ in range(int(sys.argv[1])):
-        for setting in settings:
-            setting()
-    if AT_THE_END:
-        admin = AdminClient({"bootstrap.servers": E["KAFKA_BOOTSTRAP"]})
-        for future in admin.delete_topics(AT_THE_END).values():
-            future.result()
+    try:
+        settings = [setting for kind in sys.argv[2:] for setting in kinds[kind]()]
+        for _ in range(int(sys.argv[1])):
+            for setting in settings:
+                setting()
+    finally:
+        if AT_THE_END:
+            admin = AdminClient({"bootstrap.servers": E["KAFKA_BOOTSTRAP"]})
+            there = admin.list_topics(timeout=10).topics
+            left = [topic for topic in AT_THE_END if topic in there]
+            for future in admin.delete_topics(left).values() if left else ():
+                future.result()

@@ -61,9 +61,9 @@ def compare(path):
         line["cpu_us_plain"] = round(us["messina"], 2)
         line["cpu_us_plain_least"] = min(r["cpu_us_per_msg_2nd_half"] for r in groups["messina"])
         line["rss_mb"] = round(max(r["max_rss_mb"] for r in groups["messina"]))
-    cached = us.get("messina-grouped", us.get("messina-cached"))
-    if cached:
-        line["cpu_us_cached"] = round(cached, 2)
+    for job in ("cached", "grouped"):
+        if f"messina-{job}" in us:
+            line[f"cpu_us_{job}"] = round(us[f"messina-{job}"], 2)
     for peer in ("rust-talk", "go", "java", "python"):
         if peer in us and "messina" in us:
             line[f"vs_{peer.replace('-', '_')}"] = round(us[peer] / us["messina"], 2)

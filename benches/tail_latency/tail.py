@@ -35,6 +35,8 @@ CALM, SLOW = (1_000, 2_000), (1_000, 32_000)
 DECODE = re.compile(r'^messina_stage_seconds_bucket\{(?=[^}]*stage="decode")[^}]*le="([^"]+)"[^}]*\} ([0-9.e+]+)$', re.M)
 IN_FLIGHT = re.compile(r"^messina_in_flight_records\{[^}]*\} ([0-9.e+]+)$", re.M)
 TIME = re.compile(r"^messina_event_seconds_(sum|count)\{[^}]*\} ([0-9.e+-]+)$", re.M)
+# Seconds in which a stack joins its group and gives what five seconds of the load are.
+WARM = 120
 LIMIT = re.compile(r"^messina_concurrency_limit\{[^}]*\} ([0-9.e+]+)$", re.M)
 
 
@@ -89,6 +91,7 @@ class Messina:
         self.decode, self.event, self.time = {}, {}, {}
 
     def sample(self):
+        self.run.alive()
         _, text = measure.get(self.run.port, "/metrics")
         before = self.decode, self.event, self.time
         self.time = {what: float(value) for what, value in TIME.findall(text)}
@@ -162,7 +165,11 @@ def measured(name, seconds, rate, sid):
     out, samples = Counter(OUT), []
     try:
         load_thread.start()
+        end = time.monotonic() + WARM
         while out() < 5 * rate:  # it has joined its group, and is warm
+            runs.sample()  # ends where it has ended
+            if time.monotonic() > end:
+                sys.exit(f"{name}: {out()} records after {WARM} s, and not {5 * rate}")
             time.sleep(0.2)
         runs.sample()
         last, began = out(), time.monotonic()

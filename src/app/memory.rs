@@ -10,12 +10,12 @@ use crate::config::{Config, Pipeline, StepKind};
 const LEAST: usize = 1 << 20;
 
 /// All of the process's memory, in bytes.
-pub(super) fn limit(config: &Config) -> usize {
+pub(crate) fn limit(config: &Config) -> usize {
     usize::try_from(config.limits.memory.bytes()).unwrap_or(usize::MAX)
 }
 
 /// The share of each of `fresh` pipelines beside others that keep `kept` bytes.
-pub(super) fn share(config: &Config, kept: usize, fresh: usize) -> usize {
+pub(crate) fn share(config: &Config, kept: usize, fresh: usize) -> usize {
     divide(for_pipelines(config), kept, fresh)
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{ConfigFiles, ELSEWHERE, answer};
 use crate::config::parse_duration;
+use crate::reference::server::connections;
 use crate::shutdown::Exit;
 use crate::sizing::{Load, Needs, needs};
 
@@ -22,10 +23,10 @@ pub struct Size {
     /// Bytes of a record's value.
     #[arg(long, default_value = "600", value_parser = positive)]
     bytes: f64,
-    /// Share of the look-ups with a cache that it answers.
+    /// Share of the look-ups with a cache, and of references on demand, that it answers.
     #[arg(long, default_value = "0.95", value_parser = share)]
     hit_ratio: f64,
-    /// How long the database takes to answer.
+    /// How long the database takes to answer, and MongoDB where a reference asks it on demand: on average, not at the median.
     #[arg(long, default_value = "2ms", value_parser = duration)]
     store_latency: Duration,
     /// How long a record waits in the producer for others (`linger.ms`).
@@ -87,6 +88,7 @@ pub fn run(args: &Size) -> anyhow::Result<ExitCode> {
         bytes: args.bytes,
         hit_ratio: args.hit_ratio,
         store_latency: args.store_latency,
+        connections: connections(config.mongo.as_ref()),
         linger: args.linger,
         partitions: args.partitions,
         cores: args.cores,
@@ -97,7 +99,7 @@ pub fn run(args: &Size) -> anyhow::Result<ExitCode> {
         .pipelines
         .iter()
         .filter(|(name, _)| args.pipeline.as_ref().is_none_or(|wanted| wanted == *name))
-        .map(|(name, pipeline)| (name.as_str(), needs(pipeline, &load)))
+        .map(|(name, pipeline)| (name.as_str(), needs(&config, pipeline, &load)))
         .collect();
     if sized.is_empty() {
         say!(
@@ -145,17 +147,17 @@ fn words(name: &str, needs: &Needs, load: &Load) -> String {
         "in flight in a pod",
         format!("{:6.0}, by Little's law", needs.in_flight),
     );
+    line("max_in_flight", format!("{:6}", needs.max_in_flight));
     line(
-        "max_in_flight",
-        format!("{:6}, {:.0} MB", needs.max_in_flight, needs.in_flight_bytes / 1e6),
+        "memory of a pod",
+        format!("{:6.0} MB at that bound", needs.memory_bytes / 1e6),
     );
-    if needs.too_few_partitions {
-        let why = if needs.partitions_are_full {
-            "do not bear this rate: a partition is one consumer, and that one core; add partitions"
-        } else {
-            "give no more pods work: add partitions, or cores to a pod"
-        };
-        line("not enough", format!("{} partitions {why}", load.partitions));
+    if let Some(most) = needs.of_key {
+        let why = "for order = \"key\" runs one of its records at a time";
+        line("records/s of one key", format!("{most:6.0} at most, {why}"));
+    }
+    for why in &needs.not_enough {
+        line("not enough", why.clone());
     }
     text
 }

@@ -39,6 +39,7 @@ pub use reference::{Refer, wrong_key};
 use stages::stages;
 pub use statement::mismatch;
 pub use write::Write;
+pub(crate) use write::grouping;
 
 /// Where a value comes from, at run time.
 #[derive(Debug, Clone)]

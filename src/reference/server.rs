@@ -14,14 +14,16 @@ use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc}
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ResumeToken;
 use mongodb::error::{Error, ErrorKind, RESUMABLE_CHANGE_STREAM_ERROR};
-use mongodb::options::{ClientOptions, FullDocumentType, ReadConcern, ReadPreference, SelectionCriteria, Tls};
+use mongodb::options::{
+    ClientOptions, ConnectionString, FullDocumentType, ReadConcern, ReadPreference, SelectionCriteria, Tls,
+};
 use mongodb::{Client, Collection, Cursor};
 use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::codec;
-use crate::config::Secret;
+use crate::config::{Mongo, Secret};
 use crate::retry::Class;
 use crate::store::StoreError;
 
@@ -96,6 +98,13 @@ pub(super) async fn within<T>(
         let late = format!("no answer within {patience:?}");
         Err(std::io::Error::new(std::io::ErrorKind::TimedOut, late).into())
     })
+}
+
+/// How many connections a process has with the server, as far as the connection string can be read here.
+pub fn connections(mongo: Option<&Mongo>) -> u32 {
+    let uri = mongo.and_then(|mongo| mongo.uri.reveal().ok());
+    let said = uri.and_then(|uri| ConnectionString::parse(uri).ok());
+    said.and_then(|said| said.max_pool_size).unwrap_or(POOL)
 }
 
 /// The server. Clones share the login.

@@ -11,6 +11,7 @@ mod delivery;
 mod expression;
 mod group;
 mod names;
+mod order;
 mod pipelines;
 mod properties;
 mod references;
@@ -20,6 +21,7 @@ mod world;
 use super::diagnostic::Diagnostic;
 use super::{Config, Sources, Span, codes};
 pub use names::is_step_name;
+pub use order::commutes;
 
 /// Everything that can be said against `config` offline, errors and warnings, in no particular order.
 pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {

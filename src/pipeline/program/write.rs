@@ -27,7 +27,7 @@ pub struct Write {
 }
 
 /// How its rows share batches. Where attempts are counted each goes alone: a batch's failure is nobody's own.
-fn grouping(write: &config::Write) -> Option<GroupOptions> {
+pub(crate) fn grouping(write: &config::Write) -> Option<GroupOptions> {
     let counted = write.errors.on_error != OnError::Retry;
     write.group.as_ref().filter(|_| !counted).map(GroupOptions::from)
 }

@@ -220,3 +220,22 @@ fn a_login_refused_while_running_may_pass() {
         Class::Permanent
     );
 }
+
+#[test]
+fn connections_are_as_many_as_the_connection_string_says() {
+    let of = |mongo: &str| {
+        let text = format!(
+            "[kafka]\nbrokers = \"k:1\"\n[registry]\nurl = \"http://r\"\n[pipelines.p.source]\ntopics = [\"t\"]\ngroup = \"g\"\n{mongo}"
+        );
+        let (config, _) = crate::config::load_str(vec![("t.toml".into(), text)], std::iter::empty()).unwrap();
+        connections(config.mongo.as_ref())
+    };
+    assert_eq!(of("[mongo]\nuri = \"mongodb://h/?replicaSet=rs&maxPoolSize=250\""), 250);
+    for unsaid in [
+        "",
+        "[mongo]\nuri = \"mongodb://h\"",
+        "[mongo]\nuri = { env = \"NOT_SET_HERE\" }",
+    ] {
+        assert_eq!(of(unsaid), POOL, "{unsaid}");
+    }
+}
