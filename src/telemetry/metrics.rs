@@ -77,7 +77,8 @@ metrics! {
         in_flight_records: IntGaugeVec ["pipeline"],
         /// Events at a step that asks the store: waiting for its answer, for the next attempt or for the breaker.
         step_in_flight: IntGaugeVec ["pipeline", "step"],
-        /// Bytes of the records admitted and not yet finished, and 64 for each finished one that waits in its partition behind one of them.
+        /// Bytes of the records admitted and not yet finished, 8 KiB for each task that works on some, and 64 for each finished one that waits in its partition
+        /// behind one of them.
         in_flight_bytes: IntGaugeVec ["pipeline"],
         /// These bytes over what the memory budget lets a consumer hold of them: at 1 it takes no more until they are down to 0.8. Of several consumers
         /// the one with most.
