@@ -16,6 +16,7 @@ use prometheus::{
 use super::buckets::{CPU, EVENT, IO, seconds};
 use super::declare::{Declared, Family, PREFIX, Vector, help, metrics};
 use super::logging::LogFile;
+use super::partitions::Holders;
 use super::process::Sampler;
 use crate::certificates::CertificateFile;
 use crate::registry::RegistryStats;
@@ -276,6 +277,8 @@ pub struct Metrics {
     families: Families,
     registry: Registry,
     sampler: Mutex<Sampler>,
+    /// Here and not with a pipeline, of which a reload makes another: who has been given up may go on beside it.
+    pub(super) holders: Holders,
 }
 
 impl std::ops::Deref for Metrics {
@@ -299,6 +302,7 @@ impl Metrics {
             families,
             registry,
             sampler,
+            holders: Holders::default(),
         }))
     }
 
