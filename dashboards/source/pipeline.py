@@ -56,7 +56,7 @@ DASHBOARD = filled(
     (
         "Held back",
         [
-            graph("Bytes in flight", "Bytes of the records admitted and not yet finished, and 64 for each finished one that waits in its partition behind one of them.", "bytes", (f"sum by (pipeline) (messina_in_flight_bytes{{{PIPELINE}}})", "{{pipeline}}"), width=8),
+            graph("Bytes in flight", "Bytes of the records admitted and not yet finished, 8 KiB for each task that works on some, and 64 for each finished one that waits in its partition behind one of them.", "bytes", (f"sum by (pipeline) (messina_in_flight_bytes{{{PIPELINE}}})", "{{pipeline}}"), width=8),
             graph("Pauses", "Partitions paused over the budget or for a schema, and times that this happened.", "short", (f"sum by (pipeline) (messina_paused_partitions{{{PIPELINE}}})", "{{pipeline}} paused now"), (f"sum by (pipeline) ({rate('messina_pauses_total')})", "{{pipeline}} pauses a second"), width=8),
             graph("Budget by part", "Bytes of the budget in use, by what holds them.", "bytes", (f"sum by (part) (messina_budget_used_bytes{{{PROCESS}}})", "{{part}}"), stacked=True, width=8),
         ],

@@ -26,6 +26,8 @@ use crate::turns::Turn;
 
 /// The most memory that a buffer of an ended event keeps, in bytes.
 const KEPT: usize = 16 * 1024;
+/// So much a buffer may have for any record, however small, in bytes: records of different sizes take turns in it, and ask for no memory.
+const ROOMY: usize = 4 * 1024;
 /// So much that an event holds of a step is not counted: a row of the usual size.
 const SMALL: usize = 1024;
 /// What librdkafka keeps for each header beside its name and value, in bytes.
@@ -214,10 +216,13 @@ impl Event {
             })
         });
         let value = content.value.unwrap_or_default();
+        let needed = value.len() + PADDING + content.key.map_or(0, <[u8]>::len);
+        // It weighs what is in it.
+        if event.bytes.capacity() > ROOMY.max(4 * needed) {
+            event.bytes = Vec::new();
+        }
         event.bytes.clear();
-        event
-            .bytes
-            .reserve(value.len() + PADDING + content.key.map_or(0, <[u8]>::len));
+        event.bytes.reserve(needed);
         event.bytes.extend_from_slice(value);
         event.bytes.resize(value.len() + PADDING, 0);
         event.key = content.key.map(|key| {
@@ -402,5 +407,50 @@ impl Drop for Event {
         if let Some(completions) = self.completions.take() {
             completions.vanished(self.origin.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(spare: Option<Box<Event>>, value: &[u8]) -> Box<Event> {
+        let origin = Origin {
+            ticket: Ticket::unassigned(),
+            topic: "t".into(),
+            partition: 0,
+            offset: 0,
+            timestamp_ms: None,
+            write_timestamp_us: 0,
+        };
+        let content = Content {
+            value: Some(value),
+            key: Some(b"key"),
+            headers: None,
+        };
+        let (tenure, completions) = (Arc::default(), Arc::default());
+        Event::new(spare, origin, content, tenure, completions, Instant::now())
+    }
+
+    #[test]
+    fn a_small_record_has_no_buffer_of_a_large_one() {
+        let mut spare = None;
+        for size in [12_000, 100, 12_000, 3_500, 5_000, 1_300, 0] {
+            let value = vec![7; size];
+            let event = event(spare, &value);
+            assert_eq!((event.value(), event.key()), (Some(&value[..]), Some(&b"key"[..])));
+            let needed = size + PADDING + 3;
+            let capacity = event.bytes.capacity();
+            assert!(capacity <= ROOMY.max(4 * needed), "{capacity} for {size}");
+            spare = Some(event.recycle());
+        }
+    }
+
+    #[test]
+    fn records_of_usual_sizes_take_turns_in_one_buffer() {
+        let large = event(None, &[7; 4_000]);
+        let buffer = large.bytes.as_ptr();
+        let small = event(Some(large.recycle()), &[7; 10]);
+        assert_eq!(small.bytes.as_ptr(), buffer);
     }
 }

@@ -43,6 +43,16 @@ use crate::telemetry::sentry::Sentry;
 use crate::telemetry::traces::PipelineTracer;
 use crate::turns::Go;
 
+/// The most memory that a thread keeps of a buffer for the next record, in bytes.
+const KEPT: usize = 64 * 1024;
+
+/// Lets go of a buffer in which a large record was made: it must not be paid for ever, by each thread.
+fn keep_small(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > KEPT {
+        *buffer = Vec::new();
+    }
+}
+
 /// What the log tells at most once in a while: a failure's reason, its step if it has one, and what follows.
 pub type Told = (&'static str, Option<Arc<str>>, &'static str);
 

@@ -12,7 +12,7 @@ use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::metrics::Metrics;
-use super::partitions::{Holders, PartitionMetrics};
+use super::partitions::PartitionMetrics;
 use crate::reference::Reference;
 use crate::retry::Class;
 use crate::store::group::GroupStats;
@@ -22,7 +22,6 @@ use crate::store::group::GroupStats;
 pub struct PipelineMetrics {
     metrics: Arc<Metrics>,
     pipeline: Arc<str>,
-    holders: Holders,
     /// Records taken from Kafka.
     pub received: IntCounter,
     /// Bytes of keys and values taken from Kafka.
@@ -120,7 +119,6 @@ impl PipelineMetrics {
             transaction_commit: m.transaction_commit_seconds.of([pipeline]),
             metrics: Arc::clone(metrics),
             pipeline: Arc::from(pipeline),
-            holders: Holders::default(),
         }
     }
 
@@ -188,7 +186,7 @@ impl PipelineMetrics {
 
     /// The series of one assigned partition, exported for as long as anybody has it.
     pub fn partition(&self, topic: &str, partition: i32) -> PartitionMetrics {
-        PartitionMetrics::new(&self.metrics, &self.pipeline, &self.holders, topic, partition)
+        PartitionMetrics::new(&self.metrics, &self.pipeline, topic, partition)
     }
 
     /// Counts a failure outside of any step: `stage` is `decode`, `encode`, `sink`, `dead_letter`, `commit`...

@@ -16,6 +16,7 @@ use prometheus::{
 use super::buckets::{cpu, event, io, seconds};
 use super::declare::{Declared, Family, PREFIX, Vector, help, metrics};
 use super::logging::LogFile;
+use super::partitions::Holders;
 use super::process::Sampler;
 use crate::certificates::CertificateFile;
 use crate::registry::RegistryStats;
@@ -77,7 +78,8 @@ metrics! {
         in_flight_records: IntGaugeVec ["pipeline"],
         /// Events at a step that asks the store: waiting for its answer, for the next attempt or for the breaker.
         step_in_flight: IntGaugeVec ["pipeline", "step"],
-        /// Bytes of the records admitted and not yet finished, and 64 for each finished one that waits in its partition behind one of them.
+        /// Bytes of the records admitted and not yet finished, 8 KiB for each task that works on some, and 64 for each finished one that waits in its partition
+        /// behind one of them.
         in_flight_bytes: IntGaugeVec ["pipeline"],
         /// These bytes over what the memory budget lets a consumer hold of them: at 1 it takes no more until they are down to 0.8. Of several consumers
         /// the one with most.
@@ -275,6 +277,8 @@ pub struct Metrics {
     families: Families,
     registry: Registry,
     sampler: Mutex<Sampler>,
+    /// Here and not with a pipeline, of which a reload makes another: who has been given up may go on beside it.
+    pub(super) holders: Holders,
 }
 
 impl std::ops::Deref for Metrics {
@@ -298,6 +302,7 @@ impl Metrics {
             families,
             registry,
             sampler,
+            holders: Holders::default(),
         }))
     }
 

@@ -1,8 +1,8 @@
 //! The series of the partitions that a pipeline's consumers have.
 //!
 //! Two consumers of one process may have the same partition for a while: one that the group has thrown out hears of it late, when another has its
-//! partitions already. So a partition is exported for as long as any of them has it; else the first to let go would take the figures of the one that
-//! works.
+//! partitions already, and one that a reload has given up when its successor has. So a partition is exported for as long as any of them has it; else the
+//! first to let go would take the figures of the one that works.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,12 +11,15 @@ use prometheus::{Gauge, IntCounter, IntGauge};
 
 use super::metrics::Metrics;
 
-/// How many consumers have each partition, by topic and number.
-#[derive(Clone, Default)]
-pub(super) struct Holders(Arc<Mutex<HashMap<(String, i32), usize>>>);
+/// A pipeline, a topic and a number.
+type Place = (Arc<str>, String, i32);
+
+/// How many consumers of the process have each partition.
+#[derive(Default)]
+pub(super) struct Holders(Mutex<HashMap<Place, usize>>);
 
 impl Holders {
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, i32), usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -34,25 +37,18 @@ pub struct PartitionMetrics {
     /// Records of the topic that were gone when they were due; it stays when the partition goes.
     pub passed_over: IntCounter,
     metrics: Arc<Metrics>,
-    pipeline: Arc<str>,
-    holders: Holders,
-    /// Topic and number; none once the consumer has it no more.
-    place: Option<(String, i32)>,
+    /// None once the consumer has it no more.
+    place: Option<Place>,
 }
 
 impl PartitionMetrics {
-    pub(super) fn new(
-        metrics: &Arc<Metrics>,
-        pipeline: &Arc<str>,
-        holders: &Holders,
-        topic: &str,
-        partition: i32,
-    ) -> PartitionMetrics {
+    pub(super) fn new(metrics: &Arc<Metrics>, pipeline: &Arc<str>, topic: &str, partition: i32) -> PartitionMetrics {
         let number = partition.to_string();
         let labels = [&**pipeline, topic, &number];
+        let place = (Arc::clone(pipeline), topic.to_owned(), partition);
         // Kept until the series are there, so that nobody forgets them meanwhile.
-        let mut held = holders.lock();
-        *held.entry((topic.to_owned(), partition)).or_default() += 1;
+        let mut held = metrics.holders.lock();
+        *held.entry(place.clone()).or_default() += 1;
         PartitionMetrics {
             lag_records: metrics.lag_records.of(labels),
             lag_seconds: metrics.lag_seconds.of(labels),
@@ -60,16 +56,14 @@ impl PartitionMetrics {
             committed_offset: metrics.committed_offset.of(labels),
             passed_over: metrics.passed_over_records_total.of([&**pipeline, topic]),
             metrics: Arc::clone(metrics),
-            pipeline: Arc::clone(pipeline),
-            holders: holders.clone(),
-            place: Some((topic.to_owned(), partition)),
+            place: Some(place),
         }
     }
 
     /// The consumer has the partition no more, as when this is dropped. Where no other one has it, its series are exported no more.
     pub fn give_up(&mut self) {
         let Some(place) = self.place.take() else { return };
-        let mut held = self.holders.lock();
+        let mut held = self.metrics.holders.lock();
         if let Some(others) = held.get_mut(&place)
             && *others > 1
         {
@@ -77,9 +71,9 @@ impl PartitionMetrics {
             return;
         }
         held.remove(&place);
-        let (topic, partition) = place;
+        let (pipeline, topic, partition) = place;
         let number = partition.to_string();
-        let labels = [&*self.pipeline, &*topic, &*number];
+        let labels = [&*pipeline, &*topic, &*number];
         self.metrics.lag_records.forget(labels);
         self.metrics.lag_seconds.forget(labels);
         self.metrics.position.forget(labels);
@@ -102,16 +96,28 @@ mod tests {
     fn a_partition_is_shown_for_as_long_as_any_consumer_has_it() {
         let metrics = Metrics::new().unwrap();
         let pipeline = PipelineMetrics::new(&metrics, "p");
+        let after_a_reload = PipelineMetrics::new(&metrics, "p");
         let lag = || metrics.lag_records.by("topic", "t", "partition");
-        let mut thrown_out = pipeline.partition("t", 3);
-        let owner = pipeline.partition("t", 3);
-        owner.lag_records.set(7);
-        thrown_out.give_up();
-        assert_eq!(lag(), [("3".to_owned(), 7)]);
-        owner.lag_records.set(8);
-        drop(thrown_out);
-        assert_eq!(lag(), [("3".to_owned(), 8)], "it was given up once");
-        drop(owner);
-        assert_eq!(lag(), []);
+        for others in [&pipeline, &after_a_reload] {
+            let mut thrown_out = pipeline.partition("t", 3);
+            let owner = others.partition("t", 3);
+            owner.lag_records.set(7);
+            thrown_out.give_up();
+            assert_eq!(lag(), [("3".to_owned(), 7)]);
+            owner.lag_records.set(8);
+            drop(thrown_out);
+            assert_eq!(lag(), [("3".to_owned(), 8)], "it was given up once");
+            drop(owner);
+            assert_eq!(lag(), []);
+        }
+    }
+
+    #[test]
+    fn a_partition_of_another_pipeline_is_another() {
+        let metrics = Metrics::new().unwrap();
+        let [gone, stays] = ["p", "q"].map(|name| PipelineMetrics::new(&metrics, name).partition("t", 3));
+        drop(gone);
+        assert_eq!(metrics.lag_records.by("topic", "t", "pipeline"), [("q".to_owned(), 0)]);
+        drop(stays);
     }
 }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Answer, Flow, Member, Runtime};
+use super::{Answer, Flow, Member, Runtime, keep_small};
 use crate::config::OnMissing;
 use crate::outcome::Outcome;
 use crate::pipeline::completions::How;
@@ -168,7 +168,9 @@ impl Runtime {
         let hit = KEY.with_borrow_mut(|key| {
             key.clear();
             append_key(&values, key);
-            cache.peek(key, now)
+            let hit = cache.peek(key, now);
+            keep_small(key);
+            hit
         })?;
         match lookup.on_missing {
             _ if hit.is_some() => Some(Answer::Row(hit)),
@@ -198,4 +200,30 @@ impl Runtime {
 fn may_end(event: &mut Event) -> bool {
     let come = event.turn.as_mut().map(|turn| turn.has_come());
     matches!(come, None | Some(Some(Go::Publish)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::runner::KEPT;
+    use crate::pipeline::runner::tests::bench;
+
+    #[tokio::test]
+    async fn a_thread_keeps_the_memory_of_a_small_key_and_not_of_a_large_one() {
+        let steps = r#"
+[[pipelines.p.steps]]
+name = "user"
+lookup = "SELECT name FROM users WHERE kind = :kind"
+cache = { ttl = "1h" }
+"#;
+        let mut bench = bench(steps).await;
+        for (offset, size) in [(0, 100), (1, 10_000_000)] {
+            let event = bench.event(offset, 1, &"x".repeat(size), false);
+            let advance = bench.runtime.advance(event, Instant::now());
+            assert!(matches!(advance, Advance::Waits(_)), "it is in no cache");
+            let kept = KEY.with_borrow(Vec::capacity);
+            assert!(kept <= KEPT, "{kept}");
+            assert_eq!(kept > 0, size <= KEPT);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::{Next, Runtime};
+use super::{Next, Runtime, keep_small};
 use crate::avro::Value;
 use crate::breaker::gate::Pass;
 use crate::outcome::Outcome;
@@ -79,15 +79,20 @@ impl Runtime {
     /// Makes the output and hands it to the producer.
     pub(super) fn hand_over(&self, sink: &Sink, mut event: Box<Event>) -> Result<(), (Failure, Box<Event>)> {
         let started = Instant::now();
-        OUTPUT.with_borrow_mut(|output| match self.encode(&event, output) {
-            Err(failure) => Err((failure, event)),
-            Ok(()) => {
-                let now = Instant::now();
-                let took = now.duration_since(started).as_secs_f64();
-                self.metrics.encode.observe(took);
-                event.pending = Outcome::Done;
-                sink.send(event, &output.value, output.key(), now)
-            }
+        OUTPUT.with_borrow_mut(|output| {
+            let handed = match self.encode(&event, output) {
+                Err(failure) => Err((failure, event)),
+                Ok(()) => {
+                    let now = Instant::now();
+                    let took = now.duration_since(started).as_secs_f64();
+                    self.metrics.encode.observe(took);
+                    event.pending = Outcome::Done;
+                    sink.send(event, &output.value, output.key(), now)
+                }
+            };
+            keep_small(&mut output.value);
+            keep_small(&mut output.key);
+            handed
         })
     }
 
@@ -273,5 +278,28 @@ impl Runtime {
             topic: Some(&event.origin.topic),
             error: &failure.message,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::runner::KEPT;
+    use crate::pipeline::runner::publish_tests::narrow;
+    use crate::pipeline::runner::tests::{STEPS, bench};
+
+    #[tokio::test]
+    async fn a_thread_keeps_the_memory_of_a_small_output_and_not_of_a_large_one() {
+        let mut bench = bench(STEPS).await;
+        bench.publishes();
+        let sink = narrow(&bench.runtime);
+        for (offset, size) in [(0, 100), (1, 10_000_000)] {
+            let event = bench.event(offset, 1, &"x".repeat(size), false);
+            // Whether there is room for it or not.
+            let _ = bench.runtime.hand_over(&sink, event);
+            let kept = OUTPUT.with_borrow(|output| output.value.capacity());
+            assert!(kept <= KEPT, "{kept}");
+            assert_eq!(kept > 0, size <= KEPT);
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::telemetry::kafka::KafkaMetrics;
 use crate::telemetry::metrics::Metrics;
 
 /// Of a producer that reaches no broker, and has room for one record.
-fn narrow(runtime: &Runtime) -> Sink {
+pub(super) fn narrow(runtime: &Runtime) -> Sink {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", "127.0.0.1:1");
     config.set("queue.buffering.max.messages", "1");

@@ -29,10 +29,11 @@ impl Loop {
         self.parts.budget.is_full() || self.ledger_full
     }
 
-    /// Has the budget count what those in flight hold beside themselves: rows and the like, and the finished records that wait behind them.
+    /// Has the budget count what those in flight hold beside themselves: rows and the like, who works on them, and the finished records that wait
+    /// behind them.
     pub(super) fn weigh(&mut self) {
         let held = self.completions.held().saturating_add(self.waiting_bytes);
-        self.parts.budget.hold(held);
+        self.parts.budget.hold(held.saturating_add(self.workers.bytes()));
     }
 
     /// Also says why, if librdkafka fetches nothing although there is something and nothing of ours holds it.

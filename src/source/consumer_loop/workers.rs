@@ -19,6 +19,10 @@ use crate::pipeline::runner::Runtime;
 /// So many may be idle; who finds more leaves. A peak must not be paid for ever.
 const IDLE: usize = 1024;
 
+/// What one that is at work takes, in bytes: its task, whose future has room for a request, and what the driver keeps of that. In docs/benchmarks.md a
+/// process grew by some twelve kilobytes for each, with an event that weighs two.
+const AT_WORK: usize = 8 * 1024;
+
 /// So many events begin in one go; then these have the processor, and the runtime looks at its sockets, before others begin. For the same rate
 /// fewer are under way at a time, so that what they keep is still in the processor's caches when they go on, and requests leave while
 /// others are still read. docs/benchmarks.md has what it gives.
@@ -126,8 +130,15 @@ impl Workers {
 
     /// Runs something else that ends with the loop.
     pub(super) fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
-        while self.tasks.try_join_next().is_some() {}
         self.tasks.spawn_on(work, &self.io);
+    }
+
+    /// What those at work hold, in bytes. Who has left is let go of first: until then its task has its memory.
+    pub(super) fn bytes(&mut self) -> usize {
+        // What one that has panicked was at says so itself.
+        while self.tasks.try_join_next().is_some() {}
+        let idle = lock(&self.room.free).as_ref().map_or(0, Vec::len);
+        self.tasks.len().saturating_sub(idle) * AT_WORK
     }
 }
 
@@ -204,10 +215,64 @@ impl Desk {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
 
     use futures_util::FutureExt;
+    use tokio::sync::watch;
 
     use super::*;
+    use crate::budget::Budget;
+    use crate::pipeline::completions::Batch;
+    use crate::source::consumer_loop::tests::idle::{P, taken, with_one_finished};
+
+    /// More than may be idle, so that their tasks are not kept either.
+    #[tokio::test]
+    async fn those_at_work_fill_the_budget_until_they_end_though_no_event_comes_back() {
+        const MANY: usize = IDLE + 76;
+        let mut this = with_one_finished().await;
+        this.parts.budget = Budget::new(10_000, MANY * AT_WORK);
+        let waits = taken(&mut this, 1);
+        let (end, ended) = watch::channel(());
+        for _ in 0..MANY {
+            let mut ended = ended.clone();
+            this.workers.spawn(async move {
+                let _ = ended.changed().await;
+            });
+        }
+        assert!(this.takes_records());
+        this.weigh();
+        assert_eq!(this.parts.budget.bytes(), waits.own_weight() + MANY * AT_WORK);
+        assert!(!this.takes_records());
+        drop(end);
+        let all = async {
+            while !this.workers.tasks.is_empty() {
+                tokio::task::yield_now().await;
+                this.weigh();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
+        assert_eq!(this.parts.budget.bytes(), waits.own_weight());
+        assert!(this.takes_records());
+    }
+
+    #[tokio::test]
+    async fn a_worker_counts_while_it_has_an_event() {
+        let mut this = with_one_finished().await;
+        let runtime = Runtime::clone(&this.workers.runtime);
+        this.workers.runtime = Arc::new(Runtime { sink: None, ..runtime });
+        let event = taken(&mut this, 1);
+        let weight = event.own_weight();
+        this.read(P, event, Instant::now());
+        let (id, plan) = this.resolved.1.recv().await.unwrap();
+        this.schema_known(id, plan);
+        this.weigh();
+        assert_eq!(this.parts.budget.bytes(), weight + AT_WORK);
+        this.completions.ready().await;
+        this.take_ended(&mut Batch::default());
+        this.weigh();
+        assert_eq!(this.parts.budget.bytes(), 0);
+        assert_eq!(this.workers.tasks.len(), 1, "it waits for the next one");
+    }
 
     #[tokio::test]
     async fn records_that_wait_for_nothing_let_others_go_first_too() {

@@ -10,8 +10,8 @@
 //! What differs from CQL, on purpose and for good: a write is an upsert by primary key, and the newest timestamp wins
 //! for the whole row rather than for each cell, by a column `messina_timestamp` that is added to a table when a
 //! statement that writes it is prepared; a TTL is a column `messina_expires` beside it, which look-ups heed and a sweep
-//! every minute clears, and a row lives as long as the longest-lived of what is in it; a delete leaves no mark, so an older
-//! write that arrives after it brings the row back.
+//! every minute clears, some hundreds of rows at a time, and a row lives as long as the longest-lived of what is in it; a
+//! delete leaves no mark, so an older write that arrives after it brings the row back.
 
 mod compare;
 mod parse;

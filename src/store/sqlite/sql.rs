@@ -20,6 +20,13 @@ pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// Deletes rows of a table that have expired by the time that is its parameter, so many at most: a DELETE has no LIMIT of its own.
+pub(super) fn sweep(name: &str, table: &Table, most: usize) -> String {
+    let name = quoted(name);
+    let key = table.key().map(quoted).collect::<Vec<_>>().join(", ");
+    format!("DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name} WHERE {EXPIRES} <= ?1 LIMIT {most})")
+}
+
 impl Select {
     /// The look-up in SQLite's dialect. A table with Messina's columns is seen without them and without expired rows;
     /// the time is then one more parameter, the last.

@@ -5,8 +5,9 @@
 //!
 //! Invariants: no answer before its commit; a write that fails fails alone: its statement is undone, and the others stand.
 //! Where SQLite refuses the whole transaction for good, or gives it up, for one of its rows, each is written again in a
-//! transaction of its own; what may pass fails for all in it, and one that cannot begin for all who are queued. The thread
-//! ends when the store goes, after what was sent before.
+//! transaction of its own; what may pass fails for all in it, and one that cannot begin for all who are queued. Expired
+//! rows are cleared away in turns, however many they are, and jobs go between. The thread ends when the store goes, after
+//! what was sent before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,14 +19,14 @@ use rusqlite::types::Value as Bound;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::parse::{Change, Term};
-use super::sql::{EXPIRES, TIMESTAMP, quoted};
+use super::sql::{EXPIRES, TIMESTAMP, quoted, sweep};
 use super::table::Table;
 use super::{invalid, judge, now_millis};
 use crate::retry::Class;
 use crate::store::cql::{TTL_MARKER, Ttl};
 use crate::store::{Marker, StoreError, classify};
 
-/// Writes in one transaction at most.
+/// Writes in one transaction at most, and expired rows that are cleared away in one.
 const GROUP: usize = 500;
 /// Longest time that a transaction takes up further writes.
 const GROUP_TIME: Duration = Duration::from_millis(5);
@@ -120,13 +121,21 @@ struct Writer {
     generation: Arc<AtomicU64>,
     /// See [`super::place`].
     place: Arc<str>,
-    /// Tables that a statement with a TTL writes; they have an index for the sweep.
-    expiring: Vec<String>,
+    expiring: Vec<Expiring>,
     swept: Instant,
     /// What the wall clock said when it was last believed, in milliseconds since 1970.
     believed: (Instant, i64),
     /// Since when it is not, and what it said then.
     doubted: Option<(Instant, i64)>,
+}
+
+/// A table that a statement with a TTL writes; it has an index for the sweep.
+struct Expiring {
+    table: String,
+    /// Deletes as many rows as one transaction may.
+    sql: String,
+    /// When the sweep began that has not come to its end yet, by the wall clock: what had expired by then goes.
+    until: Option<i64>,
 }
 
 type Queue = Receiver<(Job, tokio::sync::OwnedSemaphorePermit)>;
@@ -147,15 +156,28 @@ impl Writer {
 
     fn run(mut self, queue: &Queue) {
         loop {
-            match queue.recv_timeout(SWEEP.saturating_sub(self.swept.elapsed())) {
+            match queue.recv_timeout(self.rests()) {
                 Ok((job, _permit)) => self.take(job, queue),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.swept.elapsed() >= SWEEP {
+            if self.rests().is_zero() {
                 self.sweep(Instant::now(), now_millis());
             }
         }
+    }
+
+    /// For how long no expired rows are deleted.
+    fn rests(&self) -> Duration {
+        if self.sweeps() {
+            return Duration::ZERO;
+        }
+        SWEEP.saturating_sub(self.swept.elapsed())
+    }
+
+    /// Whether a sweep is under way.
+    fn sweeps(&self) -> bool {
+        self.expiring.iter().any(|expiring| expiring.until.is_some())
     }
 
     fn take(&mut self, job: Job, queue: &Queue) {
@@ -289,8 +311,12 @@ impl Writer {
             run(&format!(
                 "CREATE INDEX IF NOT EXISTS {index} ON {name} ({EXPIRES}) WHERE {EXPIRES} IS NOT NULL"
             ))?;
-            if !self.expiring.contains(&change.table) {
-                self.expiring.push(change.table.clone());
+            if !self.expiring.iter().any(|expiring| expiring.table == change.table) {
+                self.expiring.push(Expiring {
+                    table: change.table.clone(),
+                    sql: sweep(&change.table, &table, GROUP),
+                    until: None,
+                });
             }
         }
         table = Table::read(&self.connection, &change.table, &self.place)?;
@@ -358,19 +384,36 @@ impl Writer {
         true
     }
 
-    /// Deletes expired rows. What cannot be deleted now can be at the next sweep; look-ups do not see it either way.
-    /// `wall` is what the wall clock says at `now`.
+    /// Deletes expired rows, a transaction of them for each table, and begins a sweep where none is under way. What cannot be deleted now can be at the
+    /// next sweep; look-ups do not see it either way. `wall` is what the wall clock says at `now`.
     fn sweep(&mut self, now: Instant, wall: i64) {
         self.swept = now;
-        if !self.believes(now, wall) {
-            return;
+        if !self.sweeps() {
+            if !self.believes(now, wall) {
+                return;
+            }
+            self.expiring
+                .iter_mut()
+                .for_each(|expiring| expiring.until = Some(wall));
         }
-        for table in &self.expiring {
-            let sql = format!("DELETE FROM {} WHERE {EXPIRES} <= ?1", quoted(table));
-            let swept = self.connection.prepare_cached(&sql).and_then(|mut s| s.execute([wall]));
-            match swept {
-                Ok(rows) => tracing::debug!(table, rows, "expired rows are deleted"),
-                Err(error) => tracing::warn!(table, %error, "expired rows could not be deleted"),
+        for Expiring { table, sql, until } in &mut self.expiring {
+            let Some(expired) = *until else { continue };
+            let swept = self
+                .connection
+                .prepare_cached(sql)
+                .and_then(|mut s| s.execute([expired]));
+            let more = match swept {
+                Ok(rows) => {
+                    tracing::debug!(table, rows, "expired rows are deleted");
+                    rows == GROUP
+                }
+                Err(error) => {
+                    tracing::warn!(table, %error, "expired rows could not be deleted");
+                    false
+                }
+            };
+            if !more {
+                *until = None;
             }
         }
     }
@@ -387,6 +430,9 @@ mod tests {
     use crate::store::sqlite::parse;
 
     type Answer = oneshot::Receiver<Result<(), StoreError>>;
+
+    const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)";
+    const INSERT: &str = "INSERT INTO t (id, n) VALUES (:id, :n)";
 
     /// A writer of an empty file with these tables, and its statement.
     fn writer(path: &std::path::Path, tables: &str, insert: &str) -> (Writer, Arc<Write>) {
@@ -422,8 +468,7 @@ mod tests {
     #[test]
     fn a_lock_of_another_process_is_waited_for_once_by_all_who_are_queued() {
         let scratch = Scratch::new().unwrap();
-        let table = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)";
-        let (mut writer, write) = writer(&scratch.database(), table, "INSERT INTO t (id, n) VALUES (:id, :n)");
+        let (mut writer, write) = writer(&scratch.database(), TABLE, INSERT);
         let other = Connection::open(scratch.database()).unwrap();
         let mut take_all = || {
             let (queue, answers) = queued(&write, (0..=GROUP as i64).map(|id| (id, 1)));
@@ -447,8 +492,7 @@ mod tests {
              CREATE TRIGGER positive BEFORE INSERT ON t WHEN NEW.n < 0 BEGIN SELECT RAISE(ROLLBACK, 'negative'); END";
         for tables in [deferred, rolling_back] {
             let scratch = Scratch::new().unwrap();
-            let insert = "INSERT INTO t (id, n) VALUES (:id, :n)";
-            let (mut writer, write) = writer(&scratch.database(), tables, insert);
+            let (mut writer, write) = writer(&scratch.database(), tables, INSERT);
             let (queue, answers) = queued(&write, (0..10).map(|id| (id, if id == 4 { -1 } else { 1 })));
             while let Ok((job, _)) = queue.try_recv() {
                 writer.take(job, &queue);
@@ -457,18 +501,90 @@ mod tests {
                 let label = answer.try_recv().unwrap().err().map(|error| error.label);
                 assert_eq!(label, (id == 4).then_some("constraint"), "row {id} of {tables}");
             }
-            let count = "SELECT count(*) FROM t";
-            let rows: i64 = writer.connection.query_row(count, [], |row| row.get(0)).unwrap();
-            assert_eq!(rows, 9, "{tables}");
+            assert_eq!(rows(&writer.connection), 9, "{tables}");
         }
+    }
+
+    /// How many there are.
+    fn rows(connection: &Connection) -> usize {
+        let count = connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, u32>(0));
+        count.unwrap() as usize
+    }
+
+    /// A writer of such a table, whose rows expire, and its statement.
+    fn expiring(path: &std::path::Path, table: &str) -> (Writer, Arc<Write>) {
+        let (mut writer, write) = writer(path, table, INSERT);
+        let mut change = parse::change(INSERT).unwrap();
+        change.ttl = Some(Ttl::Bound);
+        writer.prepare(change).unwrap();
+        (writer, write)
+    }
+
+    /// Three groups of rows that have expired, and one row that lives.
+    fn fill(writer: &Writer) {
+        let (wall, last) = (writer.believed.1, 3 * GROUP);
+        let sql = format!(
+            "WITH RECURSIVE i (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM i WHERE n < {last}) \
+             INSERT INTO t (id, n, {EXPIRES}) SELECT n, n, iif(n = {last}, NULL, {wall}) FROM i"
+        );
+        writer.connection.execute_batch(&sql).unwrap();
+        assert_eq!(rows(&writer.connection), last + 1);
+    }
+
+    /// After hours in which nobody swept there may be millions.
+    #[test]
+    fn expired_rows_are_cleared_away_in_turns_whatever_the_key() {
+        let of_two = "CREATE TABLE t (id bigint, n bigint, PRIMARY KEY (n, id)) WITHOUT ROWID";
+        for table in [TABLE, of_two] {
+            let scratch = Scratch::new().unwrap();
+            let (mut writer, _) = expiring(&scratch.database(), table);
+            fill(&writer);
+            let wall = writer.believed.1;
+            let mut left = Vec::new();
+            loop {
+                writer.sweep(Instant::now(), wall);
+                left.push(rows(&writer.connection));
+                if !writer.rests().is_zero() {
+                    break;
+                }
+            }
+            // The last turn finds none, and ends it.
+            assert_eq!(left, [2 * GROUP + 1, GROUP + 1, 1, 1], "{table}");
+        }
+    }
+
+    #[test]
+    fn a_write_goes_between_two_turns_of_a_sweep() {
+        let scratch = Scratch::new().unwrap();
+        let (mut writer, write) = expiring(&scratch.database(), TABLE);
+        fill(&writer);
+        writer.sweep(Instant::now(), writer.believed.1);
+        let (queue, mut answers) = queued(&write, [(-1, 1)].into_iter());
+        // It ends when nobody is there any more to ask, which is looked at once a turn.
+        writer.run(&queue);
+        assert_eq!(answers[0].try_recv().unwrap(), Ok(()));
+        let left = rows(&Connection::open(scratch.database()).unwrap());
+        assert_eq!(left, GROUP + 2, "one turn before it, one behind it");
+    }
+
+    #[test]
+    fn a_sweep_that_fails_rests() {
+        let scratch = Scratch::new().unwrap();
+        let (mut writer, _) = expiring(&scratch.database(), TABLE);
+        fill(&writer);
+        let other = Connection::open(scratch.database()).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        writer.sweep(Instant::now(), writer.believed.1);
+        assert!(!writer.rests().is_zero());
+        other.execute_batch("ROLLBACK").unwrap();
+        writer.sweep(Instant::now(), writer.believed.1);
+        assert_eq!(rows(&writer.connection), 2 * GROUP + 1);
     }
 
     #[test]
     fn a_clock_that_runs_ahead_for_a_while_deletes_no_row() {
         let scratch = Scratch::new().unwrap();
-        let table = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)";
-        let (mut writer, _) = writer(&scratch.database(), table, "INSERT INTO t (id, n) VALUES (:id, :n)");
-        writer.expiring.push("t".to_owned());
+        let (mut writer, _) = expiring(&scratch.database(), TABLE);
         let (start, wall) = writer.believed;
         let hour = 3_600_000;
         let insert = format!("INSERT INTO t (id, {EXPIRES}) VALUES (1, ?1), (2, ?2)");
@@ -478,11 +594,7 @@ mod tests {
         let mut left = |minutes: i64, ahead: i64| {
             let now = start + Duration::from_secs(60 * minutes as u64);
             writer.sweep(now, wall + 60_000 * minutes + ahead * hour);
-            let count = "SELECT count(*) FROM t";
-            writer
-                .connection
-                .query_row(count, [], |row| row.get::<_, i64>(0))
-                .unwrap()
+            rows(&writer.connection)
         };
         assert_eq!(left(1, 24), 2);
         assert_eq!(left(2, 0), 1, "the one whose life is over");
