@@ -248,6 +248,8 @@ pub struct StoreError {
     pub message: String,
     /// Whether it is certain that what was asked for has not been done, so that asking again cannot do it twice.
     pub not_applied: bool,
+    /// Whether the request was another's, who has the same error without this: one request fails once, however many have waited for it.
+    pub of_another: bool,
 }
 
 impl StoreError {
@@ -258,6 +260,15 @@ impl StoreError {
             label,
             message: message.into(),
             not_applied: false,
+            of_another: false,
+        }
+    }
+
+    /// The same for who has waited for this request of another.
+    fn for_others(self) -> Self {
+        StoreError {
+            of_another: true,
+            ..self
         }
     }
 
@@ -277,10 +288,10 @@ impl StoreError {
     }
 
     /// Whether the store itself may be in trouble. While nodes have different schemas, or call a statement by another id, it answers, and refuses, as it does
-    /// for a partition that is asked for too often or has too many tombstones: others may go on.
+    /// for a partition that is asked for too often or has too many tombstones: others may go on. A request of another is that one's to tell of.
     pub fn is_outage(&self) -> bool {
         const ANSWERED: [&str; 4] = ["schema_changing", "other_id", "rate_limit", "tombstones"];
-        self.class == Class::Transient && !ANSWERED.contains(&self.label)
+        self.class == Class::Transient && !self.of_another && !ANSWERED.contains(&self.label)
     }
 }
 

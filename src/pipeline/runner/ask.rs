@@ -131,7 +131,6 @@ impl Attempts<'_> {
         let key = key.as_deref();
         loop {
             self.notice_an_open_breaker();
-            let mut own = lookup.cache.is_none();
             let result = match (&lookup.cache, key) {
                 // Where an old row will do, nobody waits for another's probe.
                 (Some(cache), Some(key))
@@ -142,10 +141,7 @@ impl Attempts<'_> {
                     Err(not_asked())
                 }
                 (Some(cache), Some(key)) => {
-                    let load = || {
-                        own = true;
-                        self.select(Some(key), lookup, store, &values)
-                    };
+                    let load = || self.select(Some(key), lookup, store, &values);
                     cache.get_or_load(key, Instant::now(), load).await
                 }
                 _ => self
@@ -167,7 +163,7 @@ impl Attempts<'_> {
                         self.metrics.stale();
                         return Ok(Answer::Row(row));
                     }
-                    self.own = own;
+                    self.own = !error.of_another;
                     if let Some(answer) = Box::pin(self.after_error(error.into(), true)).await? {
                         return Ok(answer);
                     }
