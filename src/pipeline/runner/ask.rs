@@ -274,7 +274,7 @@ impl Attempts<'_> {
                 self.metrics.succeeded(began.elapsed());
             }
             Err(error) if error.is_outage() => pass.failed(),
-            // Often found out without asking: it says nothing of the store.
+            // Often found out without asking, or by another who tells the breaker: it says nothing of the store.
             Err(_) => drop(pass),
         }
         result

@@ -127,14 +127,44 @@ async fn a_batch_that_is_refused_is_left_to_each_and_one_that_may_pass_is_not() 
         ..Database::default()
     };
     assert_eq!(database.write_all(0..4, OPTIONS).await, vec![Came::Alone; 4]);
-    let later = StoreError::transient("overloaded", "later");
-    assert_eq!(database.write_all(10..14, OPTIONS).await, vec![Came::Failed(later); 4]);
+    let later = database.write_all(10..14, OPTIONS).await;
+    assert!(later.iter().all(|came| matches!(came, Came::Failed(_))), "{later:?}");
     let bad = StoreError::permanent("invalid", "a bad row");
     assert_eq!(
         database.write_all([20], OPTIONS).await,
         [Came::Failed(bad)],
         "it was alone already"
     );
+    assert_eq!(database.stats.sent(), (0, 0));
+}
+
+/// A breaker that counted each of its rows would open.
+#[tokio::test]
+async fn a_batch_that_fails_is_one_failed_request() {
+    // Sent by who fills the group, by its first when the linger is over, and by the next where that one leaves.
+    for (rows, options, leaves) in [(0..4, PATIENT, false), (0..3, OPTIONS, false), (0..3, PATIENT, true)] {
+        let database = Database {
+            refuses: vec![(2, None)],
+            ..Database::default()
+        };
+        let writes = rows.map(|row| {
+            let database = database.clone();
+            tokio::spawn(async move { database.write("p", row, 10, options).await })
+        });
+        let writes: Vec<_> = writes.collect();
+        tokio::task::yield_now().await;
+        if leaves {
+            writes[0].abort();
+        }
+        let mut outages = 0;
+        for write in writes.into_iter().skip(usize::from(leaves)) {
+            match write.await.unwrap() {
+                Came::Failed(error) => outages += usize::from(error.is_outage()),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(outages, 1);
+    }
 }
 
 #[tokio::test]

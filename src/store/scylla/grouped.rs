@@ -152,9 +152,11 @@ impl ScyllaStore {
         let Some(grouping) = &inner.group else {
             return Err(foreign_statement());
         };
-        grouping.stats.count(rows.len());
+        let count = rows.len();
         let rows = rows.into_iter().map(|row| row.row).collect();
-        self.send(grouping, inner, statement, rows).await
+        self.send(grouping, inner, statement, rows).await?;
+        grouping.stats.count(count);
+        Ok(())
     }
 
     /// Writes a row with others, or by itself where its batch is refused.
