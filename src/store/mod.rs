@@ -29,7 +29,7 @@ mod types_page;
 
 use std::future::Future;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::avro::value::{Type, Value};
 use crate::retry::Class;
@@ -577,6 +577,26 @@ impl AnyStore {
         }
     }
 
+    /// Writes a row as [`Store::write`] does, and says how long its request took: what it waits for others of its batch is no part of it.
+    ///
+    /// # Errors
+    /// Those of [`Store::write`].
+    pub async fn write_timed(
+        &self,
+        statement: &Statement,
+        values: &[Value<'_>],
+        timestamp_us: i64,
+    ) -> Result<Duration, StoreError> {
+        let began = Instant::now();
+        match self {
+            AnyStore::Scylla(s) => return s.write_timed(statement, values, timestamp_us).await,
+            AnyStore::Sqlite(s) => s.write(statement, values, timestamp_us).await?,
+            AnyStore::Memory(s) => s.write(statement, values, timestamp_us).await?,
+            AnyStore::HeldBack(s) => s.write(statement, values, timestamp_us).await?,
+        }
+        Ok(began.elapsed())
+    }
+
     /// Writes a row as [`Store::write`] does, but never in a batch with others.
     ///
     /// # Errors
@@ -615,11 +635,6 @@ impl Store for AnyStore {
     }
 
     async fn write(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Result<(), StoreError> {
-        match self {
-            AnyStore::Scylla(s) => s.write(statement, values, timestamp_us).await,
-            AnyStore::Sqlite(s) => s.write(statement, values, timestamp_us).await,
-            AnyStore::Memory(s) => s.write(statement, values, timestamp_us).await,
-            AnyStore::HeldBack(s) => s.write(statement, values, timestamp_us).await,
-        }
+        self.write_timed(statement, values, timestamp_us).await.map(|_| ())
     }
 }

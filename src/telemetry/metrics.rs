@@ -44,7 +44,7 @@ metrics! {
         grouped_rows_total: IntCounterVec ["pipeline", "step"],
         /// Time that a stage on the CPU took for one record: decode or encode.
         stage_seconds: HistogramVec ["pipeline", "stage"] within CPU,
-        /// Time that a step's request took until its answer. Answers from a cache and failures are not in it.
+        /// Time that a step's request took until its answer. Answers from a cache, failures, and the linger of a `group` are not in it.
         step_seconds: HistogramVec ["pipeline", "step"] within IO,
         /// Time from handing a record to the producer until the brokers acknowledged it.
         delivery_seconds: HistogramVec ["pipeline"] within IO,

@@ -5,7 +5,7 @@
 //! event otherwise waits for as long as it takes.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -192,7 +192,7 @@ impl Attempts<'_> {
         };
         let started = Instant::now();
         let result = store.lookup(&lookup.statement, values).await;
-        self.report(pass, result, started)
+        self.report(pass, result.map(|row| (row, started.elapsed())))
     }
 
     async fn write(&mut self, write: &Write, store: &AnyStore) -> Result<Answer, Failure> {
@@ -208,14 +208,15 @@ impl Attempts<'_> {
                         attempts: self.tries.made().max(1),
                         ..failure
                     })?;
-                    let started = Instant::now();
                     // A batch that has failed is not made again: one row may be at fault, and all would go on failing with it.
                     let result = if self.event.alone || self.tries.made() > 0 {
-                        Box::pin(store.write_alone(&write.statement, &values, timestamp)).await
+                        let started = Instant::now();
+                        let written = Box::pin(store.write_alone(&write.statement, &values, timestamp)).await;
+                        written.map(|()| started.elapsed())
                     } else {
-                        store.write(&write.statement, &values, timestamp).await
+                        store.write_timed(&write.statement, &values, timestamp).await
                     };
-                    self.report(pass, result, started)
+                    self.report(pass, result.map(|took| ((), took)))
                 }
                 Err(not_asked) => Err(not_asked),
             };
@@ -267,17 +268,18 @@ impl Attempts<'_> {
         }
     }
 
-    fn report<T>(&self, pass: Pass<'_>, result: Result<T, StoreError>, began: Instant) -> Result<T, StoreError> {
+    /// Tells the breaker what came of a request, and the metrics how long an answer took.
+    fn report<T>(&self, pass: Pass<'_>, result: Result<(T, Duration), StoreError>) -> Result<T, StoreError> {
         match &result {
-            Ok(_) => {
+            Ok((_, took)) => {
                 pass.succeeded();
-                self.metrics.succeeded(began.elapsed());
+                self.metrics.succeeded(*took);
             }
             Err(error) if error.is_outage() => pass.failed(),
             // Often found out without asking, or by another who tells the breaker: it says nothing of the store.
             Err(_) => drop(pass),
         }
-        result
+        result.map(|(answer, _)| answer)
     }
 }
 
