@@ -47,6 +47,15 @@ impl EncodedRow {
     }
 }
 
+#[cfg(test)]
+impl EncodedRow {
+    /// One without values.
+    pub(crate) fn of_place(place: Box<[u8]>) -> Result<EncodedRow, StoreError> {
+        let row = Encoded::new(&[], &[], (0, 0))?;
+        Ok(EncodedRow { row, place })
+    }
+}
+
 /// Rows that wait, by statement and partition.
 pub(super) type Groups = group::Groups<(u64, Box<[u8]>), Encoded>;
 
