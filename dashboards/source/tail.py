@@ -15,7 +15,7 @@ DASHBOARD = filled(
         "Effect",
         [
             graph("Rate", "Records taken and ended a second: the line to watch.", "cps", (f"sum({rate('messina_received_total')})", "taken"), (f"sum({rate('messina_records_total')})", "ended"), width=8),
-            graph("Concurrency load", "Share of max_in_flight in use. By Little's law it is rate × latency ÷ max_in_flight.", "percentunit", (f"max(messina_concurrency_load_ratio{{{PIPELINE}}})", "load"), (f"sum({rate('messina_step_seconds_sum')}) / sum(messina_max_in_flight{{{PIPELINE}}})", "Little's law, of the steps"), top=1, width=8),
+            graph("Concurrency load", "Share of max_in_flight in use. By Little's law it is rate × latency ÷ max_in_flight; what rows of a grouped write wait for others is load, and not in that latency.", "percentunit", (f"max(messina_concurrency_load_ratio{{{PIPELINE}}})", "load"), (f"sum({rate('messina_step_seconds_sum')}) / sum(messina_max_in_flight{{{PIPELINE}}})", "Little's law, of the steps"), top=1, width=8),
             graph("Bound", "The bound of the concurrency; it moves under max_in_flight = \"auto\".", "short", (f"sum(messina_concurrency_limit{{{PIPELINE}}})", "bound"), (f"sum(messina_in_flight_records{{{PIPELINE}}})", "in flight"), width=8),
             graph("Consumer loop: decode", "The consumer loop decodes inline and waits for no store: these do not move.", "s", (quantile(0.5, "messina_stage_seconds", "", more=', stage="decode"'), "p50"), (quantile(0.95, "messina_stage_seconds", "", more=', stage="decode"'), "p95"), log=True, width=8),
             graph("Events", "From admission to end, p50 to p99.", "s", *quantiles("messina_event_seconds", ""), log=True, width=8),

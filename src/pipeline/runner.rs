@@ -313,6 +313,8 @@ mod life_tests;
 #[cfg(test)]
 mod publish_tests;
 #[cfg(test)]
+mod refer_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod together_tests;

@@ -494,10 +494,11 @@ impl Loop {
             self.workers.go_first().await;
 
             let now = Instant::now();
-            self.write_what_is_due(now);
             // A transaction carries the offsets of what has drained, or an abort withdraws them.
             self.act();
             self.transact(now);
+            // One that was full has made room for the next by now.
+            self.write_what_is_due(now);
             if now >= next_commit {
                 self.commit();
                 next_commit = now + COMMIT_EVERY;
@@ -570,12 +571,16 @@ impl Loop {
     }
 
     fn takes_records(&self) -> bool {
-        !self.is_full()
-            && self.stopping.is_none()
-            && self.halted.is_none()
-            && !self.stopped_by_limit
-            && self.is_paced()
-            && self.transaction_has_room()
+        !self.is_closed() && self.is_paced()
+    }
+
+    /// Whether nothing is taken in before something ends; the pace of a replay is a matter of time alone.
+    fn is_closed(&self) -> bool {
+        self.is_full()
+            || self.stopping.is_some()
+            || self.halted.is_some()
+            || self.stopped_by_limit
+            || !self.transaction_has_room()
     }
 
     fn transaction_has_room(&self) -> bool {

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -52,7 +52,7 @@ pub struct GroupStats {
 }
 
 impl GroupStats {
-    /// Batches sent, and the rows in them.
+    /// Batches sent that were written, and the rows in them.
     pub fn sent(&self) -> (u64, u64) {
         (self.batches.load(Ordering::Relaxed), self.rows.load(Ordering::Relaxed))
     }
@@ -66,9 +66,9 @@ impl GroupStats {
 /// What one row came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Came {
-    /// Written.
-    Written,
-    /// Not written, and the reason is every row's alike.
+    /// Written, by a request that took so long.
+    Written(Duration),
+    /// Not written, and the reason is every row's alike; for all but the one who has sent them it is of another.
     Failed(StoreError),
     /// Its batch is refused, or was never sent: the row has to be written by itself.
     Alone,
@@ -182,16 +182,22 @@ impl<K: Hash + Eq + Clone, R> Groups<K, R> {
             }
         };
         let Batch { rows, waiting } = batch;
-        let alone = rows.len() == 1;
-        stats.count(rows.len());
+        let (count, sent) = (rows.len(), Instant::now());
         let came = match send(rows).await {
-            Ok(()) => Came::Written,
-            Err(error) if error.class == Class::Permanent && !alone => Came::Alone,
+            Ok(()) => {
+                stats.count(count);
+                Came::Written(sent.elapsed())
+            }
+            Err(error) if error.class == Class::Permanent && count > 1 => Came::Alone,
             Err(error) => Came::Failed(error),
+        };
+        let theirs = match &came {
+            Came::Failed(error) => Came::Failed(error.clone().for_others()),
+            Came::Written(_) | Came::Alone => came.clone(),
         };
         for member in waiting {
             // One who has gone has no use for the answer.
-            let _ = member.send(Told::Came(came.clone()));
+            let _ = member.send(Told::Came(theirs.clone()));
         }
         came
     }

@@ -29,7 +29,7 @@ pub mod types;
 mod types_page;
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::avro::value::{Type, Value};
 pub use crate::config::{Consistency, Rows, SerialConsistency};
@@ -150,6 +150,8 @@ pub struct StoreError {
     pub message: String,
     /// Whether it is certain that what was asked for has not been done, so that asking again cannot do it twice.
     pub not_applied: bool,
+    /// Whether the request was another's, who has the same error without this: one request fails once, however many have waited for it.
+    pub of_another: bool,
 }
 
 impl StoreError {
@@ -160,6 +162,15 @@ impl StoreError {
             label,
             message: message.into(),
             not_applied: false,
+            of_another: false,
+        }
+    }
+
+    /// The same for who has waited for this request of another.
+    fn for_others(self) -> Self {
+        StoreError {
+            of_another: true,
+            ..self
         }
     }
 
@@ -179,10 +190,10 @@ impl StoreError {
     }
 
     /// Whether the store itself may be in trouble. While nodes have different schemas, or call a statement by another id, it answers, and refuses, as it does
-    /// for a partition that is asked for too often or has too many tombstones: others may go on.
+    /// for a partition that is asked for too often or has too many tombstones: others may go on. A request of another is that one's to tell of.
     pub fn is_outage(&self) -> bool {
         const ANSWERED: [&str; 4] = ["schema_changing", "other_id", "rate_limit", "tombstones"];
-        self.class == Class::Transient && !ANSWERED.contains(&self.label)
+        self.class == Class::Transient && !self.of_another && !ANSWERED.contains(&self.label)
     }
 }
 
@@ -470,6 +481,26 @@ impl AnyStore {
         }
     }
 
+    /// Writes a row as [`Store::write`] does, and says how long its request took: what it waits for others of its batch is no part of it.
+    ///
+    /// # Errors
+    /// Those of [`Store::write`].
+    pub async fn write_timed(
+        &self,
+        statement: &Statement,
+        values: &[Value<'_>],
+        timestamp_us: i64,
+    ) -> Result<Duration, StoreError> {
+        let began = Instant::now();
+        match self {
+            AnyStore::Scylla(s) => return s.write_timed(statement, values, timestamp_us).await,
+            AnyStore::Sqlite(s) => s.write(statement, values, timestamp_us).await?,
+            AnyStore::Memory(s) => s.write(statement, values, timestamp_us).await?,
+            AnyStore::HeldBack(s) => s.write(statement, values, timestamp_us).await?,
+        }
+        Ok(began.elapsed())
+    }
+
     /// Writes a row as [`Store::write`] does, but never in a batch with others.
     ///
     /// # Errors
@@ -511,12 +542,6 @@ impl Store for AnyStore {
     }
 
     async fn write(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Result<(), StoreError> {
-        match self {
-            AnyStore::Scylla(s) => s.write(statement, values, timestamp_us).await,
-            AnyStore::Sqlite(s) => s.write(statement, values, timestamp_us).await,
-            #[cfg(test)]
-            AnyStore::Memory(s) => s.write(statement, values, timestamp_us).await,
-            AnyStore::HeldBack(s) => s.write(statement, values, timestamp_us).await,
-        }
+        self.write_timed(statement, values, timestamp_us).await.map(|_| ())
     }
 }

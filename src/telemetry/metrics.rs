@@ -39,13 +39,13 @@ metrics! {
         published_total: IntCounterVec ["pipeline"],
         /// Rows written to the store and acknowledged, conditional writes whether or not their condition held.
         rows_written_total: IntCounterVec ["pipeline", "step"],
-        /// Batches that a write with `group` sent. What is tried again goes row by row, and is in none. The rows of one: that of `messina_grouped_rows_total` over this.
+        /// Batches of a write with `group` that were written. What was in one that failed goes row by row, and is in none. The rows of one: that of `messina_grouped_rows_total` over this.
         write_batches_total: IntCounterVec ["pipeline", "step"],
-        /// Rows sent in these batches.
+        /// Rows written in these batches.
         grouped_rows_total: IntCounterVec ["pipeline", "step"],
         /// Time that a stage on the CPU took for one record: decode or encode.
         stage_seconds: HistogramVec ["pipeline", "stage"] within cpu(),
-        /// Time that a step's request took until its answer. Answers from a cache and failures are not in it.
+        /// Time that a step's request took until its answer. Answers from a cache, failures, and the linger of a `group` are not in it.
         step_seconds: HistogramVec ["pipeline", "step"] within io(),
         /// Time from handing a record to the producer until the brokers acknowledged it.
         delivery_seconds: HistogramVec ["pipeline"] within io(),

@@ -107,6 +107,40 @@ fn grouped_writes_survive_kill_9_and_one_bad_row_ends_alone() {
     bench.clean();
 }
 
+#[test]
+fn a_linger_is_no_time_of_the_database() {
+    let Some(bench) = Bench::find("lingering_writes") else {
+        return;
+    };
+    let pipeline = Pipeline {
+        name: "lone",
+        order: "key",
+        cache: None,
+        writes: true,
+    };
+    let numbers = Numbers::new(&bench, 1, &[pipeline]);
+    let text = "[registry]\nregister = true\n[scylla]\ndatacenter = \"dc1\"\n\
+         [pipelines.lone.source]\ntopics = [\"TOPIC\"]\ngroup = \"GROUP\"\n\
+         [[pipelines.lone.steps]]\nname = \"row\"\n\
+         write = \"INSERT INTO numbers (seq, who, place) VALUES (:seq, :who, :place)\"\nbind = { place = \"record.offset\" }\n\
+         group = { linger = \"1s\" }\n"
+        .replace("TOPIC", &numbers.topic)
+        .replace("GROUP", &numbers.group("lone"));
+    let configs = [
+        bench.file("lone.toml", &text),
+        bench.file("local.toml", &three::local(&bench, &bench.keyspace)),
+    ];
+    let messina = Messina::start("messina", &configs.each_ref().map(|path| path as &Path));
+    numbers.fill(1);
+    numbers.committed("lone", 1, &[&messina]);
+    let seconds = |what| messina.metric(&format!("messina_step_seconds_{what}"));
+    assert_eq!(seconds("count"), 1.0);
+    assert!(seconds("sum") < 0.9, "{} s", seconds("sum"));
+    messina.stop();
+    drop(messina);
+    bench.clean();
+}
+
 fn letters(bench: &Bench, name: &str) -> String {
     bench.name(&format!("{name}-dead-letters"))
 }

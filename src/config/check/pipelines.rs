@@ -199,9 +199,7 @@ fn effects(pipeline: &Pipeline, report: &mut Report<'_>) {
 }
 
 fn store(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
-    if config.store.is_some() {
-        groups(pipeline, report);
-    }
+    groups(config, pipeline, report);
     if config.scylla.is_some() || config.store.is_some() {
         return;
     }
@@ -213,18 +211,26 @@ fn store(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     }
 }
 
-/// The embedded store commits all that has come in together, whatever a step says.
-fn groups(pipeline: &Pipeline, report: &mut Report<'_>) {
+/// The embedded store commits all that has come in together, whatever a step says. Where attempts are counted a row goes alone: a batch's failure is
+/// nobody's own.
+fn groups(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     for step in &pipeline.steps {
-        if let StepKind::Write(write) = &step.kind
-            && let Some(group) = &write.group
-        {
+        let StepKind::Write(write) = &step.kind else { continue };
+        let Some(group) = &write.group else { continue };
+        if config.store.is_some() {
             let message = format!(
                 "step `{}` groups its rows, which the embedded store does by itself",
                 step.name.value
             );
             let help = "remove `group`: writes that come in at the same time share a transaction";
             report.error(codes::CONFLICT, message, group.span, "for [scylla]", help);
+        } else if write.errors.on_error != OnError::Retry {
+            let message = format!(
+                "step `{}` writes each row alone, for its `on_error` counts attempts",
+                step.name.value
+            );
+            let help = "remove `group`; or `on_error`, if a row is to be tried until it is written";
+            report.warning(codes::IDLE_GROUP, message, group.span, "groups nothing", help);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! event otherwise waits for as long as it takes.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -131,7 +131,6 @@ impl Attempts<'_> {
         let key = key.as_deref();
         loop {
             self.notice_an_open_breaker();
-            let mut own = lookup.cache.is_none();
             let result = match (&lookup.cache, key) {
                 // Where an old row will do, nobody waits for another's probe.
                 (Some(cache), Some(key))
@@ -142,10 +141,7 @@ impl Attempts<'_> {
                     Err(not_asked())
                 }
                 (Some(cache), Some(key)) => {
-                    let load = || {
-                        own = true;
-                        self.select(Some(key), lookup, store, &values)
-                    };
+                    let load = || self.select(Some(key), lookup, store, &values);
                     cache.get_or_load(key, Instant::now(), load).await
                 }
                 _ => self
@@ -167,7 +163,7 @@ impl Attempts<'_> {
                         self.metrics.stale();
                         return Ok(Answer::Row(row));
                     }
-                    self.own = own;
+                    self.own = !error.of_another;
                     if let Some(answer) = Box::pin(self.after_error(error.into(), true)).await? {
                         return Ok(answer);
                     }
@@ -196,7 +192,7 @@ impl Attempts<'_> {
         };
         let started = Instant::now();
         let result = store.lookup(&lookup.statement, values).await;
-        self.report(pass, result, started)
+        self.report(pass, result.map(|row| (row, started.elapsed())))
     }
 
     async fn write(&mut self, write: &Write, store: &AnyStore) -> Result<Answer, Failure> {
@@ -212,14 +208,15 @@ impl Attempts<'_> {
                         attempts: self.tries.made().max(1),
                         ..failure
                     })?;
-                    let started = Instant::now();
                     // A batch that has failed is not made again: one row may be at fault, and all would go on failing with it.
                     let result = if self.event.alone || self.tries.made() > 0 {
-                        Box::pin(store.write_alone(&write.statement, &values, timestamp)).await
+                        let started = Instant::now();
+                        let written = Box::pin(store.write_alone(&write.statement, &values, timestamp)).await;
+                        written.map(|()| started.elapsed())
                     } else {
-                        store.write(&write.statement, &values, timestamp).await
+                        store.write_timed(&write.statement, &values, timestamp).await
                     };
-                    self.report(pass, result, started)
+                    self.report(pass, result.map(|took| ((), took)))
                 }
                 Err(not_asked) => Err(not_asked),
             };
@@ -271,17 +268,18 @@ impl Attempts<'_> {
         }
     }
 
-    fn report<T>(&self, pass: Pass<'_>, result: Result<T, StoreError>, began: Instant) -> Result<T, StoreError> {
+    /// Tells the breaker what came of a request, and the metrics how long an answer took.
+    fn report<T>(&self, pass: Pass<'_>, result: Result<(T, Duration), StoreError>) -> Result<T, StoreError> {
         match &result {
-            Ok(_) => {
+            Ok((_, took)) => {
                 pass.succeeded();
-                self.metrics.succeeded(began.elapsed());
+                self.metrics.succeeded(*took);
             }
             Err(error) if error.is_outage() => pass.failed(),
-            // Often found out without asking: it says nothing of the store.
+            // Often found out without asking, or by another who tells the breaker: it says nothing of the store.
             Err(_) => drop(pass),
         }
-        result
+        result.map(|(answer, _)| answer)
     }
 }
 

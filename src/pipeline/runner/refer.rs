@@ -1,5 +1,7 @@
 //! Runs the look-up of one event in a reference: in memory, or by a request where the reference asks for each document.
 
+use std::time::Instant;
+
 use super::{Answer, Runtime};
 use crate::breaker::gate::NOT_ASKED;
 use crate::config::OnMissing;
@@ -20,10 +22,14 @@ impl Runtime {
         let _at_step = asks.then(|| handles.step.enter(1));
         let mut attempts = self.attempts(index, event, Policy::ENDLESS, asks.then_some(gate));
         loop {
+            let began = Instant::now();
             let answer = match refer.reference.look_up(&key, gate, awaited).await {
                 Ok((found, origin)) => {
-                    if origin == Origin::Stale {
-                        handles.step.stale();
+                    match origin {
+                        // What is in memory as a whole says so too.
+                        Origin::Loaded if asks => handles.step.succeeded(began.elapsed()),
+                        Origin::Stale => handles.step.stale(),
+                        Origin::Loaded | Origin::Cached | Origin::Shared => {}
                     }
                     handles.count_found(found.is_some());
                     if found.is_some() {
@@ -37,6 +43,7 @@ impl Runtime {
                     {
                         gate.wait(next).await;
                     }
+                    attempts.own = !error.of_another;
                     attempts.after_error(error.into(), true).await?
                 }
             };

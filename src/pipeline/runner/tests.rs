@@ -718,7 +718,7 @@ async fn an_old_row_is_served_while_the_store_fails_and_no_longer() {
     assert_eq!(bench.store.calls(), 3, "a store that answers is asked");
 }
 
-const REFERRED: &str = r#"
+pub(super) const REFERRED: &str = r#"
 [mongo]
 uri = "mongodb://127.0.0.1:1"
 [references.partners]

@@ -76,19 +76,20 @@ impl Runtime {
         };
         let mut rows = Vec::with_capacity(members.len());
         let mut events = Vec::with_capacity(members.len());
-        for Member { row, event, since, .. } in members {
+        for Member { row, event, .. } in members {
             if event.is_abandoned() {
                 event.complete(How::Abandoned);
                 continue;
             }
             rows.push(row);
-            events.push((event, since));
+            events.push(event);
         }
         if rows.is_empty() {
             return;
         }
         let handles = &self.steps[step];
         let waiting = handles.step.enter(rows.len());
+        let sent = Instant::now();
         let result = store.write_rows(&write.statement, rows).await;
         drop(waiting);
         let now = Instant::now();
@@ -99,12 +100,15 @@ impl Runtime {
                 // It says nothing of the store.
                 drop(pass);
             }
-            return self.write_alone(step, &error, events).await;
+            self.after_failure(step, &error, &events).await;
+            // Each by itself.
+            return events.into_iter().for_each(|event| event.go_on_alone());
         }
         pass.succeeded();
+        let took = now.saturating_duration_since(sent);
         let mut refused = Vec::new();
-        for (mut event, since) in events {
-            handles.step.succeeded(now.saturating_duration_since(since));
+        for mut event in events {
+            handles.step.succeeded(took);
             if let Some(rows) = &handles.rows {
                 rows.inc();
             }
@@ -118,8 +122,8 @@ impl Runtime {
         join_all(refused).await;
     }
 
-    /// Their batch has failed: each goes on by itself, where what may pass has had time to.
-    async fn write_alone(&self, step: usize, error: &StoreError, events: Vec<(Box<Event>, Instant)>) {
+    /// Their batch has failed: tells of it, and gives what may pass the time to.
+    async fn after_failure(&self, step: usize, error: &StoreError, events: &[Box<Event>]) {
         if error.class == Class::Transient {
             let (metrics, name) = (&self.steps[step].step, &self.program.steps[step].name);
             metrics.transient.inc_by(events.len() as u64);
@@ -132,13 +136,12 @@ impl Runtime {
                 );
             }
             // An open breaker says by itself when to go on.
-            if let Some((event, _)) = events.first()
+            if let Some(event) = events.first()
                 && !self.gates.store.is_open()
             {
                 let until = Instant::now() + self.backoff.delay(0, random(event, 0));
                 self.gates.store.wait(until).await;
             }
         }
-        events.into_iter().for_each(|(event, _)| event.go_on_alone());
     }
 }

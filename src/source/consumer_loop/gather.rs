@@ -1,7 +1,7 @@
 //! Rows that wait for others, to be written in one batch: of each step one batch is open for each partition, or for all where these do not matter.
 //!
 //! Invariants: a row is in one batch, in the order in which the rows of its place came; a batch has no more rows or bytes than its step declares; it
-//! is not held for longer than the step's linger and one turn of the loop.
+//! is not held for longer than the step's linger and one turn of the loop, nor while nobody can join it.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
@@ -24,6 +24,8 @@ pub(super) struct Gathering<T> {
     /// When each was to be closed, those that were full before among them.
     due: BinaryHeap<Reverse<(Instant, u64, Place)>>,
     next: u64,
+    /// Rows in all of them.
+    rows: usize,
 }
 
 #[derive(Debug)]
@@ -39,6 +41,7 @@ impl<T> Default for Gathering<T> {
             open: HashMap::default(),
             due: BinaryHeap::new(),
             next: 0,
+            rows: 0,
         }
     }
 }
@@ -46,6 +49,13 @@ impl<T> Default for Gathering<T> {
 impl<T> Gathering<T> {
     /// Takes in a row of this many bytes, fewer than a batch has. What it gives is to be written.
     fn add(&mut self, place: Place, row: T, bytes: usize, now: Instant, options: &GroupOptions) -> Option<Vec<T>> {
+        let batch = self.join(place, row, bytes, now, options);
+        self.rows += 1;
+        self.rows -= batch.as_ref().map_or(0, Vec::len);
+        batch
+    }
+
+    fn join(&mut self, place: Place, row: T, bytes: usize, now: Instant, options: &GroupOptions) -> Option<Vec<T>> {
         let (due, next) = (&mut self.due, &mut self.next);
         let mut begin = |place: &Place, row| {
             let id = *next;
@@ -76,8 +86,16 @@ impl<T> Gathering<T> {
     /// A batch that has waited long enough.
     fn take_due(&mut self, now: Instant) -> Option<Vec<T>> {
         self.due().filter(|due| *due <= now)?;
+        self.take_first()
+    }
+
+    /// The batch that has waited longest.
+    fn take_first(&mut self) -> Option<Vec<T>> {
+        self.due()?;
         let Reverse((_, _, place)) = self.due.pop()?;
-        self.open.remove(&place).map(|open| open.rows)
+        let rows = self.open.remove(&place)?.rows;
+        self.rows -= rows.len();
+        Some(rows)
     }
 
     /// When the first batch has waited long enough.
@@ -104,10 +122,29 @@ impl Loop {
         }
     }
 
+    /// Writes the batches that have waited long enough; all of them where nobody can join one.
     pub(super) fn write_what_is_due(&mut self, now: Instant) {
-        while let Some(members) = self.gathering.take_due(now) {
+        let nobody_comes = self.nobody_comes();
+        let take = |gathering: &mut Gathering<Member>| {
+            if nobody_comes {
+                gathering.take_first()
+            } else {
+                gathering.take_due(now)
+            }
+        };
+        while let Some(members) = take(&mut self.gathering) {
             self.write_together(members);
         }
+    }
+
+    /// Whether no row comes before one of these is written: nothing is taken in until something ends, and all that is in flight waits here, or in a lane
+    /// behind what is here, or for a schema. Were anything at the database or the brokers, that would end and let others in.
+    fn nobody_comes(&self) -> bool {
+        if self.gathering.rows == 0 || !self.is_closed() {
+            return false;
+        }
+        let parked: usize = self.held.values().map(|held| held.parked.len()).sum();
+        self.gathering.rows + self.lanes.queued() + parked >= self.parts.budget.records()
     }
 
     fn write_together(&mut self, members: Vec<Member>) {
@@ -121,11 +158,18 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::budget::Budget;
+    use crate::lanes::{Entered, Lanes, Order};
+    use crate::pipeline::event::Event;
+    use crate::source::bounds::Bounds;
+    use crate::source::consumer_loop::tests::idle::{taken, with_one_finished};
+    use crate::store::EncodedRow;
 
     const LINGER: Duration = Duration::from_millis(2);
     const OPTIONS: GroupOptions = GroupOptions {
@@ -178,12 +222,13 @@ mod tests {
                     written.take(batch, now);
                 }
                 prop_assert!(gathering.due().is_none_or(|due| due > now && due <= now + LINGER));
+                prop_assert_eq!(gathering.rows, gathering.open.values().map(|open| open.rows.len()).sum::<usize>());
             }
             while let Some(due) = gathering.due() {
-                written.take(gathering.take_due(due).unwrap(), due);
+                written.take(gathering.take_first().unwrap(), due);
             }
             prop_assert_eq!(written.0, wanted);
-            prop_assert!(gathering.open.is_empty() && gathering.due.is_empty());
+            prop_assert!(gathering.open.is_empty() && gathering.due.is_empty() && gathering.rows == 0);
         }
     }
 
@@ -201,5 +246,66 @@ mod tests {
         assert_eq!(gathering.take_due(now), None);
         assert_eq!(gathering.take_due(now + LINGER), Some(vec![0]));
         assert_eq!(gathering.due(), None);
+    }
+
+    /// An event whose row waits for an hour, in a batch of its own.
+    fn gathers(this: &mut Loop, event: Box<Event>) {
+        let options = GroupOptions {
+            linger: Duration::from_secs(3600),
+            ..OPTIONS
+        };
+        let row = EncodedRow::of_place(event.origin.offset.to_be_bytes().into()).unwrap();
+        this.gather(Member {
+            step: 0,
+            options,
+            row,
+            event,
+            since: Instant::now(),
+        });
+    }
+
+    fn left(this: &mut Loop) -> usize {
+        this.write_what_is_due(Instant::now());
+        this.gathering.rows
+    }
+
+    #[tokio::test]
+    async fn rows_that_nobody_can_join_wait_no_longer() {
+        let mut this = with_one_finished().await;
+        this.parts.budget = Budget::new(4, 1 << 20);
+        this.lanes = Lanes::new(Order::Partition);
+        for offset in 1..=2 {
+            let event = taken(&mut this, offset);
+            gathers(&mut this, event);
+        }
+        let [first, behind] = [3, 4].map(|offset| {
+            let event = taken(&mut this, offset);
+            this.lanes.enter(0, None, event)
+        });
+        assert!(!this.takes_records());
+        assert_eq!(left(&mut this), 2, "one is out, and lets others in when it is back");
+        let Entered::Run(lane, mut event) = first else {
+            panic!("its lane is free")
+        };
+        assert!(matches!(behind, Entered::Queued));
+        event.lane = Some(lane);
+        gathers(&mut this, event);
+        assert_eq!(left(&mut this), 0);
+    }
+
+    #[tokio::test]
+    async fn rows_wait_for_what_time_lets_in() {
+        let mut this = with_one_finished().await;
+        let event = taken(&mut this, 1);
+        gathers(&mut this, event);
+        assert_eq!(left(&mut this), 1, "another record may come");
+        // A replay at its pace.
+        let bounds = Bounds::new(HashMap::new(), Some(1e-6), Instant::now());
+        bounds.took();
+        this.parts.bounds = Some(Arc::new(bounds));
+        assert!(!this.takes_records());
+        assert_eq!(left(&mut this), 1);
+        this.stopping = Some(Instant::now());
+        assert_eq!(left(&mut this), 0, "nothing comes any more");
     }
 }

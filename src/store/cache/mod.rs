@@ -8,7 +8,7 @@
 //! - an entry is never answered at or after its end of life, but by [`Cache::get_stale`];
 //! - `bytes` counts keys, rows and tables as allocated, and stays at or below `max_bytes` after every insertion;
 //! - at most one load per key runs at a time; a load that is dropped hands over to the next asker; an error is given to
-//!   all who waited for that load and is not kept.
+//!   all who waited for that load, as that of another, and is not kept.
 
 mod key;
 mod weight;
@@ -252,7 +252,7 @@ impl Cache {
                 && let Some(outcome) = outcome.clone()
             {
                 self.counters.coalesced.fetch_add(1, Ordering::Relaxed);
-                return outcome.map(|hit| (hit, Origin::Shared));
+                return outcome.map(|hit| (hit, Origin::Shared)).map_err(StoreError::for_others);
             }
         }
     }

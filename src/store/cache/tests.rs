@@ -123,7 +123,8 @@ async fn an_error_reaches_all_who_waited_and_is_not_kept() {
         Err(StoreError::transient("timeout", "late"))
     };
     let (a, b) = tokio::join!(cache.get_or_load(b"k", now, fail), cache.get_or_load(b"k", now, fail));
-    assert!(a.is_err() && b.is_err());
+    let of_another = [a, b].map(|asked| asked.unwrap_err().of_another);
+    assert_eq!(of_another, [false, true], "one has asked");
     assert_eq!(cache.stats().misses, 1);
     let (_, origin) = cache.get_or_load(b"k", now, || async { Ok(row(1)) }).await.unwrap();
     assert_eq!(origin, Origin::Loaded);

@@ -47,6 +47,15 @@ impl EncodedRow {
     }
 }
 
+#[cfg(test)]
+impl EncodedRow {
+    /// One without values.
+    pub(crate) fn of_place(place: Box<[u8]>) -> Result<EncodedRow, StoreError> {
+        let row = Encoded::new(&[], &[], (0, 0))?;
+        Ok(EncodedRow { row, place })
+    }
+}
+
 /// Rows that wait, by statement and partition.
 pub(super) type Groups = group::Groups<(u64, Box<[u8]>), Encoded>;
 
@@ -152,20 +161,43 @@ impl ScyllaStore {
         let Some(grouping) = &inner.group else {
             return Err(foreign_statement());
         };
-        grouping.stats.count(rows.len());
+        let count = rows.len();
         let rows = rows.into_iter().map(|row| row.row).collect();
-        self.send(grouping, inner, statement, rows).await
+        self.send(grouping, inner, statement, rows).await?;
+        grouping.stats.count(count);
+        Ok(())
+    }
+
+    /// Writes a row as [`crate::store::Store::write`] does, and says how long its request took: what it waits for others before that is no part of it.
+    pub(in crate::store) async fn write_timed(
+        &self,
+        statement: &Statement,
+        values: &[Value<'_>],
+        timestamp_us: i64,
+    ) -> Result<Duration, StoreError> {
+        let Prepared::Scylla(inner) = &statement.inner else {
+            return Err(foreign_statement());
+        };
+        let Some(grouping) = &inner.group else {
+            let began = Instant::now();
+            self.write_alone(statement, values, timestamp_us).await?;
+            return Ok(began.elapsed());
+        };
+        statement.expect(Kind::Write, values)?;
+        statement.expect_partition_key(values)?;
+        self.write_grouped(grouping, inner, statement, values, timestamp_us)
+            .await
     }
 
     /// Writes a row with others, or by itself where its batch is refused.
-    pub(super) async fn write_grouped(
+    async fn write_grouped(
         &self,
         grouping: &Grouping,
         inner: &ScyllaStatement,
         statement: &Statement,
         values: &[Value<'_>],
         timestamp_us: i64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Duration, StoreError> {
         let row = Encoded::new(values, &statement.markers, (grouping.stamp, timestamp_us))?;
         let (key, bytes) = ((grouping.statement, row.key(&grouping.key)), row.len());
         let send = |rows| self.send(grouping, inner, statement, rows);
@@ -174,9 +206,13 @@ impl ScyllaStore {
             .write(key, row, bytes, &grouping.options, &grouping.stats, send)
             .await;
         match came {
-            Came::Written => Ok(()),
+            Came::Written(took) => Ok(took),
             Came::Failed(error) => Err(error),
-            Came::Alone => Box::pin(self.write_alone(statement, values, timestamp_us)).await,
+            Came::Alone => {
+                let began = Instant::now();
+                Box::pin(self.write_alone(statement, values, timestamp_us)).await?;
+                Ok(began.elapsed())
+            }
         }
     }
 

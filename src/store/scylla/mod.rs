@@ -424,16 +424,7 @@ impl Store for ScyllaStore {
     }
 
     async fn write(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Result<(), StoreError> {
-        let Prepared::Scylla(inner) = &statement.inner else {
-            return Err(foreign_statement());
-        };
-        let Some(grouping) = &inner.group else {
-            return self.write_alone(statement, values, timestamp_us).await;
-        };
-        statement.expect(Kind::Write, values)?;
-        statement.expect_partition_key(values)?;
-        self.write_grouped(grouping, inner, statement, values, timestamp_us)
-            .await
+        self.write_timed(statement, values, timestamp_us).await.map(|_| ())
     }
 }
 
