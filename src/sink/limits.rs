@@ -3,8 +3,8 @@
 //! Without a limit, a wrong deployment (a producer's new schema, a table of the wrong type) turns a whole stream into dead letters while
 //! everything looks healthy. With one, intake stops and somebody is called; the records wait in Kafka, where they are safe.
 //!
-//! Invariants: the ratio judges only when enough records ended within the window; once stopped it stays stopped until
-//! [`Limits::reset`], whatever is still in flight.
+//! Invariants: records that were skipped are left out by who counts, for where a filter skips most they would hide that all others fail; the ratio
+//! judges only when enough records ended within the window; once stopped it stays stopped until [`Limits::reset`], whatever is still in flight.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const BUCKETS: usize = 60;
 pub struct Window {
     /// How far it looks back.
     pub length: Duration,
-    /// How many records must have ended within it before the ratio means anything.
+    /// How many records must have ended within it, without those that were skipped, before the ratio means anything.
     pub minimum: u64,
 }
 
@@ -46,20 +46,22 @@ pub enum Verdict {
 pub enum StopReason {
     /// Too large a share of the recent records.
     #[error(
-        "{dead_letters} of the last {records} records became dead letters, which is more than the ratio of {limit} allows"
+        "{dead_letters} of the last {records} records that were not skipped became dead letters, which is more than the ratio of {limit} allows"
     )]
     Ratio {
         /// Dead letters within the window.
         dead_letters: u64,
-        /// Records that ended within the window, dead letters included.
+        /// Records that ended within the window and were not skipped, dead letters included.
         records: u64,
         /// The ratio that is allowed.
         limit: f64,
     },
     /// Too many in a row.
-    #[error("{count} records in a row became dead letters, where {limit} are allowed")]
+    #[error(
+        "{count} records in a row, without those that were skipped, became dead letters, where {limit} are allowed"
+    )]
     Consecutive {
-        /// Dead letters since the last record that was none.
+        /// Dead letters since the last record that was none and was not skipped.
         count: u64,
         /// How many are allowed.
         limit: u64,
@@ -104,7 +106,7 @@ impl Limits {
         }
     }
 
-    /// Counts a record that ended, as a dead letter or otherwise. `now` may lag behind an earlier call; it then counts as that.
+    /// Counts a record that ended and was not skipped, as a dead letter or otherwise. `now` may lag behind an earlier call; it then counts as that.
     pub fn record(&mut self, is_dead_letter: bool, now: Instant) -> Verdict {
         self.slide(now);
         let dead = u64::from(is_dead_letter);

@@ -495,6 +495,7 @@ impl AnyStore {
         match self {
             AnyStore::Scylla(s) => return s.write_timed(statement, values, timestamp_us).await,
             AnyStore::Sqlite(s) => s.write(statement, values, timestamp_us).await?,
+            #[cfg(test)]
             AnyStore::Memory(s) => s.write(statement, values, timestamp_us).await?,
             AnyStore::HeldBack(s) => s.write(statement, values, timestamp_us).await?,
         }

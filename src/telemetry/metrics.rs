@@ -54,7 +54,8 @@ metrics! {
 
         // Failures
         /// Failed attempts, by class (transient, permanent, fatal) and level (warn: it will be tried again;
-        /// error: the record is given up; fatal: the pipeline stops).
+        /// error: it is not tried again: the record is a dead letter, is skipped or goes on without the answer as `on_error` says, or runs again
+        /// from the last commit; fatal: the pipeline stops).
         failures_total: IntCounterVec ["pipeline", "step", "class", "level"],
         /// How the breaker of a dependency stands: 0 closed, 1 half-open (a probe is out), 2 open. The dependency is store,
         /// mongo, registry, or sink and the pipeline's name.
@@ -94,9 +95,10 @@ metrics! {
         budget_limit_bytes: IntGaugeVec [],
         /// Bytes of the budget in use, by part: fetch_queue, in_flight, cache, reference, producer_queue.
         budget_used_bytes: IntGaugeVec ["part"],
-        /// Partitions paused now because the budget is used up, or a share of it waits for a schema.
+        /// Partitions paused now: intake has stood still for two seconds (the budget is used up, a transaction has all that it may take, more than
+        /// 200,000 records wait behind one of their partition, or `stop_above` has stopped it), the consumer ends, or records wait for their schema.
         paused_partitions: IntGaugeVec ["pipeline"],
-        /// Times that the partitions of a pipeline were paused over the budget, or one of them for its schema.
+        /// Times that the partitions of a pipeline were paused because intake had stood still for two seconds, or one of them for its schema.
         pauses_total: IntCounterVec ["pipeline"],
 
         // Partitions

@@ -9,7 +9,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from operate import CACHE, HERE, ROOT, dashboards, panels, prometheus, with_variables
+from operate import CACHE, HERE, ROOT, dashboards, metrics_in, panels, prometheus, rules, with_variables
 
 
 class Dashboards(unittest.TestCase):
@@ -38,6 +38,44 @@ class Dashboards(unittest.TestCase):
             for panel in panels(dashboard):
                 for target in panel["targets"]:
                     self.assertNotRegex(target["expr"], r"(avg|sum|max)[^(]*\(\s*histogram_quantile", f"{name}: {panel['title']}")
+
+    def test_steps_of_one_name_in_several_pipelines_are_not_added_up(self):
+        declared = re.findall(r"^\| `(messina_\w+)` \| \w+ \| ([^|]*) \|", (ROOT / "docs/metrics.md").read_text(), re.M)
+        of_steps = {name for name, labels in declared if {"`pipeline`", "`step`"} <= set(labels.split(", "))}
+        self.assertIn("messina_step_seconds", of_steps)
+        for name, dashboard in dashboards().items():
+            for panel in panels(dashboard):
+                for target in panel["targets"]:
+                    place = f"{name}: {panel['title']}: {target['expr']}"
+                    groups = [set(group.split(", ")) for group in re.findall(r"\bby \(([^)]*)\)", target["expr"])]
+                    if metrics_in(target["expr"]) & of_steps and any("step" in group for group in groups):
+                        self.assertTrue(all("pipeline" in group for group in groups), place)
+                        self.assertIn("{{pipeline}} {{step}}", target["legendFormat"], place)
+
+    def test_the_lag_is_red_from_where_the_objective_counts_it(self):
+        [stale] = [rule["expr"] for group in rules() for rule in group["rules"] if rule.get("record") == "pipeline:messina_stale:bool"]
+        bound = float(re.search(r"> bool (\d+)$", stale).group(1))
+        shown = {panel["title"]: panel for panel in panels(dashboards()["overview.json"])}
+        for title in ("Lag", "Lag in seconds"):
+            self.assertEqual([value for value, colour in thresholds(shown[title]) if colour == "red"], [bound], title)
+
+    def test_one_process_that_is_not_ready_and_dead_letters_among_skipped_records_are_seen(self):
+        shown = {panel["title"]: panel for panel in panels(dashboards()["overview.json"])}
+        series = [{"series": f'messina_ready{{job="messina", instance="{name}"}}', "values": "1x20"} for name in "abc"]
+        series.append({"series": 'messina_ready{job="messina", instance="d"}', "values": "1x9 0x10"})
+        record = 'messina_records_total{job="messina", instance="a", pipeline="p", outcome="%s"}'
+        series += [{"series": record % outcome, "values": values} for outcome, values in {"skipped": "0+995x20", "dead_lettered": "0+5x20"}.items()]
+        series.append({"series": 'messina_dead_letters_total{job="messina", instance="a", pipeline="p", class="permanent"}', "values": "0+5x20"})
+        cases = []
+        for title, at, value in [("Not ready", 2, 0), ("Not ready", 4, 1), ("Dead letters", 4, 1)]:
+            [target] = shown[title]["targets"]
+            asked = with_variables(target["expr"]).replace("[30s]", "[1m]")
+            cases.append({"expr": asked, "eval_time": f"{at}m", "exp_samples": [{"labels": "{}", "value": value}]})
+        self.assertEqual(thresholds(shown["Not ready"]), [(None, "green"), (1, "red")])
+        tests = {"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": cases}]}
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "tests.yaml").write_text(json.dumps(tests))
+            run([prometheus() / "promtool", "test", "rules", "tests.yaml"], folder)
 
     def test_each_selector_has_the_namespace(self):
         for name, dashboard in dashboards().items():
@@ -130,6 +168,11 @@ class Dashboards(unittest.TestCase):
         for name, dashboard in dashboards().items():
             for panel in panels(dashboard):
                 self.assertIn(panel["fieldConfig"]["defaults"]["unit"], units, f"{name}: {panel['title']}")
+
+
+def thresholds(panel):
+    """(value, colour) of each; the first has no value."""
+    return [(step["value"], step["color"]) for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
 
 
 def run(command, folder):

@@ -67,6 +67,19 @@ class Page(unittest.TestCase):
         taken = float(page.locator(".edge b").first.inner_text().removesuffix("/s").replace(",", "").replace(" k", "e3"))
         self.assertGreater(taken, 0)
 
+    def test_dead_letters_are_not_shown_as_published(self):
+        page = self.opened()
+
+        def only_dead_letters(route):
+            answer = route.fetch()
+            route.fulfill(response=answer, body=re.sub(r"^(messina_published_total\{.*\}) .*", r"\1 0", answer.text(), flags=re.M))
+
+        page.route("**/metrics", only_dead_letters)
+        says = "many => [...document.querySelectorAll('.edge')].filter(e => e.textContent === '0/s published').length === many"
+        page.wait_for_function(says, arg=len(PIPELINES))
+        # The brokers acknowledge them all the same.
+        self.assertRegex(self.way(page), r"publish\s+p50 \d")
+
     def test_it_fits_a_telephone(self):
         for scheme in ("light", "dark"):
             page = self.opened(viewport={"width": 360, "height": 740}, color_scheme=scheme)

@@ -35,11 +35,16 @@ class Rules(unittest.TestCase):
         rule = {"alert": "Schema", "expr": expression, "labels": {"severity": "ticket"}}
         series = 'messina_failures_total{job="messina", instance="a", pipeline="p", step="schema", class="permanent", level="error"}'
         told = [{"exp_labels": {"severity": "ticket", "job": "messina", "pipeline": "p"}}]
-        # It is born at 1 in the 20th minute, and grows in the 60th.
-        cases = [(19, []), (21, told), (28, told), (40, []), (62, told), (80, [])]
+        # It is born at 1 in the 20th minute, and grows in the 60th. From the 101st on no scrape comes for 20 minutes, and from the 151st on the
+        # process is away as long.
+        cases = [(19, []), (21, told), (28, told), (40, []), (62, told), (80, []), (122, []), (129, []), (140, []), (172, told), (185, [])]
+        started = 'messina_process_start_time_seconds{job="messina", instance="a"}'
         test = {
             "interval": "1m",
-            "input_series": [{"series": series, "values": "_x20 1x39 2x40"}],
+            "input_series": [
+                {"series": series, "values": "_x20 1x39 2x40 _x20 2x29 stale _x19 1x30"},
+                {"series": started, "values": "0x100 _x20 0x29 stale _x19 10260x30"},
+            ],
             "alert_rule_test": [{"alertname": "Schema", "eval_time": f"{at}m", "exp_alerts": alerts} for at, alerts in cases],
         }
         with tempfile.TemporaryDirectory() as folder:

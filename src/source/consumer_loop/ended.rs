@@ -242,7 +242,8 @@ impl Loop {
             let took = now.saturating_duration_since(event.admitted);
             self.metrics.event.observe(took.as_secs_f64());
         }
-        if let Some(limits) = &mut self.parts.limits
+        if outcome != Outcome::Skipped
+            && let Some(limits) = &mut self.parts.limits
             && let Verdict::Stop(reason) = limits.record(outcome == Outcome::DeadLettered, now)
             && !self.stopped_by_limit
         {
@@ -264,5 +265,37 @@ impl Loop {
             self.note_error(message);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::limits::{Limits, StopAbove, Window};
+    use crate::source::consumer_loop::tests::idle::{taken, with_one_finished};
+
+    /// A filter skips all but one of 200, and that one fails.
+    #[tokio::test]
+    async fn records_that_are_skipped_hide_no_dead_letters_from_the_limits() {
+        for (ratio, consecutive) in [(Some(0.01), None), (None, Some(9))] {
+            let mut this = with_one_finished().await;
+            let window = Window {
+                minimum: 10,
+                ..Window::default()
+            };
+            this.parts.limits = Some(Limits::new(StopAbove { ratio, consecutive }, window));
+            let now = Instant::now();
+            for offset in 1..=2000 {
+                assert!(!this.stopped_by_limit, "before {offset}");
+                let outcome = if offset % 200 == 0 {
+                    Outcome::DeadLettered
+                } else {
+                    Outcome::Skipped
+                };
+                let (event, how) = (taken(&mut this, offset), How::Finished(outcome));
+                this.ended(Completion { event, how }, now);
+            }
+            assert!(this.stopped_by_limit, "ratio {ratio:?}, consecutive {consecutive:?}");
+        }
     }
 }

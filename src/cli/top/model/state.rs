@@ -41,7 +41,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
     // One that ends or takes nothing in is paused too, whatever room there is.
     let takes = |one: &Loop| matches!(one.state.as_str(), "running" | "joining");
     if loops.iter().any(|one| one.paused && takes(one)) {
-        let why = "paused: the memory or the concurrency is used up, and its partitions wait";
+        let why = "paused: memory, concurrency or a transaction is full, or 200,000 wait behind one";
         found.push(((Mood::Warn, "paused".to_owned()), why.to_owned()));
     }
     let waiting: u64 = loops.iter().map(|one| one.waiting_for_schema).sum();
