@@ -11,6 +11,7 @@ use crate::app::memory;
 use crate::config::{self, Config, Order, Pipeline, ReferenceStep, StepKind, Write};
 use crate::pipeline::event::Event;
 use crate::pipeline::program::grouping;
+use crate::source::consumer_loop::AT_WORK;
 
 /// CPU of the whole process, in µs, on one core of the machine of docs/benchmarks.md. Fitted to the pipelines of `benches/e2e/run sizing`.
 mod cost {
@@ -53,7 +54,7 @@ const HALF_COLD: Duration = Duration::from_millis(10);
 /// From the producer to the brokers' acknowledgement, beside its linger: a guess for a broker in the same place.
 const DELIVERY: Duration = Duration::from_millis(5);
 /// What a process has in memory that has nothing in flight, and what one record keeps beside its value and its output: the line through what
-/// docs/benchmarks.md has for 1,024 and 8,192 in flight. Most of the latter is the request and what waits for its answer, which no budget counts.
+/// docs/benchmarks.md has for 1,024 and 8,192 in flight. Most of the latter is the request and what waits for its answer.
 const PROCESS_BYTES: f64 = 84e6;
 const EVENT_BYTES: f64 = 11_600.0;
 /// What a row has in a batch beside the datum.
@@ -199,7 +200,15 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
         .checked_next_power_of_two()
         .unwrap_or(usize::MAX)
         .max(64);
-    let (memory_bytes, too_little) = of_memory(config, load.bytes, in_flight, max_in_flight);
+    // Its task counts while a record is at a step.
+    let at_work = if waits > 0.0 {
+        AT_WORK as f64 * in_steps / waits
+    } else {
+        0.0
+    };
+    let weight = 2.0 * load.bytes + Event::weight(0, 0, 0) as f64 + at_work;
+    let each_keeps = 2.0 * load.bytes + EVENT_BYTES;
+    let (memory_bytes, too_little) = of_memory(config, weight, each_keeps, in_flight, max_in_flight);
     let mut not_enough: Vec<String> = too_little.into_iter().collect();
     let too_few_partitions = load.partitions == 0 || of_cores == 0 || of_consumer == 0;
     if too_few_partitions {
@@ -258,21 +267,21 @@ fn batch(write: &Write, row: f64) -> Option<(f64, f64)> {
     Some((rows, group.linger.as_secs_f64()))
 }
 
-/// Memory of a pod at that bound, and what is to be said where `[limits] memory` lets in fewer records than are in flight.
-fn of_memory(config: &Config, value: f64, in_flight: f64, max_in_flight: usize) -> (f64, Option<String>) {
+/// Memory of a pod at that bound, and what is to be said where `[limits] memory` lets in fewer records than are in flight. `weight` is what the budget counts of
+/// one, `keeps` what it takes.
+fn of_memory(config: &Config, weight: f64, keeps: f64, in_flight: f64, max_in_flight: usize) -> (f64, Option<String>) {
     let (limit, pipelines) = (memory::limit(config) as f64, config.pipelines.len().max(1) as f64);
     let share = memory::share(config, 0, config.pipelines.len()) as f64;
     // Half of a share is for what is in flight.
-    let weight = 2.0 * value + Event::weight(0, 0, 0) as f64;
     let held = share / 2.0 / weight;
     let caches_and_references = (limit - share * pipelines).max(0.0);
-    let at_the_bound = held.min(max_in_flight as f64) * (2.0 * value + EVENT_BYTES);
+    let at_the_bound = held.min(max_in_flight as f64) * keeps;
     let too_little = (in_flight > LOW_WATER * held).then(|| {
         const MIB: f64 = 1_048_576.0;
         let wanted = in_flight / LOW_WATER;
         let mib = ((limit + (2.0 * wanted * weight - share) * pipelines) / MIB).ceil();
         // Queues may be full meanwhile: all of `memory` counts.
-        let pod = PROCESS_BYTES + mib * MIB + wanted * EVENT_BYTES;
+        let pod = PROCESS_BYTES + mib * MIB + wanted * (keeps - weight).max(0.0);
         format!(
             "[limits] memory lets {held:.0} of these records in, and {wanted:.0} are to fit: raise it to {mib:.0}MiB, and the memory of a pod to {:.0} MB",
             pod / 1e6

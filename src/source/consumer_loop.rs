@@ -70,6 +70,7 @@ use crate::turns::Turns;
 
 pub use transaction::TransactionParts;
 use transaction::Transactions;
+pub(crate) use workers::AT_WORK;
 use workers::Workers;
 
 /// Records taken in one round before what has ended is looked at again.

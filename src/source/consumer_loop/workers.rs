@@ -21,7 +21,7 @@ const IDLE: usize = 1024;
 
 /// What one that is at work takes, in bytes: its task, whose future has room for a request, and what the driver keeps of that. In docs/benchmarks.md a
 /// process grew by some twelve kilobytes for each, with an event that weighs two.
-const AT_WORK: usize = 8 * 1024;
+pub(crate) const AT_WORK: usize = 8 * 1024;
 
 /// So many events begin in one go; then these have the processor, and the runtime looks at its sockets, before others begin. For the same rate
 /// fewer are under way at a time, so that what they keep is still in the processor's caches when they go on, and requests leave while
