@@ -1,17 +1,23 @@
-//! What all commands have in common: how they end when nobody reads what they say, when `RUST_LOG` is no filter, and where the services are not.
+//! What all commands have in common: how they begin, and how they end when nobody reads what they say, when `RUST_LOG` is no filter, and where the services
+//! are not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+/// How long a loaded machine may take; whatever is waited for comes in seconds.
+const LONG: Duration = Duration::from_secs(60);
 
 fn messina(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
@@ -284,4 +290,60 @@ fn a_rust_log_that_is_no_filter_ends_every_command_alike() {
             "{arguments:?}: {stderr}"
         );
     }
+}
+
+/// Starts a command, by another one where that is given, that reads its configuration from a pipe, and returns when it does.
+fn begun(name: &str, by: &[&str], command: &str) -> (Child, File) {
+    let pipe = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("command-line-{name}.pipe"));
+    let _ = std::fs::remove_file(&pipe);
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let words = [
+        by,
+        &[env!("CARGO_BIN_EXE_messina"), command, "-c", pipe.to_str().unwrap()],
+    ]
+    .concat();
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
+        .env_remove("RUST_LOG")
+        .env("MESSINA__HTTP__LISTEN", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + LONG;
+    loop {
+        // Without somebody who reads it cannot be opened so.
+        let opened = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe);
+        match (opened, child.try_wait().unwrap()) {
+            (Ok(writer), _) => return (child, writer),
+            (Err(error), ended) => assert!(ended.is_none() && Instant::now() < deadline, "{error}, {ended:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn end(mut child: Child) -> ExitStatus {
+    let deadline = Instant::now() + LONG;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn as_many_files_may_be_open_as_the_hard_limit_allows() {
+    let (child, pipe) = begun("files", &["sh", "-c", "ulimit -Sn 64 && exec \"$0\" \"$@\""], "check");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    drop(pipe);
+    assert_eq!(end(child).code(), Some(78), "nothing is no configuration");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let numbers: Vec<&str> = line.unwrap().split_whitespace().collect();
+    assert!(numbers[0] != "64" && numbers[0] == numbers[1], "{limits}");
 }
