@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -346,4 +347,35 @@ fn as_many_files_may_be_open_as_the_hard_limit_allows() {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let numbers: Vec<&str> = line.unwrap().split_whitespace().collect();
     assert!(numbers[0] != "64" && numbers[0] == numbers[1], "{limits}");
+}
+
+/// The kernel drops a signal for the first process of a container that has not yet said what is to come of it. Where no such process can be started, as in a
+/// container without rights, the signal of an ordinary one is seen to end it.
+#[test]
+fn a_signal_that_comes_before_anybody_listens_ends_a_run() {
+    let first = "unshare --user --map-root-user --pid --fork --kill-child".split(' ');
+    let first: Vec<&str> = first.collect();
+    let tried = Command::new(first[0])
+        .args(&first[1..])
+        .arg("true")
+        .stderr(Stdio::null())
+        .status();
+    let is_first = tried.is_ok_and(|status| status.success());
+    let (child, mut pipe) = begun("first", if is_first { &first[..] } else { &[] }, "run");
+    let id = if is_first {
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap()
+    } else {
+        child.id().to_string()
+    };
+    // SAFETY: a system call without memory; nobody has waited for the process.
+    let sent = unsafe { libc::kill(id.trim().parse().unwrap(), libc::SIGTERM) };
+    assert_eq!(sent, 0, "{id:?}");
+    if is_first {
+        let config = std::fs::read(config("first", "127.0.0.1:9")).unwrap();
+        pipe.write_all(&config).unwrap();
+        drop(pipe);
+        assert_eq!(end(child).code(), Some(0));
+    } else {
+        assert_eq!(end(child).signal(), Some(libc::SIGTERM));
+    }
 }
