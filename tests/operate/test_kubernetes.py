@@ -391,12 +391,37 @@ class Kubernetes(unittest.TestCase):
         workload = one("everything.yaml", "StatefulSet")
         self.assertNotIn("replicas", workload["spec"], "the autoscaler's number and the chart's would fight")
         self.assertEqual(scaled["scaleTargetRef"]["name"], workload["metadata"]["name"])
+        # No answer would count as no lag, and take pods away amid an outage.
+        self.assertEqual(scaled["triggers"][0]["metadata"]["ignoreNullValues"], "false")
         # That the query returns data is in test_prometheus.py.
         query = scaled["triggers"][0]["metadata"]["query"]
         self.assertRegex(query, r"^sum\(messina_lag_records\{")
         pattern = re.search(r'pod=~"([^"]*)"', query).group(1)
         for pod, of_it in (("messina-0", True), ("messina-12", True), ("messina-eu-0", False), ("messina-eu-7c9f8b6d5-x2x4z", False)):
             self.assertEqual(bool(re.fullmatch(pattern, pod)), of_it, pod)
+
+    def test_keda_sees_no_lag_that_stop_above_holds(self):
+        query = one("everything.yaml", "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
+        series = [
+            # The second pod's consumers of p are stopped, until the fifth minute is over. Another release's are not looked at.
+            ("messina_lag_records", "messina-0", "p", "1000000x10 _x5"),
+            ("messina_lag_records", "messina-1", "p", "1000000x10 _x5"),
+            ("messina_lag_records", "messina-1", "q", "7x10 _x5"),
+            ("messina_dead_letter_stop", "messina-0", "p", "0x10 _x5"),
+            ("messina_dead_letter_stop", "messina-1", "p", "2x5 0x4 _x5"),
+            ("messina_dead_letter_stop", "messina-1", "q", "0x10 _x5"),
+            ("messina_lag_records", "messina-eu-0", "p", "1000000x10 _x5"),
+        ]
+        labels = 'namespace="messina", pod="{}", pipeline="{}"'
+        more = {"messina_lag_records": ', topic="t", partition="0"', "messina_dead_letter_stop": ""}
+        input_series = [{"series": f"{name}{{{labels.format(pod, of)}{more[name]}}}", "values": values} for name, pod, of, values in series]
+        cases = [("3m", [1000007]), ("8m", [2000007]), ("30m", [])]
+        asked = [{"expr": query, "eval_time": at, "exp_samples": [{"labels": "{}", "value": value} for value in found]} for at, found in cases]
+        with tempfile.TemporaryDirectory() as folder:
+            tests = {"tests": [{"interval": "1m", "input_series": input_series, "promql_expr_test": asked}]}
+            (Path(folder) / "tests.yaml").write_text(yaml.safe_dump(tests))
+            tested = subprocess.run([prometheus() / "promtool", "test", "rules", "tests.yaml"], capture_output=True, text=True, cwd=folder)
+            self.assertEqual(tested.returncode, 0, tested.stdout + tested.stderr)
 
 
 def one_of_name(name, kind, key):
