@@ -208,7 +208,10 @@ class Kubernetes(unittest.TestCase):
             workload = one(name, "Deployment", "StatefulSet")
             kinds.add(workload["kind"])
             spec = workload["spec"]
-            self.assertGreaterEqual(spec["minReadySeconds"], 60, name)
+            [container] = spec["template"]["spec"]["containers"]
+            probe = container["readinessProbe"]
+            # It has partitions some seconds later; that they stand still is told after `stall_timeout`, 60 s unless set, and probes must see it.
+            self.assertGreater(spec["minReadySeconds"], 60 + 10 + probe["periodSeconds"] * probe["failureThreshold"], name)
             if workload["kind"] == "Deployment":
                 waited_for = spec["minReadySeconds"] + spec["template"]["spec"]["terminationGracePeriodSeconds"]
                 self.assertGreater(spec["progressDeadlineSeconds"], waited_for, name)
