@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -17,6 +18,15 @@ RENDERED = {path.name: path.read_text() for path in sorted((DEPLOY / "kubernetes
 # Those that hold a workload, and those that hold the pod of its check.
 WHOLE = ("everything.yaml", "messina.yaml")
 CHECKS = ("everything.check.yaml", "messina.check.yaml")
+# Keys of the chart's first values: an upgrade with `--reuse-values` may have no others.
+FIRST = """
+    image imagePullSecrets replicas kind staticMembership config secrets certificates env resources terminationGracePeriodSeconds
+    podDisruptionBudget topologySpread nodeSelector tolerations affinity priorityClassName podAnnotations podLabels networkPolicy monitoring
+    keda image.repository image.tag image.pullPolicy resources.requests resources.limits podDisruptionBudget.enabled
+    podDisruptionBudget.maxUnavailable topologySpread.node topologySpread.zone networkPolicy.enabled networkPolicy.scrapeFrom
+    networkPolicy.egressPorts monitoring.podMonitor monitoring.rules monitoring.dashboards keda.enabled keda.minReplicas keda.partitions
+    keda.prometheus keda.lagPerReplica keda.cooldownSeconds
+""".split()
 # Of operators, and so not in Kubernetes' own schemas.
 OTHERS = {"PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 
@@ -31,11 +41,22 @@ def one(name, *kinds):
     return found[0]
 
 
-def rendered(release, **values):
+def rendered(release, chart=DEPLOY / "helm/messina", **values):
     """What helm makes of these values, by kind."""
-    command = [CACHE / "helm/helm", "template", release, DEPLOY / "helm/messina", "--namespace", "streams", "--kube-version", "1.34.0", "--values", "-"]
+    command = [CACHE / "helm/helm", "template", release, chart, "--namespace", "streams", "--kube-version", "1.34.0", "--values", "-"]
     text = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=True).stdout
     return {document["kind"]: document for document in yaml.safe_load_all(text) if document}
+
+
+def aged():
+    """The values as an upgrade with `--reuse-values` has them: (key, all but that one) for each that the first chart had not."""
+    values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
+    for key in sorted(set(values) - set(FIRST)):
+        yield key, {name: value for name, value in values.items() if name != key}
+    for section in sorted(name for name in FIRST if isinstance(values.get(name), dict)):
+        for key in values[section]:
+            if f"{section}.{key}" not in FIRST:
+                yield f"{section}.{key}", {**values, section: {name: value for name, value in values[section].items() if name != key}}
 
 
 def pods(name):
@@ -109,6 +130,16 @@ class Kubernetes(unittest.TestCase):
         rights = ({"staticMembership": ["navigation"], "kind": "statefulset"}, {"secrets": [chosen, "scylla-user"]}, {"listen": "[::]:9090"})
         for right in rights:
             self.assertEqual([error.message for error in validator.iter_errors({**values, **right})], [])
+
+    def test_an_older_charts_values_are_taken(self):
+        import jsonschema
+
+        validator = jsonschema.Draft7Validator(json.loads((DEPLOY / "helm/messina/values.schema.json").read_text()))
+        keys = set()
+        for key, values in aged():
+            keys.add(key)
+            self.assertEqual([error.message for error in validator.iter_errors(values)], [], key)
+        self.assertLessEqual({"listen", "minReadySeconds", "monitoring.serviceMonitor"}, keys)
 
     def test_pods_are_restricted(self):
         """Pod Security Standards, profile restricted (https://kubernetes.io/docs/concepts/security/pod-security-standards/), and more."""
@@ -322,6 +353,17 @@ class Kubernetes(unittest.TestCase):
         def setUpClass(cls):
             with tempfile.TemporaryDirectory() as folder:  # builds helm
                 subprocess.run(["bash", DEPLOY / "render", folder], check=True)
+
+        def test_an_older_charts_values_are_rendered(self):
+            of_now = rendered("messina", keda={"enabled": True}, monitoring={"podMonitor": {"enabled": True}, "rules": {"enabled": True}})
+            with tempfile.TemporaryDirectory() as folder:
+                chart = shutil.copytree(DEPLOY / "helm/messina", Path(folder) / "messina")
+                for key, values in aged():
+                    (chart / "values.yaml").write_text(yaml.safe_dump(values))
+                    made = rendered("messina", chart, keda={"enabled": True}, monitoring={"podMonitor": {"enabled": True}, "rules": {"enabled": True}})
+                    self.assertEqual(made, of_now, f"without {key}")
+            # It is no default: the next old pod goes as soon as the new one is ready.
+            self.assertEqual(rendered("messina", minReadySeconds=0)["Deployment"]["spec"]["minReadySeconds"], 0)
 
         def test_a_policy_without_ports_opens_dns_alone(self):
             rules = rendered("messina", networkPolicy={"egressPorts": []})["NetworkPolicy"]["spec"]["egress"]
