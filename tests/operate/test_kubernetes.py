@@ -365,6 +365,13 @@ class Kubernetes(unittest.TestCase):
             # It is no default: the next old pod goes as soon as the new one is ready.
             self.assertEqual(rendered("messina", minReadySeconds=0)["Deployment"]["spec"]["minReadySeconds"], 0)
 
+        def test_the_cluster_may_choose_the_user(self):
+            """OpenShift's restricted-v2 refuses pods that name a user, unless it is of their namespace's range."""
+            for ids in ({}, {"runAsUser": 1000660000, "runAsGroup": 0, "fsGroup": 1000660000}):
+                made = rendered("messina", podSecurity=ids)
+                for pod in (made["Deployment"]["spec"]["template"]["spec"], made["Pod"]["spec"]):
+                    self.assertEqual(pod["securityContext"], {**ids, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}})
+
         def test_a_policy_without_ports_opens_dns_alone(self):
             rules = rendered("messina", networkPolicy={"egressPorts": []})["NetworkPolicy"]["spec"]["egress"]
             self.assertEqual([{to["port"] for to in rule["ports"] or []} for rule in rules], [{53, 5353}])

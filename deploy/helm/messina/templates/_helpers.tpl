@@ -64,9 +64,9 @@ capabilities: { drop: [ALL] }
 
 {{- define "messina.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
+{{- with kindIs "invalid" .Values.podSecurity | ternary (dict "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532) .Values.podSecurity }}
+{{ toYaml . }}
+{{- end }}
 seccompProfile: { type: RuntimeDefault }
 {{- end }}
 
