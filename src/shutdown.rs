@@ -23,6 +23,45 @@ pub async fn requested_or_hung_up() -> io::Result<&'static str> {
     Ok(Signals::listen_to_all()?.requested(|| {}).await)
 }
 
+/// Holds SIGTERM and SIGINT back until somebody listens to them, where this is the first process of a container: the kernel drops what comes before. Any
+/// other process is ended by it, as it should be: it may be reading its configuration from a pipe to which nobody writes.
+#[must_use]
+pub fn hold() -> Option<Held> {
+    (std::process::id() == 1).then(Held::new)
+}
+
+/// What holds signals back. Dropped on the thread that made it, which takes what has come, and what comes later: threads that it has begun meanwhile take
+/// none.
+pub struct Held {
+    before: libc::sigset_t,
+}
+
+impl Held {
+    fn new() -> Held {
+        let mut signals = MaybeUninit::<libc::sigset_t>::zeroed();
+        let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: the first set is emptied before it is read, and the second is written where there is room for it; zeros are one, too.
+        unsafe {
+            libc::sigemptyset(signals.as_mut_ptr());
+            libc::sigaddset(signals.as_mut_ptr(), libc::SIGTERM);
+            libc::sigaddset(signals.as_mut_ptr(), libc::SIGINT);
+            libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), before.as_mut_ptr());
+            Held {
+                before: before.assume_init(),
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: the set lives for as long as the call, which writes nothing.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut());
+        }
+    }
+}
+
 /// The signals to stop. Once they are listened to, none of them ends the process by itself.
 pub struct Signals {
     terminate: Signal,
@@ -136,5 +175,30 @@ pub enum Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(exit as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which of SIGTERM and SIGINT this thread does not take.
+    fn held_back() -> [bool; 2] {
+        let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: no set is given, so nothing changes, and the present one is written where there is room for it; zeros are one, too.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), mask.as_mut_ptr());
+            [libc::SIGTERM, libc::SIGINT].map(|signal| libc::sigismember(mask.as_ptr(), signal) == 1)
+        }
+    }
+
+    #[test]
+    fn signals_are_held_back_until_they_are_let_go() {
+        let held = Held::new();
+        assert_eq!(held_back(), [true; 2]);
+        drop(held);
+        assert_eq!(held_back(), [false; 2]);
+        // No test is the first process of a container.
+        assert!(hold().is_none());
     }
 }

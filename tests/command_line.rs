@@ -1,17 +1,24 @@
-//! What all commands have in common: how they end when nobody reads what they say, when `RUST_LOG` is no filter, and where the services are not.
+//! What all commands have in common: how they begin, and how they end when nobody reads what they say, when `RUST_LOG` is no filter, and where the services
+//! are not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+/// How long a loaded machine may take; whatever is waited for comes in seconds.
+const LONG: Duration = Duration::from_secs(60);
 
 fn messina(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_messina"));
@@ -283,5 +290,92 @@ fn a_rust_log_that_is_no_filter_ends_every_command_alike() {
             stderr.contains("error: RUST_LOG is not a log level or filter"),
             "{arguments:?}: {stderr}"
         );
+    }
+}
+
+/// Starts a command, by another one where that is given, that reads its configuration from a pipe, and returns when it does.
+fn begun(name: &str, by: &[&str], command: &str) -> (Child, File) {
+    let pipe = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("command-line-{name}.pipe"));
+    let _ = std::fs::remove_file(&pipe);
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let words = [
+        by,
+        &[env!("CARGO_BIN_EXE_messina"), command, "-c", pipe.to_str().unwrap()],
+    ]
+    .concat();
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
+        .env_remove("RUST_LOG")
+        .env("MESSINA__HTTP__LISTEN", "127.0.0.1:0")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + LONG;
+    loop {
+        // Without somebody who reads it cannot be opened so.
+        let opened = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&pipe);
+        match (opened, child.try_wait().unwrap()) {
+            (Ok(writer), _) => return (child, writer),
+            (Err(error), ended) => assert!(ended.is_none() && Instant::now() < deadline, "{error}, {ended:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn end(mut child: Child) -> ExitStatus {
+    let deadline = Instant::now() + LONG;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn as_many_files_may_be_open_as_the_hard_limit_allows() {
+    let (child, pipe) = begun("files", &["sh", "-c", "ulimit -Sn 64 && exec \"$0\" \"$@\""], "check");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    drop(pipe);
+    assert_eq!(end(child).code(), Some(78), "nothing is no configuration");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let numbers: Vec<&str> = line.unwrap().split_whitespace().collect();
+    assert!(numbers[0] != "64" && numbers[0] == numbers[1], "{limits}");
+}
+
+/// The kernel drops a signal for the first process of a container that has not yet said what is to come of it. Where no such process can be started, as in a
+/// container without rights, the signal of an ordinary one is seen to end it.
+#[test]
+fn a_signal_that_comes_before_anybody_listens_ends_a_run() {
+    let first = "unshare --user --map-root-user --pid --fork --kill-child".split(' ');
+    let first: Vec<&str> = first.collect();
+    let tried = Command::new(first[0])
+        .args(&first[1..])
+        .arg("true")
+        .stderr(Stdio::null())
+        .status();
+    let is_first = tried.is_ok_and(|status| status.success());
+    let (child, mut pipe) = begun("first", if is_first { &first[..] } else { &[] }, "run");
+    let id = if is_first {
+        std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap()
+    } else {
+        child.id().to_string()
+    };
+    // SAFETY: a system call without memory; nobody has waited for the process.
+    let sent = unsafe { libc::kill(id.trim().parse().unwrap(), libc::SIGTERM) };
+    assert_eq!(sent, 0, "{id:?}");
+    if is_first {
+        let config = std::fs::read(config("first", "127.0.0.1:9")).unwrap();
+        pipe.write_all(&config).unwrap();
+        drop(pipe);
+        assert_eq!(end(child).code(), Some(0));
+    } else {
+        assert_eq!(end(child).signal(), Some(libc::SIGTERM));
     }
 }

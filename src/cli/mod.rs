@@ -173,10 +173,27 @@ pub fn main_with(make: impl FnOnce() -> Result<CustomSteps, String>) -> ExitCode
         Ok(args) => args,
         Err(code) => return code,
     };
+    raise_open_files();
     run(args, make).unwrap_or_else(|error| {
         say!("error: {error:#}");
         Exit::Internal.into()
     })
+}
+
+/// Lets the process open as many files and connections as it may. Whatever starts it often grants 1,024 at first, for programs that wait by select(2);
+/// nothing here does, and each thread of consumers has a connection to each shard of the database. A refusal leaves it at that.
+fn raise_open_files() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the first call writes the limit, which is ours, and the second reads it.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// Runs the command.

@@ -14,7 +14,7 @@ use crate::app::{self, GRACE, PipelineEnd, Reload, Running, StartError, Taken, T
 use crate::config::{self, Config, Diagnostics, Schemas, Severity, Sources, codes};
 use crate::custom::CustomSteps;
 use crate::retry::Backoff;
-use crate::shutdown::{self, Exit};
+use crate::shutdown::{self, Exit, Signals};
 use crate::source::consumer_loop::End;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::logging::{self, LogFile, LoggingError, Verbosity};
@@ -43,6 +43,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     if args.dry.is_wanted() {
         return dry_run::run(&args.dry, &args.config, customs);
     }
+    let held = shutdown::hold();
     let (config, sources) = args.config.taken(&[])?;
     let log_file = match config.log.file.as_ref().map(|path| LogFile::open(path)).transpose() {
         Ok(file) => file,
@@ -67,7 +68,10 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let limit = config.shutdown_timeout + GRACE;
     let mut last = LAST;
     let code = runtime.block_on(async {
-        let mut signal = std::pin::pin!(shutdown::requested());
+        let signals = Signals::listen().context("cannot listen to signals")?;
+        // On the thread that held them, which stays in here.
+        drop(held);
+        let mut signal = std::pin::pin!(signals.requested(|| {}));
         let reload = Arc::<Later<Reload>>::default();
         // One that waits stands for all that come meanwhile: the files are read when its turn comes.
         let (offer, mut offers) = mpsc::channel(1);
@@ -87,11 +91,9 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         let user_signals = tokio::spawn(shutdown::on_user_signals(move |more| log_more(&verbosity, more)));
         let start = app::start(config, sources, telemetry.clone(), customs);
         let mut running = tokio::select! {
-            // In this order: a signal that nobody listens to yet ends the process, and is lost where that is the first of its container.
-            biased;
             // Nothing runs yet: there is nothing to drain.
             signal = &mut signal => {
-                tracing::info!(signal = signal.context("cannot listen to signals")?, "stopped before the start");
+                tracing::info!(signal, "stopped before the start");
                 return Ok(ExitCode::SUCCESS);
             }
             started = start => match started {
@@ -116,7 +118,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                 // In this order: a reload that waits may be what mends pipelines that have halted.
                 biased;
                 signal = &mut signal => {
-                    tracing::info!(signal = signal.context("cannot listen to signals")?, "stopping");
+                    tracing::info!(signal, "stopping");
                     break;
                 }
                 Some(offer) = offers.recv() => Some(offer),
@@ -143,7 +145,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                     }
                 }
                 signal = &mut signal => {
-                    tracing::info!(signal = signal.context("cannot listen to signals")?, "stopping amid a reload");
+                    tracing::info!(signal, "stopping amid a reload");
                     break;
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! librdkafka copies user and password when a client is made. A password that is rotated would end each client at its next connection, so
 //! they are read again: at SIGHUP, and when the brokers refuse the one that is in use. This serves SASL PLAIN and SCRAM; certificates are
-//! read once by each client, and [`Logins::read_again`] says so when they have changed.
+//! read once by each client, and it is said when they have changed: at SIGHUP, and when a handshake fails.
 //!
 //! Invariant: a client gets a login only when it differs from the one that it has, so that one that stays wrong is not tried faster.
 
@@ -93,9 +93,11 @@ impl Logins {
         renew(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The same where an error of librdkafka's says that the brokers refused the login. Comes inside of its callbacks.
+    /// The same where an error of librdkafka's says that the brokers refused the login, or that a handshake failed, as when they have changed their
+    /// authority. Comes inside of its callbacks.
     pub fn refused(&self, error: &KafkaError) {
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::Authentication) {
+        let code = error.rdkafka_error_code();
+        if !matches!(code, Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL)) {
             return;
         }
         let mut all = match self.0.try_lock() {
@@ -109,7 +111,7 @@ impl Logins {
         }
         all.read = Some(Instant::now());
         if let Err(error) = renew(all) {
-            tracing::warn!("the login of the brokers was refused: {error}");
+            tracing::warn!("the brokers refuse this client, or it refuses them: {error}");
         }
     }
 }
@@ -269,5 +271,33 @@ mod tests {
         assert_eq!(certificates(&config), one);
         assert!(one != two && one != missing);
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_handshake_that_fails_tells_certificates_that_have_changed() {
+        use tracing_subscriber::layer::SubscriberExt;
+
+        let file = std::env::temp_dir().join(format!("messina-authority-{}.pem", std::process::id()));
+        std::fs::write(&file, "one").unwrap();
+        let of_file = config(&[("ssl.ca.location", file.to_str().unwrap())]);
+        let (logins, client, read) = (Logins::default(), Arc::new(Nobody), of_file.clone());
+        logins.keep(&client, &of_file, move || Ok(read.clone()));
+        let kept = crate::telemetry::breadcrumbs::Breadcrumbs::default();
+        let told = || {
+            logins.0.lock().unwrap().read = None;
+            logins.refused(&KafkaError::Global(RDKafkaErrorCode::SSL));
+            let lines = kept.last(None);
+            lines.into_iter().filter_map(|line| line.message).collect::<Vec<_>>()
+        };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(kept.clone()), || {
+            assert!(
+                told().is_empty(),
+                "they are the same, and what is wrong is another thing"
+            );
+            std::fs::write(&file, "two").unwrap();
+            let told = told();
+            assert!(told.len() == 1 && told[0].ends_with("restart"), "{told:?}");
+        });
+        std::fs::remove_file(&file).unwrap();
     }
 }

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -17,6 +18,15 @@ RENDERED = {path.name: path.read_text() for path in sorted((DEPLOY / "kubernetes
 # Those that hold a workload, and those that hold the pod of its check.
 WHOLE = ("everything.yaml", "messina.yaml")
 CHECKS = ("everything.check.yaml", "messina.check.yaml")
+# Keys of the chart's first values: an upgrade with `--reuse-values` may have no others.
+FIRST = """
+    image imagePullSecrets replicas kind staticMembership config secrets certificates env resources terminationGracePeriodSeconds
+    podDisruptionBudget topologySpread nodeSelector tolerations affinity priorityClassName podAnnotations podLabels networkPolicy monitoring
+    keda image.repository image.tag image.pullPolicy resources.requests resources.limits podDisruptionBudget.enabled
+    podDisruptionBudget.maxUnavailable topologySpread.node topologySpread.zone networkPolicy.enabled networkPolicy.scrapeFrom
+    networkPolicy.egressPorts monitoring.podMonitor monitoring.rules monitoring.dashboards keda.enabled keda.minReplicas keda.partitions
+    keda.prometheus keda.lagPerReplica keda.cooldownSeconds
+""".split()
 # Of operators, and so not in Kubernetes' own schemas.
 OTHERS = {"PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 
@@ -31,11 +41,22 @@ def one(name, *kinds):
     return found[0]
 
 
-def rendered(release, **values):
+def rendered(release, chart=DEPLOY / "helm/messina", **values):
     """What helm makes of these values, by kind."""
-    command = [CACHE / "helm/helm", "template", release, DEPLOY / "helm/messina", "--namespace", "streams", "--kube-version", "1.34.0", "--values", "-"]
+    command = [CACHE / "helm/helm", "template", release, chart, "--namespace", "streams", "--kube-version", "1.34.0", "--values", "-"]
     text = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=True).stdout
     return {document["kind"]: document for document in yaml.safe_load_all(text) if document}
+
+
+def aged():
+    """The values as an upgrade with `--reuse-values` has them: (key, all but that one) for each that the first chart had not."""
+    values = yaml.safe_load((DEPLOY / "helm/messina/values.yaml").read_text())
+    for key in sorted(set(values) - set(FIRST)):
+        yield key, {name: value for name, value in values.items() if name != key}
+    for section in sorted(name for name in FIRST if isinstance(values.get(name), dict)):
+        for key in values[section]:
+            if f"{section}.{key}" not in FIRST:
+                yield f"{section}.{key}", {**values, section: {name: value for name, value in values[section].items() if name != key}}
 
 
 def pods(name):
@@ -109,6 +130,16 @@ class Kubernetes(unittest.TestCase):
         rights = ({"staticMembership": ["navigation"], "kind": "statefulset"}, {"secrets": [chosen, "scylla-user"]}, {"listen": "[::]:9090"})
         for right in rights:
             self.assertEqual([error.message for error in validator.iter_errors({**values, **right})], [])
+
+    def test_an_older_charts_values_are_taken(self):
+        import jsonschema
+
+        validator = jsonschema.Draft7Validator(json.loads((DEPLOY / "helm/messina/values.schema.json").read_text()))
+        keys = set()
+        for key, values in aged():
+            keys.add(key)
+            self.assertEqual([error.message for error in validator.iter_errors(values)], [], key)
+        self.assertLessEqual({"listen", "minReadySeconds", "monitoring.serviceMonitor"}, keys)
 
     def test_pods_are_restricted(self):
         """Pod Security Standards, profile restricted (https://kubernetes.io/docs/concepts/security/pod-security-standards/), and more."""
@@ -208,7 +239,10 @@ class Kubernetes(unittest.TestCase):
             workload = one(name, "Deployment", "StatefulSet")
             kinds.add(workload["kind"])
             spec = workload["spec"]
-            self.assertGreaterEqual(spec["minReadySeconds"], 60, name)
+            [container] = spec["template"]["spec"]["containers"]
+            probe = container["readinessProbe"]
+            # It has partitions some seconds later; that they stand still is told after `stall_timeout`, 60 s unless set, and probes must see it.
+            self.assertGreater(spec["minReadySeconds"], 60 + 10 + probe["periodSeconds"] * probe["failureThreshold"], name)
             if workload["kind"] == "Deployment":
                 waited_for = spec["minReadySeconds"] + spec["template"]["spec"]["terminationGracePeriodSeconds"]
                 self.assertGreater(spec["progressDeadlineSeconds"], waited_for, name)
@@ -320,6 +354,24 @@ class Kubernetes(unittest.TestCase):
             with tempfile.TemporaryDirectory() as folder:  # builds helm
                 subprocess.run(["bash", DEPLOY / "render", folder], check=True)
 
+        def test_an_older_charts_values_are_rendered(self):
+            of_now = rendered("messina", keda={"enabled": True}, monitoring={"podMonitor": {"enabled": True}, "rules": {"enabled": True}})
+            with tempfile.TemporaryDirectory() as folder:
+                chart = shutil.copytree(DEPLOY / "helm/messina", Path(folder) / "messina")
+                for key, values in aged():
+                    (chart / "values.yaml").write_text(yaml.safe_dump(values))
+                    made = rendered("messina", chart, keda={"enabled": True}, monitoring={"podMonitor": {"enabled": True}, "rules": {"enabled": True}})
+                    self.assertEqual(made, of_now, f"without {key}")
+            # It is no default: the next old pod goes as soon as the new one is ready.
+            self.assertEqual(rendered("messina", minReadySeconds=0)["Deployment"]["spec"]["minReadySeconds"], 0)
+
+        def test_the_cluster_may_choose_the_user(self):
+            """OpenShift's restricted-v2 refuses pods that name a user, unless it is of their namespace's range."""
+            for ids in ({}, {"runAsUser": 1000660000, "runAsGroup": 0, "fsGroup": 1000660000}):
+                made = rendered("messina", podSecurity=ids)
+                for pod in (made["Deployment"]["spec"]["template"]["spec"], made["Pod"]["spec"]):
+                    self.assertEqual(pod["securityContext"], {**ids, "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}})
+
         def test_a_policy_without_ports_opens_dns_alone(self):
             rules = rendered("messina", networkPolicy={"egressPorts": []})["NetworkPolicy"]["spec"]["egress"]
             self.assertEqual([{to["port"] for to in rule["ports"] or []} for rule in rules], [{53, 5353}])
@@ -391,12 +443,37 @@ class Kubernetes(unittest.TestCase):
         workload = one("everything.yaml", "StatefulSet")
         self.assertNotIn("replicas", workload["spec"], "the autoscaler's number and the chart's would fight")
         self.assertEqual(scaled["scaleTargetRef"]["name"], workload["metadata"]["name"])
+        # No answer would count as no lag, and take pods away amid an outage.
+        self.assertEqual(scaled["triggers"][0]["metadata"]["ignoreNullValues"], "false")
         # That the query returns data is in test_prometheus.py.
         query = scaled["triggers"][0]["metadata"]["query"]
         self.assertRegex(query, r"^sum\(messina_lag_records\{")
         pattern = re.search(r'pod=~"([^"]*)"', query).group(1)
         for pod, of_it in (("messina-0", True), ("messina-12", True), ("messina-eu-0", False), ("messina-eu-7c9f8b6d5-x2x4z", False)):
             self.assertEqual(bool(re.fullmatch(pattern, pod)), of_it, pod)
+
+    def test_keda_sees_no_lag_that_stop_above_holds(self):
+        query = one("everything.yaml", "ScaledObject")["spec"]["triggers"][0]["metadata"]["query"]
+        series = [
+            # The second pod's consumers of p are stopped, until the fifth minute is over. Another release's are not looked at.
+            ("messina_lag_records", "messina-0", "p", "1000000x10 _x5"),
+            ("messina_lag_records", "messina-1", "p", "1000000x10 _x5"),
+            ("messina_lag_records", "messina-1", "q", "7x10 _x5"),
+            ("messina_dead_letter_stop", "messina-0", "p", "0x10 _x5"),
+            ("messina_dead_letter_stop", "messina-1", "p", "2x5 0x4 _x5"),
+            ("messina_dead_letter_stop", "messina-1", "q", "0x10 _x5"),
+            ("messina_lag_records", "messina-eu-0", "p", "1000000x10 _x5"),
+        ]
+        labels = 'namespace="messina", pod="{}", pipeline="{}"'
+        more = {"messina_lag_records": ', topic="t", partition="0"', "messina_dead_letter_stop": ""}
+        input_series = [{"series": f"{name}{{{labels.format(pod, of)}{more[name]}}}", "values": values} for name, pod, of, values in series]
+        cases = [("3m", [1000007]), ("8m", [2000007]), ("30m", [])]
+        asked = [{"expr": query, "eval_time": at, "exp_samples": [{"labels": "{}", "value": value} for value in found]} for at, found in cases]
+        with tempfile.TemporaryDirectory() as folder:
+            tests = {"tests": [{"interval": "1m", "input_series": input_series, "promql_expr_test": asked}]}
+            (Path(folder) / "tests.yaml").write_text(yaml.safe_dump(tests))
+            tested = subprocess.run([prometheus() / "promtool", "test", "rules", "tests.yaml"], capture_output=True, text=True, cwd=folder)
+            self.assertEqual(tested.returncode, 0, tested.stdout + tested.stderr)
 
 
 def one_of_name(name, kind, key):

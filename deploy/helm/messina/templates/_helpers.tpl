@@ -15,6 +15,11 @@ digits, and a label's value has 63 characters at most. */ -}}
 {{ if .Values.keda.enabled }}{{ min .Values.keda.minReplicas .Values.keda.partitions }}{{ else }}{{ .Values.replicas }}{{ end }}
 {{- end }}
 
+{{- /* How long a new pod is ready before the next old one goes. Values of an older chart, as `--reuse-values` keeps them, do not say; 0 is an answer. */ -}}
+{{- define "messina.minReady" -}}
+{{ kindIs "invalid" .Values.minReadySeconds | ternary 100 .Values.minReadySeconds }}
+{{- end }}
+
 {{- define "messina.selector" -}}
 app.kubernetes.io/name: messina
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -59,9 +64,9 @@ capabilities: { drop: [ALL] }
 
 {{- define "messina.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
-fsGroup: 65532
+{{- with kindIs "invalid" .Values.podSecurity | ternary (dict "runAsUser" 65532 "runAsGroup" 65532 "fsGroup" 65532) .Values.podSecurity }}
+{{ toYaml . }}
+{{- end }}
 seccompProfile: { type: RuntimeDefault }
 {{- end }}
 
