@@ -36,9 +36,13 @@ pub enum TransactionError {
     /// The brokers have forgotten the transactional id. Another producer has to take it anew: for a transaction of offsets alone librdkafka (2.12) never
     /// does, so that after an abort they would refuse the next one just so. Or they have nothing open under it: librdkafka (2.12) has them abort what they
     /// have not begun, where its first request for that was put off (the last one was still being ended, for longer than [`abort`] waits) or not answered,
-    /// and gives the producer up for their answer. A commit that is answered so was not made. Or the next one cannot be begun.
+    /// and gives the producer up for their answer. A commit that is answered so was not made.
     #[error("{0}")]
     Forgotten(String),
+    /// What was asked for is done, and the next transaction cannot be begun though nothing is wrong with the producer. Where a call takes longer than its
+    /// first wait, librdkafka (2.12) can take what it hears for the end of the call after that, and stay as it was. Another producer has none of that.
+    #[error("{0}")]
+    NotBegun(String),
     /// The transactional id has another epoch by now: brokers have aborted the transaction by its time-out, or another process has taken the id. Which of
     /// these, they do not tell librdkafka, and it gives the producer up.
     #[error("{0}")]
@@ -104,12 +108,10 @@ fn past_a_stale_answer(call: impl Fn() -> Result<(), KafkaError>) -> Result<(), 
     }
 }
 
-/// Where an abort takes longer than its first call, librdkafka (2.12) can take what it hears for the end of the call after that, and stay as it was. Another
-/// producer has none of that, and aborts what is left open; what was committed stays so.
 fn begin(producer: &Producer) -> Result<(), TransactionError> {
     producer.begin_transaction().map_err(|error| {
         given_up(producer)
-            .unwrap_or_else(|| TransactionError::Forgotten(format!("no transaction can be begun: {error}")))
+            .unwrap_or_else(|| TransactionError::NotBegun(format!("no transaction can be begun: {error}")))
     })
 }
 
@@ -241,7 +243,7 @@ mod tests {
         let producer = made_with(config, &Metrics::new().unwrap(), true);
         // It has not taken its id.
         let refused = begin(&producer);
-        assert!(matches!(refused, Err(TransactionError::Forgotten(_))), "{refused:?}");
+        assert!(matches!(refused, Err(TransactionError::NotBegun(_))), "{refused:?}");
         assert_eq!(given_up(&producer), None);
     }
 

@@ -15,7 +15,7 @@ use super::{ColumnType, Marker, StoreError};
 const MAX_TTL: u64 = 20 * 365 * 24 * 60 * 60;
 
 /// Functions that give another value each time.
-pub(crate) const VOLATILE: [&str; 10] = [
+const VOLATILE: [&str; 10] = [
     "now",
     "uuid",
     "currenttimestamp",
@@ -181,6 +181,14 @@ impl<'t> Scanned<'t> {
     /// Whether token `i` is this character.
     pub fn is_symbol(&self, i: usize, symbol: char) -> bool {
         self.tokens.get(i).is_some_and(|t| t.kind == TokenKind::Symbol(symbol))
+    }
+
+    /// The function of the moment that is called at token `i`.
+    pub(crate) fn volatile(&self, i: usize) -> Option<&'static str> {
+        let called = self.is_symbol(i + 1, '(') && self.is_symbol(i + 2, ')');
+        VOLATILE
+            .into_iter()
+            .find(|function| called && self.is_word(i, function))
     }
 
     /// The first place of a keyword anywhere.
@@ -418,8 +426,7 @@ pub fn unrepeatable(cql: &str, markers: &[Marker]) -> Option<String> {
         return Some(format!("it changes the counter bound by :{}", counter.name));
     }
     for i in 0..scanned.tokens.len() {
-        let called = scanned.is_symbol(i + 1, '(') && scanned.is_symbol(i + 2, ')');
-        if called && let Some(function) = VOLATILE.iter().find(|function| scanned.is_word(i, function)) {
+        if let Some(function) = scanned.volatile(i) {
             return Some(format!("{function}() gives another value each time"));
         }
         if let Some(reason) = appends(&scanned, i, markers) {

@@ -27,7 +27,11 @@ pub fn parse(text: &str) -> Option<(Vec<u8>, i32)> {
         None => (false, mantissa.strip_prefix('+').unwrap_or(mantissa)),
     };
     let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-    if whole.is_empty() && fraction.is_empty() || whole.len() + fraction.len() > MAX_DIGITS {
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let whole = whole.trim_start_matches('0');
+    if whole.len() + fraction.len() > MAX_DIGITS {
         return None;
     }
     let digits = whole.bytes().chain(fraction.bytes());
@@ -70,6 +74,9 @@ mod tests {
         }
         assert_eq!(to_text(&[vec![0; 1 << 20], vec![7]].concat(), 0).unwrap(), "7");
         assert_eq!(parse(&"9".repeat(1 << 20)), None);
+        // The zero before the point is no digit of the number.
+        let small = to_text(&[7], MAX_DIGITS as i32).unwrap();
+        assert_eq!(parse(&small), Some((vec![7], MAX_DIGITS as i32)));
         assert_eq!(to_text(&[7], i32::MAX), None);
         assert_eq!(to_text(&[7], i32::MIN).unwrap(), "7E+2147483648");
     }

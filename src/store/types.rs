@@ -21,7 +21,7 @@
 //! | `time` | time of any unit | `time-micros` (floored) | INTEGER, ns since midnight |
 //! | `uuid` `timeuuid` | `uuid`, `string` and 16 bytes that are one (`timeuuid`: version 1) | `uuid` | TEXT |
 //! | `inet` | `string` that is an address, 4 or 16 bytes | `string` | TEXT |
-//! | `duration` | `duration` | `duration` (fails if negative or finer than 1 ms) | TEXT, as ISO 8601 with all parts: `P1M2DT3.5S` |
+//! | `duration` | `duration` | `duration` (fails if negative or finer than 1 ms) | TEXT, as ISO 8601 with all parts and a fraction: `P1M2DT3.5S` |
 //! | `list` `set` `vector` | array of what the items take, without nulls | array | TEXT, JSON |
 //! | `map` | map of what key and value take, without nulls | map | TEXT, JSON |
 //! | `tuple` | record of as many fields, by position | record `field_0`, … | TEXT, JSON |

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::store::cql::{Scanned, TokenKind, VOLATILE, kept, scan};
+use crate::store::cql::{Scanned, TokenKind, kept, scan};
 
 /// The tables that a statement names, as `keyspace.table` where the keyspace is known: what a write changes comes first.
 pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
@@ -79,7 +79,7 @@ pub(super) fn unrepeatable(text: &str) -> Option<Unrepeatable> {
                 None,
             );
         }
-        if s.is_symbol(i + 1, '(') && VOLATILE.iter().any(|function| s.is_word(i, function)) {
+        if s.volatile(i).is_some() {
             return found("this function gives another value each time", i, None);
         }
         if insert {
@@ -188,6 +188,8 @@ mod tests {
             Some(true)
         );
         assert_eq!(certain("UPDATE t SET a = 'it''s' + a WHERE id = :id"), Some(true));
+        // A table of that name.
+        assert_eq!(certain("INSERT INTO uuid (id) VALUES (:id)"), None);
     }
 
     #[test]

@@ -441,7 +441,7 @@ impl Loop {
         this.busy = false;
         this.give_back_by = None;
         match answer {
-            Answer::Committed(Ok(()), took) => {
+            Answer::Committed(result @ (Ok(()) | Err(TransactionError::NotBegun(_))), took) => {
                 let open = this.tally.committed(Instant::now());
                 this.has_committed = true;
                 this.aborts_in_a_row = 0;
@@ -460,6 +460,9 @@ impl Loop {
                     if let Some(held) = self.held.get_mut(&partition).filter(|held| held.ticket == ticket) {
                         held.committed(offset);
                     }
+                }
+                if let Err(error) = result {
+                    self.given_up(&error, Instant::now());
                 }
             }
             Answer::Committed(Err(TransactionError::Abort(reason)), _) => {

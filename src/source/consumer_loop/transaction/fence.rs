@@ -5,7 +5,7 @@
 //! passes: the consumer makes way for another one, whose producer takes the id with a new epoch. Two processes with one id would fence each other for
 //! ever, so who is fenced again soon halts.
 //!
-//! Or brokers know nothing of what the producer goes on with or ends: its consumer makes way likewise. An abort soon after a commit can be answered so (see
+//! Or brokers know nothing of what the producer goes on with or ends, or it can begin nothing more: its consumer makes way likewise. An abort soon after a commit can be answered so (see
 //! [`TransactionError::Forgotten`]), as often as that happens, and no twin is behind it: what bounds it is that three new consumers in a row without a commit
 //! are followed by none.
 //!
@@ -43,14 +43,14 @@ impl Loop {
             .is_some_and(|last| now.saturating_duration_since(last) < TWIN);
         match error {
             // Each output that comes back tells of it, and so does a call that was under way: it is one fence.
-            TransactionError::Fenced(_) | TransactionError::Forgotten(_) if known => {}
+            TransactionError::Fenced(_) | TransactionError::Forgotten(_) | TransactionError::NotBegun(_) if known => {}
             TransactionError::Fenced(reason) if !again => {
                 self.fenced = Some(now);
                 self.give_way(format!(
                     "the producer was fenced, by the time-out of its transaction or by another process with its transactional id: {reason}"
                 ));
             }
-            TransactionError::Forgotten(reason) => {
+            TransactionError::Forgotten(reason) | TransactionError::NotBegun(reason) => {
                 // Records that are taken again and again are no progress here.
                 self.took = has_committed;
                 self.give_way(reason.clone());

@@ -207,6 +207,19 @@ async fn a_consumer_whose_transactions_brokers_have_forgotten_makes_way_for_anot
     }
 }
 
+/// What was committed stays so, and that is progress.
+#[tokio::test]
+async fn a_commit_after_which_none_can_be_begun_is_made_and_its_consumer_makes_way() {
+    let mut this = with_one_finished().await;
+    this.took = true;
+    let commits = this.parts.runtime.metrics.transactions_committed.get();
+    answered_by(&mut this, false, TransactionError::NotBegun("a test".to_owned()));
+    assert_eq!(this.parts.runtime.metrics.transactions_committed.get(), commits + 1);
+    assert_eq!(this.parts.runtime.metrics.commit_failures.get(), 0);
+    let end = this.end(Instant::now());
+    assert!(matches!(end, Some(End::Replaced { took: true, .. })), "{end:?}");
+}
+
 /// The time-out of its transaction may have done it, and that passes.
 #[tokio::test]
 async fn a_consumer_that_is_fenced_makes_way_for_another_and_halts_where_that_comes_again_soon() {
