@@ -129,6 +129,7 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
     let look_up = |asks: f64| asks * (cost::LOOKUP + cold * cost::WAIT) + (1.0 - asks) * cost::HIT;
     // Of a record: seconds that its steps wait, and documents that MongoDB is asked for.
     let (mut in_steps, mut documents) = (0.0, 0.0);
+    let mut shared = false;
     for step in &pipeline.steps {
         let condition = if step.when.is_some() { cost::EXPRESSION } else { 0.0 };
         let own = match &step.kind {
@@ -150,6 +151,7 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
                 let alone = cost::WRITE + cold * cost::WAIT;
                 let request = match batch(write, ROW_BYTES + bytes) {
                     Some((rows, linger)) => {
+                        shared = true;
                         in_steps += linger;
                         let own = cold * cost::WAIT_GROUPED;
                         cost::GROUPED + own + (alone - own) / rows
@@ -200,13 +202,13 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
         .checked_next_power_of_two()
         .unwrap_or(usize::MAX)
         .max(64);
-    // Its task counts while a record is at a step.
-    let at_work = if waits > 0.0 {
-        AT_WORK as f64 * in_steps / waits
+    // Its task counts while a record is at a step, and from a row on that goes with others, for it may have to go alone.
+    let at_work = if shared {
+        1.0
     } else {
-        0.0
+        in_steps / waits.max(f64::MIN_POSITIVE)
     };
-    let weight = 2.0 * load.bytes + Event::weight(0, 0, 0) as f64 + at_work;
+    let weight = 2.0 * load.bytes + Event::weight(0, 0, 0) as f64 + AT_WORK as f64 * at_work;
     let each_keeps = 2.0 * load.bytes + EVENT_BYTES;
     let (memory_bytes, too_little) = of_memory(config, weight, each_keeps, in_flight, max_in_flight);
     let mut not_enough: Vec<String> = too_little.into_iter().collect();
@@ -228,8 +230,8 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
     let in_turn = in_steps > 0.0 && !config::commutes(config, pipeline);
     if in_turn && pipeline.order == Order::Partition && each * in_steps > load.utilisation {
         not_enough.push(format!(
-            "order = \"partition\" runs one record of a partition at a time: {:.0} records/s at most, whatever the pods",
-            partitions as f64 / in_steps
+            "order = \"partition\" runs one record of a partition at a time: {:.0} records/s at most at this utilisation, whatever the pods",
+            partitions as f64 * load.utilisation / in_steps
         ));
     }
     Needs {

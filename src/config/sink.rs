@@ -50,9 +50,9 @@ pub struct DeadLetter {
 /// The pipeline stops when either limit is passed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StopAbove {
-    /// Dead letters as a share of the records that were not skipped, 0 to 1.
+    /// Dead letters as a share of the records, 0 to 1.
     pub ratio: Option<f64>,
-    /// Dead letters one after the other, whatever is skipped between them.
+    /// Dead letters one after the other, whatever is skipped between them, and an hour apart at most.
     pub consecutive: Option<u64>,
 }
 

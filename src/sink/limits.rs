@@ -3,8 +3,8 @@
 //! Without a limit, a wrong deployment (a producer's new schema, a table of the wrong type) turns a whole stream into dead letters while
 //! everything looks healthy. With one, intake stops and somebody is called; the records wait in Kafka, where they are safe.
 //!
-//! Invariants: records that were skipped are left out by who counts, for where a filter skips most they would hide that all others fail; the ratio
-//! judges only when enough records ended within the window; once stopped it stays stopped until [`Limits::reset`], whatever is still in flight.
+//! Invariants: records that were skipped end no row of dead letters, for where a filter skips most they would hide that all others fail; the ratio judges
+//! only when enough records ended within the window; once stopped it stays stopped until [`Limits::reset`], whatever is still in flight.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const BUCKETS: usize = 60;
 pub struct Window {
     /// How far it looks back.
     pub length: Duration,
-    /// How many records must have ended within it, without those that were skipped, before the ratio means anything.
+    /// How many records must have ended within it before the ratio means anything.
     pub minimum: u64,
 }
 
@@ -46,12 +46,12 @@ pub enum Verdict {
 pub enum StopReason {
     /// Too large a share of the recent records.
     #[error(
-        "{dead_letters} of the last {records} records that were not skipped became dead letters, which is more than the ratio of {limit} allows"
+        "{dead_letters} of the last {records} records became dead letters, which is more than the ratio of {limit} allows"
     )]
     Ratio {
         /// Dead letters within the window.
         dead_letters: u64,
-        /// Records that ended within the window and were not skipped, dead letters included.
+        /// Records that ended within the window, dead letters included.
         records: u64,
         /// The ratio that is allowed.
         limit: f64,
@@ -87,8 +87,13 @@ pub struct Limits {
     /// The sum of all buckets.
     sum: Counts,
     consecutive: u64,
+    /// When the last of these was.
+    last: Option<Instant>,
     stopped: Option<StopReason>,
 }
+
+/// Dead letters that are farther apart are not in a row: of what was skipped between them nobody knows that it went well.
+const IN_A_ROW: Duration = Duration::from_secs(3600);
 
 impl Limits {
     /// Limits that have seen nothing yet. A window shorter than 60 ns counts as that.
@@ -102,23 +107,35 @@ impl Limits {
             began: None,
             sum: Counts::default(),
             consecutive: 0,
+            last: None,
             stopped: None,
         }
     }
 
     /// Counts a record that ended and was not skipped, as a dead letter or otherwise. `now` may lag behind an earlier call; it then counts as that.
     pub fn record(&mut self, is_dead_letter: bool, now: Instant) -> Verdict {
+        let goes_on = |last: Instant| now.saturating_duration_since(last) <= IN_A_ROW;
+        if !is_dead_letter || !self.last.is_none_or(goes_on) {
+            self.consecutive = 0;
+        }
+        if is_dead_letter {
+            self.consecutive = self.consecutive.saturating_add(1);
+            self.last = Some(now);
+        }
+        self.count(is_dead_letter, now)
+    }
+
+    /// Counts a record that was skipped: one of the share, and no sign that a step after the filter does well.
+    pub fn skipped(&mut self, now: Instant) -> Verdict {
+        self.count(false, now)
+    }
+
+    fn count(&mut self, is_dead_letter: bool, now: Instant) -> Verdict {
         self.slide(now);
-        let dead = u64::from(is_dead_letter);
         for counts in [&mut self.sum, &mut self.buckets[self.current]] {
             counts.records += 1;
-            counts.dead_letters += dead;
+            counts.dead_letters += u64::from(is_dead_letter);
         }
-        self.consecutive = if is_dead_letter {
-            self.consecutive.saturating_add(1)
-        } else {
-            0
-        };
         self.stopped = self.stopped.or_else(|| self.judge());
         self.verdict()
     }
@@ -205,6 +222,23 @@ mod tests {
         assert_eq!(limits.verdict(), stop);
         limits.reset();
         assert_eq!(limits.record(true, now), Verdict::Go);
+    }
+
+    #[test]
+    fn what_is_skipped_ends_no_row_and_an_hour_does() {
+        let mut limits = Limits::new(BOTH, Window::default());
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            now += IN_A_ROW + Duration::from_secs(1);
+            assert_eq!(limits.record(true, now), Verdict::Go);
+        }
+        for in_a_row in 2..=10 {
+            (0..999).for_each(|_| assert_eq!(limits.skipped(now), Verdict::Go));
+            now += IN_A_ROW;
+            assert_eq!(limits.record(true, now), Verdict::Go, "{in_a_row}");
+        }
+        let stop = Verdict::Stop(StopReason::Consecutive { count: 11, limit: 10 });
+        assert_eq!(limits.record(true, now), stop);
     }
 
     #[test]

@@ -383,8 +383,7 @@ fn a_pipeline_that_reads_what_it_writes_is_bound_by_its_order() {
     let partition = ordered("partition", &both);
     // Two steps of 2 ms: 250 records/s of each partition.
     let why = of(&partition, &LOAD).not_enough;
-    let limit =
-        "order = \"partition\" runs one record of a partition at a time: 5000 records/s at most, whatever the pods";
+    let limit = "order = \"partition\" runs one record of a partition at a time: 3000 records/s at most at this utilisation, whatever the pods";
     assert_eq!(why, [limit]);
     assert!(of(&partition, &slow).not_enough.is_empty());
     let key = of(&ordered("key", &both), &LOAD);

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use foldhash::quality::RandomState;
 
-use super::Loop;
+use super::{AT_WORK, Loop};
 use crate::pipeline::runner::Member;
 use crate::store::group::GroupOptions;
 
@@ -114,8 +114,9 @@ impl Loop {
     pub(super) fn gather(&mut self, mut member: Member) {
         let place = (member.step, member.row.take_place());
         let (bytes, since, options) = (member.row.bytes(), member.since, member.options);
-        // It waits with its row, and behind others where the database is slow.
-        member.event.hold(bytes);
+        // It waits with its row, and behind others where the database is slow; and where its batch fails, or may not be written, it has a task of its own, as
+        // all of the batch have at the same moment.
+        member.event.hold(bytes + AT_WORK);
         let batch = self.gathering.add(place, member, bytes, since, &options);
         if let Some(members) = batch {
             self.write_together(members);

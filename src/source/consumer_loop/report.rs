@@ -33,7 +33,9 @@ impl Loop {
     /// behind them.
     pub(super) fn weigh(&mut self) {
         let held = self.completions.held().saturating_add(self.waiting_bytes);
-        self.parts.budget.hold(held.saturating_add(self.workers.bytes()));
+        // Those that ask for a schema hold up their partitions alone.
+        let at_work = self.workers.bytes(self.resolving.len());
+        self.parts.budget.hold(held.saturating_add(at_work));
     }
 
     /// Also says why, if librdkafka fetches nothing although there is something and nothing of ours holds it.

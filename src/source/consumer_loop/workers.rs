@@ -117,10 +117,12 @@ impl Workers {
 
     /// Lets a worker run the event.
     pub(super) fn run(&mut self, event: Box<Event>) {
-        self.wave.begun += 1;
         let desk = lock(&self.room.free).as_mut().and_then(Vec::pop);
         match desk {
-            Some(desk) => desk.lay(event),
+            Some(desk) => {
+                self.wave.begun += 1;
+                desk.lay(event);
+            }
             None => {
                 let work = work(self.runtime.clone(), self.room.clone(), event);
                 self.spawn(work);
@@ -130,15 +132,17 @@ impl Workers {
 
     /// Runs something else that ends with the loop.
     pub(super) fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        self.wave.begun += 1;
         self.tasks.spawn_on(work, &self.io);
     }
 
-    /// What those at work hold, in bytes. Who has left is let go of first: until then its task has its memory.
-    pub(super) fn bytes(&mut self) -> usize {
+    /// What those at work hold, in bytes, without so many tasks `beside` that work on no event. Who has left is let go of first: until then its task has its
+    /// memory.
+    pub(super) fn bytes(&mut self, beside: usize) -> usize {
         // What one that has panicked was at says so itself.
         while self.tasks.try_join_next().is_some() {}
         let idle = lock(&self.room.free).as_ref().map_or(0, Vec::len);
-        self.tasks.len().saturating_sub(idle) * AT_WORK
+        self.tasks.len().saturating_sub(idle + beside) * AT_WORK
     }
 }
 
