@@ -75,6 +75,11 @@ impl Budget {
         }
     }
 
+    /// They hold so many more, until what they hold is counted again.
+    pub fn hold_more(&mut self, bytes: usize) {
+        self.hold(self.held.saturating_add(bytes));
+    }
+
     /// Takes in a record of `bytes` bytes if the budget is not full and has room for it, or if nothing else is in flight.
     ///
     /// When it says no, the caller keeps the record and the budget is full until there is room for it.

@@ -129,7 +129,6 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
     let look_up = |asks: f64| asks * (cost::LOOKUP + cold * cost::WAIT) + (1.0 - asks) * cost::HIT;
     // Of a record: seconds that its steps wait, and documents that MongoDB is asked for.
     let (mut in_steps, mut documents) = (0.0, 0.0);
-    let mut shared = false;
     for step in &pipeline.steps {
         let condition = if step.when.is_some() { cost::EXPRESSION } else { 0.0 };
         let own = match &step.kind {
@@ -151,7 +150,6 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
                 let alone = cost::WRITE + cold * cost::WAIT;
                 let request = match batch(write, ROW_BYTES + bytes) {
                     Some((rows, linger)) => {
-                        shared = true;
                         in_steps += linger;
                         let own = cold * cost::WAIT_GROUPED;
                         cost::GROUPED + own + (alone - own) / rows
@@ -202,12 +200,8 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
         .checked_next_power_of_two()
         .unwrap_or(usize::MAX)
         .max(64);
-    // Its task counts while a record is at a step, and from a row on that goes with others, for it may have to go alone.
-    let at_work = if shared {
-        1.0
-    } else {
-        in_steps / waits.max(f64::MIN_POSITIVE)
-    };
+    // Its task counts while a record is at a step.
+    let at_work = in_steps / waits.max(f64::MIN_POSITIVE);
     let weight = 2.0 * load.bytes + Event::weight(0, 0, 0) as f64 + AT_WORK as f64 * at_work;
     let each_keeps = 2.0 * load.bytes + EVENT_BYTES;
     let (memory_bytes, too_little) = of_memory(config, weight, each_keeps, in_flight, max_in_flight);

@@ -105,6 +105,8 @@ pub struct Event {
     header_bytes: usize,
     /// What steps gave it, in bytes, as far as it is counted.
     held: usize,
+    /// What of that counts for a task which it may come to need, until it has one or needs none.
+    reserved: usize,
     /// Its span, where it is traced.
     pub span: Option<Box<Span>>,
     /// What reads this record's schema; none until it is known.
@@ -169,6 +171,7 @@ impl Event {
         self.stage += 1;
         self.answered = 0;
         self.alone = false;
+        self.unreserve();
     }
 
     /// Copies the record out of the consumer's memory. `spare` is an event that has ended, whose memory is used again.
@@ -194,6 +197,7 @@ impl Event {
                 headers: None,
                 header_bytes: 0,
                 held: 0,
+                reserved: 0,
                 span: None,
                 plan: None,
                 marks: Vec::new(),
@@ -286,7 +290,26 @@ impl Event {
         }
     }
 
-    /// The same of what is kept only for as long as what is given back: the values that a step binds, which wait for its answer with it.
+    /// Counts a task that it may come to need, until it passes its stage or goes on alone.
+    pub fn reserve(&mut self, bytes: usize) {
+        if let Some(completions) = &self.completions {
+            completions.hold(bytes);
+            self.held += bytes;
+            self.reserved += bytes;
+        }
+    }
+
+    fn unreserve(&mut self) {
+        if self.reserved > 0
+            && let Some(completions) = &self.completions
+        {
+            completions.let_go(self.reserved);
+            self.held -= self.reserved;
+            self.reserved = 0;
+        }
+    }
+
+    /// As [`Event::hold`], of what is kept only for as long as what is given back: the values that a step binds, which wait for its answer with it.
     pub fn hold_while(&self, bytes: usize) -> Option<Holding<'_>> {
         let completions = self.completions.as_deref().filter(|_| bytes > SMALL)?;
         completions.hold(bytes);
@@ -349,6 +372,7 @@ impl Event {
     /// The same, and it writes its row at that stage by itself.
     pub fn go_on_alone(mut self: Box<Event>) {
         self.alone = true;
+        self.unreserve();
         self.go_on();
     }
 
@@ -362,6 +386,7 @@ impl Event {
         self.datum_start = 0;
         self.headers = None;
         self.held = 0;
+        self.reserved = 0;
         self.span = None;
         self.plan = None;
         self.rows.clear();

@@ -114,9 +114,11 @@ impl Loop {
     pub(super) fn gather(&mut self, mut member: Member) {
         let place = (member.step, member.row.take_place());
         let (bytes, since, options) = (member.row.bytes(), member.since, member.options);
-        // It waits with its row, and behind others where the database is slow; and where its batch fails, or may not be written, it has a task of its own, as
-        // all of the batch have at the same moment.
-        member.event.hold(bytes + AT_WORK);
+        // It waits with its row, and behind others where the database is slow.
+        member.event.hold(bytes);
+        // Where its batch fails, or may not be written, it has a task of its own, as all of the batch have at the same moment.
+        member.event.reserve(AT_WORK);
+        self.parts.budget.hold_more(bytes + AT_WORK);
         let batch = self.gathering.add(place, member, bytes, since, &options);
         if let Some(members) = batch {
             self.write_together(members);
@@ -292,6 +294,30 @@ mod tests {
         event.lane = Some(lane);
         gathers(&mut this, event);
         assert_eq!(left(&mut this), 0);
+    }
+
+    /// It may need a task where its batch fails; from then on that counts itself.
+    #[tokio::test]
+    async fn a_row_counts_a_task_until_it_leaves_its_batch() {
+        for alone in [false, true] {
+            let mut this = with_one_finished().await;
+            this.weigh();
+            let before = this.parts.budget.bytes();
+            let event = taken(&mut this, 1);
+            let weight = event.own_weight();
+            gathers(&mut this, event);
+            assert!(this.parts.budget.bytes() >= before + weight + AT_WORK, "at once");
+            this.weigh();
+            assert_eq!(this.parts.budget.bytes(), before + weight + AT_WORK);
+            let mut member = this.gathering.take_first().unwrap().pop().unwrap();
+            if alone {
+                member.event.go_on_alone();
+            } else {
+                member.event.pass_stage();
+            }
+            this.weigh();
+            assert_eq!(this.parts.budget.bytes(), before + weight, "alone: {alone}");
+        }
     }
 
     #[tokio::test]

@@ -447,7 +447,10 @@ impl Loop {
                 this.aborts_in_a_row = 0;
                 this.gone.clear();
                 this.blocked = !this.leaving.is_empty();
-                this.parts.turnstile.open(open);
+                // Where none was begun nothing of it may be handed over.
+                if result.is_ok() {
+                    this.parts.turnstile.open(open);
+                }
                 let committed = std::mem::take(&mut this.committing);
                 let metrics = &self.parts.runtime.metrics;
                 metrics.commits.inc();
