@@ -4,13 +4,13 @@
 //! follow this table. Invariant: what [`bindable`] refuses fails at run time too; what it allows fails at run time only
 //! for a value that is out of the column's range or malformed, and that is said below.
 //!
-//! | CQL | takes, of Avro | gives, as Avro | in SQLite |
+//! | CQL | accepts, Avro | returns, Avro | in SQLite |
 //! | --- | --- | --- | --- |
 //! | `text` | `string`, enum, `uuid` (canonical form) | `string` | TEXT |
 //! | `ascii` | the same, ASCII only | `string` | refused: declare `text` (SQLite would turn digits into numbers) |
 //! | `tinyint` `smallint` `int` | `int`, `long`, in range | `int` | INTEGER |
 //! | `bigint` `counter` | `int`, `long` | `long` | INTEGER |
-//! | `varint` | `int`, `long`, decimal of scale 0, CQL's `decimal` where it is whole | decimal | INTEGER, or the digits as BLOB beyond 64 bits |
+//! | `varint` | `int`, `long`, decimal of scale 0, a whole CQL `decimal` | decimal | INTEGER, or the digits as BLOB beyond 64 bits |
 //! | `decimal` | decimal, `int`, `long` | decimal | the digits as BLOB (NUMERIC would round them) |
 //! | `float` | `float`, `int` within ±2^24, `double` rounded to nearest | `float` | REAL |
 //! | `double` | `double`, `float`, `int`, `long` within ±2^53 | `double` | REAL |
@@ -19,14 +19,14 @@
 //! | `timestamp` | timestamp of any unit and local timestamp read as UTC, both floored to ms; `long` as ms | `timestamp-millis` | INTEGER, ms |
 //! | `date` | `date` | `date` | INTEGER, days since 1970-01-01 |
 //! | `time` | time of any unit | `time-micros` (floored) | INTEGER, ns since midnight |
-//! | `uuid` `timeuuid` | `uuid`, `string` and 16 bytes that are one (`timeuuid`: version 1) | `uuid` | TEXT |
-//! | `inet` | `string` that is an address, 4 or 16 bytes | `string` | TEXT |
+//! | `uuid` `timeuuid` | `uuid`, a `string` or 16 bytes that hold one (`timeuuid`: version 1) | `uuid` | TEXT |
+//! | `inet` | `string` with an address, 4 or 16 bytes | `string` | TEXT |
 //! | `duration` | `duration` | `duration` (fails if negative or finer than 1 ms) | TEXT, as ISO 8601 with all parts and a fraction: `P1M2DT3.5S` |
-//! | `list` `set` `vector` | array of what the items take, without nulls | array | TEXT, JSON |
-//! | `map` | map of what key and value take, without nulls | map | TEXT, JSON |
-//! | `tuple` | record of as many fields, by position | record `field_0`, … | TEXT, JSON |
-//! | UDT | record, by field name; fields not given are null, and one more is left out where the record has all of the UDT's | record | TEXT, JSON |
-//! | none declared | | | as SQLite has it: INTEGER, REAL, TEXT, BLOB |
+//! | `list` `set` `vector` | array of what the item type accepts, without nulls | array | TEXT, JSON |
+//! | `map` | map of what the key and value types accept, without nulls | map | TEXT, JSON |
+//! | `tuple` | record with as many fields, by position | record `field_0`, … | TEXT, JSON |
+//! | UDT | record, by field name; missing fields are null; extra fields are dropped if the record has all fields of the UDT | record | TEXT, JSON |
+//! | none declared | | | as stored: INTEGER, REAL, TEXT, BLOB |
 //!
 //! Null goes everywhere, as UNSET (so no tombstones). SQLite columns are declared by CQL's names (`"list<text>"` in
 //! quotes); SQL's `integer` is `bigint`, `real` is `double`, `varchar` is `text`. SQLite stores a NaN as null.

@@ -18,26 +18,25 @@ const HEAD: &str = "\
 # Types
 <!-- Generated from src/store/types.rs: UPDATE_DOCS=1 cargo test --lib types_page -->
 
-What a field of a record becomes in a column, and what a column gives back. `check --online`, every start and the conversion of each value
-follow this one table. Unions of null and a type are the type, or null; null goes into any column, as UNSET.
-In an [expression](configuration.md) a decimal or a varint is a `double`, and `string(PATH)` of it has all its digits, `int(PATH)` all those before the point.
+How Avro types map to columns, and columns to Avro types. `check --online`, every start and the conversion of each value follow this one table. A union
+of null and a type counts as the type, or null. Null is accepted by every column, as UNSET. In an [expression](configuration.md#expressions) a decimal or a
+varint is a `double`; `string(PATH)` returns all of its digits, and `int(PATH)` all digits before the point.
 
 ## From Avro
 
-The schema's type, what Messina's messages call it, the columns that take it (a SQLite column without a declared type takes anything), and
-the BSON values that a field of a [reference](configuration.md) may hold where it has this type. A whole `double` is an int or a long too.
+For each schema type: its name in Messina's messages, the columns that accept it (a SQLite column without a declared type accepts anything), and the BSON
+values that a [reference](configuration.md#mongo-referencesname) field of this type may hold. A whole `double` also counts as an int or a long.
 
-| Avro | called | CQL columns | BSON |
+| Avro | name | CQL columns | BSON |
 | --- | --- | --- | --- |
 ";
 
 const MIDDLE: &str = "
 ## Columns
 
-What a column takes, with its ranges and forms, what it gives, and how SQLite stores it.
-Of a collection that is not `frozen` CQL keeps no empty one: it is null, in SQLite too.
-A `set` has each item once and in order, and a `map` its keys in order. In SQLite numbers are in their order, texts in that of their bytes, and
-all others in that of the text that is stored.
+For each column type: the Avro values that it accepts, with ranges and formats, the Avro type that it returns, and how SQLite stores it. As in CQL, an
+empty collection that is not `frozen` becomes null, in SQLite too. A `set` holds each item once, in order; a `map` has its keys in order. SQLite orders
+numbers by value, texts by their bytes, and all others by the text that is stored.
 
 ";
 
