@@ -30,48 +30,48 @@ metrics! {
         received_total: IntCounterVec ["pipeline"],
         /// Records finished, by how they ended: done, skipped or dead_lettered.
         records_total: IntCounterVec ["pipeline", "outcome"],
-        /// Records taken and given up before they were finished, which run again elsewhere or later: their partition left, their transaction was thrown
-        /// away or their consumer ended. With those finished and those in flight they add up to those taken.
+        /// Records taken but given up before they were finished; they run again elsewhere or later. Their partition was revoked, their transaction was
+        /// aborted, or their consumer ended. Taken = finished + in flight + given up.
         given_up_records_total: IntCounterVec ["pipeline"],
         /// Bytes of the keys and values taken from Kafka.
         record_bytes_total: IntCounterVec ["pipeline"],
         /// Records published to the output topic and acknowledged by the brokers.
         published_total: IntCounterVec ["pipeline"],
-        /// Rows written to the store and acknowledged, conditional writes whether or not their condition held.
+        /// Rows written to the store and acknowledged. Conditional writes count whether or not their condition held.
         rows_written_total: IntCounterVec ["pipeline", "step"],
-        /// Batches of a write with `group` that were written. What was in one that failed goes row by row, and is in none. The rows of one: that of `messina_grouped_rows_total` over this.
+        /// Batches written by a write with `group`. The rows of a failed batch are written one by one and count in none. The average rows of a batch are
+        /// `messina_grouped_rows_total` over this.
         write_batches_total: IntCounterVec ["pipeline", "step"],
-        /// Rows written in these batches.
+        /// Rows written in batches.
         grouped_rows_total: IntCounterVec ["pipeline", "step"],
-        /// Time that a stage on the CPU took for one record: decode or encode.
+        /// Time of a CPU stage for one record: decode or encode.
         stage_seconds: HistogramVec ["pipeline", "stage"] within cpu(),
-        /// Time that a step's request took until its answer. Answers from a cache, failures, and the linger of a `group` are not in it.
+        /// Time of a step's request until its answer. Answers from a cache, failures, and the linger of a `group` do not count.
         step_seconds: HistogramVec ["pipeline", "step"] within io(),
         /// Time from handing a record to the producer until the brokers acknowledged it.
         delivery_seconds: HistogramVec ["pipeline"] within io(),
-        /// Time from the admission of an event until it was done or skipped, retries included. Dead letters are not in it.
+        /// Time from the admission of an event until it was done or skipped, retries included. Dead letters do not count.
         event_seconds: HistogramVec ["pipeline"] within event(),
 
         // Failures
-        /// Failed attempts, by class (transient, permanent, fatal) and level (warn: it will be tried again;
-        /// error: it is not tried again: the record is a dead letter, is skipped or goes on without the answer as `on_error` says, or runs again
-        /// from the last commit; fatal: the pipeline stops).
+        /// Failed attempts, by class (transient, permanent, fatal) and level. warn: it is retried. error: it is not retried; the record becomes a dead
+        /// letter, is skipped or goes on without the answer as `on_error` says, or runs again from the last commit. fatal: the pipeline stops.
         failures_total: IntCounterVec ["pipeline", "step", "class", "level"],
-        /// How the breaker of a dependency stands: 0 closed, 1 half-open (a probe is out), 2 open. The dependency is store,
-        /// mongo, registry, or sink and the pipeline's name.
+        /// State of a dependency's circuit breaker: 0 closed, 1 half-open (a probe is out), 2 open. The dependency is store, mongo, registry, or sink
+        /// and the pipeline's name.
         breaker_state: IntGaugeVec ["dependency"],
-        /// Times that the breaker of a dependency opened.
+        /// Times that a dependency's circuit breaker opened.
         breaker_opens_total: IntCounterVec ["dependency"],
         /// Attempts that repeat a failed one.
         retries_total: IntCounterVec ["pipeline", "step"],
         /// Records published to the dead-letter topic and acknowledged, by the class of the reason.
         dead_letters_total: IntCounterVec ["pipeline", "class"],
-        /// Consumers of the pipeline that take nothing in, because more of their records became dead letters than the limit allows.
+        /// Consumers of the pipeline that have stopped intake, because more of their records became dead letters than `stop_above` allows.
         dead_letter_stop: IntGaugeVec ["pipeline"],
 
-        /// Consumers of the pipeline that have ended, and do not go on.
+        /// Consumers of the pipeline that have halted and do not continue.
         halted: IntGaugeVec ["pipeline"],
-        /// 1 while the process is ready, as /readyz has it: connected, checked, in its groups, and nowhere halted or stalled.
+        /// 1 while the process is ready, as in /readyz: connected, checked, in its groups, and nowhere halted or stalled.
         ready: IntGaugeVec [],
 
         // Load
@@ -79,38 +79,40 @@ metrics! {
         in_flight_records: IntGaugeVec ["pipeline"],
         /// Events at a step that asks the store: waiting for its answer, for the next attempt or for the breaker.
         step_in_flight: IntGaugeVec ["pipeline", "step"],
-        /// Bytes of the records admitted and not yet finished, 8 KiB for each task that works on some, and 64 for each finished one that waits in its partition
-        /// behind one of them.
+        /// Bytes of the records admitted and not yet finished, plus 8 KiB for each task at work on them, and 64 for each finished record that waits in
+        /// its partition behind an unfinished one.
         in_flight_bytes: IntGaugeVec ["pipeline"],
-        /// These bytes over what the memory budget lets a consumer hold of them: at 1 it takes no more until they are down to 0.8. Of several consumers
-        /// the one with most.
+        /// `messina_in_flight_bytes` over what the memory budget allows a consumer. At 1 intake stops until it is down to 0.8. Of several consumers, the
+        /// highest.
         in_flight_bytes_ratio: GaugeVec ["pipeline"],
-        /// Bound of the events worked on at the same time, as it is now: configured, or found with max_in_flight = "auto".
+        /// Current limit of events worked on at the same time: configured, or found with max_in_flight = "auto".
         concurrency_limit: IntGaugeVec ["pipeline"],
-        /// Configured bound of the events worked on at the same time; with max_in_flight = "auto" the upper one.
+        /// Configured limit of events worked on at the same time; with max_in_flight = "auto" the upper one.
         max_in_flight: IntGaugeVec ["pipeline"],
-        /// Events being worked on over max_in_flight: 1 means that the concurrency is used up. Of several consumers the one with most.
+        /// Events being worked on over max_in_flight. 1 means that the concurrency is used up. Of several consumers, the highest.
         concurrency_load_ratio: GaugeVec ["pipeline"],
         /// Bytes that the process may hold for records, caches and queues together.
         budget_limit_bytes: IntGaugeVec [],
         /// Bytes of the budget in use, by part: fetch_queue, in_flight, cache, reference, producer_queue.
         budget_used_bytes: IntGaugeVec ["part"],
-        /// Partitions paused now: intake has stood still for two seconds (the budget is used up, a transaction has all that it may take, more than
-        /// 200,000 records wait behind one of their partition, or `stop_above` has stopped it), the consumer ends, or records wait for their schema.
+        /// Partitions paused now. Either intake has stood still for two seconds (the budget is used up, a transaction is full, more than 200,000 records
+        /// wait behind one of their partition, or `stop_above` has stopped it), or the consumer ends, or records wait for their schema.
         paused_partitions: IntGaugeVec ["pipeline"],
-        /// Times that the partitions of a pipeline were paused because intake had stood still for two seconds, or one of them for its schema.
+        /// Times that a pipeline's partitions were paused because intake had stood still for two seconds, or that one was paused to wait for a schema.
         pauses_total: IntCounterVec ["pipeline"],
 
         // Partitions
-        /// Records between the first unfinished record and the end of the partition; those of open transactions, and behind them, are among these.
+        /// Records between the first unfinished record and the end of the partition, including those in and behind open transactions.
         lag_records: IntGaugeVec ["pipeline", "topic", "partition"],
-        /// Age of the first unfinished record that has a timestamp, one above 0 and not of the future, while there is lag that can be read; where none has, of the record taken last, or since it was last at its end; 0 without lag.
+        /// Age of the first unfinished record, while there is lag that can be read; 0 without lag. Records without a timestamp, or with one that is not
+        /// above 0 or lies in the future, do not count; if none counts, the age of the record taken last, or the time since the partition was last at
+        /// its end.
         lag_seconds: GaugeVec ["pipeline", "topic", "partition"],
-        /// Offset of the next record to take; 0 as long as none is known.
+        /// Offset of the next record to take; 0 while unknown.
         position: IntGaugeVec ["pipeline", "topic", "partition"],
-        /// Offset committed last, by this process or before; 0 where there is none.
+        /// Last committed offset, by this process or before; 0 if there is none.
         committed_offset: IntGaugeVec ["pipeline", "topic", "partition"],
-        /// Records that the log no longer had when they were due, so many at most: retention took them, and they are not processed.
+        /// Records that retention deleted before they were processed; an upper bound.
         passed_over_records_total: IntCounterVec ["pipeline", "topic"],
         /// Partitions assigned to this process.
         assigned_partitions: IntGaugeVec ["pipeline"],
@@ -118,7 +120,8 @@ metrics! {
         topic_assigned_partitions: IntGaugeVec ["pipeline", "topic"],
         /// Partitions with lag that make no progress.
         stalled_partitions: IntGaugeVec ["pipeline"],
-        /// Consumers made anew: they stood still, brokers had forgotten their transactional id, or fenced its producer or had no transaction of it, or what brokers refused, or had not taken when its partition left, is published from the last commit.
+        /// Consumers recreated, which continue from the last commit: because they stalled; because brokers had forgotten their transactional id, fenced
+        /// its producer, or had no transaction of it; or to publish again what brokers refused, or had not accepted when its partition was revoked.
         consumer_rebuilds_total: IntCounterVec ["pipeline"],
         /// Rebalances, by kind: assigned, revoked, lost or error.
         rebalances_total: IntCounterVec ["pipeline", "kind"],
@@ -128,23 +131,23 @@ metrics! {
         commit_failures_total: IntCounterVec ["pipeline"],
         /// Transactions that ended, by outcome: committed or aborted. Only under `exactly_once`.
         transactions_total: IntCounterVec ["pipeline", "outcome"],
-        /// Time to commit a transaction, from the offsets sent to the brokers' acknowledgement, in seconds.
+        /// Time to commit a transaction, from sending the offsets until the brokers' acknowledgement.
         transaction_commit_seconds: HistogramVec ["pipeline"] within io(),
 
         // Caches of look-ups
-        /// Look-ups answered by the cache, remembered absences among them.
+        /// Look-ups answered by the cache, cached absences included.
         cache_hits_total: IntCounterVec ["pipeline", "step"],
         /// Look-ups that had to ask the store.
         cache_misses_total: IntCounterVec ["pipeline", "step"],
-        /// Look-ups that waited for the answer to another one of the same key.
+        /// Look-ups that shared the request of another one for the same key.
         cache_coalesced_total: IntCounterVec ["pipeline", "step"],
-        /// Entries given up before their time, to keep within the cache's bytes.
+        /// Entries evicted before they expired, to keep within the cache's bytes.
         cache_evictions_total: IntCounterVec ["pipeline", "step"],
-        /// Rows answered past their life because the store failed.
+        /// Expired rows served because the store failed.
         cache_stale_total: IntCounterVec ["pipeline", "step"],
-        /// Entries held.
+        /// Entries in the cache.
         cache_entries: IntGaugeVec ["pipeline", "step"],
-        /// Bytes held.
+        /// Bytes in the cache.
         cache_bytes: IntGaugeVec ["pipeline", "step"],
 
         // References
@@ -152,27 +155,29 @@ metrics! {
         reference_entries: IntGaugeVec ["reference"],
         /// Bytes that a reference holds, its tables included.
         reference_bytes: IntGaugeVec ["reference"],
-        /// Documents of a reference whose fields are not of the types that were declared or sampled; records that need them fail. With mode = "on_demand" they are not kept, and it stays 0.
+        /// Documents of a reference whose fields do not have the declared or sampled types; records that need them fail. Always 0 with mode =
+        /// "on_demand", which does not keep them.
         reference_unfit: IntGaugeVec ["reference"],
         /// Time since the copy in memory was last known to be what the server has.
         reference_age_seconds: GaugeVec ["reference"],
-        /// Time that reading the whole collection took.
+        /// Time to read a whole collection.
         reference_refresh_seconds: HistogramVec ["reference"] within event(),
-        /// Readings of the whole collection, by outcome: ok or failed (the documents in memory are then kept).
+        /// Reads of a whole collection, by outcome: ok or failed (the documents in memory are then kept).
         reference_refreshes_total: IntCounterVec ["reference", "outcome"],
-        /// Changes that a change stream told.
+        /// Changes received from a change stream.
         reference_changes_total: IntCounterVec ["reference"],
-        /// Look-ups in a reference with mode = "on_demand", by what came of its cache: hit, miss (a request), coalesced (another's request).
+        /// Look-ups in a reference with mode = "on_demand", by cache outcome: hit, miss (a request) or coalesced (another's request).
         reference_cache_total: IntCounterVec ["reference", "outcome"],
-        /// Documents that the cache of a reference with mode = "on_demand" gave up early, for room.
+        /// Documents that the cache of a reference with mode = "on_demand" evicted before they expired, for room.
         reference_cache_evictions_total: IntCounterVec ["reference"],
         /// Look-ups in a reference, by outcome: found or missing.
         reference_lookups_total: IntCounterVec ["pipeline", "step", "outcome"],
 
         // Schema registry
-        /// Requests to the schema registry, by outcome: ok, unknown, refused (by what it says of the schema), failed (no answer, or none about the schema).
+        /// Requests to the schema registry, by outcome: ok, unknown, refused (the registry rejects the schema) or failed (no answer, or none about the
+        /// schema).
         registry_requests_total: IntCounterVec ["outcome"],
-        /// Schemas held, by id.
+        /// Schemas in memory, by id.
         registry_schemas: IntGaugeVec [],
 
         // librdkafka, from its statistics; client is "consumer-N" or "producer", under exactly_once "producer-N"
@@ -192,30 +197,30 @@ metrics! {
         kafka_requests_total: IntCounterVec ["pipeline", "client"],
         /// Requests that could not be sent or timed out.
         kafka_request_failures_total: IntCounterVec ["pipeline", "client"],
-        /// Connections to brokers that are up. Those to a bootstrap address or to the group's coordinator count, as 1, where no other is.
-        /// Told from a client's first report until it is closed.
+        /// Broker connections that are up. If only connections to a bootstrap address or the group's coordinator are up, they count as 1. Exported from
+        /// a client's first report until it is closed.
         kafka_brokers_up: IntGaugeVec ["pipeline", "client"],
-        /// Connections to brokers that were lost.
+        /// Broker connections that were lost.
         kafka_disconnects_total: IntCounterVec ["pipeline", "client"],
-        /// Mean round trip to a broker in the last interval of statistics.
+        /// Mean round trip to a broker in the last statistics interval.
         kafka_broker_rtt_mean_seconds: GaugeVec ["pipeline", "client", "broker"],
-        /// 99th percentile of the round trip to a broker in the last interval of statistics.
+        /// 99th percentile of the round trip to a broker in the last statistics interval.
         kafka_broker_rtt_p99_seconds: GaugeVec ["pipeline", "client", "broker"],
 
         // The CQL driver; runtime is that of the consumer loops whose session it is, or "shared" of the one that prepares. Its own counters are left off: each
         // request would pay for them, and requests, failures and times are in the steps' metrics.
-        /// Nodes of the database that requests may go to: those of the preferred datacenter, or all of them.
+        /// Database nodes that requests may go to: those of the preferred datacenter, or all.
         cql_nodes: IntGaugeVec ["runtime"],
-        /// Nodes among them that the driver is connected to.
+        /// Those of `messina_cql_nodes` that the driver is connected to.
         cql_nodes_connected: IntGaugeVec ["runtime"],
-        /// Failed requests that the driver sent again by itself, most to another node. Those of a look-up with speculative_after count where it was
+        /// Failed requests that the driver itself retried, mostly on another node. Retries of a look-up with speculative_after count where it was
         /// prepared: runtime is shared.
         cql_retries_total: IntCounterVec ["runtime"],
 
         // Certificates
-        /// When the certificates of a file that the configuration names run out, in seconds since 1970-01-01T00:00:00Z: of a chain the
-        /// first, of several authorities the last. The file as it is now, which may be newer than what connections use (those of registry
-        /// and database are read again within a minute); of one for the brokers, which is read once, the first that it had, if that is earlier.
+        /// When the certificates of a configured file expire, in seconds since 1970-01-01T00:00:00Z: the earliest of a chain, the latest of several
+        /// authorities. This is the file as it is now, which may be newer than what connections use (registry and database re-read theirs within a
+        /// minute). The brokers' file is read once: for it, the expiry at that time counts if it is earlier.
         certificate_expiry_timestamp_seconds: IntGaugeVec ["file"],
 
         // Process
@@ -225,8 +230,7 @@ metrics! {
         process_resident_memory_bytes: IntGaugeVec [],
         /// Highest resident memory so far.
         process_peak_resident_memory_bytes: IntGaugeVec [],
-        /// Memory that the allocator has taken from the system and made usable, what it gave back since (purged) included. 0 in a
-        /// program with another allocator than mimalloc.
+        /// Memory that the allocator has committed, including what it gave back since (purged). 0 in a program with another allocator than mimalloc.
         allocator_committed_bytes: IntGaugeVec [],
         /// Memory that the allocator gave back to the system.
         allocator_purged_bytes_total: IntCounterVec [],
@@ -242,28 +246,28 @@ metrics! {
         // Tokio; runtime is "shared" or that of a thread of consumer loops
         /// Worker threads of the runtime.
         runtime_workers: IntGaugeVec ["runtime"],
-        /// Time that the runtime's workers spent working; its rate over runtime_workers is how busy they are.
+        /// Time that the runtime's workers spent working. Its rate over `messina_runtime_workers` is their utilisation.
         runtime_busy_seconds_total: CounterVec ["runtime"],
         /// Tasks that are alive.
         runtime_tasks: IntGaugeVec ["runtime"],
-        /// Tasks that wait in the runtime's global queue.
+        /// Tasks waiting in the runtime's global queue.
         runtime_queue_depth: IntGaugeVec ["runtime"],
 
         // Messina itself
-        /// Events for Sentry, by outcome: sent, suppressed (too many of one kind), dropped (its queue was full) or failed (Sentry did not take them).
+        /// Events for Sentry, by outcome: sent, suppressed (too many of one kind), dropped (the queue was full) or failed (Sentry did not accept them).
         sentry_events_total: IntCounterVec ["outcome"],
-        /// Spans for the collector, by outcome: exported, suppressed (over max_spans_per_second), dropped (its queue was full) or failed (it did not
-        /// take them).
+        /// Spans for the collector, by outcome: exported, suppressed (over max_spans_per_second), dropped (the queue was full) or failed (the collector
+        /// did not accept them).
         trace_spans_total: IntCounterVec ["outcome"],
-        /// Lines that the log file did not take, as on a full disk.
+        /// Lines that could not be written to the log file, for example because the disk is full.
         log_lines_lost_total: IntCounterVec [],
-        /// Always 1; the labels are the version that runs, and the revision that it was built from, or unknown.
+        /// Always 1; the labels are the running version and the revision that it was built from, or unknown.
         build_info: IntGaugeVec ["version", "revision"],
-        /// Counts the configurations taken since the start, the first being 1.
+        /// Number of the current configuration; the first since the start is 1.
         config_generation: IntGaugeVec [],
-        /// Configurations offered to the running process (SIGHUP, `--watch`), by what became of them: taken, unchanged or rejected.
+        /// Configurations offered to the running process (SIGHUP, `--watch`), by outcome: taken, unchanged or rejected.
         config_reloads_total: IntCounterVec ["outcome"],
-        /// Whether the configuration offered last (SIGHUP, `--watch`) was taken, or was what runs: 1, or 0 where it was rejected.
+        /// 1 if the configuration offered last (SIGHUP, `--watch`) was taken or unchanged, 0 if it was rejected.
         config_last_reload_successful: IntGaugeVec [],
     }
 }

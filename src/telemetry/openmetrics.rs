@@ -106,7 +106,7 @@ mod tests {
             r#"messina_step_seconds_bucket{pipeline="navigation",step="profile",le="0.3"} 0"#,
             r#"messina_step_seconds_bucket{pipeline="navigation",step="profile",le="+Inf"} 1"#,
             r#"messina_concurrency_limit{pipeline="navigation"} 7"#,
-            r#"# HELP messina_concurrency_limit Bound of the events worked on at the same time, as it is now: configured, or found with max_in_flight = \"auto\"."#,
+            r#"# HELP messina_concurrency_limit Current limit of events worked on at the same time: configured, or found with max_in_flight = \"auto\"."#,
         ] {
             assert!(text.lines().any(|l| l == line), "no line {line} in\n{text}");
         }

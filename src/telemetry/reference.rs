@@ -12,12 +12,14 @@ const HEAD: &str = "\
 # Metrics
 <!-- Generated from src/telemetry/metrics.rs: UPDATE_DOCS=1 cargo test --lib reference -->
 
-`GET /metrics` answers in the Prometheus text format, or in OpenMetrics where the scraper accepts it (a counter's family is
-then named without `_total`). Times are in seconds, sizes in bytes. Labels are bounded by the
-configuration and the number of partitions: no label ever holds a key, an id or a message.
+`GET /metrics` returns the Prometheus text format, or OpenMetrics if the scraper accepts it (counter families are then named
+without `_total`). Times are in seconds, sizes in bytes. Label values are bounded by the configuration and the number of
+partitions: no label ever holds a key, an id or a message.
 
-A timer is observed when its work succeeded. Failures are counted in `messina_failures_total` instead, so that a fast
-refusal does not make a latency look good.
+A timer records successes only. Failures count in `messina_failures_total` instead, so that fast refusals do not lower a latency.
+
+The label `client` is `consumer-N` or `producer` (`producer-N` under `exactly_once`). `runtime` is a thread of consumer loops, or
+`shared` for the rest of the process.
 
 ";
 
