@@ -4,8 +4,8 @@
 //! it has prefetched), so there is hysteresis: full at the limit, free again at 80 % of it.
 //!
 //! Invariants:
-//! - through [`Budget::try_admit`], at most `max_records` records are in flight beside those set apart, and at most `max_bytes` bytes unless one larger
-//!   record is in flight alone;
+//! - where none is admitted while it is full, at most `max_records` records are in flight beside those set apart, and of their bytes only those of the
+//!   last one are beyond `max_bytes`;
 //! - an empty budget is never full, so no record waits for ever.
 //!
 //! What a record comes to hold on its way (rows, say) is not known when it is admitted: [`Budget::hold`] counts it from then on.
@@ -22,8 +22,6 @@ pub struct Budget {
     /// Bytes that those in flight hold beside these.
     held: usize,
     full: bool,
-    /// Bytes of the largest record refused since the budget became full: room for it is part of being free again.
-    waiting: usize,
 }
 
 impl Budget {
@@ -37,7 +35,6 @@ impl Budget {
             bytes: 0,
             held: 0,
             full: false,
-            waiting: 0,
         }
     }
 
@@ -80,21 +77,6 @@ impl Budget {
         self.hold(self.held.saturating_add(bytes));
     }
 
-    /// Takes in a record of `bytes` bytes if the budget is not full and has room for it, or if nothing else is in flight.
-    ///
-    /// When it says no, the caller keeps the record and the budget is full until there is room for it.
-    #[must_use = "a record that was refused must be kept and offered again"]
-    pub fn try_admit(&mut self, bytes: usize) -> bool {
-        let fits = self.records == 0 || (!self.full && self.bytes().saturating_add(bytes) <= self.max_bytes);
-        if fits {
-            self.admit(bytes);
-        } else {
-            self.full = true;
-            self.waiting = self.waiting.max(bytes);
-        }
-        fits
-    }
-
     /// Gives back a record of `bytes` bytes. Giving back more than was taken leaves the budget empty.
     pub fn release(&mut self, bytes: usize) {
         self.records = self.records.saturating_sub(1);
@@ -108,15 +90,12 @@ impl Budget {
 
     fn settle(&mut self) {
         let low = self.working() <= low_water(self.max_records) && self.bytes() <= low_water(self.max_bytes);
-        let room = self.bytes().saturating_add(self.waiting) <= self.max_bytes;
-        if self.records == 0 || (low && room) {
+        if self.records == 0 || low {
             self.full = false;
-            self.waiting = 0;
         }
     }
 
-    /// Whether intake must rest: true from the limit on, until both counts are at or below 80 % of it (and a record that was
-    /// refused has room).
+    /// Whether intake must rest: true from the limit on, until both counts are at or below 80 % of it.
     pub fn is_full(&self) -> bool {
         self.full
     }
@@ -163,60 +142,62 @@ mod tests {
 
     use super::*;
 
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A record of so many bytes comes.
+        Take(usize),
+        /// The n-th that is in flight ends (modulo how many there are).
+        End(usize),
+        /// Those in flight hold so much beside themselves.
+        Hold(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..1200usize).prop_map(Step::Take),
+            3 => any::<usize>().prop_map(Step::End),
+            1 => (0..1200usize).prop_map(Step::Hold),
+        ]
+    }
+
     proptest! {
         #[test]
         fn counts_like_a_list_and_keeps_its_limits(
             max_records in 0..12usize,
-            max_bytes in 0..1000usize,
-            steps in prop::collection::vec((any::<bool>(), 0..1200usize), 0..200),
+            max_bytes in 1..1000usize,
+            steps in prop::collection::vec(step(), 0..200),
         ) {
             let mut budget = Budget::new(max_records, max_bytes);
-            let mut held: Vec<usize> = Vec::new();
-            let mut paused = false;
-            for (take, n) in steps {
-                if take {
-                    let before = budget.is_full();
-                    let alone = held.is_empty();
-                    let admitted = budget.try_admit(n);
-                    prop_assert!(admitted || !alone, "a record alone is always admitted");
-                    prop_assert!(!(admitted && before), "nothing is admitted while full");
-                    if admitted {
-                        held.push(n);
-                    } else {
-                        prop_assert!(budget.is_full());
+            let mut in_flight: Vec<usize> = Vec::new();
+            let (mut beside, mut paused) = (0, false);
+            for step in steps {
+                match step {
+                    // As the loop does it.
+                    Step::Take(_) if budget.is_full() => {}
+                    Step::Take(bytes) => {
+                        prop_assert!(in_flight.is_empty() || budget.bytes() < max_bytes, "only the last is beyond the limit");
+                        budget.admit(bytes);
+                        in_flight.push(bytes);
                     }
-                } else if !held.is_empty() {
-                    budget.release(held.swap_remove(n % held.len()));
+                    Step::End(_) if in_flight.is_empty() => {}
+                    Step::End(n) => budget.release(in_flight.swap_remove(n % in_flight.len())),
+                    Step::Hold(bytes) => {
+                        budget.hold(bytes);
+                        beside = bytes;
+                    }
                 }
-                let bytes: usize = held.iter().sum();
-                prop_assert_eq!((budget.records(), budget.bytes()), (held.len(), bytes));
-                prop_assert!(held.len() <= max_records.max(1));
-                prop_assert!(bytes <= max_bytes || held.len() == 1);
-                if held.len() >= max_records.max(1) || (bytes >= max_bytes && !held.is_empty()) {
+                let bytes = in_flight.iter().sum::<usize>() + beside;
+                prop_assert_eq!((budget.records(), budget.bytes()), (in_flight.len(), bytes));
+                prop_assert!(in_flight.len() <= max_records.max(1));
+                if in_flight.len() >= max_records.max(1) || (bytes >= max_bytes && !in_flight.is_empty()) {
                     prop_assert!(budget.is_full());
                 }
                 if paused && !budget.is_full() {
-                    prop_assert!(held.is_empty() || (held.len() * 5 <= max_records.max(1) * 4 && bytes * 5 <= max_bytes * 4));
+                    let low = in_flight.len() * 5 <= max_records.max(1) * 4 && bytes * 5 <= max_bytes * 4;
+                    prop_assert!(in_flight.is_empty() || low);
                 }
-                prop_assert!(!(held.is_empty() && budget.is_full()), "an empty budget is free");
+                prop_assert!(!(in_flight.is_empty() && budget.is_full()), "an empty budget is free");
                 paused = budget.is_full();
-            }
-        }
-
-        #[test]
-        fn a_refused_record_is_admitted_as_soon_as_the_budget_is_free(
-            sizes in prop::collection::vec(0..100usize, 1..20),
-            refused in 0..300usize,
-        ) {
-            let mut budget = Budget::new(1000, 200);
-            let mut held: Vec<usize> = sizes.into_iter().filter(|size| budget.try_admit(*size)).collect();
-            let mut admitted = budget.try_admit(refused);
-            while !admitted {
-                budget.release(held.pop().unwrap());
-                if !budget.is_full() {
-                    admitted = budget.try_admit(refused);
-                    prop_assert!(admitted, "free, and refused again");
-                }
             }
         }
     }
@@ -241,7 +222,7 @@ mod tests {
         budget.hold(59);
         assert!(!budget.is_full(), "99 of 100");
         budget.hold(60);
-        assert!(budget.is_full() && !budget.try_admit(1));
+        assert!(budget.is_full());
         budget.hold(41);
         assert!(budget.is_full(), "81 of 100");
         budget.hold(40);
@@ -251,7 +232,6 @@ mod tests {
         assert!(budget.is_full());
         budget.release(20);
         assert!(!budget.is_full(), "nothing is in flight, whoever holds what");
-        assert!(budget.try_admit(20));
     }
 
     #[test]
@@ -289,15 +269,14 @@ mod tests {
     }
 
     #[test]
-    fn a_record_larger_than_the_budget_goes_alone() {
+    fn a_record_larger_than_the_budget_lets_no_other_in_before_it_ends() {
         let mut budget = Budget::new(10, 100);
-        assert!(budget.try_admit(1));
-        assert!(!budget.try_admit(500));
-        assert!(!budget.try_admit(1), "the large one is not overtaken for ever");
+        budget.admit(1);
+        assert!(!budget.is_full());
+        budget.admit(500);
         budget.release(1);
-        assert!(budget.try_admit(500));
+        assert!(budget.is_full());
         assert_eq!((budget.load(), budget.bytes_load()), (0.1, 5.0));
-        assert!(!budget.try_admit(1));
         budget.release(500);
         assert!(!budget.is_full());
     }

@@ -531,8 +531,12 @@ mod tests {
         assert_eq!(classify_code(Code::BrokerTransportFailure), Class::Transient);
         assert_eq!(classify_code(Code::QueueFull), Class::Transient);
         assert_eq!(classify_code(Code::InvalidRecord), Class::Permanent);
+        assert_eq!(classify_code(Code::InvalidTimestamp), Class::Permanent);
+        assert_eq!(classify_code(Code::InvalidMessageSize), Class::Permanent);
         assert_eq!(classify_code(Code::InvalidDifferentRecord), Class::Transient);
         assert_eq!(classify_code(Code::Fenced), Class::Fatal);
+        assert_eq!(classify_code(Code::ProducerFenced), Class::Fatal);
+        assert_eq!(classify_code(Code::InvalidProducerEpoch), Class::Fatal);
         assert_eq!(classify(&KafkaError::Canceled), Class::Fatal);
         let is_grave = |code| is_grave(&KafkaError::Global(code));
         assert!(is_grave(Code::Fatal) && is_grave(Code::CriticalSystemResource));

@@ -10,7 +10,7 @@
 //!
 //! Invariants:
 //! - of one lane at most one item is out at any time, and the next one out is the one that waited longest;
-//! - nothing is lost: each item goes out once, by `enter`, `leave` or `drop_partition`;
+//! - nothing is lost: each item goes out once, by `enter_lane`, `leave` or `drop_partition`;
 //! - a lane without an item out takes no memory; waiting items sit in one slab, so that steady work allocates nothing.
 
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ pub struct LaneId {
 #[derive(Debug)]
 pub struct Lane(LaneId);
 
-/// What [`Lanes::enter`] made of an item.
+/// What [`Lanes::enter_lane`] made of an item.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entered<T> {
     /// The item may run now.
@@ -80,15 +80,9 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Brings an item in. It may run now if no other item of its lane is out, and waits else.
+    /// The lane of a record, which is to enter it by [`Lanes::enter_lane`].
     ///
     /// `partition` is the partition's slot ([`Ticket::slot`](crate::source::assignment::Ticket::slot)), `key` the record's key.
-    pub fn enter(&mut self, partition: u32, key: Option<&[u8]>, item: T) -> Entered<T> {
-        let lane = self.lane_of(partition, key);
-        self.enter_lane(lane, item)
-    }
-
-    /// The lane of a record, where the key lies in the item that is to enter it by [`Lanes::enter_lane`].
     pub fn lane_of(&self, partition: u32, key: Option<&[u8]>) -> Lane {
         let (hash, ordered) = match (self.order, key) {
             (Order::None, _) | (Order::Key, None) => (0, false),
@@ -99,7 +93,7 @@ impl<T> Lanes<T> {
         Lane(LaneId { key, ordered })
     }
 
-    /// As [`Lanes::enter`], into a lane that is known.
+    /// Brings an item into its lane. It may run now if no other item of that is out, and waits else.
     pub fn enter_lane(&mut self, Lane(lane): Lane, item: T) -> Entered<T> {
         use std::collections::hash_map::Entry;
         if !lane.ordered {
@@ -185,11 +179,6 @@ impl<T> Lanes<T> {
     /// Items that wait, in all lanes.
     pub fn queued(&self) -> usize {
         self.queued
-    }
-
-    /// Lanes that have an item out.
-    pub fn lanes(&self) -> usize {
-        self.lanes.len()
     }
 
     /// Empties a place of the slab: its item, and the place that came after it in its lane.

@@ -44,6 +44,12 @@ fn name(order: Order, item: Item) -> Option<Name> {
     }
 }
 
+/// Brings an item into the lane of its partition and key.
+fn enter<T>(lanes: &mut Lanes<T>, partition: u32, key: Option<&[u8]>, item: T) -> Entered<T> {
+    let lane = lanes.lane_of(partition, key);
+    lanes.enter_lane(lane, item)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
@@ -64,7 +70,7 @@ proptest! {
                     let lane = name(order, item);
                     let busy = lane.is_some() && out.iter().any(|(_, other)| name(order, *other) == lane);
                     let bytes = key.map(|key| [key]);
-                    match lanes.enter(partition, bytes.as_ref().map(|bytes| bytes.as_slice()), item) {
+                    match enter(&mut lanes, partition, bytes.as_ref().map(|bytes| bytes.as_slice()), item) {
                         Entered::Run(id, same) => {
                             prop_assert!(!busy, "two items of one lane are out");
                             prop_assert_eq!(same, item);
@@ -107,12 +113,12 @@ proptest! {
             prop_assert_eq!(lanes.queued(), queued);
             prop_assert_eq!(entered, ended + out.len() + queued);
             let ordered = out.iter().filter(|(_, item)| name(order, *item).is_some()).count();
-            prop_assert_eq!(lanes.lanes(), ordered);
+            prop_assert_eq!(lanes.lanes.len(), ordered);
         }
         while let Some((id, _)) = out.pop() {
             out.extend(lanes.leave(id));
         }
-        prop_assert_eq!((lanes.queued(), lanes.lanes()), (0, 0));
+        prop_assert_eq!((lanes.queued(), lanes.lanes.len()), (0, 0));
     }
 }
 
@@ -131,18 +137,18 @@ fn keys_that_share_a_hash_share_a_lane() {
     assert_eq!(second, "second");
     assert_eq!(lanes.leave(id), None);
     assert_eq!(lanes.leave(other), None);
-    assert_eq!(lanes.lanes(), 0);
+    assert_eq!(lanes.lanes.len(), 0);
 }
 
 #[test]
 fn a_partition_that_comes_back_waits_for_the_item_still_out() {
     let mut lanes = Lanes::new(Order::Key);
-    let Entered::Run(old, 1) = lanes.enter(0, Some(b"k"), 1) else {
+    let Entered::Run(old, 1) = enter(&mut lanes, 0, Some(b"k"), 1) else {
         panic!("an empty lane is free")
     };
-    assert_eq!(lanes.enter(0, Some(b"k"), 2), Entered::Queued);
+    assert_eq!(enter(&mut lanes, 0, Some(b"k"), 2), Entered::Queued);
     assert_eq!(lanes.drop_partition(0), vec![2]);
-    assert_eq!(lanes.enter(0, Some(b"k"), 3), Entered::Queued);
+    assert_eq!(enter(&mut lanes, 0, Some(b"k"), 3), Entered::Queued);
     let (new, item) = lanes.leave(old).unwrap();
     assert_eq!(item, 3);
     assert_eq!(lanes.leave(new), None);
@@ -151,12 +157,12 @@ fn a_partition_that_comes_back_waits_for_the_item_still_out() {
 #[test]
 fn the_slab_is_used_again() {
     let mut lanes = Lanes::new(Order::Partition);
-    let Entered::Run(mut id, _) = lanes.enter(0, None, 0) else {
+    let Entered::Run(mut id, _) = enter(&mut lanes, 0, None, 0) else {
         panic!("an empty lane is free")
     };
     for round in 0..1000 {
-        assert_eq!(lanes.enter(0, None, round), Entered::Queued);
-        assert_eq!(lanes.enter(0, None, round), Entered::Queued);
+        assert_eq!(enter(&mut lanes, 0, None, round), Entered::Queued);
+        assert_eq!(enter(&mut lanes, 0, None, round), Entered::Queued);
         id = lanes.leave(id).unwrap().0;
         id = lanes.leave(id).unwrap().0;
     }

@@ -4,7 +4,7 @@
 //! everything looks healthy. With one, intake stops and somebody is called; the records wait in Kafka, where they are safe.
 //!
 //! Invariants: records that were skipped end no row of dead letters, for where a filter skips most they would hide that all others fail; the ratio judges
-//! only when enough records ended within the window; once stopped it stays stopped until [`Limits::reset`], whatever is still in flight.
+//! only when enough records ended within the window; once stopped it stays stopped, whatever is still in flight.
 
 use std::time::{Duration, Instant};
 
@@ -145,15 +145,6 @@ impl Limits {
         self.stopped.map_or(Verdict::Go, Verdict::Stop)
     }
 
-    /// Forgets everything, the stop included: the cause was removed.
-    pub fn reset(&mut self) {
-        let window = Window {
-            length: self.bucket_length * BUCKETS as u32,
-            minimum: self.minimum,
-        };
-        *self = Limits::new(self.allowed, window);
-    }
-
     fn judge(&self) -> Option<StopReason> {
         let Counts { records, dead_letters } = self.sum;
         if let Some(limit) = self.allowed.consecutive.filter(|limit| self.consecutive > *limit) {
@@ -220,8 +211,6 @@ mod tests {
         assert_eq!(limits.record(true, now), stop);
         assert_eq!(limits.record(false, now), stop);
         assert_eq!(limits.verdict(), stop);
-        limits.reset();
-        assert_eq!(limits.record(true, now), Verdict::Go);
     }
 
     #[test]

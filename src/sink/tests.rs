@@ -239,6 +239,29 @@ async fn a_partition_has_outputs_from_the_producer_on_to_their_end_where_their_o
     }
 }
 
+/// Else it would be made a dead letter again, or its transaction be thrown away, for ever.
+#[tokio::test]
+async fn a_dead_letter_that_brokers_refuse_for_good_ends_its_pipeline() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("dead", 1, 1).unwrap();
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", cluster.bootstrap_servers());
+    let producer = made_with(config, &Metrics::new().unwrap(), true);
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    let completions = Arc::<Completions>::default();
+    let mut event = event(&completions, 0, false);
+    event.failure = Some(Failure::permanent("avro", "no datum"));
+    event.pending = Outcome::DeadLettered;
+    let dead_letters = DeadLetters::new(producer, "dead", "p");
+    assert!(dead_letters.send(event).is_ok());
+    let ended = first(&completions, 1).await;
+    match &ended[0].how {
+        How::Undelivered(failure) => assert_eq!(failure.class, Class::Fatal, "{failure}"),
+        how => panic!("{how:?}"),
+    }
+}
+
 /// A producer whose first transaction may begin, with a topic to publish to.
 fn transactional() -> (
     MockCluster<'static, DefaultProducerContext>,

@@ -143,6 +143,15 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_cannot_be_used_is_asked_for_again_after_a_while() {
+        let (mut plans, start) = (Plans::default(), Instant::now());
+        plans.learn(7, Err(Failure::permanent("registry", "no such schema")), start);
+        let over = start + UNUSABLE_FOR;
+        assert!(plans.get(7, over).is_some());
+        assert!(plans.get(7, over + Duration::from_millis(1)).is_none());
+    }
+
+    #[test]
     fn ids_that_cannot_be_used_are_not_remembered_without_end() {
         let mut plans = Plans::default();
         let start = Instant::now();

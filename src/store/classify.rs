@@ -421,6 +421,101 @@ mod tests {
     }
 
     #[test]
+    fn each_answer_of_a_server_has_its_class() {
+        let (consistency, received, required, numfailures) = (Consistency::Quorum, 1, 2, 1);
+        let text = str::to_owned;
+        for (error, wanted) in [
+            (DbError::SyntaxError, (Permanent, "syntax")),
+            (DbError::Invalid, (Permanent, "invalid")),
+            (
+                DbError::AlreadyExists {
+                    keyspace: text("k"),
+                    table: text("t"),
+                },
+                (Permanent, "invalid"),
+            ),
+            (DbError::ConfigError, (Permanent, "invalid")),
+            (
+                DbError::FunctionFailure {
+                    keyspace: text("k"),
+                    function: text("f"),
+                    arg_types: Vec::new(),
+                },
+                (Permanent, "function"),
+            ),
+            (DbError::AuthenticationError, (Fatal, "authentication")),
+            (DbError::Unauthorized, (Fatal, "unauthorized")),
+            (
+                DbError::Unavailable {
+                    consistency,
+                    required,
+                    alive: 1,
+                },
+                (Transient, "unavailable"),
+            ),
+            (DbError::Overloaded, (Transient, "overloaded")),
+            (DbError::IsBootstrapping, (Transient, "bootstrapping")),
+            (DbError::TruncateError, (Transient, "truncate")),
+            (
+                DbError::ReadTimeout {
+                    consistency,
+                    received,
+                    required,
+                    data_present: false,
+                },
+                (Transient, "read_timeout"),
+            ),
+            (
+                DbError::WriteTimeout {
+                    consistency,
+                    received,
+                    required,
+                    write_type: WriteType::Simple,
+                },
+                (Transient, "write_timeout"),
+            ),
+            (
+                DbError::ReadFailure {
+                    consistency,
+                    received,
+                    required,
+                    numfailures,
+                    data_present: false,
+                },
+                (Transient, "read_failure"),
+            ),
+            (
+                DbError::WriteFailure {
+                    consistency,
+                    received,
+                    required,
+                    numfailures,
+                    write_type: WriteType::Simple,
+                },
+                (Transient, "write_failure"),
+            ),
+            (
+                DbError::Unprepared {
+                    statement_id: Default::default(),
+                },
+                (Transient, "unprepared"),
+            ),
+            (DbError::ServerError, (Transient, "server_error")),
+            (DbError::ProtocolError, (Transient, "protocol")),
+            (
+                DbError::RateLimitReached {
+                    op_type: OperationType::Write,
+                    rejected_by_coordinator: false,
+                },
+                (Transient, "rate_limit"),
+            ),
+            (DbError::Other(0x7777), (Transient, "unknown")),
+        ] {
+            assert_eq!(database(&error, "why"), wanted, "{error}");
+        }
+    }
+
+    #[test]
     fn a_login_refused_is_fatal() {
         let missing = ConnectionSetupRequestErrorKind::MissingAuthentication;
         assert_eq!(setup(&missing), (Fatal, "authentication"));

@@ -1,8 +1,8 @@
 //! A store of canned answers, for unit tests of other modules.
 //!
 //! Why: a pipeline's logic is checked without a server, and failures and delays can be had at will. Invariants: a
-//! statement has the markers and columns it was registered with; every write is kept in order; it behaves like the
-//! others towards nulls.
+//! statement has the markers and columns it was registered with; every write is kept in order, and every row of a batch
+//! that is never written; it behaves like the others towards nulls.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::cache::append_key;
 use super::types::ColumnType;
-use super::{Column, Gather, Kind, Marker, Prepared, Row, Statement, StatementOptions, Store, StoreError, cql};
+use super::{
+    Column, EncodedRow, Gather, Kind, Marker, Prepared, Row, Statement, StatementOptions, Store, StoreError, cql,
+};
 use crate::avro::value::Value;
 
 /// See the module's page. Clones share one state.
@@ -22,8 +24,10 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     statements: Vec<(String, Vec<Marker>, Vec<Column>)>,
+    tables: Vec<(String, String)>,
     rows: Vec<(String, Vec<u8>, Row)>,
     writes: Vec<Written>,
+    encoded: Vec<Written>,
     failures: VecDeque<StoreError>,
     latency: Duration,
     calls: u64,
@@ -71,6 +75,11 @@ impl MemoryStore {
         self.state().statements.push((cql.to_owned(), markers, columns));
     }
 
+    /// Tells which table a statement is about from now on, as a store does that keeps the newest value of each cell.
+    pub fn tell(&self, cql: &str, table: &str) {
+        self.state().tables.push((cql.to_owned(), table.to_owned()));
+    }
+
     /// Adds a row that a look-up by these values finds.
     pub fn answer(&self, cql: &str, values: &[Value<'_>], row: Row) {
         let mut key = Vec::new();
@@ -91,6 +100,11 @@ impl MemoryStore {
     /// All writes so far.
     pub fn writes(&self) -> Vec<Written> {
         self.state().writes.clone()
+    }
+
+    /// The rows that were encoded for batches so far, which nobody writes.
+    pub fn encoded(&self) -> Vec<Written> {
+        self.state().encoded.clone()
     }
 
     /// Look-ups and writes so far, failed ones included.
@@ -128,23 +142,37 @@ impl MemoryStore {
     ) -> Result<(), StoreError> {
         statement.expect(Kind::Write, values)?;
         self.pass().await?;
+        let written = Written::of(statement, values, timestamp_us, alone);
+        self.state().writes.push(written);
+        Ok(())
+    }
+
+    pub(super) fn encode(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Option<EncodedRow> {
+        let written = Written::of(statement, values, timestamp_us, false);
+        self.state().encoded.push(written);
+        EncodedRow::of_place(Box::default()).ok()
+    }
+}
+
+impl Written {
+    fn of(statement: &Statement, values: &[Value<'_>], timestamp_us: i64, alone: bool) -> Written {
         let named = statement.markers.iter().zip(values);
         let values = named
             .map(|(marker, value)| (marker.name.clone(), value.clone().into_owned()))
             .collect();
-        self.state().writes.push(Written {
+        Written {
             cql: statement.cql.to_string(),
             values,
             timestamp_us,
             alone,
-        });
-        Ok(())
+        }
     }
 }
 
 impl Store for MemoryStore {
     async fn prepare(&self, text: &str, options: &StatementOptions) -> Result<Statement, StoreError> {
         let declared = self.state().statements.iter().find(|(cql, ..)| cql == text).cloned();
+        let told = self.state().tables.iter().find(|(cql, _)| cql == text).cloned();
         let (mut markers, columns) = match declared {
             Some((_, markers, columns)) => (markers, columns),
             None => undeclared(text),
@@ -166,8 +194,8 @@ impl Store for MemoryStore {
             cql: text.into(),
             kind: options.kind,
             rows: options.rows,
-            table: None,
-            inner: Prepared::Memory,
+            table: told.map(|(_, table)| table.into()),
+            inner: Prepared::Memory(options.group),
         })
     }
 

@@ -223,7 +223,7 @@ enum Prepared {
     Scylla(scylla::ScyllaStatement),
     Sqlite(sqlite::SqliteStatement),
     #[cfg(test)]
-    Memory,
+    Memory(Option<group::GroupOptions>),
 }
 
 impl Statement {
@@ -457,6 +457,8 @@ impl AnyStore {
     pub fn grouping<'s>(&self, statement: &'s Statement) -> Option<&'s group::GroupOptions> {
         match (self, &statement.inner) {
             (AnyStore::Scylla(_), Prepared::Scylla(inner)) => inner.grouping(),
+            #[cfg(test)]
+            (AnyStore::Memory(_), Prepared::Memory(group)) => group.as_ref(),
             _ => None,
         }
     }
@@ -466,6 +468,8 @@ impl AnyStore {
     pub fn encode(&self, statement: &Statement, values: &[Value<'_>], timestamp_us: i64) -> Option<EncodedRow> {
         match self {
             AnyStore::Scylla(s) => s.encode(statement, values, timestamp_us),
+            #[cfg(test)]
+            AnyStore::Memory(s) => s.encode(statement, values, timestamp_us),
             _ => None,
         }
     }

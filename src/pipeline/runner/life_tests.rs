@@ -47,7 +47,7 @@ ttl_seconds = "event.id - z.seconds"
 }
 
 /// The life that a row was written with.
-fn life_of(write: &Written) -> Option<i64> {
+pub(super) fn life_of(write: &Written) -> Option<i64> {
     match write.values.last() {
         Some((_, Value::Null)) => None,
         Some((_, Value::Int(life))) => Some(i64::from(*life)),

@@ -323,6 +323,36 @@ async fn a_write_of_the_embedded_store_waits_for_the_one_before() {
     assert_eq!(row(2).await, None, "the second did not wait for the first");
 }
 
+/// What a step of one's own keeps in mind nobody knows, nor which table a statement is about where the store does not tell.
+#[tokio::test]
+async fn events_of_a_key_run_at_the_same_time_where_nothing_reads_what_they_write() {
+    const SEEN: &str = "INSERT INTO seen (id, kind) VALUES (:id, :kind)";
+    let step = |name: &str, what: &str| format!("[[pipelines.p.steps]]\nname = \"{name}\"\n{what}\n");
+    let filter = step("human", "filter = \"event.kind != 'bot'\"");
+    let own = step("own", "custom = \"refuses\"");
+    let read = step("user", &format!("lookup = \"{LOOKUP}\""));
+    let write = step("seen", &format!("write = \"{SEEN}\""));
+    let untold: &[(&str, &str)] = &[];
+    let (seen, users, read_too) = ((SEEN, "k.seen"), (LOOKUP, "k.users"), (LOOKUP, "k.seen"));
+    for (steps, told, wanted) in [
+        (filter.clone(), untold, true),
+        (filter + &own, untold, false),
+        (read.clone(), untold, true),
+        (write.clone(), untold, false),
+        (write.clone(), &[seen], true),
+        (write.clone() + "idempotent = false\n", &[seen], false),
+        (read.clone() + &write, &[seen, users], true),
+        (read.clone() + &write, &[seen], false),
+        (read + &write, &[seen, read_too], false),
+    ] {
+        let store = canned();
+        told.iter().for_each(|(cql, table)| store.tell(cql, table));
+        let any = AnyStore::Memory(store.clone());
+        let bench = bench_on(any, store, &References::default(), &steps).await;
+        assert_eq!(bench.runtime.program.commutes(), wanted, "{steps} {told:?}");
+    }
+}
+
 /// A task is made for each event, and its future is copied there.
 #[tokio::test]
 async fn the_future_of_an_event_stays_small() {

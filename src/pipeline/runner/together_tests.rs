@@ -1,7 +1,10 @@
-//! Rows whose batch has failed: each is written by itself, at that stage and no other.
+//! Rows of grouped writes: what is in a batch is what its event would write by itself, and where that has failed each is written by itself, at that stage
+//! and no other.
 
+use super::life_tests::life_of;
 use super::tests::{Bench, bench};
 use super::*;
+use crate::pipeline::evaluate::now_micros;
 use crate::store::StoreError;
 
 const TWO_STAGES: &str = r#"
@@ -53,4 +56,64 @@ async fn what_was_in_a_batch_that_failed_is_in_batches_again_behind_that_stage()
     event.alone = true;
     run(&bench, event).await;
     assert_eq!(alone(&bench), [true, false]);
+}
+
+/// Two of one row; of the second the life is reckoned from the clock.
+const GROUPED: &str = r#"
+[[pipelines.p.steps]]
+name = "first"
+when = "event.kind == 'click'"
+write = "INSERT INTO row (id, kind) VALUES (:id, :kind)"
+group = {}
+[[pipelines.p.steps]]
+name = "human"
+filter = "event.kind != 'bot'"
+[[pipelines.p.steps]]
+name = "s"
+set = { clock = "now()" }
+[[pipelines.p.steps]]
+name = "z"
+set = { seconds = "s.clock / 1000000" }
+[[pipelines.p.steps]]
+name = "second"
+write = "INSERT INTO row (id, kind) VALUES (:id, :kind)"
+ttl_seconds = "event.id - z.seconds"
+group = {}
+"#;
+
+/// What an event comes to that joins others at a grouped write.
+fn joins(bench: &Bench, event: Box<Event>) -> Member {
+    match bench.runtime.advance(event, Instant::now()) {
+        Advance::Joins(member) => member,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_row_of_a_batch_has_the_timestamp_and_the_life_that_it_has_by_itself() {
+    let mut bench = bench(GROUPED).await;
+    let ends = now_micros() / 1_000_000 + 100;
+    let event = bench.event(0, ends, "click", false);
+    let mut first = joins(&bench, event);
+    first.event.pass_stage();
+    let second = joins(&bench, first.event);
+    assert_eq!((first.step, second.step), (0, 4));
+    let rows = bench.store.encoded();
+    assert_eq!(rows[0].timestamp_us, second.event.origin.write_timestamp_us);
+    assert_eq!(rows[1].timestamp_us, rows[0].timestamp_us + 1, "the later step wins");
+    assert!(matches!(life_of(&rows[1]), Some(50..=100)), "{rows:?}");
+    second.event.complete(How::Abandoned);
+}
+
+#[tokio::test]
+async fn an_event_whose_condition_does_not_hold_has_no_row_in_a_batch() {
+    let mut bench = bench(GROUPED).await;
+    let [click, view] = [(0, "click"), (1, "view")].map(|(offset, kind)| bench.event(offset, 1, kind, false));
+    let row = |event: &Event| bench.runtime.row(&bench.runtime.program.stages[0], event);
+    assert!(row(&click).is_some());
+    // `advance` does not look at the conditions of steps behind those that can be marked as answered.
+    assert!(row(&view).is_none());
+    for event in [click, view] {
+        event.complete(How::Abandoned);
+    }
 }

@@ -166,6 +166,21 @@ async fn what_cannot_pass_is_told_from_what_may() {
 }
 
 #[tokio::test]
+async fn a_stream_that_cannot_be_resumed_is_told_from_one_that_may() {
+    // History that is lost, a token that is not taken, a cursor that is gone for good; and another.
+    for (code, wanted) in [(286, true), (260, true), (280, true), (10334, false)] {
+        let (address, _commands) = member(true, Duration::ZERO, move |_| Some(refused(code))).await;
+        let server = Server::open(&format!("mongodb://{address}/?replicaSet=rs"), None)
+            .await
+            .unwrap();
+        let Err(error) = server.source("crm.partners", []).watch(None).await else {
+            panic!("{code} is no refusal")
+        };
+        assert_eq!(cannot_resume(&error), wanted, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_login_that_may_read_and_not_follow_is_told_so() {
     for (code, wanted) in [(13, Err("forbidden")), (40573, Ok(())), (0, Ok(()))] {
         let (address, mut commands) = member(true, Duration::ZERO, move |command| match command {

@@ -461,6 +461,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_commit_is_not_made_beside_another() {
+        let mut this = with_one_finished().await;
+        assert_eq!(this.assignment.committable().count(), 1);
+        this.committing = true;
+        this.commit();
+        // Whoever commits has one to answer by.
+        assert_eq!(this.committed.1.sender_strong_count(), 1);
+    }
+
+    #[tokio::test]
     async fn a_list_of_commits_has_the_write_clock_beside_each_offset() {
         let this = with_one_finished().await;
         let positions: Vec<_> = this.assignment.committable().map(|(p, _, at)| (p, at)).collect();

@@ -283,7 +283,8 @@ mod tests {
         }
         let [first, behind] = [3, 4].map(|offset| {
             let event = taken(&mut this, offset);
-            this.lanes.enter(0, None, event)
+            let lane = this.lanes.lane_of(0, None);
+            this.lanes.enter_lane(lane, event)
         });
         assert!(!this.takes_records());
         assert_eq!(left(&mut this), 2, "one is out, and lets others in when it is back");

@@ -376,6 +376,20 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::consumer_loop::tests::idle::{P, taken_with, with_one_finished};
+
+    #[tokio::test]
+    async fn records_that_wait_for_schemas_stay_in_order_when_one_of_these_is_known() {
+        let mut this = with_one_finished().await;
+        for (offset, id) in [(1, 9), (2, 10), (3, 9)] {
+            let event = taken_with(&mut this, offset, None, &[0, 0, 0, 0, id]);
+            this.held.get_mut(&P).unwrap().parked.push_back(event);
+        }
+        let plan = this.parts.schemas.known(7).unwrap();
+        this.schema_known(9, plan);
+        let waiting = this.held[&P].parked.iter().map(|event| event.origin.offset);
+        assert_eq!(waiting.collect::<Vec<_>>(), [2, 3]);
+    }
 
     #[test]
     fn a_batch_that_is_not_unpacked_is_told_with_the_remedy() {

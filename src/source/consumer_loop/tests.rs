@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, RebalanceProtocol};
 use rdkafka::message::OwnedHeaders;
-use rdkafka::mocking::MockCluster;
+use rdkafka::mocking::{MockCluster, MockCoordinator};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
@@ -63,7 +63,7 @@ write = "INSERT INTO t (p, k) VALUES (:p, :k)"
 bind = { p = "record.partition", k = "record.offset" }
 "#;
 
-/// What makes that pipeline publish, in order by key.
+/// What makes that pipeline publish, with a producer that keeps an order whatever the pipeline's own is.
 const OUTPUT: &str = r#"
 [pipelines.p.sink]
 topic = "out"
@@ -77,6 +77,9 @@ topic = "dead"
 stop_above = { consecutive = 1 }
 "#;
 
+/// What it writes.
+const ROW: &str = "INSERT INTO t (p, k) VALUES (:p, :k)";
+
 /// An empty record of the schema with the id 7.
 const RECORD: [u8; 5] = [0, 0, 0, 0, 7];
 
@@ -84,6 +87,9 @@ const RECORD: [u8; 5] = [0, 0, 0, 0, 7];
 const UNKNOWN: [u8; 5] = [0, 0, 0, 0, 9];
 
 const LONG: Duration = Duration::from_secs(90);
+
+/// The broker of [`with_sink_apart`] that leads the output topic and nothing else.
+const SINK: i32 = 2;
 
 /// What brokers answer to a producer whose transactional id has another epoch by now.
 const FENCE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
@@ -217,6 +223,19 @@ fn cluster(partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
     cluster
 }
 
+/// The same with a broker for the output topic alone.
+fn with_sink_apart(partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.coordinator(MockCoordinator::Group("g".to_owned()), 1).unwrap();
+    cluster.create_topic("in", partitions, 1).unwrap();
+    for partition in 0..partitions {
+        cluster.partition_leader("in", partition, Some(1)).unwrap();
+    }
+    cluster.create_topic("out", 1, 1).unwrap();
+    cluster.partition_leader("out", 0, Some(SINK)).unwrap();
+    cluster
+}
+
 impl Bench {
     /// A loop on its own thread, as the application runs it, with a cluster of its own.
     fn start(partitions: i32, latency: Duration, stall_after: Duration) -> Bench {
@@ -246,9 +265,20 @@ impl Bench {
         toml: String,
         bounds: Option<Arc<Bounds>>,
     ) -> Bench {
-        let brokers = cluster.bootstrap_servers();
         let store = MemoryStore::new();
         store.set_latency(latency);
+        Bench::on(store, cluster, stall_after, toml, bounds)
+    }
+
+    /// The same with this store.
+    fn on(
+        store: MemoryStore,
+        cluster: MockCluster<'static, DefaultProducerContext>,
+        stall_after: Duration,
+        toml: String,
+        bounds: Option<Arc<Bounds>>,
+    ) -> Bench {
+        let brokers = cluster.bootstrap_servers();
         let metrics = Metrics::new().unwrap();
         let of_pipeline = PipelineMetrics::new(&metrics, "p");
         let all_metrics = metrics.clone();
@@ -270,7 +300,7 @@ impl Bench {
                 let publishes = pipeline.sink.is_some();
                 let transactional_id = (*pipeline.delivery == Delivery::ExactlyOnce).then_some("p-0");
                 let gives_up = pipeline.dead_letter.is_some();
-                let offset_reset = pipeline.source.offset_reset;
+                let (order, offset_reset) = (pipeline.order, pipeline.source.offset_reset);
                 let max_in_flight = *pipeline.max_in_flight;
                 let drain_timeout = config.shutdown_timeout;
                 let limits = pipeline.dead_letter.as_ref().and_then(|d| d.stop_above).map(|above| {
@@ -314,7 +344,7 @@ impl Bench {
                         topics: topics.clone(),
                         offset_reset,
                         tombstone: OnTombstone::Skip,
-                        order: Order::None,
+                        order,
                         budget: Budget::new(max_in_flight, 1 << 20),
                         concurrency: None,
                         pool: 100,
@@ -414,6 +444,13 @@ impl Load {
         Load {
             producer: config.create().unwrap(),
         }
+    }
+
+    fn send_with_key(&self, partition: i32, key: &[u8]) {
+        let record = BaseRecord::<[u8], [u8]>::to("in").payload(&RECORD).key(key);
+        let sent = self.producer.send(record.partition(partition));
+        sent.map_err(|(error, _)| error).unwrap();
+        self.producer.flush(Duration::from_secs(10)).unwrap();
     }
 
     fn send(&self, partition: i32) {
@@ -790,6 +827,52 @@ fn a_partition_without_a_leader_is_a_stall_and_no_broken_consumer() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
+/// In lanes, where the store does not tell which table is written, and in turns, where nothing reads it.
+#[test]
+fn outputs_of_a_key_stay_in_order_though_an_earlier_answer_of_the_store_takes_longer() {
+    for in_turns in [false, true] {
+        let cluster = cluster(1);
+        cluster.create_topic("out", 1, 1).unwrap();
+        let store = MemoryStore::new();
+        store.set_latency(Duration::from_secs(4));
+        if in_turns {
+            store.tell(ROW, "k.t");
+        }
+        let toml = TOML.replace("order = \"none\"", "order = \"key\"") + OUTPUT;
+        let bench = Bench::on(store, cluster, Duration::from_secs(60), toml, None);
+        let load = Load::new(&bench);
+        load.send_with_key(0, b"one");
+        until("the store to be asked", || bench.store.calls() == 1);
+        bench.store.set_latency(Duration::ZERO);
+        load.send_with_key(0, b"one");
+        load.send_with_key(0, b"another");
+        assert_eq!(published(&bench, 3), [2, 0, 1], "in turns: {in_turns}");
+        let rows = bench.rows(0);
+        let at = |offset| rows.iter().position(|row| row.values[1].1 == Value::Long(offset));
+        assert_eq!(at(1) < at(0), in_turns, "only a lane holds the row back, too");
+        assert!(matches!(bench.end(), End::Drained));
+    }
+}
+
+/// Nothing waits for a worker, and the brokers of the output are away: nothing but the budget ends a round of intake.
+#[test]
+fn a_round_takes_no_more_than_the_budget_has_room_for() {
+    let cluster = with_sink_apart(1);
+    Load::at(&cluster.bootstrap_servers()).give_many(0, &RECORD, 200);
+    cluster.broker_down(SINK).unwrap();
+    let (without_steps, _) = TOML.split_once("[[pipelines.p.steps]]").unwrap();
+    let toml = without_steps.replace("order = \"none\"", "order = \"none\"\nmax_in_flight = 16") + OUTPUT;
+    let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
+    until("the budget to be full", || bench.state.get().full);
+    // For longer than between two looks.
+    std::thread::sleep(4 * STATUS_EVERY);
+    assert_eq!(bench.state.get().in_flight_records, 16);
+    assert_eq!(bench.metrics.received.get(), 16);
+    bench.cluster.broker_up(SINK).unwrap();
+    until("all outputs", || bench.metrics.published.get() >= 200);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
 #[test]
 fn a_partition_that_waits_for_a_schema_holds_up_no_other() {
     let cluster = cluster(2);
@@ -1084,7 +1167,7 @@ fn published(bench: &Bench, count: usize) -> Vec<i64> {
     first
 }
 
-/// What a pipeline that is ordered by key publishes of eight records, by their offsets, where brokers answer so to one batch.
+/// What a pipeline whose producer keeps an order publishes of eight records, by their offsets, where brokers answer so to one batch.
 fn published_after(answer: RDKafkaRespErr) -> Vec<i64> {
     let cluster = cluster(1);
     cluster.create_topic("out", 1, 1).unwrap();

@@ -51,7 +51,7 @@ async fn idle(toml: String) -> Loop {
         topics: pipeline.source.topics.iter().map(|topic| topic.value.clone()).collect(),
         offset_reset: OffsetReset::Earliest,
         tombstone: OnTombstone::Skip,
-        order: Order::None,
+        order: pipeline.order,
         budget: Budget::new(100, 1 << 20),
         concurrency: None,
         pool: 100,
@@ -99,16 +99,26 @@ pub(in crate::source::consumer_loop) async fn idle_with_transactions() -> Loop {
 
 /// The record at this offset of its partition, taken in.
 pub(in crate::source::consumer_loop) fn taken(this: &mut Loop, offset: i64) -> Box<Event> {
+    taken_with(this, offset, None, &RECORD)
+}
+
+/// The same with this key and value.
+pub(in crate::source::consumer_loop) fn taken_with(
+    this: &mut Loop,
+    offset: i64,
+    key: Option<&[u8]>,
+    value: &[u8],
+) -> Box<Event> {
     let Ok(Intake::Admitted { ticket, .. }) = this.assignment.admit(P, offset, None) else {
         panic!("not admitted");
     };
-    let event = record(this, ticket, offset);
+    let event = record(this, ticket, offset, key, value);
     this.parts.budget.admit(event.own_weight());
     event
 }
 
 /// The same of an assignment that is current or not.
-fn record(this: &Loop, ticket: Ticket, offset: i64) -> Box<Event> {
+fn record(this: &Loop, ticket: Ticket, offset: i64, key: Option<&[u8]>, value: &[u8]) -> Box<Event> {
     let origin = Origin {
         ticket,
         topic: this.topics[0].clone(),
@@ -118,8 +128,8 @@ fn record(this: &Loop, ticket: Ticket, offset: i64) -> Box<Event> {
         write_timestamp_us: 0,
     };
     let content = Content {
-        value: Some(&RECORD),
-        key: None,
+        value: Some(value),
+        key,
         headers: None,
     };
     let tenure = this.held[&P].tenure.clone();
@@ -371,6 +381,51 @@ async fn every_record_that_was_taken_is_finished_given_up_or_in_flight() {
 }
 
 #[tokio::test]
+async fn what_a_record_holds_is_free_again_when_it_ends() {
+    let mut this = idle(TOML.to_owned()).await;
+    let mut event = taken(&mut this, 0);
+    let weight = event.own_weight();
+    event.hold(5000);
+    this.weigh();
+    assert_eq!(this.parts.budget.bytes(), weight + 5000);
+    let how = How::Finished(Outcome::Done);
+    this.ended(Completion { event, how }, Instant::now());
+    this.weigh();
+    assert_eq!(this.parts.budget.bytes(), 0);
+}
+
+/// What waits in it runs again where the partition goes, which is here.
+#[tokio::test]
+async fn a_lane_of_a_partition_that_left_is_free_for_what_comes_back_when_its_last_record_has_ended() {
+    let mut this = idle(TOML.replace("order = \"none\"", "order = \"key\"")).await;
+    let runtime = Runtime::clone(&this.parts.runtime);
+    this.parts.runtime = Arc::new(Runtime { sink: None, ..runtime });
+    this.workers = Workers::new(this.parts.runtime.clone(), this.parts.io.clone());
+    let plan = this.parts.schemas.known(7).unwrap();
+    this.schema_known(7, plan);
+    let comes = |this: &mut Loop, offset| {
+        let event = taken_with(this, offset, Some(b"key"), &RECORD);
+        assert!(this.read(P, event, Instant::now()));
+        this.lanes.queued()
+    };
+    assert_eq!([0, 1, 2].map(|offset| comes(&mut this, offset)), [0, 1, 2]);
+    let now = Instant::now();
+    this.assignment.revoked(&[P], now);
+    this.assignment.tick(now);
+    this.act();
+    assert_eq!((this.lanes.queued(), this.parts.budget.records()), (0, 1));
+    starts(&mut this, P);
+    assert_eq!(comes(&mut this, 0), 1, "the first is still out");
+    for (queued, done) in [(0, 0), (0, 1)] {
+        this.completions.ready().await;
+        this.take_ended(&mut Batch::default());
+        let metrics = &this.parts.runtime.metrics;
+        assert_eq!((this.lanes.queued(), metrics.done.get()), (queued, done));
+    }
+    assert_eq!(this.parts.budget.records(), 0);
+}
+
+#[tokio::test]
 async fn what_was_refused_of_a_partition_that_is_given_back_is_forgotten() {
     let mut this = idle(TOML.to_owned()).await;
     let invalid = Failure::permanent("delivery", "invalid");
@@ -499,7 +554,7 @@ async fn outputs_are_withdrawn_where_their_partition_leaves_and_not_before() {
                     this.withdraw_what_does_not_drain(if leaves { deadline } else { now });
                 }
             }
-            let mut next = record(&this, Ticket::unassigned(), 1);
+            let mut next = record(&this, Ticket::unassigned(), 1, None, &RECORD);
             next.tenure = Arc::default();
             let refused = sink.send(next, b"out", None, now).is_err();
             assert_eq!(refused, published && leaves, "{way}");

@@ -1,7 +1,5 @@
 //! What a rebalance does beside a drain: outputs that brokers have not taken when their partition leaves, and what is fetched meanwhile.
 
-use rdkafka::mocking::MockCoordinator;
-
 use super::*;
 
 /// How many outputs there are.
@@ -15,20 +13,10 @@ fn committed(bench: &Bench, partition: i32) -> i64 {
     bench.metrics.partition("in", partition).committed_offset.get()
 }
 
-/// The broker that leads the output topic and nothing else.
-const SINK: i32 = 2;
-
 /// A loop whose first record of each of these partitions is published and committed; from here on outputs stay with the producer, for their broker is
 /// down.
 fn without_the_sink(partitions: i32, toml: String) -> (Bench, Load) {
-    let cluster = MockCluster::new(2).unwrap();
-    cluster.coordinator(MockCoordinator::Group("g".to_owned()), 1).unwrap();
-    cluster.create_topic("in", partitions, 1).unwrap();
-    for partition in 0..partitions {
-        cluster.partition_leader("in", partition, Some(1)).unwrap();
-    }
-    cluster.create_topic("out", 1, 1).unwrap();
-    cluster.partition_leader("out", 0, Some(SINK)).unwrap();
+    let cluster = with_sink_apart(partitions);
     let bench = Bench::run(cluster, Duration::ZERO, Duration::from_secs(60), toml);
     let load = Load::new(&bench);
     (0..partitions).for_each(|partition| load.send(partition));

@@ -2,9 +2,11 @@
 
 use rdkafka::message::BorrowedMessage;
 
-use super::idle::{P, with_one_finished};
+use super::idle::{P, idle_with_transactions, taken, with_one_finished};
 use super::*;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, NO_EPOCH};
+use crate::outcome::Outcome;
+use crate::pipeline::completions::{Completion, How};
 use crate::source::assignment::Action;
 use crate::source::consumer_loop::ends::tests::three_records;
 
@@ -13,7 +15,11 @@ const REFUSED: Partition = Partition { topic: 1, index: 0 };
 
 /// A loop that has finished the first record of its partition, and whose consumer reaches this cluster.
 async fn reaching(cluster: &MockCluster<'static, DefaultProducerContext>) -> Loop {
-    let mut this = with_one_finished().await;
+    reaches(with_one_finished().await, cluster)
+}
+
+/// The consumer of this loop reaches this cluster.
+fn reaches(mut this: Loop, cluster: &MockCluster<'static, DefaultProducerContext>) -> Loop {
     let statistics = KafkaMetrics::new(&Metrics::new().unwrap(), "p", "consumer-0");
     let context = SourceContext::new("p", statistics, Logins::default(), Arc::default());
     let consumer = context::consumer(&client(&cluster.bootstrap_servers()), context).unwrap();
@@ -198,4 +204,27 @@ async fn a_partition_is_validated_before_its_first_record_and_where_it_starts_ag
         0,
         "the log is not the one that was read"
     );
+}
+
+/// It is published again where it comes again, so what is published of it must not stand.
+#[tokio::test]
+async fn what_had_finished_behind_a_record_of_a_log_that_went_back_is_thrown_away() {
+    let (cluster, _) = three_records(1, 0);
+    let mut this = reaches(idle_with_transactions().await, &cluster);
+    let consumer = this.parts.consumer.clone();
+    this.cooperative = false;
+    this.assign(&[(P, Some(1), NO_EPOCH)]);
+    let [_unfinished, event] = [0, 1].map(|offset| {
+        let mut event = taken(&mut this, offset);
+        event.transaction = this.transactions.as_mut().unwrap().admit(Instant::now());
+        event
+    });
+    let how = How::Finished(Outcome::Done);
+    this.ended(Completion { event, how }, Instant::now());
+    let again = fetched(&consumer).await;
+    assert_eq!(again.offset(), 1);
+    this.admit(&again);
+    assert!(this.halted.is_none(), "{:?}", this.halted);
+    this.transact(Instant::now());
+    assert_eq!(this.parts.runtime.metrics.transactions_aborted.get(), 1);
 }

@@ -9,6 +9,7 @@ use crate::pipeline::completions::{Completion, How};
 use crate::sink::tests::give_up;
 use crate::source::assignment::Action;
 use crate::source::consumer_loop::tests::idle::{P, idle_with_transactions, taken, with_probe_out};
+use crate::source::context::Notice;
 
 /// The first record of the partition, in the open transaction.
 fn in_transaction(this: &mut Loop) -> Box<Event> {
@@ -67,6 +68,30 @@ async fn what_finishes_after_its_partition_was_lost_spoils_its_transaction() {
         this.ended(Completion { event, how }, Instant::now());
         let tally = &mut this.transactions.as_mut().unwrap().tally;
         assert_eq!(tally.next(Instant::now(), true, false), step);
+    }
+}
+
+/// Others repeat it, and would publish it again.
+#[tokio::test]
+async fn what_had_finished_when_its_partition_was_lost_is_thrown_away() {
+    let mut this = with_one_finished().await;
+    this.parts.consumer.context().notice(Notice::Revoked {
+        partitions: vec![("in".to_owned(), 0)],
+        cooperative: true,
+        lost: true,
+    });
+    this.take_notices();
+    assert_eq!(this.parts.runtime.metrics.transactions_aborted.get(), 1);
+    assert!(this.transactions.as_ref().unwrap().busy);
+}
+
+#[tokio::test]
+async fn what_had_finished_of_a_log_that_went_back_spoils_its_transaction_where_it_comes_again() {
+    for (repeats, step) in [(false, Step::Commit), (true, Step::Abort)] {
+        let mut this = with_one_finished().await;
+        let transactions = this.transactions.as_mut().unwrap();
+        transactions.went_back(P, repeats);
+        assert_eq!(transactions.tally.next(Instant::now(), true, false), step);
     }
 }
 
