@@ -74,7 +74,7 @@ fn missing_rights_are_told_before_the_start() {
         ),
         format!("do not let user '{user}' write to topic '{output}'"),
         format!("--allow-principal User:{user} --operation Write --topic {output}"),
-        format!("do not tell what topic '{output}' takes (max.message.bytes)"),
+        format!("do not report the limits of topic '{output}' (max.message.bytes)"),
         "grant DescribeConfigs on it".to_owned(),
         format!("do not let user '{user}' be a member of group '{group}'"),
         format!("--operation Read --group {group}"),
