@@ -322,7 +322,7 @@ fn keys_change_the_view_and_q_ends_it() {
     terminal.press("p");
     terminal.wait_for("paused", true);
     terminal.press("?");
-    terminal.wait_for("pauses: nothing is asked", true);
+    terminal.wait_for("pauses: no requests", true);
     terminal.press("q");
     terminal.ends_well();
 }
