@@ -306,7 +306,7 @@ fn names_that_are_words_of_cel_pass_check_and_test() {
     let (out, said) = folder.must(78, &format!("{flags} --bind in=event.false.in --out wrong.toml"));
     assert!(out.contains("bind = { value_in = \"event.false.in\" }"), "{out}");
     assert!(
-        said.contains("stand in brackets, event['in']") && said.contains("wrong.toml is not written"),
+        said.contains("write them in brackets, event['in']") && said.contains("wrong.toml is not written"),
         "{said}"
     );
     assert!(!folder.0.join("wrong.toml").exists());

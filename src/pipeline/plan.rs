@@ -363,7 +363,7 @@ impl Types<'_> {
         for (place, guarded) in self.places() {
             if self.ends_in_map(place) {
                 let message = format!(
-                    "{} is a map or has one in it, and an expression cannot end so",
+                    "{} is a map or contains one, which an expression cannot return",
                     place.what
                 );
                 findings.push(Finding::new(place.span, message).help(
@@ -588,9 +588,9 @@ impl Types<'_> {
                 _ => findings.push(
                     Finding::new(
                         place.span,
-                        format!("the type of '{}' does not follow from this expression", name.value),
+                        format!("the type of '{}' cannot be inferred from this expression", name.value),
                     )
-                    .help("say it with a conversion: string(...), int(...), double(...) or bool(...)"),
+                    .help("state it with a conversion: string(...), int(...), double(...) or bool(...)"),
                 ),
             }
         }

@@ -148,7 +148,7 @@ fn good_records_are_no_dead_letters_where_nobody_tells_what_a_topic_takes() {
     let messina = Messina::start("messina", &files);
     numbers.committed("secure", RECORDS, &[&messina]);
     assert!(
-        !messina.lines("do not tell the topic's max.message.bytes").is_empty(),
+        !messina.lines("do not report the topic's max.message.bytes").is_empty(),
         "{}",
         messina.tail()
     );
