@@ -182,8 +182,8 @@ fn in_place(span: Option<Span>, message: String) -> Vec<Finding> {
 }
 
 /// The remedy for a time in another unit.
-const UNITS: &str = "in an expression a time is a number in its own unit: bring each to the unit that is asked for, as in (...) / 1000 from micros \
-                     to millis";
+const UNITS: &str = "in an expression a time is a number in its own unit: convert each to the unit that is needed, as in (...) / 1000 from micros to \
+                     millis";
 
 /// Whether there is a union of several records, enums or fixed types in a type: a value knows their parts, and not their names.
 fn has_several(schema: &Schema, within: NodeId) -> bool {

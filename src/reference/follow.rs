@@ -433,7 +433,7 @@ impl Follower {
                     return true;
                 }
                 Err(error) => {
-                    self.tell("a document may have hidden another one of its key", &error);
+                    self.tell("a document may have hidden another one with the same key", &error);
                     return false;
                 }
             };

@@ -54,7 +54,7 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
     for topic in all.filter(|topic| !is_taken(topic)) {
         let message = format!("a topic cannot be named `{}`", topic.value);
         let help = match topic.starts_with('^') {
-            true => "patterns are not taken: list the topics",
+            true => "patterns are not supported: list the topics",
             false => "write the name as the brokers have it",
         };
         let label = "letters, digits, `.`, `_` and `-` only, 249 at most";
