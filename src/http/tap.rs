@@ -32,8 +32,8 @@ pub const MOST: usize = 100;
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a request by another name is told.
-pub(super) const FOREIGN: &str = "records are shown only if the request's Host is an IP address, a name without a dot, or one that ends in \
-                                  .localhost, .local, .internal or .svc: a foreign web page can have any other name\n";
+pub(super) const FOREIGN: &str = "records are not shown to this Host: it must be an IP address, a name without a dot, or one that ends in \
+                                  .localhost, .local, .internal or .svc. A foreign web page can have any other name\n";
 
 /// Ends of names that nobody can register.
 const KNOWN: [&str; 4] = [".localhost", ".local", ".internal", ".svc"];
