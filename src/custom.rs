@@ -278,14 +278,18 @@ pub(crate) fn taken<'v>(value: Value<'v>, ty: &Type) -> Result<Value<'v>, String
 /// Whether a row is what a step declares to give, and why not.
 pub(crate) fn given(row: &[Value<'_>], declared: &[(String, Type)]) -> Result<(), String> {
     if row.len() != declared.len() {
-        return Err(format!("it gave {} values, and declares {}", row.len(), declared.len()));
+        return Err(format!(
+            "it returned {} values, but declares {}",
+            row.len(),
+            declared.len()
+        ));
     }
     let wrong = row
         .iter()
         .zip(declared)
         .find(|(value, (_, ty))| !value.is_null() && !is_a(value, ty.non_null()));
     match wrong {
-        Some((_, (name, ty))) => Err(format!("'{name}' that it gave is not {}", ty.non_null())),
+        Some((_, (name, ty))) => Err(format!("the returned '{name}' is not {}", ty.non_null())),
         None => Ok(()),
     }
 }
@@ -523,10 +527,10 @@ mod tests {
         assert_eq!(given(&[Value::Long(1), Value::Null], &declared), Ok(()));
         assert_eq!(
             given(&[Value::Long(1)], &declared),
-            Err("it gave 1 values, and declares 2".into())
+            Err("it returned 1 values, but declares 2".into())
         );
         let wrong = given(&[Value::Long(1), Value::Long(2)], &declared).unwrap_err();
-        assert!(wrong.starts_with("'b' that it gave is not "), "{wrong}");
+        assert!(wrong.starts_with("the returned 'b' is not "), "{wrong}");
     }
 
     #[test]

@@ -209,9 +209,9 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
     let too_few_partitions = load.partitions == 0 || of_cores == 0 || of_consumer == 0;
     if too_few_partitions {
         let why = if of_consumer == 0 {
-            "do not bear this rate: a partition is one consumer, and that one core; add partitions"
+            "cannot sustain this rate: a partition has one consumer, which uses one core; add partitions"
         } else {
-            "give no more pods work: add partitions, or cores to a pod"
+            "cannot keep more pods busy: add partitions, or cores to a pod"
         };
         not_enough.push(format!("{} partitions {why}", load.partitions));
     }
@@ -279,7 +279,8 @@ fn of_memory(config: &Config, weight: f64, keeps: f64, in_flight: f64, max_in_fl
         // Queues may be full meanwhile: all of `memory` counts.
         let pod = PROCESS_BYTES + mib * MIB + wanted * (keeps - weight).max(0.0);
         format!(
-            "[limits] memory lets {held:.0} of these records in, and {wanted:.0} are to fit: raise it to {mib:.0}MiB, and the memory of a pod to {:.0} MB",
+            "[limits] memory has room for {held:.0} of these records, but {wanted:.0} must fit: raise it to {mib:.0}MiB, and the memory of a pod to \
+             {:.0} MB",
             pod / 1e6
         )
     });

@@ -78,13 +78,10 @@ fn a_wrong_case_says_what_came_and_an_update_writes_it() {
     let said = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{said}{}", stderr(&output));
     assert!(
-        said.contains("value.segment: expected \"silver\", came \"gold\""),
+        said.contains("value.segment: expected \"silver\", got \"gold\""),
         "{said}"
     );
-    assert!(
-        said.contains("it says nothing under `expect`; this came of it:"),
-        "{said}"
-    );
+    assert!(said.contains("the case has no `expect`; its result was:"), "{said}");
     assert!(said.ends_with("3 passed, 2 failed\n"), "{said}");
     let junit = std::fs::read_to_string(junit).unwrap();
     assert!(junit.contains("tests=\"5\" failures=\"2\""), "{junit}");
@@ -323,7 +320,7 @@ fn what_a_stuck_pipeline_goes_on_trying_is_not_taken_for_a_later_cases() {
     let output = tried("stuck", head, &cases, &(pipeline("a") + &pipeline("b")));
     let said = stdout(&output);
     assert!(said.ends_with("0 passed, 2 failed\n"), "{said}{}", stderr(&output));
-    assert_eq!(said.matches("came nothing within").count(), 2, "{said}");
+    assert_eq!(said.matches("got no outcome within").count(), 2, "{said}");
     assert!(!said.contains("rows.seen"), "{said}");
 }
 

@@ -262,7 +262,7 @@ fn whoever_else_listens_there_is_not_taken_for_messina() {
         for (code, said) in asked(answer) {
             assert_eq!(code, Some(69), "{answer}: {said}");
             assert!(
-                said.contains("another program listens there; --listen says where"),
+                said.contains("another program listens there; give the process's [http] listen address"),
                 "{answer}: {said}"
             );
             assert!(!said.contains('<') && !said.contains("shown"), "{answer}: {said}");

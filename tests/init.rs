@@ -185,10 +185,7 @@ fn a_column_without_a_type_of_cql_has_no_case() {
     let schema = schema("event");
     let flags = format!("init --topic t --schema {schema} {SERVICES} --table users --name events");
     let (_, said) = folder.must(64, &format!("{flags} --test"));
-    assert!(
-        said.contains("column segment of table users has a type that is none of CQL's"),
-        "{said}"
-    );
+    assert!(said.contains("column segment of table users has no CQL type"), "{said}");
     folder.must(0, &flags);
 }
 
@@ -228,7 +225,7 @@ fn a_made_up_record_is_one_that_its_columns_take_or_that_is_said() {
     let (expected, said) = drafted("odd", "--bind ip=string(event.id)");
     assert!(expected.contains("\"outcome\": \"dead_lettered\""), "{expected}");
     assert!(
-        said.contains("warning: the record of odd.test.toml is made up, and what came of it is dead_lettered"),
+        said.contains("warning: the record in odd.test.toml is made up, and its result is dead_lettered"),
         "{said}"
     );
 }
@@ -309,7 +306,7 @@ fn names_that_are_words_of_cel_pass_check_and_test() {
     let (out, said) = folder.must(78, &format!("{flags} --bind in=event.false.in --out wrong.toml"));
     assert!(out.contains("bind = { value_in = \"event.false.in\" }"), "{out}");
     assert!(
-        said.contains("stand in brackets, event['in']") && said.contains("wrong.toml is not written"),
+        said.contains("write them in brackets, event['in']") && said.contains("wrong.toml is not written"),
         "{said}"
     );
     assert!(!folder.0.join("wrong.toml").exists());
@@ -371,7 +368,8 @@ fn a_draft_that_is_refused_leaves_no_file_in_the_way_of_the_next() {
     let wrong = format!("{flags} --bind user_id=event.user --test");
     let (out, said) = folder.must(64, &wrong);
     assert!(
-        said.contains("marker :user_id cannot take event.user") && said.contains("say by --bind COLUMN=EXPRESSION"),
+        said.contains("marker :user_id cannot take event.user")
+            && said.contains("say what is meant with --bind COLUMN=EXPRESSION"),
         "{said}"
     );
     assert!(left().is_empty(), "{:?}", left());

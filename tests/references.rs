@@ -197,7 +197,7 @@ async fn two_hundred_thousand_documents_are_loaded_and_an_update_is_seen_within_
     assert_eq!(error.class, Class::Permanent);
     assert_eq!(
         error.message,
-        format!("a document of {collection}: field vat is int, and string is expected")
+        format!("a document of {collection}: field vat is int, but string is expected")
     );
     assert_eq!(partners.reference.unfit(), 1);
     let client = Client::with_uri_str(&uri).await.unwrap();

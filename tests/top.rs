@@ -137,7 +137,7 @@ fn where_stdout_is_no_terminal_it_prints_and_says_so() {
     let (code, stdout, stderr) = said(&top(&["--listen", &address, "--interval", "200ms"]).output().unwrap());
     assert_eq!(code, Some(0), "{stderr}");
     assert!(
-        stdout.contains("navigation") && stderr.contains("no terminal"),
+        stdout.contains("navigation") && stderr.contains("not a terminal"),
         "{stdout}{stderr}"
     );
 }
@@ -322,7 +322,7 @@ fn keys_change_the_view_and_q_ends_it() {
     terminal.press("p");
     terminal.wait_for("paused", true);
     terminal.press("?");
-    terminal.wait_for("pauses: nothing is asked", true);
+    terminal.wait_for("pauses: no requests", true);
     terminal.press("q");
     terminal.ends_well();
 }

@@ -220,7 +220,7 @@ async fn the_step_is_type_checked_before_the_first_record() {
         (
             "custom = \"geo\"",
             "custom = \"gio\"",
-            "this program has no step 'gio' of its own",
+            "this program has no custom step 'gio'",
         ),
         ("event.client.ip", "event.client", "'ip' cannot take event.client"),
         ("{ ip =", "{ address =", "step 'geo' takes no 'address'"),

@@ -168,7 +168,7 @@ mod tests {
         let own = CustomSteps::new().with("geo", Geo);
         let (found, asked) = check_online(&config, &sources, &own).await;
         assert_eq!(asked, Ok(()));
-        for told in ["/nowhere/ca.pem", "this program has no step 'gio' of its own"] {
+        for told in ["/nowhere/ca.pem", "this program has no custom step 'gio'"] {
             let times = found.iter().filter(|finding| finding.message.contains(told));
             assert_eq!(times.count(), 1, "{told}");
         }
@@ -184,7 +184,7 @@ mod tests {
         };
         let (plain, own) = (CustomSteps::new(), CustomSteps::new().with("geo", Geo));
         assert!(said("geo", "ip", &own).is_empty());
-        let unknown = "this program has no step 'gio' of its own".to_owned();
+        let unknown = "this program has no custom step 'gio'".to_owned();
         assert_eq!(said("gio", "ip", &own), [(Severity::Error, unknown.clone())]);
         assert_eq!(said("gio", "ip", &plain), [(Severity::Warning, unknown)]);
         let not_taken = "step 'geo' takes no 'address'".to_owned();

@@ -65,7 +65,7 @@ pub(super) async fn topics(
     for (topic, untold) in batches.untold().filter(|_| !has_size) {
         tracing::warn!(
             pipeline = %name, topic,
-            "the brokers do not tell the topic's max.message.bytes: {}; until the next start batches are {SMALL_BATCH} bytes at most: {}",
+            "the brokers do not report the topic's max.message.bytes: {}; until the next start, batches are limited to {SMALL_BATCH} bytes: {}",
             untold.why,
             untold.help()
         );

@@ -122,7 +122,7 @@ impl Probe for AppProbe {
             let silent = state.silent_for();
             if is_dead(&state.get(), silent) {
                 return Err(format!(
-                    "a loop of pipeline {pipeline}, given up by a reload, has not gone round for {} s",
+                    "a loop of pipeline {pipeline}, abandoned by a reload, has been unresponsive for {} s",
                     silent.as_secs()
                 ));
             }
@@ -135,7 +135,7 @@ impl Probe for AppProbe {
                 let silent = state.silent_for();
                 if is_dead(&state.get(), silent) {
                     return Err(format!(
-                        "loop {number} of pipeline {pipeline} has not gone round for {} s",
+                        "loop {number} of pipeline {pipeline} has been unresponsive for {} s",
                         silent.as_secs()
                     ));
                 }
@@ -168,7 +168,7 @@ impl Probe for AppProbe {
                 // What it said last may be long past.
                 let silent = state.silent_for();
                 if is_dead(&status, silent) {
-                    reasons.push(about(format!("has not gone round for {} s", silent.as_secs())));
+                    reasons.push(about(format!("unresponsive for {} s", silent.as_secs())));
                 }
                 let stalled = status.partitions.iter().filter(|p| p.stalled).count();
                 if stalled > 0 {
@@ -304,7 +304,7 @@ mod tests {
         let reasons = probe.ready().unwrap_err();
         assert_eq!(reasons.len(), 1, "{reasons:?}");
         assert!(
-            reasons[0].starts_with("pipeline p, loop 0: has not gone round for 6"),
+            reasons[0].starts_with("pipeline p, loop 0: unresponsive for 6"),
             "{reasons:?}"
         );
         state.beat();
@@ -332,7 +332,7 @@ mod tests {
         says("running");
         let why = probe.live().unwrap_err();
         assert!(
-            why.starts_with("a loop of pipeline p, given up by a reload, has not gone round for 6"),
+            why.starts_with("a loop of pipeline p, abandoned by a reload, has been unresponsive for 6"),
             "{why}"
         );
         // What closes its consumer may take as long as it likes.

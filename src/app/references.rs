@@ -168,7 +168,7 @@ fn shape(
                 });
                 if let Some(why) = misfit {
                     let message = format!("{collection}: {why}");
-                    let help = "declare the type that the documents have, or mend them";
+                    let help = "declare the type that the documents have, or fix them";
                     findings.push(Finding::new(field.name.span, message).help(help));
                 }
                 declared.clone()
@@ -201,18 +201,18 @@ fn no_type(collection: &str, field: &config::Spanned<String>, sampled: usize, ab
     let name = &field.value;
     let message = match why {
         NoType::Unseen if sampled == 0 => {
-            format!("{collection} is empty: the type of `{name}` does not follow from it")
+            format!("{collection} is empty, so the type of `{name}` cannot be inferred")
         }
         NoType::Unseen if absent => format!("{collection}: none of {sampled} documents has a field `{name}`"),
         NoType::Unseen => format!("{collection}: `{name}` has no value in {sampled} documents"),
-        NoType::Mixed(counts) => format!("{collection}: `{name}` is of several types in {sampled} documents: {counts}"),
+        NoType::Mixed(counts) => format!("{collection}: `{name}` has several types in {sampled} documents: {counts}"),
         NoType::Unusable(ty) => format!("{collection}: `{name}` is {ty}, which a pipeline cannot use"),
         NoType::Dictionary => {
             format!("{collection}: `{name}` has more than 1,000 different fields: it is a dictionary")
         }
     };
     let help = match why {
-        NoType::Dictionary => format!("leave `{name}` out of `fields`: what has its keys from data has no type"),
+        NoType::Dictionary => format!("leave `{name}` out of `fields`: a document whose keys are data has no type"),
         NoType::Unseen | NoType::Mixed(_) | NoType::Unusable(_) => {
             format!("declare it, as in fields = {{ {name} = \"string\" }}")
         }

@@ -367,11 +367,11 @@ fn refuse_steps_of_ones_own(pipeline: &config::Pipeline, sources: &Sources) -> R
         .find(|step| matches!(step.kind, StepKind::Custom(_)));
     let Some(step) = own else { return Ok(()) };
     let message = format!(
-        "step `{}` is code of your own: what it does outside cannot be held back",
+        "step `{}` is a custom step: its side effects cannot be held back",
         step.name.value
     );
     let finding = Finding::new(step.name.span, message)
-        .help("`messina test` runs it, with all its effects: give the program a harmless one there");
+        .help("`messina test` runs it, with all its side effects: use a program with a harmless step there");
     Err(config_error(vec![finding], sources))
 }
 

@@ -199,7 +199,7 @@ impl Running {
             if !pipeline.has_ended() {
                 tracing::error!(
                     pipeline = pipeline.name,
-                    "a consumer is not closed in time, and given up: the group may wait for it until its session has run out"
+                    "a consumer did not close in time and is abandoned: the group may wait for it until its session times out"
                 );
                 let given_up = pipeline
                     .give_up()

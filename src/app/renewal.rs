@@ -51,7 +51,9 @@ impl Credentials {
                     tracing::info!("the registry's certificates or login have changed: the new ones are in use")
                 }
                 Err(error) => {
-                    tracing::error!("the registry's certificates or login: {error}; those in use are used on")
+                    tracing::error!(
+                        "cannot renew the registry's certificates or login: {error}; the old ones stay in use"
+                    )
                 }
             }
         }

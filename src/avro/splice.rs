@@ -31,7 +31,7 @@ pub enum SpliceError {
     /// A field of the output that nobody supplies.
     #[error(
         "field \"{field}\" of the output schema has no source: the input has no such field, nothing sets it, and it has no default{}",
-        .renamed.as_ref().map(|source| format!("; the input's \"{source}\" has that name for an alias: give the output's field the alias \"{source}\", or set it")).unwrap_or_default()
+        .renamed.as_ref().map(|source| format!("; the input's \"{source}\" has that name as an alias: give the output's field the alias \"{source}\", or set it")).unwrap_or_default()
     )]
     NoSource {
         /// The field, as a path.

@@ -196,7 +196,7 @@ impl Gate {
                 inner.told = Some(now);
                 tracing::warn!(
                     dependency = self.name,
-                    "does not answer: the breaker is open, and a probe a second asks for it"
+                    "does not answer: the breaker is open, and one probe per second is sent"
                 );
             }
         }

@@ -70,14 +70,16 @@ pub fn references(
 pub fn fill(references: &References, documents: &Documents) -> Result<(), String> {
     if let Some(unknown) = documents.keys().find(|name| references.get(name).is_none()) {
         return Err(format!(
-            "documents.{unknown}: none of the pipelines asks a reference of this name"
+            "documents.{unknown}: no pipeline uses a reference of this name"
         ));
     }
     for reference in references.all() {
         let of = documents.get(&*reference.shape.name).map_or(&[][..], Vec::as_slice);
         if let Some(number) = reference.replace(of) {
             let (name, key) = (&reference.shape.name, &reference.shape.key);
-            return Err(format!("documents.{name}[{number}]: it has no `{key}` to be found by"));
+            return Err(format!(
+                "documents.{name}[{number}]: it lacks `{key}`, the key of the reference"
+            ));
         }
     }
     Ok(())

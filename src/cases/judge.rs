@@ -71,19 +71,19 @@ pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
     let outcome = expected.outcome.as_deref().unwrap_or("done");
     if actual.outcome.as_deref() != Some(outcome) {
         let came = actual.outcome.as_deref().unwrap_or("nothing");
-        found.push(format!("outcome: expected {outcome}, came {came}"));
+        found.push(format!("outcome: expected {outcome}, got {came}"));
     }
     if let Some(key) = &expected.key {
         let came = actual.key.as_ref().and_then(Option::as_ref);
         if key.as_ref() != came {
             let (key, came) = (shown(key.as_ref()), shown(came));
-            found.push(format!("key: expected {key}, came {came}"));
+            found.push(format!("key: expected {key}, got {came}"));
         }
     }
     match (&expected.value, &actual.value) {
         (None, _) | (Some(Json::Null), None) => {}
         (Some(value), Some(came)) => compare("value", value, came, Null::IsNull, &mut found),
-        (Some(_), None) => found.push("value: expected an output, came none".to_owned()),
+        (Some(_), None) => found.push("value: expected an output, got none".to_owned()),
     }
     part("halted", &expected.halted, &actual.halted, &mut found);
     let none = DeadLetter::default();
@@ -97,7 +97,7 @@ pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
     ] {
         if wanted.is_some() && wanted != came {
             found.push(format!(
-                "dead_letter.{name}: expected {}, came {}",
+                "dead_letter.{name}: expected {}, got {}",
                 shown(wanted.as_ref()),
                 shown(came.as_ref())
             ));
@@ -124,7 +124,7 @@ pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
     }
     for (table, rows) in &actual.rows {
         if !expected.rows.contains_key(table) {
-            found.push(format!("rows.{table}: nobody expected a change; it holds {rows}"));
+            found.push(format!("rows.{table}: unexpected change; it holds {rows}"));
         }
     }
     found
@@ -135,7 +135,7 @@ fn part(name: &str, wanted: &Option<String>, came: &Option<String>, found: &mut 
         && !came.as_ref().is_some_and(|came| came.contains(wanted))
     {
         found.push(format!(
-            "{name}: expected \"{wanted}\" in it, came {}",
+            "{name}: expected \"{wanted}\" in it, got {}",
             shown(came.as_ref())
         ));
     }
@@ -162,7 +162,7 @@ fn compare(place: &str, expected: &Json, actual: &Json, null: Null, found: &mut 
                 match actual.get(name) {
                     Some(came) => compare(&place, value, came, null, found),
                     None if value.is_null() && null == Null::IsAbsent => {}
-                    None => found.push(format!("{place}: expected {value}, came none")),
+                    None => found.push(format!("{place}: expected {value}, got none")),
                 }
             }
         }
@@ -174,7 +174,7 @@ fn compare(place: &str, expected: &Json, actual: &Json, null: Null, found: &mut 
         (Json::Number(one), Json::Number(other)) if same_number(one, other) => {}
         (Json::String(one), Json::String(other)) if same_time(one, other) => {}
         _ if expected == actual => {}
-        _ => found.push(format!("{place}: expected {expected}, came {actual}")),
+        _ => found.push(format!("{place}: expected {expected}, got {actual}")),
     }
 }
 
@@ -210,12 +210,12 @@ fn compare_rows(table: &str, expected: &[Json], actual: &[Json], found: &mut Vec
     let mut takers = vec![None; actual.len()];
     for (number, row) in expected.iter().enumerate() {
         if !takes_one(number, &fitting, &mut takers, &mut vec![false; actual.len()]) {
-            found.push(format!("rows.{table}: there is no row {row}"));
+            found.push(format!("rows.{table}: missing row {row}"));
         }
     }
     for (row, taker) in actual.iter().zip(&takers) {
         if taker.is_none() {
-            found.push(format!("rows.{table}: nobody expected the row {row}"));
+            found.push(format!("rows.{table}: unexpected row {row}"));
         }
     }
 }
@@ -264,10 +264,10 @@ mod tests {
         assert_eq!(
             differences,
             [
-                "key: expected \"x\", came \"k\"",
-                "value.a: expected 2, came 1",
-                "value.b: expected [1], came [1,2]",
-                "value.z: expected 1, came none"
+                "key: expected \"x\", got \"k\"",
+                "value.a: expected 2, got 1",
+                "value.b: expected [1], got [1,2]",
+                "value.z: expected 1, got none"
             ]
         );
     }
@@ -294,15 +294,15 @@ mod tests {
         let keyed = json!({"outcome": "done", "key": "k", "value": {"a": null}});
         assert_eq!(
             judged(json!({"key": null}), keyed.clone()),
-            ["key: expected none, came \"k\""]
+            ["key: expected none, got \"k\""]
         );
         assert_eq!(
             judged(json!({"value": null}), keyed.clone()),
-            ["value: expected null, came {\"a\":null}"]
+            ["value: expected null, got {\"a\":null}"]
         );
         assert_eq!(
             judged(json!({"value": {"a": null, "b": null}}), keyed),
-            ["value.b: expected null, came none"]
+            ["value.b: expected null, got none"]
         );
         let bare = json!({"outcome": "done"});
         assert_eq!(judged(json!({"key": null, "value": null}), bare), Vec::<String>::new());
@@ -324,7 +324,7 @@ mod tests {
     fn effects_that_nobody_expected_fail() {
         assert_eq!(
             judged(json!({}), json!({"outcome": "skipped"})),
-            ["outcome: expected done, came skipped"]
+            ["outcome: expected done, got skipped"]
         );
         let dead = json!({"outcome": "dead_lettered", "dead_letter": {"reason": "missing", "step": "user", "message": "no row"}});
         assert_eq!(judged(json!({}), dead.clone()).len(), 2);
@@ -359,8 +359,8 @@ mod tests {
         assert_eq!(
             judged(json!({"rows": {"t": [{"a": 1, "b": 2}, {"b": 2}]}}), held),
             [
-                "rows.t: there is no row {\"b\":2}",
-                "rows.t: nobody expected the row {\"a\":1,\"b\":3}"
+                "rows.t: missing row {\"b\":2}",
+                "rows.t: unexpected row {\"a\":1,\"b\":3}"
             ]
         );
     }

@@ -115,10 +115,7 @@ pub async fn run(
                         stage.running.end(name).await;
                         stuck.insert(
                             name.clone(),
-                            format!(
-                                "an earlier case left the pipeline unable to go on: {}",
-                                case.name.get_ref()
-                            ),
+                            format!("an earlier case left the pipeline stuck: {}", case.name.get_ref()),
                         );
                     }
                     let mut verdict = Verdict::new(*number, case, name, began.elapsed());
@@ -224,10 +221,7 @@ fn expected(case: &Case) -> Result<Option<Effects>, String> {
 /// What is wrong with what came of a case that expects this.
 fn judged(expected: Result<Option<Effects>, String>, effects: &Effects, tables: &Tables) -> Vec<String> {
     match expected {
-        Ok(None) => vec![
-            "it says nothing under `expect`; this came of it:".to_owned(),
-            shown(effects),
-        ],
+        Ok(None) => vec!["the case has no `expect`; its result was:".to_owned(), shown(effects)],
         Ok(Some(expected)) => {
             let mut found = differences(&expected, effects);
             found.extend(tables.unknown_columns(&expected.rows));
@@ -316,7 +310,7 @@ async fn run_case(
     };
     let ended = OUTCOMES.iter().any(|known| outcome == Some(*known));
     effects.outcome = Some(outcome.map_or_else(
-        || format!("nothing within {} s: it is tried again and again", END.as_secs()),
+        || format!("no outcome within {} s: it is still being retried", END.as_secs()),
         str::to_owned,
     ));
     match (outcome, &pipeline.sink, &pipeline.dead_letter) {

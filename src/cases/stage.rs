@@ -236,8 +236,8 @@ async fn register(file: &CaseFile, folder: &Path, url: &str) -> Result<BTreeMap<
     let mut types: Vec<(String, String)> = Vec::new();
     for path in &file.types {
         let text = read(path)?;
-        let name = full_name(&text)
-            .ok_or_else(|| Error::File(format!("{}: it has no name to refer to it by", path.display())))?;
+        let name =
+            full_name(&text).ok_or_else(|| Error::File(format!("{}: the schema has no name", path.display())))?;
         let used = used(&types, &text);
         registry.post(&name, &text, &names(&used)).await.map_err(Error::File)?;
         types.push((name, text));

@@ -49,7 +49,7 @@ impl Tables {
             let all = all.map_err(wrong)?;
             if let Some(column) = all.columns().iter().find(|c| c.ty == ColumnType::Any) {
                 return Err(format!(
-                    "tables.{name}: column {} has a type that is none of CQL's; user-defined types and static columns there are none",
+                    "tables.{name}: column {} has no CQL type; user-defined types and static columns are not supported",
                     column.name
                 ));
             }
@@ -251,7 +251,7 @@ mod tests {
             let (_scratch, tables) = table(&format!("id text PRIMARY KEY, x {kind}")).await;
             let refused = tables.err().unwrap();
             assert!(
-                refused.starts_with("tables.t: column x has a type that is none of CQL's"),
+                refused.starts_with("tables.t: column x has no CQL type"),
                 "{kind}: {refused}"
             );
         }

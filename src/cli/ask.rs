@@ -54,7 +54,7 @@ impl Process {
     /// What to say where another program has answered.
     pub fn not_messina(&self) -> String {
         format!(
-            "{}: another program listens there; --listen says where the process listens, its [http] listen",
+            "{}: another program listens there; give the process's [http] listen address with --listen",
             self.address()
         )
     }

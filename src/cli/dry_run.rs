@@ -304,7 +304,7 @@ fn in_words(record: &Incoming, effects: &Effects, pipeline: &Pipeline) -> String
         out.push_str(&format!("  failure  {to}: {failure}\n"));
     }
     if effects.outcome == "waiting" {
-        out.push_str("  it waits for what it needs, and would be tried again\n");
+        out.push_str("  it waits for what it needs, and would be retried\n");
     }
     out
 }

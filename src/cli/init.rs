@@ -181,8 +181,8 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
         Err(findings) => {
             print(&findings);
             say!(
-                "error: with this draft of `messina init` the configuration does not pass its check, and {} is not written. The draft follows: mend it, or \
-                 say by --bind COLUMN=EXPRESSION what is meant",
+                "error: with this draft of `messina init` the configuration does not pass its check, and {} is not written. The draft follows: fix \
+                 it, or say what is meant with --bind COLUMN=EXPRESSION",
                 places.file
             );
             answer(&text)?;
@@ -210,7 +210,7 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
         if let Some(path) = &files.case {
             let (file, path) = (places.file, path.display());
             say!(
-                "stopped: {file} and {path} are written; what the case expects is not yet: messina test --update {path}"
+                "stopped: {file} and {path} are written, but not what the case expects: run messina test --update {path}"
             );
         }
     };
@@ -423,7 +423,7 @@ async fn expect(path: &Path, text: String, draft: &Draft, config: Config, source
         Err(cases::Error::Start(StartError::Config(findings))) => {
             print(&findings);
             return Err(usage(
-                "the draft does not run with its own case: say by --bind COLUMN=EXPRESSION what is meant",
+                "the draft does not run with its own case: say what is meant with --bind COLUMN=EXPRESSION",
             )
             .into());
         }
@@ -444,8 +444,8 @@ async fn expect(path: &Path, text: String, draft: &Draft, config: Config, source
     if let Some(outcome) = effects.outcome.as_deref().filter(|outcome| *outcome != "done") {
         let path = path.display();
         say!(
-            "warning: the record of {path} is made up, and what came of it is {outcome}, which the case expects now: put in one that you know, then \
-             messina test --update {path}"
+            "warning: the record in {path} is made up, and its result is {outcome}, which the case expects now: replace it with one that you know, \
+             then run messina test --update {path}"
         );
     }
     let mut expect = serde_json::to_value(effects).context("effects as JSON")?;

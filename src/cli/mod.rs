@@ -206,7 +206,7 @@ fn with_steps(command: Command, make: impl FnOnce() -> Result<CustomSteps, Strin
     let ended = self::command(command, &customs);
     // Nobody listens to signals any more.
     if customs.let_go().recv_timeout(GOING) == Err(mpsc::RecvTimeoutError::Timeout) {
-        say!("a step of this program's own does not end; the process does");
+        say!("a custom step does not end; the process exits without it");
     }
     ended
 }

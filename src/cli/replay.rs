@@ -324,12 +324,12 @@ fn all_done(total: i64, gone: i64, taken: i64) -> String {
     let mut said = format!("all {total} offsets are done");
     if gone > 0 {
         said.push_str(&format!(
-            "; {gone} of them were gone from the topic before the replay came to them: compaction or retention"
+            "; {gone} of them were gone from the topic before the replay reached them: compaction or retention"
         ));
     }
     if taken > gone {
         said.push_str(&format!(
-            "; retention has taken {taken} of them by now, and those that the replay had not come to before were passed over"
+            "; retention has deleted {taken} of them by now, and the replay skipped those that it had not reached before"
         ));
     }
     said
@@ -477,9 +477,9 @@ mod tests {
 
     #[test]
     fn a_replay_that_did_not_run_all_does_not_end_as_if_it_had() {
-        let gone = "; 3 of them were gone from the topic before the replay came to them: compaction or retention";
+        let gone = "; 3 of them were gone from the topic before the replay reached them: compaction or retention";
         let taken =
-            "; retention has taken 4 of them by now, and those that the replay had not come to before were passed over";
+            "; retention has deleted 4 of them by now, and the replay skipped those that it had not reached before";
         for (numbers, more) in [
             ((0, 0), String::new()),
             ((3, 0), gone.to_owned()),

@@ -145,7 +145,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
                     }
                 }
                 signal = &mut signal => {
-                    tracing::info!(signal, "stopping amid a reload");
+                    tracing::info!(signal, "stopping during a reload");
                     break;
                 }
             }
@@ -217,7 +217,7 @@ fn tell(ended: &[PipelineEnd]) {
 }
 
 /// What is said of a configuration that cannot be taken.
-const KEPT: &str = "configuration not taken, the old one runs on";
+const KEPT: &str = "configuration rejected, the old one stays in effect";
 
 /// A configuration that is to be taken.
 #[derive(Clone)]
@@ -267,7 +267,7 @@ async fn take(running: &mut Running, offered: Offered, offer: &str) -> bool {
         }
     };
     match taken {
-        Ok(Taken::Unchanged) => tracing::info!("{offer}: the configuration is the one that runs"),
+        Ok(Taken::Unchanged) => tracing::info!("{offer}: the configuration has not changed"),
         Ok(Taken::Changed {
             generation,
             started,
@@ -276,7 +276,7 @@ async fn take(running: &mut Running, offered: Offered, offer: &str) -> bool {
             tell(&ended);
             let (started, ended) = (started.join(", "), ended.iter().map(|p| p.pipeline.as_str()));
             let ended = ended.collect::<Vec<_>>().join(", ");
-            tracing::info!(generation, started, ended, "{offer}: configuration taken");
+            tracing::info!(generation, started, ended, "{offer}: configuration applied");
         }
         Err(error) => {
             tracing::error!("{offer}: {KEPT}: {error}");
@@ -342,7 +342,7 @@ type Texts = (Vec<Option<Vec<u8>>>, Schemas);
 /// mounted ConfigMap. Of what can be read once, as a pipe, nothing is left to be looked at: it is never offered.
 async fn watch(files: ConfigFiles, mut offered: Texts, offer: mpsc::Sender<&'static str>) {
     if let Some(path) = files.files.iter().find(|path| path.exists() && !path.is_file()) {
-        tracing::warn!(file = %path.display(), "--watch: it is no file that can be read again, and nothing is watched");
+        tracing::warn!(file = %path.display(), "--watch: it is not a file that can be read again, so nothing is watched");
         return;
     }
     let mut last = offered.clone();
@@ -409,7 +409,7 @@ fn open_again(log_file: Option<&LogFile>) {
     match log_file.map(LogFile::reopen) {
         None => {}
         Some(Ok(())) => tracing::info!("SIGHUP: log file opened again"),
-        Some(Err(error)) => tracing::error!("SIGHUP: {error}; the old one is written on"),
+        Some(Err(error)) => tracing::error!("SIGHUP: {error}; the old one stays in use"),
     }
 }
 
@@ -417,7 +417,7 @@ fn open_again(log_file: Option<&LogFile>) {
 fn read_again(reload: &Reload) {
     match reload.read_again() {
         Ok(()) => tracing::info!("SIGHUP: logins read again, and certificates of registry and database"),
-        Err(error) => tracing::error!("SIGHUP: {error}; what was in use is used on"),
+        Err(error) => tracing::error!("SIGHUP: {error}; the old ones stay in use"),
     }
 }
 

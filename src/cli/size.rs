@@ -72,7 +72,7 @@ fn utilisation(text: &str) -> Result<f64, String> {
     if share > 0.0 {
         Ok(share)
     } else {
-        Err("a share above 0 is needed: pods that may not be used bear no rate".to_owned())
+        Err("a share above 0 is needed".to_owned())
     }
 }
 
@@ -153,7 +153,7 @@ fn words(name: &str, needs: &Needs, load: &Load) -> String {
         format!("{:6.0} MB at that bound", needs.memory_bytes / 1e6),
     );
     if let Some(most) = needs.of_key {
-        let why = "for order = \"key\" runs one of its records at a time";
+        let why = "because order = \"key\" runs one of its records at a time";
         line("records/s of one key", format!("{most:6.0} at most, {why}"));
     }
     for why in &needs.not_enough {

@@ -149,12 +149,12 @@ impl Tap {
     fn unreachable(&self, error: &io::Error) -> anyhow::Error {
         let address = self.process.address();
         let message =
-            format!("{address} does not answer: {error}; --listen says where the process listens, its [http] listen");
+            format!("{address} does not answer: {error}; give the process's [http] listen address with --listen");
         Trouble::Unavailable(message).into()
     }
 
     fn print(&self, body: &str, total: &mut Total, out: &mut dyn Write) -> anyhow::Result<()> {
-        let foreign = |error: serde_json::Error| Trouble::unavailable("the answer is none of Messina's", &error);
+        let foreign = |error: serde_json::Error| Trouble::unavailable("the answer is not from Messina", &error);
         let answer: Answer<'_> = serde_json::from_str(body).map_err(foreign)?;
         total.looked = true;
         total.shapes = answer.shows == "shapes";

@@ -174,7 +174,7 @@ fn updates(file: &CaseFile, verdicts: &mut [Verdict]) -> anyhow::Result<Vec<Upda
         if !effects.have_ended() {
             verdict
                 .failures
-                .push("not written as what is expected: it has not ended".to_owned());
+                .push("not written as the expectation: the record has not ended".to_owned());
             continue;
         }
         let place = case
@@ -214,7 +214,7 @@ record.raw = "y"
         let mut verdict = Verdict::new(0, &cases.cases[0], "p", Duration::ZERO);
         verdict.failures.push("outcome".to_owned());
         verdict.effects =
-            serde_json::from_str(r#"{"outcome": "nothing within 10 s: it is tried again and again"}"#).unwrap();
+            serde_json::from_str(r#"{"outcome": "no outcome within 10 s: it is still being retried"}"#).unwrap();
         let mut verdicts = [verdict];
         assert!(updates(&cases, &mut verdicts).unwrap().is_empty());
         assert_eq!(verdicts[0].failures.len(), 2, "it fails still, and says why");

@@ -73,13 +73,13 @@ impl Changes {
     /// A finding for each section that a running process cannot take, at its place in `wanted`.
     pub fn refused(&self, wanted: &Sources) -> Diagnostics {
         let finding = |section: &String| {
-            let message = format!("`{section}` changed, which a running process does not take");
+            let message = format!("`{section}` changed, which a running process cannot apply");
             let finding = Diagnostic::error(codes::NEEDS_RESTART, message);
             let finding = match wanted.document.get(section) {
                 Some(entry) => finding.at(wanted, entry.key.span, "not what the process was started with"),
                 None => finding,
             };
-            finding.help("restart the process, which drains first; or put it back as it was, and the pipelines are replaced alone")
+            finding.help("restart the process, which drains first; or put it back as it was, and only the pipelines are replaced")
         };
         Diagnostics::new(self.sections.iter().map(finding).collect())
     }

@@ -164,13 +164,13 @@ fn remedy(message: &str) -> Option<&'static str> {
     let remedies = [
         (
             "basic string",
-            "a quote that opens is closed on its line; text over several lines stands in three quotes",
+            "a quote ends on the line where it begins; text over several lines needs three quotes",
         ),
         (
             "duplicate",
             "a key or section is written once: remove one of them, or join them",
         ),
-        ("string", "text stands in quotes: key = \"value\""),
+        ("string", "text needs quotes: key = \"value\""),
         ("array", "a list is written [\"a\", \"b\"], and ends with `]`"),
         (
             "inline table",
@@ -182,10 +182,10 @@ fn remedy(message: &str) -> Option<&'static str> {
         ),
         (
             "key",
-            "a line is `key = value`; a key with dots or spaces in its name stands in quotes",
+            "a line is `key = value`; a key with dots or spaces in its name needs quotes",
         ),
-        ("value", "text stands in quotes: key = \"value\""),
-        ("extra `=`", "a line is `key = value`; text stands in quotes"),
+        ("value", "text needs quotes: key = \"value\""),
+        ("extra `=`", "a line is `key = value`; text needs quotes"),
     ];
     remedies
         .iter()

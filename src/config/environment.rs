@@ -87,8 +87,8 @@ pub(super) fn overlay(
         if let Some((span, alike)) = resolve(root, &mut keys) {
             let alike: Vec<&str> = alike.iter().map(String::as_str).collect();
             let message = format!("the environment variable `{name}` may mean {}", list(&alike));
-            let finding = Diagnostic::error(codes::ENV_NAME, message).at(sources, span, "in other letters");
-            findings.push(finding.help("write it with the letters that the files have"));
+            let finding = Diagnostic::error(codes::ENV_NAME, message).at(sources, span, "in another spelling");
+            findings.push(finding.help("spell it as the files do"));
             continue;
         }
         let span = Span {
@@ -98,7 +98,7 @@ pub(super) fn overlay(
         };
         let path = keys.iter().map(|key| key.value.clone()).collect();
         if let Some(other) = set.insert(path, span) {
-            let message = format!("the environment variable `{name}` sets what another one sets");
+            let message = format!("the environment variable `{name}` sets the same key as another one");
             let finding = Diagnostic::error(codes::CONFLICT, message).at(sources, span, "the same key");
             findings.push(finding.with(sources, other, "as here").help("remove one of them"));
             continue;

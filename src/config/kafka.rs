@@ -229,7 +229,7 @@ pub(super) fn refused(name: &str, value: &str) -> Option<Refused> {
         // A zero byte.
         _ => Refused {
             unknown: false,
-            why: "it cannot be handed on".to_owned(),
+            why: "it contains a zero byte".to_owned(),
         },
     })
 }

@@ -115,7 +115,7 @@ fn on_demand(section: &mut Section<'_>) -> Option<Option<Cache>> {
     let (keys, why, help): (&[&str], &str, &str) = match (on_demand, cache) {
         (true, None) => {
             let message = format!(
-                "`{}` asks for each document, and does not say how long one is kept",
+                "`{}` requests each document, but does not say how long to cache it",
                 section.path
             );
             let finding = Diagnostic::error(codes::MISSING_KEY, message);

@@ -102,14 +102,14 @@ impl ErrorPolicy {
             && on_error == OnError::Retry
         {
             let message = format!(
-                "`{}` bounds its attempts, and does not say what comes after the last",
+                "`{}` limits its attempts, but does not say what happens after the last",
                 section.path
             );
             let finding = Diagnostic::error(codes::CONFLICT, message);
             let finding = finding.at(section.cx.sources, retry.span, "needs `on_error`");
             let others: Vec<String> = choices[1..].iter().map(|(word, _)| format!("\"{word}\"")).collect();
             let help = format!(
-                "add on_error = {}; or remove `retry`, to try without end",
+                "add on_error = {}; or remove `retry`, to retry for ever",
                 others.join(" or ")
             );
             section.cx.report(finding.help(help));
@@ -137,7 +137,7 @@ impl MissingDeadline {
                     then: then.unwrap_or(OnMissing::Null),
                 }));
             }
-            (None, Some(_), OnMissing::Retry) => "`missing_then` comes after `missing_deadline`, and there is none",
+            (None, Some(_), OnMissing::Retry) => "`missing_then` needs a `missing_deadline`, and there is none",
             (_, _, OnMissing::Null | OnMissing::Skip | OnMissing::DeadLetter) => {
                 "there is nothing to wait for without on_missing = \"retry\""
             }

@@ -150,7 +150,7 @@ impl Log {
                 Value::String(text) if text.contains(['=', ',']) => {
                     if !logging::is_filter(text) {
                         let remedy = "write a level, or directives such as info,messina::sink=debug";
-                        return field.malformed("a filter of the log", remedy);
+                        return field.malformed("a log filter", remedy);
                     }
                 }
                 _ => field.clone().choice(&LEVELS)?,
@@ -212,7 +212,7 @@ fn headers(field: Field<'_>) -> Option<Vec<(String, Secret)>> {
     all(section.table.entries.iter().map(|entry| {
         let field = section.field_of(entry);
         if HeaderName::from_bytes(entry.key.as_bytes()).is_err() {
-            return field.malformed("a header of HTTP", "a name has letters, digits and hyphens");
+            return field.malformed("an HTTP header", "a name has letters, digits and hyphens");
         }
         Some((entry.key.value.clone(), Secret::read(field)?))
     }))

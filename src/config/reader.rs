@@ -189,7 +189,7 @@ impl<'a> Section<'a> {
             let mut finding = Diagnostic::error(codes::UNKNOWN_KEY, message).at(self.cx.sources, entry.key.span, label);
             if ROOT_KEYS.contains(&key) {
                 finding = finding.help(format!(
-                    "`{key}` stands at the top of the file, before the first [section]"
+                    "`{key}` belongs at the top of the file, before the first [section]"
                 ));
             } else if near.is_none() {
                 finding = finding.help(format!("known here: {}", self.known.join(", ")));

@@ -268,7 +268,7 @@ fn kind_error(section: Section<'_>, present: &[&str]) -> Option<StepKind> {
         _ => finding,
     };
     section.cx.report(finding.help(
-        "a step has one of `lookup`, `reference`, `write`, `filter`, `set`, `custom`; make two steps of two things",
+        "a step has one of `lookup`, `reference`, `write`, `filter`, `set`, `custom`; for two of them, write two steps",
     ));
     None
 }
@@ -364,7 +364,7 @@ impl Write {
         if let (Some(_), Some(expression)) = (ttl, &ttl_seconds) {
             let message = format!("`{}` has both `ttl` and `ttl_seconds`", section.path);
             let finding = Diagnostic::error(codes::CONFLICT, message);
-            let finding = finding.at(section.cx.sources, expression.span, "a row has one life");
+            let finding = finding.at(section.cx.sources, expression.span, "a row has one time to live");
             section.cx.report(finding.help("keep one of them"));
             return None;
         }

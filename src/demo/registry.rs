@@ -159,7 +159,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Ful
             return respond(Err(Problem(
                 413,
                 413,
-                "the request is too large or was broken off".into(),
+                "the request is too large or was interrupted".into(),
             )));
         }
     };

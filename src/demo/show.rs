@@ -115,7 +115,7 @@ impl Show {
                 }
             }
             if self.generating.is_finished() || self.verifying.is_finished() {
-                return Some("the run was broken off".to_owned());
+                return Some("the run was interrupted".to_owned());
             }
             let all = self.flows.iter().map(|flow| flow.made() + flow.settled()).sum::<u64>();
             if all != before {

@@ -32,8 +32,8 @@ pub const MOST: usize = 100;
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a request by another name is told.
-pub(super) const FOREIGN: &str = "records are shown to who asks by an IP address, by a name without a dot, or by one that ends in .localhost, \
-                                  .local, .internal or .svc: a page of somebody else's can have any other name\n";
+pub(super) const FOREIGN: &str = "records are not shown to this Host: it must be an IP address, a name without a dot, or one that ends in \
+                                  .localhost, .local, .internal or .svc. A foreign web page can have any other name\n";
 
 /// Ends of names that nobody can register.
 const KNOWN: [&str; 4] = [".localhost", ".local", ".internal", ".svc"];
@@ -164,7 +164,7 @@ impl Refused {
                 format!("there is no pipeline {pipeline} yet: the process is starting")
             }
             Refused::Unknown(names) => format!("there is no pipeline {pipeline}: there are {}", names.join(", ")),
-            Refused::Busy => "others look at it, as many as may: try again".to_owned(),
+            Refused::Busy => "the largest number of viewers is reached: try again".to_owned(),
         }
     }
 }

@@ -302,7 +302,7 @@ async fn records_are_shown_to_no_page_whose_name_leads_here() {
             answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
             "{host}: {answer}"
         );
-        assert_eq!(answer.contains("by an IP address"), !shown, "{host}: {answer}");
+        assert_eq!(answer.contains("must be an IP address"), !shown, "{host}: {answer}");
         let status = send(address, &of("/status")).await;
         assert!(status.starts_with("HTTP/1.1 200 OK\r\n"), "{host}: {status}");
     }

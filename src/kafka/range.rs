@@ -70,7 +70,7 @@ pub fn partitions_and_brokers<C: ClientContext>(
     if let Some(code) = code.filter(|code| *code != RDKafkaErrorCode::UnknownTopicOrPartition) {
         let hint = match code {
             RDKafkaErrorCode::TopicAuthorizationFailed => {
-                ": it is not there and the client may not make it, or no ACL lets the client read or write there"
+                ": the topic does not exist and the client may not create it, or no ACL lets the client read or write it"
             }
             _ => "",
         };
@@ -187,7 +187,7 @@ mod tests {
         for (topic, words) in [
             (
                 "secret",
-                "topic 'secret': TopicAuthorizationFailed (Broker: Topic authorization failed): it is not there and",
+                "topic 'secret': TopicAuthorizationFailed (Broker: Topic authorization failed): the topic does not exist and",
             ),
             (
                 "young",

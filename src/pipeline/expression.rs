@@ -578,31 +578,31 @@ fn told(error: &ExecutionError) -> String {
     match error {
         ExecutionError::NoSuchOverload(call) => {
             format!(
-                "there is no {} of {}",
+                "{} is not defined for {}",
                 call.function(),
                 call.argument_types().join(" and ")
             )
         }
         ExecutionError::UnsupportedBinaryOperator(operator, a, b) => {
-            format!("there is no {operator} of {} and {}", a.type_of(), b.type_of())
+            format!("{operator} is not defined for {} and {}", a.type_of(), b.type_of())
         }
         ExecutionError::ValuesNotComparable(a, b) => {
-            format!("{} and {} are not compared", a.type_of(), b.type_of())
+            format!("{} and {} cannot be compared", a.type_of(), b.type_of())
         }
         ExecutionError::UnsupportedIndex(index, of) => {
-            format!("this {} is no index of a {}", index.type_of(), of.type_of())
+            format!("this {} cannot index a {}", index.type_of(), of.type_of())
         }
-        ExecutionError::UnsupportedKeyType(key) => format!("a {} is no key of a map", key.type_of()),
+        ExecutionError::UnsupportedKeyType(key) => format!("a {} cannot be the key of a map", key.type_of()),
         ExecutionError::UnsupportedTargetType { target } => {
-            format!("there is no such method of a {}", target.type_of())
+            format!("this method is not defined for a {}", target.type_of())
         }
         ExecutionError::NotSupportedAsMethod { method, target } => {
-            format!("there is no method {method} of a {}", target.type_of())
+            format!("method {method} is not defined for a {}", target.type_of())
         }
-        ExecutionError::UnexpectedType { got, want } => format!("{got} where {want} is asked for"),
+        ExecutionError::UnexpectedType { got, want } => format!("{got} where {want} is expected"),
         ExecutionError::FunctionError { function, message } => format!("{function}(): {message}"),
         ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => "division by zero".to_owned(),
-        ExecutionError::Overflow(operator, ..) => format!("{operator} goes beyond what an int holds"),
+        ExecutionError::Overflow(operator, ..) => format!("{operator} overflows an int"),
         ExecutionError::DuplicateKey(_) => "a map has a key twice".to_owned(),
         ExecutionError::UndeclaredReference(_)
         | ExecutionError::InvalidArgumentCount { .. }

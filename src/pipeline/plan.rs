@@ -182,8 +182,8 @@ fn in_place(span: Option<Span>, message: String) -> Vec<Finding> {
 }
 
 /// The remedy for a time in another unit.
-const UNITS: &str = "in an expression a time is a number in its own unit: bring each to the unit that is asked for, as in (...) / 1000 from micros \
-                     to millis";
+const UNITS: &str = "in an expression a time is a number in its own unit: convert each to the unit that is needed, as in (...) / 1000 from micros to \
+                     millis";
 
 /// Whether there is a union of several records, enums or fixed types in a type: a value knows their parts, and not their names.
 fn has_several(schema: &Schema, within: NodeId) -> bool {
@@ -363,7 +363,7 @@ impl Types<'_> {
         for (place, guarded) in self.places() {
             if self.ends_in_map(place) {
                 let message = format!(
-                    "{} is a map or has one in it, and an expression cannot end so",
+                    "{} is a map or contains one, which an expression cannot return",
                     place.what
                 );
                 findings.push(Finding::new(place.span, message).help(
@@ -588,9 +588,9 @@ impl Types<'_> {
                 _ => findings.push(
                     Finding::new(
                         place.span,
-                        format!("the type of '{}' does not follow from this expression", name.value),
+                        format!("the type of '{}' cannot be inferred from this expression", name.value),
                     )
-                    .help("say it with a conversion: string(...), int(...), double(...) or bool(...)"),
+                    .help("state it with a conversion: string(...), int(...), double(...) or bool(...)"),
                 ),
             }
         }

@@ -146,7 +146,7 @@ pub fn encode_document(fields: &[(String, Type)], document: &RawDocument, out: &
     for (name, ty) in fields {
         let value = document.get(name).map_err(|e| format!("field {name}: {e}"))?;
         encode(ty, value.unwrap_or(RawBsonRef::Null), out)
-            .map_err(|found| format!("field {name} is {found}, and {ty} is expected"))?;
+            .map_err(|found| format!("field {name} is {found}, but {ty} is expected"))?;
     }
     Ok(())
 }
@@ -373,19 +373,19 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_named_with_both_types() {
         let error = through(&[("vat", Type::String)], &doc! { "vat": 7 }).unwrap_err();
-        assert_eq!(error, "field vat is int, and string is expected");
+        assert_eq!(error, "field vat is int, but string is expected");
         let error = through(&[("n", Type::Int)], &doc! { "n": 1_i64 << 40 }).unwrap_err();
-        assert_eq!(error, "field n is long, and int is expected");
+        assert_eq!(error, "field n is long, but int is expected");
         for beyond in [(1_i64 << 53) + 1, -(1_i64 << 53) - 1] {
             let error = through(&[("d", Type::Double)], &doc! { "d": beyond }).unwrap_err();
-            assert_eq!(error, "field d is long, and double is expected");
+            assert_eq!(error, "field d is long, but double is expected");
             let last = beyond - beyond.signum();
             let held = through(&[("d", Type::Double)], &doc! { "d": last });
             assert_eq!(held, Ok(vec![Value::Double(last as f64)]));
         }
         let list = Type::List(Box::new(Type::Long));
         let error = through(&[("l", list)], &doc! { "l": [1, "x"] }).unwrap_err();
-        assert_eq!(error, "field l is an array of string, and array<long> is expected");
+        assert_eq!(error, "field l is an array of string, but array<long> is expected");
     }
 
     #[test]

@@ -148,7 +148,7 @@ impl Follower {
                 if !std::mem::replace(&mut self.has_streams, true) {
                     tracing::info!(
                         reference = &*self.reference.shape.name,
-                        "the server has change streams by now; the collection is followed"
+                        "the server now has change streams; the collection is followed"
                     );
                 }
             }
@@ -242,7 +242,7 @@ impl Follower {
         // It does not speak for the next reading either: a collection that is filled anew is small for a while.
         if found == 0 && held > 0 {
             self.shrunk = None;
-            let message = format!("{collection} is empty, and {held} documents were held: they are kept");
+            let message = format!("{collection} is empty, but {held} documents are in memory: these are kept");
             return Err(StoreError::permanent("empty", message));
         }
         if found >= held / 2 {
@@ -255,7 +255,7 @@ impl Follower {
             before => {
                 self.shrunk = before.or(Some((found, now)));
                 let message = format!(
-                    "{collection} has {found} documents, and {held} were held: they are kept until it has grown no more for some minutes"
+                    "{collection} has {found} documents, but {held} are in memory: these are kept until the collection has stopped growing for some minutes"
                 );
                 Err(StoreError::permanent("shrunk", message))
             }
@@ -433,7 +433,7 @@ impl Follower {
                     return true;
                 }
                 Err(error) => {
-                    self.tell("a document may have hidden another one of its key", &error);
+                    self.tell("a document may have hidden another one with the same key", &error);
                     return false;
                 }
             };

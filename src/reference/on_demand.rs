@@ -109,7 +109,7 @@ impl OnDemand {
 }
 
 fn not_asked() -> StoreError {
-    let message = "MongoDB was not asked: it did not answer others, and its breaker is open";
+    let message = "MongoDB was not asked: other requests got no answer, and its breaker is open";
     StoreError::transient(NOT_ASKED, message)
 }
 

@@ -243,12 +243,12 @@ impl Server {
                 login.keep();
                 let old = std::mem::replace(&mut *self.login(), login);
                 drop(turn);
-                tracing::info!("[mongo] uri, or a file that it names, is another by now, and is used from here on");
+                tracing::info!("[mongo] uri, or a file that it names, has changed: the new one is in use");
                 // What is in flight may take its time; nobody waits for it.
                 tokio::spawn(async move { old.client.shutdown().immediate(true).await });
             }
             Err(error) => {
-                tracing::warn!("[mongo] uri, or a file that it names, is another by now, and wrong: {error}");
+                tracing::warn!("[mongo] uri, or a file that it names, has changed and is not valid: {error}");
             }
         }
     }
@@ -467,9 +467,8 @@ pub fn class(error: &Error) -> StoreError {
     };
     let mut message = format!("MongoDB: {}", error.kind);
     if NO_CERTIFICATE.iter().any(|alert| message.contains(alert)) {
-        message.push_str(
-            "; perhaps it wants a certificate of the client (`tlsCertificateKeyFile` in the connection string)",
-        );
+        message
+            .push_str("; perhaps it requires a client certificate (`tlsCertificateKeyFile` in the connection string)");
     }
     if label == "forbidden" {
         message.push_str("; the user needs the privilege `find` on the collection, and `changeStream` too where it is held in memory");

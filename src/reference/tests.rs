@@ -231,7 +231,7 @@ fn a_document_that_does_not_fit_fails_who_needs_it_until_it_is_mended() {
     let error = partners.find(&Value::String("a".into())).unwrap_err();
     assert_eq!(
         error.message,
-        "a document of crm.partners: field name is int, and string is expected"
+        "a document of crm.partners: field name is int, but string is expected"
     );
     assert_eq!(partners.unfit(), 1);
     put(&partners, &doc! { "_id": "a", "name": "Ada" });

@@ -75,7 +75,7 @@ impl Http {
             // The alerts for it differ by version, and one that comes after the handshake can be lost with the connection.
             let alert = reason.contains(" alert ") || reason.contains("unexpected EOF");
             if self.anonymous && url.scheme() == "https" && alert {
-                reason.push_str("; perhaps it wants a certificate of the client (`cert` and `key`)");
+                reason.push_str("; perhaps it requires a client certificate (`cert` and `key`)");
             }
             NoAnswer::Unreachable(reason)
         };

@@ -189,7 +189,7 @@ impl Transport {
                     Ok(_) => {}
                     Err(error) => {
                         renewable = false;
-                        *message = format!("{message}; no other token can be had: {error}");
+                        *message = format!("{message}; cannot get another token: {error}");
                     }
                 }
             }

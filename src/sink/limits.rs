@@ -57,9 +57,7 @@ pub enum StopReason {
         limit: f64,
     },
     /// Too many in a row.
-    #[error(
-        "{count} records in a row, without those that were skipped, became dead letters, where {limit} are allowed"
-    )]
+    #[error("{count} records in a row, not counting skipped ones, became dead letters; {limit} are allowed")]
     Consecutive {
         /// Dead letters since the last record that was none and was not skipped.
         count: u64,

@@ -335,7 +335,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     }
     tracing::error!(
         pipeline = %name, seconds = CLOSES_WITHIN.as_secs(),
-        "a consumer is not closed in time, and given up: it may keep its place in the group until the process is restarted"
+        "a consumer did not close in time and is abandoned: it may keep its place in the group until the process is restarted"
     );
     unclosed(end)
 }
@@ -350,7 +350,7 @@ fn unclosed(end: End) -> End {
     match end {
         End::Replaced { why, .. } => {
             let seconds = CLOSES_WITHIN.as_secs();
-            let message = format!("{why}; the consumer could not be replaced: it is not closed after {seconds} s");
+            let message = format!("{why}; the consumer could not be replaced: it had not closed after {seconds} s");
             End::Halted(Failure::fatal("consumer", message))
         }
         End::Drained | End::Abandoned(_) | End::Halted(_) => end,

@@ -38,8 +38,8 @@ pub fn execution(error: &ExecutionError) -> StoreError {
     };
     let message = match label {
         "tombstones" => format!(
-            "{}: the database gives up what it looks for among more deleted rows and cells (tombstones) than it may read. It is asked again until \
-             they are compacted away; compact the table, or change its data model. A step with on_error = \"dead_letter\" and retry.max_elapsed goes on",
+            "{}: the query meets more deleted rows and cells (tombstones) than the database may read. It is retried until they are compacted away: \
+             compact the table, or change its data model. A step with on_error = \"dead_letter\" and retry.max_elapsed goes on",
             without_query(error.to_string())
         ),
         "read_failure" => without_query(error.to_string()),
@@ -105,8 +105,9 @@ pub fn write_of(error: StoreError, bytes: impl FnOnce() -> usize) -> StoreError 
         return error;
     }
     let message = format!(
-        "{error}: it writes {bytes} bytes, which may be more than a record of the database's commit log takes (half of its commitlog_segment_size; its own log \
-         tells). If it is, it never passes: on_error = \"dead_letter\" with retry.max_elapsed lets the others go on"
+        "{error}: it writes {bytes} bytes, which may be more than one record of the database's commit log can hold (half of its \
+         commitlog_segment_size; the database's log says so). If it is, it never succeeds: on_error = \"dead_letter\" with retry.max_elapsed lets \
+         other records go on"
     );
     StoreError { message, ..error }
 }

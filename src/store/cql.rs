@@ -378,10 +378,10 @@ pub fn with_using(cql: &str, using: Using) -> Result<String, String> {
         let end = before.unwrap_or(scanned.tokens.len());
         let says = |word| (found..end).any(|i| scanned.is_word(i, word));
         if using.ttl.is_some() && says("ttl") {
-            return Err("the statement has a TTL of its own beside the step's ttl".into());
+            return Err("the statement has its own TTL beside the step's ttl".into());
         }
         if using.timestamp && says("timestamp") {
-            return Err("the statement has a TIMESTAMP of its own, and is to be grouped".into());
+            return Err("the statement has its own TIMESTAMP, so it cannot be grouped".into());
         }
         let at = scanned.tokens[found].span.end;
         return Ok(format!("{} {clause} AND{}", &cql[..at], &cql[at..]));

@@ -244,7 +244,7 @@ impl LogFile {
         if let Err(error) = followed
             && self.told.admit("opened", now).is_some()
         {
-            say!("{error}; the old one is written on");
+            say!("{error}; the old one stays in use");
         }
         if let Err(error) = &written {
             let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;

@@ -91,7 +91,7 @@ fn check_online() {
     let certificates = bench.file("certificates.toml", &text_of);
     let warned = finish(&["check", "--online"], &[three_toml, local_toml, &certificates]);
     assert_eq!(warned.code, Some(0), "a warning: {}", warned.stderr);
-    for says in ["warning", "the authority runs out in", "certificates.toml:2:"] {
+    for says in ["warning", "the authority expires in", "certificates.toml:2:"] {
         assert!(warned.stderr.contains(says), "does not say {says:?}: {}", warned.stderr);
     }
 

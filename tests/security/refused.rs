@@ -195,7 +195,7 @@ fn wrong_credentials_are_refused() {
         (
             "MongoDB, no certificate",
             mongo_certificate(&|s| s.mongo_tls.client = None),
-            &["MongoDB", "certificate of the client", "tlsCertificateKeyFile"],
+            &["MongoDB", "client certificate", "tlsCertificateKeyFile"],
         ),
     ];
     let (cases, unclear) = (Mutex::new(cases.into_iter()), Mutex::new(Vec::new()));

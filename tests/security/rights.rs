@@ -74,7 +74,7 @@ fn missing_rights_are_told_before_the_start() {
         ),
         format!("do not let user '{user}' write to topic '{output}'"),
         format!("--allow-principal User:{user} --operation Write --topic {output}"),
-        format!("do not tell what topic '{output}' takes (max.message.bytes)"),
+        format!("do not report the limits of topic '{output}' (max.message.bytes)"),
         "grant DescribeConfigs on it".to_owned(),
         format!("do not let user '{user}' be a member of group '{group}'"),
         format!("--operation Read --group {group}"),
@@ -148,7 +148,7 @@ fn good_records_are_no_dead_letters_where_nobody_tells_what_a_topic_takes() {
     let messina = Messina::start("messina", &files);
     numbers.committed("secure", RECORDS, &[&messina]);
     assert!(
-        !messina.lines("do not tell the topic's max.message.bytes").is_empty(),
+        !messina.lines("do not report the topic's max.message.bytes").is_empty(),
         "{}",
         messina.tail()
     );

@@ -30,8 +30,7 @@ pub(super) async fn certificates(config: &Config) -> Vec<Found> {
             let end = certificates::end(&std::fs::read(&file.path).ok()?, file.authority)?;
             let (message, warning) = judge(end - now, file.authority)?;
             let finding = Finding::new(place, format!("{}: {message}", file.path.display()));
-            let help =
-                "have it renewed; the new file is read at the next start, and at SIGHUP where it is not the brokers'";
+            let help = "renew it; the new file is read at the next start, and at SIGHUP unless it is for the brokers";
             Some((finding.help(help), warning))
         });
     judged.collect()
@@ -42,9 +41,9 @@ fn judge(left: i64, authority: bool) -> Option<(String, bool)> {
     let days = left / DAY;
     let what = if authority { "the authority" } else { "the certificate" };
     if left < 0 {
-        return Some((format!("{what} ran out {} days ago", -days), false));
+        return Some((format!("{what} expired {} days ago", -days), false));
     }
-    (days < SOON).then(|| (format!("{what} runs out in {days} days"), true))
+    (days < SOON).then(|| (format!("{what} expires in {days} days"), true))
 }
 
 /// Whether the database's clock and this machine's disagree.
@@ -57,7 +56,7 @@ pub(super) async fn clocks(config: &Config, store: Option<&AnyStore>) -> Result<
     let ours = before + (now() - before) / 2;
     let place = section.nodes.first().map_or(section.span, |node| node.span);
     Ok(disagreement(ours, theirs).map(|message| {
-        let help = "synchronise the clocks (NTP): lives of rows, now() and lag go by them";
+        let help = "synchronise the clocks (NTP): TTLs of rows, now() and lag depend on them";
         (Finding::new(place, message).help(help), true)
     }))
 }
@@ -86,9 +85,9 @@ mod tests {
     #[test]
     fn certificates_are_told_of_thirty_days_before_their_end() {
         assert_eq!(judge(400 * DAY, false), None);
-        let warned = ("the certificate runs out in 29 days".to_owned(), true);
+        let warned = ("the certificate expires in 29 days".to_owned(), true);
         assert_eq!(judge(30 * DAY - 1, false), Some(warned));
-        let refused = ("the authority ran out 3 days ago".to_owned(), false);
+        let refused = ("the authority expired 3 days ago".to_owned(), false);
         assert_eq!(judge(-3 * DAY - 5, true), Some(refused));
     }
 

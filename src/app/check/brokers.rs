@@ -79,9 +79,9 @@ pub(super) async fn sizes(config: &Config, pipeline: &config::Pipeline) -> Vec<F
 
 /// The topics that are published to, and what becomes of a record that is too large for one.
 fn outputs(pipeline: &config::Pipeline) -> impl Iterator<Item = (&Spanned<String>, &'static str)> {
-    let sink = pipeline.sink.iter().map(|sink| (&sink.topic, "is a dead letter"));
+    let sink = pipeline.sink.iter().map(|sink| (&sink.topic, "becomes a dead letter"));
     let letters = pipeline.dead_letter.iter();
-    sink.chain(letters.map(|letters| (&letters.topic, "halts the pipeline, for it can go nowhere")))
+    sink.chain(letters.map(|letters| (&letters.topic, "halts the pipeline")))
 }
 
 /// What these topics take.
@@ -117,7 +117,7 @@ fn untold(pipeline: &config::Pipeline, untold: &[(&str, &Untold)]) -> Vec<Findin
     let found = outputs(pipeline).filter_map(|(topic, _)| {
         let (_, untold) = untold.iter().find(|(name, _)| *name == topic.value)?;
         let message = format!(
-            "the brokers do not tell what topic '{}' takes (max.message.bytes): {}",
+            "the brokers do not report the limits of topic '{}' (max.message.bytes): {}",
             topic.value, untold.why
         );
         Some(Finding::new(topic.span, message).help(untold.help()))
@@ -134,7 +134,7 @@ fn smaller(pipeline: &config::Pipeline, taken_by: impl Fn(&str) -> Option<usize>
     let small = |(topic, end): (&Spanned<String>, &str)| {
         let takes = taken_by(topic.as_str()).filter(|takes| *takes < comes)?;
         let message = format!(
-            "topic '{}' takes {takes} bytes and '{}' {comes}: what is too large for it {end}",
+            "topic '{}' accepts {takes} bytes and '{}' {comes}: a record that is too large for it {end}",
             topic.value, input.value
         );
         Some(
@@ -280,7 +280,7 @@ mod tests {
             let [finding] = told.as_slice() else {
                 panic!("{told:?}");
             };
-            let message = "the brokers do not tell what topic 'dead' takes (max.message.bytes): ";
+            let message = "the brokers do not report the limits of topic 'dead' (max.message.bytes): ";
             assert_eq!(finding.message, message.to_owned() + &refused.why);
             let help = finding.help.as_deref().unwrap();
             assert_eq!(help.contains("grant DescribeConfigs"), wants, "{help}");
@@ -308,9 +308,7 @@ mod tests {
         let all = [("small", 1000), ("large", 9000), ("out", 9000), ("dead", 1000)];
         assert_eq!(
             told(&all),
-            [
-                "topic 'dead' takes 1000 bytes and 'large' 9000: what is too large for it halts the pipeline, for it can go nowhere"
-            ]
+            ["topic 'dead' accepts 1000 bytes and 'large' 9000: a record that is too large for it halts the pipeline"]
         );
         let none: [&str; 0] = [];
         assert_eq!(told(&[("small", 1000), ("out", 1000), ("dead", 1001)]), none);

@@ -94,9 +94,10 @@ impl Reader {
             match self.consumer.poll(Duration::from_millis(100)) {
                 None if heard.elapsed() < SILENCE => continue,
                 None => {
-                    return Err(
-                        Trouble::Unavailable(format!("{name}: nothing comes although it is not at its end")).into(),
-                    );
+                    return Err(Trouble::Unavailable(format!(
+                        "{name}: no records arrive, although its end is not reached"
+                    ))
+                    .into());
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) if partition == part.partition => break,
                 Some(Err(KafkaError::PartitionEOF(_))) => {}

@@ -99,7 +99,7 @@ impl Replay {
             Some(from) => context.topics.iter().position(|topic| topic == from).ok_or_else(|| {
                 let topics = context.topics.join(", ");
                 Trouble::Usage(format!(
-                    "--from-topic {from}: it is none of those that are read: {topics}"
+                    "--from-topic {from}: it is not one of the topics that are read: {topics}"
                 ))
             })?,
         };

@@ -207,7 +207,7 @@ impl Sender {
 
     fn refused(&self, (spot, error): (Spot, KafkaError)) -> Trouble {
         let letter = self.letter(spot);
-        Trouble::Unavailable(format!("the record of {letter} is not taken: {error}"))
+        Trouble::Unavailable(format!("the record of {letter} was not delivered: {error}"))
     }
 
     fn unsendable(&self, spot: Spot, error: &TopicError) -> Trouble {

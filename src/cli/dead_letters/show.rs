@@ -233,7 +233,7 @@ fn human(topic: &str, record: &Record, payload: Option<&[Shown; 2]>) -> String {
             Shown::Text(value) => writeln!(text, "{name}, text:\n{value}"),
             Shown::Hex(hex, bytes, why) => {
                 if let Some(why) = why {
-                    let _ = writeln!(text, "{name} is no Avro: {why}");
+                    let _ = writeln!(text, "{name} is not Avro: {why}");
                 }
                 let cut = if 2 * bytes > hex.len() {
                     format!(", the first {} of", hex.len() / 2)

@@ -41,8 +41,8 @@ pub struct Names<'a> {
 pub fn text(draft: &Draft, root: &Type, names: &Names<'_>) -> Result<String, String> {
     let configs: Vec<String> = names.configs.iter().map(|config| string(config)).collect();
     let mut out = format!(
-        "# Cases, run without any service:   messina test {}\n# The record is made up: put in one that you know. What comes of it was filled in by \
-         running it, as `--update` does.\nconfig = [{}]\nschemas = {{ {} = {} }}\n\n[tables]\n",
+        "# Cases, run without any service:   messina test {}\n# The record is made up: replace it with one that you know. The expectation was filled \
+         in by running it, as `--update` does.\nconfig = [{}]\nschemas = {{ {} = {} }}\n\n[tables]\n",
         names.file,
         configs.join(", "),
         string(names.topic),
@@ -109,7 +109,7 @@ fn columns(table: &Description) -> Result<String, String> {
             ColumnType::Ascii => "text".to_owned(),
             ColumnType::Any => {
                 return Err(format!(
-                    "--test: column {name} of table {} has a type that is none of CQL's, and `messina test` declares tables in CQL: leave --test out",
+                    "--test: column {name} of table {} has no CQL type, and `messina test` declares tables in CQL: leave --test out",
                     table.name
                 ));
             }

@@ -18,7 +18,7 @@ use crate::store::{Column, ColumnType, result_type};
 const MOST_COLUMNS: usize = 16;
 
 /// Why the write leaves out a list that is not frozen: every start would refuse the statement.
-const OPEN_LIST: &str = "a list that is not frozen: a write that is repeated would have its elements twice";
+const OPEN_LIST: &str = "a list that is not frozen: a repeated write would append its elements twice";
 
 /// What was asked for.
 pub struct Wanted<'a> {
@@ -274,7 +274,7 @@ fn bound(
                 .map(|l| format!("{} ({})", l.expression(), l.ty))
                 .collect();
             Err(format!(
-                "no field of the event goes into {}.{}, a {}: say what does, --bind {}=EXPRESSION. The event has {}",
+                "no field of the event fits {}.{}, a {}: choose a value with --bind {}=EXPRESSION. The event has {}",
                 table.name,
                 column.name,
                 column.ty,
@@ -316,7 +316,7 @@ fn readable(column: &Column) -> Result<(), &'static str> {
     }
     avro_type(&result_type(&column.ty))
         .map(drop)
-        .map_err(|_| "its type has none in Avro")
+        .map_err(|_| "its type has no Avro equivalent")
 }
 
 /// A name that expressions can use.
@@ -397,7 +397,7 @@ mod tests {
         );
         assert_eq!(step.bind[0].expression, "event.user.id");
         assert!(step.whole_key);
-        assert_eq!(step.left, [("x".to_owned(), "its type has none in Avro")]);
+        assert_eq!(step.left, [("x".to_owned(), "its type has no Avro equivalent")]);
         let set = [("segment", "profile.segment"), ("profile_score", "profile.score")];
         assert_eq!(draft.set, set.map(|(a, b)| (a.to_owned(), b.to_owned())));
     }
@@ -494,7 +494,7 @@ mod tests {
         let odd = table("t", &[("k", "blob"), ("v", "text")], &["k"], &[]);
         let error = drafted(Some(&odd), None, &[]).unwrap_err();
         assert!(
-            error.starts_with("no field of the event goes into t.k, a blob: say what does, --bind k=EXPRESSION"),
+            error.starts_with("no field of the event fits t.k, a blob: choose a value with --bind k=EXPRESSION"),
             "{error}"
         );
         let step = drafted(Some(&odd), None, &[("k", "record.key")])

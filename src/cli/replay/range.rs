@@ -108,7 +108,7 @@ impl Range {
                 }
             }
         }
-        Err("nothing comes although it is not at its end".to_owned())
+        Err("no records arrive, although its end is not reached".to_owned())
     }
 
     /// Lets the group begin where it has not been yet; how many offsets it has done before.
@@ -160,7 +160,9 @@ impl Range {
         }
         if list.count() > 0 {
             let done = self.consumer.commit(&list, CommitMode::Sync);
-            done.map_err(|e| format!("the group does not take where to begin: {e}; does another replay run in it?"))?;
+            done.map_err(|e| {
+                format!("the group refuses the start of the range: {e}; is another replay running in it?")
+            })?;
         }
         self.done()
     }
@@ -229,7 +231,7 @@ impl Range {
         for part in &self.parts {
             list.add_partition(&part.topic, part.partition);
         }
-        let silent = |e: KafkaError| format!("the group does not say where it is: {e}");
+        let silent = |e: KafkaError| format!("cannot fetch the group's committed offsets: {e}");
         let found = self.consumer.committed_offsets(list, ASK).map_err(silent)?;
         // Where that is not known, it is not the beginning.
         range::without_error(&found).map_err(silent)?;
@@ -394,6 +396,9 @@ mod tests {
         let mut range = range(&brokers, 5);
         range.parts[0].partition = 7;
         let said = range.committed().unwrap_err();
-        assert!(said.starts_with("the group does not say where it is: "), "{said}");
+        assert!(
+            said.starts_with("cannot fetch the group's committed offsets: "),
+            "{said}"
+        );
     }
 }

@@ -143,7 +143,7 @@ impl Picture<'_> {
         first.push(Span::raw(", "));
         first.push(verdict(&model.not_live, "live", "not live"));
         if self.screen.paused {
-            first.push(Span::styled("  paused, p goes on", look.of(Mood::Warn)));
+            first.push(Span::styled("  paused, p resumes", look.of(Mood::Warn)));
         }
         let generation = model
             .generation
@@ -175,10 +175,7 @@ impl Picture<'_> {
         let mut lines = Vec::new();
         if let Some(away) = self.away {
             let since = seconds(Some(away.for_.as_secs() as f64));
-            let text = format!(
-                "no answer for {since} ({}): what is shown is old, and it is asked again",
-                away.why
-            );
+            let text = format!("no answer for {since} ({}): what is shown is old; retrying", away.why);
             lines.push(Line::styled(text, bad));
         }
         lines.extend(
@@ -194,7 +191,7 @@ impl Picture<'_> {
                 .map(|why| Line::styled(format!("not ready: {why}"), bad)),
         );
         if self.model.rejected {
-            let text = "the configuration offered last was rejected, and the one before it runs";
+            let text = "the last configuration offered was rejected; the one before it stays in effect";
             lines.push(Line::styled(text, self.look.of(Mood::Warn)));
         }
         lines

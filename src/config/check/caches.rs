@@ -40,11 +40,11 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
         );
         report.findings.push(
             Diagnostic::warning(codes::HIDDEN_WRITE, message)
-                .at(report.sources, cache.span, "no write changes what is kept here")
+                .at(report.sources, cache.span, "writes do not update this cache")
                 .with(report.sources, write.cql.span, "written here")
                 .help(
-                    "remove `cache` if an event has to see what those before it wrote; with it that is seen after `ttl` at the latest, and after \
-                     `missing_ttl` where there was no row: make them as short as a row may be old",
+                    "remove `cache` if an event must see what earlier ones wrote; otherwise it sees that after `ttl` at the latest, or after \
+                     `missing_ttl` where there was no row: make both as short as a row may be old",
                 ),
         );
     }

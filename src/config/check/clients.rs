@@ -67,9 +67,8 @@ fn judge(
     let span = set
         .find(|property| has(&property.name))
         .map(|property| property.name.span);
-    let message = format!("librdkafka makes no client of these properties: {why}");
-    let help =
-        "change one of them: librdkafka's CONFIGURATION.md and docs/configuration.md say what each is unless set";
+    let message = format!("librdkafka cannot create a client with these properties: {why}");
+    let help = "change one of them: librdkafka's CONFIGURATION.md and docs/configuration.md list the defaults";
     report.error(codes::PROPERTY, message, span.unwrap_or(section), "", help);
 }
 

@@ -87,7 +87,7 @@ pub(super) fn unrepeatable(text: &str) -> Option<Unrepeatable> {
         }
         if let Some(last) = deleted(&s, i) {
             return found(
-                "an element of a list deleted by its index: a second time it is another one",
+                "an element of a list deleted by its index: the second time, it is another element",
                 last,
                 Some("a map"),
             );

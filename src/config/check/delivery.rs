@@ -53,7 +53,7 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
     repeated(pipeline, report);
     if let Some(property) = set(config, pipeline, "isolation.level").filter(|property| reads_uncommitted(property)) {
         let message = "`isolation.level` cannot be `read_uncommitted` under `exactly_once`".to_owned();
-        let label = format!("`{name}` would take in what its producer takes back");
+        let label = format!("`{name}` would read the records of aborted transactions");
         report.error(
             codes::OWNED_PROPERTY,
             message,
@@ -227,7 +227,7 @@ fn rows_without_end(pipeline: &Pipeline, report: &mut Report<'_>) {
         };
         if on_missing == OnMissing::Retry && deadline.is_none() {
             let message = format!(
-                "a record without a row at `{}` keeps other keys and partitions back: each transaction that has it is aborted",
+                "a record without a row at `{}` holds back other keys and partitions: each transaction that contains it is aborted",
                 step.name.value
             );
             let help = "add `missing_deadline` and `missing_then`; or write delivery = \"at_least_once\", under which only what comes after it in its order waits";

@@ -40,16 +40,16 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
                 finding
                     .at(report.sources, interval_span, format!("{} ms", interval.as_millis()))
                     .with(report.sources, span, format!("{} ms", session.as_millis()))
-                    .help("raise it, or lower session.timeout.ms: librdkafka makes no such consumer"),
+                    .help("raise it, or lower session.timeout.ms: librdkafka refuses such a consumer"),
             );
             continue;
         }
         if pipeline.source.group_protocol == GroupProtocol::Classic && drain >= session {
-            let message = format!("`{name}` may drain for longer than its group misses it");
-            let label = format!("without a heartbeat it is given up after {} s", session.as_secs());
+            let message = format!("`{name}` may drain for longer than its session with the group lasts");
+            let label = format!("without heartbeats the group expels it after {} s", session.as_secs());
             let help = format!(
-                "lower shutdown_timeout, which is {} s, or raise session.timeout.ms: a consumer that is cut off while it drains \
-                 would go on with records that others have by then",
+                "lower shutdown_timeout, which is {} s, or raise session.timeout.ms: a consumer that is cut off while it drains would still work on \
+                 records that others have by then",
                 drain.as_secs()
             );
             report.warning(codes::DRAIN, message, span, label, help);

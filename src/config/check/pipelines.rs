@@ -54,7 +54,7 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
     for topic in all.filter(|topic| !is_taken(topic)) {
         let message = format!("a topic cannot be named `{}`", topic.value);
         let help = match topic.starts_with('^') {
-            true => "patterns are not taken: list the topics",
+            true => "patterns are not supported: list the topics",
             false => "write the name as the brokers have it",
         };
         let label = "letters, digits, `.`, `_` and `-` only, 249 at most";
@@ -95,14 +95,14 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
         .filter(|topic| topic.value == dead_letter.topic.value);
     if let Some(other) = source(&dead_letter.topic).or(sink) {
         let message = format!(
-            "dead letters of `{}` go to a topic that it uses otherwise",
+            "dead letters of `{}` go to a topic that it also consumes or publishes to",
             pipeline.name.value
         );
         report.findings.push(
             Diagnostic::error(codes::DEAD_LETTER_TOPIC, message)
                 .at(report.sources, dead_letter.topic.span, "dead letters")
                 .with(report.sources, other.span, "the same topic")
-                .help("give dead letters a topic of their own"),
+                .help("give dead letters a separate topic"),
         );
     }
 }
@@ -127,7 +127,7 @@ fn dead_letters(pipeline: &Pipeline, report: &mut Report<'_>) {
     }
     let mut missing = |what: &str, label: &str, span| {
         let message = format!(
-            "{what} as a dead letter, and `{}` has no [dead_letter]",
+            "{what} a dead letter, but `{}` has no [dead_letter]",
             pipeline.name.value
         );
         let help = format!(
@@ -138,7 +138,7 @@ fn dead_letters(pipeline: &Pipeline, report: &mut Report<'_>) {
     };
     if pipeline.source.on_tombstone == OnTombstone::DeadLetter {
         missing(
-            "a null value is to end",
+            "a null value becomes",
             "on_tombstone = \"dead_letter\"",
             pipeline.source.span,
         );
@@ -159,7 +159,7 @@ fn dead_letters(pipeline: &Pipeline, report: &mut Report<'_>) {
             StepKind::Write(write) => (None, None, Some(write.errors.on_error)),
             StepKind::Filter(_) | StepKind::Set(_) => continue,
         };
-        let row = "an event without a row is to end";
+        let row = "an event without a row becomes";
         let told = [
             (
                 on_missing == Some(OnMissing::DeadLetter),
@@ -173,7 +173,7 @@ fn dead_letters(pipeline: &Pipeline, report: &mut Report<'_>) {
             ),
             (
                 on_error == Some(OnError::DeadLetter),
-                "an event whose requests fail is to end",
+                "an event whose requests fail becomes",
                 "on_error = \"dead_letter\"",
             ),
         ];
@@ -226,10 +226,10 @@ fn groups(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
             report.error(codes::CONFLICT, message, group.span, "for [scylla]", help);
         } else if write.errors.on_error != OnError::Retry {
             let message = format!(
-                "step `{}` writes each row alone, for its `on_error` counts attempts",
+                "step `{}` writes each row alone, because its `on_error` counts attempts",
                 step.name.value
             );
-            let help = "remove `group`; or `on_error`, if a row is to be tried until it is written";
+            let help = "remove `group`; or `on_error`, if a row is to be retried until it is written";
             report.warning(codes::IDLE_GROUP, message, group.span, "groups nothing", help);
         }
     }
@@ -282,7 +282,7 @@ fn shared_instances(config: &Config, report: &mut Report<'_>) {
                 .at(report.sources, id.span, "taken")
                 .with(report.sources, other.span, "by this one")
                 .help(
-                    "give each an `instance_id` or a group of its own: by one the brokers let in one member at a time",
+                    "give each its own `instance_id` or its own group: the brokers admit one member at a time per `instance_id`",
                 ),
         );
     }
@@ -312,7 +312,7 @@ fn assignors(config: &Config, report: &mut Report<'_>) {
             .find(|other| other.source.group.value == group.value && other.source.assignor != pipeline.source.assignor);
         let Some(other) = other else { continue };
         let message = format!(
-            "`{}` and `{}` are members of one group with another `assignor` each",
+            "`{}` and `{}` are members of one group with different `assignor`s",
             other.name.value, pipeline.name.value
         );
         report.findings.push(

@@ -11,37 +11,37 @@ use super::group::{producer_properties, properties};
 const OWNED: [(&str, &str, &str); 15] = [
     (
         "bootstrap.servers",
-        "it has a key of its own",
+        "Messina has its own key for it",
         "use `brokers` in [kafka]",
     ),
     (
         "metadata.broker.list",
-        "it has a key of its own",
+        "Messina has its own key for it",
         "use `brokers` in [kafka]",
     ),
     (
         "group.id",
-        "it has a key of its own",
+        "Messina has its own key for it",
         "use `group` in the pipeline's [source]",
     ),
     (
         "group.instance.id",
-        "it has a key of its own",
+        "Messina has its own key for it",
         "use `instance_id` in the pipeline's [source]",
     ),
     (
         "group.protocol",
-        "it has a key of its own",
+        "Messina has its own key for it",
         "use `group_protocol` in the pipeline's [source]",
     ),
     (
         "partition.assignment.strategy",
-        "it has a key of its own",
+        "Messina has its own key for it",
         "use `assignor` in the pipeline's [source]",
     ),
     (
         "auto.offset.reset",
-        "it has a key of its own",
+        "Messina has its own key for it",
         "use `offset_reset` in the pipeline's [source]",
     ),
     (
@@ -66,7 +66,7 @@ const OWNED: [(&str, &str, &str); 15] = [
     ),
     (
         "transactional.id",
-        "it is made of group, pipeline and instance",
+        "Messina derives it from group, pipeline and instance",
         "use delivery = \"exactly_once\", and `instance_id` in the pipeline's [source]",
     ),
     (
@@ -98,7 +98,7 @@ const BOUND: [(&str, &[&str], &str); 3] = [
         // Its error has no place that we could stop at, and it goes on behind the batch, or where bytes within it say (2.12, rdkafka_msgset_reader.c).
         "check.crcs",
         &["false"],
-        "librdkafka does not stop at a batch that fails the check, and its records would be passed over",
+        "librdkafka does not stop at a batch that fails the check, and its records would be skipped",
     ),
 ];
 
@@ -139,9 +139,8 @@ fn tokens(config: &Config, report: &mut Report<'_>) {
                 continue;
             }
             told.push(*span);
-            let message = format!("nothing makes the tokens that `{name}` asks for");
-            let help = "log in by SCRAM or a certificate of the client; for trials, \"enable.sasl.oauthbearer.unsecure.jwt\" = true makes tokens \
-                        that nobody has signed";
+            let message = format!("`{name}` needs tokens, and nothing provides them");
+            let help = "log in with SCRAM or a client certificate; for trials, \"enable.sasl.oauthbearer.unsecure.jwt\" = true makes unsigned tokens";
             report.error(
                 codes::PROPERTY,
                 message,

@@ -113,7 +113,7 @@ fn life(write: &Write, report: &mut Report<'_>) {
         (None, None) => return,
     };
     let span = report.sources.part(&write.cql, first.span.clone());
-    let message = format!("`{key}` is for rows that are written, and this deletes");
+    let message = format!("`{key}` is for rows that are written, but this statement deletes");
     report.error(
         codes::CONFLICT,
         message,

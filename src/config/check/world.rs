@@ -29,14 +29,14 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
         let place = |span| report.sources.place(span, String::new());
         let (file, variable) = (place(of_file), place(used).file);
         let message = format!(
-            "`http.listen` of {}:{} is not used: {variable} takes its place",
+            "`http.listen` of {}:{} is not used: {variable} overrides it",
             file.file, file.line
         );
         report.findings.push(
             Diagnostic::warning(codes::CONFLICT, message)
                 .at(report.sources, of_file, "not used")
                 .with(report.sources, used, "used")
-                .help("variables win over files, and the image has one for this: give the variable the address, or remove it from the file"),
+                .help("environment variables override files, and the image sets this one: set the address there, or remove it from the file"),
         );
     }
     if let Some(scylla) = &config.scylla
@@ -76,7 +76,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     {
         let message = "`tls` in `registry` changes nothing: the address is http://".to_owned();
         let help = "write https://, or remove `tls`";
-        report.warning(codes::CONFLICT, message, tls.span, "for https:// alone", help);
+        report.warning(codes::CONFLICT, message, tls.span, "only for https://", help);
     }
     for tls in config
         .registry
@@ -125,7 +125,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
             .reveal()
             .is_ok_and(|value| HeaderValue::from_str(&value).is_err())
         {
-            let message = format!("what header `{name}` is to hold is no value of a header");
+            let message = format!("the value of header `{name}` is not valid");
             let help = "it is one line of plain text";
             report.error(codes::SECRET, message, secret.span(), "", help);
         }
@@ -173,7 +173,7 @@ fn tls_files(tls: &Tls, report: &mut Report<'_>) {
 fn file(path: &Spanned<PathBuf>, report: &mut Report<'_>) {
     if let Err(error) = std::fs::File::open(&path.value) {
         let message = format!("cannot read `{}`: {error}", path.value.display());
-        let help = "check the path; one that is not absolute counts from the working directory";
+        let help = "check the path; a relative path starts at the working directory";
         report.error(codes::MISSING_FILE, message, path.span, "", help);
     }
 }
@@ -212,7 +212,7 @@ fn url(url: &Spanned<String>, of: &str, [form, login]: [&str; 2], report: &mut R
     let authority = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
     match authority {
         None | Some("") => {
-            let message = format!("the {of}'s URL is not one");
+            let message = format!("the {of}'s URL is not valid");
             report.error(
                 codes::URL,
                 message,

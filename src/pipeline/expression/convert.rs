@@ -90,7 +90,7 @@ pub(super) fn from_cel(value: cel::Value) -> Result<Value<'static>, String> {
         cel::Value::String(v) => Value::String(Cow::Owned(Arc::unwrap_or_clone(v))),
         cel::Value::Bytes(v) => Value::Bytes(Cow::Owned(Arc::unwrap_or_clone(v))),
         cel::Value::List(v) => Value::List(v.iter().cloned().map(from_cel).collect::<Result<_, _>>()?),
-        other => return Err(format!("an expression cannot end in a {:?}", other.type_of())),
+        other => return Err(format!("an expression cannot return a {:?}", other.type_of())),
     })
 }
 

@@ -102,7 +102,7 @@ pub(super) fn left_out(unplaced: &Unplaced, span: Span) -> Finding {
 pub(super) fn renamed(renamed: &Renamed, span: Span) -> Finding {
     let Renamed { field, source } = renamed;
     let message = format!(
-        "field '{field}' of the output schema has its default in every record, although event.{source} has that name for an alias"
+        "field '{field}' of the output schema has its default in every record, although event.{source} has that name as an alias"
     );
     let name = source.rsplit('.').next().unwrap_or(source);
     let by_set = if field.contains(['.', '[']) {

@@ -115,7 +115,7 @@ async fn an_expression_cannot_end_in_a_map() {
         "event.id > 1 ? (event.id > 2 ? event.a : null) : event.tags",
         "event.all[int(event.id)]",
     ] {
-        let wanted = "what this expression gives is a map or has one in it, and an expression cannot end so";
+        let wanted = "what this expression gives is a map or contains one, which an expression cannot return";
         for output in [output.clone(), OutputSchema::Appended] {
             assert_eq!(found(input, &set(bad), output).await, Err(wanted.to_owned()), "{bad}");
         }
@@ -573,7 +573,7 @@ async fn a_field_that_the_input_renamed_is_told_where_the_output_has_its_default
     };
     let of = |field: &str, source: &str| {
         format!(
-            "field '{field}' of the output schema has its default in every record, although event.{source} has that name for an alias"
+            "field '{field}' of the output schema has its default in every record, although event.{source} has that name as an alias"
         )
     };
     let warnings = told("", r#""name": "amount""#).await;

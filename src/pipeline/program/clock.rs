@@ -31,12 +31,12 @@ impl Program {
                     );
                     let finding = Finding::new(place.span, message).code(codes::NOT_REPEATABLE);
                     refused.push(finding.help(
-                        "bind record.timestamp or a time of the event; or say `idempotent = false`, and have the rows of replays twice",
+                        "bind record.timestamp or a time of the event; or say `idempotent = false`, and accept the rows of replays twice",
                     ));
                 } else if declared.idempotent_stated.is_none() {
                     let stays = match marker.ty {
                         ColumnType::Set(_) | ColumnType::Map(..) => "and unless the column is frozen both stay",
-                        _ => "and nobody says which of them stays",
+                        _ => "and which of them stays is undefined",
                     };
                     let message = format!(
                         "marker :{name} takes {what}, which comes from the clock: a record that runs again writes another value under the same write \
@@ -181,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn of_two_values_one_stays_and_in_a_collection_both() {
         for (column, value, wanted) in [
-            ("seen", "s.clock", "nobody says which of them stays"),
+            ("seen", "s.clock", "which of them stays is undefined"),
             ("hours", "[z.hour]", "unless the column is frozen both stay"),
         ] {
             let write = format!(

@@ -53,7 +53,7 @@ pub fn misnamed(wanted: &config::Custom, customs: &CustomSteps) -> Vec<Finding> 
     let name = &wanted.custom;
     let Some(own) = customs.get(name) else {
         let known: Vec<_> = customs.names().collect();
-        let message = format!("this program has no step '{}' of its own", name.value);
+        let message = format!("this program has no custom step '{}'", name.value);
         let help = if known.is_empty() {
             "register it in Rust: see the documentation of messina::custom; the plain `messina` has none".to_owned()
         } else {

@@ -95,8 +95,8 @@ impl Builder {
                 }
                 let names: Vec<_> = known.columns.iter().map(|(name, _, _)| name.as_str()).collect();
                 let help = match names.as_slice() {
-                    [] => format!("step '{step}' answers no columns"),
-                    names => format!("step '{step}' answers {}", names.join(", ")),
+                    [] => format!("step '{step}' returns no columns"),
+                    names => format!("step '{step}' returns {}", names.join(", ")),
                 };
                 self.findings
                     .push(Finding::new(span, format!("step '{step}' has no column '{column}'")).help(help));

@@ -94,7 +94,7 @@ fn expression(text: &Spanned<String>, steps: &[&str], findings: &mut Vec<Finding
         Err(error) => {
             let help = match &error {
                 ExpressionError::Syntax(_) if has_keyword_behind_dot(text) => {
-                    "in, true, false and null are words of CEL: as a part of a path they stand in brackets, event['in']"
+                    "in, true, false and null are words of CEL: in a path, write them in brackets, event['in']"
                 }
                 ExpressionError::Syntax(_) => {
                     "write a path such as event.user.id, a literal such as 'x', or a CEL expression"
@@ -104,7 +104,7 @@ fn expression(text: &Spanned<String>, steps: &[&str], findings: &mut Vec<Finding
                 }
                 ExpressionError::UnknownRecordField(_) => "Avro fields are below event., not record.",
                 ExpressionError::UnknownFunction(name) if name == "now" => {
-                    "now() stands alone: give it a name in a `set` step before, and reckon with that"
+                    "now() must stand alone: give it a name in an earlier `set` step, and calculate with that"
                 }
                 ExpressionError::UnknownFunction(_) => {
                     "CEL here has size, type, string, int, uint, double, bool, bytes, contains, startsWith, endsWith, has, all, exists, exists_one, map and filter"

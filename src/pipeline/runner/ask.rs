@@ -289,6 +289,6 @@ fn old_row(lookup: &Lookup, key: Option<&[u8]>) -> Option<Hit> {
 }
 
 fn not_asked() -> StoreError {
-    let message = "the database was not asked: it did not answer others, and its breaker is open";
+    let message = "the database was not asked: other requests got no answer, and its breaker is open";
     StoreError::transient(NOT_ASKED, message)
 }

@@ -125,5 +125,5 @@ retry = { max_attempts = 2 }
     }
     assert!(!log.contains("alice"), "{log}");
     // Messina's own words name what the step declares.
-    assert_eq!(halts, ["no partner for String(\"…\")", "'a' that it gave is not long"]);
+    assert_eq!(halts, ["no partner for String(\"…\")", "the returned 'a' is not long"]);
 }

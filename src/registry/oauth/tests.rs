@@ -269,7 +269,7 @@ async fn a_token_that_one_address_refuses_serves_the_others_while_no_other_can_b
     let text = error.to_string();
     assert!(matches!(error, RegistryError::Refused { status: 401, .. }), "{text}");
     assert!(
-        text.contains("answers 401: no; no other token can be had: token endpoint"),
+        text.contains("answers 401: no; cannot get another token: token endpoint"),
         "{text}"
     );
     assert_eq!(heard.all().len(), 2, "once for the token, and once for another");

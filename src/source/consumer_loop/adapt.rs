@@ -141,9 +141,9 @@ impl Loop {
         tracing::error!(
             pipeline = %self.name(), seconds = limit.as_secs(), partitions = self.held.len(),
             in_flight = self.parts.budget.records(), full = self.is_full(), paused = self.paused,
-            "the consumer stands still: {why}"
+            "the consumer is stalled: {why}"
         );
-        self.note_error(format!("the consumer stands still: {why}"));
+        self.note_error(format!("the consumer is stalled: {why}"));
         self.replace = Some(why);
         self.stop();
     }

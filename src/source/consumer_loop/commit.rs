@@ -403,7 +403,7 @@ impl Loop {
             if Instant::now() >= until && member::has_name(consumer) {
                 tracing::warn!(
                     pipeline = %self.name(),
-                    "the group was still joining at the end of shutdown_timeout: it may wait for this member until its session has run out"
+                    "the group was still joining at the end of shutdown_timeout: it may wait for this member until its session times out"
                 );
                 return;
             }

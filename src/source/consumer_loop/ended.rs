@@ -137,7 +137,7 @@ impl Loop {
         self.note_error(why.clone());
         // At the end of the process the next one starts from there. Where dead letters have stopped intake, another consumer would take records in.
         if self.stopped_by_limit && self.stopping.is_none() {
-            tracing::error!(pipeline = %self.name(), "{why}; what is not committed runs again when the pipeline is made anew");
+            tracing::error!(pipeline = %self.name(), "{why}; uncommitted records run again when the pipeline is restarted");
         }
         if self.stopping.is_some() || self.stopped_by_limit {
             return;
@@ -251,7 +251,7 @@ impl Loop {
         {
             self.stopped_by_limit = true;
             self.gauges.dead_letter_stop.set(1);
-            let message = format!("intake stopped: {reason}; restart or SIGHUP when the cause is mended");
+            let message = format!("intake stopped: {reason}; send SIGHUP or restart once the cause is fixed");
             tracing::error!(pipeline = %self.name(), "{message}");
             // The loop goes on, so nobody else will.
             if let Some(sentry) = &self.parts.runtime.sentry {

@@ -53,7 +53,7 @@ impl Loop {
         held.metrics.passed_over.inc_by(records);
         tracing::error!(
             pipeline = %self.name(), topic = %topic, partition = index, from, to, records,
-            "records are gone before they were read, so many at most: the log begins behind the offset that was due"
+            "records are gone before they were read, at most `records` of them: the log begins after the offset that was due"
         );
         self.note_error(format!(
             "{topic}/{index}: the log no longer has offsets {from} to {}, which were due",

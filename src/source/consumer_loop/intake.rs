@@ -37,8 +37,8 @@ fn only(topic: &str, partition: i32) -> TopicPartitionList {
 fn complaint(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::BadCompression) => format!(
-            "consumer: {error}: a partition stands still before a batch that is not unpacked. One of zstd that unpacks to more than librdkafka takes is \
-             damaged to it: raise `receive.message.max.bytes` in `consumer_properties`"
+            "consumer: {error}: a partition is stuck at a batch that cannot be decompressed. librdkafka also says so of a zstd batch that is larger \
+             than it accepts when decompressed: raise `receive.message.max.bytes` in `consumer_properties`"
         ),
         _ => format!("consumer: {error}"),
     }

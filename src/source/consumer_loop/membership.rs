@@ -331,7 +331,7 @@ impl Loop {
             if !endless.is_empty() && !answer.is_closed() {
                 tracing::warn!(
                     pipeline = %pipeline, partitions = %endless.join(", "),
-                    "cannot learn where partitions end: they begin where that is when they can be fetched"
+                    "cannot fetch the end offsets of partitions: each partition begins at its end at the time when that can be fetched"
                 );
             }
             for (partition, topic, _) in named.iter().filter(|_| keeps_a_clock) {
@@ -339,8 +339,8 @@ impl Loop {
                 if let Some(offset) = committed_by_another(&offsets, topic, partition) {
                     tracing::warn!(
                         pipeline = %pipeline, topic = %topic, partition, offset,
-                        "the group's offset was not committed by Messina: the write clock begins with the next record, and rows that records before it \
-                         wrote with a later time stay"
+                        "the group's offset was not committed by Messina: the write clock begins with the next record, and rows that earlier records \
+                         wrote with a later timestamp stay"
                     );
                 }
             }
@@ -370,8 +370,8 @@ impl Loop {
             for (topic, partition, records) in passed_over(&*consumer, &topics, &begun, || answer.is_closed()) {
                 tracing::warn!(
                     pipeline = %pipeline, topic = %topic, partition, records,
-                    "a partition without an offset begins at its end, as offset_reset says, and what it holds is passed over; \
-                     the group has offsets in others of the pipeline's topics"
+                    "a partition without an offset begins at its end, as offset_reset says, and its records are skipped; the group has offsets in \
+                     other topics of the pipeline"
                 );
             }
             // It must not be kept alive by a pause.

@@ -160,7 +160,7 @@ fn check_metadata(session: &Session) -> Result<(), StoreError> {
     }
     Err(StoreError::transient(
         "metadata",
-        "a node answers, and does not tell which nodes and tables there are (the driver's warning in the log says why): it may be starting or \
+        "a node answers, but does not report the cluster's nodes and tables (the driver's warning in the log says why): it may be starting or \
          overloaded; else let the user read system.local, system.peers and system_schema",
     ))
 }
@@ -168,7 +168,7 @@ fn check_metadata(session: &Session) -> Result<(), StoreError> {
 /// The driver waits without a limit for a contact point that is silent in its TLS handshake, and for others one after the other.
 fn not_open(limit: Duration) -> StoreError {
     let message = format!(
-        "no session within {limit:?}: a contact point takes connections and answers nothing, or many do not answer at all"
+        "no session within {limit:?}: a contact point accepts connections and does not answer, or many do not answer at all"
     );
     StoreError::transient("timeout", message)
 }
@@ -318,7 +318,7 @@ mod tests {
         let Err(error) = opened.unwrap() else { panic!("opened") };
         assert_eq!((error.class, error.label), (Class::Transient, "timeout"), "{error}");
         assert!(
-            error.message.contains(&node) && error.message.contains("answers nothing"),
+            error.message.contains(&node) && error.message.contains("does not answer"),
             "{error}"
         );
         let told = not_open(Duration::from_secs(60)).message;

@@ -36,7 +36,7 @@ fn problem_at(tls: &SslConnector, address: SocketAddr, limit: Duration) -> Optio
     stream.set_read_timeout(Some(limit)).ok()?;
     stream.set_write_timeout(Some(limit)).ok()?;
     let configured = tls.configure().ok()?;
-    let silent = format!("TLS with {address}: the node takes connections and answers nothing");
+    let silent = format!("TLS with {address}: the node accepts connections and does not answer");
     // As the driver does it: certificates must name the address.
     let mut stream = match configured.connect(&address.ip().to_string(), stream) {
         Ok(stream) => stream,
@@ -61,8 +61,8 @@ fn problem_at(tls: &SslConnector, address: SocketAddr, limit: Duration) -> Optio
         silent
     } else if error.kind() == ErrorKind::UnexpectedEof || error.to_string().contains("unexpected EOF") {
         format!(
-            "TLS with {address}: the node closes the connection after the handshake, as one does that wants another client certificate, or one at all \
-             (`cert` and `key`)"
+            "TLS with {address}: the node closes the connection after the handshake: it may require a client certificate, or another one (`cert` and \
+             `key`)"
         )
     } else {
         format!("TLS with {address}: the node refuses us: {error}")
@@ -84,7 +84,7 @@ mod tests {
         let node = format!("localhost:{}", address.port());
         let found = tls(context, &[node], Duration::from_millis(100)).unwrap();
         assert!(
-            found.contains(&address.to_string()) && found.contains("answers nothing"),
+            found.contains(&address.to_string()) && found.contains("does not answer"),
             "{found}"
         );
     }

@@ -248,7 +248,7 @@ impl ScyllaStore {
             let now = self.prepared(inner.prepared.get_statement()).await?;
             // By the old id it may still be run where a server knows both.
             if by_id && now.get_id() != inner.prepared.get_id() {
-                let why = "all nodes call it by another id than at the start, as after an upgrade; restart";
+                let why = "all nodes have another id for the statement than at the start, as after an upgrade; restart";
                 return Err(StoreError::permanent("other_id", why));
             }
             inner.check_types(statement, &now)

@@ -72,7 +72,7 @@ impl ScyllaStore {
                 Ok(found) => found,
                 Err(error) => {
                     return tracing::warn!(
-                        "certificates and password of the database: {error}; the old ones are used on"
+                        "cannot renew certificates and password of the database: {error}; the old ones stay in use"
                     );
                 }
             };
@@ -86,7 +86,7 @@ impl ScyllaStore {
                 }
                 Err(error) => tracing::warn!(
                     attempt,
-                    "certificates or password of the database have changed, and are refused: {error}; the old session is used on; trying again"
+                    "certificates or password of the database have changed, and are refused: {error}; the old session stays in use; trying again"
                 ),
             }
             tokio::time::sleep(backoff.delay(attempt, jitter.next_u64())).await;

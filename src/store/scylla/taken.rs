@@ -85,7 +85,7 @@ impl Taken {
             Found::Taken => error,
             Found::Refused(refused) => no_longer_taken(&refused),
             Found::Unsettled => {
-                let message = format!("{error}: it is tried again until all nodes have one schema");
+                let message = format!("{error}: it is retried until all nodes have one schema");
                 StoreError {
                     not_applied: error.not_applied,
                     ..StoreError::transient("schema_changing", message)

@@ -27,13 +27,13 @@ impl Select {
             let ordered = order.is_some_and(|order| order < i) || is_ranged(&s, i) || is_of_extremes;
             if ordered && !is_in_order(&ty) {
                 return Err(format!(
-                    "column {column} is of type {ty}, which SQLite stores in a form of another order: \
-                     there is no <, >, ORDER BY, min and max of it"
+                    "column {column} is of type {ty}, which SQLite stores in a form that sorts differently: <, >, ORDER BY, min and max are not \
+                     supported for it"
                 ));
             }
             if is_summed(&s, i, &ty) {
                 return Err(format!(
-                    "column {column} is of type {ty}, whose sum and avg SQLite reckons otherwise than CQL"
+                    "column {column} is of type {ty}, whose sum and avg SQLite calculates differently from CQL"
                 ));
             }
         }

@@ -35,7 +35,7 @@ impl Table {
             if ["true", "false"].iter().any(|word| column.eq_ignore_ascii_case(word)) {
                 // It gives such a column of an inner query another name.
                 return Err(invalid(format!(
-                    "SQLite cannot look up a column that is called {column}: call it otherwise in table {name}"
+                    "SQLite cannot look up a column that is called {column}: rename it in table {name}"
                 )));
             }
             let ty = declared_type(name, &column, &declared)?;

@@ -154,7 +154,7 @@ impl Worker {
     /// Posts an event, unless the server asked for none; fails with the reason in words.
     async fn post(&mut self, event: &Envelope) -> Result<(), String> {
         if let Some(time) = self.limits.is_disabled(RateLimitingCategory::Error) {
-            return Err(format!("it takes none for another {} s", time.as_secs()));
+            return Err(format!("it accepts none for another {} s", time.as_secs()));
         }
         let mut body = Vec::new();
         event.to_writer(&mut body).map_err(|error| error.to_string())?;

@@ -169,7 +169,7 @@ fn how_to_go_on(args: &Replay, topics: &[String], left: &Left) -> String {
         step.push_str(&moments);
     }
     let again = if left.again {
-        "; what behind it has arrived goes again"
+        "; records after it that have arrived are sent again"
     } else {
         ""
     };
@@ -197,7 +197,7 @@ pub fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left
     }
     if summary.before > 0 {
         text.push_str(&format!(
-            "; {} before --from-offset taken for sent, with what has come there since",
+            "; {} before --from-offset counted as sent, including any that came there since",
             summary.before
         ));
     }
@@ -205,7 +205,7 @@ pub fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left
     text.push_str(&how_to_go_on(args, topics, left));
     for behind in options(topics, &summary.behind(args, sent, left), "--behind") {
         text.push_str(&format!(
-            "they stay in the topic: {behind} leaves out these, and all before, the next time\n"
+            "they stay in the topic: next time, {behind} leaves out these and all before them\n"
         ));
     }
     if !args.yes && summary.chosen > 0 {
@@ -316,7 +316,7 @@ mod tests {
         let many: Vec<(usize, i64)> = (5..30).map(|offset| (0, offset)).collect();
         assert_eq!(
             on(&topics[..1], &many, Some((0, 300))),
-            "stopped before 0:5: go on with --from-offset 0:5; what behind it has arrived goes again\n"
+            "stopped before 0:5: go on with --from-offset 0:5; records after it that have arrived are sent again\n"
         );
         let again = |pending: &[(usize, i64)]| {
             let pending = pending.iter().copied().map(at).collect();
@@ -370,7 +370,7 @@ mod tests {
         };
         let hints = |arguments: &[&str], guarded, read| {
             let said = said(&topics[..1], arguments, guarded, read, &left(BTreeSet::new()));
-            said.contains(": --behind 0:17 --behind 2:5 leaves out these, and all before, the next time\n")
+            said.contains(": next time, --behind 0:17 --behind 2:5 leaves out these and all before them\n")
         };
         assert!(hints(&["--yes"], 0, 4));
         assert!(hints(&["--yes", "--reason", "avro"], 0, 4), "all had that reason");

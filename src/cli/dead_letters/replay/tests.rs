@@ -123,12 +123,12 @@ fn what_went_back_before_the_place_to_go_on_from_does_not_go_again() {
         (
             &["--max", "1", "--from-topic", "a", "--from-offset", "0:1"],
             "1 sent, of 3 dead letters read; 2 left out: there twice; \
-             1 before --from-offset taken for sent, with what has come there since\n\
+             1 before --from-offset counted as sent, including any that came there since\n\
              stopped before 0:1 of b: go on with --from-topic b --from-offset 0:1\n",
         ),
         (
             &["--from-topic", "b", "--from-offset", "0:1"],
-            "1 sent, of 1 dead letters read; 2 before --from-offset taken for sent, with what has come there since\n",
+            "1 sent, of 1 dead letters read; 2 before --from-offset counted as sent, including any that came there since\n",
         ),
     ] {
         assert_eq!(stage.replay(more), told);
@@ -156,7 +156,7 @@ fn what_has_come_before_the_place_to_go_on_from_is_counted() {
     assert_eq!(
         stage.replay(&on),
         "1 sent, of 2 dead letters read; 1 left out: there twice; \
-         3 before --from-offset taken for sent, with what has come there since\n"
+         3 before --from-offset counted as sent, including any that came there since\n"
     );
     let json = stage.replay(&[&on[..], &["--json"]].concat());
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -169,7 +169,7 @@ fn a_letter_that_comes_late_is_behind_what_a_finished_replay_names() {
     let stage = Stage::new(&["a"]);
     stage.letter("a", "t", 10);
     let behind =
-        |place| format!("they stay in the topic: --behind {place} leaves out these, and all before, the next time\n");
+        |place| format!("they stay in the topic: next time, --behind {place} leaves out these and all before them\n");
     let one = "1 sent, of 1 dead letters read\n";
     assert_eq!(stage.replay(&[]), format!("{one}{}", behind("0:1")));
     stage.letter("a", "t", 11);
@@ -195,7 +195,7 @@ fn a_place_to_go_on_from_is_of_one_topic() {
         (&["--behind", "2:17"], "a place is PARTITION:OFFSET of one topic"),
         (
             &["--from-topic", "c", "--from-offset", "2:17"],
-            "--from-topic c: it is none of those that are read: a, b",
+            "--from-topic c: it is not one of the topics that are read: a, b",
         ),
     ] {
         let said = begin(more).unwrap_err();

@@ -14,7 +14,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
     }
     // The metrics and the states are two answers: between them it may have stopped.
     if stopped || loops.iter().any(|one| one.state == STOPPED_BY_LIMIT) {
-        let why = "stopped: more dead letters than stop_above allows; SIGHUP or restart when the cause is mended";
+        let why = "stopped: more dead letters than stop_above allows; send SIGHUP or restart once the cause is fixed";
         found.push(((Mood::Bad, "dead letters".to_owned()), why.to_owned()));
     }
     let stalled = loops
@@ -41,7 +41,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
     // One that ends or takes nothing in is paused too, whatever room there is.
     let takes = |one: &Loop| matches!(one.state.as_str(), "running" | "joining");
     if loops.iter().any(|one| one.paused && takes(one)) {
-        let why = "paused: memory, concurrency or a transaction is full, or 200,000 wait behind one";
+        let why = "paused: memory, concurrency or a transaction is full, or 200,000 records wait behind one";
         found.push(((Mood::Warn, "paused".to_owned()), why.to_owned()));
     }
     let waiting: u64 = loops.iter().map(|one| one.waiting_for_schema).sum();

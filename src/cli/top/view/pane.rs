@@ -162,7 +162,7 @@ pub(super) fn help() -> Vec<Line<'static>> {
 q, Esc, Ctrl-C    ends
 up, down, k, j    the pipeline that is shown below
 tab, left, right  its steps, partitions or errors
-p                 pauses: nothing is asked, and what is seen stays
+p                 pauses: no requests, and the screen stays as it is
 ?                 this, and back
 
 Rates and quantiles are of the last ten seconds.
@@ -172,6 +172,6 @@ LAG AGE    how old the first unfinished record is, where that is worst
 IN FLIGHT  of how many; full: intake waits for room
 DEAD       dead letters since the start
 CALLS/S    answers of a step's store, those of its cache left out
-ERRORS/S   failed attempts, also those that are tried again";
+ERRORS/S   failed attempts, including those that are retried";
     TEXT.lines().map(Line::raw).collect()
 }

@@ -38,7 +38,7 @@ fn troubled() -> Model {
         status,
         "",
         &no,
-        &said(503, "loop 1 of pipeline b has not gone round for 61 s"),
+        &said(503, "loop 1 of pipeline b has been unresponsive for 61 s"),
     )
     .unwrap();
     let mut history = History::default();

@@ -29,11 +29,11 @@ fn is_exact(expr: &Expr) -> bool {
 fn instead_of(literal: &Value<'_>, ty: &Type) -> Option<&'static str> {
     match (ty, literal) {
         (Type::Enum(symbols), Value::String(text)) if symbols.iter().all(|symbol| symbol != text) => Some(
-            "write a symbol as the schema has it; where versions of a schema differ in their symbols, this is meant",
+            "write a symbol as the schema has it; if versions of the schema differ in their symbols, this may be intended",
         ),
-        (Type::Float, Value::Double(number)) if f64::from(*number as f32) != *number => {
-            Some("a float has no such number: ask for a range, or for its text, as in string(event.rate) == '0.1'")
-        }
+        (Type::Float, Value::Double(number)) if f64::from(*number as f32) != *number => Some(
+            "a float cannot have exactly this value: compare with a range, or compare its text, as in string(event.rate) == '0.1'",
+        ),
         (Type::Uuid, Value::String(text))
             if uuid::parse(text.as_bytes()).is_none_or(|uuid| uuid::text(&uuid) != *text.as_bytes()) =>
         {
@@ -138,7 +138,7 @@ impl Fields<'_> {
         let of = given.filter_map(|e| self.kind(&e.expr)).find(|kind| !takes(*kind))?;
         let help = match (name, of) {
             ("contains", Kind::List | Kind::Map) => {
-                "an item of a list and a key of a map are asked for with in, as in 'x' in event.tags"
+                "for an item of a list or a key of a map, use in, as in 'x' in event.tags"
             }
             ("contains" | "startsWith" | "endsWith", _) => "it is for text alone: string(...)",
             ("size", _) => "it is for text, bytes, lists and maps",
@@ -219,7 +219,7 @@ impl Fields<'_> {
         };
         let of = Kind::of(&keys).filter(is_none)?;
         Some(Mistaken {
-            message: format!("a key of a map whose keys are {of} cannot be asked for: CEL's maps have no such keys"),
+            message: format!("a key of a map whose keys are {of} cannot be looked up: CEL's maps have no such keys"),
             help: "give the column a map whose keys are texts or whole numbers",
             // Of any other key the answer is that it is not there.
             fails: self.kind(key).is_some_and(|kind| is_none(&kind)),
@@ -231,7 +231,7 @@ impl Fields<'_> {
         let of = self.kind(within)?;
         if !matches!(of, Kind::List | Kind::Map) {
             let value = self.kind(value)?;
-            let help = "it asks a list for an item, or a map for a key; a text is asked with contains(...)";
+            let help = "it looks for an item in a list, or for a key in a map; for text, use contains(...)";
             return Some(Mistaken::fails(format!("{value} in {of}"), help));
         }
         let value_kind = self.kind(value)?;
