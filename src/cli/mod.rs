@@ -1,6 +1,6 @@
-//! The command line: one file per command.
+//! The command line of `messina`, one file per command. Programs with custom steps call [`main`] or [`main_with`].
 
-// They panic when whoever reads closes the pipe: `answer`, `say!`, or `?` on what writes.
+// They panic when the reader closes the pipe. Use `answer`, `say!`, or `?` on what writes.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod ask;
@@ -162,12 +162,13 @@ fn answer(text: &str) -> io::Result<()> {
     }
 }
 
-/// The whole program, with steps of one's own: from the arguments of the process to its exit code.
+/// Runs the whole program with custom steps, from the arguments of the process to its exit code.
 pub fn main(customs: CustomSteps) -> ExitCode {
     main_with(|| Ok(customs))
 }
 
-/// The same with steps that are made only for commands that run or check pipelines. Why they cannot be made, in words, ends the command with 69.
+/// Like [`main`], but calls `make` only for commands that run or check pipelines (`run`, `replay`, `check`, `test`). If `make` fails, the command prints
+/// the reason and exits with 69.
 pub fn main_with(make: impl FnOnce() -> Result<CustomSteps, String>) -> ExitCode {
     let args = match parse() {
         Ok(args) => args,
