@@ -40,7 +40,7 @@ use trouble::Trouble;
 /// How long steps of one's own may take to go at the end.
 const GOING: Duration = Duration::from_secs(2);
 
-/// Enriches Kafka streams of Avro records by look-ups in ScyllaDB: declared pipelines, nothing lost.
+/// Enriches Avro records from Kafka by look-ups in ScyllaDB or any CQL database: declared pipelines, nothing lost.
 #[derive(Debug, Parser)]
 #[command(name = "messina", version, about)]
 pub struct Cli {
@@ -50,38 +50,38 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the main job end to end with nothing installed: in-process Kafka, registry and database.
+    /// Run three pipelines end to end with nothing installed: Kafka, registry and database run in the process.
     Demo(demo::Demo),
-    /// Drafts a pipeline from a topic's schema and tables of the database.
+    /// Draft a pipeline from a topic's schema and tables of the database.
     Init(Box<init::Init>),
-    /// Runs the pipelines until told to stop.
+    /// Run the pipelines until SIGTERM or SIGINT.
     Run(run::Run),
-    /// Runs a pipeline over a past range, in a group of its own.
+    /// Run a pipeline again over a past range of its topics, in its own consumer group.
     Replay(Box<replay::Replay>),
-    /// Checks a configuration and says everything that is wrong with it.
+    /// Check a configuration and report every mistake in it.
     Check(check::Check),
-    /// Runs cases of pipelines, without any service.
+    /// Run test cases of pipelines, without any service.
     Test(test::Test),
-    /// Explains a code of a finding, such as MES0101, or lists all.
+    /// Explain the code of a finding, such as MES0101, or list all codes.
     Explain(explain::Explain),
-    /// Says how many cores and pods the pipelines need at a rate.
+    /// Estimate how many cores and pods the pipelines need for a given rate.
     Size(size::Size),
-    /// Prints the JSON Schema of the configuration, for editors, to stdout.
+    /// Print the JSON Schema of the configuration, for editors.
     Schema,
-    /// Lists dead letters, shows one, or sends records back to where they came from.
+    /// List dead letters, show one, or send records back to the topics that they came from.
     DeadLetters(Box<dead_letters::DeadLetters>),
-    /// Shows records of a running pipeline as they end, step by step.
+    /// Show records of a running pipeline as they end, step by step.
     Tap(tap::Tap),
-    /// Asks a running process whether it lives, for health checks of images without a shell.
+    /// Check the health of a running process, for images without a shell.
     Health(health::Health),
-    /// Shows what a running process does, in the terminal.
+    /// Show in the terminal what a running process does.
     Top(top::Top),
-    /// Prints completions for a shell, to stdout.
+    /// Print completions for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Prints the manual page in roff, to stdout: `messina man | man -l -`.
+    /// Print the manual page in roff: `messina man | man -l -`.
     Man,
 }
 
@@ -91,7 +91,7 @@ const ELSEWHERE: [Code; 2] = [codes::MISSING_FILE, codes::SECRET];
 /// Where the configuration comes from.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigFiles {
-    /// A configuration file; may be repeated, and the later one wins.
+    /// Configuration file. May be repeated; later files win.
     #[arg(short = 'c', long = "config", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 }
