@@ -4,7 +4,7 @@
 //! Operations that need more space keep it in a table of the program.
 //!
 //! Invariants, checked by [`Program::verify`] at compile time: every target is an operation of the program, every table index is valid, every mark is
-//! below `marks`, and the last operation is an unconditional jump.
+//! below `marks`, and the last operation ends the program, returns or jumps.
 
 use std::ops::Range;
 
