@@ -1,4 +1,4 @@
-//! Rows whose batch has failed: each is written by itself, at that stage and no other.
+//! Tests of rows whose batch has failed: each is written singly, at that stage and no other.
 
 use super::tests::{Bench, bench};
 use super::*;
