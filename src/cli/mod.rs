@@ -37,7 +37,7 @@ use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
 use trouble::Trouble;
 
-/// How long steps of one's own may take to go at the end.
+/// How long custom steps may take to be dropped at the end.
 const GOING: Duration = Duration::from_secs(2);
 
 /// Enriches Avro records from Kafka by look-ups in ScyllaDB or any CQL database: declared pipelines, nothing lost.
@@ -88,7 +88,7 @@ enum Command {
 /// Findings about the place where the configuration runs, for commands that run elsewhere.
 const ELSEWHERE: [Code; 2] = [codes::MISSING_FILE, codes::SECRET];
 
-/// Where the configuration comes from.
+/// The configuration files of a command.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigFiles {
     /// Configuration file. May be repeated; later files win.
@@ -97,12 +97,12 @@ pub struct ConfigFiles {
 }
 
 impl ConfigFiles {
-    /// Loads the files and the environment, and checks what can be known offline; all findings otherwise.
+    /// Loads the files and the environment, and runs the offline checks. The result includes warnings; with any error, it is all findings.
     pub fn load(&self) -> Result<(Config, Sources, Diagnostics), Diagnostics> {
         self.load_leaving(&[])
     }
 
-    /// The same without findings of these codes.
+    /// Like [`ConfigFiles::load`], but without findings of these codes.
     pub fn load_leaving(&self, left: &[Code]) -> Result<(Config, Sources, Diagnostics), Diagnostics> {
         let (config, sources) = config::load(&self.files, config::variables())?;
         judged(config, sources, left)
@@ -146,14 +146,14 @@ fn runtime(threads: Option<usize>) -> anyhow::Result<Runtime> {
     builder.build().context("cannot start the runtime")
 }
 
-/// Prints findings for people, to stderr.
+/// Prints findings as text to stderr.
 pub fn print(findings: &Diagnostics) {
     let text = findings.human(io::stderr().is_terminal());
     // Who closed stderr does not want it.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Prints what a command answers, to stdout. Who closes the pipe has seen enough: the command ends as it would have.
+/// Prints a command's answer to stdout. If the reader closes the pipe, that is no error: the command ends as it would have.
 fn answer(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -197,7 +197,7 @@ fn raise_open_files() {
     }
 }
 
-/// Runs the command.
+/// Runs a parsed command line. `make` creates the custom steps, as in [`main_with`].
 pub fn run(cli: Cli, make: impl FnOnce() -> Result<CustomSteps, String>) -> anyhow::Result<ExitCode> {
     trouble::ended(with_steps(cli.command, make))
 }
@@ -212,7 +212,7 @@ fn with_steps(command: Command, make: impl FnOnce() -> Result<CustomSteps, Strin
     ended
 }
 
-/// The steps of one's own that a command needs: what they hold may be dear, and a probe runs every few seconds.
+/// The custom steps that a command needs. They may be expensive to create, and a health probe runs every few seconds.
 fn steps_for(command: &Command, make: impl FnOnce() -> Result<CustomSteps, String>) -> Result<CustomSteps, String> {
     match command {
         Command::Run(_) | Command::Replay(_) | Command::Check(_) | Command::Test(_) => make(),
@@ -281,7 +281,7 @@ fn manual() -> anyhow::Result<String> {
     Ok(String::from_utf8(page)?)
 }
 
-/// Parses the arguments; usage errors end the process with 64, as sysexits has it.
+/// Parses the arguments. Usage errors exit with 64, as in sysexits; `--help` and `--version` with 0.
 pub fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|error| {
         // Help and version go to stdout and are no errors; a closed pipe is nobody's.
