@@ -1,7 +1,7 @@
-//! Builds every stage and runs them: connect, type-check, consume; stop in the reverse order.
+//! Builds the application and runs it: connect, type-check, consume. Stops in the reverse order.
 //!
-//! HTTP comes first and goes last, so that probes tell the truth while a service is awaited and while the last records
-//! drain. A service that does not answer at the start is waited for, like one that goes away later.
+//! HTTP starts first and stops last, so that probes are accurate while a service is awaited and while the last records drain. A service that does not
+//! answer at the start is waited for, like one that goes away later.
 
 mod build;
 mod check;

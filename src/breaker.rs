@@ -1,14 +1,14 @@
-//! The breaker of one dependency: while it is away it is asked by a few probes, and not by every event in flight.
+//! A circuit breaker for one dependency. During an outage only a few probes reach the dependency, not every event in flight.
 //!
-//! Why: a database that freezes meets each of `max_in_flight` events, again and again, when it can least bear it; and an event
-//! that has waited long waits up to ten seconds more after it is back. An open breaker lets one probe through at a time, a
-//! second apart at most, and closes at the first success. Then all who wait go on.
+//! Without it, a frozen database would be asked again and again by each of `max_in_flight` events when it can least bear it, and an event deep in its
+//! back-off would wait up to ten seconds more after the database is back. An open breaker lets single probes through, at most a second apart, and
+//! closes at the first success. Then all waiting events continue.
 //!
-//! Closed, open and half-open are the words of Michael Nygard, "Release It!", 2007. Half-open is an open breaker with a probe out.
-//! [`Breaker`] is pure; [`gate::Gate`] is what tasks share.
+//! Closed, open and half-open are the terms of Michael Nygard, "Release It!", 2007. Half-open is an open breaker with a probe out. [`Breaker`] is
+//! pure; [`gate::Gate`] is what tasks share.
 //!
-//! Invariants: a breaker delays, and never turns an error into another one; closed, it delays nobody; open, it has at most
-//! [`Rules::probes`] probes out, and always gives a time at which the next may go; any success closes it.
+//! Invariants: a breaker delays, and never changes an error into another one; closed, it delays nobody; open, it has at most [`Rules::probes`] probes
+//! out, and always knows the time of the next one; any success closes it.
 
 pub mod gate;
 

@@ -1,14 +1,14 @@
-//! Admission: how many records, and how many bytes of them, may be in flight at once.
+//! Admission control: how many records, and how many bytes of them, may be in flight at once.
 //!
-//! A partition that is over the budget is paused and polled on. Pausing and resuming are not free (librdkafka throws away what
-//! it has prefetched), so there is hysteresis: full at the limit, free again at 80 % of it.
+//! Stopping and resuming intake has a cost (when partitions are paused, librdkafka discards what it has prefetched), so there is hysteresis: the
+//! budget is full at the limit and free again at 80 % of it.
 //!
 //! Invariants:
 //! - where none is admitted while it is full, at most `max_records` records are in flight beside those set apart, and of their bytes only those of the
 //!   last one are beyond `max_bytes`;
 //! - an empty budget is never full, so no record waits for ever.
 //!
-//! What a record comes to hold on its way (rows, say) is not known when it is admitted: [`Budget::hold`] counts it from then on.
+//! What a record holds later (rows, for example) is unknown when it is admitted; [`Budget::hold`] counts it from then on.
 
 /// What is in flight against what may be. Units: records, and bytes as the caller counts them (the same at both ends).
 #[derive(Debug, Clone)]

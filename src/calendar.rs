@@ -1,4 +1,4 @@
-//! Days of the proleptic Gregorian calendar, for times that people write. Pure.
+//! Days of the proleptic Gregorian calendar, for times that people read and write. Pure.
 
 /// Days from 1970-01-01 to a day; none where the month has no such day.
 ///

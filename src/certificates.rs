@@ -1,7 +1,7 @@
-//! The certificates that a configuration names as PEM files: which these are, and when they run out.
+//! Finds the PEM certificates that a configuration names, and when they expire.
 //!
-//! It exists because an expired certificate ends every new connection, at night. `check --online` and the metrics tell it before; both go by
-//! what is said here. Certificates in a PKCS #12 store or in the configuration's own text are not looked at.
+//! An expired certificate ends every new connection, so `check --online` and the metrics report the expiry in advance; both use this module.
+//! Certificates in a PKCS #12 store or in the text of the configuration are not examined.
 
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;

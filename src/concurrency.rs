@@ -1,15 +1,15 @@
-//! How many events a consumer works on at a time, found from how its store answers: `max_in_flight = "auto"`.
+//! `max_in_flight = "auto"`: derives how many events a consumer works on at a time from the latency of its store.
 //!
-//! A fixed number is too small for a distant database or too large for a busy one: beyond what a database can work on at the same
-//! time, more requests only wait in its queues. The rule is the gradient limiter of Netflix's concurrency-limits
-//! (<https://github.com/Netflix/concurrency-limits>, `GradientLimit`): `limit ← limit × gradient + √limit`, with
-//! `gradient = min(1, 2 × best latency / latency)`, at least 1/2. It settles where about half of the latency is queueing.
+//! A fixed number is too small for a distant database or too large for a busy one: beyond what a database can work on concurrently, more requests
+//! only wait in its queues. The rule is the gradient limiter of Netflix's concurrency-limits (<https://github.com/Netflix/concurrency-limits>,
+//! `GradientLimit`): `limit ← limit × gradient + √limit`, with `gradient = min(1, 2 × best latency / latency)`, at least 1/2. It settles where about
+//! half of the latency is queueing.
 //!
-//! Two things differ. Latency is compared step by step, so that a change of the mix is no change of latency. And the best latency
-//! does not expire, which would let the limit creep up under a standing queue: it is raised only when half of the load did not
-//! bring the latency down, because then the latency is not our doing, and giving way helps nobody.
+//! It differs in two ways. Latency is compared step by step, so that a changed mix of steps is not a changed latency. And the best latency does not
+//! expire, which would let the limit creep up under a standing queue. It is raised only when half of the load did not reduce the latency, because
+//! then we are not the cause, and giving way helps nobody.
 //!
-//! Pure. Invariants: the limit stays between its bounds; it does not grow while it is not used up; failures cut it.
+//! Pure. Invariants: the limit stays between its bounds; it grows only while it is used up; failures cut it.
 
 use std::time::Duration;
 

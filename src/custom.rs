@@ -1,6 +1,6 @@
-//! Steps of one's own: written in Rust against this crate, registered by name, and used in TOML beside the declared ones.
+//! Custom steps: written in Rust, registered by name, and used in TOML beside the declared steps.
 //!
-//! A program of one's own is the whole of `messina`, with steps that the binary does not have:
+//! Your program is the whole of `messina` plus these steps:
 //!
 //! ```no_run
 //! use futures_util::FutureExt;
@@ -31,7 +31,7 @@
 //! }
 //!
 //! fn main() -> std::process::ExitCode {
-//!     // Made only for commands that run or check pipelines: a probe of its health loads nothing.
+//!     // Called only by commands that run or check pipelines, so that a health probe loads nothing.
 //!     messina::cli::main_with(|| Ok(CustomSteps::new().with("length", Length)))
 //! }
 //! ```
@@ -45,9 +45,13 @@
 //! bind = { text = "event.url" }
 //! ```
 //!
-//! Why a trait and no plug-in: what is compiled in is checked by the compiler, and a record pays no more than a virtual call. Invariants: a step
-//! is type-checked like any other; what it is given has the types that it declares, or is null; it may run for many records at
-//! once, and more than once for a record, so what it does must bear repeating.
+//! What a step can rely on, and what it must tolerate:
+//!
+//! - It is type-checked at the start like any other step. Each value that it receives has the type that it declares, or is null.
+//! - It runs for many records concurrently.
+//! - It may run more than once for one record, so its effects must be idempotent.
+//!
+//! Steps are compiled in, not loaded as plug-ins: the compiler checks them, and a call costs a record no more than a virtual call.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -59,12 +63,13 @@ use futures_util::future::BoxFuture;
 pub use crate::avro::value::{Type, Unit, Value};
 pub use crate::retry::Class;
 
-/// The values that a step gives, in the order of [`CustomStep::gives`].
+/// The result of a step: its values in the order of [`CustomStep::gives`].
 pub type Row = Vec<Value<'static>>;
 
-/// A step of one's own. One value serves all pipelines that name it, on several threads.
+/// A custom step. One instance serves all pipelines that name it, on several threads.
 ///
-/// A runtime that it owns is ended in the background, for dropping one waits for what blocks on it, and panics amid async code:
+/// A step that owns a Tokio runtime must shut it down in the background, because dropping a runtime waits for everything that blocks on it, and panics
+/// in async code:
 ///
 /// ```
 /// use tokio::runtime::Runtime;
@@ -82,29 +87,30 @@ pub type Row = Vec<Value<'static>>;
 /// }
 /// ```
 pub trait CustomStep: Send + Sync + 'static {
-    /// What it takes: names, which `bind` gives expressions for (or the event's field of that name is taken), and types. Asked once, when the step is
-    /// registered.
+    /// The inputs of the step: names and types. `bind` gives an expression for each name; without one, the event's field of that name is used. Called
+    /// once, when the step is registered.
     fn takes(&self) -> Vec<(String, Type)>;
 
-    /// What it gives to later expressions, as `STEP.name`; any may be null. Asked once, too.
+    /// The outputs of the step: later expressions use them as `STEP.name`. Each may be null. Called once, when the step is registered.
     fn gives(&self) -> Vec<(String, Type)>;
 
-    /// Runs it for one record, on the current-thread runtime of a consumer's thread: what computes for long, or blocks, belongs on a thread of its
-    /// own, and `tokio::task::block_in_place` panics. That runtime ends, with all tasks on it, when the thread's pipelines are stopped, halt or are
-    /// replaced by a reload, and the step lives on: tasks and clients that outlive a record belong on a runtime of the step's own.
+    /// Runs the step for one record. `values` are the inputs in the order of [`CustomStep::takes`]. `None` means no row: the step's `on_missing`
+    /// decides what follows.
     ///
-    /// It may be dropped while it waits: when its `timeout` is over, its record's partition has left, or its consumer ends. Only what it has given to
-    /// another thread goes on then, beside the next attempt: give that a deadline of its own.
+    /// The future runs on the current-thread runtime of a consumer's thread. Move long computations and blocking calls to another thread;
+    /// `tokio::task::block_in_place` panics. That runtime ends, with all tasks on it, when the thread's pipelines are stopped, halt or are replaced by a
+    /// reload, but the step lives on: tasks and clients that outlive a record need a runtime that the step owns.
     ///
-    /// `None` is no row: the step's `on_missing` says what follows.
+    /// The future is dropped while it waits when the step's `timeout` is over, the record's partition moves away, or the consumer ends. Work that it
+    /// has handed to another thread then continues beside the next attempt: give that work its own deadline.
     ///
     /// # Errors
-    /// What may pass is tried again, as the step's `on_error` and `retry` say; what cannot pass makes a dead letter, and without `[dead_letter]` halts
-    /// the pipeline, as what is fatal does.
+    /// A transient error is retried as the step's `on_error` and `retry` say. A permanent error makes the record a dead letter, or halts a pipeline
+    /// without `[dead_letter]`. A fatal error halts the pipeline.
     fn run<'a>(&'a self, values: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>>;
 }
 
-/// A step that others hold too.
+/// A shared step.
 impl<S: CustomStep + ?Sized> CustomStep for Arc<S> {
     fn takes(&self) -> Vec<(String, Type)> {
         (**self).takes()
@@ -119,7 +125,7 @@ impl<S: CustomStep + ?Sized> CustomStep for Arc<S> {
     }
 }
 
-/// Why a step of one's own did not give an answer.
+/// Why a custom step failed for a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct StepError {
@@ -129,7 +135,8 @@ pub struct StepError {
 }
 
 impl StepError {
-    /// It may pass by itself: the step is tried again. `reason` is a word for log lines and the header of a dead letter, without the record's content.
+    /// An error that may pass: the step is retried. `reason` is one word for log lines and the header of a dead letter; it must not contain content of
+    /// the record.
     pub fn transient(reason: &'static str, message: impl Into<String>) -> StepError {
         StepError {
             class: Class::Transient,
@@ -138,7 +145,7 @@ impl StepError {
         }
     }
 
-    /// It will not pass for this record, which becomes a dead letter, or halts the pipeline where that has no `[dead_letter]`.
+    /// An error that will not pass for this record. The record becomes a dead letter, or halts a pipeline without `[dead_letter]`.
     pub fn permanent(reason: &'static str, message: impl Into<String>) -> StepError {
         StepError {
             class: Class::Permanent,
@@ -147,7 +154,7 @@ impl StepError {
         }
     }
 
-    /// It will not pass for any record: the pipeline halts.
+    /// An error that will not pass for any record: the pipeline halts.
     pub fn fatal(reason: &'static str, message: impl Into<String>) -> StepError {
         StepError {
             class: Class::Fatal,
@@ -156,18 +163,18 @@ impl StepError {
         }
     }
 
-    /// Whether it may pass.
+    /// Whether the error is transient, permanent or fatal.
     pub fn class(&self) -> Class {
         self.class
     }
 
-    /// The word that it was made with.
+    /// The `reason` that was passed to the constructor.
     pub fn reason(&self) -> &'static str {
         self.reason
     }
 }
 
-/// A step, and what it says of itself.
+/// A step with its declared inputs and outputs.
 #[derive(Clone)]
 pub(crate) struct Registered {
     pub(crate) step: Arc<dyn CustomStep>,
@@ -175,18 +182,18 @@ pub(crate) struct Registered {
     pub(crate) gives: Vec<(String, Type)>,
 }
 
-/// Steps of one's own, by the names that `custom = "NAME"` uses.
+/// The custom steps of a program, by the names that `custom = "NAME"` uses.
 #[derive(Clone, Default)]
 pub struct CustomSteps(BTreeMap<String, Registered>);
 
 impl CustomSteps {
-    /// None.
+    /// No steps.
     pub fn new() -> CustomSteps {
         CustomSteps::default()
     }
 
-    /// These and one more; it takes the place of another of its name. The step is asked what it takes and gives here alone: a panic in that would
-    /// otherwise come at a reload.
+    /// Adds a step, or replaces the one of that name. `takes` and `gives` are called here and nowhere else, so that a panic in them cannot come at a
+    /// reload.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, step: impl CustomStep) -> CustomSteps {
         let (takes, gives) = (step.takes(), step.gives());
@@ -200,7 +207,7 @@ impl CustomSteps {
         self.0.get(name)
     }
 
-    /// All names.
+    /// The names of all steps.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }

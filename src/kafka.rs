@@ -1,4 +1,4 @@
-//! What the consumer and the producer share towards librdkafka: properties, error classes, log lines.
+//! What consumers and producers have in common in their use of librdkafka: properties, error classes, log lines.
 
 pub mod asker;
 pub mod epoch;

@@ -1,17 +1,15 @@
 //! Order: which events may run now, and which wait behind another of their lane.
 //!
-//! Kafka keeps order within a partition; work that leaves the consumer loop loses it. A lane wins it back: of the events of one
-//! lane one runs at a time, in the order in which they came. With [`Order::Key`] there is a lane for each key of a partition,
-//! with [`Order::Partition`] one for each partition, with [`Order::None`] there are none.
+//! Kafka keeps order within a partition; concurrent work loses it. A lane restores it: of the events of one lane, one runs at a time, in their order
+//! of arrival. With [`Order::Key`] each key of a partition has a lane, with [`Order::Partition`] each partition, with [`Order::None`] there are none.
 //!
-//! Lanes are told apart by a seeded 64-bit hash of the key. Two keys that share a hash share a lane, which costs a wait and no
-//! order. A record without a key has no order to keep under [`Order::Key`] (Kafka itself spreads such records over partitions)
-//! and runs at once.
+//! Lanes are identified by a seeded 64-bit hash of the key. Two keys with the same hash share a lane, which costs a wait but no order. A record
+//! without a key has no order to keep under [`Order::Key`] (Kafka itself spreads such records over partitions) and runs at once.
 //!
 //! Invariants:
-//! - of one lane at most one item is out at any time, and the next one out is the one that waited longest;
-//! - nothing is lost: each item goes out once, by `enter_lane`, `leave` or `drop_partition`;
-//! - a lane without an item out takes no memory; waiting items sit in one slab, so that steady work allocates nothing.
+//! - at most one item of a lane is out at any time, and the next one is the one that waited longest;
+//! - nothing is lost: each item is returned once, by `enter_lane`, `leave` or `drop_partition`;
+//! - a lane without an item out takes no memory; waiting items share one slab, so that steady work allocates nothing.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};

@@ -1,12 +1,12 @@
 //! The ledger of one partition: which records are in flight, and which offset may be committed.
 //!
-//! Records of a partition finish in any order, but Kafka keeps only one number per partition. That number must never pass a
-//! record whose effects are not all acknowledged, or a crash loses it. The ledger therefore keeps every record from the first
-//! unfinished one on, and offers that record's offset for commit.
+//! Records of a partition finish in any order, but Kafka keeps only one offset per partition. That offset must never pass a record whose effects are
+//! not all acknowledged, or a crash loses the record. So the ledger keeps every record from the first unfinished one on, and offers that record's
+//! offset for commit.
 //!
-//! It also keeps the partition's write clock. Every CQL write carries a timestamp in microseconds, made from the record's own
-//! timestamp, and two records of one millisecond must not share one. What the clock must remember rides in the metadata of the
-//! commit, so that a replay hands out the same timestamps again (as long as the log still holds the same records).
+//! It also keeps the partition's write clock. Every CQL write carries a timestamp in microseconds, derived from the record's own, and two records of
+//! one millisecond must not share one. The state of the clock is stored in the metadata of the commit, so that a replay derives the same timestamps
+//! again (as long as the log still holds the same records).
 //!
 //! Invariants:
 //! - the committable offset is never above an unfinished one, and never goes back;

@@ -1,26 +1,26 @@
-//! Messina consumes Confluent-framed Avro from Kafka, enriches every record by look-ups in ScyllaDB (or any CQL database),
-//! writes rows back, publishes enriched Avro to Kafka, and commits an offset only when everything that the record was to
-//! cause has happened.
+//! Messina is a stream processor. It reads Confluent-framed Avro from Kafka, enriches each record with rows from ScyllaDB (or any CQL database) and
+//! documents from MongoDB, writes rows back, and publishes enriched Avro to Kafka. It commits an offset only when every effect of its record, and of
+//! all records before it, is acknowledged.
+//!
+//! **Public API.** Programs with custom steps use [`custom`], [`cli::main`] and [`cli::main_with`]. Only these follow Semantic Versioning. All other
+//! modules are public for the tests and benches of this repository, and may change at any time.
 //!
 //! ```text
-//!  Kafka ──► consumer loop (one per consumer, on a thread with a current-thread runtime; beyond the cores several share one)
+//!  Kafka ──► consumer loop (one per consumer, on a thread with a current-thread runtime; consumers beyond the cores share threads)
 //!              │  poll ► frame ► registry (cached) ► Avro extract            CPU: inline, never deferred
-//!              │  admit: ledger and budget; over it, stop taking records and go on polling
+//!              │  admit: ledger and budget; when it is full, stop taking records but keep polling
 //!              ▼
 //!            lanes ──► tasks on the loop's runtime, bounded by max_in_flight   I/O: green threads
-//!              │  steps: look-ups at the same time; then writes
+//!              │  steps: look-ups concurrently; then writes
 //!              │  encode: the input's bytes and the new fields, spliced
 //!              ▼
 //!            sink ──► producer, delivery report ──► outcome ──► ledger ──► commit the first unfinished offset
 //!                                                     └─► dead-letter topic ──► ledger
 //! ```
 //!
-//! A program of one's own may rely, between minor versions, on [`custom`] and on [`cli::main`] and [`cli::main_with`]. All other modules are public for the
-//! tests and benches of this repository alone.
-//!
-//! The modules follow that way. `DESIGN.md` says where to change what.
+//! The modules below are listed in this order. `DESIGN.md` explains the design, and where to change what.
 
-/// A line on stderr, where `eprintln!` panics once nobody reads it.
+/// Writes a line to stderr. Unlike `eprintln!` it does not panic when stderr is closed.
 macro_rules! say {
     ($($words:tt)*) => {
         drop(std::io::Write::write_fmt(

@@ -1,4 +1,4 @@
-//! The `messina` binary: arguments to exit code. Everything else is in the library.
+//! The `messina` binary: from arguments to exit code. Everything else is in the library.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! How an event ended. Every consumed record ends in exactly one of these ways, or is given up and consumed again, here or elsewhere: these
-//! three counts, that of those given up and what is in flight add up to what was consumed.
+//! The outcomes of an event: done, skipped or dead-lettered. Every consumed record has exactly one of them, or is given up and consumed again, here
+//! or elsewhere. The three counts, the count of those given up and the number in flight add up to what was consumed.
 //!
-//! A retry is not an end, and neither is a fatal error: the offset of such an event stays unfinished and is never committed past.
+//! Neither a retry nor a fatal error is an outcome: the offset of such an event stays unfinished, and nothing is committed past it.
 
 /// The end of an event. In each case all effects of the event are acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

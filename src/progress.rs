@@ -1,10 +1,10 @@
 //! The stall watchdog of one partition: lag without progress for too long is a stall.
 //!
-//! A consumer can be alive, in its group, polling, and yet stand still: a record that never finishes, a paused partition that nobody
-//! resumes, a fetcher that lost its leader. No single part sees that; the position, watched from outside, does.
+//! A consumer can be alive, in its group and polling, and still make no progress: a record that never finishes, a paused partition that nothing
+//! resumes, a fetcher that lost its leader. No single part notices that; the position, observed from outside, does.
 //!
-//! Invariants: no stall without lag; a position that changes, up or down, starts the wait anew; a stall is reported at every
-//! observation until it ends; time in which nobody looked is no part of the wait.
+//! Invariants: no stall without lag; a position that changes, up or down, restarts the wait; a stall is reported at every observation until it ends;
+//! time without observations does not count.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! HTTP through the proxies that the environment names (`http_proxy`, `https_proxy`, `no_proxy`), except to this host: what listens here is not
-//! asked by way of a proxy, which would ask itself.
+//! HTTP through the proxies that the environment names (`http_proxy`, `https_proxy`, `no_proxy`). Loopback addresses are asked directly, because a
+//! proxy would ask itself.
 
 use std::net::IpAddr;
 

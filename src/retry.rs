@@ -1,7 +1,7 @@
-//! What an error means for the record that met it, and how long to wait before the next attempt.
+//! Error classes and retry delays.
 //!
-//! Every foreign error is put into one [`Class`] at the border where it appears, and the class alone decides what follows. The
-//! delays grow, are capped, and are jittered, so that many waiting events do not come back to a recovering server at once.
+//! Every foreign error gets a [`Class`] where it enters Messina, and the class alone decides what follows. Delays grow, are capped and have jitter, so
+//! that many waiting events do not return to a recovering server at the same moment.
 //!
 //! Invariant: a delay is below the ceiling of its attempt, and no ceiling is above the maximum.
 
@@ -13,9 +13,9 @@ use std::time::Duration;
 pub enum Class {
     /// It may pass (time-out, unavailable, overloaded): retried, for as long as it takes.
     Transient,
-    /// This record will never succeed (bad bytes, wrong type, invalid request): dead letter, at once.
+    /// This record will never succeed (bad bytes, wrong type, invalid request): a dead letter at once.
     Permanent,
-    /// No record can succeed (credentials refused, table gone, fenced): the pipeline stops, and nothing is committed past it.
+    /// No record can succeed (credentials refused, table gone, fenced): the pipeline halts, and nothing is committed past the record.
     Fatal,
 }
 

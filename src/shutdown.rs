@@ -1,5 +1,5 @@
-//! When to stop: SIGTERM or SIGINT once is a drain, a second one is the end at once. SIGHUP, SIGUSR1 and SIGUSR2 stop nothing; but SIGHUP, which a
-//! terminal sends that is closed, stops commands that would leave files behind.
+//! Signals and the phases of a stop. The first SIGTERM or SIGINT drains; a second one ends the process at once. SIGHUP, SIGUSR1 and SIGUSR2 do not
+//! stop the daemon; but SIGHUP, which a closing terminal sends, stops commands that would otherwise leave files behind.
 
 use std::io;
 use std::mem::MaybeUninit;

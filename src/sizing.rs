@@ -1,9 +1,8 @@
-//! What a pipeline costs before it runs: CPU for a record, cores and pods for a rate, how many records are in flight meanwhile, and whether memory,
-//! connections and order let them.
+//! The model of `messina size`: CPU per record, cores and pods for a rate, records in flight, and whether memory, connections and order allow them.
 //!
-//! The cost is a sum of what each part of the way takes, fitted to measurements (`benches/e2e/run sizing` makes them anew, and says how far the sum is
-//! off). Records in flight follow from Little's law, L = λ W (J. D. C. Little, A Proof for the Queuing Formula: L = λW, Operations Research
-//! 9, 1961). Pure: configuration in, numbers out.
+//! The cost is a sum over the parts of the way of a record, fitted to measurements (`benches/e2e/run sizing` repeats them, and reports the error of
+//! the sum). Records in flight follow from Little's law, L = λ W (J. D. C. Little, A Proof for the Queuing Formula: L = λW, Operations Research 9,
+//! 1961). Pure: configuration in, numbers out.
 
 use std::time::Duration;
 

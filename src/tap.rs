@@ -1,9 +1,9 @@
-//! A look at single records of a running pipeline: sampled as they end, at most so many in a time, for as long as somebody asks.
+//! Sampling of single records of a running pipeline, for `/tap` and `messina tap`: as they end, at a limited rate, as long as somebody asks.
 //!
-//! A loop offers each record that ends. While nobody looks that costs one load of a flag; while somebody does, the whole way of a record is put
-//! into words at most as often as was asked for. Nothing waits for who looks.
+//! A loop offers each record that ends. While nobody looks, that costs one load of a flag. While somebody does, a record is described at most as
+//! often as requested. Nothing waits for the reader.
 //!
-//! Invariant: a look holds `LARGEST` bytes at most. Records are held as text, for a tree of values takes many times that.
+//! Invariant: a session holds at most `LARGEST` bytes. Records are held as text, because a tree of values takes many times that.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -1,13 +1,11 @@
-//! Order where effects commute: events of one key run at the same time, and are published one after another.
+//! Order when effects commute: events of one key run concurrently, and are published one after another.
 //!
-//! A lane runs one event at a time, so a key is as slow as its database: at 20 ms an event, 50 events a second, and a hot key
-//! holds up its whole partition. Where a pipeline's look-ups read nothing that it writes, and its writes carry their own
-//! timestamps, only the output has an order that anybody can see. Then each event gets a [`Turn`]: it runs at once, and waits
-//! for the turn of the one before it only when it is about to be published.
+//! A lane runs one event at a time, so a key is as slow as its database: at 20 ms per event, 50 events a second, and a hot key holds up its whole
+//! partition. If a pipeline's look-ups read nothing that it writes, and its writes carry their own timestamps, only the order of outputs is visible.
+//! Then each event gets a [`Turn`]: it runs at once, and waits for the turn of the one before it only when it is about to be published.
 //!
-//! Invariants: the turn of an event comes after that of every earlier event of its key; an event that ends otherwise (skipped,
-//! dead-lettered) passes its turn on only when it had it; one that cannot go on breaks the chain, and nothing behind it is
-//! published.
+//! Invariants: the turn of an event comes after that of every earlier event of its key; an event that is skipped or dead-lettered passes its turn on
+//! only after it had it; an event that cannot continue breaks the chain, and nothing behind it is published.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash};

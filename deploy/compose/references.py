@@ -1,6 +1,6 @@
-"""Writes the documents of the references of config/processors.toml: campaigns, and three quarters of the partners that the generator names.
+"""Writes the documents of the references of config/processors.toml: campaigns, and three quarters of the partners that the generator uses.
 
-Documents that are there stay. Prints one JSON line.
+Keeps existing documents. Prints one JSON line.
 """
 
 import argparse

@@ -1,8 +1,12 @@
-//! `messina` with one step of its own: the country of an IP address.
+//! `messina` with one custom step: the country of an IP address.
 //!
-//! It is the whole program: `cargo run --example geo -- run -c config.toml`, and `check`, `dead-letters` and the others as ever. The
-//! pipeline that uses the step is in `pipeline.toml`; `tests.rs` runs it on an embedded Kafka and registry, and the cases of `pipeline.test.toml`, as
-//! `cargo run --example geo -- test examples/geo/pipeline.test.toml` does.
+//! This is the whole program. It has all commands of `messina`:
+//!
+//!     cargo run --example geo -- run -c examples/geo/services.toml -c examples/geo/pipeline.toml
+//!     cargo run --example geo -- test examples/geo/pipeline.test.toml
+//!
+//! `pipeline.toml` has the pipeline that uses the step. `tests.rs` tests the step alone, the cases of `pipeline.test.toml`, and the pipeline on an
+//! embedded Kafka and registry.
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -11,13 +15,13 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use messina::custom::{CustomStep, CustomSteps, Row, StepError, Type, Value};
 
-/// Networks and their countries, the more special ones first.
+/// Networks and their countries; more specific networks come first.
 struct Geo {
     networks: Vec<(IpAddr, u32, &'static str)>,
 }
 
 impl Geo {
-    /// Networks for documentation (RFC 5737, RFC 3849); a real step reads a file here, once.
+    /// Networks reserved for documentation (RFC 5737, RFC 3849). A real step would read a file here, once.
     fn new() -> Geo {
         let networks = [
             ("192.0.2.0", 24, "FR"),
@@ -60,7 +64,7 @@ impl CustomStep for Geo {
 
     fn run<'a>(&'a self, values: &'a [Value<'a>]) -> BoxFuture<'a, Result<Option<Row>, StepError>> {
         async move {
-            // Null is what the event does not have.
+            // The event has no address: null.
             let Some(Value::String(text)) = values.first() else {
                 return Ok(None);
             };
@@ -73,7 +77,7 @@ impl CustomStep for Geo {
     }
 }
 
-/// The steps that this program has beside the declared ones.
+/// The custom steps of this program.
 fn steps() -> CustomSteps {
     CustomSteps::new().with("geo", Geo::new())
 }

@@ -1,4 +1,4 @@
-//! The step alone, its type check, and the pipeline end to end on an embedded Kafka and registry.
+//! Tests of the step alone, its type check, and the pipeline end to end on an embedded Kafka and registry.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;

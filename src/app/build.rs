@@ -1,5 +1,5 @@
-//! Makes the parts of the application out of the configuration: connections, prepared pipelines, consumers, producers. What each may hold
-//! in memory is `memory`'s.
+//! Creates the parts of the application from the configuration: connections, prepared pipelines, consumers, producers. `memory` computes how much
+//! memory each may use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

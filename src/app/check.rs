@@ -1,4 +1,4 @@
-//! What the program itself and, for `check --online`, live services tell of a configuration.
+//! The parts of `messina check` that need more than the configuration: the program itself and, with `--online`, the live services.
 
 mod around;
 mod brokers;

@@ -1,9 +1,10 @@
-//! A consumer that waits for its loop.
+//! A consumer that waits for its loop to start.
 //!
-//! It is made with its pipeline, so that what is wrong with its properties ends the start. Its loop begins later: topics, references and the database
-//! are waited for before, for as long as it takes. librdkafka queues its reports meanwhile, 10 KiB a second and more, without a bound.
+//! The consumer is created with its pipeline, so that wrong properties end the start. Its loop begins later, after topics, references and the
+//! database are available, which may take long. librdkafka queues its reports meanwhile, 10 KiB a second and more, without a bound; this consumes
+//! them.
 //!
-//! Invariant: once it is taken nobody but its loop polls it, or a record would be lost.
+//! Invariant: once the loop has taken the consumer, nothing else polls it, or a record would be lost.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

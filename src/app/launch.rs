@@ -1,6 +1,6 @@
-//! One pipeline's loops: started, each on a thread and with its own life, and heard of when they end.
+//! Starts the loops of a pipeline, each on a thread, and observes how they end.
 //!
-//! Invariant: however a loop ends, be it by a panic, it is counted, told once, and its successor finds its place free.
+//! Invariant: however a loop ends, including by a panic, its end is counted and reported once, and a successor finds its place free.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,8 +1,8 @@
-//! How the memory of `[limits]` is shared out: caches and references take what they declare; of the rest each pipeline has the same share, a
-//! quarter of it for what its consumers prefetch, a quarter for its producer's queue, half for records in flight.
+//! Divides `[limits] memory`. Caches and references take what they declare. The rest is divided equally among pipelines: a quarter of each share for
+//! prefetched records, a quarter for the producer's queue, half for records in flight.
 //!
-//! A pipeline keeps its share for as long as it runs. Those that a reload brings have what is left, or, where that is too little, the others
-//! are made anew too: the sum stays below the limit.
+//! A pipeline keeps its share as long as it runs. Pipelines that a reload adds get what is left; if that is too little, the others are recreated with
+//! smaller shares. The sum stays below the limit.
 
 use crate::config::{Config, Pipeline, StepKind};
 

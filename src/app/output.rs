@@ -1,4 +1,4 @@
-//! What a pipeline, or one of its consumers, publishes with: the topics, a producer, and under `exactly_once` its transactions.
+//! What a pipeline, or one of its consumers, publishes with: topics, a producer and, under `exactly_once`, its transactions.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! What HTTP answers: liveness by progress, readiness by assignment, status in full.
+//! The content of the HTTP answers: liveness by progress, readiness by assignment, and the full status.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};

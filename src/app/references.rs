@@ -1,4 +1,4 @@
-//! Opens the references of a configuration: types declared or sampled, each collection read whole, then followed.
+//! Opens the references of a configuration: finds their types (declared or sampled), reads each collection completely, then follows it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

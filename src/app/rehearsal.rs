@@ -1,8 +1,8 @@
-//! A pipeline on real records without any effect: look-ups are asked, and what would be written, published or put aside is told.
+//! The engine of `run --dry-run`: runs a pipeline on real records without any effect, and reports what would be written, published or dead-lettered.
 //!
-//! Nothing is registered, no group is joined, nothing is committed. Records run one after the other, so that what is told of one is its own.
-//! What a record would have written is not seen by the look-ups of later ones. The embedded database is copied first, for even preparing a
-//! write changes its tables.
+//! Nothing is registered or committed, and no group is joined. Look-ups are executed. Records run one after the other, so each report is about one
+//! record. Look-ups do not see what earlier records would have written. The embedded database is copied first, because even preparing a write changes
+//! its tables.
 
 use std::io;
 use std::path::Path;

@@ -1,11 +1,12 @@
-//! Takes another configuration while the process runs: pipelines that changed are drained and replaced, and the others go on.
+//! Applies a new configuration to a running process: changed pipelines are drained and replaced, the others continue.
 //!
-//! Everything that can be found wrong is found before anything is stopped: the new pipelines are checked against the live services and made in
-//! full, and only then the old ones drain. A configuration that cannot be taken leaves all as it was. What the process has only one of (brokers,
-//! registry, database, HTTP, limits) takes a restart.
+//! Everything is checked before anything stops: new pipelines are checked against the live services and created completely; only then do the old ones
+//! drain. A configuration that is rejected changes nothing. Resources of the whole process (brokers, registry, database, HTTP, limits) need a
+//! restart.
 //!
-//! A pipeline that has halted, or that its dead letters have stopped, is made anew by each reload, changed or not: it is how an operator says
-//! that the cause is gone. Where what could not be taken is tried again, that was said only of those that had halted by then.
+//! Each reload also recreates pipelines that have halted or that their dead letters have stopped, changed or not: this is how an operator says that
+//! the cause is fixed. When a rejected configuration is retried automatically, this applies only to pipelines that had halted by the time of the
+//! reload.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};

@@ -1,9 +1,9 @@
-//! Certificates and login of the registry and its token endpoint that are renewed while the process runs.
+//! Renews certificates and logins of the registry and its token endpoint while the process runs.
 //!
-//! They are read when a client is made, and whoever renews them sends no signal: what is in use would run out while the metrics show the end of
-//! the new ones, and a login that was rotated would be refused for ever. So their files are looked at again and again, by content, for a Secret's file keeps neither its time nor its inode.
+//! A client reads them when it is created, and whoever renews them sends no signal. Without this, clients would use expired certificates or a rotated
+//! login for ever. So their files are checked regularly, by content, because the files of a mounted Secret keep neither their time nor their inode.
 //!
-//! Invariant: what cannot be used leaves the old ones in use, and is tried again at the next look.
+//! Invariant: if the new ones cannot be used, the old ones stay in use, and the next check tries again.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Connections to what pipelines share: the schema registry and the database.
+//! Connections that pipelines share: the schema registry and the database.
 //!
 //! A service that does not answer is waited for, with back-off; one that is configured wrongly is a finding.
 

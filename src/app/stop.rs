@@ -1,4 +1,4 @@
-//! What still runs while the application stops, named every few seconds, so that a stop that takes long says what it waits for.
+//! Reports every few seconds what is still running while the application stops, so that a slow stop shows what it waits for.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;

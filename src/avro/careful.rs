@@ -1,8 +1,7 @@
-//! One operation of a program, carefully: what the fast half leaves.
+//! Executes one operation of a program carefully: the slow half of reading, for everything that the fast half leaves.
 //!
-//! Each operation is passed from its start, whatever the fast half has seen of it, so this states what the operations are,
-//! and which errors they find. It is slower, and where most data never come: large numbers, blocks with sizes, keys that are
-//! wanted, and whatever is wrong.
+//! It runs each operation again from its start, so it defines what the operations are and which errors they report. It handles what most data never
+//! contain: large numbers, blocks with sizes, wanted map keys, and everything that is wrong.
 
 use std::ops::Range;
 

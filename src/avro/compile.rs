@@ -1,8 +1,8 @@
-//! Schema and wanted positions to a [`Program`].
+//! Compiles a schema and the wanted positions to a [`Program`].
 //!
-//! The schema is walked once. Records become the operations of their fields, one after the other; a record that is
-//! recursive, or large and used often, is compiled once and called, so the program is never larger than a small multiple
-//! of the schema. Along wanted paths every use is compiled by itself, because it has marks of its own.
+//! The schema is walked once. Records become the operations of their fields, in order. A record that is recursive, or large and used often, is
+//! compiled once and called, so the program is at most a small multiple of the schema. Along wanted paths every use is compiled separately, because
+//! it has its own marks.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};

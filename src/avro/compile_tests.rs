@@ -1,4 +1,4 @@
-//! Tests of the compiler: which operations a schema becomes.
+//! Tests of the compiler: the operations that a schema becomes.
 
 use super::*;
 use crate::avro::program::{Check, Scalar, Small};

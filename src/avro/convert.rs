@@ -1,6 +1,6 @@
-//! Which values are exactly values of another type: the conversions of [`encode`](super::encode), one by one.
+//! Exact conversions between types: the single conversions of [`encode`](super::encode).
 //!
-//! A result of `None` says that values of this kind never are; `Some(None)` that this one is not.
+//! `None` means that values of this kind never convert; `Some(None)` that this value does not.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What of an input an output has in another type or not at all, by path: where a value may turn out not to fit.
+//! Lists the parts of an input, by path, that an output has in another type or not at all, where a value may turn out not to fit.
 
 use std::collections::HashSet;
 

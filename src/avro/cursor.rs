@@ -1,18 +1,17 @@
 //! A position in a datum that moves forward: the fast half of reading.
 //!
-//! Each function handles what real data are made of with few instructions and fewer branches: numbers and lengths are
-//! looked at before it is known that they are there, which the padding allows, and a union with null is passed without
-//! a decision where it can be. Anything else, and everything that is wrong, is left to the careful half, `scan`, which
-//! starts again at the same operation: so both find the same errors, and this half has none of its own. A function that
-//! answers false (or None) may have moved; the caller goes back to where the operation started.
+//! Each function handles common data with few instructions and fewer branches. Numbers and lengths are read before it is known that they are there,
+//! which the padding allows; a union with null is passed without a branch where possible. Anything else, and everything that is wrong, is left to the
+//! careful half, `scan`, which starts again at the same operation; so both report the same errors, and this half has none of its own. A function that
+//! returns false (or None) may have moved: the caller goes back to where the operation started.
 //!
-//! Invariant, on which all `unsafe` here stands: before and after a function that succeeds `at <= end`, and the bytes from
-//! `at` to [`PADDING`] behind `end` are readable. [`Window::new`] has seen to that. A function that fails may leave `at`
-//! behind the end, and then nothing is read there: the caller takes up the cursor that it had before.
+//! Invariant, on which all `unsafe` here depends: before and after a function that succeeds, `at <= end`, and the bytes from `at` to [`PADDING`]
+//! behind `end` are readable. [`Window::new`] guarantees that. A function that fails may leave `at` behind the end; then nothing is read there,
+//! because the caller restores the cursor that it had before.
 //!
-//! What makes it fast: the next position depends on the bytes at this one, so that chain is what a run takes time for, and
-//! is kept short. Checks are beside it, as branches that are foreseen; where the data decide (null or not), both next
-//! positions are computed and one is chosen; where the schema says how long a number is, that length is foreseen too.
+//! Why it is fast: the next position depends on the bytes at this one, so that chain determines the time of a run and is kept short. Checks stand
+//! beside it, as predicted branches. Where the data decide (null or not), both next positions are computed and one is selected. Where the schema
+//! implies how long a number is, that length is predicted too.
 
 use std::hint::select_unpredictable;
 use std::marker::PhantomData;

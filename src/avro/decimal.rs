@@ -1,7 +1,7 @@
 //! Arithmetic on decimals of any size: change of scale, number of digits, text.
 //!
-//! A decimal is `unscaled × 10^-scale`, with `unscaled` in big-endian two's complement of any length, as Avro and CQL both
-//! write it. All of this is exact or refused; nothing is rounded.
+//! A decimal is `unscaled × 10^-scale`, with `unscaled` in big-endian two's complement of any length, as in Avro and CQL. All operations are exact or
+//! refused; nothing is rounded.
 
 /// Digits beyond which a decimal is refused: a scale of a thousand million would exhaust the memory, and reading and writing digits takes time that
 /// grows with the square of their number.

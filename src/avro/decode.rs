@@ -1,7 +1,7 @@
-//! Any datum to a [`Value`]: the general case beside the compiled one.
+//! Decodes any datum to a [`Value`]: the general case, beside the compiled one.
 //!
-//! It reads what a plan has found (a value between two marks), whole data for tools, and fields that are converted. It
-//! trusts nothing: the same checks as in [`run`](super::run), with the same answers, on bytes that need no padding.
+//! It reads values that a plan has found (between two marks), whole data for tools, and fields that are converted. It makes the same checks as
+//! [`run`](super::run), with the same errors, on bytes that need no padding.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,7 @@
-//! A default, which a schema writes as JSON, to the bytes of its type.
+//! Converts a schema's default, which is JSON, to the bytes of its type.
 //!
-//! Bytes and fixed are written as text whose characters are the bytes (U+0000 to U+00FF). A union's default is of its first
-//! branch, and since version 1.12 of the specification of any: the first that takes it is chosen.
+//! Bytes and fixed are written as text whose characters are the bytes (U+0000 to U+00FF). The default of a union belongs to its first branch or,
+//! since version 1.12 of the specification, to any: the first branch that accepts it is chosen.
 
 use serde_json::Value as Json;
 

@@ -1,6 +1,6 @@
-//! New values that have exactly their field's type, which nearly all have: they are written without deciding anything.
+//! Writes new values that have exactly the type of their field, as nearly all have, without any decision.
 //!
-//! An optimization only: what is written here is what `encode` would write, and whatever has another type is left to it.
+//! This is only an optimization: the result is what `encode` would write, and values of other types are left to it.
 
 use super::encode::put_tagged;
 use super::schema::{Logical, NodeId, Schema, Shape};

@@ -1,7 +1,7 @@
-//! Decides where everything in an output comes from: the symbolic half of a splice.
+//! Decides where each part of an output comes from: the symbolic half of a splice.
 //!
-//! Positions are spots in the schema here. Which of them need marks is known when the pieces are, and a plan that is
-//! compiled with its output then puts the marks there.
+//! Positions are spots in the schema here. Once the pieces are known, so are the spots that need marks, and a plan that is compiled with its output
+//! places the marks there.
 
 use std::collections::HashSet;
 use std::sync::Arc;

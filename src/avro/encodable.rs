@@ -1,8 +1,8 @@
-//! Which types of values [`encode`](super::encode) writes as which node: its table, for checks before any record is there.
+//! Which types of values [`encode`](super::encode) can write as which node, for checks before any record arrives.
 //!
-//! Invariant: what is refused here has values that fail there, whatever they are besides null; what is taken fails there
-//! only for a value that is null, out of range, or malformed. As with the markers of statements, null within a type is no
-//! mismatch: a step may well leave out the records where it occurs. What is only ever null is one.
+//! Invariant: a refused type has values that fail in `encode` for reasons other than null; an accepted type fails there only for a value that is
+//! null, out of range, or malformed. As with the markers of statements, a null inside a type is no mismatch, because a step may leave out the records
+//! where it occurs. A type that is always null is one.
 
 use std::collections::BTreeMap;
 

@@ -1,12 +1,11 @@
-//! A [`Value`] to the bytes of a schema's node.
+//! Encodes a [`Value`] to the bytes of a schema's node.
 //!
-//! What a field is set to rarely has exactly the field's type: a database answers an `int` where the schema has a `long`,
-//! an expression computes 64 bits throughout. So every conversion that loses nothing is made, and checked on the value:
-//! numbers to any number type that holds them exactly, text to bytes and UTF-8 bytes to text, times to another unit
-//! when nothing is cut off, decimals to another scale when no digit is, and anything into the first branch of a union that
-//! takes it. Everything else is an error, never a rounded or cut value.
+//! A value rarely has exactly the type of its field: a database returns an `int` where the schema has a `long`, an expression computes in 64 bits. So
+//! every lossless conversion is made, and checked on the value: numbers to any number type that holds them exactly, text to bytes and UTF-8 bytes to
+//! text, times to another unit and decimals to another scale if no digit is lost, and anything to the first branch of a union that accepts it.
+//! Everything else is an error, never a rounded or truncated value.
 //!
-//! What is written is the shortest form: one block for an array or map, without a size.
+//! Arrays and maps are written in the shortest form: one block, without a size.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

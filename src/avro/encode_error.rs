@@ -1,4 +1,4 @@
-//! Why a value cannot be written as a type, and at which field.
+//! Why a value cannot be written as a type, and in which field.
 
 use super::error::DatumError;
 

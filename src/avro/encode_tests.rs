@@ -1,4 +1,4 @@
-//! Tests of encoding: what is converted, what is refused, and what the message says.
+//! Tests of encoding: conversions, refusals, and error messages.
 
 use super::*;
 use crate::avro::value::Unit;

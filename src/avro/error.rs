@@ -1,10 +1,9 @@
-//! What can be wrong with a datum.
+//! Errors of a datum: the reasons why bytes are not a datum of a schema.
 //!
-//! Whether bytes are a datum of a schema has one answer, and this is the list of the reasons for "no". They are permanent:
-//! the record goes to dead letters. An error is a small `Copy` value, so that finding one costs nothing but the branch.
+//! They are permanent: the record becomes a dead letter. An error is a small `Copy` value, so that detecting one costs only the branch.
 //!
-//! Positions count bytes from the start of what was read: of the datum in [`Plan::run`](super::Plan::run) and
-//! [`Schema::decode`](super::Schema::decode), of the whole buffer in [`Plan::value`](super::Plan::value).
+//! Positions count bytes from the start of what was read: the datum in [`Plan::run`](super::Plan::run) and [`Schema::decode`](super::Schema::decode),
+//! the whole buffer in [`Plan::value`](super::Plan::value).
 
 /// Why bytes are not a datum of the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,5 @@
-//! What is known of the types of a schema before a datum is seen: which are recursive, which have no bytes, which are
-//! large enough to be compiled once. Also where schemas are refused that no datum could satisfy, or that are nested so
-//! deeply that walking them is dangerous.
+//! Facts about the types of a schema: which are recursive, which have no bytes, which are large enough to be compiled once. Schemas that no datum can
+//! satisfy, or that are nested dangerously deep, are refused here.
 
 use super::graph;
 use super::schema::{Facts, MAX_NESTING, Node, Shape};

@@ -1,6 +1,6 @@
-//! The operations that stand for more than one type: what real schemas are mostly made of.
+//! Fused operations: one operation for a common combination of types.
 //!
-//! Fusing is an optimization only: each of these does exactly what the operations of its parts would do.
+//! Fusing is only an optimization: each does exactly what the operations of its parts would do.
 
 use super::compile::{Compiler, TooLarge};
 use super::program::{Check, Lanes, Op, Scalar, Scalars, Small};

@@ -1,9 +1,7 @@
-//! Facts about a graph of numbered nodes that schemas and programs both need: what lies on a cycle, and an order in which
-//! children come before parents.
+//! Graph algorithms for schemas and programs: which nodes are on a cycle, and an order in which children come before parents.
 //!
-//! Recursion of a schema becomes a cycle here, so everything that walks a schema can know beforehand where it would never
-//! end. Tarjan's algorithm (SIAM J. Comput. 1, 1972), with a stack of its own: a chain of a hundred thousand references
-//! must not exhaust the thread's.
+//! A recursive schema is a cycle here, so code that walks a schema knows in advance where it would not end. Tarjan's algorithm (SIAM J. Comput. 1,
+//! 1972) with its own stack: a chain of a hundred thousand references must not exhaust the thread's.
 
 /// The strongly connected components of a graph.
 pub(crate) struct Components {

@@ -1,5 +1,5 @@
-//! Makes a schema's JSON self-contained: where a type of a referenced schema is first used, its definition takes the place
-//! of its name. Docs, orders and attributes that Messina does not know come along unchanged.
+//! Makes a schema's JSON self-contained: the first use of a type of a referenced schema is replaced by its definition. Docs, orders and attributes
+//! that Messina does not know are kept unchanged.
 
 use std::collections::HashSet;
 

@@ -1,6 +1,6 @@
-//! Values as JSON, for display, for text columns and for expressions.
+//! Values as JSON, for display, text columns and expressions.
 //!
-//! This is JSON as people write it, not Avro's JSON encoding: a union's value stands for itself, and a time is legible.
+//! This is JSON as people write it, not Avro's JSON encoding: a union's value stands for itself, and times are readable.
 //!
 //! | value | JSON |
 //! | --- | --- |
@@ -8,14 +8,14 @@
 //! | float, double | a number; not-a-number and the infinities as text |
 //! | bytes | text, Base64 (RFC 4648, padded) |
 //! | date | `"2024-06-07"` |
-//! | time | `"06:05:04.003"`, with three, six or nine digits as its unit has |
+//! | time | `"06:05:04.003"`, with three, six or nine digits according to its unit |
 //! | timestamp | `"2024-06-07T06:05:04.003Z"` (RFC 3339) |
 //! | local timestamp | the same without `Z` |
 //! | decimal | text, `"12.30"` |
 //! | uuid | text of 36 characters |
 //! | duration | ISO 8601, `"P1M2DT3.004S"` |
 //! | array | an array |
-//! | map, record | an object; of a map's keys that are not text, their JSON is the key |
+//! | map, record | an object; map keys that are not text are written as their JSON |
 
 use serde_json::{Map, Value as Json};
 

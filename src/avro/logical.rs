@@ -1,7 +1,7 @@
-//! Which logical type an annotated type has.
+//! Finds the logical type of an annotated type.
 //!
-//! One that is unknown, or does not suit the type beneath (a `date` on a string, a `decimal` without precision), is
-//! ignored, as the specification demands: its data are still of the type beneath.
+//! A logical type that is unknown, or does not suit the underlying type (a `date` on a string, a `decimal` without precision), is ignored, as the
+//! specification requires: the data still have the underlying type.
 
 use serde_json::{Map, Value as Json};
 

@@ -1,4 +1,4 @@
-//! Avro names: what is one, how a name and a namespace make a full name, and which known name was probably meant.
+//! Avro names: which are valid, how name and namespace form a full name, and which known name was probably meant.
 
 /// The primitive types, whose names cannot be taken by others.
 pub(crate) const PRIMITIVES: [&str; 8] = ["null", "boolean", "int", "long", "float", "double", "bytes", "string"];

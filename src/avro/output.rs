@@ -1,11 +1,11 @@
-//! The output schema that a pipeline without one gets: the input schema with the new fields behind its own.
+//! Derives the output schema of a sink without `schema`: the input schema with the new fields appended.
 //!
-//! Name, namespace, docs and everything else of the input schema stay. A new field that may be null is a union with null
-//! first and null for its default, so that the schema stays compatible both ways. For the same reason a record that the input
-//! has and that is taken whole keeps the defaults of its fields: with the input's schema the output's could not evolve.
+//! Name, namespace, docs and everything else of the input schema are kept. A new field that may be null is a union with null first and null as its
+//! default, so that the schema stays compatible in both directions. For the same reason a record that is taken whole from the input keeps the
+//! defaults of its fields.
 //!
-//! A record that contains itself would have the new fields wherever it occurs. So its output is a record of another name
-//! (`Node_enriched`) with the fields of the input's and the new ones; inside, the input's record is as it was.
+//! A recursive record would get the new fields wherever it occurs. So its output is a record with another name (`Node_enriched`) that has the input's
+//! fields and the new ones; inside, the input's record is unchanged.
 
 use std::collections::HashSet;
 

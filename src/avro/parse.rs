@@ -1,10 +1,9 @@
-//! JSON text to [`Schema`].
+//! Parses JSON text to a [`Schema`].
 //!
-//! Names are resolved here and nowhere else: full names with namespaces, types of referenced schemas, recursion. A schema
-//! that another library wrote is read as that library meant it where the specification leaves room: a name without
-//! namespace that its namespace does not know is looked for outside of any, as Java does, and attributes that mean
-//! nothing here are let be. Defaults are kept as they are and looked at when they are needed: a wrong default in a
-//! writer's schema does not make its data unreadable.
+//! Names are resolved only here: full names with namespaces, types of referenced schemas, recursion. Where the specification leaves room, schemas are
+//! read as the library that wrote them means it: a name without namespace that is unknown in its namespace is looked up without one, as Java does,
+//! and unknown attributes are ignored. Defaults are kept as they are and evaluated when needed, because a wrong default in a writer's schema does not
+//! make its data unreadable.
 
 use std::collections::HashMap;
 

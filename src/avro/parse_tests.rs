@@ -1,4 +1,4 @@
-//! Tests of the parser: what is read, and what an error says.
+//! Tests of the parser: accepted schemas, and error messages.
 
 use super::*;
 

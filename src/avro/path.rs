@@ -1,7 +1,6 @@
-//! Paths as a pipeline's configuration writes them: `user.id`, `items[0].sku`, `tags['x']`.
+//! Parses the paths of a configuration: `user.id`, `items[0].sku`, `tags['x']`.
 //!
-//! A path is only syntax here; what it means in a schema is decided by `select`. The empty path is the
-//! whole datum.
+//! This is syntax only; `select` decides what a path means in a schema. The empty path is the whole datum.
 
 use std::fmt;
 

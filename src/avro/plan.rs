@@ -1,8 +1,7 @@
-//! A plan: what to extract from the data of one writer schema, compiled.
+//! A compiled plan: what to extract from the data of one writer schema.
 //!
-//! Compile it once per (schema, wanted paths); run it once per record; ask it for values as they are needed. It has no
-//! state: what a run finds is in the caller's `marks`, beside the record's bytes, so any number of threads can use one
-//! plan for any number of records in flight.
+//! Compile it once per schema and set of paths, run it once per record, and ask it for values as they are needed. It has no state: what a run finds
+//! is in the caller's `marks`, beside the record's bytes. So any number of threads can use one plan for any number of records in flight.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,12 +1,10 @@
-//! The flat program that a schema becomes: what [`run`](super::run) executes.
+//! The flat program that a schema becomes, executed by [`run`](super::run).
 //!
-//! One operation is eight bytes, and each is about one type, or about one of the combinations that real schemas are made
-//! of: a nullable string, a union of primitives, an array of ints. Operations that need more than eight bytes keep it in a
-//! table of the program.
+//! An operation is eight bytes, and handles one type or a common combination of types: a nullable string, a union of primitives, an array of ints.
+//! Operations that need more space keep it in a table of the program.
 //!
-//! Invariants, checked by [`Program::verify`] when a program is compiled: every target is an operation of the program,
-//! every table index is one of its table, every mark is below `marks`, and no operation but an unconditional change of
-//! course is the last.
+//! Invariants, checked by [`Program::verify`] at compile time: every target is an operation of the program, every table index is valid, every mark is
+//! below `marks`, and the last operation ends the program, returns or jumps.
 
 use std::ops::Range;
 

@@ -1,7 +1,6 @@
-//! Reads the primitives of Avro's binary encoding one after the other, from bytes that need no padding.
+//! Reads the primitives of Avro's binary encoding in sequence, from bytes that need no padding.
 //!
-//! The counterpart of `scan` for everything that is not the hot path: it returns what it reads, and trusts
-//! nothing. Both accept the same bytes.
+//! It is the counterpart of `scan` outside the hot path: it returns what it reads, and trusts nothing. Both accept the same bytes.
 
 use super::error::DatumError;
 use super::scan;

@@ -1,7 +1,7 @@
-//! Two questions about a writer's type and an output's type: are the bytes the same, and is there a conversion at all?
+//! Compares a writer's type with an output's type: are the bytes identical, and does a conversion exist?
 //!
-//! Types may be recursive, so both are questions about a graph: a pair that is asked about while it is being looked at is
-//! taken to hold, and if it turns out not to, what was concluded from it is forgotten.
+//! Types may be recursive, so both are questions about a graph. A pair that is asked about while it is being examined is assumed to hold; if it turns
+//! out not to, everything concluded from it is discarded.
 
 use std::collections::HashMap;
 

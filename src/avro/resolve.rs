@@ -1,10 +1,9 @@
-//! How data of a writer's type become data of an output's type: Avro's schema resolution, decided once per pair of types.
+//! Avro's schema resolution: how data of a writer's type become data of an output's type, decided once per pair of types.
 //!
-//! The rules are the specification's ("Schema Resolution"): fields by name and alias, defaults for what the writer lacks,
-//! unions by the branch that suits, numbers to wider numbers, string to bytes and back, enum symbols by name. Beyond them,
-//! logical types are not ignored: a timestamp changes its unit, a decimal its scale, and what would lose something is an
-//! error of that record instead of a wrong value. Names of types need not agree, because an output is a schema of its own;
-//! only where a union has several records, enums or fixed types, theirs must.
+//! The rules are those of the specification ("Schema Resolution"): fields by name and alias, defaults for what the writer lacks, unions by the
+//! matching branch, numbers to wider numbers, string to bytes and back, enum symbols by name. In addition, logical types are converted: a timestamp
+//! changes its unit, a decimal its scale, and a lossy conversion is an error of that record instead of a wrong value. Names of types need not agree,
+//! because an output has its own schema, except where a union has several records, enums or fixed types.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
-//! Executes a [`Program`] on a datum: checks all of it, and records the positions that the program marks.
+//! Executes a [`Program`] on a datum: validates all of it, and records the positions that the program marks.
 //!
-//! One loop, one `match`: no allocation, no copy, no call of its own kind. Nesting lives in a fixed array of frames, so a
-//! hostile datum can exhaust neither the stack nor the memory, and every operation either reads at least one byte or
-//! leads on, so the time is bounded by the datum's length, whatever counts it claims.
+//! It is one loop with one `match`: no allocation, no copy, no recursion. Nesting uses a fixed array of frames, so a hostile datum can exhaust
+//! neither stack nor memory. Every operation reads at least one byte or moves on in the program, so the datum's length bounds the time, whatever
+//! counts it claims.
 
 use super::careful::{self, Found};
 use super::cursor::Cursor;

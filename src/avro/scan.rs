@@ -1,15 +1,13 @@
-//! Reading the primitives of Avro's binary encoding at a position, without building anything: the careful half.
+//! Reads the primitives of Avro's binary encoding at a position, without building anything: the careful half of reading. `cursor` has the fast half,
+//! which leaves everything unusual or wrong to this one.
 //!
-//! `cursor` has the fast half, which leaves to this one whatever is unusual or wrong.
+//! Every function takes a position and returns the one behind what it read. At least [`PADDING`] readable bytes follow the datum's end, so a number
+//! or a length can be read first and the end be checked once, afterwards; that order makes reading fast. Bytes behind the end only affect which error
+//! is found, and an error found there is a truncation.
 //!
-//! Every function takes a position, and returns the one behind what it read. The bytes go on for at least [`PADDING`]
-//! behind the datum's end (with whatever is there), so a number or a length can be looked at first and the end be checked
-//! once, afterwards; that order is what makes reading fast. What lies behind the end never decides anything but which
-//! error is found, and an error found there is a truncation.
+//! Invariants: positions passed in are at most `end`, and so are those returned.
 //!
-//! Invariants: positions given in are at most `end`, and so are those that come back.
-//!
-//! Formats: Apache Avro specification 1.12, "Binary encoding".
+//! Format: Apache Avro specification 1.12, "Binary encoding".
 
 use super::error::DatumError;
 

@@ -1,4 +1,4 @@
-//! Tests of the primitives, each against a plain reading of the specification.
+//! Tests of the primitives, each compared with a plain implementation of the specification.
 
 use super::*;
 use proptest::prelude::*;

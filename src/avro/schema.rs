@@ -1,10 +1,9 @@
-//! A schema: its types as an arena of nodes, in which a name has become a number.
+//! A schema: its types as an arena of nodes, with names resolved to node numbers.
 //!
-//! Everything that reads or writes Avro here works on this arena. It is built once per schema id by `parse`,
-//! and never changes, so it is shared freely between threads.
+//! Everything that reads or writes Avro here uses this arena. `parse` builds it once per schema id. It never changes, so threads share it freely.
 //!
-//! Invariants: every [`NodeId`] in a schema is one of its nodes; no datum is endless (a record never contains itself
-//! without a union, array or map between); nesting, where it is not recursion by name, is at most [`MAX_NESTING`].
+//! Invariants: every [`NodeId`] in a schema is one of its nodes; no datum is endless (a record never contains itself without a union, array or map
+//! between); nesting, where it is not recursion by name, is at most [`MAX_NESTING`].
 
 use super::schema_error::SchemaError;
 use super::value::{Type, Unit};

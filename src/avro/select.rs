@@ -1,7 +1,7 @@
-//! What a path means in a schema.
+//! Resolves a path in a schema.
 //!
-//! A step into a union goes into every branch that can take it: `payment.amount` finds the amount of whichever payment
-//! there is. So a path may have several sources, of which a datum has at most one.
+//! A step into a union enters every branch that can take it: `payment.amount` finds the amount of any kind of payment. So a path may have several
+//! sources, of which a datum has at most one.
 
 use super::names;
 use super::path::{self, Part, PathError, PathProblem};

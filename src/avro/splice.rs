@@ -1,8 +1,7 @@
-//! The output datum as pieces of the input datum: which runs of bytes pass unchanged, what is converted, what is new.
+//! The output datum as pieces of the input datum: runs of bytes that pass unchanged, converted parts, and new fields.
 //!
-//! Decided once per (writer schema, output schema). A record has no framing, so the fields of records within records are
-//! pieces of the same list, and neighbouring runs are one: an output that only appends fields is one copy and the new
-//! values.
+//! It is compiled once per writer schema and output schema. A record has no framing, so the fields of nested records are pieces of the same list, and
+//! neighbouring runs are merged: an output that only appends fields is one copy plus the new values.
 
 use std::sync::Arc;
 

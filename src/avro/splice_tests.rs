@@ -1,4 +1,4 @@
-//! Tests of outputs: which pieces they have, and what is built.
+//! Tests of outputs: their pieces, and the data built from them.
 
 use super::*;
 use crate::avro::relation::Relation;

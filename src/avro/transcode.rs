@@ -1,5 +1,5 @@
-//! Carries out the conversions of a [`Resolution`] on encoded data: from the input's bytes to the output's, without building
-//! values except of the single parts that change.
+//! Executes the conversions of a [`Resolution`] on encoded data, from the input's bytes to the output's. Values are built only for the parts that
+//! change.
 
 use super::decode::MAX_LEVELS;
 use super::encode::{self, put_long};

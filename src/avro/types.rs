@@ -1,7 +1,7 @@
-//! The type of a node's values, in the vocabulary that checks compare with.
+//! The type of a schema's node in the vocabulary of the type check.
 //!
-//! A [`Type`] is a tree, and a schema may be a graph without end: recursion is cut off as [`Type::Any`], and so is what is
-//! larger than anyone would read.
+//! A [`Type`] is a tree, while a schema may be a cyclic graph: recursion is cut off as [`Type::Any`], and so is anything larger than a person would
+//! read.
 
 use super::schema::{Logical, NodeId, Schema, Shape};
 use super::value::Type;

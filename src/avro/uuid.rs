@@ -1,7 +1,7 @@
 //! UUIDs as text.
 //!
-//! Producers write them in more ways than RFC 9562 has, so reading is lenient: with or without hyphens (where they
-//! belong), upper or lower case, in braces, or behind `urn:uuid:`. Writing is the RFC's lower-case form.
+//! Reading is lenient, because producers write them in more ways than RFC 9562 allows: with or without hyphens (in their places), in upper or lower
+//! case, in braces, or after `urn:uuid:`. Writing uses the RFC's lower-case form.
 
 /// The 16 bytes of a UUID in one of its text forms.
 pub fn parse(text: &[u8]) -> Option<[u8; 16]> {

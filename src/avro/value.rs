@@ -1,8 +1,7 @@
-//! The values that travel through a pipeline, and their types.
+//! The values of a pipeline and their types: what an Avro field holds, what a CQL column returns and what an expression computes.
 //!
-//! One vocabulary for what an Avro field holds, what a CQL column answers and what an expression computes, so that
-//! checks compare like with like. A value borrows from the record's bytes or from a cached row where it can: reading a
-//! field allocates nothing. `Null` stands for an explicit null and for an absent field alike; writes bind it as UNSET.
+//! A value borrows from the record's bytes or from a cached row where it can, so reading a field allocates nothing. `Null` stands for an explicit null
+//! and for an absent field; writes bind it as UNSET.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,10 +17,10 @@ pub enum Unit {
     Nanos,
 }
 
-/// One value. `'a` is the life of the record or row it borrows from; `Value<'static>` owns everything.
+/// One value. `'a` is the lifetime of the record or row that it borrows from; a `Value<'static>` owns everything.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value<'a> {
-    /// Explicitly null, or absent.
+    /// An explicit null, or an absent field.
     Null,
     /// `boolean`.
     Bool(bool),
@@ -43,13 +42,13 @@ pub enum Value<'a> {
     Time(i64, Unit),
     /// Instant since 1970-01-01T00:00:00Z, in the unit.
     Timestamp(i64, Unit),
-    /// Wall-clock time since 1970-01-01T00:00:00 without a zone, in the unit.
+    /// Date and time without a zone, since 1970-01-01T00:00:00, in the unit.
     LocalTimestamp(i64, Unit),
     /// `unscaled × 10^-scale`; `unscaled` is a big-endian two's-complement integer, empty meaning zero.
     Decimal {
         /// Big-endian two's complement.
         unscaled: Cow<'a, [u8]>,
-        /// Digits behind the point.
+        /// Digits after the decimal point.
         scale: i32,
     },
     /// The 16 bytes of a UUID, in network order.
@@ -65,16 +64,16 @@ pub enum Value<'a> {
     },
     /// `array`; CQL list and set.
     List(Vec<Value<'a>>),
-    /// `map`, in the order of the wire; CQL map (whose keys need not be strings).
+    /// `map`, in wire order; CQL map (whose keys need not be strings).
     Map(Vec<(Value<'a>, Value<'a>)>),
     /// `record`, in field order; CQL UDT.
     Record(Vec<(Cow<'a, str>, Value<'a>)>),
 }
 
-/// The type of a value, as known before any record is read.
+/// The type of a value, known before any record is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Type {
-    /// Only ever null.
+    /// Always null.
     Null,
     /// See [`Value::Bool`]; likewise for the others.
     Bool,
@@ -92,7 +91,7 @@ pub enum Type {
     Enum(Vec<String>),
     /// Bytes of any length.
     Bytes,
-    /// Bytes of one length.
+    /// Bytes of a fixed length.
     Fixed(usize),
     /// Days.
     Date,
@@ -100,13 +99,13 @@ pub enum Type {
     Time(Unit),
     /// Instant.
     Timestamp(Unit),
-    /// Zoneless date and time.
+    /// Date and time without a zone.
     LocalTimestamp(Unit),
-    /// Decimal of at most `precision` digits (0: unbounded), `scale` of them behind the point (of a CQL decimal: any).
+    /// Decimal of at most `precision` digits (0: unbounded), `scale` of them after the decimal point (for a CQL decimal: any number).
     Decimal {
-        /// Digits in all, 0 when unbounded.
+        /// Total digits, 0 if unbounded.
         precision: u32,
-        /// Digits behind the point.
+        /// Digits after the decimal point.
         scale: u32,
     },
     /// UUID.
@@ -123,7 +122,7 @@ pub enum Type {
     Union(Vec<Type>),
     /// The type, or null.
     Nullable(Box<Type>),
-    /// Known only when a record is there (the result of a general expression).
+    /// Known only per record, as for the result of a general expression.
     Any,
 }
 
@@ -194,8 +193,8 @@ impl Value<'_> {
         }
     }
 
-    /// Drops the value. Nearly all values borrow or are numbers, and nothing has to be done for them: this sees that with a
-    /// look, where what the compiler makes of a drop saves registers and jumps by a table first.
+    /// Drops the value, faster than `drop`: nearly all values borrow or are numbers and need nothing. This checks that first, where a compiled drop saves
+    /// registers and goes through a jump table.
     #[inline(always)]
     pub fn release(self) {
         #[cold]

@@ -1,10 +1,10 @@
-//! What is done to many bytes at once: the check that text is UTF-8, and finding the ends of numbers.
+//! Vectorised operations on many bytes: the UTF-8 check of text, and finding the ends of numbers.
 //!
-//! There are two versions, one for every machine and one for x86-64 with AVX-512; which one a machine can run is found out
-//! once, when a program is compiled. Both give the same answers.
+//! There are two versions, one for every machine and one for x86-64 with AVX-512. Which one the machine can run is determined once, when a program is
+//! compiled. Both give the same answers.
 //!
-//! Sources: John Keiser, Daniel Lemire, "Validating UTF-8 In Less Than One Instruction Per Byte" (2021), for the check of
-//! short text that is not ASCII.
+//! Sources: John Keiser, Daniel Lemire, "Validating UTF-8 In Less Than One Instruction Per Byte" (2021), for the check of short text that is not
+//! ASCII.
 
 #[cfg(not(all(target_arch = "x86_64", not(miri))))]
 const HIGH_BITS: u64 = 0x8080_8080_8080_8080;

@@ -1,8 +1,7 @@
-//! Which positions of a datum are wanted: a tree that mirrors the part of the schema that wanted paths run through.
+//! The wanted positions of a datum: a tree that mirrors the part of the schema through which wanted paths run.
 //!
-//! The compiler walks the schema and this tree side by side and marks where a wanted value starts and ends. Marks are
-//! numbered so that those below one place are neighbours: when a key occurs twice in a map, what the first occurrence
-//! left can be forgotten in one stroke.
+//! The compiler walks schema and tree side by side, and marks where a wanted value starts and ends. Marks below one place have consecutive numbers:
+//! when a key occurs twice in a map, the marks of the first occurrence can be cleared in one step.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! A breaker that many tasks share, on several threads: those who may not go wait here, and are woken when it closes.
+//! A breaker that tasks on several threads share. Requests that may not go wait here, and are woken when it closes.
 //!
 //! While nothing fails, passing and reporting are one relaxed load each: no lock, no shared write. A failure takes the lock.
 

@@ -1,4 +1,4 @@
-//! The breaker against a naive model, and the rules one by one.
+//! Tests of the breaker against a naive model, and of each rule.
 
 use proptest::prelude::*;
 

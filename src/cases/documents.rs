@@ -1,5 +1,5 @@
-//! The documents of a file of cases, in the references of its pipelines: their types declared or found in all of them together, as in production
-//! by a sample of the collection, and each case's own held in memory.
+//! The documents of a case file, as the references of its pipelines. Types are declared, or found in the documents of all cases together, as in
+//! production by a sample of the collection. Each case sees only its own documents.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

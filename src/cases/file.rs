@@ -1,4 +1,4 @@
-//! The file of cases: TOML, in which expectations are JSON text, so that they can be written anew.
+//! The case file: TOML, in which expectations are JSON text, so that `--update` can replace them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

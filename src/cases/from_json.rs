@@ -1,7 +1,8 @@
-//! JSON as people write it to values of a known type: the inverse of [`json`](crate::avro::json), for test cases and tools, not for the way of a record.
+//! Converts JSON as people write it to values of a known type, for test cases and tools; the inverse of [`json`](crate::avro::json). It is not used
+//! for records.
 //!
-//! Beside what [`to_json`](crate::avro::json::to_json) writes, a date, a time or a timestamp may be a whole number in the unit of its type, and a decimal a
-//! number. Fields of a record that are left out are left to their defaults.
+//! In addition to what [`to_json`](crate::avro::json::to_json) writes, a date, a time or a timestamp may be a whole number in the unit of its type,
+//! and a decimal a number. Omitted fields of a record get their defaults.
 
 use std::borrow::Cow;
 

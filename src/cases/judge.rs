@@ -1,7 +1,7 @@
-//! What came of a record beside what was expected of it.
+//! Compares the result of a record with the expectation of its case.
 //!
-//! Fields and columns that are not named are not compared. Effects are: rows of a table that nobody expected, a dead letter, or an outcome other
-//! than `done` fail a case that does not name them. A `key` or `value` of null is named: there must be none.
+//! Fields and columns that are not named are not compared. But effects must be named: an unexpected row of a table, a dead letter, or an outcome
+//! other than `done` fails the case. A `key` or `value` of null counts as named: there must be none.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value as Json};

@@ -1,9 +1,9 @@
-//! Cases of a pipeline, for `messina test`: one record each, and what must come of it.
+//! Test cases of a pipeline, for `messina test`: one record each, and its expected result.
 //!
-//! The pipeline is run by the application itself, in this process, with an embedded Kafka, registry and database around it, so that a case goes
-//! the way of every record: framing, schema, steps, output, dead letter. Nothing outside of the process is asked, but by steps of one's own, which
-//! run as they are, with all their effects. Before each case the tables hold
-//! its rows, and references its documents, and nothing else, and `now()` is its time; caches are left out, since rows differ between cases.
+//! The application itself runs the pipeline, in this process, with an embedded Kafka, registry and database, so that a case takes the way of every
+//! record: framing, schema, steps, output, dead letter. Nothing outside the process is asked, except by custom steps, which run with all their
+//! effects. Before each case the tables contain only its rows, the references only its documents, and `now()` is its time. Caches are off, because
+//! rows differ between cases.
 
 mod documents;
 pub mod file;

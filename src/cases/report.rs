@@ -1,4 +1,4 @@
-//! What the cases came to: for people, and as JUnit's XML for build servers; and which steps they have not tried.
+//! The report of a test run, for people and as JUnit XML for build servers, including the steps that no case exercised.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

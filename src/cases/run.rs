@@ -1,4 +1,4 @@
-//! Runs the cases of a file, one after the other, and gathers what came of each.
+//! Runs the cases of a file one after the other and collects their results.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What stands around the pipelines while cases run: Kafka, registry and database, all embedded, and the two ends of the topics.
+//! The environment of a test run: embedded Kafka, registry and database, and clients for both ends of the topics.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

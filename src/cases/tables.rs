@@ -1,4 +1,4 @@
-//! The tables of a file of cases, in the embedded store: declared in CQL, filled with a case's rows, and read back as JSON.
+//! The tables of a case file in the embedded store: declared in CQL, filled with a case's rows, and read back as JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,6 @@
-//! Asks a running process over its HTTP. One request, one answer, of plain HTTP: for more there is no need.
+//! A minimal HTTP client for commands that ask a running process (`tap`, `health`, `top`): one request, one answer, no TLS.
 //!
-//! HTTP/1.0, so that the body ends with the connection and is never in chunks, whatever stands in between.
+//! It speaks HTTP/1.0, so that the body ends with the connection and is never chunked, whatever proxy is in between.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -11,10 +11,10 @@ use std::time::Duration;
 /// The longest answer that is read, in bytes; more than this is somebody else's.
 const LONGEST: u64 = 16 << 20;
 
-/// Which process is asked.
+/// The process to ask.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Process {
-    /// Where its HTTP listens: the value of `[http] listen`.
+    /// HTTP address of the process: its `[http] listen`.
     #[arg(
         long,
         value_name = "ADDRESS",

@@ -1,4 +1,4 @@
-//! `messina check`: everything that is wrong with a configuration, at once.
+//! `messina check`: reports every mistake in a configuration at once.
 
 use std::process::ExitCode;
 
@@ -10,15 +10,15 @@ use crate::config::{Diagnostics, report};
 use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
 
-/// Checks a configuration and says everything that is wrong with it. Exit 0, or 78 and all findings.
+/// Check a configuration and report every mistake in it. Exit code 0, or 78 if there are errors.
 #[derive(Debug, clap::Args)]
 pub struct Check {
     #[command(flatten)]
     config: ConfigFiles,
-    /// Ask brokers, registry and database too: topics, statements, types. Changes nothing there.
+    /// Also check against brokers, registry and database: topics, statements, types. Changes nothing there.
     #[arg(long)]
     online: bool,
-    /// How findings are printed.
+    /// Output format of the findings.
     #[arg(long, value_enum, default_value_t = Form::Human)]
     format: Form,
 }
@@ -31,7 +31,7 @@ enum Form {
     Json,
     /// SARIF 2.1.0, to stdout, for code scanning.
     Sarif,
-    /// GitHub's workflow commands, to stdout: annotations beside the lines of a change.
+    /// GitHub workflow commands, to stdout: annotations on the lines of a change.
     Github,
 }
 

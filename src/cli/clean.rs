@@ -1,4 +1,4 @@
-//! What came from outside, fit for a terminal.
+//! Makes text from outside safe to print on a terminal.
 
 use std::borrow::Cow;
 

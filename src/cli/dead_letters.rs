@@ -1,8 +1,7 @@
-//! `messina dead-letters`: what could not succeed, and the way back.
+//! `messina dead-letters`: lists and shows dead letters, and sends records back.
 //!
-//! `list` and `show` only read. `replay` sends records back to where they came from, once the cause is mended. All three read with a
-//! consumer that commits nothing, up to where the topics end when the command begins. Keys and values appear only where asked for, and so does what a
-//! message quotes of them.
+//! `list` and `show` only read. `replay` sends records back to the topics that they came from, once the cause is fixed. All three read with a consumer
+//! that commits nothing, up to the end of the topics when the command begins. Keys, values and what messages quote of them appear only on request.
 
 pub(super) mod filter;
 mod list;
@@ -19,7 +18,7 @@ use super::ConfigFiles;
 use super::trouble::Trouble;
 use crate::config::{Config, Pipeline, Property};
 
-/// Lists dead letters, shows one, or sends records back to where they came from.
+/// List dead letters, show one, or send records back to the topics that they came from.
 #[derive(Debug, clap::Args)]
 pub struct DeadLetters {
     #[command(subcommand)]
@@ -28,23 +27,23 @@ pub struct DeadLetters {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Lists dead letters, a line for each, or counts them by reason; without keys and values.
+    /// List dead letters, one per line, or count them by reason. Without keys and values.
     List(list::List),
-    /// Shows one dead letter: all headers, the reason in words; key and value, and what the reason quotes of them, with --payload.
+    /// Show one dead letter: all headers and the reason. With --payload also key, value and what the reason quotes of them.
     Show(show::Show),
-    /// Sends records back to the topic that they came from. Without --yes it only says what it would send.
+    /// Send records back to the topic that they came from. Without --yes, only report what would be sent.
     Replay(replay::Replay),
 }
 
-/// Whose dead letters.
+/// Where the dead letters are.
 #[derive(Debug, clap::Args)]
 pub(super) struct Target {
     #[command(flatten)]
     config: ConfigFiles,
-    /// Only those of this pipeline; without --topic, read from its dead-letter topic.
+    /// Only dead letters of this pipeline. Without --topic, read its dead-letter topic.
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
-    /// Read from this topic, instead of those of the configuration's pipelines.
+    /// Read this topic instead of the dead-letter topics of the configuration's pipelines.
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
 }

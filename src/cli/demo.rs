@@ -1,4 +1,4 @@
-//! `messina demo`: the main job end to end, with nothing installed.
+//! `messina demo`: three pipelines end to end, with nothing installed.
 
 use std::process::ExitCode;
 
@@ -9,17 +9,17 @@ use crate::demo::{self, DemoError, Places, config_text};
 use crate::shutdown::Exit;
 use crate::telemetry::logging;
 
-/// Runs three pipelines on an embedded Kafka, registry and database, and proves that nothing is lost. Exit 0, or 70 and what
-/// does not add up. RUST_LOG=info shows the log as well.
+/// Run three pipelines on an embedded Kafka, registry and database, and verify that nothing is lost. Exit code 0, or 70 with the differences.
+/// RUST_LOG=info also shows the log.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
-    /// Records to run through the three pipelines together.
+    /// Number of records for the three pipelines together.
     #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     records: u64,
     /// Print the result as one JSON line on stdout.
     #[arg(long)]
     json: bool,
-    /// Print the configuration of the three pipelines, and run nothing.
+    /// Print the configuration of the three pipelines and exit.
     #[arg(long, conflicts_with_all = ["records", "json"])]
     config: bool,
 }

@@ -1,7 +1,7 @@
-//! `messina run --dry-run`: what a pipeline would do with the next records of its topics.
+//! `messina run --dry-run`: shows what a pipeline would do with the next records of its topics.
 //!
-//! Partitions are assigned, and no group is joined; nothing is committed, written, registered or published. Values are shown: who asks for it
-//! may read the topic.
+//! Partitions are assigned without a group. Nothing is committed, written, registered or published. Values are shown, because whoever runs it may read
+//! the topic.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -33,22 +33,22 @@ use crate::telemetry::logging;
 /// Records that wait for the one before them.
 const AHEAD: usize = 16;
 
-/// What belongs to `--dry-run`.
+/// Options of `--dry-run`.
 #[derive(Debug, clap::Args)]
 pub struct DryRun {
-    /// Writes, publishes and commits nothing, in no group: says what would come of the next records, values included.
+    /// Show what would happen to the next records, values included, without writing, publishing, committing or joining a group.
     #[arg(long, conflicts_with = "watch")]
     dry_run: bool,
-    /// Of this pipeline; may be left out where there is one.
+    /// The pipeline. Optional if there is only one.
     #[arg(long, value_name = "NAME", requires = "dry_run")]
     pipeline: Option<String>,
-    /// So many records.
+    /// Number of records.
     #[arg(long, value_name = "N", default_value_t = 10, requires = "dry_run", value_parser = clap::value_parser!(u64).range(1..))]
     records: u64,
-    /// From the first record on that is as young as this: 2026-11-24T10:00:00Z, or 2h for two hours ago. Default: what comes from now on.
+    /// Start at the first record of this time or later: 2026-11-24T10:00:00Z, or 2h for two hours ago. Default: records that arrive from now on.
     #[arg(long, value_name = "TIME", requires = "dry_run", value_parser = time::parse)]
     since: Option<Moment>,
-    /// A JSON object for each record, with the whole output.
+    /// Print one JSON object per record, with the whole output.
     #[arg(long, requires = "dry_run")]
     json: bool,
 }

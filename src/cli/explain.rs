@@ -1,4 +1,4 @@
-//! `messina explain`: what a code of a finding means, and what to do about it.
+//! `messina explain`: what the code of a finding means, and what to do about it.
 
 use std::process::ExitCode;
 
@@ -9,10 +9,10 @@ use crate::config::codes;
 /// The page that has a section for each code.
 const PAGE: &str = include_str!("../../docs/findings.md");
 
-/// Explains a code of a finding, such as MES0101; without one, lists all. Exit 0, or 64 where there is no such code.
+/// Explain the code of a finding, such as MES0101. Without a code, list all. Exit code 0, or 64 if there is no such code.
 #[derive(Debug, clap::Args)]
 pub struct Explain {
-    /// The code, as the finding has it.
+    /// The code, as printed with the finding.
     code: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! `messina health`: asks a running process whether it lives, for images without a shell or curl.
+//! `messina health`: a health check of a running process, for images without a shell or curl.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use crate::shutdown::Exit;
 /// How long the process may take to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Asks a running process for /livez, or for /readyz. Exit 0 when it says 200; else 69 and what it says.
+/// Ask a running process for /livez, or /readyz with --ready. Exit code 0 if it answers 200; otherwise 69 with its answer.
 #[derive(Debug, clap::Args)]
 pub struct Health {
     #[command(flatten)]
     process: Process,
-    /// Ask whether it does its work, and not only whether it lives.
+    /// Ask for readiness (/readyz) instead of liveness (/livez).
     #[arg(long)]
     ready: bool,
 }

@@ -1,7 +1,7 @@
-//! `messina init`: a first pipeline, drafted from a topic's schema and tables of the database.
+//! `messina init`: drafts a first pipeline from a topic's schema and tables of the database.
 //!
-//! It only looks: at the registry (or a file) and at the database. What it writes has passed the offline checks, and its comments say what
-//! is guessed. It asks questions where it runs on a terminal and a flag is missing; elsewhere it names the flag.
+//! It only reads, from the registry (or a file) and the database. The file that it writes has passed the offline checks, and its comments mark guesses.
+//! If a flag is missing, it asks on a terminal and names the flag elsewhere.
 
 mod case;
 mod draft;
@@ -30,8 +30,8 @@ use crate::shutdown::{self, Exit};
 use crate::store::AnyStore;
 use crate::store::describe::{Description, describe};
 
-/// Drafts a pipeline: from a topic's schema and a table that is looked up, or written, or both. The file that it writes is commented and passes
-/// `messina check`; lines that begin with GUESS say what to look at first. Nothing is changed in Kafka, registry or database.
+/// Draft a pipeline from a topic's schema and a table to look up, to write, or one of each. The file has comments and passes `messina check`; lines that
+/// begin with GUESS show what to review first. Nothing is changed in Kafka, registry or database.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -44,49 +44,49 @@ pub struct Init {
     /// The topic to read.
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
-    /// The Avro schema of its values, in place of the registry's newest of TOPIC-value.
+    /// File with the Avro schema of the values. Default: the newest version of TOPIC-value in the registry.
     #[arg(long, value_name = "FILE")]
     schema: Option<PathBuf>,
-    /// The table to look each record up in: TABLE, or KEYSPACE.TABLE.
+    /// The table to look up each record in: TABLE or KEYSPACE.TABLE.
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
     /// The table to write each record to.
     #[arg(long, value_name = "TABLE")]
     write: Option<String>,
-    /// Configuration files that have the connections, logins among them; the new file then has the pipeline alone.
+    /// Configuration files with the connections and logins. The new file then contains only the pipeline.
     #[arg(short = 'c', long = "config", value_name = "FILE", conflicts_with_all = ["brokers", "registry", "nodes", "keyspace", "store"])]
     config: Vec<PathBuf>,
-    /// Kafka's bootstrap servers.
+    /// Kafka bootstrap servers.
     #[arg(long, value_name = "HOST:PORT,…")]
     brokers: Option<String>,
-    /// The schema registry.
+    /// URL of the schema registry.
     #[arg(long, value_name = "URL")]
     registry: Option<String>,
     /// Contact points of the CQL database.
     #[arg(long, value_name = "HOST:PORT,…", conflicts_with = "store")]
     nodes: Option<String>,
-    /// The keyspace of its tables.
+    /// The keyspace of the tables.
     #[arg(long, value_name = "KEYSPACE", requires = "nodes")]
     keyspace: Option<String>,
-    /// The embedded database in place of a CQL one.
+    /// Use the embedded database instead of a CQL database.
     #[arg(long, value_name = "sqlite:PATH")]
     store: Option<String>,
-    /// The pipeline's name; its consumer group is messina-NAME. Default: the topic's, and behind it that of --out's file where it says something else.
+    /// Name of the pipeline; its consumer group is messina-NAME. Default: the topic's name, followed by the name of the --out file if that is another.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// The topic to publish to. Default: TOPIC-enriched.
     #[arg(long, value_name = "TOPIC")]
     output: Option<String>,
-    /// What a column is bound to, in place of a guess: user_id=event.user.id. May be repeated.
+    /// Bind a column to an expression instead of a guess: user_id=event.user.id. May be repeated.
     #[arg(long, value_name = "COLUMN=EXPRESSION", value_parser = binding)]
     bind: Vec<(String, String)>,
     /// The file to write, or - for stdout. Default: NAME.toml.
     #[arg(short = 'o', long = "out", value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Write a case for `messina test` beside it, NAME.test.toml, and the schema, NAME.avsc.
+    /// Also write a case for `messina test`, NAME.test.toml, and the schema, NAME.avsc.
     #[arg(long)]
     test: bool,
-    /// Write over files that are there.
+    /// Overwrite existing files.
     #[arg(long)]
     force: bool,
 }

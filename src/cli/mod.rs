@@ -1,6 +1,6 @@
-//! The command line: one file per command.
+//! The command line of `messina`, one file per command. Programs with custom steps call [`main`] or [`main_with`].
 
-// They panic when whoever reads closes the pipe: `answer`, `say!`, or `?` on what writes.
+// They panic when the reader closes the pipe. Use `answer`, `say!`, or `?` on what writes.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod ask;
@@ -37,10 +37,10 @@ use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
 use trouble::Trouble;
 
-/// How long steps of one's own may take to go at the end.
+/// How long custom steps may take to be dropped at the end.
 const GOING: Duration = Duration::from_secs(2);
 
-/// Enriches Kafka streams of Avro records by look-ups in ScyllaDB: declared pipelines, nothing lost.
+/// Enriches Avro records from Kafka by look-ups in ScyllaDB or any CQL database: declared pipelines, nothing lost.
 #[derive(Debug, Parser)]
 #[command(name = "messina", version, about)]
 pub struct Cli {
@@ -50,59 +50,59 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the main job end to end with nothing installed: in-process Kafka, registry and database.
+    /// Run three pipelines end to end with nothing installed: Kafka, registry and database run in the process.
     Demo(demo::Demo),
-    /// Drafts a pipeline from a topic's schema and tables of the database.
+    /// Draft a pipeline from a topic's schema and tables of the database.
     Init(Box<init::Init>),
-    /// Runs the pipelines until told to stop.
+    /// Run the pipelines until SIGTERM or SIGINT.
     Run(run::Run),
-    /// Runs a pipeline over a past range, in a group of its own.
+    /// Run a pipeline again over a past range of its topics, in its own consumer group.
     Replay(Box<replay::Replay>),
-    /// Checks a configuration and says everything that is wrong with it.
+    /// Check a configuration and report every mistake in it.
     Check(check::Check),
-    /// Runs cases of pipelines, without any service.
+    /// Run test cases of pipelines, without any service.
     Test(test::Test),
-    /// Explains a code of a finding, such as MES0101, or lists all.
+    /// Explain the code of a finding, such as MES0101, or list all codes.
     Explain(explain::Explain),
-    /// Says how many cores and pods the pipelines need at a rate.
+    /// Estimate how many cores and pods the pipelines need for a given rate.
     Size(size::Size),
-    /// Prints the JSON Schema of the configuration, for editors, to stdout.
+    /// Print the JSON Schema of the configuration, for editors.
     Schema,
-    /// Lists dead letters, shows one, or sends records back to where they came from.
+    /// List dead letters, show one, or send records back to the topics that they came from.
     DeadLetters(Box<dead_letters::DeadLetters>),
-    /// Shows records of a running pipeline as they end, step by step.
+    /// Show records of a running pipeline as they end, step by step.
     Tap(tap::Tap),
-    /// Asks a running process whether it lives, for health checks of images without a shell.
+    /// Check the health of a running process, for images without a shell.
     Health(health::Health),
-    /// Shows what a running process does, in the terminal.
+    /// Show in the terminal what a running process does.
     Top(top::Top),
-    /// Prints completions for a shell, to stdout.
+    /// Print completions for a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Prints the manual page in roff, to stdout: `messina man | man -l -`.
+    /// Print the manual page in roff: `messina man | man -l -`.
     Man,
 }
 
 /// Findings about the place where the configuration runs, for commands that run elsewhere.
 const ELSEWHERE: [Code; 2] = [codes::MISSING_FILE, codes::SECRET];
 
-/// Where the configuration comes from.
+/// The configuration files of a command.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ConfigFiles {
-    /// A configuration file; may be repeated, and the later one wins.
+    /// Configuration file. May be repeated; later files win.
     #[arg(short = 'c', long = "config", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 }
 
 impl ConfigFiles {
-    /// Loads the files and the environment, and checks what can be known offline; all findings otherwise.
+    /// Loads the files and the environment, and runs the offline checks. The result includes warnings; with any error, it is all findings.
     pub fn load(&self) -> Result<(Config, Sources, Diagnostics), Diagnostics> {
         self.load_leaving(&[])
     }
 
-    /// The same without findings of these codes.
+    /// Like [`ConfigFiles::load`], but without findings of these codes.
     pub fn load_leaving(&self, left: &[Code]) -> Result<(Config, Sources, Diagnostics), Diagnostics> {
         let (config, sources) = config::load(&self.files, config::variables())?;
         judged(config, sources, left)
@@ -146,14 +146,14 @@ fn runtime(threads: Option<usize>) -> anyhow::Result<Runtime> {
     builder.build().context("cannot start the runtime")
 }
 
-/// Prints findings for people, to stderr.
+/// Prints findings as text to stderr.
 pub fn print(findings: &Diagnostics) {
     let text = findings.human(io::stderr().is_terminal());
     // Who closed stderr does not want it.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-/// Prints what a command answers, to stdout. Who closes the pipe has seen enough: the command ends as it would have.
+/// Prints a command's answer to stdout. If the reader closes the pipe, that is no error: the command ends as it would have.
 fn answer(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -162,12 +162,13 @@ fn answer(text: &str) -> io::Result<()> {
     }
 }
 
-/// The whole program, with steps of one's own: from the arguments of the process to its exit code.
+/// Runs the whole program with custom steps, from the arguments of the process to its exit code.
 pub fn main(customs: CustomSteps) -> ExitCode {
     main_with(|| Ok(customs))
 }
 
-/// The same with steps that are made only for commands that run or check pipelines. Why they cannot be made, in words, ends the command with 69.
+/// Like [`main`], but calls `make` only for commands that run or check pipelines (`run`, `replay`, `check`, `test`). If `make` fails, the command prints
+/// the reason and exits with 69.
 pub fn main_with(make: impl FnOnce() -> Result<CustomSteps, String>) -> ExitCode {
     let args = match parse() {
         Ok(args) => args,
@@ -196,7 +197,7 @@ fn raise_open_files() {
     }
 }
 
-/// Runs the command.
+/// Runs a parsed command line. `make` creates the custom steps, as in [`main_with`].
 pub fn run(cli: Cli, make: impl FnOnce() -> Result<CustomSteps, String>) -> anyhow::Result<ExitCode> {
     trouble::ended(with_steps(cli.command, make))
 }
@@ -211,7 +212,7 @@ fn with_steps(command: Command, make: impl FnOnce() -> Result<CustomSteps, Strin
     ended
 }
 
-/// The steps of one's own that a command needs: what they hold may be dear, and a probe runs every few seconds.
+/// The custom steps that a command needs. They may be expensive to create, and a health probe runs every few seconds.
 fn steps_for(command: &Command, make: impl FnOnce() -> Result<CustomSteps, String>) -> Result<CustomSteps, String> {
     match command {
         Command::Run(_) | Command::Replay(_) | Command::Check(_) | Command::Test(_) => make(),
@@ -280,7 +281,7 @@ fn manual() -> anyhow::Result<String> {
     Ok(String::from_utf8(page)?)
 }
 
-/// Parses the arguments; usage errors end the process with 64, as sysexits has it.
+/// Parses the arguments. Usage errors exit with 64, as in sysexits; `--help` and `--version` with 0.
 pub fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|error| {
         // Help and version go to stdout and are no errors; a closed pipe is nobody's.

@@ -1,7 +1,6 @@
-//! `messina replay`: runs a pipeline over a past range, in a group of its own.
+//! `messina replay`: runs a pipeline again over a past range of its topics, in its own consumer group.
 //!
-//! The pipeline is the one that runs in production, with all its effects. The group's offsets say how far it is, so that a replay that was
-//! stopped goes on where it was.
+//! It is the production pipeline with all its effects. The group's offsets record the progress, so a replay that was stopped resumes where it was.
 
 mod progress;
 mod range;
@@ -38,31 +37,31 @@ const STANDS: Duration = Duration::from_secs(15);
 /// No partition stands still for so long that it would be a stall: those that are done do.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Runs a pipeline over a past range of its topics, in a group of its own: it writes and publishes as it does in production. Stopped, it goes on where it
-/// was when it is told the same group and range. `messina run --dry-run --since TIME` shows first what would come of the records.
+/// Run a pipeline again over a past range of its topics, in its own consumer group. It writes and publishes as in production. A replay that was stopped
+/// resumes with the same group and range. To see first what would happen, use `messina run --dry-run --since TIME`.
 #[derive(Debug, clap::Args)]
 pub struct Replay {
     #[command(flatten)]
     config: ConfigFiles,
-    /// The pipeline; may be left out where there is one.
+    /// The pipeline. Optional if there is only one.
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
-    /// From the first record on that is as young as this: 2026-11-24T10:00:00Z, 2026-11-24, or how long ago (2h, 7d).
+    /// Start at the first record of this time or later: 2026-11-24T10:00:00Z, 2026-11-24, or how long ago (2h, 7d).
     #[arg(long, value_name = "TIME", value_parser = time::parse, required_unless_present = "from_offset")]
     from: Option<Moment>,
-    /// Up to the first record that is as young as this, which is not taken. Default: up to the end as it is now.
+    /// Stop before the first record of this time or later. Default: the current end.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     to: Option<Moment>,
-    /// Only this partition, from this offset on; may be repeated. For a pipeline of one topic.
+    /// Only this partition, from this offset on. May be repeated. For pipelines with one topic.
     #[arg(long, value_name = "PARTITION:OFFSET", conflicts_with_all = ["from", "to"])]
     from_offset: Vec<Place>,
-    /// Up to this offset, which is not taken, of a partition that --from-offset names; may be repeated.
+    /// Stop before this offset of a partition that --from-offset names. May be repeated.
     #[arg(long, value_name = "PARTITION:OFFSET", requires = "from_offset")]
     to_offset: Vec<Place>,
-    /// So many records a second at most.
+    /// At most N records per second.
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
-    /// The consumer group, to go on with what was stopped. Default: the pipeline's with the range in its name.
+    /// The consumer group, to resume a replay that was stopped. Default: the pipeline's group, followed by the range.
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
 }

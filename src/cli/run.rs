@@ -1,4 +1,4 @@
-//! `messina run`: the daemon, and what it does at SIGHUP: read secrets and configuration again.
+//! `messina run`: the daemon. SIGHUP makes it read secrets and configuration again.
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -26,12 +26,12 @@ pub(super) const LAST: Duration = Duration::from_secs(5);
 /// The same where the process cannot stop in time.
 const LAST_AFTER_ALL: Duration = Duration::from_secs(2);
 
-/// Runs the pipelines until told to stop.
+/// Run the pipelines until SIGTERM or SIGINT.
 #[derive(Debug, clap::Args)]
 pub struct Run {
     #[command(flatten)]
     config: ConfigFiles,
-    /// Takes the configuration again when a file of it changes, as at SIGHUP.
+    /// Reload the configuration when one of its files changes, as at SIGHUP.
     #[arg(long)]
     watch: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `messina size`: how many cores and pods a rate needs, before there is a cluster.
+//! `messina size`: estimates how many cores and pods a rate needs, before there is a cluster.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::reference::server::connections;
 use crate::shutdown::Exit;
 use crate::sizing::{Load, Needs, needs};
 
-/// Says how many cores, pods and records in flight the pipelines need at a rate: an estimate from measured costs, asking no service.
+/// Estimate how many cores, pods and records in flight the pipelines need for a given rate, from measured costs. No service is asked.
 #[derive(Debug, clap::Args)]
 pub struct Size {
     #[command(flatten)]
@@ -17,34 +17,34 @@ pub struct Size {
     /// Only this pipeline.
     #[arg(long)]
     pipeline: Option<String>,
-    /// Records a second, over all pods.
+    /// Records per second, over all pods.
     #[arg(long, value_parser = positive)]
     rate: f64,
-    /// Bytes of a record's value.
+    /// Size of a record's value, in bytes.
     #[arg(long, default_value = "600", value_parser = positive)]
     bytes: f64,
-    /// Share of the look-ups with a cache, and of references on demand, that it answers.
+    /// Cache hit ratio: the share of look-ups with a cache, and of references on demand, that the cache answers.
     #[arg(long, default_value = "0.95", value_parser = share)]
     hit_ratio: f64,
-    /// How long the database takes to answer, and MongoDB where a reference asks it on demand: on average, not at the median.
+    /// Mean (not median) response time of the database, and of MongoDB for references on demand.
     #[arg(long, default_value = "2ms", value_parser = duration)]
     store_latency: Duration,
-    /// How long a record waits in the producer for others (`linger.ms`).
+    /// How long a record waits in the producer for a batch (`linger.ms`).
     #[arg(long, default_value = "1ms", value_parser = duration)]
     linger: Duration,
     /// Partitions of the source.
     #[arg(long, default_value_t = 20)]
     partitions: usize,
-    /// Cores of a pod.
+    /// Cores per pod.
     #[arg(long, default_value = "1", value_parser = positive)]
     cores: f64,
-    /// How much of its cores a pod may use at that rate; the rest is for catching up and for peaks.
+    /// Share of its cores that a pod may use at that rate; the rest is for catching up and for peaks.
     #[arg(long, default_value = "0.6", value_parser = utilisation)]
     utilisation: f64,
-    /// How many times as long your machine takes as that of docs/benchmarks.md: CPU for a record there, measured, through what this says.
+    /// Factor of your machine: CPU per record measured there, divided by what this command estimates (see docs/sizing.md).
     #[arg(long, default_value = "1", value_parser = positive)]
     machine: f64,
-    /// One JSON object, to stdout.
+    /// Print one JSON object to stdout.
     #[arg(long)]
     json: bool,
 }

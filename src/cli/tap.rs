@@ -1,4 +1,4 @@
-//! `messina tap`: records of a running process as they end, with what each step made of them.
+//! `messina tap`: shows records of a running process as they end, with what each step did.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What is encoded of a name that is a part of a path.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
-/// Shows records of a running pipeline as they end: what came in, what each step took and gave, what went out.
+/// Show records of a running pipeline as they end: the input, inputs and results of each step, and the output.
 ///
-/// Shown are names, types and lengths, and values where the process is configured so: `[http] tap = "values"`.
+/// Names, types and lengths are shown. Values are shown only if the process has `[http] tap = "values"`.
 #[derive(Debug, clap::Args)]
 pub struct Tap {
     /// The pipeline.
@@ -33,16 +33,16 @@ pub struct Tap {
     pipeline: String,
     #[command(flatten)]
     process: Process,
-    /// So many records, and then it ends.
+    /// Exit after N records.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     records: u64,
-    /// So many in a second at most, spread over it.
+    /// At most N records per second, spread evenly.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=MOST as u64))]
     rate: u64,
-    /// Only those that end so.
+    /// Only records with this outcome.
     #[arg(long, value_name = "OUTCOME", value_parser = ["done", "skipped", "dead_lettered", "halted"])]
     outcome: Option<String>,
-    /// A JSON object for each record.
+    /// Print one JSON object per record.
     #[arg(long)]
     json: bool,
 }

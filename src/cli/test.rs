@@ -1,4 +1,4 @@
-//! `messina test`: cases of pipelines, run without any service.
+//! `messina test`: runs test cases of pipelines, without any service.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,22 +14,22 @@ use crate::cases::{self, Error};
 use crate::custom::CustomSteps;
 use crate::shutdown::{self, Exit};
 
-/// Runs cases of pipelines without any service: each is a record, and what must come of it. Exit 0, or 1 where a case fails.
+/// Run test cases of pipelines without any service. A case is a record and its expected result. Exit code 0, or 1 if a case fails.
 #[derive(Debug, clap::Args)]
 pub struct Test {
-    /// Files of cases.
+    /// Files with test cases.
     #[arg(required = true, value_name = "CASES")]
     cases: Vec<PathBuf>,
-    /// A configuration file, in place of those that the files of cases name; may be repeated, and the later one wins.
+    /// Configuration file, instead of those that the case files name. May be repeated; later files win.
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     config: Vec<PathBuf>,
-    /// Only cases whose names contain this.
+    /// Only cases whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Writes what came of them into the files, as what is expected from now on.
+    /// Write the results of failed cases into the files as the new expectations.
     #[arg(long)]
     update: bool,
-    /// Writes JUnit's XML here, too.
+    /// Also write a JUnit XML report to this file.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
 }

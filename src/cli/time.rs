@@ -1,4 +1,4 @@
-//! Moments on the command line: RFC 3339, or how long ago.
+//! Points in time on the command line: RFC 3339, or how long ago.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

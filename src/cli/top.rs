@@ -1,7 +1,7 @@
-//! `messina top`: a running process in the terminal, for those who look at night and have a shell.
+//! `messina top`: a live view of a running process in the terminal.
 //!
-//! One thread asks the process, one reads keys, one waits for signals; this one draws. What is shown comes from `model`, how it looks from
-//! `view`, and both are pure. Invariant: however it ends, by a key, a signal, an error or a panic, the terminal is as it was before.
+//! One thread asks the process, one reads keys, one waits for signals; this one draws. `model` computes what is shown, `view` draws it, and both are
+//! pure. Invariant: however it ends (a key, a signal, an error or a panic), the terminal is restored.
 
 mod answer;
 mod model;
@@ -32,18 +32,18 @@ use view::{Away, Look, Picture};
 /// How often the time since the last answer is drawn anew.
 const CLOCK: Duration = Duration::from_secs(1);
 
-/// Shows what a running process does: how fast, how far behind, what it waits for, what fails. Exit 69 when it does not answer at the start.
+/// Show what a running process does: rates, lag, what it waits for, what fails. Exit code 69 if it does not answer at the start.
 #[derive(Debug, clap::Args)]
 pub struct Top {
-    /// Where its HTTP can be reached, as http://HOST:PORT or HOST:PORT; without it, --listen.
+    /// HTTP address of the process, as http://HOST:PORT or HOST:PORT. Default: --listen.
     #[arg(value_name = "URL")]
     url: Option<Place>,
     #[command(flatten)]
     process: Process,
-    /// Time between two looks, in seconds, or with a unit.
+    /// Refresh interval, in seconds or with a unit.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     interval: Duration,
-    /// Look twice, print all that there is to see as text, and end.
+    /// Ask twice, print everything as text, and exit.
     #[arg(long)]
     once: bool,
 }

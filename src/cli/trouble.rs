@@ -1,4 +1,4 @@
-//! Why a command cannot do what it was told to, and how that ends it.
+//! Errors that end a command, with their exit codes.
 
 use std::fmt::Display;
 use std::io;

@@ -1,4 +1,4 @@
-//! What differs between two configurations as they are written. Comments, places, and the order of sections and keys make no difference.
+//! Compares two configurations as written. Comments, positions, and the order of sections and keys make no difference.
 
 use std::collections::BTreeSet;
 

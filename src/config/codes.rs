@@ -1,7 +1,6 @@
-//! Every code that a finding can have, in one place: a code is stable once it has been released, so that it can be searched for.
+//! All codes of findings. A code never changes once it has been released, so that users can search for it.
 //!
-//! MES00xx reading, MES01xx keys and values, MES02xx pipelines, MES03xx CQL, MES04xx the world around, MES05xx what expressions, schemas and
-//! live services say.
+//! MES00xx reading, MES01xx keys and values, MES02xx pipelines, MES03xx CQL, MES04xx the environment, MES05xx expressions, schemas and live services.
 
 use serde::{Serialize, Serializer};
 

@@ -1,6 +1,6 @@
-//! Findings: what is wrong, where, and what to do about it; as people read it, and as JSON.
+//! Findings: what is wrong, where, and what to do about it; as text for people, and as JSON.
 //!
-//! A finding holds all that it needs to be printed, the offending line included; secrets are masked in it from the start.
+//! A finding contains everything needed to print it, including the offending line. Secrets in it are masked from the start.
 
 use std::fmt::{self, Write as _};
 

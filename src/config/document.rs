@@ -1,7 +1,7 @@
-//! The document: TOML as a tree in which every key and value keeps its place, and the merge of several such trees.
+//! The document: TOML as a tree in which every key and value keeps its position, and the merge of several such trees.
 //!
-//! serde would lose places and stop at the first error; the tree is walked by [`super::reader`] instead.
-//! Depth is bounded by the TOML parser's own limit on nesting.
+//! serde would lose positions and stop at the first error; [`super::reader`] walks this tree instead. The TOML parser's limit on nesting bounds its
+//! depth.
 
 use std::collections::HashSet;
 

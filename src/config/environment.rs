@@ -1,6 +1,6 @@
-//! Environment variables over files: `MESSINA__KAFKA__BROKERS=…` is `kafka.brokers`.
+//! Environment variables that override files: `MESSINA__KAFKA__BROKERS=…` is `kafka.brokers`.
 //!
-//! Each variable is a source of its own, `NAME=value`, so that a finding shows the variable as it shows a line of a file.
+//! Each variable is its own source, `NAME=value`, so that a finding shows the variable as it shows a line of a file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! How one step's statement is executed, where that differs from `[scylla]`.
+//! Execution settings of one step's statement, where they differ from `[scylla]`.
 
 use std::time::Duration;
 

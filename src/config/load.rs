@@ -1,4 +1,4 @@
-//! Files and environment to a typed [`Config`], or to everything that is wrong with them.
+//! Loads files and environment into a typed [`Config`], or reports everything that is wrong with them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

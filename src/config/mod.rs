@@ -1,11 +1,11 @@
-//! The configuration: TOML files, then environment variables, read into typed sections in which every value keeps its place.
+//! The configuration: TOML files, then environment variables, read into typed sections in which every value keeps its position.
 //!
-//! It exists so that an operator learns of every mistake at once, before a record is consumed, with the line and a remedy.
-//! Two steps: [`load`] reads and types (all files, all errors), [`check`] judges what can be known offline. What needs schemas
-//! or a database is checked by the pipeline's plan, which reports at the same places through [`Sources`].
+//! An operator learns of every mistake at once, before a record is consumed, with the line and a remedy. There are two steps: [`load`] reads and
+//! types all files and reports all errors; [`check`] checks what can be known offline. The pipeline's plan checks what needs schemas or a database,
+//! and reports at the same positions through [`Sources`].
 //!
-//! Invariants: a [`Config`] exists only if every key was known and every value had its type; a secret is printed nowhere;
-//! nothing here touches the network.
+//! Invariants: a [`Config`] exists only if every key was known and every value had its type; a secret is never printed; nothing here uses the
+//! network.
 
 mod changes;
 mod check;

@@ -1,4 +1,4 @@
-//! `[mongo]` and `[references.NAME]`: collections of MongoDB that steps look documents up in.
+//! `[mongo]` and `[references.NAME]`: MongoDB collections in which steps look up documents.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a step does when its request keeps failing, and how long it waits for a row: `on_error`, `retry`, `missing_deadline`.
+//! `on_error`, `retry`, `missing_deadline`: what a step does when its request keeps failing, and how long it waits for a row.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `[http]`, `[log]`, `[sentry]`, `[tracing]`, `[limits]`: the process around the pipelines.
+//! `[http]`, `[log]`, `[sentry]`, `[tracing]`, `[limits]`: settings of the process.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! Reads a table key by key and collects every error, instead of stopping at the first as serde does.
 //!
-//! A section asks for each key that it knows ([`Section::required`], [`Section::optional`], [`Section::or`]) and ends with
-//! [`Section::finish`], which reports the keys that nobody asked for. A value that cannot be read is reported where it is
-//! written and gives `None`; the section is then `None` too, but only after all of its keys have been looked at.
+//! A section asks for each key that it knows ([`Section::required`], [`Section::optional`], [`Section::or`]) and ends with [`Section::finish`], which
+//! reports the keys that were not asked for. A value that cannot be read is reported at its position and yields `None`; the section is then `None`
+//! too, but only after all of its keys have been read.
 
 use std::cell::RefCell;
 

@@ -1,7 +1,7 @@
-//! Which parts of a text are secrets, so that a finding can show a line without showing a password.
+//! Finds the secrets in a text, so that a finding can show a line without its password.
 //!
-//! It judges by names and not by the parsed document, because it must also hold where the text is not TOML. Masking too much is
-//! harmless, masking too little is not.
+//! It goes by names, not by the parsed document, because it must also work where the text is not valid TOML. Masking too much is harmless, masking
+//! too little is not.
 
 use std::ops::Range;
 

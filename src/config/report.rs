@@ -1,4 +1,4 @@
-//! Findings for other programs: SARIF for code scanning, and GitHub's commands for annotations of a change.
+//! Findings for other programs: SARIF for code scanning, and GitHub workflow commands for annotations of a change.
 
 use std::fmt::Write as _;
 

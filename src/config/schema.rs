@@ -1,7 +1,7 @@
-//! The JSON Schema of the configuration, for editors: made of what the readers ask for, described by `docs/configuration.md`.
+//! Generates the JSON Schema of the configuration, for editors, from what the readers ask for, with descriptions from `docs/configuration.md`.
 //!
-//! Draft 7, because Taplo and the editors that use it know no later one; a `$ref` hides its neighbours there, so that everything is
-//! written out. It judges one file alone, and its shape: what only holds between keys, files and services is `check`'s.
+//! It is draft 7, the latest that Taplo and the editors based on it know. A `$ref` hides its neighbours there, so everything is written out. The
+//! schema covers the form of a single file; rules between keys, files and services are checked by `check`.
 
 use serde_json::{Map, Value, json};
 

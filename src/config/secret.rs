@@ -1,7 +1,6 @@
 //! Secrets: passwords, tokens and connection strings, which are never printed.
 //!
-//! A secret is resolved when it is used and not before. Which clients read a file again once it is rotated, and when, is theirs to say:
-//! docs/security.md lists it.
+//! A secret is resolved only when it is used. docs/security.md lists which clients read a rotated file again, and when.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,8 @@
-//! What the readers take, noted by themselves: the configuration is drawn by running them over nothing.
+//! Records what the readers accept, by running them on a blank document.
 //!
-//! A reader asks for each key that it knows and reads its value by a function that knows its type. While a document is
-//! drawn, every key is there and blank; asking for it notes the key, and reading it notes the shape and gives nothing. So there is
-//! no second list of keys that could differ from what is read. [`super::schema`] makes the JSON Schema of it.
+//! A reader asks for each key that it knows and reads its value with a function that knows its type. On the blank document every key exists and is
+//! blank: asking for it records the key, and reading it records the form and returns nothing. So there is no second list of keys that could differ
+//! from what is read. [`super::schema`] makes the JSON Schema from it.
 
 use std::cell::RefCell;
 

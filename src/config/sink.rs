@@ -1,4 +1,4 @@
-//! `[pipelines.NAME.sink]` and `[pipelines.NAME.dead_letter]`: where records go.
+//! `[pipelines.NAME.sink]` and `[pipelines.NAME.dead_letter]`: where records are published.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Sizes (`"64MiB"`) and durations (`"250ms"`) as they are written in the configuration.
+//! Sizes (`"64MiB"`) and durations (`"250ms"`) as the configuration writes them.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Places in the configuration: what a value was written as, and where.
+//! Positions in the configuration: the text of a value, and where it is.
 
 use std::collections::BTreeMap;
 use std::fmt;

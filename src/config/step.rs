@@ -1,4 +1,4 @@
-//! `[[pipelines.NAME.steps]]`: look-ups, writes, filters and names.
+//! `[[pipelines.NAME.steps]]`: look-ups, references, writes, filters, names (`set`) and custom steps.
 
 use std::time::Duration;
 

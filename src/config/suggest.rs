@@ -1,4 +1,4 @@
-//! The nearest of several words to one that is unknown.
+//! Finds the known word that is nearest to an unknown one.
 
 /// The candidate that `word` was probably meant to be: at most a third of its letters differ.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -1,4 +1,4 @@
-//! `tls = { ca, cert, key }`: certificates, wherever a connection takes them.
+//! `tls = { ca, cert, key }`: certificates of a connection.
 
 use std::path::PathBuf;
 

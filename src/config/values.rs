@@ -1,6 +1,6 @@
-//! How single values are read: text, numbers, durations, sizes, paths, lists, bindings.
+//! Reads single values: text, numbers, durations, sizes, paths, lists, bindings.
 //!
-//! In an environment variable a number is also taken as text, because there are no quotes to say which was meant.
+//! In an environment variable a number is also accepted as text, because there are no quotes to tell which was meant.
 
 use std::path::PathBuf;
 use std::time::Duration;

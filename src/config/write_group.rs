@@ -1,4 +1,4 @@
-//! `group = { … }` of a write step: rows that are written at the same time go to the database together.
+//! `group = { … }` of a write step: rows that are written at the same time share a batch.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One bit per record, by its number: what was seen and what was not, in 25 kB per 200,000 records.
+//! One bit per record, by its number: which records were seen, in 25 kB per 200,000 records.
 
 /// A set of numbers below a length that is known from the start.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
-//! What the demo stands on: librdkafka's mock cluster, a directory that goes away, a client's configuration.
+//! The demo's Kafka: librdkafka's mock cluster, a temporary directory, and the configuration of a client.
 //!
-//! The mock cluster keeps at most 5 MiB per partition and drops the oldest batches beyond that, read or not. See
-//! [`Flow`](super::flow::Flow) for how the demo stays below it.
+//! The mock cluster keeps at most 5 MiB per partition and drops the oldest batches beyond that, read or not. [`Flow`](super::flow::Flow) keeps the
+//! demo below it.
 
 use std::fs::DirBuilder;
 use std::io;

@@ -1,9 +1,9 @@
-//! Whose CPU time it was: Messina's, or that of what the demo puts around it.
+//! Separates Messina's CPU time from that of the demo's own parts.
 //!
-//! The kernel counts the time of each thread (proc(5), `/proc/self/task/*/stat`). The demo's clients and the mock cluster start
-//! before Messina, so their threads are those that came into being while they were made; everything else that the process
-//! spends is Messina's: consumer loops, the runtime's workers, the store's writer, and librdkafka's threads of Messina's
-//! clients. A few requests to the in-process registry run on the same workers and are counted as Messina's too.
+//! The kernel counts the time of each thread (proc(5), `/proc/self/task/*/stat`). The demo's clients and the mock cluster start before Messina, so
+//! their threads are those created with them. Everything else that the process uses is Messina's: consumer loops, the runtime's workers, the store's
+//! writer, and the threads of Messina's librdkafka clients. A few requests to the in-process registry run on the same workers and count as Messina's
+//! too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! The demo's database: its tables are made and filled before the pipelines start, and read back when they have stopped.
+//! The demo's database: its tables are created and filled before the pipelines start, and read back after they have stopped.
 //!
-//! The tables are declared in CQL's types, as the embedded store reads them. What is read back is compared row by row with
-//! what the records say; a row of a record that was to write none is as wrong as one that is missing.
+//! The tables are declared with CQL types, as the embedded store reads them. What is read back is compared row by row with what the records imply; an
+//! unexpected row is as wrong as a missing one.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
-//! A small writer of Avro's binary encoding, of the demo's own.
+//! A small writer of Avro's binary encoding, for the demo only.
 //!
-//! It shares no code with the crate's encoder, so that what Messina reads, and what its output is compared with, was not
-//! made by the code that is put to the test. The caller knows the schema; nothing is checked here.
+//! It shares no code with the crate's encoder, so that the code under test did not make what Messina reads, nor what its output is compared with. The
+//! caller knows the schema; nothing is checked here.
 //!
 //! Encoding: "Binary Encoding" in the Avro specification, 1.12.
 

@@ -1,4 +1,4 @@
-//! What is seen while the demo runs: on a terminal a line per pipeline that is drawn again, elsewhere a line now and then.
+//! The progress display of the demo: one updated line per pipeline on a terminal, occasional lines elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;

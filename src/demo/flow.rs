@@ -1,8 +1,7 @@
-//! How far each stream has come, shared by the generator, the verifier and the display; and how far it may go.
+//! The progress of each stream, shared by generator, verifier and display, and the limit on how far the generator may be ahead.
 //!
-//! The mock cluster forgets what a partition holds beyond 5 MiB, whether it was read or not. So no more than
-//! `WINDOW_BYTES` of a stream are ever between the generator and the verifier: even if all of them lay in one partition, of the
-//! input or of the output, each would still be there when it is read.
+//! The mock cluster drops what a partition holds beyond 5 MiB, read or not. So at most `WINDOW_BYTES` of a stream are between generator and verifier:
+//! even if all of them were in one partition of input or output, each would still be there when it is read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! The generator: makes the records of all streams and sends them, as fast as the flows have room, on a thread of its own.
+//! The generator: creates the records of all streams and sends them as fast as the flows allow, on its own thread.
 //!
 //! The streams take turns in proportion to what is left of each, so that all end at about the same time.
 

@@ -1,6 +1,6 @@
-//! Random numbers that are the same in every run: a generator of 64 bits and Zipf's distribution.
+//! Reproducible random numbers: a 64-bit generator and Zipf's distribution.
 //!
-//! The demo makes a record from its number alone, so that whoever verifies can make it again instead of remembering it.
+//! The demo derives a record from its number alone, so that the verifier can create it again instead of remembering it.
 
 /// SplitMix64: one addition and a mix per number, and any seed is a good one.
 /// See Steele, Lea, Flood: "Fast splittable pseudorandom number generators" (2014).

@@ -1,10 +1,10 @@
-//! A schema registry in memory that speaks Confluent's HTTP API, on a port of its own.
+//! An in-memory schema registry that speaks Confluent's HTTP API on its own port.
 //!
-//! The demo runs the real client against it, so that nothing needs to be installed. Tests use it too, where a real
-//! registry cannot fail on demand: a hook may delay an answer or replace it by another.
+//! The demo runs the real client against it, so that nothing needs to be installed. Tests use it too, because a real registry cannot fail on demand:
+//! a hook may delay an answer or replace it.
 //!
-//! What it does not do: it keeps nothing on disk, never refuses a version as incompatible, and reads schemas only as JSON.
-//! The same text under several subjects has one id, as with the real one. Errors carry Confluent's codes.
+//! Limits: it stores nothing on disk, never refuses a version as incompatible, and reads schemas only as JSON. As in the real one, the same text
+//! under several subjects has one id, and errors carry Confluent's codes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

@@ -1,4 +1,4 @@
-//! What a run of the demo came to: every record accounted for, and the figures, for people and as one JSON line.
+//! The result of a demo run: whether every record is accounted for, and the figures, for people and as one JSON line.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The report of a run: what adds up is good, and each thing that does not is named.
+//! Tests of the report: consistent results pass, and each inconsistency is named.
 
 use super::*;
 use crate::demo::bitmap::Bitmap;

@@ -1,4 +1,4 @@
-//! One run of the demo, from the empty cluster to the report.
+//! Runs the demo once, from the empty cluster to the report.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The demo's Avro schemas, and how they get into the registry.
+//! The demo's Avro schemas, and their registration.
 
 use reqwest::{Client, Url};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Records on their way: the application, the generator and the verifier at work, and how far they are.
+//! Runs the application, the generator and the verifier together, and shows their progress.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

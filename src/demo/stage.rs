@@ -1,4 +1,4 @@
-//! Everything that stands around Messina during a run: cluster, registry, database, and the demo's two clients.
+//! The environment of a demo run: cluster, registry, database, and the demo's two clients.
 
 use std::net::TcpListener;
 use std::path::PathBuf;

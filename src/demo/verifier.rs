@@ -1,7 +1,7 @@
-//! The verifier: reads all that the pipelines publish while they publish it, on a thread of its own, and judges each record.
+//! The verifier: reads everything that the pipelines publish, while they publish it, on its own thread, and judges each record.
 //!
-//! An output is right when it is, byte for byte, the input followed by what the generator's world knows: nothing is decoded
-//! but the record's number. A dead letter is right when it is the original under the expected reason.
+//! An output is right if it is, byte for byte, the input followed by what the generator's world contains; only the record's number is decoded. A dead
+//! letter is right if it is the original under the expected reason.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

@@ -1,5 +1,5 @@
-//! Who there is: users, customers, partners, campaigns. What the database holds and what the verifier expects are made here,
-//! both from the same numbers, so that neither has to ask the other.
+//! The demo's users, customers, partners and campaigns. The content of the database and the expectations of the verifier are both derived here, from
+//! the same numbers, so that neither depends on the other.
 
 use super::random::mix;
 

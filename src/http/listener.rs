@@ -1,10 +1,9 @@
-//! Connections: accepted, bounded, timed, and ended.
+//! Accepts connections, limits their number and time, and ends them.
 //!
-//! A server for operators must stay reachable when a client misbehaves and cost little when nobody looks. So the number
-//! of connections is bounded, a request's header must come within a time, and no connection lives longer than a minute
-//! and what the answer that is being made then still takes: one whose client reads nothing cannot hold a place for ever.
-//! Where all places are taken a newcomer gets that of the oldest connection, so that whoever holds them keeps no probe
-//! out. Scrapers simply connect again.
+//! A server for operators must stay reachable when a client misbehaves, and cost little when nobody looks. So the number of connections is limited,
+//! the header of a request must arrive within a time, and no connection lives longer than a minute plus the current answer: a client that reads
+//! nothing cannot hold a place for ever. When all places are taken, a new connection replaces the oldest one, so that nobody can lock out probes.
+//! Scrapers simply reconnect.
 
 use std::convert::Infallible;
 use std::io;

@@ -1,15 +1,15 @@
-//! What the process tells over HTTP: metrics, probes, status. Read-only: nothing here changes the process.
+//! The HTTP server of a process: metrics, probes, status. Read-only: nothing here changes the process.
 //!
 //! | path | answer |
 //! | --- | --- |
-//! | `/metrics` | Prometheus text format, or OpenMetrics where the scraper accepts it |
-//! | `/livez` | 200 while the loops make progress; else 503 and why. A slow database never fails it |
-//! | `/readyz` | 200 when assigned, connected, checked and not stalled; else 503 and all reasons |
+//! | `/metrics` | Prometheus text format, or OpenMetrics if the scraper accepts it |
+//! | `/livez` | 200 while the loops make progress; otherwise 503 and the reason. A slow database never fails it |
+//! | `/readyz` | 200 when assigned, connected, checked and not stalled; otherwise 503 and all reasons |
 //! | `/status` | JSON: pipelines, partitions, lag, rates, last errors |
-//! | `/` | the same as a page that keeps itself current |
+//! | `/` | the same as a page that updates itself |
 //! | `/tap/PIPELINE` | JSON: records of the pipeline as they end, sampled; see the `tap` file |
 //!
-//! Only GET and HEAD are answered. What is told comes from a [`Probe`], so this module knows nothing of pipelines.
+//! Only GET and HEAD are answered. The content comes from a [`Probe`], so this module knows nothing of pipelines.
 
 mod listener;
 mod tap;

@@ -1,16 +1,16 @@
 //! `/tap/PIPELINE`: records of a running pipeline as they end.
 //!
-//! | in the query | | default |
+//! | query parameter | | default |
 //! | --- | --- | --- |
 //! | `records` | how many at most, 1 to 100 | 10 |
 //! | `seconds` | how long to wait for them, 0.1 to 20; they are spread over that time | 1 |
-//! | `outcome` | only those that end so: `done`, `skipped`, `dead_lettered`, `halted` | all |
+//! | `outcome` | only this outcome: `done`, `skipped`, `dead_lettered`, `halted` | all |
 //!
-//! A page of somebody else's can have its own name lead to this address (DNS rebinding), and then read what is answered here as if it were its own.
-//! So a `Host` that anybody can have registered gets nothing.
+//! A foreign web page can let its own name resolve to this address (DNS rebinding) and then read the answers as if they were its own. So a request
+//! whose `Host` anybody could have registered is refused.
 //!
-//! The answer is `{"shows": "shapes" | "values", "ended": N, "records": [...]}`, where `ended` counts those that were not sampled too, and those that do
-//! not fit: the records have 4 MiB of text at most. It comes when there are as many as were asked for, or when the time is over.
+//! The answer is `{"shows": "shapes" | "values", "ended": N, "records": [...]}`. `ended` also counts records that were not sampled and records that
+//! do not fit: the text of all records is at most 4 MiB. The answer comes when there are as many records as requested, or when the time is over.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,6 +1,7 @@
-//! A client that asks the brokers, and can say why they do not answer: librdkafka's error says only that there was no answer, and its log says why.
+//! A client that queries the brokers and can say why they do not answer. librdkafka's error only says that there was no answer; its log has the
+//! reason.
 //!
-//! It is a producer that publishes nothing: brokers that make topics by themselves make none for a consumer.
+//! It is a producer that publishes nothing: brokers with automatic topic creation do not create topics for a consumer.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

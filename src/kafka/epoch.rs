@@ -1,5 +1,5 @@
-//! Leader epochs of records and of committed offsets (KIP-320): by them brokers tell whether a log still is the one that was read. librdkafka has them in
-//! its C interface only.
+//! Leader epochs of records and of committed offsets (KIP-320), which tell whether a log is still the one that was read. librdkafka has them in its C
+//! interface only.
 
 use std::ffi::CString;
 

@@ -1,4 +1,4 @@
-//! Headers of records as they are: Kafka takes any bytes for a name, and rdkafka (0.39) panics at one that is not UTF-8.
+//! Raw headers of records. Kafka accepts any bytes as a name, and rdkafka (0.39) panics at a name that is not UTF-8.
 
 use std::ffi::CStr;
 use std::ptr;

@@ -1,10 +1,10 @@
-//! The logins of librdkafka's clients, read again while the clients live.
+//! Renews the logins of librdkafka's clients while they live.
 //!
-//! librdkafka copies user and password when a client is made. A password that is rotated would end each client at its next connection, so
-//! they are read again: at SIGHUP, and when the brokers refuse the one that is in use. This serves SASL PLAIN and SCRAM; certificates are
-//! read once by each client, and it is said when they have changed: at SIGHUP, and when a handshake fails.
+//! librdkafka copies user and password when a client is created, so a rotated password would end each client at its next connection. They are read
+//! again at SIGHUP, and when the brokers refuse the current ones. This covers SASL PLAIN and SCRAM. Each client reads certificates only once; a
+//! change is reported at SIGHUP, and when a handshake fails.
 //!
-//! Invariant: a client gets a login only when it differs from the one that it has, so that one that stays wrong is not tried faster.
+//! Invariant: a client gets a login only if it differs from the current one, so that a wrong login is not tried faster.
 
 use std::ffi::CString;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,4 +1,5 @@
-//! Where the log of a partition begins, as its broker said with the last answer to a fetch; librdkafka tells that at once in its C interface only.
+//! The beginning of a partition's log, as the broker reported it with the last fetch response. librdkafka has it without delay in its C interface
+//! only.
 
 use std::ffi::CString;
 

@@ -1,4 +1,4 @@
-//! Whether a consumer is a member of its group, as librdkafka sees it; it says so in its C interface only.
+//! Whether a consumer is a member of its group, as librdkafka sees it. librdkafka has it in its C interface only.
 
 use std::ffi::CStr;
 

@@ -1,4 +1,4 @@
-//! The metadata of committed offsets as it is: whoever commits may put any bytes there, and rdkafka (0.39) panics at what is not UTF-8.
+//! Raw metadata of committed offsets. Any committer may put any bytes there, and rdkafka (0.39) panics at bytes that are not UTF-8.
 
 use std::ffi::CString;
 use std::slice;

@@ -1,4 +1,4 @@
-//! Parts of partitions, by offset and by time: what commands read that belong to no group.
+//! Ranges of partitions, by offset and by time, for commands that read without a group.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! What the brokers let a client do with topics and groups, as they say themselves (KIP-430), asked before the start.
+//! Asks the brokers before the start what a client may do with topics and groups (KIP-430).
 //!
-//! Why: a right that is missing is found out otherwise by the first record that needs it. librdkafka has the question in its C interface only,
-//! so that this is its one place. Invariant: what a broker does not tell is [`Allowed::Unknown`], and never a finding.
+//! Otherwise the first record that needs a missing permission would discover it. librdkafka has this query in its C interface only. Invariant: what a
+//! broker does not report is [`Allowed::Unknown`], and never a finding.
 
 use std::ffi::{CStr, CString, c_char};
 use std::ptr::null_mut;

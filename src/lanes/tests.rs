@@ -1,4 +1,4 @@
-//! Lanes against one queue per key in a map.
+//! Tests of lanes against a map with one queue per key.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,4 +1,4 @@
-//! The ledger against a map of everything that ever happened to it.
+//! Tests of the ledger against a map of everything that ever happened to it.
 
 use std::collections::BTreeMap;
 

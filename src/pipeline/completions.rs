@@ -1,7 +1,7 @@
-//! The way back: events that have ended, from tasks and from the producer's delivery reports to their consumer loop.
+//! Returns ended events, from tasks and delivery reports, to their consumer loop.
 //!
-//! One lock and at most one wake-up per batch: whoever pushes onto an empty list wakes the loop, and the loop takes the
-//! whole list at once. No channel and no allocation per record.
+//! One lock and at most one wake-up per batch: a push to an empty list wakes the loop, and the loop takes the whole list at once. No channel and no
+//! allocation per record.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Values at run time: a source and an event give a value, borrowed wherever it can be.
+//! Evaluates values at run time: from a source and an event to a value, borrowed where possible.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -1,8 +1,8 @@
-//! One record on its way: its bytes, what was read out of it, and whose it is.
+//! An event: the bytes of one record in process, what was read from it, and the partition that it belongs to.
 //!
-//! An event is made by the consumer loop, belongs to exactly one place at a time (a lane, a task, the producer's queue) and
-//! comes back to the loop as a [`Completion`]. Dropping it anywhere else — a panic in a task — is noticed: `Drop` reports it,
-//! so that no offset is ever committed past a record that simply vanished.
+//! The consumer loop creates it, it belongs to exactly one place at a time (a lane, a task, the producer's queue), and it returns to the loop as a
+//! [`Completion`]. If it is dropped anywhere else, as by a panic in a task, its `Drop` reports that, so that no offset is ever committed past a
+//! record that vanished.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,15 +1,16 @@
-//! Values and conditions as the configuration writes them: paths, literals, `now()`, and CEL for the rest.
+//! Values and conditions of the configuration: paths, literals, `now()`, and CEL for the rest.
 //!
-//! A plain path (`event.user.id`, `profile.score`) becomes a [`Reference`] and never reaches the interpreter. In a general
-//! expression every maximal path is cut out of the syntax tree and replaced by a variable, so that the interpreter is given
-//! exactly the scalars that the expression needs and no tree of the event is built.
+//! A plain path (`event.user.id`, `profile.score`) becomes a [`Reference`] and never reaches the interpreter. In a general expression every maximal
+//! path is cut out of the syntax tree and replaced by a variable, so that the interpreter gets exactly the values that the expression needs and no
+//! tree of the event is built.
 //!
-//! What CEL sees: integers of all widths as `int`, floats as `double`, text, enum symbols and UUIDs as `string`, bytes and
-//! fixed as `bytes`, dates as `int` days, times and timestamps as `int` in their own unit, decimals as `double` (in `string(PATH)` as
-//! text with all their digits, as floats with their own, in `int(PATH)` as the whole number), records and maps as `map`, arrays as `list`, an absent value as
-//! `null`. `==`, `!=` and what `in` looks for in a list take null for a value of its own, and not as in SQL: `!= 'test'` holds of what is
-//! absent. What fails on a null (`null > 1`) or orders what is no number (`0.0 / 0.0 > 1.0`), or asks for a key or an index that is not
-//! there, gives null, and a condition that is null does not hold, as in SQL.
+//! Types in CEL: integers of all widths are `int`; floats `double`; text, enum symbols and UUIDs `string`; bytes and fixed `bytes`; dates `int` in
+//! days; times and timestamps `int` in their own unit; decimals `double` (`string(PATH)` gives text with all their digits, as for floats; `int(PATH)`
+//! the whole number); records and maps `map`; arrays `list`; an absent value `null`.
+//!
+//! Null: `==`, `!=` and the search of `in` in a list treat null as a value of its own, unlike SQL: `!= 'test'` holds for an absent value. An operator
+//! that fails on a null (`null > 1`), orders something that is not a number (`0.0 / 0.0 > 1.0`), or uses a missing key or index, gives null; a
+//! condition that is null does not hold, as in SQL.
 
 mod convert;
 mod guarded;

@@ -1,4 +1,4 @@
-//! Why an event could not go on: what the dead letter, the log line and the counter say of it.
+//! Why an event could not continue: the content of its dead letter, log line and counter.
 
 use std::sync::Arc;
 

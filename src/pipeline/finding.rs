@@ -1,4 +1,4 @@
-//! What a check of a pipeline finds: a sentence, a place in the configuration, and a remedy.
+//! A finding of a pipeline's check: a sentence, a position in the configuration, and a remedy.
 
 use crate::config::Span;
 use crate::config::codes::{self, Code};

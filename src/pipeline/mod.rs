@@ -1,4 +1,4 @@
-//! What a pipeline is and how an event goes through it.
+//! A pipeline as it runs, and the way of an event through it.
 //!
 //! ```text
 //! config ──parse──► Parsed ──prepare (store)──► Program ──compile (writer schema)──► SchemaPlan

@@ -1,7 +1,7 @@
-//! A pipeline and one writer schema: every path found, every type compared, the output's splice compiled.
+//! The plan of a pipeline for one writer schema: every path resolved, every type compared, the output's splice compiled.
 //!
-//! Pure: schemas come in parsed, and the id of the output schema is filled in by whoever registers it. The findings name
-//! both sides of a mismatch and where each comes from.
+//! Pure: schemas are passed in parsed, and whoever registers the output schema fills in its id. Findings name both sides of a mismatch and the origin
+//! of each.
 
 mod lacking;
 mod lossy;

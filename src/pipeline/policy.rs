@@ -1,7 +1,7 @@
-//! When a step stops trying: after so many attempts, or so long after the first of them failed, whichever comes first.
+//! When a step stops retrying: after a number of attempts, or a time after the first failure, whichever comes first.
 //!
-//! Pure: the time is an argument. Invariants: without a declared end there is none; what waits at an open breaker makes no
-//! attempt, and its time counts; a step makes at least one attempt unless the breaker was open for all of its time.
+//! Pure: the time is an argument. Invariants: without a declared limit there is none; waiting at an open breaker is not an attempt, but its time
+//! counts; a step makes at least one attempt unless the breaker was open all the time.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
 //! The type check of a pipeline against live services: statements prepared, schemas of all versions compiled.
 //!
-//! The same work serves `check --online` and every start; only a start registers output schemas, and a check asks whether
-//! it could. A version that breaks the pipeline is an error for the check. A start goes on as long as another version of
-//! the topic fits: a schema that somebody else registered must not keep a pipeline from coming back, and its records end as
-//! dead letters with that reason; or wait, where the registry takes no output schema for the time being.
+//! `check --online` and every start use it. Only a start registers output schemas; a check asks whether it could. A version that breaks the pipeline
+//! is an error for the check. A start continues as long as another version of the topic fits, because a schema that somebody else registered must not
+//! keep a pipeline from coming back. Records of the broken version become dead letters with that reason, or wait while the registry accepts no output
+//! schema.
 
 use std::sync::Arc;
 

@@ -1,13 +1,12 @@
-//! A pipeline as it will run: expressions parsed, statements prepared, every value's place decided.
+//! A pipeline as it will run: expressions parsed, statements prepared, the place of every value decided.
 //!
-//! Made in two stages, because they need different things: [`parse`] needs only the configuration and serves `check`
-//! offline; [`Parsed::prepare`] needs the store, whose answer to a statement gives the types of markers and columns.
-//! What depends on the schema of a record is the [plan](super::plan)'s.
+//! It is built in two stages. [`parse`] needs only the configuration and serves the offline `check`. [`Parsed::prepare`] needs the store, which
+//! reports the types of markers and columns. Everything that depends on the schema of a record is in the [plan](super::plan).
 //!
-//! What each kind of step needs is in the file of its name; `names` resolves what expressions name, `statement` is what look-ups and writes share,
-//! `stages` says what runs at the same time.
+//! Each kind of step has its own file; `names` resolves the names in expressions, `statement` is common to look-ups and writes, `stages` decides what
+//! runs concurrently.
 //!
-//! Invariant: a source names a value that exists when it is asked for: steps only see the steps before them.
+//! Invariant: a value exists when it is used, because steps only see the steps before them.
 
 mod clock;
 mod custom;

@@ -1,11 +1,11 @@
-//! Runs the steps of one event, and ends it: published, skipped or dead-lettered.
+//! Runs the steps of one event and ends it: published, skipped or dead-lettered.
 //!
-//! What may pass is tried again, with jittered back-off, for as long as it takes, while the event keeps its place in the ledger and
-//! its lane; the consumer loop meanwhile stops taking records once the budget is full. What cannot pass goes to the dead-letter
-//! topic at once. Only when the partition has left does an event give up: it begins nothing more, and is not published.
+//! A transient error is retried with jittered back-off, as long as it takes, while the event keeps its place in the ledger and its lane; the consumer
+//! loop stops taking records when the budget is full. A permanent error goes to the dead-letter topic at once. An event gives up only when its
+//! partition has left: it starts nothing more, and is not published.
 //!
-//! `advance` is what needs no waiting, `ask` what a look-up or write goes through, `refer` what one in memory does, `together` what a row does that
-//! shares a batch with others; `attempts` is what follows where one fails, `publish` the way out of the steps.
+//! `advance` runs what needs no waiting, `ask` look-ups and writes, `refer` look-ups in references, `together` rows that share a batch with others;
+//! `attempts` handles failures, `publish` the output.
 
 mod advance;
 mod ask;

@@ -1,8 +1,7 @@
-//! From a schema id to a plan: fetched, compiled, the output schema registered, once per id.
+//! From a schema id to a plan: the schema is fetched and compiled, and the output schema registered, once per id.
 //!
-//! Kept while there is room: a plan, and the verdict that a schema breaks the pipeline (schemas are immutable, so both stay
-//! true).
-//! Never kept: a failure that may pass. The registry client remembers unknown ids, shortly.
+//! Kept while there is room: plans, and the verdict that a schema breaks the pipeline (schemas are immutable, so both stay true). Never kept:
+//! transient failures. The registry client remembers unknown ids for a short time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

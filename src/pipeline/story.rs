@@ -1,7 +1,7 @@
-//! The way of one event that has ended, in JSON for who looks at it: what came in, what each step took and gave, what went out.
+//! Describes an ended event as JSON for `tap`: the input, inputs and results of each step, and the output.
 //!
-//! It is told from what the event still holds, so that events that nobody looks at keep no notes. What an expression computes is computed again:
-//! `now()` is then later. Whatever is long is cut; the content of a record is shown as names, types and lengths unless values are asked for.
+//! It uses what the event still holds, so that events that nobody looks at keep no notes. Expressions are evaluated again, so `now()` is later. Long
+//! content is cut. The content of a record is shown as names, types and lengths unless values are requested.
 
 use std::time::Instant;
 

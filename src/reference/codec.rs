@@ -1,11 +1,11 @@
-//! One document as bytes: its key, and its fields by their types, in one allocation and without names.
+//! Encodes one document as bytes: its key, and its fields by their types, in one allocation and without names.
 //!
-//! Why: a reference may hold millions of values, and a tree of them would take three to five times the memory. A field is
-//! encoded by its declared or sampled type, so neither its name nor its type is stored. What does not fit its type is told,
-//! with both sides, and never changed silently.
+//! A reference may hold millions of values, and a tree of them would take three to five times the memory. A field is encoded by its declared or
+//! sampled type, so neither its name nor its type is stored. A value that does not fit its type is reported, with both sides, and never changed
+//! silently.
 //!
-//! Invariants: what `encode` takes, `decode` gives back by the same type; two keys are the same bytes exactly when a step
-//! may find the one by the other: numbers by value, an ObjectId and a UUID by their text.
+//! Invariants: `decode` returns what `encode` accepted, given the same type; two keys have the same bytes exactly if a step may find one by the
+//! other: numbers by value, an ObjectId and a UUID by their text.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! A MongoDB server of the tests' own: the only member of a replica set, which says of each command's cursor what a test wants.
+//! A fake MongoDB server for tests: the only member of a replica set, whose answers a test can choose per command.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,16 +1,16 @@
-//! Keeps one reference fresh: reads the collection whole, follows its change stream, and reads it again on schedule.
+//! Keeps one reference fresh: reads the whole collection, follows its change stream, and reads the collection again on schedule.
 //!
-//! The stream is opened before the reading begins, and what it says is applied after: so nothing that happens meanwhile is
-//! missed, and the copy converges. Both ask the primary: a member that lags would lack what the stream is already past. A stream that breaks, or of which nothing is heard, is resumed by its token; where the server has lost that history, takes
-//! too long to find its place in it, for it would search from there each time, or answers there with an error again, and where it has no streams, the collection is read again.
+//! The stream is opened before the read begins and applied afterwards, so nothing in between is missed and the copy converges. Both ask the primary,
+//! because a lagging member would lack changes that the stream has already passed. A stream that breaks or goes silent is resumed by its token. The
+//! collection is read again if the server has lost that history, takes too long to find the place in it (it would search each time), answers there
+//! repeatedly with an error, or has no change streams.
 //!
-//! What a reading meets is put beside what is held, and what it has not met is removed at its end. Where both have no room, because keys are others or
-//! the collection had outgrown its room, the reading only finds out what is gone, and all are read once more. What is in the collection and in memory is
-//! found all along.
+//! A read adds what it finds to what is held, and at its end removes what it has not found. If there is no room for both, because keys changed or the
+//! collection had outgrown its room, the read only determines which documents are gone, and all are read once more. Documents that are both in the
+//! collection and in memory can be found all the time.
 //!
-//! Invariants: what is held goes on being served, whatever fails; a reading that finds the collection empty is never believed
-//! where there were documents, and one that finds less than half of them only when one minutes later finds hardly more: a collection
-//! that is being filled anew must not empty the copy.
+//! Invariants: what is held is served on, whatever fails. An empty collection is never believed if there were documents. A read that finds less than
+//! half of them is believed only if one some minutes later finds hardly more. So a collection that is being refilled does not empty the copy.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

@@ -1,13 +1,11 @@
-//! References: collections of MongoDB that steps look documents up in, held in memory and kept fresh.
+//! References: MongoDB collections in which steps look up documents, held in memory and kept fresh.
 //!
-//! Why: a partner, a campaign or a tariff is needed for every record and changes a few times a day. A copy in memory answers
-//! in less than a microsecond, and goes on answering while the server is away. The parts: [`server`] is all that speaks to
-//! MongoDB, [`sample`] finds types, [`codec`] and [`table`] hold the documents, [`follow`] keeps them fresh; [`on_demand`] is for what is too
-//! big for that.
+//! A partner, a campaign or a tariff is needed for every record but changes only a few times a day. A copy in memory answers in less than a
+//! microsecond, also while the server is down. The parts: [`server`] speaks to MongoDB, [`sample`] finds types, [`codec`] and [`table`] hold the
+//! documents, [`follow`] keeps them fresh; [`on_demand`] is for collections that are too big for memory.
 //!
-//! Invariants: a reference has been read whole before the first record is consumed; what is held is never given up for a
-//! refresh that failed; a document that does not fit the types that were checked fails the records that need it, and changes
-//! nothing silently.
+//! Invariants: a reference has been read completely before the first record is consumed; what is held is never given up for a refresh that failed; a
+//! document that does not fit the checked types fails the records that need it, and changes nothing silently.
 
 pub mod codec;
 #[cfg(test)]

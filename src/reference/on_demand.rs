@@ -1,8 +1,8 @@
-//! A collection that is too big for memory: each document is asked for when a record needs it, and kept for a while.
+//! References with `mode = "on_demand"`, for collections that are too big for memory: a document is requested when a record needs it, and cached.
 //!
-//! How: the cache is that of look-ups, so that rows and absences have a life, many askers share one request, and what is held is
-//! weighed. Invariants: what is found by a key here is what [`super::codec`] finds in memory by it; a document that does not fit
-//! its types fails who needs it, and is not kept; while the server's breaker is open nothing is asked but by its probes, and nobody waits here.
+//! The cache is the one of look-ups: documents and absences expire, concurrent requests of one key share a query, and memory is bounded. Invariants:
+//! a key finds here what [`super::codec`] finds in memory by it; a document that does not fit its types fails the records that need it, and is not
+//! cached; while the server's breaker is open, only its probes send requests, and nothing waits here.
 
 use std::time::Instant;
 

@@ -1,8 +1,8 @@
-//! Types by example: what the documents of a sample have in common.
+//! Finds types by example: what the documents of a sample have in common.
 //!
-//! Why: a collection has no schema, and a pipeline is checked before it runs. Whole numbers count as `long`, because
-//! drivers choose between 32 and 64 bits by the value at hand. Pure. Invariants: every sampled value fits the type that comes out,
-//! or an error says why there is none; an object that is used as a dictionary, with keys of its own in each document, costs no more than another.
+//! A collection has no schema, but a pipeline is checked before it runs. Whole numbers count as `long`, because drivers choose between 32 and 64 bits
+//! by the value. Pure. Invariants: every sampled value fits the resulting type, or an error says why there is none; an object that is used as a
+//! dictionary, with different keys in each document, costs no more than any other.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
-//! All that speaks to MongoDB: connecting, sampling, reading a collection, watching it; and what its errors mean.
+//! All communication with MongoDB: connecting, sampling, reading a collection, watching it, and classifying errors.
 //!
-//! Why its own driver: TLS, SCRAM, X.509, replica sets and resumable change streams come with the connection string.
-//! Invariants: no error carries the connection string, which often holds a password; the driver's tasks run where the server was opened, and not in
-//! the runtime of a loop, which may end before others that ask.
+//! The official driver is used because TLS, SCRAM, X.509, replica sets and resumable change streams come with its connection string. Invariants: no
+//! error contains the connection string, which often holds a password; the driver's tasks run where the server was opened, not in the runtime of a
+//! loop, which may end before others that use it.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,12 +1,11 @@
-//! The documents of one reference in memory: found by key, changed one by one, swept after a reading of all.
+//! The documents of one reference in memory: found by key, changed one by one, swept after a full read.
 //!
-//! Why not a map swapped as a whole: two copies during every refresh would double the memory, and a change stream changes
-//! single documents. A reading of the collection marks what it meets with its generation; what it has not met by its end is
-//! gone. Each entry is one allocation. A shard's lock is held for one look or one change. One task at a time changes what is held.
+//! Swapping a whole map would hold two copies during every refresh and so double the memory, and a change stream changes single documents. A full
+//! read marks what it finds with its generation, and removes the rest at its end. Each entry is one allocation. A shard's lock is held for one
+//! look-up or one change. Only one task at a time changes the table.
 //!
-//! Invariants: `entries` and `bytes` are what is held; an entry that was put is found by its key until it is removed, replaced
-//! or swept; a generation is given again only after 65,535 others, for readings may fail for days, and what the last that succeeded has met
-//! must not pass for met by the next.
+//! Invariants: `entries` and `bytes` match what is held; an entry is found by its key until it is removed, replaced or swept; a generation is reused
+//! only after 65,535 others, because reads may fail for days, and marks of the last successful read must not pass for marks of the next.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! What is held of a collection: found by its key, followed change by change, swept after a reading.
+//! Tests of a collection in memory: found by key, updated change by change, swept after a read.
 
 use super::*;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};

@@ -1,19 +1,19 @@
-//! Schemas by id: asked for once, kept as long as there is room.
+//! Schemas by id: each is requested once, and kept as long as there is room.
 //!
-//! An id never changes its meaning, so what was found stays true. The least recently used goes when all weigh too much
-//! (`Recent`), and is asked for again. Many records with a new id arrive at once: the first asks and the others wait for
-//! its answer (single flight). What failed is another matter:
-//! - a failure that may pass is not kept at all: those who waited share it, and the next caller asks again;
-//! - an unknown id is kept shortly, so that a flood of bad records is not a flood of requests, and a schema that was
-//!   registered a moment later is found soon. The time is jittered by a fifth, lest all processes ask together.
+//! An id never changes its meaning, so what was found stays valid. When the total weighs too much, the least recently used schema is evicted
+//! (`Recent`) and requested again when needed. When many records arrive with a new id, the first sends the request and the others wait for its answer
+//! (single flight). Failures are different:
+//! - a transient failure is not kept: those who waited share it, and the next caller asks again;
+//! - an unknown id is kept for a short time, so that a flood of bad records does not become a flood of requests, and a schema that is registered a
+//!   moment later is found soon. The time has a jitter of a fifth, so that processes do not ask at the same moment.
 //!
-//! Who asks is told whether to be patient with what is not there. Few new ids are worth a wait, and each of them once.
+//! Callers are told whether waiting for an unknown id is worthwhile: only for few new ids, and once each.
 //!
-//! A request is a task of the runtime on which it was first needed, and ends with it at the latest: then those who wait on other runtimes hear of a
-//! failure that may pass. The task keeps its answer itself: who had asked may have given up, and whoever comes much later is not to find it here.
+//! A request is a task of the runtime on which it was first needed, and ends with that runtime at the latest; waiters on other runtimes then get a
+//! transient failure. The task stores its own answer, because the caller may have given up, and later callers must not find a stale request.
 //!
-//! Invariants: at most one request per id is under way. Failures are bounded in number, since ids come from the records
-//! and anybody may send any. No lock is held across an await.
+//! Invariants: at most one request per id is under way. The number of failures is bounded, because ids come from records and anybody may send any. No
+//! lock is held across an await.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -1,8 +1,7 @@
 //! The requests of Confluent's Schema Registry API that Messina needs.
 //!
-//! API: "Schema Registry API Reference" in Confluent's documentation; error codes are theirs (40401 unknown subject, 40402
-//! unknown version, 40403 unknown schema). References are resolved here, depth first, so that whoever parses the schema
-//! gets each name before it is used.
+//! API: "Schema Registry API Reference" in Confluent's documentation; the error codes are from there (40401 unknown subject, 40402 unknown version,
+//! 40403 unknown schema). References are resolved here, depth first, so that the parser of the schema has each name before it is used.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! What can go wrong with a registry, and whether it may pass.
+//! Errors of the registry, and whether they are transient.
 //!
-//! The distinction decides between waiting and a dead letter, so it errs on the side of waiting: only an answer that the
-//! registry itself gave about the schema is permanent. A refused login, a proxy's 404 or a page of HTML says nothing about
-//! the schema, and throwing records away for it would lose them.
+//! The distinction decides between waiting and a dead letter, so in doubt it is transient: only an answer that the registry itself gave about the
+//! schema is permanent. A refused login, a proxy's 404 or a page of HTML says nothing about the schema, and dead-lettering records for it would lose
+//! them.
 
 use crate::retry::Class;
 

@@ -1,7 +1,7 @@
-//! Confluent's framing: five bytes before each Avro datum that say which schema wrote it.
+//! Confluent's framing: five bytes before each Avro datum that identify its writer schema.
 //!
-//! Byte 0 is the magic byte, always 0; bytes 1 to 4 are the schema's id in the registry, big-endian; the datum follows.
-//! Format: "Wire format" in Confluent's Schema Registry documentation. Whether the id exists is not known here.
+//! Byte 0 is the magic byte, always 0; bytes 1 to 4 are the schema's id in the registry, big-endian; the datum follows. Format: "Wire format" in
+//! Confluent's Schema Registry documentation. Whether the id exists is not known here.
 
 /// The only magic byte there is.
 pub const MAGIC: u8 = 0;

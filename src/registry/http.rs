@@ -1,7 +1,7 @@
-//! HTTP as registry and token endpoint are asked: by a client with the certificates that are configured, and with answers that are bounded.
+//! The HTTP client for the registry and token endpoints, with the configured certificates and bounded answers.
 //!
-//! Invariants: an answer is read up to a limit and within the time-out. Connections are not kept: requests are rare (one per schema, or per
-//! token), and a kept connection would belong to the runtime of whichever caller came first. No login is in an error.
+//! Invariants: an answer is read up to a limit and within the time-out. Connections are not kept, because requests are rare (one per schema or token)
+//! and a kept connection would belong to the runtime of its first caller. No error contains a login.
 
 use std::path::Path;
 use std::time::Duration;

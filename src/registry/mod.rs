@@ -1,11 +1,11 @@
 //! Schemas from a registry that speaks Confluent's HTTP API.
 //!
-//! A record says only the id of its schema ([`framing`]); the registry gives the schema, with all that it refers to.
-//! The client asks several addresses in turn, and the cache sees to it that each id is asked for once.
+//! A record contains only the id of its schema ([`framing`]); the registry returns the schema with all its references. The client asks several
+//! addresses in turn, and the cache ensures that each id is requested once.
 //!
-//! The crate `schema_registry_converter` offers a client too. It is not used because it hands out a deep copy of the
-//! schema at each call, and keeps an error of the network as if the schema itself were bad, until the process ends.
-//! Here a failure that may pass is never kept, and an unknown id only for some seconds.
+//! The crate `schema_registry_converter` also has a client. It is not used because it returns a deep copy of the schema at each call, and caches a
+//! network error as if the schema itself were bad, until the process ends. Here a transient failure is never kept, and an unknown id only for some
+//! seconds.
 
 mod cache;
 mod client;

@@ -1,11 +1,11 @@
-//! Tokens of an OAuth 2 authorization server, by client credentials (RFC 6749, 4.4), as identity providers of OpenID Connect give them too.
+//! OAuth 2 tokens by client credentials (RFC 6749, 4.4), as OpenID Connect identity providers also issue them.
 //!
-//! Client id and secret go in the `Authorization` header (2.3.1), which every such server must take. A token is held until shortly before it
-//! expires, or until there is another for an address of the registry that refuses it. While it is valid, a token endpoint that fails does not matter.
+//! Client id and secret go in the `Authorization` header (2.3.1), which every such server must support. A token is kept until shortly before it
+//! expires, or until a registry address that refuses it gets a new one. While the token is valid, a failing token endpoint does not matter.
 //!
-//! Invariants: one request at a time; who waited for one that failed shares its error, so that callers do not queue for time-outs. Each failure is
-//! transient: it says nothing about any schema, and a record must not become a dead letter for it. Redirects are not followed, for a login belongs
-//! to the one address that is configured. Neither secret nor token is in an error.
+//! Invariants: one request at a time; callers who waited for a failed request share its error, so that they do not queue for time-outs. Every failure
+//! is transient: it says nothing about any schema, and a record must not become a dead letter for it. Redirects are not followed, because a login
+//! belongs to the configured address. No error contains the secret or a token.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,6 @@
-//! What is held by schema id, of which the least recently used goes: ids come from the records, and a topic may name every
-//! one that its registry has.
+//! A cache by schema id with least-recently-used eviction. Ids come from records, and a topic may contain every id of its registry.
 //!
-//! What is in use is an `Arc` and outlives its place here; what went is made anew when it is asked for again.
+//! What is in use is an `Arc` and outlives its eviction; it is created again when it is requested again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,11 +1,12 @@
 //! HTTP to one of several addresses of a registry.
 //!
-//! The address that answered last is asked first. Another one is tried when it gives no answer, or one that says nothing
-//! about the schema (5xx, 429, a refused login). "Not found" is believed only when every address that answers says so: a
-//! follower may not have heard yet of a schema that was registered a moment ago. Where a record depends on it, be it the schema,
-//! one that it refers to or the output's, every address has to say so: one that gives no answer may know it. A start does not wait for that one.
+//! The address that answered last is asked first. Another one is tried when it does not answer, or answers nothing about the schema (5xx, 429, a
+//! refused login). "Not found" is believed only if every address that answers says so, because a follower may not yet know a schema that was
+//! registered a moment ago. If a record depends on it (its schema, a reference of that, or the output's schema), every address has to say so, because
+//! one that does not answer may know it. A start does not wait for such an address.
 //!
-//! A token that an address refuses is fetched anew, and that address asked once more. Where no other can be had, the next address is asked with it.
+//! If an address refuses a token, the token is fetched again and that address asked once more. If no new token is available, the next address is
+//! asked with the old one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

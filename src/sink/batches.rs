@@ -1,10 +1,10 @@
-//! How large the batches may be that the topics of a pipeline take.
+//! Limits the size of producer batches to what the topics of a pipeline accept.
 //!
-//! Brokers refuse a batch as a whole when it is larger than its topic takes (`max.message.bytes`) or than a segment of its log is
-//! (`segment.bytes`), and do not say whether one record of it is too large or only all together. librdkafka fills batches up to
-//! `batch.size`, a megabyte, whatever the topic takes, and does not split what was refused. A topic that takes less would so make dead
-//! letters of good records. Batches are therefore made no larger than the smallest topic takes: what is refused then is one record
-//! alone. Who may not know what a topic takes makes small ones.
+//! Brokers refuse a whole batch that is larger than its topic allows (`max.message.bytes`) or than a segment of its log (`segment.bytes`), and do not
+//! say whether one record or only the batch is too large. librdkafka fills batches up to `batch.size`, a megabyte, whatever the topic accepts, and
+//! does not split a refused batch. So a topic with a lower limit would turn good records into dead letters. Therefore batches are at most as large as
+//! the smallest topic accepts; a refusal then concerns a single record. If the limit of a topic is unknown, because the login may not read it,
+//! batches are small.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! The dead-letter topic: records that can never succeed, as they came, with the reason in headers.
+//! The dead-letter topic: records that can never succeed, unchanged, with the reason in headers.
 //!
-//! Value, key and headers are the original's; behind its headers come ours ([`letter`]), numbers in decimal. The timestamp is that
-//! of the dead letter: with the record's own, a topic that keeps a week would delete a letter about an older record at once. The
-//! record's offset is held until the dead letter is delivered.
+//! Value, key and headers are the original's; ours ([`letter`]) follow, with numbers in decimal. The timestamp is that of the dead letter: with the
+//! record's own, a topic that keeps a week would delete a dead letter of an older record at once. The record's offset is not committed until the dead
+//! letter is delivered.
 
 use std::sync::Arc;
 use std::time::Instant;

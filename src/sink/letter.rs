@@ -1,7 +1,7 @@
-//! What a dead letter says of itself: the names of its headers, and how they are read back.
+//! The headers of a dead letter: their names, and how they are read back.
 //!
-//! The writer puts its headers behind the record's own, and begins with [`PIPELINE`]. So the last [`PIPELINE`] parts the two, even
-//! where a dead letter was consumed and became a dead letter again.
+//! The writer appends its headers to the record's own, starting with [`PIPELINE`]. So the last [`PIPELINE`] separates the two, even if a dead letter
+//! was consumed and became a dead letter again.
 
 use rdkafka::Timestamp;
 use rdkafka::message::OwnedHeaders;

@@ -1,10 +1,10 @@
-//! Dead-letter limits: more dead letters than this are an outage, not bad data.
+//! Dead-letter limits (`stop_above`): more dead letters than this are an outage, not bad data.
 //!
-//! Without a limit, a wrong deployment (a producer's new schema, a table of the wrong type) turns a whole stream into dead letters while
-//! everything looks healthy. With one, intake stops and somebody is called; the records wait in Kafka, where they are safe.
+//! Without a limit, a wrong deployment (a producer's new schema, a table of the wrong type) turns a whole stream into dead letters while everything
+//! looks healthy. With one, intake stops and an alert fires; the records wait safely in Kafka.
 //!
-//! Invariants: records that were skipped end no row of dead letters, for where a filter skips most they would hide that all others fail; the ratio judges
-//! only when enough records ended within the window; once stopped it stays stopped, whatever is still in flight.
+//! Invariants: skipped records do not interrupt a run of dead letters, because where a filter skips most they would hide that all others fail; the
+//! ratio counts only when enough records ended within the window; once stopped, it stays stopped, whatever is still in flight.
 
 use std::time::{Duration, Instant};
 

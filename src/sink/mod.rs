@@ -1,10 +1,9 @@
-//! Where events go: the output topic, and the dead-letter topic.
+//! Publishes events to the output topic and the dead-letter topic.
 //!
-//! Both use one producer per pipeline. A record handed to it carries its [`Event`] along; the delivery report, which the
-//! producer's own thread reads, brings the event back to its consumer loop, so that nothing waits for a delivery and no
-//! channel is made per record. The producer is idempotent and never gives up by time: what librdkafka can retry, it does,
-//! in order. A report of failure is therefore final or a purge: of a producer that is over, or that was withdrawn because partitions
-//! have left with outputs in its queue.
+//! Both use one producer per pipeline. A record handed to it carries its [`Event`]; the delivery report, read by the producer's own thread, returns
+//! the event to its consumer loop. So nothing waits for a delivery, and no channel is needed per record. The producer is idempotent and has no
+//! time-out: librdkafka retries what it can, in order. A reported failure is therefore final, or a purge of a producer that is over or was withdrawn
+//! because partitions left with outputs in its queue.
 
 pub mod batches;
 pub mod dead_letters;

@@ -1,7 +1,7 @@
 //! A producer, and the thread that reads its delivery reports.
 //!
-//! Why not rdkafka's `ThreadedProducer`: it polls for 100 ms at a time, and librdkafka waits for whole milliseconds, so in the last of them it
-//! asks without waiting, again and again. That is up to one per cent of a core for each producer, whether there is anything to do or not.
+//! rdkafka's `ThreadedProducer` is not used: it polls for 100 ms at a time, and librdkafka waits for whole milliseconds, so in the last of them it
+//! polls in a busy loop. That is up to one per cent of a core per producer, even when idle.
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What becomes of events at a producer, most of which reach no broker.
+//! Tests of events at a producer, most of which reach no broker.
 
 use rdkafka::message::Header;
 use rdkafka::mocking::MockCluster;

@@ -1,8 +1,8 @@
-//! A producer's transactions: begun, committed with the consumer's offsets, aborted.
+//! The transactions of a producer: begun, committed with the consumer's offsets, aborted.
 //!
-//! The calls of librdkafka block, for as long as brokers make them; all of these are made beside the loop. Its errors say themselves what
-//! follows: the call again, an abort, another producer, or the end. A failure that says nothing is tried again, because all other answers are final. Who asks
-//! is told of each failure before that (`goes_on`), and may give up.
+//! librdkafka's calls block as long as the brokers take, so all of them are made beside the loop. Their errors tell what follows: repeat the call,
+//! abort, use another producer, or end. An error that tells nothing is retried, because all other answers are final. The caller is informed of each
+//! failure before a retry (`goes_on`), and may give up.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

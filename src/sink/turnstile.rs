@@ -1,10 +1,10 @@
-//! Which transaction may send.
+//! Decides which transaction may send.
 //!
-//! Under `exactly_once` every event belongs to the transaction that was open, or about to be opened, when it was taken in. Its look-ups and
-//! writes do not wait for that; its output does. So the next transaction's I/O goes on while this one is committed.
+//! Under `exactly_once` every event belongs to the transaction that was open, or next to be opened, when it was taken in. Its look-ups and writes do
+//! not wait for that transaction; its output does. So the I/O of the next transaction continues while this one is committed.
 //!
-//! Invariants: while a transaction is not open, nothing of it is handed to the producer; once it is over, nothing ever is. Handing over
-//! happens under [`Turnstile::pass`], so that a transaction cannot end between the question and the answer.
+//! Invariants: while a transaction is not open, none of its outputs is handed to the producer; once it is over, none ever is. Handing over happens
+//! under [`Turnstile::pass`], so that a transaction cannot end between the check and the hand-over.
 
 use std::cmp::Ordering;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};

@@ -1,4 +1,4 @@
-//! What pipelines need, by hand and by what was measured.
+//! Tests of the model, against manual calculations and measurements.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Which partitions this consumer has, and what may still be done with each: a state machine without I/O.
+//! The partitions of this consumer, and what may still be done with each: a state machine without I/O.
 //!
 //! ```text
 //!               assigned         started, Start taken            revoked              drained or deadline
@@ -7,17 +7,18 @@
 //!                             └─────────────────────┴──────── lost ──────────┴──────► unassigned, nothing committed
 //! ```
 //!
-//! It exists because a rebalance is where consumers lose records: a partition that leaves while its records are in flight, a commit
-//! for a partition that another member owns by now, a completion that is counted for the wrong assignment. So librdkafka's
-//! callback is deferred: the loop hands the list in, goes on polling and finishing, and calls `(incremental_)unassign` only
-//! when [`Action::Unassign`] says so. After each call the loop carries out what [`Assignment::next_action`] returns, in order.
+//! Consumers lose records in rebalances: a partition leaves while its records are in flight, a commit is for a partition that another member owns by
+//! now, a completion counts for the wrong assignment. So librdkafka's callback is deferred: the loop passes the list in, continues to poll and to
+//! finish records, and calls `(incremental_)unassign` only when [`Action::Unassign`] says so. After each call the loop carries out what
+//! [`Assignment::next_action`] returns, in order.
 //!
 //! Invariants:
 //! - each revocation is answered by one `Unassign`, once all its partitions are drained or its deadline has passed;
-//! - a lost partition has no ledger any more, so it can not be committed;
+//! - a lost partition has no ledger, so it cannot be committed;
 //! - a [`Ticket`] of an older assignment changes nothing;
 //! - a record that was refused while its partition was starting is fetched again: `Start` names its offset;
-//! - between what makes a partition start at an offset and its `Start`, which the loop may put off, no record is taken in: it would be from elsewhere.
+//! - between the decision to start a partition at an offset and its `Start`, which the loop may delay, no record is taken in, because it would be
+//!   from elsewhere.
 
 use std::collections::VecDeque;
 use std::time::Instant;

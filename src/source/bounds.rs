@@ -1,6 +1,6 @@
-//! What a replay takes: up to an end in each partition, and so many records a second.
+//! The limits of a replay: an end in each partition, and a rate.
 //!
-//! The pace is a bucket that holds a quarter of a second at most, so that a wait is not made up for by a burst.
+//! The rate limiter holds at most a quarter of a second, so that a wait is not followed by a burst.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,12 +1,12 @@
-//! One consumer: polls, decodes, admits, hands out, takes back, commits. The heart of Messina.
+//! One consumer: polls, decodes, admits, dispatches, takes back, commits. The heart of Messina.
 //!
-//! Each round: what librdkafka's callbacks said; what has ended; new records while the budget and the transaction have room, and no more at a time
-//! than a wave of workers; what is due (commits, deadlines, the status); then sleep until any of these has something. Over the budget
-//! the loop stops taking records at once; if that lasts it pauses the partitions and goes on polling, so that the group never takes it for dead. It does not pause at
-//! once because a pause throws away what librdkafka has prefetched.
+//! Each round handles, in this order: what librdkafka's callbacks reported; ended events; new records while budget and transaction have room, at most
+//! a wave of workers at a time; due work (commits, deadlines, the status). Then it sleeps until there is something to do. When the budget is full the
+//! loop stops taking records at once. If that lasts, it pauses the partitions and keeps polling, so that it stays in its group. It does not pause at
+//! once, because a pause discards what librdkafka has prefetched.
 //!
-//! Invariants: an offset is committed only as the ledger allows; every admitted event comes back exactly once; after a fatal
-//! failure nothing is taken in, and what is in flight may still finish and be committed.
+//! Invariants: an offset is committed only as the ledger allows; every admitted event comes back exactly once; after a fatal failure nothing is taken
+//! in, and what is in flight may still finish and be committed.
 
 mod adapt;
 mod beside;

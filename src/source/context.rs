@@ -1,8 +1,7 @@
-//! librdkafka's callbacks, which come inside a poll on the loop's own thread, turned into a list that the loop reads.
+//! Collects librdkafka's callbacks, which come inside a poll on the loop's own thread, in a list that the loop reads.
 //!
-//! Nothing is done inside a callback. A rebalance above all: the answer (`assign`, `unassign`) is given later by the loop, when
-//! the committed offsets are known or the partitions are drained. Only while the consumer closes, when there is no loop any
-//! more, is it given at once.
+//! Nothing is done inside a callback. In particular the loop answers a rebalance (`assign`, `unassign`) later, when the committed offsets are known
+//! or the partitions are drained. Only while the consumer closes, when there is no loop any more, is it answered at once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

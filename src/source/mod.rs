@@ -1,7 +1,8 @@
-//! Where records come from: the consumer loop, and what it decides with.
+//! Consumes records: the consumer loop, and the state machines that it uses.
 //!
-//! One loop per consumer, on a thread with a current-thread runtime, which loops beyond the cores share. Decoding happens inside it; I/O happens in tasks on
-//! the same runtime, with the thread's own database session: waking another thread costs more than the work. The loop owns the ledger, the lanes and the budget, so that none of them needs a lock.
+//! There is one loop per consumer, on a thread with a current-thread runtime; loops in excess of the cores share threads. Decoding happens in the
+//! loop. I/O happens in tasks on the same runtime, with the thread's own database session, because waking another thread costs more than the work.
+//! The loop owns the ledger, the lanes and the budget, so that none of them needs a lock.
 
 pub mod assignment;
 pub mod bounds;

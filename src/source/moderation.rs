@@ -1,12 +1,12 @@
-//! How often the thread of a busy consumer loop is woken.
+//! Limits how often the thread of a busy consumer loop is woken.
 //!
-//! Loops and the requests of their events share a thread. A database that takes its time answers them one by one, and each answer would wake the thread:
-//! at some thousand records a second wake-ups cost more than the work, since the kernel has its part in each. So a thread that is woken often rests before
-//! it looks, and then finds together what has come meanwhile, as network cards do it with their interrupts. docs/benchmarks.md has what it gives. Where
-//! wake-ups are few enough to be cheap nothing waits for a rest. A rest is short beside the time that a record takes in any case: a rate that is bounded by
-//! what may be in flight is that number divided by this time (Little's law), and would fall with it.
+//! Loops and the requests of their events share a thread. A slow database answers requests one by one, and each answer would wake the thread; at some
+//! thousand records a second the wake-ups, partly in the kernel, cost more than the work. So a thread that is woken often rests before it polls, and
+//! then handles together what has arrived, like the interrupt moderation of network cards. docs/benchmarks.md shows the effect. If wake-ups are few
+//! enough to be cheap, nothing waits for a rest. A rest is always short compared to a record's latency, because a rate that is bounded by the records
+//! in flight is their number divided by the latency (Little's law), and would fall.
 //!
-//! Invariant: who rests was woken `OFTEN` times within `WITHIN`, and that is no longer ago than `FOR` and a rest.
+//! Invariant: a thread rests only if it was woken `OFTEN` times within `WITHIN`, no longer ago than `FOR` and a rest.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

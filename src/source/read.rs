@@ -1,7 +1,7 @@
-//! Reads a record as far as the consumer loop does: framing, schema, and the fields that the pipeline asks for.
+//! Reads a record as far as the consumer loop does: framing, schema, and the fields that the pipeline uses.
 //!
-//! All of it is CPU work of well under a microsecond and is done in the loop, never deferred. The only thing that can be missing
-//! is the plan of a schema that was not seen before; then the record waits, and those of its partition behind it.
+//! All of it is CPU work of well under a microsecond and is done in the loop, never deferred. Only the plan of a new schema can be missing; then the
+//! record waits, and those of its partition behind it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What a consumer loop says of itself: written by the loop a few times a second, read by probes, metrics and the page.
+//! The status of a consumer loop: written by the loop a few times a second, read by probes, metrics and the status page.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

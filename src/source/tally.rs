@@ -1,14 +1,14 @@
-//! Which transaction an event belongs to, and when one may be committed: arithmetic without I/O.
+//! Which transaction an event belongs to, and when a transaction may be committed: logic without I/O.
 //!
-//! A transaction is open for an interval. Then it is cut: what is taken in from there on belongs to the next. When all of it has ended, its
-//! outputs are all in it, the first unfinished offset of every partition is behind it, and it can be committed. An event that ended otherwise
-//! than finished spoils it, for then the offsets do not say what is in it.
+//! A transaction is open for an interval. Then it is cut: records taken in from then on belong to the next one. When all of its events have ended,
+//! all their outputs are in it, and the first unfinished offset of every partition is behind it, so it can be committed. An event that ended without
+//! finishing spoils it, because the offsets then do not describe its content.
 //!
-//! What has not ended within its limit is thrown away, and would be taken in again just so: the next transaction may have half as many events. One
-//! that has as many as it may is cut at once, and where it is over soon, the next may have twice as many.
+//! A transaction that has not ended within its limit is aborted, and would be taken in again unchanged; so the next one may have half as many events.
+//! One that has as many as it may is cut at once; if it ends soon, the next may have twice as many.
 //!
-//! Invariants: a commit is asked for only when all events of the open transaction have finished; numbers of transactions grow, and those
-//! that were aborted are not used again.
+//! Invariants: a commit is requested only when all events of the open transaction have finished; transaction numbers grow, and those of aborted
+//! transactions are not reused.
 
 use std::time::{Duration, Instant};
 

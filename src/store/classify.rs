@@ -1,8 +1,8 @@
-//! What each failure of a database means: one exhaustive function per library.
+//! Classifies every failure of a database: one exhaustive function per library.
 //!
-//! Why: retry, dead letter or stop is decided by class alone, so the class must be right, in one place, for every
-//! variant. Invariants: labels are a bounded set; what is unknown is transient, since waiting loses nothing while a dead
-//! letter could be wrong for every record that follows; of a failure it is said that nothing was applied only where that is certain.
+//! The class alone decides between retry, dead letter and halt, so it must be right for every variant, in one place. Invariants: labels are a bounded
+//! set; unknown failures are transient, because waiting loses nothing while a dead letter could be wrong for every record that follows; a failure
+//! counts as "nothing applied" only if that is certain.
 
 use ::scylla::errors::{
     BadQuery, BrokenConnectionError, ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError,

@@ -1,8 +1,8 @@
-//! From a pipeline's value to what a column takes, and back, without knowing any database.
+//! Converts a pipeline's value to what a column accepts, and back, independently of any database.
 //!
-//! Why: CQL and SQLite bind the same values; the rules (ranges, units, forms) are decided once, here, as the table of
-//! [`super::types`] says them. Invariant: nothing is changed silently except what the table names (flooring to the
-//! column's unit, rounding of a double into a `float`). Nulls are the caller's: no function here takes one.
+//! CQL and SQLite bind the same values; the rules (ranges, units, forms) are implemented once, here, as the table of [`super::types`] defines them.
+//! Invariant: nothing is changed silently except as the table says (flooring to the column's unit, rounding of a double into a `float`). Callers
+//! handle nulls: no function here takes one.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

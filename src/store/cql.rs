@@ -1,10 +1,9 @@
 //! A scanner for statements: words, names, markers and literals, outside comments and strings.
 //!
-//! Why: the database parses CQL, not Messina. Four things are still needed from the text: a declared TTL goes into it,
-//! statements that cannot be repeated are recognised, `check` says without a database what it can, and SQLite is given its
-//! own dialect (see `sqlite::parse`), whose strings, names and comments are the same.
-//! CQL's lexical rules: <https://cassandra.apache.org/doc/latest/cassandra/developing/cql/definitions.html>.
-//! Invariant: never looks inside a string, a quoted name or a comment, and never changes what it does not understand.
+//! The database parses CQL, not Messina. Four things still depend on the text: a declared TTL is added to it, statements that are not idempotent are
+//! recognized, `check` reports what it can without a database, and SQLite gets its own dialect (see `sqlite::parse`), whose strings, names and
+//! comments are the same. CQL's lexical rules: <https://cassandra.apache.org/doc/latest/cassandra/developing/cql/definitions.html>. Invariant: it
+//! never looks inside a string, a quoted name or a comment, and never changes what it does not understand.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! Decimals between Avro's and CQL's form (big-endian two's complement and a scale) and digits.
+//! Converts decimals between the form of Avro and CQL (big-endian two's complement and a scale) and digits.
 //!
-//! Why: SQLite has no decimal, and a driver-neutral value needs no big-number library for this one job. Invariant:
-//! exact, or refused where it has more digits than any sensible number: reading and writing them takes time that grows with the square of their
-//! number, and anybody may send a megabyte of them. Text made here reads back to the same unscaled number and scale.
+//! SQLite has no decimal type, and this one job does not justify a big-number library. Invariant: exact, or refused if it has more digits than any
+//! sensible number, because time grows with the square of their number and anybody may send a megabyte of them. Text made here reads back to the same
+//! unscaled number and scale.
 
 use crate::avro::decimal::{Digits, MAX_DIGITS, text};
 pub use crate::avro::decimal::{from_i64, shortest, to_i64};

@@ -1,7 +1,6 @@
-//! What a table looks like: for `messina init`, which writes a pipeline around one.
+//! Describes a table for `messina init`, which writes a pipeline around it.
 //!
-//! Columns and types come from a prepared `SELECT *`, as they will for the pipeline's own statements; the key comes from what the
-//! database tells of its schema.
+//! Columns and types come from a prepared `SELECT *`, as they will for the pipeline's own statements; the key comes from the database's schema.
 
 use super::{AnyStore, Column, StatementOptions, Store, StoreError};
 

@@ -1,13 +1,12 @@
-//! Writes that go to the database together: rows of one partition that are on their way at the same time become one batch.
+//! Grouped writes: rows of one partition that are on their way at the same time become one batch.
 //!
-//! Why: a row of its own costs client and server a request each; fifty rows of one partition in one unlogged batch cost the server a
-//! third and the client a tenth of that. How: the first row opens a group and waits for the linger; whoever fills the group sends
-//! it, at once. So there is no task and no timer for each row, and no thread between.
+//! Single rows cost client and server a request each; fifty rows of one partition in one unlogged batch cost the server a third and the client a
+//! tenth of that. The first row opens a group and waits for the linger; the row that fills the group sends it at once. So no row needs its own task
+//! or timer, and no thread is in between.
 //!
-//! Invariants: a row is acknowledged when its batch is, and not before; a batch that fails for good is repeated row by row, each by
-//! its own writer, so that a row fails alone; one whose failure may pass is not made again either, for who tries its row again keeps it out of
-//! groups; a group whose sender is dropped (its record's partition has left) loses no row: the others then write for themselves; no group has
-//! more rows or bytes than declared.
+//! Invariants: a row is acknowledged with its batch, not before. A batch that fails for good is repeated row by row, each by its own writer, so that
+//! a row fails alone. A batch that fails transiently is not repeated either: whoever retries its row keeps it out of groups. A group whose sender is
+//! dropped (its record's partition has left) loses no row: the others then write for themselves. No group has more rows or bytes than declared.
 
 use std::collections::HashMap;
 use std::hash::Hash;

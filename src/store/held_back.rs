@@ -1,4 +1,4 @@
-//! A store that answers look-ups and holds writes back: what they would have written is noted instead, for a dry run.
+//! A store for dry runs: it executes look-ups, and notes writes instead of executing them.
 
 use std::sync::{Mutex, PoisonError};
 

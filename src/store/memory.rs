@@ -1,8 +1,7 @@
 //! A store of canned answers, for unit tests of other modules.
 //!
-//! Why: a pipeline's logic is checked without a server, and failures and delays can be had at will. Invariants: a
-//! statement has the markers and columns it was registered with; every write is kept in order, and every row of a batch
-//! that is never written; it behaves like the others towards nulls.
+//! It tests a pipeline's logic without a server, with failures and delays on demand. Invariants: a statement has the markers and columns that it was
+//! registered with; every write is kept in order, and so is every row of a batch; nulls are treated as in the other stores.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,16 +1,16 @@
-//! The databases: look-ups and writes in CQL, by ScyllaDB (or any CQL server) or by the embedded SQLite.
+//! The databases: look-ups and writes in CQL, on ScyllaDB (or any CQL server) or on the embedded SQLite.
 //!
-//! Why: a pipeline is checked and run against [`Store`], never against a driver, so that the same statements and steps
-//! work on both, pass one test suite (`tests/store.rs`), and fail in the same words.
+//! A pipeline is checked and run against [`Store`], never against a driver, so that the same statements and steps work on both, pass one test suite
+//! (`tests/store`), and fail with the same messages.
 //!
 //! Invariants:
-//! - a statement's markers and result columns, with their types, are the database's own answer, not read out of CQL;
-//! - an acknowledged write is as durable as the store promises: for CQL at the consistency level asked for, for SQLite
-//!   after the commit of its transaction;
-//! - the value [`Value::Null`] never overwrites: a write binds it as UNSET, and a look-up by it finds nothing;
-//! - every write carries the timestamp that the caller made from its record, so a replay converges; but for one with a condition (`IF …`), which a
+//! - a statement's markers and result columns, with their types, come from the database, not from parsing CQL;
+//! - an acknowledged write is as durable as the store promises: for CQL at the requested consistency level, for SQLite after the commit of its
+//!   transaction;
+//! - [`Value::Null`] never overwrites: a write binds it as UNSET, and a look-up by it finds nothing;
+//! - every write carries the timestamp that the caller derived from its record, so a replay converges; except a conditional write (`IF …`), which a
 //!   CQL server stamps by its own clock;
-//! - every failure has a [`Class`], made in [`classify`] and nowhere else.
+//! - every failure has a [`Class`], assigned in [`classify`] and nowhere else.
 
 pub mod cache;
 pub mod classify;

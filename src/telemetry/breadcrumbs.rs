@@ -1,10 +1,10 @@
-//! The last warnings and errors of each pipeline, for the Sentry event that comes after them.
+//! Keeps the last warnings and errors of each pipeline, for the Sentry event that follows them.
 //!
-//! An event says what failed. What led to it (a breaker that opened, a commit that was refused) stands in the log, on
-//! another system. So the last lines are kept, and an event takes those of its pipeline and of the process along.
+//! An event says what failed. What led to it (a breaker that opened, a commit that was refused) is in the log, on another system. So an event
+//! includes the last lines of its pipeline and of the process.
 //!
-//! Invariants: bounded memory, sixteen lines for each pipeline; a line is scrubbed before it is kept; lines that the
-//! log leaves out (its filter, its limits) are not kept either, so that a flood costs nothing here.
+//! Invariants: bounded memory, sixteen lines per pipeline; a line is scrubbed before it is kept; lines that the log leaves out (its filter, its
+//! limits) are not kept either, so that a flood costs nothing here.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The bounds of the histograms' buckets: finer where the usual times lie, and round, so that `le` reads as one says it.
+//! The bucket bounds of the histograms: finer at the usual times, and round, so that `le` is easy to read.
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;

@@ -1,8 +1,7 @@
-//! The `metrics!` macro: a struct of typed fields becomes a set of Prometheus metrics.
+//! The `metrics!` macro: turns a struct of typed fields into a set of Prometheus metrics.
 //!
-//! It exists so that a metric is declared once: the field's name is its name, the doc comment its help text, and the
-//! labels beside it fix at compile time how many values a caller must give. What `/metrics` exports and what
-//! `docs/metrics.md` says are both made from that one declaration, so they cannot disagree.
+//! A metric is declared once: the field's name is its name, the doc comment its help text, and the labels beside it fix at compile time how many
+//! values a caller must give. `/metrics` and `docs/metrics.md` are both generated from that declaration, so they cannot disagree.
 //!
 //! Invariant: `Family::of` takes exactly as many values as labels were declared, so it cannot fail.
 

@@ -1,8 +1,7 @@
-//! Metrics with their labels resolved, for code on the way of a record.
+//! Metrics with resolved labels, for code that runs per record.
 //!
-//! Looking a series up by its labels hashes strings under a lock. That is done once, when a pipeline, step or
-//! partition comes into being; afterwards a count is one atomic addition. The consumer loop goes further and collects
-//! its timings in a [`LocalPipeline`], which touches shared memory once a batch.
+//! Finding a series by its labels hashes strings under a lock. That is done once, when a pipeline, step or partition is created; afterwards a count
+//! is one atomic addition. The consumer loop also collects its timings in a [`LocalPipeline`], which updates shared memory once per batch.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

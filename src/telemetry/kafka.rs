@@ -1,8 +1,8 @@
-//! librdkafka's own figures, taken from its statistics.
+//! librdkafka's own metrics, from its statistics.
 //!
-//! librdkafka reports totals since the client was made, or has known a broker; Prometheus counters only grow. A client that is made anew
-//! starts at zero again, so each total is remembered and its growth is added. What brokers make together is followed for each: librdkafka forgets one
-//! that is down and makes it anew when it comes back, and a sum would fall. Meaning of the fields: librdkafka's `STATISTICS.md`.
+//! librdkafka reports totals since the client was created, or since it knows a broker, while Prometheus counters only grow. A new client starts at
+//! zero again, so each total is remembered and its growth is added. Totals over brokers are followed per broker, because librdkafka forgets one that
+//! is down and creates it anew when it comes back, and a sum would fall. Meaning of the fields: librdkafka's `STATISTICS.md`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
-//! Says a thing once, and then counts it for a while.
+//! A rate limiter for messages: reports the first of a kind, and then counts for a while.
 //!
-//! A broken dependency fails for every record in the same way. Logging or reporting each failure would drown the one
-//! line that matters and cost more than the work itself. A [`Limiter`] lets the first of a kind through, and the next
-//! one only after an interval, together with how many were held back in between.
+//! A broken dependency fails in the same way for every record. Logging or reporting each failure would hide the one line that matters and cost more
+//! than the work itself. A [`Limiter`] passes the first message of a kind, and the next one only after an interval, together with the number of
+//! suppressed ones.
 //!
 //! Invariants: no clock of its own (the caller passes the time); bounded memory, whatever the keys.
 

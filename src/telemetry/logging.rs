@@ -1,9 +1,8 @@
-//! Logs: to stderr, for people on a terminal and as JSON lines elsewhere; or to a file, which is followed by its name.
+//! Logs: to stderr, as text on a terminal and as JSON lines elsewhere; or to a file, which is reopened when it is rotated.
 //!
-//! Standard output belongs to what a command answers, so that it can be piped. What is logged, and at which level, is
-//! said by the configuration; the environment variable `RUST_LOG` wins, for the one run that needs a closer look.
-//! SIGUSR1 shows more of Messina itself, SIGUSR2 ends that. Messages carry fields (pipeline, step, partition, offset), and never keys or payloads,
-//! at no level.
+//! Standard output belongs to the answers of commands, so that they can be piped. The configuration sets what is logged at which level; the
+//! environment variable `RUST_LOG` overrides it for a single run. SIGUSR1 logs more of Messina itself, SIGUSR2 ends that. Messages have fields
+//! (pipeline, step, partition, offset), and never keys or payloads, at any level.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, IsTerminal, Write};

@@ -1,11 +1,11 @@
-//! Every metric that Messina exports, declared here and nowhere else.
+//! Declares every metric that Messina exports; there are no others.
 //!
-//! They live on a registry of their own (no global), so that a test or a second instance in one process sees only its
-//! own figures. Names are in base units (seconds, bytes); a counter ends in `_total`. Labels are bounded by the
-//! configuration and the number of partitions: never a key, an id or a message.
+//! They are on their own registry (no global), so that a test or a second instance in one process sees only its own values. Names use base units
+//! (seconds, bytes); a counter ends in `_total`. Labels are bounded by the configuration and the number of partitions: never a key, an id or a
+//! message.
 //!
-//! Invariants: a timer is observed on success and dropped on failure, the failure being counted by class and level.
-//! Code on the way of a record holds resolved series (`handles`), and looks no label up.
+//! Invariants: a timer is observed on success and dropped on failure, and the failure is counted by class and level. Code that runs per record holds
+//! resolved series (`handles`) and does not look up labels.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

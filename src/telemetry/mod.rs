@@ -1,7 +1,7 @@
-//! What an operator sees of the process: metrics, logs, errors sent to Sentry, and spans sent to a collector.
+//! Observability: metrics, logs, errors sent to Sentry, and spans sent to a collector.
 //!
-//! Metrics are declared once in [`metrics`] and reached through resolved [`handles`]; `/metrics` and the reference in
-//! `docs/metrics.md` come from the same declaration.
+//! Metrics are declared once in [`metrics`] and used through resolved [`handles`]; `/metrics` and the reference in `docs/metrics.md` are generated
+//! from the same declaration.
 
 mod allocator;
 pub mod breadcrumbs;

@@ -1,8 +1,8 @@
-//! The OpenMetrics text format, made of the Prometheus one, for scrapers that ask for it.
+//! The OpenMetrics text format, converted from the Prometheus format, for scrapers that request it.
 //!
-//! The two differ in little (<https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md>): a counter's family is
-//! named without `_total`, its samples with it; `le` is a float in its canonical form; help escapes the double quote; the text ends with
-//! `# EOF`. What each metric is stays declared once, and there is one encoder.
+//! The two differ little (<https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md>): the name of a counter's family lacks
+//! `_total`, its samples have it; `le` is a float in canonical form; help escapes the double quote; the text ends with `# EOF`. So metrics are
+//! declared once, and there is one encoder.
 
 /// The `Content-Type` of [`from_prometheus`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

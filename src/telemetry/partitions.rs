@@ -1,8 +1,8 @@
-//! The series of the partitions that a pipeline's consumers have.
+//! The series of the partitions that a pipeline's consumers hold.
 //!
-//! Two consumers of one process may have the same partition for a while: one that the group has thrown out hears of it late, when another has its
-//! partitions already, and one that a reload has given up when its successor has. So a partition is exported for as long as any of them has it; else the
-//! first to let go would take the figures of the one that works.
+//! Two consumers of one process may hold the same partition for a while: one that the group has thrown out learns it late, when another already has
+//! its partitions; the same holds for one that a reload has given up, and its successor. So a partition is exported as long as any of them holds it;
+//! otherwise the first to release it would remove the series of the one that works.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

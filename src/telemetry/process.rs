@@ -1,8 +1,8 @@
-//! Figures that are counted elsewhere: the process, read from `/proc`, its allocator, the Tokio runtimes, the schema registry, the CQL
-//! driver, the certificates' files, and the log file.
+//! Metrics that are counted elsewhere: the process (from `/proc`), its allocator, the Tokio runtimes, the schema registry, the CQL driver, the
+//! certificates' files, and the log file.
 //!
-//! They are read when metrics are rendered, so they cost nothing in between. Only `/proc/self` is read; where it does
-//! not exist (not Linux), the figures stay at zero. Format: proc(5), `stat`, `status` and `limits`.
+//! They are read when metrics are rendered, so they cost nothing in between. Only `/proc/self` is read; where it does not exist (not Linux), these
+//! metrics stay at zero. Format: proc(5), `stat`, `status` and `limits`.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! Quantiles from a histogram's buckets, as PromQL computes them.
 //!
-//! The status page and the demo's summary show the same figures that a dashboard would, so they must be estimated in the
-//! same way: find the bucket that holds the rank, and interpolate within it linearly. See `histogram_quantile` in
-//! Prometheus' documentation of query functions, and `bucketQuantile` in its `promql/quantile.go`.
+//! The status page and the demo's summary show the same values as a dashboard, so they must use the same estimate: find the bucket that contains the
+//! rank, and interpolate linearly within it. See `histogram_quantile` in Prometheus' documentation of query functions, and `bucketQuantile` in its
+//! `promql/quantile.go`.
 
 use prometheus::Histogram;
 use prometheus::core::Metric;

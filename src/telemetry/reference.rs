@@ -1,7 +1,6 @@
-//! `docs/metrics.md`, made from the declaration of the metrics.
+//! Generates `docs/metrics.md` from the declaration of the metrics.
 //!
-//! A reference written by hand drifts from the code. This one is generated, and a test fails when the file in the
-//! repository differs (`UPDATE_DOCS=1 cargo test` writes it anew).
+//! A test fails when the file in the repository differs (`UPDATE_DOCS=1 cargo test` writes it).
 
 use std::fmt::Write;
 

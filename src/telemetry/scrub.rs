@@ -1,7 +1,7 @@
-//! Takes out of a text what must not leave the process.
+//! Removes from a text what must not leave the process.
 //!
-//! Errors quote what they choke on: a value, a key, an address with its password. A text for Sentry keeps its words and
-//! loses what it quotes. It is deliberately coarse: rather a message that says too little than one that tells a secret.
+//! Errors quote what they fail on: a value, a key, an address with its password. A text for Sentry keeps its words but loses its quotes. The rules
+//! are deliberately coarse: a message that says too little is better than one that reveals a secret.
 
 /// Longest text that is sent, in characters.
 const LONGEST: usize = 400;

@@ -1,13 +1,13 @@
-//! Errors sent to Sentry, where a DSN is configured.
+//! Sends errors to Sentry, if a DSN is configured.
 //!
-//! One fault of a dependency must become one issue, not a million events, and a Sentry server that is slow or gone must
-//! cost the stream nothing. So a failure is reported explicitly, not by a layer over all logs: it passes a rate limit
-//! per kind (pipeline, step, class), and what Sentry's client makes of it a bounded queue, from which a thread of its own posts it (`transport`).
-//! What becomes of each event is counted. The kind is also the fingerprint by which Sentry groups.
+//! A fault of a dependency must become one issue, not a million events, and a slow or missing Sentry server must cost the stream nothing. So failures
+//! are reported explicitly, not by a layer over all logs: each passes a rate limit per kind (pipeline, step, class), and the resulting event a
+//! bounded queue, from which a separate thread posts it (`transport`). The result of each event is counted. Sentry also groups events by the kind,
+//! their fingerprint.
 //!
-//! Invariants: [`Sentry::report`] never blocks and never fails. An event carries the kind, topic and scrubbed words
-//! of the error, and the pipeline's last warnings before it ([`Breadcrumbs`]), and no payload, key or secret ([`scrub`]).
-//! A panic is reported by Sentry's own hook, scrubbed and limited too.
+//! Invariants: [`Sentry::report`] never blocks and never fails. An event contains the kind, topic and scrubbed words of the error, and the pipeline's
+//! last warnings before it ([`Breadcrumbs`]), but no payload, key or secret ([`scrub`]). Sentry's own hook reports panics, also scrubbed and rate
+//! limited.
 
 mod transport;
 

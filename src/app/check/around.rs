@@ -1,7 +1,7 @@
-//! What `check --online` says of the surroundings: certificates that run out, and clocks that disagree.
+//! Checks the environment for `check --online`: certificates that expire soon, and clocks that disagree.
 //!
-//! Why: both are found out at night otherwise. An expired certificate ends every new connection; a clock that is off makes lives of rows,
-//! `now()` and lag wrong. Pure but for reading files and one question to the database.
+//! An expired certificate ends every new connection; a wrong clock spoils TTLs, `now()` and lag. Pure, except that it reads files and asks the
+//! database for its time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,7 +1,6 @@
-//! What the brokers tell `check --online`: topics that are not there or take less than comes in, and what this client may not do with topics
-//! and group.
+//! Asks the brokers for `check --online`: missing topics, topics with too small a record limit, and missing permissions on topics and group.
 //!
-//! Not covered, because no broker tells it before it is done: the rights on a transactional id, and on creating a topic.
+//! Not covered, because brokers do not report them in advance: permissions on a transactional id and on creating a topic.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
-//! What the database tells `check --online` of a pipeline's rights on its tables.
+//! Asks the database for `check --online` whether the pipeline may use its tables.
 //!
-//! Not covered: what a client certificate or another login than user and password maps to, for the role is not known then; functions; views.
+//! Not covered: logins other than user and password, such as client certificates, because their role is not known; functions; views.
 
 use crate::config::{self, Config, Span, StepKind};
 use crate::pipeline::finding::Finding;

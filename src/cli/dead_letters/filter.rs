@@ -1,4 +1,4 @@
-//! Which dead letters count, and places in a topic as they are written on the command line.
+//! Filters of `messina dead-letters`, and places in a topic (`PARTITION:OFFSET`) as the command line takes them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,25 +6,25 @@ use std::str::FromStr;
 use crate::cli::time::{self, Moment};
 use crate::sink::letter::Letter;
 
-/// Only dead letters that fit all of these.
+/// Only dead letters that match all of these.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Filter {
-    /// Only of this class: permanent.
+    /// Only this class: permanent.
     #[arg(long)]
     pub class: Option<String>,
-    /// Only with this reason: avro, framing, missing, …
+    /// Only this reason: avro, framing, missing, …
     #[arg(long)]
     pub reason: Option<String>,
-    /// Only of this step.
+    /// Only this step.
     #[arg(long)]
     pub step: Option<String>,
-    /// Only of records of this topic.
+    /// Only records of this input topic.
     #[arg(long, value_name = "TOPIC")]
     pub original_topic: Option<String>,
-    /// Only from this time on: 2026-11-24T10:00:00Z, 2026-11-24, or how long ago (2h, 7d). The time is that of the dead letter.
+    /// Only dead letters published at or after this time: 2026-11-24T10:00:00Z, 2026-11-24, or how long ago (2h, 7d).
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub since: Option<Moment>,
-    /// Only before this time.
+    /// Only dead letters published before this time.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     pub until: Option<Moment>,
 }

@@ -1,4 +1,4 @@
-//! `messina dead-letters list`: a line for each dead letter, or how many there are of which kind.
+//! `messina dead-letters list`: one line per dead letter, or counts by kind.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,20 +16,20 @@ use crate::sink::letter::Letter;
 /// The lines of a table that are kept in memory, unless --limit says otherwise.
 const LINES: u64 = 1000;
 
-/// Lists dead letters.
+/// List dead letters.
 #[derive(Debug, clap::Args)]
 pub struct List {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
     filter: Filter,
-    /// So many at most; 1000 in a table, and all with --json, if it is not given.
+    /// Print at most N dead letters. Default: 1000 in a table, all with --json.
     #[arg(long, value_name = "N", conflicts_with = "summary")]
     limit: Option<u64>,
-    /// Count them by pipeline, step, class and reason.
+    /// Count dead letters by pipeline, step, class and reason.
     #[arg(long)]
     summary: bool,
-    /// One JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }

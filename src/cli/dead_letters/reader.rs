@@ -1,7 +1,7 @@
-//! Reads a topic from one place to another, once, and commits nothing.
+//! Reads a topic once between two places, without committing.
 //!
-//! Partition after partition, so that the order is the same each time and a place says what is done and what is not. The end is
-//! where the topic ended when the command began: what comes meanwhile, a replayed record that failed again above all, is not read.
+//! It reads partition by partition, so that the order is always the same and a place tells what is done. It stops where the topic ended when the
+//! command began: later records, in particular replayed records that failed again, are not read.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};

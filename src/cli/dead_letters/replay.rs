@@ -1,8 +1,7 @@
-//! `messina dead-letters replay`: sends records back to where they came from, as they were.
+//! `messina dead-letters replay`: sends records back unchanged to the topics that they came from.
 //!
-//! Bytes, key, headers and timestamp are the record's own, and so is the partition, so that order by key holds as far as it can. Three
-//! things keep a replay from doing harm: without `--yes` nothing is sent; `--max` caps it; and a header counts how often a record was
-//! sent back, so that one that cannot succeed does not go round for ever.
+//! Bytes, key, headers and timestamp are the record's own, and so is the partition, so that order by key holds as far as possible. Three safeguards:
+//! nothing is sent without `--yes`; `--max` caps a replay; and a header counts how often a record was sent back, which prevents endless loops.
 
 mod choice;
 mod summary;
@@ -28,44 +27,44 @@ use crate::source::bounds::Pace;
 use choice::{Choice, Verdict};
 use summary::{Left, Summary, told};
 
-/// Sends records back.
+/// Send records back.
 #[derive(Debug, clap::Args)]
 pub struct Replay {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
     filter: Filter,
-    /// Send them. Without it, only what would be sent is said.
+    /// Send the records. Without it, only report what would be sent.
     #[arg(long, conflicts_with = "dry_run")]
     yes: bool,
-    /// Send nothing, and say what would be sent: the default.
+    /// Send nothing and report what would be sent. This is the default.
     #[arg(long)]
     dry_run: bool,
-    /// Only the dead letter at this place; may be repeated.
+    /// Only the dead letter at this place. May be repeated.
     #[arg(long, value_name = "PARTITION:OFFSET", conflicts_with_all = ["from_offset", "behind"])]
     only: Vec<Place>,
-    /// Of this partition only what is at this place or behind it, as a finished replay names it; may be repeated.
+    /// In this partition, only dead letters from this offset on, as a finished replay prints it. May be repeated.
     #[arg(long, value_name = "PARTITION:OFFSET")]
     behind: Vec<Place>,
-    /// Send them to this topic, instead of the one that each came from.
+    /// Send to this topic instead of the one that each record came from.
     #[arg(long, value_name = "TOPIC")]
     to: Option<String>,
-    /// So many at most.
+    /// Send at most N records.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     max: u64,
-    /// So many a second at most.
+    /// Send at most N records per second.
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
-    /// Leave out what was sent back so often already.
+    /// Leave out records that were sent back N times already.
     #[arg(long, value_name = "N", default_value_t = 3)]
     max_replays: u32,
-    /// Go on from here: what a replay that was stopped names at its end. What is before has gone back: it is read, so that its duplicates do not.
+    /// Resume here, as a replay that was stopped prints it. Earlier dead letters are read but not sent, so that their duplicates are not sent either.
     #[arg(long, value_name = "PARTITION:OFFSET")]
     from_offset: Option<Place>,
-    /// Of the topics that are read, go on in this one.
+    /// Of the topics that are read, resume in this one.
     #[arg(long, value_name = "TOPIC", requires = "from_offset")]
     from_topic: Option<String>,
-    /// The summary as one JSON object on stdout, and nothing else there.
+    /// Print the summary as one JSON object on stdout, and nothing else there.
     #[arg(long)]
     json: bool,
 }

@@ -1,6 +1,6 @@
-//! Sends records back, and knows which have arrived.
+//! Sends records back and tracks which have arrived.
 //!
-//! So many are on their way at once, and no more; the first that is refused ends it. What has not arrived by then is known, place by place.
+//! The number of records on their way is bounded; the first refusal ends the replay. What has not arrived by then is known, place by place.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! `messina dead-letters show`: everything about one dead letter; its key and value, and what the message quotes of them, only with --payload.
+//! `messina dead-letters show`: everything about one dead letter. Key, value and what the message quotes of them only with `--payload`.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -24,18 +24,18 @@ const HEX: usize = 4096;
 /// For the registry's answer, its own time-out included.
 const REGISTRY: Duration = Duration::from_secs(15);
 
-/// Shows one dead letter.
+/// Show one dead letter.
 #[derive(Debug, clap::Args)]
 pub struct Show {
     #[command(flatten)]
     target: Target,
-    /// Where it is, as `list` prints it.
+    /// Place of the dead letter, as `list` prints it.
     #[arg(value_name = "PARTITION:OFFSET")]
     place: Place,
-    /// Show key and value: as Avro where the registry knows the schema, else as text or in hexadecimal; and what the message quotes.
+    /// Show key, value and what the message quotes of them: as Avro if the registry knows the schema, otherwise as text or hexadecimal.
     #[arg(long)]
     payload: bool,
-    /// One JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }

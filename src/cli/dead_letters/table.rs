@@ -1,4 +1,4 @@
-//! Columns of text, as wide as what is in them.
+//! Prints text in columns as wide as their content.
 
 use std::io::{self, Write};
 

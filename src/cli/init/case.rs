@@ -1,6 +1,6 @@
-//! The file of cases: one record whose row is there. What comes of it is filled in by running it.
+//! The case file of `messina init`: one record whose row exists. Running it fills in the expected result.
 //!
-//! Every field gets a value of its type, and the row of a table gets those of the fields that it is found by.
+//! Every field gets a value of its type, and the table's row gets those of the fields by which it is found.
 
 use std::collections::BTreeMap;
 

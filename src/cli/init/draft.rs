@@ -1,4 +1,4 @@
-//! What is to be written, decided: the pipeline's names, its statements and what each marker is bound to.
+//! Decides what `messina init` writes: the pipeline's names, its statements, and the binding of each marker.
 //!
 //! Pure: from a schema and descriptions of tables to a [`Draft`]; `text` and `case` only write it down.
 

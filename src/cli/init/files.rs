@@ -1,4 +1,4 @@
-//! The files that a draft is written to: the pipeline's, and beside it the case and the schema.
+//! The files of `messina init`: the pipeline and, with `--test`, the case and the schema.
 
 use std::path::{Path, PathBuf};
 

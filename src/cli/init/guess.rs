@@ -1,6 +1,6 @@
-//! Which field of an event belongs to which column: by name, then by type.
+//! Guesses which field of an event belongs to which column: by name, then by type.
 //!
-//! Pure. A guess says how sure it is, so that the file that is written can say where to look first.
+//! Pure. A guess has a degree of confidence, so that the comments of the written file can say what to review first.
 
 use crate::avro::value::Type;
 use crate::pipeline::expression::member;

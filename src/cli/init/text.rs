@@ -1,4 +1,4 @@
-//! The pipeline's file: TOML with comments that say what to change.
+//! Writes the pipeline's file: TOML, with comments that say what to change.
 
 use super::draft::{Bound, Draft, Step};
 use super::guess::Why;

@@ -1,4 +1,4 @@
-//! How far a replay is: a bar that is drawn again on a terminal, a line now and then elsewhere.
+//! Shows the progress of a replay: a progress bar on a terminal, occasional lines elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The range of a replay, and where its group stands in it.
+//! The range of a replay, and the position of its group in it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -1,7 +1,7 @@
-//! What a process answers when it is asked, read for the view: `/status`, `/metrics`, and why it is not ready or does not live.
+//! Reads the answers of a process for the view: `/status`, `/metrics`, and why it is not ready or not live.
 //!
-//! The process may be of another version, so what it does not say is absent and no error. Invariant: no text in an [`Answers`] has a
-//! control character, or one that turns the direction of writing: what comes from outside cannot drive the terminal.
+//! The process may have another version, so missing parts are absent, not errors. Invariant: no text in an [`Answers`] contains control characters or
+//! characters that change the writing direction, so that text from outside cannot control the terminal.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,7 +1,9 @@
-//! From answers to what is shown: rates and quantiles of the last ten seconds, states in words, the worst first. Pure: it gets the time.
+//! Computes what is shown from the answers: rates and quantiles of the last ten seconds, and states in words, worst first. Pure: the time is an
+//! argument.
 //!
-//! A rate is the growth of a counter between the newest answer and the youngest that is ten seconds older, or the oldest, as on the status page. A
-//! counter that fell has begun anew and has no rate until the next answer. When the process was started again, all before it is forgotten.
+//! A rate is the growth of a counter between the newest answer and the youngest that is at least ten seconds older, or the oldest, as on the status
+//! page. A counter that fell has been reset, and has no rate until the next answer. After a restart of the process, everything before it is
+//! discarded.
 
 mod state;
 

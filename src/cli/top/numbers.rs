@@ -1,4 +1,4 @@
-//! Numbers as the view writes them: three digits and a unit, as on the status page. What is not known is a dash.
+//! Formats numbers for the view: three digits and a unit, as on the status page. Unknown numbers are a dash.
 
 /// What is not known.
 pub(super) const NONE: &str = "–";

@@ -1,4 +1,4 @@
-//! What is looked at, and how keys change it. Pure.
+//! What is selected and shown, and how keys change it. Pure.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 

@@ -1,4 +1,4 @@
-//! Prometheus' text format, read back: series by name and labels, and quantiles of what a histogram took up between two looks.
+//! Reads Prometheus' text format: series by name and labels, and quantiles of a histogram between two samples.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,6 +1,6 @@
-//! From the model to what is seen: header, pipelines, a graph, and one pipeline closer. Pure: it draws into a buffer.
+//! Draws the model: header, pipelines, a graph, and the details of one pipeline. Pure: it draws into a buffer.
 //!
-//! Each colour says what a word beside it says too. Every part is cut where the place ends: a small terminal shows less, and that is all.
+//! Every colour repeats what a word beside it says. Every part is cut at the edge, so a small terminal just shows less.
 
 mod pane;
 mod table;

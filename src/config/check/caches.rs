@@ -1,7 +1,8 @@
-//! Look-ups whose caches hide what their own pipeline writes.
+//! Checks for look-ups whose caches hide the writes of their own pipeline.
 //!
-//! A write leaves caches as they are: a row is answered as it was before it until the cache's `ttl` is over. Where events wait for one another that is
-//! not what their order seems to say. Of what other pipelines write no order says anything, with a cache or without, and `ttl` is how old it may be.
+//! A write does not change caches: a cached row is returned unchanged until the cache's `ttl` is over. In a pipeline whose order makes events wait
+//! for one another, that is unexpected. Writes of other pipelines have no order with respect to look-ups, cached or not, and there `ttl` is just the
+//! possible age.
 
 use super::super::{Config, Diagnostic, Lookup, Order, Pipeline, StepKind, codes};
 use super::Report;

@@ -1,7 +1,8 @@
-//! Whether librdkafka makes clients of the properties: it judges each by itself when it is set, and how they go together when a client is made.
+//! Checks whether librdkafka can create clients with the configured properties. It validates single properties when they are set, and combinations
+//! only when a client is created.
 //!
-//! So a consumer and a producer are made, as a start would make them, and thrown away. They know no brokers, so that nothing is asked of anybody; nor
-//! who they are, for the files of that need not be where the check runs.
+//! So a consumer and a producer are created as at a start, and discarded. They get no brokers, so that nobody is contacted, and no credentials,
+//! because the files for those may not exist where the check runs.
 
 use rdkafka::ClientConfig;
 use rdkafka::client::{Client, DefaultClientContext};

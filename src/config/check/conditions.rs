@@ -1,8 +1,8 @@
-//! Conditional writes beside plain ones of the same table.
+//! Checks for conditional writes beside unconditional ones of the same table.
 //!
-//! The database stamps what a condition (`IF …`) lets pass by its own clock, and a plain write has the time of its record. That is the older one, mostly: it
-//! is acknowledged, and what it wrote is never seen. Where both name the columns that they write, and none is the same, nothing is lost. Of two insertions the
-//! table's key is among them, which is not told apart here, so it is a warning.
+//! The database stamps conditional writes (`IF …`) by its own clock, while an unconditional write has the time of its record, which is usually older:
+//! it is acknowledged, but its values are never seen. Nothing is lost if both name the columns that they write, and none is the same. For two
+//! insertions the columns of the table's key are among them, which is not distinguished here, so this is a warning.
 
 use std::ops::Range;
 

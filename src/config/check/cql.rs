@@ -1,5 +1,5 @@
-//! What a CQL statement says that can be told without a database: its tables, the columns that it writes, and why it cannot be repeated.
-//! SQLite's statements have the same shape.
+//! What can be learned from a CQL statement without a database: its tables, the columns that it writes, and why it is not idempotent. SQLite's
+//! statements have the same form.
 
 use std::ops::Range;
 

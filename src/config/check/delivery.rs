@@ -1,4 +1,4 @@
-//! What `exactly_once` needs, and what contradicts it.
+//! Checks the requirements and conflicts of `exactly_once`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Scans an expression for the names that it uses, without understanding it.
+//! Finds the names that an expression uses, without parsing it.
 //!
 //! CEL's lexical rules: <https://github.com/google/cel-spec/blob/master/doc/langdef.md#syntax>.
 

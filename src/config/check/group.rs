@@ -1,8 +1,7 @@
-//! Whether the group is patient enough for what a drain may take, and its times such as librdkafka makes a consumer with.
+//! Checks whether the consumer group waits long enough for a drain, and whether librdkafka accepts its timing properties.
 //!
-//! While partitions drain the rest of the group waits, `max.poll.interval.ms` at the longest; after that they are given to others,
-//! with work still in flight. Defaults are librdkafka's:
-//! <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
+//! While partitions drain, the rest of the group waits, at most `max.poll.interval.ms`; after that they are given to other members, with work still
+//! in flight. Defaults are librdkafka's: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! What can be known about a configuration offline, without schemas and without a database.
+//! The offline checks of a configuration, without schemas and without a database.
 //!
-//! Each file judges one thing and reports all that it finds. Expressions and statements are only scanned for the names in them:
-//! types are the matter of the pipeline's plan.
+//! Each file checks one topic and reports everything that it finds. Expressions and statements are only scanned for the names in them; types are
+//! checked by the pipeline's plan.
 
 mod caches;
 mod clients;

@@ -1,4 +1,4 @@
-//! Names of pipelines and steps, and who may use whose values.
+//! Checks the names of pipelines and steps, and which values a step may use.
 
 use super::super::suggest::nearest;
 use super::super::values::is_identifier;

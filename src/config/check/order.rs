@@ -1,6 +1,7 @@
-//! Whether records of one key, or of one partition, run at the same time under an order, as far as statements tell.
+//! Whether records of one key, or of one partition, run concurrently under an order, as far as the statements show.
 //!
-//! For sure [`Program::commutes`](crate::pipeline::program::Program::commutes) knows it, once the database has said which table a statement is about.
+//! [`Program::commutes`](crate::pipeline::program::Program::commutes) decides it for certain, once the database has reported which table a statement
+//! is about.
 
 use super::super::{Config, Pipeline, StepKind};
 use super::cql::tables;

@@ -1,4 +1,4 @@
-//! What pipelines need, and what they must not do to themselves and to one another.
+//! Checks what pipelines require, and what they must not do to themselves or one another.
 
 use super::super::{Config, GroupProtocol, OnError, OnMissing, OnTombstone, Pipeline, Spanned, StepKind, codes};
 use super::Report;

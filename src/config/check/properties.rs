@@ -1,4 +1,4 @@
-//! librdkafka properties that Messina sets itself, or that would break what it promises.
+//! Refuses librdkafka properties that Messina sets itself, or that would break a promise.
 //!
 //! Names: <https://github.com/confluentinc/librdkafka/blob/master/CONFIGURATION.md>.
 

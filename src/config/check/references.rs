@@ -1,4 +1,4 @@
-//! References: that steps name one that is there, that there is a server to read them from, and their fields.
+//! Checks references: steps name an existing one, a server is configured, and the fields are valid.
 
 use super::super::suggest::{list, nearest};
 use super::super::{Config, StepKind, codes};

@@ -1,4 +1,4 @@
-//! The statements of look-ups and writes: their kind, their markers, and whether they can be repeated.
+//! Checks the statements of look-ups and writes: their kind, their markers, and whether they are idempotent.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! What the configuration says about the world around: files, secrets, addresses, memory.
+//! Checks what a configuration says about its environment: files, secrets, addresses, memory.
 
 use super::super::{
     Config, Property, PropertyValue, RegistryAuth, Secret, SinkSchema, Size, Spanned, StepKind, Tls, codes,

@@ -1,7 +1,6 @@
-//! What `docs/configuration.md` says of each key: its meaning and its default, by the path of the key.
+//! Reads meaning and default of each key from `docs/configuration.md`, by the path of the key.
 //!
-//! The page is for people and is written by hand. A test holds it against the readers, both ways, so that it can neither lack a key nor
-//! invent one.
+//! The page is written by hand. A test compares it with the readers in both directions, so that it neither lacks a key nor invents one.
 
 use serde_json::Value;
 

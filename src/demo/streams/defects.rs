@@ -1,4 +1,4 @@
-//! What can be wrong with a record, and how a good one is spoiled.
+//! The defects that a record can have, and how a good record is damaged.
 
 /// The id of a schema that is not Avro.
 pub const FOREIGN_SCHEMA: u32 = 999_999;

@@ -1,11 +1,10 @@
-//! The demo's records: what is in each, and what must become of it.
+//! The demo's records: the content of each, and its expected result.
 //!
-//! A record follows from its stream and its number alone. The generator makes it from them; the verifier makes it again, and
-//! with it the exact bytes that Messina must publish, the rows that it must write and the end that it must come to. Nothing
-//! is remembered per record.
+//! A record is derived from its stream and its number alone. The generator creates it from them; the verifier creates it again, with the exact bytes
+//! that Messina must publish, the rows that it must write and the outcome that it must have. Nothing is remembered per record.
 //!
-//! Most of a datum is copied from one of [`BODIES`] bodies that are encoded once; what differs from record to record (number,
-//! time, user) comes first in every schema.
+//! Most of a datum is copied from one of [`BODIES`] bodies that are encoded once; what differs between records (number, time, user) comes first in
+//! every schema.
 
 mod defects;
 pub mod navigation;

@@ -1,5 +1,5 @@
-//! Navigation: what visitors of web sites do. The largest stream; order by user, a cached look-up, a write where the visitor
-//! agreed to it. Bots and heartbeats are skipped.
+//! Navigation: actions of visitors of web sites, the largest stream. Order by user, a cached look-up, a write if the visitor agreed to it. Bots and
+//! heartbeats are skipped.
 
 use std::sync::Arc;
 

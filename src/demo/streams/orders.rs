@@ -1,5 +1,4 @@
-//! Orders: order by partition, an uncached look-up that dead-letters whom it does not find, a look-up that needs another's
-//! answer, two writes.
+//! Orders: order by partition, an uncached look-up that dead-letters unknown customers, a look-up that needs another's result, two writes.
 
 use std::sync::Arc;
 

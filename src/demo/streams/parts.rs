@@ -1,4 +1,4 @@
-//! What the data of more than one stream are made of.
+//! Parts of data that several streams share.
 
 use super::Draw;
 use crate::demo::datum::Datum;

@@ -1,5 +1,5 @@
-//! Reactions to the messages of campaigns: no order, so that the last write must win by its timestamp; a look-up that skips
-//! what it does not find; a key of its own for the output.
+//! Reactions to the messages of campaigns: no order, so the last write must win by its timestamp; a look-up that skips what it does not find; a key
+//! expression for the output.
 
 use std::sync::Arc;
 

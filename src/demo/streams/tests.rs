@@ -1,4 +1,4 @@
-//! The streams against apache-avro: what they encode is what they say, and what must become of each record follows from it.
+//! Tests of the streams against apache-avro: the encoded data match their description, and the expected result of each record follows from it.
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;

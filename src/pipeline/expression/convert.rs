@@ -1,4 +1,4 @@
-//! Values to and from CEL's.
+//! Converts values to and from CEL.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

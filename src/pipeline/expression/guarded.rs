@@ -1,6 +1,6 @@
-//! Paths that an expression asks for by has() before it uses them: a version of the input may lack them.
+//! Finds paths that an expression tests with has() before it uses them; a version of the input may lack them.
 //!
-//! Guarded is a path by has() of that very path: within has() itself, in the branch of `has(PATH) ? … : …` and behind `has(PATH) && …`.
+//! A path is guarded by has() of the same path: within has() itself, in the branch of `has(PATH) ? … : …`, and behind `has(PATH) && …`.
 
 use cel::common::ast::{EntryExpr, Expr, LiteralValue, SelectExpr, operators};
 

@@ -1,4 +1,4 @@
-//! What the interpreter is given of a record: lent wherever it can be, and nothing made anew that is the same for every record.
+//! The interpreter's inputs from a record: borrowed where possible. What is the same for every record is built only once.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Tests of expressions: what becomes a path, what CEL gives, and the types that follow.
+//! Tests of expressions: which become paths, the results of CEL, and their types.
 
 use super::*;
 

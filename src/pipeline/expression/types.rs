@@ -1,5 +1,5 @@
-//! What follows from an expression before any record is there: the type of its result, the times that its number counts,
-//! fields that its records do not have, and operators that its operands do not have.
+//! Static analysis of an expression: the type of its result, the unit of a time that it computes, fields that its records do not have, and operators
+//! that do not fit their operands.
 
 mod mistakes;
 

@@ -1,4 +1,4 @@
-//! What is said of a version that lacks a field which has() asks for: it may have it by another name, and what is asked for may be misspelt.
+//! The warning about a schema version that lacks a field which has() tests: the version may use another name, or the path may be misspelt.
 
 use crate::avro::value::Type;
 use crate::avro::{PathProblem, Plan};

@@ -1,4 +1,4 @@
-//! What is said of values of the input that a field of the output does not hold each of: what does not fit is a dead letter, and never rounded or cut off.
+//! The warning about input values that a field of the output cannot hold: such a record becomes a dead letter; values are never rounded or truncated.
 
 use crate::avro::value::Type;
 use crate::avro::{Renamed, Unplaced, change_unit, symbols_told};

@@ -1,4 +1,5 @@
-//! What is said of a version whose values are not those of another, although both are compatible: Avro's rules for that do not look at logical types.
+//! The warning about a schema version whose values differ in meaning from another's although both are compatible, because Avro's rules ignore logical
+//! types.
 
 use super::Types;
 use super::lossy::first;

@@ -1,4 +1,4 @@
-//! Tests of plans: what the check of a pipeline against a schema finds.
+//! Tests of plans: the findings of checking a pipeline against a schema.
 
 use super::*;
 use crate::config;

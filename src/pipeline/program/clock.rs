@@ -1,4 +1,4 @@
-//! The wall clock in the rows of writes: a record that runs again finds another time there, and what is left of a row's life another one at each attempt.
+//! Finds uses of the wall clock in writes: a record that runs again gets another time there, and each attempt another remaining TTL.
 
 use super::super::finding::Finding;
 use super::{Action, ComputedSource, Program, Source};

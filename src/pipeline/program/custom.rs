@@ -1,4 +1,4 @@
-//! A step of one's own: the values of what it takes, and what it gives to later steps.
+//! A custom step: the values of its inputs, and its outputs for later steps.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A look-up by CQL: its statement and values, and what its rows give to later steps.
+//! A CQL look-up: its statement and values, and the columns that it provides to later steps.
 
 use std::sync::Arc;
 use std::time::Duration;

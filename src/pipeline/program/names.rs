@@ -1,5 +1,5 @@
-//! What expressions name, resolved: fields of the event by slot, values of earlier steps by their place; and the types that are known
-//! without a schema.
+//! Resolves the names in expressions: fields of the event to slots, values of earlier steps to their places; and the types that are known without a
+//! schema.
 
 use std::collections::BTreeSet;
 

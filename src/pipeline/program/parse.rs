@@ -1,4 +1,4 @@
-//! The first stage: every expression of a pipeline parsed, by the configuration alone.
+//! The first stage: parses every expression of a pipeline, from the configuration alone.
 
 use super::super::expression::{Expression, ExpressionError, has_keyword_behind_dot, parse as parse_expression};
 use super::super::finding::Finding;

@@ -1,4 +1,4 @@
-//! A look-up in a reference: its key, and what the document gives to later steps.
+//! A look-up in a reference: its key, and the fields that it provides to later steps.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Which steps run at the same time.
+//! Decides which steps run concurrently.
 
 use super::{Action, Place, Source, Stage, Step};
 

@@ -1,4 +1,4 @@
-//! What look-ups and writes have in common: a statement that the database prepares, and values for its markers.
+//! What look-ups and writes have in common: a prepared statement, and values for its markers.
 
 use super::super::expression::Expression;
 use super::super::failure::Failure;

@@ -1,4 +1,4 @@
-//! A write by CQL: its statement and values.
+//! A CQL write: its statement and values.
 
 use super::super::policy::Policy;
 use super::names::{Builder, Columns};

@@ -1,8 +1,8 @@
-//! What of an event's way needs nobody's answer: run in the consumer loop, at once, without a task.
+//! Runs as much of an event as needs no I/O: in the consumer loop, at once, without a task.
 //!
-//! A filter, a name, a hit in a cache and a document of a reference are in memory. An event that meets nothing else ends here, and one that
-//! does is given back at the stage where it has to wait; `process` goes on from there. Whatever is not plain sailing is left to
-//! `process` too, which meets it again: only what happens for each record is here.
+//! Filters, names, cache hits and documents of references are in memory. An event that needs nothing else ends here. Any other is returned at the
+//! stage where it has to wait, and `process` continues from there. Only the common case is here; everything unusual is left to `process`, which meets
+//! it again.
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What an event does without a task: as far as it needs nobody, and no further, with the same end as in a task.
+//! Tests of what runs without a task: an event goes as far as it needs no I/O, and no further, with the same outcome as in a task.
 
 use super::tests::{Bench, LOOKUP, STEPS, bench, bench_on};
 use super::*;

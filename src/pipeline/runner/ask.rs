@@ -1,8 +1,7 @@
-//! One look-up or write of one event: attempts at the store until there is an answer, or the step's policy says what else.
+//! Runs one look-up or write of one event: attempts at the store until there is an answer or the step's policy ends them.
 //!
-//! An attempt needs a pass of the store's breaker. While that is open, those who ask wait for it, at no cost to the store; the
-//! wait counts as time and not as an attempt. Only what a step declares makes it stop trying: its partition's leaving apart, an
-//! event otherwise waits for as long as it takes.
+//! An attempt needs a pass of the store's breaker. While that is open, the event waits at no cost to the store; the wait counts as time, not as an
+//! attempt. Without a limit declared by the step, an event waits as long as it takes, unless its partition leaves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

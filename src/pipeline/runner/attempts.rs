@@ -1,7 +1,7 @@
-//! The attempts of one event at one step: what follows one that failed, or that found no row.
+//! What follows a failed attempt of a step, or one that found no row.
 //!
-//! Why here: a look-up, a write, a reference and a step of one's own differ in what they ask, and not in when they ask again. Only what a step
-//! declares makes it stop trying; its partition's leaving apart, an event otherwise waits for as long as it takes.
+//! It is shared by look-ups, writes, references and custom steps, which differ in what they ask, not in when they ask again. Without a limit declared
+//! by the step, an event waits as long as it takes, unless its partition leaves.
 
 use std::borrow::Cow;
 use std::time::Instant;

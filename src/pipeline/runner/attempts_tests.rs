@@ -1,4 +1,4 @@
-//! What the log says of attempts that fail.
+//! Tests of the log lines of failed attempts.
 
 use futures_util::future::BoxFuture;
 use tracing_subscriber::layer::SubscriberExt as _;

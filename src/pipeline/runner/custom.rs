@@ -1,4 +1,4 @@
-//! Runs a step of one's own for one event: again where it fails for the moment, as the step's policy says.
+//! Runs a custom step for one event; transient errors are retried as the step's policy says.
 
 use std::sync::Arc;
 use std::time::Instant;

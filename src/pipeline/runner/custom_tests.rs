@@ -1,4 +1,4 @@
-//! Steps of one's own: when they run, and what follows where they fail.
+//! Tests of custom steps: when they run, and what follows their failures.
 
 use std::future::{pending, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! How long rows live that end at a time of their record.
+//! Tests of `ttl_seconds`: the lifetime of rows that expire at a time of their record.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The way out of the steps: the output is made and handed to the producer, or the event ends as a dead letter.
+//! Publishes an event: encodes the output and hands it to the producer, or ends the event as a dead letter.
 
 use std::cell::RefCell;
 use std::time::Instant;

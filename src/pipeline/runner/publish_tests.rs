@@ -1,4 +1,4 @@
-//! Outputs that the producer does not take: what its breaker hears of them, and what becomes of them.
+//! Tests of outputs that the producer refuses: what its breaker learns, and what happens to the outputs.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Runs the look-up of one event in a reference: in memory, or by a request where the reference asks for each document.
+//! Runs a reference look-up of one event: in memory, or by a request if the reference is `on_demand`.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Look-ups in a reference: what of them is timed, and what is counted of a request that many wait for.
+//! Tests of reference look-ups: what is timed, and what is counted for a request that many wait for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

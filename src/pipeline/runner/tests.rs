@@ -1,4 +1,4 @@
-//! Steps against canned answers: what is written, what ends how, what is tried again.
+//! Tests of steps against canned answers: writes, outcomes and retries.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! Rows of a grouped write: the loop gathers them, and their events go on when their batch is written.
+//! Rows of a grouped write: the loop gathers them, and their events continue when their batch is written.
 //!
-//! Why beside `ask`: a row that waits in a task of its own costs two wake-ups, a channel and the memory of the task. Here the event itself waits in the
-//! batch, and one task serves all of it. Only plain sailing is here: where a batch fails, each of its events goes the way of `ask`, which makes
-//! attempts as the step declares, each row by itself, and so finds the one that is at fault.
+//! A row that waits in its own task costs two wake-ups, a channel and the memory of the task. Here the event itself waits in the batch, and one task
+//! serves all of it. If a batch fails, each of its events goes the way of `ask`, which retries each row singly as the step declares, and so finds the
+//! faulty one.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! Rows of grouped writes: what is in a batch is what its event would write by itself, and where that has failed each is written by itself, at that stage
-//! and no other.
+//! Tests of grouped writes: a row in a batch is the row that its event would write alone, and when a batch fails, each of its rows is written alone, at that
+//! stage and no other.
 
 use super::life_tests::life_of;
 use super::tests::{Bench, bench};

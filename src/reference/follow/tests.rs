@@ -1,4 +1,4 @@
-//! Following, on servers that say what a test wants.
+//! Tests of following, on servers that answer what a test wants.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

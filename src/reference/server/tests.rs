@@ -1,4 +1,4 @@
-//! What is asked of a server, by whom and how often, and what its errors mean.
+//! Tests of requests to a server, how often they are sent and by whom, and of the meaning of its errors.
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;

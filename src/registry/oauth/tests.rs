@@ -1,4 +1,4 @@
-//! Tokens: fetched once for all, again before they end and when they are refused, and no record pays for a server that is away.
+//! Tests of tokens: fetched once for all, again before they expire and when they are refused; no record is lost while the server is down.
 
 use std::sync::{Arc, Mutex as Plain};
 

@@ -1,6 +1,6 @@
-//! What the assignment and the consumer loop say to one another: names of partitions and assignments, actions, and answers.
+//! The interface between assignment and consumer loop: names of partitions and assignments, actions, and answers.
 //!
-//! Plain values without behaviour; what they promise is on the page of [`assignment`](super).
+//! Plain values without behaviour; [`assignment`](super) documents their guarantees.
 
 #[cfg(doc)]
 use super::Assignment;

@@ -1,4 +1,4 @@
-//! The assignment under random calls, watched by a model that knows only what the group, the consumer and the tasks know.
+//! Tests of the assignment under random calls, watched by a model that knows only what the group, the consumer and the tasks know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What the loop does a few times a second beside its status: the limit of its budget follows the store, and a consumer that
-//! stands still is noticed.
+//! Periodic work of the loop beside its status: adapts the budget's limit to the store (`max_in_flight = "auto"`), and detects a consumer that has
+//! stalled.
 
 use std::time::{Duration, Instant};
 

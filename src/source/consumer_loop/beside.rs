@@ -1,4 +1,4 @@
-//! Tasks beside the loop that have no event: where one panics, nobody says what the loop waits for, so that is told, and the loop halts.
+//! Tasks beside the loop that have no event. If one panics, the loop would wait for it for ever, so the panic is reported and the loop halts.
 
 use std::sync::Arc;
 

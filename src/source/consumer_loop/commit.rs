@@ -1,4 +1,4 @@
-//! Commits, and the end: what may be committed is, with the write clock in the metadata.
+//! Commits offsets, with the write clock in the metadata, and ends the loop.
 
 use std::time::{Duration, Instant};
 

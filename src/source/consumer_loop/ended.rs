@@ -1,4 +1,4 @@
-//! Events back: counted in the ledger, their lane given on, their memory used again.
+//! Takes ended events back: counts them in the ledger, releases their lanes, reuses their memory.
 
 use std::time::Instant;
 

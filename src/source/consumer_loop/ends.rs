@@ -1,13 +1,13 @@
-//! Where partitions end, asked of the brokers where librdkafka says nothing new of it.
+//! Asks the brokers for the ends of partitions of which librdkafka reports nothing new.
 //!
-//! Of a partition whose fetches cease without an error librdkafka's figures stay as they are. At its end it would have nothing to do, for ever, whatever
-//! comes. So they do while it is paused, which may be for as long as a database is away. So the ends of those of which nothing was fetched for half the
-//! time of a stall are asked for, together, which is one request to each of their brokers. Where there is more than was fetched, that is lag, and the
-//! watchdogs do the rest.
+//! When the fetches of a partition stop without an error, librdkafka's figures no longer change. If the partition was at its end, it would appear to
+//! have no lag for ever, whatever arrives. The same holds while it is paused, which may last as long as a database is down. So the loop asks for the
+//! ends of those partitions of which nothing was fetched for half of the stall time, all together, which is one request per broker. An end beyond
+//! what was fetched is lag, and the watchdogs do the rest.
 //!
-//! Invariants: one question at a time, and beside the loop; an answer counts until something is fetched or the next one comes. librdkafka answers for all
-//! that it is asked for or for none, so those that are in trouble already are left out, and where it has no answer each is asked for by itself. The
-//! time may not do for all; the next question then begins behind the last that was asked for.
+//! Invariants: one query at a time, beside the loop; an answer counts until something is fetched or the next one arrives. librdkafka answers for all
+//! partitions of a query or for none, so those already in trouble are left out, and if there is no answer each is queried singly. The time may not
+//! suffice for all; the next query then begins after the last one asked for.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

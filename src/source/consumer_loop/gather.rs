@@ -1,7 +1,7 @@
-//! Rows that wait for others, to be written in one batch: of each step one batch is open for each partition, or for all where these do not matter.
+//! Gathers rows of grouped writes: per step, one batch is open for each partition, or a single one if partitions do not matter.
 //!
-//! Invariants: a row is in one batch, in the order in which the rows of its place came; a batch has no more rows or bytes than its step declares; it
-//! is not held for longer than the step's linger and one turn of the loop, nor while nobody can join it.
+//! Invariants: a row is in one batch, in the order in which the rows of its partition came; a batch has no more rows or bytes than its step declares;
+//! it is not held for longer than the step's linger and one turn of the loop, nor when nothing can join it.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;

@@ -1,13 +1,12 @@
-//! Records that were due and that the log no longer has: retention overtakes a pipeline that is halted, or late, for long enough.
+//! Detects records that were due but are no longer in the log: retention overtakes a pipeline that is halted or late for long enough.
 //!
-//! The brokers then say that the offset is out of range, and librdkafka goes on where the log begins: unless somebody says so, the lag falls as if the
-//! records had been processed. They are told and counted when the first record behind them comes. That it is not the one that was due says nothing yet, for
-//! compaction and the markers of transactions leave gaps as well. But these do not move the beginning of the log. Where that lies behind the record itself, the
-//! record was fetched before retention came, and so was what is before it; and a marker that retention took was fetched before, where the consumer was at the
-//! end.
+//! The brokers then report the offset as out of range, and librdkafka continues where the log begins; the lag falls as if the records had been
+//! processed. They are reported and counted when the next record arrives. A gap alone proves nothing, because compaction and transaction markers
+//! leave gaps too. But these do not move the beginning of the log. If the log begins after the record that arrived, that record was fetched before
+//! retention came, and so was everything before it. A marker that retention deleted was fetched before, if the consumer was at the end.
 //!
-//! Invariants: nobody is asked; only a record that is not the one that was due costs a look; what was told is not told again, where a transaction is
-//! aborted or a consumer is made anew before the next commit.
+//! Invariants: no broker is asked; only a record that is not the one that was due costs a check; records that were reported are not reported again
+//! when a transaction is aborted or a consumer is replaced before the next commit.
 
 use std::time::Duration;
 

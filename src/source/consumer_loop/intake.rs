@@ -1,4 +1,4 @@
-//! Records in: admitted to ledger and budget, read, and handed to a lane; or parked until their schema is known.
+//! Takes records in: admits them to ledger and budget, reads them, and hands them to a lane, or parks them until their schema is known.
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;

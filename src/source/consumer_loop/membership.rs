@@ -1,6 +1,6 @@
-//! The loop's part in its group: what the callbacks said, and what the assignment wants done about it.
+//! The loop's part in its group: handles what the callbacks reported, and carries out the actions of the assignment.
 //!
-//! Blocking calls to the group (committed offsets) are made beside the loop, which goes on polling meanwhile.
+//! Blocking calls to the group (committed offsets) run beside the loop, which keeps polling meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

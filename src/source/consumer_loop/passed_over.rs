@@ -1,9 +1,9 @@
-//! What `offset_reset = "latest"` passes over in a partition of a group that has offsets elsewhere in the pipeline's topics already.
+//! Reports what `offset_reset = "latest"` skips in a partition without an offset, if the group has offsets elsewhere in the pipeline's topics.
 //!
-//! Such a partition may have been added to its topic: what came to it before the group heard of it is not processed, and nothing else would say so. Or its
-//! topic was out of the pipeline for so long that brokers have forgotten the group's offsets in it, or is new to the pipeline. Or the group is new, and
-//! others of its members have committed where they began. Nothing tells the one from the other for certain, as members may begin minutes apart and the
-//! times of records are their producers': so all begin at the end, as documented, and the log says what that passes over.
+//! Such a partition may have been added to its topic, and records that arrived before the group noticed are not processed. Or its topic was out of
+//! the pipeline for so long that brokers have forgotten the group's offsets in it, or is new to the pipeline. Or the group is new, and other members
+//! have already committed where they began. These cases cannot be told apart reliably, because members may begin minutes apart and record times are
+//! set by producers. So all begin at the end, as documented, and a warning says what that skips.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
-//! Where partitions are fetched from, and whether their logs still are those that were read up to there.
+//! Where partitions are fetched from, and whether their logs are still the ones that were read up to there.
 //!
-//! A log may lose its end, as by an unclean election, and be filled again. The offset at which a partition goes on exists then, and nothing but the leader
-//! epoch of the record before it tells that what stands there, and before, is new. So commits carry that epoch, and brokers are asked by it. Where the log was
-//! cut before the offset, librdkafka (2.12) delivers from the cut on, and the loop finds a record behind the one that is due.
+//! A log may lose its end, as by an unclean leader election, and be filled again. The offset at which a partition continues then exists, and only the
+//! leader epoch of the record before it shows that the records there, and before, are new. So commits carry that epoch, and brokers are asked about
+//! it. If the log was cut before the offset, librdkafka (2.12) delivers from the cut on, and the loop sees an offset before the one that is due.
 
 use std::time::Duration;
 

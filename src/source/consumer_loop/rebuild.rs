@@ -1,11 +1,11 @@
-//! A consumer that stands still, or that can keep the order only by starting again, is closed, and another takes its place in the same process.
+//! Replaces a consumer that has stalled, or that can keep the order only by starting again, by a new one in the same process.
 //!
-//! librdkafka consumers have stopped delivering after a rebalance, silently and for good (rust-rdkafka issues 638 and 665). What
-//! helps is a new one. Why not forever: if the new ones stand still as well, the cause is elsewhere, and a process that ends says so.
+//! librdkafka consumers have stopped delivering after a rebalance, silently and for good (rust-rdkafka issues 638 and 665); a new consumer helps. If
+//! new ones stall as well, the cause is elsewhere, and the pipeline halts.
 //!
-//! A broker may refuse an output for good although another attempt would succeed: one whose disk is full answers so now and then. In an
-//! ordered pipeline later records of its key may be in the topic by then, so all is processed again from the last commit; and so it is when
-//! librdkafka has given the producer up. That is tried for as long as it takes, with pauses that grow.
+//! A broker may refuse an output finally although another attempt would succeed, for example when its disk is full. In an ordered pipeline later
+//! records of its key may be in the topic by then, so everything is processed again from the last commit; the same applies when librdkafka has given
+//! the producer up. This is repeated as long as it takes, with growing pauses.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
-//! Records whose outputs the brokers refuse for good.
+//! Remembers records whose outputs the brokers refuse for good.
 //!
-//! Brokers refuse a batch as a whole. What stood beside such an output runs again, and would meet it in its next batch as well, for ever. So it is
-//! remembered, by the next consumer too: when its record runs again, that becomes a dead letter, and nothing of it is published.
+//! Brokers refuse a batch as a whole. The other records of the batch run again, and would meet such an output in their next batch too, for ever. So
+//! it is remembered, also by the next consumer: when its record runs again, that becomes a dead letter, and none of its output is published.
 //!
-//! Invariants: what is committed is forgotten; so is what stood in a log that went back, or in a partition that was given back; and where there are many,
-//! what a consumer before had of partitions that this one does not hold.
+//! Invariants: what is committed is forgotten; so are records of a log that went back or of a partition that was given back; and if there are many,
+//! those of an earlier consumer in partitions that this one does not hold.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What is seen from outside: the status and the gauges, brought up to date a few times a second.
+//! Updates the status and the gauges of the loop a few times a second.
 
 use std::time::Instant;
 

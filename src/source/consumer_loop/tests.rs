@@ -1,6 +1,6 @@
-//! The loop with librdkafka's mock cluster, whose group and fetches are librdkafka's own protocol: what a rebalance waits for, and
-//! what becomes of a consumer to which nothing is delivered any more. `idle` is for what needs no broker, `leaving` for what a rebalance does beside a
-//! drain, `gone` for what retention does, `starting` for partitions whose offsets the group does not say.
+//! Tests of the loop on librdkafka's mock cluster, whose group and fetches use the real protocol: what a rebalance waits for, and what happens to a
+//! consumer that gets no more records. `idle` tests what needs no broker, `leaving` what a rebalance does beside a drain, `gone` retention,
+//! `starting` partitions whose offsets the group does not return.
 
 mod gone;
 pub(super) mod idle;

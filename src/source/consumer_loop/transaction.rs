@@ -1,12 +1,12 @@
-//! Exactly once: what was published since the last commit, and the offsets it came from, are committed as one.
+//! Exactly once: commits what was published since the last commit together with the offsets it came from.
 //!
-//! The loop cuts a transaction every interval ([`Tally`]), waits until all of its events have ended, and commits beside the loop. The outputs
-//! of what is taken in meanwhile wait at the turnstile. What cannot be committed (an event that did not finish, a delivery that was
-//! refused, a drain that ran out of time, partitions that were lost) is aborted, and every partition starts again from the group's offset.
+//! The loop cuts a transaction every interval ([`Tally`]), waits until all of its events have ended, and commits beside the loop. Outputs of records
+//! that are taken in meanwhile wait at the turnstile. What cannot be committed (an event that did not finish, a refused delivery, a drain that ran
+//! out of time, lost partitions) is aborted, and every partition starts again from the group's offset.
 //!
-//! Fencing has two parts. The group's metadata, taken before the offsets are sent, carry the generation: the brokers refuse the offsets of a
-//! member that was thrown out. The transactional id carries an epoch: a process that starts with the same id ends what its
-//! forerunner left open, and fences it.
+//! Fencing has two parts. The group's metadata, taken before the offsets are sent, carries the generation: the brokers refuse the offsets of a member
+//! that was thrown out. The transactional id carries an epoch: a process that starts with the same id ends what its predecessor left open, and fences
+//! it.
 
 mod fence;
 

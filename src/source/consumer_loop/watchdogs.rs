@@ -1,18 +1,17 @@
 //! The stall watchdogs of the partitions that the loop holds.
 //!
-//! They outlive single assignments: a partition that starts anew, as after each aborted transaction, has not moved by that. While it starts it has no
-//! position, and while nothing was ever committed or read none is known; both may last for ever, and are watched like lag.
+//! They outlive single assignments: a restart of a partition, as after each aborted transaction, is not progress. A starting partition has no
+//! position, and before anything is committed or read none is known; both may last for ever, and are watched like lag.
 //!
-//! What an open transaction withholds is lag as well; but another consumer would not get it either, so it is no sign of one that is broken. Nor is a
-//! consumer broken that fetches on, though nobody may read what it fetches, as the records of aborted transactions.
+//! These are not signs of a broken consumer:
+//! - lag of an open transaction: another consumer would not get those records either;
+//! - a consumer that fetches records that nobody may read, such as those of aborted transactions;
+//! - a consumer that had no room: librdkafka fetches nothing while its queue, one for all partitions, is full, and then begins with the same
+//!   partitions. Others may wait for long, and another consumer would serve them no better;
+//! - a process that itself stood still (stopped, frozen, or on a machine that was): it has taken nothing either.
 //!
-//! Nor is one called broken that had no room in the meantime: librdkafka fetches nothing while its queue, which is one for all partitions, is full, and begins
-//! with the same partitions when it is not. Those for which an answer has no more space then stand for long, and another consumer would serve them no better.
-//!
-//! Nor has anything stood still while the process itself did, as one that was stopped, frozen or on a machine that was: it has taken nothing either.
-//!
-//! Invariants: a partition has its watchdogs for as long as it is held, whatever becomes of its assignments; under transactions only what is
-//! committed counts as progress, for what is finished beyond it runs again after an abort.
+//! Invariants: a partition has its watchdogs as long as it is held, whatever happens to its assignments; under transactions only commits count as
+//! progress, because finished records beyond them run again after an abort.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

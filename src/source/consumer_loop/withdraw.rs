@@ -1,12 +1,12 @@
-//! Outputs of partitions that leave before brokers have taken them: where an order is promised, they are taken back.
+//! Withdraws outputs of partitions that leave before brokers have accepted them, if the pipeline is ordered.
 //!
-//! The producer tries for as long as it takes, so its queue outlives the assignment that an output came from. A member that is cut off for longer than its
-//! session, or whose drain ends while an output has no leader to go to, would publish old values of a key later on, behind the newer ones of the next
-//! owner. None of them is committed: who has the partition next publishes them in their turn.
+//! The producer retries for ever, so its queue outlives the assignment that an output came from. A member that is cut off for longer than its
+//! session, or whose drain ends while an output has no leader, would later publish old values of a key, behind the newer ones of the next owner. None
+//! of them is committed: the next owner of the partition publishes them in turn.
 //!
-//! librdkafka empties its queue as a whole or not at all, and what stays here has lost outputs then, behind which others must not go. So the producer is
-//! given up with its queue, and each consumer that publishes with it makes way for another one, which starts from the last commit. What is on its way
-//! to a broker may arrive all the same: only `exactly_once` fences that.
+//! librdkafka empties its queue completely or not at all, so partitions that stay also lose outputs, and later ones must not overtake those. So the
+//! producer is given up with its queue, and each consumer that publishes with it gives way to a new one, which starts from the last commit. Outputs
+//! that are on their way to a broker may still arrive; only `exactly_once` fences those.
 
 use std::time::{Duration, Instant};
 

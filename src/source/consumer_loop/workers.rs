@@ -1,9 +1,9 @@
-//! The tasks that run events. They outlive the event: a new task for each would be allocated, registered and copied each time,
-//! at several kilobytes, for the future of a request to the database is that large.
+//! The tasks that run events. A worker outlives its event, because a new task per event would have to be allocated, registered and copied: several
+//! kilobytes, the size of the future of a database request.
 //!
-//! Who is free waits at a desk; the loop lays the next event on the desk that was left last, whose memory is still warm. Invariants: an
-//! event is on one desk at most, and its worker is awake; no worker waits once the loop is gone; a worker that panics takes its
-//! event along, which says so itself, and is replaced.
+//! An idle worker waits at a desk. The loop puts the next event on the desk that became free last, whose memory is still in the cache. Invariants: an
+//! event is on at most one desk, and its worker is awake; no worker waits once the loop is gone; a worker that panics drops its event, which reports
+//! that itself, and is replaced.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

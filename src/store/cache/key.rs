@@ -1,4 +1,4 @@
-//! The key of a look-up: its bound values as bytes.
+//! Encodes the key of a look-up: its bound values as bytes.
 
 use std::borrow::Cow;
 

@@ -1,14 +1,14 @@
-//! A cache of look-ups: byte-weighed, with a life for rows and another for misses, and one query for many askers.
+//! The cache of look-ups: bounded by bytes, with one lifetime for rows and one for misses, and one query for concurrent look-ups of a key.
 //!
-//! Why our own: the hit path needs no task and no allocation, misses must be shared without caching errors, and the
-//! weight must include the cache's own tables to keep the memory promise. Each shard is a slab under CLOCK (second
-//! chance) with an index by 64-bit hash; a shard's lock is held for a look, never across a query.
+//! We have our own because a hit must need no task and no allocation, concurrent misses must share a query without caching its error, and the weight
+//! must include the cache's own tables to keep the memory promise. Each shard is a slab under CLOCK (second chance) with an index by 64-bit hash. A
+//! shard's lock is held for an access, never across a query.
 //!
 //! Invariants:
-//! - an entry is never answered at or after its end of life, but by [`Cache::get_stale`];
-//! - `bytes` counts keys, rows and tables as allocated, and stays at or below `max_bytes` after every insertion;
-//! - at most one load per key runs at a time; a load that is dropped hands over to the next asker; an error is given to
-//!   all who waited for that load, as that of another, and is not kept.
+//! - an expired entry is never returned, except by [`Cache::get_stale`];
+//! - `bytes` counts keys, rows and tables as allocated, and is at most `max_bytes` after every insertion;
+//! - at most one load per key runs at a time; a load that is dropped hands over to the next caller; an error is returned to all who waited for that
+//!   load, marked as another's, and is not kept.
 
 mod key;
 mod weight;

@@ -1,4 +1,4 @@
-//! The cache: lives, shared queries, and what it holds within its bound.
+//! Tests of the cache: lifetimes, shared queries, and its memory bound.
 
 use std::sync::atomic::AtomicUsize;
 

@@ -1,7 +1,7 @@
-//! How many bytes a row takes in memory.
+//! Computes how many bytes a row takes in memory.
 //!
-//! Why: the bounds of the cache and of what is in flight are on memory, not on what was on the wire. Invariant: within a few percent of what an allocator
-//! sets aside (`tests/cache_memory.rs` counts it).
+//! The bounds of the cache and of the records in flight are on memory, not on bytes on the wire. Invariant: within a few percent of what an allocator
+//! reserves (`tests/cache_memory.rs` counts it).
 
 use std::borrow::Cow;
 use std::mem::size_of;

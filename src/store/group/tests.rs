@@ -1,4 +1,4 @@
-//! Who sends, when, and what everyone is told. The clock is the real one: who must not wait has a linger of an hour.
+//! Tests of groups: who sends, when, and what every member is told. The clock is real: tests in which nothing must wait use a linger of an hour.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! A row that is written in a request of its own: where its statement has no groups, and where it is to be in no batch with others.
+//! Writes a row in its own request: if its statement has no groups, or if it must not share a batch.
 //!
-//! How: its timestamp is in the request, and the driver takes it from the handle of the statement. So each write has a handle of its own, and gives
-//! it back for the next.
+//! The timestamp is in the request, and the driver takes it from the statement's handle. So each write has its own handle, and returns it for the
+//! next one.
 
 use std::sync::PoisonError;
 

@@ -1,7 +1,7 @@
-//! Values onto the wire: each straight into the request's buffer, in the form that its marker's type has.
+//! Encodes values on the wire: each directly into the request's buffer, in the form of its marker's type.
 //!
-//! Form: CQL binary protocol v4, section 6. Invariant: what is written is what the table of [`crate::store::types`]
-//! says, by the conversions of [`crate::store::convert`]; nothing is allocated for scalars.
+//! Format: CQL binary protocol v4, section 6. Invariant: the encoding follows the table of [`crate::store::types`] and the conversions of
+//! [`crate::store::convert`]; scalars need no allocation.
 
 use ::scylla::serialize::SerializationError;
 use ::scylla::serialize::row::{RowSerializationContext, SerializeRow};

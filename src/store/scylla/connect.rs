@@ -1,11 +1,11 @@
-//! Opening a session: contact points, datacenters, TLS, login, time-outs.
+//! Opens a session: contact points, datacenters, TLS, login, time-outs.
 //!
-//! Why the defaults: a frozen node holds requests until a keepalive fails, so that is asked every 1.1 s (of a second or less the driver warns
-//! at each start), and given five to answer (with the driver's 30 s + 30 s, requests failed for 8 s; with 1 s + 1 s for half a second, but a
-//! busy machine of two cores was taken for a dead node); compression costs more than it saves for small rows.
+//! Reasons for the defaults: a frozen node holds requests until a keepalive fails, so one is sent every 1.1 s (for a second or less the driver warns
+//! at each start) and may take five seconds. With the driver's 30 s + 30 s, requests failed for 8 s; with 1 s + 1 s for half a second, but a busy
+//! machine of two cores was taken for a dead node. Compression costs more than it saves for small rows.
 //!
-//! Invariants: no secret is held in readable form longer than a login takes; another datacenter is used only when `failover` says so; the
-//! configuration stays out of the server's tables.
+//! Invariants: no secret is held in readable form longer than a login takes; another datacenter is used only with `failover`; the configuration does
+//! not appear in the server's tables.
 
 use std::future::Future;
 use std::path::PathBuf;

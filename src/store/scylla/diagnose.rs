@@ -1,8 +1,8 @@
-//! Why TLS to a node fails, in OpenSSL's own words.
+//! Finds out why TLS to a node fails, in OpenSSL's own words.
 //!
-//! Why: the driver tells that a connection broke, and not what the certificate lacked or which alert the node sent; with TLS 1.3 a node
-//! refuses a client's certificate only after the handshake. So, when no session can be opened, one connection is made by hand, up to the
-//! node's first byte. Invariant: it sends no login, only the question which options there are, which every node answers.
+//! The driver reports that a connection broke, but not what was wrong with the certificate or which alert the node sent; with TLS 1.3 a node refuses
+//! a client's certificate only after the handshake. So, when no session can be opened, one connection is made manually, up to the node's first byte.
+//! Invariant: it sends no login, only the OPTIONS request, which every node answers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};

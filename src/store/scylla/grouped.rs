@@ -1,13 +1,12 @@
-//! Grouped writes on CQL: one unlogged batch for rows of one partition, or of several where that is declared.
+//! Grouped writes on CQL: one unlogged batch for rows of one partition, or of several if that is declared.
 //!
-//! How: a batch has one timestamp, and rows have each their own, so that the statement gets a marker for it (`USING TIMESTAMP`), which
-//! no one else sees. A row waits in the form of the wire, is compared by the encoded cells of its partition key, and is encoded once. One that goes
-//! by itself has its timestamp in the request, as without groups: ScyllaDB refuses `USING TIMESTAMP` of more than three days ahead in a statement, though
-//! neither in those of a batch nor in a request.
+//! A batch has one timestamp but each row has its own, so the statement gets a marker for it (`USING TIMESTAMP`), invisible to others. A waiting row
+//! is held in wire format, is compared by the encoded cells of its partition key, and is encoded once. A single row has its timestamp in the request,
+//! as without groups, because ScyllaDB refuses `USING TIMESTAMP` more than three days ahead in a statement, but not in a batch or a request.
 //!
-//! Invariants: a batch is unlogged and idempotent; a statement that cannot be repeated, or whose partition is not bound, has no
-//! groups; a row that cannot be encoded fails before it has joined others; a batch that is refused is told here, for where each of its rows is taken by
-//! itself nobody else would hear of it.
+//! Invariants: a batch is unlogged and idempotent; a statement that is not idempotent, or whose partition is not bound, has no groups; a row that
+//! cannot be encoded fails before it joins others; a refused batch is logged here, because if each of its rows is then accepted singly, nothing else
+//! would report it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,11 +1,12 @@
-//! Nodes that take a connection and never answer in its TLS handshake, as a frozen one, or answer nothing at all.
+//! Detects nodes that accept a connection but never answer in its TLS handshake, or at all, such as a frozen node.
 //!
-//! Why: the driver limits the connection and not the handshake, and opens no session before it knows of each node whether there is a connection with it: one
-//! such node, of whatever datacenter, would keep every process from starting. So, where the driver asks for the address of a node, a handshake is tried first,
-//! within a limit. A node that does not answer then has no address: it counts as away, and is tried again. What else is wrong with a node the driver finds by itself.
+//! The driver has a time-out for the connection but not for the handshake, and opens no session before it knows for each node whether it can connect:
+//! one such node, in any datacenter, would keep every process from starting. So when the driver asks for the address of a node, a handshake is tried
+//! first, with a time limit. A node that does not answer then has no address: it counts as down, and is tried again. The driver finds other problems
+//! of a node by itself.
 //!
-//! Invariants: a port of a node that has answered is not tried again for [`AGAIN`], so that of the many connections of a pool few have a second handshake. The driver
-//! does not ask for the address of a contact point: one that is frozen takes the whole time that a session may take to open.
+//! Invariants: a port of a node that has answered is not tried again for [`AGAIN`], so that of the many connections of a pool few have a second
+//! handshake. The driver does not ask for the address of a contact point, so a frozen one takes the whole time-out of opening a session.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};

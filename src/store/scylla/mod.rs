@@ -1,13 +1,11 @@
-//! The store on ScyllaDB, Cassandra and other CQL servers, by ScyllaDB's own driver.
+//! The store on ScyllaDB, Cassandra and other CQL servers, with ScyllaDB's own driver.
 //!
-//! Why these choices, from measurements: a plain `Session` with prepared statements held by [`Statement`], since a
-//! `CachingSession` looks each one up by its text for up to 0.5 µs more a request (the driver prepares again by itself
-//! when the schema changes, either way); cached result metadata, but for `SELECT *`, whose columns change with the table; one connection a
-//! shard, for fewer system calls.
+//! Choices based on measurements: a plain `Session` with prepared statements held by [`Statement`], because a `CachingSession` looks each one up by
+//! its text, up to 0.5 µs more per request (either way the driver prepares again by itself when the schema changes); cached result metadata, except
+//! for `SELECT *`, whose columns change with the table; one connection per shard, for fewer system calls.
 //!
-//! Invariants: a write's timestamp is the caller's (in the request, which means what `USING TIMESTAMP` does; a clause
-//! in the text wins over it); a null is bound as UNSET; a statement that is not idempotent is never repeated by the
-//! driver.
+//! Invariants: a write's timestamp is the caller's (in the request, which means the same as `USING TIMESTAMP`; a clause in the text wins over it); a
+//! null is bound as UNSET; the driver never repeats a statement that is not idempotent.
 
 mod alone;
 pub mod bind;

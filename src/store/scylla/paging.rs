@@ -1,8 +1,8 @@
-//! How many rows of a look-up come at a time.
+//! The page size of a look-up: how many rows the server sends at a time.
 //!
-//! Why: of the first row no more is to come than that one, and of many no more than are wanted, for what comes is held. What the server computes over many rows it
-//! reads by pages of the same size, so that there they are larger. Invariant: a function of which it is not known that it makes one value of one row may be an
-//! aggregate.
+//! Received rows are held in memory, so a look-up of the first row should receive only that one, and one of many rows no more than it needs. When the
+//! server aggregates over many rows it reads them by pages of the same size, so there they are larger. Invariant: a function counts as an aggregate
+//! unless it is known to compute one value from one row.
 
 use crate::store::cql::{Scanned, TokenKind};
 use crate::store::{Rows, StoreError};

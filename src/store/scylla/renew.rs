@@ -1,16 +1,15 @@
-//! Certificates and password that change while the store is in use.
+//! Renews certificates and password while the store is in use.
 //!
-//! Why: the driver reads certificates once, when it opens a session, so that rotated ones would end the session at its next connections. The
-//! password it asks for at each connection; it is renewed with them so that a wrong one is known at once, and not when a connection breaks.
-//! Whoever renews certificates sends no signal, and the end of the old ones breaks no connection: each node that restarts would be lost, and no request
-//! fails for it while one of another datacenter answers. So their files are looked at again and again.
+//! The driver reads certificates once, when it opens a session, so rotated ones would end the session at its next connections. It asks for the
+//! password at each connection; it is renewed together with them, so that a wrong one is noticed at once and not when a connection breaks. Whoever
+//! renews certificates sends no signal, and the expiry of the old ones breaks no connection: each node that restarts would be lost, without a failed
+//! request as long as another datacenter answers. So the files are checked regularly.
 //!
-//! How: a session is opened with what the files hold now, and takes the place of the old one. Requests that are on their way end on the old
-//! one, which goes with the last of them. Statements stay as they are: they belong to no session, and a node that does not know one says so,
-//! whereupon the driver prepares it there again.
+//! A session is opened with the new content of the files and replaces the old one. Requests in flight end on the old one, which is dropped after the
+//! last of them. Statements stay valid: they belong to no session, and if a node does not know one, the driver prepares it there again.
 //!
-//! Invariants: a session is opened only where the files differ from those of the one in use, so that an outage is not made worse; the old one
-//! is used until the new one is connected and checked.
+//! Invariants: a session is opened only if the files differ from those of the current one, so that an outage is not made worse; the old session is
+//! used until the new one is connected and checked.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
-//! What a role may do with a table, as the server itself says.
+//! Asks the server what a role may do with a table.
 //!
-//! Why: a server prepares statements for everybody, and refuses them when the first record executes them. Invariant: a server that does not
-//! tell (it has no authorization, or does not let the role ask) is asked for nothing more, and nothing is concluded from it.
+//! A server prepares statements for everybody, and refuses them only when the first record executes them. Invariant: if a server does not answer (it
+//! has no authorization, or does not let the role ask), nothing more is asked and nothing concluded.
 
 use ::scylla::value::{CqlValue, Row};
 

@@ -1,8 +1,7 @@
-//! Rows off the wire: each column straight from the answer's buffer into a [`Value`].
+//! Decodes rows from the wire: each column directly from the answer's buffer into a [`Value`].
 //!
-//! Form: CQL binary protocol v4, section 6. Invariants: the result is what the table of [`crate::store::types`] says; a
-//! malformed or foreign value is an error of this row, never a panic; the empty value that some types have beside null
-//! reads as null.
+//! Format: CQL binary protocol v4, section 6. Invariants: the result follows the table of [`crate::store::types`]; a malformed or foreign value is an
+//! error of this row, never a panic; the empty value that some types have in addition to null reads as null.
 
 use std::borrow::Cow;
 use std::net::IpAddr;

@@ -1,11 +1,14 @@
-//! Whether the database still takes a statement that it refused to run.
+//! Determines whether the database still accepts a statement that it refused to execute.
 //!
-//! Why: it answers "invalid" to a value that it cannot take and to a statement whose table or column is gone, in words that differ between servers. The
-//! first is about one record, the second about all. So is a column that has become of another type, as of a table that was made anew: its values cannot be
-//! read, or are refused. Nor is a refusal the record's own while nodes have different schemas: the one that ran the statement may be late, and it is prepared
-//! where it is taken. A server that calls the statement by another id, as after an upgrade, runs it by the old one no more: while the upgrade goes on nodes
-//! call it differently, and that passes; once all call it so it does not. Invariants: a statement is prepared again once in [`AGAIN`] at most, but for words
-//! that name what is gone, and who meets a refusal meanwhile waits for what comes of it; where nobody knows, it is tried again.
+//! It answers "invalid" both to a value that it cannot accept, which concerns one record, and to a statement whose table or column is gone, which
+//! concerns all, with messages that differ between servers. In these cases a refusal is not about the record either:
+//! - A column has another type, because its table was dropped and created again: its values cannot be read, or are refused.
+//! - Nodes have different schemas: the one that executed the statement may lag, and the statement is prepared where it is accepted.
+//! - After an upgrade a server calls the statement by another id, and no longer executes it by the old one. During the upgrade nodes differ, which
+//!   passes; once all use the new id, it does not.
+//!
+//! Invariants: a statement is prepared again at most once in [`AGAIN`], except for messages that name what is gone; refusals in between wait for the
+//! result; if the result is unknown, the statement is retried.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,7 @@
-//! What the driver does by itself, as far as it can be told without a cost for each request.
+//! Observes what the driver does by itself, as far as that is possible without a cost per request.
 //!
-//! The driver's `metrics` feature would tell more (requests, connections, latencies in whole milliseconds), at six atomic additions, a look at
-//! the clock and 1.7 MiB a session. So nodes are counted when somebody asks, and repeated requests where the driver decides on them, which is
-//! when one has failed.
+//! The driver's `metrics` feature would report more (requests, connections, latencies in whole milliseconds), for six atomic additions, a clock
+//! reading and 1.7 MiB per session. So nodes are counted on demand, and repeated requests where the driver decides on them, after a failure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

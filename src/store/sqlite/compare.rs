@@ -1,7 +1,7 @@
-//! What SQLite would compare otherwise than CQL, for it compares what is stored: it is refused.
+//! Refuses comparisons that SQLite would make differently from CQL, because it compares the stored form.
 //!
-//! Why: a `decimal` is stored as its digits and a `timeuuid` as text, whose order is another, and a date is written in CQL
-//! as text and stored as a number. Nothing would fail: other rows would be found.
+//! A `decimal` is stored as its digits and a `timeuuid` as text, whose order differs, and a date is text in CQL but stored as a number. Nothing would
+//! fail; other rows would be found.
 
 use super::parse::{Change, Refused, Select, Term, column_name, compared_with};
 use super::table::Table;

@@ -1,17 +1,18 @@
-//! The embedded store: the same statements and the same promises on one file, without a server.
+//! The embedded store: the same statements and promises on one file, without a server.
 //!
-//! How: one thread writes, in transactions that it shares among all who are waiting (up to 500 writes or 5 ms); a write
-//! is acknowledged after the commit. Look-ups run on the caller's thread by one of a few read connections: a row read
-//! from the page cache takes less time than waking another thread, and in WAL mode neither waits for the writer.
+//! One thread writes, in transactions that it shares among all waiting writes (up to 500 writes or 5 ms); a write is acknowledged after the commit.
+//! Look-ups run on the caller's thread with one of a few read connections: reading a row from the page cache takes less time than waking another
+//! thread, and in WAL mode neither waits for the writer.
 //!
-//! Promise: a committed write survives `kill -9` of the process. With [`Synchronous::Normal`] a power failure may take
-//! the last commits (never the file's soundness); [`Synchronous::Full`] syncs each commit to the disk first.
+//! Promise: a committed write survives `kill -9` of the process. With [`Synchronous::Normal`] a power failure may lose the last commits (but not
+//! corrupt the file); [`Synchronous::Full`] syncs each commit to disk first.
 //!
-//! What differs from CQL, on purpose and for good: a write is an upsert by primary key, and the newest timestamp wins
-//! for the whole row rather than for each cell, by a column `messina_timestamp` that is added to a table when a
-//! statement that writes it is prepared; a TTL is a column `messina_expires` beside it, which look-ups heed and a sweep
-//! every minute clears, some hundreds of rows at a time, and a row lives as long as the longest-lived of what is in it; a
-//! delete leaves no mark, so an older write that arrives after it brings the row back.
+//! Permanent differences from CQL:
+//! - A write is an upsert by primary key, and the newest timestamp wins for the whole row, not per cell, by a column `messina_timestamp`, which is
+//!   added to a table when a statement that writes it is prepared.
+//! - A TTL is a column `messina_expires`. Look-ups respect it, and a sweep every minute deletes expired rows, some hundreds at a time. A row lives as
+//!   long as the longest-lived of its values.
+//! - A delete leaves no tombstone, so an older write that arrives after it brings the row back.
 
 mod compare;
 mod parse;

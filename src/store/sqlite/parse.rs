@@ -1,7 +1,7 @@
-//! What a statement of CQL says, for SQLite: found by its tokens.
+//! Understands a CQL statement by its tokens, for SQLite.
 //!
-//! Why: a pipeline's statements are written once. Only the shapes that both dialects share are taken; anything else is
-//! refused in words, never guessed at. [`super::sql`] says the same again in SQLite's dialect.
+//! A pipeline's statements are written once, for both databases. Only forms that both dialects share are accepted; anything else is refused with a
+//! message, never guessed. [`super::sql`] generates the statement in SQLite's dialect.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! Statements in SQLite's dialect, from what [`super::parse`] found.
+//! Generates statements in SQLite's dialect from what [`super::parse`] found.
 //!
-//! A look-up keeps its text but for the table, in whose place stands the part of it that has not expired; a change is
-//! made anew as an upsert, or as a delete, that older timestamps lose.
+//! A look-up keeps its text, except that the unexpired part of the table replaces the table. A change is rewritten as an upsert, or as a delete, that
+//! older timestamps lose.
 
 use std::fmt::Write as _;
 

@@ -1,6 +1,6 @@
-//! What SQLite says of a table: columns, declared types, primary key.
+//! Reads a table's columns, declared types and primary key from SQLite.
 //!
-//! Why: markers and result columns get their types from here. Invariant: Messina's own two columns are never shown.
+//! Markers and result columns get their types from here. Invariant: Messina's own two columns are never shown.
 
 use rusqlite::Connection;
 

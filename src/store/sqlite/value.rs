@@ -1,7 +1,7 @@
-//! Values to and from SQLite's five storage classes, as the table of [`crate::store::types`] says.
+//! Converts values to and from SQLite's five storage classes, as the table of [`crate::store::types`] says.
 //!
-//! Invariants: what is bound for a type reads back as the same value, but for a set's order and repetitions and the order
-//! of a map, which are CQL's; collections are JSON text, whose object keys are text as JSON's are.
+//! Invariants: a value bound for a type reads back as the same value, except for order and duplicates of a set and the order of a map, which follow
+//! CQL; collections are JSON text, whose object keys are text as in JSON.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

@@ -1,13 +1,12 @@
-//! The thread that writes: takes what has come in, runs it in one transaction, and answers after the commit.
+//! The writer thread: collects incoming writes, executes them in one transaction, and answers after the commit.
 //!
-//! Why: SQLite has one writer at a time, and a commit costs far more than a row; under load a transaction serves all who
-//! came while the last one was committed, and alone a write is committed at once.
+//! SQLite has one writer at a time, and a commit costs far more than a row. Under load a transaction includes all writes that arrived during the last
+//! commit; a single write is committed at once.
 //!
-//! Invariants: no answer before its commit; a write that fails fails alone: its statement is undone, and the others stand.
-//! Where SQLite refuses the whole transaction for good, or gives it up, for one of its rows, each is written again in a
-//! transaction of its own; what may pass fails for all in it, and one that cannot begin for all who are queued. Expired
-//! rows are cleared away in turns, however many they are, and jobs go between. The thread ends when the store goes, after
-//! what was sent before.
+//! Invariants: no answer before its commit; a write that fails fails alone: its statement is undone, and the others stand. If SQLite refuses or gives
+//! up the whole transaction for good because of one of its rows, each is written again in its own transaction; a transient failure fails all of its
+//! writes, and a transaction that cannot begin fails all queued ones. Expired rows, however many, are deleted in portions, with writes in between.
+//! The thread ends when the store is dropped, after everything that was sent before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,10 +1,9 @@
-//! Posts events to Sentry, on a thread of its own, and counts what becomes of each.
+//! Posts events to Sentry on a separate thread, and counts the result of each.
 //!
-//! In place of the transport of Sentry's client, which says of no event whether it arrived: with a key that was withdrawn, all would look sent for
-//! ever.
+//! It replaces the transport of Sentry's client, which does not report whether an event arrived: with a revoked key, all would seem to be sent.
 //!
-//! Invariants: handing an event over never blocks, be it by a thread that panics, for whose event nobody waits either, the main one apart.
-//! Each event is counted once: sent, failed or dropped.
+//! Invariants: handing an event over never blocks, even in a panicking thread, and nothing waits for the event of such a thread, except on the main
+//! one. Each event is counted once: sent, failed or dropped.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
-//! The headers by which a trace is passed on: W3C Trace Context (<https://www.w3.org/TR/trace-context/>), read strictly.
+//! The headers that pass on a trace: W3C Trace Context (<https://www.w3.org/TR/trace-context/>), read strictly.
 //!
-//! Kafka's header names know no case of their own: OpenTelemetry writes them in small letters, and so they are looked for. What is malformed is as
-//! if it were not there: a wrong parent would put a record into a trace that it is not of.
+//! Kafka's header names are case-sensitive; OpenTelemetry writes them in lower case, and so they are looked up. Malformed headers are ignored,
+//! because a wrong parent would put a record into a foreign trace.
 
 /// Names the trace and the span that caused the record.
 pub const TRACEPARENT: &str = "traceparent";

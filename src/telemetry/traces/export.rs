@@ -1,7 +1,7 @@
-//! Sends spans to the collector, in batches, on a thread of its own.
+//! Sends spans to the collector, in batches, on a separate thread.
 //!
-//! What may pass (no connection, 429, 502, 503, 504) is tried again twice; what the queue takes meanwhile waits, and what it does not take is
-//! dropped where it comes from. At the end each batch is sent once.
+//! Transient failures (no connection, 429, 502, 503, 504) are retried twice. Meanwhile spans wait in the queue; when it is full, they are dropped at
+//! their origin. At the end each batch is sent once.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

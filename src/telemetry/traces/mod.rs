@@ -1,11 +1,11 @@
-//! One span for each traced record, from its admission to its end, sent to an OpenTelemetry collector where the configuration names one.
+//! Tracing: one span per traced record, from its admission to its end, sent to an OpenTelemetry collector if one is configured.
 //!
-//! A trace that comes in a record's headers ([`context`]) is gone on with, and otherwise begun for a share of the records ([`sampler`]). What is
-//! published from a traced record names the span as its parent: the headers are changed once, when the record is admitted, so output and dead
-//! letter have them alike. A record that is not traced keeps its headers as they are, and costs the look at them.
+//! A trace in a record's headers ([`context`]) is continued; otherwise one is started for a share of the records ([`sampler`]). Records that are
+//! published from a traced record name the span as their parent: the headers are changed once, when the record is admitted, so output and dead letter
+//! have the same. An untraced record keeps its headers, and costs only the look at them.
 //!
-//! Invariants: [`PipelineTracer::end`] never blocks; what does not fit into the queue is dropped and counted (`export` empties it, on a thread of
-//! its own). A span carries where its record came from and what became of it, and nothing of key, value and other headers.
+//! Invariants: [`PipelineTracer::end`] never blocks; spans that do not fit into the queue are dropped and counted (`export` empties it, on a separate
+//! thread). A span contains the origin and the outcome of its record, and nothing of key, value and other headers.
 
 pub mod context;
 mod export;

@@ -1,8 +1,8 @@
-//! Spans in the form that OpenTelemetry's collectors take over HTTP: OTLP, encoded as JSON (<https://opentelemetry.io/docs/specs/otlp/#otlphttp>).
+//! Encodes spans as OpenTelemetry's collectors accept them over HTTP: OTLP as JSON (<https://opentelemetry.io/docs/specs/otlp/#otlphttp>).
 //!
-//! JSON and not Protobuf: a collector takes both at the same address, and spans are few (`max_spans_per_second`), so that their size costs nothing;
-//! `opentelemetry-otlp` would add seven crates. Names of attributes are those of OpenTelemetry's semantic conventions for messaging
-//! (<https://opentelemetry.io/docs/specs/semconv/messaging/kafka/>); what they have no name for begins with `messina.`.
+//! JSON instead of Protobuf: a collector accepts both at the same address, and spans are few (`max_spans_per_second`), so their size costs nothing;
+//! `opentelemetry-otlp` would add seven crates. Attribute names follow OpenTelemetry's semantic conventions for messaging
+//! (<https://opentelemetry.io/docs/specs/semconv/messaging/kafka/>); other names begin with `messina.`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

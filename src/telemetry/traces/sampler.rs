@@ -1,7 +1,7 @@
-//! Which records are traced: those whose producer says so, a share of the others, and never more than so many in a second.
+//! Decides which records are traced: those whose producer requests it, a share of the others, and never more than a number per second.
 //!
-//! It is decided once, when a record is admitted, and nothing is written into a record that is not traced: no header ever names a span that was
-//! left out on purpose. Pure: the second is an argument, and chance is a hash of where the record is.
+//! The decision is made once, when a record is admitted, and nothing is written into an untraced record: no header ever names a span that was left
+//! out on purpose. Pure: the second is an argument, and chance is a hash of the record's position.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! What is traced, what its headers say, and what a collector hears of it.
+//! Tests of tracing: which records are traced, their headers, and what a collector receives.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! Which dead letters go back.
+//! Decides which dead letters are sent back.
 
 use std::collections::{HashMap, HashSet};
 

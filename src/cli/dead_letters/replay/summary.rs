@@ -1,4 +1,4 @@
-//! What came of a replay, and how to go on where it ended early.
+//! The summary of a replay, including how to resume one that ended early.
 
 use std::collections::BTreeSet;
 

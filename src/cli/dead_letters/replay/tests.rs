@@ -1,4 +1,4 @@
-//! Replays of an embedded Kafka, and what the command line takes.
+//! Tests of replays on an embedded Kafka, and of the arguments.
 
 use clap::Parser;
 use rdkafka::ClientConfig;

@@ -1,4 +1,4 @@
-//! How a pipeline stands, and what holds it up, by what its consumers say.
+//! The state of a pipeline, and what holds it up, from what its consumers report.
 
 use super::Mood;
 use crate::cli::top::answer::Loop;

@@ -1,4 +1,4 @@
-//! Two answers in, figures out.
+//! Tests of the model: two answers in, figures out.
 
 use serde_json::{Value, json};
 

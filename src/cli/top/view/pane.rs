@@ -1,4 +1,4 @@
-//! What is seen of one pipeline: its steps, its partitions, its errors.
+//! The details of one pipeline: its steps, its partitions, its errors.
 
 use ratatui::text::{Line, Span};
 

@@ -1,4 +1,4 @@
-//! Columns of text: as wide as what is in them, and where that is too much the first one gives way.
+//! Text in columns as wide as their content. If that is too wide, the first column is cut.
 
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};

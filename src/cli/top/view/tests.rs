@@ -1,4 +1,4 @@
-//! What is seen, as text. `INSTA_UPDATE=always cargo test --lib top` writes the snapshots; read them as the user will.
+//! Tests of the view, as text snapshots. `INSTA_UPDATE=always cargo test --lib top` writes the snapshots; read them as the user will.
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;

@@ -1,4 +1,4 @@
-//! Which operators and functions are for the kinds of their operands, as the interpreter has them.
+//! Which operators and functions accept which kinds of operands, as the interpreter implements them.
 
 use std::slice;
 

@@ -1,4 +1,4 @@
-//! What retention takes from the log before it is read, and what is read in spite of it.
+//! Tests of records that retention deletes before they are read, and of those that are read all the same.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! A loop that does not run, and whose clients reach no broker: what it makes of what it is told.
+//! Tests of a loop that does not run and whose clients reach no broker: how it handles what it is given.
 
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

@@ -1,4 +1,4 @@
-//! What a rebalance does beside a drain: outputs that brokers have not taken when their partition leaves, and what is fetched meanwhile.
+//! Tests of what a rebalance does beside a drain: outputs that brokers have not accepted when their partition leaves, and what is fetched meanwhile.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What starts where the group says the offsets of some partitions and not of others, and where a log is not the one that was read.
+//! Tests of starting partitions: the group returns the offsets of some and not of others, or the log is not the one that was read.
 
 use rdkafka::message::BorrowedMessage;
 

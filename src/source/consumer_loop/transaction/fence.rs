@@ -1,17 +1,17 @@
-//! A producer that cannot go on, and what becomes of its consumer.
+//! A transactional producer that cannot continue, and what happens to its consumer.
 //!
-//! Brokers raise the epoch of a transactional id, and so fence the producer that has it, when its transaction outlasts `transaction.timeout.ms` (they were out of
-//! reach for so long, or the process stood still), and when another process takes the id. They do not say which of these it was. The first
-//! passes: the consumer makes way for another one, whose producer takes the id with a new epoch. Two processes with one id would fence each other for
-//! ever, so who is fenced again soon halts.
+//! Brokers raise the epoch of a transactional id, and so fence its producer, in two cases: its transaction outlasts `transaction.timeout.ms` (brokers
+//! were unreachable or the process stood still for that long), or another process takes the id. They do not say which. The first case passes: the
+//! consumer gives way to a new one, whose producer takes the id with a new epoch. Two processes with one id would fence each other for ever, so a
+//! consumer that is fenced again soon halts.
 //!
-//! Or brokers know nothing of what the producer goes on with or ends, or it can begin nothing more: its consumer makes way likewise. An abort soon after a commit can be answered so (see
-//! [`TransactionError::Forgotten`]), as often as that happens, and no twin is behind it: what bounds it is that three new consumers in a row without a commit
-//! are followed by none.
+//! The consumer also gives way if brokers do not know the transaction that the producer continues or ends, or if the producer can begin none. An
+//! abort soon after a commit can be answered so (see [`TransactionError::Forgotten`]), as often as that happens, without any second process. To bound
+//! this, the pipeline halts after three new consumers in a row without a commit.
 //!
-//! Nothing is done twice by that. Taking the id aborts what was open under it, and nothing of the old epoch is committed after it. A commit that is answered by a
-//! fence was made before it, or never is: its offsets moved with its outputs, or neither did, and the next consumer starts from the group's offsets, which it
-//! is told once that is settled.
+//! Nothing is done twice by this. Taking the id aborts what was open under it, and nothing of the old epoch is committed afterwards. A commit that
+//! was answered by a fence was either made before it or never is: its offsets moved with its outputs, or neither did. The next consumer starts from
+//! the group's offsets, which it learns only once that is settled.
 
 use std::time::{Duration, Instant};
 

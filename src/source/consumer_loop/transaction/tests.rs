@@ -1,4 +1,4 @@
-//! What spoils a transaction, and what is remembered of an output that was refused in one.
+//! Tests of what spoils a transaction, and of what is remembered of an output that was refused in one.
 
 use rdkafka::types::RDKafkaRespErr;
 
