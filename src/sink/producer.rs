@@ -121,6 +121,8 @@ impl Drop for Producer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.close_statistics();
-        self.inner.purge(PurgeConfig::default().queue().inflight());
+        // On a loop's thread, it may be, which does not wait for one that looks up a name.
+        self.inner
+            .purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 }
