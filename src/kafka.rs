@@ -48,9 +48,8 @@ fn classify_code(code: Code) -> Class {
         | Code::UnsupportedVersion
         | Code::UnsupportedForMessageFormat
         | Code::InvalidArgument => Class::Fatal,
-        // What stood in a batch beside a record that is refused: the broker has taken nothing of the batch, and this by itself it would take.
-        Code::InvalidDifferentRecord => Class::Transient,
-        // Brokers, leaders, topics and permissions come back; so does room in the queue.
+        // Brokers, leaders, topics and permissions come back; so does room in the queue. And what stood in a batch
+        // beside a record that is refused (`InvalidDifferentRecord`) the broker would take by itself.
         _ => Class::Transient,
     }
 }
