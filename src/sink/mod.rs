@@ -395,6 +395,8 @@ impl ProducerContext for SinkContext {
                     // A dead letter that cannot be published has no further place to go.
                     failure.class = Class::Fatal;
                 }
+                // The producer has it no more: a dead letter that waits is no reason to withdraw what others have there.
+                event.uncount_output();
                 event.complete(How::Undelivered(failure));
             }
         }

@@ -239,6 +239,28 @@ async fn a_partition_has_outputs_from_the_producer_on_to_their_end_where_their_o
     }
 }
 
+/// Its dead letter may wait for long, and the producer is not to be withdrawn for it.
+#[tokio::test]
+async fn a_partition_has_no_output_any_more_that_brokers_have_refused_for_good() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("out", 1, 1).unwrap();
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", cluster.bootstrap_servers());
+    let (producer, completions) = (made_with(config, &Metrics::new().unwrap(), true), Arc::default());
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    let event = event(&completions, 0, false);
+    let tenure = event.tenure.clone();
+    let sink = Sink::new(producer, "out");
+    assert!(sink.send(event, b"out", None, Instant::now()).is_ok());
+    let ended = first(&completions, 1).await;
+    match &ended[0].how {
+        How::Undelivered(failure) => assert_eq!(failure.class, Class::Permanent),
+        other => panic!("{other:?}"),
+    }
+    assert!(!tenure.has_outputs());
+}
+
 /// A producer whose first transaction may begin, with a topic to publish to.
 fn transactional() -> (
     MockCluster<'static, DefaultProducerContext>,
