@@ -14,8 +14,8 @@ pub mod producer;
 pub mod transactions;
 pub mod turnstile;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -76,6 +76,8 @@ pub struct SinkContext {
     statistics: KafkaMetrics,
     /// A loop publishes with it. What is reported before is not shown, for another producer of its name may be in use.
     shown: AtomicBool,
+    /// Why another producer has to take its place, where not librdkafka says so.
+    over: OnceLock<String>,
     ordered: bool,
     idempotent: bool,
     turnstile: Option<Arc<Turnstile>>,
@@ -114,6 +116,7 @@ pub fn producer(
         metrics,
         statistics,
         shown: AtomicBool::new(false),
+        over: OnceLock::new(),
         ordered,
         idempotent: config.get("enable.idempotence") == Some("true"),
         turnstile,
@@ -357,8 +360,9 @@ impl ProducerContext for SinkContext {
                         event.complete(How::Undelivered(failure));
                     } else {
                         failure.reason = PRODUCER_OVER;
+                        let why = self.over.get().map_or("librdkafka has given it up", String::as_str);
                         failure.message = format!(
-                            "topic {}: the producer was given up with this in its queue",
+                            "topic {}: the producer was given up with this in its queue: {why}",
                             message.topic()
                         );
                         event.complete(How::StartAgain(failure));
@@ -377,9 +381,15 @@ impl ProducerContext for SinkContext {
                     failure.message +=
                         "; the topic takes less than at the start (max.message.bytes, segment.bytes): restart";
                 }
-                if self.turnstile.is_some()
-                    && error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidProducerEpoch)
-                {
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidProducerEpoch) {
+                    if self.turnstile.is_none() {
+                        // librdkafka (2.12) raises its epoch for each batch that is refused for good. After 32,768 of
+                        // them it begins anew, and brokers refuse what has it ever after. Another one has its own.
+                        let _ = self.over.set(failure.message.clone());
+                        failure.reason = PRODUCER_OVER;
+                        event.complete(How::StartAgain(failure));
+                        return;
+                    }
                     // The brokers ended the transaction, by its time-out or for another process. librdkafka gives the producer up, its loop asks for
                     // that, and the record runs again where another consumer takes its place.
                     failure.class = Class::Transient;

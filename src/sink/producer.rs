@@ -22,7 +22,6 @@ const POLL: Duration = Duration::from_micros(1_000_020);
 pub struct Producer {
     inner: Arc<BaseProducer<SinkContext>>,
     stop: Arc<AtomicBool>,
-    withdrawn: AtomicBool,
 }
 
 impl Producer {
@@ -39,11 +38,7 @@ impl Producer {
                 }
             })
             .map_err(|error| KafkaError::ClientCreation(format!("no thread for delivery reports: {error}")))?;
-        Ok(Producer {
-            inner,
-            stop,
-            withdrawn: AtomicBool::new(false),
-        })
+        Ok(Producer { inner, stop })
     }
 
     /// Shows its statistics from now on: a loop has it.
@@ -60,22 +55,26 @@ impl Producer {
     /// Takes back what no broker has acknowledged, and takes nothing any more. What is on its way to a broker may arrive all the same. The call
     /// does not wait for librdkafka's threads, one of which may be looking up a name.
     pub fn withdraw(&self) {
-        self.withdrawn.store(true, Ordering::Release);
+        let why = self.fatal();
+        let why = why.unwrap_or_else(|| "partitions have left with outputs in its queue".to_owned());
+        // The first reason stays.
+        let _ = self.inner.context().over.set(why);
         self.close_statistics();
         self.inner
             .purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 
-    /// Whether it was withdrawn. Who hands a record over asks before and after that: what was handed over meanwhile is to be withdrawn, too.
+    /// Whether it was withdrawn, or is to be. Who hands a record over asks before and after that: what was handed over
+    /// meanwhile is to be withdrawn, too.
     pub fn is_withdrawn(&self) -> bool {
-        self.withdrawn.load(Ordering::Acquire)
+        self.inner.context().over.get().is_some()
     }
 
-    /// Why it takes nothing any more, if it does not, and another one has to take its place: it was withdrawn, or librdkafka has given it up by a
-    /// fatal error.
+    /// Why it takes nothing any more, if it does not, and another one has to take its place: it was withdrawn, brokers
+    /// refuse its epoch, or librdkafka has given it up by a fatal error.
     pub fn fatal(&self) -> Option<String> {
-        if self.is_withdrawn() {
-            return Some("partitions have left with outputs in its queue".to_owned());
+        if let Some(why) = self.inner.context().over.get() {
+            return Some(why.clone());
         }
         let (code, reason) = self.inner.client().fatal_error()?;
         Some(format!("{code}: {reason}"))

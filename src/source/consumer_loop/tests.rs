@@ -85,7 +85,8 @@ const UNKNOWN: [u8; 5] = [0, 0, 0, 0, 9];
 
 const LONG: Duration = Duration::from_secs(90);
 
-/// What brokers answer to a producer whose transactional id has another epoch by now.
+/// What brokers answer to a producer whose transactional id has another epoch by now, and to one without that is of an
+/// epoch before.
 const FENCE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
 
 fn exactly_once() -> String {
@@ -1265,6 +1266,13 @@ fn a_consumer_that_is_never_closed_has_no_successor() {
 fn a_producer_that_librdkafka_gives_up_is_made_anew() {
     // Of the batch that is acknowledged next it means that broker and producer disagree on what has been written.
     let first = published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_eq!(first, (0..8).collect::<Vec<_>>());
+}
+
+/// librdkafka goes on with that producer, and brokers refuse all that it sends; another one has an epoch of its own.
+#[test]
+fn a_producer_whose_epoch_brokers_refuse_is_made_anew() {
+    let first = published_after(FENCE);
     assert_eq!(first, (0..8).collect::<Vec<_>>());
 }
 
