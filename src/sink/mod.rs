@@ -14,8 +14,9 @@ pub mod producer;
 pub mod transactions;
 pub mod turnstile;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -23,7 +24,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext};
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{self, Statistics};
 
 use batches::{Batches, weight};
 pub use producer::Producer;
@@ -78,6 +79,8 @@ pub struct SinkContext {
     shown: AtomicBool,
     /// Why another producer has to take its place, where not librdkafka says so.
     over: OnceLock<String>,
+    /// What it publishes to, as of the last report.
+    topics: Mutex<HashMap<String, statistics::Topic>>,
     ordered: bool,
     idempotent: bool,
     turnstile: Option<Arc<Turnstile>>,
@@ -117,6 +120,7 @@ pub fn producer(
         statistics,
         shown: AtomicBool::new(false),
         over: OnceLock::new(),
+        topics: Mutex::default(),
         ordered,
         idempotent: config.get("enable.idempotence") == Some("true"),
         turnstile,
@@ -312,6 +316,7 @@ impl ClientContext for SinkContext {
         if self.shown.load(Ordering::Acquire) {
             self.statistics.observe(&statistics);
         }
+        *self.topics.lock().unwrap_or_else(PoisonError::into_inner) = statistics.topics;
     }
 
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {

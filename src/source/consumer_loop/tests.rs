@@ -1,10 +1,12 @@
 //! The loop with librdkafka's mock cluster, whose group and fetches are librdkafka's own protocol: what a rebalance waits for, and
 //! what becomes of a consumer to which nothing is delivered any more. `idle` is for what needs no broker, `leaving` for what a rebalance does beside a
-//! drain, `gone` for what retention does, `starting` for partitions whose offsets the group does not say.
+//! drain, `gone` for what retention does, `starting` for partitions whose offsets the group does not say, `misled` for
+//! outputs that stand still.
 
 mod gone;
 pub(super) mod idle;
 mod leaving;
+mod misled;
 mod starting;
 
 use std::collections::BTreeSet;
