@@ -102,6 +102,8 @@ impl SinkContext {
 pub struct Sink {
     producer: Arc<Producer>,
     topic: Arc<str>,
+    /// The topic takes no record without a key.
+    wants_key: bool,
 }
 
 /// Creates the producer of one pipeline, or of one of its consumers; `ordered` is whether the order of its events matters, a transactional one
@@ -152,9 +154,11 @@ async fn may_send(producer: &Producer, event: &Event) -> bool {
 impl Sink {
     /// Publishes to `topic`.
     pub fn new(producer: Arc<Producer>, topic: &str) -> Sink {
+        let wants_key = producer.client().context().batches.wants_key(topic);
         Sink {
             producer,
             topic: Arc::from(topic),
+            wants_key,
         }
     }
 
@@ -196,6 +200,13 @@ impl Sink {
         key: Option<&[u8]>,
         now: Instant,
     ) -> Result<(), (Failure, Box<Event>)> {
+        if self.wants_key && key.is_none() {
+            let message = format!(
+                "topic {}: it is compacted, or was at the start, and takes no record without a key",
+                self.topic
+            );
+            return Err((Failure::permanent("delivery", message), event));
+        }
         if self.keeps_order() {
             event.count_output();
             if event.is_abandoned() {

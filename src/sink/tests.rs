@@ -34,26 +34,34 @@ fn made(metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
     made_with(config, metrics, ordered)
 }
 
-pub(super) fn made_with(mut config: ClientConfig, metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
+pub(super) fn made_with(config: ClientConfig, metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
+    made_of(config, metrics, ordered, Batches::default())
+}
+
+pub(super) fn made_of(
+    mut config: ClientConfig,
+    metrics: &Arc<Metrics>,
+    ordered: bool,
+    batches: Batches,
+) -> Arc<Producer> {
     config.set("enable.idempotence", "true");
     let (of_pipeline, statistics) = (
         PipelineMetrics::new(metrics, "p"),
         KafkaMetrics::new(metrics, "p", "producer"),
     );
-    let batches = Arc::new(Batches::default());
     producer(
         &config,
         of_pipeline,
         statistics,
         ordered,
         None,
-        batches,
+        Arc::new(batches),
         Logins::default(),
     )
     .unwrap()
 }
 
-fn event(completions: &Arc<Completions>, offset: i64, abandoned: bool) -> Box<Event> {
+pub(super) fn event(completions: &Arc<Completions>, offset: i64, abandoned: bool) -> Box<Event> {
     let origin = Origin {
         ticket: Ticket::unassigned(),
         topic: Arc::from("in"),
