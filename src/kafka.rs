@@ -48,9 +48,8 @@ fn classify_code(code: Code) -> Class {
         | Code::UnsupportedVersion
         | Code::UnsupportedForMessageFormat
         | Code::InvalidArgument => Class::Fatal,
-        // What stood in a batch beside a record that is refused: the broker has taken nothing of the batch, and this by itself it would take.
-        Code::InvalidDifferentRecord => Class::Transient,
-        // Brokers, leaders, topics and permissions come back; so does room in the queue.
+        // Brokers, leaders, topics and permissions come back; so does room in the queue. And what stood in a batch
+        // beside a record that is refused (`InvalidDifferentRecord`) the broker would take by itself.
         _ => Class::Transient,
     }
 }
@@ -268,9 +267,11 @@ pub fn producer(
 ) -> Result<ClientConfig, SecretError> {
     let mut config = client(kafka, &kafka.producer_properties, pipeline)?;
     config.set("statistics.interval.ms", REPORT_MS);
-    // The brokers decide what is too large, and the budget does.
-    let largest = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
-    let largest = largest.unwrap_or(queue_bytes.clamp(1 << 20, 100 << 20));
+    let own = |name: &str| config.get(name).and_then(|number| number.parse::<usize>().ok());
+    // The brokers decide what is too large, and the budget does. A record that can never fit into the queue would be
+    // tried for ever.
+    let room = own("queue.buffering.max.kbytes").map_or(usize::MAX, |kbytes| kbytes.saturating_mul(1024));
+    let largest = own("message.max.bytes").unwrap_or(queue_bytes.clamp(1 << 20, 100 << 20).min(room));
     let mut default = |name: &str, value: &str| {
         if config.get(name).is_none() {
             config.set(name, value);
@@ -290,7 +291,6 @@ pub fn producer(
         Some(id) => default("transactional.id", id),
     }
     default("message.max.bytes", &largest.to_string());
-    // A record that can never fit into the queue would be tried for ever.
     default(
         "queue.buffering.max.kbytes",
         &(queue_bytes.max(largest) / 1024 + 1).to_string(),
@@ -504,6 +504,19 @@ mod tests {
         let producer = producer(&config.kafka, &[], 1 << 20, BatchBytes::default(), None).unwrap();
         let room: usize = producer.get("queue.buffering.max.kbytes").unwrap().parse().unwrap();
         assert!(room * 1024 > 200_000_000, "{room}");
+    }
+
+    /// It would be refused for want of room, as often as it is sent, and never for its size.
+    #[test]
+    fn no_record_is_larger_than_a_queue_that_users_have_made_small() {
+        let largest = |properties: &str| {
+            let config = config_with(properties);
+            let producer = producer(&config.kafka, &[], 64 << 20, BatchBytes::default(), None).unwrap();
+            producer.get("message.max.bytes").unwrap().parse::<usize>().unwrap()
+        };
+        assert_eq!(largest("\"queue.buffering.max.kbytes\" = 500"), 500 << 10);
+        assert_eq!(largest("\"queue.buffering.max.kbytes\" = 2000000"), 64 << 20);
+        assert_eq!(largest(""), 64 << 20);
     }
 
     #[test]

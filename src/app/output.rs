@@ -200,7 +200,8 @@ impl SharedOutput {
             .cloned();
         if let Some(over) = over {
             *output = make()?;
-            over.close_statistics();
+            // What librdkafka has put back into its queue would stay there for as long as another consumer holds it.
+            over.withdraw();
         }
         Ok(output.clone())
     }
@@ -374,8 +375,10 @@ topic = "out"
         assert_eq!(shown(&first, 7), 7);
         assert!(Arc::ptr_eq(&first, &get()));
         give_up(&first, RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
-        assert!(first.fatal().is_some());
+        assert!(first.fatal().is_some() && !first.is_withdrawn());
         let second = get();
+        assert!(first.is_withdrawn(), "what it still has comes back");
+        assert!(first.fatal().unwrap().contains("a test"), "and why is not forgotten");
         assert!(!Arc::ptr_eq(&first, &second) && second.fatal().is_none());
         assert!(Arc::ptr_eq(&second, &get()));
         assert!(Arc::ptr_eq(&second, &shared.producer().unwrap()));

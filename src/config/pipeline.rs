@@ -17,6 +17,8 @@ pub struct Pipeline {
     pub name: Spanned<String>,
     /// Default [`Order::Key`].
     pub order: Order,
+    /// Whether that is written, and not the default.
+    pub order_is_written: bool,
     /// How many events may be admitted and unfinished at once, at most. Default 1024.
     pub max_in_flight: Spanned<usize>,
     /// The lower bound, where the number is found from how the store answers: `max_in_flight = "auto"`.
@@ -75,7 +77,7 @@ impl Pipeline {
     pub(super) fn read(pipelines: &Section<'_>, entry: &Entry) -> Option<Self> {
         let mut section = pipelines.field_of(entry).section()?;
         let span = section.span;
-        let order = section.or("order", Order::Key, |field| field.choice(&ORDER));
+        let order = section.optional("order", |field| field.choice(&ORDER));
         let max_in_flight = section.optional("max_in_flight", max_in_flight);
         let delivery = section.optional("delivery", delivery);
         let transaction_interval = section.optional("transaction_interval", interval);
@@ -85,11 +87,13 @@ impl Pipeline {
         let sink = section.optional("sink", Sink::read);
         let dead_letter = section.optional("dead_letter", DeadLetter::read);
         section.finish();
+        let order = order?;
         let (max_in_flight, min_in_flight) = max_in_flight?.unwrap_or((Spanned::new(1024, span), None));
         Some(Self {
             span,
             name: entry.key.clone(),
-            order: order?,
+            order: order.unwrap_or(Order::Key),
+            order_is_written: order.is_some(),
             max_in_flight,
             min_in_flight,
             delivery: spanned_or(delivery?, Delivery::AtLeastOnce, span),

@@ -5,8 +5,10 @@
 //! does not split a refused batch. So a topic with a lower limit would turn good records into dead letters. Therefore batches are at most as large as
 //! the smallest topic accepts; a refusal then concerns a single record. If the limit of a topic is unknown, because the login may not read it,
 //! batches are small.
+//!
+//! The same response says whether a topic is compacted. A compacted topic accepts no record without a key, and rejects the whole batch that has one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +41,8 @@ pub struct Batches {
     told: HashMap<String, usize>,
     /// Why the brokers do not tell it of these.
     untold: BTreeMap<String, Untold>,
+    /// Those that are compacted.
+    compacted: HashSet<String>,
 }
 
 /// Why the brokers do not tell what a topic takes.
@@ -133,11 +137,17 @@ impl Batches {
         early: bool,
     ) -> Vec<&'t str> {
         let answers: Vec<_> = match answers {
-            Ok(answers) => answers.into_iter().map(largest).collect(),
-            Err(error) => vec![Err(Untold::from(error)); asked.len()],
+            Ok(answers) => answers
+                .into_iter()
+                .map(|answer| (is_compacted(&answer), largest(answer)))
+                .collect(),
+            Err(error) => vec![(false, Err(Untold::from(error))); asked.len()],
         };
         let mut again = Vec::new();
-        for (topic, answer) in asked.iter().zip(answers) {
+        for (topic, (compacted, answer)) in asked.iter().zip(answers) {
+            if compacted {
+                self.compacted.insert((*topic).to_owned());
+            }
             match answer {
                 Ok(bytes) => {
                     self.untold.remove(*topic);
@@ -175,6 +185,11 @@ impl Batches {
     /// The topics of which the brokers do not tell what they take, and why.
     pub fn untold(&self) -> impl Iterator<Item = (&str, &Untold)> {
         self.untold.iter().map(|(topic, untold)| (topic.as_str(), untold))
+    }
+
+    /// Whether the topic takes no record without a key, at the start at least and as far as is known.
+    pub fn wants_key(&self, topic: &str) -> bool {
+        self.compacted.contains(topic)
     }
 
     /// Whether the topic would have taken this record, at the start at least.
@@ -230,6 +245,13 @@ fn largest(answer: ConfigResourceResult) -> Result<usize, Untold> {
     Ok(segment.map_or(most, |segment| most.min(segment)))
 }
 
+/// Whether a topic of this configuration is compacted.
+fn is_compacted(answer: &ConfigResourceResult) -> bool {
+    let config = answer.as_ref().ok();
+    let policy = config.and_then(|config| config.get("cleanup.policy")?.value.as_deref());
+    policy.is_some_and(|policy| policy.split(',').any(|one| one.trim() == "compact"))
+}
+
 /// Bytes of a record: key, value and headers.
 pub fn weight<L: List>(record: &impl Message<Headers = L>) -> usize {
     let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
@@ -247,6 +269,10 @@ mod tests {
     use rdkafka::admin::{ConfigEntry, ConfigResource, ConfigSource, OwnedResourceSpecifier};
 
     use super::*;
+    use crate::retry::Class;
+    use crate::sink::Sink;
+    use crate::sink::tests::{event, made_of};
+    use crate::telemetry::metrics::Metrics;
 
     #[tokio::test]
     async fn an_embedded_cluster_is_not_waited_for() {
@@ -341,12 +367,46 @@ mod tests {
         assert!(!denied.may_pass() && denied.help().contains("DescribeConfigs"));
     }
 
+    /// In a batch it would be refused with all that stands beside it.
+    #[test]
+    fn a_compacted_topic_is_given_no_output_without_a_key() {
+        let answer = |policy: &str| -> ConfigResourceResult {
+            Ok(ConfigResource {
+                specifier: OwnedResourceSpecifier::Topic("t".to_owned()),
+                entries: vec![entry("max.message.bytes", "100000"), entry("cleanup.policy", policy)],
+            })
+        };
+        let mut batches = Batches::default();
+        let policies = ["compact", "delete", "compact,delete"];
+        batches.take(&["a", "b", "c"], Ok(policies.map(answer).into()), true);
+        assert_eq!(
+            ["a", "b", "c", "nobody knows"].map(|topic| batches.wants_key(topic)),
+            [true, false, true, false]
+        );
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1");
+        let producer = made_of(config, &Metrics::new().unwrap(), true, batches);
+        let completions = Arc::default();
+        for (topic, key, taken) in [("a", None, false), ("a", Some(&b"key"[..]), true), ("b", None, true)] {
+            let sink = Sink::new(producer.clone(), topic);
+            match sink.send(event(&completions, 0, false), b"out", key, Instant::now()) {
+                Ok(()) => assert!(taken, "{topic} {key:?}"),
+                Err((failure, event)) => {
+                    assert!(!taken, "{topic} {key:?}: {failure}");
+                    assert_eq!(failure.class, Class::Permanent);
+                    assert!(!event.tenure.has_outputs());
+                    drop(event.recycle());
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_smallest_topic_decides_and_an_unknown_one_takes_nothing_for_sure() {
         let told = [("a", 50_000), ("b", 9000)].map(|(t, n)| (t.to_owned(), n)).into();
         let batches = Batches {
             told,
-            untold: BTreeMap::new(),
+            ..Batches::default()
         };
         assert_eq!(
             (batches.bytes().most, batches.bytes().unset),
@@ -365,6 +425,7 @@ mod tests {
                     .map(|(topic, bytes)| ((*topic).to_owned(), *bytes))
                     .collect(),
                 untold: untold.iter().map(|topic| ((*topic).to_owned(), reason(None))).collect(),
+                ..Batches::default()
             };
             let toml = format!(
                 "[kafka]\nbrokers = \"k:1\"\nproducer_properties = {{ {own} }}\n[registry]\nurl = \"http://r:8081\"\n"

@@ -13,8 +13,9 @@ pub mod producer;
 pub mod transactions;
 pub mod turnstile;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
@@ -22,7 +23,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext};
-use rdkafka::statistics::Statistics;
+use rdkafka::statistics::{self, Statistics};
 
 use batches::{Batches, weight};
 pub use producer::Producer;
@@ -75,6 +76,10 @@ pub struct SinkContext {
     statistics: KafkaMetrics,
     /// A loop publishes with it. What is reported before is not shown, for another producer of its name may be in use.
     shown: AtomicBool,
+    /// Why another producer has to take its place, where not librdkafka says so.
+    over: OnceLock<String>,
+    /// What it publishes to, as of the last report.
+    topics: Mutex<HashMap<String, statistics::Topic>>,
     ordered: bool,
     idempotent: bool,
     turnstile: Option<Arc<Turnstile>>,
@@ -96,6 +101,8 @@ impl SinkContext {
 pub struct Sink {
     producer: Arc<Producer>,
     topic: Arc<str>,
+    /// The topic takes no record without a key.
+    wants_key: bool,
 }
 
 /// Creates the producer of one pipeline, or of one of its consumers; `ordered` is whether the order of its events matters, a transactional one
@@ -113,6 +120,8 @@ pub fn producer(
         metrics,
         statistics,
         shown: AtomicBool::new(false),
+        over: OnceLock::new(),
+        topics: Mutex::default(),
         ordered,
         idempotent: config.get("enable.idempotence") == Some("true"),
         turnstile,
@@ -144,9 +153,11 @@ async fn may_send(producer: &Producer, event: &Event) -> bool {
 impl Sink {
     /// Publishes to `topic`.
     pub fn new(producer: Arc<Producer>, topic: &str) -> Sink {
+        let wants_key = producer.client().context().batches.wants_key(topic);
         Sink {
             producer,
             topic: Arc::from(topic),
+            wants_key,
         }
     }
 
@@ -188,6 +199,13 @@ impl Sink {
         key: Option<&[u8]>,
         now: Instant,
     ) -> Result<(), (Failure, Box<Event>)> {
+        if self.wants_key && key.is_none() {
+            let message = format!(
+                "topic {}: it is compacted, or was at the start, and takes no record without a key",
+                self.topic
+            );
+            return Err((Failure::permanent("delivery", message), event));
+        }
         if self.keeps_order() {
             event.count_output();
             if event.is_abandoned() {
@@ -308,6 +326,7 @@ impl ClientContext for SinkContext {
         if self.shown.load(Ordering::Acquire) {
             self.statistics.observe(&statistics);
         }
+        *self.topics.lock().unwrap_or_else(PoisonError::into_inner) = statistics.topics;
     }
 
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {
@@ -356,8 +375,9 @@ impl ProducerContext for SinkContext {
                         event.complete(How::Undelivered(failure));
                     } else {
                         failure.reason = PRODUCER_OVER;
+                        let why = self.over.get().map_or("librdkafka has given it up", String::as_str);
                         failure.message = format!(
-                            "topic {}: the producer was given up with this in its queue",
+                            "topic {}: the producer was given up with this in its queue: {why}",
                             message.topic()
                         );
                         event.complete(How::StartAgain(failure));
@@ -376,9 +396,15 @@ impl ProducerContext for SinkContext {
                     failure.message +=
                         "; the topic takes less than at the start (max.message.bytes, segment.bytes): restart";
                 }
-                if self.turnstile.is_some()
-                    && error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidProducerEpoch)
-                {
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidProducerEpoch) {
+                    if self.turnstile.is_none() {
+                        // librdkafka (2.12) raises its epoch for each batch that is refused for good. After 32,768 of
+                        // them it begins anew, and brokers refuse what has it ever after. Another one has its own.
+                        let _ = self.over.set(failure.message.clone());
+                        failure.reason = PRODUCER_OVER;
+                        event.complete(How::StartAgain(failure));
+                        return;
+                    }
                     // The brokers ended the transaction, by its time-out or for another process. librdkafka gives the producer up, its loop asks for
                     // that, and the record runs again where another consumer takes its place.
                     failure.class = Class::Transient;
@@ -394,6 +420,8 @@ impl ProducerContext for SinkContext {
                     // A dead letter that cannot be published has no further place to go.
                     failure.class = Class::Fatal;
                 }
+                // The producer has it no more: a dead letter that waits is no reason to withdraw what others have there.
+                event.uncount_output();
                 event.complete(How::Undelivered(failure));
             }
         }

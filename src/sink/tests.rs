@@ -34,26 +34,34 @@ fn made(metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
     made_with(config, metrics, ordered)
 }
 
-pub(super) fn made_with(mut config: ClientConfig, metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
+pub(super) fn made_with(config: ClientConfig, metrics: &Arc<Metrics>, ordered: bool) -> Arc<Producer> {
+    made_of(config, metrics, ordered, Batches::default())
+}
+
+pub(super) fn made_of(
+    mut config: ClientConfig,
+    metrics: &Arc<Metrics>,
+    ordered: bool,
+    batches: Batches,
+) -> Arc<Producer> {
     config.set("enable.idempotence", "true");
     let (of_pipeline, statistics) = (
         PipelineMetrics::new(metrics, "p"),
         KafkaMetrics::new(metrics, "p", "producer"),
     );
-    let batches = Arc::new(Batches::default());
     producer(
         &config,
         of_pipeline,
         statistics,
         ordered,
         None,
-        batches,
+        Arc::new(batches),
         Logins::default(),
     )
     .unwrap()
 }
 
-fn event(completions: &Arc<Completions>, offset: i64, abandoned: bool) -> Box<Event> {
+pub(super) fn event(completions: &Arc<Completions>, offset: i64, abandoned: bool) -> Box<Event> {
     let origin = Origin {
         ticket: Ticket::unassigned(),
         topic: Arc::from("in"),
@@ -260,6 +268,28 @@ async fn a_dead_letter_that_brokers_refuse_for_good_ends_its_pipeline() {
         How::Undelivered(failure) => assert_eq!(failure.class, Class::Fatal, "{failure}"),
         how => panic!("{how:?}"),
     }
+}
+
+/// Its dead letter may wait for long, and the producer is not to be withdrawn for it.
+#[tokio::test]
+async fn a_partition_has_no_output_any_more_that_brokers_have_refused_for_good() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("out", 1, 1).unwrap();
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", cluster.bootstrap_servers());
+    let (producer, completions) = (made_with(config, &Metrics::new().unwrap(), true), Arc::default());
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    let event = event(&completions, 0, false);
+    let tenure = event.tenure.clone();
+    let sink = Sink::new(producer, "out");
+    assert!(sink.send(event, b"out", None, Instant::now()).is_ok());
+    let ended = first(&completions, 1).await;
+    match &ended[0].how {
+        How::Undelivered(failure) => assert_eq!(failure.class, Class::Permanent),
+        other => panic!("{other:?}"),
+    }
+    assert!(!tenure.has_outputs());
 }
 
 /// A producer whose first transaction may begin, with a topic to publish to.

@@ -36,7 +36,8 @@ pub enum TransactionError {
     /// The brokers have forgotten the transactional id. Another producer has to take it anew: for a transaction of offsets alone librdkafka (2.12) never
     /// does, so that after an abort they would refuse the next one just so. Or they have nothing open under it: librdkafka (2.12) has them abort what they
     /// have not begun, where its first request for that was put off (the last one was still being ended, for longer than [`abort`] waits) or not answered,
-    /// and gives the producer up for their answer. A commit that is answered so was not made.
+    /// and gives the producer up for their answer. Or it was withdrawn. A commit that is answered so was not made, or
+    /// was made before the next producer has the id.
     #[error("{0}")]
     Forgotten(String),
     /// What was asked for is done, and the next transaction cannot be begun though nothing is wrong with the producer. Where a call takes longer than its
@@ -122,6 +123,8 @@ pub fn given_up(producer: &Producer) -> Option<TransactionError> {
         TransactionError::Fenced(why)
     } else if producer.has_nothing_open() {
         TransactionError::Forgotten(format!("brokers have no transaction of this producer: {why}"))
+    } else if producer.is_withdrawn() {
+        TransactionError::Forgotten(why)
     } else {
         TransactionError::Fatal(why)
     })

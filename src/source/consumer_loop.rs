@@ -277,6 +277,8 @@ struct Loop {
     took_since_status: bool,
     hearing: Hearing,
     last_complaint: Option<Instant>,
+    /// When it was last seen to whom the producer sends.
+    looked_at_producer: Option<Instant>,
     seen: Option<Seen>,
     gauges: Gauges,
     refused: Refused,
@@ -428,6 +430,7 @@ impl Loop {
             took_since_status: false,
             hearing: Hearing::default(),
             last_complaint: None,
+            looked_at_producer: None,
             seen: None,
             gauges,
             refused,

@@ -15,6 +15,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     for pipeline in config.pipelines.values() {
         name(pipeline, report);
         topics(pipeline, report);
+        output_key(pipeline, report);
         instance_name(pipeline, report);
         dead_letters(pipeline, report);
         effects(pipeline, report);
@@ -105,6 +106,26 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
                 .help("give dead letters a separate topic"),
         );
     }
+}
+
+/// The order by key is that of the records' own keys: outputs that have others may change places. Who writes it down
+/// means it.
+fn output_key(pipeline: &Pipeline, report: &mut Report<'_>) {
+    let key = pipeline.sink.as_ref().and_then(|sink| sink.key.as_ref());
+    let Some(key) = key.filter(|_| !pipeline.order_is_written) else {
+        return;
+    };
+    if matches!(key.value.trim(), "record.key" | "string(record.key)") {
+        return;
+    }
+    let name = &pipeline.name.value;
+    let message = format!("`{name}` keeps the order of records of one key, and gives its outputs another key");
+    let label = "outputs of one such key may change places";
+    let help = format!(
+        "write order = \"partition\" under [pipelines.{name}]; or order = \"key\", if records of one output key have one \
+         key"
+    );
+    report.warning(codes::OTHER_KEY, message, key.span, label, help);
 }
 
 /// Under the classic protocol brokers take as an instance's name what they take as a topic's:

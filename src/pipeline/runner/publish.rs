@@ -16,7 +16,7 @@ use crate::pipeline::failure::Failure;
 use crate::registry::framing::header;
 use crate::retry::Class;
 use crate::sink::dead_letters::DeadLetters;
-use crate::sink::{OVER, PRODUCER_OVER, Sink};
+use crate::sink::{OVER, PRODUCER_OVER, Producer, Sink};
 use crate::telemetry::sentry::Report;
 
 /// An output record under construction; librdkafka copies it.
@@ -63,9 +63,13 @@ impl Runtime {
         if self.metrics.published.get() > 0 || self.metrics.dead_lettered.get() > 0 {
             return None;
         }
+        self.producer()?.denied()
+    }
+
+    /// What publishes, outputs and dead letters.
+    pub fn producer(&self) -> Option<&Producer> {
         let of_letters = self.dead_letters.as_ref().map(DeadLetters::producer);
-        let producer = self.sink.as_ref().map(Sink::producer).or(of_letters)?;
-        producer.denied()
+        self.sink.as_ref().map(Sink::producer).or(of_letters)
     }
 
     /// What follows where the producer did not take an event's output.

@@ -1,5 +1,5 @@
-//! Periodic work of the loop beside its status: adapts the budget's limit to the store (`max_in_flight = "auto"`), and detects a consumer that has
-//! stalled.
+//! Periodic work of the loop beside its status: adapts the budget's limit to the store (`max_in_flight = "auto"`), and detects a consumer or a
+//! producer that has stalled.
 
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,9 @@ impl Gauges {
 
 /// librdkafka is not called silent sooner, however short a stall is: it reports once a second.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(5);
+
+/// Between two questions of who leads what is published to: one may take some seconds.
+const LEADERS_EVERY: Duration = Duration::from_secs(10);
 
 /// How far the figures of the steps had come when the limit was last brought up to date.
 #[derive(Debug)]
@@ -146,6 +149,30 @@ impl Loop {
         self.note_error(format!("the consumer is stalled: {why}"));
         self.replace = Some(why);
         self.stop();
+    }
+
+    /// Sees, beside the loop, whether what stands still waits for a producer that sends its output to a leader of
+    /// before. What that has comes back when it is withdrawn for it, and each consumer that publishes with it gives
+    /// way.
+    pub(super) fn look_at_the_producer(&mut self, now: Instant) {
+        let every = LEADERS_EVERY.max(self.parts.stall_after);
+        let looked = self
+            .looked_at_producer
+            .is_some_and(|last| now.duration_since(last) < every);
+        if looked || self.stopping.is_some() || self.parts.runtime.producer().is_none() {
+            return;
+        }
+        self.looked_at_producer = Some(now);
+        let (runtime, beside) = (
+            self.parts.runtime.clone(),
+            self.beside("asks who leads the output topics"),
+        );
+        self.parts.io.spawn_blocking(move || {
+            let _beside = beside;
+            if let Some(producer) = runtime.producer() {
+                producer.withdraw_if_misled();
+            }
+        });
     }
 
     /// Whether librdkafka has reported errors of fetching within the time of a stall: it is not silent then.

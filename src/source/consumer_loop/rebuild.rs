@@ -5,7 +5,8 @@
 //!
 //! A broker may refuse an output finally although another attempt would succeed, for example when its disk is full. In an ordered pipeline later
 //! records of its key may be in the topic by then, so everything is processed again from the last commit; the same applies when librdkafka has given
-//! the producer up. This is repeated as long as it takes, with growing pauses.
+//! the producer up. This is repeated as long as it takes, with growing pauses. The pauses start
+//! anew when a run has learned of an output that is refused for good: its record becomes a dead letter next time, which is progress.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,10 +45,12 @@ struct Patience {
 }
 
 impl Patience {
-    /// One more was, that ran for so long; `took` is that of [`End::Replaced`]. How many before it were, if another is worth the try.
-    fn another(&mut self, took: bool, ran: Duration) -> Option<u32> {
+    /// One more was, that ran for so long; `took` is that of [`End::Replaced`], and `learned` whether it met an output that
+    /// is refused for good and was not known. How many before it were, if another is worth the try.
+    fn another(&mut self, took: bool, learned: bool, ran: Duration) -> Option<u32> {
         self.in_vain = if took { 1 } else { self.in_vain + 1 };
-        self.in_a_row = if ran >= LONG_RUN { 1 } else { self.in_a_row + 1 };
+        let anew = learned || ran >= LONG_RUN;
+        self.in_a_row = if anew { 1 } else { self.in_a_row + 1 };
         (self.in_vain <= REBUILDS).then_some(self.in_a_row - 1)
     }
 }
@@ -127,7 +130,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
         if last.is_stopped() {
             return End::stopped(last.left);
         }
-        let Some(before) = patience.another(took, began.elapsed()) else {
+        let Some(before) = patience.another(took, kept.refused.learned(), began.elapsed()) else {
             let message = format!("{REBUILDS} new consumers got no further than the first: {why}");
             return End::Halted(Failure::fatal("stalled", message));
         };
@@ -147,7 +150,7 @@ mod tests {
     #[test]
     fn three_new_ones_in_a_row_and_a_record_starts_the_count_anew() {
         let mut patience = Patience::default();
-        let mut another = |took| patience.another(took, Duration::from_secs(30));
+        let mut another = |took| patience.another(took, false, Duration::from_secs(30));
         assert_eq!([true, false, false].map(&mut another), [Some(0), Some(1), Some(2)]);
         assert_eq!(another(true), Some(3));
         assert_eq!([false, false, false].map(another), [Some(4), Some(5), None]);
@@ -156,7 +159,16 @@ mod tests {
     #[test]
     fn one_that_has_run_for_long_is_followed_at_once() {
         let mut patience = Patience::default();
-        let mut another = |seconds| patience.another(true, Duration::from_secs(seconds));
+        let mut another = |seconds| patience.another(true, false, Duration::from_secs(seconds));
         assert_eq!([1, 1, 60, 1].map(&mut another), [Some(0), Some(1), Some(0), Some(1)]);
+    }
+
+    /// Of many records that brokers refuse, one by one, each would else wait for longer than the one before.
+    #[test]
+    fn one_that_has_learned_what_is_refused_for_good_is_followed_at_once() {
+        let mut patience = Patience::default();
+        let mut another = |learned| patience.another(true, learned, Duration::from_secs(1));
+        let learns = [false, false, true, true, false];
+        assert_eq!(learns.map(&mut another), [Some(0), Some(1), Some(0), Some(0), Some(1)]);
     }
 }

@@ -16,30 +16,39 @@ const MANY: usize = 1000;
 
 /// See the module's page.
 #[derive(Debug, Default)]
-pub(super) struct Refused(HashMap<(Partition, i64), Failure>);
+pub(super) struct Refused {
+    by_input: HashMap<(Partition, i64), Failure>,
+    /// One came that was not known, since that was asked last.
+    learned: bool,
+}
 
 impl Refused {
     /// Remembers why the output of the record at this offset is refused; `held` says which partitions are held.
     pub(super) fn insert(&mut self, input: (Partition, i64), failure: Failure, held: impl Fn(Partition) -> bool) {
-        if self.0.len() >= MANY {
-            self.0.retain(|(partition, _), _| held(*partition));
+        if self.by_input.len() >= MANY {
+            self.by_input.retain(|(partition, _), _| held(*partition));
         }
-        self.0.insert(input, failure);
+        self.learned |= self.by_input.insert(input, failure).is_none();
+    }
+
+    /// Whether there is one that was not known when this was asked last.
+    pub(super) fn learned(&mut self) -> bool {
+        std::mem::take(&mut self.learned)
     }
 
     /// Why the brokers would refuse the output of the record at this offset, if they did before.
     pub(super) fn get(&self, input: (Partition, i64)) -> Option<&Failure> {
-        self.0.get(&input)
+        self.by_input.get(&input)
     }
 
     /// What is before `offset` does not run again.
     pub(super) fn committed(&mut self, partition: Partition, offset: i64) {
-        self.0.retain(|(of, at), _| *of != partition || *at >= offset);
+        self.by_input.retain(|(of, at), _| *of != partition || *at >= offset);
     }
 
     /// The logs of these partitions went back, or may have done so before they come again: other records have these offsets then.
     pub(super) fn forget(&mut self, partitions: &[Partition]) {
-        self.0.retain(|(of, _), _| !partitions.contains(of));
+        self.by_input.retain(|(of, _), _| !partitions.contains(of));
     }
 }
 
@@ -68,6 +77,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_again_is_nothing_new() {
+        let mut refused = refused([(HELD, 4)]);
+        assert!(refused.learned() && !refused.learned());
+        let mut again = |offset| {
+            refused.insert((HELD, offset), Failure::permanent("delivery", "invalid"), |_| true);
+            refused.learned()
+        };
+        assert_eq!([4, 5, 5].map(&mut again), [false, true, false]);
+    }
+
+    #[test]
     fn what_stood_in_a_log_that_went_back_is_forgotten() {
         let mut refused = refused([(HELD, 4), (HELD, 5), (LEFT, 4)]);
         refused.forget(&[HELD]);
@@ -79,7 +99,7 @@ mod tests {
     fn many_that_have_left_are_forgotten_and_none_that_is_held() {
         let many = MANY as i64;
         let refused = refused((0..many).map(|at| (LEFT, at)).chain((0..2 * many).map(|at| (HELD, at))));
-        assert_eq!(refused.0.len(), 2 * MANY);
+        assert_eq!(refused.by_input.len(), 2 * MANY);
         assert!(refused.get((LEFT, 0)).is_none() && refused.get((HELD, 0)).is_some());
     }
 }

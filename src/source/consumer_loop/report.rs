@@ -159,6 +159,9 @@ impl Loop {
         if may_ask {
             self.ask_for_ends(now);
         }
+        if stalled > 0 {
+            self.look_at_the_producer(now);
+        }
         let gauges = &mut self.gauges;
         gauges.in_flight_records.set(self.parts.budget.records() as i64);
         gauges.in_flight_bytes.set(self.parts.budget.bytes() as i64);

@@ -1,10 +1,12 @@
 //! Tests of the loop on librdkafka's mock cluster, whose group and fetches use the real protocol: what a rebalance waits for, and what happens to a
 //! consumer that gets no more records. `idle` tests what needs no broker, `leaving` what a rebalance does beside a drain, `gone` retention,
-//! `starting` partitions whose offsets the group does not return.
+//! `starting` partitions whose offsets the group does not return, `misled`
+//! outputs that stall.
 
 mod gone;
 pub(super) mod idle;
 mod leaving;
+mod misled;
 mod starting;
 
 use std::collections::BTreeSet;
@@ -91,7 +93,8 @@ const LONG: Duration = Duration::from_secs(90);
 /// The broker of [`with_sink_apart`] that leads the output topic and nothing else.
 const SINK: i32 = 2;
 
-/// What brokers answer to a producer whose transactional id has another epoch by now.
+/// What brokers answer to a producer whose transactional id has another epoch by now. A producer without such an id gets the
+/// same answer when its epoch is too old.
 const FENCE: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
 
 fn exactly_once() -> String {
@@ -1348,6 +1351,13 @@ fn a_consumer_that_is_never_closed_has_no_successor() {
 fn a_producer_that_librdkafka_gives_up_is_made_anew() {
     // Of the batch that is acknowledged next it means that broker and producer disagree on what has been written.
     let first = published_after(RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_eq!(first, (0..8).collect::<Vec<_>>());
+}
+
+/// librdkafka goes on with that producer, and brokers refuse all that it sends; another one has an epoch of its own.
+#[test]
+fn a_producer_whose_epoch_brokers_refuse_is_made_anew() {
+    let first = published_after(FENCE);
     assert_eq!(first, (0..8).collect::<Vec<_>>());
 }
 

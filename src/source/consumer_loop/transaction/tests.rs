@@ -322,6 +322,17 @@ async fn outputs_of_a_producer_that_is_given_up_for_what_passes_come_back_withou
     }
 }
 
+/// What it has comes back, purged: nothing is wrong with the brokers, and another producer takes the id.
+#[tokio::test]
+async fn a_consumer_whose_producer_was_withdrawn_makes_way_for_another() {
+    let mut this = idle_with_transactions().await;
+    let event = in_transaction(&mut this);
+    this.transactions.as_ref().unwrap().parts.producer.withdraw();
+    this.undelivered_in_transaction(event, Failure::transient(PURGED, "purged"));
+    let end = this.end(Instant::now());
+    assert!(matches!(end, Some(End::Replaced { left: 1, .. })), "{end:?}");
+}
+
 /// The loop has not heard of it yet. By itself such a refusal says nothing: the abort that follows is told why.
 #[tokio::test]
 async fn what_is_handed_to_a_producer_that_was_given_up_spoils_its_transaction() {
