@@ -32,18 +32,18 @@ use view::{Away, Look, Picture};
 /// How often the time since the last answer is drawn anew.
 const CLOCK: Duration = Duration::from_secs(1);
 
-/// Shows what a running process does: how fast, how far behind, what it waits for, what fails. Exit 69 when it does not answer at the start.
+/// Shows a running process: its rates, its lag, what it waits for, what fails. Exits with 69 if the process does not answer at the start.
 #[derive(Debug, clap::Args)]
 pub struct Top {
-    /// Where its HTTP can be reached, as http://HOST:PORT or HOST:PORT; without it, --listen.
+    /// The process's HTTP address, as http://HOST:PORT or HOST:PORT. Default: that of --listen.
     #[arg(value_name = "URL")]
     url: Option<Place>,
     #[command(flatten)]
     process: Process,
-    /// Time between two looks, in seconds, or with a unit.
+    /// Time between updates, in seconds or with a unit.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     interval: Duration,
-    /// Look twice, print all that there is to see as text, and end.
+    /// Print everything once as text, and exit. Rates are measured over one interval.
     #[arg(long)]
     once: bool,
 }
@@ -53,7 +53,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     let interval = text.parse().ok().and_then(seconds).or_else(|| parse_duration(text));
     interval
         .filter(|interval| (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(interval))
-        .ok_or_else(|| "seconds are needed, from 0.1 to 3600, or a duration such as 500ms or 1m".to_owned())
+        .ok_or_else(|| "expected seconds, from 0.1 to 3600, or a duration such as 500ms or 1m".to_owned())
 }
 
 /// Runs the command.
@@ -61,7 +61,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
     let place = args.url.clone().unwrap_or_else(|| Place::from(args.process));
     let terminal = std::io::stdout().is_terminal();
     if !args.once && !terminal {
-        say!("stdout is no terminal: what there is to see is printed once, as with --once");
+        say!("stdout is no terminal: printing everything once, as with --once");
     }
     let began = Instant::now();
     let mut history = History::default();
@@ -93,7 +93,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
         Err(error) => {
             // It may have been taken in part.
             let _ = ratatui::try_restore();
-            return Err(error).context("cannot take the terminal: --once prints the same as text");
+            return Err(error).context("cannot set up the terminal: --once prints the same as text");
         }
     };
     let end = Watch::new(place, args.interval, began, history).and_then(|mut watch| watch.go(&mut terminal));
@@ -103,14 +103,14 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
     end?;
     shown
         .and(restored)
-        .context("cannot give the terminal back: `reset` does")?;
+        .context("cannot restore the terminal: run `reset`")?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn no_answer(place: &Place, why: &str) -> ExitCode {
     say!(
         "error: {place} does not answer: {why}\n\
-         Give the address that `[http] listen` says, as URL or by --listen. From another host: kubectl port-forward POD 9090, or kubectl exec -it POD -- messina top."
+         Pass the address of `[http] listen`, as URL or with --listen. From another host: kubectl port-forward POD 9090, or kubectl exec -it POD -- messina top."
     );
     Exit::Unavailable.into()
 }

@@ -111,7 +111,7 @@ impl Picture<'_> {
             if text.len() > height {
                 text.truncate(height.saturating_sub(1));
                 text.push(Line::raw(
-                    "and more: a higher terminal has room for it, and --once prints all",
+                    "and more: enlarge the terminal, or use --once to print everything",
                 ));
             }
             let text = Paragraph::new(text);
@@ -125,7 +125,7 @@ impl Picture<'_> {
             };
             buffer.set_style(old, Style::new().add_modifier(Modifier::DIM));
         }
-        Paragraph::new("q ends  ↑↓ pipeline  ←→ view  p pauses  ? help").render(footer, buffer);
+        Paragraph::new("q quit  ↑↓ pipeline  ←→ view  p pause  ? help").render(footer, buffer);
     }
 
     fn header(&self) -> Vec<Line<'static>> {
@@ -143,7 +143,7 @@ impl Picture<'_> {
         first.push(Span::raw(", "));
         first.push(verdict(&model.not_live, "live", "not live"));
         if self.screen.paused {
-            first.push(Span::styled("  paused, p goes on", look.of(Mood::Warn)));
+            first.push(Span::styled("  paused, p resumes", look.of(Mood::Warn)));
         }
         let generation = model
             .generation
@@ -175,10 +175,7 @@ impl Picture<'_> {
         let mut lines = Vec::new();
         if let Some(away) = self.away {
             let since = seconds(Some(away.for_.as_secs() as f64));
-            let text = format!(
-                "no answer for {since} ({}): what is shown is old, and it is asked again",
-                away.why
-            );
+            let text = format!("no answer for {since} ({}): showing old data, retrying", away.why);
             lines.push(Line::styled(text, bad));
         }
         lines.extend(
@@ -194,7 +191,7 @@ impl Picture<'_> {
                 .map(|why| Line::styled(format!("not ready: {why}"), bad)),
         );
         if self.model.rejected {
-            let text = "the configuration offered last was rejected, and the one before it runs";
+            let text = "the last configuration was rejected; the previous one still runs";
             lines.push(Line::styled(text, self.look.of(Mood::Warn)));
         }
         lines
@@ -262,7 +259,7 @@ impl Picture<'_> {
         let shown = &pipeline.history[pipeline.history.len() - seen..];
         let most = shown.iter().flatten().max().copied().unwrap_or(0);
         Line::raw(format!(
-            "records/s: now {}, at most {} in what is drawn",
+            "records/s: now {}, peak {}",
             known(shown.last().copied().flatten().map(|rate| rate as f64)),
             count(most as f64)
         ))
