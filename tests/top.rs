@@ -322,7 +322,7 @@ fn keys_change_the_view_and_q_ends_it() {
     terminal.press("p");
     terminal.wait_for("paused", true);
     terminal.press("?");
-    terminal.wait_for("pauses: no requests", true);
+    terminal.wait_for("freeze the view", true);
     terminal.press("q");
     terminal.ends_well();
 }
@@ -347,7 +347,7 @@ fn a_process_that_goes_away_is_said_to_be_and_a_signal_ends_it() {
 fn control_c_ends_it() {
     let process = process();
     let mut terminal = Terminal::start(&[&process.address.to_string()]);
-    terminal.wait_for("q ends", true);
+    terminal.wait_for("q quit", true);
     terminal.press("\x03");
     terminal.ends_well();
 }

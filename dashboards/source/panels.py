@@ -1,8 +1,8 @@
-"""What all dashboards share: how a panel is made, which variables choose what is shown, which links lead on.
+"""What all dashboards share: panels, variables, links.
 
 A panel is one call: title, description, unit, and queries as (expression, legend). Everything that makes panels look and behave alike is here
 and nowhere else: widths in a grid of 24, the table of figures under a graph, `$__rate_interval`, colours of thresholds, how a quantile is
-computed. Times are seconds and sizes are bytes, as the metrics are.
+computed. Times are in seconds and sizes in bytes, like the metrics.
 """
 
 from grafana_foundation_sdk.builders import common, dashboard, heatmap, prometheus, stat, table, timeseries
@@ -20,7 +20,7 @@ RATE = "$__rate_interval"
 
 
 def rate(metric, selector=PIPELINE, more=""):
-    """Occurrences a second."""
+    """Occurrences per second."""
     return f"rate({metric}{{{selector}{more}}}[{RATE}])"
 
 

@@ -53,7 +53,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     let interval = text.parse().ok().and_then(seconds).or_else(|| parse_duration(text));
     interval
         .filter(|interval| (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(interval))
-        .ok_or_else(|| "write seconds, from 0.1 to 3600, or a duration such as 500ms or 1m".to_owned())
+        .ok_or_else(|| "expected seconds, from 0.1 to 3600, or a duration such as 500ms or 1m".to_owned())
 }
 
 /// Runs the command.
@@ -61,7 +61,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
     let place = args.url.clone().unwrap_or_else(|| Place::from(args.process));
     let terminal = std::io::stdout().is_terminal();
     if !args.once && !terminal {
-        say!("stdout is not a terminal: printing once, as with --once");
+        say!("stdout is no terminal: printing everything once, as with --once");
     }
     let began = Instant::now();
     let mut history = History::default();
@@ -93,7 +93,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
         Err(error) => {
             // It may have been taken in part.
             let _ = ratatui::try_restore();
-            return Err(error).context("cannot draw on the terminal: --once prints the same as text");
+            return Err(error).context("cannot set up the terminal: --once prints the same as text");
         }
     };
     let end = Watch::new(place, args.interval, began, history).and_then(|mut watch| watch.go(&mut terminal));
@@ -110,8 +110,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
 fn no_answer(place: &Place, why: &str) -> ExitCode {
     say!(
         "error: {place} does not answer: {why}\n\
-         Give the process's `[http] listen` address, as a URL or with --listen. From another host: kubectl port-forward POD 9090, or kubectl exec \
-         -it POD -- messina top."
+         Pass the address of `[http] listen`, as URL or with --listen. From another host: kubectl port-forward POD 9090, or kubectl exec -it POD -- messina top."
     );
     Exit::Unavailable.into()
 }

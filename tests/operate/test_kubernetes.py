@@ -321,7 +321,7 @@ class Kubernetes(unittest.TestCase):
         self.assertEqual(few["labels"]["severity"], "ticket")
         self.assertTrue((ROOT / few["annotations"]["runbook"].removeprefix("https://runbooks.example/")).is_file())
         # The autoscaler keeps two.
-        summary = "1 processes of messina are in messina, of 2 that are asked for"
+        summary = "Prometheus finds only 1 of 2 processes of messina in namespace messina"
         told = {"exp_labels": {"severity": "ticket", "namespace": "messina", "job": "messina"}, "exp_annotations": {**few["annotations"], "summary": summary}}
         there = {'pod="messina-0"': "1x60", 'pod="messina-1"': "1x5 0x5 _x50"}
         self.told(spec, "MessinaTooFew", there, [(10, []), (35, []), (50, [told])])

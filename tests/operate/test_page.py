@@ -43,7 +43,7 @@ class Page(unittest.TestCase):
     @staticmethod
     def way(page):
         """The numbers on the picture of the first pipeline."""
-        return page.get_by_role("list", name="The way of a record through navigation").inner_text()
+        return page.get_by_role("list", name="Path of a record through navigation").inner_text()
 
     def changed(self, page, before):
         page.wait_for_function("before => document.querySelector('ol').innerText !== before", arg=before)
@@ -119,12 +119,12 @@ class Page(unittest.TestCase):
         pause.press("Space")
         self.assertEqual(pause.get_attribute("aria-pressed"), "true")
         state = page.get_by_role("status")
-        self.assertEqual(state.inner_text(), "paused: what is shown is old")
+        self.assertEqual(state.inner_text(), "paused: showing old data")
         page.wait_for_timeout(2_500)
         still = self.way(page)
         page.wait_for_timeout(5_000)
         self.assertEqual(self.way(page), still)
-        self.assertEqual(state.inner_text(), "paused: what is shown is old")
+        self.assertEqual(state.inner_text(), "paused: showing old data")
         pause.press("Space")
         self.changed(page, still)
         self.assertEqual(state.inner_text(), "ready")
@@ -137,16 +137,16 @@ class Page(unittest.TestCase):
         [demo] = self.demo.processes
         self.addCleanup(demo.send_signal, signal.SIGCONT)
         demo.send_signal(signal.SIGSTOP)
-        page.wait_for_function(says, arg="no answer; what is shown is old")
+        page.wait_for_function(says, arg="no answer: showing old data")
         self.assertEqual(state.get_attribute("class"), "bad")
         # A request is under way by then, and its end says nothing more.
         page.wait_for_timeout(2_500)
         pause.click()
         page.wait_for_timeout(9_000)
-        self.assertEqual(state.inner_text(), "paused: what is shown is old")
+        self.assertEqual(state.inner_text(), "paused: showing old data")
         demo.send_signal(signal.SIGCONT)
         page.wait_for_timeout(2_500)
-        self.assertEqual(state.inner_text(), "paused: what is shown is old")
+        self.assertEqual(state.inner_text(), "paused: showing old data")
         pause.click()
         page.wait_for_function(says, arg="ready")
         self.assertEqual(state.get_attribute("class"), "")

@@ -111,7 +111,7 @@ impl Answers {
             let answer = get(path)?;
             match answer.status {
                 200 => Ok(answer.body),
-                0 => Err(format!("the answer at {path} is not HTTP")),
+                0 => Err(format!("what answers at {path} does not speak HTTP")),
                 status => Err(format!("{path} answers with HTTP status {status}")),
             }
         };
@@ -124,7 +124,7 @@ impl Answers {
     /// # Errors
     /// What is not as Messina says it.
     pub(super) fn read(status: &str, metrics: &str, readyz: &Answer, livez: &Answer) -> Result<Answers, String> {
-        let wrong = |error| format!("the answer of /status is not Messina's: {error}");
+        let wrong = |error| format!("the answer from /status is not Messina's: {error}");
         let mut status: Value = serde_json::from_str(status).map_err(wrong)?;
         clean_all(&mut status);
         let reasons = |answer: &Answer| match answer.status {

@@ -330,7 +330,7 @@ fn per_second(growth: f64, time: Duration) -> Option<f64> {
     (growth >= 0.0 && time > Duration::ZERO).then(|| growth / time.as_secs_f64())
 }
 
-/// Records that ended: done, skipped or given up.
+/// Records that ended: done, skipped or dead-lettered.
 fn ended(pipeline: &answer::Pipeline) -> Option<u64> {
     Some(pipeline.done? + pipeline.skipped? + pipeline.dead_lettered?)
 }

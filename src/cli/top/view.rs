@@ -111,7 +111,7 @@ impl Picture<'_> {
             if text.len() > height {
                 text.truncate(height.saturating_sub(1));
                 text.push(Line::raw(
-                    "and more: a higher terminal has room for it, and --once prints all",
+                    "and more: enlarge the terminal, or use --once to print everything",
                 ));
             }
             let text = Paragraph::new(text);
@@ -125,7 +125,7 @@ impl Picture<'_> {
             };
             buffer.set_style(old, Style::new().add_modifier(Modifier::DIM));
         }
-        Paragraph::new("q ends  ↑↓ pipeline  ←→ view  p pauses  ? help").render(footer, buffer);
+        Paragraph::new("q quit  ↑↓ pipeline  ←→ view  p pause  ? help").render(footer, buffer);
     }
 
     fn header(&self) -> Vec<Line<'static>> {
@@ -175,7 +175,7 @@ impl Picture<'_> {
         let mut lines = Vec::new();
         if let Some(away) = self.away {
             let since = seconds(Some(away.for_.as_secs() as f64));
-            let text = format!("no answer for {since} ({}): what is shown is old; retrying", away.why);
+            let text = format!("no answer for {since} ({}): showing old data, retrying", away.why);
             lines.push(Line::styled(text, bad));
         }
         lines.extend(
@@ -191,7 +191,7 @@ impl Picture<'_> {
                 .map(|why| Line::styled(format!("not ready: {why}"), bad)),
         );
         if self.model.rejected {
-            let text = "the last configuration offered was rejected; the one before it stays in effect";
+            let text = "the last configuration was rejected; the previous one still runs";
             lines.push(Line::styled(text, self.look.of(Mood::Warn)));
         }
         lines
@@ -259,7 +259,7 @@ impl Picture<'_> {
         let shown = &pipeline.history[pipeline.history.len() - seen..];
         let most = shown.iter().flatten().max().copied().unwrap_or(0);
         Line::raw(format!(
-            "records/s: now {}, at most {} in what is drawn",
+            "records/s: now {}, peak {}",
             known(shown.last().copied().flatten().map(|rate| rate as f64)),
             count(most as f64)
         ))

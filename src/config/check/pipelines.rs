@@ -108,8 +108,8 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
     }
 }
 
-/// The order by key is that of the records' own keys: outputs that have others may change places. Who writes it down
-/// means it.
+/// `order = "key"` goes by the input's keys, so outputs with another key may be out of order. If it is written down, it is
+/// meant.
 fn output_key(pipeline: &Pipeline, report: &mut Report<'_>) {
     let key = pipeline.sink.as_ref().and_then(|sink| sink.key.as_ref());
     let Some(key) = key.filter(|_| !pipeline.order_is_written) else {
@@ -119,11 +119,11 @@ fn output_key(pipeline: &Pipeline, report: &mut Report<'_>) {
         return;
     }
     let name = &pipeline.name.value;
-    let message = format!("`{name}` keeps the order of records of one key, and gives its outputs another key");
-    let label = "outputs of one such key may change places";
+    let message = format!("`{name}` keeps the order of each input key, but `sink.key` sets another key");
+    let label = "outputs with the same key may be out of order";
     let help = format!(
-        "write order = \"partition\" under [pipelines.{name}]; or order = \"key\", if records of one output key have one \
-         key"
+        "set order = \"partition\" under [pipelines.{name}], or order = \"key\" if all records of one output key share one \
+         input key"
     );
     report.warning(codes::OTHER_KEY, message, key.span, label, help);
 }

@@ -14,7 +14,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
     }
     // The metrics and the states are two answers: between them it may have stopped.
     if stopped || loops.iter().any(|one| one.state == STOPPED_BY_LIMIT) {
-        let why = "stopped: more dead letters than stop_above allows; send SIGHUP or restart once the cause is fixed";
+        let why = "stopped: more dead letters than stop_above allows; fix the cause, then restart or send SIGHUP";
         found.push(((Mood::Bad, "dead letters".to_owned()), why.to_owned()));
     }
     let stalled = loops
@@ -23,7 +23,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
         .filter(|p| p.stalled)
         .count();
     if stalled > 0 {
-        let why = format!("partitions that make no progress: {stalled}");
+        let why = format!("partitions with lag and no progress: {stalled}");
         found.push(((Mood::Bad, format!("stalled: {stalled}")), why));
     }
     let others = loops
@@ -34,7 +34,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
         if !named.contains(&state) {
             named.push(state);
             let many = loops.iter().filter(|one| one.state == state).count();
-            let why = format!("consumers that are {state}: {many} of {}", loops.len());
+            let why = format!("consumers {state}: {many} of {}", loops.len());
             found.push(((Mood::Warn, state.to_owned()), why));
         }
     }
@@ -46,7 +46,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
     }
     let waiting: u64 = loops.iter().map(|one| one.waiting_for_schema).sum();
     if waiting > 0 {
-        let why = format!("records that wait for their schema from the registry: {waiting}");
+        let why = format!("records waiting for their schema from the registry: {waiting}");
         found.push(((Mood::Warn, "no schema".to_owned()), why));
     }
     let word = match found.first() {

@@ -86,7 +86,7 @@ pub(super) fn partitions(pipeline: &Pipeline, width: usize, height: usize, look:
     let room = height.saturating_sub(2);
     let all = &pipeline.partitions;
     if all.is_empty() {
-        return vec![Line::raw("no partition is assigned to this process")];
+        return vec![Line::raw("no partitions are assigned to this process")];
     }
     let head = [
         ("TOPIC", Side::Left),
@@ -116,10 +116,7 @@ pub(super) fn partitions(pipeline: &Pipeline, width: usize, height: usize, look:
     });
     let mut lines = table(&head, rows.collect(), width);
     if all.len() > room {
-        lines.push(Line::raw(format!(
-            "and {} more, which are behind less",
-            all.len() - room
-        )));
+        lines.push(Line::raw(format!("and {} more with less lag", all.len() - room)));
     }
     lines
 }
@@ -127,7 +124,7 @@ pub(super) fn partitions(pipeline: &Pipeline, width: usize, height: usize, look:
 /// What fails where, and the last errors, newest first.
 pub(super) fn errors(pipeline: &Pipeline, width: usize, look: Look) -> Vec<Line<'static>> {
     if pipeline.failures.is_empty() && pipeline.last_errors.is_empty() {
-        return vec![Line::raw("none since the start")];
+        return vec![Line::raw("no errors since the start")];
     }
     let mut lines = Vec::new();
     if !pipeline.failures.is_empty() {
@@ -135,7 +132,7 @@ pub(super) fn errors(pipeline: &Pipeline, width: usize, look: Look) -> Vec<Line<
             ("WHERE", Side::Left),
             ("CLASS", Side::Left),
             ("LEVEL", Side::Left),
-            ("SINCE THE START", Side::Right),
+            ("SINCE START", Side::Right),
             ("ERRORS/S", Side::Right),
         ];
         let rows = pipeline.failures.iter().map(|one| {
@@ -159,19 +156,19 @@ pub(super) fn errors(pipeline: &Pipeline, width: usize, look: Look) -> Vec<Line<
 /// What keys do, and what the columns mean.
 pub(super) fn help() -> Vec<Line<'static>> {
     const TEXT: &str = "\
-q, Esc, Ctrl-C    ends
-up, down, k, j    the pipeline that is shown below
-tab, left, right  its steps, partitions or errors
-p                 pauses: no requests, and the screen stays as it is
-?                 this, and back
+q, Esc, Ctrl-C    quit
+up, down, k, j    select a pipeline
+tab, left, right  switch between its steps, partitions and errors
+p                 pause: stop polling and freeze the view
+?                 show or hide this help
 
-Rates and quantiles are of the last ten seconds.
-RECORDS/S  records that ended: done, skipped or given up
-LAG        records not finished
-LAG AGE    how old the first unfinished record is, where that is worst
-IN FLIGHT  of how many; full: intake waits for room
+Rates and quantiles cover the last ten seconds.
+RECORDS/S  records finished: done, skipped or dead-lettered
+LAG        records from the first unfinished one to the end
+LAG AGE    age of the first unfinished record, in the worst partition
+IN FLIGHT  records in flight, and their limit; full: intake waits for room
 DEAD       dead letters since the start
-CALLS/S    answers of a step's store, those of its cache left out
+CALLS/S    calls that succeeded; cache hits do not count
 ERRORS/S   failed attempts, including those that are retried";
     TEXT.lines().map(Line::raw).collect()
 }

@@ -85,7 +85,7 @@ fn it_fits_terminals_of_every_size() {
     snapshot("120x40", at((120, 40)));
     snapshot("20x5", at((20, 5)));
     assert!(
-        at((80, 16)).contains("and more: a higher terminal"),
+        at((80, 16)).contains("and more: enlarge the terminal"),
         "what is cut is said"
     );
     for model in [&model, &troubled()] {
