@@ -15,7 +15,7 @@ DASHBOARD = filled(
             number("Consumers made anew", "Consumers that stood still and were made anew, in the time shown.", "short", f"sum(increase(messina_consumer_rebuilds_total{{{PIPELINE}}}[$__range]))", "green", (1, "red"), width=6),
             number("Brokers up", "Fewest connections that are up, over all clients.", "short", f"min(messina_kafka_brokers_up{{{PIPELINE}}})", "red", (1, "green"), width=6),
             graph("Assigned partitions", "By process. They move at a rebalance.", "short", (f"sum by (pipeline, instance) (messina_assigned_partitions{{{PIPELINE}}})", "{{pipeline}} {{instance}}"), stacked=True, width=8),
-            graph("Rebalances", "By kind: assigned, revoked, lost (work may be repeated), error.", "cps", (f"sum by (pipeline, kind) ({rate('messina_rebalances_total')})", "{{pipeline}} {{kind}}"), width=8),
+            graph("Rebalances", "By kind: assigned, revoked, lost (work may be repeated).", "cps", (f"sum by (pipeline, kind) ({rate('messina_rebalances_total')})", "{{pipeline}} {{kind}}"), width=8),
             graph("Stalled partitions", "Partitions with lag that make no progress.", "short", (f"sum by (pipeline) (messina_stalled_partitions{{{PIPELINE}}})", "{{pipeline}}"), thresholds=[(1, "red")], width=8),
         ],
     ),

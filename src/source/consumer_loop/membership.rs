@@ -102,10 +102,6 @@ impl Loop {
                         self.assignment.revoked(&partitions, self.drain_by);
                     }
                 }
-                Notice::RebalanceFailed(error) => {
-                    self.parts.runtime.metrics.rebalanced("error");
-                    self.note_error(format!("rebalance: {error}"));
-                }
                 Notice::Fatal(error, reason) => self.halt(Failure::fatal("kafka", format!("{error}: {reason}"))),
             }
         }
