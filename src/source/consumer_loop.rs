@@ -277,6 +277,8 @@ struct Loop {
     took_since_status: bool,
     hearing: Hearing,
     last_complaint: Option<Instant>,
+    /// When librdkafka said last that it cannot reach a broker.
+    last_unreachable: Option<Instant>,
     seen: Option<Seen>,
     gauges: Gauges,
     refused: Refused,
@@ -428,6 +430,7 @@ impl Loop {
             took_since_status: false,
             hearing: Hearing::default(),
             last_complaint: None,
+            last_unreachable: None,
             seen: None,
             gauges,
             refused,

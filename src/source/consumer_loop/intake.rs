@@ -44,6 +44,21 @@ fn complaint(error: &KafkaError) -> String {
     }
 }
 
+/// Whether an error may be of fetching. librdkafka tells the consumer of connections too, twice a minute for as long as one broker is away; which
+/// partitions stand still for that is known by their leaders, and it says nothing of the others.
+fn may_be_of_fetching(error: &KafkaError) -> bool {
+    !matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::SSL
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::AllBrokersDown
+        )
+    )
+}
+
 impl Loop {
     pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
         self.workers.take();
@@ -62,7 +77,12 @@ impl Loop {
                     tracing::warn!(pipeline = %self.name(), suppressed, "{complaint}");
                 }
                 self.note_error(complaint);
-                self.last_complaint = Some(Instant::now());
+                let last = if may_be_of_fetching(&error) {
+                    &mut self.last_complaint
+                } else {
+                    &mut self.last_unreachable
+                };
+                *last = Some(Instant::now());
             }
         }
     }
@@ -376,6 +396,7 @@ impl Loop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::consumer_loop::tests::idle::with_one_finished;
 
     #[test]
     fn a_batch_that_is_not_unpacked_is_told_with_the_remedy() {
@@ -384,5 +405,30 @@ mod tests {
         assert!(packed.contains("raise `receive.message.max.bytes`"), "{packed}");
         let away = told(RDKafkaErrorCode::AllBrokersDown);
         assert!(!away.contains("raise"), "{away}");
+    }
+
+    #[tokio::test]
+    async fn that_a_broker_is_away_is_no_complaint_of_what_others_lead() {
+        let mut this = with_one_finished().await;
+        for (code, away) in [
+            (RDKafkaErrorCode::BrokerTransportFailure, true),
+            (RDKafkaErrorCode::Resolve, true),
+            (RDKafkaErrorCode::SSL, true),
+            (RDKafkaErrorCode::Authentication, true),
+            (RDKafkaErrorCode::AllBrokersDown, true),
+            (RDKafkaErrorCode::TopicAuthorizationFailed, false),
+            (RDKafkaErrorCode::BadCompression, false),
+            (RDKafkaErrorCode::BadMessage, false),
+            (RDKafkaErrorCode::Unknown, false),
+        ] {
+            (this.last_complaint, this.last_unreachable) = (None, None);
+            this.take(Err(KafkaError::MessageConsumption(code)));
+            let now = Instant::now();
+            assert_eq!(
+                (this.misses_a_broker(now), this.complains(now)),
+                (away, !away),
+                "{code:?}"
+            );
+        }
     }
 }
