@@ -255,6 +255,7 @@ impl Loop {
             begun: Instant::now(),
             tenure: Arc::default(),
             parked: VecDeque::new(),
+            parked_since: None,
             waits: false,
             since_ms: None,
             committed: None,

@@ -42,6 +42,9 @@ impl Loop {
     pub(super) fn publish_status(&mut self, state: &'static str) -> Option<String> {
         self.look_at_ledgers();
         let now = Instant::now();
+        if self.holds_intake() {
+            self.watchdogs.intake_is_held(now);
+        }
         self.watchdogs.look(now);
         let wall_ms = crate::pipeline::evaluate::now_micros() / 1000;
         let mut partitions = Vec::new();
