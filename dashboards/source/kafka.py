@@ -15,7 +15,7 @@ DASHBOARD = filled(
             number("Consumers rebuilt", "Consumers that were rebuilt in the time shown, because they stalled or had to continue from the last commit.", "short", f"sum(increase(messina_consumer_rebuilds_total{{{PIPELINE}}}[$__range]))", "green", (1, "red"), width=6),
             number("Brokers up", "Broker connections that are up, of the client that has fewest.", "short", f"min(messina_kafka_brokers_up{{{PIPELINE}}})", "red", (1, "green"), width=6),
             graph("Assigned partitions", "Partitions of each process. They move at a rebalance.", "short", (f"sum by (pipeline, instance) (messina_assigned_partitions{{{PIPELINE}}})", "{{pipeline}} {{instance}}"), stacked=True, width=8),
-            graph("Rebalances", "Rebalances per second, by kind: assigned, revoked, lost (records may run again) or error.", "cps", (f"sum by (pipeline, kind) ({rate('messina_rebalances_total')})", "{{pipeline}} {{kind}}"), width=8),
+            graph("Rebalances", "Rebalances per second, by kind: assigned, revoked or lost (records may run again).", "cps", (f"sum by (pipeline, kind) ({rate('messina_rebalances_total')})", "{{pipeline}} {{kind}}"), width=8),
             graph("Stalled partitions", "Partitions with lag that make no progress.", "short", (f"sum by (pipeline) (messina_stalled_partitions{{{PIPELINE}}})", "{{pipeline}}"), thresholds=[(1, "red")], width=8),
         ],
     ),

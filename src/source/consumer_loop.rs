@@ -80,6 +80,8 @@ const ROUND: usize = 256;
 const PAUSE_AFTER: Duration = Duration::from_secs(2);
 /// How long a registry is given to answer before what waits for it is paused alone.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// How long it is given no time at all after that: a partition whose records each name another schema is soon fetched again, and waits again.
+const IMPATIENT_FOR: Duration = Duration::from_secs(10);
 /// Between commits.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long after its subscription a member is not closed that has not joined yet. The group's answer to the first request to join is the member's
@@ -175,6 +177,8 @@ struct Held {
     begun: Instant,
     tenure: Arc<Tenure>,
     parked: VecDeque<Box<Event>>,
+    /// Since when there have always been some.
+    parked_since: Option<Instant>,
     /// Paused alone, for as long as any are parked.
     waits: bool,
     /// What comes next is no older than this: the time of the record taken last, or when nothing was seen to wait after that.
@@ -239,6 +243,8 @@ struct Loop {
     resolving: HashMap<u32, Instant>,
     /// Until then nothing is taken in, or until a schema is known.
     hold_until: Option<Instant>,
+    /// Until then intake is not held so: a partition was paused alone.
+    impatient_until: Option<Instant>,
     resolved: (mpsc::UnboundedSender<Resolved>, mpsc::UnboundedReceiver<Resolved>),
     fetched: (mpsc::UnboundedSender<Fetched>, mpsc::UnboundedReceiver<Fetched>),
     #[expect(
@@ -279,6 +285,8 @@ struct Loop {
     last_complaint: Option<Instant>,
     /// When it was last seen to whom the producer sends.
     looked_at_producer: Option<Instant>,
+    /// When librdkafka said last that it cannot reach a broker.
+    last_unreachable: Option<Instant>,
     seen: Option<Seen>,
     gauges: Gauges,
     refused: Refused,
@@ -404,6 +412,7 @@ impl Loop {
             plans: Plans::default(),
             resolving: HashMap::new(),
             hold_until: None,
+            impatient_until: None,
             resolved: mpsc::unbounded_channel(),
             fetched: mpsc::unbounded_channel(),
             pool: Vec::new(),
@@ -431,6 +440,7 @@ impl Loop {
             hearing: Hearing::default(),
             last_complaint: None,
             looked_at_producer: None,
+            last_unreachable: None,
             seen: None,
             gauges,
             refused,

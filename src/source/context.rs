@@ -40,8 +40,6 @@ pub enum Notice {
         /// Whether they have gone already.
         lost: bool,
     },
-    /// The group could not rebalance.
-    RebalanceFailed(KafkaError),
     /// The consumer cannot go on.
     Fatal(KafkaError, String),
 }
@@ -271,14 +269,13 @@ impl ConsumerContext for SourceContext {
                 partitions: partitions(list),
                 cooperative,
             }
-        } else if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS {
+        } else {
+            // The binding calls for no other code.
             Notice::Revoked {
                 partitions: partitions(list),
                 cooperative,
                 lost: consumer.assignment_lost(),
             }
-        } else {
-            Notice::RebalanceFailed(KafkaError::Rebalance(error.into()))
         });
     }
 }

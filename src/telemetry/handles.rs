@@ -83,7 +83,7 @@ impl PipelineMetrics {
         let m = metrics;
         // Looked up when they are counted. A series that is born at 1 hides that count from `rate()` and `increase()`.
         m.dead_letters_total.of([pipeline, Class::Permanent.as_str()]);
-        for kind in ["assigned", "revoked", "lost", "error"] {
+        for kind in ["assigned", "revoked", "lost"] {
             m.rebalances_total.of([pipeline, kind]);
         }
         // Set when the pipeline is launched.
@@ -496,6 +496,7 @@ mod tests {
         ] {
             assert!(text(&metrics).contains(&format!("messina_{series} 0")), "{series}");
         }
+        assert_eq!(text(&metrics).matches("messina_rebalances_total{").count(), 3);
         let local = pipeline.local();
         local.received.inc();
         local.decode.observe(0.000_002);

@@ -123,7 +123,7 @@ metrics! {
         /// Consumers recreated, which continue from the last commit: because they stalled; because brokers had forgotten their transactional id, fenced
         /// its producer, or had no transaction of it; or to publish again what brokers refused, or had not accepted when its partition was revoked.
         consumer_rebuilds_total: IntCounterVec ["pipeline"],
-        /// Rebalances, by kind: assigned, revoked, lost or error.
+        /// Rebalances, by kind: assigned, revoked or lost.
         rebalances_total: IntCounterVec ["pipeline", "kind"],
         /// Commits acknowledged by the brokers.
         commits_total: IntCounterVec ["pipeline"],

@@ -180,6 +180,12 @@ impl Loop {
         self.last_complaint
             .is_some_and(|last| now.duration_since(last) < self.parts.stall_after)
     }
+
+    /// Whether it has said within that time that it cannot reach a broker. A connection may also be down because nobody needs it.
+    pub(super) fn misses_a_broker(&self, now: Instant) -> bool {
+        self.last_unreachable
+            .is_some_and(|last| now.duration_since(last) < self.parts.stall_after)
+    }
 }
 
 #[cfg(test)]

@@ -160,6 +160,8 @@ impl Loop {
     pub(super) fn release(&mut self, event: Box<Event>, finished: bool) {
         if !finished {
             self.parts.runtime.metrics.given_up.inc();
+            // No drain waits for it.
+            self.assignment.give_up(event.origin.ticket, 1);
         }
         self.take_back(event, finished);
     }

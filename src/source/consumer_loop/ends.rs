@@ -76,6 +76,13 @@ impl Ends {
         known.end.filter(|end| *end > next)
     }
 
+    /// Whose broker is away is not asked for: there would be no answer, and none for those that are asked for with it.
+    pub(super) fn put_off(&mut self, partition: Partition, now: Instant) {
+        if let Some(known) = self.by_partition.get_mut(&partition) {
+            known.since = now;
+        }
+    }
+
     /// The partitions whose ends are to be asked for now, of those that were just seen, in turn.
     fn due(&mut self, now: Instant) -> Vec<Partition> {
         let mut due = Vec::new();
@@ -200,11 +207,14 @@ pub(super) fn all_ends<C: ConsumerContext, T: Consumer<C>>(
 #[cfg(test)]
 pub(super) mod tests {
     use rdkafka::ClientConfig;
+    use rdkafka::client::ClientContext;
     use rdkafka::consumer::BaseConsumer;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+    use rdkafka::statistics::{self, Statistics};
 
     use super::*;
+    use crate::source::consumer_loop::tests::idle::with_one_finished;
 
     const P: Partition = Partition { topic: 0, index: 0 };
     const Q: Partition = Partition { topic: 0, index: 1 };
@@ -344,5 +354,35 @@ pub(super) mod tests {
         });
         let first = seen.find(|(_, stalled)| *stalled);
         assert_eq!(first.map(|(second, _)| second), Some(91));
+    }
+
+    #[tokio::test]
+    async fn what_a_broker_that_is_away_leads_is_asked_for_when_it_has_been_back_for_as_long() {
+        let mut this = with_one_finished().await;
+        this.ends = Ends::new(Duration::from_millis(2));
+        // It is at its end, and nobody is connected.
+        let partition = statistics::Partition {
+            ls_offset: 1,
+            hi_offset: 1,
+            next_offset: 1,
+            ..statistics::Partition::default()
+        };
+        let topic = statistics::Topic {
+            topic: "in".to_owned(),
+            partitions: HashMap::from([(0, partition)]),
+            ..statistics::Topic::default()
+        };
+        this.parts.consumer.context().stats(Statistics {
+            topics: HashMap::from([("in".to_owned(), topic)]),
+            ..Statistics::default()
+        });
+        for away in [true, false] {
+            this.last_unreachable = away.then(Instant::now);
+            for _ in 0..2 {
+                this.publish_status("running");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert_eq!(this.ends.asking, !away);
+        }
     }
 }

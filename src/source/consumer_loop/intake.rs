@@ -9,7 +9,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Message};
 
-use super::{Loop, PATIENCE};
+use super::{IMPATIENT_FOR, Loop, PATIENCE};
 use crate::kafka::{epoch, headers};
 use crate::lanes::{Entered, LaneId};
 use crate::ledger::LedgerError;
@@ -44,6 +44,21 @@ fn complaint(error: &KafkaError) -> String {
     }
 }
 
+/// Whether an error may be of fetching. librdkafka tells the consumer of connections too, twice a minute for as long as one broker is away; which
+/// partitions stand still for that is known by their leaders, and it says nothing of the others.
+fn may_be_of_fetching(error: &KafkaError) -> bool {
+    !matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::SSL
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::AllBrokersDown
+        )
+    )
+}
+
 impl Loop {
     pub(super) fn take(&mut self, message: Result<BorrowedMessage<'_>, KafkaError>) {
         self.workers.take();
@@ -62,7 +77,12 @@ impl Loop {
                     tracing::warn!(pipeline = %self.name(), suppressed, "{complaint}");
                 }
                 self.note_error(complaint);
-                self.last_complaint = Some(Instant::now());
+                let last = if may_be_of_fetching(&error) {
+                    &mut self.last_complaint
+                } else {
+                    &mut self.last_unreachable
+                };
+                *last = Some(Instant::now());
             }
         }
     }
@@ -168,7 +188,8 @@ impl Loop {
 
     /// Pauses a partition by itself when its share of the budget waits for a schema: the others would stand still with it. Before that all intake is
     /// held for a moment, for a registry that is well answers sooner than librdkafka fetches again what a pause throws away. It is not well when it
-    /// owes any answer for longer, so partitions and schemas do not add up to a long hold.
+    /// owes any answer for longer, so partitions and schemas do not add up to a long hold. Nor is there an end to it where each answer leads to another
+    /// question, so a partition that waits for longer has had its time, and so have all for a while.
     fn wait_alone(&mut self, partition: Partition) {
         let shares = 2 * self.held.len().max(1);
         let Some(held) = self.held.get_mut(&partition).filter(|held| !held.waits) else {
@@ -180,10 +201,14 @@ impl Loop {
         if held.parked.len() < records.clamp(1, WAITING) && weight < bytes {
             return;
         }
-        let patient_until = self.resolving.values().min().map(|asked| *asked + PATIENCE);
-        if patient_until.is_some_and(|until| Instant::now() < until) {
-            self.hold_until = patient_until;
-            return;
+        let now = Instant::now();
+        if self.impatient_until.is_none_or(|until| now >= until) {
+            let asked = self.resolving.values().copied();
+            let patient_until = asked.chain(held.parked_since).min().map(|since| since + PATIENCE);
+            if patient_until.is_some_and(|until| now < until) {
+                self.hold_until = patient_until;
+                return;
+            }
         }
         match self
             .parts
@@ -192,6 +217,7 @@ impl Loop {
         {
             Ok(()) => {
                 held.waits = true;
+                self.impatient_until = Some(now + IMPATIENT_FOR);
                 self.parts.runtime.metrics.pauses.inc();
             }
             Err(error) => self.note_error(format!("pause: {error}")),
@@ -244,7 +270,10 @@ impl Loop {
             Read::Waits(id, event) => {
                 self.resolve(id);
                 match self.held.get_mut(&partition) {
-                    Some(held) => held.parked.push_front(event),
+                    Some(held) => {
+                        held.parked_since.get_or_insert(now);
+                        held.parked.push_front(event);
+                    }
                     None => self.let_go(event),
                 }
                 return false;
@@ -365,9 +394,11 @@ impl Loop {
             }
             if let Some(held) = self.held.get_mut(&partition)
                 && held.parked.is_empty()
-                && std::mem::take(&mut held.waits)
             {
-                self.wait_no_more(partition);
+                held.parked_since = None;
+                if std::mem::take(&mut held.waits) {
+                    self.wait_no_more(partition);
+                }
             }
         }
     }
@@ -375,8 +406,12 @@ impl Loop {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::source::consumer_loop::tests::idle::{P, taken_with, with_one_finished};
+    use crate::budget::Budget;
+    use crate::registry::framing;
+    use crate::source::consumer_loop::tests::idle::{P, taken, taken_with, with_one_finished};
 
     #[tokio::test]
     async fn records_that_wait_for_schemas_stay_in_order_when_one_of_these_is_known() {
@@ -398,5 +433,85 @@ mod tests {
         assert!(packed.contains("raise `receive.message.max.bytes`"), "{packed}");
         let away = told(RDKafkaErrorCode::AllBrokersDown);
         assert!(!away.contains("raise"), "{away}");
+    }
+
+    #[tokio::test]
+    async fn that_a_broker_is_away_is_no_complaint_of_what_others_lead() {
+        let mut this = with_one_finished().await;
+        for (code, away) in [
+            (RDKafkaErrorCode::BrokerTransportFailure, true),
+            (RDKafkaErrorCode::Resolve, true),
+            (RDKafkaErrorCode::SSL, true),
+            (RDKafkaErrorCode::Authentication, true),
+            (RDKafkaErrorCode::AllBrokersDown, true),
+            (RDKafkaErrorCode::TopicAuthorizationFailed, false),
+            (RDKafkaErrorCode::BadCompression, false),
+            (RDKafkaErrorCode::BadMessage, false),
+            (RDKafkaErrorCode::Unknown, false),
+        ] {
+            (this.last_complaint, this.last_unreachable) = (None, None);
+            this.take(Err(KafkaError::MessageConsumption(code)));
+            let now = Instant::now();
+            assert_eq!(
+                (this.misses_a_broker(now), this.complains(now)),
+                (away, !away),
+                "{code:?}"
+            );
+        }
+    }
+
+    /// Records that name schemas of which nobody has heard, each another one, for as long as intake is not held and their partition not paused.
+    fn fill(this: &mut Loop, offsets: &mut impl Iterator<Item = i64>) {
+        while !this.holds_intake() && !this.held[&P].waits {
+            let record = taken(this, offsets.next().unwrap());
+            let value = framing::header(1000 + u32::try_from(record.origin.offset).unwrap());
+            let content = Content {
+                value: Some(&value),
+                key: None,
+                headers: None,
+            };
+            let (origin, tenure, now) = (record.origin.clone(), record.tenure.clone(), Instant::now());
+            let completions = this.completions.clone();
+            let event = Event::new(Some(record.recycle()), origin, content, tenure, completions, now);
+            if this.held[&P].parked.is_empty() {
+                this.read(P, event, now);
+            } else {
+                this.held.get_mut(&P).unwrap().parked.push_back(event);
+            }
+            this.wait_alone(P);
+        }
+    }
+
+    /// The registry does not know the schema that it was asked for last.
+    fn answer(this: &mut Loop) {
+        let id = *this.resolving.keys().next().unwrap();
+        this.schema_known(id, Err(Failure::permanent("registry", "it is unknown")));
+    }
+
+    /// What looks like a frame in bytes that are none is followed by another such in the next record.
+    #[tokio::test]
+    async fn answers_that_each_lead_to_another_question_hold_intake_no_longer_than_one() {
+        let mut this = with_one_finished().await;
+        this.parts.budget = Budget::new(10_000, 1 << 24);
+        let mut offsets = 1..;
+        fill(&mut this, &mut offsets);
+        let began = Instant::now();
+        assert!(this.holds_intake() && this.held[&P].parked.len() == WAITING);
+        while began.elapsed() < PATIENCE + Duration::from_millis(50) {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            answer(&mut this);
+            fill(&mut this, &mut offsets);
+        }
+        assert!(this.held[&P].waits && this.hold_until.is_none());
+        for patient in [false, true] {
+            if patient {
+                this.impatient_until = Some(Instant::now());
+            }
+            while this.held[&P].waits {
+                answer(&mut this);
+            }
+            fill(&mut this, &mut offsets);
+            assert_eq!((this.held[&P].waits, this.holds_intake()), (!patient, patient));
+        }
     }
 }

@@ -102,10 +102,6 @@ impl Loop {
                         self.assignment.revoked(&partitions, self.drain_by);
                     }
                 }
-                Notice::RebalanceFailed(error) => {
-                    self.parts.runtime.metrics.rebalanced("error");
-                    self.note_error(format!("rebalance: {error}"));
-                }
                 Notice::Fatal(error, reason) => self.halt(Failure::fatal("kafka", format!("{error}: {reason}"))),
             }
         }
@@ -259,6 +255,7 @@ impl Loop {
             begun: Instant::now(),
             tenure: Arc::default(),
             parked: VecDeque::new(),
+            parked_since: None,
             waits: false,
             since_ms: None,
             committed: None,

@@ -42,6 +42,9 @@ impl Loop {
     pub(super) fn publish_status(&mut self, state: &'static str) -> Option<String> {
         self.look_at_ledgers();
         let now = Instant::now();
+        if self.holds_intake() {
+            self.watchdogs.intake_is_held(now);
+        }
         self.watchdogs.look(now);
         let wall_ms = crate::pipeline::evaluate::now_micros() / 1000;
         let mut partitions = Vec::new();
@@ -50,6 +53,7 @@ impl Loop {
         let mut fetches_nothing = None;
         let may_ask =
             self.stopping.is_none() && self.halted.is_none() && !self.owes_an_answer() && !self.complains(now);
+        let misses_a_broker = self.misses_a_broker(now);
         let open = may_ask && self.takes_records() && !self.paused;
         let takes = std::mem::take(&mut self.took_since_status);
         for at in self.assignment.held() {
@@ -64,6 +68,10 @@ impl Loop {
             let more = extent
                 .filter(|e| running && (rests || e.answer == Answer::End))
                 .and_then(|e| self.ends.beyond(at.partition, e.next, now));
+            // Who leads what is paused may have no connection because nothing is fetched.
+            if misses_a_broker && !rests && extent.is_some_and(|e| !e.leader_up) {
+                self.ends.put_off(at.partition, now);
+            }
             let end = extent.and_then(|e| e.end).max(more);
             let at_end = in_flight == 0
                 && more.is_none()

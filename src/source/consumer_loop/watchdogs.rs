@@ -8,7 +8,8 @@
 //! - a consumer that fetches records that nobody may read, such as those of aborted transactions;
 //! - a consumer that had no room: librdkafka fetches nothing while its queue, one for all partitions, is full, and then begins with the same
 //!   partitions. Others may wait for long, and another consumer would serve them no better;
-//! - a process that itself stood still (stopped, frozen, or on a machine that was): it has taken nothing either.
+//! - a process that itself stood still (stopped, frozen, or on a machine that was): it has taken nothing either;
+//! - a loop that holds its intake for the moment that a registry may take to answer.
 //!
 //! Invariants: a partition has its watchdogs as long as it is held, whatever happens to its assignments; under transactions only commits count as
 //! progress, because finished records beyond them run again after an abort.
@@ -95,7 +96,7 @@ impl Watchdogs {
     pub(super) fn look(&mut self, now: Instant) {
         let Some(last) = self.looked.replace(now) else { return };
         let gap = now.saturating_duration_since(last);
-        let unseen = gap.saturating_sub(LONGEST_GAP.min(self.stall_after / 2));
+        let unseen = gap.saturating_sub(self.longest_gap());
         if unseen.is_zero() {
             return;
         }
@@ -103,6 +104,22 @@ impl Watchdogs {
             watchdog.progress.unseen(unseen);
             watchdog.intake.unseen(unseen);
         }
+    }
+
+    /// Intake is held: that nothing has arrived since the last look is no sign of a broken consumer. To be told before [`Watchdogs::look`], which knows
+    /// what is more than a usual gap.
+    pub(super) fn intake_is_held(&mut self, now: Instant) {
+        let gap = self
+            .looked
+            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        let held = gap.min(self.longest_gap());
+        for watchdog in self.by_partition.values_mut() {
+            watchdog.intake.unseen(held);
+        }
+    }
+
+    fn longest_gap(&self) -> Duration {
+        LONGEST_GAP.min(self.stall_after / 2)
     }
 
     pub(super) fn observe(&mut self, partition: Partition, seen: &Sight, now: Instant) -> Watched {
@@ -156,7 +173,12 @@ impl Watchdogs {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::client::ClientContext;
+    use rdkafka::consumer::Consumer;
+    use rdkafka::statistics::{self, Statistics};
+
     use super::*;
+    use crate::source::consumer_loop::tests::idle::with_one_finished;
 
     const P: Partition = Partition { topic: 0, index: 0 };
     const LIMIT: Duration = Duration::from_secs(60);
@@ -400,5 +422,64 @@ mod tests {
         assert!(dogs.observe(P, &running(7, 0), start + LIMIT).stalled);
         dogs.keep(|_| false);
         assert!(!dogs.observe(P, &running(7, 0), start + LIMIT).stalled);
+    }
+
+    #[test]
+    fn half_of_the_time_is_no_part_of_the_wait_where_intake_is_held_for_so_long() {
+        let free = Sight {
+            free: true,
+            ..running(7, 0)
+        };
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, None), Instant::now());
+        let mut seen = (0..600_u32).map(|looks| {
+            let now = start + Duration::from_millis(250) * looks;
+            if looks.is_multiple_of(2) {
+                dogs.intake_is_held(now);
+            }
+            dogs.look(now);
+            (looks, dogs.observe(P, &free, now))
+        });
+        let first = seen.find(|(_, watched)| watched.stalled);
+        assert!(first.is_some_and(|(looks, watched)| looks == 240 && !watched.fetches_nothing));
+        let first = seen.find(|(_, watched)| watched.fetches_nothing);
+        assert_eq!(first.map(|(looks, _)| looks), Some(479));
+    }
+
+    #[tokio::test]
+    async fn a_consumer_is_not_broken_because_intake_is_held() {
+        let mut this = with_one_finished().await;
+        this.watchdogs = Watchdogs::new(Duration::from_millis(200), None);
+        let broker = statistics::Broker {
+            state: "UP".to_owned(),
+            ..statistics::Broker::default()
+        };
+        // Its next record is there, and does not come.
+        let partition = statistics::Partition {
+            ls_offset: 50,
+            hi_offset: 50,
+            next_offset: 1,
+            ..statistics::Partition::default()
+        };
+        let topic = statistics::Topic {
+            topic: "in".to_owned(),
+            partitions: HashMap::from([(0, partition)]),
+            ..statistics::Topic::default()
+        };
+        this.parts.consumer.context().stats(Statistics {
+            brokers: HashMap::from([("b:9092/0".to_owned(), broker)]),
+            topics: HashMap::from([("in".to_owned(), topic)]),
+            ..Statistics::default()
+        });
+        this.hold_until = Some(Instant::now() + LIMIT);
+        for _ in 0..10 {
+            assert_eq!(this.publish_status("running"), None);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        this.hold_until = None;
+        let began = Instant::now();
+        while this.publish_status("running").is_none() {
+            assert!(began.elapsed() < LIMIT, "it is never called broken");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }

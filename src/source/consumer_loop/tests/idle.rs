@@ -803,3 +803,30 @@ async fn however_short_a_stall_is_librdkafka_is_not_silent_between_two_reports()
     assert!(!silent_for(2));
     assert!(silent_for(3));
 }
+
+/// Where dead letters have stopped intake no other consumer takes its place, so the drain is its own.
+#[tokio::test]
+async fn a_drain_waits_for_no_record_that_has_come_back_unfinished() {
+    let mut this = idle(TOML.to_owned() + OUTPUT).await;
+    let metrics = this.parts.runtime.metrics.clone();
+    this.stopped_by_limit = true;
+    let [unfinished, running] = [0, 1].map(|offset| taken(&mut this, offset));
+    let how = How::StartAgain(Failure::transient("delivery", "no broker took it"));
+    this.ended(Completion { event: unfinished, how }, Instant::now());
+    assert!(this.replace.is_none() && this.stopping.is_none());
+    this.assignment.revoked(&[P], Instant::now() + LONG);
+    assert!(this.assignment.next_action().is_none(), "the other may still finish");
+    let how = How::Finished(Outcome::Done);
+    this.ended(Completion { event: running, how }, Instant::now());
+    let mut actions = Vec::new();
+    while let Some(action) = this.assignment.next_action() {
+        actions.push(action);
+    }
+    // Nothing is committed past the first.
+    assert!(
+        matches!(&actions[..], [Action::Forget { .. }, Action::Unassign(gone)] if *gone == [P]),
+        "{actions:?}"
+    );
+    let counted = (metrics.done.get(), metrics.given_up.get(), this.parts.budget.records());
+    assert_eq!(counted, (1, 1, 0));
+}
