@@ -88,9 +88,15 @@ pub fn abort(
         std::thread::sleep(SETTLES);
     }
     let timeout = Cell::new(FIRST_ABORT);
-    again(producer, goes_on, || {
-        past_a_stale_answer(|| producer.abort_transaction(timeout.replace(CALL)))
-    })?;
+    let call = || past_a_stale_answer(|| producer.abort_transaction(timeout.replace(CALL)));
+    // Where brokers refuse an abort for a reason that librdkafka does not know, it asks for an abort: the next call begins anew.
+    while let Err(error) = again(producer, &goes_on, call) {
+        match error {
+            TransactionError::Abort(why) if goes_on(&why) => std::thread::sleep(PAUSE),
+            TransactionError::Abort(_) => return Err(TransactionError::GivenUp),
+            error => return Err(error),
+        }
+    }
     begin(producer)
 }
 
