@@ -5,9 +5,9 @@
 //! passes: the consumer makes way for another one, whose producer takes the id with a new epoch. Two processes with one id would fence each other for
 //! ever, so who is fenced again soon halts.
 //!
-//! Or brokers know nothing of what the producer goes on with or ends, or it can begin nothing more: its consumer makes way likewise. An abort soon after a commit can be answered so (see
-//! [`TransactionError::Forgotten`]), as often as that happens, and no twin is behind it: what bounds it is that three new consumers in a row without a commit
-//! are followed by none.
+//! Or brokers know nothing of what the producer goes on with or ends, or librdkafka is in no state to go on or to begin anything: its consumer makes way
+//! likewise. An abort soon after a commit can be answered so (see [`TransactionError::Forgotten`]), as often as that happens, and no twin is behind it: what
+//! bounds it is that three new consumers in a row without a commit are followed by none.
 //!
 //! Nothing is done twice by that. Taking the id aborts what was open under it, and nothing of the old epoch is committed after it. A commit that is answered by a
 //! fence was made before it, or never is: its offsets moved with its outputs, or neither did, and the next consumer starts from the group's offsets, which it
