@@ -37,6 +37,10 @@ impl Loop {
     pub(super) fn given_up(&mut self, error: &TransactionError, now: Instant) {
         let Some(this) = &mut self.transactions else { return };
         let (known, has_committed) = (this.dead, this.has_committed);
+        // Behind a commit that was made none is open.
+        if !known && !this.aborting && !matches!(error, TransactionError::NotBegun(_)) {
+            self.parts.runtime.metrics.transactions_aborted.inc();
+        }
         this.die();
         let again = self
             .fenced
