@@ -101,8 +101,9 @@ pub(super) struct Transactions {
     pub(super) answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
 }
 
-/// Takes the transactional id before the group is joined: the group's offsets are not settled before.
-pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End> {
+/// Takes the transactional id before the group is joined: the group's offsets are not settled before. So many records run again where it is not waited for
+/// any more: the consumer before has `left` them.
+pub(super) async fn init(parts: &mut Parts, left: usize) -> Result<Option<Transactions>, End> {
     let Some(from) = parts.transactions.take() else {
         return Ok(None);
     };
@@ -127,7 +128,7 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
     };
     match result {
         Ok(Ok(())) => {}
-        Ok(Err(TransactionError::GivenUp)) => return Err(End::Drained),
+        Ok(Err(TransactionError::GivenUp)) => return Err(End::stopped(left)),
         Ok(Err(error)) => return Err(End::Halted(halting(&error))),
         Err(error) => return Err(End::Halted(Failure::fatal("internal", error.to_string()))),
     }

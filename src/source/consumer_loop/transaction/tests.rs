@@ -292,6 +292,15 @@ async fn a_fence_during_a_stop_tells_what_it_throws_away() {
     }
 }
 
+#[tokio::test]
+async fn what_the_consumer_before_has_left_is_left_where_no_record_has_come() {
+    let mut this = idle_with_transactions().await;
+    this.left_before = 5;
+    this.stop();
+    let end = this.end(Instant::now());
+    assert!(matches!(end, Some(End::Abandoned(5))), "{end:?}");
+}
+
 /// librdkafka gives the producer up by then, and each of its outputs comes back: it is one fence, or one transaction that brokers do not have.
 #[tokio::test]
 async fn outputs_of_a_producer_that_is_given_up_for_what_passes_come_back_without_a_halt() {
@@ -404,7 +413,8 @@ async fn reports_are_taken_while_the_transactional_id_is_waited_for() {
     let mut this = idle_with_transactions().await;
     this.parts.transactions = this.transactions.take().map(|transactions| transactions.parts);
     // There are no brokers, and nobody who could stop it: it gives up after one call of ten seconds.
-    assert!(matches!(init(&mut this.parts).await, Err(End::Drained)));
+    let end = init(&mut this.parts, 5).await.err();
+    assert!(matches!(end, Some(End::Abandoned(5))), "left before: {end:?}");
     let reports = this.parts.consumer.context().reports();
     assert!(reports >= 10, "{reports} of two a second");
 }
