@@ -148,7 +148,8 @@ pub enum End {
     /// It could not go on.
     Halted(Failure),
     /// Another consumer has to take its place and start from the last commit: it stood still although nothing held it, or an output was refused
-    /// whose turn is over, or brokers have forgotten its transactional id, have no transaction of its producer, or fenced it.
+    /// whose turn is over, or brokers have forgotten its transactional id, have no transaction of its producer, or fenced it, or that producer cannot begin a
+    /// transaction or go on with one.
     Replaced {
         /// In words.
         why: String,
