@@ -38,6 +38,9 @@ pub enum TransactionError {
     /// have not begun, where its first request for that was put off (the last one was still being ended, for longer than [`abort`] waits) or not answered,
     /// and gives the producer up for their answer. Or it was withdrawn. A commit that is answered so was not made, or
     /// was made before the next producer has the id.
+    ///
+    /// Or librdkafka is in no state for the call, as where it took what it heard for the end of another one (see [`TransactionError::NotBegun`]). Whether a
+    /// commit was made then is settled when another producer takes the id, and the group's offsets tell.
     #[error("{0}")]
     Forgotten(String),
     /// What was asked for is done, and the next transaction cannot be begun though nothing is wrong with the producer. Where a call takes longer than its
@@ -89,9 +92,15 @@ pub fn abort(
         std::thread::sleep(SETTLES);
     }
     let timeout = Cell::new(FIRST_ABORT);
-    again(producer, goes_on, || {
-        past_a_stale_answer(|| producer.abort_transaction(timeout.replace(CALL)))
-    })?;
+    let call = || past_a_stale_answer(|| producer.abort_transaction(timeout.replace(CALL)));
+    // Where brokers refuse an abort for a reason that librdkafka does not know, it asks for an abort: the next call begins anew.
+    while let Err(error) = again(producer, &goes_on, call) {
+        match error {
+            TransactionError::Abort(why) if goes_on(&why) => std::thread::sleep(PAUSE),
+            TransactionError::Abort(_) => return Err(TransactionError::GivenUp),
+            error => return Err(error),
+        }
+    }
     begin(producer)
 }
 
@@ -156,9 +165,14 @@ fn again(
             if inner.txn_requires_abort() {
                 return Err(TransactionError::Abort(error.to_string()));
             }
+            // An argument or a state that librdkafka refuses: the same call would be refused again. Another producer is in another state.
             if !inner.is_retriable() {
-                // An argument or a state that librdkafka refuses: the same call would be refused again.
-                return Err(TransactionError::Fatal(error.to_string()));
+                return Err(match inner.code() {
+                    RDKafkaErrorCode::State => {
+                        TransactionError::Forgotten(format!("the producer cannot go on with its transaction: {error}"))
+                    }
+                    _ => TransactionError::Fatal(error.to_string()),
+                });
             }
         }
         if !goes_on(&error.to_string()) {
@@ -239,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_that_cannot_begin_though_nothing_is_wrong_with_it_makes_way() {
+    fn a_producer_that_cannot_go_on_though_nothing_is_wrong_with_it_makes_way() {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", "127.0.0.1:1");
         config.set("transactional.id", "p-0");
@@ -247,6 +261,10 @@ mod tests {
         // It has not taken its id.
         let refused = begin(&producer);
         assert!(matches!(refused, Err(TransactionError::NotBegun(_))), "{refused:?}");
+        // Nor is there anything to commit or to abort.
+        for refused in [commit(&producer, None, |_| true), abort(&producer, None, |_| true)] {
+            assert!(matches!(refused, Err(TransactionError::Forgotten(_))), "{refused:?}");
+        }
         assert_eq!(given_up(&producer), None);
     }
 

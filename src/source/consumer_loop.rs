@@ -150,7 +150,8 @@ pub enum End {
     /// It could not go on.
     Halted(Failure),
     /// Another consumer has to take its place and start from the last commit: it stood still although nothing held it, or an output was refused
-    /// whose turn is over, or brokers have forgotten its transactional id, have no transaction of its producer, or fenced it.
+    /// whose turn is over, or brokers have forgotten its transactional id, have no transaction of its producer, or fenced it, or that producer cannot begin a
+    /// transaction or go on with one.
     Replaced {
         /// In words.
         why: String,
@@ -275,6 +276,8 @@ struct Loop {
     left: (mpsc::UnboundedSender<Left>, mpsc::UnboundedReceiver<Left>),
     /// Records that run again elsewhere or later, since the loop is to stop: thrown away by aborts, or of partitions that left without their commit.
     thrown_away: usize,
+    /// Records that the consumer before has left, as long as none has come to this one.
+    left_before: usize,
     halted: Option<Failure>,
     /// Why another consumer has to take this one's place.
     replace: Option<String>,
@@ -307,7 +310,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     if let Some(limits) = kept.limits.take() {
         parts.limits = Some(limits);
     }
-    let transactions = match transaction::init(&mut parts).await {
+    let transactions = match transaction::init(&mut parts, kept.left).await {
         Ok(transactions) => transactions,
         Err(end) => return end,
     };
@@ -322,6 +325,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     let consumer = parts.consumer.clone();
     let mut this = Loop::new(parts, transactions, std::mem::take(&mut kept.refused));
     this.fenced = kept.fenced;
+    this.left_before = kept.left;
     this.gone_until = std::mem::take(&mut kept.gone_until);
     let end = AssertUnwindSafe(this.live(&consumer, named_by)).catch_unwind().await;
     if end.is_err() {
@@ -333,6 +337,7 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
         refused: std::mem::take(&mut this.refused),
         limits: this.parts.limits.take(),
         fenced: this.fenced,
+        left: this.left_before,
         gone_until: std::mem::take(&mut this.gone_until),
     };
     // It waits for its consumer to be closed, and other loops may run on this thread.
@@ -433,6 +438,7 @@ impl Loop {
             commits_left: 0,
             left: mpsc::unbounded_channel(),
             thrown_away: 0,
+            left_before: 0,
             halted: None,
             replace: None,
             took: false,

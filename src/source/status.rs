@@ -35,7 +35,7 @@ pub struct PartitionStatus {
     pub lag_seconds: f64,
     /// Records in flight.
     pub in_flight: usize,
-    /// Whether it has lag and makes no progress.
+    /// Whether it has lag, or under transactions finished records that are not committed, and makes no progress.
     pub stalled: bool,
 }
 

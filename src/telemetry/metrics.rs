@@ -118,10 +118,11 @@ metrics! {
         assigned_partitions: IntGaugeVec ["pipeline"],
         /// Partitions of an input topic assigned to this process.
         topic_assigned_partitions: IntGaugeVec ["pipeline", "topic"],
-        /// Partitions with lag that make no progress.
+        /// Partitions with lag that make no progress. Under `exactly_once`, finished records that are not committed count as lag here.
         stalled_partitions: IntGaugeVec ["pipeline"],
         /// Consumers recreated, which continue from the last commit: because they stalled; because brokers had forgotten their transactional id, fenced
-        /// its producer, or had no transaction of it; or to publish again what brokers refused, or had not accepted when its partition was revoked.
+        /// its producer, or had no transaction of it; because that producer could not begin a transaction or go on with one; or to publish again what
+        /// brokers refused, or had not accepted when its partition was revoked.
         consumer_rebuilds_total: IntCounterVec ["pipeline"],
         /// Rebalances, by kind: assigned, revoked or lost.
         rebalances_total: IntCounterVec ["pipeline", "kind"],

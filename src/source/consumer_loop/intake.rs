@@ -145,6 +145,7 @@ impl Loop {
         };
         held.since_ms = timestamp_ms;
         self.took = true;
+        self.left_before = 0;
         // What lets a record in does not refuse, though it may be full again by the next look.
         self.full_since = None;
         let (value, key) = (message.payload(), message.key());

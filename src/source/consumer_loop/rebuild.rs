@@ -56,13 +56,15 @@ impl Patience {
 }
 
 /// What a consumer leaves to the one that takes its place. Without it an output that brokers refuse would have consumers replaced for ever, and its
-/// dead letters would never be too many; nor would two processes with one transactional id ever cease to fence each other; and what is gone from the log
-/// would be counted again by each.
+/// dead letters would never be too many; nor would two processes with one transactional id ever cease to fence each other; what is gone from the log would
+/// be counted again by each; and a stop before the next one takes a record would say nothing of what runs again.
 #[derive(Default)]
 pub(super) struct Kept {
     pub(super) refused: Refused,
     pub(super) limits: Option<Limits>,
     pub(super) fenced: Option<Instant>,
+    /// Records that run again.
+    pub(super) left: usize,
     pub(super) gone_until: HashMap<Partition, i64>,
 }
 
@@ -71,8 +73,6 @@ struct Last {
     runtime: Arc<Runtime>,
     state: Arc<LoopState>,
     stop: watch::Receiver<bool>,
-    /// Records of it that run again.
-    left: usize,
 }
 
 impl Last {
@@ -103,7 +103,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             (Ok(parts), _) => parts,
             (Err(error), None) => return End::Halted(Failure::fatal("consumer", error)),
             // The first one could be made: a file with a secret is being written, say.
-            (Err(_), Some(last)) if last.is_stopped() => return End::stopped(last.left),
+            (Err(_), Some(last)) if last.is_stopped() => return End::stopped(kept.left),
             (Err(error), Some(last)) => {
                 tracing::warn!(pipeline = %last.runtime.program.name, "cannot make a new consumer: {error}; trying again");
                 last.pause(pauses.delay(unmade, jitter.next_u64())).await;
@@ -116,19 +116,18 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
             runtime: parts.runtime.clone(),
             state: parts.state.clone(),
             stop: parts.stop.clone(),
-            left: 0,
         });
         let began = Instant::now();
         let (why, took) = match run(parts, &mut kept).await {
             End::Replaced { why, took, left } => {
-                last.left = left;
+                kept.left = left;
                 (why, took)
             }
             end @ (End::Drained | End::Abandoned(_) | End::Halted(_)) => return end,
         };
         // Closing it may have taken so long that another has been started in its place, under the same name.
         if last.is_stopped() {
-            return End::stopped(last.left);
+            return End::stopped(kept.left);
         }
         let Some(before) = patience.another(took, kept.refused.learned(), began.elapsed()) else {
             let message = format!("{REBUILDS} new consumers got no further than the first: {why}");
@@ -136,7 +135,7 @@ pub async fn run_and_rebuild(mut make: impl FnMut() -> Result<Parts, String>) ->
         };
         last.pause(pauses.delay(before, jitter.next_u64())).await;
         if last.is_stopped() {
-            return End::stopped(last.left);
+            return End::stopped(kept.left);
         }
         last.runtime.metrics.consumer_rebuilds.inc();
         tracing::warn!(pipeline = %last.runtime.program.name, before, "a new consumer takes its place");

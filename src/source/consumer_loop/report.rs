@@ -97,6 +97,7 @@ impl Loop {
                 some: running && (answer != Answer::End || (position.is_none() && !at_end)),
                 unfinished,
                 committed: at.ledger.and_then(|l| l.uncommitted()),
+                uncommitted: at.ledger.is_some_and(|l| l.committable().is_some()),
                 position,
                 // Brokers that refuse one partition refuse another consumer as well.
                 free: open
@@ -110,7 +111,8 @@ impl Loop {
             if watched.stalls_now {
                 tracing::error!(
                     pipeline = %self.parts.runtime.program.name, topic = %topic, partition = at.partition.index, lag,
-                    withheld, unfinished, starting = seen.starting, full = self.is_full(), paused = self.paused, "no progress"
+                    withheld, unfinished, committed = seen.committed, starting = seen.starting, full = self.is_full(),
+                    paused = self.paused, "no progress"
                 );
             }
             if watched.fetches_nothing {

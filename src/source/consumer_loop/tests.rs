@@ -982,6 +982,25 @@ fn a_transaction_that_takes_no_topic_is_told_and_runs_again() {
     assert!(matches!(bench.end(), End::Drained));
 }
 
+/// A coordinator may answer so while something is wrong with its disk.
+#[test]
+fn an_abort_that_brokers_refuse_without_a_reason_is_made_again() {
+    let cluster = cluster(1);
+    cluster.create_topic("out", 1, 1).unwrap();
+    Load::at(&cluster.bootstrap_servers()).send(0);
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_POLICY_VIOLATION;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+    let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN;
+    cluster.request_errors(RDKafkaApiKey::EndTxn, &[unknown; 2]);
+    let long = Duration::from_secs(60);
+    let bench = Bench::run(cluster, Duration::ZERO, long, exactly_once() + OUTPUT);
+    let committed = || bench.metrics.partition("in", 0).committed_offset.get();
+    until("the commit", || committed() == 1);
+    assert!(bench.metrics.transactions_aborted.get() > 0);
+    assert_eq!(bench.metrics.consumer_rebuilds.get(), 0);
+    assert!(matches!(bench.end(), End::Drained));
+}
+
 /// As after seven days without a transaction. librdkafka aborts, and asks for no new one where offsets are refused and no output.
 #[test]
 fn a_transactional_id_that_brokers_have_forgotten_is_taken_anew() {

@@ -71,6 +71,8 @@ pub(super) struct Transactions {
     tally: Tally,
     /// A commit or an abort is under way.
     busy: bool,
+    /// An abort is under way, or has failed: its transaction is counted already.
+    aborting: bool,
     /// Offsets are to be committed although nothing was taken in.
     offsets_only: bool,
     /// Partitions that are drained and wait for a commit before they are given back, and until when.
@@ -99,8 +101,9 @@ pub(super) struct Transactions {
     pub(super) answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
 }
 
-/// Takes the transactional id before the group is joined: the group's offsets are not settled before.
-pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End> {
+/// Takes the transactional id before the group is joined: the group's offsets are not settled before. So many records run again where it is not waited for
+/// any more: the consumer before has `left` them.
+pub(super) async fn init(parts: &mut Parts, left: usize) -> Result<Option<Transactions>, End> {
     let Some(from) = parts.transactions.take() else {
         return Ok(None);
     };
@@ -125,7 +128,7 @@ pub(super) async fn init(parts: &mut Parts) -> Result<Option<Transactions>, End>
     };
     match result {
         Ok(Ok(())) => {}
-        Ok(Err(TransactionError::GivenUp)) => return Err(End::Drained),
+        Ok(Err(TransactionError::GivenUp)) => return Err(End::stopped(left)),
         Ok(Err(error)) => return Err(End::Halted(halting(&error))),
         Err(error) => return Err(End::Halted(Failure::fatal("internal", error.to_string()))),
     }
@@ -163,6 +166,7 @@ impl Transactions {
             parts: from,
             tally,
             busy: false,
+            aborting: false,
             offsets_only: false,
             leaving: Vec::new(),
             leave_by: None,
@@ -395,7 +399,7 @@ impl Loop {
         let opened = this.tally.opened();
         let over = this.tally.aborted();
         this.parts.turnstile.open(over);
-        this.busy = true;
+        (this.busy, this.aborting) = (true, true);
         this.offsets_only = false;
         let (producer, answer) = (this.parts.producer.clone(), this.answers.0.clone());
         self.run_again(left);
@@ -472,7 +476,7 @@ impl Loop {
                 self.parts.runtime.metrics.commit_failures.inc();
                 self.abort_transaction(&reason);
             }
-            Answer::Aborted(Ok(())) => {
+            Answer::Aborted(result) => {
                 // By now all deliveries of it are reported.
                 self.take_ended(&mut Batch::default());
                 let Some(this) = &mut self.transactions else { return };
@@ -482,6 +486,11 @@ impl Loop {
                     self.refused
                         .insert(input, failure, |partition| self.held.contains_key(&partition));
                 }
+                // The next consumer has what was refused, too.
+                if let Err(error) = result {
+                    return self.given_up(&error, Instant::now());
+                }
+                this.aborting = false;
                 this.gone.clear();
                 this.tally.opens(Instant::now());
                 this.parts.turnstile.open(this.tally.open());
@@ -490,7 +499,6 @@ impl Loop {
                 self.parts.runtime.metrics.commit_failures.inc();
                 self.given_up(&error, Instant::now());
             }
-            Answer::Aborted(Err(error)) => self.given_up(&error, Instant::now()),
         }
     }
 

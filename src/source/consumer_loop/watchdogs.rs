@@ -11,6 +11,10 @@
 //! - a process that itself stood still (stopped, frozen, or on a machine that was): it has taken nothing either;
 //! - a loop that holds its intake for the moment that a registry may take to answer.
 //!
+//! Under transactions readers see nothing of finished records until they are committed, so finished and uncommitted records are work too. Otherwise the
+//! last records of a batch would count as done while their commit is not answered, and those of a slow stream while every commit fails. This goes by the
+//! records taken and not by the end of the partition, which transaction markers move without a record.
+//!
 //! Invariants: a partition has its watchdogs as long as it is held, whatever happens to its assignments; under transactions only commits count as
 //! progress, because finished records beyond them run again after an abort.
 
@@ -41,6 +45,8 @@ pub(super) struct Sight {
     pub(super) unfinished: Option<i64>,
     /// The offset from which it would run again.
     pub(super) committed: Option<i64>,
+    /// The group does not have the first unfinished offset.
+    pub(super) uncommitted: bool,
     /// The next offset to take in.
     pub(super) position: Option<i64>,
     /// Nothing of ours keeps records from arriving.
@@ -69,6 +75,8 @@ struct Watchdog {
     fetched: i64,
     /// The same when all that may be read had been fetched.
     ended: i64,
+    /// When something was last seen to wait for a commit that has not come since.
+    owed: Option<Instant>,
 }
 
 /// See the module's page.
@@ -131,13 +139,21 @@ impl Watchdogs {
             place: -1,
             fetched: -1,
             ended: -1,
+            owed: None,
         });
         let place = if self.interval.is_some() {
             seen.committed
         } else {
             seen.unfinished
         };
-        watchdog.place = place.unwrap_or(watchdog.place);
+        let place = place.unwrap_or(watchdog.place);
+        if place != watchdog.place {
+            watchdog.owed = None;
+        }
+        watchdog.place = place;
+        if self.interval.is_some() && seen.uncommitted {
+            watchdog.owed = Some(now);
+        }
         watchdog.fetched = seen.fetched.unwrap_or(watchdog.fetched);
         // Of one that leaves nothing may be known any more.
         let Some(work) = seen.lag.max((seen.starting || seen.some).then_some(1)) else {
@@ -146,13 +162,18 @@ impl Watchdogs {
                 ..Watched::default()
             };
         };
+        // After an abort librdkafka is behind with what it says of the partition, and all seems read for a moment.
+        let owes = watchdog
+            .owed
+            .is_some_and(|last| now.saturating_duration_since(last) < LONGEST_GAP);
         // Of transactions that are aborted nothing comes: where all that may be read has been fetched, that their records are passed by is progress. It
         // counts beside the other and not in its place, which would change whenever it seems for a moment that there is more.
-        if work == 0 {
+        if work == 0 && !owes {
             watchdog.ended = watchdog.fetched;
         }
         let place = watchdog.place.wrapping_add(watchdog.ended);
-        let health = watchdog.progress.observe(work + seen.withheld, place, now);
+        let to_do = work.max(u64::from(owes)) + seen.withheld;
+        let health = watchdog.progress.observe(to_do, place, now);
         let stalled = matches!(health, Health::Stalled(_));
         let was = std::mem::replace(&mut watchdog.stalled, stalled);
         let waiting = if seen.free { work } else { 0 };
@@ -201,6 +222,7 @@ mod tests {
         some: false,
         unfinished: None,
         committed: None,
+        uncommitted: false,
         position: None,
         free: false,
     };
@@ -229,6 +251,61 @@ mod tests {
         assert_eq!(stalls(Some(Duration::from_secs(1)), aborted), Some(62));
         let committed = |second: u64| running(1000 + second as i64, 1000 + second as i64 / 30 * 30);
         assert_eq!(stalls(Some(Duration::from_secs(1)), committed), None);
+    }
+
+    /// All that there is has been read, and this has finished.
+    fn read_to_the_end(unfinished: i64, committed: i64) -> Sight {
+        Sight {
+            lag: Some(0),
+            uncommitted: committed < unfinished,
+            fetched: Some(unfinished),
+            free: true,
+            ..running(unfinished, committed)
+        }
+    }
+
+    #[test]
+    fn what_has_finished_and_is_not_committed_is_a_stall_of_transactions_and_no_broken_consumer() {
+        let interval = Some(Duration::from_secs(1));
+        // Its commit is not answered; or each one fails, while a record comes now and then.
+        assert_eq!(stalls(interval, |_| read_to_the_end(9, 7)), Some(61));
+        let slow = |second: u64| read_to_the_end(9 + second as i64 / 10, 7);
+        assert_eq!(stalls(interval, slow), Some(61));
+        // Alerts tell of commits that fail outside of transactions, where readers see all the same.
+        assert_eq!(stalls(None, |_| read_to_the_end(9, 7)), None);
+        let committed = |second: u64| read_to_the_end(9 + second as i64, 7 + second as i64 / 30 * 30);
+        assert_eq!(stalls(interval, committed), None);
+        let (mut dogs, start) = (Watchdogs::new(LIMIT, interval), Instant::now());
+        for second in 0..600 {
+            let watched = dogs.observe(P, &read_to_the_end(9, 7), start + Duration::from_secs(second));
+            assert!(!watched.fetches_nothing);
+        }
+    }
+
+    /// What was thrown away has not come again yet, and librdkafka says that all has been read.
+    #[test]
+    fn commits_that_fail_one_after_the_other_are_a_stall() {
+        let interval = Some(Duration::from_secs(1));
+        let aborted = |second: u64| match second % 3 {
+            0 => STARTING,
+            1 => read_to_the_end(7, 7),
+            _ => read_to_the_end(9, 7),
+        };
+        // From the first that is to be committed on.
+        assert_eq!(stalls(interval, aborted), Some(63));
+        // It never comes again, for retention has taken it.
+        let vanishes = |second: u64| read_to_the_end(if second < 30 { 9 } else { 7 }, 7);
+        assert_eq!(stalls(interval, vanishes), None);
+    }
+
+    /// The end is behind what can be committed, and moves with each marker.
+    #[test]
+    fn markers_behind_the_last_record_are_no_stall() {
+        let markers = |second: u64| Sight {
+            fetched: Some(9 + second as i64 / 20),
+            ..read_to_the_end(7, 7)
+        };
+        assert_eq!(stalls(Some(Duration::from_secs(1)), markers), None);
     }
 
     #[test]

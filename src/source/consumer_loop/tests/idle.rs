@@ -286,6 +286,22 @@ async fn a_partition_that_ends_in_a_marker_has_no_lag_while_those_of_others_wait
 }
 
 #[tokio::test]
+async fn what_has_finished_is_a_stall_until_its_transaction_is_committed() {
+    let mut this = idle_with_transactions().await;
+    this.watchdogs = Watchdogs::new(Duration::ZERO, Some(Duration::ZERO));
+    let (event, how) = (taken(&mut this, 0), How::Finished(Outcome::Done));
+    this.ended(Completion { event, how }, Instant::now());
+    let looks = |this: &mut Loop| {
+        let partition = shown(this, fetched_to(1, 1));
+        (partition.lag_records, partition.stalled)
+    };
+    looks(&mut this);
+    assert_eq!(looks(&mut this), (Some(0), true));
+    this.assignment.committed(this.held[&P].ticket, 1);
+    assert_eq!(looks(&mut this), (Some(0), false));
+}
+
+#[tokio::test]
 async fn a_partition_without_a_record_is_no_stall_while_those_of_others_wait() {
     let mut this = idle(TOML.to_owned()).await;
     this.watchdogs = Watchdogs::new(Duration::ZERO, None);

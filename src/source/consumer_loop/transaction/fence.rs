@@ -5,8 +5,8 @@
 //! consumer gives way to a new one, whose producer takes the id with a new epoch. Two processes with one id would fence each other for ever, so a
 //! consumer that is fenced again soon halts.
 //!
-//! The consumer also gives way if brokers do not know the transaction that the producer continues or ends, or if the producer can begin none. An
-//! abort soon after a commit can be answered so (see [`TransactionError::Forgotten`]), as often as that happens, without any second process. To bound
+//! The consumer also gives way if brokers do not know the transaction that the producer continues or ends, or if librdkafka is in no
+//! state to continue or begin one. An abort soon after a commit can be answered so (see [`TransactionError::Forgotten`]), as often as that happens, without any second process. To bound
 //! this, the pipeline halts after three new consumers in a row without a commit.
 //!
 //! Nothing is done twice by this. Taking the id aborts what was open under it, and nothing of the old epoch is committed afterwards. A commit that
@@ -37,6 +37,10 @@ impl Loop {
     pub(super) fn given_up(&mut self, error: &TransactionError, now: Instant) {
         let Some(this) = &mut self.transactions else { return };
         let (known, has_committed) = (this.dead, this.has_committed);
+        // Behind a commit that was made none is open.
+        if !known && !this.aborting && !matches!(error, TransactionError::NotBegun(_)) {
+            self.parts.runtime.metrics.transactions_aborted.inc();
+        }
         this.die();
         let again = self
             .fenced

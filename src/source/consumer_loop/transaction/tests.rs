@@ -245,6 +245,35 @@ async fn a_commit_after_which_none_can_be_begun_is_made_and_its_consumer_makes_w
     assert!(matches!(end, Some(End::Replaced { took: true, .. })), "{end:?}");
 }
 
+/// The abort is done, or the producer that comes next does it: the record runs again in any case, and would be refused again.
+#[tokio::test]
+async fn what_was_refused_is_remembered_by_the_next_consumer_where_no_transaction_can_be_begun() {
+    let mut this = idle_with_transactions().await;
+    let event = in_transaction(&mut this);
+    this.undelivered_in_transaction(event, Failure::permanent("delivery", "invalid"));
+    answered_by(&mut this, true, TransactionError::NotBegun("a test".to_owned()));
+    assert!(this.replace.is_some());
+    assert!(this.refused.get((P, 0)).is_some());
+}
+
+#[tokio::test]
+async fn a_transaction_that_ends_with_its_producer_is_counted_as_aborted_once() {
+    for (aborting, error, aborted) in [
+        (false, fence(), 1),
+        (true, fence(), 1),
+        (false, TransactionError::Forgotten("a test".to_owned()), 1),
+        // It was committed.
+        (false, TransactionError::NotBegun("a test".to_owned()), 0),
+    ] {
+        let mut this = with_one_finished().await;
+        answered_by(&mut this, aborting, error.clone());
+        // An output that comes back tells of it, too.
+        this.given_up(&error, Instant::now());
+        let counted = this.parts.runtime.metrics.transactions_aborted.get();
+        assert_eq!(counted, aborted, "aborting: {aborting}, {error:?}");
+    }
+}
+
 /// The time-out of its transaction may have done it, and that passes.
 #[tokio::test]
 async fn a_consumer_that_is_fenced_makes_way_for_another_and_halts_where_that_comes_again_soon() {
@@ -286,6 +315,15 @@ async fn a_fence_during_a_stop_tells_what_it_throws_away() {
         let end = this.end(Instant::now());
         assert!(matches!(end, Some(End::Abandoned(1))), "aborting: {aborting}, {end:?}");
     }
+}
+
+#[tokio::test]
+async fn what_the_consumer_before_has_left_is_left_where_no_record_has_come() {
+    let mut this = idle_with_transactions().await;
+    this.left_before = 5;
+    this.stop();
+    let end = this.end(Instant::now());
+    assert!(matches!(end, Some(End::Abandoned(5))), "{end:?}");
 }
 
 /// librdkafka gives the producer up by then, and each of its outputs comes back: it is one fence, or one transaction that brokers do not have.
@@ -411,7 +449,8 @@ async fn reports_are_taken_while_the_transactional_id_is_waited_for() {
     let mut this = idle_with_transactions().await;
     this.parts.transactions = this.transactions.take().map(|transactions| transactions.parts);
     // There are no brokers, and nobody who could stop it: it gives up after one call of ten seconds.
-    assert!(matches!(init(&mut this.parts).await, Err(End::Drained)));
+    let end = init(&mut this.parts, 5).await.err();
+    assert!(matches!(end, Some(End::Abandoned(5))), "left before: {end:?}");
     let reports = this.parts.consumer.context().reports();
     assert!(reports >= 10, "{reports} of two a second");
 }
