@@ -52,7 +52,7 @@ codes! {
     DEAD_LETTER_TOPIC = "MES0208", "Dead letters go to a topic that the pipeline also consumes or publishes to.";
     SHARED_GROUP = "MES0209", "Two pipelines consume one topic in one group, so each sees only a part of it.";
     NO_STORE = "MES0210", "Look-ups, writes or references without a database.";
-    NO_DEAD_LETTER = "MES0211", "A pipeline can make dead letters and has no dead-letter topic.";
+    NO_DEAD_LETTER = "MES0211", "A setting asks for dead letters in a pipeline without a dead-letter topic.";
     NO_EFFECT = "MES0212", "A pipeline that neither publishes nor writes.";
     UNKNOWN_REFERENCE = "MES0213", "A step names a reference that is not declared.";
     HIDDEN_WRITE = "MES0214", "A look-up's cache hides for a while what its own pipeline writes.";

@@ -14,7 +14,7 @@ pub mod transactions;
 pub mod turnstile;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,8 @@ pub struct SinkContext {
     over: OnceLock<String>,
     /// What it publishes to, as of the last report.
     topics: Mutex<HashMap<String, statistics::Topic>>,
+    /// How many reports there were.
+    reports: AtomicU64,
     ordered: bool,
     idempotent: bool,
     turnstile: Option<Arc<Turnstile>>,
@@ -122,6 +124,7 @@ pub fn producer(
         shown: AtomicBool::new(false),
         over: OnceLock::new(),
         topics: Mutex::default(),
+        reports: AtomicU64::default(),
         ordered,
         idempotent: config.get("enable.idempotence") == Some("true"),
         turnstile,
@@ -259,7 +262,8 @@ fn send(producer: &Producer, topic: &str, mut event: Box<Event>, made: Made<'_>)
     }
     if producer.is_withdrawn() {
         event.headers = headers;
-        let message = format!("topic {topic}: the producer was withdrawn");
+        let why = producer.fatal().unwrap_or_default();
+        let message = format!("topic {topic}: the producer was withdrawn: {why}");
         return Err((Failure::fatal(PRODUCER_OVER, message), event));
     }
     // The producer's queue keeps the order from here on: the lane may go on as soon as the record is in it.
@@ -327,6 +331,7 @@ impl ClientContext for SinkContext {
             self.statistics.observe(&statistics);
         }
         *self.topics.lock().unwrap_or_else(PoisonError::into_inner) = statistics.topics;
+        self.reports.fetch_add(1, Ordering::Relaxed);
     }
 
     fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, message: &str) {

@@ -103,7 +103,32 @@ impl Producer {
         if before.is_empty() || self.inner.in_flight_count() == 0 {
             return;
         }
-        let topics: BTreeSet<&str> = before.keys().map(|(topic, _)| topic.as_str()).collect();
+        let told = self.told(&before);
+        if misled(&before, &told, &before).is_none() {
+            return;
+        }
+        // It has heard the answer, too, and goes by it where the epoch is not lower.
+        let reports = || self.inner.context().reports.load(Ordering::Relaxed);
+        let reported = reports();
+        std::thread::sleep(FOLLOWS);
+        // The first report may be of before the answer. A process that was frozen has none.
+        if reports() < reported + 2 {
+            return;
+        }
+        // Any broker may answer, and one that the controller does not reach knows only who led before.
+        let again = self.told(&before);
+        let told = told
+            .into_iter()
+            .filter(|(place, leader)| again.get(place) == Some(leader))
+            .collect();
+        if let Some(why) = misled(&before, &told, &self.leaders()) {
+            self.withdraw_because(why);
+        }
+    }
+
+    /// Whom a broker calls the leaders of the topics of these partitions.
+    fn told(&self, of: &Leaders) -> Leaders {
+        let topics: BTreeSet<&str> = of.keys().map(|(topic, _)| topic.as_str()).collect();
         let mut told = Leaders::new();
         for topic in topics {
             // Without an answer nothing is known of it.
@@ -114,14 +139,7 @@ impl Producer {
                 told.insert((topic.to_owned(), partition.id()), partition.leader());
             }
         }
-        if misled(&before, &told, &before).is_none() {
-            return;
-        }
-        // It has heard the answer, too, and goes by it where the epoch is not lower.
-        std::thread::sleep(FOLLOWS);
-        if let Some(why) = misled(&before, &told, &self.leaders()) {
-            self.withdraw_because(why);
-        }
+        told
     }
 
     /// Whom librdkafka takes for the leaders, as of its last report.

@@ -312,7 +312,10 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
     }
     let transactions = match transaction::init(&mut parts, kept.left).await {
         Ok(transactions) => transactions,
-        Err(end) => return end,
+        Err(end) => {
+            kept.limits = parts.limits.take();
+            return end;
+        }
     };
     let topics: Vec<&str> = parts.topics.iter().map(String::as_str).collect();
     if let Err(error) = parts.consumer.subscribe(&topics) {

@@ -201,7 +201,7 @@ impl PipelineMetrics {
         self.metrics.dead_letters_total.of([&self.pipeline, class]).inc();
     }
 
-    /// Counts a rebalance: `assigned`, `revoked`, `lost` or `error`.
+    /// Counts a rebalance: `assigned`, `revoked` or `lost`.
     pub fn rebalanced(&self, kind: &str) {
         self.metrics.rebalances_total.of([&self.pipeline, kind]).inc();
     }

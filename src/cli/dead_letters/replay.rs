@@ -55,7 +55,7 @@ pub struct Replay {
     /// Send at most N records per second.
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
-    /// Leave out records that were sent back N times already.
+    /// Leave out records that were sent back N times or more.
     #[arg(long, value_name = "N", default_value_t = 3)]
     max_replays: u32,
     /// Resume here, as a replay that was stopped prints it. Earlier dead letters are read but not sent, so that their duplicates are not sent either.

@@ -160,7 +160,7 @@ pub fn text(draft: &Draft, places: &Places<'_>) -> String {
         &format!("topic = {}", string(places.output)),
         "create it first",
     );
-    out.push_str("# key = \"event.FIELD\"                 # the input's key, unless this says another\n");
+    out.push_str("# key = \"event.FIELD\"                 # the input's key, unless this says another; see order\n");
     if draft.set.is_empty() {
         out.push_str("# set = { processed_at = \"now()\" }     # new fields behind the event's own\n");
     } else {

@@ -191,7 +191,7 @@ impl Picture<'_> {
                 .map(|why| Line::styled(format!("not ready: {why}"), bad)),
         );
         if self.model.rejected {
-            let text = "the last configuration was rejected; the previous one still runs";
+            let text = "the configuration offered last was rejected; the previous one still runs";
             lines.push(Line::styled(text, self.look.of(Mood::Warn)));
         }
         lines

@@ -305,7 +305,9 @@ impl Loop {
         // What came back unfinished, was thrown away with its transaction, or left or stays unacknowledged is not in flight any more, and runs again.
         let uncommitted = self.transactions.as_ref().map_or(0, Transactions::uncommitted);
         let left = left.max(self.left_in_ledgers() + self.thrown_away + uncommitted);
-        let left = left.max(self.left_before);
+        // A member that holds nothing has left it to others.
+        let others = self.joined && self.held.is_empty();
+        let left = left.max(if others { 0 } else { self.left_before });
         Some(match (self.halted.clone(), self.replace.take()) {
             (Some(failure), _) => End::Halted(failure),
             (None, Some(why)) => End::Replaced {

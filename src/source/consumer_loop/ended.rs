@@ -118,6 +118,10 @@ impl Loop {
         if failure.reason == PRODUCER_OVER {
             // Nothing that still runs here is published any more.
             self.end_tenures(|_| true);
+            // What it still has would be waited for.
+            if let Some(producer) = self.parts.runtime.producer() {
+                producer.withdraw();
+            }
             if let Some(why) = self.parts.runtime.denied() {
                 // That is counted as what it is, and says nothing of the brokers.
                 if probe {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use rdkafka::consumer::Consumer;
 
 use super::Loop;
+use super::transaction::Transactions;
 use super::watchdogs::Sight;
 use crate::source::assignment::Phase;
 use crate::source::context::Answer;
@@ -51,6 +52,7 @@ impl Loop {
         let mut stalled = 0;
         let mut of_topics = vec![0; self.topics.len()];
         let mut fetches_nothing = None;
+        let mut caught_up = true;
         let may_ask =
             self.stopping.is_none() && self.halted.is_none() && !self.owes_an_answer() && !self.complains(now);
         let misses_a_broker = self.misses_a_broker(now);
@@ -86,6 +88,7 @@ impl Loop {
             // Part of it may have become readable since.
             let withheld = extent.map_or(0, |e| (e.end.unwrap_or(0) + e.withheld - end.unwrap_or(0)).max(0));
             let unread = lag.map(|lag| lag + withheld);
+            caught_up &= running && unread == Some(0);
             let mut lag_seconds = 0.0;
             let answer = extent.map_or(Answer::None, |e| e.answer);
             let seen = Sight {
@@ -98,6 +101,7 @@ impl Loop {
                 unfinished,
                 committed: at.ledger.and_then(|l| l.uncommitted()),
                 uncommitted: at.ledger.is_some_and(|l| l.committable().is_some()),
+                commits: self.transactions.as_ref().map_or(0, Transactions::commits),
                 position,
                 // Brokers that refuse one partition refuse another consumer as well.
                 free: open
@@ -163,6 +167,10 @@ impl Loop {
                 in_flight,
                 stalled: is_stalled,
             });
+        }
+        // What the consumer before left was committed all the same, or has been processed by another one.
+        if caught_up && !partitions.is_empty() {
+            self.left_before = 0;
         }
         self.watchdogs.keep(|partition| self.assignment.holds(partition));
         self.ends.keep(|partition| self.assignment.holds(partition));

@@ -85,7 +85,7 @@ pub(super) struct Transactions {
     /// The producer cannot go on.
     dead: bool,
     /// It has committed, were it only where partitions begin.
-    has_committed: bool,
+    commits: u64,
     /// What the commit under way holds.
     committing: Vec<(Partition, Option<Ticket>, i64)>,
     /// The largest output that was refused in the open transaction. Brokers refuse batches, so its neighbours are refused with it.
@@ -129,6 +129,10 @@ pub(super) async fn init(parts: &mut Parts, left: usize) -> Result<Option<Transa
     match result {
         Ok(Ok(())) => {}
         Ok(Err(TransactionError::GivenUp)) => return Err(End::stopped(left)),
+        // Another producer can take it, and three in a row without a commit are enough.
+        Ok(Err(TransactionError::Forgotten(why) | TransactionError::NotBegun(why))) => {
+            return Err(End::Replaced { why, took: false, left });
+        }
         Ok(Err(error)) => return Err(End::Halted(halting(&error))),
         Err(error) => return Err(End::Halted(Failure::fatal("internal", error.to_string()))),
     }
@@ -158,6 +162,11 @@ fn as_long_as(
 }
 
 impl Transactions {
+    /// How many were committed.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits
+    }
+
     /// Those of a producer that has its transactional id, from the first on.
     pub(super) fn new(from: TransactionParts) -> Transactions {
         let tally = Tally::new(from.interval, from.limit);
@@ -173,7 +182,7 @@ impl Transactions {
             blocked: false,
             give_back_by: None,
             dead: false,
-            has_committed: false,
+            commits: 0,
             committing: Vec::new(),
             suspect: None,
             aborted: 0,
@@ -447,7 +456,7 @@ impl Loop {
         match answer {
             Answer::Committed(result @ (Ok(()) | Err(TransactionError::NotBegun(_))), took) => {
                 let open = this.tally.committed(Instant::now());
-                this.has_committed = true;
+                this.commits += 1;
                 this.aborts_in_a_row = 0;
                 this.gone.clear();
                 this.blocked = !this.leaving.is_empty();

@@ -47,6 +47,8 @@ pub(super) struct Sight {
     pub(super) committed: Option<i64>,
     /// The group does not have the first unfinished offset.
     pub(super) uncommitted: bool,
+    /// Transactions that this consumer has committed.
+    pub(super) commits: u64,
     /// The next offset to take in.
     pub(super) position: Option<i64>,
     /// Nothing of ours keeps records from arriving.
@@ -77,6 +79,8 @@ struct Watchdog {
     ended: i64,
     /// When something was last seen to wait for a commit that has not come since.
     owed: Option<Instant>,
+    /// How many transactions were committed when it was last seen only to wait for a commit.
+    commits: u64,
 }
 
 /// See the module's page.
@@ -140,6 +144,7 @@ impl Watchdogs {
             fetched: -1,
             ended: -1,
             owed: None,
+            commits: 0,
         });
         let place = if self.interval.is_some() {
             seen.committed
@@ -168,10 +173,18 @@ impl Watchdogs {
             .is_some_and(|last| now.saturating_duration_since(last) < LONGEST_GAP);
         // Of transactions that are aborted nothing comes: where all that may be read has been fetched, that their records are passed by is progress. It
         // counts beside the other and not in its place, which would change whenever it seems for a moment that there is more.
-        if work == 0 && !owes {
-            watchdog.ended = watchdog.fetched;
+        if work == 0 {
+            if owes {
+                // What finishes while a transaction is committed waits for the next one, which may take as long again.
+                watchdog.commits = seen.commits;
+            } else {
+                watchdog.ended = watchdog.fetched;
+            }
         }
-        let place = watchdog.place.wrapping_add(watchdog.ended);
+        let place = watchdog
+            .place
+            .wrapping_add(watchdog.ended)
+            .wrapping_add_unsigned(watchdog.commits);
         let to_do = work.max(u64::from(owes)) + seen.withheld;
         let health = watchdog.progress.observe(to_do, place, now);
         let stalled = matches!(health, Health::Stalled(_));
@@ -223,6 +236,7 @@ mod tests {
         unfinished: None,
         committed: None,
         uncommitted: false,
+        commits: 0,
         position: None,
         free: false,
     };
@@ -262,6 +276,20 @@ mod tests {
             free: true,
             ..running(unfinished, committed)
         }
+    }
+
+    #[test]
+    fn what_finishes_behind_a_commit_waits_for_the_next_one_and_that_is_no_stall() {
+        // In flight for 40 s, finished for 40 s, and then committed.
+        let slow = |second: u64| {
+            let (round, at) = (second as i64 / 80, second % 80);
+            Sight {
+                lag: Some(u64::from(at < 40)),
+                commits: second / 40,
+                ..read_to_the_end(7 + round + i64::from(at >= 40), 7 + round)
+            }
+        };
+        assert_eq!(stalls(Some(Duration::from_millis(500)), slow), None);
     }
 
     #[test]

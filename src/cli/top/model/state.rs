@@ -23,7 +23,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
         .filter(|p| p.stalled)
         .count();
     if stalled > 0 {
-        let why = format!("partitions with lag and no progress: {stalled}");
+        let why = format!("partitions without progress: {stalled}");
         found.push(((Mood::Bad, format!("stalled: {stalled}")), why));
     }
     let others = loops

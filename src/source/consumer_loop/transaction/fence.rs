@@ -6,8 +6,8 @@
 //! consumer that is fenced again soon halts.
 //!
 //! The consumer also gives way if brokers do not know the transaction that the producer continues or ends, or if librdkafka is in no
-//! state to continue or begin one. An abort soon after a commit can be answered so (see [`TransactionError::Forgotten`]), as often as that happens, without any second process. To bound
-//! this, the pipeline halts after three new consumers in a row without a commit.
+//! state to continue or begin one. An abort soon after a commit can be answered so (see [`TransactionError::Forgotten`]), as often as that happens,
+//! without any second process. To bound this, the pipeline halts after three new consumers in a row without a commit.
 //!
 //! Nothing is done twice by this. Taking the id aborts what was open under it, and nothing of the old epoch is committed afterwards. A commit that
 //! was answered by a fence was either made before it or never is: its offsets moved with its outputs, or neither did. The next consumer starts from
@@ -36,7 +36,7 @@ impl Loop {
     /// Nothing of the producer will be committed any more, because of this.
     pub(super) fn given_up(&mut self, error: &TransactionError, now: Instant) {
         let Some(this) = &mut self.transactions else { return };
-        let (known, has_committed) = (this.dead, this.has_committed);
+        let (known, has_committed) = (this.dead, this.commits > 0);
         // Behind a commit that was made none is open.
         if !known && !this.aborting && !matches!(error, TransactionError::NotBegun(_)) {
             self.parts.runtime.metrics.transactions_aborted.inc();

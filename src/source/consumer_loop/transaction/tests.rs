@@ -262,6 +262,7 @@ async fn a_transaction_that_ends_with_its_producer_is_counted_as_aborted_once() 
         (false, fence(), 1),
         (true, fence(), 1),
         (false, TransactionError::Forgotten("a test".to_owned()), 1),
+        (true, TransactionError::NotBegun("a test".to_owned()), 1),
         // It was committed.
         (false, TransactionError::NotBegun("a test".to_owned()), 0),
     ] {
