@@ -61,7 +61,7 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
     let place = args.url.clone().unwrap_or_else(|| Place::from(args.process));
     let terminal = std::io::stdout().is_terminal();
     if !args.once && !terminal {
-        say!("stdout is no terminal: printing everything once, as with --once");
+        say!("stdout is not a terminal: printing everything once, as with --once");
     }
     let began = Instant::now();
     let mut history = History::default();

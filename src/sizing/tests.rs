@@ -261,7 +261,7 @@ fn records_that_the_budget_does_not_let_in_are_told_with_the_budget_that_does() 
     let [why] = &short.not_enough[..] else {
         panic!("{short:?}");
     };
-    assert!(why.starts_with("[limits] memory lets 4"), "{why}");
+    assert!(why.starts_with("[limits] memory has room for 4"), "{why}");
     let (_, wanted) = why.split_once("raise it to ").unwrap();
     let (wanted, _) = wanted.split_once("MiB").unwrap();
     config.limits.memory.value = config::Size(wanted.parse::<u64>().unwrap() << 20);
@@ -292,7 +292,7 @@ fn tasks_that_wait_for_a_slow_database_count() {
     let [why] = &needs.not_enough[..] else {
         panic!("{needs:?}");
     };
-    assert!(why.starts_with("[limits] memory lets 13"), "{why}");
+    assert!(why.starts_with("[limits] memory has room for 13"), "{why}");
     assert!(needs.memory_bytes < f64::from(512 << 20), "{needs:?}");
 }
 

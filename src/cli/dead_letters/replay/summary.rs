@@ -382,8 +382,8 @@ mod tests {
         assert!(!said(&topics[..1], &["--yes"], 0, 4, &pending).contains("--behind"));
         let several = said(&topics, &["--yes"], 0, 4, &left(BTreeSet::new()));
         assert!(
-            several.contains(": --topic a --behind 0:17 --behind 2:5 leaves")
-                && several.contains(": --topic b --behind 0:3 leaves"),
+            several.contains(": next time, --topic a --behind 0:17 --behind 2:5 leaves")
+                && several.contains(": next time, --topic b --behind 0:3 leaves"),
             "{several}"
         );
         let json = said(&topics, &["--yes", "--json"], 0, 4, &left(BTreeSet::new()));
