@@ -248,7 +248,10 @@ mod tests {
         let found = |level: &str| {
             let text = format!("[log]\nlevel = \"{level}\"\n");
             let loaded = crate::config::load_str(vec![("c.toml".into(), text)], std::iter::empty());
-            loaded.unwrap_err().human(false).contains("`log.level` is not a log filter")
+            loaded
+                .unwrap_err()
+                .human(false)
+                .contains("`log.level` is not a log filter")
         };
         assert!(found("info,messina=loud"));
         assert!(!found("info,messina=debug"));

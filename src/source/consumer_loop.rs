@@ -281,6 +281,8 @@ struct Loop {
     halted: Option<Failure>,
     /// Why another consumer has to take this one's place.
     replace: Option<String>,
+    /// Its producer is over, and was withdrawn.
+    withdrawn: bool,
     took: bool,
     /// Something came out of librdkafka's queue since the status was last brought up to date.
     took_since_status: bool,
@@ -314,6 +316,10 @@ async fn run(mut parts: Parts, kept: &mut Kept) -> End {
         Ok(transactions) => transactions,
         Err(end) => {
             kept.limits = parts.limits.take();
+            parts.consumer.context().close();
+            // It waits for librdkafka's threads, and other loops may run on this one.
+            let io = parts.io.clone();
+            drop(io.spawn_blocking(move || drop(parts)));
             return end;
         }
     };
@@ -444,6 +450,7 @@ impl Loop {
             left_before: 0,
             halted: None,
             replace: None,
+            withdrawn: false,
             took: false,
             took_since_status: false,
             hearing: Hearing::default(),

@@ -306,7 +306,7 @@ impl Loop {
         let uncommitted = self.transactions.as_ref().map_or(0, Transactions::uncommitted);
         let left = left.max(self.left_in_ledgers() + self.thrown_away + uncommitted);
         // A member that holds nothing has left it to others.
-        let others = self.joined && self.held.is_empty();
+        let others = self.joined && self.lost.is_none() && self.assignment.held().next().is_none();
         let left = left.max(if others { 0 } else { self.left_before });
         Some(match (self.halted.clone(), self.replace.take()) {
             (Some(failure), _) => End::Halted(failure),

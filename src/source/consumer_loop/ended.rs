@@ -119,7 +119,9 @@ impl Loop {
             // Nothing that still runs here is published any more.
             self.end_tenures(|_| true);
             // What it still has would be waited for.
-            if let Some(producer) = self.parts.runtime.producer() {
+            if !std::mem::replace(&mut self.withdrawn, true)
+                && let Some(producer) = self.parts.runtime.producer()
+            {
                 producer.withdraw();
             }
             if let Some(why) = self.parts.runtime.denied() {

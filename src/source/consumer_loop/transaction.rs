@@ -131,6 +131,7 @@ pub(super) async fn init(parts: &mut Parts, left: usize) -> Result<Option<Transa
         Ok(Err(TransactionError::GivenUp)) => return Err(End::stopped(left)),
         // Another producer can take it, and three in a row without a commit are enough.
         Ok(Err(TransactionError::Forgotten(why) | TransactionError::NotBegun(why))) => {
+            tracing::error!(pipeline = %parts.runtime.program.name, "{why}; another producer takes the transactional id");
             return Err(End::Replaced { why, took: false, left });
         }
         Ok(Err(error)) => return Err(End::Halted(halting(&error))),

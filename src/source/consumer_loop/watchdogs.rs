@@ -79,7 +79,7 @@ struct Watchdog {
     ended: i64,
     /// When something was last seen to wait for a commit that has not come since.
     owed: Option<Instant>,
-    /// How many transactions were committed when it was last seen only to wait for a commit.
+    /// How many transactions were committed when something was last seen to wait for a commit.
     commits: u64,
 }
 
@@ -173,13 +173,11 @@ impl Watchdogs {
             .is_some_and(|last| now.saturating_duration_since(last) < LONGEST_GAP);
         // Of transactions that are aborted nothing comes: where all that may be read has been fetched, that their records are passed by is progress. It
         // counts beside the other and not in its place, which would change whenever it seems for a moment that there is more.
-        if work == 0 {
-            if owes {
-                // What finishes while a transaction is committed waits for the next one, which may take as long again.
-                watchdog.commits = seen.commits;
-            } else {
-                watchdog.ended = watchdog.fetched;
-            }
+        if owes {
+            // What finishes while a transaction is committed waits for the next one, which may take as long again.
+            watchdog.commits = seen.commits;
+        } else if work == 0 {
+            watchdog.ended = watchdog.fetched;
         }
         let place = watchdog
             .place
@@ -290,6 +288,16 @@ mod tests {
             }
         };
         assert_eq!(stalls(Some(Duration::from_millis(500)), slow), None);
+        // The first of more that comes all the time: its transaction is the next one, and each commit takes 45 s.
+        let steady = |second: u64| {
+            let finished = 7 + second as i64;
+            Sight {
+                commits: second / 45,
+                uncommitted: true,
+                ..running(finished, if second < 90 { 7 } else { finished / 45 * 45 })
+            }
+        };
+        assert_eq!(stalls(Some(Duration::from_millis(500)), steady), None);
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn an_outage_of_the_output_topic_is_a_stall_and_no_producer_is_made_anew() {
     let cluster = cluster(1);
     cluster.create_topic("out", 1, 1).unwrap();
     let latency = Duration::from_secs(4);
-    let bench = Bench::run(cluster, latency, Duration::from_secs(3), TOML.to_owned() + OUTPUT);
+    let bench = Bench::run(cluster, latency, Duration::from_secs(6), TOML.to_owned() + OUTPUT);
     Load::new(&bench).send(0);
     // While its row is written.
     let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS;

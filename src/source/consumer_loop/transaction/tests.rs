@@ -320,11 +320,13 @@ async fn a_fence_during_a_stop_tells_what_it_throws_away() {
 
 #[tokio::test]
 async fn what_the_consumer_before_has_left_is_left_where_no_record_has_come() {
-    let mut this = idle_with_transactions().await;
-    this.left_before = 5;
-    this.stop();
-    let end = this.end(Instant::now());
-    assert!(matches!(end, Some(End::Abandoned(5))), "{end:?}");
+    for joined in [false, true] {
+        let mut this = idle_with_transactions().await;
+        (this.joined, this.left_before) = (joined, 5);
+        this.stop();
+        let end = this.end(Instant::now());
+        assert!(matches!(end, Some(End::Abandoned(5))), "{end:?}");
+    }
 }
 
 /// librdkafka gives the producer up by then, and each of its outputs comes back: it is one fence, or one transaction that brokers do not have.
