@@ -28,7 +28,7 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
             let StepKind::Write(write) = &other.kind else {
                 return None;
             };
-            // Where it has several, the others are read.
+            // If a write names several tables, the first is the one that it changes; it only reads the others.
             let table = tables(&write.cql, keyspace).into_iter().next()?;
             read.contains(&table).then_some((other, write, table))
         });

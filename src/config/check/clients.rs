@@ -14,11 +14,11 @@ use super::Report;
 use super::group::{producer_properties, properties};
 use crate::kafka::{self, BatchBytes};
 
-/// What the clients may hold. No rule hangs on it.
+/// Queue size of the clients. No check depends on it.
 const QUEUE: usize = 1 << 20;
 
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
-    // What is wrong with one of them has been said, at its place: librdkafka would say it again.
+    // An error about a single property has been reported at its place. librdkafka would only repeat it.
     let told = [codes::OWNED_PROPERTY, codes::PROPERTY, codes::DRAIN];
     let is_told = |finding: &Diagnostic| finding.severity == Severity::Error && told.contains(&finding.code);
     if report.findings.iter().any(is_told) {
@@ -51,7 +51,8 @@ fn producer(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     });
 }
 
-/// Reports what librdkafka has against a client with these properties, of which the first win; what is ours alone goes together.
+/// Reports why librdkafka cannot create a client with these properties; earlier lists take precedence. If the user sets no properties other than
+/// identity ones, there is nothing to check: the ones that Messina sets go together.
 fn judge(
     properties: [&[Property]; 3],
     section: Span,
@@ -63,7 +64,7 @@ fn judge(
         return;
     }
     let Some(why) = refusal() else { return };
-    // It has names in backticks, and they may be other ones than were written.
+    // The message has property names in backticks. They may be aliases of the names in the configuration.
     let has = |name: &str| why.split('`').any(|word| real_name(word) == real_name(name));
     let span = set
         .find(|property| has(&property.name))
@@ -73,20 +74,20 @@ fn judge(
     report.error(codes::PROPERTY, message, span.unwrap_or(section), "", help);
 }
 
-/// Why librdkafka makes no client of this, if it is for how the properties go together.
+/// Why librdkafka cannot create this client, if the reason is how its properties go together.
 fn refusal(mut client: ClientConfig, kind: RDKafkaType) -> Option<String> {
     let names: Vec<String> = client.config_map().into_keys().map(str::to_owned).collect();
     for name in &names {
-        // A plugin would be loaded, and a member of a group takes its time to leave it.
+        // librdkafka would load a plugin, and a member of a group takes its time to leave.
         if kafka::is_identity(name) || name == "plugin.library.paths" || name == "group.id" {
             client.remove(name);
         }
     }
     let native = client.create_native_config().ok()?;
     match Client::new(&client, native, kind, DefaultClientContext) {
-        // What is wrong with properties names one in backticks; all else is the machine's, as a thread that it does not give.
+        // A complaint about properties names one in backticks. Any other error is the machine's, such as a thread that cannot be started.
         Err(KafkaError::ClientCreation(why)) => why.contains('`').then_some(why),
-        // Nobody asks it for its log, so that none is written.
+        // Nobody polls the client for its log, so nothing is logged.
         Ok(_) | Err(_) => None,
     }
 }

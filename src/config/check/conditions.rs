@@ -12,7 +12,7 @@ use super::cql::{tables, written};
 use crate::store::cql::scan;
 
 pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
-    // The embedded store takes no condition.
+    // The embedded store does not support conditions.
     let Some(scylla) = &config.scylla else { return };
     let keyspace = scylla.keyspace.as_ref().map(|keyspace| keyspace.as_str());
     for (step, write, table) in writes(pipeline, keyspace) {
@@ -49,7 +49,7 @@ fn writes<'c>(
     })
 }
 
-/// Whether two writes may change the same column: one that names none may change any.
+/// Whether two writes may change the same column. A write whose columns are unknown may change any.
 fn meet(one: &Write, other: &Write) -> bool {
     let (Some(one), Some(other)) = (written(&one.cql), written(&other.cql)) else {
         return true;
@@ -57,7 +57,7 @@ fn meet(one: &Write, other: &Write) -> bool {
     one.iter().any(|column| other.contains(column))
 }
 
-/// Where a write says `IF`, if it has a condition.
+/// The range of the word `IF`, if the write has a condition.
 fn condition(write: &Write) -> Option<Range<usize>> {
     let s = scan(&write.cql);
     s.first_word("if").map(|i| s.tokens[i].span.clone())

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::store::cql::{Scanned, TokenKind, kept, scan};
 
-/// The tables that a statement names, as `keyspace.table` where the keyspace is known: what a write changes comes first.
+/// The tables that a statement names, as `keyspace.table` if the keyspace is known. The table that a write changes comes first.
 pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
     let s = scan(text);
     let introduces = |i: &usize| {
@@ -24,7 +24,7 @@ pub(super) fn tables(text: &str, keyspace: Option<&str>) -> Vec<String> {
     (0..s.tokens.len()).filter(introduces).filter_map(table).collect()
 }
 
-/// The columns that an insertion or an update names as written, the key's among them in an insertion. None where they cannot be seen, and for a deletion.
+/// The columns that an `INSERT` or `UPDATE` names; those of an `INSERT` include the key's. `None` if the columns cannot be found, and for a `DELETE`.
 pub(super) fn written(text: &str) -> Option<Vec<String>> {
     let s = scan(text);
     let symbol = |wanted: char| (0..s.tokens.len()).find(|i| s.is_symbol(*i, wanted));
@@ -49,16 +49,16 @@ pub(super) fn written(text: &str) -> Option<Vec<String>> {
     Some(columns)
 }
 
-/// Why a write gives another row when it is repeated, and where that can be seen.
+/// Why repeating a write gives another row, and the part of the statement that shows it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unrepeatable {
     pub(super) reason: &'static str,
     pub(super) range: Range<usize>,
-    /// The columns on which it is harmless, if any: only the table's schema tells what this one is.
+    /// The types of column with which it is harmless, if any. Only the table's schema tells which type this column has.
     pub(super) unless: Option<&'static str>,
 }
 
-/// What keeps a write from being repeated: a condition, a counter or list operation, a function of the moment.
+/// What makes a write not repeatable: a condition, a counter or list operation, or a function whose value changes, such as `now()`.
 pub(super) fn unrepeatable(text: &str) -> Option<Unrepeatable> {
     let s = scan(text);
     let at = |i: usize| s.tokens.get(i).map(|token| token.kind);
@@ -92,7 +92,7 @@ pub(super) fn unrepeatable(text: &str) -> Option<Unrepeatable> {
                 Some("a map"),
             );
         }
-        // `x = x + …`, `x = … + x` and `x += …`: a counter, or an append or prepend to a list. What is taken from a list is gone, however often.
+        // `x = x + …`, `x = … + x` and `x += …` update a counter, or append or prepend to a list. Removing elements from a list can be repeated.
         let Some(column) = s.name(i) else {
             continue;
         };
@@ -108,7 +108,7 @@ pub(super) fn unrepeatable(text: &str) -> Option<Unrepeatable> {
             (Some(sign), _, Some(operand), _) => (sign, operand),
             (_, _, Some(TokenKind::Symbol(sign @ ('+' | '-'))), Some(operand)) if own(i + 2) => (sign, operand),
             (_, Some(operand), Some(TokenKind::Symbol('+')), _) if own(i + 4) => ('+', operand),
-            // A list literal of any length before `+ x`: only its beginning matters.
+            // A list literal of any length before `+ x`: the finding underlines only its beginning.
             (_, Some(list @ TokenKind::Symbol('[')), ..) if prepends(&s, i + 2, &column) => ('+', list),
             _ => continue,
         };
@@ -136,8 +136,8 @@ pub(super) fn unrepeatable(text: &str) -> Option<Unrepeatable> {
     None
 }
 
-/// Where an element is deleted by what may be the index of a list (`DELETE l[0] FROM …`), if its column stands at token `i`. A text is the key of
-/// a map. One that is written (`SET m[0] = …`) is mostly a map's: whether it is a list's is left to the database, which knows.
+/// The end of an element deleted by what may be a list index (`DELETE l[0] FROM …`), if its column is token `i`. A string constant does not count: it is
+/// the key of a map. An element that is set (`SET m[0] = …`) is usually a map's; the database, which knows the type, decides whether it is a list's.
 fn deleted(s: &Scanned<'_>, i: usize) -> Option<usize> {
     let from = s.first_word("from")?;
     let place = s.is_word(0, "delete") && (1..from).contains(&i);
@@ -188,7 +188,7 @@ mod tests {
             Some(true)
         );
         assert_eq!(certain("UPDATE t SET a = 'it''s' + a WHERE id = :id"), Some(true));
-        // A table of that name.
+        // A table with the name of a function.
         assert_eq!(certain("INSERT INTO uuid (id) VALUES (:id)"), None);
     }
 

@@ -64,7 +64,7 @@ pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_
     }
 }
 
-/// How long the brokers let a transaction be open.
+/// How long the brokers leave a transaction open.
 fn timeout(config: &Config, pipeline: &Pipeline) -> Duration {
     let sink = pipeline.sink.iter().flat_map(|sink| &sink.properties);
     let shared = config.kafka.producer_properties.iter().chain(&config.kafka.properties);
@@ -75,7 +75,7 @@ fn timeout(config: &Config, pipeline: &Pipeline) -> Duration {
     }
 }
 
-/// A transaction that is still open after three quarters of the time that the brokers let it is aborted, and so would each be.
+/// A transaction that is still open after three quarters of the brokers' timeout is aborted. With too long an interval, every transaction would be.
 fn interval(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
     let Some(interval) = &pipeline.transaction_interval else {
         return;
@@ -94,8 +94,9 @@ fn interval(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
     }
 }
 
-/// A record of an aborted transaction runs again, and the time after which a step gives it up begins anew: one as long as a transaction may be open
-/// never comes to its end. Fewer attempts may end before, and one attempt of a custom step seldom takes its whole time.
+/// When a transaction is aborted, its records run again and the step's time for giving up starts again. A step that may try for as long as a
+/// transaction may be open therefore never gives up. This is only a warning where `max_attempts` may end the attempts earlier, and for the `timeout`
+/// of one attempt of a custom step, which seldom takes that long.
 fn deadlines(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
     let limit = timeout * 3 / 4;
     let transaction = format!(
@@ -142,16 +143,16 @@ fn deadlines(pipeline: &Pipeline, timeout: Duration, report: &mut Report<'_>) {
     }
 }
 
-/// When a step gives a record up.
+/// When a step gives up on a record.
 struct GivingUp {
-    /// After so long at the latest.
+    /// The longest time before it gives up.
     time: Duration,
-    /// And not after so many attempts, if these come first.
+    /// Whether only the time counts. If false, `max_attempts` may be reached first.
     by_time_alone: bool,
     end: End,
 }
 
-/// The longest time after which a step gives a record up in one of these ways.
+/// The longest time after which a step gives up on a record in one of the ways that count.
 fn longest(step: &Step, counts: impl Fn(&GivingUp) -> bool) -> Duration {
     let failing = |errors: &ErrorPolicy| {
         let end = match errors.on_error {
@@ -187,23 +188,23 @@ fn longest(step: &Step, counts: impl Fn(&GivingUp) -> bool) -> Duration {
     ways.map(|giving_up| giving_up.time).max().unwrap_or_default()
 }
 
-/// What becomes of a record that a step has given up.
+/// What happens to a record that a step has given up on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The next steps have it.
+    /// It continues with the next steps.
     GoesOn,
-    /// It is skipped, or a dead letter.
+    /// It is skipped or becomes a dead letter.
     Over,
 }
 
-/// How long a record waits at most that steps give up one after another. Neighbouring look-ups run at the same time where none needs another's values.
+/// The longest that a record takes if its steps give up one after another. Neighbouring look-ups run concurrently unless one needs another's values.
 fn one_after_another(steps: &[Step]) -> Duration {
     let (mut most, mut before, mut stage) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let mut members: Vec<&str> = Vec::new();
     for step in steps {
         let asks = matches!(step.kind, StepKind::Lookup(_) | StepKind::Reference(_));
         let uses = |text: &str| heads(text).iter().any(|head| members.contains(&head.name));
-        // Without members the step before it is no look-up.
+        // If there are no members, the previous step is not a look-up.
         if !asks || members.is_empty() || expressions(step).iter().any(|expression| uses(expression)) {
             before = before.saturating_add(std::mem::take(&mut stage));
             members.clear();
@@ -217,7 +218,8 @@ fn one_after_another(steps: &[Step]) -> Duration {
     most
 }
 
-/// A look-up that waits for its row without end keeps its transaction from ending, and with it what other keys and partitions have in that.
+/// A look-up that waits for its row without a limit keeps its transaction open, and so holds back the records of other keys and partitions in that
+/// transaction.
 fn rows_without_end(pipeline: &Pipeline, report: &mut Report<'_>) {
     for step in &pipeline.steps {
         let (on_missing, deadline) = match &step.kind {
@@ -242,7 +244,7 @@ fn rows_without_end(pipeline: &Pipeline, report: &mut Report<'_>) {
     }
 }
 
-/// What an aborted transaction published is taken back, and what it wrote is not.
+/// Aborting a transaction revokes what it published, but not what it wrote to the store.
 fn repeated(pipeline: &Pipeline, report: &mut Report<'_>) {
     for step in &pipeline.steps {
         if let StepKind::Write(write) = &step.kind

@@ -4,13 +4,13 @@
 
 use std::ops::Range;
 
-/// A name at the head of a path: `profile` in `profile.score > 3`.
+/// The first name of a path: `profile` in `profile.score > 3`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head<'a> {
     pub(super) name: &'a str,
-    /// Its bytes in the expression.
+    /// Its byte range in the expression.
     pub(super) range: Range<usize>,
-    /// What is selected from it, and where: `score`.
+    /// The member selected from it, and its byte range: `score`.
     pub(super) member: Option<(&'a str, Range<usize>)>,
 }
 
@@ -23,7 +23,7 @@ enum Token<'a> {
 
 const CONSTANTS: [&str; 4] = ["true", "false", "null", "in"];
 
-/// CEL's macros that name a variable of their own: `list.exists(x, x > 1)`.
+/// CEL's macros that declare a variable: `list.exists(x, x > 1)`.
 const MACROS: [&str; 5] = ["all", "exists", "exists_one", "map", "filter"];
 
 /// The heads in an expression: names followed by `.` or `[`, or a name that is the whole expression.
@@ -108,7 +108,7 @@ fn tokens(text: &str) -> Vec<(Token<'_>, Range<usize>)> {
     tokens
 }
 
-/// The length of the string that `text` begins with, its quotes included.
+/// The length of the string literal at the start of `text`, including its quotes.
 fn quoted(text: &str, raw: bool) -> usize {
     let triple = ["\"\"\"", "'''"].into_iter().find(|quote| text.starts_with(quote));
     let quote = triple.unwrap_or(&text[..1]);

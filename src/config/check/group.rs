@@ -56,7 +56,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-/// What the brokers set under KIP-848, so that librdkafka makes no consumer that sets it.
+/// Under KIP-848 the brokers set these properties, and librdkafka refuses to create a consumer that sets one.
 fn consumer_protocol(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     if pipeline.source.group_protocol != GroupProtocol::Consumer {
         return;
@@ -72,13 +72,13 @@ fn consumer_protocol(config: &Config, pipeline: &Pipeline, report: &mut Report<'
     }
 }
 
-/// A property of a pipeline's consumers, where it is set.
+/// A property of a pipeline's consumers, if it is set.
 pub(super) fn set<'c>(config: &'c Config, pipeline: &'c Pipeline, name: &str) -> Option<&'c Property> {
     let mut all = properties(config, pipeline).into_iter().flatten();
     all.find(|property| property.name.value == name)
 }
 
-/// The properties of a pipeline's consumers, of which the first win.
+/// The properties of a pipeline's consumers; earlier lists take precedence.
 pub(super) fn properties<'c>(config: &'c Config, pipeline: &'c Pipeline) -> [&'c [Property]; 3] {
     let kafka = &config.kafka;
     [
@@ -88,7 +88,8 @@ pub(super) fn properties<'c>(config: &'c Config, pipeline: &'c Pipeline) -> [&'c
     ]
 }
 
-/// The properties of a pipeline's producer, of which the first win, and the section that it is for; none where nothing is published.
+/// The properties of a pipeline's producer (earlier lists take precedence), and the section that they are for. `None` if the pipeline publishes
+/// nothing.
 pub(super) fn producer_properties<'c>(
     config: &'c Config,
     pipeline: &'c Pipeline,
@@ -102,7 +103,7 @@ pub(super) fn producer_properties<'c>(
     Some(([own, &kafka.producer_properties, &kafka.properties], span))
 }
 
-/// A property in milliseconds, as it will be, and where it is set.
+/// The value of a property in milliseconds, or its default, and where it is set.
 fn setting(config: &Config, pipeline: &Pipeline, name: &str, default: Duration) -> (Duration, Span) {
     match set(config, pipeline, name) {
         Some(Property {
@@ -110,7 +111,7 @@ fn setting(config: &Config, pipeline: &Pipeline, name: &str, default: Duration) 
             value: PropertyValue::Plain(value),
         }) => match value.parse() {
             Ok(ms) => (Duration::from_millis(ms), name.span),
-            // librdkafka says what is wrong with it.
+            // librdkafka reports what is wrong with it.
             Err(_) => (default, name.span),
         },
         Some(property) => (default, property.name.span),

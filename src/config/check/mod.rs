@@ -23,7 +23,7 @@ use super::{Config, Sources, Span, codes};
 pub use names::is_step_name;
 pub use order::commutes;
 
-/// Everything that can be said against `config` offline, errors and warnings, in no particular order.
+/// All errors and warnings about `config` that can be found offline, in no particular order.
 pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
     let mut report = Report {
         sources,
@@ -45,7 +45,7 @@ pub fn check(config: &Config, sources: &Sources) -> Vec<Diagnostic> {
     report.findings
 }
 
-/// What has been found so far.
+/// The findings so far.
 struct Report<'a> {
     sources: &'a Sources,
     findings: Vec<Diagnostic>,

@@ -8,10 +8,10 @@ use super::expression::heads;
 use crate::config::Diagnostic;
 use std::collections::BTreeMap;
 
-/// What expressions can always use; a step by such a name would hide it.
+/// Names that every expression can use. A step with such a name would hide it.
 const RESERVED: [&str; 3] = ["event", "record", "now"];
 
-/// Words that CEL keeps for itself.
+/// Words reserved by CEL.
 const CEL_WORDS: [&str; 21] = [
     "true",
     "false",
@@ -61,7 +61,7 @@ pub(super) fn check(pipeline: &Pipeline, references: &BTreeMap<String, Reference
     }
 }
 
-/// Whether a step can have this name, so that expressions can use it.
+/// Whether a step can have this name: expressions must be able to use it.
 pub fn is_step_name(name: &str) -> bool {
     is_identifier(name) && !is_reserved(name)
 }
@@ -115,7 +115,8 @@ pub(super) fn expressions(step: &Step) -> Vec<&Spanned<String>> {
     expressions
 }
 
-/// Judges the names in an expression that can use the values of `before`; `from_here` is the expression's own step and what follows.
+/// Checks the names in an expression, which can use the values of the steps in `before`. `from_here` is the expression's own step
+/// and the ones after it.
 fn uses(
     expression: &Spanned<String>,
     before: &[Step],
@@ -166,10 +167,10 @@ fn uses(
     }
 }
 
-/// Why `step` does not give `member`, and a remedy; nothing if it does, or if only the database knows.
+/// Why `step` does not provide `member`, and a remedy. `None` if it does provide it, or if only the database knows.
 fn lacks(step: &Step, member: Option<&str>, references: &BTreeMap<String, Reference>) -> Option<(String, String)> {
     let kind = match &step.kind {
-        // What these give only the database and the program know.
+        // Only the database, or the custom step's code, knows what these provide.
         StepKind::Lookup(_) | StepKind::Custom(_) => return None,
         StepKind::Reference(wanted) => {
             let fields = &references.get(wanted.reference.as_str())?.fields;

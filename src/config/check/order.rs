@@ -1,7 +1,7 @@
-//! Whether records of one key, or of one partition, run concurrently under an order, as far as the statements show.
+//! Whether records of one key or of one partition may run concurrently although the pipeline has an order, as far as the statements show.
 //!
-//! [`Program::commutes`](crate::pipeline::program::Program::commutes) decides it for certain, once the database has reported which table a statement
-//! is about.
+//! [`Program::commutes`](crate::pipeline::program::Program::commutes) decides it with certainty, once the database has reported each statement's
+//! table.
 
 use super::super::{Config, Pipeline, StepKind};
 use super::cql::tables;
@@ -14,11 +14,11 @@ pub fn commutes(config: &Config, pipeline: &Pipeline) -> bool {
     for step in &pipeline.steps {
         match &step.kind {
             StepKind::Lookup(lookup) => read.extend(tables(&lookup.cql, keyspace)),
-            // Where it names several, the others are read.
+            // If a write names several tables, the first is the one that it changes; it only reads the others.
             StepKind::Write(write) if write.idempotent() => {
                 written.extend(tables(&write.cql, keyspace).into_iter().next())
             }
-            // What a step of one's own keeps in mind nobody knows.
+            // A custom step may keep state that nobody else knows.
             StepKind::Write(_) | StepKind::Custom(_) => return false,
             StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) => {}
         }

@@ -42,7 +42,8 @@ fn name(pipeline: &Pipeline, report: &mut Report<'_>) {
     }
 }
 
-/// What the brokers take as the name of a topic: <https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/internals/Topic.java>.
+/// Whether brokers accept this as a topic name:
+/// <https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/internals/Topic.java>.
 fn is_taken(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=249).contains(&name.len()) && name.chars().all(plain) && !matches!(name, "." | "..")
@@ -61,7 +62,7 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
         let label = "letters, digits, `.`, `_` and `-` only, 249 at most";
         report.error(codes::BAD_NAME, message, topic.span, label, help);
     }
-    // librdkafka refuses a list with a topic twice, and the consumer would never begin.
+    // librdkafka refuses a list that has a topic twice, and the consumer would never start.
     let topics = &pipeline.source.topics;
     for (index, topic) in topics.iter().enumerate() {
         if let Some(other) = topics[..index].iter().find(|other| other.value == topic.value) {
@@ -108,8 +109,7 @@ fn topics(pipeline: &Pipeline, report: &mut Report<'_>) {
     }
 }
 
-/// `order = "key"` goes by the input's keys, so outputs with another key may be out of order. If it is written down, it is
-/// meant.
+/// `order = "key"` follows the keys of the input, so outputs with another key may be out of order. No warning if `order` is written: then it is intended.
 fn output_key(pipeline: &Pipeline, report: &mut Report<'_>) {
     let key = pipeline.sink.as_ref().and_then(|sink| sink.key.as_ref());
     let Some(key) = key.filter(|_| !pipeline.order_is_written) else {
@@ -128,7 +128,7 @@ fn output_key(pipeline: &Pipeline, report: &mut Report<'_>) {
     report.warning(codes::OTHER_KEY, message, key.span, label, help);
 }
 
-/// Under the classic protocol brokers take as an instance's name what they take as a topic's:
+/// Under the classic protocol, brokers accept the same characters and length in an instance name as in a topic name:
 /// <https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/requests/JoinGroupRequest.java>.
 fn instance_name(pipeline: &Pipeline, report: &mut Report<'_>) {
     let source = &pipeline.source;
@@ -232,8 +232,8 @@ fn store(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     }
 }
 
-/// The embedded store commits all that has come in together, whatever a step says. Where attempts are counted a row goes alone: a batch's failure is
-/// nobody's own.
+/// The embedded store commits everything that has arrived in one transaction, whatever a step says. A step that counts attempts writes each row alone, because
+/// the failure of a batch cannot be attributed to one row.
 fn groups(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
     for step in &pipeline.steps {
         let StepKind::Write(write) = &step.kind else { continue };
@@ -282,7 +282,7 @@ fn shared_groups(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-/// Two members of a group by one `group.instance.id` fence each other. They would have one as soon as they consume the same topics.
+/// Members of a group with the same `group.instance.id` fence each other. Two pipelines get the same one as soon as they consume the same topics.
 fn shared_instances(config: &Config, report: &mut Report<'_>) {
     let pipelines: Vec<&Pipeline> = config.pipelines.values().collect();
     for (index, pipeline) in pipelines.iter().enumerate() {
@@ -309,20 +309,21 @@ fn shared_instances(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-/// Whether consumers of two pipelines have one `group.instance.id`, but for their topics.
+/// Whether consumers of two pipelines have the same `group.instance.id`, leaving the digest of the topics aside.
 fn share_an_instance(one: &Pipeline, other: &Pipeline) -> bool {
     let has = |pipeline: &Pipeline, id: &str| {
         let number = id.rsplit('-').next().and_then(|number| number.parse::<usize>().ok());
         let number = number.filter(|number| *number < *pipeline.consumers).unwrap_or(0);
         configured_instance(pipeline, number).as_deref() == Some(id)
     };
-    // Of several the first stands for all: beside others of several it is enough, and one alone has no other.
+    // Checking the first consumer of each is enough. If both pipelines have several, they share the names with the smaller numbers; if one has a single
+    // consumer, that is its only name.
     [(one, other), (other, one)]
         .into_iter()
         .any(|(one, other)| configured_instance(one, 0).is_some_and(|id| has(other, &id)))
 }
 
-/// Members of a group agree on how partitions are shared, or the brokers let only the first of them in.
+/// The members of a group must use the same assignor: the brokers admit only the first one otherwise.
 fn assignors(config: &Config, report: &mut Report<'_>) {
     let classic = |pipeline: &&Pipeline| pipeline.source.group_protocol == GroupProtocol::Classic;
     let pipelines: Vec<&Pipeline> = config.pipelines.values().filter(classic).collect();

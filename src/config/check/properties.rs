@@ -7,7 +7,7 @@ use super::super::{Config, Diagnostic, Property, PropertyValue, Span, Spanned, c
 use super::Report;
 use super::group::{producer_properties, properties};
 
-/// Properties that have a key of Messina's own, or no say at all: name, reason, remedy.
+/// Properties for which Messina has its own key, or which cannot be changed: name, reason, remedy.
 const OWNED: [(&str, &str, &str); 15] = [
     (
         "bootstrap.servers",
@@ -82,7 +82,7 @@ const OWNED: [(&str, &str, &str); 15] = [
     ),
 ];
 
-/// Properties whose value must be one of these: librdkafka's own name, values, reason.
+/// Properties that accept only certain values: librdkafka's own name, the values, the reason.
 const BOUND: [(&str, &[&str], &str); 3] = [
     (
         "request.required.acks",
@@ -95,7 +95,8 @@ const BOUND: [(&str, &[&str], &str); 3] = [
         "retries inside librdkafka would reorder and duplicate records",
     ),
     (
-        // Its error has no place that we could stop at, and it goes on behind the batch, or where bytes within it say (2.12, rdkafka_msgset_reader.c).
+        // The error of a failed check has no offset at which we could stop, and librdkafka continues after the batch, or where bytes within it say (2.12,
+        // rdkafka_msgset_reader.c).
         "check.crcs",
         &["false"],
         "librdkafka does not stop at a batch that fails the check, and its records would be skipped",
@@ -126,8 +127,8 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     tokens(config, report);
 }
 
-/// Clients that log in by tokens which nobody makes: librdkafka fetches some where it is built with curl, which it is not here, and otherwise asks whoever has
-/// made the client. It would wait for ever, without a word.
+/// Reports clients that log in by token although nothing provides tokens. librdkafka fetches some kinds itself if it is built with curl, which it is not here;
+/// otherwise it asks the application for one. It would wait for ever and log nothing.
 fn tokens(config: &Config, report: &mut Report<'_>) {
     let mut told: Vec<Span> = Vec::new();
     for pipeline in config.pipelines.values() {
@@ -152,7 +153,7 @@ fn tokens(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-/// The property that makes a client want tokens, if it has none; of the properties the first win.
+/// The property that makes a client need tokens, unless it makes unsigned ones itself. Earlier lists take precedence.
 fn without_tokens(client: [&[Property]; 3]) -> Option<&Property> {
     let set = |name: &str| {
         let mut all = client.into_iter().flatten();
@@ -188,11 +189,11 @@ fn judge(property: &Property, report: &mut Report<'_>) {
     taken(property, report);
 }
 
-/// What librdkafka says of a property, which a client would say at the start, its value beside it. The value of a secret is not judged.
+/// Reports what librdkafka has against a property and its value, as a client would at the start. The value of a secret is not checked.
 fn taken(property: &Property, report: &mut Report<'_>) {
     let name = property.name.as_str();
     if name == "plugin.library.paths" {
-        return; // It would be loaded, and need not be where the check runs.
+        return; // librdkafka would load it, and it may not exist where the check runs.
     }
     let (value, secret) = match &property.value {
         PropertyValue::Plain(value) => (value.as_str(), false),
@@ -201,7 +202,7 @@ fn taken(property: &Property, report: &mut Report<'_>) {
     let message = match refused(name, value) {
         None => return,
         Some(Refused { unknown: true, .. }) => format!("librdkafka knows no property `{name}`"),
-        // Of an empty secret it may say that it is empty.
+        // A secret is checked with an empty value, so a complaint about the value means nothing.
         Some(Refused { why, .. }) if secret && !why.contains("not supported") => return,
         Some(Refused { why, .. }) => format!("librdkafka does not take `{name}`: {why}"),
     };

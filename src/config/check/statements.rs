@@ -8,7 +8,7 @@ use super::Report;
 use super::cql::unrepeatable;
 use crate::store::cql::{TokenKind, scan};
 
-/// The last end of a row that Cassandra notes in its older format, since 1970: 2038-01-19T03:14:06Z.
+/// The latest expiry of a row that Cassandra can store in its older format, since 1970: 2038-01-19T03:14:06Z.
 const LAST_END: Duration = Duration::from_secs(2_147_483_646);
 
 pub(super) fn check(config: &Config, pipeline: &Pipeline, report: &mut Report<'_>) {
@@ -89,7 +89,7 @@ fn repeatable(write: &Write, report: &mut Report<'_>) {
         return;
     };
     if found.unless.is_some() && write.idempotent_stated.is_some() {
-        return; // The user has said that it is one of those.
+        return; // The user has said that the column is one of those.
     }
     let span = report.sources.part(&write.cql, found.range);
     let message = "this write does not converge when it is repeated after a crash".to_owned();
@@ -101,7 +101,7 @@ fn repeatable(write: &Write, report: &mut Report<'_>) {
     report.error(codes::NOT_REPEATABLE, message, span, found.reason, help);
 }
 
-/// A row that is deleted has no life: the database would refuse the clause.
+/// A deleted row has no time to live: the database would refuse the clause.
 fn life(write: &Write, report: &mut Report<'_>) {
     let s = scan(&write.cql);
     let Some(first) = s.tokens.first().filter(|_| s.is_word(0, "delete")) else {
@@ -123,7 +123,7 @@ fn life(write: &Write, report: &mut Report<'_>) {
     );
 }
 
-/// A row that ends late is refused when it is written, and not when the statement is prepared.
+/// Cassandra refuses a row that expires too late only when it is written, not when the statement is prepared.
 fn end(write: &Write, now: SystemTime, report: &mut Report<'_>) {
     let (Some(ttl), Ok(now)) = (write.ttl, now.duration_since(UNIX_EPOCH)) else {
         return;
@@ -142,7 +142,8 @@ fn end(write: &Write, now: SystemTime, report: &mut Report<'_>) {
     );
 }
 
-/// What a statement sets by a `USING` of its own, which runs to SET, to WHERE or to the end; its parts are joined by AND.
+/// Reports what a statement sets in a `USING` clause of its own. The clause ends at SET, at WHERE or at the end; AND
+/// joins its parts.
 fn using(cql: &Spanned<String>, report: &mut Report<'_>) {
     let s = scan(cql);
     let Some(start) = s.first_word("using") else { return };

@@ -9,10 +9,10 @@ use reqwest::header::HeaderValue;
 use sentry::types::Dsn;
 use std::path::PathBuf;
 
-/// Below this the queues of one consumer and one producer alone do not fit.
+/// With less memory, not even the queues of one consumer and one producer fit.
 const LEAST_MEMORY: Size = Size(16 << 20);
 
-/// Less than this for a pipeline is hardly a share: the queues of its clients, and records in flight, are parts of it.
+/// With less than this per pipeline, there is hardly room for the queues of its clients and its records in flight.
 const LEAST_SHARE: Size = Size(1 << 20);
 
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
@@ -178,7 +178,7 @@ fn file(path: &Spanned<PathBuf>, report: &mut Report<'_>) {
     }
 }
 
-/// Every secret of the configuration, written out or referred to.
+/// All secrets of the configuration, literal or by reference.
 fn secrets(config: &Config) -> Vec<&Secret> {
     fn of(properties: &[Property]) -> impl Iterator<Item = &Secret> {
         properties.iter().filter_map(|property| match &property.value {
@@ -206,7 +206,7 @@ fn secrets(config: &Config) -> Vec<&Secret> {
     secrets
 }
 
-/// What is not a URL, or carries a login; a remedy for each.
+/// Reports what is not a URL, or contains a login, with a remedy for each.
 fn url(url: &Spanned<String>, of: &str, [form, login]: [&str; 2], report: &mut Report<'_>) {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let authority = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
@@ -247,13 +247,13 @@ fn memory(config: &Config, report: &mut Report<'_>) {
         _ => None,
     });
     let references = config.references.values().map(|reference| reference.max_bytes);
-    // `memory` may be a default that nobody wrote, so the last of them is the better place.
+    // Underlines the last of them rather than `memory`, which may be a default that nobody wrote.
     let (mut total, mut last) = (Size(0), memory.span);
     for size in caches.chain(references) {
         last = size.span;
         let before = total;
         total = Size(total.0.saturating_add(size.0));
-        // Reported once, at the cache that no longer fits.
+        // Reported once, at the cache or reference that no longer fits.
         if before < memory.value && total >= memory.value {
             let message = format!(
                 "caches and references of {total} leave nothing of the budget of {}",
@@ -263,7 +263,7 @@ fn memory(config: &Config, report: &mut Report<'_>) {
             report.error(codes::MEMORY, message, size.span, "no longer fits", help);
         }
     }
-    // What is an error already is not told again.
+    // No warning for what is already an error.
     let (left, pipelines) = (memory.value.0.saturating_sub(total.0), config.pipelines.len().max(1));
     let share = left / pipelines as u64;
     if memory.value >= LEAST_MEMORY && left > 0 && share < LEAST_SHARE.0 {
