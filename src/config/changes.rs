@@ -6,18 +6,18 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::document::{Entry, Table, Value};
 use super::{Sources, codes};
 
-/// What differs.
+/// The differences between two configurations.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Names of pipelines that came, went or are written otherwise, in the file of their output schema too.
+    /// Names of pipelines that were added, removed or changed, including a change in the file of their output schema.
     pub pipelines: BTreeSet<String>,
-    /// Sections of the process that are written otherwise: `kafka`, `limits` and so on.
+    /// Sections of the process that changed: `kafka`, `limits` and so on.
     pub sections: BTreeSet<String>,
 }
 
-/// Compares the configuration that runs with one that is to take its place.
+/// Compares the running configuration with the one that is to replace it.
 pub fn changes(running: &Sources, wanted: &Sources) -> Changes {
-    // Where another file is named, or none any more, the pipeline is written otherwise.
+    // If a pipeline names another schema file, or none any more, its own table differs too.
     let differs = |(name, text): &(&String, &Option<String>)| running.schemas.get(*name) != Some(*text);
     let schemas = wanted.schemas.iter().filter(differs).map(|(name, _)| name.clone());
     let (running, wanted) = (&running.document, &wanted.document);
@@ -47,7 +47,7 @@ fn different(one: &Table, other: &Table) -> BTreeSet<String> {
     keys.filter(differs).map(str::to_owned).collect()
 }
 
-/// The order of keys counts in `set` alone: its fields come in that order.
+/// The order of keys matters only in `set`: the output has its fields in that order.
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Table(one), Value::Table(other)) => {
@@ -70,7 +70,7 @@ fn value<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
 }
 
 impl Changes {
-    /// A finding for each section that a running process cannot take, at its place in `wanted`.
+    /// A finding for each section that a running process cannot apply, at its place in `wanted`.
     pub fn refused(&self, wanted: &Sources) -> Diagnostics {
         let finding = |section: &String| {
             let message = format!("`{section}` changed, which a running process cannot apply");

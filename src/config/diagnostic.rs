@@ -13,9 +13,9 @@ use super::{Sources, Span};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The configuration cannot be run.
+    /// The configuration cannot run.
     Error,
-    /// It can, and probably not as meant.
+    /// The configuration can run, but probably not as intended.
     Warning,
 }
 
@@ -28,9 +28,9 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,
-    /// Where; absent when it is about no place in particular.
+    /// Where it is; `None` if it concerns no particular place.
     pub place: Option<Place>,
-    /// Other places that have a part in it.
+    /// Other places involved.
     pub related: Vec<Place>,
     /// What to do about it.
     pub help: Vec<String>,
@@ -39,19 +39,19 @@ pub struct Diagnostic {
 /// A place in a file, with its line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Place {
-    /// The file as it was named, or `$NAME` for an environment variable, whose text is `NAME=value`.
+    /// The file as it was named on the command line, or `$NAME` for an environment variable, whose text is `NAME=value`.
     pub file: String,
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
-    /// The line, secrets masked, and cut where it is very long.
+    /// The line, with secrets masked, cut if it is very long.
     pub text: String,
     /// First underlined character of `text`, from 0.
     pub underline_start: usize,
     /// How many characters are underlined, at least 1.
     pub underline_length: usize,
-    /// What is said beside the underline; may be empty.
+    /// The label beside the underline; may be empty.
     pub label: String,
 }
 
@@ -76,21 +76,21 @@ impl Diagnostic {
         }
     }
 
-    /// The same, at `span`; `label` says what is underlined.
+    /// Sets the place of the finding; `label` explains what is underlined.
     #[must_use]
     pub fn at(mut self, sources: &Sources, span: Span, label: impl Into<String>) -> Self {
         self.place = Some(sources.place(span, label.into()));
         self
     }
 
-    /// The same, with another place that has a part in it.
+    /// Adds another place that is involved.
     #[must_use]
     pub fn with(mut self, sources: &Sources, span: Span, label: impl Into<String>) -> Self {
         self.related.push(sources.place(span, label.into()));
         self
     }
 
-    /// The same, with a remedy.
+    /// Adds a remedy.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help.push(help.into());
@@ -104,7 +104,7 @@ impl Diagnostic {
 pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// Sorts the findings by place and drops repetitions; those without a place come last.
+    /// Sorts the findings by place, and drops repetitions. Findings without a place come last.
     pub fn new(mut findings: Vec<Diagnostic>) -> Self {
         let place = |d: &Diagnostic| d.place.as_ref().map(|p| (p.file.clone(), p.line, p.column));
         findings.sort_by_cached_key(|d| (d.place.is_none(), place(d), d.severity, d.code.id, d.message.clone()));
@@ -117,17 +117,17 @@ impl Diagnostics {
         self.0.iter()
     }
 
-    /// Whether there is none.
+    /// Whether there are no findings.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether one of them keeps the configuration from running.
+    /// Whether one of them is an error, so that the configuration cannot run.
     pub fn has_errors(&self) -> bool {
         self.0.iter().any(|d| d.severity == Severity::Error)
     }
 
-    /// As people read it; `colour` adds ANSI escapes.
+    /// The findings as text for people; `colour` adds ANSI escapes.
     pub fn human(&self, colour: bool) -> String {
         let mut out = String::new();
         for finding in &self.0 {
@@ -149,7 +149,7 @@ impl Diagnostics {
     /// As one JSON array of objects with the fields of [`Diagnostic`].
     ///
     /// # Errors
-    /// None that is known: the fields are text and numbers.
+    /// No known cause: the fields are text and numbers.
     pub fn json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string(self)
     }
@@ -176,7 +176,7 @@ const BLUE: &str = "\x1b[1;34m";
 const RESET: &str = "\x1b[0m";
 
 impl Diagnostic {
-    /// Writing to a string cannot fail, so results are dropped.
+    /// Results are dropped because writing to a string cannot fail.
     fn write_human(&self, out: &mut String, colour: bool) {
         let paint = |style: &str, text: &str| match colour {
             true => format!("{style}{text}{RESET}"),

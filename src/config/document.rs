@@ -11,14 +11,14 @@ use super::codes;
 use super::diagnostic::Diagnostic;
 use super::{FileId, Sources, Span, Spanned};
 
-/// A value and its place.
+/// A value and its position.
 pub(super) type Node = Spanned<Value>;
 
 /// A TOML value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     String(String),
-    /// Absent where the number does not fit 64 bits.
+    /// `None` if the number does not fit into 64 bits.
     Integer(Option<i64>),
     Float(f64),
     Boolean(bool),
@@ -28,7 +28,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// What it is, with its article, for `expected …, found …`.
+    /// The type with its article, for `expected …, found …`.
     pub(super) fn describe(&self) -> &'static str {
         match self {
             Self::String(_) => "a string",
@@ -42,7 +42,7 @@ impl Value {
     }
 }
 
-/// Keys and values in the order in which they were written.
+/// Keys and values in the order written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
     pub(super) entries: Vec<Entry>,
@@ -54,7 +54,7 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
-/// Tables whose keys are names of the user's: a field may be called `file`.
+/// Tables whose keys are names chosen by the user: a field may be called `file`.
 const FREE_NAMES: [&str; 3] = ["set", "fields", "headers"];
 
 impl Table {
@@ -62,7 +62,7 @@ impl Table {
         self.entries.iter().find(|entry| *entry.key == key)
     }
 
-    /// Lays `over` onto this table: tables are merged key by key, everything else is replaced.
+    /// Merges `over` into this table: tables are merged key by key, all other values are replaced.
     pub(super) fn merge(&mut self, over: Table) {
         for entry in over.entries {
             match self.entries.iter_mut().find(|mine| *mine.key == *entry.key) {
@@ -82,15 +82,16 @@ impl Table {
         }
     }
 
-    /// `{ env = … }`, `{ file = … }`, `{ subject = … }`: one way out of several, so a later one replaces an earlier one. Not a section that
-    /// happens to have such a key, as `[log]` and `[pipelines]` may.
+    /// Whether the table is `{ env = … }`, `{ file = … }` or `{ subject = … }`. These are alternatives, so a later one replaces an earlier one
+    /// instead of being merged with it. A section such as `[log]` or `[pipelines]` may have a key by such a name; it does not count if its value is a
+    /// table.
     fn is_reference(&self) -> bool {
         matches!(&self.entries[..], [only] if matches!(only.key.as_str(), "env" | "file" | "subject")
             && !matches!(only.node.value, Value::Table(_)))
     }
 }
 
-/// Parses a file. What can be read of it is returned even where there are syntax errors.
+/// Parses a file. Despite syntax errors, it returns whatever can be read.
 pub(super) fn parse(sources: &Sources, file: FileId, text: &str, findings: &mut Vec<Diagnostic>) -> Node {
     let (root, errors) = DeTable::parse_recoverable(text);
     let mut lines = HashSet::new();
@@ -98,7 +99,7 @@ pub(super) fn parse(sources: &Sources, file: FileId, text: &str, findings: &mut 
         let range = error.span().unwrap_or(0..0);
         let before = text.as_bytes().get(..range.start).unwrap_or_default();
         if !lines.insert(before.iter().filter(|byte| **byte == b'\n').count()) {
-            continue; // The parser stumbles on; one error for a line is enough.
+            continue; // The parser continues after an error; one error per line is enough.
         }
         let span = Span {
             file,
@@ -127,7 +128,7 @@ pub(super) fn parse(sources: &Sources, file: FileId, text: &str, findings: &mut 
     )
 }
 
-/// Parses the value of an environment variable, which begins at `offset` of its source: TOML if it is, else a string.
+/// Parses the value of an environment variable, which starts at `offset` of its source: as TOML if possible, otherwise as a string.
 pub(super) fn parse_value(file: FileId, offset: usize, text: &str) -> Node {
     match DeValue::parse(text) {
         Ok(value) => node(file, offset, value.span(), value.get_ref()),
@@ -142,9 +143,10 @@ pub(super) fn parse_value(file: FileId, offset: usize, text: &str) -> Node {
     }
 }
 
-/// Whether a line says by itself what it is. Any other may be a part of a secret, without its key: a line of a private key whose quote is not closed.
+/// Whether a line is recognisably TOML on its own. Any other line may be part of a secret, without its key: a line of a private key whose quote is
+/// not closed.
 fn reads_as_a_line(line: &str) -> bool {
-    // A table within a list over several lines.
+    // A table inside a list may span several lines.
     let line = line.trim().trim_start_matches(['{', ' ']);
     if line.is_empty() || line.starts_with(['[', '#', ']', '}']) {
         return true;
@@ -154,12 +156,12 @@ fn reads_as_a_line(line: &str) -> bool {
     };
     let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '"' | '\'');
     let quotes = key.matches(['"', '\'']).count();
-    // Base64 ends in `=`.
+    // Base64 may end in `=`, so a value of only `=` does not count.
     let is_filled = value.contains(|c: char| c != '=' && !c.is_whitespace());
     !key.is_empty() && key.trim_end().chars().all(is_key) && quotes.is_multiple_of(2) && is_filled
 }
 
-/// What usually helps against a syntax error of the TOML parser.
+/// The usual remedy for a syntax error of the TOML parser.
 fn remedy(message: &str) -> Option<&'static str> {
     let remedies = [
         (

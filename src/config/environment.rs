@@ -12,11 +12,11 @@ use super::secret::without_line_break;
 use super::suggest::list;
 use super::{Sources, Span, Spanned};
 
-/// Variables that begin with this, in whatever case, are the configuration's.
+/// Variables with this prefix, in upper or lower case, belong to the configuration.
 const PREFIX: &str = "MESSINA__";
 const SEPARATOR: &str = "__";
 
-/// The process's variables of the configuration. What others hold is none of Messina's matter, be it text or not.
+/// The process's environment variables that belong to the configuration. All others are ignored, even if they are not UTF-8.
 pub fn variables() -> impl Iterator<Item = (String, String)> {
     of_configuration(std::env::vars_os())
 }
@@ -34,7 +34,7 @@ fn is_ours(name: &str) -> bool {
         .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
-/// Lays the variables onto `root`, in the order of their names, so that the more specific one wins.
+/// Merges the variables into `root`, sorted by name, so that the more specific one wins.
 pub(super) fn overlay(
     root: &mut Table,
     variables: impl Iterator<Item = (String, String)>,
@@ -43,7 +43,7 @@ pub(super) fn overlay(
 ) {
     let mut variables: Vec<_> = variables.filter(|(name, _)| is_ours(name)).collect();
     variables.sort_by_cached_key(|(name, _)| (name.to_ascii_uppercase(), name.clone()));
-    // What each has set, by its path.
+    // Which variable has set which path.
     let mut set: BTreeMap<Vec<String>, Span> = BTreeMap::new();
     for (name, value) in variables {
         let value = without_line_break(&value);
@@ -119,8 +119,8 @@ pub(super) fn overlay(
     }
 }
 
-/// Gives each key the spelling of the files, where there is such a key: variables mostly know neither lower case nor hyphens. Gives the place of a key
-/// that is spelt as none of several that it may mean, and these.
+/// Spells each key as the files do, if they have it, because variables usually have neither lower case nor hyphens. If a key matches several keys and
+/// none exactly, returns its position and those keys.
 fn resolve(root: &Table, keys: &mut [Spanned<String>]) -> Option<(Span, Vec<String>)> {
     let plain = |key: &str| key.to_ascii_lowercase().replace('-', "_");
     let mut table = Some(root);
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(*config.kafka.brokers, "other:1");
         let config = with("", &[("messina_kafka__brokers", "other:1"), ("MESSINA_X", "x")]).unwrap();
         assert_eq!(*config.kafka.brokers, "k:1");
-        // The more specific one wins, in whatever case.
+        // The more specific one wins, in upper or lower case.
         let of_log = [
             ("messina__log", "{ level = \"debug\" }"),
             ("MESSINA__LOG__LEVEL", "warn"),

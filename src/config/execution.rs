@@ -7,16 +7,16 @@ use super::scylla::{CONSISTENCY, SERIAL_CONSISTENCY};
 use super::values::{boolean, positive_duration};
 use super::{Consistency, SerialConsistency};
 
-/// What a step says of the execution of its statement; what it does not say is the store's.
+/// The execution settings of a step's statement. Where one is absent, the store's setting applies.
 #[derive(Clone, Debug, Default)]
 pub struct Execution {
     /// Consistency level.
     pub consistency: Option<Consistency>,
     /// Consistency level of the serial phase of a conditional write.
     pub serial_consistency: Option<SerialConsistency>,
-    /// A look-up asks a second replica when the first has not answered for this long.
+    /// If the first replica has not answered a look-up for this long, a second one is asked.
     pub speculative_after: Option<Duration>,
-    /// A look-up may read without its table's whole partition key.
+    /// Whether a look-up may read without the whole partition key of its table.
     pub scan: bool,
 }
 

@@ -11,7 +11,7 @@ use super::shape::Shape;
 use super::values::text;
 use super::{Secret, SecretError, Span, Spanned};
 
-/// The cluster that records come from and go to.
+/// The Kafka cluster that records are consumed from and published to.
 #[derive(Clone, Debug)]
 pub struct Kafka {
     /// Bootstrap servers, `host:port` separated by commas.
@@ -29,7 +29,7 @@ pub struct Kafka {
 pub struct Property {
     /// The name, lower case with dots.
     pub name: Spanned<String>,
-    /// The value as librdkafka takes it; numbers and booleans are written out as text.
+    /// The value as librdkafka accepts it; numbers and booleans are written as text.
     pub value: PropertyValue,
 }
 
@@ -55,8 +55,8 @@ impl PropertyValue {
     }
 }
 
-/// Other names of properties, and librdkafka's own (`_RK_C_ALIAS` in rdkafka_conf.c, 2.12). It writes both to one field, and what it is told
-/// last counts. Not here: what is Messina's to set, by either name.
+/// Aliases of properties, and librdkafka's own names (`_RK_C_ALIAS` in rdkafka_conf.c, 2.12). librdkafka writes both names to one field, so the
+/// last one set wins. Properties that only Messina may set are left out, under either name.
 const ALIASES: [(&str, &str); 10] = [
     ("acks", "request.required.acks"),
     ("compression.type", "compression.codec"),
@@ -82,7 +82,7 @@ pub fn real_name(name: &str) -> &str {
     alias.map_or(name, |(_, real)| *real)
 }
 
-/// Properties whose last part is `file`, which would read as a secret's `{ file = … }`.
+/// Properties whose last part is `file`: they would look like a secret's `{ file = … }`.
 const FILE_PROPERTIES: [&str; 2] = [
     "sasl.oauthbearer.assertion.private.key",
     "sasl.oauthbearer.assertion.jwt.template",
@@ -105,7 +105,7 @@ impl Kafka {
     }
 }
 
-/// Brokers as one text with commas, or as a list.
+/// The brokers, from a list or from one string with commas.
 fn brokers(field: Field<'_>) -> Option<Spanned<String>> {
     let span = field.span();
     let brokers = super::values::texts(field)?;
@@ -114,7 +114,7 @@ fn brokers(field: Field<'_>) -> Option<Spanned<String>> {
 }
 
 impl Property {
-    /// A table of properties. `"a.b" = 1` and `a.b = 1` are the same property, though TOML nests the latter.
+    /// Reads a table of properties. `"a.b" = 1` and `a.b = 1` are the same property, although TOML nests the latter.
     pub(super) fn read_all(field: Field<'_>) -> Option<Vec<Self>> {
         if field.draws(Shape::Properties) {
             return None;
@@ -127,8 +127,8 @@ impl Property {
     }
 }
 
-/// One for each name: that of the last source. TOML takes the two ways to write a name for two keys, and librdkafka's two names are two, so that
-/// merging leaves both.
+/// Keeps one property per name: the one from the last source. Merging keeps both spellings of a property, because TOML treats `"a.b"` and `a.b`
+/// as different keys, and because librdkafka has aliases.
 fn last_of_each(mut properties: Vec<Property>) -> Vec<Property> {
     let rank = |(at, property): (usize, &Property)| (property.name.span.file, at);
     let last: Vec<bool> = properties
@@ -147,7 +147,7 @@ fn last_of_each(mut properties: Vec<Property>) -> Vec<Property> {
     properties
 }
 
-/// Reads the properties below `prefix`; false if one of them is wrong.
+/// Reads the properties below `prefix`. False if one of them is malformed.
 fn collect<'a>(section: &Section<'a>, table: &'a Table, prefix: &str, out: &mut Vec<Option<Property>>) -> bool {
     let mut right = true;
     for Entry { key, node } in &table.entries {
@@ -163,7 +163,7 @@ fn collect<'a>(section: &Section<'a>, table: &'a Table, prefix: &str, out: &mut 
                 right &= collect(section, inner, &format!("{name}."), out);
             }
             _ => {
-                // `a.b.c = 1` is underlined whole, though TOML gives the place of `c` alone.
+                // `a.b.c = 1` is underlined as a whole, although TOML gives only the position of `c`.
                 let whole = Span {
                     start: key.span.end.saturating_sub(name.len()),
                     ..key.span
@@ -195,7 +195,7 @@ fn is_secret_reference(name: &str, table: &Table) -> bool {
 fn value(name: &str, field: Field<'_>) -> Option<PropertyValue> {
     match &field.node.value {
         Value::Table(_) => Secret::read(field).map(PropertyValue::Secret),
-        // Without quotes it is as secret, and `007` is not 7.
+        // A secret without quotes is still a secret. It is kept as written, because `007` is not 7.
         Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime if is_secret_name(name) => {
             Some(PropertyValue::Secret(Secret::unquoted(&field)))
         }
@@ -211,14 +211,14 @@ fn value(name: &str, field: Field<'_>) -> Option<PropertyValue> {
     }
 }
 
-/// What librdkafka has against a property.
+/// Why librdkafka refuses a property.
 pub(super) struct Refused {
-    /// It knows none by this name.
+    /// Whether it knows no property by this name.
     pub(super) unknown: bool,
     pub(super) why: String,
 }
 
-/// Sets a property on a configuration of which no client is made.
+/// Sets a property on a configuration from which no client is created. `None` if librdkafka accepts it.
 pub(super) fn refused(name: &str, value: &str) -> Option<Refused> {
     let error = ClientConfig::new().set(name, value).create_native_config().err()?;
     Some(match error {
@@ -226,7 +226,7 @@ pub(super) fn refused(name: &str, value: &str) -> Option<Refused> {
             unknown: kind == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN,
             why,
         },
-        // A zero byte.
+        // The name or the value contains a zero byte.
         _ => Refused {
             unknown: false,
             why: "it contains a zero byte".to_owned(),

@@ -16,10 +16,10 @@ use super::{
     SinkSchema, Sources, Span, Tracing, environment,
 };
 
-/// Reads the files in their order, later over earlier, then the variables of `env` that begin with `MESSINA__`.
+/// Reads the files in order, later ones over earlier ones, then the variables of `env` that begin with `MESSINA__`.
 ///
 /// # Errors
-/// Everything that is wrong, at once: files that cannot be read, syntax, unknown and missing keys, wrong values.
+/// All errors at once: unreadable files, syntax, unknown and missing keys, wrong values.
 pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<(Config, Sources), Diagnostics> {
     let mut unreadable = Vec::new();
     let mut texts = Vec::new();
@@ -47,7 +47,7 @@ fn schemas(config: &Config) -> Schemas {
     config.pipelines.iter().filter_map(of).collect()
 }
 
-/// The same for texts that are already in memory, each with the name that findings give it. No other file is read.
+/// Does the same for texts in memory, each with its name for findings. Reads no other file.
 ///
 /// # Errors
 /// As [`load`].
@@ -65,14 +65,15 @@ fn load_texts(
 ) -> Result<(Config, Sources), Diagnostics> {
     let env: Vec<_> = env.collect();
     let load = |hidden| load_hiding(hidden, &texts, &env, findings.clone());
-    // What is to be hidden is known when all has been read, and its lines may have been shown by then.
+    // Which values to hide is known only after everything has been read, and findings may have shown their lines by
+    // then. So it loads again.
     match load(vec![]) {
         (loaded, hidden) if hidden.is_empty() => loaded,
         (_, hidden) => load(hidden).0,
     }
 }
 
-/// Loads, and gives what no finding may show.
+/// Loads the configuration. Also returns the positions that no finding may show.
 fn load_hiding(
     hidden: Vec<Span>,
     texts: &[(String, String)],
@@ -123,7 +124,7 @@ fn listen(root: &Table) -> Option<&Node> {
     }
 }
 
-/// Drops findings that only echo one of the first `syntax` findings: those on the same line.
+/// Drops findings on the same line as one of the first `syntax` findings, because they only follow from it.
 fn drop_echoes(findings: &mut Vec<Diagnostic>, syntax: usize) {
     let line = |place: &Place| (place.file.clone(), place.line);
     let wrong: Vec<_> = findings[..syntax]
@@ -137,7 +138,7 @@ fn drop_echoes(findings: &mut Vec<Diagnostic>, syntax: usize) {
     });
 }
 
-/// Which keys the readers ask for, and what they take.
+/// Which keys the readers ask for, and which values they accept.
 pub(super) fn draw() -> Drawing {
     let (drawing, sources) = (Drawing::default(), Sources::default());
     let context = Context {
@@ -147,7 +148,7 @@ pub(super) fn draw() -> Drawing {
         broken: false,
         drawing: Some(&drawing),
     };
-    // There is no configuration to be had of it.
+    // A blank document gives no configuration.
     let _ = read(&context, &Table::default());
     drawing
 }
@@ -226,7 +227,7 @@ fn read(cx: &Context<'_>, root: &Table) -> Option<Config> {
     })
 }
 
-/// A table whose keys are names: each of its tables is read by `read`.
+/// Reads a table whose keys are names; `read` reads each of its tables.
 fn named<'a, T>(field: Field<'a>, read: impl Fn(&Section<'a>, &'a document::Entry) -> Option<T>) -> Option<Vec<T>> {
     let section = field.section()?;
     if let Some(drawing) = field.cx.drawing {

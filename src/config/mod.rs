@@ -66,37 +66,37 @@ pub use write_group::WriteGroup;
 /// The whole configuration: what every process needs, and its pipelines.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `[kafka]`: the cluster that records come from and go to.
+    /// `[kafka]`: the Kafka cluster.
     pub kafka: Kafka,
-    /// `[registry]`: where schemas are fetched from and registered.
+    /// `[registry]`: the schema registry.
     pub registry: Registry,
-    /// `[scylla]`: the CQL database that look-ups and writes go to.
+    /// `[scylla]`: the CQL database for look-ups and writes.
     pub scylla: Option<Scylla>,
-    /// `store = "sqlite:PATH"`: the embedded store, in place of `[scylla]`. The whole string, prefix included; `check` has
-    /// made sure of the prefix, [`Config::sqlite_path`] takes it off.
+    /// `store = "sqlite:PATH"`: the embedded store, in place of `[scylla]`. The whole string, prefix included: `check` has verified the prefix, and
+    /// [`Config::sqlite_path`] removes it.
     pub store: Option<Spanned<String>>,
     /// `[mongo]`: the server that references are read from.
     pub mongo: Option<Mongo>,
-    /// `[references.NAME]`: collections held in memory.
+    /// `[references.NAME]`: MongoDB collections for look-ups.
     pub references: BTreeMap<String, Reference>,
     /// `[http]`: metrics, probes and status.
     pub http: Http,
-    /// `[log]`: what is logged, and in which form.
+    /// `[log]`: what is logged, and in which format.
     pub log: Log,
-    /// `[sentry]`: where errors are reported, if anywhere.
+    /// `[sentry]`: where errors are reported, if configured.
     pub sentry: Option<Sentry>,
-    /// `[tracing]`: where spans of records are sent, if anywhere.
+    /// `[tracing]`: where spans are sent, if configured.
     pub tracing: Option<Tracing>,
     /// `[limits]`: the process's memory budget.
     pub limits: Limits,
-    /// `shutdown_timeout`: how long a stop may take before in-flight work is abandoned uncommitted. Default 30 s.
+    /// `shutdown_timeout`: how long a shutdown may take before in-flight work is abandoned uncommitted. Default 30 s.
     pub shutdown_timeout: Duration,
     /// `[pipelines.NAME]`, by name.
     pub pipelines: BTreeMap<String, Pipeline>,
 }
 
 impl Config {
-    /// The path of the embedded store, if `store` names one: what follows `sqlite:`.
+    /// The path of the embedded store, if configured: `store` without `sqlite:`.
     pub fn sqlite_path(&self) -> Option<&str> {
         self.store.as_ref().and_then(|store| store.strip_prefix("sqlite:"))
     }

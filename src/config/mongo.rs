@@ -19,35 +19,36 @@ pub struct Mongo {
     pub span: Span,
 }
 
-/// A collection that is held in memory.
+/// A MongoDB collection that steps look up documents in.
 #[derive(Clone, Debug)]
 pub struct Reference {
     /// Its name in `reference = "…"`.
     pub name: Spanned<String>,
     /// `database.collection`.
     pub collection: Spanned<String>,
-    /// The field that it is looked up by. Default `_id`.
+    /// The field by which documents are looked up. Default `_id`.
     pub key: Spanned<String>,
-    /// The fields that are kept.
+    /// The fields that are kept of each document.
     pub fields: Vec<ReferenceField>,
-    /// How often it is read again; zero leaves it to the change stream. Default 5 min.
+    /// How often the whole collection is read again; zero relies on the change stream alone. Default 5 min.
     pub refresh: Duration,
     /// Bytes it may hold, out of `[limits] memory`. Default 64 MiB.
     pub max_bytes: Spanned<Size>,
-    /// What is kept of a collection that is asked for each document (`mode = "on_demand"`); none for one held as a whole.
+    /// The cache of a collection whose documents are requested one by one (`mode = "on_demand"`); `None` if the whole
+    /// collection is held.
     pub on_demand: Option<Cache>,
 }
 
-/// A field that is kept, and its type where it is declared.
+/// A field that is kept, with its type if declared.
 #[derive(Clone, Debug)]
 pub struct ReferenceField {
     /// Its name in the document, and in expressions.
     pub name: Spanned<String>,
-    /// Its type; none means that of a sample.
+    /// Its type; `None` if it is taken from a sample.
     pub ty: Option<Type>,
 }
 
-/// Types of fields, in Avro's names; `array<…>` of each of them besides.
+/// Field types by their Avro names; each also as `array<…>`.
 const TYPES: [(&str, Type); 9] = [
     ("string", Type::String),
     ("int", Type::Int),
@@ -106,7 +107,7 @@ impl Reference {
     }
 }
 
-/// The cache of `mode = "on_demand"`; `Some(None)` for a collection held as a whole.
+/// The cache of `mode = "on_demand"`; `Some(None)` if the whole collection is held.
 fn on_demand(section: &mut Section<'_>) -> Option<Option<Cache>> {
     let choices = [("memory", false), ("on_demand", true)];
     let on_demand = section.or("mode", false, |field| field.choice(&choices));
@@ -164,7 +165,7 @@ fn collection(field: Field<'_>) -> Option<Spanned<String>> {
     }
 }
 
-/// A path is none: documents are found by what they hold outermost.
+/// Reads the key. It cannot be a path: documents are looked up by a top-level field.
 fn key(field: Field<'_>) -> Option<Spanned<String>> {
     let name = text(field.clone())?;
     if name.contains('.') {
@@ -173,7 +174,7 @@ fn key(field: Field<'_>) -> Option<Spanned<String>> {
     Some(name)
 }
 
-/// A list of names, or a table of names and types.
+/// Reads the fields: a list of names, or a table of names and types.
 fn fields(field: Field<'_>) -> Option<Vec<ReferenceField>> {
     if field.draws(Shape::Fields(TYPES.iter().map(|(name, _)| *name).collect())) {
         return None;

@@ -15,27 +15,28 @@ pub struct Pipeline {
     pub span: Span,
     /// Its name, as in `[pipelines.NAME]`.
     pub name: Spanned<String>,
-    /// Default [`Order::Key`].
+    /// The order of events. Default [`Order::Key`].
     pub order: Order,
-    /// Whether that is written, and not the default.
+    /// Whether `order` is written, rather than the default.
     pub order_is_written: bool,
-    /// How many events may be admitted and unfinished at once, at most. Default 1024.
+    /// Maximum number of events that are admitted and unfinished. Default 1024.
     pub max_in_flight: Spanned<usize>,
-    /// The lower bound, where the number is found from how the store answers: `max_in_flight = "auto"`.
+    /// The lower bound, if the number is adjusted to how the store responds: `max_in_flight = "auto"`.
     pub min_in_flight: Option<usize>,
-    /// Default [`Delivery::AtLeastOnce`].
+    /// The delivery guarantee. Default [`Delivery::AtLeastOnce`].
     pub delivery: Spanned<Delivery>,
-    /// How long a transaction is open, under [`Delivery::ExactlyOnce`]; absent is [`Pipeline::TRANSACTION_INTERVAL`].
+    /// How long a transaction is open under [`Delivery::ExactlyOnce`]; `None` means [`Pipeline::TRANSACTION_INTERVAL`].
     pub transaction_interval: Option<Spanned<Duration>>,
-    /// Consumer loops in this process, each a member of the group; beyond the cores they share threads. Default 1.
+    /// Number of consumer loops in this process, each a member of the group. If there are more than cores, they share
+    /// threads. Default 1.
     pub consumers: Spanned<usize>,
     /// Where records come from.
     pub source: Source,
     /// What is done with each event, in the order written.
     pub steps: Vec<Step>,
-    /// Where the enriched event goes; absent for a pipeline that only writes.
+    /// Where the enriched event is published; `None` if the pipeline only writes.
     pub sink: Option<Sink>,
-    /// Where records go that can never succeed; a pipeline without one stops at such a record.
+    /// Where records that can never succeed are published. Without it, the pipeline stops at such a record.
     pub dead_letter: Option<DeadLetter>,
 }
 
@@ -44,18 +45,18 @@ pub struct Pipeline {
 pub enum Order {
     /// `none`: no event waits for another.
     None,
-    /// `key`: events of one key in one partition, in order.
+    /// `key`: events of one key in one partition run in order.
     Key,
-    /// `partition`: all events of a partition, in order.
+    /// `partition`: all events of a partition run in order.
     Partition,
 }
 
-/// What is promised to the sink's readers.
+/// The delivery guarantee for consumers of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// `at_least_once`: after a crash a record may come twice.
+    /// `at_least_once`: after a crash, a record may appear twice.
     AtLeastOnce,
-    /// `exactly_once`: Kafka's transactions, for readers that read what is committed.
+    /// `exactly_once`: Kafka transactions, for consumers that read only committed records.
     ExactlyOnce,
 }
 
@@ -112,7 +113,7 @@ const SOURCE_EXAMPLE: &str = "a section [pipelines.NAME.source] with `topics` an
 /// The bounds of `max_in_flight = "auto"`.
 const AUTO: (usize, usize) = (16, 4096);
 
-/// A number, `"auto"`, or `{ min, max }`; the lower bound is none for a number.
+/// Reads a number, `"auto"` or `{ min, max }`. The lower bound is `None` for a number.
 fn max_in_flight(field: Field<'_>) -> Option<(Spanned<usize>, Option<usize>)> {
     let span = field.span();
     field.draws(Shape::Count);

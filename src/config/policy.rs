@@ -9,10 +9,10 @@ use super::step::OnMissing;
 use super::values::{count, positive_duration};
 use super::{Span, Spanned};
 
-/// What a request means for the event that fails in a way that may pass, after its last attempt.
+/// What happens to an event whose request still fails with a transient error at the last attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
-    /// `retry`: there is no last attempt.
+    /// `retry`: attempts go on without limit.
     Retry,
     /// `null`: the columns are null. Look-ups only.
     Null,
@@ -22,21 +22,21 @@ pub enum OnError {
     DeadLetter,
 }
 
-/// How a step deals with failures that may pass.
+/// How a step handles transient failures.
 #[derive(Clone, Debug)]
 pub struct ErrorPolicy {
     /// Default [`OnError::Retry`].
     pub on_error: OnError,
-    /// The last attempt is that of this number, the first being 1; absent means that only the time counts.
+    /// Number of attempts, including the first; `None` means that only the time limits them.
     pub max_attempts: Option<usize>,
-    /// The last attempt is over this long after the first one failed. Default 10 s.
+    /// How long after the first failure the last attempt ends. Default 10 s.
     pub max_elapsed: Duration,
 }
 
-/// How long a look-up with `on_missing = "retry"` waits for its row, and what then.
+/// How long a look-up with `on_missing = "retry"` waits for its row, and what happens then.
 #[derive(Clone, Debug)]
 pub struct MissingDeadline {
-    /// `missing_deadline`
+    /// `missing_deadline`.
     pub deadline: Duration,
     /// `missing_then`; never [`OnMissing::Retry`]. Default [`OnMissing::Null`].
     pub then: OnMissing,
@@ -61,7 +61,7 @@ const MISSING_THEN: [(&str, OnMissing); 3] = [
     ("dead_letter", OnMissing::DeadLetter),
 ];
 
-/// Unless `retry.max_elapsed` says otherwise.
+/// The default of `retry.max_elapsed`.
 const MAX_ELAPSED: Duration = Duration::from_secs(10);
 
 struct Retry {
@@ -124,7 +124,7 @@ impl ErrorPolicy {
 }
 
 impl MissingDeadline {
-    /// `Some(None)` without the keys.
+    /// `Some(None)` if the keys are absent.
     pub(super) fn read(section: &mut Section<'_>, on_missing: Option<OnMissing>) -> Option<Option<Self>> {
         let deadline = section.optional("missing_deadline", positive_duration);
         let then = section.optional("missing_then", |field| field.choice(&MISSING_THEN));

@@ -13,27 +13,27 @@ use super::{Secret, Size, Span, Spanned};
 use crate::tap::Showing;
 use crate::telemetry::logging;
 
-/// Metrics, probes and status over HTTP.
+/// The HTTP server for metrics, probes and status.
 #[derive(Clone, Debug)]
 pub struct Http {
     /// Address to listen on. Default `127.0.0.1:9090`.
     pub listen: SocketAddr,
-    /// What `messina tap` may show of records; none: nothing. Default [`Showing::Shapes`].
+    /// What `messina tap` may show of records; `None` means nothing. Default [`Showing::Shapes`].
     pub tap: Option<Showing>,
 }
 
-/// What is logged, and in which form.
+/// What is logged, and in which format.
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// Default [`LogFormat::Auto`].
+    /// The format. Default [`LogFormat::Auto`].
     pub format: LogFormat,
     /// A level (`info`), or `tracing` filter directives (`info,messina::sink=debug`). Default `info`.
     pub level: Spanned<String>,
-    /// The file that is logged to; absent means stderr.
+    /// The log file; `None` means stderr.
     pub file: Option<Spanned<PathBuf>>,
 }
 
-/// Form of the log lines.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// `auto`: human on a terminal, JSON elsewhere.
@@ -60,20 +60,21 @@ pub struct Sentry {
 pub struct Tracing {
     /// The collector's base URL.
     pub otlp: Spanned<String>,
-    /// What each request to it carries.
+    /// HTTP headers of each request to it.
     pub headers: Vec<(String, Secret)>,
-    /// Share of records without a trace that begin one, 0 to 1. Default 0.01.
+    /// Share of the records without a trace for which one is started, 0 to 1. Default 0.01.
     pub sample_ratio: f64,
-    /// Most spans in a second. Default 100.
+    /// Maximum number of spans per second. Default 100.
     pub max_spans_per_second: usize,
 }
 
-/// Budgets of the whole process.
+/// Limits of the whole process.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes that queues, events in flight, caches and dead letters may hold together. Default 256 MiB.
+    /// Bytes that queues, events in flight, caches and dead letters may hold in total. Default 256 MiB.
     pub memory: Spanned<Size>,
-    /// Threads for consumers, each of which decodes, runs steps and encodes on one of them. Default: one for each core that the process may use.
+    /// Threads that run consumer loops; each loop decodes, runs steps and encodes on one of them. Default: one per core available to the
+    /// process.
     pub threads: Option<usize>,
 }
 
@@ -201,7 +202,7 @@ impl Tracing {
     }
 }
 
-/// Names of HTTP headers, and a secret for each.
+/// Reads names of HTTP headers, with a secret for each.
 fn headers(field: Field<'_>) -> Option<Vec<(String, Secret)>> {
     let section = field.section()?;
     if let Some(drawing) = field.cx.drawing {

@@ -14,18 +14,18 @@ use super::shape::{Drawing, Shape};
 use super::suggest::{list, nearest};
 use super::{Sources, Span, Spanned};
 
-/// Keys that stand before the first section; a user who writes one below a section has put it into that section.
+/// Keys that belong before the first section. A user who writes one after a section header has put it into that section.
 const ROOT_KEYS: [&str; 2] = ["store", "shutdown_timeout"];
 
-/// What all sections of one document share.
+/// State shared by all sections of one document.
 pub(super) struct Context<'a> {
     pub(super) sources: &'a Sources,
     pub(super) findings: RefCell<Vec<Diagnostic>>,
     /// See [`Context::hide`].
     pub(super) hidden: RefCell<Vec<Span>>,
-    /// The document had syntax errors, so that what is absent may have been written, and is not reported.
+    /// Whether the document had syntax errors. A key that seems absent may then have been written, so it is not reported.
     pub(super) broken: bool,
-    /// Nothing is read: the readers only say which keys and values they take.
+    /// If set, nothing is read: the readers only record which keys and values they accept.
     pub(super) drawing: Option<&'a Drawing>,
 }
 
@@ -34,7 +34,7 @@ impl Context<'_> {
         self.findings.borrow_mut().push(finding);
     }
 
-    /// No finding shows this: under a name that nobody knows a secret may stand.
+    /// Keeps this value out of all findings: under an unknown key there may be a secret.
     pub(super) fn hide(&self, node: &Node) {
         match &node.value {
             Value::Table(table) => table.entries.iter().for_each(|entry| self.hide(&entry.node)),
@@ -46,16 +46,16 @@ impl Context<'_> {
 /// A table that is being read.
 pub(super) struct Section<'a> {
     pub(super) cx: &'a Context<'a>,
-    /// Its place in the document, for messages: `pipelines.navigation.source`; empty for the root.
+    /// Its path in the document, for messages: `pipelines.navigation.source`; empty for the root.
     pub(super) path: String,
     pub(super) table: &'a Table,
     pub(super) span: Span,
     known: Vec<&'static str>,
-    /// Keys that are absent and must not be: name, and an example.
+    /// Required keys that are absent: name, and an example.
     missing: Vec<(&'static str, String)>,
 }
 
-/// A value that is being read, and the key that it is under.
+/// A value that is being read, with the path of its key.
 #[derive(Clone)]
 pub(super) struct Field<'a> {
     pub(super) cx: &'a Context<'a>,
@@ -75,7 +75,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The entry of a key, which is known from now on.
+    /// The entry of a key, which counts as known from now on.
     pub(super) fn entry(&mut self, key: &'static str) -> Option<&'a Entry> {
         if !self.known.contains(&key) {
             self.known.push(key);
@@ -83,7 +83,7 @@ impl<'a> Section<'a> {
         self.table.get(key)
     }
 
-    /// The value of a key that may be absent.
+    /// The value of an optional key.
     pub(super) fn field(&mut self, key: &'static str) -> Option<Field<'a>> {
         if let Some(drawing) = self.cx.drawing {
             drawing.key(&self.path, key);
@@ -105,7 +105,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A key that may be absent: `Some(None)` if it is, `None` if its value is wrong.
+    /// Reads an optional key: `Some(None)` if it is absent, `None` if its value is wrong.
     pub(super) fn optional<T>(
         &mut self,
         key: &'static str,
@@ -117,7 +117,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A key with a default.
+    /// Reads a key with a default.
     pub(super) fn or<T>(
         &mut self,
         key: &'static str,
@@ -127,7 +127,7 @@ impl<'a> Section<'a> {
         Some(self.optional(key, read)?.unwrap_or(default))
     }
 
-    /// A key that must be there; `example` is a line that shows how it is written.
+    /// Reads a required key; `example` is a line that shows how to write it.
     pub(super) fn required<T>(
         &mut self,
         key: &'static str,
@@ -146,7 +146,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reports keys that are absent, unless one that is there was probably meant to be it.
+    /// Reports absent keys, unless an unknown key is probably a misspelling of one.
     pub(super) fn report_missing(&self) {
         for (key, example) in &self.missing {
             let unknown = self
@@ -170,7 +170,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Reports keys that are absent, and keys that were not asked for.
+    /// Reports absent keys and unknown keys.
     pub(super) fn finish(self) {
         self.report_missing();
         for entry in &self.table.entries {
@@ -208,7 +208,7 @@ impl<'a> Field<'a> {
         self.node.span
     }
 
-    /// Whether the document is only drawn; the shape of this value is noted then.
+    /// Whether the readers are only being recorded. If so, records the shape of this value.
     pub(super) fn draws(&self, shape: Shape) -> bool {
         let Some(drawing) = self.cx.drawing else {
             return false;
@@ -217,7 +217,7 @@ impl<'a> Field<'a> {
         true
     }
 
-    /// Reports that the value is of another type.
+    /// Reports that the value has the wrong type.
     pub(super) fn wrong_type<T>(&self, expected: &str) -> Option<T> {
         let message = format!("`{}` must be {expected}", self.path);
         let label = format!("expected {expected}, found {}", self.node.describe());
@@ -229,7 +229,7 @@ impl<'a> Field<'a> {
         None
     }
 
-    /// Reports that the value is of the right type, and cannot be used.
+    /// Reports that the value has the right type, but cannot be used.
     pub(super) fn malformed<T>(&self, what: &str, remedy: &str) -> Option<T> {
         let message = format!("`{}` is not {what}", self.path);
         let finding =
@@ -238,7 +238,7 @@ impl<'a> Field<'a> {
         None
     }
 
-    /// The value as a table.
+    /// Reads the value as a table.
     pub(super) fn section(&self) -> Option<Section<'a>> {
         self.draws(Shape::Table);
         match &self.node.value {
@@ -247,7 +247,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// The elements of a list.
+    /// The items of a list.
     pub(super) fn items(&self) -> Option<Vec<Field<'a>>> {
         if self.draws(Shape::Items) {
             let path = format!("{}[]", self.path);
@@ -268,7 +268,7 @@ impl<'a> Field<'a> {
         items.iter().enumerate().map(field).collect()
     }
 
-    /// One of several words.
+    /// Reads one of several words.
     pub(super) fn choice<T: Copy>(self, choices: &[(&'static str, T)]) -> Option<T> {
         if self.draws(Shape::Word(choices.iter().map(|(word, _)| *word).collect())) {
             return None;
@@ -294,7 +294,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// What usually helps against a value of the wrong type.
+/// The usual remedy for a value of the wrong type.
 fn type_remedy(expected: &str, found: &Value) -> Option<&'static str> {
     let remedies = [
         ("a string", "put the value in quotes"),
@@ -325,7 +325,7 @@ fn type_remedy(expected: &str, found: &Value) -> Option<&'static str> {
     }
 }
 
-/// All values, or none if one of them is wrong; each has been looked at by then.
+/// All values, or `None` if one of them is wrong. All of them are read first, so that every error is reported.
 pub(super) fn all<T>(values: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
     let values: Vec<Option<T>> = values.into_iter().collect();
     values.into_iter().collect()
@@ -339,7 +339,7 @@ fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// A value that was written, or a default that has the place of its section.
+/// The value if it was written, otherwise the default, at the position of its section.
 pub(super) fn spanned_or<T>(value: Option<Spanned<T>>, default: T, section: Span) -> Spanned<T> {
     value.unwrap_or(Spanned::new(default, section))
 }

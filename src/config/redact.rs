@@ -5,24 +5,24 @@
 
 use std::ops::Range;
 
-/// A key with one of these in it holds a secret.
+/// A key that contains one of these holds a secret.
 const WORDS: [&str; 4] = ["passw", "passphrase", "secret", "credential"];
-/// A key with one of these among its parts holds a secret.
+/// A key that has one of these as a part holds a secret.
 const PARTS: [&str; 8] = ["token", "dsn", "uri", "pem", "headers", "authorization", "pass", "pwd"];
-/// Keys that say where a secret is.
+/// Keys that say where a secret is stored.
 const REFERENCES: [&str; 2] = ["env", "file"];
 
-/// Whether a key by this name holds a secret.
+/// Whether a key with this name holds a secret.
 pub(super) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    // `token_endpoint` says where tokens come from.
+    // `token_endpoint` is an address, not a secret.
     let parts = || name.split(['.', '_', '-', '"', '\'']);
     let address = parts().next_back() == Some("endpoint");
     WORDS.iter().any(|word| name.contains(word)) || !address && parts().any(|part| PARTS.contains(&part))
 }
 
-/// The ranges of `text` that must not be shown: values of secret keys, and user information in URLs. In an environment variable
-/// (`NAME=value`) the value has no quotes that could end it, so all of it is masked.
+/// The ranges of `text` that must not be shown: values of secret keys, and user information in URLs. In an environment variable (`NAME=value`) the value
+/// is not quoted, so nothing marks its end: all of it is masked.
 pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let mut in_secret_section = false;
@@ -32,14 +32,15 @@ pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> 
             let name = header.split(']').next().unwrap_or_default();
             in_secret_section = is_secret_name(name.rsplit('.').next().unwrap_or_default());
         }
-        // A colon is not TOML's, and many write one.
+        // A colon is not TOML, but many users write one.
         for (at, separator) in line.match_indices(['=', ':']) {
             let key = key_before(&line[..at]);
             if !is_secret_name(key) && (!in_secret_section || REFERENCES.contains(&key)) {
                 continue;
             }
             let rest = &text[line_start + at + 1..];
-            // TOML does not take a value that stands on a line further down. What follows a colon there may have nothing to do with it: it ends sentences.
+            // After `=`, the value may stand on a later line, although TOML does not allow that. After a colon it must be on the same line: a colon also
+            // ends sentences, and the text below may have nothing to do with it.
             let value = match separator {
                 "=" => rest.trim_start(),
                 _ => rest.trim_start_matches([' ', '\t']),
@@ -56,7 +57,7 @@ pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> 
     }
     for (scheme, separator) in text.match_indices("://") {
         let start = scheme + separator.len();
-        // A password may hold what would end it in an address that is right, a slash say.
+        // A password may contain characters that would end a valid address, such as a slash.
         let address = text[start..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '\''));
         let address = &text[start..start + address.unwrap_or(text.len() - start)];
         if let Some(at) = address.rfind('@') {
@@ -66,14 +67,14 @@ pub(super) fn secret_ranges(text: &str, environment: bool) -> Vec<Range<usize>> 
     ranges
 }
 
-/// The key that ends `text`, without the quotes around it; all of `headers."x-api-key"`.
+/// The key at the end of `text`, without surrounding quotes. For `headers."x-api-key"`, all of it.
 fn key_before(text: &str) -> &str {
     let text = text.trim_end();
     let is_key = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '"' | '\'');
     text[text.trim_end_matches(is_key).len()..].trim_matches(['"', '\''])
 }
 
-/// Whether a value is `{ env = "NAME" }` or the like, which says where the secret is, and is none.
+/// Whether a value is `{ env = "NAME" }` or similar: it says where the secret is, and is not one.
 fn is_reference(value: &str) -> bool {
     let Some((body, _)) = value.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
         return false;
@@ -85,8 +86,8 @@ fn is_reference(value: &str) -> bool {
     body.split(',').all(reference)
 }
 
-/// The length of a value as it is written, its quotes included; to the next quote or the end of the text where one is not closed on its line. A table
-/// ends with the line that closes it.
+/// The length of a value as written, including its quotes. If a quote is not closed on its line, the value extends to the next quote or the end of the
+/// text. A table extends to the end of the line that closes it.
 fn value_length(value: &str) -> usize {
     if value.starts_with('{') {
         return table_length(value);
@@ -120,7 +121,7 @@ fn table_length(value: &str) -> usize {
                 at += value_length(&value[at..]).max(1);
                 continue;
             }
-            // A comment; a `#` in text has been passed.
+            // A comment. A `#` inside a string has been skipped already.
             '#' => {
                 at += value[at..].find('\n').unwrap_or(value.len() - at);
                 continue;

@@ -8,29 +8,29 @@ use super::reader::{Field, Section};
 use super::values::{boolean, plain_text, positive_duration, text, texts};
 use super::{Secret, Spanned, Tls};
 
-/// The schema registry, Confluent's HTTP interface.
+/// The schema registry, with Confluent's HTTP API.
 #[derive(Clone, Debug)]
 pub struct Registry {
-    /// Base URLs, at least one; the next is tried when one fails.
+    /// Base URLs, at least one. If one fails, the next is tried.
     pub urls: Vec<Spanned<String>>,
     /// Whether Messina may register output schemas. Default false.
     pub register: bool,
-    /// How requests are authorised, if at all.
+    /// How requests are authenticated, if at all.
     pub auth: Option<RegistryAuth>,
-    /// TLS for `https` URLs, where the system's authorities are not enough.
+    /// TLS for `https` URLs, if the system's certificate authorities are not enough.
     pub tls: Option<Tls>,
     /// Deadline of one request. Default 10 s.
     pub timeout: Duration,
 }
 
-/// How requests to the registry are authorised.
+/// How requests to the registry are authenticated.
 #[derive(Clone, Debug)]
 pub enum RegistryAuth {
     /// `username` and `password`.
     Basic {
-        /// The user.
+        /// User name.
         username: String,
-        /// Their password.
+        /// Password.
         password: Secret,
     },
     /// `bearer_token`.
@@ -39,18 +39,18 @@ pub enum RegistryAuth {
     Oauth(Box<Oauth>),
 }
 
-/// `[registry.oauth]`: bearer tokens by OAuth 2 client credentials.
+/// `[registry.oauth]`: bearer tokens from OAuth 2 client credentials.
 #[derive(Clone, Debug)]
 pub struct Oauth {
-    /// Where tokens are fetched.
+    /// The URL that issues tokens.
     pub token_endpoint: Spanned<String>,
-    /// The client's name there.
+    /// Client id.
     pub client_id: String,
-    /// Its secret.
+    /// Client secret.
     pub client_secret: Secret,
-    /// What to ask for.
+    /// The scope to request.
     pub scope: Option<String>,
-    /// TLS to it, where it is not that of the registry.
+    /// TLS for the token endpoint, if it differs from the registry's.
     pub tls: Option<Tls>,
 }
 
@@ -95,7 +95,7 @@ impl Registry {
 }
 
 impl RegistryAuth {
-    /// `Some(None)` without any of the keys.
+    /// `Some(None)` if none of the keys is present.
     fn read(section: &mut Section<'_>) -> Option<Option<Self>> {
         let username = section.optional("username", plain_text);
         let password = section.optional("password", Secret::read);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::codes;
 use super::diagnostic::{Diagnostic, Diagnostics, Place, Severity};
 
-/// SARIF 2.1.0 (<https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html>): one run, one rule for each code.
+/// SARIF 2.1.0 (<https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html>): one run, with one rule per code.
 pub fn sarif(findings: &Diagnostics) -> Value {
     let rules: Vec<Value> = codes::ALL
         .iter()
@@ -46,7 +46,7 @@ fn result(finding: &Diagnostic) -> Value {
 }
 
 fn location(place: &Place) -> Option<Value> {
-    // A variable of the environment is in no file.
+    // An environment variable is not in a file.
     if place.file.starts_with('$') {
         return None;
     }
@@ -65,8 +65,8 @@ fn location(place: &Place) -> Option<Value> {
     Some(location)
 }
 
-/// Workflow commands, one line each, that GitHub shows beside the lines of a change
-/// (<https://docs.github.com/en/actions/reference/workflow-commands-for-github-actions>).
+/// Workflow commands, one per line, which GitHub shows beside the changed lines of a pull request:
+/// <https://docs.github.com/en/actions/reference/workflow-commands-for-github-actions>.
 pub fn github(findings: &Diagnostics) -> String {
     let mut out = String::new();
     for finding in findings.iter() {
@@ -91,7 +91,7 @@ pub fn github(findings: &Diagnostics) -> String {
     out
 }
 
-/// The message and its remedies; a place that is no file in words.
+/// The message and its remedies. A place that is not in a file is written out.
 fn text(finding: &Diagnostic) -> String {
     let mut text = finding.message.clone();
     if let Some(place) = finding.place.as_ref().filter(|place| place.file.starts_with('$')) {

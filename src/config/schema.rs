@@ -25,7 +25,7 @@ pub fn schema() -> String {
         for (at, (key, value)) in head.into_iter().enumerate() {
             root.shift_insert(at, key.to_owned(), value.into());
         }
-        // A configuration may be spread over several files, and each of them be edited alone.
+        // Nothing is required at the top: a configuration may be split over several files, and each of them is edited alone.
         root.remove("required");
     }
     format!("{root:#}\n")
@@ -45,10 +45,10 @@ struct Writer {
 }
 
 impl Writer {
-    /// What stands at a path, with its description and its default.
+    /// The schema of the value at a path, with its description and default.
     fn value(&self, path: &str) -> Value {
         let mut noted = self.drawing.shapes_of(path);
-        // Whatever has names or kinds is noted as a table first.
+        // A value with names or kinds was also recorded as a table.
         if noted
             .iter()
             .any(|shape| matches!(shape, Shape::Named | Shape::Kinds(_)))
@@ -105,7 +105,7 @@ impl Writer {
                 }, "additionalProperties": false, "minProperties": 1, "maxProperties": 1 },
                 text(),
             ] }),
-            // `a.b = 1` is a table of tables.
+            // `a.b = 1` is a nested table.
             Shape::Properties => json!({
                 "type": "object",
                 "additionalProperties": { "type": ["string", "number", "boolean", "object"] },
@@ -122,7 +122,7 @@ impl Writer {
         }
     }
 
-    /// A table with the keys of its path, and those that `kind` brings with it.
+    /// A table with the keys of its path, and those of `kind`.
     fn table(&self, path: &str, kind: &str) -> Value {
         let mut properties = Map::new();
         let mut required: Vec<&str> = Vec::new();
@@ -143,7 +143,7 @@ impl Writer {
     }
 }
 
-/// A name in expressions, statements and Avro.
+/// A name in expressions, CQL statements and Avro.
 const IDENTIFIER: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
 
 fn text() -> Value {
@@ -177,7 +177,7 @@ mod tests {
         let described = Descriptions::read();
         let paths = drawing.paths();
         assert!(paths.len() > 100, "{}", paths.len());
-        // What only holds a section is described by its keys.
+        // A key that only holds a section is described through the keys in it.
         let is_section = |path: &str| {
             let holds = |shape| matches!(shape, Shape::Table | Shape::Named | Shape::Items);
             drawing.shapes_of(path).into_iter().all(holds)

@@ -8,30 +8,30 @@ use super::reader::Field;
 use super::values::{boolean, plain_text, positive_duration, text, texts};
 use super::{Secret, Span, Spanned, Tls};
 
-/// The CQL database: ScyllaDB, Cassandra, or what speaks their protocol.
+/// The CQL database: ScyllaDB, Cassandra, or another that speaks their protocol.
 #[derive(Clone, Debug)]
 pub struct Scylla {
     /// Place of the section.
     pub span: Span,
-    /// Contact points, `host:port`; the port may be left out (9042).
+    /// Contact points, `host:port`; the default port is 9042.
     pub nodes: Vec<Spanned<String>>,
-    /// The keyspace that unqualified tables are in.
+    /// The keyspace of tables that are named without one.
     pub keyspace: Option<Spanned<String>>,
     /// The preferred datacenter.
     pub datacenter: Option<Spanned<String>>,
     /// The preferred rack within it.
     pub rack: Option<Spanned<String>>,
-    /// Whether other datacenters are asked when the preferred one does not answer. Default false.
+    /// Whether other datacenters are asked if the preferred one does not answer. Default false.
     pub failover: bool,
     /// Consistency of look-ups and writes. Default `local_quorum`.
     pub consistency: Consistency,
     /// Consistency of the serial phase of conditional writes. Default `local_serial`.
     pub serial_consistency: SerialConsistency,
-    /// TLS; absent means plain text.
+    /// TLS; `None` means plain text.
     pub tls: Option<Tls>,
-    /// The user, if the database asks for one.
+    /// User name, if the database requires one.
     pub username: Option<String>,
-    /// Their password.
+    /// Password.
     pub password: Option<Secret>,
     /// Deadline of one request, unless a step has its own. Default 5 s.
     pub timeout: Duration,

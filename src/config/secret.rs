@@ -11,7 +11,7 @@ use super::shape::Shape;
 use super::values::{path, plain_text, text};
 use super::{Span, Spanned};
 
-/// A value that is never printed: written in the file, or read from the environment or a file when it is needed.
+/// A value that is never printed: written in the configuration, or read from the environment or a file when needed.
 #[derive(Clone)]
 pub struct Secret(Spanned<Origin>);
 
@@ -22,7 +22,7 @@ enum Origin {
     File(PathBuf),
 }
 
-/// Why a secret cannot be read. It names the place, never the value.
+/// Why a secret cannot be read. Names where it should be, never the value.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The environment variable is not set, or is not UTF-8.
@@ -33,7 +33,7 @@ pub enum SecretError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: std::io::Error,
     },
 }
@@ -46,7 +46,7 @@ pub(super) fn without_line_break(text: &str) -> &str {
 }
 
 impl Secret {
-    /// The value, read now, without the line break that a tool may have put at its end.
+    /// Reads the value now, without a line break at its end, which a tool may have added.
     ///
     /// # Errors
     /// If the environment variable is not set, or the file cannot be read.
@@ -67,7 +67,7 @@ impl Secret {
         }
     }
 
-    /// The file that it is read from, if it is.
+    /// The file that it is read from, if any.
     pub fn file(&self) -> Option<&Path> {
         match &self.0.value {
             Origin::File(path) => Some(path),
@@ -75,7 +75,7 @@ impl Secret {
         }
     }
 
-    /// Where the secret is written, or where it says that it is to be found.
+    /// Position of the secret, or of the reference to it.
     pub fn span(&self) -> Span {
         self.0.span
     }
@@ -94,7 +94,7 @@ impl fmt::Display for Secret {
 }
 
 impl Secret {
-    /// `"literal"`, `{ env = "NAME" }` or `{ file = "PATH" }`.
+    /// Reads `"literal"`, `{ env = "NAME" }` or `{ file = "PATH" }`.
     pub(super) fn read(field: Field<'_>) -> Option<Self> {
         if field.draws(Shape::Secret) {
             return None;
@@ -118,7 +118,7 @@ impl Secret {
         Some(Self(Spanned::new(origin, span)))
     }
 
-    /// A number or the like, as it is written.
+    /// A number or another unquoted value, kept as written.
     pub(super) fn unquoted(field: &Field<'_>) -> Self {
         let written = field.cx.sources.written(field.span()).to_owned();
         Self(Spanned::new(Origin::Literal(written), field.span()))

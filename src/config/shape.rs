@@ -9,10 +9,10 @@ use std::cell::RefCell;
 use super::document::{Entry, Table, Value};
 use super::{FileId, Span, Spanned};
 
-/// What a value may be. A value with several shapes may be any of them.
+/// What a value may be. A value with several shapes may have any of them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Shape {
-    /// Text in which this regular expression finds something.
+    /// Text in which this regular expression has a match.
     Text(&'static str),
     /// One of these words.
     Word(Vec<&'static str>),
@@ -24,22 +24,22 @@ pub(super) enum Shape {
     Duration,
     PositiveDuration,
     Size,
-    /// Texts, or one.
+    /// A list of strings, or one string.
     Texts,
-    /// Names and expressions.
+    /// A table of names and expressions.
     Bindings,
-    /// Names of fields; or names, and one of these types for each.
+    /// A list of field names, or a table with one of these types for each name.
     Fields(Vec<&'static str>),
     Secret,
-    /// librdkafka's properties.
+    /// A table of librdkafka properties.
     Properties,
-    /// The keys below its own path.
+    /// A table with fixed keys, which are recorded below its own path.
     Table,
-    /// Any names; what each has is below `NAME`.
+    /// A table with any names; the keys of each are recorded below `NAME`.
     Named,
-    /// A list; what an item has is below `[]`.
+    /// A list; the keys of an item are recorded below `[]`.
     Items,
-    /// Exactly one of these keys; what each brings with it is below `|` and its name.
+    /// Exactly one of these keys; the further keys of each are recorded below `|` and its name.
     Kinds(Vec<&'static str>),
 }
 
@@ -50,9 +50,9 @@ pub(super) struct Key {
     pub(super) required: bool,
 }
 
-/// What was noted, each under the path of its table or value: `pipelines.NAME.steps[]|lookup.cache`.
+/// What was recorded, each under the path of its table or value: `pipelines.NAME.steps[]|lookup.cache`.
 pub(super) struct Drawing {
-    /// What stands under every key.
+    /// The value of every key.
     pub(super) blank: Entry,
     keys: RefCell<Vec<(String, Key)>>,
     shapes: RefCell<Vec<(String, Shape)>>,
@@ -78,12 +78,12 @@ impl Default for Drawing {
 }
 
 impl Drawing {
-    /// A key that may be absent; noted once.
+    /// Records an optional key, once.
     pub(super) fn key(&self, path: &str, name: &'static str) {
         self.note_key(path, name, false);
     }
 
-    /// A key that must be there.
+    /// Records a required key.
     pub(super) fn require(&self, path: &str, name: &'static str) {
         self.note_key(path, name, true);
     }
@@ -99,13 +99,13 @@ impl Drawing {
         self.shapes.borrow_mut().push((path.to_owned(), shape));
     }
 
-    /// The keys of a table, in the order in which they are read.
+    /// The keys of a table, in the order of reading.
     pub(super) fn keys_of(&self, path: &str) -> Vec<Key> {
         let keys = self.keys.borrow();
         keys.iter().filter(|(at, _)| at == path).map(|(_, key)| *key).collect()
     }
 
-    /// What a value may be.
+    /// The shapes of a value.
     pub(super) fn shapes_of(&self, path: &str) -> Vec<Shape> {
         let shapes = self.shapes.borrow();
         shapes
@@ -115,7 +115,7 @@ impl Drawing {
             .collect()
     }
 
-    /// Every key by its path, but for those that name their table alone.
+    /// Every key by its path, except those that only name their table.
     #[cfg(test)]
     pub(super) fn paths(&self) -> Vec<String> {
         let keys = self.keys.borrow();

@@ -15,17 +15,17 @@ pub struct Sink {
     pub span: Span,
     /// The topic.
     pub topic: Spanned<String>,
-    /// Expression that gives the output key; absent keeps the record's own key.
+    /// Expression that gives the output key; `None` keeps the record's own key.
     pub key: Option<Spanned<String>>,
-    /// Fields that are added to the event, in order: name, and expression.
+    /// Fields added to the event, in order: name and expression.
     pub set: Vec<Binding>,
-    /// The output schema; absent means the input schema with the fields of `set` appended.
+    /// The output schema; `None` means the input schema with the fields of `set` appended.
     pub schema: Option<SinkSchema>,
     /// librdkafka properties of this pipeline's producer; they win over `[kafka]`.
     pub properties: Vec<Property>,
 }
 
-/// Where the output schema is taken from.
+/// Where the output schema comes from.
 #[derive(Clone, Debug)]
 pub enum SinkSchema {
     /// `schema = '{"type": "record", …}'`: the schema itself, as JSON.
@@ -36,23 +36,25 @@ pub enum SinkSchema {
     Subject(Spanned<String>),
 }
 
-/// Where records go that can never succeed. A pipeline without one stops at such a record, and commits nothing past it.
+/// Where records that can never succeed are published. Without it, the pipeline stops at such a record and commits
+/// nothing past it.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     /// Place of the section.
     pub span: Span,
     /// The topic.
     pub topic: Spanned<String>,
-    /// What is an outage rather than bad data; absent never stops.
+    /// Above which limits dead letters mean an outage rather than bad data; `None` means that the pipeline never stops.
     pub stop_above: Option<StopAbove>,
 }
 
-/// The pipeline stops when either limit is passed.
+/// The pipeline stops when either limit is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StopAbove {
     /// Dead letters as a share of the records, 0 to 1.
     pub ratio: Option<f64>,
-    /// Dead letters one after the other, whatever is skipped between them, and an hour apart at most.
+    /// Number of consecutive dead letters. Skipped records in between do not interrupt the count; a gap of more than an
+    /// hour does.
     pub consecutive: Option<u64>,
 }
 

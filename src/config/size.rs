@@ -60,7 +60,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     }
 }
 
-/// A whole number and what follows it, spaces between them allowed.
+/// Splits a text into a whole number and the rest; spaces in between are allowed.
 fn split(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -8,7 +8,7 @@ use super::reader::Field;
 use super::values::{positive_duration, text, texts};
 use super::{Property, Span, Spanned};
 
-/// The topics that a pipeline consumes, and how it takes part in its group.
+/// The topics that a pipeline consumes, and how it takes part in its consumer group.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Place of the section.
@@ -19,17 +19,18 @@ pub struct Source {
     pub group: Spanned<String>,
     /// librdkafka properties of this pipeline's consumers; they win over `[kafka]`.
     pub properties: Vec<Property>,
-    /// Default [`GroupProtocol::Classic`].
+    /// The rebalance protocol. Default [`GroupProtocol::Classic`].
     pub group_protocol: GroupProtocol,
-    /// `group.instance.id` for static membership. With several `consumers` each appends its number, and under the classic protocol a digest of the topics.
+    /// `group.instance.id` for static membership. With several `consumers`, each appends its number; under the classic protocol, also a digest of the
+    /// topics.
     pub instance_id: Option<Spanned<String>>,
-    /// How partitions are shared under the classic protocol. Default [`Assignor::CooperativeSticky`].
+    /// How partitions are assigned under the classic protocol. Default [`Assignor::CooperativeSticky`].
     pub assignor: Assignor,
-    /// Where a partition begins of which the group has no committed offset. Default [`OffsetReset::Earliest`].
+    /// Where to start in a partition without a committed offset. Default [`OffsetReset::Earliest`].
     pub offset_reset: OffsetReset,
-    /// What a null value ends as. Default [`OnTombstone::Skip`].
+    /// What happens to a record with a null value. Default [`OnTombstone::Skip`].
     pub on_tombstone: OnTombstone,
-    /// How long a partition may have lag without progress before that is a stall. Default 60 s.
+    /// How long a partition may have lag without progress before it counts as stalled. Default 60 s.
     pub stall_timeout: Duration,
 }
 
@@ -53,7 +54,7 @@ pub enum Assignor {
     RoundRobin,
 }
 
-/// Where a partition begins of which the group has no committed offset.
+/// Where to start in a partition without a committed offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetReset {
     /// `earliest`
@@ -62,7 +63,7 @@ pub enum OffsetReset {
     Latest,
 }
 
-/// What a record without a value (a tombstone) ends as.
+/// What happens to a record without a value (a tombstone).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnTombstone {
     /// `skip`

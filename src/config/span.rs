@@ -13,7 +13,7 @@ use super::redact;
 pub struct FileId(u32);
 
 impl FileId {
-    /// The first file, where a default is placed that has no section.
+    /// The first file. A default that has no section is placed there.
     pub(super) const FIRST: Self = Self(0);
 }
 
@@ -28,7 +28,7 @@ pub struct Span {
     pub end: usize,
 }
 
-/// A value and where it was written. A default that nobody wrote has the place of the table that could have held it.
+/// A value and where it was written. A default has the position of the table that could have held it.
 #[derive(Clone, Copy)]
 pub struct Spanned<T> {
     /// The value.
@@ -52,7 +52,7 @@ impl<T> Deref for Spanned<T> {
     }
 }
 
-/// By the value: the same word at another place is the same.
+/// Compares only the values, not the positions.
 impl<T: PartialEq> PartialEq for Spanned<T> {
     fn eq(&self, other: &Self) -> bool {
         self.value == other.value
@@ -65,20 +65,20 @@ impl<T: fmt::Debug> fmt::Debug for Spanned<T> {
     }
 }
 
-/// What the configuration was read from: the texts of files, then one per environment variable, the document that they make together, and the
-/// files that it takes output schemas from.
+/// What the configuration was read from: the texts of the files, then one text per environment variable; the document that they form
+/// together; and the files of output schemas.
 #[derive(Clone, Default)]
 pub struct Sources {
     texts: Vec<SourceText>,
-    /// What is as secret as what is known by its name.
+    /// Positions of further values that must not be shown, besides those that are secret by their name.
     hidden: Vec<Span>,
     pub(super) document: Table,
     pub(super) schemas: Schemas,
-    /// Where a file gives an `http.listen` that a variable replaces by another, and where that does.
+    /// If a variable replaces the `http.listen` of a file: the positions of both.
     pub(super) replaced_listen: Option<(Span, Span)>,
 }
 
-/// Texts of the files of output schemas, by the pipelines that name them; none of one that cannot be read.
+/// Texts of the output schema files, by pipeline; `None` if the file cannot be read.
 pub type Schemas = BTreeMap<String, Option<String>>;
 
 #[derive(Clone)]
@@ -89,7 +89,7 @@ struct SourceText {
     secrets: Vec<Range<usize>>,
 }
 
-/// Names only: texts may hold secrets.
+/// Prints names only, because texts may hold secrets.
 impl fmt::Debug for Sources {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_list()
@@ -104,7 +104,7 @@ const LONGEST_LINE: usize = 200;
 const KEPT_BEFORE: usize = 60;
 
 impl Sources {
-    /// None yet; of those that are added this is not shown.
+    /// No sources yet. `hidden` are positions in later ones that must not be shown.
     pub(super) fn hiding(hidden: Vec<Span>) -> Self {
         Self {
             hidden,
@@ -142,25 +142,25 @@ impl Sources {
         self.source(span.file).is_some_and(|source| source.environment)
     }
 
-    /// The text at `span` as it was written, quotes and secrets included.
+    /// The text at `span` as written, including quotes and secrets.
     pub(super) fn written(&self, span: Span) -> &str {
         self.source(span.file)
             .and_then(|source| source.text.get(span.start..span.end))
             .unwrap_or_default()
     }
 
-    /// The texts of the files, in their order, as they were read.
+    /// The texts of the files as they were read, in order.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         let files = self.texts.iter().filter(|source| !source.environment);
         files.map(|source| source.text.as_str())
     }
 
-    /// What the files of output schemas said when the configuration was loaded.
+    /// The contents of the output schema files when the configuration was loaded.
     pub fn schemas(&self) -> &Schemas {
         &self.schemas
     }
 
-    /// The place of `range` (bytes of the string's value), or of the whole string where it was written with escapes.
+    /// The position of `range` (bytes of the string's value), or of the whole string if it was written with escapes.
     ///
     /// For findings inside an expression or a statement.
     pub fn part(&self, string: &Spanned<String>, range: Range<usize>) -> Span {
@@ -175,7 +175,7 @@ impl Sources {
         }
     }
 
-    /// File, line and column of `span`, and the line itself with secrets masked. A span over several lines is cut to its first.
+    /// File, line and column of `span`, and the line itself with secrets masked. A span over several lines is cut to the first.
     pub fn place(&self, span: Span, label: String) -> Place {
         let Some(source) = self.source(span.file) else {
             let (file, text) = (String::new(), String::new());
@@ -192,7 +192,7 @@ impl Sources {
         let text = source.text.as_str();
         let mut start = text.floor_char_boundary(span.start.min(text.len()));
         if start == text.len() && text.ends_with('\n') {
-            start -= 1; // The end of the file is shown as the end of its last line.
+            start -= 1; // The end of the file is shown at the end of the last line.
         }
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |length| start + length);
@@ -209,7 +209,7 @@ impl Sources {
     }
 }
 
-/// A line as it is shown: secrets masked, control characters as spaces, cut where it is very long.
+/// A line for display: secrets masked, control characters replaced by spaces, cut if it is very long.
 struct Shown {
     text: String,
     start: usize,

@@ -10,20 +10,20 @@ use super::shape::Shape;
 use super::values::{bindings, count, duration, positive_duration, size, spanned_boolean, text};
 use super::{Execution, Size, Span, Spanned, WriteGroup};
 
-/// A named part of a pipeline. Steps are written in order; look-ups that do not need one another run at the same time.
+/// A named part of a pipeline. Steps run in the order written; look-ups that do not need one another run concurrently.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// Place of the step's table.
     pub span: Span,
-    /// The name: unique in the pipeline, and the head of `<name>.<column>` in later expressions.
+    /// The name, unique in the pipeline. Later expressions use it as `<name>.<column>`.
     pub name: Spanned<String>,
-    /// Condition; where it is false the step does not run for that event.
+    /// Condition; the step does not run for an event for which it is false.
     pub when: Option<Spanned<String>>,
     /// What the step does.
     pub kind: StepKind,
 }
 
-/// What a step does: exactly one of these per step.
+/// What a step does. Each step has exactly one kind.
 #[derive(Clone, Debug)]
 pub enum StepKind {
     /// `lookup = "SELECT …"`
@@ -32,7 +32,7 @@ pub enum StepKind {
     Write(Write),
     /// `filter = "expression"`
     Filter(Filter),
-    /// `set = { name = "expression" }`: names values for later steps, as `<step>.<name>`.
+    /// `set = { name = "expression" }`: names values for later steps to use as `<step>.<name>`.
     Set(Vec<Binding>),
     /// `reference = "name"`
     Reference(ReferenceStep),
@@ -40,53 +40,53 @@ pub enum StepKind {
     Custom(Custom),
 }
 
-/// A name and the expression that gives its value: a marker of a statement, or a field of an output.
+/// A name and the expression for its value: a marker of a statement, or a field of an output.
 #[derive(Clone, Debug)]
 pub struct Binding {
-    /// Marker or field.
+    /// The marker or field.
     pub name: Spanned<String>,
     /// A path (`event.user.id`) or a CEL expression.
     pub expression: Spanned<String>,
 }
 
-/// Rows read by CQL with named markers.
+/// A query by CQL with named markers.
 #[derive(Clone, Debug)]
 pub struct Lookup {
     /// The statement.
     pub cql: Spanned<String>,
-    /// Values of its markers; a marker that is not named here binds the event's field of the same name.
+    /// Values of its markers. A marker that is not listed binds the event's field of the same name.
     pub bind: Vec<Binding>,
-    /// How much of the result is taken. Default [`Rows::First`].
+    /// How many rows are used. Default [`Rows::First`].
     pub rows: Rows,
-    /// Rows kept in memory; absent means that every event asks the database.
+    /// Cache of rows in memory; `None` means that every event asks the database.
     pub cache: Option<Cache>,
     /// What happens when there is no row. Default [`OnMissing::Null`].
     pub on_missing: OnMissing,
-    /// How long [`OnMissing::Retry`] waits for the row; absent means for ever.
+    /// How long [`OnMissing::Retry`] waits for the row; `None` means for ever.
     pub missing_deadline: Option<MissingDeadline>,
-    /// Deadline of one request; absent means the store's.
+    /// Deadline of one request; `None` means the store's.
     pub timeout: Option<Duration>,
     /// What happens when requests fail.
     pub errors: ErrorPolicy,
-    /// What else of its execution differs from the store's settings.
+    /// Other execution settings that differ from the store's.
     pub execution: Execution,
 }
 
-/// How much of a look-up's result is taken.
+/// How many rows of a look-up's result are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
-    /// `first`
+    /// `first`: the first row.
     First,
-    /// `list`: all of them, as a list for each column.
+    /// `list`: all rows, as a list per column.
     List {
-        /// At most so many. Default 1,000.
+        /// Maximum number of rows. Default 1,000.
         max: usize,
-        /// Whether more are cut off, and not a dead letter.
+        /// Whether further rows are dropped; otherwise the record becomes a dead letter.
         truncate: bool,
     },
 }
 
-/// Rows of a look-up kept in memory.
+/// A look-up's cache of rows in memory.
 #[derive(Clone, Debug)]
 pub struct Cache {
     /// Place of its table.
@@ -95,13 +95,13 @@ pub struct Cache {
     pub ttl: Duration,
     /// How long the absence of a row is kept. Default 5 s, or `ttl` if that is shorter; zero keeps none.
     pub missing_ttl: Duration,
-    /// Bytes it may hold, out of `[limits] memory`. Default 16 MiB.
+    /// Maximum number of bytes, part of `[limits] memory`. Default 16 MiB.
     pub max_bytes: Spanned<Size>,
-    /// How long past its life a row is still answered while the store fails; absent means not at all.
+    /// How long an expired row is still used while the store fails; `None` means not at all.
     pub stale_on_error: Option<Duration>,
 }
 
-/// What a look-up without a row means for the event.
+/// What happens to an event whose look-up finds no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnMissing {
     /// `null`: the columns are null.
@@ -114,26 +114,26 @@ pub enum OnMissing {
     Retry,
 }
 
-/// One row written by CQL with named markers.
+/// A row written by CQL with named markers.
 #[derive(Clone, Debug)]
 pub struct Write {
-    /// The statement, without `USING`: Messina adds the timestamp, and `ttl`.
+    /// The statement, without `USING`: Messina adds the timestamp and `ttl`.
     pub cql: Spanned<String>,
-    /// Values of its markers; a marker that is not named here binds the event's field of the same name.
+    /// Values of its markers. A marker that is not listed binds the event's field of the same name.
     pub bind: Vec<Binding>,
-    /// How long the row lives; absent means for ever.
+    /// How long the row lives; `None` means for ever.
     pub ttl: Option<Duration>,
-    /// Expression that gives how long the row lives, in seconds; in place of `ttl`.
+    /// Expression for how long the row lives, in seconds; an alternative to `ttl`.
     pub ttl_seconds: Option<Spanned<String>>,
-    /// Whether rows written at the same time go together; absent means that each goes by itself.
+    /// How rows written at the same time are grouped; `None` means that each row is written by itself.
     pub group: Option<WriteGroup>,
-    /// Whether the write may be repeated, as stated; [`Write::idempotent`] gives the default.
+    /// `idempotent` as written: whether the write may be repeated. [`Write::idempotent`] applies the default.
     pub idempotent_stated: Option<Spanned<bool>>,
-    /// Deadline of one request; absent means the store's.
+    /// Deadline of one request; `None` means the store's.
     pub timeout: Option<Duration>,
     /// What happens when requests fail.
     pub errors: ErrorPolicy,
-    /// What else of its execution differs from the store's settings.
+    /// Other execution settings that differ from the store's.
     pub execution: Execution,
 }
 
@@ -144,38 +144,38 @@ impl Write {
     }
 }
 
-/// Events for which the expression is false end as skipped.
+/// Skips the events for which the expression is false.
 #[derive(Clone, Debug)]
 pub struct Filter {
     /// A CEL expression that gives a boolean.
     pub expression: Spanned<String>,
 }
 
-/// A step of one's own, by [its name](crate::custom::CustomSteps).
+/// A custom step, by [its name](crate::custom::CustomSteps).
 #[derive(Clone, Debug)]
 pub struct Custom {
-    /// The name that it is registered by.
+    /// The name under which it is registered.
     pub custom: Spanned<String>,
-    /// What it takes; what is not named here is the event's field of the same name.
+    /// Its arguments. One that is not listed is the event's field of the same name.
     pub bind: Vec<Binding>,
-    /// What happens when it gives nothing; never [`OnMissing::Retry`]. Default [`OnMissing::Null`].
+    /// What happens when it returns nothing; never [`OnMissing::Retry`]. Default [`OnMissing::Null`].
     pub on_missing: OnMissing,
-    /// Deadline of one attempt: what hangs would keep its record for ever. Default 30 s.
+    /// Deadline of one attempt: without it, a step that hangs would hold its record for ever. Default 30 s.
     pub timeout: Duration,
     /// What happens when it fails.
     pub errors: ErrorPolicy,
 }
 
-/// A look-up in a collection held in memory.
+/// A look-up in a reference: a MongoDB collection.
 #[derive(Clone, Debug)]
 pub struct ReferenceStep {
     /// Name of the `[references.NAME]` section.
     pub reference: Spanned<String>,
-    /// Expression that gives the key.
+    /// Expression for the key.
     pub key: Spanned<String>,
     /// What happens when there is no document. Default [`OnMissing::Null`].
     pub on_missing: OnMissing,
-    /// How long [`OnMissing::Retry`] waits for the document; absent means for ever.
+    /// How long [`OnMissing::Retry`] waits for the document; `None` means for ever.
     pub missing_deadline: Option<MissingDeadline>,
 }
 
@@ -186,7 +186,7 @@ const ON_MISSING: [(&str, OnMissing); 4] = [
     ("retry", OnMissing::Retry),
 ];
 
-/// The keys that say what a step does.
+/// The keys that name a step's kind.
 const KINDS: [&str; 6] = ["lookup", "write", "filter", "set", "reference", "custom"];
 
 impl Step {
@@ -228,7 +228,7 @@ impl StepKind {
         kind
     }
 
-    /// Reads the keys of one of the `KINDS`.
+    /// Reads the keys of one kind.
     fn read_as(kind: &str, section: &mut Section<'_>) -> Option<Self> {
         match kind {
             "lookup" => Lookup::read(section).map(Self::Lookup),
@@ -242,7 +242,8 @@ impl StepKind {
     }
 }
 
-/// A step with no kind is often one with a misspelt kind, so its unknown keys are left alone here.
+/// Reports a step without a kind, or with two. A missing kind is often a misspelt one, so unknown keys are not reported
+/// separately.
 fn kind_error(section: Section<'_>, present: &[&str]) -> Option<StepKind> {
     section.report_missing();
     let (message, place) = match present {
@@ -252,7 +253,7 @@ fn kind_error(section: Section<'_>, present: &[&str]) -> Option<StepKind> {
             let place = section.table.get(second).map_or(section.span, |entry| entry.key.span);
             (format!("`{}` has both `{first}` and `{second}`", section.path), place)
         }
-        [_] => return None, // A single kind is read.
+        [_] => return None, // A step with a single kind is read by the caller.
     };
     let mut finding =
         Diagnostic::error(codes::STEP_KIND, message).at(section.cx.sources, place, "expected exactly one");
@@ -389,7 +390,7 @@ impl Write {
     }
 }
 
-/// A time to live: CQL counts it in whole seconds, and takes no more than 20 years.
+/// Reads a time to live. CQL counts it in whole seconds and accepts at most 20 years.
 /// See <https://cassandra.apache.org/doc/latest/cassandra/developing/cql/dml.html#update-parameters>.
 fn ttl(field: Field<'_>) -> Option<Duration> {
     const LONGEST: Duration = Duration::from_secs(20 * 365 * 86_400);

@@ -6,14 +6,14 @@ use super::reader::Field;
 use super::values::path;
 use super::{Span, Spanned};
 
-/// TLS with PEM files; an empty table means TLS with the system's authorities and no client certificate.
+/// TLS with PEM files. An empty table means TLS with the system's certificate authorities and no client certificate.
 ///
-/// Relative paths are relative to the working directory. `cert` and `key` come together, or not at all.
+/// Relative paths are relative to the working directory. `cert` and `key` must be given together.
 #[derive(Clone, Debug)]
 pub struct Tls {
     /// Place of the table.
     pub span: Span,
-    /// Authorities that sign the server's certificate.
+    /// Certificate authorities for the server's certificate.
     pub ca: Option<Spanned<PathBuf>>,
     /// The client's certificate chain.
     pub cert: Option<Spanned<PathBuf>>,

@@ -13,7 +13,7 @@ use super::shape::Shape;
 use super::size::parse_duration;
 use super::{Binding, Size, Spanned};
 
-/// Any text.
+/// Reads any string.
 pub(super) fn string(field: Field<'_>) -> Option<Spanned<String>> {
     if field.draws(Shape::Text(r"\S")) {
         return None;
@@ -32,7 +32,7 @@ pub(super) fn string(field: Field<'_>) -> Option<Spanned<String>> {
     }
 }
 
-/// Text that is more than blanks.
+/// Reads a string that is not blank.
 pub(super) fn text(field: Field<'_>) -> Option<Spanned<String>> {
     let value = string(field.clone())?;
     if value.trim().is_empty() {
@@ -41,18 +41,19 @@ pub(super) fn text(field: Field<'_>) -> Option<Spanned<String>> {
     Some(value)
 }
 
-/// Without its place.
+/// Reads a string that is not blank, without its position.
 pub(super) fn plain_text(field: Field<'_>) -> Option<String> {
     text(field).map(|text| text.value)
 }
 
-/// Letters, digits and `_`, not a digit first: what Avro, CQL markers and expressions take as a name.
+/// Whether a name has only letters, digits and `_`, and does not start with a digit: Avro, CQL markers and expressions
+/// all accept that.
 pub(crate) fn is_identifier(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-/// `true` or `false`.
+/// Reads `true` or `false`.
 pub(super) fn boolean(field: Field<'_>) -> Option<bool> {
     if field.draws(Shape::Boolean) {
         return None;
@@ -68,7 +69,7 @@ pub(super) fn spanned_boolean(field: Field<'_>) -> Option<Spanned<bool>> {
     boolean(field).map(|value| Spanned::new(value, span))
 }
 
-/// A whole number above zero.
+/// Reads a whole number above 0.
 pub(super) fn count(field: Field<'_>) -> Option<Spanned<usize>> {
     if field.draws(Shape::Count) {
         return None;
@@ -82,7 +83,7 @@ pub(super) fn count(field: Field<'_>) -> Option<Spanned<usize>> {
     }
 }
 
-/// A number from 0 to 1.
+/// Reads a number from 0 to 1.
 pub(super) fn share(field: Field<'_>) -> Option<f64> {
     if field.draws(Shape::Share) {
         return None;
@@ -98,7 +99,7 @@ pub(super) fn share(field: Field<'_>) -> Option<f64> {
     field.malformed("a number from 0 to 1", "one per cent is 0.01")
 }
 
-/// `"250ms"`, `"30s"`, `"5m"`, `"2h"`, `"30d"`.
+/// Reads `"250ms"`, `"30s"`, `"5m"`, `"2h"` or `"30d"`.
 pub(super) fn duration(field: Field<'_>) -> Option<Duration> {
     if field.draws(Shape::Duration) {
         return None;
@@ -111,7 +112,7 @@ pub(super) fn duration(field: Field<'_>) -> Option<Duration> {
     }
 }
 
-/// A duration that is longer than nothing.
+/// Reads a duration above 0.
 pub(super) fn positive_duration(field: Field<'_>) -> Option<Duration> {
     if field.draws(Shape::PositiveDuration) {
         return None;
@@ -123,7 +124,7 @@ pub(super) fn positive_duration(field: Field<'_>) -> Option<Duration> {
     Some(value)
 }
 
-/// `"64MiB"`, `"1GB"`, or a number of bytes.
+/// Reads `"64MiB"`, `"1GB"` or a number of bytes.
 pub(super) fn size(field: Field<'_>) -> Option<Spanned<Size>> {
     if field.draws(Shape::Size) {
         return None;
@@ -140,13 +141,13 @@ pub(super) fn size(field: Field<'_>) -> Option<Spanned<Size>> {
     }
 }
 
-/// A path, as it is written.
+/// Reads a path, as written.
 pub(super) fn path(field: Field<'_>) -> Option<Spanned<PathBuf>> {
     let span = field.span();
     text(field).map(|text| Spanned::new(PathBuf::from(text.value), span))
 }
 
-/// A list of texts with at least one, or one text with commas between them.
+/// Reads a non-empty list of strings, or one string with commas.
 pub(super) fn texts(field: Field<'_>) -> Option<Vec<Spanned<String>>> {
     if field.draws(Shape::Texts) {
         return None;
@@ -184,7 +185,7 @@ fn separated(field: Field<'_>) -> Option<Vec<Spanned<String>>> {
     Some(texts)
 }
 
-/// `{ name = "expression", … }`, in the order written.
+/// Reads `{ name = "expression", … }`, in the order written.
 pub(super) fn bindings(field: Field<'_>) -> Option<Vec<Binding>> {
     if field.draws(Shape::Bindings) {
         return None;

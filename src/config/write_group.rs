@@ -13,19 +13,20 @@ use super::{Size, Span};
 pub struct WriteGroup {
     /// Place of the table.
     pub span: Span,
-    /// How long the first row of a group waits for others. Default 2 ms; zero waits for what is ready at this moment.
+    /// How long the first row of a group waits for others. Default 2 ms; zero takes only the rows that are ready at
+    /// that moment.
     pub linger: Duration,
-    /// Rows of a batch, at most. Default 50.
+    /// Maximum number of rows in a batch. Default 50.
     pub max_rows: usize,
-    /// Bytes of a batch's values, at most. Default 16 KiB, or 4 KiB across partitions.
+    /// Maximum number of bytes of a batch's values. Default 16 KiB, or 4 KiB across partitions.
     pub max_bytes: Size,
-    /// Whether rows of different partitions share a batch.
+    /// Whether a batch may hold rows of different partitions.
     pub across_partitions: bool,
 }
 
-/// A linger is a part of every record's latency.
+/// Longest linger: every record waits for it.
 const LONGEST: Duration = Duration::from_secs(1);
-/// What a batch request can count, less than twice.
+/// Maximum number of rows, well below the 65,535 that a batch request can count.
 const MOST: usize = 10_000;
 
 impl WriteGroup {
@@ -60,7 +61,7 @@ impl WriteGroup {
         })
     }
 
-    /// What is wrong with grouping a write that cannot be repeated.
+    /// The finding for grouping a write that cannot be repeated.
     pub(super) fn not_repeatable(section: &super::reader::Section<'_>, span: Span) -> Diagnostic {
         let message = format!("`{}` groups rows that cannot be written twice", section.path);
         Diagnostic::error(codes::CONFLICT, message)

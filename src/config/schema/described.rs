@@ -4,10 +4,10 @@
 
 use serde_json::Value;
 
-/// The page that has a row for each key.
+/// The page with a row for each key.
 const PAGE: &str = include_str!("../../../docs/configuration.md");
 
-/// Headings of the page that have a table of keys, and the tables of the configuration that these keys are in.
+/// Headings of the page with a table of keys, and the tables of the configuration that have these keys.
 const HEADINGS: [(&str, &[&str]); 20] = [
     ("Top of the file", &[""]),
     ("`[kafka]`", &["kafka"]),
@@ -36,10 +36,10 @@ const HEADINGS: [(&str, &[&str]); 20] = [
 const LOOKUP: &str = "pipelines.NAME.steps[]|lookup";
 const WRITE: &str = "pipelines.NAME.steps[]|write";
 const CUSTOM: &str = "pipelines.NAME.steps[]|custom";
-/// Tables that the page describes once.
+/// Tables that the page describes only once: the copy, and where it is described.
 const ALIKE: [(&str, &str); 1] = [("references.NAME.cache.", "pipelines.NAME.steps[]|lookup.cache.")];
 
-/// What is said of a key.
+/// The description of a key.
 pub(super) struct About {
     pub(super) meaning: String,
     pub(super) default: Option<Value>,
@@ -47,12 +47,13 @@ pub(super) struct About {
 
 /// A row of the page for one key.
 struct Row {
-    /// Where its key may be; a row of several kinds of step is in those that have it.
+    /// The paths that the key may have. A row that covers several kinds of step lists the path under each, although not every kind has
+    /// the key.
     paths: Vec<String>,
     about: About,
 }
 
-/// All rows.
+/// All rows of the page.
 pub(super) struct Descriptions(Vec<Row>);
 
 impl Descriptions {
@@ -98,7 +99,7 @@ impl Descriptions {
         Self(rows)
     }
 
-    /// What is said of the key of a path; of several rows, the last that says something.
+    /// The description of the key at a path. If there are several rows, the last one with a meaning.
     pub(super) fn of(&self, path: &str) -> Option<&About> {
         let mut path = path.to_owned();
         for (copy, original) in ALIKE {
@@ -110,7 +111,7 @@ impl Descriptions {
         rows.map(|row| &row.about).rfind(|about| !about.meaning.is_empty())
     }
 
-    /// Rows of which none of the keys that they could mean is among `read`, each by these keys.
+    /// Rows without a path in `read`, each as the list of its possible paths.
     #[cfg(test)]
     pub(super) fn unread(&self, read: &[String]) -> Vec<&[String]> {
         let unread = |row: &&Row| !row.paths.iter().any(|path| read.contains(path));
@@ -118,14 +119,14 @@ impl Descriptions {
     }
 }
 
-/// A default, where the cell has one value as TOML writes it.
+/// The default, if the cell holds a single value in TOML syntax.
 fn default(cell: &str) -> Option<Value> {
     let value = cell.strip_prefix('`')?.strip_suffix('`')?;
     let table: toml::Table = toml::from_str(&format!("value = {value}")).ok()?;
     serde_json::to_value(table.get("value")?).ok()
 }
 
-/// Without links, and without those that only point to another place of the page.
+/// The text of a cell without its links. A link that only points to another place on the page is dropped altogether.
 fn plain(cell: &str) -> String {
     let mut text = String::new();
     let mut rest = cell;
@@ -137,7 +138,7 @@ fn plain(cell: &str) -> String {
             break;
         };
         text.push_str(before);
-        // `[limits] memory` is no link.
+        // `[limits] memory` is not a link.
         if label.contains(']') {
             text.push('[');
             rest = link;
