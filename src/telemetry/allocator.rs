@@ -5,7 +5,7 @@
 use mimalloc::MiMalloc;
 use serde::Deserialize;
 
-/// Figures of the allocator.
+/// The allocator's statistics that are exported.
 #[derive(Debug, Deserialize)]
 pub(super) struct Figures {
     pub(super) committed: Count,
@@ -15,11 +15,11 @@ pub(super) struct Figures {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Count {
-    /// Bytes now.
+    /// The current number of bytes.
     pub(super) current: i64,
 }
 
-/// The figures as they are now; none when it gives none.
+/// The current statistics; `None` if the allocator has none.
 pub(super) fn figures() -> Option<Figures> {
     let text = MiMalloc::stats_json().ok()?;
     serde_json::from_slice(text.to_bytes()).ok()

@@ -20,18 +20,18 @@ use tracing_subscriber::layer::Context;
 
 use super::scrub::scrub;
 
-/// Lines of each pipeline that are kept, and lines that an event takes along.
+/// Number of lines that are kept per pipeline, and that an event includes.
 const KEPT: usize = 16;
 
-/// Pipelines that are remembered. More than that only a process has that has taken many configurations.
+/// Number of pipelines that are remembered. Only a process that has loaded many configurations has more.
 const PIPELINES: usize = 256;
 
-/// The last lines. A clone shares them: one is a layer of the log, the other is read by Sentry.
+/// The last lines. Clones share them: one is a layer of the log, Sentry reads the other.
 #[derive(Debug, Clone, Default)]
 pub struct Breadcrumbs(Arc<Mutex<HashMap<String, VecDeque<Breadcrumb>>>>);
 
 impl Breadcrumbs {
-    /// The last lines of this pipeline and of none, the oldest first; without a name those of all.
+    /// The last lines of this pipeline and of no pipeline, oldest first. Without a name, the last lines of all.
     pub fn last(&self, pipeline: Option<&str>) -> Vec<Breadcrumb> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lines: Vec<_> = match pipeline {
@@ -76,7 +76,7 @@ impl<S: Subscriber> Layer<S> for Breadcrumbs {
     }
 }
 
-/// What a log line says.
+/// The contents of a log line.
 #[derive(Default)]
 struct Line {
     pipeline: String,

@@ -13,16 +13,15 @@ pub const PREFIX: &str = "messina";
 
 /// A kind of labelled metric of the `prometheus` crate, built from one declaration.
 pub trait Vector: Sized + Clone + prometheus::core::Collector + 'static {
-    /// One series of it.
+    /// One series of the metric.
     type Series;
     /// The Prometheus type, as the text format spells it.
     const KIND: &'static str;
-    /// Builds it; `buckets` are upper bounds in seconds, and only histograms use them.
+    /// Builds the metric. `buckets` are upper bounds in seconds, used only by histograms.
     fn build(opts: Opts, labels: &[&str], buckets: &[f64]) -> Result<Self, prometheus::Error>;
-    /// The series of these label values, created at zero if it is new. Panics where the number of values is wrong,
-    /// which [`Family`] rules out.
+    /// The series with these label values, created at zero if it is new. Panics if the number of values is wrong, which [`Family`] rules out.
     fn series(&self, values: &[&str]) -> Self::Series;
-    /// Forgets the series of these label values; false if there was none.
+    /// Removes the series with these label values. False if there was none.
     fn remove(&self, values: &[&str]) -> bool;
 }
 
@@ -50,25 +49,25 @@ vector!(IntGaugeVec, IntGauge, "gauge", opts, _buckets => opts);
 vector!(GaugeVec, Gauge, "gauge", opts, _buckets => opts);
 vector!(HistogramVec, Histogram, "histogram", opts, buckets => HistogramOpts::from(opts).buckets(buckets.to_vec()));
 
-/// One declared metric: all its series, told apart by `N` labels.
+/// One declared metric: all its series, which differ in `N` labels.
 #[derive(Clone)]
 pub struct Family<V, const N: usize>(pub(super) V);
 
 impl<V: Vector, const N: usize> Family<V, N> {
-    /// The series of these label values, in the order of the declaration; created at zero if it is new. It looks the
-    /// labels up in a locked map: keep what it returns, and do not call it for every record.
+    /// The series with these label values, in the order of the declaration; created at zero if it is new. It looks the labels up in a locked
+    /// map, so keep the result instead of calling this for every record.
     pub fn of(&self, values: [&str; N]) -> V::Series {
         self.0.series(&values)
     }
 
-    /// Forgets a series, for instance that of a partition that was revoked, so that no stale value is exported.
+    /// Removes a series, such as that of a revoked partition, so that no stale value is exported.
     pub fn forget(&self, values: [&str; N]) {
         self.0.remove(&values);
     }
 }
 
 impl<V: Vector, const N: usize> Family<V, N> {
-    /// Forgets all series that have each of these labels with its value.
+    /// Removes all series that have all of these label values.
     pub fn forget_each(&self, of: &[(&str, &str)]) {
         let labels: Vec<String> = self
             .0
@@ -89,7 +88,7 @@ impl<V: Vector, const N: usize> Family<V, N> {
 }
 
 impl<const N: usize> Family<IntGaugeVec, N> {
-    /// The value of every series whose label `name` is `value`, by its label `by`.
+    /// Of the series whose label `name` is `value`: the value of label `by`, and the series' value.
     pub fn by(&self, name: &str, value: &str, by: &str) -> Vec<(String, i64)> {
         let families = self.0.collect();
         let metrics = families.iter().flat_map(|family| family.get_metric());
@@ -116,18 +115,18 @@ impl<const N: usize> Family<IntGaugeVec, N> {
     }
 }
 
-/// What a declaration says, for the generated reference.
+/// A declared metric, for the generated reference.
 #[derive(Debug, Clone)]
 pub struct Declared {
     /// Full name, prefix included.
     pub name: String,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// Label names, in the order that [`Family::of`] takes them.
+    /// Label names, in the order in which [`Family::of`] takes them.
     pub labels: &'static [&'static str],
-    /// One sentence or more, from the doc comment.
+    /// The help text, from the doc comment.
     pub help: String,
-    /// Upper bounds of a histogram's buckets, in seconds; empty for all else.
+    /// Upper bounds of a histogram's buckets, in seconds; empty for other metrics.
     pub buckets: Vec<f64>,
 }
 
@@ -165,17 +164,17 @@ macro_rules! metrics {
                 })
             }
 
-            /// Forgets all series of all metrics whose label `name` is `value`, for what is gone for good.
+            /// Removes the series of all metrics whose label `name` is `value`, once what they describe is gone for good.
             pub fn forget_all(&self, name: &str, value: &str) {
                 self.forget_each(&[(name, value)]);
             }
 
-            /// The same of those that have each of these labels with its value.
+            /// Removes the series of all metrics that have all of these label values.
             pub fn forget_each(&self, of: &[(&str, &str)]) {
                 $( self.$field.forget_each(of); )+
             }
 
-            /// All declarations, in the order of the source.
+            /// All declarations, in source order.
             pub(super) fn declarations() -> Vec<Declared> {
                 vec![$( Declared {
                     name: format!("{PREFIX}_{}", stringify!($field)),

@@ -25,13 +25,13 @@ pub struct PipelineMetrics {
     pub received: IntCounter,
     /// Bytes of keys and values taken from Kafka.
     pub record_bytes: IntCounter,
-    /// Records that ended `Done`.
+    /// Records that ended as `Done`.
     pub done: IntCounter,
-    /// Records that ended `Skipped`.
+    /// Records that ended as `Skipped`.
     pub skipped: IntCounter,
-    /// Records that ended `DeadLettered`.
+    /// Records that ended as `DeadLettered`.
     pub dead_lettered: IntCounter,
-    /// Records that were given up before any of these, to run again.
+    /// Records that were given up before they ended, to run again.
     pub given_up: IntCounter,
     /// Records published and acknowledged.
     pub published: IntCounter,
@@ -39,49 +39,50 @@ pub struct PipelineMetrics {
     pub decode: Histogram,
     /// CPU time to encode one record.
     pub encode: Histogram,
-    /// Produce to acknowledgement.
+    /// Time from producing a record to its acknowledgement.
     pub delivery: Histogram,
-    /// Admission to finish.
+    /// Time from admission to the end of an event.
     pub event: Histogram,
     /// Records in flight.
     pub in_flight_records: IntGauge,
     /// Bytes in flight.
     pub in_flight_bytes: IntGauge,
-    /// The bound now.
+    /// The current limit of concurrent events.
     pub concurrency_limit: IntGauge,
-    /// In flight over the bound.
+    /// Events being worked on, divided by `max_in_flight`.
     pub concurrency_load: Largest,
-    /// Bytes in flight over their bound.
+    /// Bytes in flight, divided by their limit.
     pub in_flight_bytes_load: Largest,
     /// Partitions paused now.
     pub paused_partitions: IntGauge,
-    /// Times paused.
+    /// Number of pauses.
     pub pauses: IntCounter,
     /// Partitions assigned.
     pub assigned_partitions: IntGauge,
     /// Partitions with lag and no progress.
     pub stalled_partitions: IntGauge,
-    /// 1 while stopped by the dead-letter limit.
+    /// Consumers that the dead-letter limit has stopped.
     pub dead_letter_stop: IntGauge,
-    /// Commits acknowledged.
+    /// Acknowledged commits.
     pub commits: IntCounter,
-    /// Commits failed.
+    /// Failed commits.
     pub commit_failures: IntCounter,
-    /// Consumers made anew.
+    /// Consumers that were recreated.
     pub consumer_rebuilds: IntCounter,
-    /// Transactions committed.
+    /// Committed transactions.
     pub transactions_committed: IntCounter,
-    /// Transactions aborted.
+    /// Aborted transactions.
     pub transactions_aborted: IntCounter,
     /// Time to commit a transaction, in seconds.
     pub transaction_commit: Histogram,
 }
 
 impl PipelineMetrics {
-    /// Resolves all series of `pipeline`; they are exported from now on, at zero.
+    /// Resolves all series of `pipeline`. From now on they are exported, at zero.
     pub fn new(metrics: &Arc<Metrics>, pipeline: &str) -> Self {
         let m = metrics;
-        // Looked up when they are counted. A series that is born at 1 hides that count from `rate()` and `increase()`.
+        // These are looked up only when they are counted, so they are created here: if a series starts at 1, `rate()` and `increase()` miss that
+        // count.
         m.dead_letters_total.of([pipeline, Class::Permanent.as_str()]);
         for kind in ["assigned", "revoked", "lost"] {
             m.rebalances_total.of([pipeline, kind]);
@@ -126,7 +127,7 @@ impl PipelineMetrics {
         &self.pipeline
     }
 
-    /// The series of one of its steps.
+    /// The series of one step.
     pub fn step(&self, step: &str) -> StepMetrics {
         StepMetrics {
             seconds: self.metrics.step_seconds.of([&self.pipeline, step]),
@@ -142,7 +143,7 @@ impl PipelineMetrics {
         }
     }
 
-    /// Rows written by a `write` step.
+    /// Number of rows written by a `write` step.
     pub fn rows_written(&self, step: &str) -> IntCounter {
         self.metrics.rows_written_total.of([&self.pipeline, step])
     }
@@ -169,7 +170,7 @@ impl PipelineMetrics {
         }
     }
 
-    /// Look-ups of a step in a reference: found, and missing.
+    /// Look-ups of a step in a reference: those that found a document, and those that did not.
     pub fn reference_lookups(&self, step: &str) -> (IntCounter, IntCounter) {
         let lookups = &self.metrics.reference_lookups_total;
         (
@@ -178,17 +179,17 @@ impl PipelineMetrics {
         )
     }
 
-    /// Partitions of one of its input topics that are assigned.
+    /// Number of assigned partitions of one of the input topics.
     pub fn topic_assigned_partitions(&self, topic: &str) -> IntGauge {
         self.metrics.topic_assigned_partitions.of([&*self.pipeline, topic])
     }
 
-    /// The series of one assigned partition, exported for as long as anybody has it.
+    /// The series of one assigned partition. It is exported as long as anyone holds it.
     pub fn partition(&self, topic: &str, partition: i32) -> PartitionMetrics {
         PartitionMetrics::new(&self.metrics, &self.pipeline, topic, partition)
     }
 
-    /// Counts a failure outside of any step: `stage` is `decode`, `encode`, `sink`, `dead_letter`, `commit`...
+    /// Counts a failure outside of steps; `stage` is `decode`, `encode`, `sink`, `dead_letter`, `commit` and so on.
     pub fn failed(&self, stage: &str, class: &str, level: &str) {
         self.metrics
             .failures_total
@@ -196,7 +197,7 @@ impl PipelineMetrics {
             .inc();
     }
 
-    /// Counts a dead letter that the brokers have acknowledged, by the class of its reason.
+    /// Counts a dead letter acknowledged by the brokers, by the class of its reason.
     pub fn dead_letter(&self, class: &str) {
         self.metrics.dead_letters_total.of([&self.pipeline, class]).inc();
     }
@@ -206,7 +207,7 @@ impl PipelineMetrics {
         self.metrics.rebalances_total.of([&self.pipeline, kind]).inc();
     }
 
-    /// Counters and timers for one thread, to be flushed once a batch.
+    /// Counters and timers for one thread, to be flushed once per batch.
     pub fn local(&self) -> LocalPipeline {
         LocalPipeline {
             received: self.received.local(),
@@ -223,35 +224,35 @@ pub struct StepMetrics {
     metrics: Arc<Metrics>,
     pipeline: Arc<str>,
     step: Arc<str>,
-    /// Request to answer.
+    /// Time from request to answer.
     pub seconds: Histogram,
     /// Attempts that repeat a failed one.
     pub retries: IntCounter,
-    /// Attempts that failed in a way that may pass, and are repeated.
+    /// Attempts that failed with a transient error and are retried.
     pub transient: IntCounter,
-    /// Events at the step.
+    /// Events that are at the step.
     pub in_flight: IntGauge,
 }
 
 impl StepMetrics {
-    /// Observes a request that succeeded.
+    /// Records the time of a successful request.
     pub fn succeeded(&self, took: Duration) {
         self.seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts events at the step, until what this gives is dropped.
+    /// Counts events as being at the step, until the returned guard is dropped.
     pub fn enter(&self, events: usize) -> AtStep<'_> {
         let events = events as i64;
         self.in_flight.add(events);
         AtStep(&self.in_flight, events)
     }
 
-    /// Counts a row that was answered past its life, because the store failed.
+    /// Counts an expired row that was used because the store failed.
     pub fn stale(&self) {
         self.metrics.cache_stale_total.of([&self.pipeline, &self.step]).inc();
     }
 
-    /// Counts a failed attempt; its time is observed nowhere.
+    /// Counts a failed attempt. Its time is not recorded.
     pub fn failed(&self, class: &str, level: &str) {
         self.metrics
             .failures_total
@@ -277,7 +278,7 @@ pub struct GroupMetrics {
 }
 
 impl GroupMetrics {
-    /// Counts what has been sent since the last time; `last` is what had been by then.
+    /// Adds what was sent since the previous call; `last` holds the totals at that call.
     pub fn show(&self, stats: &GroupStats, last: &mut (u64, u64)) {
         let (batches, rows) = stats.sent();
         self.batches.inc_by(batches - last.0);
@@ -289,40 +290,40 @@ impl GroupMetrics {
 /// The metrics of one step's cache.
 #[derive(Clone)]
 pub struct CacheMetrics {
-    /// Answered from the cache.
+    /// Look-ups answered from the cache.
     pub hits: IntCounter,
-    /// Asked the store.
+    /// Look-ups that asked the store.
     pub misses: IntCounter,
-    /// Waited for another's answer.
+    /// Look-ups that waited for the answer to another one.
     pub coalesced: IntCounter,
-    /// Entries given up early.
+    /// Entries evicted before they expired.
     pub evictions: IntCounter,
-    /// Entries held.
+    /// Entries in the cache.
     pub entries: IntGauge,
-    /// Bytes held.
+    /// Bytes in the cache.
     pub bytes: IntGauge,
 }
 
 /// The metrics of one reference.
 #[derive(Clone)]
 pub struct ReferenceMetrics {
-    /// Documents held.
+    /// Documents in memory.
     pub entries: IntGauge,
-    /// Bytes held.
+    /// Bytes in memory.
     pub bytes: IntGauge,
-    /// Documents that do not fit their types.
+    /// Documents whose fields do not have the declared or sampled types.
     pub unfit: IntGauge,
-    /// Since it was last known to be what the server has.
+    /// Time since the copy was last known to match the server.
     pub age: Gauge,
-    /// Reading the whole collection.
+    /// Time to read the whole collection.
     pub seconds: Histogram,
-    /// Readings that succeeded.
+    /// Reads of the whole collection that succeeded.
     pub refreshed: IntCounter,
-    /// Readings that failed.
+    /// Reads of the whole collection that failed.
     pub failed: IntCounter,
-    /// Changes that a change stream told.
+    /// Changes received from a change stream.
     pub changes: IntCounter,
-    /// Hits, misses, coalesced and evictions of one that asks for each document.
+    /// Cache hits, misses, coalesced look-ups and evictions with `mode = "on_demand"`.
     cache: [IntCounter; 4],
 }
 
@@ -347,7 +348,7 @@ impl ReferenceMetrics {
         }
     }
 
-    /// Brings the gauges up to date.
+    /// Updates the metrics.
     pub fn show(&self, reference: &Reference, now: Instant) {
         self.entries.set(reference.entries() as i64);
         self.bytes.set(reference.bytes() as i64);
@@ -368,14 +369,14 @@ impl ReferenceMetrics {
     }
 }
 
-/// One consumer's part of a gauge that the consumers of a pipeline share; taken back when it is dropped.
+/// One consumer's contribution to a gauge that the consumers of a pipeline share. Dropping it subtracts the contribution.
 pub struct Part {
     gauge: IntGauge,
     last: i64,
 }
 
 impl Part {
-    /// A part of 0.
+    /// A contribution of 0.
     pub fn of(gauge: &IntGauge) -> Part {
         Part {
             gauge: gauge.clone(),
@@ -383,7 +384,7 @@ impl Part {
         }
     }
 
-    /// Sets this part, and leaves those of others.
+    /// Sets this contribution and leaves the others as they are.
     pub fn set(&mut self, value: i64) {
         self.gauge.add(value - self.last);
         self.last = value;
@@ -396,7 +397,7 @@ impl Drop for Part {
     }
 }
 
-/// A gauge that shows the largest of what the consumers of a pipeline say.
+/// A gauge that shows the largest value that any consumer of a pipeline has set.
 #[derive(Clone)]
 pub struct Largest {
     gauge: Gauge,
@@ -411,7 +412,7 @@ impl Largest {
         }
     }
 
-    /// One consumer's part, 0 until it is set; taken back when it is dropped.
+    /// One consumer's value, 0 until it is set. Dropping it removes the value.
     pub fn part(&self) -> LargestPart {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let number = parts.last_key_value().map_or(0, |(last, _)| last + 1);
@@ -436,7 +437,7 @@ pub struct LargestPart {
 }
 
 impl LargestPart {
-    /// Sets this part.
+    /// Sets this value.
     pub fn set(&self, value: f64) {
         self.of.change(|parts| {
             parts.insert(self.number, value);
@@ -452,8 +453,8 @@ impl Drop for LargestPart {
     }
 }
 
-/// What a consumer loop counts for every record, without touching shared memory until [`LocalPipeline::flush`] (or
-/// its drop, for the timer).
+/// Counters and timers that a consumer loop updates for every record. They reach shared memory only at [`LocalPipeline::flush`], the timers also
+/// when this is dropped.
 pub struct LocalPipeline {
     /// Records taken from Kafka.
     pub received: LocalIntCounter,
@@ -461,7 +462,7 @@ pub struct LocalPipeline {
     pub record_bytes: LocalIntCounter,
     /// CPU time to decode one record, in seconds.
     pub decode: LocalHistogram,
-    /// Admission to finish, in seconds.
+    /// Time from admission to the end of an event, in seconds.
     pub event: LocalHistogram,
 }
 

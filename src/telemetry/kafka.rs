@@ -13,7 +13,7 @@ use rdkafka::statistics::{Broker, Partition};
 
 use super::metrics::Metrics;
 
-/// The series of one client. [`KafkaMetrics::observe`] is for its statistics callback.
+/// The metrics of one client. Its statistics callback calls [`KafkaMetrics::observe`].
 pub struct KafkaMetrics {
     metrics: Arc<Metrics>,
     pipeline: String,
@@ -32,12 +32,12 @@ struct Counted {
     failures: Total,
     disconnects: Total,
     brokers: HashSet<String>,
-    /// There was a report.
+    /// Whether there was a report.
     reported: bool,
     closed: bool,
 }
 
-/// A counter that follows totals kept elsewhere, one for each broker.
+/// A counter that follows totals kept elsewhere, one per broker.
 struct Total {
     counter: IntCounter,
     last: HashMap<String, u64>,
@@ -54,20 +54,20 @@ impl Total {
     fn follow(&mut self, statistics: &Statistics, of: impl Fn(&Broker) -> u64) {
         let before = std::mem::take(&mut self.last);
         for (name, broker) in &statistics.brokers {
-            // While librdkafka makes a broker anew it has two of the id: the one that goes is the one that was followed.
+            // While librdkafka recreates a broker, two have the same id. The larger total is that of the old one, which was followed so far.
             let total = self.last.entry(identity(name, broker)).or_default();
             *total = of(broker).max(*total);
         }
         for (broker, total) in &self.last {
             let last = before.get(broker).copied().unwrap_or(0);
-            // Less than before: it has begun anew.
+            // The total fell, so it has started again from zero.
             self.counter.inc_by(total.checked_sub(last).unwrap_or(*total));
         }
     }
 }
 
-/// What stays of a broker as long as librdkafka counts for it: its address may change under its id. A bootstrap address and the group's coordinator
-/// have none, and keep their names.
+/// Identifies a broker as long as librdkafka counts for it. This is its id, because its address may change. A bootstrap address and the group's
+/// coordinator have no id, and are identified by name.
 fn identity(name: &str, broker: &Broker) -> String {
     if broker.nodeid >= 0 {
         broker.nodeid.to_string()
@@ -77,7 +77,7 @@ fn identity(name: &str, broker: &Broker) -> String {
 }
 
 impl KafkaMetrics {
-    /// Resolves the series of one client of a pipeline: `producer`, or `consumer-N`.
+    /// Resolves the series of one client of a pipeline: `producer` or `consumer-N`.
     pub fn new(metrics: &Arc<Metrics>, pipeline: &str, client: &str) -> Self {
         let (m, labels) = (metrics, [pipeline, client]);
         Self {
@@ -101,8 +101,8 @@ impl KafkaMetrics {
         }
     }
 
-    /// Takes no more reports: those that come late must not bring back the series of a pipeline that is gone. What the last one said of queues and
-    /// brokers is true no more; of a client that has taken this one's place the next report says it again.
+    /// Accepts no more reports: a late one must not recreate the series of a pipeline that is gone. The last values for queues and brokers are no
+    /// longer true, so they are cleared. If another client has taken this one's place, its next report sets them again.
     pub fn close(&self) {
         let mut counted = self.counted();
         if std::mem::replace(&mut counted.closed, true) || !counted.reported {
@@ -132,7 +132,7 @@ impl KafkaMetrics {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one report, as `statistics.interval.ms` brings it.
+    /// Processes one report, which comes every `statistics.interval.ms`.
     pub fn observe(&self, statistics: &Statistics) {
         let mut counted = self.counted();
         if counted.closed {
@@ -140,22 +140,23 @@ impl KafkaMetrics {
         }
         counted.reported = true;
         let partitions = || statistics.topics.values().flat_map(|t| t.partitions.values());
-        // Each partition that is assigned says it of the one queue that all of them have.
+        // All assigned partitions share one queue, and each reports its size.
         let largest = |of: fn(&Partition) -> i64| partitions().map(of).max().unwrap_or(0);
         self.fetch_queue_records.set(largest(|p| p.fetchq_cnt));
         self.fetch_queue_bytes.set(largest(|p| clamp(p.fetchq_size)));
         self.producer_queue_records.set(clamp(statistics.msg_cnt));
         self.producer_queue_bytes.set(clamp(statistics.msg_size));
 
-        // A bootstrap address and the group's coordinator have the id -1: the same servers under other names. A client connects to
-        // those that it knows by id when it needs them, so one that has nothing to fetch or publish may have none but these.
+        // A bootstrap address and the group's coordinator have the id -1: they are the same servers under other names. A client connects to brokers
+        // by id only when it needs them, so one that has nothing to fetch or publish may have only these connections.
         let brokers = || statistics.brokers.values();
         let up = |by_id: bool| {
             brokers()
                 .filter(|b| (b.nodeid >= 0) == by_id && b.state == "UP")
                 .count() as i64
         };
-        // By its labels each time: before its first report a client has none, for one that is not polled yet would pass for cut off.
+        // The series is looked up each time, so that it does not exist before the client's first report. Otherwise a client that is not polled yet
+        // would look disconnected.
         self.metrics
             .kafka_brokers_up
             .of([&self.pipeline, &self.client])
@@ -185,7 +186,7 @@ impl KafkaMetrics {
                 .set(rtt.p99 as f64 / 1e6);
             seen.insert(id);
         }
-        // A broker without a round trip in this interval has no figure, rather than its old one.
+        // A broker without a round trip in this interval has no series, rather than its old value.
         self.forget_round_trips(counted.brokers.difference(&seen));
         counted.brokers = seen;
     }
@@ -266,7 +267,7 @@ mod tests {
             fetchq_size: bytes,
             ..Partition::default()
         };
-        // One is not assigned.
+        // One partition is not assigned.
         let partitions = [(0, said(7, 700)), (1, said(7, 700)), (2, said(0, 0))];
         let topic = Topic {
             partitions: partitions.into(),
@@ -324,7 +325,7 @@ mod tests {
             metrics.kafka_received_bytes_total.of(["p", "consumer-0"]).get()
         };
         assert_eq!(received(&[("a:9092/bootstrap", -1, 7)]), 7);
-        // The bootstrap address is forgotten with the first brokers, which count for themselves.
+        // The first report with brokers no longer has the bootstrap address. The brokers are counted separately from it.
         assert_eq!(received(&[("a/1", 1, 100), ("b/2", 2, 100), ("c/3", 3, 100)]), 307);
         assert_eq!(received(&[("a/1", 1, 110), ("b/2", 2, 100)]), 317, "the third is down");
         assert_eq!(received(&[("a/1", 1, 110), ("b/2", 2, 100), ("c/3", 3, 5)]), 322);
@@ -368,7 +369,7 @@ mod tests {
         assert_eq!(metrics.kafka_producer_queue_records.sum(), 0);
         assert!(gone.contains("messina_kafka_transmitted_bytes_total{client=\"consumer-0\",pipeline=\"p\"} 100"));
 
-        // Another one takes its place, it is closed once more, and so is one that was made in vain.
+        // Another client takes its place, the old one is closed again, and one that never reported is closed too.
         let next = KafkaMetrics::new(&metrics, "p", "consumer-0");
         next.observe(&full());
         kafka.close();

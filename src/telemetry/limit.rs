@@ -11,10 +11,11 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Most kinds remembered at once. Beyond it those whose interval is over are forgotten; where that makes no room, all others are one kind.
+/// Maximum number of kinds remembered. Beyond it, kinds whose interval is over are forgotten; if that frees no room, all further kinds count as
+/// one.
 const KINDS: usize = 1024;
 
-/// Lets one occurrence per kind and interval through.
+/// Lets one occurrence per kind and interval pass.
 ///
 /// ```
 /// # use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ pub struct Limiter<K, S = RandomState> {
 #[derive(Debug)]
 struct Known<K, S> {
     kinds: HashMap<K, Kind, S>,
-    /// Those that there was no room for.
+    /// The kinds for which there was no room, as one.
     others: Option<Kind>,
 }
 
@@ -55,7 +56,7 @@ impl Kind {
         now.saturating_duration_since(self.last) < every
     }
 
-    /// One more occurrence, which is counted or told.
+    /// Handles one more occurrence: lets it pass or counts it.
     fn admit(&mut self, now: Instant, every: Duration) -> Option<u64> {
         if self.is_recent(now, every) {
             self.suppressed += 1;
@@ -67,14 +68,14 @@ impl Kind {
 }
 
 impl<K: Hash + Eq> Limiter<K> {
-    /// One occurrence of each kind every `every`.
+    /// Lets one occurrence of each kind pass per interval `every`.
     pub fn new(every: Duration) -> Self {
         Self::hashed(every)
     }
 }
 
 impl<K: Hash + Eq, S: BuildHasher + Default> Limiter<K, S> {
-    /// The same, with a hash of one's own.
+    /// Like `new`, but with another hash function.
     pub fn hashed(every: Duration) -> Self {
         Self {
             every,
@@ -85,7 +86,7 @@ impl<K: Hash + Eq, S: BuildHasher + Default> Limiter<K, S> {
         }
     }
 
-    /// Whether this occurrence is to be told: `Some` with the number of those held back since the last one that was.
+    /// Whether this occurrence passes: `Some` with the number suppressed since the last one that passed.
     pub fn admit(&self, kind: K, now: Instant) -> Option<u64> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Known { kinds, others } = &mut *known;
@@ -94,7 +95,7 @@ impl<K: Hash + Eq, S: BuildHasher + Default> Limiter<K, S> {
         }
         let mut suppressed = 0;
         if kinds.len() >= KINDS {
-            // Until it is their turn no room is looked for either: that costs a look at all kinds.
+            // While further kinds are suppressed, do not look for room either: that means checking all kinds.
             if let Some(others) = others.as_mut() {
                 suppressed = others.admit(now, self.every)?;
             }
@@ -145,11 +146,12 @@ mod tests {
         let told = |kinds: std::ops::Range<usize>, seconds| -> Vec<u64> {
             kinds.filter_map(|kind| limiter.admit(kind, at(seconds))).collect()
         };
-        // Those that there is no room for make no other forgotten.
+        // Kinds for which there is no room do not make others forgotten.
         assert_eq!(told(0..3 * KINDS, 0), vec![0_u64; KINDS + 1]);
         assert!(told(0..3 * KINDS, 1).is_empty());
         assert!(told(0..3 * KINDS, 9).is_empty());
-        // The first half is still remembered, and told again with its own count; of the others the next says how many there were.
+        // The first half is still remembered, and passes again with its own counts. Of the other kinds, the next to pass reports how many were
+        // suppressed.
         assert_eq!(told(0..KINDS / 2, 10), vec![2_u64; KINDS / 2]);
         let others = 3 * 2 * KINDS as u64 - 1;
         assert_eq!(told(KINDS..KINDS + 2, 10), [others, 0]);

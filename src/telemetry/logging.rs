@@ -23,20 +23,20 @@ use super::limit::Limiter;
 use super::scrub::scrub;
 use crate::config::LogFormat;
 
-/// Between two words on stderr about a log file that takes no lines.
+/// Interval between messages on stderr about a log file that cannot be written.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// Between two looks at which file has the log file's name.
+/// Interval between checks whether the log file's name now refers to another file.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
-    /// The level is not one.
+    /// The text is not a level or filter.
     #[error(
         "{from} is not a log level or filter: {error} (try error, warn, info, debug, trace, or messina=debug,info)"
     )]
     Filter {
-        /// The setting that holds it.
+        /// The setting that contains it.
         from: &'static str,
         /// What is wrong with it.
         error: ParseError,
@@ -44,21 +44,21 @@ pub enum LoggingError {
     /// The file cannot be opened.
     #[error("cannot open the log file {path}: {error}")]
     File {
-        /// Its name.
+        /// The file's path.
         path: String,
-        /// Why.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// The process logs already.
+    /// The process has set up logging already.
     #[error("logging is set up already: {0}")]
     Twice(#[from] TryInitError),
 }
 
-/// Starts logging to stderr, or to `file`. `level` is a level (`info`) or a filter (`info,scylla=debug`) from the configuration. What is logged as
-/// warning or error goes into `breadcrumbs` too.
+/// Starts logging to stderr, or to `file`. `level` is a level (`info`) or a filter (`info,scylla=debug`) from the configuration. Warnings and errors
+/// that are logged also go into `breadcrumbs`.
 ///
 /// # Errors
-/// When `level` or `RUST_LOG` cannot be read as a filter, the file cannot be opened, or logging was started before.
+/// If `level` or `RUST_LOG` is not a filter, the file cannot be opened, or logging was started before.
 pub fn init(
     level: &str,
     format: LogFormat,
@@ -83,8 +83,8 @@ pub fn init(
     Ok(verbosity)
 }
 
-/// From now on a panic is a line of the log too, in its form and at its place. What was printed of it before still is: one within logging itself
-/// would otherwise be seen by nobody.
+/// From now on, panics are logged too, in the log's format and to its destination. They are still printed as before: a panic inside logging itself
+/// would otherwise go unseen.
 fn log_panics() {
     let next = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -105,14 +105,14 @@ type Filter = reload::Layer<EnvFilter, Registry>;
 #[derive(Debug, Clone)]
 pub struct Verbosity {
     filter: reload::Handle<EnvFilter, Registry>,
-    /// What was asked for at the start.
+    /// The filter at the start.
     configured: Arc<str>,
-    /// How many levels more.
+    /// How many levels have been added.
     more: Arc<AtomicUsize>,
 }
 
 impl Verbosity {
-    /// Messina's own levels beyond the configured ones, one for each [`Verbosity::more`].
+    /// The levels of Messina itself that each call of [`Verbosity::more`] adds.
     const MORE: [&str; 2] = ["debug", "trace"];
 
     fn new(filter: EnvFilter) -> (Filter, Verbosity) {
@@ -127,10 +127,10 @@ impl Verbosity {
         (layer, verbosity)
     }
 
-    /// Logs more of Messina itself: debug, and then trace. Gives the filter from then on.
+    /// Logs more of Messina itself: first debug, then trace. Returns the new filter.
     ///
     /// # Errors
-    /// In words, when logging has ended.
+    /// If logging has ended, as a message.
     pub fn more(&self) -> Result<String, String> {
         let step = self.more.load(Ordering::Relaxed);
         self.more
@@ -139,10 +139,10 @@ impl Verbosity {
         self.set(format!("{},messina={level}", self.configured))
     }
 
-    /// Logs as configured again. Gives the filter from then on.
+    /// Returns to the configured filter. Returns that filter.
     ///
     /// # Errors
-    /// In words, when logging has ended.
+    /// If logging has ended, as a message.
     pub fn as_configured(&self) -> Result<String, String> {
         self.more.store(0, Ordering::Relaxed);
         self.set(self.configured.to_string())
@@ -155,8 +155,8 @@ impl Verbosity {
     }
 }
 
-/// A log file. Lines are appended; after its name has been given to another file, or is gone, they go on under the name, so that who rotates logs needs
-/// to tell nobody. Lines that it does not take are lost, and counted.
+/// A log file. Lines are appended. When the file is renamed or deleted, logging continues in a new file under the name, so log rotation needs no
+/// signal. Lines that cannot be written are lost, and counted.
 #[derive(Debug, Clone)]
 pub struct LogFile {
     path: Arc<Path>,
@@ -168,9 +168,9 @@ pub struct LogFile {
 #[derive(Debug)]
 struct Opened {
     file: File,
-    /// When it was last known to have the name.
+    /// When it was last checked whether the file still has the name.
     looked: Instant,
-    /// It ends in a piece of a line.
+    /// Whether the file ends in an incomplete line.
     torn: bool,
 }
 
@@ -183,7 +183,7 @@ impl Opened {
         })
     }
 
-    /// Goes on in the file of this name where that is another one by now. Where it cannot be opened the old one is written on.
+    /// Switches to the file that now has the name, if it is another one. If that cannot be opened, logging continues in the old one.
     fn follow(&mut self, path: &Path, now: Instant) -> Result<(), LoggingError> {
         if now.saturating_duration_since(self.looked) < LOOK_EVERY {
             return Ok(());
@@ -203,10 +203,10 @@ impl Opened {
 }
 
 impl LogFile {
-    /// Opens the file, or makes it.
+    /// Opens the file, or creates it.
     ///
     /// # Errors
-    /// When neither is possible.
+    /// If the file can be neither opened nor created.
     pub fn open(path: &Path) -> Result<LogFile, LoggingError> {
         Ok(LogFile {
             path: path.into(),
@@ -216,14 +216,14 @@ impl LogFile {
         })
     }
 
-    /// Opens the file of this name again. Where that fails the old one is written on.
+    /// Opens the file by its name again. If that fails, logging continues in the old one.
     ///
     /// # Errors
-    /// When it cannot be opened or made.
+    /// If the file can be neither opened nor created.
     pub fn reopen(&self) -> Result<(), LoggingError> {
         let mut again = Opened::new(&self.path)?;
         let mut opened = self.opened();
-        // Nobody has to have moved it: the same file ends as it did.
+        // The file may not have been moved: if it is the same one, it may still end in an incomplete line.
         again.torn = opened.torn
             && matches!((again.file.metadata(), opened.file.metadata()), (Ok(new), Ok(old)) if are_same(&new, &old));
         *opened = again;
@@ -257,13 +257,13 @@ impl LogFile {
         written
     }
 
-    /// Lines that could not be written.
+    /// Number of lines that could not be written.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 }
 
-/// Writes a line; behind a piece of one, which a full disk has left, it begins anew. `torn` is whether there is such a piece.
+/// Writes a line. If the file ends in an incomplete line (`torn`), left by a full disk, starts a new line first.
 fn write_line(file: &mut impl Write, torn: &mut bool, line: &[u8]) -> std::io::Result<()> {
     if *torn {
         file.write_all(b"\n")?;
@@ -284,7 +284,7 @@ fn write_line(file: &mut impl Write, torn: &mut bool, line: &[u8]) -> std::io::R
     Ok(())
 }
 
-/// Whether two names or handles are those of one file.
+/// Whether both describe the same file.
 fn are_same(one: &std::fs::Metadata, other: &std::fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
@@ -302,7 +302,7 @@ impl Write for LogFile {
         self.opened().file.write(bytes)
     }
 
-    /// Each line comes so. Nobody else looks at what becomes of it.
+    /// Each log line arrives through this method. No caller looks at the result.
     fn write_all(&mut self, line: &[u8]) -> std::io::Result<()> {
         self.append(line, Instant::now())
     }
@@ -312,12 +312,12 @@ impl Write for LogFile {
     }
 }
 
-/// Whether a text can be read as a level or a filter.
+/// Whether a text is a valid level or filter.
 pub fn is_filter(text: &str) -> bool {
     filter(text, None).is_ok()
 }
 
-/// The filter: `RUST_LOG` where it says something, else the configuration's.
+/// The filter: `RUST_LOG` if it is not empty, otherwise the configured one.
 fn filter(level: &str, rust_log: Option<&str>) -> Result<EnvFilter, LoggingError> {
     let (from, text) = match rust_log {
         Some(text) if !text.is_empty() => ("RUST_LOG", text),
@@ -341,8 +341,8 @@ where
     registry().with(filter).with(filter_fn(is_for_the_log)).with(lines)
 }
 
-/// The driver logs a warning of the server's with each answer that has it, which may be each record's; the store logs it once for each
-/// statement. And its spans, which stand in each line that is logged within them, have the partition key of a request.
+/// Leaves out two things that the driver logs. It repeats a server's warning with each answer that carries it, which may be once per record; the store
+/// logs it once per statement. And its spans, which are part of each line logged within them, contain the partition key of a request.
 fn is_for_the_log(it: &Metadata<'_>) -> bool {
     !(it.target().starts_with("scylla::") && (it.is_span() || it.fields().field("warning").is_some()))
 }
@@ -351,12 +351,12 @@ fn is_for_the_log(it: &Metadata<'_>) -> bool {
 pub(crate) mod tests {
     use super::*;
 
-    /// What was logged.
+    /// The lines logged so far.
     #[derive(Clone, Default)]
     pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
     impl Lines {
-        /// Takes this thread's lines, until the guard is dropped.
+        /// Captures this thread's log lines until the guard is dropped.
         pub(crate) fn begin(&self) -> tracing::subscriber::DefaultGuard {
             let into = self.clone();
             let subscriber = tracing_subscriber::fmt()
@@ -505,7 +505,7 @@ pub(crate) mod tests {
             (text(&moved).as_str(), text(&path).as_str()),
             ("one\ntwo\n", "three\nfour\n")
         );
-        // Who moved it has made another one already.
+        // The log rotation has created a new file already.
         std::fs::rename(&path, &moved).unwrap();
         std::fs::write(&path, "").unwrap();
         write("five\n", 3);
@@ -513,16 +513,16 @@ pub(crate) mod tests {
             (text(&moved).as_str(), text(&path).as_str()),
             ("three\nfour\n", "five\n")
         );
-        // Copied, and cut short in its place.
+        // The log rotation copied the file and truncated it.
         OpenOptions::new().write(true).truncate(true).open(&path).unwrap();
         write("six\n", 4);
         assert_eq!(text(&path), "six\n");
-        // The same file has still what a full disk has left of a line.
+        // The same file still ends in the incomplete line left by a full disk.
         file.opened().torn = true;
         file.reopen().unwrap();
         write("seven\n", 4);
         assert_eq!(text(&path), "six\n\nseven\n");
-        // At once.
+        // After a reopen, a new file is used at once.
         std::fs::rename(&path, &moved).unwrap();
         file.opened().torn = true;
         file.reopen().unwrap();
@@ -536,7 +536,7 @@ pub(crate) mod tests {
         write("nine\n", 5);
     }
 
-    /// A disk that has room for so many bytes.
+    /// A disk with room for this many bytes.
     struct Disk(Vec<u8>, usize);
 
     impl Write for Disk {
@@ -565,7 +565,7 @@ pub(crate) mod tests {
         }
         disk.1 = 100;
         write_line(&mut disk, &mut torn, b"four\n").unwrap();
-        // Of one that was not begun nothing is left.
+        // If nothing of a line was written, nothing has to be ended.
         disk.1 = disk.0.len();
         write_line(&mut disk, &mut torn, b"five\n").unwrap_err();
         disk.1 = 100;

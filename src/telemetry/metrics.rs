@@ -273,8 +273,8 @@ metrics! {
     }
 }
 
-/// The revision of the source that this was built from, as the build named it: two builds of one version differ by it. The compiler tells Cargo that it has
-/// read the variable, so that another value builds anew.
+/// The revision of the source that this was built from, as the build supplied it: two builds of one version differ by it. The compiler tells Cargo that it
+/// read the variable, so another value causes a rebuild.
 pub fn revision() -> &'static str {
     option_env!("MESSINA_REVISION").unwrap_or("unknown")
 }
@@ -284,7 +284,7 @@ pub struct Metrics {
     families: Families,
     registry: Registry,
     sampler: Mutex<Sampler>,
-    /// Here and not with a pipeline, of which a reload makes another: who has been given up may go on beside it.
+    /// Kept here rather than with a pipeline: a reload creates a new pipeline, while a consumer of the old one may still run beside it.
     pub(super) holders: Holders,
 }
 
@@ -296,10 +296,10 @@ impl std::ops::Deref for Metrics {
 }
 
 impl Metrics {
-    /// Builds and registers everything.
+    /// Creates and registers all metrics.
     ///
     /// # Errors
-    /// Only if a declaration is wrong (a name twice, an invalid label), which a test of this module rules out.
+    /// Only if a declaration is wrong (a duplicate name, an invalid label), which a test of this module rules out.
     pub fn new() -> Result<Arc<Self>, prometheus::Error> {
         let registry = Registry::new();
         let families = Families::declare(&registry)?;
@@ -313,44 +313,44 @@ impl Metrics {
         }))
     }
 
-    /// Exports this runtime's workers, tasks and busy time under `name` from now on.
+    /// From now on, exports this runtime's workers, tasks and busy time under `name`.
     pub fn watch_runtime(&self, name: &str, runtime: tokio::runtime::Handle) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch(&self.families, name, runtime);
     }
 
-    /// Exports nothing more of this runtime.
+    /// Stops exporting this runtime.
     pub fn forget_runtime(&self, name: &str) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.forget(&self.families, name);
     }
 
-    /// Exports what is asked of the schema registry from now on; there is one registry in a process.
+    /// From now on, exports the requests to the schema registry. A process has one registry.
     pub fn watch_registry(&self, stats: &Arc<RegistryStats>) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch_registry(&self.families, Arc::clone(stats));
     }
 
-    /// Exports when the certificates of these files run out, and of no others any more.
+    /// Exports when the certificates in these files expire, and no longer those of other files.
     pub fn watch_certificates(&self, files: Vec<CertificateFile>) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch_certificates(&self.families, files);
     }
 
-    /// Exports what this log file loses, from now on.
+    /// From now on, exports how many lines this log file loses.
     pub fn watch_log(&self, file: LogFile) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch_log(file);
     }
 
-    /// Exports what the CQL driver of a session does, until `figures` has none any more.
+    /// Exports the figures of a session's CQL driver until `figures` returns `None`.
     pub fn watch_driver(&self, runtime: &str, figures: impl Fn() -> Option<DriverFigures> + Send + 'static) {
         let mut sampler = self.sampler.lock().unwrap_or_else(PoisonError::into_inner);
         sampler.watch_driver(&self.families, runtime, Box::new(figures));
     }
 
-    /// The Prometheus text format, version 0.0.4 ([`Metrics::CONTENT_TYPE`]). What is not counted as it happens
-    /// (process, runtimes, registry, driver, certificates, log file) is read now. A family that cannot be encoded is left out, and the others are there.
+    /// The Prometheus text format, version 0.0.4 ([`Metrics::CONTENT_TYPE`]). Values that are not counted as they happen (process, runtimes, registry, driver,
+    /// certificates, log file) are read now. A family that cannot be encoded is left out; the others are still there.
     pub fn render(&self) -> Vec<u8> {
         self.sampler.lock().unwrap_or_else(PoisonError::into_inner).sample();
         let encoder = TextEncoder::new();
@@ -364,7 +364,7 @@ impl Metrics {
         text
     }
 
-    /// All families as they are now, for the status page; see [`Metrics::render`].
+    /// The current values of all families, for the status page; see [`Metrics::render`].
     pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
         self.registry.gather()
     }
@@ -373,7 +373,7 @@ impl Metrics {
     pub const CONTENT_TYPE: &str = TEXT_FORMAT;
 }
 
-/// What every metric is called and means, in the order of this file.
+/// Name and meaning of every metric, in the order of this file.
 pub fn declared() -> Vec<Declared> {
     Families::declarations()
 }

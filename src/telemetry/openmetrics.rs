@@ -7,7 +7,7 @@
 /// The `Content-Type` of [`from_prometheus`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whether a scraper that accepts this wants OpenMetrics: it names it, and not with `q=0`.
+/// Whether a scraper with this `Accept` header wants OpenMetrics: the header names it, and not with `q=0`.
 pub fn accepted(accept: &str) -> bool {
     accept.split(',').any(|range| {
         let mut parts = range.split(';').map(str::trim);
@@ -41,7 +41,7 @@ pub fn from_prometheus(text: &str) -> String {
             }
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
             out.push_str("# TYPE ");
-            // A counter that is not named so has no sample of the name that OpenMetrics wants: it is of unknown type there.
+            // OpenMetrics requires the suffix `_total` in the samples of a counter. A counter without it gets the type `unknown`.
             let named = kind != "counter" || name.ends_with("_total");
             out.push_str(if kind == "counter" { family(name) } else { name });
             out.push(' ');

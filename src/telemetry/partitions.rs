@@ -11,10 +11,10 @@ use prometheus::{Gauge, IntCounter, IntGauge};
 
 use super::metrics::Metrics;
 
-/// A pipeline, a topic and a number.
+/// A pipeline, a topic and a partition number.
 type Place = (Arc<str>, String, i32);
 
-/// How many consumers of the process have each partition.
+/// How many consumers of the process hold each partition.
 #[derive(Default)]
 pub(super) struct Holders(Mutex<HashMap<Place, usize>>);
 
@@ -24,7 +24,7 @@ impl Holders {
     }
 }
 
-/// The metrics of a partition that one consumer has; see [`PartitionMetrics::give_up`].
+/// The metrics of a partition that one consumer holds; see [`PartitionMetrics::give_up`].
 pub struct PartitionMetrics {
     /// Records up to the end of the partition.
     pub lag_records: IntGauge,
@@ -34,10 +34,10 @@ pub struct PartitionMetrics {
     pub position: IntGauge,
     /// Offset committed last.
     pub committed_offset: IntGauge,
-    /// Records of the topic that were gone when they were due; it stays when the partition goes.
+    /// Records of the topic that retention deleted before they were processed. It stays when the partition is released.
     pub passed_over: IntCounter,
     metrics: Arc<Metrics>,
-    /// None once the consumer has it no more.
+    /// `None` once the consumer has released the partition.
     place: Option<Place>,
 }
 
@@ -46,7 +46,7 @@ impl PartitionMetrics {
         let number = partition.to_string();
         let labels = [&**pipeline, topic, &number];
         let place = (Arc::clone(pipeline), topic.to_owned(), partition);
-        // Kept until the series are there, so that nobody forgets them meanwhile.
+        // The lock is held until the series exist, so that no other consumer removes them meanwhile.
         let mut held = metrics.holders.lock();
         *held.entry(place.clone()).or_default() += 1;
         PartitionMetrics {
@@ -60,7 +60,7 @@ impl PartitionMetrics {
         }
     }
 
-    /// The consumer has the partition no more, as when this is dropped. Where no other one has it, its series are exported no more.
+    /// The consumer has released the partition; dropping this does the same. If no other consumer holds the partition, its series are removed.
     pub fn give_up(&mut self) {
         let Some(place) = self.place.take() else { return };
         let mut held = self.metrics.holders.lock();

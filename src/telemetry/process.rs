@@ -21,7 +21,7 @@ use crate::certificates::{self, CertificateFile};
 use crate::registry::RegistryStats;
 use crate::store::scylla::DriverFigures;
 
-/// Reads the figures and puts them into their metrics.
+/// Reads the values and sets their metrics.
 pub(super) struct Sampler {
     cpu_seconds: Counter,
     resident: IntGauge,
@@ -51,9 +51,9 @@ struct WatchedDriver {
 
 struct WatchedCertificate {
     file: CertificateFile,
-    /// Of the file as it was read last.
+    /// When the file was modified, as of the last read.
     modified: Option<SystemTime>,
-    /// When those run out that were read first.
+    /// When the certificates of the first read expire.
     first: Option<i64>,
     families: Family<IntGaugeVec, 1>,
 }
@@ -142,8 +142,8 @@ impl Sampler {
         });
     }
 
-    /// Watches these files, and those before no more that are not among them. One that stays is not begun anew: it may not be readable now, and what was
-    /// read from it is in use. One that two sections name is read once where one of them has it so.
+    /// Watches these files, and stops watching all others. A file that was watched before keeps its state: it may be unreadable now, while connections
+    /// still use what was read from it. If two sections name one file and one of them reads it only once, it counts as read once.
     pub(super) fn watch_certificates(&mut self, families: &Families, mut files: Vec<CertificateFile>) {
         let once: Vec<PathBuf> = files
             .iter()
@@ -197,7 +197,7 @@ impl Sampler {
             self.peak.set(kibibytes(&status, "VmHWM:").unwrap_or_default());
         }
         if let Ok(entries) = fs::read_dir("/proc/self/fd") {
-            // One of them is the directory being read.
+            // One of the entries is the directory being read.
             self.open_fds.set(entries.count().saturating_sub(1) as i64);
         }
         if let Some(limit) = fs::read_to_string("/proc/self/limits")
@@ -243,7 +243,7 @@ impl Sampler {
 }
 
 impl WatchedDriver {
-    /// Whether there is still a driver to watch.
+    /// Updates the metrics. Returns whether the driver still exists.
     fn show(&self) -> bool {
         let figures = (self.figures)();
         let DriverFigures {
@@ -259,8 +259,8 @@ impl WatchedDriver {
 }
 
 impl WatchedCertificate {
-    /// Reads the file when it is another one than before. One that cannot be read keeps its series, for what was read from it is in use. So is what was
-    /// read first from one that is read once: a newer file does not put off its end.
+    /// Reads the file if it was modified. A file that cannot be read keeps its series, because connections still use what was read from it. If a file is
+    /// read only once, its first certificates stay in use: a newer file does not postpone the expiry.
     fn show(&mut self) {
         let Ok(modified) = fs::metadata(&self.file.path).and_then(|file| file.modified()) else {
             return;
@@ -280,7 +280,7 @@ impl WatchedCertificate {
     }
 }
 
-/// Brings a counter up to a total that is counted elsewhere.
+/// Raises a counter to a total that is counted elsewhere.
 fn raise(counter: &Counter, total: f64) {
     let more = total - counter.get();
     if more > 0.0 {
@@ -297,7 +297,7 @@ struct Stat {
 }
 
 impl Stat {
-    /// The second field, the program's name, is in parentheses and may hold anything: fields are counted behind it.
+    /// The second field, the program's name, is in parentheses and may contain anything, so fields are counted after the last parenthesis.
     fn parse(stat: &str) -> Option<Self> {
         let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
@@ -318,7 +318,7 @@ fn boot_time(stat: &str) -> Option<f64> {
         .ok()
 }
 
-/// A figure of `/proc/self/status`, in bytes.
+/// A value of `/proc/self/status`, in bytes.
 fn kibibytes(status: &str, name: &str) -> Option<i64> {
     let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
     rest.trim()
@@ -329,7 +329,7 @@ fn kibibytes(status: &str, name: &str) -> Option<i64> {
         .map(|k| k * 1024)
 }
 
-/// The soft limit of open files; none if unlimited.
+/// The soft limit of open files; `None` if unlimited.
 fn max_open_files(limits: &str) -> Option<i64> {
     let rest = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     rest.split_ascii_whitespace().next()?.parse().ok()
@@ -381,7 +381,7 @@ mod tests {
             authority: false,
             once,
         };
-        // The database has the same file, and reads it again.
+        // The database uses the same file, but re-reads it.
         let files = [file(false), file(true), file(false)];
         let name = path.to_string_lossy().into_owned();
         let mut shown = |end, age| {
@@ -422,7 +422,7 @@ mod tests {
                 shown.first().map(|(_, end)| *end)
             })
         };
-        // Two sections name one of them.
+        // Two sections name one of the files.
         assert_eq!(
             watch(&[&goes, &stays, &stays]),
             [Some(1_900_000_000), Some(1_910_000_000), None]

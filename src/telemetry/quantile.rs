@@ -8,9 +8,9 @@ use prometheus::Histogram;
 use prometheus::core::Metric;
 use prometheus::proto;
 
-/// The `q` quantile (0 to 1) of what `histogram` observed, in its unit; `None` without observations or with a `q` out of
-/// range. The lowest bucket is taken to begin at 0. Beyond the last bound nothing is known, and the last bound is the
-/// answer: a value equal to it means "at least".
+/// The `q` quantile (0 to 1) of what `histogram` observed, in its unit. `None` without observations, or if `q` is out of range. The lowest bucket is
+/// assumed to begin at 0. If the quantile lies beyond the last bound, the result is the last bound, because no more is known: a result equal to it
+/// means "at least".
 pub fn quantile(histogram: &proto::Histogram, q: f64) -> Option<f64> {
     let count = histogram.get_sample_count();
     if count == 0 || !(0.0..=1.0).contains(&q) {
@@ -31,7 +31,7 @@ pub fn quantile(histogram: &proto::Histogram, q: f64) -> Option<f64> {
     Some(start)
 }
 
-/// A histogram's present state, to take quantiles of.
+/// A histogram's current state, for computing quantiles.
 pub fn snapshot(histogram: &Histogram) -> proto::Histogram {
     histogram.metric().get_histogram().clone()
 }

@@ -6,7 +6,7 @@
 /// Longest text that is sent, in characters.
 const LONGEST: usize = 400;
 
-/// Words after which a value follows that nobody may see.
+/// Words that are followed by a value that must not be shown.
 const SECRETS: &[&str] = &[
     "password",
     "passwd",
@@ -18,11 +18,11 @@ const SECRETS: &[&str] = &[
     "sasl.password",
 ];
 
-/// Words of Cassandra behind which a value stands without quotes, to the end of the text: of what `INSERT … JSON` is given.
+/// Words in Cassandra's messages after which a value stands without quotes, to the end of the text: a value from `INSERT … JSON`.
 const UNQUOTED: &[&str] = &["(String was: ", "contains unrecognized column: "];
 
-/// The text without what stands in quotes, user names and passwords of addresses, values named like secrets, and runs of
-/// six or more digits (ids, numbers of cards and telephones), and what Cassandra repeats without quotes; at most 400 characters.
+/// Removes from a text: everything in quotes, user names and passwords in addresses, values with names like secrets, runs of six or more digits
+/// (ids, card and telephone numbers), and what Cassandra repeats without quotes. The result has at most 400 characters.
 pub fn scrub(text: &str) -> String {
     let mut clean = String::with_capacity(text.len().min(LONGEST));
     let ends = UNQUOTED
@@ -43,15 +43,15 @@ pub fn scrub(text: &str) -> String {
         let lower = body.to_ascii_lowercase();
         let named = SECRETS.iter().any(|s| lower.contains(s));
         match lower.find(['=', ':']) {
-            // `password=abc`: the value is in the word.
+            // `password=abc`: the value is part of the word.
             Some(at) if named && at + 1 < body.len() => clean.push_str(&format!("{}…", &body[..=at])),
-            // `password =abc` likewise.
+            // The same for `password =abc`.
             Some(0) if after_named && body.len() > 1 => {
                 clean.push_str(&format!("{}…", &body[..1]));
                 hide_next = 1;
             }
-            // `authorization: Basic abc`: it is in one of the next two.
-            // `password = abc` likewise.
+            // `authorization: Basic abc`: the value is in one of the next two words.
+            // The same for `password = abc`.
             Some(_) if named || (after_named && body.len() == 1) => {
                 clean.push_str(body);
                 hide_next = 2;
@@ -71,8 +71,8 @@ pub fn scrub(text: &str) -> String {
     }
 }
 
-/// `user "bob" in 'x'` becomes `user "…" in '…'`. An opening quote without an end hides the rest; an apostrophe within
-/// a word (`can't`) opens nothing.
+/// Turns `user "bob" in 'x'` into `user "…" in '…'`. If a quote is not closed, the rest is hidden. An apostrophe within a word (`can't`) does not
+/// open a quote.
 fn without_quoted(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
@@ -95,7 +95,7 @@ fn without_quoted(text: &str) -> String {
     clean
 }
 
-/// Where the quoted text ends, passing over escaped characters.
+/// The position of the closing quote, skipping escaped characters.
 fn closing(text: &str, close: char) -> Option<usize> {
     let mut escaped = false;
     for (at, c) in text.char_indices() {
@@ -109,7 +109,7 @@ fn closing(text: &str, close: char) -> Option<usize> {
     None
 }
 
-/// `mongodb://bob:secret@host` becomes `mongodb://…@host`.
+/// Turns `mongodb://bob:secret@host` into `mongodb://…@host`.
 fn without_user(word: &str) -> String {
     match word.split_once("://") {
         Some((scheme, rest)) => match rest.rsplit_once('@') {
@@ -120,7 +120,7 @@ fn without_user(word: &str) -> String {
     }
 }
 
-/// `offset 1234567` becomes `offset #`.
+/// Turns `offset 1234567` into `offset #`.
 fn without_long_numbers(word: &str) -> String {
     let mut clean = String::with_capacity(word.len());
     let mut digits = String::new();

@@ -30,13 +30,13 @@ use transport::Post;
 /// What the configuration says about Sentry.
 #[derive(Clone)]
 pub struct SentryOptions {
-    /// Where to send: a secret.
+    /// Where to send events: a secret.
     pub dsn: String,
-    /// For instance `production`.
+    /// For example `production`.
     pub environment: Option<String>,
-    /// Part of the events to send, 0 to 1.
+    /// Share of the events that are sent, 0 to 1.
     pub sample_rate: f32,
-    /// At most one event of a kind in this time.
+    /// Minimum time between two events of one kind.
     pub every: Duration,
     /// How long to wait for the last events at the end.
     pub flush: Duration,
@@ -45,10 +45,10 @@ pub struct SentryOptions {
 /// Why Sentry could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SentryError {
-    /// The DSN cannot be read. It is not shown, being a secret.
+    /// The DSN cannot be parsed. It is not shown, because it is a secret.
     #[error("the Sentry DSN is not one: {0} (it looks like https://KEY@HOST/PROJECT)")]
     Dsn(String),
-    /// The client for HTTP could not be made.
+    /// The HTTP client could not be created.
     #[error("cannot make the client that sends to Sentry: {0}")]
     Client(#[from] reqwest::Error),
     /// The thread could not be started.
@@ -56,7 +56,7 @@ pub enum SentryError {
     Thread(#[from] std::io::Error),
 }
 
-/// A failure worth an issue. All is borrowed, for most of a flood are only counted.
+/// A failure that is worth an issue. All fields are borrowed, because most failures of a flood are only counted.
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'a> {
     /// The pipeline.
@@ -65,18 +65,18 @@ pub struct Report<'a> {
     pub step: &'a str,
     /// The error's class, as in the metrics: a word of a bounded set.
     pub class: &'static str,
-    /// Whether it stops the pipeline, gives up the record, or will be tried again.
+    /// Whether it stops the pipeline, gives up on the record, or will be retried.
     pub level: Level,
-    /// The topic it came from, if any.
+    /// The topic of the record, if any.
     pub topic: Option<&'a str>,
-    /// The error in words; scrubbed before it is sent.
+    /// The error message; it is scrubbed before it is sent.
     pub error: &'a str,
 }
 
-/// The way to Sentry. Dropping it sends what waits, for as long as `flush` says.
+/// The connection to Sentry. Dropping it sends the queued events, for at most the time in `flush`.
 pub struct Sentry {
     hub: Arc<Hub>,
-    /// By the hash of the kind.
+    /// Keyed by the hash of the kind.
     limiter: Limiter<u64, Kinds>,
     breadcrumbs: Breadcrumbs,
     suppressed: IntCounter,
@@ -84,11 +84,11 @@ pub struct Sentry {
 }
 
 impl Sentry {
-    /// Connects the process. To be called once, on the main thread and before others start, so that panics of all
-    /// threads are reported.
+    /// Sets up Sentry for the process. Call it once, on the main thread and before other threads start, so that the panics of all threads are
+    /// reported.
     ///
     /// # Errors
-    /// When the DSN cannot be read or no thread can be started. An unreachable server is no error.
+    /// If the DSN cannot be parsed, or the client or thread cannot be created. An unreachable server is not an error.
     pub fn init(options: SentryOptions, breadcrumbs: Breadcrumbs, metrics: &Metrics) -> Result<Self, SentryError> {
         let guard = sentry::init(client_options(&options, breadcrumbs.clone(), metrics)?);
         let mut sentry = Self::with_hub(Hub::current(), options.every, breadcrumbs, metrics);
@@ -106,7 +106,7 @@ impl Sentry {
         }
     }
 
-    /// Reports a failure, unless one of its kind was reported lately or too much waits.
+    /// Reports a failure, unless one of its kind was reported recently or the queue is full.
     pub fn report(&self, report: Report<'_>) {
         let kind = Kinds::default().hash_one((report.pipeline, report.step, report.class));
         let Some(suppressed) = self.limiter.admit(kind, Instant::now()) else {
@@ -117,8 +117,8 @@ impl Sentry {
         self.hub.capture_event(event(report, suppressed, before));
     }
 
-    /// Waits until what was reported has been sent or has failed, for so long at most; nothing is sent any more then. For an end at which
-    /// somebody may hold this for ever.
+    /// Waits until all reported events have been sent or have failed, at most for `within`. Nothing is sent after that. For a shutdown at which
+    /// something may hold a reference to this for ever, so that it is never dropped.
     pub fn close(&self, within: Duration) {
         if let Some(client) = &self.client {
             client.close(Some(within));
@@ -128,8 +128,8 @@ impl Sentry {
 
 type Kinds = BuildHasherDefault<Fnv>;
 
-/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), 64 bits. The standard library's hash made half of what a flood costs here; it guards against
-/// keys that somebody chooses, and these are names of the configuration.
+/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), 64 bits. The standard library's hash made up half of the cost of a flood here. It guards
+/// against keys chosen by an attacker, and these are names from the configuration.
 struct Fnv(u64);
 
 impl Default for Fnv {
@@ -145,7 +145,7 @@ impl Hasher for Fnv {
         }
     }
 
-    /// A hash already: it stays as it is.
+    /// The value is a hash already, so it is used unchanged.
     fn write_u64(&mut self, hash: u64) {
         self.0 = hash;
     }
@@ -164,7 +164,7 @@ fn client_options(
         .dsn
         .parse()
         .map_err(|e: ParseDsnError| SentryError::Dsn(e.to_string()))?;
-    // By the hash of the text as it is sent, which is all that tells one panic from another: what is quoted differs from record to record.
+    // Keyed by the hash of the scrubbed text, the only thing that tells panics apart: quoted values differ from record to record.
     let panics = Limiter::<u64, Kinds>::hashed(options.every);
     let suppressed = metrics.sentry_events_total.of(["suppressed"]);
     let client = ClientOptions::new()
@@ -222,8 +222,8 @@ fn event(report: Report<'_>, suppressed: u64, before: Vec<Breadcrumb>) -> Event<
     event
 }
 
-/// The last gate, for events that others make too (panics): texts are scrubbed, and what only a web server would know
-/// is taken out. A panic gets the last lines of all pipelines, for it is of none.
+/// The last filter, also for events that Sentry creates itself (panics): scrubs the texts, and removes what only a web server would know. A panic
+/// belongs to no pipeline, so it gets the last lines of all.
 fn scrubbed(mut event: Event<'static>, breadcrumbs: &Breadcrumbs) -> Event<'static> {
     event.message = event.message.map(|text| scrub(&text));
     event.logentry = None;
@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn a_server_that_never_answers_does_not_hold_the_end_up() {
         let metrics = Metrics::new().unwrap();
-        // The system takes connections for it; nobody reads from them.
+        // The system accepts connections for this socket, but nobody reads from them.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let dsn = format!("http://public@{}/1", silent.local_addr().unwrap());
         let sentry = Sentry::init(SentryOptions { dsn, ..options() }, Breadcrumbs::default(), &metrics).unwrap();
@@ -392,7 +392,7 @@ mod tests {
             drop(sentry);
             let _ = ended.send(());
         });
-        // It did not end at all.
+        // This used to wait for ever.
         end.recv_timeout(Duration::from_secs(60)).unwrap();
     }
 

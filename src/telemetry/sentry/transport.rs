@@ -21,21 +21,21 @@ use crate::registry::causes;
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::metrics::Metrics;
 
-/// Events that wait, the one under way among them.
+/// Maximum number of queued events, including the one being sent.
 const QUEUE: usize = 64;
-/// How long a request may take. A server that takes connections and never answers would else keep the thread for ever.
+/// Timeout of a request. Without it, a server that accepts connections and never answers would block the thread for ever.
 const REQUEST: Duration = Duration::from_secs(5);
-/// How often a Sentry that fails is logged.
+/// Minimum interval between log lines about a failing Sentry.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// The way to the thread, which lives as long as Sentry's client.
+/// The queue to the thread, which lives as long as Sentry's client.
 pub(super) struct Post {
     queue: Sender<Envelope>,
     waiting: Arc<Waiting>,
     dropped: IntCounter,
 }
 
-/// How many events wait, the one under way among them.
+/// Number of queued events, including the one being sent.
 #[derive(Default)]
 struct Waiting {
     count: Mutex<usize>,
@@ -54,13 +54,13 @@ impl Waiting {
 }
 
 impl Post {
-    /// Starts the thread. A server that does not answer is no error.
+    /// Starts the thread. A server that does not answer is not an error.
     pub(super) fn start(dsn: &Dsn, user_agent: &str, metrics: &Metrics) -> Result<Post, SentryError> {
         let url = dsn.envelope_api_url();
-        // An event a minute of a kind: until the next the server would have closed the connection.
+        // No idle connections: a kind sends one event a minute, and the server would have closed the connection before the next.
         let client = crate::proxy::client(&url)
             .timeout(REQUEST)
-            // An event is for Sentry and nobody else; where a redirect were followed by GET, it would pass for sent.
+            // An event is for Sentry alone. And a redirect followed by GET would make a lost event look sent.
             .redirect(redirect::Policy::none())
             .pool_max_idle_per_host(0);
         let outcome = |outcome| metrics.sentry_events_total.of([outcome]);
@@ -86,7 +86,7 @@ impl Post {
         })
     }
 
-    /// Waits until none waits, for so long at most; whether it came to that.
+    /// Waits until the queue is empty, at most for `timeout`. Returns whether it is.
     fn wait(&self, timeout: Duration) -> bool {
         let waiting = self.waiting.count();
         let left = self
@@ -108,26 +108,26 @@ impl Transport for Post {
         }
     }
 
-    /// Waits for nothing amid a panic: Sentry's hook asks for it on the thread that panics, and a consumer's loop goes on there. The process ends
-    /// with the main thread, and nobody would wait later, for those loops hold the way to Sentry.
+    /// Does not wait during a panic: Sentry's hook calls this on the panicking thread, where a consumer loop goes on. On the main thread it does
+    /// wait, because that panic ends the process, and nobody would wait later: the consumer loops still hold the connection to Sentry.
     fn flush(&self, timeout: Duration) -> bool {
         let goes_on = std::thread::panicking() && std::thread::current().name() != Some("main");
         self.wait(if goes_on { Duration::ZERO } else { timeout })
     }
 
-    /// The process ends with it, be it by a panic.
+    /// Waits even during a panic, because the process ends.
     fn shutdown(&self, timeout: Duration) -> bool {
         self.wait(timeout)
     }
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct Worker {
     client: Client,
     url: Url,
     /// A secret.
     auth: String,
-    /// What the server asked for.
+    /// The rate limits that the server asked for.
     limits: RateLimiter,
     limiter: Limiter<&'static str>,
     sent: IntCounter,
@@ -150,7 +150,7 @@ impl Worker {
         }
     }
 
-    /// Posts an event, unless the server asked for none; fails with the reason in words.
+    /// Posts an event, unless the server's rate limit forbids it. Fails with a message.
     async fn post(&mut self, event: &Envelope) -> Result<(), String> {
         if let Some(time) = self.limits.is_disabled(RateLimitingCategory::Error) {
             return Err(format!("it accepts none for another {} s", time.as_secs()));
@@ -193,7 +193,7 @@ mod tests {
         Event::default().into()
     }
 
-    /// A server that answers so to each request, for as long as the test runs, and the way to it.
+    /// A server that gives this answer to every request, for as long as the test runs, and a transport to it.
     fn answering(answer: &'static str) -> (Post, Arc<Metrics>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let dsn = format!("http://public@{}/1", listener.local_addr().unwrap());
@@ -201,7 +201,7 @@ mod tests {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
                 let (mut request, mut part) = (Vec::new(), [0; 4096]);
-                // The last line of an envelope is that of its event.
+                // The event is the last line of an envelope.
                 while !request.ends_with(b"}\n") {
                     let read = stream.read(&mut part).unwrap();
                     assert!(read > 0, "cut off: {}", String::from_utf8_lossy(&request));
@@ -215,7 +215,7 @@ mod tests {
         (post, metrics)
     }
 
-    /// How many were sent, failed and were dropped, when none waits.
+    /// The numbers of events sent, failed and dropped, once the queue is empty.
     fn counted(post: &Post, metrics: &Metrics) -> [u64; 3] {
         assert!(post.flush(Duration::from_secs(60)));
         ["sent", "failed", "dropped"].map(|outcome| metrics.sentry_events_total.of([outcome]).get())
@@ -256,7 +256,7 @@ mod tests {
         assert!(other.accept().is_err(), "somebody else was asked");
     }
 
-    /// To a server that takes connections, by the system, and never reads from them.
+    /// A transport to a server whose connections the system accepts, but from which nobody reads.
     fn unanswered() -> (TcpListener, Post, Arc<Metrics>) {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let dsn = format!("http://public@{}/1", silent.local_addr().unwrap());
@@ -265,7 +265,8 @@ mod tests {
         (silent, post, metrics)
     }
 
-    /// Asks amid a panic, as Sentry's hook does, with so much time, and then as the end of the process does; tells how long each took.
+    /// When dropped in a panic, flushes with this timeout, as Sentry's hook does, and then shuts down, as the end of the process does. Sends how
+    /// long each took.
     struct Panics(Post, Duration, Sender<Duration>);
 
     impl Drop for Panics {
@@ -280,7 +281,7 @@ mod tests {
         }
     }
 
-    /// How long a thread of this name that panics waits for its event, with so much time, and the end of the process behind it.
+    /// How long a panicking thread with this name waits for its event, given this timeout, and how long the shutdown after it waits.
     fn waits(thread: &str, timeout: Duration) -> [Duration; 2] {
         let (_silent, post, _) = unanswered();
         post.send_envelope(event());

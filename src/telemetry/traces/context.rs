@@ -3,35 +3,35 @@
 //! Kafka's header names are case-sensitive; OpenTelemetry writes them in lower case, and so they are looked up. Malformed headers are ignored,
 //! because a wrong parent would put a record into a foreign trace.
 
-/// Names the trace and the span that caused the record.
+/// Names the trace, and the span that caused the record.
 pub const TRACEPARENT: &str = "traceparent";
-/// What vendors add to it.
+/// Further data that vendors add.
 pub const TRACESTATE: &str = "tracestate";
 
-/// The length of version 00, and the least of any later one.
+/// The length in version 00, and the minimum in later versions.
 const LENGTH: usize = 55;
-/// Whoever set it may have recorded the span.
+/// The sender may have recorded the span.
 const SAMPLED: u8 = 0x01;
-/// The trace's id is random (level 2 of the recommendation).
+/// The trace id is random (level 2 of the recommendation).
 const RANDOM: u8 = 0x02;
-/// Members of a `tracestate`, all its headers together.
+/// Maximum number of members of a `tracestate`, over all its headers.
 const MEMBERS: usize = 32;
-/// The longest key, and the longest value, of a member.
+/// Maximum length of a member's key, and of its value.
 const MEMBER: usize = 256;
 
-/// What a `traceparent` says.
+/// The contents of a `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
-    /// The trace; not zero.
+    /// The trace id; not zero.
     pub trace: [u8; 16],
-    /// The span; not zero.
+    /// The span id; not zero.
     pub span: [u8; 8],
-    /// Those that are known: others have no meaning yet, and are not passed on.
+    /// The known flags. Others have no meaning yet, and are not passed on.
     pub flags: u8,
 }
 
 impl TraceParent {
-    /// The first span of a trace whose id is random, and which is to be recorded.
+    /// The first span of a trace that is to be recorded and whose id is random.
     pub fn root(trace: [u8; 16], span: [u8; 8]) -> TraceParent {
         TraceParent {
             trace,
@@ -40,13 +40,13 @@ impl TraceParent {
         }
     }
 
-    /// Reads a header's value; none where it is malformed.
+    /// Parses a header's value; `None` if it is malformed.
     pub fn parse(value: &[u8]) -> Option<TraceParent> {
         let ([v1, v2, b'-', rest @ ..], true) = (value, value.len() >= LENGTH) else {
             return None;
         };
         let [version] = hex([*v1, *v2])?;
-        // Later versions may go on behind another hyphen.
+        // Later versions may have more after another hyphen.
         match (version, value.get(LENGTH)) {
             (0xff, _) => return None,
             (_, None) => {}
@@ -65,7 +65,7 @@ impl TraceParent {
         })
     }
 
-    /// Whether whoever passed it on may have recorded the span.
+    /// Whether the sender may have recorded the span.
     pub fn is_sampled(self) -> bool {
         self.flags & SAMPLED != 0
     }
@@ -76,12 +76,12 @@ impl TraceParent {
     }
 }
 
-/// Bytes in hexadecimal digits, small ones.
+/// Bytes as lower-case hexadecimal digits.
 pub fn text(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Half as many bytes as there are digits; none where one is no small hexadecimal digit.
+/// Parses lower-case hexadecimal digits, two per byte; `None` if one is something else.
 fn hex<const DIGITS: usize, const BYTES: usize>(digits: [u8; DIGITS]) -> Option<[u8; BYTES]> {
     let digit = |of: u8| match of {
         b'0'..=b'9' => Some(of - b'0'),
@@ -95,14 +95,14 @@ fn hex<const DIGITS: usize, const BYTES: usize>(digits: [u8; DIGITS]) -> Option<
     Some(bytes)
 }
 
-/// One `tracestate` of the values of all headers of that name; none where there is none, or any is malformed.
+/// Joins the values of all `tracestate` headers into one; `None` if there is none, or if any is malformed.
 pub fn trace_state<'h>(values: impl Iterator<Item = &'h [u8]>) -> Option<String> {
     let mut state = String::new();
     let mut members = 0;
     for value in values {
         let value = std::str::from_utf8(value).ok()?;
         for member in value.split(',').map(|member| member.trim_matches([' ', '\t'])) {
-            // Empty ones are allowed, and say nothing.
+            // Empty members are allowed and ignored.
             if member.is_empty() {
                 continue;
             }
@@ -159,11 +159,11 @@ mod tests {
         assert_eq!(parent.value(), GOOD);
         let unsampled = parse(&GOOD.replace("-01", "-00")).unwrap();
         assert!(!unsampled.is_sampled());
-        // Flags without a meaning are not passed on; that of a random id is.
+        // Unknown flags are not passed on; the one for a random id is.
         assert_eq!(parse(&GOOD.replace("-01", "-ff")).unwrap().flags, 0x03);
     }
 
-    /// Examples of the recommendation's text, and of its test suite.
+    /// Examples from the recommendation's text and test suite.
     #[test]
     fn malformed_ones_are_none() {
         let (id, span) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
@@ -171,14 +171,14 @@ mod tests {
             String::new(),
             "00".to_owned(),
             "garbage".to_owned(),
-            // The version that is forbidden, and versions that are none.
+            // The forbidden version, and malformed versions.
             format!("ff-{id}-{span}-01"),
             format!("0-{id}-{span}-01"),
             format!(".0-{id}-{span}-01"),
             format!("0x-{id}-{span}-01"),
             format!("FF-{id}-{span}-01"),
             format!("000-{id}-{span}-01"),
-            // Ids that are zero, too short or long, in capitals, or no digits.
+            // Ids that are zero, too short, too long, in upper case or not hexadecimal.
             format!("00-{}-{span}-01", "0".repeat(32)),
             format!("00-{id}-{}-01", "0".repeat(16)),
             format!("00-{}-{span}-01", &id[1..]),
@@ -189,19 +189,19 @@ mod tests {
             format!("00-{id}-{span}1-01"),
             format!("00-{id}-{}-01", span.to_uppercase()),
             format!("00-{id}-.{}-01", &span[1..]),
-            // Flags.
+            // Malformed flags.
             format!("00-{id}-{span}"),
             format!("00-{id}-{span}-"),
             format!("00-{id}-{span}-1"),
             format!("00-{id}-{span}-.0"),
             format!("00-{id}-{span}-0A"),
             format!("00-{id}-{span}-001"),
-            // Nothing may come behind version 00, and only what a hyphen begins behind a later one.
+            // Nothing may follow in version 00; in a later version, only text after a hyphen.
             format!("00-{id}-{span}-01-"),
             format!("00-{id}-{span}-01-extra"),
             format!("cc-{id}-{span}-01.what"),
             format!("cc-{id}-{span}-010"),
-            // Other separators, and blanks.
+            // Other separators, and spaces.
             format!("00_{id}-{span}-01"),
             format!("00-{id}_{span}-01"),
             format!("00-{id}-{span}_01"),
@@ -254,7 +254,7 @@ mod tests {
             let _ = trace_state(std::iter::once(&bytes[..]));
         }
 
-        /// Any change of one character that is still accepted says so in what is written.
+        /// If a change of one character is accepted, it shows in the output.
         #[test]
         fn a_character_that_differs_is_not_ignored(at in 3..LENGTH, with in " -~") {
             let mut other = GOOD.to_owned();

@@ -18,17 +18,17 @@ use crate::registry::causes;
 use crate::telemetry::limit::Limiter;
 use crate::telemetry::metrics::Metrics;
 
-/// Spans in a request, at most.
+/// Maximum number of spans in a request.
 const BATCH: usize = 512;
 /// How long the first span of a batch waits for others.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long a request may take.
+/// Timeout of a request.
 const REQUEST: Duration = Duration::from_secs(4);
-/// Before the second attempt, and before the third.
+/// Pauses before the second and the third attempt.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
-/// The most that is read of an answer, in bytes.
+/// Maximum number of bytes read of an answer.
 const ANSWER: usize = 64 * 1024;
-/// How often a collector that fails is logged.
+/// Minimum interval between log lines about a failing collector.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 pub(super) struct Exporter {
@@ -41,7 +41,7 @@ pub(super) struct Exporter {
     failed: IntCounter,
 }
 
-/// Why spans did not arrive.
+/// Why spans were not delivered.
 struct Refusal {
     message: String,
     may_pass: bool,
@@ -61,7 +61,7 @@ impl Exporter {
         );
         let client = crate::proxy::client(&url)
             .timeout(REQUEST)
-            // The headers are for the collector and nobody else.
+            // The headers are for the collector alone.
             .redirect(redirect::Policy::none())
             .user_agent(concat!("messina/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
@@ -77,7 +77,7 @@ impl Exporter {
         })
     }
 
-    /// Sends what comes, until nothing can come any more; `end` is dropped then.
+    /// Sends spans until no more can come, then drops `end`.
     pub(super) fn start(mut self, queue: spans::Receiver<Ended>, end: mpsc::Sender<()>) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("messina-traces".into());
@@ -103,14 +103,14 @@ impl Exporter {
         }
     }
 
-    /// Takes what waits, or comes first, into a batch that has room; how many. None where nothing can come any more.
+    /// Moves queued spans into the batch, as far as it has room; waits if there are none. Returns how many; 0 if no more can come.
     async fn take(&mut self, queue: &mut spans::Receiver<Ended>, batch: &mut Vec<Ended>) -> usize {
         let room = BATCH - batch.len();
         tokio::select! {
             taken = queue.recv_many(batch, room) => return taken,
             _ = self.closing.wait_for(|closing| *closing) => {}
         }
-        // What is in it is still taken.
+        // Spans that are still queued are taken.
         queue.close();
         queue.recv_many(batch, room).await
     }
@@ -144,7 +144,7 @@ impl Exporter {
         }
     }
 
-    /// Waits before another attempt; false where there is to be none, because the process ends or because there were enough.
+    /// Waits before another attempt. False if there is to be none, because the process ends or all attempts were made.
     async fn goes_on_after(&mut self, pause: Option<Duration>) -> bool {
         let Some(pause) = pause else { return false };
         tokio::select! {
@@ -153,7 +153,7 @@ impl Exporter {
         }
     }
 
-    /// How many spans the collector refused of those that it was sent.
+    /// Sends spans. Returns how many of them the collector rejected.
     async fn post(&self, body: String) -> Result<u64, Refusal> {
         let lost = |error: reqwest::Error| Refusal {
             message: causes(&error.without_url()),
@@ -174,7 +174,7 @@ impl Exporter {
             });
         }
         let mut answer = Vec::new();
-        // Spans that were taken are not sent again because the answer broke off.
+        // If the answer breaks off, the spans were accepted all the same, and must not be sent again.
         while let Ok(Some(chunk)) = response.chunk().await {
             if answer.len() + chunk.len() > ANSWER {
                 break;
@@ -185,7 +185,7 @@ impl Exporter {
     }
 }
 
-/// What a collector's answer says of spans that it took no further.
+/// The number of rejected spans according to the collector's answer.
 fn rejected(answer: &[u8]) -> u64 {
     let answer: Json = serde_json::from_slice(answer).unwrap_or_default();
     match &answer["partialSuccess"]["rejectedSpans"] {

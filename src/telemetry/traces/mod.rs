@@ -30,51 +30,51 @@ use crate::kafka::headers;
 use crate::pipeline::event::Event;
 use crate::pipeline::failure::Failure;
 
-/// Spans that wait for the thread: 20 s of them at the default bound, about a kilobyte each.
+/// Maximum number of queued spans: 20 s of them at the default limit, about a kilobyte each.
 const QUEUE: usize = 2048;
-/// How long the last spans may take where nobody has closed it.
+/// How long a drop waits for the last spans, if `close` was not called.
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// What the configuration says about traces.
 pub struct TracerOptions {
-    /// The collector's address, to which `/v1/traces` is added.
+    /// The collector's URL, to which `/v1/traces` is appended.
     pub collector: String,
-    /// What each request to it carries: name and value, the latter a secret.
+    /// HTTP headers of each request to it: name and value. The value is a secret.
     pub headers: Vec<(String, String)>,
-    /// The share of records without a trace that begin one, 0 to 1.
+    /// Share of the records without a trace for which one is started, 0 to 1.
     pub sample_ratio: f64,
-    /// Spans in a second, those of traces that came in included.
+    /// Maximum number of spans per second, including those of incoming traces.
     pub max_spans_per_second: u32,
-    /// Tells this process from others that do the same.
+    /// Distinguishes this process from other instances.
     pub instance: String,
 }
 
 /// Why no spans can be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
-    /// The collector's address cannot be used.
+    /// The collector's URL cannot be used.
     #[error("the collector's address cannot be used: {0}")]
     Url(String),
-    /// A header cannot be sent. Its value is not shown, being a secret.
+    /// A header cannot be sent. Its value is not shown, because it is a secret.
     #[error("the header `{0}` cannot be sent: its name or value has characters that HTTP does not take")]
     Header(String),
-    /// The client for HTTP could not be made.
+    /// The HTTP client could not be created.
     #[error("cannot make the client that sends spans: {0}")]
     Client(#[from] reqwest::Error),
     /// The thread could not be started.
     #[error("cannot start the thread that sends spans: {0}")]
     Thread(#[from] std::io::Error),
-    /// The system gives no random numbers.
+    /// The system provides no random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(#[from] openssl::error::ErrorStack),
 }
 
-/// The way to the collector. Closing it sends what waits; so does its drop, for five seconds at most.
+/// The connection to the collector. Closing it sends the queued spans; dropping it does the same, for at most five seconds.
 pub struct Tracer {
     queue: mpsc::Sender<Ended>,
-    /// True tells the thread that nothing comes any more, and not to try anything again.
+    /// True tells the thread that no more spans come, and that it must not retry.
     closing: watch::Sender<bool>,
-    /// Closed by the thread at its end; none once that was waited for.
+    /// The thread closes it when it ends; `None` once that was waited for.
     ended: Mutex<Option<Receiver<()>>>,
     sample_ratio: f64,
     bound: Bound,
@@ -84,10 +84,10 @@ pub struct Tracer {
     dropped: IntCounter,
 }
 
-/// A record's span while it is on its way.
+/// The span of a record that is still being processed.
 #[derive(Debug)]
 pub struct Span {
-    /// The trace, and this span.
+    /// The trace id, and the id of this span.
     own: TraceParent,
     /// The span that caused it, if any.
     parent: Option<[u8; 8]>,
@@ -95,14 +95,14 @@ pub struct Span {
     began: SystemTime,
 }
 
-/// What the spans of a pipeline have in common.
+/// What all spans of a pipeline share.
 #[derive(Debug)]
 struct Names {
     pipeline: String,
     group: String,
 }
 
-/// A span that is over.
+/// A finished span.
 #[derive(Debug)]
 struct Ended {
     span: Box<Span>,
@@ -110,7 +110,7 @@ struct Ended {
     topic: Arc<str>,
     partition: i32,
     offset: i64,
-    /// Since it began.
+    /// From the start of the span.
     produced: Option<Duration>,
     took: Duration,
     outcome: &'static str,
@@ -118,10 +118,10 @@ struct Ended {
 }
 
 impl Tracer {
-    /// Starts the thread that sends. A collector that does not answer is no error.
+    /// Starts the sending thread. A collector that does not answer is not an error.
     ///
     /// # Errors
-    /// What of the options cannot be used.
+    /// If one of the options cannot be used, the thread cannot be started, or the system provides no random numbers.
     pub fn new(options: TracerOptions, metrics: &Metrics) -> Result<Tracer, TracerError> {
         let mut url = Url::parse(&options.collector).map_err(|e| TracerError::Url(e.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -156,7 +156,7 @@ impl Tracer {
         })
     }
 
-    /// The span of a record and the headers that name it, for one that is traced.
+    /// If the record is to be traced: its span, and the headers that name the span.
     fn begin(&self, headers: Option<&OwnedHeaders>, partition: i32, offset: i64, now: Instant) -> Option<Begun> {
         let cause = headers.and_then(cause);
         let traced = match cause {
@@ -171,13 +171,13 @@ impl Tracer {
             self.suppressed.inc();
             return None;
         }
-        // Without an id the record is not traced.
+        // If no id can be generated, the record is not traced.
         let span = random().ok()?;
         let own = match cause {
             Some(cause) => TraceParent { span, ..cause },
             None => TraceParent::root(random().ok()?, span),
         };
-        // Of another trace, or of none that can be read, it would say nothing.
+        // Without a valid `traceparent`, the `tracestate` would belong to no trace or to another one.
         let state = cause
             .and(headers)
             .and_then(|headers| trace_state(values(headers, TRACESTATE)));
@@ -197,12 +197,13 @@ impl Tracer {
         }
     }
 
-    /// Sends what waits, each batch once, for so long at most; what ends hereafter is dropped. For an end at which somebody may hold this for ever.
+    /// Sends the queued spans, each batch once, for at most `within`. Spans that end later are dropped. For a shutdown at which something may hold a
+    /// reference to this for ever, so that it is never dropped.
     pub fn close(&self, within: Duration) {
         self.closing.send_replace(true);
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(ended) = ended {
-            // Nothing is ever sent: it is closed, or the time is over.
+            // No message is ever sent: either the thread has closed the channel, or the time is over.
             let _ = ended.recv_timeout(within);
         }
     }
@@ -216,7 +217,7 @@ impl Drop for Tracer {
     }
 }
 
-/// What traces the records of one pipeline.
+/// Traces the records of one pipeline.
 #[derive(Clone)]
 pub struct PipelineTracer {
     tracer: Arc<Tracer>,
@@ -224,7 +225,7 @@ pub struct PipelineTracer {
 }
 
 impl PipelineTracer {
-    /// For a pipeline that consumes in this group.
+    /// A tracer for a pipeline that consumes in this group.
     pub fn new(tracer: Arc<Tracer>, pipeline: &str, group: &str) -> PipelineTracer {
         let names = Names {
             pipeline: pipeline.to_owned(),
@@ -236,7 +237,7 @@ impl PipelineTracer {
         }
     }
 
-    /// Gives an event that has just been admitted its span, and headers that name it, if it is to be traced.
+    /// If a newly admitted event is to be traced, gives it a span, and headers that name the span.
     pub fn begin(&self, event: &mut Event) {
         let origin = &event.origin;
         let begun = self
@@ -248,7 +249,7 @@ impl PipelineTracer {
         }
     }
 
-    /// Ends an event's span, if it has one; `failure` is why the event did not come to its purpose.
+    /// Ends an event's span, if it has one. `failure` is the reason, if the event failed.
     pub fn end(&self, event: &mut Event, outcome: &'static str, failure: Option<Failure>, now: Instant) {
         let Some(span) = event.span.take() else { return };
         let since = |at: Instant| at.saturating_duration_since(event.admitted);
@@ -272,20 +273,20 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES], openssl::error::ErrorStac
     Ok(bytes)
 }
 
-/// The values of all headers of a name; one without a value is empty.
+/// The values of all headers with a name. A header without a value counts as empty.
 fn values<'h>(headers: &'h OwnedHeaders, name: &str) -> impl Iterator<Item = &'h [u8]> {
     let named = headers::all(headers).filter(move |(own, _)| *own == name.as_bytes());
     named.map(|(_, value)| value.unwrap_or_default())
 }
 
-/// The trace that a record is of; none where two headers say so, of which one would be wrong.
+/// The trace that a record belongs to. `None` if there are two such headers, because one of them must be wrong.
 fn cause(headers: &OwnedHeaders) -> Option<TraceParent> {
     let mut all = values(headers, TRACEPARENT);
     let first = TraceParent::parse(all.next()?)?;
     all.next().is_none().then_some(first)
 }
 
-/// The headers with another trace's in place of their own, in front of the others.
+/// The record's headers with `traceparent` and `tracestate` replaced by the given ones, which come first.
 fn named(headers: Option<&OwnedHeaders>, own: TraceParent, state: Option<&str>) -> OwnedHeaders {
     let count = headers.map_or(0, |headers| headers.count());
     let value = own.value();

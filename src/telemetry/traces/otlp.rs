@@ -16,11 +16,11 @@ use crate::telemetry::scrub::scrub;
 const CONSUMER: u8 = 5;
 /// `STATUS_CODE_ERROR`.
 const ERROR: u8 = 2;
-/// Bits of a span's flags: it is known whether its parent is in another process, and it is.
+/// Bits of a span's flags: `KNOWN` means that it is known whether the parent is in another process, `REMOTE` that it is.
 const KNOWN: u32 = 0x100;
 const REMOTE: u32 = 0x200;
 
-/// A request with these spans, of the process `instance`.
+/// A request with these spans, from the process `instance`.
 pub(super) fn request(spans: &[Ended], instance: &str) -> Json {
     let resource = [
         text_attribute("service.name", "messina"),
@@ -60,7 +60,7 @@ fn span(ended: &Ended) -> Json {
         json["events"] = json!([event]);
     }
     if let Some(failure) = &ended.failure {
-        // It has no content of the record, and is scrubbed like what leaves the process elsewhere.
+        // The message has no content of the record. It is scrubbed, like everything that leaves the process.
         json["status"] = json!({ "code": ERROR, "message": scrub(&failure.message) });
     }
     json
@@ -74,7 +74,7 @@ fn attributes(ended: &Ended) -> Vec<Json> {
         text_attribute("messaging.destination.name", &ended.topic),
         text_attribute("messaging.destination.partition.id", &ended.partition.to_string()),
         text_attribute("messaging.consumer.group.name", &ended.names.group),
-        // A number of 64 bits is text in this encoding.
+        // In this encoding, 64-bit integers are strings.
         json!({ "key": "messaging.kafka.offset", "value": { "intValue": ended.offset.to_string() } }),
         text_attribute("messina.pipeline", &ended.names.pipeline),
         text_attribute("messina.outcome", ended.outcome),
@@ -93,7 +93,7 @@ fn text_attribute(key: &str, value: &str) -> Json {
     json!({ "key": key, "value": { "stringValue": value } })
 }
 
-/// Since 1970, as text.
+/// A time as nanoseconds since 1970, as text.
 fn nanoseconds(began: SystemTime, after: Duration) -> String {
     let since = began.duration_since(UNIX_EPOCH).unwrap_or_default();
     (since + after).as_nanos().to_string()

@@ -5,16 +5,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A bound on the records in a second, shared by all loops.
+/// A limit on the number of traced records per second, shared by all loops.
 #[derive(Debug)]
 pub struct Bound {
     per_second: u32,
-    /// The second, and how many there were in it, in one word each.
+    /// The second and the count within it, each as 32 bits of one word.
     state: AtomicU64,
 }
 
 impl Bound {
-    /// So many in a second.
+    /// A limit of this many per second.
     pub fn new(per_second: u32) -> Bound {
         Bound {
             per_second,
@@ -22,11 +22,11 @@ impl Bound {
         }
     }
 
-    /// Whether another is taken in this second, counted from anywhere.
+    /// Whether another record is admitted in this second. Seconds may be counted from any start.
     pub fn admits(&self, second: u32) -> bool {
         let next = |state: u64| {
             let (last, count) = ((state >> 32) as u32, state as u32);
-            // Another thread may already be in a later second.
+            // Another thread may have counted in a later second already.
             let (second, count) = if second > last { (second, 0) } else { (last, count) };
             (count < self.per_second).then(|| u64::from(second) << 32 | u64::from(count + 1))
         };
@@ -36,11 +36,12 @@ impl Bound {
     }
 }
 
-/// Whether a record without a trace begins one: `share` of all, evenly. The same record always has the same answer under the same seed.
+/// Whether a trace is started for a record that has none: for `share` of all records, evenly. The same record always gets the same answer under
+/// the same seed.
 pub fn begins(share: f64, seed: u64, partition: i32, offset: i64) -> bool {
     let place = mixed(seed ^ u64::from(partition.cast_unsigned()));
     let random = mixed(place ^ offset.cast_unsigned());
-    // 53 bits, as many as a float has: never 1.
+    // 53 bits, the precision of an `f64`, so the result is always below 1.
     ((random >> 11) as f64) / ((1_u64 << 53) as f64) < share
 }
 
@@ -63,7 +64,7 @@ mod tests {
         let bound = Bound::new(3);
         let admitted = |second| (0..10).filter(|_| bound.admits(second)).count();
         assert_eq!([0, 1, 1, 7].map(admitted), [3, 3, 0, 3]);
-        // Who is late counts in the second of the others.
+        // A late call counts in the later second of the others.
         assert_eq!(admitted(6), 0);
     }
 

@@ -11,7 +11,7 @@ use super::*;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
-/// More than any test makes in a second.
+/// More than any test reaches in a second.
 pub(crate) const MANY: u32 = 1_000_000;
 
 pub(crate) fn tracer(collector: SocketAddr, sample_ratio: f64, max_spans_per_second: u32) -> (Tracer, Arc<Metrics>) {
@@ -26,7 +26,7 @@ pub(crate) fn tracer(collector: SocketAddr, sample_ratio: f64, max_spans_per_sec
     (Tracer::new(options, &metrics).unwrap(), metrics)
 }
 
-/// One that sends nothing.
+/// A tracer that sends nothing.
 fn idle(sample_ratio: f64) -> Tracer {
     tracer(([127, 0, 0, 1], 9).into(), sample_ratio, MANY).0
 }
@@ -77,7 +77,7 @@ fn ended(span: Box<Span>, offset: i64, failure: Option<Failure>) -> Ended {
     }
 }
 
-/// Head and body of a request; none where the connection ends before.
+/// Head and body of a request; `None` if the connection ends before.
 fn request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut part = [0; 4096];
@@ -97,7 +97,7 @@ fn request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     }
 }
 
-/// Answers each request with the next of these, and hands on what it was sent.
+/// A collector that gives these answers in turn, and forwards the requests that it receives.
 pub(crate) fn collector(answers: Vec<&'static str>) -> (SocketAddr, Receiver<(String, Json)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -148,7 +148,7 @@ fn a_state_that_is_malformed_is_not_passed_on() {
 fn what_is_not_traced_keeps_its_headers() {
     let tracer = idle(0.0);
     assert!(tracer.begin(None, 0, 0, Instant::now()).is_none());
-    // Its producer has decided, and the share is of those without a trace.
+    // The producer has decided against tracing, and the share concerns only records without a trace.
     assert!(begin(&idle(1.0), &[(TRACEPARENT, UNSAMPLED)]).is_none());
     for malformed in ["garbage", &PARENT.to_uppercase(), &format!("{PARENT}-01")] {
         assert!(begin(&tracer, &[(TRACEPARENT, malformed)]).is_none(), "{malformed}");
@@ -178,7 +178,7 @@ fn a_share_of_the_others_begins_a_trace() {
     assert_eq!((span.parent, span.own.is_sampled()), (None, true));
     assert_eq!(listed(&headers), [(TRACEPARENT.to_owned(), span.own.value())]);
     assert_eq!(TraceParent::parse(span.own.value().as_bytes()), Some(span.own));
-    // What is malformed is as none, and what vendors added to it goes with it.
+    // A malformed `traceparent` is ignored, and its `tracestate` with it.
     let (span, named) = begin(&tracer, &[(TRACEPARENT, "garbage"), (TRACESTATE, "a=1"), ("shop", "7")]).unwrap();
     assert_eq!((span.parent, span.state), (None, None));
     let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
@@ -298,14 +298,15 @@ fn what_a_busy_collector_refuses_is_sent_again_and_a_mistake_is_not() {
 #[test]
 fn a_collector_that_never_answers_costs_spans_and_holds_nothing_up() {
     const SPANS: usize = 10_000;
-    // The system takes connections for it; nobody reads from them.
+    // The system accepts connections for this socket, but nobody reads from them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let (tracer, metrics) = tracer(silent.local_addr().unwrap(), 1.0, MANY);
     for offset in 0..SPANS as i64 {
         let (span, _) = tracer.begin(None, 0, offset, Instant::now()).unwrap();
         tracer.send(ended(span, offset, None));
     }
-    // The queue, and the batches that the thread took until its first was on its way.
+    // All were dropped except the content of the queue, and the batches that the thread took until its first request
+    // was under way.
     assert!(count(&metrics, "dropped") >= (SPANS - QUEUE - 1024) as u64);
     let (over, end) = channel();
     std::thread::spawn(move || {
