@@ -368,7 +368,7 @@ mod tests {
             (Type::Long, Type::Int),
             (Type::String, Type::Uuid),
             (Type::Union(vec![Type::Int, Type::String]), Type::Long),
-            // Only values that stand alone are widened, not parts of a union, list or map.
+            // A value is widened only by itself: not to a member of a union, and not inside a list.
             (Type::Int, Type::Union(vec![Type::Long, Type::String])),
             (list(Type::Int), list(Type::Long)),
             (list(Type::String.nullable()), list(Type::String)),

@@ -53,25 +53,25 @@ pub struct Case {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// Its topic; the pipeline's first unless told.
+    /// Its topic. Default: the pipeline's first.
     pub topic: Option<String>,
     /// Its key, as text.
     pub key: Option<String>,
-    /// Its value, as a table or as JSON text; none is a tombstone.
+    /// Its value, as a table or as JSON text. A record without a value is a tombstone.
     pub value: Option<toml::Value>,
-    /// In place of `value`: bytes as they are, as text, for records that cannot be read.
+    /// In place of `value`: raw bytes, given as text, for records that cannot be decoded.
     pub raw: Option<String>,
-    /// Its time, RFC 3339; that of the case, or the real one, unless told.
+    /// Its timestamp, in RFC 3339. Default: `now` of the case, or the real time.
     pub timestamp: Option<String>,
     /// Its headers.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
 }
 
-/// Reads a file's text.
+/// Parses the text of a case file.
 ///
+/// # Errors
 /// In words, what is wrong, and where.
-/// What is wrong with it and where, in words.
 pub fn parse(text: &str) -> Result<CaseFile, String> {
     toml::from_str(text).map_err(|error| error.to_string())
 }
@@ -79,18 +79,18 @@ pub fn parse(text: &str) -> Result<CaseFile, String> {
 /// A new expectation, and where it goes.
 #[derive(Debug)]
 pub struct Update {
-    /// The place of the old one, or the end of the case's name.
+    /// The place of the old expectation, or the end of the case's name.
     pub place: Range<usize>,
-    /// Whether there is an old one.
+    /// Whether there is an old expectation.
     pub replaces: bool,
-    /// The new one.
+    /// The new expectation.
     pub expect: serde_json::Value,
 }
 
-/// The text with new expectations.
+/// The text with the new expectations.
 ///
+/// # Errors
 /// If the new text could not be parsed. For instance, a case in braces has no line of its own for an expectation.
-/// Where it could not be read any more: a case in braces, for instance, has no line of its own for one.
 pub fn updated(text: &str, mut updates: Vec<Update>) -> Result<String, String> {
     updates.sort_by_key(|update| std::cmp::Reverse(update.place.start));
     let mut new = text.to_owned();

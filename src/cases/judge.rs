@@ -20,19 +20,19 @@ pub struct Effects {
     /// `done`, `skipped`, `dead_lettered` or `halted`. An expectation without it expects `done`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// The output's key, as text; null where an expectation says that there is none.
+    /// The output's key, as text. In an expectation, null means that there must be none.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "named")]
     pub key: Option<Option<String>>,
-    /// The output's value; null as for the key.
+    /// The output's value. Null means the same as for the key.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "named")]
     pub value: Option<Json>,
     /// All rows of the tables that changed, and of those that an expectation names.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub rows: Map<String, Json>,
-    /// Why it is a dead letter: `step`, `reason`, and `message`, of which an expectation names a part.
+    /// Why the record is a dead letter: `step`, `reason` and `message`. An expectation gives a part of the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<DeadLetter>,
-    /// Why the pipeline halted, of which an expectation names a part.
+    /// Why the pipeline halted. An expectation gives a part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub halted: Option<String>,
 }

@@ -46,7 +46,7 @@ pub trait Probe: Send + Sync {
     /// Whether the loops make progress.
     ///
     /// # Errors
-    /// Why the process should be killed and started again.
+    /// Why the process should be killed and restarted.
     fn live(&self) -> Result<(), String>;
 
     /// Whether the process does its work.

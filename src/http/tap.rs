@@ -68,7 +68,7 @@ pub struct Wanted {
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// Records are not shown at all.
+    /// `[http] tap` is off.
     Off,
     /// There is no such pipeline. Holds the names of the existing ones.
     Unknown(Vec<String>),
