@@ -11,7 +11,7 @@ use toml::Spanned;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaseFile {
-    /// Configuration files, in this order. Those of the command line take precedence.
+    /// Configuration files, in this order. `--config` on the command line replaces them all.
     #[serde(default)]
     pub config: Vec<PathBuf>,
     /// Schemas that others refer to by name, each after those that it refers to itself.
