@@ -45,7 +45,7 @@ mod cost {
     pub const WAIT_GROUPED: f64 = 2.0;
     /// 1,000 bytes of `record.datum` in a row.
     pub const DATUM_KB: f64 = 0.6;
-    /// A filter, a `set` field, a condition: any expression beyond a plain path. Not measured by itself.
+    /// A filter, a value of `set`, a condition: an expression beyond a plain path. A custom step counts the same. Not measured by itself.
     pub const EXPRESSION: f64 = 0.5;
 }
 
