@@ -1,6 +1,6 @@
 //! Days of the proleptic Gregorian calendar, for times that people read and write. Pure.
 
-/// Days from 1970-01-01 to a day; none where the month has no such day.
+/// Days from 1970-01-01 to a day; `None` if the month has no such day.
 ///
 /// The arithmetic is Howard Hinnant's `days_from_civil` ("chrono-Compatible Low-Level Date Algorithms"): years begin in March, so that the leap day is
 /// the last.

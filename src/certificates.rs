@@ -18,27 +18,29 @@ const PROPERTIES: [(&str, bool); 2] = [("ssl.certificate.location", false), ("ss
 /// A file of certificates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CertificateFile {
-    /// Where it is.
+    /// The file's path.
     pub path: PathBuf,
-    /// Whether it holds authorities, of which one that has not run out is enough; else a chain, of which none may have.
+    /// True for a file of authorities, of which one unexpired certificate is enough. False for a chain, whose certificates must all be
+    /// unexpired.
     pub authority: bool,
-    /// Whether it is read once, as librdkafka does when it makes a client: what is in use is what the file was then.
+    /// Whether the file is read only once, as librdkafka does when it creates a client. The certificate in use is then the one that the file
+    /// held at that time.
     pub once: bool,
 }
 
-/// What a connection over TLS takes, as PEM files.
+/// The PEM files of a TLS connection.
 #[derive(Debug, Clone, Default)]
 pub struct PemFiles {
-    /// The authorities that vouch for the server; without them, the system's.
+    /// The authorities that vouch for the server. `None` means the system's.
     pub ca: Option<PathBuf>,
     /// The client's certificate and the chain above it, for servers that ask for one.
     pub cert: Option<PathBuf>,
-    /// Its private key.
+    /// The private key of `cert`.
     pub key: Option<PathBuf>,
 }
 
 impl config::Tls {
-    /// Its files, without their places in the configuration.
+    /// The paths of the files, without their places in the configuration.
     pub fn files(&self) -> PemFiles {
         let path = |file: &Option<Spanned<PathBuf>>| file.as_ref().map(|file| file.value.clone());
         PemFiles {
@@ -49,7 +51,7 @@ impl config::Tls {
     }
 }
 
-/// What the registry's requests and those for its tokens are secured with.
+/// The TLS settings for the registry's requests and for the requests for its tokens.
 pub fn of_registry(config: &Config) -> impl Iterator<Item = &config::Tls> {
     let oauth = match &config.registry.auth {
         Some(RegistryAuth::Oauth(oauth)) => oauth.tls.as_ref(),
@@ -58,10 +60,10 @@ pub fn of_registry(config: &Config) -> impl Iterator<Item = &config::Tls> {
     config.registry.tls.iter().chain(oauth)
 }
 
-/// Adds what these files hold now to a hash, to be compared.
+/// Adds the current contents of these files to a hash, so that changes can be detected.
 ///
 /// # Errors
-/// One that cannot be read, and why; or that is empty, as whoever writes in place leaves it for a moment.
+/// If a file cannot be read, or is empty: a writer that replaces a file in place leaves it empty for a moment.
 pub fn hash<'f>(files: impl IntoIterator<Item = &'f PathBuf>, hasher: &mut impl Hasher) -> Result<(), String> {
     for file in files {
         let held = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
@@ -73,7 +75,8 @@ pub fn hash<'f>(files: impl IntoIterator<Item = &'f PathBuf>, hasher: &mut impl 
     Ok(())
 }
 
-/// The files that the configuration names, and where it does. What cannot be read, as MongoDB's URI may be, is told by whoever connects with it.
+/// The files that the configuration names, and where it names them. A MongoDB URI that cannot be read is left out; the code that connects with
+/// it reports it.
 pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
     let mut files = Vec::new();
     let mut add = |path: PathBuf, authority, once, place| {
@@ -120,8 +123,8 @@ pub async fn files(config: &Config) -> Vec<(CertificateFile, Span)> {
     files
 }
 
-/// When a file's certificates run out, in seconds since 1970: of a chain the first counts, of several authorities the last. None where it
-/// holds no certificate.
+/// When a file's certificates expire, in seconds since 1970: for a chain, the first expiry; for several authorities, the last. `None` if the
+/// file holds no certificate.
 pub fn end(pem: &[u8], authority: bool) -> Option<i64> {
     let epoch = Asn1Time::from_unix(0).ok()?;
     let certificates = X509::stack_from_pem(pem).ok()?;
@@ -141,7 +144,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::config::load_str;
 
-    /// A certificate that ends then.
+    /// A certificate that expires at `end`.
     pub(crate) fn pem(end: i64) -> Vec<u8> {
         let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
         let mut certificate = X509::builder().unwrap();
@@ -211,7 +214,7 @@ pub(crate) mod tests {
             ("/s/tls.crt", false),
             ("/t/ca.pem", true),
         ];
-        // Those of the brokers, be they a pipeline's own.
+        // Certificates for the brokers, also those of a single pipeline.
         let once = |path: &str| path.starts_with("/k/") || path.starts_with("/p/");
         assert_eq!(
             found,

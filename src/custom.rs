@@ -192,8 +192,7 @@ impl CustomSteps {
         CustomSteps::default()
     }
 
-    /// Adds a step, or replaces the one of that name. `takes` and `gives` are called here and nowhere else, so that a panic in them cannot come at a
-    /// reload.
+    /// Adds a step, or replaces the step of that name. Only this calls `takes` and `gives`, so that a panic in them cannot come at a reload.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, step: impl CustomStep) -> CustomSteps {
         let (takes, gives) = (step.takes(), step.gives());
@@ -212,14 +211,14 @@ impl CustomSteps {
         self.0.keys().map(String::as_str)
     }
 
-    /// Drops them on a thread of their own: a runtime that a step holds waits for what blocks on it, be it for ever, and panics where it is dropped amid
-    /// async code. What is given back is closed once they are gone.
+    /// Drops the steps on a thread of their own. A runtime that a step owns waits, possibly for ever, for whatever blocks on it, and panics if it is
+    /// dropped in async code. The returned channel closes when all steps are dropped.
     pub(crate) fn let_go(self) -> mpsc::Receiver<Infallible> {
         let (held, gone) = mpsc::channel();
         if self.0.is_empty() {
             return gone;
         }
-        // Where no thread can be had they are dropped here.
+        // If no thread can be started, `spawn` drops the closure, and so the steps, here.
         drop(std::thread::Builder::new().spawn(move || {
             drop(self);
             drop(held);
@@ -234,7 +233,7 @@ impl fmt::Debug for CustomSteps {
     }
 }
 
-/// Whether values of `from` can be given where `to` is taken, and why not.
+/// Whether a value of type `from` can be passed where `to` is taken; if not, why.
 pub(crate) fn fits(from: &Type, to: &Type) -> Result<(), String> {
     let (from, to) = (from.non_null(), to.non_null());
     let fits = match (from, to) {
@@ -249,10 +248,10 @@ pub(crate) fn fits(from: &Type, to: &Type) -> Result<(), String> {
     }
 }
 
-/// Whether all values of one type are of another as they are; [`is_a`] says it of a value.
+/// Whether every value of type `from` is, without conversion, a value of type `to`. [`is_a`] is the same check for one value.
 fn are_all(from: &Type, to: &Type) -> bool {
     match (from, to) {
-        // What is not known before a record is seen with it.
+        // These types are known only when a record is seen, and checked then.
         (Type::Any, _) | (_, Type::Any) => true,
         (Type::Null, to) => to.is_nullable(),
         (from, Type::Nullable(to)) => are_all(from.non_null(), to),
@@ -266,13 +265,13 @@ fn are_all(from: &Type, to: &Type) -> bool {
         }
         (Type::Enum(_), Type::String)
         | (Type::Fixed(_), Type::Bytes)
-        // It has no bound.
+        // Precision 0 means unbounded.
         | (Type::Decimal { .. }, Type::Decimal { precision: 0, .. }) => true,
         (from, to) => from == to,
     }
 }
 
-/// A value as the type that it was declared to be taken as.
+/// Converts a value to the type that the step declares in `takes`.
 pub(crate) fn taken<'v>(value: Value<'v>, ty: &Type) -> Result<Value<'v>, String> {
     match (value, ty.non_null()) {
         (Value::Int(value), Type::Long) => Ok(Value::Long(value.into())),
@@ -282,7 +281,7 @@ pub(crate) fn taken<'v>(value: Value<'v>, ty: &Type) -> Result<Value<'v>, String
     }
 }
 
-/// Whether a row is what a step declares to give, and why not.
+/// Whether a row matches what the step declares in `gives`; if not, why.
 pub(crate) fn given(row: &[Value<'_>], declared: &[(String, Type)]) -> Result<(), String> {
     if row.len() != declared.len() {
         return Err(format!(
@@ -301,8 +300,7 @@ pub(crate) fn given(row: &[Value<'_>], declared: &[(String, Type)]) -> Result<()
     }
 }
 
-/// Whether a value is one of a type with all that is inside of it: what a step makes was checked by no schema, and what a general expression makes
-/// neither.
+/// Whether a value, with everything inside it, is of type `ty`. No schema has checked the values that custom steps and general expressions make.
 fn is_a(value: &Value<'_>, ty: &Type) -> bool {
     match (value, ty) {
         (Value::Null, ty) if ty.is_nullable() => true,
@@ -354,7 +352,7 @@ mod tests {
             (Type::Null, Type::Uuid),
             (Type::Any, Type::Uuid),
             (Type::Union(vec![Type::Int, Type::Long]), Type::Long),
-            // A schema that evolves into what its step takes.
+            // The schema evolves into the type that its step takes.
             (Type::Int, Type::Union(vec![Type::Int, Type::String])),
             (
                 Type::Union(vec![Type::Int, Type::String]).nullable(),
@@ -370,7 +368,7 @@ mod tests {
             (Type::Long, Type::Int),
             (Type::String, Type::Uuid),
             (Type::Union(vec![Type::Int, Type::String]), Type::Long),
-            // Only what stands alone is widened.
+            // A value is widened only by itself: not to a member of a union, and not inside a list.
             (Type::Int, Type::Union(vec![Type::Long, Type::String])),
             (list(Type::Int), list(Type::Long)),
             (list(Type::String.nullable()), list(Type::String)),
@@ -450,7 +448,7 @@ mod tests {
         assert_eq!(fits(&Type::Any, &Type::Any), Ok(()));
     }
 
-    /// Counts how often it is asked what it takes or gives.
+    /// Counts how often `takes` and `gives` are called.
     struct Counts(AtomicUsize);
 
     impl CustomStep for Counts {
@@ -482,7 +480,7 @@ mod tests {
         assert_eq!(step.0.load(Ordering::Relaxed), 2);
     }
 
-    /// A step whose end lasts for as long as the test wants.
+    /// A step whose drop blocks until the test lets it end.
     struct Stays(Mutex<mpsc::Receiver<Infallible>>);
 
     impl CustomStep for Stays {
@@ -618,7 +616,7 @@ mod tests {
         assert!(taken(Value::Bool(true), &Type::Long).is_err());
         let millis = Value::Timestamp(1, Unit::Millis);
         assert!(taken(millis, &Type::Timestamp(Unit::Micros)).is_err());
-        // A step that gives it back would halt its pipeline.
+        // A step that returns this list would halt its pipeline.
         let longs = Type::List(Box::new(Type::Long));
         let list = |item| Value::List(vec![Value::Long(1), item]);
         assert_eq!(taken(list(Value::Long(2)), &longs), Ok(list(Value::Long(2))));

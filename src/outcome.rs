@@ -8,7 +8,7 @@
 pub enum Outcome {
     /// Every step ran; rows are written, and the output record, if there is a sink, is delivered.
     Done,
-    /// A filter, or `on_missing = "skip"`, left it out.
+    /// Excluded by a filter, or by `on_missing = "skip"`.
     Skipped,
     /// It can never succeed; it is delivered to the dead-letter topic with the reason.
     DeadLettered,

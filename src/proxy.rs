@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use reqwest::{Client, ClientBuilder, Url};
 
-/// A client's builder, for this address and no other.
+/// A client builder for requests to this address only.
 pub fn client(address: &Url) -> ClientBuilder {
     let client = Client::builder();
     if is_this_host(address) {

@@ -51,7 +51,7 @@ impl Backoff {
         } // `max` also turns NaN into 1
     }
 
-    /// The delay before a retry. `attempt` is 0 for the first retry; `random` is a number of which every bit is random.
+    /// The delay before a retry. `attempt` is 0 for the first retry; all 64 bits of `random` must be random.
     pub fn delay(&self, attempt: u32, random: u64) -> Duration {
         let ceiling = u64::try_from(self.ceiling(attempt).as_nanos()).unwrap_or(u64::MAX);
         // The high half of the product spreads 64 random bits evenly over 0..ceiling (Lemire, "Fast Random Integer Generation in
@@ -71,15 +71,15 @@ impl Backoff {
     }
 }
 
-/// A small generator for jitter, and for nothing that must not be guessed: xorshift64*, by Sebastiano Vigna, "An experimental
-/// exploration of Marsaglia's xorshift generators, scrambled", 2016 (shifts 12, 25, 27; multiplier M32).
+/// A small generator for jitter; not for anything that must be unpredictable. It is xorshift64*, from Sebastiano Vigna, "An experimental exploration
+/// of Marsaglia's xorshift generators, scrambled", 2016 (shifts 12, 25, 27; multiplier M32).
 #[derive(Debug, Clone)]
 pub struct Jitter {
     state: u64,
 }
 
 impl Jitter {
-    /// A generator whose numbers follow from `seed` alone.
+    /// A generator whose numbers depend on `seed` alone.
     pub fn new(seed: u64) -> Jitter {
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 / golden ratio, odd: different seeds stay different
         let state = seed.wrapping_mul(SPREAD);
@@ -88,9 +88,10 @@ impl Jitter {
         } // zero is the one state that never changes
     }
 
-    /// One that differs from all others, of this process and of others: in a container each process has the same id.
+    /// A generator that differs from all others, in this process and in others. The process id cannot serve as a seed: in a container it is always the
+    /// same.
     pub fn unique() -> Jitter {
-        // Each state has random keys, so that even the hash of nothing is a random number.
+        // `RandomState` has random keys, so the hash of nothing is already a random number.
         Jitter::new(RandomState::new().build_hasher().finish())
     }
 

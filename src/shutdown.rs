@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long the commit before partitions are given back is waited for: beyond the drain, and within the group's patience. Without
-/// its answer records are processed again, and nothing is lost.
+/// How long to wait for the commit before partitions are given back. This comes on top of the drain, and is within the time that the group allows for a
+/// rebalance. If the commit is not answered in time, records are processed again, and nothing is lost.
 pub const LEAVE_COMMIT: Duration = Duration::from_secs(10);
 
 /// Waits for the first signal to stop. The second one, at any time after it, ends the process with status 130.
@@ -18,20 +18,21 @@ pub async fn requested() -> io::Result<&'static str> {
     Ok(Signals::listen()?.requested(|| {}).await)
 }
 
-/// The same, of SIGHUP as well.
+/// Like [`requested`], but also for SIGHUP.
 pub async fn requested_or_hung_up() -> io::Result<&'static str> {
     Ok(Signals::listen_to_all()?.requested(|| {}).await)
 }
 
-/// Holds SIGTERM and SIGINT back until somebody listens to them, where this is the first process of a container: the kernel drops what comes before. Any
-/// other process is ended by it, as it should be: it may be reading its configuration from a pipe to which nobody writes.
+/// Blocks SIGTERM and SIGINT until a handler is installed, if this process is the first of a container (PID 1): the kernel drops a signal that PID 1
+/// has no handler for. Any other process should be ended by such an early signal, because it may be reading its configuration from a pipe to which
+/// nobody writes.
 #[must_use]
 pub fn hold() -> Option<Held> {
     (std::process::id() == 1).then(Held::new)
 }
 
-/// What holds signals back. Dropped on the thread that made it, which takes what has come, and what comes later: threads that it has begun meanwhile take
-/// none.
+/// Blocks the signals while it exists. Drop it on the thread that made it: that thread then receives pending and later signals. Threads that it started
+/// meanwhile inherit the mask and receive none.
 pub struct Held {
     before: libc::sigset_t,
 }
@@ -40,7 +41,7 @@ impl Held {
     fn new() -> Held {
         let mut signals = MaybeUninit::<libc::sigset_t>::zeroed();
         let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: the first set is emptied before it is read, and the second is written where there is room for it; zeros are one, too.
+        // SAFETY: the first set is emptied before it is read, and the second is a valid place to write to; an all-zero set is valid, too.
         unsafe {
             libc::sigemptyset(signals.as_mut_ptr());
             libc::sigaddset(signals.as_mut_ptr(), libc::SIGTERM);
@@ -55,14 +56,14 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // SAFETY: the set lives for as long as the call, which writes nothing.
+        // SAFETY: the set outlives the call, and the null pointer means that nothing is written.
         unsafe {
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut());
         }
     }
 }
 
-/// The signals to stop. Once they are listened to, none of them ends the process by itself.
+/// The signals that stop the process. While a `Signals` listens, none of them ends the process by itself.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -79,7 +80,7 @@ impl Signals {
         })
     }
 
-    /// Listens to SIGHUP as well, unless whoever started the process has it ignored, as `nohup` does.
+    /// Also listens to SIGHUP, unless the parent process has it ignored, as `nohup` does.
     pub fn listen_to_all() -> io::Result<Signals> {
         let mut signals = Signals::listen()?;
         if !is_ignored(libc::SIGHUP) {
@@ -88,10 +89,10 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Waits for the first one. The second one, at any time after it, ends the process with status 130: nothing is dropped then, but `last` is called.
+    /// Waits for the first signal. A second one, at any time after it, calls `last` and ends the process with status 130; destructors do not run.
     pub async fn requested(mut self, last: impl FnOnce() + Send + 'static) -> &'static str {
         let name = self.next().await;
-        // A terminal that is closed may tell it twice, by the system and by the shell: that is no impatience.
+        // When a terminal closes, both the system and the shell may send SIGHUP. The second one is not an impatient user.
         self.hangup = None;
         tokio::spawn(async move {
             self.next().await;
@@ -122,10 +123,10 @@ impl Signals {
     }
 }
 
-/// Whether nothing comes of a signal.
+/// Whether the process ignores a signal.
 fn is_ignored(signal: libc::c_int) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: no action is given, so none changes, and the present one is written where there is room for it; zeros are one, too.
+    // SAFETY: no new action is given, so nothing changes; the current one is written to a valid place; an all-zero action is valid, too.
     unsafe {
         libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
         action.assume_init().sa_sigaction == libc::SIG_IGN
@@ -182,10 +183,10 @@ impl From<Exit> for ExitCode {
 mod tests {
     use super::*;
 
-    /// Which of SIGTERM and SIGINT this thread does not take.
+    /// Whether this thread blocks SIGTERM and SIGINT.
     fn held_back() -> [bool; 2] {
         let mut mask = MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: no set is given, so nothing changes, and the present one is written where there is room for it; zeros are one, too.
+        // SAFETY: no new set is given, so nothing changes; the current one is written to a valid place; an all-zero set is valid, too.
         unsafe {
             libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), mask.as_mut_ptr());
             [libc::SIGTERM, libc::SIGINT].map(|signal| libc::sigismember(mask.as_ptr(), signal) == 1)
@@ -198,7 +199,7 @@ mod tests {
         assert_eq!(held_back(), [true; 2]);
         drop(held);
         assert_eq!(held_back(), [false; 2]);
-        // No test is the first process of a container.
+        // Tests never run as PID 1.
         assert!(hold().is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! The model of `messina size`: CPU per record, cores and pods for a rate, records in flight, and whether memory, connections and order allow them.
 //!
-//! The cost is a sum over the parts of the way of a record, fitted to measurements (`benches/e2e/run sizing` repeats them, and reports the error of
-//! the sum). Records in flight follow from Little's law, L = λ W (J. D. C. Little, A Proof for the Queuing Formula: L = λW, Operations Research 9,
-//! 1961). Pure: configuration in, numbers out.
+//! The cost is a sum over the parts of a record's way, fitted to measurements (`benches/e2e/run sizing` repeats them, and reports the error of the
+//! sum). Records in flight follow from Little's law, L = λ W (J. D. C. Little, A Proof for the Queuing Formula: L = λW, Operations Research 9, 1961).
+//! Pure: configuration in, numbers out.
 
 use std::time::Duration;
 
@@ -14,106 +14,108 @@ use crate::source::consumer_loop::AT_WORK;
 
 /// CPU of the whole process, in µs, on one core of the machine of docs/benchmarks.md. Fitted to the pipelines of `benches/e2e/run sizing`.
 mod cost {
-    /// Read from Kafka, taken in, its Avro marked and checked, counted, committed: a record of no bytes.
+    /// A record of no bytes: read from Kafka, admitted, Avro scanned and checked, counted, committed.
     pub const RECORD: f64 = 0.70;
-    /// The same, for a thousand bytes of its value; unpacking is most of it.
+    /// The same, for each 1,000 bytes of its value; mostly decompression.
     pub const RECORD_KB: f64 = 1.0;
-    /// Encoded and published, without its bytes.
+    /// An output of no bytes: encoded and published.
     pub const PUBLISH: f64 = 1.3;
-    /// The same, for a thousand bytes; packing is most of it.
+    /// The same, for each 1,000 bytes; mostly compression.
     pub const PUBLISH_KB: f64 = 1.9;
-    /// What of these falls on librdkafka's threads and that of delivery reports, beside the consumer's own: of a record, a thousand bytes of it, an output,
-    /// and a thousand bytes of that.
+    /// The part of these costs that falls on librdkafka's threads and on the thread of delivery reports, not on the consumer's own thread: for a
+    /// record, for 1,000 bytes of it, for an output, and for 1,000 bytes of that.
     pub const BESIDE: f64 = 0.2;
     pub const BESIDE_KB: f64 = 0.6;
     pub const PUBLISH_BESIDE: f64 = 0.8;
     pub const PUBLISH_BESIDE_KB: f64 = 1.3;
-    /// A SELECT; a document of MongoDB's, which was not measured, is taken for one.
+    /// A SELECT. A MongoDB document was not measured, and counts the same.
     pub const LOOKUP: f64 = 2.4;
-    /// A look-up that the cache answers.
+    /// A look-up answered by the cache.
     pub const HIT: f64 = 1.0;
-    /// A look-up in a reference. Not measured by itself: a hash table without the cache's bookkeeping.
+    /// A look-up in a reference. Not measured by itself; it is a hash table without the cache's bookkeeping.
     pub const REFERENCE: f64 = 0.4;
     /// An INSERT.
     pub const WRITE: f64 = 2.8;
-    /// What a row that may go to the database with others takes beside its part of their request.
+    /// What a row that may be grouped costs in addition to its part of the request.
     pub const GROUPED: f64 = 0.25;
-    /// A wait for the database, at most: the longer it takes, the more is in flight, and the less of it is in the processor's caches when the answer comes.
+    /// The most that a wait for the database costs: the longer it takes, the more is in flight, and the less of it is still in the processor's caches
+    /// when the answer comes.
     pub const WAIT: f64 = 5.0;
-    /// What of it a row pays that goes with others; they share the rest.
+    /// The part of `WAIT` that each grouped row pays; the group shares the rest.
     pub const WAIT_GROUPED: f64 = 2.0;
-    /// A thousand bytes of `record.datum` in a row.
+    /// 1,000 bytes of `record.datum` in a row.
     pub const DATUM_KB: f64 = 0.6;
-    /// A filter, a name, a condition: an expression that is more than a path. Not measured by itself.
+    /// A filter, a value of `set`, a condition: an expression beyond a plain path. A custom step counts the same. Not measured by itself.
     pub const EXPRESSION: f64 = 0.5;
 }
 
-/// How long the database takes when a wait for it costs half of what it costs at most.
+/// The database latency at which a wait costs half of its maximum.
 const HALF_COLD: Duration = Duration::from_millis(10);
-/// From the producer to the brokers' acknowledgement, beside its linger: a guess for a broker in the same place.
+/// From the producer to the brokers' acknowledgement, without the linger. A guess for a broker in the same place.
 const DELIVERY: Duration = Duration::from_millis(5);
-/// What a process has in memory that has nothing in flight, and what one record keeps beside its value and its output: the line through what
-/// docs/benchmarks.md has for 1,024 and 8,192 in flight. Most of the latter is the request and what waits for its answer.
+/// The memory of a process with nothing in flight, and of each record in flight in addition to its value and its output: the line through the values of
+/// docs/benchmarks.md for 1,024 and 8,192 in flight. Most of `EVENT_BYTES` is the request and what waits for its answer.
 const PROCESS_BYTES: f64 = 84e6;
 const EVENT_BYTES: f64 = 11_600.0;
-/// What a row has in a batch beside the datum.
+/// A row's share of a batch, without the datum.
 const ROW_BYTES: f64 = 100.0;
-/// A budget that was full takes records in again from here on.
+/// A full budget admits records again once it has fallen to this share.
 const LOW_WATER: f64 = 0.8;
 
-/// What is known of the load.
+/// The load to size for.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     /// Records a second, over all pods.
     pub rate: f64,
     /// Bytes of a record's value.
     pub bytes: f64,
-    /// Share of the look-ups with a cache that it answers, 0 to 1.
+    /// Share of the cached look-ups that the cache answers, 0 to 1.
     pub hit_ratio: f64,
-    /// How long the database takes to answer, on average.
+    /// Mean response time of the database.
     pub store_latency: Duration,
-    /// Connections of a process with MongoDB, each of which has one request at a time.
+    /// Connections of one process to MongoDB. Each carries one request at a time.
     pub connections: u32,
     /// How long a record waits in the producer for others.
     pub linger: Duration,
-    /// Partitions of the source: no more pods than these have work.
+    /// Partitions of the source. Pods beyond this number have no work.
     pub partitions: usize,
     /// Cores of a pod.
     pub cores: f64,
-    /// How much of its cores a pod may use at that rate, 0 to 1: what is left is for catching up, and for peaks.
+    /// The share of its cores that a pod may use at that rate, 0 to 1. The rest is for catching up, and for peaks.
     pub utilisation: f64,
-    /// How many times as long this machine takes for the same work.
+    /// Factor for this machine: how many times as long it takes for the same work.
     pub machine: f64,
 }
 
 /// What a pipeline needs.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Needs {
-    /// CPU for a record, by part, in µs.
+    /// CPU per record, by part, in µs.
     pub parts: Vec<(String, f64)>,
-    /// CPU for a record, µs.
+    /// CPU per record, in µs.
     pub cpu_us: f64,
-    /// What of it falls on the consumer's own thread, which has one core at most.
+    /// The part of `cpu_us` on the consumer's own thread, which has one core at most.
     pub loop_us: f64,
     /// Cores that the rate keeps busy.
     pub cores: f64,
     /// Pods.
     pub pods: usize,
-    /// Whether the rate is out of reach: pods without a partition would be needed, or a partition keeps its consumer busier than it may be.
+    /// Whether the rate is out of reach: it would need pods without a partition, or a partition keeps its consumer busier than allowed.
     pub too_few_partitions: bool,
-    /// Whether it is a partition's consumer that cannot keep up, whatever cores a pod has.
+    /// Whether the reason is that a partition's consumer cannot keep up, however many cores a pod has.
     pub partitions_are_full: bool,
-    /// Consumers of a pod (`consumers`): each has one thread.
+    /// Consumers per pod (`consumers`), each with one thread.
     pub consumers: usize,
     /// Records in flight in the busiest pod, on average, by Little's law.
     pub in_flight: f64,
-    /// A bound that leaves room for a database that is four times slower for a while (`max_in_flight`).
+    /// A value for `max_in_flight` that leaves room for a database that is four times slower for a while.
     pub max_in_flight: usize,
-    /// Memory of a pod at that bound, or at what `[limits] memory` lets in where that is less; caches and references are full.
+    /// Memory of a pod with full caches and references, and with as many records in flight as that bound allows, or as `[limits] memory` allows if that
+    /// is fewer.
     pub memory_bytes: f64,
-    /// Records a second of one key, at most, where they run one after the other.
+    /// The most records per second of one key, if they run one after the other.
     pub of_key: Option<f64>,
-    /// What does not suffice, in words.
+    /// What is insufficient, in words.
     pub not_enough: Vec<String>,
 }
 
@@ -126,7 +128,7 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
     let cold = latency / (latency + HALF_COLD.as_secs_f64());
     let misses = 1.0 - load.hit_ratio;
     let look_up = |asks: f64| asks * (cost::LOOKUP + cold * cost::WAIT) + (1.0 - asks) * cost::HIT;
-    // Of a record: seconds that its steps wait, and documents that MongoDB is asked for.
+    // Per record: the seconds that its steps wait, and the documents requested from MongoDB.
     let (mut in_steps, mut documents) = (0.0, 0.0);
     for step in &pipeline.steps {
         let condition = if step.when.is_some() { cost::EXPRESSION } else { 0.0 };
@@ -176,15 +178,16 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
     let cpu_us: f64 = parts.iter().map(|(_, us)| us).sum();
     let loop_us = cpu_us - beside * load.machine;
     let partitions = load.partitions.max(1);
-    // Records a second of one partition, and the requests that these have at MongoDB at a time.
+    // Records per second of one partition, and the MongoDB requests that these have open at a time.
     let each = load.rate / partitions as f64;
     let asked = each * documents * latency;
     let of_cores = borne(load.cores * load.utilisation, each * cpu_us / 1e6);
     let of_connections = borne(f64::from(load.connections) * load.utilisation, asked);
     let of_pod = of_cores.min(of_connections);
-    // A partition is one consumer, and that one core.
+    // A partition belongs to one consumer, which has one core.
     let of_consumer = borne(load.utilisation, each * loop_us / 1e6);
-    // Kafka gives out partitions whole, and to consumers: the busiest pod may bear more than its even share. With as many pods as partitions none does.
+    // Kafka assigns whole partitions, and assigns them to consumers, so the busiest pod may bear more than an even share. With as many pods as
+    // partitions none does.
     let mut pods = partitions.div_ceil(of_pod.max(1));
     let (consumers, most) = loop {
         let consumers = partitions.div_ceil(pods).div_ceil(of_consumer.max(1));
@@ -199,7 +202,7 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
         .checked_next_power_of_two()
         .unwrap_or(usize::MAX)
         .max(64);
-    // Its task counts while a record is at a step.
+    // A record's task counts only while the record is at a step.
     let at_work = in_steps / waits.max(f64::MIN_POSITIVE);
     let weight = 2.0 * load.bytes + Event::weight(0, 0, 0) as f64 + AT_WORK as f64 * at_work;
     let each_keeps = 2.0 * load.bytes + EVENT_BYTES;
@@ -244,30 +247,30 @@ pub fn needs(config: &Config, pipeline: &Pipeline, load: &Load) -> Needs {
     }
 }
 
-/// Whether MongoDB is asked for each document that is not in the reference's cache.
+/// Whether documents missing from the reference's cache are requested from MongoDB.
 fn is_on_demand(config: &Config, wanted: &ReferenceStep) -> bool {
     let reference = config.references.get(wanted.reference.as_str());
     reference.is_some_and(|reference| reference.on_demand.is_some())
 }
 
-/// Rows of a batch that has one of so many bytes, and the seconds that it waits for others; none where it goes by itself at once.
+/// The number of rows in a batch of rows of `row` bytes, and the seconds that such a row waits for others; `None` if the row is sent at once by itself.
 fn batch(write: &Write, row: f64) -> Option<(f64, f64)> {
     let group = grouping(write).filter(|group| row < group.max_bytes as f64)?;
     let rows = if group.across_partitions {
         (group.max_bytes as f64 / row).floor().min(group.max_rows as f64)
     } else {
-        // Keys are taken to differ: no two rows that wait are of one partition.
+        // Assume distinct keys: no two waiting rows belong to one partition of the table.
         1.0
     };
     Some((rows, group.linger.as_secs_f64()))
 }
 
-/// Memory of a pod at that bound, and what is to be said where `[limits] memory` lets in fewer records than are in flight. `weight` is what the budget counts of
-/// one, `keeps` what it takes.
+/// The memory of a pod at that bound, and a complaint if `[limits] memory` admits fewer records than are in flight. `weight` is what the budget counts
+/// for one record, `keeps` the memory that it takes.
 fn of_memory(config: &Config, weight: f64, keeps: f64, in_flight: f64, max_in_flight: usize) -> (f64, Option<String>) {
     let (limit, pipelines) = (memory::limit(config) as f64, config.pipelines.len().max(1) as f64);
     let share = memory::share(config, 0, config.pipelines.len()) as f64;
-    // Half of a share is for what is in flight.
+    // Half of a pipeline's share is for records in flight.
     let held = share / 2.0 / weight;
     let caches_and_references = (limit - share * pipelines).max(0.0);
     let at_the_bound = held.min(max_in_flight as f64) * keeps;
@@ -275,7 +278,7 @@ fn of_memory(config: &Config, weight: f64, keeps: f64, in_flight: f64, max_in_fl
         const MIB: f64 = 1_048_576.0;
         let wanted = in_flight / LOW_WATER;
         let mib = ((limit + (2.0 * wanted * weight - share) * pipelines) / MIB).ceil();
-        // Queues may be full meanwhile: all of `memory` counts.
+        // Queues may be full at the same time, so all of `memory` counts.
         let pod = PROCESS_BYTES + mib * MIB + wanted * (keeps - weight).max(0.0);
         format!(
             "[limits] memory has room for {held:.0} of these records, but {wanted:.0} must fit: raise it to {mib:.0}MiB, and the memory of a pod to \
@@ -286,15 +289,15 @@ fn of_memory(config: &Config, weight: f64, keeps: f64, in_flight: f64, max_in_fl
     (PROCESS_BYTES + caches_and_references + at_the_bound, too_little)
 }
 
-/// Partitions of the busiest pod, whose consumers may all be among those that have one more than others.
+/// Partitions of the busiest pod: all of its consumers may be among those that have one partition more than the others.
 fn of_busiest(partitions: usize, pods: usize, consumers: usize) -> usize {
     let members = pods * consumers;
     consumers * (partitions / members) + consumers.min(partitions % members)
 }
 
-/// Whole partitions that keep no more than `room` busy, of cores or connections, where one keeps `each` busy.
+/// How many whole partitions fit into `room` (cores or connections) if each uses `each`.
 fn borne(room: f64, each: f64) -> usize {
-    // What fits exactly is not lost to rounding.
+    // The epsilon keeps rounding from losing a partition that fits exactly.
     (room / each + 1e-9) as usize
 }
 

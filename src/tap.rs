@@ -1,7 +1,7 @@
-//! Sampling of single records of a running pipeline, for `/tap` and `messina tap`: as they end, at a limited rate, as long as somebody asks.
+//! Sampling of single records of a running pipeline, for `/tap` and `messina tap`: as they end, at a limited rate, while somebody asks.
 //!
-//! A loop offers each record that ends. While nobody looks, that costs one load of a flag. While somebody does, a record is described at most as
-//! often as requested. Nothing waits for the reader.
+//! A loop offers each record that ends. While nobody looks, that costs one load of a flag. While somebody looks, a record is described at most
+//! as often as requested. The loop never waits for the reader.
 //!
 //! Invariant: a session holds at most `LARGEST` bytes. Records are held as text, because a tree of values takes many times that.
 
@@ -13,9 +13,9 @@ use serde_json::Value as Json;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::Notify;
 
-/// How many may look at one loop at a time.
+/// How many clients may look at one loop at a time.
 const LOOKERS: usize = 4;
-/// The most that one look holds, in bytes of JSON: a record that does not fit is counted and not shown.
+/// The most that one session holds, in bytes of JSON. A record that does not fit is counted but not shown.
 const LARGEST: usize = 4 << 20;
 
 /// What is shown of a record's content.
@@ -37,33 +37,33 @@ impl Showing {
     }
 }
 
-/// Somebody who looks, at one or more loops of a pipeline.
+/// One session: a client that looks at one or more loops of a pipeline.
 #[derive(Debug)]
 pub struct Looker {
     showing: Showing,
-    /// Only records that end so.
+    /// Only records with this outcome.
     outcome: Option<String>,
-    /// Between two samples, so that they are spread over the time.
+    /// The least time between two samples, so that they are spread over the session.
     gap: Duration,
     seen: Mutex<Seen>,
     enough: Notify,
 }
 
-/// What came of a look.
+/// The result of a session.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// The records, in the order in which they ended.
     pub records: Vec<Box<RawValue>>,
-    /// How many ended in that time as was asked for, those that are not shown included.
+    /// How many records with the wanted outcome ended during the session, including those that are not shown.
     pub ended: u64,
-    /// Of the records' text.
+    /// Total length of the records' text.
     bytes: usize,
     wanted: usize,
     next: Option<Instant>,
 }
 
 impl Looker {
-    /// Who looks at `wanted` records, no two of which end within `gap`.
+    /// A session that wants `wanted` records, at least `gap` apart.
     pub fn new(showing: Showing, outcome: Option<String>, wanted: usize, gap: Duration) -> Arc<Looker> {
         let seen = Seen {
             wanted,
@@ -83,7 +83,7 @@ impl Looker {
         self.showing
     }
 
-    /// Waits until there are as many as were wanted, or for so long; gives what there is.
+    /// Waits until `wanted` records were seen, but at most for `patience`; returns what there is.
     pub async fn look(&self, patience: Duration) -> Seen {
         let _ = tokio::time::timeout(patience, self.enough.notified()).await;
         std::mem::take(&mut *self.seen())
@@ -103,7 +103,7 @@ impl Looker {
             return;
         }
         seen.next = Some(now + self.gap);
-        // A tree of JSON has a text always.
+        // A JSON tree can always be serialised.
         let Ok(record) = to_raw_value(&tell(self.showing)) else {
             return;
         };
@@ -127,7 +127,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Lets somebody look, until he goes; false where too many do.
+    /// Adds a session, which lasts until `looker` is dropped. Returns false if there are too many.
     pub fn open(&self, looker: &Arc<Looker>) -> bool {
         let mut lookers = self.lookers();
         lookers.retain(|looker| looker.strong_count() > 0);
@@ -139,12 +139,12 @@ impl Tap {
         true
     }
 
-    /// Whether somebody may be looking.
+    /// Whether there may be a session.
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// A record ended; `tell` puts it into words, if somebody wants it.
+    /// Offers a record that ended. `tell` describes it, and is called only if a session wants it.
     pub fn offer(&self, outcome: &str, now: Instant, tell: &dyn Fn(Showing) -> Json) {
         let mut lookers = self.lookers();
         lookers.retain(|looker| match looker.upgrade() {
@@ -218,7 +218,7 @@ mod tests {
         let now = Instant::now();
         tap.offer("done", now, &|showing| Json::from(showing.as_str()));
         tap.offer("dead_lettered", now + GAP, &|_| Json::from("letter"));
-        // There are as many as were wanted: it does not take an hour.
+        // All wanted records are there, so this does not wait for an hour.
         let seen = all.look(Duration::from_secs(3600)).await;
         assert_eq!(texts(&seen), [r#""values""#, r#""letter""#]);
         let seen = letters.look(Duration::from_millis(20)).await;

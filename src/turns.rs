@@ -4,8 +4,8 @@
 //! partition. If a pipeline's look-ups read nothing that it writes, and its writes carry their own timestamps, only the order of outputs is visible.
 //! Then each event gets a [`Turn`]: it runs at once, and waits for the turn of the one before it only when it is about to be published.
 //!
-//! Invariants: the turn of an event comes after that of every earlier event of its key; an event that is skipped or dead-lettered passes its turn on
-//! only after it had it; an event that cannot continue breaks the chain, and nothing behind it is published.
+//! Invariants: the turn of an event comes after that of every earlier event of its key; an event that is skipped or dead-lettered waits for its own
+//! turn before it passes it on; an event that cannot continue breaks the chain, and nothing behind it is published.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash};
@@ -24,9 +24,9 @@ const BROKEN: u8 = 2;
 /// Whether an event may be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Go {
-    /// Everything before it has been.
+    /// All earlier events of the key have been published or have ended.
     Publish,
-    /// Something before it cannot be.
+    /// An earlier event cannot continue, so this one must not be published.
     Never,
 }
 
@@ -37,7 +37,7 @@ struct Link {
     changed: Notify,
 }
 
-/// The place of one event among those of its key. Dropping it without passing it on breaks the chain.
+/// The place of one event among those of its key. Dropping it without [`Turn::pass`] breaks the chain.
 #[derive(Debug)]
 pub struct Turn {
     before: Option<Arc<Link>>,
@@ -52,7 +52,7 @@ impl Link {
 }
 
 impl Turn {
-    /// Waits until the event before has been published or has ended; at once where there is none.
+    /// Waits until the previous event has been published or has ended. Returns at once if there is none.
     pub async fn come(&mut self) -> Go {
         if let Some(before) = &self.before {
             loop {
@@ -67,7 +67,7 @@ impl Turn {
         Go::Publish
     }
 
-    /// What [`Turn::come`] would say at once; none where it would wait.
+    /// The result of [`Turn::come`] if it is known already; `None` if `come` would wait.
     pub fn has_come(&mut self) -> Option<Go> {
         match self.before.as_ref().map(|before| before.state.load(Ordering::Acquire)) {
             None => Some(Go::Publish),
@@ -94,18 +94,18 @@ impl Drop for Turn {
     }
 }
 
-/// The last event of each key that may still be waited for.
+/// The last event of each key, as long as a later event may have to wait for it.
 #[derive(Debug)]
 pub struct Turns<A> {
     order: Order,
     seed: RandomState,
-    /// Each with its assignment.
+    /// By hash of the key: the assignment and the link.
     last: HashMap<u64, (A, Arc<Link>), BuildHasherDefault<AsIs>>,
     sweep_at: usize,
 }
 
 impl<A: Copy + Eq + Hash> Turns<A> {
-    /// No event yet. With [`Order::None`] nobody gets a turn.
+    /// No event yet. With [`Order::None`] no event gets a turn.
     pub fn new(order: Order) -> Turns<A> {
         Turns {
             order,
@@ -115,9 +115,8 @@ impl<A: Copy + Eq + Hash> Turns<A> {
         }
     }
 
-    /// The turn of the next event of a key of a partition, as assigned this time (what is left of an earlier assignment is not
-    /// waited for); none where it has no order to keep. Two keys that share a hash wait for one another, which costs time and no
-    /// order.
+    /// The turn of the next event of a key in a partition; `None` if the event has no order to keep. `assignment` identifies the partition's current
+    /// assignment: events of an earlier one are not waited for. Two keys with the same hash wait for one another, which costs time but not order.
     pub fn next(&mut self, assignment: A, key: Option<&[u8]>) -> Option<Turn> {
         let hash = match (self.order, key) {
             (Order::None, _) | (Order::Key, None) => return None,
@@ -126,9 +125,9 @@ impl<A: Copy + Eq + Hash> Turns<A> {
         };
         let own = Arc::new(Link::default());
         let before = self.last.insert(hash, (assignment, own.clone())).map(|(_, link)| link);
-        // Keys come and go: those that nobody waits for any more are forgotten now and then.
+        // Keys come and go, so sweep out from time to time those that nobody waits for any more.
         if self.last.len() >= self.sweep_at {
-            // A broken one holds back what comes behind it.
+            // Keep broken links: they must hold back the events behind them.
             self.last
                 .retain(|_, (_, link)| link.state.load(Ordering::Acquire) != PASSED);
             self.sweep_at = (2 * self.last.len()).max(4096);
@@ -137,7 +136,7 @@ impl<A: Copy + Eq + Hash> Turns<A> {
         Some(Turn { before, own })
     }
 
-    /// This assignment is over, and nothing of it comes any more.
+    /// Forgets an assignment that has ended. No more events of it may come.
     pub fn forget(&mut self, over: A) {
         self.last.retain(|_, (assignment, _)| *assignment != over);
     }
@@ -204,7 +203,7 @@ mod tests {
         }
         assert!(turns.keys() < 4096, "{}", turns.keys());
         assert_eq!(turns.next(0, Some(b"broken")).unwrap().has_come(), Some(Go::Never));
-        // Until nothing of its assignment comes any more.
+        // Broken links stay until their assignment is forgotten.
         turns.next(1, Some(b"another")).unwrap().pass();
         turns.forget(0);
         assert_eq!(turns.keys(), 1);

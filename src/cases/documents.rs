@@ -1,5 +1,5 @@
-//! The documents of a case file, as the references of its pipelines. Types are declared, or found in the documents of all cases together, as in
-//! production by a sample of the collection. Each case sees only its own documents.
+//! Loads the documents of a case file into the references of its pipelines. Types are declared, or found in the documents of all cases
+//! together, as production finds them in a sample of the collection. Each case sees only its own documents.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub type Documents = BTreeMap<String, Vec<RawDocumentBuf>>;
 /// A case's documents.
 ///
 /// # Errors
-/// Which is none, in words.
+/// In words, which entry is not a document.
 pub fn of_case(case: &Case) -> Result<Documents, String> {
     let mut all = Documents::new();
     for (name, documents) in &case.documents {
@@ -40,10 +40,10 @@ pub fn of_case(case: &Case) -> Result<Documents, String> {
     Ok(all)
 }
 
-/// Empty references, with the types of these documents.
+/// Empty references, with their types found in these documents.
 ///
 /// # Errors
-/// Which types do not follow.
+/// For which fields no type follows from the documents.
 pub fn references(
     declared: &BTreeMap<String, config::Reference>,
     documents: &[Documents],
@@ -63,10 +63,10 @@ pub fn references(
     Ok(References::new(made))
 }
 
-/// Puts a case's documents in place of all.
+/// Replaces the content of all references with a case's documents.
 ///
 /// # Errors
-/// Which cannot be found or held, in words.
+/// In words, which reference is unknown, or which document it cannot hold.
 pub fn fill(references: &References, documents: &Documents) -> Result<(), String> {
     if let Some(unknown) = documents.keys().find(|name| references.get(name).is_none()) {
         return Err(format!(

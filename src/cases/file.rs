@@ -11,10 +11,10 @@ use toml::Spanned;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaseFile {
-    /// Configuration files, in their order; those of the command line win.
+    /// Configuration files, in this order. `--config` on the command line replaces them all.
     #[serde(default)]
     pub config: Vec<PathBuf>,
-    /// Schemas that others refer to by name, each behind those that it refers to itself.
+    /// Schemas that others refer to by name, each after those that it refers to itself.
     #[serde(default)]
     pub types: Vec<PathBuf>,
     /// The schema of each topic's values.
@@ -27,25 +27,25 @@ pub struct CaseFile {
     pub cases: Vec<Case>,
 }
 
-/// One record, what it meets, and what comes of it.
+/// One record, what the tables and references contain, and the expected result.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
-    /// What it shows.
+    /// What the case shows.
     pub name: Spanned<String>,
-    /// Which pipeline; may be left out where there is one.
+    /// The pipeline. Optional if there is only one.
     pub pipeline: Option<String>,
-    /// What `now()` is: RFC 3339. The real time unless told.
+    /// The time that `now()` returns, in RFC 3339. Default: the real time.
     pub now: Option<String>,
-    /// What the tables hold.
+    /// The content of the tables.
     #[serde(default)]
     pub rows: BTreeMap<String, Vec<toml::Table>>,
-    /// What the references hold, by their names: tables, or JSON text, both in MongoDB's extended JSON.
+    /// The content of the references, by name: tables, or JSON text, both in MongoDB's extended JSON.
     #[serde(default)]
     pub documents: BTreeMap<String, Vec<toml::Value>>,
     /// The record.
     pub record: Record,
-    /// What must come of it, as JSON.
+    /// The expected result, as JSON.
     pub expect: Option<Spanned<String>>,
 }
 
@@ -53,44 +53,44 @@ pub struct Case {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
-    /// Its topic; the pipeline's first unless told.
+    /// Its topic. Default: the pipeline's first.
     pub topic: Option<String>,
     /// Its key, as text.
     pub key: Option<String>,
-    /// Its value, as a table or as JSON text; none is a tombstone.
+    /// Its value, as a table or as JSON text. A record without a value is a tombstone.
     pub value: Option<toml::Value>,
-    /// In place of `value`: bytes as they are, as text, for records that cannot be read.
+    /// In place of `value`: raw bytes, given as text, for records that cannot be decoded.
     pub raw: Option<String>,
-    /// Its time, RFC 3339; that of the case, or the real one, unless told.
+    /// Its timestamp, in RFC 3339. Default: `now` of the case, or the real time.
     pub timestamp: Option<String>,
     /// Its headers.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
 }
 
-/// Reads a file's text.
+/// Parses the text of a case file.
 ///
 /// # Errors
-/// What is wrong with it and where, in words.
+/// In words, what is wrong, and where.
 pub fn parse(text: &str) -> Result<CaseFile, String> {
     toml::from_str(text).map_err(|error| error.to_string())
 }
 
-/// Where an expectation goes, and what it is to say.
+/// A new expectation, and where it goes.
 #[derive(Debug)]
 pub struct Update {
-    /// The place of the old one, or the end of the case's name.
+    /// The place of the old expectation, or the end of the case's name.
     pub place: Range<usize>,
-    /// Whether there is an old one.
+    /// Whether there is an old expectation.
     pub replaces: bool,
-    /// The new one.
+    /// The new expectation.
     pub expect: serde_json::Value,
 }
 
-/// The text with new expectations.
+/// The text with the new expectations.
 ///
 /// # Errors
-/// Where it could not be read any more: a case in braces, for instance, has no line of its own for one.
+/// If the new text could not be parsed. For instance, a case in braces has no line of its own for an expectation.
 pub fn updated(text: &str, mut updates: Vec<Update>) -> Result<String, String> {
     updates.sort_by_key(|update| std::cmp::Reverse(update.place.start));
     let mut new = text.to_owned();

@@ -13,7 +13,7 @@ use crate::avro::value::{Type, Unit, Value};
 use crate::calendar;
 use crate::store::convert;
 
-/// The value that JSON stands for as this type.
+/// Converts JSON to a value of this type.
 ///
 /// # Errors
 /// Where it does not fit, and what was expected there.
@@ -70,7 +70,7 @@ fn at(json: &Json, ty: &Type, place: &str) -> Result<Value<'static>, String> {
             let entry = |(name, json): (&String, &Json)| {
                 let place = format!("{place}['{name}']");
                 let text = Json::String(name.clone());
-                // Keys that are no text were written as their JSON.
+                // Keys other than text are written as their JSON.
                 let key = at(&text, key, &place).or_else(|error| {
                     let other = serde_json::from_str(name).map_err(|_| error)?;
                     at(&other, key, &place)
@@ -95,7 +95,7 @@ fn at(json: &Json, ty: &Type, place: &str) -> Result<Value<'static>, String> {
         }
         (Type::Union(types), _) => match types.iter().find_map(|ty| at(json, ty, place).ok()) {
             Some(value) => Some(value),
-            // What is wrong with the only one of its kind says more than that none fits.
+            // If exactly one member of the union is of the JSON's kind, its error says more than that none fits.
             None => match types.iter().filter(|ty| of_kind(ty, json)).collect::<Vec<_>>()[..] {
                 [only] => return at(json, only, place),
                 _ => None,
@@ -109,7 +109,7 @@ fn at(json: &Json, ty: &Type, place: &str) -> Result<Value<'static>, String> {
     }
 }
 
-/// Where nothing is known of the type.
+/// The conversion if the type is not known.
 fn natural(json: &Json) -> Value<'static> {
     match json {
         Json::Null => Value::Null,
@@ -191,7 +191,7 @@ fn decimal(text: &str) -> Option<Value<'static>> {
     })
 }
 
-/// RFC 4648, padded.
+/// Decodes Base64 as in RFC 4648, with padding.
 fn base64(text: &str) -> Option<Vec<u8>> {
     let digit = |c: u8| match c {
         b'A'..=b'Z' => Some(c - b'A'),

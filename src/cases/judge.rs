@@ -1,44 +1,44 @@
 //! Compares the result of a record with the expectation of its case.
 //!
-//! Fields and columns that are not named are not compared. But effects must be named: an unexpected row of a table, a dead letter, or an outcome
-//! other than `done` fails the case. A `key` or `value` of null counts as named: there must be none.
+//! Fields and columns that the expectation does not name are not compared. But it must name every effect: an unexpected row of a table, a dead letter,
+//! or an outcome other than `done` fails the case. A `key` or `value` of null counts as named, and means that there must be none.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value as Json};
 
 use super::from_json::instant;
 
-/// How a record ends.
+/// The outcomes of a record.
 pub(super) const OUTCOMES: [&str; 3] = ["done", "skipped", "dead_lettered"];
-/// How it ends where the pipeline does.
+/// The result if the pipeline halts at the record.
 pub(super) const HALTED: &str = "halted";
 
-/// What came of a record, or what must.
+/// The effects of a record: the actual ones, or those that a case expects.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Effects {
-    /// `done`, `skipped`, `dead_lettered` or `halted`; absent in an expectation means `done`.
+    /// `done`, `skipped`, `dead_lettered` or `halted`. An expectation without it expects `done`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
-    /// The output's key, as text; null where an expectation says that there is none.
+    /// The output's key, as text. In an expectation, null means that there must be none.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "named")]
     pub key: Option<Option<String>>,
-    /// The output's value; null as for the key.
+    /// The output's value. Null means the same as for the key.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "named")]
     pub value: Option<Json>,
     /// All rows of the tables that changed, and of those that an expectation names.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub rows: Map<String, Json>,
-    /// Why it is a dead letter: `step`, `reason`, and `message`, of which an expectation names a part.
+    /// Why the record is a dead letter: `step`, `reason` and `message`. An expectation gives a part of the message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<DeadLetter>,
-    /// Why the pipeline halted, of which an expectation names a part.
+    /// Why the pipeline halted. An expectation gives a part of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub halted: Option<String>,
 }
 
 impl Effects {
-    /// Whether they are an end, and not what there was when the time was up.
+    /// Whether the record has ended; otherwise this is the state when the time was up.
     pub fn have_ended(&self) -> bool {
         let outcome = self.outcome.as_deref();
         outcome.is_some_and(|outcome| outcome == HALTED || OUTCOMES.contains(&outcome))
@@ -49,23 +49,23 @@ impl Effects {
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeadLetter {
-    /// The step, where it was one.
+    /// The step that failed, if it was a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// The reason's name.
+    /// The name of the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What was wrong, in words.
+    /// The message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// What is named, be it null; what is absent is the default.
+/// Turns a present field into `Some`, even if it is null. An absent field gets the default.
 fn named<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 
-/// How they differ, a line each.
+/// The differences, one per line.
 pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
     let mut found = Vec::new();
     let outcome = expected.outcome.as_deref().unwrap_or("done");
@@ -104,7 +104,7 @@ pub fn differences(expected: &Effects, actual: &Effects) -> Vec<String> {
         }
     }
     part("dead_letter.message", &wanted.message, &came.message, &mut found);
-    // Of a record that was not to be a dead letter, the reason is what one wants to read.
+    // For an unexpected dead letter, the reason is what the reader needs.
     if expected.dead_letter.is_none()
         && let Some(came) = &actual.dead_letter
     {
@@ -145,12 +145,12 @@ fn shown(text: Option<&String>) -> String {
     text.map_or_else(|| "none".to_owned(), |text| format!("\"{text}\""))
 }
 
-/// What a null stands for that is expected.
+/// What an expected null matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Null {
-    /// For null alone.
+    /// Only null.
     IsNull,
-    /// In a row: for a column that is absent.
+    /// In a row: an absent column.
     IsAbsent,
 }
 
@@ -178,7 +178,7 @@ fn compare(place: &str, expected: &Json, actual: &Json, null: Null, found: &mut 
     }
 }
 
-/// Whole numbers are compared to the last digit, others as floating point: `1` is `1.0`.
+/// Whole numbers are compared exactly, others as floating point: `1` equals `1.0`.
 fn same_number(one: &Number, other: &Number) -> bool {
     let whole = |number: &Number| {
         let signed = number.as_i64().map(i128::from);
@@ -190,13 +190,13 @@ fn same_number(one: &Number, other: &Number) -> bool {
     }
 }
 
-/// Whether both are times, and the same: `12:00:00Z` is `12:00:00.000Z`.
+/// Whether both are the same time: `12:00:00Z` equals `12:00:00.000Z`.
 fn same_time(one: &str, other: &str) -> bool {
     let time = |text: &str| text.strip_suffix('Z').and_then(instant);
     time(one).is_some_and(|one| time(other) == Some(one))
 }
 
-/// Rows have no order: each that is expected takes one that fits and that no other takes.
+/// Rows have no order: each expected row is matched with a different actual row that fits it.
 fn compare_rows(table: &str, expected: &[Json], actual: &[Json], found: &mut Vec<String>) {
     let fits = |row: &Json, came: &Json| {
         let mut differences = Vec::new();
@@ -220,8 +220,8 @@ fn compare_rows(table: &str, expected: &[Json], actual: &[Json], found: &mut Vec
     }
 }
 
-/// Whether an expected row can have one of those that fit it, if need be for others take another of theirs in its place. Of each row it is asked once.
-/// So as many have one as can: <https://en.wikipedia.org/wiki/Maximum_cardinality_matching>, by augmenting paths.
+/// Tries to match an expected row with one of the actual rows that fit it, moving other expected rows to another match if needed. Each actual row is
+/// tried once. Together the calls match as many rows as possible (<https://en.wikipedia.org/wiki/Maximum_cardinality_matching>, by augmenting paths).
 fn takes_one(row: usize, fitting: &[Vec<usize>], takers: &mut [Option<usize>], asked: &mut [bool]) -> bool {
     for &at in &fitting[row] {
         if std::mem::replace(&mut asked[at], true) {
@@ -365,7 +365,7 @@ mod tests {
         );
     }
 
-    /// How many of these can have one each, by trying all.
+    /// The largest number of rows that can be matched, by trying all combinations.
     fn most(fitting: &[Vec<usize>], taken: &[usize]) -> usize {
         let Some((first, rest)) = fitting.split_first() else {
             return taken.len();

@@ -11,7 +11,7 @@ use crate::config::{Pipeline, StepKind};
 /// How often each step has run, by its name.
 pub type Covered = BTreeMap<String, u64>;
 
-/// All verdicts, and what was covered of each pipeline.
+/// The verdicts of all cases, and what they covered of each pipeline.
 #[derive(Debug, Default)]
 pub struct Report {
     /// In the order of the file.
@@ -22,22 +22,22 @@ pub struct Report {
 /// How one case ended.
 #[derive(Debug)]
 pub struct Verdict {
-    /// Which of its file's cases it is: several may have one name.
+    /// The number of the case in its file: names need not be unique.
     pub number: usize,
     /// Its name.
     pub name: String,
     /// Its pipeline.
     pub pipeline: String,
-    /// What is wrong; nothing where it passed.
+    /// What is wrong; empty if the case passed.
     pub failures: Vec<String>,
-    /// What came of it; none where it was not run.
+    /// The actual effects; `None` if the case was not run.
     pub effects: Option<Effects>,
     /// How long it took.
     pub took: Duration,
 }
 
 impl Verdict {
-    /// One that has no failures yet.
+    /// A verdict without failures so far.
     pub fn new(number: usize, case: &Case, pipeline: &str, took: Duration) -> Verdict {
         Verdict {
             number,
@@ -49,7 +49,7 @@ impl Verdict {
         }
     }
 
-    /// One that could not be tried.
+    /// A verdict for a case that could not be run.
     pub fn not_run(number: usize, case: &Case, pipeline: &str, why: &str) -> Verdict {
         Verdict {
             failures: vec![format!("not run: {why}")],
@@ -58,11 +58,11 @@ impl Verdict {
     }
 }
 
-/// Of one pipeline.
+/// What the cases of one pipeline covered.
 #[derive(Debug, Default)]
 struct Coverage {
     cases: usize,
-    /// Steps that ask or write, with the number of cases in which each did, and whether it has a condition.
+    /// Steps that make requests, or write: name, number of cases in which the step ran, and whether it has a condition.
     steps: Vec<(String, usize, bool)>,
 }
 
@@ -72,7 +72,7 @@ impl Report {
         self.verdicts.iter().filter(|v| !v.failures.is_empty()).count()
     }
 
-    /// Counts the steps that a case has tried.
+    /// Adds the steps that a case ran.
     pub(super) fn covered(
         &mut self,
         name: &str,
@@ -99,7 +99,7 @@ impl Report {
         }
     }
 
-    /// Adds what another file's cases have covered.
+    /// Adds the coverage of another file's cases.
     pub fn take_coverage(&mut self, other: Report) {
         for (name, theirs) in other.coverage {
             let ours = self.coverage.entry(name).or_default();
@@ -113,7 +113,7 @@ impl Report {
         }
     }
 
-    /// For people.
+    /// The report as text for people.
     pub fn human(&self) -> String {
         let mut text = String::new();
         for verdict in &self.verdicts {
@@ -131,7 +131,7 @@ impl Report {
         text
     }
 
-    /// Steps and branches that no case has tried.
+    /// Steps and branches that no case has exercised.
     pub fn gaps(&self) -> Vec<String> {
         let mut gaps = Vec::new();
         for (pipeline, coverage) in &self.coverage {
@@ -146,7 +146,7 @@ impl Report {
         gaps
     }
 
-    /// As JUnit's XML, which build servers read.
+    /// The report as JUnit XML, which build servers read.
     pub fn junit(&self) -> String {
         let seconds = |time: Duration| format!("{:.3}", time.as_secs_f64());
         let total = self.verdicts.iter().map(|v| v.took).sum();

@@ -21,29 +21,29 @@ use crate::custom::CustomSteps;
 use crate::pipeline::evaluate::fix_now;
 use crate::sink::letter;
 
-/// A header of each record: the number of its case, which goes along with what comes of it.
+/// A header of each record: the number of its case. It is passed on to outputs and dead letters, which shows to which case they belong.
 const CASE: &str = "messina-test.case";
 /// How long a record may take to end.
 const END: Duration = Duration::from_secs(10);
 
-/// Why cases could not be run.
+/// Why the cases could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file of cases is wrong.
+    /// The case file is wrong.
     #[error("{0}")]
     File(String),
     /// The pipelines do not start with these schemas and tables.
     #[error("{0}")]
     Start(StartError),
-    /// Something of the process itself could not be had.
+    /// The process lacks a resource.
     #[error("{0}")]
     Environment(String),
 }
 
-/// Runs the cases whose names contain `only`, of the pipelines of `config`, which was checked offline. Paths are relative to `folder`.
+/// Runs the cases whose names contain `only`, with the pipelines of `config`, which has passed the offline checks. Paths are relative to `folder`.
 ///
 /// # Errors
-/// Why none could be run. A case that fails is no error.
+/// Why no case could be run. A failed case is not an error.
 pub async fn run(
     file: &CaseFile,
     folder: &Path,
@@ -63,7 +63,7 @@ pub async fn run(
         named.push(pipeline_of(case, &config)?);
     }
     config.pipelines.retain(|name, _| named.contains(name));
-    // Those that nobody asks need no documents.
+    // References that no step uses need no documents.
     let asked = |name: &str| {
         let mut steps = config.pipelines.values().flat_map(|pipeline| &pipeline.steps);
         steps.any(|step| matches!(&step.kind, StepKind::Reference(wanted) if wanted.reference.value == *name))
@@ -74,7 +74,7 @@ pub async fn run(
     for (_, case) in &wanted {
         documents.push(documents::of_case(case).map_err(|what| in_case(case, what))?);
     }
-    // A field may be in the documents of a case that is not wanted alone.
+    // Find the types in the documents of all cases: a field may occur only in a case that was not selected.
     let all: Vec<_> = file
         .cases
         .iter()
@@ -111,7 +111,7 @@ pub async fn run(
                         .map(|expected| &expected.rows);
                     let (effects, ended) = run_case(&stage, *number, case, &pipelines[name], named).await?;
                     if !ended {
-                        // What it goes on trying might succeed with what a later case brings, and be taken for that one's.
+                        // Stop retrying: an attempt might succeed with the data of a later case, and be taken for that case's result.
                         stage.running.end(name).await;
                         stuck.insert(
                             name.clone(),
@@ -140,8 +140,9 @@ pub async fn run(
     Ok(report)
 }
 
-/// Groups of pipelines of which none gets what another of its group gets or publishes. Such a one would run on the record of the other's case, and its
-/// rows and its end would be taken for those of that case or of a later one. Groups are few, for the consumers of each take seconds to join.
+/// Divides the pipelines into groups in which none consumes what another consumes or publishes. Otherwise it would also run on the record of the
+/// other's case, and its rows and its outcome would be taken for those of that case, or of a later one. There should be few groups, because the
+/// consumers of each take seconds to join.
 fn apart(pipelines: BTreeMap<String, Pipeline>) -> Vec<BTreeMap<String, Pipeline>> {
     let mut groups: Vec<BTreeMap<String, Pipeline>> = Vec::new();
     for (name, pipeline) in pipelines {
@@ -158,7 +159,7 @@ fn apart(pipelines: BTreeMap<String, Pipeline>) -> Vec<BTreeMap<String, Pipeline
     groups
 }
 
-/// Whether one of them consumes a topic that the other consumes or publishes to.
+/// Whether one of the pipelines consumes a topic that the other consumes or publishes to.
 fn meet(one: &Pipeline, other: &Pipeline) -> bool {
     let consumes = |pipeline: &Pipeline, topic: &String| pipeline.source.topics.iter().any(|own| own.value == *topic);
     topics(one).any(|topic| consumes(other, topic)) || topics(other).any(|topic| consumes(one, topic))
@@ -198,7 +199,7 @@ fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
     let count = |step: &Step| {
         let of = &*step.name.value;
         match &step.kind {
-            // What is in memory takes no time that is measured.
+            // References are read from memory, which is not timed, so count their outcomes instead.
             StepKind::Reference(_) => {
                 let came =
                     ["found", "missing"].map(|outcome| metrics.reference_lookups_total.of([name, of, outcome]).get());
@@ -211,14 +212,14 @@ fn executions(stage: &Stage, name: &str, pipeline: &Pipeline) -> Covered {
     steps.map(|step| (step.name.value.clone(), count(step))).collect()
 }
 
-/// What a case expects, if it says so; else why that cannot be read, in words.
+/// The expectation of a case, if it has one. The error says in words why it cannot be read.
 fn expected(case: &Case) -> Result<Option<Effects>, String> {
     let expect = case.expect.as_ref();
     let read = expect.map(|expect| serde_json::from_str(expect.get_ref())).transpose();
     read.map_err(|error| format!("expect: {error}"))
 }
 
-/// What is wrong with what came of a case that expects this.
+/// The failures of a case: how its effects differ from this expectation.
 fn judged(expected: Result<Option<Effects>, String>, effects: &Effects, tables: &Tables) -> Vec<String> {
     match expected {
         Ok(None) => vec!["the case has no `expect`; its result was:".to_owned(), shown(effects)],
@@ -235,7 +236,7 @@ fn shown(effects: &Effects) -> String {
     serde_json::to_string_pretty(effects).unwrap_or_default()
 }
 
-/// What came of a case, with the tables that are named in any case, and whether the pipeline can go on.
+/// Runs a case. Returns its effects, with the content of the `named` tables in any case, and whether the pipeline can go on.
 async fn run_case(
     stage: &Stage,
     number: usize,
@@ -336,7 +337,7 @@ async fn run_case(
     Ok((effects, ended))
 }
 
-/// Tables that hold something else than before, and those that are named, whatever they hold.
+/// The content of tables that have changed, and of `named` tables whether they changed or not.
 fn compared(before: &Contents, after: Contents, named: Option<&Map<String, Json>>) -> Map<String, Json> {
     let wanted = after
         .into_iter()
@@ -374,7 +375,7 @@ mod tests {
             pipeline("b", "in", ""),
             pipeline("c", "out", ""),
             pipeline("d", "letters", ""),
-            // Outputs of several in one topic are told apart by their cases.
+            // Several pipelines may publish to one topic: their outputs are told apart by the number of the case.
             pipeline("e", "other", "sink = { topic = \"out\" }"),
         ];
         let (config, _) = config::load_str(vec![("m.toml".into(), text.concat())], std::iter::empty()).unwrap();

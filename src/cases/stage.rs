@@ -28,13 +28,13 @@ use crate::registry::{Registry, framing};
 use crate::store::sqlite::{SqliteOptions, SqliteStore};
 use crate::telemetry::metrics::Metrics;
 
-/// How long groups may take to form; the embedded cluster waits three seconds for more members.
+/// How long groups may take to form. The embedded cluster waits three seconds for more members.
 const JOIN: Duration = Duration::from_secs(60);
-/// How long a pipeline that stops may take: all its records have ended, or one never will.
+/// How long a pipeline may take to stop. Either all its records have ended by then, or one never will.
 const STOP: Duration = Duration::from_secs(1);
-/// How long all of it may take to stop: all cases have been judged, and what is still open ends with the process.
+/// How long the whole application may take to stop. All cases have been judged by then, and whatever is still open ends with the process.
 const CLOSE: Duration = Duration::from_secs(5);
-/// How long a question to the cluster may take.
+/// How long a request to the cluster may take.
 const ASK: Duration = Duration::from_secs(10);
 
 /// A topic's schema, and its id in the embedded registry.
@@ -43,7 +43,7 @@ struct Known {
     id: u32,
 }
 
-/// A record as it came out.
+/// An output or a dead letter.
 pub struct Out {
     /// Its key, as text.
     pub key: Option<String>,
@@ -53,7 +53,7 @@ pub struct Out {
     pub headers: BTreeMap<String, String>,
 }
 
-/// See the module's page. Clients end before the cluster, and the directory goes last.
+/// The environment; see the module. Fields are dropped in order: clients before the cluster, the directory last.
 pub struct Stage {
     /// The application.
     pub running: Running,
@@ -69,7 +69,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts all of it, for the pipelines that `config` has.
+    /// Starts everything, for the pipelines in `config`.
     pub async fn build(
         file: &CaseFile,
         folder: &Path,
@@ -132,7 +132,7 @@ impl Stage {
         let running = app::start_with(config, sources, telemetry, customs, references)
             .await
             .map_err(Error::Start)?;
-        // Each has one partition of each of its topics.
+        // Each pipeline gets one partition of each of its topics.
         for (name, topics) in topics {
             running.joined(&name, topics, JOIN).await.map_err(Error::Environment)?;
         }
@@ -149,7 +149,7 @@ impl Stage {
         })
     }
 
-    /// The bytes of a value in the topic's schema.
+    /// Encodes a value in the topic's schema.
     pub fn encode(&self, topic: &str, value: &Json) -> Result<Vec<u8>, String> {
         let Some(known) = self.schemas.get(topic) else {
             return Err(format!(
@@ -163,13 +163,13 @@ impl Stage {
         Ok(bytes)
     }
 
-    /// A value as JSON, by the schema that it says; what it is not, in words.
+    /// Decodes a value to JSON, by the schema that it names. The error says in words why it cannot be decoded.
     pub async fn decode(&self, value: &[u8]) -> Result<Json, String> {
         let (id, start) = framing::parse(value).map_err(|e| e.to_string())?;
         self.client.decode(id, &value[start..]).await
     }
 
-    /// Writes a record, and waits until it is there.
+    /// Writes a record, and waits for its delivery.
     pub fn send(
         &self,
         topic: &str,
@@ -192,7 +192,7 @@ impl Stage {
         self.producer.flush(ASK).map_err(in_words)
     }
 
-    /// The next record of a topic that has this header. Others are passed over: what an earlier case has left behind may come at any time.
+    /// The next record of a topic that has this header. Others are skipped: late records of an earlier case may arrive at any time.
     pub fn receive(&self, topic: &str, (name, value): (&str, &str)) -> Result<Out, Error> {
         let began = Instant::now();
         while began.elapsed() < ASK {
@@ -215,7 +215,8 @@ impl Stage {
         Err(Error::Environment("what was published cannot be read back".to_owned()))
     }
 
-    /// Ends the application and the registry; the application not where a step of one's own blocks its thread, for it would never stop.
+    /// Stops the application and the registry. It gives up waiting for the application after `CLOSE`: while a custom step blocks its
+    /// thread, it would never stop.
     pub async fn close(self) {
         let _ = tokio::time::timeout(CLOSE, self.running.stop()).await;
         self.registry.stop().await;
@@ -259,7 +260,7 @@ async fn register(file: &CaseFile, folder: &Path, url: &str) -> Result<BTreeMap<
     Ok(known)
 }
 
-/// Those that a schema names, and those that they name in turn.
+/// The types that a schema names, and those that they name in turn.
 fn used<'t>(types: &'t [(String, String)], text: &str) -> Vec<&'t (String, String)> {
     let mut texts = text.to_owned();
     let mut found = Vec::new();
@@ -286,7 +287,7 @@ fn full_name(schema: &str) -> Option<String> {
     })
 }
 
-/// The configuration with the embedded services in place of its own, and these alone.
+/// The configuration with the embedded services in place of its own; also returns a configuration of the embedded services alone.
 fn around(mut config: Config, places: &str) -> Result<(Config, Config), Error> {
     let loaded = config::load_str(vec![("messina test".to_owned(), places.to_owned())], std::iter::empty());
     let (places, _) = loaded.map_err(|findings| Error::Environment(findings.human(false)))?;
@@ -313,7 +314,7 @@ fn around(mut config: Config, places: &str) -> Result<(Config, Config), Error> {
         for step in &mut pipeline.steps {
             match &mut step.kind {
                 StepKind::Lookup(lookup) => lookup.cache = None,
-                // The embedded store groups by itself.
+                // The embedded store groups writes by itself.
                 StepKind::Write(write) => write.group = None,
                 StepKind::Filter(_) | StepKind::Set(_) | StepKind::Reference(_) | StepKind::Custom(_) => {}
             }
@@ -333,7 +334,7 @@ mod tests {
     use crate::avro::value::{Type, Value};
     use crate::custom::{CustomStep, Row, StepError};
 
-    /// What a slow machine may take.
+    /// Time enough for a slow machine.
     const LONG: Duration = Duration::from_secs(120);
 
     /// A step that blocks its thread until the test lets it go.
@@ -392,10 +393,10 @@ mod tests {
         drop(go);
     }
 
-    /// A step with a runtime of its own, which panics where it is dropped amid async code.
+    /// A step that owns a runtime, which panics if it is dropped in async code.
     struct Owns {
         _runtime: tokio::runtime::Runtime,
-        /// Closed behind the runtime.
+        /// Closes after the runtime is dropped.
         _here: mpsc::Sender<()>,
     }
 

@@ -11,25 +11,25 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::types::result_type;
 use crate::store::{ColumnType, Rows, Statement, StatementOptions, Store, StoreError};
 
-/// Older than any record: what a pipeline writes comes after it.
+/// A write timestamp older than any record's, so that whatever a pipeline writes wins.
 const BEFORE: i64 = 1;
-/// Rows of a table that are read back.
+/// The most rows of a table that are read back.
 const MOST: usize = 10_000;
 
-/// Rows as they are compared: without nulls, by table.
+/// Rows in the form in which they are compared: without nulls, by table.
 pub type Contents = BTreeMap<String, Vec<Json>>;
 
-/// The tables, and how each is read.
+/// The tables, and the statement that reads each.
 pub struct Tables {
     store: SqliteStore,
     reads: BTreeMap<String, Statement>,
 }
 
 impl Tables {
-    /// Makes the tables.
+    /// Creates the tables.
     ///
     /// # Errors
-    /// What is wrong with a declaration, in words.
+    /// In words, what is wrong with a declaration.
     pub async fn create(store: SqliteStore, declared: &BTreeMap<String, String>) -> Result<Tables, String> {
         let mut reads = BTreeMap::new();
         for (name, columns) in declared {
@@ -54,17 +54,17 @@ impl Tables {
                 ));
             }
             let names: Vec<_> = all.columns().iter().map(|c| quoted(&c.name)).collect();
-            // By name, for a write may add columns of Messina's own.
+            // Select columns by name, because a write may add columns that belong to Messina.
             let select = format!("SELECT {} FROM {}", names.join(", "), quoted(name));
             reads.insert(name.clone(), store.prepare(&select, &options).await.map_err(wrong)?);
         }
         Ok(Tables { store, reads })
     }
 
-    /// Puts these rows in place of all.
+    /// Replaces the content of all tables with these rows.
     ///
     /// # Errors
-    /// What does not fit where, in words.
+    /// In words, what does not fit, and where.
     pub async fn fill(&self, rows: &BTreeMap<String, Vec<toml::Table>>) -> Result<(), String> {
         let clear: Vec<_> = self
             .reads
@@ -113,10 +113,10 @@ impl Tables {
         Ok(())
     }
 
-    /// What the tables hold.
+    /// The content of the tables.
     ///
     /// # Errors
-    /// What cannot be read, in words.
+    /// In words, what cannot be read.
     pub async fn contents(&self) -> Result<Contents, String> {
         let mut contents = Contents::new();
         for (name, read) in &self.reads {
@@ -140,7 +140,7 @@ impl Tables {
         Ok(contents)
     }
 
-    /// Columns of expected rows that their tables do not have, a line each: a null of such a one would always be as expected.
+    /// Columns of expected rows that their tables do not have, one per line. An expected null in such a column would always match.
     pub fn unknown_columns(&self, expected: &Map<String, Json>) -> BTreeSet<String> {
         let mut unknown = BTreeSet::new();
         for (table, rows) in expected {
@@ -156,7 +156,7 @@ impl Tables {
     }
 }
 
-/// TOML as JSON; its dates and times are text, as JSON's are.
+/// Converts TOML to JSON. Dates and times become text.
 pub fn toml_to_json(value: &toml::Value) -> Json {
     match value {
         toml::Value::String(text) => Json::from(text.as_str()),
@@ -176,7 +176,8 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// CQL's column list as SQLite reads it: types with parameters in quotes, and a partition key of several columns without its own parentheses.
+/// Converts CQL's column list to SQLite's syntax: quotes types with parameters, and removes the inner parentheses of a composite partition
+/// key.
 fn in_sqlite(columns: &str) -> String {
     let mut out = String::with_capacity(columns.len() + 8);
     let (mut angles, mut word) = (0_usize, 0);
@@ -236,7 +237,7 @@ mod tests {
         );
     }
 
-    /// A table `t` of these columns, in a database that goes with the first of the two.
+    /// A table `t` with these columns. Keep the `Scratch` for as long as the table is used: it holds the database.
     async fn table(columns: &str) -> (crate::demo::cluster::Scratch, Result<Tables, String>) {
         let scratch = crate::demo::cluster::Scratch::new().unwrap();
         let options = crate::store::sqlite::SqliteOptions::new(scratch.database());

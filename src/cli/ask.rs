@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs}
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The longest answer that is read, in bytes; more than this is somebody else's.
+/// The longest answer that is read, in bytes. A longer one is not Messina's.
 const LONGEST: u64 = 16 << 20;
 
 /// The process to ask.
@@ -27,21 +27,21 @@ pub struct Process {
 /// What a process answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The status, such as 200; 0 where the answer is not HTTP.
+    /// The status, such as 200; 0 if the answer is not HTTP.
     pub status: u16,
-    /// The body, without the end of its last line.
+    /// The body, without the final line break.
     pub body: String,
 }
 
 impl Answer {
-    /// Whether it is another program's: no HTTP, or a page, of which Messina has one only, at `/`.
+    /// Whether another program answered: with something other than HTTP, or with a page. Messina's only page is at `/`.
     pub fn is_anothers(&self) -> bool {
         self.status == 0 || self.body.trim_start().starts_with('<')
     }
 }
 
 impl Process {
-    /// Where to connect to what listens there: all addresses include this host's own.
+    /// The address to connect to. For an unspecified listen address, this is the loopback address.
     pub fn address(&self) -> SocketAddr {
         let ip = match self.listen.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -51,7 +51,7 @@ impl Process {
         SocketAddr::new(ip, self.listen.port())
     }
 
-    /// What to say where another program has answered.
+    /// The message for an answer of another program.
     pub fn not_messina(&self) -> String {
         format!(
             "{}: another program listens there; give the process's [http] listen address with --listen",
@@ -59,16 +59,16 @@ impl Process {
         )
     }
 
-    /// Asks for `path`; each part of the answer may take `patience`.
+    /// Requests `path`. Each part of the answer may take `patience`.
     ///
     /// # Errors
-    /// When there is no connection, or no answer in time.
+    /// If there is no connection, or no answer in time.
     pub fn ask(&self, path: &str, patience: Duration) -> io::Result<Answer> {
         Place::from(*self).ask(path, patience)
     }
 }
 
-/// Where a process can be reached, also from another host: host, port, and the path before its own ones.
+/// How a process can be reached, also from another host: host, port, and a path prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     host: String,
@@ -77,15 +77,15 @@ pub struct Place {
 }
 
 impl Place {
-    /// Asks for `path`, as [`Process::ask`] does.
+    /// Requests `path`, as [`Process::ask`] does.
     ///
     /// # Errors
-    /// When there is no connection, or no answer in time.
+    /// If there is no connection, or no answer in time.
     pub fn ask(&self, path: &str, patience: Duration) -> io::Result<Answer> {
         let mut stream = self.connect(patience)?;
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        // In one piece: who answers before the last one came would reset the connection.
+        // Send the request in one write: a server that answers before the last piece arrives would reset the connection.
         let (prefix, authority) = (&self.prefix, self.authority());
         stream.write_all(format!("GET {prefix}{path} HTTP/1.0\r\nHost: {authority}\r\n\r\n").as_bytes())?;
         let mut answer = Vec::new();
@@ -136,7 +136,7 @@ impl From<Process> for Place {
     }
 }
 
-/// `http://HOST[:PORT][/PATH]`, whose port is 80 where none is said, or `HOST[:PORT][/PATH]`, where it is Messina's own.
+/// `http://HOST[:PORT][/PATH]` with default port 80, or `HOST[:PORT][/PATH]` with Messina's default port.
 impl FromStr for Place {
     type Err = String;
 
@@ -175,7 +175,7 @@ impl FromStr for Place {
         if host.is_empty() {
             return Err(wrong());
         }
-        // The address of the page, or of /status itself, is what people copy.
+        // People copy the address of the status page, or of /status itself.
         let path = path.trim_end_matches('/');
         Ok(Place {
             host: host.to_owned(),

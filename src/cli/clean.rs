@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// The text without what a terminal or a reader could take for something else than a letter.
+/// Replaces whatever a terminal or a reader could take for something other than a visible character.
 pub fn clean(text: &str) -> Cow<'_, str> {
     let drives = |c: char| {
         c.is_control()
@@ -19,7 +19,7 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(one).collect())
 }
 
-/// The same for text of several lines, which stay lines.
+/// Like [`clean`], for text of several lines, which stay lines.
 pub fn plain(text: &str) -> String {
     text.split('\n').map(clean).collect::<Vec<_>>().join("\n")
 }

@@ -48,7 +48,7 @@ pub(super) struct Target {
     topic: Option<String>,
 }
 
-/// What all three commands need: the configuration, the topics, and whose letters count.
+/// What all three commands need: the configuration, the topics, and the pipeline whose dead letters count.
 pub(super) struct Context {
     config: Config,
     topics: Vec<String>,
@@ -56,7 +56,7 @@ pub(super) struct Context {
 }
 
 impl Context {
-    /// The pipeline whose properties its clients have, if it is one.
+    /// The pipeline whose properties the clients get, if one is given.
     fn of_pipeline(&self) -> Option<&Pipeline> {
         self.config.pipelines.get(self.pipeline.as_ref()?)
     }
@@ -70,7 +70,7 @@ impl Context {
         sink.map_or(&[], |sink| &sink.properties)
     }
 
-    /// The only topic; an error that says how to choose where there are several.
+    /// The only topic. If there are several, the error says how to choose one.
     fn only_topic(&self) -> Result<&str, Trouble> {
         match self.topics.as_slice() {
             [topic] => Ok(topic),

@@ -30,7 +30,7 @@ pub fn run(args: Demo) -> anyhow::Result<ExitCode> {
         answer(&config_text(&Places::default()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Dead letters are part of the show and would be all that is seen.
+    // The demo publishes dead letters on purpose, and their log lines would hide everything else.
     logging::init("off", LogFormat::Auto, None, None)?;
     let runtime = runtime(None)?;
     let report = runtime.block_on(demo::run(args.records));

@@ -30,7 +30,7 @@ use crate::shutdown::Signals;
 use crate::sink::letter::{Back, record_timestamp};
 use crate::telemetry::logging;
 
-/// Records that wait for the one before them.
+/// How many records may be read ahead of the one in process.
 const AHEAD: usize = 16;
 
 /// Options of `--dry-run`.
@@ -54,20 +54,20 @@ pub struct DryRun {
 }
 
 impl DryRun {
-    /// Whether it is one.
+    /// Whether a dry run is requested.
     pub fn is_wanted(&self) -> bool {
         self.dry_run
     }
 }
 
-/// Says what would come of the next records.
+/// Shows what would happen to the next records.
 pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let (config, sources) = files.taken(&[])?;
     logging::init("error", LogFormat::Auto, None, None)?;
     let runtime = runtime(Some(2))?;
     let code = runtime.block_on(async {
         let pipeline = chosen(&config, args.pipeline.as_deref())?.clone();
-        // Before the directory is made: neither a signal nor a second one leaves a copy of the database behind.
+        // Listen before the directory is created: then neither the first nor a second signal leaves a copy of the database behind.
         let signals = Signals::listen_to_all().context("cannot listen to signals")?;
         let room = room_for_copy(&config).map_err(|e| Trouble::unavailable("cannot copy the database", &e))?;
         let removal = room.as_ref().map(Scratch::removal);
@@ -93,7 +93,7 @@ pub fn run(args: &DryRun, files: &ConfigFiles, customs: &CustomSteps) -> anyhow:
     code
 }
 
-/// The pipeline that is meant.
+/// The pipeline that the arguments mean.
 pub(super) fn chosen<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c Pipeline, Trouble> {
     match (name, config.pipelines.len()) {
         (Some(name), _) => config.pipelines.get(name).ok_or_else(|| {
@@ -172,10 +172,10 @@ fn consumer(config: &Config, pipeline: &Pipeline) -> anyhow::Result<BaseConsumer
     made.map_err(|e| Trouble::unavailable("cannot make a consumer", &e))
 }
 
-/// Sends records until nobody takes them any more.
+/// Sends records until the receiver is gone.
 fn read(consumer: &BaseConsumer, topics: &[String], since: Option<i64>, to: &mpsc::Sender<Result<Incoming, String>>) {
     if let Err(error) = try_to_read(consumer, topics, since, to) {
-        // Who has ended needs no error.
+        // If the receiver is gone, nobody needs the error.
         let _ = to.blocking_send(Err(error));
     }
 }
@@ -200,10 +200,10 @@ fn try_to_read(
         match consumer.poll(Duration::from_millis(100)) {
             None | Some(Err(KafkaError::PartitionEOF(_))) => {}
             Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(in_words(error)),
-            // Brokers that went away come back.
+            // A broker that went away may come back.
             Some(Err(error)) => say!("warning: Kafka: {error}"),
             Some(Ok(message)) => {
-                // No row is written: whose write timestamp is noted there makes no difference.
+                // A dry run writes no row, so it does not matter which pipeline's write timestamp the header contains.
                 let back = message.headers().and_then(|headers| Back::of(headers, ""));
                 let record = Incoming {
                     topic: message.topic().to_owned(),

@@ -35,7 +35,7 @@ pub fn run(args: &Explain) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A code's section of the page, its heading without the marks of Markdown.
+/// The section of a code, with the heading's Markdown marks removed.
 fn section(id: &str) -> Option<&'static str> {
     let heading = format!("\n## {id}: ");
     let start = PAGE.find(&heading)? + "\n## ".len();

@@ -24,7 +24,7 @@ pub fn run(args: &Health) -> anyhow::Result<ExitCode> {
     let path = if args.ready { "/readyz" } else { "/livez" };
     let address = args.process.address();
     match args.process.ask(path, PATIENCE) {
-        // Messina says yes or why not, and nothing else.
+        // Messina answers 200 or 503 here, and nothing else.
         Ok(answer) if answer.is_anothers() || !matches!(answer.status, 200 | 503) => {
             say!("{}", args.process.not_messina());
             Ok(Exit::Unavailable.into())

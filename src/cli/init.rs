@@ -171,7 +171,7 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
         others: &args.config.iter().map(|c| c.display().to_string()).collect::<Vec<_>>(),
     };
     let text = text::text(&draft, &places);
-    // The connections are in it, where they are not in files of their own.
+    // The draft contains the connections, unless they are in files of their own.
     let mut whole = if connections.is_some() { Vec::new() } else { texts };
     whole.push((places.file.to_owned(), text.clone()));
     let loaded =
@@ -222,14 +222,15 @@ pub fn run(args: Init) -> anyhow::Result<ExitCode> {
         }
         Err(error) => {
             match error.downcast_ref::<Trouble>() {
-                // None of them was there, and they would be in the way of the draft that is mended. The findings point into what is shown.
+                // Remove the new files: none of them existed before, and they would be in the way when the draft is written again. Show the draft,
+                // because the findings refer to its lines.
                 Some(Trouble::Usage(_) | Trouble::Config) if !args.force => {
                     files.remove();
                     say!("{} is not written. The draft follows:", places.file);
                     answer(&text)?;
                 }
                 Some(Trouble::Usage(_) | Trouble::Config) => {}
-                // Nothing is wrong with the draft: its case could not run.
+                // The draft is fine, but its case could not run.
                 Some(Trouble::Unavailable(_)) | None => stopped(),
             }
             return Err(error);
@@ -247,7 +248,7 @@ fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-/// What a flag says, or its answer on a terminal.
+/// The value of a flag, or the answer to a question on the terminal.
 fn answered(given: Option<&String>, flag: &str, question: &str) -> anyhow::Result<String> {
     if let Some(given) = given {
         return Ok(given.clone());
@@ -293,7 +294,7 @@ fn connections(args: &Init) -> anyhow::Result<Connections> {
     })
 }
 
-/// The configuration that the connections come from: its texts with their names.
+/// The configuration that the connections come from: texts with their names.
 fn base(args: &Init, connections: Option<&Connections>) -> anyhow::Result<Vec<(String, String)>> {
     if let Some(connections) = connections {
         return Ok(vec![("the flags".to_owned(), connections.toml())]);
@@ -308,7 +309,7 @@ fn base(args: &Init, connections: Option<&Connections>) -> anyhow::Result<Vec<(S
     args.config.iter().map(read).collect()
 }
 
-/// A topic's name as one that a pipeline can have.
+/// Turns a topic's name into a valid pipeline name.
 fn pipeline_name(topic: &str) -> String {
     let plain = |c: char| {
         if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') {
@@ -320,8 +321,8 @@ fn pipeline_name(topic: &str) -> String {
     topic.chars().map(plain).collect()
 }
 
-/// The name of a pipeline for which none is said. Two drafts of one topic are two pipelines: by one name they would share a consumer group, and each
-/// would get a part of the records.
+/// The default name of a pipeline. Two drafts for one topic must get different names: with the same name they would share a consumer group, and each
+/// would get only a part of the records.
 fn own_name(topic: &str, out: Option<&Path>) -> String {
     let topic = pipeline_name(topic);
     let stem = out.filter(|out| *out != Path::new("-")).and_then(Path::file_stem);
@@ -329,7 +330,7 @@ fn own_name(topic: &str, out: Option<&Path>) -> String {
         return topic;
     };
     match stem.strip_prefix(&topic) {
-        // The topic's name and more of it, and not another word that begins alike.
+        // The stem continues the topic's name, and is not just a longer word.
         Some(more) if !more.starts_with(|c: char| c.is_ascii_alphabetic()) => stem,
         _ => format!("{topic}-{stem}"),
     }
@@ -405,7 +406,7 @@ fn case_text(draft: &Draft, schema: &Schema, topic: &str, files: &Files, path: &
     case::text(draft, &schema.root_type(), &names).map_err(Trouble::Usage)
 }
 
-/// Runs the case, and writes down what came of it; whether it did, and no signal came first.
+/// Runs the case, and writes its result into the file. Returns false if a signal came first.
 async fn expect(path: &Path, text: String, draft: &Draft, config: Config, sources: Sources) -> anyhow::Result<bool> {
     let case = file::parse(&text).map_err(anyhow::Error::msg)?;
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -450,7 +451,7 @@ async fn expect(path: &Path, text: String, draft: &Draft, config: Config, source
     }
     let mut expect = serde_json::to_value(effects).context("effects as JSON")?;
     if let Some(value) = expect.get_mut("value").and_then(|value| value.as_object_mut()) {
-        // The event's own fields pass unchanged: what is new is what is worth reading.
+        // The event's own fields pass unchanged, so expect only the new ones.
         value.retain(|name, _| draft.set.iter().any(|(field, _)| field == name));
     }
     let update = file::Update {
@@ -463,7 +464,7 @@ async fn expect(path: &Path, text: String, draft: &Draft, config: Config, source
     Ok(true)
 }
 
-/// What was done, and what comes next.
+/// Says what was done, and what to do next.
 fn say(draft: &Draft, files: &Files, places: &Places<'_>) {
     let others: String = places.others.iter().map(|other| format!("-c {other} ")).collect();
     let file = places.file;

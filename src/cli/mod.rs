@@ -1,6 +1,6 @@
 //! The command line of `messina`, one file per command. Programs with custom steps call [`main`] or [`main_with`].
 
-// They panic when the reader closes the pipe. Use `answer`, `say!`, or `?` on what writes.
+// `print!` and `eprint!` panic when the reader closes the pipe. Use `answer`, `say!`, or `?` on what writes.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod ask;
@@ -37,7 +37,7 @@ use crate::custom::CustomSteps;
 use crate::shutdown::Exit;
 use trouble::Trouble;
 
-/// How long custom steps may take to be dropped at the end.
+/// How long custom steps may take to be dropped at the end of the process.
 const GOING: Duration = Duration::from_secs(2);
 
 /// Enriches Avro records from Kafka by look-ups in ScyllaDB or any CQL database: declared pipelines, nothing lost.
@@ -85,7 +85,7 @@ enum Command {
     Man,
 }
 
-/// Findings about the place where the configuration runs, for commands that run elsewhere.
+/// Findings that depend on where the configuration runs. Commands that run elsewhere leave them out.
 const ELSEWHERE: [Code; 2] = [codes::MISSING_FILE, codes::SECRET];
 
 /// The configuration files of a command.
@@ -108,7 +108,7 @@ impl ConfigFiles {
         judged(config, sources, left)
     }
 
-    /// The same for a command that does nothing without it: findings are printed, and an error among them ends it.
+    /// The same for a command that needs the configuration: prints the findings, and fails if one of them is an error.
     fn taken(&self, left: &[Code]) -> Result<(Config, Sources), Trouble> {
         let (config, sources, warnings) = self.load_leaving(left).map_err(|found| Trouble::config(&found))?;
         print(&warnings);
@@ -116,11 +116,11 @@ impl ConfigFiles {
     }
 }
 
-/// What was loaded, with what can be said against it offline; all findings, where an error is among them.
+/// Runs the offline checks on a loaded configuration. Returns all findings as the error if one of them is an error.
 fn judged(config: Config, sources: Sources, left: &[Code]) -> Result<(Config, Sources, Diagnostics), Diagnostics> {
     let mut findings = config::check(&config, &sources);
     findings.retain(|finding| !left.contains(&finding.code));
-    // Names and places are the configuration check's; what remains is what only the parser of CEL sees.
+    // The configuration check has covered names and places. What remains are the errors that only the CEL parser finds.
     if findings.iter().all(|finding| finding.severity == Severity::Warning) {
         for pipeline in config.pipelines.values() {
             if let Err(found) = crate::pipeline::program::parse(pipeline) {
@@ -136,7 +136,7 @@ fn judged(config: Config, sources: Sources, left: &[Code]) -> Result<(Config, So
     }
 }
 
-/// The runtime of a command, of so many threads; of one for each core where no number is given.
+/// The runtime of a command with this number of threads; `None` means one per core.
 fn runtime(threads: Option<usize>) -> anyhow::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.thread_name("messina-io").enable_all();
@@ -149,7 +149,7 @@ fn runtime(threads: Option<usize>) -> anyhow::Result<Runtime> {
 /// Prints findings as text to stderr.
 pub fn print(findings: &Diagnostics) {
     let text = findings.human(io::stderr().is_terminal());
-    // Who closed stderr does not want it.
+    // If stderr is closed, nobody wants the findings.
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
@@ -181,14 +181,14 @@ pub fn main_with(make: impl FnOnce() -> Result<CustomSteps, String>) -> ExitCode
     })
 }
 
-/// Lets the process open as many files and connections as it may. Whatever starts it often grants 1,024 at first, for programs that wait by select(2);
-/// nothing here does, and each thread of consumers has a connection to each shard of the database. A refusal leaves it at that.
+/// Raises the process's limit on open files and connections to the most that is permitted. The parent process often sets 1,024, for programs that use
+/// select(2). Nothing here does, and each consumer thread has a connection to each shard of the database. If the system refuses, the limit stays.
 fn raise_open_files() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: the first call writes the limit, which is ours, and the second reads it.
+    // SAFETY: the first call writes to `limit`, which is valid, and the second reads it.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
             limit.rlim_cur = limit.rlim_max;
@@ -205,7 +205,7 @@ pub fn run(cli: Cli, make: impl FnOnce() -> Result<CustomSteps, String>) -> anyh
 fn with_steps(command: Command, make: impl FnOnce() -> Result<CustomSteps, String>) -> anyhow::Result<ExitCode> {
     let customs = steps_for(&command, make).map_err(Trouble::Unavailable)?;
     let ended = self::command(command, &customs);
-    // Nobody listens to signals any more.
+    // Signals are not handled any more, so limit the wait.
     if customs.let_go().recv_timeout(GOING) == Err(mpsc::RecvTimeoutError::Timeout) {
         say!("a custom step does not end; the process exits without it");
     }
@@ -265,7 +265,7 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<String> {
     Ok(String::from_utf8(script)?)
 }
 
-/// The manual page of the program, and behind it those of its commands.
+/// The manual page of the program, followed by those of its commands.
 fn manual() -> anyhow::Result<String> {
     let command = Cli::command();
     let mut page = Vec::new();
@@ -284,7 +284,7 @@ fn manual() -> anyhow::Result<String> {
 /// Parses the arguments. Usage errors exit with 64, as in sysexits; `--help` and `--version` with 0.
 pub fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|error| {
-        // Help and version go to stdout and are no errors; a closed pipe is nobody's.
+        // Help and version go to stdout and are not errors. If the pipe is closed, there is nobody to tell.
         let _ = error.print();
         if error.use_stderr() {
             Exit::Usage.into()
@@ -303,7 +303,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// Two pipelines with an expression each that only the parser sees, and a warning: neither publishes nor writes.
+    /// Two pipelines, each with an expression that only the parser rejects, and with a warning, because it neither publishes nor writes.
     #[test]
     fn what_the_parser_sees_is_said_of_all_pipelines_beside_warnings() {
         let pipeline = |name: &str| {

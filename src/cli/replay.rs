@@ -30,11 +30,11 @@ use crate::source::status::LoopState;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::logging;
 
-/// Between two looks at how far it is.
+/// How often to check the progress.
 const LOOK: Duration = Duration::from_millis(500);
-/// How long nothing gets done until it is looked whether what is left is still there.
+/// How long the progress must stand still until `watch` checks whether the rest of the range still exists.
 const STANDS: Duration = Duration::from_secs(15);
-/// No partition stands still for so long that it would be a stall: those that are done do.
+/// A stall timeout that is never reached: partitions that are done make no progress, and that is not a stall.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Run a pipeline again over a past range of its topics, in its own consumer group. It writes and publishes as in production. A replay that was stopped
@@ -74,7 +74,7 @@ pub fn run(args: &Replay, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     go(args, config, sources, customs, &name, &group, range)
 }
 
-/// Leaves the one pipeline in the configuration, in the replay's group, and finds the range.
+/// Reduces the configuration to the one pipeline, in the replay's group, and finds the range.
 fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String, Range)> {
     check_range(args).map_err(Trouble::Usage)?;
     let mut pipeline = dry_run::chosen(config, args.pipeline.as_deref())?.clone();
@@ -96,16 +96,16 @@ fn prepare(args: &Replay, config: &mut Config) -> anyhow::Result<(String, String
     pipeline.source.group.value.clone_from(&group);
     pipeline.source.instance_id = None;
     pipeline.source.stall_timeout = NEVER;
-    // Where retention has overtaken it, what is left of the range comes next.
+    // If retention has overtaken the group's position, continue with what is left of the range.
     pipeline.source.offset_reset = OffsetReset::Earliest;
     config.pipelines.clear();
     config.pipelines.insert(name.clone(), pipeline);
-    // The daemon may run beside it.
+    // The daemon may run on this machine with the same address, so take a free port.
     config.http.listen = ([127, 0, 0, 1], 0).into();
     Ok((name, group, range))
 }
 
-/// Whether no range ends before it begins, and each partition has one.
+/// Checks that no range ends before it begins, and that each partition has one range.
 fn check_range(args: &Replay) -> Result<(), String> {
     if let (Some(from), Some(to)) = (args.from, args.to)
         && to < from
@@ -137,7 +137,7 @@ fn check_range(args: &Replay) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether no pipeline has the group: its commits would be moved, and records passed over or run again.
+/// Checks that no pipeline uses the group: the replay would move its commits, and records would be skipped or processed again.
 fn check_group(config: &Config, pipeline: &Pipeline, group: &str) -> Result<(), String> {
     let has_it = |other: &&Pipeline| other.source.group.value == group;
     let whose = match config.pipelines.values().find(has_it) {
@@ -178,7 +178,7 @@ fn by_offset(args: &Replay, pipeline: &Pipeline, parts: Vec<parts::Part>) -> Res
     Ok(chosen.collect())
 }
 
-/// The same for the same range, so that the same command goes on.
+/// The default group. It is derived from the range, so that repeating the command resumes the replay.
 fn group_of(args: &Replay, pipeline: &Pipeline) -> String {
     let moment = |moment: Option<Moment>| moment.map_or_else(|| "end".to_owned(), |m| m.0.to_string());
     let range = if args.from_offset.is_empty() {
@@ -193,7 +193,7 @@ fn group_of(args: &Replay, pipeline: &Pipeline) -> String {
     format!("{}-replay-{range}", pipeline.source.group.value)
 }
 
-/// Places as a part of a name, the same in whatever order they were said.
+/// Places as part of a name, independent of the order in which they were given.
 fn places_of(places: &[Place]) -> String {
     let mut places = places.to_vec();
     places.sort_unstable();
@@ -259,11 +259,11 @@ fn go(
         // A broker that does not answer can keep a consumer from closing.
         let stopped = tokio::time::timeout(limit, running.stop()).await.is_ok();
         if range.gone() > 0 {
-            // The last commit may have been all that was missing of them.
+            // The last commit may have completed records that were counted as gone.
             look_again(&range).await;
         }
         let done = match end {
-            // Brokers that do not answer any more take nothing back.
+            // Everything was done before the stop; brokers that no longer answer do not change that.
             Ended::Done => total,
             Ended::Halted | Ended::Stopped => looked(&range).await.unwrap_or_else(|| progress.seen()),
         };
@@ -301,7 +301,7 @@ fn go(
     code
 }
 
-/// The arguments that go on in the range, as moments and offsets: `2h` would be another range by then.
+/// The arguments that resume the replay. Times are absolute, because `2h` would be a different range by then.
 fn the_same(args: &Replay, group: &str) -> String {
     let mut said = String::new();
     for (option, moment) in [("--from", args.from), ("--to", args.to)] {
@@ -317,8 +317,8 @@ fn the_same(args: &Replay, group: &str) -> String {
     format!("{said}--group {group}")
 }
 
-/// What is said at the end. What is gone is none of the replay's failures: a record that was compacted is superseded, and one that retention took
-/// cannot be had any more. Of what retention has taken by now, nobody knows how much of it was done before.
+/// The message at the end. Records that are gone are no failure of the replay: a compacted record is superseded, and a record that retention deleted
+/// cannot be read any more. It is not known how many of the records that retention has deleted by now were done before.
 fn all_done(total: i64, gone: i64, taken: i64) -> String {
     let mut said = format!("all {total} offsets are done");
     if gone > 0 {
@@ -341,7 +341,7 @@ enum Ended {
     Stopped,
 }
 
-/// Waits for the end, and shows how far it is.
+/// Waits for the end, and shows the progress.
 async fn watch(running: &mut Running, name: &str, range: &Arc<Range>, total: i64, progress: &mut Progress) -> Ended {
     let mut stands_since = Instant::now();
     loop {
@@ -352,7 +352,7 @@ async fn watch(running: &mut Running, name: &str, range: &Arc<Range>, total: i64
         if takes_no_more(&running.loops(name)) {
             return Ended::Halted;
         }
-        // Brokers that do not answer now are asked again.
+        // If the brokers do not answer now, ask again later.
         let Some(done) = looked(range).await else { continue };
         if done > progress.seen() {
             stands_since = Instant::now();
@@ -373,18 +373,18 @@ fn takes_no_more(loops: &[Arc<LoopState>]) -> bool {
     loops.iter().any(|state| state.get().halted.is_some())
 }
 
-/// Whether nothing is in flight: what is may be done still, though it is gone from its topic.
+/// Whether nothing is in flight. A record in flight may still be done, even if it is gone from its topic.
 fn is_idle(loops: &[Arc<LoopState>]) -> bool {
     loops.iter().all(|state| state.get().in_flight_records == 0)
 }
 
-/// Looks what of the range is still there. Brokers that do not answer now are asked again.
+/// Checks whether the rest of the range still exists. If the brokers do not answer, the caller asks again later.
 async fn look_again(range: &Arc<Range>) {
     let range = range.clone();
     let _ = tokio::task::spawn_blocking(move || range.look_again()).await;
 }
 
-/// What retention has taken by now; brokers that do not answer any more do not say.
+/// How many offsets retention has deleted by now; 0 if the brokers do not answer any more.
 async fn taken(range: &Arc<Range>) -> i64 {
     let range = range.clone();
     let taken = tokio::task::spawn_blocking(move || range.taken()).await;

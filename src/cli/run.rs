@@ -19,11 +19,11 @@ use crate::source::consumer_loop::End;
 use crate::telemetry::breadcrumbs::Breadcrumbs;
 use crate::telemetry::logging::{self, LogFile, LoggingError, Verbosity};
 
-/// Between two looks at the configuration's files, with `--watch`.
+/// How often `--watch` checks the configuration's files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What the last events and spans get at the end.
+/// How long the last events and spans may take at the end.
 pub(super) const LAST: Duration = Duration::from_secs(5);
-/// The same where the process cannot stop in time.
+/// The same if the process could not stop in time.
 const LAST_AFTER_ALL: Duration = Duration::from_secs(2);
 
 /// Run the pipelines until SIGTERM or SIGINT.
@@ -69,11 +69,11 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let mut last = LAST;
     let code = runtime.block_on(async {
         let signals = Signals::listen().context("cannot listen to signals")?;
-        // On the thread that held them, which stays in here.
+        // Drop it on the thread that blocked the signals; `block_on` stays on that thread.
         drop(held);
         let mut signal = std::pin::pin!(signals.requested(|| {}));
         let reload = Arc::<Later<Reload>>::default();
-        // One that waits stands for all that come meanwhile: the files are read when its turn comes.
+        // One waiting offer stands for all that come meanwhile, because the files are read when its turn comes.
         let (offer, mut offers) = mpsc::channel(1);
         let hangups = tokio::spawn({
             let (reload, offer) = (reload.clone(), offer.clone());
@@ -91,7 +91,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         let user_signals = tokio::spawn(shutdown::on_user_signals(move |more| log_more(&verbosity, more)));
         let start = app::start(config, sources, telemetry.clone(), customs);
         let mut running = tokio::select! {
-            // Nothing runs yet: there is nothing to drain.
+            // Nothing runs yet, so there is nothing to drain.
             signal = &mut signal => {
                 tracing::info!(signal, "stopped before the start");
                 return Ok(ExitCode::SUCCESS);
@@ -115,7 +115,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         let mut again = Again::default();
         loop {
             let offer = tokio::select! {
-                // In this order: a reload that waits may be what mends pipelines that have halted.
+                // This order, because a waiting reload may be what repairs pipelines that have halted.
                 biased;
                 signal = &mut signal => {
                     tracing::info!(signal, "stopping");
@@ -130,7 +130,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             };
             let (offer, offered) = match offer {
                 Some(offer) => {
-                    // What is left over is older than this.
+                    // A configuration left for a retry is older than this offer.
                     again = Again::default();
                     (offer, load(&running, &args.config, offer))
                 }
@@ -139,7 +139,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
             let Some(offered) = offered else { continue };
             tokio::select! {
                 answered = take(&mut running, offered.clone(), offer) => {
-                    // Whoever sends SIGHUP can send another.
+                    // Only `--watch` retries: whoever sends SIGHUP can send it again.
                     if !answered && args.watch {
                         again.later(offered, Instant::now());
                     }
@@ -157,7 +157,7 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
         user_signals.abort();
         let stopping = Instant::now();
         let Ok(summary) = tokio::time::timeout(limit, running.stop()).await else {
-            // A broker that does not answer can keep a consumer from closing; what was not committed is processed again.
+            // A broker that does not answer can keep a consumer from closing. Records that were not committed are processed again.
             tracing::error!(seconds = limit.as_secs(), "could not stop in time");
             send_what_waits(&telemetry, LAST_AFTER_ALL);
             std::process::exit(Exit::Internal as i32);
@@ -181,31 +181,32 @@ pub fn run(args: Run, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     code
 }
 
-/// What the last events and spans get behind a stop that has taken so long: the process ends no later than behind one that was given up at the limit.
+/// How long the last events and spans may take after a stop of this duration. The process then ends no later than after a stop that was given up at
+/// its limit.
 fn last_within(limit: Duration, stopped_in: Duration) -> Duration {
     LAST.min((limit + LAST_AFTER_ALL).saturating_sub(stopped_in))
 }
 
-/// Sends what waits for Sentry and for the collector of spans. It would be sent when they are dropped, and a consumer that was given up holds both
-/// for ever.
+/// Sends what waits for Sentry and for the span collector. Otherwise it would be sent when they are dropped, but a consumer that was given up holds
+/// both for ever.
 pub(super) fn send_what_waits(telemetry: &Telemetry, within: Duration) {
     let until = Instant::now() + within;
     if let Some(sentry) = &telemetry.sentry {
         sentry.close(within);
     }
-    // Its thread has gone on meanwhile, a second behind at most.
+    // The tracer's thread has continued meanwhile, so it is at most a second behind.
     if let Some(tracer) = &telemetry.tracer {
         tracer.close(until.saturating_duration_since(Instant::now()));
     }
 }
 
-/// Says what was not committed.
+/// Reports what was not committed.
 fn tell(ended: &[PipelineEnd]) {
     for pipeline in ended {
         let name = &pipeline.pipeline;
         for end in &pipeline.ends {
             match end {
-                // One that is replaced is followed by another.
+                // A replaced loop is followed by another.
                 End::Drained | End::Replaced { .. } => {}
                 End::Abandoned(left) => {
                     tracing::warn!(pipeline = name, left, "not committed; will be processed again");
@@ -216,19 +217,19 @@ fn tell(ended: &[PipelineEnd]) {
     }
 }
 
-/// What is said of a configuration that cannot be taken.
+/// The message for a configuration that is rejected.
 const KEPT: &str = "configuration rejected, the old one stays in effect";
 
-/// A configuration that is to be taken.
+/// A configuration to be applied.
 #[derive(Clone)]
 struct Offered {
     config: Config,
     sources: Sources,
-    /// Pipelines that had halted by then. Whoever offered it said nothing of those that halt while it is offered again.
+    /// Pipelines that had halted when it was first offered. A retry must not restart those that halted since, because the offer did not mean them.
     halted: BTreeSet<String>,
 }
 
-/// Reads the configuration; says why, where that cannot be done.
+/// Reads the configuration. If that fails, reports why.
 fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<Offered> {
     match config::load(&files.files, config::variables()) {
         Ok((config, sources)) => Some(Offered {
@@ -244,8 +245,8 @@ fn load(running: &Running, files: &ConfigFiles, offer: &str) -> Option<Offered> 
     }
 }
 
-/// Takes the configuration, if it can be taken; says what became of it. False where the same may be taken later. It is checked here, and so each
-/// time: files and secrets that it names may come.
+/// Applies the configuration if it is acceptable, and reports the result. Returns false if the same configuration may be accepted later. It is
+/// checked here, and so at each retry, because files and secrets that it names may appear.
 async fn take(running: &mut Running, offered: Offered, offer: &str) -> bool {
     let Offered {
         config,
@@ -286,13 +287,13 @@ async fn take(running: &mut Running, offered: Offered, offer: &str) -> bool {
     true
 }
 
-/// Whether these may be gone when the same is offered again, by themselves: files and secrets come.
+/// Whether all errors may disappear by themselves before the same configuration is offered again: files and secrets may appear.
 fn comes(findings: &Diagnostics) -> bool {
     let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
     errors.all(|error| [codes::MISSING_FILE, codes::SECRET].contains(&error.code))
 }
 
-/// The same of what services have said: they come to answer, and topics, tables and subjects come to be.
+/// The same for errors from services: they may answer again, and topics, tables and subjects may be created.
 fn may_pass(error: &StartError) -> bool {
     match error {
         StartError::Config(findings) => findings.iter().all(|finding| finding.code == codes::TYPES),
@@ -301,8 +302,8 @@ fn may_pass(error: &StartError) -> bool {
     }
 }
 
-/// What could not be taken for what may pass. It is offered again, with back-off: its files do not change any more, and without that
-/// `--watch` would have given it up.
+/// A configuration that was rejected for a reason that may pass. It is offered again, with back-off. Without this, `--watch` would have given it up,
+/// because its files do not change again.
 struct Again<T> {
     left: Option<(T, Instant)>,
     attempt: u32,
@@ -321,7 +322,7 @@ impl<T> Again<T> {
         self.attempt += 1;
     }
 
-    /// Returns when it is time; never, where nothing is left.
+    /// Returns when the retry is due; never, if there is nothing to retry.
     async fn due(&self) {
         match &self.left {
             Some((_, at)) => tokio::time::sleep_until((*at).into()).await,
@@ -334,12 +335,12 @@ impl<T> Again<T> {
     }
 }
 
-/// Texts of the configuration's files, and of those that it takes output schemas from.
+/// Texts of the configuration files, and of the files that they take output schemas from.
 type Texts = (Vec<Option<Vec<u8>>>, Schemas);
 
-/// Offers the configuration again when its files have changed, and have stood still since the look before; `offered` is what they were when the start
-/// read them. Their texts are compared, so that it does not matter how they were replaced: written over, moved into place, or by a link as in a
-/// mounted ConfigMap. Of what can be read once, as a pipe, nothing is left to be looked at: it is never offered.
+/// Offers the configuration again when its files have changed, and have not changed again until the next check. `offered` is their content as the
+/// start read it. Contents are compared, so it does not matter how a file is replaced: overwritten, renamed into place, or relinked as in a mounted
+/// ConfigMap. A file that can be read only once, such as a pipe, cannot be compared, so it is never offered again.
 async fn watch(files: ConfigFiles, mut offered: Texts, offer: mpsc::Sender<&'static str>) {
     if let Some(path) = files.files.iter().find(|path| path.exists() && !path.is_file()) {
         tracing::warn!(file = %path.display(), "--watch: it is not a file that can be read again, so nothing is watched");
@@ -360,7 +361,7 @@ async fn watch(files: ConfigFiles, mut offered: Texts, offer: mpsc::Sender<&'sta
     }
 }
 
-/// What changed after this was read is another configuration than the one that runs.
+/// The files as the start read them. Whatever changes later differs from the configuration that runs.
 fn read_by_the_start(sources: &Sources) -> Texts {
     let texts = sources.files().map(|text| Some(text.as_bytes().to_vec())).collect();
     (texts, sources.schemas().clone())
@@ -369,12 +370,12 @@ fn read_by_the_start(sources: &Sources) -> Texts {
 fn read(files: &ConfigFiles) -> Texts {
     let texts = files.files.iter().map(|path| std::fs::read(path).ok()).collect();
     let loaded = config::load(&files.files, config::variables());
-    // Whatever is wrong is said when they are offered.
+    // Errors are reported when the configuration is offered.
     let schemas = loaded.map(|(_, sources)| sources.schemas().clone()).unwrap_or_default();
     (texts, schemas)
 }
 
-/// What comes later, and may be asked for before: whoever asked too early is answered when it comes.
+/// A value that is provided later, and may be requested before that. A request that comes too early is answered when the value comes.
 struct Later<T> {
     there: OnceLock<T>,
     asked: AtomicBool,
@@ -390,21 +391,21 @@ impl<T> Default for Later<T> {
 }
 
 impl<T> Later<T> {
-    /// It, if it is there.
+    /// Requests the value. Returns it if it is there.
     fn asked(&self) -> Option<&T> {
-        // In this order: whoever brings it meanwhile sees that it is asked for.
+        // This order, so that a concurrent `comes` sees the request.
         self.asked.store(true, Ordering::SeqCst);
         self.there.get()
     }
 
-    /// Brings it; gives it back where it was asked for before.
+    /// Provides the value. Returns it if it was requested before.
     fn comes(&self, it: T) -> Option<&T> {
         let it = self.there.get_or_init(|| it);
         self.asked.load(Ordering::SeqCst).then_some(it)
     }
 }
 
-/// SIGHUP: the log goes on under its name.
+/// At SIGHUP: opens the log file again under its name, after a rotation.
 fn open_again(log_file: Option<&LogFile>) {
     match log_file.map(LogFile::reopen) {
         None => {}
@@ -413,7 +414,7 @@ fn open_again(log_file: Option<&LogFile>) {
     }
 }
 
-/// SIGHUP: secrets are read again that are not read anew by themselves.
+/// At SIGHUP: reads again the secrets that are not reread automatically.
 fn read_again(reload: &Reload) {
     match reload.read_again() {
         Ok(()) => tracing::info!("SIGHUP: logins read again, and certificates of registry and database"),
@@ -421,7 +422,7 @@ fn read_again(reload: &Reload) {
     }
 }
 
-/// SIGUSR1: more of Messina itself is logged. SIGUSR2: as configured again.
+/// SIGUSR1 logs more of Messina itself. SIGUSR2 returns to the configured level.
 fn log_more(verbosity: &Verbosity, more: bool) {
     let (signal, done) = if more {
         ("SIGUSR1", verbosity.more())
@@ -439,7 +440,7 @@ fn start_logging(
     file: Option<&LogFile>,
     breadcrumbs: &Breadcrumbs,
 ) -> Result<Verbosity, LoggingError> {
-    // They are for Sentry alone.
+    // Only Sentry uses breadcrumbs.
     let breadcrumbs = config.sentry.is_some().then(|| breadcrumbs.clone());
     logging::init(&config.log.level, config.log.format, file, breadcrumbs)
 }
@@ -509,7 +510,7 @@ mod tests {
         assert_eq!(offered.unwrap(), Some("--watch"));
     }
 
-    /// What is left of it would be rejected.
+    /// It would be rejected, because nothing is left to read.
     #[tokio::test]
     async fn a_configuration_that_can_be_read_once_is_not_offered() {
         let files = ConfigFiles {

@@ -129,7 +129,7 @@ fn words(name: &str, needs: &Needs, load: &Load) -> String {
 
     let mut text = format!("{name}: {:.0} records/s of {:.0} bytes\n", load.rate, load.bytes);
     let mut line = |what: &str, value: String| {
-        // A string takes everything.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "  {what:<28}{value}");
     };
     for (part, us) in &needs.parts {

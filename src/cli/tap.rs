@@ -16,11 +16,11 @@ use super::trouble::Trouble;
 use crate::http::MOST;
 use crate::shutdown;
 
-/// How long one request waits for records, and one answer may take beyond that.
+/// How long one request waits for records, and how much longer its answer may take.
 const WINDOW: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is encoded of a name that is a part of a path.
+/// The characters that are percent-encoded in a name within a path.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// Show records of a running pipeline as they end: the input, inputs and results of each step, and the output.
@@ -49,7 +49,7 @@ pub struct Tap {
 
 /// Runs the command.
 pub fn run(args: &Tap) -> anyhow::Result<ExitCode> {
-    // Its requests are short, and a signal ends it in the middle of one.
+    // A single thread is enough: requests are short, and a signal may end one in the middle.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -73,7 +73,7 @@ pub fn run(args: &Tap) -> anyhow::Result<ExitCode> {
             match answer.status {
                 _ if answer.is_anothers() => break Err(Trouble::Unavailable(args.process.not_messina()).into()),
                 200 => args.print(&answer.body, &mut total, &mut io::stdout().lock())?,
-                // Somebody else's look ends within seconds.
+                // Too many clients are looking. Each look ends within seconds, so try again.
                 429 => {}
                 404 | 400 if is_refusal(&answer.body) => break Err(Trouble::Usage(plain(&answer.body)).into()),
                 404 | 400 => break Err(Trouble::Unavailable(args.process.not_messina()).into()),
@@ -101,7 +101,8 @@ pub fn run(args: &Tap) -> anyhow::Result<ExitCode> {
     code
 }
 
-/// What the process answers. Its records are kept as they came: numbers that are read and written again may be others.
+/// The answer of the process. Records are kept as raw text, because numbers might change if they were parsed and
+/// written again.
 #[derive(Debug, serde::Deserialize)]
 struct Answer<'a> {
     shows: String,
@@ -110,10 +111,10 @@ struct Answer<'a> {
     records: Vec<&'a RawValue>,
 }
 
-/// What has been seen in all.
+/// The totals over all answers.
 #[derive(Debug, Default)]
 struct Total {
-    /// Whether an answer was taken at all.
+    /// Whether any answer was accepted.
     looked: bool,
     shown: u64,
     ended: u64,
@@ -173,12 +174,12 @@ impl Tap {
     }
 }
 
-/// Whether these are words of `/tap/PIPELINE`: of a pipeline that is not there, or of a query that it does not take.
+/// Whether this is a message of `/tap/PIPELINE`: about an unknown pipeline, or about a query that it does not accept.
 fn is_refusal(words: &str) -> bool {
     words.starts_with("there is no ") || words.starts_with('`')
 }
 
-/// Text without its quotes, and other JSON as it is.
+/// Text without its quotes. Other JSON is left as it is.
 fn word(json: &Json) -> String {
     match json {
         Json::String(text) => text.clone(),
@@ -248,7 +249,7 @@ fn in_words(record: &Json) -> String {
     out
 }
 
-/// `name = value, ...`, of the fields named where some are; other JSON as it is.
+/// `name = value, ...`, only of the named fields if there are names. JSON other than an object is left as it is.
 fn fields(json: &Json, named: Option<&[&str]>) -> String {
     let Json::Object(object) = json else {
         return word(json);

@@ -34,13 +34,13 @@ pub struct Test {
     junit: Option<PathBuf>,
 }
 
-/// Names of cases that are said where none is meant.
+/// The most names of cases to list if no case matches.
 const NAMES: usize = 10;
 
 /// Runs the cases.
 pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     let runtime = runtime(Some(2))?;
-    // From the first case on a signal ends it in order: the database's directory is not left behind.
+    // From the first case on, a signal ends the command in order, so that the database's directory is not left behind.
     let mut signal = std::pin::pin!(shutdown::requested_or_hung_up());
     let mut all = Report::default();
     let mut names = Vec::new();
@@ -84,7 +84,7 @@ pub fn run(args: Test, customs: &CustomSteps) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// No case is meant.
+/// The error if no case matches.
 fn none_has(only: &str, names: &[String]) -> Trouble {
     let (said, more) = names.split_at(names.len().min(NAMES));
     let mut text = format!("no case has `{only}` in its name: there are {}", said.join(", "));
@@ -94,7 +94,7 @@ fn none_has(only: &str, names: &[String]) -> Trouble {
     Trouble::Usage(text)
 }
 
-/// The cases of a file, or the code to end with. At a signal what they stand on is dropped.
+/// Runs the cases of a file, or returns the exit code. A signal drops the future and with it the cases' environment.
 async fn run_file(
     args: &Test,
     path: &Path,
@@ -152,7 +152,7 @@ async fn run_file(
     })
 }
 
-/// Writes the effects of the cases that failed into their file; they pass then.
+/// Writes the effects of failed cases into their file as expectations. These cases then count as passed.
 fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> anyhow::Result<()> {
     let updates = updates(file, &mut report.verdicts)?;
     if updates.is_empty() {
@@ -163,7 +163,8 @@ fn update(path: &Path, text: &str, file: &CaseFile, report: &mut Report) -> anyh
     std::fs::write(path, new).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// What came of the cases that failed, each where its own case expects something. What has not ended is no expectation, and fails still.
+/// The effects of failed cases, each with the place of its expectation. A record that has not ended yields no expectation, and its case
+/// still fails.
 fn updates(file: &CaseFile, verdicts: &mut [Verdict]) -> anyhow::Result<Vec<Update>> {
     let mut updates = Vec::new();
     for verdict in verdicts {

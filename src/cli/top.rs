@@ -29,7 +29,7 @@ use model::{History, Model};
 use screen::Screen;
 use view::{Away, Look, Picture};
 
-/// How often the time since the last answer is drawn anew.
+/// How often the time since the last answer is redrawn.
 const CLOCK: Duration = Duration::from_secs(1);
 
 /// Show what a running process does: rates, lag, what it waits for, what fails. Exit code 69 if it does not answer at the start.
@@ -91,13 +91,13 @@ pub fn run(args: &Top) -> anyhow::Result<ExitCode> {
     let mut terminal = match ratatui::try_init() {
         Ok(terminal) => terminal,
         Err(error) => {
-            // It may have been taken in part.
+            // The terminal may have been set up in part.
             let _ = ratatui::try_restore();
             return Err(error).context("cannot set up the terminal: --once prints the same as text");
         }
     };
     let end = Watch::new(place, args.interval, began, history).and_then(|mut watch| watch.go(&mut terminal));
-    // The cursor first, which it hid.
+    // Show the cursor first, because ratatui hid it.
     let shown = terminal.show_cursor();
     let restored = ratatui::try_restore();
     end?;
@@ -115,7 +115,7 @@ fn no_answer(place: &Place, why: &str) -> ExitCode {
     Exit::Unavailable.into()
 }
 
-/// What the loop waits for.
+/// The events that the loop waits for.
 enum Happened {
     Input(Event),
     Answered(Box<Result<Answers, String>>),
@@ -123,7 +123,7 @@ enum Happened {
     Broken(anyhow::Error),
 }
 
-/// The loop that draws.
+/// The loop that draws the view.
 struct Watch {
     place: String,
     interval: Duration,
@@ -132,12 +132,12 @@ struct Watch {
     model: Model,
     screen: Screen,
     look: Look,
-    /// When it was asked first without an answer, and why there is none.
+    /// When a request first went without an answer, and why.
     away: Option<(Instant, String)>,
-    /// When it was asked last.
+    /// When the last request was sent.
     asked: Instant,
     ask: Sender<()>,
-    /// When it is to be asked; none while an answer is awaited.
+    /// When to send the next request; `None` while an answer is awaited.
     due: Option<Instant>,
     happened: Receiver<Happened>,
     helpers: Vec<JoinHandle<()>>,
@@ -173,7 +173,7 @@ impl Watch {
         })
     }
 
-    /// Draws until it is told to end.
+    /// Draws until a key or a signal ends the loop.
     fn go(&mut self, terminal: &mut DefaultTerminal) -> anyhow::Result<()> {
         loop {
             let now = Instant::now();
@@ -240,7 +240,7 @@ impl Watch {
     }
 }
 
-/// Why a thread has ended: what it said last, which may still wait behind other things that happened.
+/// Why a thread ended: its last message, which may still wait behind others.
 fn why_ended(happened: &Receiver<Happened>) -> anyhow::Error {
     let said = happened.try_iter().find_map(|what| match what {
         Happened::Broken(error) => Some(error),
@@ -249,7 +249,7 @@ fn why_ended(happened: &Receiver<Happened>) -> anyhow::Error {
     said.unwrap_or_else(|| anyhow!("a thread has ended"))
 }
 
-/// A thread that tells what happens. It ends with the process.
+/// Starts a thread that reports events. It ends with the process.
 fn helper(
     name: &str,
     tell: &Sender<Happened>,
@@ -258,7 +258,7 @@ fn helper(
     let tell = tell.clone();
     let work = move || {
         if let Err(error) = work(&tell) {
-            // If nobody hears it, the program is at its end.
+            // If nobody receives it, the program is about to end.
             let _ = tell.send(Happened::Broken(error));
         }
     };
@@ -268,7 +268,7 @@ fn helper(
         .context("cannot start a thread")
 }
 
-/// Asks the process each time it is told to.
+/// Sends a request to the process each time it is told to.
 fn asker(place: &Place, asked: &Receiver<()>, tell: &Sender<Happened>) -> anyhow::Result<()> {
     while asked.recv().is_ok() {
         tell.send(Happened::Answered(Box::new(Answers::fetch(place))))?;
@@ -282,7 +282,7 @@ fn keys(tell: &Sender<Happened>) -> anyhow::Result<()> {
     }
 }
 
-/// Ctrl-C is a key here; these come from elsewhere.
+/// Signals from other processes. Ctrl-C on this terminal arrives as a key.
 fn signals(tell: &Sender<Happened>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

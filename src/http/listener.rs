@@ -1,9 +1,9 @@
 //! Accepts connections, limits their number and time, and ends them.
 //!
 //! A server for operators must stay reachable when a client misbehaves, and cost little when nobody looks. So the number of connections is limited,
-//! the header of a request must arrive within a time, and no connection lives longer than a minute plus the current answer: a client that reads
-//! nothing cannot hold a place for ever. When all places are taken, a new connection replaces the oldest one, so that nobody can lock out probes.
-//! Scrapers simply reconnect.
+//! the header of a request must arrive in time, and no connection lives longer than a minute plus the current answer: a client that reads nothing
+//! cannot hold a place for ever. When all places are taken, a new connection replaces the oldest one, so that nobody can lock out probes. Scrapers
+//! simply reconnect.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,19 +23,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Most connections at a time; a further one gets the place of the oldest, of those first that are not being answered.
+/// The most connections at a time. A further one replaces the oldest idle connection, or the oldest of all if every connection is being answered.
 const CONNECTIONS: usize = 64;
-/// So long a connection keeps its place for certain: many clients that come at once are served in turn.
+/// The time for which a connection is sure to keep its place, so that many clients that come at once are served in turn.
 const KEPT: Duration = Duration::from_secs(1);
-/// From the connection, or the last answer, to the end of the next request's header.
+/// The longest time from the connection, or from the last answer, to the end of the next request's header.
 const HEADER: Duration = Duration::from_secs(10);
-/// After this a connection is closed when its current answer is out.
+/// After this time a connection is closed, once its current answer is sent.
 const LIFE: Duration = Duration::from_secs(60);
-/// So long an answer that is being made then may still take: a look at records takes up to [`super::PATIENCE`].
+/// How long an answer in progress may still take at that time. A look at records takes up to [`super::PATIENCE`].
 const ANSWER: Duration = Duration::from_secs(25);
-/// After this, from being asked to end, it is cut off.
+/// How long a connection may take to end once it was asked to; then it is cut off.
 const GRACE: Duration = Duration::from_secs(2);
-/// Pause after an error of `accept`, such as too many open files, lest it be repeated at full speed.
+/// The pause after an error of `accept`, such as too many open files, to avoid a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// An address that cannot be listened on.
@@ -52,15 +52,15 @@ pub struct BindError {
 pub struct Listener {
     listener: TcpListener,
     address: SocketAddr,
-    /// [`LIFE`], or what a test waits for.
+    /// [`LIFE`], or a shorter time in tests.
     life: Duration,
 }
 
 impl Listener {
-    /// Binds; port 0 takes a free one.
+    /// Binds the address. Port 0 takes a free port.
     ///
     /// # Errors
-    /// When the address is in use, is none of this machine, or its port is not allowed.
+    /// If the address is in use or not of this machine, or if its port is not permitted.
     pub async fn bind(address: SocketAddr) -> Result<Self, BindError> {
         let failed = |error| BindError { address, error };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -72,7 +72,7 @@ impl Listener {
         })
     }
 
-    /// The address that is bound.
+    /// The bound address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -84,7 +84,7 @@ impl Listener {
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
         let handler = Arc::new(handler);
-        // Its sender's drop tells the connections to end.
+        // Dropping `end` tells the connections to end.
         let (end, ended) = watch::channel(());
         let (mut connections, mut places) = (JoinSet::new(), Vec::new());
         let mut shutdown = pin!(shutdown);
@@ -117,15 +117,15 @@ impl Listener {
     }
 }
 
-/// A connection that is served.
+/// An open connection.
 struct Place {
     since: Instant,
-    /// Whether its request is with the handler.
+    /// Whether the handler is working on a request of it.
     answering: Arc<AtomicBool>,
     connection: AbortHandle,
 }
 
-/// Waits for a place: until a connection ends, or the oldest is cut off, of those first that are not being answered.
+/// Waits for a free place: until a connection ends, or until the oldest may be cut off. Idle connections are cut off first.
 async fn room(connections: &mut JoinSet<()>, places: &mut Vec<Place>) {
     while connections.try_join_next().is_some() {}
     places.retain(|place| !place.connection.is_finished());
@@ -169,7 +169,7 @@ async fn connection<H, F>(
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {
-        // An error is the client's: it went away, or sent no HTTP. Nobody here can act on it.
+        // An error here is the client's: it disconnected, or did not speak HTTP. There is nothing to do about it.
         _ = connection.as_mut() => return,
         _ = ended.changed() => {}
         () = tokio::time::sleep(life) => {
@@ -193,7 +193,7 @@ mod tests {
     use tokio::sync::oneshot;
     use tokio::task::JoinHandle;
 
-    /// A server that answers after that time, and whose connections live for a moment only; and one that waits for its answer.
+    /// A server whose answers take `after` and whose connections live only for a moment, and a client that waits for its answer.
     async fn asked(after: Duration) -> (TcpStream, oneshot::Sender<()>, JoinHandle<()>) {
         let mut listener = Listener::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         listener.life = Duration::from_millis(100);
@@ -224,7 +224,7 @@ mod tests {
     #[tokio::test]
     async fn a_stop_waits_for_no_answer_that_takes_long() {
         let (_stream, stop, task) = asked(ANSWER).await;
-        // The connection's life is over by then.
+        // The connection has exceeded its life by then.
         tokio::time::sleep(Duration::from_millis(300)).await;
         stop.send(()).unwrap();
         tokio::time::timeout(2 * GRACE, task).await.unwrap().unwrap();

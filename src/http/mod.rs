@@ -30,10 +30,10 @@ pub use tap::{MOST, PATIENCE, Refused, Wanted};
 use crate::tap::Looker;
 use crate::telemetry::{Metrics, openmetrics};
 
-/// The page, whole in itself: it loads nothing but `/status`.
+/// The status page. It is self-contained, and loads nothing but `/status`.
 const PAGE: &str = include_str!("page.html");
 
-/// The page may run its own script and ask this server, and nothing else.
+/// The page may run its own script and ask this server, but nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
                            base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -41,12 +41,12 @@ const PATHS: &[&str] = &["/", "/livez", "/metrics", "/readyz", "/status", "/tap/
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What the server asks the process. The answers are made anew for each request and must not block.
+/// What the server asks the process. Each request calls it again, so it must not block.
 pub trait Probe: Send + Sync {
     /// Whether the loops make progress.
     ///
     /// # Errors
-    /// Why the process should be killed and started again.
+    /// Why the process should be killed and restarted.
     fn live(&self) -> Result<(), String>;
 
     /// Whether the process does its work.
@@ -55,20 +55,20 @@ pub trait Probe: Send + Sync {
     /// All reasons why not.
     fn ready(&self) -> Result<(), Vec<String>>;
 
-    /// All that `/status` tells.
+    /// The content of `/status`.
     fn status(&self) -> serde_json::Value;
 
     /// The Prometheus text format, as [`Metrics::render`] makes it.
     fn metrics(&self) -> Vec<u8>;
 
-    /// Lets somebody look at records of a pipeline.
+    /// Lets a client look at records of a pipeline.
     ///
     /// # Errors
-    /// Why not.
+    /// Why the client may not look.
     fn tap(&self, pipeline: &str, wanted: Wanted) -> Result<Arc<Looker>, Refused>;
 }
 
-/// Binds `listen`; serving begins with [`Server::serve`], so that a bad address is known before anything starts.
+/// Binds `listen`. Serving begins later, with [`Server::serve`], so that a bad address is found before anything starts.
 ///
 /// # Errors
 /// See [`Listener::bind`].
@@ -80,12 +80,12 @@ pub async fn bind(listen: SocketAddr) -> Result<Server, BindError> {
 pub struct Server(Listener);
 
 impl Server {
-    /// Where it listens: the real port if 0 was asked for.
+    /// The bound address, with the real port if port 0 was requested.
     pub fn address(&self) -> SocketAddr {
         self.0.address()
     }
 
-    /// Answers until `shutdown` is ready, and some seconds longer at most.
+    /// Serves until `shutdown` is ready, and then for some seconds at most.
     pub async fn serve(self, probe: Arc<dyn Probe>, shutdown: impl Future<Output = ()>) {
         let handler = move |request: Request<Incoming>| {
             let probe = Arc::clone(&probe);
@@ -95,7 +95,7 @@ impl Server {
     }
 }
 
-/// The answer to one request. The server leaves out the body where HEAD was asked.
+/// The answer to one request. For HEAD, hyper leaves out the body.
 async fn answer<B>(request: &Request<B>, probe: &dyn Probe) -> Response<Full<Bytes>> {
     let (method, path) = (request.method(), request.uri().path());
     let tapped = path
@@ -136,7 +136,7 @@ async fn answer<B>(request: &Request<B>, probe: &dyn Probe) -> Response<Full<Byt
     }
 }
 
-/// The text in the form that the scraper asks for.
+/// The metrics in the format that the scraper accepts.
 fn metrics(accept: Option<&HeaderValue>, text: Vec<u8>) -> Response<Full<Bytes>> {
     let mut answer = match std::str::from_utf8(&text) {
         Ok(text)

@@ -6,11 +6,12 @@
 //! | `seconds` | how long to wait for them, 0.1 to 20; they are spread over that time | 1 |
 //! | `outcome` | only this outcome: `done`, `skipped`, `dead_lettered`, `halted` | all |
 //!
-//! A foreign web page can let its own name resolve to this address (DNS rebinding) and then read the answers as if they were its own. So a request
-//! whose `Host` anybody could have registered is refused.
+//! Through DNS rebinding, a foreign web page can make its own name resolve to this address, and then read the answers as if they came from its own
+//! server. So a request is refused if its `Host` is a name that anybody could register.
 //!
-//! The answer is `{"shows": "shapes" | "values", "ended": N, "records": [...]}`. `ended` also counts records that were not sampled and records that
-//! do not fit: the text of all records is at most 4 MiB. The answer comes when there are as many records as requested, or when the time is over.
+//! The answer is `{"shows": "shapes" | "values", "ended": N, "records": [...]}`. `ended` also counts records that were not sampled, and records
+//! that do not fit: the text of all records is at most 4 MiB. The answer comes when there are as many records as requested, or when the time is
+//! over.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -25,17 +26,17 @@ use serde_json::value::RawValue;
 use super::{Probe, TEXT, response};
 use crate::outcome::Outcome;
 
-/// The most records that one request gets.
+/// The most records per request.
 pub const MOST: usize = 100;
 
-/// The longest that one request waits.
+/// The longest wait per request.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a request by another name is told.
+/// The answer to a request with a foreign `Host`.
 pub(super) const FOREIGN: &str = "records are not shown to this Host: it must be an IP address, a name without a dot, or one that ends in \
                                   .localhost, .local, .internal or .svc. A foreign web page can have any other name\n";
 
-/// Ends of names that nobody can register.
+/// Suffixes of names that nobody can register.
 const KNOWN: [&str; 4] = [".localhost", ".local", ".internal", ".svc"];
 
 /// Whether a value of `Host` is an address, or a name that nobody can register in the public DNS.
@@ -53,29 +54,29 @@ pub(super) fn is_known(host: &HeaderValue) -> bool {
     !name.contains('.') || KNOWN.iter().any(|end| name.ends_with(end))
 }
 
-/// What somebody wants to see.
+/// The parameters of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wanted {
-    /// So many records at most.
+    /// The most records.
     pub records: usize,
-    /// So long.
+    /// How long to wait for them.
     pub patience: Duration,
-    /// Only those that end so.
+    /// Only records with this outcome.
     pub outcome: Option<String>,
 }
 
-/// Why somebody may not look.
+/// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// Records are not shown at all.
+    /// `[http] tap` is off.
     Off,
-    /// There is no such pipeline; those that there are.
+    /// There is no such pipeline. Holds the names of the existing ones.
     Unknown(Vec<String>),
-    /// Too many look already.
+    /// Too many clients are looking already.
     Busy,
 }
 
-/// Waits for records.
+/// Waits for records, and answers with them.
 pub(super) async fn answer(probe: &dyn Probe, pipeline: &str, query: &str) -> Response<Full<Bytes>> {
     let wanted = match Wanted::read(query) {
         Ok(wanted) => wanted,
@@ -92,13 +93,13 @@ pub(super) async fn answer(probe: &dyn Probe, pipeline: &str, query: &str) -> Re
         ended: seen.ended,
         records: &seen.records,
     };
-    // A struct of text and numbers has a JSON form always.
+    // A struct of text and numbers can always be serialised.
     let mut body = serde_json::to_vec(&answer).unwrap_or_default();
     body.push(b'\n');
     response(StatusCode::OK, "application/json", body)
 }
 
-/// What is answered, written from what the look holds.
+/// The body of the answer. It borrows the records, which are already text.
 #[derive(Serialize)]
 struct Answer<'a> {
     shows: &'a str,
@@ -142,7 +143,7 @@ impl Wanted {
         Ok(wanted)
     }
 
-    /// Between two samples.
+    /// The time between two samples.
     pub fn gap(&self) -> Duration {
         self.patience / u32::try_from(self.records).unwrap_or(u32::MAX)
     }

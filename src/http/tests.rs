@@ -63,7 +63,7 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> String {
     ask_with(address, method, path, "").await
 }
 
-/// With more headers, each with its end of line.
+/// Sends a request with additional headers, each with its line end.
 async fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str) -> String {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: messina\r\n{headers}Connection: close\r\n\r\n");
     send(address, &request).await
@@ -213,7 +213,7 @@ async fn who_holds_all_places_keeps_nobody_out() {
         let _ = silent.write_all(b"GET /status HTTP/1.1\r\nHo").await;
         held.push(silent);
     }
-    // The headers of those that hold places would be waited for, ten seconds.
+    // Waiting for the headers of the connections that hold all places would take ten seconds.
     let live = tokio::time::timeout(Duration::from_secs(8), ask(address, "GET", "/livez")).await;
     assert!(live.unwrap().starts_with("HTTP/1.1 200"));
     tap.offer("done", Instant::now(), &|_| serde_json::json!({"offset": 1}));
@@ -289,13 +289,13 @@ async fn records_are_shown_to_no_page_whose_name_leads_here() {
         ("evil.example.com.", false),
         ("localhost.example.com", false),
         ("127.0.0.1.example.com", false),
-        // Anybody can have such a name.
+        // Anybody can register such a name.
         ("messina.streams.svc.example.com", false),
         ("notlocal.xlocal", false),
         ("b\u{fc}cher", false),
     ] {
         let of = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        // A look that is let in comes to the next answer at once.
+        // A request that passes the check gets its answer at once.
         let answer = send(address, &of("/tap/orders")).await;
         let status = if shown { "404 Not Found" } else { "403 Forbidden" };
         assert!(
@@ -306,7 +306,7 @@ async fn records_are_shown_to_no_page_whose_name_leads_here() {
         let status = send(address, &of("/status")).await;
         assert!(status.starts_with("HTTP/1.1 200 OK\r\n"), "{host}: {status}");
     }
-    // Browsers name the host always; this is none.
+    // Browsers always send `Host`, so a request without it is not from a web page.
     let answer = send(address, "GET /tap/orders HTTP/1.0\r\n\r\n").await;
     assert!(
         answer.starts_with("HTTP/1.0 404") || answer.starts_with("HTTP/1.1 404"),

@@ -23,14 +23,14 @@ fn steps(steps: &str) -> Config {
     ordered("none", steps)
 }
 
-/// What the only pipeline needs.
+/// The needs of the only pipeline.
 fn of(config: &Config, load: &Load) -> Needs {
     let pipeline = config.pipelines.values().next().unwrap();
     needs(config, pipeline, load)
 }
 
 const LOOKUP: &str = "[[pipelines.p.steps]]\nname = \"l\"\nlookup = \"SELECT a FROM k.t WHERE b = :b\"\n";
-/// It reads what it writes.
+/// It writes the table that `LOOKUP` reads.
 const WRITE: &str = "[[pipelines.p.steps]]\nname = \"w\"\nwrite = \"INSERT INTO k.t (a, b) VALUES (:a, :b)\"\n";
 const LOAD: Load = Load {
     rate: 200_000.0,
@@ -52,7 +52,7 @@ fn a_cache_saves_what_it_answers_and_the_parts_are_the_whole() {
         &steps(&format!("{LOOKUP}cache = {{ ttl = \"1m\", max_bytes = \"1MiB\" }}\n")),
         &LOAD,
     );
-    // 2 ms: a sixth of what a wait costs at most.
+    // At 2 ms a wait costs a sixth of its maximum.
     let saved = 0.95 * (cost::LOOKUP + cost::WAIT / 6.0 - cost::HIT);
     assert!((asks.cpu_us - cached.cpu_us - saved).abs() < 1e-9);
     let sum: f64 = asks.parts.iter().map(|(_, us)| us).sum();
@@ -64,7 +64,7 @@ fn a_cache_saves_what_it_answers_and_the_parts_are_the_whole() {
 #[test]
 fn little_s_law_gives_what_is_in_flight() {
     let needs = of(&steps(LOOKUP), &LOAD);
-    // Seven of twenty partitions; 2 ms at the database, 2.5 ms of the linger, 5 ms of delivery.
+    // The busiest pod has seven of twenty partitions. A record waits 2 ms for the database, 2.5 ms for the linger and 5 ms for delivery.
     let expected = 200_000.0 * 7.0 / 20.0 * 0.0095;
     assert_eq!(needs.pods, 3);
     assert!((needs.in_flight - expected).abs() < 1e-6, "{needs:?}");
@@ -77,7 +77,7 @@ fn more_pods_than_partitions_have_no_work() {
     let needs = of(&steps(LOOKUP), &few);
     assert_eq!(needs.pods, 2);
     assert!(needs.too_few_partitions);
-    // More cores to a pod would do.
+    // More cores per pod would be enough.
     assert!(!needs.partitions_are_full);
     assert!(needs.consumers >= 1 && needs.consumers <= 2);
 }
@@ -100,7 +100,7 @@ fn a_partition_is_one_consumer_and_that_one_core() {
     assert!(enough.consumers > 1 && !enough.too_few_partitions, "{enough:?}");
 }
 
-/// Whether the partitions are enough; if so, that no pod and no consumer bears more than it may, and that there is no pod too many.
+/// Whether the partitions are enough. If so, asserts that no pod and no consumer bears more than it may, and that there is no pod too many.
 fn is_borne(config: &Config, load: &Load) -> bool {
     const ROUNDING: f64 = 1e-6;
     let needs = of(config, load);
@@ -112,7 +112,7 @@ fn is_borne(config: &Config, load: &Load) -> bool {
     }
     let cores_of = |partitions: usize| needs.cores * partitions as f64 / load.partitions as f64;
     let room = load.cores * load.utilisation;
-    // Kafka gives the partitions to consumers in turn, and the first of these may be all of one pod.
+    // Kafka assigns the partitions to consumers in turn, and the first consumers may all be of one pod.
     let busiest = |pods: usize, consumers: usize| {
         let given = (0..load.partitions).filter(|partition| partition % (pods * consumers) < consumers);
         cores_of(given.count())
@@ -136,7 +136,7 @@ fn is_borne(config: &Config, load: &Load) -> bool {
 fn the_busiest_pod_and_its_busiest_consumer_bear_their_whole_partitions() {
     let config = steps(LOOKUP);
     let mut enough = 0;
-    // Three decades.
+    // Three decades of rates.
     for step in 0..=60_u32 {
         let rate = 10_000.0 * 10_f64.powf(f64::from(step) / 20.0);
         for partitions in 1..=60 {
@@ -154,7 +154,7 @@ fn the_busiest_pod_and_its_busiest_consumer_bear_their_whole_partitions() {
     assert!(enough > 1000, "{enough}");
 }
 
-/// The consumers that have one partition more than others may all be of one pod.
+/// The consumers that have one partition more than others may all be in one pod.
 #[test]
 fn partitions_are_given_to_consumers_and_not_to_pods() {
     assert_eq!(of_busiest(20, 3, 1), 7);
@@ -166,7 +166,8 @@ fn partitions_are_given_to_consumers_and_not_to_pods() {
         cores: 4.0,
         ..LOAD
     };
-    // A third of a core for a partition, so that seven fit, of which a consumer bears two. Of twelve consumers in three pods eight would have two.
+    // A partition needs a third of a core, so a pod can bear seven, and a consumer two. Of twelve consumers in three pods, eight would have two
+    // partitions, so one pod could get eight.
     let needs = of(&steps(&format!("{LOOKUP}{WRITE}")), &load);
     assert_eq!((needs.pods, needs.consumers), (4, 3), "{needs:?}");
 }
@@ -201,7 +202,8 @@ fn a_slower_machine_needs_more_of_everything() {
     assert!(there.pods >= here.pods);
 }
 
-/// The jobs of benches/e2e, at its hit ratio, on a database that answers at once. Measured: `us_by_part` of `benches/e2e/run`, medians.
+/// The jobs of benches/e2e, at its hit ratio, on a database that answers at once. The measured values are medians of `us_by_part` from
+/// `benches/e2e/run`.
 #[test]
 fn the_consumer_s_own_thread_has_the_share_that_was_measured() {
     let peers = ("peers.toml", include_str!("../../benches/e2e/peers.toml"));
@@ -221,7 +223,7 @@ fn the_consumer_s_own_thread_has_the_share_that_was_measured() {
         let share = needs.loop_us / needs.cpu_us;
         assert!((share - measured).abs() < 0.05, "{texts:?}: {share}");
     }
-    // Of a large value most is packed and unpacked elsewhere.
+    // A large value is mostly compressed and decompressed on other threads.
     let large = Load {
         bytes: 100_000.0,
         ..load_of
@@ -230,11 +232,11 @@ fn the_consumer_s_own_thread_has_the_share_that_was_measured() {
     assert!(needs.loop_us < needs.cpu_us / 2.0, "{needs:?}");
 }
 
-/// MiB that docs/benchmarks.md has for so many in flight.
+/// The MiB that docs/benchmarks.md reports for each number in flight.
 #[test]
 fn memory_at_a_bound_is_what_was_measured() {
     for (bound, measured) in [(1024, 93.0), (8192, 181.0)] {
-        // A record takes 9.5 ms, of which the bound has a fourth.
+        // A record takes 9.5 ms, and the bound is four times what is in flight.
         let load = Load {
             rate: f64::from(bound) / 4.0 / 0.0095 * 0.99,
             partitions: 1,
@@ -267,10 +269,10 @@ fn records_that_the_budget_does_not_let_in_are_told_with_the_budget_that_does() 
     config.limits.memory.value = config::Size(wanted.parse::<u64>().unwrap() << 20);
     let enough = of(&config, &load);
     assert!(enough.not_enough.is_empty(), "{enough:?}");
-    // What is not let in takes nothing.
+    // Records that are not admitted take no memory.
     assert!(short.memory_bytes < enough.memory_bytes);
     assert!(enough.memory_bytes < enough.max_in_flight as f64 * 2.0 * load.bytes);
-    // Caches are full.
+    // The model assumes full caches.
     let cache = format!("{LOOKUP}cache = {{ ttl = \"1m\", max_bytes = \"32MiB\" }}\n");
     let (with, without) = (
         of(&steps(&cache), &Load { hit_ratio: 0.0, ..LOAD }),
@@ -279,7 +281,7 @@ fn records_that_the_budget_does_not_let_in_are_told_with_the_budget_that_does() 
     assert!((with.memory_bytes - without.memory_bytes - f64::from(32 << 20)).abs() < 1.0);
 }
 
-/// The tasks that wait for a slow database are what takes most: the budget lets in fewer than are in flight, and the pod stays below the chart's limit.
+/// Tasks that wait for a slow database take most of the memory: the budget admits fewer than are in flight, and the pod stays below the chart's limit.
 #[test]
 fn tasks_that_wait_for_a_slow_database_count() {
     let load = Load {
@@ -309,14 +311,14 @@ fn a_reference_on_demand_asks_and_waits_and_takes_a_connection() {
     assert!((memory.parts[1].1 - cost::REFERENCE).abs() < 1e-9);
     let expected = 0.05 * (cost::LOOKUP + cost::WAIT * 2.0 / 3.0) + 0.95 * cost::HIT;
     assert!((asks.parts[1].1 - expected).abs() < 1e-9);
-    // Of each partition ten are asked for at a time, so that six fit.
+    // Each partition has ten requests open at a time, so a pod can bear six partitions.
     assert_eq!((memory.pods, asks.pods), (2, 4));
     let more = Load {
         connections: 1000,
         ..slow
     };
     assert_eq!(of(&on_demand, &more).pods, 2);
-    // Five of twenty partitions, each wait and delivery.
+    // The busiest pod has five of twenty partitions. A record waits for MongoDB (5 % of the records), for the linger and for delivery.
     let expected = 50_000.0 * (0.05 * 0.02 + 0.0025 + 0.005);
     assert!((asks.in_flight - expected).abs() < 1e-6, "{asks:?}");
     assert!(asks.not_enough.is_empty(), "{asks:?}");
@@ -354,7 +356,7 @@ fn rows_share_a_request_as_far_as_their_group_lets_them() {
         let expected = cost::GROUPED + cost::WRITE / rows;
         assert!((own(keys, &bytes(617.0)) - expected).abs() < 1e-9, "{keys}");
     }
-    // Those that go by themselves at once.
+    // Rows that are written at once and by themselves.
     for (keys, of_bytes) in [
         ("", 617.0),
         ("group = { across_partitions = true }\non_error = \"skip\"", 617.0),
@@ -362,7 +364,7 @@ fn rows_share_a_request_as_far_as_their_group_lets_them() {
     ] {
         assert!((own(keys, &bytes(of_bytes)) - cost::WRITE).abs() < 1e-9, "{keys}");
     }
-    // A group in which rows do not meet costs no less than none, and the linger.
+    // A group in which rows never meet costs at least as much as no group, plus the linger.
     for ms in [0, 2, 12, 1000] {
         let load = Load {
             store_latency: Duration::from_millis(ms),
@@ -371,7 +373,7 @@ fn rows_share_a_request_as_far_as_their_group_lets_them() {
         };
         let (alone, grouped) = (of(&write(""), &load), of(&write("group = {}"), &load));
         assert!(grouped.cpu_us > alone.cpu_us);
-        // The linger of the group, 2 ms unless set.
+        // The group's default linger is 2 ms.
         assert!((grouped.in_flight - alone.in_flight - load.rate * 0.002).abs() < 1e-6);
     }
 }
@@ -381,7 +383,7 @@ fn a_pipeline_that_reads_what_it_writes_is_bound_by_its_order() {
     let both = format!("{LOOKUP}{WRITE}");
     let slow = Load { rate: 2_000.0, ..LOAD };
     let partition = ordered("partition", &both);
-    // Two steps of 2 ms: 250 records/s of each partition.
+    // Two steps of 2 ms: 250 records/s per partition.
     let why = of(&partition, &LOAD).not_enough;
     let limit = "order = \"partition\" runs one record of a partition at a time: 3000 records/s at most at this utilisation, whatever the pods";
     assert_eq!(why, [limit]);

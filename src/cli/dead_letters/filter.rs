@@ -30,7 +30,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a record of the topic is meant; `letter` is none where it is no dead letter of Messina's.
+    /// Whether a record of the topic matches. `letter` is `None` if the record is not a dead letter of Messina's.
     pub fn takes(&self, pipeline: Option<&str>, letter: Option<&Letter>, time: Option<Moment>) -> bool {
         let says = |wanted: Option<&str>, has: fn(&Letter) -> Option<&str>| {
             wanted.is_none_or(|wanted| letter.and_then(has) == Some(wanted))
@@ -76,17 +76,17 @@ impl FromStr for Place {
     }
 }
 
-/// A place among all that a command reads: places of several topics are in the order in which they are read.
+/// A place among everything that a command reads. The order is the order of reading, also across topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Spot {
-    /// Which of the topics.
+    /// The number of the topic.
     pub topic: usize,
-    /// Where in it.
+    /// The place in it.
     pub place: Place,
 }
 
 impl Spot {
-    /// The one behind it.
+    /// The place after this one.
     pub fn behind(self) -> Spot {
         let offset = self.place.offset.saturating_add(1);
         let place = Place { offset, ..self.place };

@@ -13,7 +13,7 @@ use super::{Target, table};
 use crate::cli::time::Moment;
 use crate::sink::letter::Letter;
 
-/// The lines of a table that are kept in memory, unless --limit says otherwise.
+/// The most lines of a table, which is kept in memory, unless --limit says otherwise.
 const LINES: u64 = 1000;
 
 /// List dead letters.
@@ -100,7 +100,7 @@ pub fn run(args: &List) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cells of a line, the topic first.
+/// The cells of a row, the topic first.
 fn row(topic: &str, record: &Record) -> Vec<String> {
     let time = record.time.map_or_else(String::new, Moment::text);
     let mut cells = vec![topic.to_owned(), record.place.to_string(), time];
@@ -120,7 +120,7 @@ fn row(topic: &str, record: &Record) -> Vec<String> {
     cells
 }
 
-/// A line of JSON, which `show --json` begins with too.
+/// The JSON of a line. `show --json` starts with it, too.
 pub(super) fn line(topic: &str, record: &Record) -> serde_json::Value {
     let letter = record.letter.as_ref();
     json!({

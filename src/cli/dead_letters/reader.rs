@@ -20,15 +20,15 @@ pub use crate::kafka::range::Part;
 use crate::kafka::{headers, range};
 use crate::sink::letter::{Header, Letter};
 
-/// Silence while a partition is read that means that it cannot be.
+/// A partition that is silent for this long while it is read is treated as unreadable.
 const SILENCE: Duration = Duration::from_secs(30);
-/// What is fetched ahead.
+/// How much is fetched ahead.
 const FETCH_KBYTES: &str = "16384";
 
 /// A record of a dead-letter topic.
 #[derive(Debug)]
 pub struct Record {
-    /// Where it is.
+    /// Its place in the topic.
     pub place: Place,
     /// When it was published.
     pub time: Option<Moment>,
@@ -36,7 +36,7 @@ pub struct Record {
     pub value: Option<Vec<u8>>,
     /// All headers.
     pub headers: Vec<Header>,
-    /// What it says of itself; none where it is no dead letter of Messina's.
+    /// What the headers say; `None` if the record is not a dead letter of Messina's.
     pub letter: Option<Letter>,
 }
 
@@ -46,7 +46,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A consumer with the configuration's properties, in no group's membership.
+    /// A consumer with the configuration's properties. It does not join a group.
     pub fn new(context: &Context) -> anyhow::Result<Reader> {
         let properties = context.consumer_properties();
         let mut config = kafka::reader(&context.config.kafka, properties, "messina-dead-letters")?;
@@ -58,13 +58,14 @@ impl Reader {
         Ok(Reader { consumer })
     }
 
-    /// What a topic holds now, from a time on.
+    /// What a topic contains now, from this time on.
     pub fn parts(&self, topic: &str, since: Option<Moment>) -> anyhow::Result<Vec<Part>> {
         let parts = range::parts(&self.consumer, topic, since.map(|since| since.0), None);
         Ok(parts.map_err(Trouble::Unavailable)?)
     }
 
-    /// The same of several topics, each part with the number of its topic: all are asked before any is read, so that nothing that comes meanwhile is.
+    /// The same for several topics; each part comes with the number of its topic. All topics are asked before any is read, so that nothing that
+    /// arrives meanwhile is read.
     pub fn parts_of_all(&self, topics: &[String], since: Option<Moment>) -> anyhow::Result<Vec<(usize, Part)>> {
         let mut parts = Vec::new();
         for (number, topic) in topics.iter().enumerate() {
@@ -102,9 +103,9 @@ impl Reader {
                 Some(Err(KafkaError::PartitionEOF(partition))) if partition == part.partition => break,
                 Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(failed(error)),
-                // Brokers that went away come back, or silence ends the wait.
+                // A broker that went away may come back. If not, `SILENCE` ends the wait.
                 Some(Err(error)) => say!("warning: {name}: {error}"),
-                // What an earlier assignment had fetched.
+                // Left over from what was fetched for an earlier assignment.
                 Some(Ok(message)) if message.partition() != part.partition || message.topic() != part.topic => {}
                 Some(Ok(message)) => {
                     if message.offset() >= part.to {
@@ -117,7 +118,7 @@ impl Reader {
                     if last {
                         break;
                     }
-                    // A record that takes long is no silence of the brokers.
+                    // Handling a record may take long; that is not silence of the brokers.
                     heard = Instant::now();
                 }
             }

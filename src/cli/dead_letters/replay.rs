@@ -69,7 +69,7 @@ pub struct Replay {
     json: bool,
 }
 
-/// `100` or `100/s`.
+/// Parses `100` or `100/s`.
 pub(in crate::cli) fn rate(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text).parse::<f64>();
     match number {
@@ -78,16 +78,16 @@ pub(in crate::cli) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Between two looks for a signal while a record waits for its turn.
+/// How often to check for a signal while a record waits for its turn.
 const LOOK: Duration = Duration::from_millis(100);
-/// Where a topic begins at the earliest.
+/// Where every topic begins.
 const BEGINNING: Place = Place {
     partition: 0,
     offset: 0,
 };
 
 impl Replay {
-    /// The first that may be sent, of all that are read.
+    /// The first place from which records may be sent, among all that are read.
     fn begin(&self, context: &Context) -> Result<Spot, Trouble> {
         let on = self.from_offset.filter(|_| self.from_topic.is_none());
         if on.is_some() || !self.only.is_empty() || !self.behind.is_empty() {
@@ -107,7 +107,7 @@ impl Replay {
     }
 }
 
-/// Sends them back, or says what would be.
+/// Sends the records back, or reports what would be sent.
 pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
     let context = args.target.resolve()?;
     let from = args.begin(&context)?;
@@ -120,13 +120,13 @@ pub fn run(args: &Replay) -> anyhow::Result<ExitCode> {
     let mut sender = Sender::new(&context)?;
     let mut summary = Summary::default();
     let went = go(args, from, &context, &reader, &mut sender, &interrupted, &mut summary);
-    // What is under way may arrive, whatever ended the reading.
+    // Records on their way may still arrive, whatever ended the reading.
     let finished = sender.finish();
     let (sent, pending) = sender.standing();
     runtime.shutdown_background();
     let left = Left::new(&args.only, pending, summary.next);
     let said = answer(&told(args, &context.topics, &summary, sent, &left));
-    // Why it ended comes first: that its words cannot be written hides nothing.
+    // Report first why the replay ended: a failure to write the summary must not hide it.
     went?;
     finished?;
     said?;
@@ -181,7 +181,8 @@ fn go(
             }
             let verdict = choice.judge(&record);
             if spot < from {
-                // It has gone back before, and what is the same record behind it does not. What has come here since cannot be told from it.
+                // It was sent back before, so a later copy of the same record is not sent. Records that have arrived here since then cannot be told
+                // apart from it.
                 summary.before += u64::from(verdict == Verdict::Send);
                 return Ok(ControlFlow::Continue(()));
             }
@@ -218,7 +219,7 @@ fn go(
     Ok(())
 }
 
-/// What would be sent, and why it was not taken.
+/// Describes what would be sent, and why it was a dead letter.
 fn in_words(topic: &str, record: &Record, back: &Return<'_>) -> String {
     let partition = back.partition.map_or_else(String::new, |p| format!("/{p}"));
     let bytes = record.value.as_ref().map_or(0, Vec::len);
@@ -231,7 +232,7 @@ fn in_words(topic: &str, record: &Record, back: &Return<'_>) -> String {
     )
 }
 
-/// The part of it that `--behind` leaves, or that holds what `--only` names; none if nothing is.
+/// The part that `--behind` leaves, or that contains the places of `--only`; `None` if it contains none of them.
 fn left_of(mut part: Part, args: &Replay) -> Option<Part> {
     let behind = args.behind.iter().filter(|place| place.partition == part.partition);
     let first = behind.map(|place| place.offset).max();
@@ -249,7 +250,7 @@ fn left_of(mut part: Part, args: &Replay) -> Option<Part> {
     Some(part)
 }
 
-/// Waits until another record is due; false if a signal came first.
+/// Waits until the next record is due. Returns false if a signal came first.
 fn wait_for_turn(pace: Option<&mut Pace>, interrupted: &AtomicBool) -> bool {
     let Some(pace) = pace else { return true };
     while let Err(rest) = pace.take(Instant::now()) {

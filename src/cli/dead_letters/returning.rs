@@ -1,6 +1,6 @@
 //! Sends records back and tracks which have arrived.
 //!
-//! The number of records on their way is bounded; the first refusal ends the replay. What has not arrived by then is known, place by place.
+//! The number of records on their way is bounded. The first refusal ends the replay; what has not arrived by then is known, place by place.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,24 +23,24 @@ use crate::kafka::{self, BatchBytes, SMALL_BATCH};
 use crate::sink::acknowledged;
 use crate::sink::letter::{Letter, REPLAY_PIPELINE, REPLAY_TIMESTAMP, REPLAY_WRITE_TIMESTAMP, REPLAYS};
 
-/// Records on their way at once.
+/// The most records on their way at once.
 const WINDOW: usize = 500;
 /// The producer's queue, in bytes.
 const QUEUE: usize = 32 << 20;
 /// How long a delivery may take, with all its retries.
 const DELIVERY: &str = "60000";
-/// Longer than that: nothing is on its way any more.
+/// The longest wait for deliveries. It exceeds `DELIVERY`, so nothing is on its way any more after it.
 const LONGEST: Duration = Duration::from_secs(90);
 
 /// A record to be sent back.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Return<'a> {
     pub topic: &'a str,
-    /// The partition that it came from; none lets the key decide.
+    /// The partition that the record came from. `None` lets the key decide.
     pub partition: Option<i32>,
-    /// Its own timestamp.
+    /// The record's own timestamp.
     pub timestamp_ms: Option<i64>,
-    /// Its own headers; those of a replay are added.
+    /// The record's own headers. Those of a replay are added.
     pub letter: &'a Letter,
 }
 
@@ -80,7 +80,7 @@ impl Deliveries {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits, for a while, until fewer than `count` are on their way or one is refused; the error of that one.
+    /// Waits, at most for `limit`, until fewer than `count` are on their way or one is refused. Returns the error of the refused one.
     fn wait_for(&self, count: usize, limit: Duration) -> Result<(), (Spot, KafkaError)> {
         let busy = |state: &mut State| state.pending.len() >= count && state.refused.is_none();
         let waited = self.changed.wait_timeout_while(self.lock(), limit, busy);
@@ -105,7 +105,7 @@ impl ProducerContext for Deliveries {
                 state.pending.remove(&spot);
                 state.delivered += 1;
             }
-            // It stays pending: it has not arrived.
+            // It stays in `pending`, because it has not arrived.
             Err((error, _)) => {
                 state.refused.get_or_insert((*spot, error.clone()));
             }
@@ -118,9 +118,9 @@ impl ProducerContext for Deliveries {
 /// The producer of a replay.
 pub struct Sender {
     producer: ThreadedProducer<Deliveries>,
-    /// The topics that are read, in that order.
+    /// The topics that are read, in reading order.
     topics: Vec<String>,
-    /// Partitions of the topics that records go to.
+    /// The number of partitions of each topic that records go to.
     partitions: HashMap<String, i32>,
 }
 
@@ -139,7 +139,7 @@ impl Sender {
         })
     }
 
-    /// How many partitions the topic has that the record of a spot goes to; an error if it is not there.
+    /// The number of partitions of the topic that the record at a spot goes to. It is an error if there is no such topic.
     pub fn partitions(&mut self, spot: Spot, topic: &str) -> anyhow::Result<i32> {
         if let Some(count) = self.partitions.get(topic) {
             return Ok(*count);
@@ -150,10 +150,10 @@ impl Sender {
         Ok(count)
     }
 
-    /// Sends the record of a spot back, once there is room for it.
+    /// Sends the record at a spot back, once fewer than `WINDOW` are on their way.
     pub fn send(&mut self, spot: Spot, record: &Record, back: &Return<'_>) -> anyhow::Result<()> {
         let count = self.partitions(spot, back.topic)?;
-        // A topic that was made anew with fewer partitions takes it by its key.
+        // If the topic was recreated with fewer partitions, the key decides.
         let partition = back.partition.filter(|partition| *partition < count);
         self.producer
             .client()
@@ -185,9 +185,9 @@ impl Sender {
         }
     }
 
-    /// Waits until all have arrived or are given up; the error of the first that was refused.
+    /// Waits until all records have arrived or are given up. Returns the error of the first that was refused.
     pub fn finish(&self) -> anyhow::Result<()> {
-        // What is not over by then is still pending.
+        // What is still on its way then stays in `pending`.
         let _ = self.producer.flush(LONGEST);
         let context = self.producer.client().context();
         context
@@ -199,7 +199,7 @@ impl Sender {
         }
     }
 
-    /// How many have arrived, and those that have not.
+    /// How many records have arrived, and which have not.
     pub fn standing(&self) -> (u64, BTreeSet<Spot>) {
         let state = self.producer.client().context().lock();
         (state.delivered, state.pending.clone())
@@ -221,7 +221,7 @@ impl Sender {
         Trouble::Unavailable(format!("the record of {letter} cannot be sent: {error}{remedy}"))
     }
 
-    /// The dead letter at a spot, in words.
+    /// Describes the dead letter at a spot.
     fn letter(&self, spot: Spot) -> String {
         let topic = self.topics.get(spot.topic).map_or("", String::as_str);
         format!("dead letter {} of {topic}", spot.place)
@@ -229,7 +229,8 @@ impl Sender {
 }
 
 fn client(kafka: &Kafka, pipeline: &[Property]) -> Result<ClientConfig, SecretError> {
-    // Brokers refuse a batch as a whole that is larger than its topic takes, and then the blame would be on a record that they would take by itself.
+    // Keep batches small: brokers refuse a batch larger than its topic permits as a whole. The blame would then fall on a record that they would
+    // accept by itself.
     let batch = BatchBytes {
         most: SMALL_BATCH,
         ..BatchBytes::default()
@@ -237,16 +238,16 @@ fn client(kafka: &Kafka, pipeline: &[Property]) -> Result<ClientConfig, SecretEr
     let mut config = kafka::producer(kafka, pipeline, QUEUE, batch, None)?;
     config.set("message.timeout.ms", DELIVERY);
     config.set("statistics.interval.ms", "0");
-    // A topic that is gone would come back, with the brokers' defaults, and nobody reads it.
+    // Otherwise a deleted topic would be recreated with the brokers' defaults, and nobody would read it.
     config.set("allow.auto.create.topics", "false");
     Ok(config)
 }
 
-/// The record's own headers, with one replay more, and the timestamps of its first time.
+/// The record's own headers, with the replay count incremented and its original timestamps.
 fn headers(letter: &Letter) -> OwnedHeaders {
     let count = letter.replays.saturating_add(1).to_string();
     let written = letter.write_timestamp_us.map(|us| us.to_string());
-    // Without one, or with 0, librdkafka sends it as of now.
+    // Keep this timestamp as well: librdkafka sends a record without one, or with 0, with the current time.
     let made = letter.timestamp_ms.unwrap_or(0).to_string();
     let own = letter
         .headers
@@ -360,7 +361,7 @@ mod tests {
         }
     }
 
-    /// Two records of one millisecond that were sent back write in their order.
+    /// Two records with the same millisecond, sent back, are written in their original order.
     #[test]
     fn rows_have_the_write_timestamp_of_their_first_time() {
         let given = 9000;
@@ -381,7 +382,7 @@ mod tests {
         assert_eq!(record_timestamp(given, back), Some(7));
     }
 
-    /// librdkafka sends it as of then, and another pipeline of the topic goes by the record's own time.
+    /// librdkafka sends such a record with the current time. Another pipeline that reads the topic still uses the record's own time.
     #[test]
     fn a_record_without_a_time_does_not_become_younger_when_it_goes_back() {
         for timestamp_ms in [None, Some(0)] {
@@ -404,7 +405,7 @@ mod tests {
             topic,
             place: Place { partition: 0, offset },
         };
-        // The topic that is read later has the same places, and smaller ones.
+        // Places of a topic that is read later come later, even if their offsets are equal or smaller.
         let all = [spot(0, 1), spot(0, 2), spot(0, 3), spot(1, 0), spot(1, 1)];
         deliveries.lock().pending.extend(all);
         deliveries.lock().pending.remove(&spot(0, 2));

@@ -19,9 +19,9 @@ use crate::sink::letter::MESSAGE;
 use crate::store::convert::push_hex;
 use crate::telemetry::scrub::scrub;
 
-/// Bytes that are shown in hexadecimal; what is longer is cut.
+/// The most bytes that are shown in hexadecimal. The rest is cut.
 const HEX: usize = 4096;
-/// For the registry's answer, its own time-out included.
+/// The longest wait for the registry's answer. It includes the registry client's own time-out.
 const REGISTRY: Duration = Duration::from_secs(15);
 
 /// Show one dead letter.
@@ -40,13 +40,13 @@ pub struct Show {
     json: bool,
 }
 
-/// Bytes as people can read them.
+/// Bytes in a form that people can read.
 #[derive(Debug, PartialEq)]
 enum Shown {
     Null,
     Avro(u32, Json),
     Text(String),
-    /// Hexadecimal, how many bytes there are, and why they are no Avro, where they look like it.
+    /// The hexadecimal text, the number of bytes, and, if the bytes look like Avro, why they could not be decoded.
     Hex(String, usize, Option<String>),
 }
 
@@ -145,7 +145,7 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// The line of `list`, with the whole message where it was asked for.
+/// The line of `list`, with the full message if it was requested.
 fn line(topic: &str, record: &Record, asked: bool) -> Json {
     let mut line = list::line(topic, record);
     if asked && let Some(letter) = &record.letter {
@@ -154,13 +154,13 @@ fn line(topic: &str, record: &Record, asked: bool) -> Json {
     line
 }
 
-/// A header's value: text, or hexadecimal. A message is whole only where it was asked for.
+/// A header's value, as text or in hexadecimal. The message is shown in full only if it was requested.
 fn header(record: &Record, name: &[u8], value: Option<&[u8]>, asked: bool) -> Json {
     let Some(bytes) = value else { return Json::Null };
     if !asked && name == MESSAGE.as_bytes() {
         return Json::from(match &record.letter {
             Some(letter) if letter.message.as_bytes() == bytes => letter.told(),
-            // That of a dead letter that became one again.
+            // The message of an earlier failure, of a record that was a dead letter before.
             _ => scrub(&String::from_utf8_lossy(bytes)),
         });
     }
@@ -253,7 +253,7 @@ mod tests {
     use crate::registry::RegistryOptions;
     use crate::sink::letter::{Header, Letter, OFFSET, PARTITION, PIPELINE, REASON, TOPIC};
 
-    /// A dead letter that was one before.
+    /// The message of a record that was a dead letter twice.
     #[test]
     fn what_a_message_quotes_is_shown_where_it_is_asked_for() {
         let first = [(PIPELINE, "p"), (MESSAGE, "bob's card: \"bob@x.org\"")];
@@ -294,7 +294,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_shown_as_what_they_are() {
-        // Nobody listens there: whatever asks it gets a refusal.
+        // Nobody listens there, so a request would be refused.
         let registry = Registry::new(RegistryOptions {
             urls: vec!["http://127.0.0.1:1".to_owned()],
             ..RegistryOptions::default()

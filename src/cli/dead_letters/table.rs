@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use crate::cli::clean::clean;
 
-/// Prints a table: the heads, then the rows, two blanks between columns. Cells may be from outside: a terminal is told nothing by them.
+/// Prints a table: the heads, then the rows, two blanks between columns. Cells may contain text from outside, so they are cleaned for
+/// the terminal.
 pub fn print(out: &mut dyn Write, heads: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let cleaned = |row: &Vec<String>| row.iter().map(|cell| clean(cell).into_owned()).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> = rows.iter().map(cleaned).collect();

@@ -1,6 +1,6 @@
 //! The case file of `messina init`: one record whose row exists. Running it fills in the expected result.
 //!
-//! Every field gets a value of its type, and the table's row gets those of the fields by which it is found.
+//! Every field gets a value of its type. The table's row gets the values of the fields that find it.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +13,20 @@ use crate::avro::value::Type;
 use crate::store::describe::Description;
 use crate::store::{Column, ColumnType, result_type};
 
-/// What `now()` is in the case.
+/// What `now()` returns in the case.
 const NOW: &str = "2026-05-01T12:00:00Z";
-/// Of version 1, which `timeuuid` wants.
+/// A version 1 UUID, as `timeuuid` requires.
 const UUID: &str = "50554d6e-29bb-11e5-b345-feff819cdc9f";
 /// The same in Base64.
 const UUID_BYTES: &str = "UFVNbim7EeWzRf7/gZzcnw==";
 const ADDRESS: &str = "192.0.2.1";
 const ADDRESS_BYTES: &str = "wAACAQ==";
 
-/// What the file names.
+/// The names that the file refers to.
 pub struct Names<'a> {
     /// The input topic.
     pub topic: &'a str,
-    /// The configuration's files, the pipeline's own last.
+    /// The configuration files, the pipeline's own last.
     pub configs: &'a [String],
     /// This file.
     pub file: &'a str,
@@ -34,10 +34,10 @@ pub struct Names<'a> {
     pub schema: &'a str,
 }
 
-/// The text, with an expectation that is still empty.
+/// The text of the file. The expectation is still empty.
 ///
 /// # Errors
-/// In words, where the embedded database of `messina test` cannot have such a table.
+/// In words, if the embedded database of `messina test` cannot have such a table.
 pub fn text(draft: &Draft, root: &Type, names: &Names<'_>) -> Result<String, String> {
     let configs: Vec<String> = names.configs.iter().map(|config| string(config)).collect();
     let mut out = format!(
@@ -81,7 +81,7 @@ pub fn text(draft: &Draft, root: &Type, names: &Names<'_>) -> Result<String, Str
     Ok(out)
 }
 
-/// A key of TOML.
+/// A name as a TOML key.
 fn key(name: &str) -> String {
     let plain = name
         .chars()
@@ -93,7 +93,7 @@ fn bare(table: &str) -> &str {
     table.rsplit('.').next().unwrap_or(table)
 }
 
-/// As between the parentheses of CREATE TABLE.
+/// The columns as between the parentheses of CREATE TABLE.
 fn columns(table: &Description) -> Result<String, String> {
     let mut parts = Vec::new();
     for Column { name, ty } in &table.columns {
@@ -105,7 +105,7 @@ fn columns(table: &Description) -> Result<String, String> {
             ));
         }
         let ty = match ty {
-            // Digits would become numbers.
+            // In the embedded store, digits would become numbers.
             ColumnType::Ascii => "text".to_owned(),
             ColumnType::Any => {
                 return Err(format!(
@@ -140,7 +140,7 @@ fn has_udt(ty: &ColumnType) -> bool {
     }
 }
 
-/// Values that columns ask for beyond a field's own type, by path.
+/// Values that columns require beyond the field's own type, by path.
 fn overrides(draft: &Draft) -> BTreeMap<Vec<String>, Json> {
     let steps = draft.lookup.iter().chain(&draft.write);
     steps
@@ -153,7 +153,7 @@ fn overrides(draft: &Draft) -> BTreeMap<Vec<String>, Json> {
         .collect()
 }
 
-/// The value that a column asks for, where not every one of the field's type will do.
+/// The value that a column requires, if not every value of the field's type would do.
 fn asked(field: &Type, column: &ColumnType, path: &mut Vec<String>) -> Option<Json> {
     let field = field.non_null();
     let bytes = matches!(field, Type::Bytes | Type::Fixed(_));
@@ -169,12 +169,12 @@ fn asked(field: &Type, column: &ColumnType, path: &mut Vec<String>) -> Option<Js
     })
 }
 
-/// The field that a marker is bound to, where it is one.
+/// The field that a marker is bound to, if it is bound to one.
 fn leaf<'d>(bound: &Bound, draft: &'d Draft) -> Option<&'d Leaf> {
     draft.leaves.iter().find(|leaf| leaf.expression() == bound.expression)
 }
 
-/// The row that the record finds; none where its key comes from an expression.
+/// The row that the record finds; `None` if its key comes from an expression.
 fn row(step: &Step, draft: &Draft, record: &Json) -> Option<Map<String, Json>> {
     let mut row = Map::new();
     for bound in &step.bind {
@@ -204,7 +204,7 @@ fn row(step: &Step, draft: &Draft, record: &Json) -> Option<Map<String, Json>> {
     Some(row)
 }
 
-/// A field's value as its column has it.
+/// A field's value in the form of its column.
 fn in_column(value: &Json, field: &Type, column: &ColumnType) -> Json {
     match (column, field.non_null(), value) {
         (ColumnType::Timestamp, Type::LocalTimestamp(_), Json::String(text)) => json!(format!("{text}Z")),
@@ -215,7 +215,7 @@ fn in_column(value: &Json, field: &Type, column: &ColumnType) -> Json {
     }
 }
 
-/// A value of a type, as JSON; texts are named after their field.
+/// A value of a type, as JSON. Text is the name of its field.
 fn sample(ty: &Type, path: &mut Vec<String>, overrides: &BTreeMap<Vec<String>, Json>) -> Json {
     if let Some(value) = overrides.get(path) {
         return value.clone();
@@ -238,7 +238,7 @@ fn sample(ty: &Type, path: &mut Vec<String>, overrides: &BTreeMap<Vec<String>, J
         Type::Decimal { precision, scale } => json!(decimal(*precision, *scale)),
         Type::Uuid => json!(UUID),
         Type::Duration => json!("P0M1DT0.000S"),
-        // One that ends nowhere stays empty.
+        // A list of an infinitely recursive type stays empty.
         Type::List(item) if is_finite(item) => json!([sample(item, path, overrides)]),
         Type::List(_) => json!([]),
         Type::Map(..) => json!({}),
@@ -265,7 +265,7 @@ fn is_finite(ty: &Type) -> bool {
     }
 }
 
-/// A one, as far as the digits reach.
+/// The number 1, if the digits allow it.
 fn decimal(precision: u32, scale: u32) -> String {
     let zeros = "0".repeat(scale as usize);
     match (precision == 0 || precision > scale, scale) {
@@ -276,7 +276,7 @@ fn decimal(precision: u32, scale: u32) -> String {
     }
 }
 
-/// So many zero bytes in Base64.
+/// `size` zero bytes in Base64.
 fn zeros(size: usize) -> String {
     let mut text = "AAAA".repeat(size / 3);
     text.push_str(["", "AA==", "AAA="][size % 3]);
@@ -289,7 +289,7 @@ mod tests {
     use crate::avro::Schema;
     use crate::cases::from_json::from_json;
 
-    /// Every type has a sample that is one of its values, and that can be written.
+    /// Every type has a sample that is a value of it, and that can be encoded.
     #[test]
     fn samples_are_values_of_their_types() {
         let read = |file: &str| {

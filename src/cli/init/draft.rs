@@ -1,6 +1,6 @@
 //! Decides what `messina init` writes: the pipeline's names, its statements, and the binding of each marker.
 //!
-//! Pure: from a schema and descriptions of tables to a [`Draft`]; `text` and `case` only write it down.
+//! Pure: from a schema and descriptions of tables to a [`Draft`]. `text` and `case` only write it down.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::pipeline::expression::{self, Expression, Reference, member};
 use crate::store::describe::{Description, is_bare, quoted, quoted_table};
 use crate::store::{Column, ColumnType, result_type};
 
-/// Columns that a look-up reads; more are named in a comment.
+/// The most columns that a look-up reads. The others are named in a comment.
 const MOST_COLUMNS: usize = 16;
 
 /// Why the write leaves out a list that is not frozen: every start would refuse the statement.
 const OPEN_LIST: &str = "a list that is not frozen: a repeated write would append its elements twice";
 
-/// What was asked for.
+/// The request: what the arguments ask for.
 pub struct Wanted<'a> {
     pub schema: &'a Schema,
     /// The table that is looked up.
@@ -37,18 +37,18 @@ pub struct Bound {
     pub column: Column,
     pub marker: String,
     pub expression: String,
-    /// Why; none for what was told.
+    /// Why this expression was guessed; `None` if it was given.
     pub why: Option<Why>,
 }
 
 impl Bound {
-    /// Whether it was told, or a field has the column's name.
+    /// Whether the expression was given, or a field has the column's name.
     fn is_named(&self) -> bool {
         matches!(self.why, None | Some(Why::Name | Why::Bare))
     }
 }
 
-/// A statement as a step has it.
+/// A statement, and what its step needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     pub name: String,
@@ -57,11 +57,11 @@ pub struct Step {
     pub bind: Vec<Bound>,
     /// Columns that were left out, and why.
     pub left: Vec<(String, &'static str)>,
-    /// Whether no more than one row can be meant.
+    /// Whether the whole primary key is bound, so that at most one row matches.
     pub whole_key: bool,
 }
 
-/// The pipeline's middle.
+/// The steps of the pipeline, and the new fields of its output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draft {
     pub leaves: Vec<Leaf>,
@@ -71,10 +71,10 @@ pub struct Draft {
     pub set: Vec<(String, String)>,
 }
 
-/// Decides.
+/// Makes the draft.
 ///
 /// # Errors
-/// In words, where something cannot be guessed, or cannot be.
+/// In words, if something cannot be guessed, or is impossible.
 pub fn draft(wanted: &Wanted<'_>) -> Result<Draft, String> {
     let root = wanted.schema.root_type();
     let Type::Record(fields) = &root else {
@@ -123,7 +123,7 @@ pub fn draft(wanted: &Wanted<'_>) -> Result<Draft, String> {
     })
 }
 
-/// Whether the event has the field that a plain path names. All else is for the check to say.
+/// Checks that the event has the field that a plain path names. Everything else is left to the configuration check.
 fn leads_somewhere(expression: &str, schema: &Schema) -> Result<(), PathError> {
     match expression::parse(expression, &[]) {
         Ok(Expression::Path(Reference::Event(path))) => {
@@ -133,7 +133,7 @@ fn leads_somewhere(expression: &str, schema: &Schema) -> Result<(), PathError> {
     }
 }
 
-/// The step, and the columns that it gives.
+/// The look-up step, and the columns that it reads.
 fn lookup(
     table: &Description,
     leaves: &[Leaf],
@@ -147,7 +147,8 @@ fn lookup(
     for column in &partition {
         bind.push(bound(column, table, leaves, told, true)?);
     }
-    // A row of the partition where the event names it; else the first one.
+    // Bind clustering columns as long as the event names them. If not all are bound, the first row that matches is
+    // used.
     for column in table.key().skip(partition.len()) {
         match bound(column, table, leaves, told, true) {
             Ok(found) if found.is_named() => bind.push(found),
@@ -163,7 +164,7 @@ fn lookup(
         }
     }
     if given.is_empty() {
-        // The row says only that it is there.
+        // No other column can be read: use the key, which at least tells that the row exists.
         given.extend(table.key().map(|column| column.name.clone()));
     }
     let columns: Vec<String> = given.iter().map(|name| quoted(name)).collect();
@@ -203,7 +204,7 @@ fn write(
     let (mut bind, mut left) = (Vec::new(), Vec::new());
     for column in table.key() {
         bind.push(match bound(column, table, leaves, told, false) {
-            // Nothing in the event says when: the record does.
+            // No field of the event says when, so use the record's timestamp.
             Err(_) if column.ty == ColumnType::Timestamp => as_told(column, "record.timestamp", Some(Why::Type)),
             other => other?,
         });
@@ -242,7 +243,7 @@ fn write(
     })
 }
 
-/// The column of the same name and type that the look-up has found.
+/// The column of the same name and type that the look-up has read.
 fn looked_up(column: &Column, lookup: Option<&(Step, Vec<String>)>) -> Option<String> {
     let (step, given) = lookup?;
     let same = step
@@ -255,7 +256,7 @@ fn looked_up(column: &Column, lookup: Option<&(Step, Vec<String>)>) -> Option<St
         .then(|| format!("{}{}", step.name, member(&same.name)))
 }
 
-/// What a column is bound to, as told or as guessed.
+/// The binding of a column: as given, or as guessed.
 fn bound(
     column: &Column,
     table: &Description,
@@ -294,7 +295,7 @@ fn as_told(column: &Column, expression: &str, why: Option<Why>) -> Bound {
     }
 }
 
-/// A marker's name for a column: the column's own where it can be.
+/// A marker for a column: the column's own name, if it is valid.
 fn marker(column: &str) -> String {
     if is_bare(column) {
         return column.to_owned();
@@ -309,7 +310,7 @@ fn marker(column: &str) -> String {
     format!("value_{}", column.chars().map(plain).collect::<String>())
 }
 
-/// Whether the output can hold a column, by its name and its type.
+/// Whether the output can contain a column, by its name and its type; if not, why.
 fn readable(column: &Column) -> Result<(), &'static str> {
     if !is_identifier(&column.name) {
         return Err("give it a name that Avro allows: SELECT \"…\" AS name");
@@ -319,7 +320,7 @@ fn readable(column: &Column) -> Result<(), &'static str> {
         .map_err(|_| "its type has no Avro equivalent")
 }
 
-/// A name that expressions can use.
+/// A step name that expressions can use.
 fn step_name(like: &str) -> String {
     let plain = |c: char| {
         if c.is_ascii_alphanumeric() {
@@ -482,7 +483,7 @@ mod tests {
         let whole = "INSERT INTO users (user_id, tags) VALUES (:user_id, :tags)".to_owned();
         assert_eq!(written(&users, &[]), (whole.clone(), Vec::new()), "it is frozen");
         users.open_lists.push("tags".to_owned());
-        // Neither the event's, nor that of the row that was found.
+        // The list is bound neither from the event nor from the row that was found.
         let bare = "INSERT INTO users (user_id) VALUES (:user_id)".to_owned();
         let left = vec![("tags".to_owned(), OPEN_LIST)];
         assert_eq!(written(&users, &[]), (bare, left));
@@ -519,7 +520,7 @@ mod tests {
             "{error}"
         );
         assert!(told("event.kind.id").unwrap_err().contains("has no field \"id\""));
-        // An item that may be there, CEL, a step's column, and what is no expression.
+        // An item that may exist, CEL, a step's column, and text that is not an expression.
         for known in [
             "event.tags[3]",
             "event.user['id']",

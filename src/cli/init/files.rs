@@ -11,11 +11,11 @@ pub struct Files {
     pub to_stdout: bool,
     pub config: PathBuf,
     pub case: Option<PathBuf>,
-    /// None where the schema's own file is used.
+    /// `None` if `--schema` names a file, which is used as it is.
     pub schema: Option<PathBuf>,
-    /// As the case names it.
+    /// The schema's name in the case.
     pub schema_name: String,
-    /// As the case names them, the new one last.
+    /// The configuration files' names in the case, the new one last.
     pub configs: Vec<String>,
 }
 
@@ -58,11 +58,11 @@ impl Files {
         })
     }
 
-    /// All or nothing: none is written where one is there.
+    /// All or nothing: if one file exists, none is written.
     pub fn refuse_to_overwrite(&self, force: bool) -> Result<(), Trouble> {
         let there: Vec<String> = self
             .all()
-            // A link that leads nowhere is there, too: what is written would go to where it points.
+            // A dangling link counts as existing: writing would create the file that it points to.
             .filter(|path| path.symlink_metadata().is_ok())
             .map(|path| path.display().to_string())
             .collect();
@@ -92,10 +92,10 @@ impl Files {
         Ok(())
     }
 
-    /// Takes them away again.
+    /// Removes the files again.
     pub fn remove(&self) {
         for path in self.all() {
-            // One that was not written is not there.
+            // A file that was not written does not exist.
             let _ = std::fs::remove_file(path);
         }
     }

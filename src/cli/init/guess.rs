@@ -6,27 +6,27 @@ use crate::avro::value::Type;
 use crate::pipeline::expression::member;
 use crate::store::{Column, ColumnType, bindable};
 
-/// Levels of records that are looked into.
+/// How many levels of nested records are searched.
 const LEVELS: usize = 6;
 
-/// A field that a path leads to, and that is no record itself.
+/// A field at the end of a path, which is not itself a record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Leaf {
-    /// From the event on, without `event.`.
+    /// The path from the event, without `event.`.
     pub path: Vec<String>,
     /// Its type.
     pub ty: Type,
 }
 
 impl Leaf {
-    /// As an expression writes it.
+    /// The field in an expression.
     pub fn expression(&self) -> String {
         let members: String = self.path.iter().map(|name| member(name)).collect();
         format!("event{members}")
     }
 }
 
-/// The fields of a record and of the records in it, in the order of the schema.
+/// The fields of a record and of its nested records, in the order of the schema.
 pub fn leaves(root: &Type) -> Vec<Leaf> {
     let mut found = Vec::new();
     collect(root, &mut Vec::new(), &mut found);
@@ -54,18 +54,18 @@ fn collect(ty: &Type, path: &mut Vec<String>, found: &mut Vec<Leaf>) {
 /// How a guess was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// The names say so.
+    /// The names match.
     Name,
-    /// The names say so, and of another field as well, or of too much: an `id` is one of many things.
+    /// The names match, but another field matches as well, or the name says too little: an `id` is one of many things.
     Bare,
-    /// The names are alike.
+    /// The names are similar.
     Alike,
     /// Only the type fits.
     Type,
 }
 
-/// The field that a column's value probably comes from, among those whose type it takes. In a table that is looked up, `id` is the row's and hardly
-/// the event's own.
+/// The field that a column's value probably comes from, among those whose type fits the column. In a table that is looked up, `id` is the row's
+/// own, and rarely the event's.
 pub fn guess<'l>(column: &Column, table: &str, looked_up: bool, leaves: &'l [Leaf]) -> Option<(&'l Leaf, Why)> {
     let fitting = leaves.iter().filter(|leaf| bindable(&leaf.ty, &column.ty).is_ok());
     let scored: Vec<(u32, &Leaf, Why)> = fitting
@@ -73,12 +73,12 @@ pub fn guess<'l>(column: &Column, table: &str, looked_up: bool, leaves: &'l [Lea
         .collect();
     let most = scored.iter().map(|(score, ..)| *score).max()?;
     let best = || scored.iter().filter(move |(score, ..)| *score == most);
-    // Of those that are equally good the shallower, then the first.
+    // Of equally good fields, take the shallowest, then the first.
     let &(_, leaf, why) = best().min_by_key(|(_, leaf, _)| leaf.path.len())?;
     let wanted = plain(&column.name);
     let is_the_tables = |leaf: &Leaf| is_called_after(leaf, table, &wanted);
     let of_many = match wanted.as_str() {
-        // What is written is the event's own, unless another field is called after the table.
+        // A written value is the event's own, unless another field is called after the table.
         "id" | "key" => looked_up || (!is_the_tables(leaf) && scored.iter().any(|(_, other, _)| is_the_tables(other))),
         "name" => looked_up,
         _ => false,
@@ -94,11 +94,11 @@ pub fn guess<'l>(column: &Column, table: &str, looked_up: bool, leaves: &'l [Lea
 fn score(column: &Column, table: &str, looked_up: bool, leaf: &Leaf) -> Option<(u32, Why)> {
     let wanted = plain(&column.name);
     let last = leaf.path.last().map(|name| plain(name)).unwrap_or_default();
-    // `user.id` is `userid`, as `user_id` is.
+    // `user.id` becomes `userid`, as `user_id` does.
     let whole = (0..leaf.path.len().saturating_sub(1)).map(|from| plain(&leaf.path[from..].concat()));
     let whole: Vec<String> = whole.collect();
     let names_the_table = is_called_after(leaf, table, &wanted);
-    // What is written is the event's own: a `username` is no `name` of `users`.
+    // A written value is the event's own: `username` is not the `name` of `users`.
     if names_the_table && looked_up {
         return Some((9, Why::Name));
     }
@@ -121,19 +121,19 @@ fn score(column: &Column, table: &str, looked_up: bool, leaf: &Leaf) -> Option<(
     match column.ty {
         ColumnType::Any => None,
         ColumnType::Timestamp if is_time => Some((3, Why::Type)),
-        // A number that is not called a time is none.
+        // A number whose name does not match is not taken for a time.
         ColumnType::Timestamp => None,
         _ => Some((1, Why::Type)),
     }
 }
 
-/// Table `profiles`, column `id`, field `profile_id` or `profile.id`: more than an `id` of whatever.
+/// Table `profiles`, column `id`, field `profile_id` or `profile.id`: this says more than a mere `id`.
 fn is_called_after(leaf: &Leaf, table: &str, column: &str) -> bool {
     let wanted = plain(singular(table)) + column;
     (0..leaf.path.len()).any(|from| plain(&leaf.path[from..].concat()) == wanted)
 }
 
-/// Letters and digits alone, small.
+/// Only letters and digits, in lower case.
 fn plain(name: &str) -> String {
     name.chars()
         .filter(|c| c.is_alphanumeric())
@@ -141,7 +141,7 @@ fn plain(name: &str) -> String {
         .collect()
 }
 
-/// One of what a table holds, as far as an `s` tells.
+/// The singular of a table's name, as far as a final `s` tells.
 pub fn singular(table: &str) -> &str {
     let name = table.rsplit('.').next().unwrap_or(table);
     match name.strip_suffix('s') {
@@ -172,7 +172,7 @@ mod tests {
         guess(&column, table, false, &leaves).map(|(leaf, why)| (leaf.expression(), why))
     }
 
-    /// What the row of a table is looked up by, in an event of text fields.
+    /// The field by which a row of a table is looked up, in an event of text fields.
     fn key(table: &str, column: &str, paths: &[&str]) -> (String, Why) {
         among(paths, table, column, true)
     }
@@ -204,9 +204,9 @@ mod tests {
     #[test]
     fn a_name_that_says_too_little_is_a_guess() {
         let is = |path: &str, why| (path.to_owned(), why);
-        // Nothing else fits, and yet: whose is it?
+        // Nothing else fits, but it is not clear what the `id` identifies.
         assert_eq!(key("customers", "id", &["id", "kind"]), is("id", Why::Bare));
-        // Two are as good.
+        // Two fields fit equally well.
         let paths = ["buyer.email", "seller.email"];
         assert_eq!(key("customers", "email", &paths), is("buyer.email", Why::Bare));
         let paths = ["seller.customer.id", "customer.id"];

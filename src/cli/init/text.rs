@@ -3,10 +3,10 @@
 use super::draft::{Bound, Draft, Step};
 use super::guess::Why;
 
-/// Where the comments behind the keys begin.
+/// The column at which comments after keys begin.
 const COMMENTS: usize = 58;
 
-/// Where things are.
+/// Names and places for the file.
 pub struct Places<'a> {
     /// The pipeline's name.
     pub name: &'a str,
@@ -18,15 +18,15 @@ pub struct Places<'a> {
     pub dead_letters: &'a str,
     /// The consumer group.
     pub group: &'a str,
-    /// The file that this will be, for the commands in its head.
+    /// The file to be written, for the commands in its head.
     pub file: &'a str,
-    /// The sections before the pipeline; none where other files have them.
+    /// The sections before the pipeline; `None` if other files contain them.
     pub connections: Option<&'a Connections>,
-    /// Those files.
+    /// Those other files.
     pub others: &'a [String],
 }
 
-/// What the pipeline talks to.
+/// The services that the pipeline uses.
 #[derive(Debug, Clone)]
 pub struct Connections {
     pub brokers: String,
@@ -34,7 +34,7 @@ pub struct Connections {
     pub database: Database,
 }
 
-/// A CQL server, or a file of SQLite.
+/// A CQL server, or an SQLite file.
 #[derive(Debug, Clone)]
 pub enum Database {
     Cql {
@@ -45,7 +45,7 @@ pub enum Database {
 }
 
 impl Connections {
-    /// As the sections of a configuration.
+    /// The connections as sections of a configuration.
     pub fn toml(&self) -> String {
         let mut out = String::new();
         if let Database::Sqlite(store) = &self.database {
@@ -191,7 +191,7 @@ fn tables(draft: &Draft) -> String {
     names.join(" and ")
 }
 
-/// The step's `bind`, behind what is to be known of its guesses.
+/// The step's `bind`, after comments about its guesses.
 fn bindings(out: &mut String, step: &Step) {
     for Bound {
         column,
@@ -229,7 +229,7 @@ fn put(out: &mut String, line: &str, comment: &str) {
     out.push('\n');
 }
 
-/// A text as TOML.
+/// A text as a TOML string.
 pub fn string(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

@@ -3,15 +3,15 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Between two lines where there is no terminal.
+/// The time between two lines, if stderr is not a terminal.
 const LINE: Duration = Duration::from_secs(10);
-/// Characters of the bar.
+/// Width of the bar, in characters.
 const WIDTH: usize = 30;
 
-/// Draws on stderr.
+/// Draws the progress on stderr.
 pub struct Progress {
     total: i64,
-    /// What was done before it began.
+    /// How many offsets were done before this run.
     before: i64,
     began: Instant,
     terminal: bool,
@@ -20,7 +20,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of `total`, `before` of which are done.
+    /// The progress of a replay of `total` offsets, of which `before` are done.
     pub fn new(total: i64, before: i64) -> Progress {
         let now = Instant::now();
         Progress {
@@ -33,18 +33,18 @@ impl Progress {
         }
     }
 
-    /// What was done when that was shown last.
+    /// The number of offsets done when progress was last shown.
     pub fn seen(&self) -> i64 {
         self.seen
     }
 
-    /// Shows what is done by now.
+    /// Shows how many offsets are done.
     pub fn show(&mut self, done: i64) {
         self.seen = done;
         let now = Instant::now();
         let text = line(done, self.total, self.before, now - self.began, self.terminal);
         let mut err = std::io::stderr().lock();
-        // Who closed stderr does not want it.
+        // If stderr is closed, nobody wants the progress.
         if self.terminal {
             let _ = write!(err, "\r\x1b[2K{text}");
             let _ = err.flush();
@@ -54,7 +54,7 @@ impl Progress {
         }
     }
 
-    /// Ends the line that was drawn.
+    /// Ends the line of the progress bar.
     pub fn end(&self) {
         if self.terminal {
             say!("");

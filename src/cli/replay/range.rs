@@ -12,21 +12,21 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::cli::trouble::Trouble;
 use crate::kafka::range::{self, ASK, Part};
 
-/// Silence while the end of a part is looked for that means that it cannot be found.
+/// If a partition is silent for this long during the search for its end, the search fails.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What is to be replayed, partition by partition; none of them is empty.
+/// The range to replay: one part per partition. No part is empty.
 pub struct Range {
     consumer: BaseConsumer,
     parts: Vec<Part>,
-    /// By part: the offset of its last record. Behind it may be others that hold no record, such as the mark of a transaction.
+    /// By part: the offset of its last record. Behind it there may be offsets without a record, such as transaction markers.
     last: Vec<i64>,
-    /// By part: how many offsets were left of it when none of their records was there any more.
+    /// By part: the number of remaining offsets, if none of their records exists any more; otherwise 0.
     gone: Vec<AtomicI64>,
 }
 
 impl Range {
-    /// Looks for the last record of each part; `consumer` is of the replay's group and has `enable.partition.eof`.
+    /// Finds the last record of each part. `consumer` must be in the replay's group and have `enable.partition.eof`.
     ///
     /// # Errors
     /// In words.
@@ -47,13 +47,13 @@ impl Range {
         Ok(range)
     }
 
-    /// The first offset of each partition that is not taken.
+    /// By partition: the first offset behind the range.
     pub fn ends(&self) -> HashMap<(String, i32), i64> {
         let ends = self.parts.iter().map(|p| ((p.topic.clone(), p.partition), p.to));
         ends.collect()
     }
 
-    /// Offsets from the beginning to the last record, of all parts together.
+    /// The number of offsets from the beginning to the last record, of all parts together.
     pub fn total(&self) -> i64 {
         self.parts
             .iter()
@@ -82,7 +82,7 @@ impl Range {
         self.read(part, from, |offset| offset + 1 == part.to)
     }
 
-    /// The last record of a part from there on, or the first that is `enough`.
+    /// Reads a part from an offset. Returns the last record, or the first for which `enough` is true.
     fn read(&self, part: &Part, from: i64, enough: impl Fn(i64) -> bool) -> Result<Option<i64>, String> {
         let in_words = |e: KafkaError| e.to_string();
         let mut list = TopicPartitionList::new();
@@ -96,7 +96,7 @@ impl Range {
                 Some(Err(KafkaError::PartitionEOF(partition))) if partition == part.partition => return Ok(last),
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => return Err(in_words(error)),
                 Some(Err(_)) => {}
-                // What an earlier assignment had fetched.
+                // Left over from what was fetched for an earlier assignment.
                 Some(Ok(message)) if message.partition() != part.partition || message.topic() != part.topic => {}
                 Some(Ok(message)) if message.offset() >= part.to => return Ok(last),
                 Some(Ok(message)) => {
@@ -111,10 +111,10 @@ impl Range {
         Err("no records arrive, although its end is not reached".to_owned())
     }
 
-    /// Lets the group begin where it has not been yet; how many offsets it has done before.
+    /// Commits the beginning of each part in which the group has no position yet. Returns how many offsets the group had done before.
     ///
     /// # Errors
-    /// A group of another range, and one that has members, which does not take it.
+    /// If the group has the position of another range, or if it has members and refuses the commit.
     pub fn begin(&self) -> Result<i64, Trouble> {
         let committed = self.committed().map_err(Trouble::Unavailable)?;
         for (part, committed) in self.parts.iter().zip(&committed) {
@@ -136,8 +136,8 @@ impl Range {
         self.start(&committed).map_err(Trouble::Unavailable)
     }
 
-    /// Whether a group that stands there may have been in the part: a replay does not go beyond its end, and begins at its beginning. Before that it
-    /// stands where retention or compaction has taken all in between since.
+    /// Whether a group at this position may belong to the part. A replay begins at the part's beginning and does not go beyond its end. A position
+    /// before the beginning is possible only if retention or compaction has since deleted everything in between.
     fn is_of(&self, part: &Part, place: i64) -> Result<bool, String> {
         if place >= part.from {
             return Ok(place <= part.to);
@@ -167,7 +167,7 @@ impl Range {
         self.done()
     }
 
-    /// Offsets that are done.
+    /// The number of offsets that are done.
     ///
     /// # Errors
     /// In words.
@@ -183,13 +183,13 @@ impl Range {
         Ok(done.sum())
     }
 
-    /// Offsets that count as done although the replay never came to them, see [`Range::look_again`].
+    /// The number of offsets that count as done although the replay never reached them; see [`Range::look_again`].
     pub fn gone(&self) -> i64 {
         self.gone.iter().map(|gone| gone.load(Ordering::Relaxed)).sum()
     }
 
-    /// Looks whether what is left is still there: compaction or retention may have taken the last records meanwhile, and then nothing comes that
-    /// would be committed behind them.
+    /// Checks whether the rest of each part still exists. If compaction or retention has deleted the last records meanwhile, no record will come
+    /// whose commit would complete the part.
     ///
     /// # Errors
     /// In words.
@@ -197,14 +197,14 @@ impl Range {
         let ends = self.parts.iter().zip(&self.last).zip(&self.gone);
         for (((part, last), gone), committed) in ends.zip(self.committed()?) {
             let next = committed.unwrap_or(part.from).max(part.from);
-            // Also where it was gone before: a commit that came since then says that more of it was done.
+            // Check parts that were gone before, too: a later commit shows that more of them was done.
             let is_gone = next <= *last && self.read(part, next, |_| true)?.is_none();
             gone.store(if is_gone { last + 1 - next } else { 0 }, Ordering::Relaxed);
         }
         self.consumer.unassign().map_err(|e| e.to_string())
     }
 
-    /// Offsets at the beginnings that retention has taken by now, whether the replay had come to them before or not.
+    /// The number of offsets at the beginnings that retention has deleted by now, whether the replay had reached them or not.
     ///
     /// # Errors
     /// In words.
@@ -233,7 +233,7 @@ impl Range {
         }
         let silent = |e: KafkaError| format!("cannot fetch the group's committed offsets: {e}");
         let found = self.consumer.committed_offsets(list, ASK).map_err(silent)?;
-        // Where that is not known, it is not the beginning.
+        // An unknown position must not be taken for the beginning.
         range::without_error(&found).map_err(silent)?;
         let offset = |part: &Part| match found.find_partition(&part.topic, part.partition)?.offset() {
             Offset::Offset(offset) => Some(offset),
@@ -253,7 +253,7 @@ mod tests {
 
     const TOPIC: &str = "t";
 
-    /// Whether the group may begin in the range from there on: how many offsets it has done, or what is said.
+    /// Whether the group may begin in a range from this offset on: the number of offsets it has done before, or the error message.
     fn begin(range: &mut Range, from: i64) -> Result<i64, String> {
         range.parts[0].from = from;
         match range.begin() {
@@ -263,7 +263,7 @@ mod tests {
         }
     }
 
-    /// Offsets 0 to 9, of a group that has done so many of them.
+    /// Offsets 0 to 9, in a group that has done the first `committed` of them.
     fn range(brokers: &str, committed: i64) -> Range {
         let mut client = ClientConfig::new();
         for (name, value) in [
@@ -306,12 +306,12 @@ mod tests {
         for _ in 0..count {
             let record = BaseRecord::<(), [u8]>::to(TOPIC).partition(0).payload(&payload);
             producer.send(record).map_err(|(error, _)| error).unwrap();
-            // Each is a batch by itself.
+            // Flush each record, so that it is a batch of its own.
             producer.flush(Duration::from_secs(30)).unwrap();
         }
     }
 
-    /// A cluster with so many records in the topic, and its address.
+    /// A cluster with this number of records in the topic, and its address.
     fn cluster(records: usize) -> (MockCluster<'static, DefaultProducerContext>, String) {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic(TOPIC, 1, 1).unwrap();

@@ -27,7 +27,7 @@ pub(super) struct Status {
     pub uptime_seconds: Option<f64>,
     #[serde(default)]
     pub breakers: serde_json::Map<String, Value>,
-    /// The one field by which `/status` is known.
+    /// The field that identifies an answer of `/status`; the only one that is required.
     pub pipelines: BTreeMap<String, Pipeline>,
 }
 
@@ -89,19 +89,19 @@ pub(super) struct Partition {
     pub stalled: bool,
 }
 
-/// One look at a process.
+/// The answers of a process at one time.
 #[derive(Debug, Clone)]
 pub(super) struct Answers {
     pub status: Status,
     pub series: Series,
-    /// Why `/readyz` does not say yes; empty when it does.
+    /// Why `/readyz` is not ready; empty if it is.
     pub not_ready: Vec<String>,
-    /// The same of `/livez`.
+    /// Why `/livez` is not live; empty if it is.
     pub not_live: Vec<String>,
 }
 
 impl Answers {
-    /// Asks a process.
+    /// Requests the four answers of a process.
     ///
     /// # Errors
     /// Why there is no answer, in words.
@@ -119,10 +119,10 @@ impl Answers {
         Answers::read(&status, &good("/metrics")?, &get("/readyz")?, &get("/livez")?)
     }
 
-    /// Reads the four answers.
+    /// Parses the four answers.
     ///
     /// # Errors
-    /// What is not as Messina says it.
+    /// What differs from an answer of Messina's.
     pub(super) fn read(status: &str, metrics: &str, readyz: &Answer, livez: &Answer) -> Result<Answers, String> {
         let wrong = |error| format!("the answer from /status is not Messina's: {error}");
         let mut status: Value = serde_json::from_str(status).map_err(wrong)?;
@@ -143,7 +143,7 @@ impl Answers {
 
 #[cfg(test)]
 impl Answers {
-    /// What a real process said: 1, and 2 nine seconds after it. tests/top has it.
+    /// The answers of a real process, stored in tests/top: number 1, and number 2 nine seconds later.
     pub(super) fn stored(number: u8) -> Answers {
         let read =
             |name: String| std::fs::read_to_string(format!("{}/tests/top/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
@@ -153,14 +153,14 @@ impl Answers {
         )
     }
 
-    /// Of a process that is ready and lives.
+    /// The answers of a process that is ready and live.
     pub(super) fn of(status: &str, metrics: &str) -> Answers {
         let yes = said(200, "ok");
         Answers::read(status, metrics, &yes, &yes).unwrap()
     }
 }
 
-/// What a probe says.
+/// The answer of a probe.
 #[cfg(test)]
 pub(super) fn said(status: u16, body: &str) -> Answer {
     Answer {

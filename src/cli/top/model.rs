@@ -14,19 +14,19 @@ use super::answer::{self, Answers, Loop};
 use super::series::Series;
 use state::state;
 
-/// Over how long rates are taken.
+/// The period over which rates are computed.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Rates that are kept for the graph.
+/// How many rates are kept for the graph.
 const KEPT: usize = 512;
 
-/// How something stands.
+/// The severity of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Mood {
     Good,
-    /// It waits for something, and goes on by itself.
+    /// It waits for something, and continues by itself.
     Warn,
-    /// Somebody must look.
+    /// Somebody must act.
     Bad,
 }
 
@@ -35,18 +35,18 @@ pub(super) enum Mood {
 pub(super) struct Model {
     pub version: String,
     pub generation: Option<u64>,
-    /// Whether the configuration that was offered last was not taken.
+    /// Whether the configuration that was offered last was rejected.
     pub rejected: bool,
     pub uptime: Option<f64>,
     pub not_ready: Vec<String>,
     pub not_live: Vec<String>,
-    /// Cores.
+    /// Used CPU, in cores.
     pub cpu: Option<f64>,
-    /// Bytes.
+    /// Used memory, in bytes.
     pub memory: Option<f64>,
     /// Share of `[limits] memory` in use.
     pub budget: Option<f64>,
-    /// Dependencies, and how their breakers stand.
+    /// Dependencies, and the states of their breakers.
     pub breakers: Vec<(String, String)>,
     pub pipelines: Vec<Pipeline>,
 }
@@ -55,32 +55,32 @@ pub(super) struct Model {
 pub(super) struct Pipeline {
     pub name: String,
     pub state: (Mood, String),
-    /// What holds it up, in sentences.
+    /// What delays it, in sentences.
     pub trouble: Vec<String>,
-    /// Records a second that ended, however.
+    /// Records that ended per second, whatever their outcome.
     pub rate: Option<f64>,
-    /// Records a second taken from Kafka.
+    /// Records taken from Kafka per second.
     pub taken: Option<f64>,
     pub published: Option<f64>,
     pub dead_rate: Option<f64>,
     pub dead_letters: Option<u64>,
     pub lag_records: Option<i64>,
-    /// That of the partition that is behind most.
+    /// The lag of the partition that is furthest behind.
     pub lag_seconds: Option<f64>,
     pub in_flight: u64,
-    /// How many may be in flight; 0 before it is known.
+    /// The most that may be in flight; 0 before it is known.
     pub bound: u64,
     /// Whether intake waits for room.
     pub full: bool,
-    /// Failed attempts a second.
+    /// Failed attempts per second.
     pub errors: Option<f64>,
     pub stages: Vec<Stage>,
-    /// The worst first.
+    /// Worst first.
     pub partitions: Vec<answer::Partition>,
     pub failures: Vec<Failure>,
-    /// Newest first, each once, and how often it is among the last.
+    /// Newest first. Each text occurs once, with its number among the last errors.
     pub last_errors: Vec<(String, usize)>,
-    /// Rates between one answer and the next, newest last.
+    /// Rates between consecutive answers, newest last.
     pub history: Vec<Option<u64>>,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Pipeline {
 pub(super) struct Stage {
     pub name: String,
     pub is_step: bool,
-    /// A second; of a step those that reached its store and succeeded.
+    /// Calls per second. For a step, only those that reached its store and succeeded.
     pub calls: Option<f64>,
     pub p50: Option<f64>,
     pub p99: Option<f64>,
@@ -99,7 +99,7 @@ pub(super) struct Stage {
     pub errors: Option<f64>,
 }
 
-/// What fails where, since the start.
+/// A kind of failure at a step, since the start.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Failure {
     pub step: String,
@@ -115,7 +115,7 @@ struct Sample {
     answer: Answers,
 }
 
-/// The answers that rates are taken from.
+/// The answers that rates are computed from.
 #[derive(Debug, Default)]
 pub(super) struct History {
     samples: VecDeque<Sample>,
@@ -123,7 +123,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Takes an answer that came `at`, a time since any beginning.
+    /// Adds an answer that came `at`, a time since an arbitrary beginning.
     pub(super) fn push(&mut self, at: Duration, answer: Answers) {
         if let Some(before) = self.samples.back()
             && answer.status.uptime_seconds < before.answer.status.uptime_seconds
@@ -138,7 +138,7 @@ impl History {
                 grown(ended(pipeline), then, at.saturating_sub(before.at))
             });
             let rates = self.rates.entry(name.clone()).or_default();
-            // The first answer has none before it, and leaves no gap.
+            // The first answer has no rate, because none came before it. It must not leave a gap either.
             if before.is_some() || !rates.is_empty() {
                 rates.push_back(rate.map(|rate| rate.round() as u64));
             }
@@ -156,7 +156,7 @@ impl History {
         }
     }
 
-    /// What is shown; none before the first answer.
+    /// The model to show; `None` before the first answer.
     pub(super) fn model(&self) -> Option<Model> {
         let now = self.samples.back()?;
         let then = (self.samples.len() > 1).then(|| &self.samples[0]);
@@ -234,7 +234,7 @@ impl History {
     }
 }
 
-/// Two answers, and what grew between them.
+/// Two answers, between which counters have grown.
 struct Window<'a> {
     now: &'a Sample,
     then: Option<&'a Sample>,
@@ -250,7 +250,7 @@ impl Window<'_> {
         self.then.map(|then| &then.answer.series)
     }
 
-    /// Growth a second of the counters with these labels. Those that are new have begun at 0.
+    /// Growth per second of the counters with these labels. A new counter counts from 0.
     fn rate(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let now = self.now.answer.series.sum(name, labels)?;
         let then = self.then()?.sum(name, labels).unwrap_or(0.0);
@@ -321,7 +321,7 @@ impl Window<'_> {
     }
 }
 
-/// Growth a second of a counter; none if it is not known or has begun anew.
+/// Growth per second of a counter; `None` if it is unknown or was reset.
 fn grown(now: Option<u64>, then: Option<u64>, time: Duration) -> Option<f64> {
     per_second(now?.checked_sub(then?)? as f64, time)
 }
@@ -335,7 +335,7 @@ fn ended(pipeline: &answer::Pipeline) -> Option<u64> {
     Some(pipeline.done? + pipeline.skipped? + pipeline.dead_lettered?)
 }
 
-/// The stages of a pipeline in the order of a record's way, and whether each is a step.
+/// The stages of a pipeline in the order in which a record passes them, and whether each is a step.
 fn stages(pipeline: &answer::Pipeline) -> impl Iterator<Item = (&str, bool)> {
     let has = |name: &'static str| pipeline.stages.contains_key(name).then_some((name, false));
     let steps = pipeline

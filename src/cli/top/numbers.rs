@@ -1,9 +1,9 @@
 //! Formats numbers for the view: three digits and a unit, as on the status page. Unknown numbers are a dash.
 
-/// What is not known.
+/// An unknown number.
 pub(super) const NONE: &str = "–";
 
-/// Three digits that count; whole from a hundred on.
+/// Three significant digits; whole numbers from 100 on.
 fn significant(value: f64) -> String {
     let digits = match value.abs() {
         v if v >= 99.95 => return format!("{value:.0}"),
@@ -29,7 +29,7 @@ pub(super) fn known(value: Option<f64>) -> String {
     value.map_or_else(|| NONE.to_owned(), count)
 }
 
-/// A time, in the unit that suits it.
+/// A time, in a suitable unit.
 pub(super) fn seconds(value: Option<f64>) -> String {
     match value {
         None => NONE.to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn seconds(value: Option<f64>) -> String {
     }
 }
 
-/// A share of one.
+/// A ratio as a percentage.
 pub(super) fn percent(value: Option<f64>) -> String {
     value.map_or_else(|| NONE.to_owned(), |v| format!("{} %", significant(v * 100.0)))
 }

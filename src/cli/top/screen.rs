@@ -29,10 +29,11 @@ impl Pane {
     }
 }
 
-/// What is looked at.
+/// The user's selection.
 #[derive(Debug, Default)]
 pub(super) struct Screen {
-    /// By name, for a reload may bring and take pipelines; where there is none of it, the first.
+    /// The pipeline's name, because a reload may add and remove pipelines. If there is none of this name, the first is
+    /// shown.
     pub selected: String,
     pub pane: Pane,
     pub paused: bool,
@@ -49,7 +50,7 @@ impl Screen {
         pipelines.iter().position(|one| one.name == self.selected).unwrap_or(0)
     }
 
-    /// Takes a key; whether the program goes on.
+    /// Handles a key. Returns whether the program goes on.
     pub(super) fn key(&mut self, key: KeyEvent, pipelines: &[Pipeline]) -> bool {
         if key.kind == KeyEventKind::Release {
             return true;
@@ -93,7 +94,7 @@ impl Screen {
     }
 
     fn turn(&mut self, by: usize) {
-        // From the help back to what was seen before it.
+        // Leaving the help returns to the previous pane.
         if !std::mem::take(&mut self.help) {
             self.pane = self.pane.moved(by);
         }
@@ -152,7 +153,7 @@ mod tests {
             assert!(press(&mut screen, code, &all));
             assert_eq!(shown(&screen, &all).as_deref(), Some(name), "{code:?}");
         }
-        // A reload brings one before it, and then takes it.
+        // A reload adds a pipeline before it, and then removes the selected one.
         assert_eq!(shown(&screen, &pipelines(&["0", "a", "b"])).as_deref(), Some("b"));
         assert_eq!(shown(&screen, &pipelines(&["0", "a"])).as_deref(), Some("0"));
         assert_eq!(shown(&screen, &[]), None);

@@ -7,7 +7,7 @@ use prometheus::proto;
 use crate::cli::clean::clean;
 use crate::telemetry::quantile::{quantile, since};
 
-/// A series of a family: its labels, and its value.
+/// One series of a family: its labels, and its value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct One {
     labels: Vec<(String, String)>,
@@ -15,7 +15,7 @@ pub(super) struct One {
 }
 
 impl One {
-    /// The value of a label; empty where the series has none of that name.
+    /// The value of a label; empty if the series does not have it.
     pub(super) fn label(&self, name: &str) -> &str {
         self.labels
             .iter()
@@ -28,13 +28,13 @@ impl One {
     }
 }
 
-/// All series of `/metrics`, by family and by their label `pipeline`, which is empty where there is none: nearly each look-up is for one pipeline
-/// of what may be hundreds.
+/// All series of `/metrics`, by family and by their `pipeline` label, which is empty for series without one. The index pays, because nearly each
+/// look-up is for one pipeline among what may be hundreds.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Series(HashMap<String, BTreeMap<String, Vec<One>>>);
 
 impl Series {
-    /// Reads the text. A line that is none is left out.
+    /// Parses the text. Invalid lines are ignored.
     pub(super) fn parse(text: &str) -> Series {
         let mut series = Series::default();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -51,7 +51,7 @@ impl Series {
         self.among(name, labels).filter(move |one| one.has(labels))
     }
 
-    /// Those that are looked at for `of`: one pipeline's where it is named, else the whole family.
+    /// The candidates for `of`: the series of one pipeline if the labels name it, otherwise the whole family.
     fn among<'a>(&'a self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &'a One> {
         let family = self.0.get(name);
         let (one, all) = match labels.iter().find(|(label, _)| *label == "pipeline") {
@@ -61,12 +61,12 @@ impl Series {
         one.into_iter().chain(all.into_iter().flatten()).flatten()
     }
 
-    /// The sum of the series that have these labels; none where there is no such series.
+    /// The sum of the series with these labels; `None` if there is no such series.
     pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         self.of(name, labels).map(|one| one.value).reduce(|a, b| a + b)
     }
 
-    /// Quantiles, in seconds, of what the histogram `name` with these labels took up since `then`; none where that is nothing.
+    /// Quantiles, in seconds, of what the histogram `name` with these labels recorded since `then`; `None` if it recorded nothing.
     pub(super) fn quantiles<const N: usize>(
         &self,
         then: &Series,
@@ -75,7 +75,7 @@ impl Series {
         wanted: [f64; N],
     ) -> [Option<f64>; N] {
         let (now, then) = (self.histogram(name, labels), then.histogram(name, labels));
-        // One that is new had taken up nothing.
+        // A new histogram had recorded nothing before.
         let new = if then.get_bucket().is_empty() {
             now
         } else {
@@ -103,7 +103,7 @@ impl Series {
     }
 }
 
-/// `name{label="value",…} 1.5`, or without labels.
+/// Parses `name{label="value",…} 1.5`, or the same without labels.
 fn sample(line: &str) -> Option<(&str, One)> {
     let (name, rest) = line.split_at(line.find(['{', ' '])?);
     let (labels, rest) = match rest.strip_prefix('{') {
@@ -114,7 +114,8 @@ fn sample(line: &str) -> Option<(&str, One)> {
     Some((name, One { labels, value }))
 }
 
-/// The labels, and what is behind the closing brace. A value may have any character; quotes, backslashes and newlines come escaped.
+/// Parses the labels, and returns what follows the closing brace. A value may contain any character; quotes, backslashes and newlines are
+/// escaped.
 fn labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
     let mut labels = Vec::new();
     loop {

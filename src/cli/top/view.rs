@@ -18,13 +18,13 @@ use super::numbers::{NONE, count, known, percent, seconds};
 use super::screen::{Pane, Screen};
 use table::{Side, table};
 
-/// Lines that the reasons why something is wrong may take of the screen.
+/// The most lines for the reasons why something is wrong.
 const REASONS: usize = 3;
 
-/// Partitions of each pipeline in the printed view.
+/// The most partitions of each pipeline in the printed view.
 const PRINTED_PARTITIONS: usize = 10;
 
-/// How moods look.
+/// How moods are shown.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Look {
     /// Whether colours are wanted.
@@ -45,12 +45,12 @@ impl Look {
 /// A process that does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Away {
-    /// Since when.
+    /// How long it has not answered.
     pub for_: Duration,
     pub why: String,
 }
 
-/// All that is drawn.
+/// Everything that is drawn.
 pub(super) struct Picture<'a> {
     pub place: &'a str,
     pub model: &'a Model,
@@ -59,7 +59,7 @@ pub(super) struct Picture<'a> {
     pub look: Look,
 }
 
-/// Plain unless there is something to see.
+/// A word, with a style only if the mood is not good.
 fn word(text: String, mood: Mood, look: Look) -> Span<'static> {
     if mood == Mood::Good {
         Span::raw(text)
@@ -69,7 +69,7 @@ fn word(text: String, mood: Mood, look: Look) -> Span<'static> {
 }
 
 impl Picture<'_> {
-    /// Draws all of it.
+    /// Draws the whole view.
     pub(super) fn draw(&self, area: Rect, buffer: &mut Buffer) {
         let width = usize::from(area.width);
         let mut header = self.header();
@@ -235,7 +235,7 @@ impl Picture<'_> {
         table(&head, self.model.pipelines.iter().map(row).collect(), width)
     }
 
-    /// The table, moved so that the selected one is in it.
+    /// Draws the table of pipelines, scrolled so that the selected one is visible.
     fn pipelines(&self, area: Rect, buffer: &mut Buffer) {
         let all = &self.model.pipelines;
         let selected = self.screen.shown(all).map(|shown| shown.name.as_str());
@@ -291,7 +291,7 @@ impl Picture<'_> {
         Line::from(spans)
     }
 
-    /// The same as text, with every view of every pipeline, and nothing cut but the partitions.
+    /// The same as text, with every pane of every pipeline. Only the partitions are cut.
     pub(super) fn print(&self) -> String {
         let mut lines = self.header();
         lines.extend(self.reasons());

@@ -9,27 +9,27 @@ use crate::cli::dead_letters::reader::Record;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Send,
-    /// Not asked for.
+    /// Not selected by the arguments.
     Other,
     /// Sent back too often already.
     Guarded,
-    /// The same record as one before it: a crash has repeated its dead letter, or another pipeline of its topic has one too.
+    /// The same record as an earlier one: a crash has repeated its dead letter, or another pipeline that reads its topic has published one, too.
     Repeated,
-    /// Not one of Messina's: where it came from is unknown.
+    /// Not one of Messina's dead letters, so its origin is unknown.
     Foreign,
 }
 
-/// Judges one dead letter after the other.
+/// Judges dead letters one after another.
 pub struct Choice<'a> {
     args: &'a Replay,
     pipeline: Option<&'a str>,
-    /// Origins of what was chosen, in this replay and those that it goes on with: of each topic partition, offset and timestamp, for a topic that was
-    /// made anew has the same offsets again.
+    /// The origins of chosen records, in this replay and in those that it resumes: for each topic the partition, offset and timestamp. The timestamp
+    /// is needed because a recreated topic uses the same offsets again.
     origins: HashMap<String, HashSet<(i32, i64, Option<i64>)>>,
 }
 
 impl<'a> Choice<'a> {
-    /// Of what is asked for, and of this pipeline alone if one is named.
+    /// Chooses among what the arguments select, and only dead letters of this pipeline if one is named.
     pub fn new(args: &'a Replay, pipeline: Option<&'a str>) -> Choice<'a> {
         Choice {
             args,
@@ -38,7 +38,7 @@ impl<'a> Choice<'a> {
         }
     }
 
-    /// What becomes of it.
+    /// Decides what becomes of a dead letter.
     pub fn judge(&mut self, record: &Record) -> Verdict {
         let asked = self.args.only.is_empty() || self.args.only.contains(&record.place);
         if !asked

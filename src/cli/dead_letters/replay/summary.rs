@@ -9,7 +9,7 @@ use super::choice::Verdict;
 use crate::cli::dead_letters::filter::{Place, Spot};
 use crate::cli::time::Moment;
 
-/// What came of a replay.
+/// The result of a replay.
 #[derive(Debug, Default)]
 pub struct Summary {
     pub read: u64,
@@ -18,17 +18,17 @@ pub struct Summary {
     pub guarded: u64,
     pub repeated: u64,
     pub foreign: u64,
-    /// Before the place to go on from, and taken for sent: those that have come there since as well.
+    /// Records before the place to resume from. They count as sent before, even if they arrived there since.
     pub before: u64,
-    /// Behind what was read of each partition that was read to its end.
+    /// For each partition that was read to its end: the place behind what was read.
     pub ends: BTreeSet<Spot>,
-    /// The first that was not looked at, where the cap, a signal or an error came first.
+    /// The first place that was not looked at, because the cap, a signal or an error came first.
     pub next: Option<Spot>,
     pub interrupted: bool,
 }
 
 impl Summary {
-    /// One more was read.
+    /// Counts one more record that was read.
     pub fn count(&mut self, verdict: Verdict) {
         self.read += 1;
         match verdict {
@@ -40,8 +40,9 @@ impl Summary {
         }
     }
 
-    /// Where the next replay may begin: behind all that this one has read, if nothing of it was left or left out by choice. That would be hidden, too.
-    /// No time says it: what a transaction or a producer has held back comes with one that is long ago.
+    /// Where the next replay may begin: behind everything that this one read. Empty if something was left over or excluded by choice, because
+    /// beginning there would hide that, too. A time would not do: a record that a transaction or a producer held back arrives late with an old
+    /// timestamp.
     fn behind(&self, args: &Replay, sent: u64, left: &Left) -> BTreeSet<Spot> {
         let looked_at_all = args.only.is_empty() && args.from_offset.is_none();
         let all = looked_at_all && self.read == self.chosen + self.repeated + self.foreign;
@@ -54,22 +55,22 @@ impl Summary {
     }
 }
 
-/// So many that have not arrived are named one by one. Where there are more, brokers are away, and one place says it.
+/// Up to this number, records that have not arrived are named one by one. If there are more, brokers are down, and one place says enough.
 const NAMED: usize = 20;
 
-/// What a replay leaves that ends early.
+/// What a replay that ends early leaves over.
 #[derive(Debug)]
 pub struct Left {
-    /// The place to go on from: all before it have arrived, but for those that are named.
+    /// The place to resume from. Everything before it has arrived, except what `only` names.
     next: Option<Spot>,
-    /// Those to be named: what has not arrived, and of the places that `--only` names those that were not looked at.
+    /// The places to name: what has not arrived, and the places of `--only` that were not looked at.
     only: BTreeSet<Spot>,
-    /// Whether some behind that place have arrived.
+    /// Whether some records behind `next` have arrived already.
     again: bool,
 }
 
 impl Left {
-    /// `pending` have not arrived; `unread` is the first that was not looked at.
+    /// `pending` have not arrived; `unread` is the first place that was not looked at.
     pub fn new(only: &[Place], pending: BTreeSet<Spot>, unread: Option<Spot>) -> Left {
         if only.is_empty() && pending.len() > NAMED {
             return Left {
@@ -78,9 +79,9 @@ impl Left {
                 again: true,
             };
         }
-        // One that the producer did not take was looked at.
+        // If the producer refused the record at `unread`, that record was looked at, and is named.
         let next = unread.map(|spot| if pending.contains(&spot) { spot.behind() } else { spot });
-        // It reads one topic.
+        // With `--only`, a replay reads one topic.
         let named = only.iter().map(|place| Spot {
             topic: 0,
             place: *place,
@@ -110,7 +111,7 @@ fn by_topic<'t>(topics: &'t [String], spots: &BTreeSet<Spot>) -> Vec<(&'t str, V
     all.filter(|(_, places)| !places.is_empty()).collect()
 }
 
-/// The same as the options of a command for each topic, which is named where several are read.
+/// The same as command-line options, one entry per topic. If several topics are read, each is named.
 fn options(topics: &[String], spots: &BTreeSet<Spot>, option: &str) -> Vec<String> {
     let one = |(topic, places): (&str, Vec<Place>)| {
         let topic = (topics.len() > 1).then(|| format!("--topic {topic}"));
@@ -132,7 +133,7 @@ fn in_json(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left:
     })
 }
 
-/// Places by topic, as JSON.
+/// The places by topic, as JSON.
 fn places(topics: &[String], spots: &BTreeSet<Spot>) -> serde_json::Value {
     let of_topic = |(topic, places): (&str, Vec<Place>)| {
         let places: Vec<String> = places.iter().map(Place::to_string).collect();
@@ -141,7 +142,7 @@ fn places(topics: &[String], spots: &BTreeSet<Spot>) -> serde_json::Value {
     by_topic(topics, spots).into_iter().map(of_topic).collect()
 }
 
-/// The times of the filter, for another command: how long ago they are is less than it will be then, and what has grown older would be left out.
+/// The filter's times as absolute times, for a later command: by then, a relative time such as `2h` would exclude records that have become older.
 fn moments(args: &Replay) -> String {
     let one = |option: &str, moment: Option<Moment>| moment.map(|moment| format!(" {option} {}", moment.text()));
     let both = [one("--since", args.filter.since), one("--until", args.filter.until)];
@@ -176,7 +177,7 @@ fn how_to_go_on(args: &Replay, topics: &[String], left: &Left) -> String {
     format!("{stopped}: go on with {}{again}\n", steps.join(", and then with "))
 }
 
-/// What is said at the end.
+/// The text at the end of a replay.
 pub fn told(args: &Replay, topics: &[String], summary: &Summary, sent: u64, left: &Left) -> String {
     if args.json {
         return format!("{}\n", in_json(args, topics, summary, sent, left));

@@ -17,13 +17,13 @@ struct Line {
     replay: Replay,
 }
 
-/// The arguments of a replay, with these behind the configuration.
+/// The arguments of a replay, with `more` after the configuration.
 pub fn args(more: &[&str]) -> Replay {
     let line = ["replay", "-c", "f.toml"].iter().chain(more);
     Line::try_parse_from(line).unwrap().replay
 }
 
-/// An embedded Kafka: topics of one partition.
+/// An embedded Kafka whose topics have one partition each.
 struct Stage {
     context: Context,
     producer: BaseProducer,
@@ -31,7 +31,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Dead-letter topics, and `t`, where records come from.
+    /// Creates the dead-letter topics, and `t`, the topic that records come from.
     fn new(topics: &[&str]) -> Stage {
         let cluster = MockCluster::new(1).unwrap();
         for topic in topics.iter().chain(&["t"]) {
@@ -51,7 +51,7 @@ impl Stage {
         }
     }
 
-    /// Publishes a dead letter of the record with this offset of a topic, with a time that is long ago.
+    /// Publishes a dead letter for the record at this offset of a topic, with an old timestamp.
     fn letter(&self, dead: &str, topic: &str, offset: i64) {
         let offset = offset.to_string();
         let headers = [
@@ -72,7 +72,7 @@ impl Stage {
         self.producer.flush(LIMIT).unwrap();
     }
 
-    /// What a replay says at its end that sends.
+    /// Runs a replay that sends, and returns what it says at its end.
     fn replay(&self, more: &[&str]) -> String {
         let args = args(&[&["--yes"][..], more].concat());
         let from = args.begin(&self.context).unwrap();
@@ -102,7 +102,7 @@ fn what_comes_into_a_topic_that_is_read_later_is_not_read() {
     for offset in [10, 11] {
         stage.letter("a", "b", offset);
     }
-    // The first has arrived by the time at which the second goes.
+    // The first record arrives before the second is sent.
     let said = stage.replay(&["--rate", "2"]);
     assert!(said.starts_with("2 sent, of 2 dead letters read\n"), "{said}");
 }
@@ -110,7 +110,8 @@ fn what_comes_into_a_topic_that_is_read_later_is_not_read() {
 #[test]
 fn what_went_back_before_the_place_to_go_on_from_does_not_go_again() {
     let stage = Stage::new(&["a", "b"]);
-    // A crash has repeated the first, and another pipeline of the topic has not taken it either.
+    // A crash has repeated the first dead letter, and another pipeline that reads the topic has rejected the record,
+    // too.
     for (dead, offset) in [("a", 10), ("a", 11), ("a", 10), ("b", 10), ("b", 12)] {
         stage.letter(dead, "t", offset);
     }
@@ -137,7 +138,7 @@ fn what_went_back_before_the_place_to_go_on_from_does_not_go_again() {
     assert_eq!(there, Ok((0, 3)));
 }
 
-/// It cannot be told from those that were sent, so that it is said.
+/// Such a record cannot be told apart from those that were sent, so the summary counts it.
 #[test]
 fn what_has_come_before_the_place_to_go_on_from_is_counted() {
     let stage = Stage::new(&["a", "b"]);
@@ -163,7 +164,7 @@ fn what_has_come_before_the_place_to_go_on_from_is_counted() {
     assert_eq!(json["before"], 3, "{json}");
 }
 
-/// A transaction held it back, or its producer did: a time would leave it out the next time.
+/// Dead letters may arrive late, held back by a transaction or by the producer. Resuming by time would leave them out.
 #[test]
 fn a_letter_that_comes_late_is_behind_what_a_finished_replay_names() {
     let stage = Stage::new(&["a"]);

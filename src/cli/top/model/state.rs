@@ -4,15 +4,15 @@ use super::Mood;
 use crate::cli::top::answer::Loop;
 use crate::source::status::STOPPED_BY_LIMIT;
 
-/// The state of a pipeline in a word or two, by its worst consumer, and all that holds it up.
+/// The state of a pipeline in a word or two, which is that of its worst consumer, and everything that delays it.
 pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<String>) {
     let mut found: Vec<((Mood, String), String)> = Vec::new();
-    // What its dead letters have stopped has a word of its own, below.
+    // A pipeline stopped by its dead letters gets its own word, below.
     let halted = loops.iter().filter(|one| one.state != STOPPED_BY_LIMIT);
     for why in halted.filter_map(|one| one.halted.as_deref()) {
         found.push(((Mood::Bad, "halted".to_owned()), format!("halted: {why}")));
     }
-    // The metrics and the states are two answers: between them it may have stopped.
+    // Metrics and states are two answers, and the pipeline may have stopped between them.
     if stopped || loops.iter().any(|one| one.state == STOPPED_BY_LIMIT) {
         let why = "stopped: more dead letters than stop_above allows; fix the cause, then restart or send SIGHUP";
         found.push(((Mood::Bad, "dead letters".to_owned()), why.to_owned()));
@@ -38,7 +38,7 @@ pub(super) fn state(loops: &[Loop], stopped: bool) -> ((Mood, String), Vec<Strin
             found.push(((Mood::Warn, state.to_owned()), why));
         }
     }
-    // One that ends or takes nothing in is paused too, whatever room there is.
+    // A loop that ends, or takes no records, is paused as well, however much room there is.
     let takes = |one: &Loop| matches!(one.state.as_str(), "running" | "joining");
     if loops.iter().any(|one| one.paused && takes(one)) {
         let why = "paused: memory, concurrency or a transaction is full, or 200,000 records wait behind one";

@@ -10,7 +10,7 @@ fn at(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A history of answers, one second apart unless told otherwise.
+/// A model of these answers, with their times in seconds.
 fn after(answers: impl IntoIterator<Item = (u64, Answers)>) -> Model {
     let mut history = History::default();
     for (seconds, answer) in answers {
@@ -109,7 +109,7 @@ fn a_rate_is_of_the_last_ten_seconds() {
     assert_eq!(model.pipelines[0].history.len(), 25);
     let model = after((0..=15).map(|second| (second, counts(done(second), second))));
     assert_eq!(model.pipelines[0].rate, Some(150.0));
-    // With longer intervals it is between two answers.
+    // With longer intervals, a rate is computed between two answers.
     let model = after([(0, counts(0, 0)), (60, counts(600, 60)), (120, counts(600, 120))]);
     assert_eq!(model.pipelines[0].rate, Some(0.0));
 }
@@ -221,7 +221,7 @@ fn the_state_is_that_of_the_worst_consumer() {
     assert_eq!(state_of(json!([]), "").1, "starting");
     let stopped = "messina_dead_letter_stop{pipeline=\"p\"} 1\n";
     let limited = json!([{"state": "dead letters", "halted": "too many dead letters"}]);
-    // The metrics may be of a moment before.
+    // The metrics may be older than the status.
     for metrics in [stopped, ""] {
         let (mood, state, trouble) = state_of(limited.clone(), metrics);
         assert_eq!((mood, state.as_str()), (Mood::Bad, "dead letters"));

@@ -7,7 +7,7 @@ use super::{Look, word};
 use crate::cli::top::model::{Model, Mood, Pipeline, Stage};
 use crate::cli::top::numbers::{NONE, count, known, percent, seconds};
 
-/// What holds the pipeline up, its rates, the breakers that it waits for, and its stages.
+/// What delays the pipeline, its rates, the breakers that it waits for, and its stages.
 pub(super) fn steps(model: &Model, pipeline: &Pipeline, width: usize, look: Look) -> Vec<Line<'static>> {
     let mut lines: Vec<Line> = Vec::new();
     for why in &pipeline.trouble {
@@ -62,7 +62,7 @@ pub(super) fn steps(model: &Model, pipeline: &Pipeline, width: usize, look: Look
     lines
 }
 
-/// Open is bad; half-open is on its way.
+/// Open is bad. Half-open is recovering.
 pub(super) fn breaker(state: &str) -> Mood {
     match state {
         "closed" => Mood::Good,
@@ -80,9 +80,9 @@ pub(super) fn rate_of_errors(rate: Option<f64>, look: Look) -> Span<'static> {
     word(known(rate), mood, look)
 }
 
-/// The partitions that are behind most, as many as there is room for.
+/// The partitions that are furthest behind, as many as fit.
 pub(super) fn partitions(pipeline: &Pipeline, width: usize, height: usize, look: Look) -> Vec<Line<'static>> {
-    // Head and the line that says how many are not seen.
+    // The head, and the line that says how many are not shown.
     let room = height.saturating_sub(2);
     let all = &pipeline.partitions;
     if all.is_empty() {
@@ -153,7 +153,7 @@ pub(super) fn errors(pipeline: &Pipeline, width: usize, look: Look) -> Vec<Line<
     lines
 }
 
-/// What keys do, and what the columns mean.
+/// The keys, and the meaning of the columns.
 pub(super) fn help() -> Vec<Line<'static>> {
     const TEXT: &str = "\
 q, Esc, Ctrl-C    quit

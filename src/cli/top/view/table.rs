@@ -3,17 +3,17 @@
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
-/// What the first column keeps of its width.
+/// The least width of the first column.
 const LEAST: usize = 8;
 
-/// Where the text of a column stands.
+/// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Left,
     Right,
 }
 
-/// A head and rows of as many cells, for a place of this width.
+/// Lays out a head and rows of as many cells in this width.
 pub(super) fn table(head: &[(&'static str, Side)], rows: Vec<Vec<Span<'static>>>, width: usize) -> Vec<Line<'static>> {
     let head_style = Style::new().add_modifier(Modifier::UNDERLINED);
     let titles = head.iter().map(|(title, _)| Span::styled(*title, head_style)).collect();
@@ -51,7 +51,7 @@ pub(super) fn table(head: &[(&'static str, Side)], rows: Vec<Vec<Span<'static>>>
     all.into_iter().map(line).collect()
 }
 
-/// The text, or as much as fits and a sign that there is more.
+/// The text, or as much as fits, with a mark that there is more.
 fn cut(span: Span<'static>, width: usize) -> Span<'static> {
     if span.width() <= width {
         return span;
@@ -91,7 +91,7 @@ mod tests {
     fn the_first_column_gives_way() {
         assert_eq!(drawn(&[["abcdefghijkl", "1"]], 12), ["NAME       N", "abcdefghi… 1"]);
         assert_eq!(drawn(&[["日本日本日本", "1"]], 11), ["NAME      N", "日本日本… 1"]);
-        // Not below what tells one from the other: the rest is cut by the terminal.
+        // The first column does not shrink below the width that tells rows apart. The terminal cuts the rest.
         assert_eq!(drawn(&[["abcdefghijkl", "1"]], 3)[1], "abcdefg… 1");
     }
 }

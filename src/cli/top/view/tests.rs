@@ -14,13 +14,13 @@ fn real() -> Model {
     history.push(Duration::ZERO, Answers::stored(1));
     history.push(Duration::from_secs(9), Answers::stored(2));
     let mut model = history.model().unwrap();
-    // A minute before it, for the graph: with a second in which nothing was heard.
+    // A minute of rates before that, for the graph. In one second there was no answer.
     let wave = |n: u64| (n != 25).then(|| 3000 + 37 * (n * n % 41));
     model.pipelines[0].history.splice(0..0, (0..60).map(wave));
     model
 }
 
-/// A process on which much is wrong.
+/// A process with many problems.
 fn troubled() -> Model {
     let status = r#"{"version": "0.1.0", "uptime_seconds": 4000, "config": {"generation": 3, "last_reload_successful": false},
         "breakers": {"store": "open", "registry": "half-open", "sink a": "closed"},
@@ -64,7 +64,7 @@ fn drawn(picture: &Picture<'_>, (width, height): (u16, u16)) -> Buffer {
     terminal.backend().buffer().clone()
 }
 
-/// The lines of a buffer, without what is blank at their ends.
+/// The lines of a buffer, without trailing blanks.
 fn text(buffer: &Buffer) -> String {
     let lines = buffer.content.chunks(usize::from(buffer.area.width));
     let line = |cells: &[ratatui::buffer::Cell]| cells.iter().map(|cell| cell.symbol()).collect::<String>();
@@ -262,7 +262,7 @@ fn what_comes_from_outside_does_not_drive_the_terminal() {
     assert!(!drives(&printed), "{printed:?}");
 }
 
-/// `UPDATE_DOCS=1 cargo test --lib top` draws the picture in docs/operations.md anew.
+/// `UPDATE_DOCS=1 cargo test --lib top` redraws the picture in docs/operations.md.
 #[test]
 fn the_picture_in_docs_is_current() {
     const MARKS: [&str; 2] = [
